@@ -1,0 +1,56 @@
+"""dispy: run Python functions on every CPU you can find."""
+
+from __future__ import annotations
+
+import logging as _logging
+from typing import TYPE_CHECKING, Any
+
+from dispy import config as config
+
+if TYPE_CHECKING:
+    from dispy.client.cluster import ClusterStatus as ClusterStatus
+    from dispy.client.cluster import JobCluster as JobCluster
+    from dispy.client.job import DispyJob as DispyJob
+    from dispy.client.later import SharedJobCluster as SharedJobCluster
+    from dispy.client.later import recover_jobs as recover_jobs
+    from dispy.client.nodes import DispyNode as DispyNode
+    from dispy.client.nodes import DispyNodeAvailInfo as DispyNodeAvailInfo
+    from dispy.client.nodes import NodeAllocate as NodeAllocate
+    from dispy.client.log import logger as logger
+    from dispy.errors import DispyError as DispyError
+
+__version__ = "5.0"
+
+__all__ = ["DispyJob", "DispyNode", "JobCluster", "NodeAllocate", "SharedJobCluster", "logger"]
+
+# Loaded when first asked for: importing dispy costs a program little until it makes a cluster.
+_HOMES = {
+    "ClusterStatus": "dispy.client.cluster",
+    "DispyError": "dispy.errors",
+    "DispyJob": "dispy.client.job",
+    "DispyNode": "dispy.client.nodes",
+    "DispyNodeAvailInfo": "dispy.client.nodes",
+    "JobCluster": "dispy.client.cluster",
+    "NodeAllocate": "dispy.client.nodes",
+    "SharedJobCluster": "dispy.client.later",
+    "logger": "dispy.client.log",
+    "recover_jobs": "dispy.client.later",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'dispy' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+_logging.getLogger("dispy").addHandler(_logging.NullHandler())

@@ -1,0 +1,1 @@
+"""The library that a program imports: clusters, jobs, nodes, callbacks, over an embedded scheduler."""

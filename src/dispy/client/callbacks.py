@@ -1,0 +1,87 @@
+"""The user's callbacks: one thread, one after another, in the order of the events."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from dispy.errors import UsageError
+
+logger = logging.getLogger("dispy.client")
+
+Call = tuple[Callable[..., Any], list[tuple[Any, ...]]]
+
+
+class Caller:
+    """A thread that calls what it is given; what a call raises is logged and stops nothing.
+
+    Unbounded: a callback may wait for other jobs, and must not stop the engine by that.
+
+    Args:
+        name: Of the thread.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._name = name
+
+    def call(self, function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> None:
+        """Call a function once for each tuple of arguments, after all that was given before."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+        self._queue.put((function, arguments))
+
+    def _run(self) -> None:
+        while True:
+            item = self._queue.get()
+            if item is None:
+                return
+            function, batch = item
+            for arguments in batch:
+                try:
+                    function(*arguments)
+                except BaseException:
+                    logger.exception("callback %r failed", function)
+            del item, batch
+
+    def is_current(self) -> bool:
+        """Whether we are in a callback now."""
+        return threading.current_thread() is self._thread
+
+    def drain(self, timeout_s: float) -> None:
+        """Wait until all that was given has been called; not for longer than ``timeout_s``."""
+        if self._thread is not None and not self.is_current():
+            done = threading.Event()
+            self._queue.put((done.set, [()]))
+            done.wait(timeout_s)
+
+    def stop(self) -> None:
+        """End the thread after what it has been given."""
+        self._queue.put(None)
+
+
+def check_callback(callback: Any, name: str, count: int) -> None:
+    """Check that something can be called with ``count`` positional arguments.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if callback is None:
+        return
+    if not callable(callback):
+        raise UsageError(f"{name} must be callable, not {callback!r}")
+    try:
+        signature = inspect.signature(callback)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*[None] * count)
+    except TypeError as error:
+        wanted = "(job)" if count == 1 else "(status, node, job)"
+        raise UsageError(f"{name} cannot be called with {wanted}: {error}") from error

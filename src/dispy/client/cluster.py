@@ -1,0 +1,667 @@
+"""``JobCluster``: a computation with its nodes and jobs."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from dispy import config, payload
+from dispy.client import status as status_module
+from dispy.client.callbacks import check_callback
+from dispy.client.computation import Computation
+from dispy.client.engine import Engine, engine, stop_engine
+from dispy.client.job import ABANDONED, CANCELLED, CREATED, FINISHED, PROVISIONAL_RESULT, RUNNING, TERMINATED, DispyJob
+from dispy.client.nodes import DispyNode, NodeAllocate, parse_nodes
+from dispy.core.scheduling import state as core
+from dispy.core.scheduling.state import NodeId
+from dispy.errors import NotYetError, UsageError
+from dispy.net import secrets
+from dispy.net.addresses import require_loopback, resolve
+from dispy.protocol.node import Compute, Ended, Job, Provisional, Started
+from dispy.scheduler.service import NodeInfo, Target
+
+logger = logging.getLogger("dispy.client")
+
+_numbers = itertools.count(1)
+"""Numbers of jobs: unique in the process, never reused, and usually the job's id, too."""
+
+CLOSE_S = 2.0
+"""What an orderly end may take beyond waiting for jobs."""
+
+
+class ClusterStatus(NamedTuple):
+    """What ``status()`` returns.
+
+    Attributes:
+        nodes: The nodes of the cluster.
+        jobs_pending: Jobs that have not ended.
+    """
+
+    nodes: list[DispyNode]
+    jobs_pending: int
+
+
+class JobCluster:
+    """Run a function on all CPUs that can be found.
+
+    Args:
+        computation: Any function; a bound method takes its object along.
+        nodes: Hosts, addresses, patterns, ``(host, port, cpus)`` tuples, dictionaries or
+            ``NodeAllocate`` objects; by default every node of this user on this machine, and a node
+            of the program's own where there is none.
+        depends: Functions and classes that the computation finds by name.
+        job_status: Called with a job at each provisional result and at its end.
+        cluster_status: Called with (status, node, job) at every event.
+        host: Address to use; loopback only for now.
+        dispy_port: Base port; nodes listen on the next one.
+        loglevel: Level of dispy's logger.
+        callback: Old name of ``job_status``.
+        ip_addr: Old name of ``host``.
+        ext_ip_addr: Old name of ``ext_host``.
+        ping_interval: Accepted; nodes are looked for all the time.
+        poll_interval: Accepted; results come over the client's own connection.
+        reentrant: Jobs may run again elsewhere if their node is lost.
+        secret: Shared with the nodes; by default the user's own, or ``DISPY_SECRET``.
+        isolate: Run each job in a fresh process.
+        secret_file: File with the secret, instead of ``secret``.
+
+    The other parameters are not available yet and are refused.
+
+    Raises:
+        UsageError: A parameter that cannot be used, and why.
+        PicklingError: The computation cannot be sent; says which part of it.
+    """
+
+    def __init__(
+        self,
+        computation: Any,
+        nodes: Any = None,
+        depends: Any = (),
+        job_status: Callable[[DispyJob], object] | None = None,
+        cluster_status: Callable[[int, DispyNode | None, DispyJob | None], object] | None = None,
+        host: str | list[str] | None = None,
+        dispy_port: int | None = None,
+        ext_host: str | list[str] | None = None,
+        ip_addr: str | list[str] | None = None,
+        ext_ip_addr: str | list[str] | None = None,
+        ipv4_udp_multicast: bool = False,
+        dest_path: str | None = None,
+        loglevel: int | None = None,
+        callback: Callable[[DispyJob], object] | None = None,
+        setup: Any = None,
+        cleanup: Any = True,
+        ping_interval: float | None = None,
+        pulse_interval: float | None = None,
+        poll_interval: float | None = None,
+        reentrant: bool = False,
+        secret: str = "",
+        keyfile: str | None = None,
+        certfile: str | None = None,
+        recover_file: str | None = None,
+        *,
+        isolate: bool = False,
+        secret_file: str | None = None,
+    ) -> None:
+        self._is_closed = True
+        host = _renamed(host, ip_addr, "ip_addr", "host")
+        ext_host = _renamed(ext_host, ext_ip_addr, "ext_ip_addr", "ext_host")
+        job_status = _renamed(job_status, callback, "callback", "job_status")
+        _refuse_not_yet(
+            ext_host=ext_host, ipv4_udp_multicast=ipv4_udp_multicast, dest_path=dest_path, setup=setup,
+            cleanup=None if cleanup is True else (cleanup if cleanup is not None else False),
+            pulse_interval=pulse_interval, keyfile=keyfile, certfile=certfile, recover_file=recover_file,
+        )  # fmt: skip
+        _check_interval("ping_interval", ping_interval, 1)
+        _check_interval("poll_interval", poll_interval, 5)
+        for address in [host] if isinstance(host, str) else host or []:
+            require_loopback(resolve(address), "host")
+        if dispy_port is not None:
+            if isinstance(dispy_port, bool) or not isinstance(dispy_port, int) or not 0 < dispy_port < 65000:
+                raise UsageError(f"dispy_port must be a port number, not {dispy_port!r}")
+            config.DispyPort = dispy_port
+        if not isinstance(reentrant, bool):
+            warnings.warn(f"reentrant={reentrant!r} is neither True nor False; False is used", stacklevel=2)
+            reentrant = False
+        if not isinstance(secret, str):
+            raise UsageError(f"secret must be a text, not {type(secret).__name__}")
+        check_callback(job_status, "job_status", 1)
+        check_callback(cluster_status, "cluster_status", 3)
+        if loglevel is not None:
+            logging.getLogger("dispy").setLevel(loglevel)
+        self._allocations: list[NodeAllocate] = parse_nodes(nodes)
+        self._wants_private = all(allocation.host == "*" for allocation in self._allocations)
+        self._secret = secrets.choose(secret, secret_file)
+        self._computation = Computation(computation, depends)
+        self._isolate = bool(isolate)
+        self._reentrant = reentrant
+        self.name: str = self._computation.name
+        self.job_status = job_status
+        self.cluster_status = cluster_status
+        self.start_time = time.time()
+        self.end_time: float | None = None
+        self.cpu_time = 0.0
+        self._pid = os.getpid()
+        self._jobs: dict[int, DispyJob] = {}
+        """Jobs that have not ended, by number."""
+        self._inbox: deque[Job] = deque()
+        """Submitted jobs on their way to the loop."""
+        self._is_posted = False
+        self._dispy_nodes: dict[NodeId, DispyNode] = {}
+        self._past_nodes: list[DispyNode] = []
+        self._idle = threading.Condition()
+        """Notified when the last open job has ended."""
+        self._unreachable: dict[Target, str] = {}
+        self._failures: dict[str, str] = {}
+        self._waiting_since: float | None = None
+        self._has_warned = False
+        self._loading: dict[int, int] = {}
+        """Number of values of a job that are being loaded, so that they stay in order."""
+        self._engine: Engine = engine()
+        self._number = self._engine.new_computation()
+        self._is_closed = False
+        if self._wants_private and config.LocalNode:
+            self._engine.start_private_node(self._secret)
+        self._engine.call(self._engine.add, self)
+
+    def _compute(self) -> Compute:
+        return Compute(
+            self._number, self.name[:200], self._computation.code, 0, self._isolate, float(config.CancelGrace)
+        )
+
+    # Submitting.
+
+    def submit(self, *args: Any, **kwargs: Any) -> DispyJob:
+        """Run the computation once with these arguments, which are taken as they are now.
+
+        Returns:
+            The job; calling it waits for its result.
+
+        Raises:
+            PicklingError: An argument cannot be sent; says which, and what in it.
+            UsageError: The cluster is closed, or belongs to a parent process.
+        """
+        return self._submit(next(DispyJob.id_iter), None, args, kwargs)
+
+    def submit_job_id(self, job_id: Any, /, *args: Any, **kwargs: Any) -> DispyJob:
+        """``submit`` with the job's id given; None for an automatic one."""
+        return self._submit(next(DispyJob.id_iter) if job_id is None else job_id, None, args, kwargs)
+
+    def submit_node(self, node: Any, /, *args: Any, **kwargs: Any) -> DispyJob | None:
+        """``submit`` to one node and no other; None, with a warning, if it is not in use by this cluster.
+
+        Args:
+            node: ``DispyNode``, address or host name.
+        """
+        return self.submit_job_id_node(None, node, *args, **kwargs)
+
+    def submit_job_id_node(self, job_id: Any, node: Any, /, *args: Any, **kwargs: Any) -> DispyJob | None:
+        """``submit_node`` with the job's id given."""
+        self._check_open()
+        found = self._engine.call(self._find_node, node)
+        if found is None:
+            logger.warning("node %r is not in use by cluster %s; the job is not submitted", node, self.name)
+            return None
+        return self._submit(next(DispyJob.id_iter) if job_id is None else job_id, found, args, kwargs)
+
+    def _submit(self, job_id: Any, node: NodeId | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DispyJob:
+        """The path of every job in the caller's thread: pickle, note, and wake the loop if it sleeps."""
+        if self._is_closed or self._pid != os.getpid():
+            self._check_open()
+        number = next(_numbers)
+        if kwargs and "dispy_job_depends" in kwargs:
+            raise NotYetError("dispy_job_depends is not available yet", hint="use depends= of the cluster")
+        if self._computation.method is not None:
+            args = self._computation.arguments(args, kwargs)
+        data = payload.dump_call(args, kwargs, None if job_id == number and type(job_id) is int else job_id)
+        job = DispyJob(job_id, number, self, time.time())
+        self._jobs[number] = job
+        if self.cluster_status is not None:
+            self._engine.callbacks.call(self.cluster_status, [(CREATED, None, job)])
+        if node is not None:
+            self._engine.post(self._submit_pinned, node, Job(number, 0, data))
+            return job
+        self._inbox.append(Job(number, 0, data))
+        if not self._is_posted:
+            self._is_posted = True
+            self._engine.post(self._take_inbox)
+        return job
+
+    def _take_inbox(self) -> None:
+        self._is_posted = False
+        inbox = self._inbox
+        popleft = inbox.popleft
+        jobs = [popleft() for _ in range(len(inbox))]
+        if jobs:
+            self._engine.service.handle(core.SubmitJobs(self._number, jobs))
+            self._engine.service.schedule_tick()
+
+    def _submit_pinned(self, node: NodeId, job: Job) -> None:
+        self._engine.service.handle(core.SubmitJobs(self._number, [job], node))
+
+    def _check_open(self) -> None:
+        if self._pid != os.getpid():
+            raise UsageError(
+                f"cluster {self.name} was created in another process ({self._pid}) and cannot be used in its fork",
+                hint="create a cluster in the process that uses it",
+            )
+        if self._is_closed:
+            raise UsageError(f"cluster {self.name} is closed", hint="create a new one")
+
+    # Cancelling and waiting.
+
+    def cancel(self, job: DispyJob) -> int:
+        """End a job: at once if it waits, by KeyboardInterrupt in it if it runs.
+
+        A job may catch that and return its best value. One that goes on is killed after
+        ``config.CancelGrace`` seconds.
+
+        Returns:
+            0 if the job is (being) cancelled, -1 if it had ended or is not one of this cluster.
+        """
+        self._check_open()
+        if not isinstance(job, DispyJob):
+            raise UsageError(f"cancel takes a job, not {type(job).__name__}")
+        return self._engine.call(self._cancel, job)
+
+    def _cancel(self, job: DispyJob) -> int:
+        number = job._number
+        if self._jobs.get(number) is not job:
+            return -1
+        self._take_inbox()
+        self._engine.service.handle(core.CancelJobs(self._number, [number]))
+        if not job._is_final and job.status < CANCELLED:
+            job.status = CANCELLED
+        return 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for all submitted jobs; False if some have not ended after ``timeout`` seconds."""
+        if self._pid != os.getpid():
+            self._check_open()
+        with self._idle:
+            return self._idle.wait_for(lambda: not self._jobs, timeout)
+
+    def __call__(self) -> bool:
+        """Wait for all submitted jobs."""
+        return self.wait()
+
+    # Looking.
+
+    def status(self) -> ClusterStatus:
+        """The nodes as they are now, and the number of jobs that have not ended."""
+        nodes = self._engine.call(self._refresh_nodes) if not self._is_closed else self._last_nodes()
+        return ClusterStatus(nodes, len(self._jobs))
+
+    def _last_nodes(self) -> list[DispyNode]:
+        return [*self._past_nodes, *self._dispy_nodes.values()]
+
+    def _refresh_nodes(self) -> list[DispyNode]:
+        state = self._engine.service.state.computations.get(self._number)
+        for info in self._engine.service.nodes():
+            shown = self._dispy_nodes.get(info.node)
+            if shown is not None:
+                shown.tx, shown.rx = info.bytes_sent, info.bytes_received
+                shown.avail_cpus = info.cpus
+                placement = state.placements.get(info.node) if state is not None else None
+                shown.busy = min(len(placement.assigned), shown.cpus) if placement is not None else 0
+        return self._last_nodes()
+
+    def print_status(self, wall_time: float | None = None) -> None:
+        """Print a table of the nodes, and times in all.
+
+        Args:
+            wall_time: Seconds to compare the jobs' time with; since the cluster began by default.
+        """
+        if wall_time is None:
+            wall_time = (self.end_time or time.time()) - self.start_time
+        nodes, pending = self.status()
+        status_module.print_table(self.name, nodes, pending, self.cpu_time, wall_time)
+
+    stats = print_status
+
+    def node_jobs(self, node: Any, from_node: bool = False) -> list[DispyJob] | int:
+        """Jobs of this cluster that are on a node now; -1 if the node is not in use by it.
+
+        Args:
+            node: ``DispyNode``, address or host name.
+            from_node: Ask the node itself (not available yet).
+        """
+        self._check_open()
+        if from_node:
+            raise NotYetError("node_jobs(from_node=True) is not available yet", hint="use node_jobs(node)")
+        return self._engine.call(self._node_jobs, node)
+
+    def _node_jobs(self, node: Any) -> list[DispyJob] | int:
+        found = self._find_node(node)
+        if found is None:
+            return -1
+        placement = self._engine.service.state.computations[self._number].placements[found]
+        started = [number for number in placement.assigned if number in placement.started]
+        return [self._jobs[number] for number in started if number in self._jobs]
+
+    def discover_nodes(self, nodes: Any) -> int:
+        """Look for nodes now; those found are used if they match the cluster's ``nodes``. Returns 0."""
+        self._check_open()
+        parse_nodes(nodes)
+        self._engine.call(self._engine.discover, self)
+        return 0
+
+    def _find_node(self, node: Any) -> NodeId | None:
+        state = self._engine.service.state.computations.get(self._number)
+        if state is None:
+            return None
+        if isinstance(node, DispyNode):
+            return NodeId(node._node) if node._node in state.placements else None
+        if not isinstance(node, str):
+            raise UsageError(f"a node is named by DispyNode, address or host name, not by {node!r}")
+        names = {node}
+        try:
+            names.add(resolve(node))
+        except UsageError:
+            pass
+        for info in self._engine.service.nodes():
+            if info.node in state.placements and (info.ip_addr in names or info.name in names):
+                return info.node
+        return None
+
+    # Ending.
+
+    def close(self, timeout: float | None = None, terminate: bool = False) -> bool | None:
+        """Wait for all jobs, then release the nodes.
+
+        Args:
+            timeout: Seconds to wait for jobs; None waits as long as they take.
+            terminate: Cancel jobs that have not ended after ``timeout`` (at once if that is None).
+
+        Returns:
+            True when closed; False if jobs are left after ``timeout``, and nothing has changed;
+            None if it was closed before.
+        """
+        if self._is_closed:
+            return None
+        if self._pid != os.getpid():
+            self._check_open()
+        if not (terminate and timeout is None) and not self.wait(timeout) and not terminate:
+            return False
+        if self._jobs:
+            self._end_jobs()
+        return self._finish_close()
+
+    def _end_jobs(self) -> None:
+        """Cancel all that is open; what does not end in the grace period is ended here."""
+        self._engine.call(self._cancel_all)
+        if not self.wait(float(config.CancelGrace) + CLOSE_S):
+            self._engine.call(self._give_up_jobs)
+
+    def _cancel_all(self) -> None:
+        self._take_inbox()
+        self._engine.service.handle(core.CancelJobs(self._number, list(self._jobs)))
+
+    def _give_up_jobs(self) -> None:
+        left = [
+            Ended(number, 0, ABANDONED, 0.0, 0.0, b"", reason="the cluster was closed", ran=False)
+            for number in self._jobs
+        ]
+        self._on_ended(left, None)
+
+    def _finish_close(self) -> bool:
+        self._engine.call(self._refresh_nodes)
+        self._is_closed = True
+        self.end_time = self.end_time or time.time()
+        self._engine.call(self._engine.remove, self)
+        return True
+
+    def _close_at_exit(self, is_interrupted: bool) -> None:
+        if is_interrupted:
+            self._engine.call(self._give_up_jobs)
+            self._finish_close()
+        else:
+            self.close()
+
+    def shutdown(self) -> None:
+        """Close, and end dispy's background thread once no other cluster of the program is open."""
+        self.close()
+        self._engine.callbacks.drain(CLOSE_S)
+        if self._pid == os.getpid() and not self._engine.clusters:
+            stop_engine()
+
+    def __enter__(self) -> JobCluster:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close; after an exception cancel what has not ended, and let the exception pass."""
+        self.close(terminate=kind is not None)
+
+    def __repr__(self) -> str:
+        return f"<JobCluster {self.name} jobs={len(self._jobs)}{' closed' if self._is_closed else ''}>"
+
+    # What the engine tells; on its loop.
+
+    def _allocated_cpus(self, info: NodeInfo) -> int:
+        """What of a node this cluster uses, by the first element of ``nodes`` that wants it."""
+        for allocation in self._allocations:
+            if allocation.port is not None and allocation.port != info.target.port:
+                continue
+            try:
+                cpus = allocation.allocate(self, info.ip_addr, info.name, info.cpus, None, info.platform)
+            except Exception:
+                logger.exception("allocate for node %s failed; the node is not used", info.name)
+                return 0
+            if cpus > 0:
+                return min(cpus, info.cpus)
+        return 0
+
+    def _has_other_node(self, private: NodeId) -> bool:
+        return any(node != private for node in self._dispy_nodes)
+
+    def _on_usable(self, action: core.TellNode, info: NodeInfo) -> None:
+        shown = self._dispy_nodes.get(action.node)
+        if action.is_usable:
+            self._unreachable.pop(info.target, None)
+            if shown is None:
+                shown = DispyNode(info.ip_addr, info.name, info.cpus)
+                shown._node = bytes(info.node)
+                shown._port = info.target.port
+                self._dispy_nodes[action.node] = shown
+            placement = self._engine.service.state.computations[self._number].placements[action.node]
+            shown.cpus = min(placement.cpus_max, info.cpus)
+            shown.avail_cpus = info.cpus
+            shown._touch()
+            self._tell(DispyNode.Initialized, shown, None)
+            return
+        if action.reason:
+            self._failures[info.name] = action.reason
+            logger.warning("cluster %s cannot use node %s: %s", self.name, info.name, action.reason)
+        if shown is not None:
+            del self._dispy_nodes[action.node]
+            shown.cpus = 0
+            shown.busy = 0
+            shown._touch()
+            self._past_nodes.append(shown)
+            self._tell(DispyNode.Closed, shown, None)
+
+    def _tell(self, status: int, node: DispyNode | None, job: DispyJob | None) -> None:
+        if self.cluster_status is not None:
+            self._engine.callbacks.call(self.cluster_status, [(status, node, job)])
+
+    def _on_started(self, started: list[Started], info: NodeInfo) -> None:
+        shown = self._dispy_nodes.get(info.node)
+        told = []
+        for item in started:
+            job = self._jobs.get(item.number)
+            if job is None:
+                continue
+            job.ip_addr = info.ip_addr
+            job.start_time = item.start
+            if job.status == CREATED:
+                job.status = RUNNING
+                told.append((RUNNING, shown, job))
+        if self.cluster_status is not None and told:
+            self._engine.callbacks.call(self.cluster_status, told)
+
+    def _on_requeued(self, numbers: list[int]) -> None:
+        for number in numbers:
+            job = self._jobs.get(number)
+            if job is not None:
+                job.status = CREATED
+                job.ip_addr = job.start_time = None
+
+    def _on_value(self, value: Provisional, info: NodeInfo) -> None:
+        job = self._jobs.get(value.number)
+        if job is None:
+            return
+        self._loading[value.number] = self._loading.get(value.number, 0) + 1
+        self._engine.loader.call(self._load_value, [(job, value.payload, info)])
+
+    def _load_value(self, job: DispyJob, data: bytes, info: NodeInfo) -> None:
+        """A provisional value: a snapshot of the job goes to the callbacks. On the loader's thread."""
+        result = payload.load(data)
+        job.ip_addr = info.ip_addr
+        if job.status < CANCELLED:
+            job.status = PROVISIONAL_RESULT
+        job.result = result
+        shot = job._snapshot()
+        shot.status = PROVISIONAL_RESULT
+        if self.job_status is not None:
+            self._engine.callbacks.call(self.job_status, [(shot,)])
+        self._tell(PROVISIONAL_RESULT, self._dispy_nodes.get(info.node), shot)
+
+    def _on_ended(self, ended: list[Ended], info: NodeInfo | None) -> None:
+        """Jobs have ended: fill them in, wake those who wait, queue callbacks. On the path of every job."""
+        jobs = self._jobs
+        ip_addr = info.ip_addr if info is not None else None
+        done = []
+        seconds = 0.0
+        for item in ended:
+            job = jobs.get(item.number)
+            if job is None:
+                continue
+            if item.number in self._loading or not payload.is_plain(item.payload):
+                self._loading.pop(item.number, None)
+                self._engine.loader.call(self._load_ended, [(job, item, info)])
+                continue
+            seconds += item.end - item.start
+            self._fill(job, item, ip_addr)
+            if item.status == FINISHED:
+                job._value = item.payload
+                job._is_encoded = True
+            done.append(job)
+        self._finish(done, seconds, info)
+
+    def _load_ended(self, job: DispyJob, item: Ended, info: NodeInfo | None) -> None:
+        """The end of a job whose result needs the user's code to be rebuilt. On the loader's thread."""
+        if item.status == FINISHED:
+            try:
+                value = payload.load(item.payload)
+            except BaseException as error:
+                item.status = TERMINATED
+                item.reason = f"the job's result cannot be rebuilt here: {type(error).__name__}: {error}"
+                item.payload = b""
+                value = None
+        self._fill(job, item, info.ip_addr if info is not None else None)
+        if item.status == FINISHED:
+            job.result = value
+        self._finish([job], item.end - item.start, info)
+
+    def _fill(self, job: DispyJob, item: Ended, ip_addr: str | None) -> None:
+        if item.ran:
+            job.ip_addr = ip_addr
+            job.start_time = item.start
+            job.end_time = item.end
+        job.status = item.status
+        if item.status == FINISHED:
+            job._stdout = item.stdout
+            job._stderr = item.stderr
+            return
+        job.result = None
+        job.exception = item.reason or None
+        job._error = item.payload
+        if item.ran and item.reason != "cancelled":
+            job._stdout = item.stdout
+            job._stderr = item.stderr
+
+    def _finish(self, done: list[DispyJob], seconds: float, info: NodeInfo | None) -> None:
+        jobs = self._jobs
+        for job in done:
+            del jobs[job._number]
+            job._end()
+        shown = self._dispy_nodes.get(info.node) if info is not None else None
+        with self._idle:
+            self.cpu_time += seconds
+            if shown is not None:
+                shown.jobs_done += len(done)
+                shown.cpu_time += seconds
+                shown._touch()
+            if not jobs:
+                self.end_time = time.time()
+                self._idle.notify_all()
+        if self.job_status is not None:
+            told = [(job,) for job in done if job.status != ABANDONED]
+            self._engine.callbacks.call(self.job_status, told)
+        if self.cluster_status is not None:
+            self._engine.callbacks.call(self.cluster_status, [(job.status, shown, job) for job in done])
+
+    def _check_waiting(self) -> None:
+        """Jobs that wait without any node are not left without a word."""
+        if not self._jobs or self._dispy_nodes:
+            self._waiting_since = None
+            self._has_warned = False
+            return
+        if self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+        elif not self._has_warned and time.monotonic() - self._waiting_since > 5.0:
+            self._has_warned = True
+            logger.warning("%s", self._why_no_node())
+
+    def _why_no_node(self) -> str:
+        tried = sorted(self._unreachable.values()) + [f"{name}: {why}" for name, why in self._failures.items()]
+        wanted = ", ".join(allocation.host for allocation in self._allocations)
+        return (
+            f"{len(self._jobs)} jobs of cluster {self.name} wait: no node of nodes={wanted} can be used. "
+            + (f"Tried: {'; '.join(tried)}. " if tried else "")
+            + "Start 'dispynode' on this machine, with the same secret."
+        )
+
+
+def _renamed(value: Any, old: Any, old_name: str, name: str) -> Any:
+    """The value of a parameter that may have been given by its old name."""
+    if old is None:
+        return value
+    warnings.warn(f"{old_name} is now called {name}", DeprecationWarning, stacklevel=3)
+    return old if value is None else value
+
+
+_INSTEAD = {
+    "ext_host": "nodes and clients of other networks come later; leave it out",
+    "ipv4_udp_multicast": "nodes of this machine are found without it; leave it out",
+    "dest_path": "jobs have a working directory of their own; leave it out",
+    "setup": "create what jobs need inside the function",
+    "cleanup": "files of a computation are removed when the cluster closes; leave it out",
+    "pulse_interval": "nodes are watched every second; leave it out",
+    "keyfile": "links stay on this machine for now; leave it out",
+    "certfile": "links stay on this machine for now; leave it out",
+    "recover_file": "leave it out",
+}
+
+
+def _refuse_not_yet(**given: Any) -> None:
+    for name, value in given.items():
+        if value is not None and not (value is False and name == "ipv4_udp_multicast"):
+            raise NotYetError(f"{name}={value!r} is not available yet", hint=_INSTEAD[name])
+
+
+def _check_interval(name: str, value: Any, least: float) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 1000:
+        raise UsageError(f"{name} must be from {least:g} to 1000 seconds, not {value!r}")
+

@@ -1,0 +1,96 @@
+"""What a program wants computed, turned into what nodes are sent."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any
+
+from dispy import payload
+from dispy.errors import NotYetError, UsageError
+
+class Computation:
+    """A function with what it depends on, pickled.
+
+    Attributes:
+        name: Of the function.
+        code: The pickle.
+        method: The bound method that was given, if it was one.
+    """
+
+    __slots__ = ("_signature", "code", "method", "name")
+
+    def __init__(self, computation: Any, depends: Any) -> None:
+        if isinstance(computation, str):
+            raise NotYetError(
+                f"programs as computations ({computation!r}) are not available yet",
+                hint="use a function that starts the program with subprocess.run",
+            )
+        if not callable(computation):
+            raise UsageError(
+                f"computation must be a function, not {type(computation).__name__}",
+                hint="JobCluster(compute) where compute is a function",
+            )
+        self.method = computation if isinstance(computation, types.MethodType) else None
+        function: Callable[..., Any] = computation.__func__ if self.method is not None else computation
+        self.name = getattr(function, "__name__", None) or type(function).__name__
+        items = check_depends(depends)
+        if self.method is not None and not isinstance(self.method.__self__, type):
+            items.append(type(self.method.__self__))
+        self.code = payload.dump_code(function, items)
+        self._signature = inspect.signature(function) if self.method is not None else None
+
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """The arguments of the function for those of the caller.
+
+        For a bound method callers may give the object first, as they always had to; where they do
+        not, it is the one that the method was bound to.
+        """
+        assert self.method is not None and self._signature is not None
+        owner = self.method.__self__
+        if isinstance(owner, type):
+            return (owner, *args)
+        if args and isinstance(args[0], type(owner)):
+            try:
+                self._signature.bind(*args, **kwargs)
+            except TypeError:
+                pass
+            else:
+                return args
+        return (owner, *args)
+
+
+def check_depends(depends: Any) -> list[Any]:
+    """Functions and classes of a ``depends`` argument; an instance stands for its class, a partial for its function.
+
+    Raises:
+        UsageError: Something that cannot be a dependency.
+        NotYetError: Files and modules.
+    """
+    if depends is None:
+        return []
+    if isinstance(depends, str) or not isinstance(depends, (list, tuple)):
+        raise UsageError(f"depends must be a list, not {type(depends).__name__}")
+    items: list[Any] = []
+    for item in depends:
+        if isinstance(item, (str, bytes, types.ModuleType)):
+            kind = "modules" if isinstance(item, types.ModuleType) else "files"
+            raise NotYetError(
+                f"{kind} in depends ({item!r}) are not available yet",
+                hint="list functions and classes; modules beside the program travel with the code that uses them",
+            )
+        if isinstance(item, functools.partial):
+            item = item.func
+        if not isinstance(item, (types.FunctionType, types.BuiltinFunctionType, type)):
+            if isinstance(item, types.MethodType):
+                item = item.__func__
+            elif type(item).__module__ == "builtins":
+                raise UsageError(f"{item!r} in depends is not a function, class or object of a class")
+            else:
+                item = type(item)
+        if getattr(item, "__name__", "") == "init_depends":
+            raise NotYetError("init_depends is not available yet", hint="import in the functions that need it")
+        items.append(item)
+    return items

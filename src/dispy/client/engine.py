@@ -1,0 +1,421 @@
+"""The one background thread of a program: an event loop with the embedded scheduler.
+
+All clusters of a process share it, so that they share nodes fairly. Other threads reach it only by
+``post`` and ``call``; jobs come by each cluster's inbox, and a wake-up is sent only when none is
+on its way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import json
+import logging
+import os
+import secrets as randomness
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dispy import config
+from dispy.client.callbacks import Caller
+from dispy.core.scheduling import state as core
+from dispy.errors import AuthenticationError, UsageError, VersionError
+from dispy.net import discovery
+from dispy.net.addresses import is_loopback
+from dispy.net.secrets import Secret
+from dispy.scheduler.service import NodeInfo, SchedulerService, Target
+
+if TYPE_CHECKING:
+    from dispy.client.cluster import JobCluster
+
+logger = logging.getLogger("dispy.client")
+
+T = TypeVar("T")
+
+DISCOVER_S = 0.2
+"""How often the list of this machine's nodes is read: a node started by hand is found at once."""
+
+RETRY_S = 2.0
+"""A target that refused or did not answer is tried again so often."""
+
+WARN_S = 5.0
+"""Jobs that wait so long without any node are worth a warning."""
+
+_START_S = 15.0
+"""Time for a node of our own to start, on a very busy machine."""
+
+
+class Engine:
+    """The background thread. Made by ``engine()``, one per process."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.clusters: dict[int, JobCluster] = {}
+        """Open clusters by the number of their computation."""
+        self.callbacks = Caller("dispy callbacks")
+        self.loader = Caller("dispy results")
+        """Unpickles results that need the user's code, so that the loop never runs it."""
+        self._private: dict[bytes, PrivateNode] = {}
+        self._tried: dict[Target, float] = {}
+        self._next_computation = 1
+        self._is_stopped = False
+        started: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._thread = threading.Thread(target=self._run, args=(started,), name="dispy engine", daemon=True)
+        self._thread.start()
+        started.result()
+
+    def _run(self, started: concurrent.futures.Future[None]) -> None:
+        try:
+            import uvloop
+
+            factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+        except ImportError:  # Windows
+            factory = asyncio.new_event_loop
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(self._main(started))
+
+    async def _main(self, started: concurrent.futures.Future[None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        name = f"{Path(sys.argv[0] or 'python').name} ({os.getpid()})"
+        self.service = SchedulerService(randomness.token_bytes(16), name[:200], self)
+        self._discovery: asyncio.TimerHandle | None = None
+        started.set_result(None)
+        await self._stopping.wait()
+        if self._discovery is not None:
+            self._discovery.cancel()
+        self.service.close()
+        await asyncio.sleep(0)  # farewells leave
+        for private in self._private.values():
+            private.stop()
+        await asyncio.sleep(0)
+
+    # From other threads.
+
+    def post(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Have a function called on the loop."""
+        with contextlib.suppress(RuntimeError):  # closed: nobody is left to be told
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function on the loop and wait for what it returns."""
+        if threading.current_thread() is self._thread:
+            return function(*arguments)
+        future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function(*arguments))
+            except BaseException as error:
+                future.set_exception(error)
+
+        if self._is_stopped:
+            raise UsageError("dispy was shut down", hint="create a new cluster")
+        self.post(run)
+        return future.result()
+
+    def stop(self) -> None:
+        """End the thread, its links, and the nodes that it started."""
+        if self._is_stopped:
+            return
+        self._is_stopped = True
+        self.post(self._stopping.set)
+        self._thread.join(5)
+        for private in self._private.values():
+            private.wait()
+        self.callbacks.stop()
+        self.loader.stop()
+
+    # Clusters.
+
+    def new_computation(self) -> int:
+        """A number for a computation."""
+        number = self._next_computation
+        self._next_computation += 1
+        return number
+
+    def add(self, cluster: JobCluster) -> None:
+        """A cluster begins; on the loop."""
+        self.clusters[cluster._number] = cluster
+        self.service.handle(core.AddComputation(core.ClientId(0), cluster._compute(), cluster._reentrant))
+        for info in self.service.nodes():
+            self._allocate(cluster, info)
+        if self._discovery is None:
+            self._discover()
+        else:
+            self._look(cluster)
+
+    def remove(self, cluster: JobCluster) -> None:
+        """A cluster ends; on the loop."""
+        self.clusters.pop(cluster._number, None)
+        self.service.handle(core.CloseComputation(cluster._number))
+
+    # Finding nodes.
+
+    def _discover(self) -> None:
+        self._discovery = self._loop.call_later(DISCOVER_S, self._discover)
+        for cluster in list(self.clusters.values()):
+            self._look(cluster)
+            cluster._check_waiting()
+
+    def _look(self, cluster: JobCluster) -> None:
+        """Reach out for the nodes that a cluster may use."""
+        secret = cluster._secret
+        listed = discovery.running_nodes(secret.fingerprint())
+        for listing in listed:
+            if any(allocation.matches(listing.host) and not allocation.port for allocation in cluster._allocations):
+                self._reach(Target(listing.host, listing.port, secret.key))
+        for allocation in cluster._allocations:
+            if allocation.ip_addr is not None:
+                port = allocation.port or config.node_port()
+                is_listed = is_loopback(allocation.ip_addr) and bool(listed) and not allocation.port
+                if not is_listed:
+                    self._reach(Target(allocation.ip_addr, port, secret.key))
+        private = self._private.get(secret.key)
+        if private is not None:
+            if private.address is not None:
+                self._reach(Target(*private.address, secret.key))
+            private.set_draining(bool(listed))
+            for other in self.clusters.values():
+                self._drain(other, private)
+
+    def _reach(self, target: Target) -> None:
+        if self.service.is_linked(target) or time.monotonic() - self._tried.get(target, -RETRY_S) < RETRY_S:
+            return
+        self._tried[target] = time.monotonic()
+        self.service.reach(target)
+
+    def discover(self, cluster: JobCluster) -> None:
+        """Look now; on the loop."""
+        self._tried.clear()
+        self._look(cluster)
+
+    def start_private_node(self, secret: Secret) -> None:
+        """Start a node of our own if none of this user runs on this machine; on any thread."""
+        if secret.key in self._private or discovery.running_nodes(secret.fingerprint()):
+            return
+        private = self._private[secret.key] = PrivateNode(secret)
+        self.post(private.watch, self)
+
+    def private_ready(self, private: PrivateNode) -> None:
+        """A node of our own listens."""
+        for cluster in self.clusters.values():
+            if cluster._secret.key == private.secret.key:
+                self._look(cluster)
+
+    def _private_of(self, info: NodeInfo) -> PrivateNode | None:
+        private = self._private.get(info.target.key)
+        if private is not None and private.address == (info.target.host, info.target.port):
+            private.node = info.node
+            return private
+        return None
+
+    # The service's side.
+
+    def on_node_known(self, found: NodeInfo) -> None:
+        """A node has introduced itself."""
+        for cluster in self.clusters.values():
+            self._allocate(cluster, found)
+
+    def _allocate(self, cluster: JobCluster, info: NodeInfo) -> None:
+        if info.target.key != cluster._secret.key:
+            return
+        private = self._private_of(info)
+        if private is not None and not cluster._wants_private:
+            return
+        cpus = cluster._allocated_cpus(info)
+        if cpus > 0:
+            self.service.handle(core.Allocate(cluster._number, info.node, cpus))
+            if private is not None:
+                self._drain(cluster, private)
+
+    def _drain(self, cluster: JobCluster, private: PrivateNode) -> None:
+        """Our own node takes nothing new while another node of this machine is there."""
+        if private.node is None or cluster._secret.key != private.secret.key or not cluster._wants_private:
+            return
+        is_draining = private.is_draining and cluster._has_other_node(private.node)
+        if is_draining == (cluster._number in private.drained):
+            return
+        if is_draining:
+            private.drained.add(cluster._number)
+            self.service.handle(core.Allocate(cluster._number, private.node, 0, is_draining=True))
+        else:
+            private.drained.discard(cluster._number)
+            for info in self.service.nodes():
+                if info.node == private.node:
+                    self.service.handle(core.Allocate(cluster._number, info.node, cluster._allocated_cpus(info)))
+
+    def on_node_gone(self, found: NodeInfo, reason: str) -> None:
+        """A node is lost."""
+        logger.warning("%s", reason)
+        self._tried.pop(found.target, None)
+
+    def on_unreachable(self, target: Target, error: Exception) -> None:
+        """A node does not answer, or refuses us."""
+        text = f"{target.host}:{target.port}: {error}"
+        for cluster in self.clusters.values():
+            if cluster._secret.key == target.key:
+                cluster._unreachable[target] = text
+        if isinstance(error, (AuthenticationError, VersionError)):
+            hint = "give both the same secret" if isinstance(error, AuthenticationError) else "install one version"
+            logger.warning("node at %s; %s", text, hint)
+
+    def on_ended(self, action: core.TellEnded, found: NodeInfo | None) -> None:
+        """Jobs have ended."""
+        cluster = self.clusters.get(action.computation)
+        if cluster is not None:
+            cluster._on_ended(action.ended, found)
+
+    def on_started(self, action: core.TellStarted, found: NodeInfo) -> None:
+        """Jobs are running."""
+        cluster = self.clusters.get(action.computation)
+        if cluster is not None:
+            cluster._on_started(action.started, found)
+
+    def on_requeued(self, action: core.TellRequeued) -> None:
+        """Jobs wait again."""
+        cluster = self.clusters.get(action.computation)
+        if cluster is not None:
+            cluster._on_requeued(action.numbers)
+
+    def on_value(self, action: core.TellValue, found: NodeInfo) -> None:
+        """A job sent a provisional result."""
+        cluster = self.clusters.get(action.computation)
+        if cluster is not None:
+            cluster._on_value(action.value, found)
+
+    def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
+        """A node became usable for a cluster, or ceased to be."""
+        cluster = self.clusters.get(action.computation)
+        if cluster is not None:
+            cluster._on_usable(action, found)
+
+
+class PrivateNode:
+    """A node that this program started for itself.
+
+    It ends with the program, whatever ends that, since it watches our process; its own session
+    keeps the terminal's Ctrl-C, which is meant for the program, from it.
+    """
+
+    def __init__(self, secret: Secret) -> None:
+        self.secret = secret
+        self.address: tuple[str, int] | None = None
+        self.node: core.NodeId | None = None
+        self.is_draining = False
+        self.drained: set[int] = set()
+        """Computations that it takes nothing new of."""
+        environment = dict(os.environ)
+        source = str(Path(__file__).resolve().parents[2])
+        if "site-packages" not in source:
+            before = environment.get("PYTHONPATH")
+            environment["PYTHONPATH"] = source + (os.pathsep + before if before else "")
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "dispy.node"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+        )
+        settings: dict[str, Any] = {"listen_port": 0, "owner": os.getpid()}
+        if not secret.is_own:
+            settings["secret"] = f"dispy1-{secret.key.hex()}"
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(settings).encode())
+        self._process.stdin.close()
+        self._output = b""
+        self._started = time.monotonic()
+
+    def watch(self, owner: Engine) -> None:
+        """Wait for its address; on the loop."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        loop = asyncio.get_running_loop()
+        os.set_blocking(stdout.fileno(), False)
+
+        def on_readable() -> None:
+            data = os.read(stdout.fileno(), 4096)
+            self._output += data
+            if b"\n" in self._output:
+                host, port = self._output.split()[:2]
+                self.address = (host.decode(), int(port))
+                owner.private_ready(self)
+            elif data:
+                return
+            else:
+                logger.warning("the node that was started for this program ended at once; see its message above")
+            loop.remove_reader(stdout.fileno())
+
+        loop.add_reader(stdout.fileno(), on_readable)
+
+    def set_draining(self, is_draining: bool) -> None:
+        """Whether another node of this machine is there."""
+        self.is_draining = is_draining
+
+    def stop(self) -> None:
+        """Tell it to end."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+
+    def wait(self) -> None:
+        """Wait until it has ended; end it by force if it does not."""
+        try:
+            self._process.wait(4)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+_engine: Engine | None = None
+_guard = threading.Lock()
+
+
+def engine() -> Engine:
+    """The engine of this process, started on first use.
+
+    Raises:
+        UsageError: The process was forked from one that has an engine.
+    """
+    global _engine
+    with _guard:
+        if _engine is not None and _engine.pid != os.getpid():
+            # Its thread and sockets belong to our parent; we start afresh.
+            _engine = None
+        if _engine is None or _engine._is_stopped:
+            _engine = Engine()
+        return _engine
+
+
+def stop_engine() -> None:
+    """End the engine of this process, if there is one."""
+    with _guard:
+        if _engine is not None and _engine.pid == os.getpid():
+            _engine.stop()
+
+
+def _at_exit() -> None:
+    """Wait for the jobs of all clusters, then end. After an unhandled Ctrl-C, or by one now, end at once."""
+    running = _engine
+    if running is None or running.pid != os.getpid() or running._is_stopped:
+        return
+    is_interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
+    try:
+        for cluster in list(running.clusters.values()):
+            cluster._close_at_exit(is_interrupted)
+    except KeyboardInterrupt:
+        for cluster in list(running.clusters.values()):
+            cluster._close_at_exit(True)
+    running.callbacks.drain(10)
+    stop_engine()
+
+
+atexit.register(_at_exit)

@@ -1,0 +1,219 @@
+"""A job as its program sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import _thread
+import msgspec
+
+from dispy import payload
+from dispy.errors import JobError
+
+CREATED = 5
+RUNNING = 6
+PROVISIONAL_RESULT = 7
+CANCELLED = 8
+TERMINATED = 9
+ABANDONED = 10
+FINISHED = 11
+
+STATUS_NAMES = {
+    CREATED: "Created",
+    RUNNING: "Running",
+    PROVISIONAL_RESULT: "ProvisionalResult",
+    CANCELLED: "Cancelled",
+    TERMINATED: "Terminated",
+    ABANDONED: "Abandoned",
+    FINISHED: "Finished",
+}
+
+
+class DispyJob(msgspec.Struct, gc=False, eq=False):
+    """One call of a computation. Made by ``submit``, never by the program itself.
+
+    Of its attributes only ``id`` and ``result`` may be assigned.
+
+    Attributes:
+        id: Any object; a number that is unique in the process if none is given.
+        status: ``Created`` … ``Finished``; ``Cancelled`` and greater are final once ``finish`` is set.
+        submit_time: When it was submitted (seconds since the epoch).
+        start_time: When its run began, by the node's clock; None before.
+        end_time: When its run ended, by the node's clock; None before.
+        ip_addr: Address of the node that runs or ran it.
+        exception: Traceback, or what else ended it, as text; None on success.
+        stdout: What it printed, decoded as UTF-8; None if it never reported.
+        stderr: Likewise.
+
+    Not tracked by the garbage collector, so that a million queued jobs cost it nothing. A cycle of
+    references through a job (a result that holds its own job, say) is therefore never collected.
+    """
+
+    Created: ClassVar[int] = CREATED
+    Running: ClassVar[int] = RUNNING
+    ProvisionalResult: ClassVar[int] = PROVISIONAL_RESULT
+    Cancelled: ClassVar[int] = CANCELLED
+    Terminated: ClassVar[int] = TERMINATED
+    Abandoned: ClassVar[int] = ABANDONED
+    Finished: ClassVar[int] = FINISHED
+
+    id_iter: ClassVar[Iterator[Any]] = itertools.count(start=1)
+    """Where ids come from; may be replaced."""
+
+    id: Any
+    _number: int = 0
+    _cluster: Any = None
+    submit_time: float = 0.0
+    status: int = CREATED
+    start_time: float | None = None
+    end_time: float | None = None
+    ip_addr: str | None = None
+    exception: str | None = None
+    _stdout: Any = None
+    _stderr: Any = None
+    _value: Any = None
+    _is_encoded: bool = False
+    _error: Any = None
+    _waiter: Any = None
+    _is_final: bool = False
+
+    @property
+    def result(self) -> Any:
+        """What the job returned; the latest provisional value before that; None if it failed."""
+        if self._is_encoded:
+            self._value = payload.load(self._value)
+            self._is_encoded = False
+        return self._value
+
+    @result.setter
+    def result(self, value: Any) -> None:
+        self._value = value
+        self._is_encoded = False
+
+    @property
+    def stdout(self) -> Any:
+        """What the job printed; None if it never reported."""
+        return _text(self._stdout)
+
+    @stdout.setter
+    def stdout(self, value: Any) -> None:
+        self._stdout = value
+
+    @property
+    def stderr(self) -> Any:
+        """What the job printed to its standard error; None if it never reported."""
+        return _text(self._stderr)
+
+    @stderr.setter
+    def stderr(self, value: Any) -> None:
+        self._stderr = value
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why the job has no result, as an exception: its own, where that can be rebuilt, with the
+        remote traceback as cause, else a ``JobError``. None if it has not ended or has a result."""
+        if not self._is_final or self.status == FINISHED:
+            return None
+        if isinstance(self._error, bytes):
+            rebuilt = payload.load_exception(self._error, self.exception or "") if self._error else None
+            name = STATUS_NAMES[self.status]
+            self._error = rebuilt or JobError(f"job {self.id!r} is {name}: {self.exception or 'no reason given'}")
+        error: BaseException | None = self._error
+        return error
+
+    @property
+    def finish(self) -> threading.Event:
+        """Set when the job has ended, however it ended."""
+        event = self._waiter
+        if not isinstance(event, threading.Event):
+            event = self._exchange(threading.Event())
+        return event
+
+    def _exchange(self, event: threading.Event) -> threading.Event:
+        """Make an event the one that is set at the end; made only for jobs that are asked for it."""
+        with _waiters:
+            if isinstance(self._waiter, threading.Event):
+                return self._waiter
+            before = self._waiter
+            self._waiter = event
+            if before is not None:
+                _then_release(event, before)
+        if self._is_final:
+            event.set()
+        return event
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the job has ended; False if it has not after ``timeout`` seconds."""
+        if self._is_final:
+            return True
+        with _waiters:
+            lock = self._waiter
+            is_first = lock is None
+            if is_first:
+                # A bare lock: a tenth of an Event's cost, for the most common wait of all.
+                lock = _thread.allocate_lock()
+                lock.acquire()
+                self._waiter = lock
+        if not is_first:
+            return self.finish.wait(timeout)
+        if not self._is_final:
+            if lock.acquire(True, -1 if timeout is None else timeout):
+                lock.release()
+        return self._is_final
+
+    def __call__(self, clear: bool = False) -> Any:
+        """Wait until the job has ended, and return its result (None if it failed).
+
+        Args:
+            clear: Clear ``finish`` first, so that a later call waits anew.
+        """
+        if not self._is_final:
+            self.wait()
+        if clear:
+            self.finish.clear()
+        return self.result
+
+    def _end(self) -> None:
+        """Wake whoever waits. The status and all else have been set before."""
+        self._is_final = True
+        waiter = self._waiter
+        if waiter is not None:
+            _wake(waiter)
+
+    def _snapshot(self) -> DispyJob:
+        """A copy of what the job is now."""
+        return msgspec.structs.replace(self)
+
+    def __repr__(self) -> str:
+        return f"<DispyJob id={self.id!r} status={STATUS_NAMES[self.status]}>"
+
+
+_waiters = threading.Lock()
+"""Guards the change of a job's ``_waiter`` from nothing or a lock to an event; never held for long."""
+
+
+def _wake(waiter: Any) -> None:
+    if isinstance(waiter, threading.Event):
+        waiter.set()
+    else:
+        with contextlib.suppress(RuntimeError):  # somebody else was quicker
+            waiter.release()
+
+
+def _then_release(event: threading.Event, lock: Any) -> None:
+    """Have those who wait for the lock woken when the event is set."""
+    original = event.set
+
+    def set_both() -> None:
+        original()
+        _wake(lock)
+
+    event.set = set_both  # type: ignore[method-assign]  # this one event only
+
+
+def _text(captured: Any) -> Any:
+    return captured.decode("utf-8", "backslashreplace") if isinstance(captured, bytes) else captured

@@ -1,0 +1,208 @@
+"""Nodes as a program names them (``NodeAllocate``) and as it is shown them (``DispyNode``)."""
+
+from __future__ import annotations
+
+import re
+import time
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from dispy.client.job import CREATED
+from dispy.errors import NotYetError, UsageError
+from dispy.net.addresses import is_loopback, resolve
+
+if TYPE_CHECKING:
+    from dispy.client.cluster import JobCluster
+
+
+class DispyNodeAvailInfo(NamedTuple):
+    """What a node has to spare.
+
+    Attributes:
+        cpu: Free CPU (percent).
+        memory: Usable memory (bytes).
+        disk: Free bytes where the node's files go.
+        swap: Free swap (percent).
+    """
+
+    cpu: float
+    memory: int
+    disk: int
+    swap: float
+
+
+class DispyNode:
+    """A node as one cluster sees it.
+
+    Attributes:
+        ip_addr: Its address.
+        name: Its name.
+        cpus: CPUs used for this cluster.
+        avail_cpus: CPUs that it offers.
+        busy: Jobs of this cluster that run there.
+        jobs_done: Jobs of this cluster that ended Finished or Terminated there.
+        cpu_time: Sum of the run times of those jobs (wall clock, seconds).
+        tx: Bytes sent to it.
+        rx: Bytes received from it.
+        update_time: When it was last heard of (seconds since the epoch).
+        avail_info: What it has to spare, or None.
+    """
+
+    Initialized: ClassVar[int] = CREATED - 1
+    Closed: ClassVar[int] = 16
+    AvailInfo: ClassVar[int] = 17
+
+    __slots__ = (
+        "_node", "_port", "avail_cpus", "avail_info", "busy", "cpu_time", "cpus", "ip_addr", "jobs_done", "name",
+        "rx", "tx", "update_time",
+    )  # fmt: skip
+
+    def __init__(self, ip_addr: str, name: str, cpus: int) -> None:
+        self.ip_addr = ip_addr
+        self.name = name
+        self.cpus = cpus
+        self.avail_cpus = cpus
+        self.busy = 0
+        self.jobs_done = 0
+        self.cpu_time = 0.0
+        self.tx = 0
+        self.rx = 0
+        self.update_time = 0.0
+        self.avail_info: DispyNodeAvailInfo | None = None
+        self._node = b""
+        self._port = 0
+
+    def _touch(self) -> None:
+        self.update_time = time.time()
+
+    def __repr__(self) -> str:
+        return f"<DispyNode {self.name} {self.ip_addr} cpus={self.cpus}>"
+
+
+class NodeAllocate:
+    """Which nodes a cluster may use, and how many CPUs of each. Override ``allocate`` to decide freely.
+
+    Args:
+        host: Name, address, or pattern with ``*``.
+        port: The node's port, if it is not the default one.
+        cpus: At most so many; 0: all; negative: all but so many.
+        depends: Files for these nodes only (not available yet).
+        setup_args: Arguments of setup and cleanup there (not available yet).
+
+    Raises:
+        UsageError: A value of the wrong type.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int | None = None,
+        cpus: int = 0,
+        depends: Iterable[Any] = (),
+        setup_args: tuple[Any, ...] = (),
+    ) -> None:
+        if not isinstance(host, str) or not host:
+            raise UsageError(f"host of a node must be a name, an address or a pattern, not {host!r}")
+        if port is not None and (not isinstance(port, int) or not 0 < port < 65536):
+            warnings.warn(f"port {port!r} of node {host} is not a port number; the default is used", stacklevel=2)
+            port = None
+        if not isinstance(cpus, int):
+            warnings.warn(f"cpus {cpus!r} of node {host} is not a number; all are used", stacklevel=2)
+            cpus = 0
+        if not isinstance(setup_args, tuple):
+            raise UsageError(f"setup_args of node {host} must be a tuple, not {setup_args!r}")
+        if depends or setup_args:
+            raise NotYetError(
+                "depends and setup_args of single nodes are not available yet",
+                hint="pass what jobs need as arguments",
+            )
+        self.host = host
+        self.port = port
+        self.cpus = cpus
+        self.depends = list(depends)
+        self.setup_args = setup_args
+        self.ip_addr: str | None = None
+        if "*" not in host:
+            try:
+                self.ip_addr = resolve(host)
+            except UsageError as error:
+                warnings.warn(f"node {host!r} is not used: {error}", stacklevel=2)
+        pattern = host if self.ip_addr is None else self.ip_addr
+        self._pattern = re.compile("".join(".*" if c == "*" else re.escape(c) for c in pattern))
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the host is a pattern or could be resolved."""
+        return "*" in self.host or self.ip_addr is not None
+
+    def matches(self, ip_addr: str) -> bool:
+        """Whether the pattern covers an address, as a whole."""
+        if self._pattern.fullmatch(ip_addr):
+            return True
+        return self.ip_addr is not None and is_loopback(self.ip_addr) and is_loopback(ip_addr)
+
+    def allocate(
+        self,
+        cluster: JobCluster,
+        ip_addr: str,
+        name: str,
+        cpus: int,
+        avail_info: DispyNodeAvailInfo | None = None,
+        platform: str = "",
+    ) -> int:
+        """How many CPUs of a node to use; 0 or less leaves the node to the next element of ``nodes``.
+
+        Called when a node is found; must be quick. Values above the offer are capped.
+
+        Args:
+            cluster: The cluster that asks.
+            ip_addr: The node's address.
+            name: The node's name.
+            cpus: What it offers.
+            avail_info: What it has to spare, if it says so.
+            platform: ``platform.platform()`` there.
+        """
+        if not self.matches(ip_addr):
+            return 0
+        if self.cpus > 0:
+            return min(self.cpus, cpus)
+        left = cpus + self.cpus
+        return left if left > 0 else cpus
+
+
+def parse_nodes(nodes: Any) -> list[NodeAllocate]:
+    """Elements of a ``nodes`` argument in all its forms; those that cannot be used are left out, warned about.
+
+    Raises:
+        UsageError: Not a list or string, or nothing in it can be used.
+    """
+    if nodes is None or nodes == [] or nodes == ():
+        return [NodeAllocate("*")]
+    if isinstance(nodes, (str, NodeAllocate, dict, DispyNode)):
+        nodes = [nodes]
+    if not isinstance(nodes, (list, tuple)):
+        raise UsageError(f"nodes must be a list of hosts, not {type(nodes).__name__}", hint="nodes=['192.168.1.20']")
+    found = [parsed for parsed in map(_parse_node, nodes) if parsed is not None and parsed.is_usable]
+    if not found:
+        raise UsageError(f"none of nodes={nodes!r} can be used", hint="check the names, or leave nodes out")
+    # Exact addresses before patterns, long patterns before short ones: the most specific one decides.
+    return sorted(found, key=lambda item: ("*" in item.host, -len(item.host)))
+
+
+def _parse_node(node: Any) -> NodeAllocate | None:
+    if isinstance(node, NodeAllocate):
+        return node
+    if isinstance(node, str):
+        return NodeAllocate(node)
+    if isinstance(node, DispyNode):
+        return NodeAllocate(node.ip_addr, port=node._port or None)
+    if isinstance(node, (tuple, list)) and node:
+        return NodeAllocate(*node)
+    if isinstance(node, dict):
+        unknown = set(node) - {"host", "port", "cpus", "depends", "setup_args"}
+        if unknown:
+            raise UsageError(f"nodes: unknown key {sorted(unknown)[0]!r} in {node!r}")
+        return NodeAllocate(**{"host": "*", **node})
+    warnings.warn(f"{node!r} in nodes is ignored: it names no node", stacklevel=4)
+    return None

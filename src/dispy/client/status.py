@@ -1,0 +1,62 @@
+"""The status table that ``print_status`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dispy.client.nodes import DispyNode
+
+_COLUMNS = ("Node", "CPUs", "Jobs", "Sec/Job", "Node Time Sec", "Sent", "Rcvd")
+
+
+def print_table(name: str, nodes: Iterable[DispyNode], pending: int, job_time_s: float, wall_time_s: float) -> None:
+    """Print what each node did, what is pending, and the speedup.
+
+    Args:
+        name: Of the cluster.
+        nodes: In the order of the table.
+        pending: Jobs that have not ended.
+        job_time_s: Sum of the run times of all jobs (seconds).
+        wall_time_s: What they took together (seconds).
+    """
+    rows = [_COLUMNS, *(_row(node) for node in nodes)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    lines = []
+    for row in rows:
+        lines.append(
+            " | ".join(
+                cell.ljust(width) if column == 0 else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+        )
+    lines.insert(1, "-+-".join("-" * width for width in widths))
+    print()
+    print("\n".join(lines))
+    if pending:
+        print(f"\nJobs pending: {pending}")
+    speedup = job_time_s / wall_time_s if wall_time_s > 0 else 0.0
+    print(f"\nTotal job time: {job_time_s:.3f} sec, wall time: {wall_time_s:.3f} sec, speedup: {speedup:.3f}\n")
+
+
+def _row(node: DispyNode) -> tuple[str, ...]:
+    per_job = node.cpu_time / node.jobs_done if node.jobs_done else 0.0
+    label = node.ip_addr if node.name == node.ip_addr or not node.name else f"{node.ip_addr} ({node.name})"
+    return (
+        label,
+        str(node.cpus),
+        str(node.jobs_done),
+        f"{per_job:.3f}",
+        f"{node.cpu_time:.3f}",
+        _bytes(node.tx),
+        _bytes(node.rx),
+    )
+
+
+def _bytes(count: float) -> str:
+    if count < 1024:
+        return f"{count:g} B"
+    for unit in ("K", "M", "G"):
+        count /= 1024
+        if count < 1024:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.1f} T"

@@ -1,0 +1,1 @@
+"""What is decided. Pure: events and the time in, actions out; no I/O, clocks, randomness or logging."""

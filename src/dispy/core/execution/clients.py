@@ -1,0 +1,168 @@
+"""Clients of a node and the computations they bring: how they come, come back and go."""
+
+from __future__ import annotations
+
+from dispy.core.execution.jobs import release
+from dispy.core.execution.offers import tell_credit
+from dispy.core.execution.state import (
+    Client,
+    ClientAttached,
+    ClientSilent,
+    Computation,
+    CpusChanged,
+    HostFailed,
+    HostReady,
+    KillWorker,
+    Outbox,
+    Seconds,
+    StartHost,
+    State,
+    Status,
+    Tell,
+)
+from dispy.core.execution.workers import drop_workers, forget_client, forget_computation, on_worker_exited
+from dispy.protocol.limits import BATCH_MAX
+from dispy.protocol.node import (
+    Acknowledge,
+    Attempt,
+    CloseComputation,
+    Compute,
+    ComputationFailed,
+    ComputationReady,
+    Detach,
+    JobsReturned,
+    NodeCpus,
+    Reconcile,
+    Reconciled,
+)
+
+__all__ = ["Client"]
+
+
+def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Seconds) -> None:
+    """Know a client, or know it again and repeat the results that it does not have."""
+    client = state.clients.get(event.client)
+    if client is None:
+        state.clients[event.client] = Client(event.client, event.name)
+        return
+    client.is_connected = True
+    _drop_batches(out, client, event.received)
+    out.extend(Tell(client.id, batch) for batch in client.batches)
+
+
+def _drop_batches(out: Outbox, client: Client, received: int) -> None:
+    while client.batches and client.batches[0].batch <= received:
+        batch = client.batches.popleft()
+        segments = [s for ended in batch.ended if ended.stream or ended.output_stream
+                    for s in (ended.stream, ended.output_stream)]  # fmt: skip
+        release(out, (client.id, batch.computation), segments)
+
+
+def on_acknowledge(state: State, out: Outbox, client: Client, message: Acknowledge, now: Seconds) -> None:
+    """Forget results that have arrived."""
+    _drop_batches(out, client, message.batch)
+
+
+def on_client_silent(state: State, out: Outbox, event: ClientSilent, now: Seconds) -> None:
+    """Jobs of a client that is away go on; its lease begins."""
+    client = state.clients.get(event.client)
+    if client is not None:
+        client.is_connected = False
+        client.silent_since = now
+
+
+def on_detach(state: State, out: Outbox, client: Client, message: Detach, now: Seconds) -> None:
+    """A client goes for good."""
+    forget_client(state, out, client)
+
+
+def on_compute(state: State, out: Outbox, client: Client, message: Compute, now: Seconds) -> None:
+    """Load a computation, once."""
+    key = (client.id, message.computation)
+    computation = state.computations.get(key)
+    if computation is None:
+        state.computations[key] = Computation(key, client, message)
+        out.append(StartHost(key, message))
+    elif computation.status is Status.READY:
+        out.append(Tell(client.id, ComputationReady(message.computation)))
+        computation.credit = (0, 0)
+        tell_credit(state, out, computation)
+
+
+def on_close_computation(
+    state: State, out: Outbox, client: Client, message: CloseComputation, now: Seconds
+) -> None:
+    """Forget a computation and whatever of it still runs."""
+    computation = state.computations.get((client.id, message.computation))
+    if computation is not None:
+        forget_computation(state, out, computation)
+
+
+def on_host_ready(state: State, out: Outbox, event: HostReady, now: Seconds) -> None:
+    """A computation can take jobs."""
+    computation = state.computations.get(event.key)
+    if computation is None:
+        return
+    computation.status = Status.READY
+    # What is sampled once holds for a host that was started again, too.
+    computation.credit = (0, 0)
+    out.append(Tell(computation.client.id, ComputationReady(event.key[1])))
+    tell_credit(state, out, computation)
+
+
+def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -> None:
+    """A host is gone with all its workers: what ran has ended, what did not goes back."""
+    computation = state.computations.get(event.key)
+    if computation is None:
+        return
+    computation.status = Status.LOADING
+    for exited in event.exits:
+        on_worker_exited(state, out, exited, now)
+    drop_workers(state, computation)
+    del state.computations[event.key]
+    left = [Attempt(job.number, job.attempt) for job in computation.open.values()]
+    for start in range(0, len(left), BATCH_MAX):
+        part = left[start : start + BATCH_MAX]
+        out.append(Tell(computation.client.id, JobsReturned(event.key[1], part, event.reason)))
+    out.append(Tell(computation.client.id, ComputationFailed(event.key[1], event.reason)))
+
+
+def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, now: Seconds) -> None:
+    """After a reconnect: end what the client no longer wants, name what has not arrived here."""
+    wanted = {(a.number, a.attempt) for a in message.attempts}
+    known = set(message.computations)
+    mine = {key[1]: c for key, c in state.computations.items() if key[0] == client.id}
+    held = {(e.number, e.attempt) for batch in client.batches for e in batch.ended}
+    for number, computation in mine.items():
+        if number not in known:
+            forget_computation(state, out, computation)
+            continue
+        held.update((job.number, job.attempt) for job in computation.open.values())
+        obsolete = {job.number for job in computation.open.values() if (job.number, job.attempt) not in wanted}
+        if obsolete:
+            _end_obsolete(out, computation, obsolete)
+        computation.credit = (0, 0)
+        if computation.status is Status.READY:
+            tell_credit(state, out, computation)
+    unknown = [Attempt(a.number, a.attempt) for a in message.attempts if (a.number, a.attempt) not in held]
+    missing = [number for number in message.computations if number not in mine]
+    out.append(Tell(client.id, Reconciled(unknown, missing)))
+
+
+def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int]) -> None:
+    """Nobody wants these attempts: drop those waiting, kill the workers that run the others."""
+    computation.ready = type(computation.ready)(j for j in computation.ready if j.number not in numbers)
+    for number in numbers:
+        del computation.open[number]
+    for worker in computation.workers.values():
+        if any(job.number in numbers for record in worker.records for job in record.jobs):
+            worker.is_killed = True
+            out.append(KillWorker(worker.id))
+
+
+def on_cpus_changed(state: State, out: Outbox, event: CpusChanged, now: Seconds) -> None:
+    """Offer another number of CPUs; what runs above it goes on."""
+    state.cpus = event.cpus
+    out.extend(Tell(client.id, NodeCpus(event.cpus)) for client in state.clients.values())
+    for computation in state.computations.values():
+        tell_credit(state, out, computation)

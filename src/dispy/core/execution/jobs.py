@@ -1,0 +1,186 @@
+"""What schedulers ask of jobs on this node: run, cancel, give back."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from dispy.core.execution.state import (
+    Client,
+    Computation,
+    Cut,
+    InterruptWorker,
+    JobRefused,
+    Key,
+    Outbox,
+    Pass,
+    Recall,
+    Release,
+    Seconds,
+    State,
+    Tell,
+    Worker,
+)
+from dispy.protocol.limits import BATCH_MAX
+from dispy.protocol.node import (
+    CANCELLED,
+    TERMINATED,
+    AcknowledgeProvisional,
+    Attempt,
+    CancelJobs,
+    Ended,
+    Job,
+    JobsEnded,
+    JobsReturned,
+    RunJobs,
+    TakeBack,
+)
+from dispy.protocol.worker import SentAcknowledged, claim, split_claim
+
+
+def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now: Seconds) -> None:
+    """Queue jobs; what cannot be queued goes back."""
+    computation = state.computations.get((client.id, message.computation))
+    if computation is None:
+        attempts = [Attempt(job.number, job.attempt) for job in message.jobs]
+        out.append(Tell(client.id, JobsReturned(message.computation, attempts, "computation not known here")))
+        return
+    if not computation.ready and not computation.workers:
+        _join(state, computation)
+    # A job sent twice, by a scheduler that did not know it had arrived, is taken once.
+    open_ = computation.open
+    jobs = message.jobs
+    if any(job.number in open_ for job in jobs):
+        jobs = [job for job in jobs if job.number not in open_]
+    open_.update((job.number, job) for job in jobs)
+    computation.ready.extend(jobs)
+
+
+def _join(state: State, computation: Computation) -> None:
+    """A computation that comes (back) to the queue starts level with the others."""
+    others = [c.vtime for c in state.computations.values() if c.open and c is not computation]
+    if others:
+        computation.vtime = max(computation.vtime, min(others))
+
+
+def on_cancel_jobs(state: State, out: Outbox, client: Client, message: CancelJobs, now: Seconds) -> None:
+    """End attempts: waiting ones now, the one a worker is at by an interrupt."""
+    computation = state.computations.get((client.id, message.computation))
+    if computation is None:
+        return
+    open_ = computation.open
+    wanted = {a.number for a in message.attempts if a.number in open_ and open_[a.number].attempt == a.attempt}
+    if not wanted:
+        return
+    waiting = [job.number for job in computation.ready if job.number in wanted]
+    if waiting:
+        computation.ready = type(computation.ready)(j for j in computation.ready if j.number not in wanted)
+        end_unstarted(out, computation, waiting)
+        wanted.difference_update(waiting)
+    for worker in list(computation.workers.values()) if wanted else ():
+        _cancel_in(out, worker, wanted, now)
+
+
+def _cancel_in(out: Outbox, worker: Worker, wanted: set[int], now: Seconds) -> None:
+    """Cancel those wanted jobs that are in records of ``worker``."""
+    for place, record in enumerate(worker.records):
+        hits = [index for index, job in enumerate(record.jobs) if job.number in wanted]
+        if not hits:
+            continue
+        worker.computation.cancelling.update(record.jobs[index].number for index in hits)
+        if place > 0 or split_claim(worker.position)[0] != record.record:
+            # Not seen started: take it back. Where that fails, the next tick knows where the worker is.
+            out.append(Recall(worker.id))
+        cut_or_interrupt(out, worker, now)
+
+
+def cut_or_interrupt(out: Outbox, worker: Worker, now: Seconds) -> None:
+    """Act on those cancelled jobs of a worker's current record that it has not passed."""
+    cancelling = worker.computation.cancelling
+    if not worker.records or not cancelling:
+        return
+    record = worker.records[0]
+    at_record, at = split_claim(worker.position)
+    if at_record != record.record:
+        return
+    if at < len(record.jobs) and record.jobs[at].number in cancelling:
+        if worker.interrupted != worker.position:
+            worker.interrupted = worker.position
+            worker.deadline = now + worker.computation.spec.grace_s
+            out.append(InterruptWorker(worker.id, worker.position))
+    if not worker.cut and any(job.number in cancelling for job in islice(record.jobs, at + 1, None)):
+        worker.cut = claim(record.record, at + 1)
+        out.append(Cut(worker.id, worker.cut))
+
+
+def end_unstarted(out: Outbox, computation: Computation, numbers: list[int]) -> None:
+    """Report jobs that never started as cancelled."""
+    ended = []
+    release(out, computation.key, [computation.open[number].stream for number in numbers])
+    for number in numbers:
+        job = computation.open.pop(number)
+        computation.cancelling.discard(number)
+        ended.append(Ended(number, job.attempt, CANCELLED, 0.0, 0.0, b"", reason="cancelled", ran=False))
+    tell_ended(out, computation, ended)
+
+
+def release(out: Outbox, key: Key, segments: list[int]) -> None:
+    """Let go of segments that no worker will take; zeros stand for none."""
+    segments = [segment for segment in segments if segment]
+    if segments:
+        out.append(Release(key, segments))
+
+
+def on_job_refused(state: State, out: Outbox, event: JobRefused, now: Seconds) -> None:
+    """A job that cannot be held here ends with the reason."""
+    computation = state.computations.get(event.key)
+    if computation is not None:
+        ended = Ended(event.number, event.attempt, TERMINATED, 0.0, 0.0, b"", reason=event.reason, ran=False)
+        tell_ended(out, computation, [ended])
+
+
+def tell_ended(out: Outbox, computation: Computation, ended: list[Ended]) -> None:
+    """Send results, and keep them until they are acknowledged."""
+    client = computation.client
+    for start in range(0, len(ended), BATCH_MAX):
+        batch = JobsEnded(client.next_batch, computation.key[1], ended[start : start + BATCH_MAX])
+        client.next_batch += 1
+        client.batches.append(batch)
+        out.append(Tell(client.id, batch))
+
+
+def requeue(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
+    """Put jobs that were offered but not started back to the head of the queue, in their order."""
+    open_ = computation.open
+    cancelling = computation.cancelling
+    jobs = [job for job in jobs if open_.get(job.number) is job]
+    cancelled = [job.number for job in jobs if job.number in cancelling]
+    if cancelled:
+        jobs = [job for job in jobs if job.number not in cancelling]
+        end_unstarted(out, computation, cancelled)
+    computation.ready.extendleft(reversed(jobs))
+
+
+def on_take_back(state: State, out: Outbox, client: Client, message: TakeBack, now: Seconds) -> None:
+    """Give back jobs from the end of the queue: those that would have waited longest."""
+    computation = state.computations.get((client.id, message.computation))
+    attempts: list[Attempt] = []
+    if computation is not None:
+        while computation.ready and len(attempts) < min(message.count, BATCH_MAX):
+            job = computation.ready.pop()
+            del computation.open[job.number]
+            attempts.append(Attempt(job.number, job.attempt))
+            release(out, computation.key, [job.stream])
+        attempts.reverse()
+    out.append(Tell(client.id, JobsReturned(message.computation, attempts)))
+
+
+def on_acknowledge_provisional(
+    state: State, out: Outbox, client: Client, message: AcknowledgeProvisional, now: Seconds
+) -> None:
+    """Let the job that sent a provisional result go on."""
+    computation = state.computations.get((client.id, message.computation))
+    if computation is None:
+        return
+    worker = computation.sending.pop((message.number, message.attempt), None)
+    if worker is not None and worker.id in computation.workers:
+        out.append(Pass(worker.id, SentAcknowledged(message.number, message.attempt, message.serial)))

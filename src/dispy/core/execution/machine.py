@@ -1,0 +1,90 @@
+"""The execution core's one entry: an event and the time in, actions out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dispy.core.execution import clients, jobs, workers
+from dispy.core.execution.offers import settle
+from dispy.core.execution.state import (
+    Action,
+    ClientAttached,
+    ClientSilent,
+    CpusChanged,
+    Event,
+    FromClient,
+    HostFailed,
+    HostReady,
+    JobRefused,
+    Outbox,
+    Ran,
+    Recalled,
+    Seconds,
+    State,
+    Tick,
+    ValueSent,
+    WorkerExited,
+)
+from dispy.protocol import node
+
+Handler = Callable[[State, Outbox, Any, Seconds], None]
+
+_HANDLERS: dict[type[Event], Handler] = {
+    ClientAttached: clients.on_client_attached,
+    ClientSilent: clients.on_client_silent,
+    CpusChanged: clients.on_cpus_changed,
+    HostReady: clients.on_host_ready,
+    HostFailed: clients.on_host_failed,
+    Ran: workers.on_ran,
+    ValueSent: workers.on_value_sent,
+    Recalled: workers.on_recalled,
+    JobRefused: jobs.on_job_refused,
+    WorkerExited: workers.on_worker_exited,
+    Tick: workers.on_tick,
+}
+
+MessageHandler = Callable[[State, Outbox, "clients.Client", Any, Seconds], None]
+
+_MESSAGE_HANDLERS: dict[type[node.ToNode], MessageHandler] = {
+    node.Compute: clients.on_compute,
+    node.CloseComputation: clients.on_close_computation,
+    node.Detach: clients.on_detach,
+    node.Acknowledge: clients.on_acknowledge,
+    node.Reconcile: clients.on_reconcile,
+    node.RunJobs: jobs.on_run_jobs,
+    node.CancelJobs: jobs.on_cancel_jobs,
+    node.TakeBack: jobs.on_take_back,
+    node.AcknowledgeProvisional: jobs.on_acknowledge_provisional,
+}
+
+
+class Machine:
+    """A node's decisions.
+
+    Args:
+        cpus: Jobs that may run at once.
+        lease_s: How long a silent client's jobs and results are kept (seconds).
+    """
+
+    def __init__(self, cpus: int, lease_s: Seconds = 3600.0) -> None:
+        self.state = State(cpus, lease_s)
+
+    def handle(self, event: Event, now: Seconds) -> list[Action]:
+        """Take note of an event; returns what to do, in order.
+
+        Args:
+            event: What happened.
+            now: The present (seconds, monotonic).
+        """
+        out: Outbox = []
+        state = self.state
+        if type(event) is FromClient:
+            client = state.clients.get(event.client)
+            handler = _MESSAGE_HANDLERS.get(type(event.message))
+            if client is not None and handler is not None:
+                handler(state, out, client, event.message, now)
+        else:
+            _HANDLERS[type(event)](state, out, event, now)
+        settle(state, out)
+        return out

@@ -1,0 +1,310 @@
+"""The state of a node's execution core, the events it is told and the actions it asks for."""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import NewType
+
+from msgspec import Struct
+
+from dispy.core.runtimes import RunTimes
+from dispy.protocol.node import Compute, Ended, FromNode, Job, JobsEnded, ToNode
+from dispy.protocol.worker import Record, SentAcknowledged
+
+ClientId = NewType("ClientId", bytes)
+Key = tuple[ClientId, int]
+"""A computation: its client, and its number there."""
+WorkerId = NewType("WorkerId", int)
+Seconds = float
+
+# Events.
+
+
+class ClientAttached(Struct):
+    """A client has (re)connected; it has all batches of results up to ``received``."""
+
+    client: ClientId
+    name: str
+    received: int
+
+
+class ClientSilent(Struct):
+    """The connection to a client is gone; it may come back."""
+
+    client: ClientId
+
+
+class FromClient(Struct):
+    """A client said something."""
+
+    client: ClientId
+    message: ToNode
+
+
+class HostReady(Struct):
+    """A computation is loaded."""
+
+    key: Key
+
+
+class Ran(Struct):
+    """A worker reports results: ``executed`` jobs of ``record`` so far."""
+
+    worker: WorkerId
+    record: int
+    executed: int
+    is_last: bool
+    is_retiring: bool
+    ended: list[Ended]
+
+
+class ValueSent(Struct):
+    """A running job sent a provisional result."""
+
+    worker: WorkerId
+    number: int
+    attempt: int
+    serial: int
+    payload: bytes
+    stream: int
+
+
+class Recalled(Struct):
+    """Answer to ``Recall``: these records had not been taken and are ours again."""
+
+    worker: WorkerId
+    records: list[int]
+
+
+class WorkerExited(Struct):
+    """A worker is gone, its last results have been told; ``untaken`` records were still unread."""
+
+    worker: WorkerId
+    reason: str
+    position: int
+    start: float
+    end: float
+    untaken: list[int]
+
+
+class HostFailed(Struct):
+    """A computation could not be loaded, or its host has died; ``exits``: the ends of its workers."""
+
+    key: Key
+    reason: str
+    exits: list[WorkerExited] = []
+
+
+class JobRefused(Struct):
+    """A job that arrived cannot be held here."""
+
+    key: Key
+    number: int
+    attempt: int
+    reason: str
+
+
+class Tick(Struct):
+    """Time passes. ``positions``: where each busy worker is, and since when (epoch)."""
+
+    positions: dict[WorkerId, tuple[int, float]]
+
+
+class CpusChanged(Struct):
+    """The node offers another number of CPUs."""
+
+    cpus: int
+
+
+Event = (
+    ClientAttached
+    | ClientSilent
+    | FromClient
+    | HostReady
+    | HostFailed
+    | Ran
+    | ValueSent
+    | Recalled
+    | JobRefused
+    | WorkerExited
+    | Tick
+    | CpusChanged
+)
+
+# Actions.
+
+
+class Tell(Struct):
+    """Send a message to a client, if it is connected."""
+
+    client: ClientId
+    message: FromNode
+
+
+class StartHost(Struct):
+    """Load a computation in a host; answered by ``HostReady`` or ``HostFailed``."""
+
+    key: Key
+    compute: Compute
+
+
+class StopHost(Struct):
+    """End a host and all its workers; not answered."""
+
+    key: Key
+
+
+class ForkWorker(Struct):
+    """Start a worker. Records may be offered to it at once."""
+
+    key: Key
+    worker: WorkerId
+
+
+class Offer(Struct):
+    """Put a record where its worker finds it."""
+
+    worker: WorkerId
+    record: Record
+
+
+class Recall(Struct):
+    """Take back what a worker has not taken yet; answered by ``Recalled``."""
+
+    worker: WorkerId
+
+
+class Cut(Struct):
+    """Let a worker stop before ``position``."""
+
+    worker: WorkerId
+    position: int
+
+
+class InterruptWorker(Struct):
+    """Raise KeyboardInterrupt in the job at ``position``, and in no other."""
+
+    worker: WorkerId
+    position: int
+
+
+class KillWorker(Struct):
+    """End a worker with all it started; ``WorkerExited`` follows."""
+
+    worker: WorkerId
+
+
+class Pass(Struct):
+    """Tell a worker that its provisional result has arrived."""
+
+    worker: WorkerId
+    message: SentAcknowledged
+
+
+class Release(Struct):
+    """These segments of a computation are not needed any more."""
+
+    key: Key
+    segments: list[int]
+
+
+Action = Release | Tell | StartHost | StopHost | ForkWorker | Offer | Recall | Cut | InterruptWorker | KillWorker | Pass
+Outbox = list[Action]
+
+# State.
+
+
+class Status(Enum):
+    """Where a computation is in its life on this node."""
+
+    LOADING = "loading"
+    READY = "ready"
+
+
+class Client:
+    """A scheduler that uses this node, over all its connections."""
+
+    __slots__ = ("batches", "id", "is_connected", "name", "next_batch", "silent_since")
+
+    def __init__(self, client: ClientId, name: str) -> None:
+        self.id = client
+        self.name = name
+        self.is_connected = True
+        self.silent_since: Seconds = 0.0
+        self.next_batch = 1
+        self.batches: deque[JobsEnded] = deque()
+        """Results not yet acknowledged, oldest first."""
+
+
+class Computation:
+    """A computation on this node and its jobs."""
+
+    __slots__ = (
+        "cancelling", "client", "credit", "idle", "key", "open", "ready", "runtimes", "sampled", "sending",
+        "single", "spec", "status", "vtime", "workers",
+    )  # fmt: skip
+
+    def __init__(self, key: Key, client: Client, spec: Compute) -> None:
+        self.key = key
+        self.client = client
+        self.spec = spec
+        self.status = Status.LOADING
+        self.ready: deque[Job] = deque()
+        self.open: dict[int, Job] = {}
+        """All jobs that have not ended, by number."""
+        self.workers: dict[WorkerId, Worker] = {}
+        self.idle: dict[WorkerId, Worker] = {}
+        """Those without a record."""
+        self.single: dict[WorkerId, Worker] = {}
+        """Those with one record, that is with nothing after what they run now."""
+        self.cancelling: set[int] = set()
+        """Numbers of open jobs that were cancelled while in a record."""
+        self.sending: dict[tuple[int, int], Worker] = {}
+        """Who waits for the acknowledgement of a provisional result, by number and attempt."""
+        self.runtimes = RunTimes()
+        self.sampled = 0
+        """Results so far; plans for short jobs grow with the evidence for them."""
+        self.credit = (0, 0)
+        self.vtime = 0.0
+        """CPU seconds had (virtual time of a fair queue): the smallest is served next."""
+
+
+class Worker:
+    """A process that runs jobs of one computation."""
+
+    __slots__ = ("computation", "cut", "deadline", "id", "interrupted", "is_killed", "kept", "position", "records", "told")
+
+    def __init__(self, worker: WorkerId, computation: Computation) -> None:
+        self.id = worker
+        self.computation = computation
+        self.records: deque[Record] = deque()
+        """The record it runs and at most one more."""
+        self.position = 0
+        """Where it was at the last tick."""
+        self.told = 0
+        """Position of the last job told as started."""
+        self.cut = 0
+        """Position before which it will stop, 0: none."""
+        self.interrupted = 0
+        """Position of the job that was interrupted, 0: none."""
+        self.kept = 0
+        """Record that could not be recalled, because the worker has it, 0: none."""
+        self.deadline: Seconds = 0.0
+        """When an interrupted job is killed."""
+        self.is_killed = False
+
+
+class State:
+    """Everything a node knows about its work."""
+
+    def __init__(self, cpus: int, lease_s: Seconds) -> None:
+        self.cpus = cpus
+        self.lease_s = lease_s
+        self.clients: dict[ClientId, Client] = {}
+        self.computations: dict[Key, Computation] = {}
+        self.workers: dict[WorkerId, Worker] = {}
+        self.busy = 0
+        """Workers with at least one record: never more than ``cpus``, unless those were lowered."""
+        self.next_worker = 1
+        self.next_record = 1

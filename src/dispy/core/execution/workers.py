@@ -1,0 +1,235 @@
+"""What workers report: results, provisional results, their end; and where they are, tick by tick."""
+
+from __future__ import annotations
+
+from dispy.core.execution.jobs import cut_or_interrupt, requeue, tell_ended
+from dispy.core.execution.offers import tell_credit
+from dispy.core.execution.state import (
+    Client,
+    Computation,
+    Cut,
+    KillWorker,
+    Outbox,
+    Pass,
+    Ran,
+    Recalled,
+    Seconds,
+    State,
+    StopHost,
+    Tell,
+    Tick,
+    ValueSent,
+    Worker,
+    WorkerExited,
+    WorkerId,
+)
+from dispy.protocol.node import TERMINATED, Ended, Job, JobsStarted, Provisional, Started
+from dispy.protocol.worker import Record, SentAcknowledged, claim, split_claim
+
+
+def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:
+    """Pass results on and free the worker at the end of its record."""
+    worker = state.workers.get(event.worker)
+    if worker is None:
+        return
+    computation = worker.computation
+    take_results(out, computation, event.ended)
+    if event.is_retiring:
+        worker.is_killed = True
+    if event.is_last and worker.records and worker.records[0].record == event.record:
+        record = worker.records.popleft()
+        # Jobs beyond ``executed`` were cut off, and the worker noticed before we took them back.
+        requeue(out, computation, record.jobs[event.executed :])
+        _release(state, worker)
+    tell_credit(state, out, computation)
+
+
+def _release(state: State, worker: Worker) -> None:
+    """A worker has one record less."""
+    worker.cut = 0
+    worker.interrupted = 0
+    computation = worker.computation
+    if worker.records:
+        computation.single[worker.id] = worker
+        return
+    computation.single.pop(worker.id, None)
+    state.busy -= 1
+    if not worker.is_killed:
+        computation.idle[worker.id] = worker
+
+
+def take_results(out: Outbox, computation: Computation, results: list[Ended]) -> None:
+    """Pass on the results of attempts that are still wanted, and learn from their durations."""
+    open_ = computation.open
+    wanted = []
+    for result in results:
+        job = open_.get(result.number)
+        if job is not None and job.attempt == result.attempt:
+            del open_[result.number]
+            wanted.append(result)
+    if not wanted:
+        return
+    computation.runtimes.add([int((r.end - r.start) * 1e6) for r in wanted])
+    computation.sampled += len(wanted)
+    computation.vtime += sum([r.end - r.start for r in wanted])
+    if computation.cancelling:
+        computation.cancelling.difference_update([r.number for r in wanted])
+    tell_ended(out, computation, wanted)
+
+
+def on_value_sent(state: State, out: Outbox, event: ValueSent, now: Seconds) -> None:
+    """Pass a provisional result on; its job waits for the acknowledgement."""
+    worker = state.workers.get(event.worker)
+    if worker is None:
+        return
+    computation = worker.computation
+    job = computation.open.get(event.number)
+    if job is None or job.attempt != event.attempt:
+        out.append(Pass(worker.id, SentAcknowledged(event.number, event.attempt, event.serial, delivered=False)))
+        return
+    computation.sending[event.number, event.attempt] = worker
+    message = Provisional(
+        computation.key[1], event.number, event.attempt, event.serial, event.payload, event.stream
+    )
+    out.append(Tell(computation.client.id, message))
+
+
+def on_recalled(state: State, out: Outbox, event: Recalled, now: Seconds) -> None:
+    """Records that were not taken go back to the queue."""
+    worker = state.workers.get(event.worker)
+    if worker is None:
+        return
+    recalled = set(event.records)
+    kept = [record for record in worker.records if record.record not in recalled]
+    back = [record for record in worker.records if record.record in recalled]
+    if len(kept) > 1:
+        worker.kept = kept[1].record
+    if not back:
+        return
+    worker.records.clear()
+    worker.records.extend(kept)
+    for record in reversed(back):
+        requeue(out, worker.computation, record.jobs)
+    if kept:
+        worker.computation.single[worker.id] = worker
+    else:
+        _release(state, worker)
+
+
+def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Seconds) -> None:
+    """Give the job that a dead worker was at its end, and the others back to the queue.
+
+    All results that the worker had finished were told before. What it had taken and not begun is
+    known from its position; what it had not taken, from the kernel.
+    """
+    worker = state.workers.pop(event.worker, None)
+    if worker is None:
+        return
+    computation = worker.computation
+    computation.workers.pop(worker.id, None)
+    computation.idle.pop(worker.id, None)
+    computation.single.pop(worker.id, None)
+    if worker.records:
+        state.busy -= 1
+    at_record, at = split_claim(event.position)
+    for record in reversed(worker.records):
+        if record.record == at_record:
+            requeue(out, computation, record.jobs[at + 1 :])
+            _end_running(out, computation, record.jobs[: at + 1], worker, event, now)
+        else:
+            requeue(out, computation, record.jobs)
+    tell_credit(state, out, computation)
+
+
+def _end_running(
+    out: Outbox, computation: Computation, jobs: list[Job], worker: Worker, event: WorkerExited, now: Seconds
+) -> None:
+    reason = event.reason
+    if worker.interrupted:
+        reason = f"cancelled; killed after {computation.spec.grace_s:g} s because it went on"
+    ended = []
+    for job in jobs:
+        if computation.open.get(job.number) is job:
+            ended.append(Ended(job.number, job.attempt, TERMINATED, event.start, event.end, b"", reason=reason))
+    take_results(out, computation, ended)
+
+
+def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
+    """Look where the workers are: tell long jobs as started, free what waits behind them."""
+    started: dict[int, list[Started]] = {}
+    by_computation: dict[int, Computation] = {}
+    for worker_id, (position, start) in event.positions.items():
+        worker = state.workers.get(worker_id)
+        if worker is None or not worker.records:
+            continue
+        record = worker.records[0]
+        at_record, at = split_claim(position)
+        if at_record != record.record or at >= len(record.jobs):
+            worker.position = position
+            continue
+        computation = worker.computation
+        if position == worker.position:
+            if worker.told != position and record.jobs[at].number in computation.open:
+                worker.told = position
+                job = record.jobs[at]
+                started.setdefault(id(computation), []).append(Started(job.number, job.attempt, start))
+                by_computation[id(computation)] = computation
+            _free_rest(out, worker, record, position)
+        worker.position = position
+        cut_or_interrupt(out, worker, now)
+        if worker.interrupted == position and now >= worker.deadline and not worker.is_killed:
+            worker.is_killed = True
+            out.append(KillWorker(worker.id))
+    for key, jobs in started.items():
+        computation = by_computation[key]
+        out.append(Tell(computation.client.id, JobsStarted(computation.key[1], jobs)))
+    for client in list(state.clients.values()):
+        if not client.is_connected and now - client.silent_since > state.lease_s:
+            forget_client(state, out, client)
+
+
+def _free_rest(out: Outbox, worker: Worker, record: Record, position: int) -> None:
+    """A worker did not move since the last tick: take away what waits behind its job.
+
+    Cutting is two steps. The limit is written; one tick later everything behind both the limit and
+    the place where the worker is then is ours. The tick between stands for a memory barrier: in
+    that time either the worker has seen the limit or we see how far it got.
+    """
+    at_record, at = split_claim(position)
+    if not worker.cut:
+        if at + 1 < len(record.jobs):
+            worker.cut = claim(at_record, at + 1)
+            out.append(Cut(worker.id, worker.cut))
+        return
+    keep = max(at + 1, split_claim(worker.cut)[1])
+    if keep < len(record.jobs):
+        rest = record.jobs[keep:]
+        del record.jobs[keep:]
+        requeue(out, worker.computation, rest)
+
+
+def forget_client(state: State, out: Outbox, client: Client) -> None:
+    """Drop all that a client had here."""
+    for key in [key for key in state.computations if key[0] == client.id]:
+        forget_computation(state, out, state.computations[key])
+    state.clients.pop(client.id, None)
+
+
+def forget_computation(state: State, out: Outbox, computation: Computation) -> None:
+    """Drop a computation, its jobs and its processes."""
+    drop_workers(state, computation)
+    del state.computations[computation.key]
+    out.append(StopHost(computation.key))
+
+
+def drop_workers(state: State, computation: Computation) -> list[WorkerId]:
+    """Forget the workers of a computation whose host is gone; returns them."""
+    for worker in computation.workers.values():
+        state.workers.pop(worker.id, None)
+        if worker.records:
+            state.busy -= 1
+    dropped = list(computation.workers)
+    computation.workers.clear()
+    computation.idle.clear()
+    computation.single.clear()
+    return dropped

@@ -1,0 +1,45 @@
+"""How long the jobs of a computation run: a histogram that forgets, and its high quantile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_BUCKETS = 48  # powers of two of a microsecond: up to nine years
+_SAMPLES_MAX = 2048
+"""Samples kept before all are halved: some tenths of a second of the shortest jobs, so that a
+function that turns slow is noticed soon."""
+
+
+class RunTimes:
+    """Durations in powers of two of a microsecond."""
+
+    __slots__ = ("_buckets", "samples")
+
+    def __init__(self) -> None:
+        self._buckets = [0] * _BUCKETS
+        self.samples = 0
+
+    def add(self, durations_us: Iterable[int]) -> None:
+        """Count durations (whole microseconds; negative ones, from a set-back clock, count as 0)."""
+        buckets = self._buckets
+        added = 0
+        for duration in durations_us:
+            buckets[duration.bit_length() if duration > 0 else 0] += 1
+            added += 1
+        self.samples += added
+        if self.samples > _SAMPLES_MAX:
+            self._buckets = [count // 2 for count in buckets]
+            self.samples = sum(self._buckets)
+
+    def high_us(self) -> int:
+        """A duration that at most one job in a hundred exceeds (microseconds); 0 without samples.
+
+        A high quantile and never the mean: what is planned by it must not wait behind the rare
+        long job.
+        """
+        above = self.samples // 100
+        for index in range(_BUCKETS - 1, -1, -1):
+            above -= self._buckets[index]
+            if above < 0 and self._buckets[index]:
+                return 1 << index
+        return 0

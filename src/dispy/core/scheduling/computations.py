@@ -1,0 +1,147 @@
+"""What clients ask for: computations, jobs, cancels, and where they may run."""
+
+from __future__ import annotations
+
+from dispy.core.scheduling.placing import cancel_queued, end_here, note_room, place, requeue
+from dispy.core.scheduling.state import (
+    AddComputation,
+    Allocate,
+    CancelJobs,
+    CloseComputation,
+    Computation,
+    Node,
+    Outbox,
+    Placement,
+    Seconds,
+    Send,
+    State,
+    Status,
+    SubmitJobs,
+    TellNode,
+)
+from dispy.protocol import node
+from dispy.protocol.limits import BATCH_MAX
+from dispy.protocol.node import ABANDONED, Attempt
+
+
+def on_add_computation(state: State, out: Outbox, event: AddComputation, now: Seconds) -> None:
+    """Know a computation; it runs nowhere until it is allocated nodes."""
+    state.computations[event.compute.computation] = Computation(event.client, event.compute, event.reentrant)
+
+
+def on_close_computation(state: State, out: Outbox, event: CloseComputation, now: Seconds) -> None:
+    """Forget a computation here and on its nodes."""
+    computation = state.computations.pop(event.computation, None)
+    if computation is None:
+        return
+    for placement in list(computation.placements.values()):
+        drop_placement(out, placement)
+
+
+def drop_placement(out: Outbox, placement: Placement) -> None:
+    """Take a node away from a computation."""
+    computation, known = placement.computation, placement.node
+    known.placements.pop(computation.number, None)
+    computation.placements.pop(known.id, None)
+    computation.free.pop(known.id, None)
+    computation.backlogs.pop(known.id, None)
+    if known.is_connected:
+        out.append(Send(known.id, node.CloseComputation(computation.number)))
+
+
+def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> None:
+    """Let a computation use a node, change how much of it, or end that."""
+    computation = state.computations.get(event.computation)
+    known = state.nodes.get(event.node)
+    if computation is None or known is None:
+        return
+    placement = computation.placements.get(known.id)
+    if event.cpus <= 0 and not event.is_draining:
+        if placement is not None:
+            give_up_placement(out, placement, "the node was closed for this computation", now)
+        return
+    if placement is None:
+        if event.is_draining:
+            return
+        placement = open_placement(computation, known, event.cpus)
+        if known.is_connected:
+            out.append(Send(known.id, computation.compute))
+    placement.cpus_max = event.cpus
+    placement.apply_grant()
+    note_room(placement)
+    waiting = len(placement.assigned) - len(placement.started)
+    if event.is_draining and known.is_connected and waiting:
+        out.append(Send(known.id, node.TakeBack(computation.number, waiting)))
+    place(out, computation, now)
+
+
+def open_placement(computation: Computation, known: Node, cpus: int) -> Placement:
+    """A computation comes to a node."""
+    placement = Placement(computation, known, cpus)
+    computation.placements[known.id] = placement
+    known.placements[computation.number] = placement
+    return placement
+
+
+def give_up_placement(out: Outbox, placement: Placement, reason: str, now: Seconds) -> None:
+    """A computation leaves a node: jobs there that may run again do so elsewhere, the others end.
+
+    Reentrant jobs go back to the head of their queue in the order they were sent; pinned ones and
+    those that must not run twice end as ``ABANDONED``.
+    """
+    computation = placement.computation
+    drop_placement(out, placement)
+    jobs = list(placement.assigned.values())
+    pinned = [job for job in jobs if job.number in computation.pinned] + list(placement.pinned)
+    free = [job for job in jobs if job.number not in computation.pinned]
+    abandoned = [job.number for job in pinned]
+    if computation.reentrant:
+        requeue(out, computation, free)
+    else:
+        abandoned = [job.number for job in free] + abandoned
+    end_here(out, computation, abandoned, ABANDONED, reason)
+    if placement.status is not Status.FAILED:
+        out.append(TellNode(computation.client, computation.number, placement.node.id, False, reason))
+    place(out, computation, now)
+
+
+def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -> None:
+    """Queue jobs and start what can start."""
+    computation = state.computations[event.computation]
+    computation.open += len(event.jobs)
+    if event.node is None:
+        computation.queue.extend(event.jobs)
+    else:
+        placement = computation.placements.get(event.node)
+        computation.pinned.update((job.number, event.node) for job in event.jobs)
+        if placement is None:
+            numbers = [job.number for job in event.jobs]
+            end_here(out, computation, numbers, ABANDONED, "the node that was asked for is not there any more")
+        else:
+            placement.pinned.extend(event.jobs)
+    if computation.free or computation.backlogs:
+        place(out, computation, now)
+
+
+def on_cancel_jobs(state: State, out: Outbox, event: CancelJobs, now: Seconds) -> None:
+    """Cancel jobs, wherever they are. Those on nodes end when the nodes say so."""
+    computation = state.computations.get(event.computation)
+    if computation is None:
+        return
+    left = dict.fromkeys(event.numbers)
+    for placement in computation.placements.values():
+        assigned = placement.assigned
+        if len(left) < len(assigned):
+            there = [assigned[number] for number in left if number in assigned]
+        else:
+            there = [job for number, job in assigned.items() if number in left]
+        for job in there:
+            del left[job.number]
+        for start in range(0, len(there), BATCH_MAX):
+            attempts = [Attempt(job.number, job.attempt) for job in there[start : start + BATCH_MAX]]
+            if placement.node.is_connected:
+                out.append(Send(placement.node.id, node.CancelJobs(computation.number, attempts)))
+            placement.cancelling.update(attempt.number for attempt in attempts)
+    numbers = [number for number in left if number not in computation.cancelled]
+    if numbers:
+        cancel_queued(out, computation, numbers)

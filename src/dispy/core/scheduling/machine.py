@@ -1,0 +1,85 @@
+"""The scheduling core's one entry: an event and the time in, actions out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dispy.core.scheduling import computations, nodes
+from dispy.core.scheduling.placing import steal
+from dispy.core.scheduling.state import (
+    Action,
+    AddComputation,
+    Allocate,
+    CancelJobs,
+    CloseComputation,
+    Event,
+    FromNodeEvent,
+    NodeLost,
+    NodeSilent,
+    NodeUp,
+    Outbox,
+    Seconds,
+    State,
+    SubmitJobs,
+    Tick,
+)
+from dispy.protocol import node
+
+Handler = Callable[[State, Outbox, Any, Seconds], None]
+
+
+def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
+    """Look for jobs that wait behind others while a CPU is idle."""
+    steal(state, out, now)
+
+
+_HANDLERS: dict[type[Event], Handler] = {
+    AddComputation: computations.on_add_computation,
+    CloseComputation: computations.on_close_computation,
+    Allocate: computations.on_allocate,
+    SubmitJobs: computations.on_submit_jobs,
+    CancelJobs: computations.on_cancel_jobs,
+    NodeUp: nodes.on_node_up,
+    NodeSilent: nodes.on_node_silent,
+    NodeLost: nodes.on_node_lost,
+    Tick: on_tick,
+}
+
+MessageHandler = Callable[[State, Outbox, "nodes.Node", Any, Seconds], None]
+
+_MESSAGE_HANDLERS: dict[type[node.FromNode], MessageHandler] = {
+    node.ComputationReady: nodes.on_computation_ready,
+    node.ComputationFailed: nodes.on_computation_failed,
+    node.Credit: nodes.on_credit,
+    node.JobsStarted: nodes.on_jobs_started,
+    node.JobsEnded: nodes.on_jobs_ended,
+    node.JobsReturned: nodes.on_jobs_returned,
+    node.Provisional: nodes.on_provisional,
+    node.Reconciled: nodes.on_reconciled,
+    node.NodeCpus: nodes.on_node_cpus,
+}
+
+
+class Machine:
+    """A scheduler's decisions."""
+
+    def __init__(self) -> None:
+        self.state = State()
+
+    def handle(self, event: Event, now: Seconds) -> list[Action]:
+        """Take note of an event; returns what to do, in order.
+
+        Args:
+            event: What happened.
+            now: The present (seconds, monotonic).
+        """
+        out: Outbox = []
+        if type(event) is FromNodeEvent:
+            known = self.state.nodes.get(event.node)
+            handler = _MESSAGE_HANDLERS.get(type(event.message))
+            if known is not None and handler is not None:
+                handler(self.state, out, known, event.message, now)
+        else:
+            _HANDLERS[type(event)](self.state, out, event, now)
+        return out

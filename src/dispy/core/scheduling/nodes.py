@@ -1,0 +1,257 @@
+"""What nodes do and say: they come, break off, come back, are lost; they grant, run and return jobs."""
+
+from __future__ import annotations
+
+from dispy.core.scheduling.computations import give_up_placement
+from dispy.core.scheduling.placing import end_here, end_if_hopeless, note_room, place, requeue
+from dispy.core.scheduling.state import (
+    Node,
+    NodeLost,
+    NodeSilent,
+    NodeUp,
+    Outbox,
+    Placement,
+    Seconds,
+    Send,
+    State,
+    Status,
+    TellEnded,
+    TellNode,
+    TellRequeued,
+    TellStarted,
+    TellValue,
+)
+from dispy.protocol import node
+from dispy.protocol.limits import BATCH_MAX
+from dispy.protocol.node import ABANDONED, Attempt, RunJobs
+
+__all__ = ["Node"]
+
+
+def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
+    """A node is there (again). If both sides know each other, they compare what they hold."""
+    known = state.nodes.get(event.node)
+    if known is not None and not event.known:
+        # The node has forgotten us: whatever ran there is gone.
+        on_node_lost(state, out, NodeLost(event.node, "the node gave our jobs up after a long silence"), now)
+        known = None
+    if known is None:
+        state.nodes[event.node] = Node(event.node, event.name, event.cpus)
+        return
+    known.is_connected = True
+    attempts = [
+        Attempt(job.number, job.attempt)
+        for placement in known.placements.values()
+        for job in placement.assigned.values()
+    ]
+    out.append(Send(known.id, node.Reconcile(attempts, list(known.placements))))
+
+
+def on_node_silent(state: State, out: Outbox, event: NodeSilent, now: Seconds) -> None:
+    """A connection broke: nothing more is sent there until it stands again or the node is lost."""
+    known = state.nodes.get(event.node)
+    if known is None:
+        return
+    known.is_connected = False
+    for placement in known.placements.values():
+        note_room(placement)
+
+
+def on_node_lost(state: State, out: Outbox, event: NodeLost, now: Seconds) -> None:
+    """Take a node away and decide about the jobs it had."""
+    known = state.nodes.pop(event.node, None)
+    if known is None:
+        return
+    known.is_connected = False
+    for placement in list(known.placements.values()):
+        give_up_placement(out, placement, event.reason, now)
+
+
+def on_node_cpus(state: State, out: Outbox, known: Node, message: node.NodeCpus, now: Seconds) -> None:
+    """A node offers another number of CPUs; credit says what that means for each computation."""
+    known.cpus = message.cpus
+
+
+def on_computation_ready(
+    state: State, out: Outbox, known: Node, message: node.ComputationReady, now: Seconds
+) -> None:
+    """A computation is loaded; jobs go there as soon as there is credit."""
+    placement = known.placements.get(message.computation)
+    if placement is None or placement.status is Status.READY:
+        return
+    placement.status = Status.READY
+    computation = placement.computation
+    out.append(TellNode(computation.client, computation.number, known.id, True))
+    note_room(placement)
+
+
+def on_computation_failed(
+    state: State, out: Outbox, known: Node, message: node.ComputationFailed, now: Seconds
+) -> None:
+    """A node cannot run a computation: it is not used for it, and the reason is kept."""
+    placement = known.placements.get(message.computation)
+    if placement is None:
+        return
+    computation = placement.computation
+    placement.status = Status.FAILED
+    placement.reason = message.reason
+    note_room(placement)
+    left = list(placement.assigned.values())
+    placement.assigned.clear()
+    placement.started.clear()
+    pinned = [job.number for job in placement.pinned]
+    placement.pinned.clear()
+    pinned += requeue(out, computation, [job for job in left if job.number not in computation.pinned])
+    pinned += [job.number for job in left if job.number in computation.pinned]
+    end_here(out, computation, pinned, ABANDONED, message.reason)
+    out.append(TellNode(computation.client, computation.number, known.id, False, message.reason))
+    end_if_hopeless(out, computation)
+    place(out, computation, now)
+
+
+def on_credit(state: State, out: Outbox, known: Node, message: node.Credit, now: Seconds) -> None:
+    """A node grants more or less."""
+    placement = known.placements.get(message.computation)
+    if placement is None:
+        return
+    placement.granted = (message.slots, message.backlog)
+    placement.apply_grant()
+    note_room(placement)
+    place(out, placement.computation, now)
+
+
+def on_jobs_started(state: State, out: Outbox, known: Node, message: node.JobsStarted, now: Seconds) -> None:
+    """Some jobs have been running for a moment."""
+    placement = known.placements.get(message.computation)
+    if placement is None:
+        return
+    assigned = placement.assigned
+    started = [s for s in message.started if s.number in assigned and assigned[s.number].attempt == s.attempt]
+    placement.started.update(s.number for s in started)
+    computation = placement.computation
+    if started:
+        out.append(TellStarted(computation.client, computation.number, known.id, started))
+
+
+def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnded, now: Seconds) -> None:
+    """Jobs have ended: tell the client, once, and fill the room they leave.
+
+    On the path of every job, so it does its bookkeeping a batch at a time.
+    """
+    out.append(Send(known.id, node.Acknowledge(message.batch)))
+    placement = known.placements.get(message.computation)
+    if placement is None:
+        return
+    assigned = placement.assigned
+    ended = []
+    for result in message.ended:
+        job = assigned.get(result.number)
+        if job is not None and job.attempt == result.attempt:
+            del assigned[result.number]
+            ended.append(result)
+    if not ended:
+        return
+    computation = placement.computation
+    computation.open -= len(ended)
+    if placement.started:
+        placement.started.difference_update([result.number for result in ended])
+    if placement.cancelling:
+        placement.cancelling.difference_update([result.number for result in ended])
+    if computation.pinned:
+        for result in ended:
+            computation.pinned.pop(result.number, None)
+    placement.asked_back = False
+    out.append(TellEnded(computation.client, computation.number, known.id, ended))
+    note_room(placement)
+    place(out, computation, now)
+
+
+def on_jobs_returned(state: State, out: Outbox, known: Node, message: node.JobsReturned, now: Seconds) -> None:
+    """Jobs that a node had not started are ours again, at the head of the queue."""
+    placement = known.placements.get(message.computation)
+    if placement is None:
+        return
+    # Asked again only after something has moved there, so that idle nodes do not ask for ever.
+    placement.asked_back = not message.attempts
+    placement.last_sent = now
+    back = _take_assigned(placement, message.attempts)
+    computation = placement.computation
+    cancelled = [job.number for job in back if job.number in placement.cancelling]
+    back = [job for job in back if job.number not in placement.cancelling]
+    placement.cancelling.difference_update(cancelled)
+    lost = requeue(out, computation, back)
+    end_here(out, computation, lost, ABANDONED, message.reason)
+    if cancelled:
+        end_cancelled(out, placement, cancelled)
+    if back:
+        out.append(TellRequeued(computation.client, computation.number, [job.number for job in back]))
+    note_room(placement)
+    if message.reason:
+        # It refused them. The computation is sent again; jobs follow its credit.
+        placement.granted = (0, 0)
+        placement.apply_grant()
+        placement.status = Status.LOADING
+        note_room(placement)
+        out.append(Send(known.id, computation.compute))
+    place(out, computation, now)
+
+
+def end_cancelled(out: Outbox, placement: Placement, numbers: list[int]) -> None:
+    """Jobs that were cancelled while on their way to a node and came back unstarted."""
+    end_here(out, placement.computation, numbers, node.CANCELLED, "cancelled")
+
+
+def _take_assigned(placement: Placement, attempts: list[Attempt]) -> list[node.Job]:
+    assigned = placement.assigned
+    taken = []
+    for attempt in attempts:
+        job = assigned.get(attempt.number)
+        if job is not None and job.attempt == attempt.attempt:
+            del assigned[attempt.number]
+            placement.started.discard(attempt.number)
+            taken.append(job)
+    return taken
+
+
+def on_provisional(state: State, out: Outbox, known: Node, message: node.Provisional, now: Seconds) -> None:
+    """A running job sent a value: pass it on and let the job go on."""
+    placement = known.placements.get(message.computation)
+    if placement is None:
+        return
+    computation = placement.computation
+    job = placement.assigned.get(message.number)
+    if job is not None and job.attempt == message.attempt:
+        out.append(TellValue(computation.client, computation.number, known.id, message))
+    out.append(
+        Send(
+            known.id,
+            node.AcknowledgeProvisional(message.computation, message.number, message.attempt, message.serial),
+        )
+    )
+
+
+def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconciled, now: Seconds) -> None:
+    """After a reconnect: send again what never arrived, with the same attempt, in the same order."""
+    for number in message.computations:
+        placement = known.placements.get(number)
+        if placement is not None:
+            placement.status = Status.LOADING
+            out.append(Send(known.id, placement.computation.compute))
+    missing = {(attempt.number, attempt.attempt) for attempt in message.attempts}
+    for placement in list(known.placements.values()):
+        again = [job for job in placement.assigned.values() if (job.number, job.attempt) in missing]
+        cancelled = [job for job in again if job.number in placement.cancelling]
+        for job in cancelled:
+            del placement.assigned[job.number]
+        end_cancelled(out, placement, [job.number for job in cancelled])
+        placement.cancelling.difference_update([job.number for job in cancelled])
+        again = [job for job in again if job.number in placement.assigned]
+        for start in range(0, len(again), BATCH_MAX):
+            out.append(Send(known.id, RunJobs(placement.computation.number, again[start : start + BATCH_MAX])))
+        # Cancels that were on their way when the link broke.
+        still = [placement.assigned[n] for n in placement.cancelling if n in placement.assigned]
+        if still:
+            attempts = [Attempt(job.number, job.attempt) for job in still]
+            out.append(Send(known.id, node.CancelJobs(placement.computation.number, attempts)))
+        note_room(placement)
+        place(out, placement.computation, now)

@@ -1,0 +1,148 @@
+"""Which waiting job goes to which node.
+
+Free CPUs first, everywhere; only when none is left are jobs sent ahead of need, within the backlog
+that nodes grant. The cost of an event is that of the jobs it moves: nodes with room are kept in
+dictionaries, taken from the end, and nothing looks at all nodes or all jobs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from dispy.core.scheduling.state import Computation, Job, Outbox, Placement, Seconds, Send, State, Status, TellEnded
+from dispy.protocol.limits import BATCH_MAX
+from dispy.protocol.node import CANCELLED, TERMINATED, Ended, RunJobs, TakeBack
+
+STEAL_AFTER_S = 0.04
+"""A job sent so long ago and not told as started waits: two ticks of a node and the way back."""
+
+
+def note_room(placement: Placement) -> None:
+    """Keep the indexes true after anything about a placement has changed."""
+    computation = placement.computation
+    node = placement.node.id
+    usable = placement.status is Status.READY and placement.node.is_connected
+    if usable and placement.room() > 0:
+        computation.free[node] = placement
+    else:
+        computation.free.pop(node, None)
+    if usable and placement.room_behind() > 0:
+        computation.backlogs[node] = placement
+    else:
+        computation.backlogs.pop(node, None)
+
+
+def place(out: Outbox, computation: Computation, now: Seconds) -> None:
+    """Send waiting jobs to where there is room."""
+    if computation.pinned:
+        for placement in computation.placements.values():
+            if placement.pinned and placement.node.id in computation.free:
+                _send(out, placement, _take(computation, placement.pinned, placement.room()), now)
+    queue = computation.queue
+    free = computation.free
+    while queue and free:
+        placement = free.popitem()[1]
+        spread = -(-len(queue) // (len(free) + 1))
+        _send(out, placement, _take(computation, queue, min(placement.room(), max(1, spread))), now)
+    backlogs = computation.backlogs
+    while queue and backlogs:
+        placement = backlogs.popitem()[1]
+        spread = -(-len(queue) // (len(backlogs) + 1))
+        _send(out, placement, _take(computation, queue, min(placement.room_behind(), max(1, spread))), now)
+
+
+def _take(computation: Computation, queue: deque[Job], count: int) -> list[Job]:
+    popleft = queue.popleft
+    jobs = [popleft() for _ in range(min(count, len(queue)))]
+    if computation.cancelled:
+        cancelled = computation.cancelled
+        dropped = [job.number for job in jobs if job.number in cancelled]
+        if dropped:
+            jobs = [job for job in jobs if job.number not in cancelled]
+            cancelled.difference_update(dropped)
+    return jobs
+
+
+def _send(out: Outbox, placement: Placement, jobs: list[Job], now: Seconds) -> None:
+    if jobs:
+        placement.assigned.update([(job.number, job) for job in jobs])
+        placement.last_sent = now
+        number = placement.computation.number
+        if len(jobs) <= BATCH_MAX:
+            out.append(Send(placement.node.id, RunJobs(number, jobs)))
+        else:
+            for start in range(0, len(jobs), BATCH_MAX):
+                out.append(Send(placement.node.id, RunJobs(number, jobs[start : start + BATCH_MAX])))
+    note_room(placement)
+
+
+def requeue(out: Outbox, computation: Computation, jobs: list[Job]) -> list[int]:
+    """Put jobs back to the head of their queue, as new attempts, oldest in front.
+
+    Returns the numbers of those whose place to run is gone.
+    """
+    homeless = []
+    for job in reversed(jobs):
+        again = Job(job.number, job.attempt + 1, job.payload, job.stream)
+        pinned_to = computation.pinned.get(job.number)
+        if pinned_to is None:
+            computation.queue.appendleft(again)
+        elif pinned_to in computation.placements:
+            computation.placements[pinned_to].pinned.appendleft(again)
+        else:
+            homeless.append(job.number)
+    homeless.reverse()
+    return homeless
+
+
+def cancel_queued(out: Outbox, computation: Computation, numbers: list[int]) -> None:
+    """End jobs that wait with us. They stay in the queue, marked, until their turn comes."""
+    pinned = [number for number in numbers if number in computation.pinned]
+    for number in pinned:
+        placement = computation.placements[computation.pinned[number]]
+        placement.pinned = type(placement.pinned)(job for job in placement.pinned if job.number != number)
+    computation.cancelled.update(number for number in numbers if number not in computation.pinned)
+    end_here(out, computation, numbers, CANCELLED, "cancelled")
+    if len(computation.cancelled) == len(computation.queue):
+        computation.queue.clear()
+        computation.cancelled.clear()
+
+
+def end_here(out: Outbox, computation: Computation, numbers: list[int], status: int, reason: str) -> None:
+    """End jobs that are with no node."""
+    if not numbers:
+        return
+    computation.open -= len(numbers)
+    for number in numbers if computation.pinned else ():
+        computation.pinned.pop(number, None)
+    ended = [Ended(number, 0, status, 0.0, 0.0, b"", reason=reason, ran=False) for number in numbers]
+    out.append(TellEnded(computation.client, computation.number, None, ended))
+
+
+def end_if_hopeless(out: Outbox, computation: Computation) -> None:
+    """When every node has refused a computation, its waiting jobs end with the last reason."""
+    placements = computation.placements
+    if not computation.queue or not placements:
+        return
+    if all(placement.status is Status.FAILED for placement in placements.values()):
+        reason = next(reversed(placements.values())).reason
+        waiting = [job.number for job in computation.queue if job.number not in computation.cancelled]
+        computation.queue.clear()
+        computation.cancelled.clear()
+        end_here(out, computation, waiting, TERMINATED, f"no node can run this computation: {reason}")
+
+
+def steal(state: State, out: Outbox, now: Seconds) -> None:
+    """Where a CPU is idle and nothing waits here, ask back what waits behind running jobs elsewhere."""
+    for computation in state.computations.values():
+        if computation.queue or not computation.free or computation.open == 0:
+            continue
+        room = sum(placement.room() for placement in computation.free.values())
+        for placement in computation.placements.values():
+            waiting = len(placement.assigned) - len(placement.started)
+            is_due = not placement.asked_back and now - placement.last_sent > STEAL_AFTER_S
+            if waiting > 0 and room > 0 and is_due and placement.node.id not in computation.free:
+                count = min(waiting, room)
+                room -= count
+                placement.asked_back = True
+                out.append(Send(placement.node.id, TakeBack(computation.number, count)))

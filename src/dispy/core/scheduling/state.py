@@ -1,0 +1,267 @@
+"""The state of the scheduling core, the events it is told and the actions it asks for."""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import NewType
+
+from msgspec import Struct
+
+from dispy.protocol.node import Compute, Ended, FromNode, Job, Provisional, Started, ToNode
+
+ClientId = NewType("ClientId", int)
+NodeId = NewType("NodeId", bytes)
+Seconds = float
+
+# Events.
+
+
+class AddComputation(Struct):
+    """A client brings a computation. ``compute`` is what nodes are sent."""
+
+    client: ClientId
+    compute: Compute
+    reentrant: bool = False
+
+
+class CloseComputation(Struct):
+    """A client is done with a computation; jobs that have not ended are given up."""
+
+    computation: int
+
+
+class Allocate(Struct):
+    """A computation may use (up to) so many CPUs of a node.
+
+    0 takes the node away from it; with ``is_draining`` what runs there may end first.
+    """
+
+    computation: int
+    node: NodeId
+    cpus: int
+    is_draining: bool = False
+
+
+class SubmitJobs(Struct):
+    """Jobs to run, oldest first; on ``node`` and nowhere else, if one is named."""
+
+    computation: int
+    jobs: list[Job]
+    node: NodeId | None = None
+
+
+class CancelJobs(Struct):
+    """Jobs that are not wanted any more."""
+
+    computation: int
+    numbers: list[int]
+
+
+class NodeUp(Struct):
+    """A connection to a node stands. ``known``: it knows us from an earlier one."""
+
+    node: NodeId
+    name: str
+    cpus: int
+    known: bool
+
+
+class NodeSilent(Struct):
+    """The connection to a node is gone; it may come back."""
+
+    node: NodeId
+
+
+class NodeLost(Struct):
+    """A node is gone for good, with all that ran there."""
+
+    node: NodeId
+    reason: str
+
+
+class FromNodeEvent(Struct):
+    """A node said something."""
+
+    node: NodeId
+    message: FromNode
+
+
+class Tick(Struct):
+    """Time passes."""
+
+
+Event = (
+    AddComputation
+    | CloseComputation
+    | Allocate
+    | SubmitJobs
+    | CancelJobs
+    | NodeUp
+    | NodeSilent
+    | NodeLost
+    | FromNodeEvent
+    | Tick
+)
+
+# Actions.
+
+
+class Send(Struct):
+    """Send a message to a node."""
+
+    node: NodeId
+    message: ToNode
+
+
+class TellEnded(Struct):
+    """Jobs have reached their final status. ``node`` is None for those that never left us."""
+
+    client: ClientId
+    computation: int
+    node: NodeId | None
+    ended: list[Ended]
+
+
+class TellStarted(Struct):
+    """Jobs are running."""
+
+    client: ClientId
+    computation: int
+    node: NodeId
+    started: list[Started]
+
+
+class TellRequeued(Struct):
+    """Jobs that were on a node wait again."""
+
+    client: ClientId
+    computation: int
+    numbers: list[int]
+
+
+class TellValue(Struct):
+    """A running job sent a provisional result."""
+
+    client: ClientId
+    computation: int
+    node: NodeId
+    value: Provisional
+
+
+class TellNode(Struct):
+    """A node became usable for a computation (``reason`` empty), or is not any more, and why."""
+
+    client: ClientId
+    computation: int
+    node: NodeId
+    is_usable: bool
+    reason: str = ""
+
+
+Action = Send | TellEnded | TellStarted | TellRequeued | TellValue | TellNode
+Outbox = list[Action]
+
+# State.
+
+
+class Status(Enum):
+    """Where a computation is in its life on one node."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Placement:
+    """A computation on a node: what the node grants it and what it has there."""
+
+    __slots__ = (
+        "asked_back", "assigned", "backlog", "cancelling", "computation", "cpus_max", "granted", "last_sent",
+        "node", "pinned", "reason", "slots", "started", "status",
+    )  # fmt: skip
+
+    def __init__(self, computation: Computation, node: Node, cpus_max: int) -> None:
+        self.computation = computation
+        self.node = node
+        self.cpus_max = cpus_max
+        self.status = Status.LOADING
+        self.reason = ""
+        self.granted = (0, 0)
+        """Slots and backlog as the node said."""
+        self.slots = 0
+        self.backlog = 0
+        self.assigned: dict[int, Job] = {}
+        """Jobs sent there that have not ended, by number, in the order sent."""
+        self.started: set[int] = set()
+        """Those of them that the node told to be running."""
+        self.cancelling: set[int] = set()
+        """Those of them that the node was asked to cancel."""
+        self.pinned: deque[Job] = deque()
+        """Jobs that may run there only and have not been sent."""
+        self.last_sent: Seconds = 0.0
+        self.asked_back = False
+
+    def apply_grant(self) -> None:
+        """What of the node's grant may be used, given how many CPUs were allocated."""
+        slots, backlog = self.granted
+        self.slots = min(slots, self.cpus_max)
+        # With fewer CPUs than the node has, its queue would let more jobs run than were allocated.
+        self.backlog = backlog if self.slots == slots else 0
+
+    def room(self) -> int:
+        """Jobs that would start at once there."""
+        return self.slots - len(self.assigned)
+
+    def room_behind(self) -> int:
+        """Jobs that the node would take, to start or to wait."""
+        return self.slots + self.backlog - len(self.assigned)
+
+
+class Computation:
+    """What a client wants computed, and the jobs of it that have not been sent to a node."""
+
+    __slots__ = (
+        "backlogs", "cancelled", "client", "compute", "free", "number", "open", "pinned", "placements", "queue",
+        "reentrant",
+    )  # fmt: skip
+
+    def __init__(self, client: ClientId, compute: Compute, reentrant: bool) -> None:
+        self.number = compute.computation
+        self.client = client
+        self.compute = compute
+        self.reentrant = reentrant
+        self.queue: deque[Job] = deque()
+        """One class of equal requests: one CPU each. Nothing of it is tracked by the collector."""
+        self.cancelled: set[int] = set()
+        """Numbers of cancelled jobs still in the queue: they were told as ended, and are skipped."""
+        self.open = 0
+        """Jobs that have not ended."""
+        self.pinned: dict[int, NodeId] = {}
+        """Where pinned jobs that have not ended may run, by number."""
+        self.placements: dict[NodeId, Placement] = {}
+        self.free: dict[NodeId, Placement] = {}
+        """Where a job would start at once."""
+        self.backlogs: dict[NodeId, Placement] = {}
+        """Where a job could wait."""
+
+
+class Node:
+    """A node as we know it."""
+
+    __slots__ = ("cpus", "id", "is_connected", "name", "placements")
+
+    def __init__(self, node: NodeId, name: str, cpus: int) -> None:
+        self.id = node
+        self.name = name
+        self.cpus = cpus
+        self.is_connected = True
+        self.placements: dict[int, Placement] = {}
+
+
+class State:
+    """Everything a scheduler knows."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[NodeId, Node] = {}
+        self.computations: dict[int, Computation] = {}

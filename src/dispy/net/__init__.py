@@ -1,0 +1,1 @@
+"""Sockets and what finds and guards them: connections, secrets, addresses, discovery on this machine."""

@@ -1,0 +1,290 @@
+"""One connection: bytes of a socket to messages of a peer that has proved itself, and back.
+
+Before the proof it takes one small frame at a time, until a deadline, and nothing else. After it,
+messages queued during one turn of the loop leave in one write; streams go between them, a chunk
+at a time, as far as the peer grants and the socket takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from dispy.errors import AuthenticationError, DispyError, RemoteProtocolError
+from dispy.protocol import frames, limits
+from dispy.protocol.handshake import NONCE_SIZE, REFUSAL, Handshake
+
+HANDSHAKE_S = 5.0
+"""From connect to proof: generous on a loaded machine, short for a stranger."""
+
+WRITE_HIGH = 2 * limits.MIB
+"""Bytes in the socket's queue above which no chunk is added: what a cancel may wait behind."""
+
+Payload = bytes | bytearray | memoryview
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Owner(Protocol):
+    """Who is told what happens to a connection."""
+
+    def on_ready(self, connection: Connection) -> None:
+        """Both sides have proved themselves."""
+
+    def on_message(self, connection: Connection, message: Any) -> None:
+        """The peer said something."""
+
+    def on_closed(self, connection: Connection, error: Exception | None) -> None:
+        """The connection is gone; told once, also when it never became ready."""
+
+
+class Connection(asyncio.BufferedProtocol):
+    """A framed, authenticated connection.
+
+    Args:
+        owner: Whom to tell.
+        decoder: Of the messages that the peer may send.
+        key: The shared secret.
+        role: What we are ("client", "node").
+        peer_role: What the peer must be.
+        is_dialer: Whether we made the connection.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        decoder: msgspec.msgpack.Decoder[Any],
+        key: bytes,
+        role: str,
+        peer_role: str,
+        *,
+        is_dialer: bool,
+    ) -> None:
+        self._owner = owner
+        self._decode = decoder.decode
+        self._peer_role = peer_role
+        self._is_dialer = is_dialer
+        self._handshake: Handshake | None = Handshake(
+            key, role, secrets.token_bytes(NONCE_SIZE), is_dialer=is_dialer
+        )
+        self._reader = frames.FrameReader(self._on_frame, limits.HANDSHAKE_FRAME_MAX)
+        self._reader.streams_allowed = False
+        self._transport: asyncio.Transport | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._out: list[bytes | memoryview] = []
+        self._is_flushing = False
+        self._is_paused = False
+        self._incoming = frames.IncomingStreams()
+        self._outgoing: dict[int, frames.OutgoingStream] = {}
+        self._next_stream = 1
+        self._error: Exception | None = None
+        self._is_closed = False
+        self._has_received = False
+        self._silent_ticks = 0
+        self._has_sent = False
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self.peer_address = ""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether messages can be sent."""
+        return self._handshake is None and not self._is_closed
+
+    # asyncio's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
+        self._transport = transport  # type: ignore[assignment]  # uvloop's transports are not asyncio's
+        transport.set_write_buffer_limits(high=WRITE_HIGH)  # type: ignore[attr-defined]  # same
+        peer = transport.get_extra_info("peername")
+        self.peer_address = peer[0] if isinstance(peer, tuple) else ""
+        self._deadline = self._loop.call_later(HANDSHAKE_S, self._on_deadline)
+        assert self._handshake is not None
+        self._write_control(self._handshake.start())
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._reader.writable()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._has_received = True
+        self.bytes_received += nbytes
+        try:
+            self._reader.received(nbytes)
+        except (DispyError, msgspec.DecodeError, RecursionError) as error:
+            self._refuse(error)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._is_closed = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._outgoing.clear()
+        self._owner.on_closed(self, self._error or exc)
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        self._flush()
+
+    # Frames.
+
+    def _on_frame(self, kind: int, stream: int, body: memoryview) -> None:
+        if kind == frames.CONTROL:
+            if self._handshake is not None:
+                self._on_handshake(self._handshake, body)
+            elif not self._is_closed:
+                self._owner.on_message(self, self._decode(body))
+        elif kind == frames.CHUNK:
+            grant = self._incoming.chunk(stream, body)
+            if grant:
+                self._write(frames.length_frame(frames.GRANT, stream, grant))
+        elif kind == frames.OPEN:
+            self._incoming.open(stream, frames.read_length(body))
+        elif kind == frames.GRANT:
+            outgoing = self._outgoing.get(stream)
+            if outgoing is not None:
+                outgoing.window = min(outgoing.window + frames.read_length(body), limits.STREAM_WINDOW)
+                self._schedule_flush()
+        elif kind == frames.ABORT:
+            self._incoming.abort(stream)
+
+    def _on_handshake(self, handshake: Handshake, body: memoryview) -> None:
+        self._write_control(handshake.receive(body))
+        if not handshake.done:
+            return
+        if handshake.peer_role != self._peer_role:
+            raise AuthenticationError(f"the peer is a {handshake.peer_role}, not a {self._peer_role}")
+        self._handshake = None
+        self._reader.control_max = limits.CONTROL_FRAME_MAX
+        self._reader.streams_allowed = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._owner.on_ready(self)
+
+    def _on_deadline(self) -> None:
+        self._refuse(RemoteProtocolError(f"no proof within {HANDSHAKE_S:g} s"))
+
+    def _refuse(self, error: Exception) -> None:
+        """End the connection; a stranger is told one constant thing."""
+        if self._error is None:
+            self._error = error
+            if self._handshake is not None and not self._is_dialer:
+                self._write_control(REFUSAL)
+                self._flush()
+        self.close()
+
+    # Sending.
+
+    def send(self, message: Any) -> None:
+        """Queue a message; it leaves at the end of this turn of the loop."""
+        body = _encode(message)
+        self._write(frames.header(frames.CONTROL, len(body)))
+        self._out.append(body)
+
+    def send_streamed(self, parts: list[tuple[Any, str, Payload]], message: Any) -> None:
+        """Send one or several large payloads, and after the last byte of all the message that refers to them.
+
+        Args:
+            parts: For each payload the object that refers to it, the name of the attribute that is
+                set to the stream's number here, and the bytes, which must not change.
+            message: Contains those objects.
+        """
+        numbers = range(self._next_stream, self._next_stream + len(parts))
+        self._next_stream += len(parts)
+        for number, (holder, attribute, _) in zip(numbers, parts, strict=True):
+            setattr(holder, attribute, number)
+        body = _encode(message)
+        # Streams of one connection are served in turn, so the message goes with the one that ends last.
+        group = frames.Group(len(parts), body)
+        for number, (_, _, data) in zip(numbers, parts, strict=True):
+            self._outgoing[number] = frames.OutgoingStream(number, memoryview(data), group)
+            self._write(frames.length_frame(frames.OPEN, number, len(data)))
+
+    def take_stream(self, number: int) -> bytearray:
+        """The payload that a message refers to."""
+        return self._incoming.take(number)
+
+    def _write_control(self, body: bytes | None) -> None:
+        if body is not None:
+            self._write(frames.header(frames.CONTROL, len(body)))
+            self._out.append(body)
+
+    def _write(self, data: bytes) -> None:
+        self._out.append(data)
+        self._schedule_flush()
+
+    def _schedule_flush(self) -> None:
+        if not self._is_flushing:
+            self._is_flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_flushing = False
+        transport = self._transport
+        if transport is None or self._is_closed:
+            self._out.clear()
+            return
+        if self._out:
+            data = b"".join(self._out)
+            self._out.clear()
+            self._has_sent = True
+            self.bytes_sent += len(data)
+            transport.write(data)
+        while self._outgoing and not self._is_paused and not self._is_closed:
+            if not self._write_chunks(transport):
+                break
+
+    def _write_chunks(self, transport: asyncio.Transport) -> bool:
+        """One chunk of each stream that may send; False if none may."""
+        has_written = False
+        for stream in list(self._outgoing.values()):
+            if stream.is_ready():
+                chunk = stream.next_chunk()
+                self.bytes_sent += len(chunk)
+                transport.write(frames.header(frames.CHUNK, len(chunk), stream.number))
+                transport.write(chunk)
+                has_written = True
+            if stream.is_done():
+                del self._outgoing[stream.number]
+                body = stream.group.stream_done()
+                if body is not None:
+                    transport.write(frames.header(frames.CONTROL, len(body)) + body)
+            if self._is_paused:
+                break
+        return has_written
+
+    def tick(self) -> int:
+        """Say a sign of life if nothing else was said since the last tick.
+
+        Returns:
+            Ticks since anything was heard. Counting our own ticks and not the clock, time in which
+            we did not run ourselves is not held against the peer.
+        """
+        self._silent_ticks = 0 if self._has_received else self._silent_ticks + 1
+        self._has_received = False
+        if not self._has_sent and self.is_ready:
+            self._write(frames.PING_FRAME)
+        self._has_sent = False
+        return self._silent_ticks
+
+    def close(self) -> None:
+        """End the connection after what was written so far."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._flush()
+            self._transport.close()
+
+    def abort(self, error: Exception) -> None:
+        """End the connection now."""
+        self._error = self._error or error
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,71 @@
+"""The user's own directories: state that stays (the secret) and what describes running processes.
+
+Both are 0700 and must belong to the user; a directory or link that somebody else could have put
+there is refused, not repaired.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+from dispy.errors import StateDirectoryError
+
+
+def state_directory() -> Path:
+    """``$XDG_STATE_HOME/dispy`` or ``~/.local/state/dispy``, made if it is missing."""
+    base = os.environ.get("XDG_STATE_HOME")
+    return private_directory((Path(base) if base else Path.home() / ".local" / "state") / "dispy")
+
+
+def runtime_directory() -> Path:
+    """``$XDG_RUNTIME_DIR/dispy`` or ``dispy-UID`` in the temporary directory, made if it is missing."""
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    if base and os.path.isdir(base):
+        return private_directory(Path(base) / "dispy")
+    return private_directory(Path(tempfile.gettempdir()) / f"dispy-{os.getuid()}")
+
+
+def memory_directory() -> Path:
+    """A directory on a memory file system (``/dev/shm``) where there is one, else the runtime directory."""
+    shared = Path("/dev/shm")
+    if shared.is_dir() and os.access(shared, os.W_OK):
+        return private_directory(shared / f"dispy-{os.getuid()}")
+    return runtime_directory()
+
+
+def private_directory(path: Path) -> Path:
+    """Make a directory that only this user can enter, or check that it is one.
+
+    Raises:
+        StateDirectoryError: It cannot be made, is a link, or is open to others.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        status = path.lstat()
+    except OSError as error:
+        raise StateDirectoryError(
+            f"directory {path} cannot be made: {error.strerror}",
+            hint="make it, or point XDG_STATE_HOME and XDG_RUNTIME_DIR to places you can write to",
+        ) from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise StateDirectoryError(
+            f"{path} is not a directory of this user alone",
+            hint=f"look at it with 'ls -ld {path}' and remove it, or 'chmod 700' it if it is yours",
+        )
+    return path
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, readable by this user only."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

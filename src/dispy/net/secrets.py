@@ -1,0 +1,119 @@
+"""The secret that peers must share. There is always one; there is no open mode."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from dispy.errors import StateDirectoryError, UsageError
+from dispy.net.directories import state_directory, write_private
+
+KEY_SIZE = 32
+_GENERATED = "dispy1-"
+"""Prefix of generated secrets: 256 random bits need no stretching."""
+
+_SALT = b"dispy 5 secret typed by a person"
+"""Fixed, since both sides must come to the same key from the words alone. So typed secrets can be
+guessed offline, at 45 ms per guess; generated ones cannot."""
+
+VARIABLE = "DISPY_SECRET"
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A key and where it is from.
+
+    Attributes:
+        key: 32 bytes.
+        is_own: It is the user's own, which never leaves this machine.
+    """
+
+    key: bytes
+    is_own: bool
+
+    def fingerprint(self) -> str:
+        """Tells whether two secrets are equal, and nothing else."""
+        return hmac.digest(self.key, b"dispy fingerprint", "sha256")[:8].hex()
+
+
+def choose(secret: str = "", secret_file: str | None = None) -> Secret:
+    """The secret to use: the given one, that of the file, of ``DISPY_SECRET``, or the user's own.
+
+    Raises:
+        UsageError: The file cannot be read, is empty, or is readable by others.
+    """
+    if secret and secret_file:
+        raise UsageError("both a secret and a secret file are given", hint="give one of them")
+    if secret_file:
+        secret = _read_file(Path(secret_file))
+    secret = secret or os.environ.get(VARIABLE, "")
+    return Secret(stretch(secret), is_own=False) if secret else own()
+
+
+def _read_file(path: Path) -> str:
+    try:
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise UsageError(f"secret file {path} can be read by others", hint=f"run 'chmod 600 {path}'")
+        text = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise UsageError(f"secret file {path} cannot be read: {error.strerror}") from error
+    if not text:
+        raise UsageError(f"secret file {path} is empty")
+    return text
+
+
+@functools.cache
+def stretch(secret: str) -> bytes:
+    """The key for a secret: its bits if it was generated, scrypt if somebody typed it."""
+    if secret.startswith(_GENERATED):
+        try:
+            key = bytes.fromhex(secret.removeprefix(_GENERATED))
+        except ValueError:
+            key = b""
+        if len(key) == KEY_SIZE:
+            return key
+    return hashlib.scrypt(secret.encode(), salt=_SALT, n=1 << 14, r=8, p=1, dklen=KEY_SIZE)
+
+
+def generate() -> str:
+    """A new secret of 256 bits, in letters and digits."""
+    return _GENERATED + secrets.token_hex(KEY_SIZE)
+
+
+def own() -> Secret:
+    """The user's own secret, made on first use.
+
+    It lets one user's programs on one machine find each other, and keeps other users out.
+    """
+    path = state_directory() / "secret"
+    try:
+        text = _read_own(path)
+    except FileNotFoundError:
+        candidate = path.with_name(f"secret.{os.getpid()}.{secrets.token_hex(4)}")
+        write_private(candidate, generate().encode() + b"\n")
+        try:
+            os.link(candidate, path)  # the first of several that start at once wins
+        except FileExistsError:
+            pass
+        finally:
+            candidate.unlink()
+        text = _read_own(path)
+    return Secret(stretch(text), is_own=True)
+
+
+def _read_own(path: Path) -> str:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    with os.fdopen(descriptor, encoding="ascii") as file:
+        status = os.fstat(descriptor)
+        if status.st_uid != os.getuid() or status.st_mode & 0o077:
+            raise StateDirectoryError(f"{path} is not a file of this user alone", hint="remove it; a new one is made")
+        text = file.read().strip()
+    if not text:
+        raise StateDirectoryError(f"{path} is empty", hint="remove it; a new one is made")
+    return text

@@ -1,0 +1,174 @@
+"""Computation hosts as the node sees them: started ahead, loaded, asked to fork, watched, ended."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+
+from dispy.core.execution.state import WorkerId
+from dispy.processes import children
+from dispy.protocol import worker as protocol
+from dispy.protocol.worker import LENGTH, FromHost, ToHost
+
+_encode = msgspec.msgpack.encode
+
+PACKETS_BUFFER = 2 * 1024 * 1024
+"""Socket buffers of the jobs and replies channels (bytes): some packets of the largest size. The
+kernel gives what ``net.core.wmem_max`` allows."""
+
+_SECRET_VARIABLES = ("DISPY_SECRET",)
+
+
+class WorkerHandle:
+    """The daemon's ends of a worker: its channels and its slot."""
+
+    __slots__ = ("id", "jobs", "jobs_copy", "pid", "replies", "slot", "starts", "words", "_arena")
+
+    def __init__(self, worker: WorkerId, slot: int, memory: memoryview) -> None:
+        self.id = worker
+        self.slot = slot
+        self.pid = 0
+        start = slot * protocol.SLOT_SIZE
+        head = memory[start : start + protocol.SLOT_HEADER]
+        head[:] = bytes(protocol.SLOT_HEADER)
+        self.words = head.cast("q")
+        self.starts = head.cast("d")
+        self._arena = memory[start + protocol.SLOT_HEADER : start + protocol.SLOT_SIZE]
+        self.jobs, self.jobs_copy = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.jobs.setblocking(False)
+        self.jobs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKETS_BUFFER)
+
+    def untaken(self) -> list[int]:
+        """Take back all records that the worker has not taken; returns their numbers."""
+        numbers = []
+        while True:
+            try:
+                packet = self.jobs_copy.recv(protocol.PACKET_MAX, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return numbers
+            if not packet:
+                return numbers
+            numbers.append(protocol.record_decoder.decode(packet).record)
+
+    def committed(self) -> memoryview:
+        """A packet of the results that a dead worker had finished and not sent; empty if there are none."""
+        count = self.words[protocol.SLOT_COUNT]
+        end = self.words[protocol.SLOT_COMMITTED]
+        if not 0 < count < 65536 or not protocol.ARENA_HEAD < end <= protocol.ARENA_SIZE:
+            return memoryview(b"")
+        packet = bytearray(self._arena[:end])
+        protocol.pack_ran(packet, 0, 0, 0, 0, count)
+        return memoryview(packet)
+
+    def close(self) -> None:
+        """Release the channels."""
+        self.jobs.close()
+        self.jobs_copy.close()
+        self.replies.close()
+
+
+class HostProcess:
+    """A host process: first a spare one, warmed up, then that of one computation.
+
+    Args:
+        slots_max: Workers that may exist at once.
+    """
+
+    def __init__(self, slots_max: int) -> None:
+        self.control, theirs = socket.socketpair()
+        descriptor = os.memfd_create("dispy-slots", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, slots_max * protocol.SLOT_SIZE)
+        self._memory = mmap.mmap(descriptor, 0)
+        self._view = memoryview(self._memory)
+        environment = {name: value for name, value in os.environ.items() if name not in _SECRET_VARIABLES}
+        environment["PYTHONUNBUFFERED"] = "1"
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-m", "dispy.worker.host",
+                str(theirs.fileno()), str(descriptor), str(os.getpid()),
+            ],
+            pass_fds=(theirs.fileno(), descriptor),
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            # Its own group: a Ctrl-C at our terminal is ours to handle.
+            process_group=0,
+        )  # fmt: skip
+        theirs.close()
+        os.close(descriptor)
+        self.control.setblocking(False)
+        self.workers: dict[WorkerId, WorkerHandle] = {}
+        self._free_slots = list(range(slots_max - 1, -1, -1))
+        self._input = bytearray()
+        self.is_dead = False
+
+    def tell(self, message: ToHost, descriptors: tuple[int, ...] = ()) -> None:
+        """Send a message; a host that does not read any more is ended."""
+        body = _encode(message)
+        try:
+            socket.send_fds(self.control, [LENGTH.pack(len(body)) + body], descriptors)
+        except OSError:
+            self.kill()
+
+    def read(self, on_message: Callable[[FromHost], None]) -> bool:
+        """Hand on the messages that have arrived; False if the host is gone."""
+        try:
+            data = self.control.recv(65536)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self._input += data
+        while len(self._input) >= LENGTH.size:
+            (size,) = LENGTH.unpack_from(self._input)
+            if size > protocol.CONTROL_MAX:
+                return False
+            if len(self._input) < LENGTH.size + size:
+                break
+            body = bytes(self._input[LENGTH.size : LENGTH.size + size])
+            del self._input[: LENGTH.size + size]
+            on_message(protocol.from_host_decoder.decode(body))
+        return bool(data)
+
+    def fork(self, worker: WorkerId) -> WorkerHandle:
+        """Have a worker started. Its channels and slot can be used at once."""
+        handle = WorkerHandle(worker, self._free_slots.pop(), self._view)
+        self.workers[worker] = handle
+        handle.replies, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKETS_BUFFER)
+        handle.replies.setblocking(False)
+        self.tell(protocol.Fork(worker, handle.slot), (handle.jobs_copy.fileno(), theirs.fileno()))
+        theirs.close()
+        return handle
+
+    def forget(self, handle: WorkerHandle) -> None:
+        """A worker is gone; its slot can be used again."""
+        self.workers.pop(handle.id, None)
+        self._free_slots.append(handle.slot)
+        handle.close()
+
+    def kill(self) -> None:
+        """End the host at once; its workers follow it."""
+        if self.process.poll() is None:
+            with suppress(ProcessLookupError):
+                self.process.kill()
+
+    def end(self) -> None:
+        """Let the host end with all that it and its workers started."""
+        with suppress(OSError):
+            self.control.shutdown(socket.SHUT_WR)
+
+    def kill_workers(self) -> None:
+        """After the host's death: kill its workers, which are our children now."""
+        mine = set(children(os.getpid()))
+        for handle in self.workers.values():
+            if handle.pid in mine:
+                with suppress(ProcessLookupError):
+                    os.kill(handle.pid, signal.SIGKILL)

@@ -1,0 +1,552 @@
+"""The node's shell: sockets and processes in, events to the execution core, its actions out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import platform
+import secrets as randomness
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dispy.core.execution import Machine
+from dispy.core.execution import state as core
+from dispy.core.execution.state import ClientId, Key, WorkerId
+from dispy.errors import RemoteProtocolError
+from dispy.net.connection import Connection, Payload
+from dispy.net.discovery import Entry, Listing
+from dispy.net.secrets import Secret
+from dispy.node.hosts import HostProcess, WorkerHandle
+from dispy.node.segments import Segments, WorkSpace
+from dispy.processes import describe_exit, kill_strays
+from dispy.protocol import limits, node
+from dispy.protocol import worker as worker_protocol
+from dispy.settings import PULSE_S, SILENT_PULSES, NodeSettings
+
+logger = logging.getLogger("dispy.node")
+
+TICK_S = 0.01
+"""How often a busy node looks where its workers are: what a long job delays those behind it."""
+
+STOP_S = 1.5
+"""Time for hosts to end by themselves when the node stops."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Loaded:
+    """A computation's host and places."""
+
+    __slots__ = ("host", "is_ready", "segments", "work")
+
+    def __init__(self, host: HostProcess, work: Path, segments: Path) -> None:
+        self.host = host
+        self.work = work
+        self.segments = segments
+        self.is_ready = False
+
+
+class NodeService:
+    """A running node.
+
+    Args:
+        settings: Checked.
+        secret: Shared with clients.
+        cpus: Jobs that may run at once.
+        spare: A host that is starting already.
+    """
+
+    def __init__(self, settings: NodeSettings, secret: Secret, cpus: int, spare: HostProcess) -> None:
+        self.settings = settings
+        self.cpus = cpus
+        self.name = settings.name or platform.node() or "localhost"
+        self.incarnation = randomness.token_bytes(16)
+        self.address: tuple[str, int] = (settings.host, 0)
+        self._secret = secret
+        self._machine = Machine(cpus, settings.lease_s)
+        self._loop = asyncio.get_running_loop()
+        self._clients: dict[ClientId, Connection] = {}
+        self._connections: dict[Connection, ClientId | None] = {}
+        self._loaded: dict[Key, Loaded] = {}
+        self._owners: dict[WorkerId, tuple[Loaded, WorkerHandle]] = {}
+        self._spare: HostProcess | None = spare
+        self._ending: list[HostProcess] = []
+        self._workspace = WorkSpace(settings.dest_path_prefix, self.incarnation.hex())
+        self._segments = Segments(self.incarnation.hex())
+        self._entry: Entry | None = None
+        self._server: asyncio.Server | None = None
+        self._tick: asyncio.TimerHandle | None = None
+        self._pulse: asyncio.TimerHandle | None = None
+        self._stopped = asyncio.Event()
+        self._packet = bytearray(worker_protocol.PACKET_MAX)
+        self._packet_view = memoryview(self._packet)
+        self._perform_by_type = {
+            core.Tell: self._tell,
+            core.Offer: self._offer,
+            core.ForkWorker: self._fork,
+            core.Recall: self._recall,
+            core.Cut: self._cut,
+            core.InterruptWorker: self._interrupt,
+            core.KillWorker: self._kill,
+            core.Pass: self._pass,
+            core.StartHost: self._start_host,
+            core.StopHost: self._stop_host,
+            core.Release: self._release,
+        }
+
+    # Life.
+
+    async def start(self) -> None:
+        """Listen, and be found."""
+        port = self.settings.listen_port
+        wanted = self.settings.dispy_port + 1 if port is None else port
+        try:
+            self._server = await self._listen(wanted)
+        except OSError:
+            if port is not None:
+                raise
+            self._server = await self._listen(0)
+        self.address = self._server.sockets[0].getsockname()[:2]
+        if not self.settings.owner:
+            self._entry = Entry(self.listing())
+        self._watch_spare()
+        self._on_pulse()
+
+    def listing(self) -> Listing:
+        """What others on this machine need to reach us."""
+        host, port = self.address
+        return Listing(
+            self.incarnation.hex(), host, port, self.name, self.cpus, os.getpid(), self._secret.fingerprint()
+        )
+
+    async def _listen(self, port: int) -> asyncio.Server:
+        return await self._loop.create_server(self._new_connection, self.settings.host, port)
+
+    def _new_connection(self) -> Connection:
+        connection = Connection(
+            self, node.to_node_decoder, self._secret.key, "node", "client", is_dialer=False
+        )
+        self._connections[connection] = None
+        return connection
+
+    def stop(self) -> None:
+        """Have ``run`` return."""
+        self._stopped.set()
+
+    async def run(self) -> None:
+        """Serve until stopped, then end everything that was started."""
+        try:
+            await self._stopped.wait()
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
+        if self._entry is not None:
+            self._entry.close()
+        if self._server is not None:
+            self._server.close()
+        for timer in (self._tick, self._pulse):
+            if timer is not None:
+                timer.cancel()
+        for connection in list(self._connections):
+            if self._connections[connection] is not None:
+                connection.send(node.Leaving("dispynode was stopped"))
+            connection.close()
+        hosts = [loaded.host for loaded in self._loaded.values()] + self._ending
+        if self._spare is not None:
+            hosts.append(self._spare)
+        for host in hosts:
+            self._loop.remove_reader(host.control)
+            for handle in host.workers.values():
+                self._loop.remove_reader(handle.replies)
+            host.end()
+        deadline = time.monotonic() + STOP_S
+        while any(host.process.poll() is None for host in hosts) and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+        for host in hosts:
+            host.kill()
+        for host in hosts:
+            host.process.wait()
+        kill_strays(set())
+        self._segments.close()
+        self._workspace.close()
+
+    # Time.
+
+    def _schedule_tick(self) -> None:
+        if self._tick is None:
+            self._tick = self._loop.call_later(TICK_S, self._on_tick)
+
+    def _on_tick(self) -> None:
+        self._tick = None
+        positions = {}
+        for worker, (_, handle) in self._owners.items():
+            positions[worker] = (handle.words[worker_protocol.SLOT_CLAIM], handle.starts[worker_protocol.SLOT_START])
+        self._handle(core.Tick(positions))
+        if self._machine.state.busy:
+            self._schedule_tick()
+
+    def _on_pulse(self) -> None:
+        self._pulse = self._loop.call_later(PULSE_S, self._on_pulse)
+        for connection in list(self._connections):
+            if connection.tick() > SILENT_PULSES and connection.is_ready:
+                connection.abort(RemoteProtocolError("silent"))
+        if not self._machine.state.busy:
+            self._handle(core.Tick({}))
+
+    # Clients.
+
+    def on_ready(self, connection: Connection) -> None:
+        """A peer has proved itself; ``Attach`` will say who it is."""
+
+    def on_message(self, connection: Connection, message: Any) -> None:
+        """A client said something."""
+        client = self._connections.get(connection)
+        if client is None:
+            if type(message) is not node.Attach:
+                raise RemoteProtocolError(f"{type(message).__name__} before Attach")
+            self._attach(connection, message)
+            return
+        if type(message) is node.Compute:
+            if message.stream:
+                message.code = bytes(connection.take_stream(message.stream))
+        elif type(message) is node.RunJobs and any(job.stream for job in message.jobs):
+            self._store_arguments(connection, client, message)
+        self._handle(core.FromClient(client, message))
+
+    def _attach(self, connection: Connection, message: node.Attach) -> None:
+        client = ClientId(message.client)
+        known = client in self._machine.state.clients
+        before = self._clients.get(client)
+        if before is not None:
+            self._connections[before] = None
+            before.abort(RemoteProtocolError("replaced by a newer connection"))
+        self._clients[client] = connection
+        self._connections[connection] = client
+        connection.send(node.Welcome(self.incarnation, self.name, self.cpus, platform.platform(), known))
+        self._handle(core.ClientAttached(client, message.name, message.received))
+
+    def on_closed(self, connection: Connection, error: Exception | None) -> None:
+        """A client is gone, perhaps to come back."""
+        client = self._connections.pop(connection, None)
+        if client is not None and self._clients.get(client) is connection:
+            del self._clients[client]
+            self._handle(core.ClientSilent(client))
+
+    def _store_arguments(self, connection: Connection, client: ClientId, message: node.RunJobs) -> None:
+        key = (client, message.computation)
+        loaded = self._loaded.get(key)
+        kept = []
+        for job in message.jobs:
+            if job.stream:
+                data = connection.take_stream(job.stream)
+                if loaded is None:
+                    continue
+                try:
+                    job.stream = self._segments.put(loaded.segments, data)
+                except OSError as error:
+                    reason = f"the arguments do not fit the memory file system of node {self.name}: {error}"
+                    self._handle(core.JobRefused(key, job.number, job.attempt, reason))
+                    continue
+            kept.append(job)
+        message.jobs = kept
+
+    # Doing what the core decides.
+
+    def _handle(self, event: core.Event) -> None:
+        perform = self._perform_by_type
+        for action in self._machine.handle(event, time.monotonic()):
+            perform[type(action)](action)
+
+    def _tell(self, action: core.Tell) -> None:
+        connection = self._clients.get(action.client)
+        if connection is None or not connection.is_ready:
+            return
+        message = action.message
+        if type(message) is node.JobsEnded and any(e.stream or e.output_stream for e in message.ended):
+            self._send_large(connection, action.client, message)
+        elif type(message) is node.Provisional and message.stream:
+            loaded = self._loaded.get((action.client, message.computation))
+            if loaded is not None:
+                data = self._segments.map(loaded.segments, message.stream)
+                self._segments.remove(loaded.segments, message.stream)
+                connection.send_streamed([(message, "stream", data)], message)
+        else:
+            connection.send(message)
+
+    def _send_large(self, connection: Connection, client: ClientId, batch: node.JobsEnded) -> None:
+        """Send a batch whose payloads lie in segments; the batch itself is kept as it is."""
+        loaded = self._loaded.get((client, batch.computation))
+        if loaded is None:
+            return
+        ended = []
+        parts: list[tuple[Any, str, Payload]] = []
+        for result in batch.ended:
+            if result.stream or result.output_stream:
+                result = msgspec.structs.replace(result)
+                for attribute in ("stream", "output_stream"):
+                    segment = getattr(result, attribute)
+                    if segment:
+                        parts.append((result, attribute, self._segments.map(loaded.segments, segment)))
+            ended.append(result)
+        connection.send_streamed(parts, node.JobsEnded(batch.batch, batch.computation, ended))
+
+    def _release(self, action: core.Release) -> None:
+        loaded = self._loaded.get(action.key)
+        if loaded is not None:
+            for name in action.segments:
+                self._segments.remove(loaded.segments, name)
+
+    # Hosts.
+
+    def _start_host(self, action: core.StartHost) -> None:
+        client, number = action.key
+        name = f"{client.hex()[:8]}-{number}"
+        host = self._spare if self._spare is not None and not self._spare.is_dead else HostProcess(self._slots_max())
+        self._loop.remove_reader(host.control)
+        loaded = Loaded(host, self._workspace.open(name), self._segments.open(name))
+        self._loaded[action.key] = loaded
+        code_path = self._workspace.root / f"{name}.code"
+        code_path.write_bytes(action.compute.code)
+        action.compute.code = b""
+        self._loop.add_reader(host.control, self._on_host_readable, action.key, loaded)
+        host.tell(
+            worker_protocol.Load(
+                name=action.compute.name,
+                code_path=str(code_path),
+                work_path=str(loaded.work),
+                segment_path=str(loaded.segments),
+                node_name=self.name,
+                node_ip_addr=self.address[0],
+                isolate=action.compute.isolate,
+            )
+        )
+        # The next computation finds a host that has done its imports already.
+        self._spare = None
+        self._loop.call_later(0.25, self._start_spare)
+
+    def _slots_max(self) -> int:
+        return slots_max(self.cpus)
+
+    def _start_spare(self) -> None:
+        if self._spare is None and not self._stopped.is_set():
+            self._spare = HostProcess(self._slots_max())
+            self._watch_spare()
+
+    def _watch_spare(self) -> None:
+        spare = self._spare
+        if spare is not None:
+            self._loop.add_reader(spare.control, self._on_spare_readable, spare)
+
+    def _on_spare_readable(self, spare: HostProcess) -> None:
+        """A spare host has nothing to say: it has died."""
+        self._loop.remove_reader(spare.control)
+        spare.is_dead = True
+        spare.kill()
+        spare.process.wait()
+        if self._spare is spare:
+            self._spare = None
+        logger.warning("a spare host ended with %s", describe_exit(spare.process.returncode))
+
+    def _on_host_readable(self, key: Key, loaded: Loaded) -> None:
+        if loaded.host.read(partial(self._on_host_message, key, loaded)):
+            return
+        self._loop.remove_reader(loaded.host.control)
+        self._on_host_dead(key, loaded)
+
+    def _on_host_message(self, key: Key, loaded: Loaded, message: worker_protocol.FromHost) -> None:
+        match message:
+            case worker_protocol.Loaded():
+                loaded.is_ready = True
+                self._handle(core.HostReady(key))
+            case worker_protocol.LoadFailed(reason):
+                self._handle(core.HostFailed(key, reason))
+                self._stop_host(core.StopHost(key))
+            case worker_protocol.WorkerStarted(worker, pid):
+                owner = self._owners.get(WorkerId(worker))
+                if owner is not None:
+                    owner[1].pid = pid
+            case worker_protocol.WorkerExited(worker, code):
+                self._on_worker_exited(WorkerId(worker), code)
+
+    def _on_host_dead(self, key: Key, loaded: Loaded) -> None:
+        """The process that holds a computation is gone: so are its workers, and what they started."""
+        loaded.host.kill()
+        loaded.host.process.wait()
+        loaded.host.kill_workers()
+        kill_strays(self._own_children())
+        reason = f"the computation's host ended with {describe_exit(loaded.host.process.returncode)}"
+        exits = [self._worker_end(handle, reason) for handle in list(loaded.host.workers.values())]
+        self._handle(core.HostFailed(key, reason, exits))
+        self._drop_places(key)
+
+    def _own_children(self) -> set[int]:
+        hosts = [loaded.host for loaded in self._loaded.values()] + self._ending
+        if self._spare is not None:
+            hosts.append(self._spare)
+        return {host.process.pid for host in hosts}
+
+    def _stop_host(self, action: core.StopHost) -> None:
+        loaded = self._loaded.get(action.key)
+        if loaded is None:
+            return
+        host = loaded.host
+        self._loop.remove_reader(host.control)
+        for handle in list(host.workers.values()):
+            self._loop.remove_reader(handle.replies)
+            self._owners.pop(handle.id, None)
+            host.forget(handle)
+        host.end()
+        self._ending.append(host)
+        self._drop_places(action.key)
+        self._loop.call_later(0.05, self._reap_host, host, time.monotonic() + STOP_S)
+
+    def _reap_host(self, host: HostProcess, deadline: float) -> None:
+        if host.process.poll() is None:
+            if time.monotonic() > deadline:
+                host.kill()
+            self._loop.call_later(0.05, self._reap_host, host, deadline)
+            return
+        if host in self._ending:
+            self._ending.remove(host)
+        host.control.close()
+        kill_strays(self._own_children())
+
+    def _drop_places(self, key: Key) -> None:
+        loaded = self._loaded.pop(key, None)
+        if loaded is not None:
+            self._segments.drop(loaded.segments)
+            self._segments.drop(loaded.work)
+
+    # Workers.
+
+    def _fork(self, action: core.ForkWorker) -> None:
+        loaded = self._loaded[action.key]
+        handle = loaded.host.fork(action.worker)
+        self._owners[action.worker] = (loaded, handle)
+        self._loop.add_reader(handle.replies, self._on_replies, handle)
+
+    def _offer(self, action: core.Offer) -> None:
+        _, handle = self._owners[action.worker]
+        try:
+            handle.jobs.send(_encode(action.record))
+        except OSError as error:
+            # Two records always fit, so the worker or its host is broken; its end brings the jobs back.
+            logger.error("worker %d takes no jobs: %s", action.worker, error)
+            self._kill(core.KillWorker(action.worker))
+        self._schedule_tick()
+
+    def _recall(self, action: core.Recall) -> None:
+        _, handle = self._owners[action.worker]
+        self._handle(core.Recalled(action.worker, handle.untaken()))
+
+    def _cut(self, action: core.Cut) -> None:
+        _, handle = self._owners[action.worker]
+        handle.words[worker_protocol.SLOT_LIMIT] = action.position
+
+    def _interrupt(self, action: core.InterruptWorker) -> None:
+        loaded, handle = self._owners[action.worker]
+        handle.words[worker_protocol.SLOT_INTERRUPT] = action.position
+        loaded.host.tell(worker_protocol.Interrupt(action.worker))
+
+    def _kill(self, action: core.KillWorker) -> None:
+        owner = self._owners.get(action.worker)
+        if owner is not None:
+            owner[0].host.tell(worker_protocol.Kill(action.worker))
+
+    def _pass(self, action: core.Pass) -> None:
+        owner = self._owners.get(action.worker)
+        if owner is not None:
+            with contextlib.suppress(OSError):
+                owner[1].replies.send(_encode(action.message))
+
+    def _on_replies(self, handle: WorkerHandle) -> None:
+        if not self._read_reply(handle):
+            self._loop.remove_reader(handle.replies)
+
+    def _read_reply(self, handle: WorkerHandle) -> bool:
+        """Take in one packet of a worker; False if there is none or will be none."""
+        try:
+            size = handle.replies.recv_into(self._packet)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if not size:
+            return False
+        packet = self._packet_view[:size]
+        try:
+            if packet[0] == worker_protocol.RAN:
+                flags, executed, record, ended = worker_protocol.unpack_ran(packet)
+                self._handle(
+                    core.Ran(
+                        handle.id,
+                        record,
+                        executed,
+                        bool(flags & worker_protocol.LAST_OF_RECORD),
+                        bool(flags & worker_protocol.RETIRING),
+                        ended,
+                    )
+                )
+            else:
+                value = worker_protocol.provisional_decoder.decode(packet[1:])
+                self._handle(
+                    core.ValueSent(
+                        handle.id, value.number, value.attempt, value.serial, value.payload, value.stream
+                    )
+                )
+        except (msgspec.DecodeError, ValueError) as error:
+            logger.error("worker %d sent nonsense and is ended: %s", handle.id, error)
+            self._kill(core.KillWorker(handle.id))
+        return True
+
+    def _on_worker_exited(self, worker: WorkerId, code: int) -> None:
+        owner = self._owners.get(worker)
+        if owner is None:
+            return
+        _, handle = owner
+        self._handle(self._worker_end(handle, f"the job's process ended with {describe_exit(code)}"))
+
+    def _worker_end(self, handle: WorkerHandle, reason: str) -> core.WorkerExited:
+        """Collect what a dead worker left: packets, results in its arena, records it had not taken."""
+        loaded, _ = self._owners.pop(handle.id)
+        self._loop.remove_reader(handle.replies)
+        while self._has_reply(handle):
+            if not self._read_reply(handle):
+                break
+        packet = handle.committed()
+        if packet:
+            with contextlib.suppress(msgspec.DecodeError):
+                _, _, _, ended = worker_protocol.unpack_ran(packet)
+                self._handle(core.Ran(handle.id, 0, 0, False, True, ended))
+        exited = core.WorkerExited(
+            handle.id,
+            reason,
+            handle.words[worker_protocol.SLOT_CLAIM],
+            handle.starts[worker_protocol.SLOT_START],
+            time.time(),
+            handle.untaken(),
+        )
+        loaded.host.forget(handle)
+        return exited
+
+    def _has_reply(self, handle: WorkerHandle) -> bool:
+        import select
+
+        poller = select.poll()
+        poller.register(handle.replies, select.POLLIN)
+        return any(event & select.POLLIN for _, event in poller.poll(0))
+
+
+def slots_max(cpus: int) -> int:
+    """Workers of one computation that may exist at once: one per CPU, and some that are on their way out."""
+    return 2 * cpus + 8
+
+
+assert limits.INLINE_MAX < worker_protocol.RECORD_BYTES_MAX

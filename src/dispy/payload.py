@@ -1,0 +1,393 @@
+"""User objects to bytes and back: the only module that unpickles. Used by client and worker alone.
+
+Most arguments and results consist of numbers, strings and containers, or of objects of installed
+libraries. The C pickler takes those without calling back into Python. Everything that refers to
+code of the user's own (``__main__``, a script beside the program, closures) goes through
+``_Pickler``, which sends such code by value. A class is sent with an identity, so that an instance
+that comes back is one of the very class that it left as.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import sys
+import sysconfig
+import types
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import cloudpickle
+from cloudpickle import cloudpickle as _by_value
+
+from dispy.errors import PicklingError, RemoteTraceback
+
+PROTOCOL = 5
+_STACK_GLOBAL = b"\x93"
+"""The opcode by which protocol 4 and later name any class or function. Its absence proves that a
+pickle consists of built-in values; in its presence (or that of a byte that looks so) we look closer."""
+
+Namespace = dict[str, Any]
+
+STANDARD_MODULES = frozenset({
+    "argparse", "copy", "errno", "glob", "hashlib", "io", "marshal", "multiprocessing", "os", "pickle",
+    "platform", "re", "shutil", "signal", "socket", "stat", "struct", "subprocess", "sys", "tempfile",
+    "threading", "time", "traceback",
+})  # fmt: skip
+"""What code may use without importing it; a node imports those of them that code names."""
+
+
+def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any = None) -> bytes:
+    """Pickle a job's arguments as they are now, and its id if that is not its number.
+
+    Raises:
+        PicklingError: Names the argument, and what in it cannot be sent.
+    """
+    try:
+        if job_id is not None:
+            return dump((args, kwargs, job_id))
+        return dump((args, kwargs) if kwargs else (args,))
+    except Exception as error:
+        for name, value in [*enumerate(args), *kwargs.items(), (None, job_id)]:
+            where = f"argument {name + 1}" if isinstance(name, int) else f"argument {name!r}" if name else "its id"
+            culprit = find_culprit(value, where)
+            if culprit:
+                raise PicklingError(
+                    f"a job cannot be sent: {culprit}",
+                    hint="pass plain data, or create the object in the job or in setup",
+                ) from error
+        raise PicklingError(f"a job cannot be sent: {error}") from error
+
+
+def load_call(payload: bytes | memoryview) -> tuple[Any, ...]:
+    """``(args,)``, ``(args, kwargs)`` or ``(args, kwargs, job_id)``."""
+    call: tuple[Any, ...] = pickle.loads(payload)
+    return call
+
+
+def dump(value: Any) -> bytes:
+    """Pickle any value; code of the user's own goes by value."""
+    try:
+        data = pickle.dumps(value, PROTOCOL)
+    except Exception:
+        # A lambda, a local class, a class that was itself received by value, …
+        return _dump_by_value(value)
+    if _STACK_GLOBAL in data and any(name in data for name in _local_modules()):
+        return _dump_by_value(value)
+    return data
+
+
+def load(payload: bytes | bytearray | memoryview) -> Any:
+    """Unpickle what ``dump`` made."""
+    return pickle.loads(payload)
+
+
+def is_plain(payload: bytes | bytearray) -> bool:
+    """Whether unpickling it runs nobody's code: it holds built-in values only."""
+    return _STACK_GLOBAL not in payload
+
+
+def dump_exception(error: BaseException, text: str) -> bytes:
+    """Pickle an exception for the client; empty if it cannot be pickled or not be rebuilt."""
+    try:
+        bare = error.with_traceback(None)
+        bare.__cause__ = bare.__context__ = None
+        data = dump(bare)
+        load(data)
+    except Exception:
+        return b""
+    return data
+
+
+def load_exception(payload: bytes, text: str) -> BaseException | None:
+    """The exception that a job raised, with the remote traceback as its cause; None if it cannot be had."""
+    try:
+        error = load(payload)
+    except Exception:
+        return None
+    if not isinstance(error, BaseException):
+        return None
+    error.__cause__ = RemoteTraceback(text)
+    return error
+
+
+# Code.
+
+
+class Code:
+    """What a computation consists of, as it arrives where it runs.
+
+    Attributes:
+        function: The computation.
+        namespace: The globals that it shares with setup, cleanup and the explicit dependencies.
+        modules: Names of standard modules that the code uses without importing them.
+    """
+
+    __slots__ = ("function", "modules", "namespace")
+
+    def __init__(self, function: Callable[..., Any], namespace: Namespace, modules: list[str]) -> None:
+        self.function = function
+        self.namespace = namespace
+        self.modules = modules
+
+
+def dump_code(function: Callable[..., Any], depends: Iterable[Any]) -> bytes:
+    """Pickle a function and the functions and classes it depends on, by value.
+
+    All of them share one namespace on the other side; helpers that they refer to in other modules
+    of the user's own keep one per module.
+
+    Args:
+        function: Any callable.
+        depends: Functions and classes that the function finds by name.
+
+    Raises:
+        PicklingError: Names the global, closure variable or default that cannot be sent.
+    """
+    explicit = [function, *depends]
+    shared: Namespace = {}
+    stream = io.BytesIO()
+    pickler = _Pickler(stream, shared=shared, explicit=explicit)
+    names = {_name_of(item): item for item in depends}
+    try:
+        pickler.dump((shared, function, names))
+    except Exception as error:
+        label = getattr(function, "__qualname__", repr(function))
+        culprit = next(filter(None, (find_culprit(item, _describe(item)) for item in explicit)), str(error))
+        raise PicklingError(
+            f"computation {label!r} cannot be sent: {culprit}",
+            hint="import or create it inside the function, or pass it as an argument",
+        ) from error
+    modules = sorted(pickler.global_names & STANDARD_MODULES)
+    return pickle.dumps((stream.getvalue(), modules), PROTOCOL)
+
+
+def load_code(payload: bytes) -> Code:
+    """Rebuild what ``dump_code`` made."""
+    data, modules = pickle.loads(payload)
+    shared, function, names = pickle.loads(data)
+    for name, item in names.items():
+        shared.setdefault(name, item)
+    name = getattr(function, "__name__", "")
+    if name.isidentifier():
+        shared.setdefault(name, function)
+    return Code(function, shared, modules)
+
+
+def _name_of(item: Any) -> str:
+    name: str = getattr(item, "__name__", "")
+    return name
+
+
+def _describe(item: Any) -> str:
+    return f"{'class' if isinstance(item, type) else 'function'} {getattr(item, '__qualname__', item)!r}"
+
+
+class _Pickler(cloudpickle.Pickler):
+    """cloudpickle that takes code of the user's own modules by value, and classes with an identity.
+
+    Args:
+        file: Where the pickle goes.
+        shared: Namespace for the functions of ``explicit`` and all that is defined beside them.
+        explicit: The computation and its dependencies.
+    """
+
+    def __init__(self, file: io.BytesIO, *, shared: Namespace | None = None, explicit: Iterable[Any] = ()) -> None:
+        super().__init__(file, protocol=PROTOCOL)
+        self.global_names: set[str] = set()
+        self._explicit = {id(item) for item in explicit}
+        if shared is not None:
+            for item in explicit:
+                for function in _functions_of(item):
+                    if not _is_installed(function.__module__):
+                        self.globals_ref[id(function.__globals__)] = shared
+                        shared.setdefault("__name__", function.__globals__.get("__name__", "__main__"))
+            shared.setdefault("__name__", "__main__")
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, types.FunctionType):
+            self.global_names |= _code_names(obj.__code__)
+            if not _is_installed(obj.__module__):
+                return self._dynamic_function_reduce(obj)
+        elif isinstance(obj, type):
+            if not _is_installed(obj.__module__) or obj in _by_value._DYNAMIC_CLASS_TRACKER_BY_CLASS:
+                if id(obj) in self._explicit:
+                    return _by_value._dynamic_class_reduce(obj)
+                return _reduce_class(obj)
+        elif isinstance(obj, types.ModuleType) and not _is_installed(obj.__name__):
+            state = {name: value for name, value in vars(obj).items() if name not in _MODULE_PRIVATE}
+            return types.ModuleType, (obj.__name__,), state
+        return super().reducer_override(obj)
+
+
+_MODULE_PRIVATE = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
+
+
+def _dump_by_value(value: Any) -> bytes:
+    stream = io.BytesIO()
+    _Pickler(stream).dump(value)
+    return stream.getvalue()
+
+
+_class_blobs: dict[str, tuple[type, bytes]] = {}
+
+
+def _reduce_class(cls: type) -> Any:
+    """A class of the user's own: its identity, and its definition for those who do not know it."""
+    identity = _by_value._get_or_create_tracker_id(cls)
+    known = _class_blobs.get(identity)
+    if known is None:
+        stream = io.BytesIO()
+        pickler = _Pickler(stream, explicit=(cls,))
+        pickler._explicit.update(map(id, _classes_beside(cls)))
+        pickler.dump(cls)
+        known = _class_blobs[identity] = (cls, stream.getvalue())
+    return _resolve_class, (identity, cls.__module__, cls.__qualname__, known[1])
+
+
+def _classes_beside(cls: type) -> list[type]:
+    """Classes that the definition of ``cls`` may refer to: in one pickle with it they may refer back."""
+    module = sys.modules.get(cls.__module__)
+    return [item for item in vars(module).values() if isinstance(item, type)] if module else []
+
+
+def _resolve_class(identity: str, module: str, qualname: str, definition: bytes) -> Any:
+    known = _by_value._DYNAMIC_CLASS_TRACKER_BY_ID.get(identity)
+    if known is not None:
+        return known
+    if module == "__main__":
+        # A program that was started anew finds its own class again in what an earlier run left.
+        found: Any = sys.modules.get(module)
+        for part in qualname.split("."):
+            found = getattr(found, part, None)
+        if isinstance(found, type):
+            return found
+    return pickle.loads(definition)
+
+
+def _functions_of(item: Any) -> Iterable[types.FunctionType]:
+    """The functions whose globals a computation or dependency brings along."""
+    if isinstance(item, types.MethodType):
+        item = item.__func__
+    if isinstance(item, types.FunctionType):
+        yield item
+        if isinstance(getattr(item, "__wrapped__", None), types.FunctionType):
+            yield item.__wrapped__
+    elif isinstance(item, type):
+        for value in vars(item).values():
+            if isinstance(value, types.FunctionType):
+                yield value
+    elif hasattr(item, "func") and isinstance(item.func, types.FunctionType):
+        yield item.func
+
+
+def _code_names(code: types.CodeType) -> set[str]:
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= _code_names(constant)
+    return names
+
+
+# Which modules the other side can import.
+
+_PATHS = sysconfig.get_paths()
+_INSTALLED = tuple(
+    os.path.realpath(_PATHS[name]) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib") if name in _PATHS
+)
+_installed: dict[str, bool] = {"__main__": False, "__mp_main__": False, "builtins": True, "dispy": True}
+_names_of_local: tuple[int, tuple[bytes, ...]] = (0, ())
+
+
+def _is_installed(module: str | None) -> bool:
+    """Whether a module comes with Python or a package, so that a node has it too."""
+    if module is None:
+        return False
+    answer = _installed.get(module)
+    if answer is None:
+        top = module.partition(".")[0]
+        answer = _installed.get(top)
+        if answer is None:
+            answer = _lies_with_packages(sys.modules.get(top))
+            if top in sys.modules:
+                _installed[top] = answer
+    return answer
+
+
+def _lies_with_packages(module: types.ModuleType | None) -> bool:
+    if module is None:
+        return False
+    origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    if origin is None:
+        return getattr(module, "__spec__", None) is not None
+    path = os.path.realpath(origin)
+    return path.startswith(_INSTALLED) or f"{os.sep}site-packages{os.sep}" in path
+
+
+def _local_modules() -> tuple[bytes, ...]:
+    """Names of the loaded modules that are the user's own, as they would stand in a pickle."""
+    global _names_of_local
+    count, names = _names_of_local
+    if count != len(sys.modules):
+        count = len(sys.modules)
+        tops = {name.partition(".")[0] for name in list(sys.modules)}
+        names = tuple(top.encode() for top in sorted(tops) if not _is_installed(top))
+        _names_of_local = (count, names)
+    return names
+
+
+# What is at fault.
+
+
+def find_culprit(value: Any, where: str, depth: int = 0, seen: set[int] | None = None) -> str:
+    """Say which part of a value cannot be pickled ("" if all can): the innermost one that is at fault."""
+    seen = seen if seen is not None else set()
+    if id(value) in seen or depth > 8:
+        return ""
+    seen.add(id(value))
+    try:
+        _dump_by_value(value)
+        return ""
+    except RecursionError:
+        return f"{where} is nested too deeply"
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+    for part, name in _parts(value, where):
+        inner = find_culprit(part, name, depth + 1, seen)
+        if inner:
+            return inner
+    return f"{where} (of type {type(value).__module__}.{type(value).__qualname__}): {reason}"
+
+
+def _parts(value: Any, where: str) -> Iterable[tuple[Any, str]]:
+    if isinstance(value, types.MethodType):
+        yield value.__func__, where
+        yield value.__self__, f"the object of {where}"
+    elif isinstance(value, types.FunctionType):
+        for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=False):
+            try:
+                yield cell.cell_contents, f"variable {name!r} that {where} closes over"
+            except ValueError:
+                continue
+        for name in sorted(_code_names(value.__code__)):
+            if name in value.__globals__:
+                yield value.__globals__[name], f"global {name!r} that {where} uses"
+        for default in value.__defaults__ or ():
+            yield default, f"a default of {where}"
+        if hasattr(value, "__wrapped__"):
+            yield value.__wrapped__, where
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key, f"key {key!r:.60} of {where}"
+            yield item, f"item {key!r:.60} of {where}"
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for index, item in enumerate(value):
+            yield item, f"item {index} of {where}"
+    elif isinstance(value, type):
+        for name, item in vars(value).items():
+            if not (name.startswith("__") and name.endswith("__")) or name == "__init__":
+                yield item, f"attribute {name!r} of {where}"
+    elif hasattr(value, "__dict__"):
+        for name, item in vars(value).items():
+            yield item, f"attribute {name!r} of {where}"

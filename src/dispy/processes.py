@@ -1,0 +1,98 @@
+"""Processes and their descendants, as Linux lets us hold them: death signals, sub-reapers, children.
+
+Elsewhere the calls do nothing and psutil finds the children.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_ROUNDS_MAX = 1000  # a process that forks faster than we kill is a fork bomb; leave it to its limits
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def set_death_signal(number: int, parent: int) -> None:
+    """Be sent ``number`` when the thread that started us ends; at once if ``parent`` is gone already."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), number)
+
+
+def set_subreaper() -> None:
+    """Become the parent of orphaned descendants, so that none is lost from sight."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def children(pid: int) -> list[int]:
+    """Pids of the living and unreaped children of a process."""
+    try:
+        found: list[int] = []
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+                found += map(int, file.read().split())
+        return found
+    except FileNotFoundError:
+        return []
+    except OSError:
+        import psutil
+
+        try:
+            return [child.pid for child in psutil.Process(pid).children()]
+        except psutil.Error:
+            return []
+
+
+def kill_strays(keep: set[int]) -> int:
+    """Kill and reap every descendant that is not in or below ``keep``; returns how many there were.
+
+    As a sub-reaper we inherit the children of what we kill, so this repeats until nobody is left.
+    """
+    killed = 0
+    for _ in range(_ROUNDS_MAX):
+        strays = [pid for pid in children(os.getpid()) if pid not in keep]
+        if not strays:
+            break
+        for pid in strays:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in strays:
+            killed += _reap(pid)
+    return killed
+
+
+def _reap(pid: int, wait_s: float = 1.0) -> bool:
+    """Wait for a process that was killed; False if it is not our child or does not die in time."""
+    deadline = time.monotonic() + wait_s
+    pause = 0.0002
+    while True:
+        try:
+            done, _ = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            return False
+        if done:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+        pause = min(pause * 2, 0.02)
+
+
+def describe_exit(code: int) -> str:
+    """An exit code in words; negative ones are signals, as in ``subprocess``."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {-code} ({signal.Signals(-code).name})"
+    except ValueError:
+        return f"signal {-code}"

@@ -1,0 +1,230 @@
+"""Frames and streams: how messages and payloads share one byte stream.
+
+A frame is a 16-byte header (kind, stream number, body length; big endian) and a body. CONTROL
+frames carry one message each. A payload too large for a message is a *stream*: OPEN states its
+size, CHUNKs of at most 1 MiB carry it, and the receiver GRANTs more as it takes chunks in, so that
+neither side holds more than a window of it beyond the payload itself. A message refers to a
+stream by number and is sent after its last chunk: whoever reads the message has the payload.
+
+Chunks go between control frames and never before them: a 2 GiB argument on a slow line delays no
+cancel and, since any byte is a sign of life, looks like no dead peer.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from dispy.errors import RemoteProtocolError
+from dispy.protocol import limits
+
+CONTROL = 1
+OPEN = 2
+CHUNK = 3
+GRANT = 4
+ABORT = 5
+PING = 6
+
+_HEADER = struct.Struct(">B3xIQ")
+HEADER_SIZE = _HEADER.size
+_LENGTH = struct.Struct(">Q")
+
+_BUFFER_SIZE = 256 * limits.KIB  # one read of a loopback socket; larger ones gain nothing
+
+_BODY_MAX = {
+    CONTROL: limits.CONTROL_FRAME_MAX,
+    OPEN: _LENGTH.size,
+    CHUNK: limits.CHUNK_MAX,
+    GRANT: _LENGTH.size,
+    ABORT: 0,
+    PING: 0,
+}
+
+
+def header(kind: int, length: int, stream: int = 0) -> bytes:
+    """The 16 bytes in front of a body of ``length`` bytes."""
+    return _HEADER.pack(kind, stream, length)
+
+
+def length_frame(kind: int, stream: int, length: int) -> bytes:
+    """A whole OPEN or GRANT frame."""
+    return _HEADER.pack(kind, stream, _LENGTH.size) + _LENGTH.pack(length)
+
+
+def read_length(body: memoryview) -> int:
+    """The number that an OPEN or GRANT frame carries."""
+    if len(body) != _LENGTH.size:
+        raise RemoteProtocolError(f"a length of {len(body)} bytes")
+    value: int = _LENGTH.unpack(body)[0]
+    return value
+
+
+PING_FRAME = header(PING, 0)
+
+
+class FrameReader:
+    """Cuts a byte stream into frames, without copying bodies that fit its buffer.
+
+    Use: read into ``writable()``, then call ``received`` with the number of bytes read.
+
+    Args:
+        on_frame: Called with kind, stream number and body for each whole frame, in order. The
+            body is a view of the buffer and valid only during the call.
+        control_max: Largest control frame accepted now (bytes); small before the peer's proof.
+    """
+
+    def __init__(
+        self, on_frame: Callable[[int, int, memoryview], None], control_max: int = limits.CONTROL_FRAME_MAX
+    ) -> None:
+        self._on_frame = on_frame
+        self.control_max = control_max
+        self.streams_allowed = True
+        self._buffer = bytearray(_BUFFER_SIZE)
+        self._view = memoryview(self._buffer)
+        self._start = 0
+        self._end = 0
+
+    def writable(self) -> memoryview:
+        """Where the next bytes go: never empty."""
+        if self._start == self._end:
+            self._start = self._end = 0
+            if len(self._buffer) > _BUFFER_SIZE:
+                self._resize(_BUFFER_SIZE)
+        elif len(self._buffer) - self._end < _BUFFER_SIZE // 4:
+            self._compact()
+        return self._view[self._end :]
+
+    def received(self, count: int) -> None:
+        """Take note of ``count`` bytes in ``writable()`` and hand on all whole frames.
+
+        Raises:
+            RemoteProtocolError: A frame of unknown kind or beyond its limit; the connection is
+                of no use any more.
+        """
+        self._end += count
+        while self._end - self._start >= HEADER_SIZE:
+            kind, stream, length = _HEADER.unpack_from(self._buffer, self._start)
+            self._check(kind, length)
+            body = self._start + HEADER_SIZE
+            if self._end - body < length:
+                if HEADER_SIZE + length > len(self._buffer):
+                    self._resize(HEADER_SIZE + length + _BUFFER_SIZE)
+                return
+            self._start = body + length
+            self._on_frame(kind, stream, self._view[body : body + length])
+
+    def _check(self, kind: int, length: int) -> None:
+        limit = _BODY_MAX.get(kind)
+        if limit is None or (kind != CONTROL and not self.streams_allowed):
+            raise RemoteProtocolError(f"a frame of kind {kind}")
+        if length > limit or (kind == CONTROL and length > self.control_max):
+            raise RemoteProtocolError(f"a frame of {length} bytes")
+
+    def _compact(self) -> None:
+        held = self._end - self._start
+        self._buffer[:held] = self._buffer[self._start : self._end]
+        self._start, self._end = 0, held
+
+    def _resize(self, size: int) -> None:
+        held = bytes(self._view[self._start : self._end])
+        self._buffer = bytearray(size)
+        self._view = memoryview(self._buffer)
+        self._buffer[: len(held)] = held
+        self._start, self._end = 0, len(held)
+
+
+class IncomingStreams:
+    """Payloads that are arriving, by stream number.
+
+    Memory is taken as bytes arrive, not as they are announced.
+    """
+
+    def __init__(self, payload_max: int = limits.PAYLOAD_MAX) -> None:
+        self._payload_max = payload_max
+        self._sizes: dict[int, int] = {}
+        self._data: dict[int, bytearray] = {}
+
+    def open(self, stream: int, size: int) -> None:
+        """A peer announces a payload of ``size`` bytes."""
+        if stream == 0 or stream in self._sizes or len(self._sizes) >= limits.STREAMS_MAX:
+            raise RemoteProtocolError(f"stream {stream} cannot be opened")
+        if size > self._payload_max:
+            raise RemoteProtocolError(f"a payload of {size} bytes; {self._payload_max} are allowed")
+        self._sizes[stream] = size
+        self._data[stream] = bytearray()
+
+    def chunk(self, stream: int, body: memoryview) -> int:
+        """Take a chunk in; returns the bytes to grant for it (0: the stream is complete)."""
+        data = self._data.get(stream)
+        if data is None or len(data) + len(body) > self._sizes[stream]:
+            raise RemoteProtocolError(f"a chunk that stream {stream} did not announce")
+        data += body
+        return len(body) if len(data) < self._sizes[stream] else 0
+
+    def abort(self, stream: int) -> None:
+        """The peer gave the payload up."""
+        self._sizes.pop(stream, None)
+        self._data.pop(stream, None)
+
+    def take(self, stream: int) -> bytearray:
+        """The whole payload, which is the caller's from now on."""
+        data = self._data.get(stream)
+        if data is None or len(data) != self._sizes[stream]:
+            raise RemoteProtocolError(f"a message refers to stream {stream}, which is not complete")
+        del self._sizes[stream], self._data[stream]
+        return data
+
+
+class Group:
+    """Streams that one message refers to.
+
+    Args:
+        count: How many there are.
+        message: Encoded control message to send after the last chunk of all.
+    """
+
+    __slots__ = ("_left", "_message")
+
+    def __init__(self, count: int, message: bytes) -> None:
+        self._left = count
+        self._message = message
+
+    def stream_done(self) -> bytes | None:
+        """One of them has sent all; the message, if that was the last."""
+        self._left -= 1
+        return self._message if self._left == 0 else None
+
+
+class OutgoingStream:
+    """One payload on its way out.
+
+    Args:
+        number: Stream number, unique among those the sender has open.
+        data: The payload; must not change until the last chunk has been taken.
+        group: The streams that it belongs to.
+    """
+
+    __slots__ = ("data", "group", "number", "offset", "window")
+
+    def __init__(self, number: int, data: memoryview, group: Group) -> None:
+        self.number = number
+        self.data = data
+        self.group = group
+        self.offset = 0
+        self.window = limits.STREAM_WINDOW
+
+    def is_ready(self) -> bool:
+        """Whether a chunk may go out now."""
+        return self.window > 0 and self.offset < len(self.data)
+
+    def is_done(self) -> bool:
+        """Whether all chunks have been taken."""
+        return self.offset >= len(self.data)
+
+    def next_chunk(self) -> memoryview:
+        """The next bytes to send; empty if there is nothing left or no window."""
+        size = min(limits.CHUNK_MAX, self.window, len(self.data) - self.offset)
+        chunk = self.data[self.offset : self.offset + size]
+        self.offset += size
+        self.window -= size
+        return chunk

@@ -1,0 +1,155 @@
+"""How two peers prove to each other that they know the same secret, before anything else is said.
+
+Four small frames; D dials, L listens:
+
+    D → L   Hello      versions D speaks, D's role, a fresh nonce
+    L → D   Challenge  the version chosen, L's role, a fresh nonce
+    D → L   Proof      HMAC-SHA-256(key, "dialer"   | transcript | channel)
+    L → D   Proof      HMAC-SHA-256(key, "listener" | transcript | channel)
+
+The transcript is the bytes of Hello and Challenge, so roles, versions and both nonces are bound;
+the two labels differ, so no proof can be sent back to its maker; the dialer proves first, so a
+stranger gets no proof out of a listener. ``channel`` is the SHA-256 of the certificate under TLS
+and empty without. Whatever goes wrong, the listener says one constant refusal.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
+from dispy.protocol import limits
+
+MAGIC = "dispy"
+NONCE_SIZE = 32
+
+Nonce = Annotated[bytes, Meta(min_length=NONCE_SIZE, max_length=NONCE_SIZE)]
+Role = Annotated[str, Meta(max_length=16)]
+
+
+class Hello(Struct, array_like=True, tag=1):
+    """The dialer's opening."""
+
+    magic: Annotated[str, Meta(max_length=8)]
+    versions: Annotated[list[Annotated[int, Meta(ge=0, le=65535)]], Meta(max_length=16)]
+    role: Role
+    nonce: Nonce
+
+
+class Challenge(Struct, array_like=True, tag=2):
+    """The listener's answer."""
+
+    version: Annotated[int, Meta(ge=0, le=65535)]
+    role: Role
+    nonce: Nonce
+
+
+class Proof(Struct, array_like=True, tag=3):
+    """Shows knowledge of the secret."""
+
+    mac: Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+
+class Refused(Struct, array_like=True, tag=4):
+    """The one thing a stranger is told. ``versions`` is public anyway and tells which side is old."""
+
+    versions: Annotated[list[Annotated[int, Meta(ge=0, le=65535)]], Meta(max_length=16)]
+
+
+_decoder = msgspec.msgpack.Decoder(Hello | Challenge | Proof | Refused)
+_encode = msgspec.msgpack.Encoder().encode
+
+REFUSAL = _encode(Refused([limits.VERSION]))
+
+
+class Handshake:
+    """One side of the handshake: messages in, messages out, ``done`` at the end.
+
+    Args:
+        key: The shared secret (32 bytes).
+        role: What we are: "client", "node", …
+        nonce: 32 fresh random bytes.
+        is_dialer: Which side we are.
+        channel: Identifies the encrypted channel; equal on both sides if nobody is in between.
+    """
+
+    def __init__(self, key: bytes, role: str, nonce: bytes, *, is_dialer: bool, channel: bytes = b"") -> None:
+        self._key = key
+        self._role = role
+        self._nonce = nonce
+        self._is_dialer = is_dialer
+        self._channel = channel
+        self._transcript = b""
+        self._expects: type[Hello | Challenge | Proof] = Challenge if is_dialer else Hello
+        self.peer_role = ""
+        self.done = False
+
+    def start(self) -> bytes | None:
+        """The first message to send, if we are the one to begin."""
+        if not self._is_dialer:
+            return None
+        hello = _encode(Hello(MAGIC, [limits.VERSION], self._role, self._nonce))
+        self._transcript = hello
+        return hello
+
+    def receive(self, body: memoryview | bytes) -> bytes | None:
+        """Handle one message; returns the answer to send, if there is one.
+
+        Raises:
+            AuthenticationError: The peer does not know the secret, or refused our proof.
+            VersionError: No version in common.
+            RemoteProtocolError: Not a dispy peer, or a message out of turn.
+        """
+        body = bytes(body)
+        try:
+            message = _decoder.decode(body)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise RemoteProtocolError("the peer does not speak dispy's protocol") from error
+        if isinstance(message, Refused) and self._is_dialer:
+            raise self._refusal(message)
+        if type(message) is not self._expects:
+            raise RemoteProtocolError(f"{type(message).__name__} out of turn")
+        if isinstance(message, Hello):
+            return self._on_hello(message, body)
+        if isinstance(message, Challenge):
+            return self._on_challenge(message, body)
+        assert isinstance(message, Proof)
+        return self._on_proof(message)
+
+    def _on_hello(self, hello: Hello, body: bytes) -> bytes:
+        if hello.magic != MAGIC:
+            raise RemoteProtocolError("the peer does not speak dispy's protocol")
+        if limits.VERSION not in hello.versions:
+            raise VersionError(f"the peer speaks versions {hello.versions}, we speak {limits.VERSION}")
+        self.peer_role = hello.role
+        challenge = _encode(Challenge(limits.VERSION, self._role, self._nonce))
+        self._transcript = body + challenge
+        self._expects = Proof
+        return challenge
+
+    def _on_challenge(self, challenge: Challenge, body: bytes) -> bytes:
+        if challenge.version != limits.VERSION:
+            raise VersionError(f"the peer chose version {challenge.version}, we speak {limits.VERSION}")
+        self.peer_role = challenge.role
+        self._transcript += body
+        self._expects = Proof
+        return _encode(Proof(self._mac(b"dialer")))
+
+    def _on_proof(self, proof: Proof) -> bytes | None:
+        if not hmac.compare_digest(proof.mac, self._mac(b"listener" if self._is_dialer else b"dialer")):
+            raise AuthenticationError("the peer does not know our secret")
+        self.done = True
+        return None if self._is_dialer else _encode(Proof(self._mac(b"listener")))
+
+    def _mac(self, label: bytes) -> bytes:
+        text = b"\0".join((label, len(self._transcript).to_bytes(4, "big"), self._transcript, self._channel))
+        return hmac.digest(self._key, text, "sha256")
+
+    def _refusal(self, refused: Refused) -> AuthenticationError | VersionError:
+        if limits.VERSION not in refused.versions:
+            return VersionError(f"the peer speaks versions {refused.versions}, we speak {limits.VERSION}")
+        return AuthenticationError("the peer refused our secret")

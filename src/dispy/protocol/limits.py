@@ -1,0 +1,45 @@
+"""Limits of everything a peer can say: sizes, counts and lengths, each with its reason."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+
+VERSION = 1
+"""Version of the protocol. Messages may gain optional fields; anything else is a new version."""
+
+HANDSHAKE_FRAME_MAX = 512
+"""Bytes of a frame before the proof: the largest honest one takes about 100."""
+
+CONTROL_FRAME_MAX = 8 * MIB
+"""Bytes of a control frame: a full batch of jobs just below the inline limit fits with room."""
+
+INLINE_MAX = 64 * KIB
+"""Payloads of this size and more travel as streams, so that they delay no control frame."""
+
+CHUNK_MAX = 1 * MIB
+"""Bytes of one chunk: 10 ms on a 1 Gbit/s line, the longest a control frame waits behind it."""
+
+STREAM_WINDOW = 8 * MIB
+"""Bytes of one stream under way without a grant: 80 ms at 1 Gbit/s."""
+
+STREAMS_MAX = 4096
+"""Streams open at once in one direction of a connection."""
+
+PAYLOAD_MAX = 64 * 1024 * MIB
+"""Bytes of one payload: more than the memory of a machine that could hold it today."""
+
+BATCH_MAX = 4096
+"""Jobs in one message."""
+
+OPEN_JOBS_MAX = 1_000_000
+"""Jobs that a reconcile lists."""
+
+NAME_MAX = 512
+"""Characters of a name, an address or a platform text."""
+
+REASON_MAX = 64 * KIB
+"""Characters of a reason or traceback; longer ones are cut where they are made."""
+
+OUTPUT_MAX = 1 * MIB
+"""Bytes kept of each of a job's stdout and stderr; the middle of longer output is cut."""

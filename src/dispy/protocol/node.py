@@ -1,0 +1,290 @@
+"""The conversation between a scheduler and a node.
+
+The scheduler dials (for now), both prove that they know the secret (``handshake``), and the
+scheduler introduces itself with ``Attach``. The node answers ``Welcome``. After that each side
+speaks when it has something to say; everything on the path of a job is a list of jobs.
+
+Job numbers are unique for the life of a client (``Attach.client``); an attempt is one run of a
+job. A pair of both is never reused, so a late message can always be told from a current one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from dispy.protocol import limits
+
+Name = Annotated[str, Meta(max_length=limits.NAME_MAX)]
+Reason = Annotated[str, Meta(max_length=limits.REASON_MAX)]
+Inline = Annotated[bytes, Meta(max_length=limits.INLINE_MAX)]
+Captured = Annotated[bytes, Meta(max_length=limits.INLINE_MAX)]
+Count = Annotated[int, Meta(ge=0, le=1 << 31)]
+Number = Annotated[int, Meta(ge=0, le=1 << 62)]
+Identity = Annotated[bytes, Meta(min_length=16, max_length=16)]
+
+# What a job's attempt ended as. The values are those of ``DispyJob``'s final statuses.
+CANCELLED = 8
+TERMINATED = 9
+ABANDONED = 10
+FINISHED = 11
+
+
+class Job(Struct, array_like=True, gc=False):
+    """One attempt of a job, with its arguments.
+
+    ``payload`` is the pickled call, unread by whoever passes it on. Where it is large it is empty
+    here and ``stream`` names where it lies: a stream of the connection, or a segment of the node.
+    """
+
+    number: Number
+    attempt: Count
+    payload: Inline
+    stream: Number = 0
+
+
+class Attempt(Struct, array_like=True, gc=False, frozen=True):
+    """Names one attempt of a job."""
+
+    number: Number
+    attempt: Count
+
+
+class Ended(Struct, array_like=True, gc=False):
+    """How an attempt ended.
+
+    ``payload`` is the pickled value of a job that is FINISHED, and the pickled exception (or
+    nothing) of one that is not; ``stream`` as in ``Job``. ``start`` and ``end`` are seconds since
+    the epoch by the node's clock. ``reason`` is a traceback or a sentence, for all but FINISHED.
+    ``output`` is what the job printed (stdout, stderr), or None for an attempt that never ran.
+    """
+
+    number: Number
+    attempt: Count
+    status: Annotated[int, Meta(ge=CANCELLED, le=FINISHED)]
+    start: float
+    end: float
+    payload: Inline
+    stream: Number = 0
+    reason: Reason = ""
+    stdout: Captured = b""
+    stderr: Captured = b""
+    output_stream: Number = 0
+    stdout_size: Number = 0
+    ran: bool = True
+
+
+class Started(Struct, array_like=True, gc=False):
+    """An attempt that a worker is running; told only for those that run longer than a tick."""
+
+    number: Number
+    attempt: Count
+    start: float
+
+
+# Scheduler to node.
+
+
+class Attach(Struct, array_like=True, tag=1):
+    """Who is speaking: sent once per connection, first.
+
+    ``client`` stays the same over all connections of one scheduler. ``received`` is the number of
+    the last batch of results that it has; the node sends again what came after.
+    """
+
+    client: Identity
+    name: Name
+    received: Number = 0
+
+
+class Reconcile(Struct, array_like=True, tag=2):
+    """All attempts that the scheduler believes to be on the node: sent after ``Welcome``.
+
+    The node ends what is not in it and answers with what it does not know.
+    """
+
+    attempts: Annotated[list[Attempt], Meta(max_length=limits.OPEN_JOBS_MAX)]
+    computations: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)]
+
+
+class Compute(Struct, array_like=True, tag=3):
+    """A computation to be held ready on the node. ``code`` is opaque to it (see ``Job.payload``)."""
+
+    computation: Number
+    name: Name
+    code: Inline
+    stream: Number = 0
+    isolate: bool = False
+    grace_s: Annotated[float, Meta(ge=0, le=86400)] = 5.0
+    dest_path: Name = ""
+
+
+class RunJobs(Struct, array_like=True, tag=4):
+    """Jobs for the node, in the order in which they are to be started."""
+
+    computation: Number
+    jobs: Annotated[list[Job], Meta(max_length=limits.BATCH_MAX)]
+
+
+class CancelJobs(Struct, array_like=True, tag=5):
+    """End these attempts: those not started at once, the others by interrupt, then by force."""
+
+    computation: Number
+    attempts: Annotated[list[Attempt], Meta(max_length=limits.BATCH_MAX)]
+
+
+class TakeBack(Struct, array_like=True, tag=6):
+    """Give back up to ``count`` jobs that have not started; answered by ``JobsReturned``."""
+
+    computation: Number
+    count: Count
+
+
+class CloseComputation(Struct, array_like=True, tag=7):
+    """Forget a computation; its unfinished jobs are ended."""
+
+    computation: Number
+
+
+class Acknowledge(Struct, array_like=True, tag=8):
+    """All batches of results up to this one have arrived; the node may forget them."""
+
+    batch: Number
+
+
+class AcknowledgeProvisional(Struct, array_like=True, tag=9):
+    """A provisional result has arrived; the job that sent it goes on."""
+
+    computation: Number
+    number: Number
+    attempt: Count
+    serial: Count
+
+
+class Detach(Struct, array_like=True, tag=10):
+    """The scheduler goes and will not come back: the node forgets it and all it gave."""
+
+
+# Node to scheduler.
+
+
+class Welcome(Struct, array_like=True, tag=32):
+    """Who answers. ``node`` is new with every start of the node: its incarnation.
+
+    ``known`` tells that this incarnation knows the client already, so that both sides reconcile.
+    """
+
+    node: Identity
+    name: Name
+    cpus: Count
+    platform: Name
+    known: bool = False
+
+
+class ComputationReady(Struct, array_like=True, tag=33):
+    """The computation is loaded; credit follows."""
+
+    computation: Number
+
+
+class ComputationFailed(Struct, array_like=True, tag=34):
+    """The computation cannot be used on this node, and why."""
+
+    computation: Number
+    reason: Reason
+
+
+class Credit(Struct, array_like=True, tag=35):
+    """How many unfinished jobs of a computation the node takes from now on.
+
+    ``slots`` start at once, ``backlog`` may wait there. May fall below what the node has.
+    """
+
+    computation: Number
+    slots: Count
+    backlog: Count
+
+
+class JobsStarted(Struct, array_like=True, tag=36):
+    """Attempts that have been running for a tick."""
+
+    computation: Number
+    started: Annotated[list[Started], Meta(max_length=limits.BATCH_MAX)]
+
+
+class JobsEnded(Struct, array_like=True, tag=37):
+    """Attempts that ended. Kept by the node until ``Acknowledge`` names ``batch`` or a later one."""
+
+    batch: Number
+    computation: Number
+    ended: Annotated[list[Ended], Meta(max_length=limits.BATCH_MAX)]
+
+
+class JobsReturned(Struct, array_like=True, tag=38):
+    """Attempts that were not started and will not be."""
+
+    computation: Number
+    attempts: Annotated[list[Attempt], Meta(max_length=limits.BATCH_MAX)]
+    reason: Reason = ""
+
+
+class Provisional(Struct, array_like=True, tag=39):
+    """A value that a running job sent; ``serial`` counts from 1 in each attempt."""
+
+    computation: Number
+    number: Number
+    attempt: Count
+    serial: Count
+    payload: Inline
+    stream: Number = 0
+
+
+class Reconciled(Struct, array_like=True, tag=40):
+    """What the node does not have of what ``Reconcile`` named: to be sent again."""
+
+    attempts: Annotated[list[Attempt], Meta(max_length=limits.OPEN_JOBS_MAX)]
+    computations: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)]
+
+
+class Leaving(Struct, array_like=True, tag=41):
+    """The node stops now. Jobs it did not report have been killed."""
+
+    reason: Reason = ""
+
+
+class NodeCpus(Struct, array_like=True, tag=42):
+    """The node offers another number of CPUs from now on."""
+
+    cpus: Count
+
+
+ToNode = (
+    Attach
+    | Reconcile
+    | Compute
+    | RunJobs
+    | CancelJobs
+    | TakeBack
+    | CloseComputation
+    | Acknowledge
+    | AcknowledgeProvisional
+    | Detach
+)
+FromNode = (
+    Welcome
+    | ComputationReady
+    | ComputationFailed
+    | Credit
+    | JobsStarted
+    | JobsEnded
+    | JobsReturned
+    | Provisional
+    | Reconciled
+    | Leaving
+    | NodeCpus
+)
+
+to_node_decoder: msgspec.msgpack.Decoder[ToNode] = msgspec.msgpack.Decoder(ToNode)  # type: ignore[arg-type]  # a union is a valid type here
+from_node_decoder: msgspec.msgpack.Decoder[FromNode] = msgspec.msgpack.Decoder(FromNode)  # type: ignore[arg-type]  # same

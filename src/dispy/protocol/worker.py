@@ -1,0 +1,199 @@
+"""The conversation on a node: daemon, computation host, worker.
+
+Three channels, all between processes of one node:
+
+- *control* (stream, daemon ↔ host): length-prefixed ``ToHost``/``FromHost`` messages.
+- *jobs* (SOCK_SEQPACKET, daemon → worker): one ``Record`` of jobs per packet. The daemon keeps a
+  copy of the reading end, so the kernel decides, atomically, whether a record was taken by the
+  worker or taken back.
+- *replies* (SOCK_SEQPACKET, worker ↔ daemon): packets of results, see ``pack_ran``; provisional
+  values, and the acknowledgement of each back.
+
+Beside them every worker has a *slot* in memory shared with the daemon (``SLOT_…``): which job it is
+at, which job is to be interrupted, where the daemon cut its record, and an arena that holds each
+result from the moment it exists, so that a worker that dies loses nothing it had finished.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from dispy.protocol import limits
+from dispy.protocol.node import Ended, Job, Name, Number, Reason
+
+# A slot: eight 64-bit words, then the arena.
+SLOT_CLAIM = 0
+"""Which job the worker is at: ``claim(record, index)``. Written by the worker before each job."""
+SLOT_LIMIT = 1
+"""The worker stops its record before this position. Written by the daemon."""
+SLOT_INTERRUPT = 2
+"""SIGINT is meant for this position only. Written by the daemon, cleared by the worker."""
+SLOT_COMMITTED = 3
+"""End of the results in the arena that no packet has carried yet (bytes, absolute)."""
+SLOT_COUNT = 4
+"""Number of those results."""
+SLOT_START = 5
+"""When the current job began (seconds since the epoch, as a double)."""
+SLOT_WORDS = 8
+SLOT_HEADER = SLOT_WORDS * 8
+ARENA_SIZE = 256 * limits.KIB
+ARENA_FLUSH = 96 * limits.KIB
+"""A packet of results goes out when it has this size: with one more inline result it fits a packet."""
+SLOT_SIZE = SLOT_HEADER + ARENA_SIZE
+
+PACKET_MAX = ARENA_SIZE + 4 * limits.KIB
+"""Largest packet on the jobs and replies channels (bytes)."""
+RECORD_BYTES_MAX = 96 * limits.KIB
+RECORD_JOBS_MAX = 256
+
+_INDEX_BITS = 16
+
+
+def claim(record: int, index: int) -> int:
+    """Position ``index`` of a record as one number, growing over the life of a worker."""
+    return (record << _INDEX_BITS) | index
+
+
+def split_claim(value: int) -> tuple[int, int]:
+    """Record and index of a position."""
+    return value >> _INDEX_BITS, value & ((1 << _INDEX_BITS) - 1)
+
+
+class Record(Struct, array_like=True):
+    """Jobs that one worker runs one after another."""
+
+    record: Number
+    jobs: Annotated[list[Job], Meta(max_length=RECORD_JOBS_MAX)]
+
+
+# Daemon to host.
+
+
+class Load(Struct, array_like=True, tag=1):
+    """The computation this host is for: sent once, first. ``code_path`` is a file with its code."""
+
+    name: Name
+    code_path: Name
+    work_path: Name
+    segment_path: Name
+    node_name: Name
+    node_ip_addr: Name
+    isolate: bool
+    output_max: Number = limits.OUTPUT_MAX
+
+
+class Fork(Struct, array_like=True, tag=2):
+    """Start a worker. Its jobs and replies sockets come along as descriptors; ``slot`` is its place."""
+
+    worker: Number
+    slot: Number
+
+
+class Interrupt(Struct, array_like=True, tag=3):
+    """Send SIGINT to a worker; what it is meant for stands in its slot."""
+
+    worker: Number
+
+
+class Kill(Struct, array_like=True, tag=4):
+    """End a worker and everything it started."""
+
+    worker: Number
+
+
+# Host to daemon.
+
+
+class Loaded(Struct, array_like=True, tag=32):
+    """The computation is ready; ``warning`` names what will go wrong with it."""
+
+    warning: Reason = ""
+
+
+class LoadFailed(Struct, array_like=True, tag=33):
+    """The computation cannot be loaded here."""
+
+    reason: Reason
+
+
+class WorkerStarted(Struct, array_like=True, tag=34):
+    """A worker exists."""
+
+    worker: Number
+    pid: Number
+
+
+class WorkerExited(Struct, array_like=True, tag=35):
+    """A worker is gone, with all it started. ``code`` as of subprocess: negative for a signal."""
+
+    worker: Number
+    code: int
+
+
+ToHost = Load | Fork | Interrupt | Kill
+FromHost = Loaded | LoadFailed | WorkerStarted | WorkerExited
+
+# Replies. The first byte of a packet tells what it is.
+RAN = 0x52
+PROVISIONAL = 0x50
+
+_RAN = struct.Struct("<BBHIQ")
+RAN_HEADER = _RAN.size
+_ARRAY32 = struct.Struct(">BI")
+ARENA_HEAD = RAN_HEADER + _ARRAY32.size
+"""Bytes at the start of the arena that ``pack_ran`` fills in when a packet goes out."""
+
+LAST_OF_RECORD = 1
+RETIRING = 2
+
+
+def pack_ran(buffer: bytearray | memoryview, offset: int, flags: int, executed: int, record: int, count: int) -> None:
+    """Write the head of a packet of ``count`` results, encoded one behind the other after it.
+
+    Together they are a msgpack array: results are encoded once, where they are made, and the
+    packet is decoded in one go.
+    """
+    _RAN.pack_into(buffer, offset, RAN, flags, executed, count, record)
+    _ARRAY32.pack_into(buffer, offset + RAN_HEADER, 0xDD, count)
+
+
+def unpack_ran(packet: memoryview) -> tuple[int, int, int, list[Ended]]:
+    """Flags, jobs executed of the record so far, record number, results."""
+    _, flags, executed, _, record = _RAN.unpack_from(packet)
+    return flags, executed, record, ended_decoder.decode(packet[RAN_HEADER:])
+
+
+class ProvisionalValue(Struct, array_like=True):
+    """A provisional result, from the worker."""
+
+    number: Number
+    attempt: Number
+    serial: Number
+    payload: Annotated[bytes, Meta(max_length=limits.INLINE_MAX)]
+    stream: Number = 0
+
+
+class SentAcknowledged(Struct, array_like=True):
+    """The client has the provisional value ``serial`` of this attempt (or never will)."""
+
+    number: Number
+    attempt: Number
+    serial: Number
+    delivered: bool = True
+
+
+LENGTH = struct.Struct(">I")
+"""Prefix of a message on the control channel."""
+
+CONTROL_MAX = 1 * limits.MIB
+
+ended_decoder: msgspec.msgpack.Decoder[list[Ended]] = msgspec.msgpack.Decoder(list[Ended])
+record_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+provisional_decoder: msgspec.msgpack.Decoder[ProvisionalValue] = msgspec.msgpack.Decoder(ProvisionalValue)
+acknowledged_decoder: msgspec.msgpack.Decoder[SentAcknowledged] = msgspec.msgpack.Decoder(SentAcknowledged)
+to_host_decoder: msgspec.msgpack.Decoder[ToHost] = msgspec.msgpack.Decoder(ToHost)  # type: ignore[arg-type]  # a union is a valid type here
+from_host_decoder: msgspec.msgpack.Decoder[FromHost] = msgspec.msgpack.Decoder(FromHost)  # type: ignore[arg-type]  # same

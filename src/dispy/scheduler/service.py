@@ -1,0 +1,405 @@
+"""Performs what the scheduling core decides: holds the links to nodes and speaks for the core.
+
+A *link* is one scheduler and one node over successive connections. When a connection breaks, it is
+dialed again, and both sides compare what they hold; a node that refuses, or answers as another
+incarnation, is lost at once, one that stays silent after the limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from dispy.core.scheduling import Machine
+from dispy.core.scheduling import state as core
+from dispy.core.scheduling.state import NodeId
+from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
+from dispy.net.connection import Connection, Payload
+from dispy.protocol import limits, node
+from dispy.settings import PULSE_S, SILENT_PULSES
+
+logger = logging.getLogger("dispy.scheduler")
+
+TICK_S = 0.02
+"""How often idle CPUs look for work behind running jobs, while there are any."""
+
+REDIAL_S = 0.1
+"""Pause between attempts to reach a node again whose connection broke."""
+
+
+class Listener(Protocol):
+    """Who is told what happens: the client library, or a daemon's side towards its clients."""
+
+    def on_node_known(self, found: NodeInfo) -> None:
+        """A node has introduced itself; allocate it to the computations that may use it."""
+
+    def on_node_gone(self, found: NodeInfo, reason: str) -> None:
+        """A node is lost."""
+
+    def on_unreachable(self, target: Target, error: Exception) -> None:
+        """A node that was to be reached did not answer, or refused us."""
+
+    def on_ended(self, action: core.TellEnded, found: NodeInfo | None) -> None:
+        """Jobs have reached their final status."""
+
+    def on_started(self, action: core.TellStarted, found: NodeInfo) -> None:
+        """Jobs are running."""
+
+    def on_requeued(self, action: core.TellRequeued) -> None:
+        """Jobs wait again."""
+
+    def on_value(self, action: core.TellValue, found: NodeInfo) -> None:
+        """A job sent a provisional result."""
+
+    def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
+        """A node became usable for a computation, or ceased to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a node is expected, and the secret to use there."""
+
+    host: str
+    port: int
+    key: bytes = field(repr=False)
+
+
+@dataclass(slots=True)
+class NodeInfo:
+    """What is known about a node that has introduced itself."""
+
+    node: NodeId
+    target: Target
+    name: str
+    cpus: int
+    platform: str
+    ip_addr: str
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+
+class Link:
+    """One node, over successive connections."""
+
+    def __init__(self, service: SchedulerService, target: Target) -> None:
+        self._service = service
+        self.target = target
+        self.info: NodeInfo | None = None
+        self.connection: Connection | None = None
+        self.received = 0
+        """Number of the last batch of results that arrived."""
+        self._broken_at: float | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.is_closed = False
+        self.is_private = False
+        self._past = (0, 0)
+
+    def dial(self) -> None:
+        """Connect in the background."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._dial())
+
+    async def _dial(self) -> None:
+        while not self.is_closed:
+            try:
+                await asyncio.get_running_loop().create_connection(
+                    self._new_connection, self.target.host, self.target.port
+                )
+                return
+            except OSError as error:
+                if self.info is None or self._is_refusal(error):
+                    self._fail(error)
+                    return
+                if self._broken_at is not None and time.monotonic() - self._broken_at > PULSE_S * SILENT_PULSES:
+                    self._fail(error)
+                    return
+            await asyncio.sleep(REDIAL_S)
+
+    @staticmethod
+    def _is_refusal(error: OSError) -> bool:
+        return isinstance(error, ConnectionRefusedError)
+
+    def _new_connection(self) -> Connection:
+        return Connection(
+            self, node.from_node_decoder, self.target.key, "client", "node", is_dialer=True
+        )
+
+    def _fail(self, error: Exception) -> None:
+        self._service.link_failed(self, error)
+
+    # The connection's side.
+
+    def on_ready(self, connection: Connection) -> None:
+        """The node has proved itself: introduce ourselves."""
+        self.connection = connection
+        connection.send(node.Attach(self._service.identity, self._service.name, self.received))
+
+    def on_message(self, connection: Connection, message: Any) -> None:
+        """The node said something."""
+        if connection is not self.connection:
+            return
+        if type(message) is node.Welcome:
+            self._welcome(connection, message)
+        elif self.info is None:
+            raise RemoteProtocolError(f"{type(message).__name__} before Welcome")
+        else:
+            if type(message) is node.JobsEnded:
+                self.received = message.batch
+                _take_streams(connection, message)
+            elif type(message) is node.Provisional and message.stream:
+                message.payload = bytes(connection.take_stream(message.stream))
+            self._service.link_message(self, message)
+
+    def _welcome(self, connection: Connection, message: node.Welcome) -> None:
+        if self.info is not None and self.info.node != message.node:
+            self._service.link_replaced(self)
+            self.received = 0
+        self._broken_at = None
+        self.info = NodeInfo(
+            NodeId(message.node), self.target, message.name, message.cpus, message.platform, connection.peer_address
+        )
+        self._service.link_welcome(self, message.known)
+
+    def on_closed(self, connection: Connection, error: Exception | None) -> None:
+        """The connection is gone: dial again, unless it was refused or never stood."""
+        if self.connection is connection:
+            self._past = self.traffic()
+            self.connection = None
+        if self.is_closed:
+            return
+        if self.info is None or isinstance(error, (AuthenticationError, VersionError)):
+            self._fail(error or ConnectionError("the connection was closed before it stood"))
+            return
+        if self._broken_at is None:
+            self._broken_at = time.monotonic()
+            self._service.link_silent(self)
+        self._task = None
+        self.dial()
+
+    def tick(self) -> None:
+        """Once a second: say and expect a sign of life."""
+        connection = self.connection
+        if connection is not None and connection.tick() > SILENT_PULSES:
+            connection.abort(RemoteProtocolError(f"silent for {PULSE_S * SILENT_PULSES:g} s"))
+
+    def traffic(self) -> tuple[int, int]:
+        """Bytes sent and received over all connections."""
+        connection = self.connection
+        sent, received = self._past
+        if connection is None:
+            return sent, received
+        return sent + connection.bytes_sent, received + connection.bytes_received
+
+    def close(self) -> None:
+        """End for good."""
+        self.is_closed = True
+        if self._task is not None:
+            self._task.cancel()
+        if self.connection is not None:
+            self.connection.send(node.Detach())
+            self.connection.close()
+
+
+def _take_streams(connection: Connection, message: node.JobsEnded) -> None:
+    for ended in message.ended:
+        if ended.stream:
+            ended.payload = bytes(connection.take_stream(ended.stream))
+        if ended.output_stream:
+            output = bytes(connection.take_stream(ended.output_stream))
+            ended.stdout, ended.stderr = output[: ended.stdout_size], output[ended.stdout_size :]
+
+
+class SchedulerService:
+    """The scheduling core with its links.
+
+    Args:
+        identity: 16 bytes that name this scheduler to nodes, new for each.
+        name: Shown at nodes.
+        listener: Whom to tell.
+    """
+
+    def __init__(self, identity: bytes, name: str, listener: Listener) -> None:
+        self.identity = identity
+        self.name = name
+        self._listener = listener
+        self._machine = Machine()
+        self._loop = asyncio.get_running_loop()
+        self._links: dict[Target, Link] = {}
+        self._by_node: dict[NodeId, Link] = {}
+        self._tick: asyncio.TimerHandle | None = None
+        self._pulse = self._loop.call_later(PULSE_S, self._on_pulse)
+        self._perform_by_type: dict[type[core.Action], Callable[[Any], None]] = {
+            core.Send: self._send,
+            core.TellEnded: self._tell_ended,
+            core.TellStarted: lambda a: listener.on_started(a, self._info(a.node)),
+            core.TellRequeued: listener.on_requeued,
+            core.TellValue: lambda a: listener.on_value(a, self._info(a.node)),
+            core.TellNode: self._tell_node,
+        }
+
+    @property
+    def state(self) -> core.State:
+        """The core's state, to be read only."""
+        return self._machine.state
+
+    def handle(self, event: core.Event) -> None:
+        """Tell the core something and do what it decides."""
+        perform = self._perform_by_type
+        for action in self._machine.handle(event, time.monotonic()):
+            perform[type(action)](action)
+
+    def schedule_tick(self) -> None:
+        """Look for misplaced jobs from time to time, while there are jobs and several nodes."""
+        if self._tick is None and len(self._by_node) > 1:
+            self._tick = self._loop.call_later(TICK_S, self._on_tick)
+
+    def _on_tick(self) -> None:
+        self._tick = None
+        self.handle(core.Tick())
+        if any(computation.open for computation in self.state.computations.values()):
+            self.schedule_tick()
+
+    def _on_pulse(self) -> None:
+        self._pulse = self._loop.call_later(PULSE_S, self._on_pulse)
+        for link in list(self._links.values()):
+            link.tick()
+
+    # Links.
+
+    def reach(self, target: Target) -> None:
+        """Connect to a node, unless that is done or under way."""
+        if target not in self._links:
+            link = self._links[target] = Link(self, target)
+            link.dial()
+
+    def is_linked(self, target: Target) -> bool:
+        """Whether there is a link to a target, standing or on its way."""
+        return target in self._links
+
+    def nodes(self) -> list[NodeInfo]:
+        """All nodes that have introduced themselves and are not lost."""
+        found = []
+        for link in self._by_node.values():
+            if link.info is not None:
+                link.info.bytes_sent, link.info.bytes_received = link.traffic()
+                found.append(link.info)
+        return found
+
+    def link_failed(self, link: Link, error: Exception) -> None:
+        """A node cannot be reached (any more)."""
+        self._links.pop(link.target, None)
+        link.is_closed = True
+        if link.info is None:
+            self._listener.on_unreachable(link.target, error)
+            return
+        self._lose(link, f"node {link.info.name} ({link.target.host}:{link.target.port}) is lost: {error}")
+
+    def link_replaced(self, link: Link) -> None:
+        """At a known address another incarnation answers: the old one is dead."""
+        assert link.info is not None
+        self._lose(link, f"node {link.info.name} was started anew")
+
+    def link_silent(self, link: Link) -> None:
+        """A connection broke; the link dials again."""
+        assert link.info is not None
+        self.handle(core.NodeSilent(link.info.node))
+
+    def link_welcome(self, link: Link, known: bool) -> None:
+        """A node has introduced itself."""
+        info = link.info
+        assert info is not None
+        other = self._by_node.get(info.node)
+        if other is not None and other is not link:
+            # The same node under another of its names: one link is enough.
+            self._links.pop(link.target, None)
+            self._links[link.target] = other
+            link.info = None
+            link.is_closed = True
+            if link.connection is not None:
+                link.connection.close()
+            return
+        is_new = other is None
+        self._by_node[info.node] = link
+        self.handle(core.NodeUp(info.node, info.name, info.cpus, known and not is_new))
+        if is_new or not known:
+            self._listener.on_node_known(info)
+
+    def link_message(self, link: Link, message: node.FromNode) -> None:
+        """A node said something."""
+        assert link.info is not None
+        if type(message) is node.Leaving:
+            name = link.info.name
+            self._links.pop(link.target, None)
+            link.close()
+            self._lose(link, f"node {name} left: {message.reason}")
+            return
+        if type(message) is node.NodeCpus:
+            link.info.cpus = message.cpus
+        self.handle(core.FromNodeEvent(link.info.node, message))
+
+    def _lose(self, link: Link, reason: str) -> None:
+        info = link.info
+        assert info is not None
+        self._by_node.pop(info.node, None)
+        for target in [target for target, other in self._links.items() if other is link and other.is_closed]:
+            del self._links[target]
+        self.handle(core.NodeLost(info.node, reason))
+        self._listener.on_node_gone(info, reason)
+
+    def _info(self, node_id: NodeId) -> NodeInfo:
+        info = self._by_node[node_id].info
+        assert info is not None
+        return info
+
+    # Doing what the core decides.
+
+    def _send(self, action: core.Send) -> None:
+        link = self._by_node.get(action.node)
+        if link is None or link.connection is None:
+            return
+        connection = link.connection
+        message = action.message
+        if type(message) is node.RunJobs:
+            self._send_jobs(connection, message)
+        elif type(message) is node.Compute and len(message.code) >= limits.INLINE_MAX:
+            large = node.Compute(
+                message.computation, message.name, b"", 0, message.isolate, message.grace_s, message.dest_path
+            )
+            connection.send_streamed([(large, "stream", message.code)], large)
+        else:
+            connection.send(message)
+
+    def _send_jobs(self, connection: Connection, message: node.RunJobs) -> None:
+        jobs = message.jobs
+        large = [job for job in jobs if len(job.payload) >= limits.INLINE_MAX]
+        if large:
+            jobs = [job for job in jobs if len(job.payload) < limits.INLINE_MAX]
+        if jobs:
+            connection.send(node.RunJobs(message.computation, jobs) if large else message)
+        for job in large:
+            parts: list[tuple[Any, str, Payload]] = []
+            bare = node.Job(job.number, job.attempt, b"")
+            parts.append((bare, "stream", job.payload))
+            connection.send_streamed(parts, node.RunJobs(message.computation, [bare]))
+
+    def _tell_ended(self, action: core.TellEnded) -> None:
+        info = None
+        if action.node is not None and action.node in self._by_node:
+            info = self._by_node[action.node].info
+        self._listener.on_ended(action, info)
+
+    def _tell_node(self, action: core.TellNode) -> None:
+        if action.node in self._by_node:
+            self._listener.on_usable(action, self._info(action.node))
+
+    def close(self) -> None:
+        """End all links; nodes forget us."""
+        self._pulse.cancel()
+        if self._tick is not None:
+            self._tick.cancel()
+        for link in list(self._links.values()):
+            link.close()

@@ -1,0 +1,78 @@
+"""Settings of each program: made once, checked as a whole, frozen."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from dispy import config
+from dispy.errors import UsageError
+
+PULSE_S = 1.0
+"""A sign of life is sent at least so often; five missed ones are silence."""
+
+SILENT_PULSES = 5
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+
+
+class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a node runs."""
+
+    cpus: int = 0
+    """Jobs at once; 0: all CPUs this process may use; negative: all but so many."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    dispy_port: Port = config.DispyPort
+    """Base port: the node listens on the next one, or on any if that is taken."""
+    listen_port: Port | None = None
+    """The very port to listen on; 0 takes any free one."""
+    name: str = ""
+    """Shown to clients; the host's name if not given."""
+    secret: str = ""
+    """Shared with clients; the user's own if neither this nor a file is given."""
+    secret_file: str | None = None
+    dest_path_prefix: str = ""
+    """Where the node's files go; the temporary directory if not given."""
+    debug: bool = False
+    daemon: bool = False
+    """Run on when the terminal is closed."""
+    owner: int = 0
+    """Process whose private node this is: it ends with it and is not listed; 0: nobody's."""
+    lease_s: Annotated[float, Meta(gt=0)] = 3600.0
+    """How long results of a silent client are kept."""
+
+
+def check_node(settings: NodeSettings, cpus_present: int) -> NodeSettings:
+    """Check settings as a whole.
+
+    Raises:
+        UsageError: Names all faults at once.
+    """
+    faults = []
+    if settings.cpus > cpus_present:
+        faults.append(f"cpus: {settings.cpus} are asked for, {cpus_present} are usable")
+    if settings.cpus <= -cpus_present:
+        faults.append(f"cpus: leaving {-settings.cpus} of {cpus_present} unused leaves none")
+    if settings.secret and settings.secret_file:
+        faults.append("secret and secret_file: give one of them")
+    if settings.dest_path_prefix and not os.path.isdir(settings.dest_path_prefix):
+        faults.append(f"dest_path_prefix: {settings.dest_path_prefix!r} is not a directory")
+    if settings.dispy_port > 65000:
+        faults.append(f"dispy_port: {settings.dispy_port} leaves no room for the ports after it")
+    if not settings.name.isprintable() or len(settings.name) > 255:
+        faults.append("name: up to 255 printable characters")
+    if faults:
+        raise UsageError("; ".join(faults), hint="see 'dispynode --help'")
+    return settings
+
+
+def effective_cpus(wanted: int, present: int) -> int:
+    """CPUs to offer: the number wanted, all for 0, all but so many for a negative number."""
+    return wanted if wanted > 0 else present + wanted
+
+
+settings_decoder = msgspec.json.Decoder(NodeSettings)

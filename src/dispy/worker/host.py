@@ -1,0 +1,272 @@
+"""A computation host: loads a computation once and forks workers that run its jobs.
+
+Single-threaded, so that forking is safe. It talks to the daemon over one stream socket (descriptor
+``argv[1]``), shares the workers' slots with it through a memory file (``argv[2]``), and is the one
+who knows when a worker has died: it kills what that left behind, then tells.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import mmap
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from contextlib import suppress
+from typing import Any, NoReturn
+
+import msgspec
+
+from dispy import payload, processes
+from dispy.protocol import worker as protocol
+from dispy.protocol.worker import FromHost, LENGTH, LoadFailed, Loaded, WorkerExited, WorkerStarted
+from dispy.worker import loop, names, output
+from dispy.worker.restore import Restorer
+
+_TRIM_EVERY_MS = 500
+"""How often the output of running jobs is kept from growing without end."""
+
+
+class Host:
+    """The state of a host process."""
+
+    def __init__(self, control: socket.socket, slots: mmap.mmap) -> None:
+        self._control = control
+        self._slots = slots
+        self._descriptors: list[int] = []
+        self._input = bytearray()
+        self._workers: dict[int, tuple[int, tuple[int, int]]] = {}
+        """Worker and its output files, by pid."""
+        self._pids: dict[int, int] = {}
+        self._load: protocol.Load | None = None
+        self._code: payload.Code | None = None
+        self._current: loop.Worker | None = None
+        self._logger = logging.getLogger("dispynode")
+
+    def serve(self) -> None:
+        """Do what the daemon says until it is gone."""
+        wake, woken = os.pipe()
+        os.set_blocking(woken, False)
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        poller = select.poll()
+        poller.register(self._control, select.POLLIN)
+        poller.register(wake, select.POLLIN)
+        while True:
+            ready = poller.poll(_TRIM_EVERY_MS if self._workers else None)
+            if not ready:
+                self._trim()
+            for descriptor, _ in ready:
+                if descriptor == wake:
+                    with suppress(BlockingIOError):
+                        os.read(wake, 4096)
+                    self._reap()
+                elif not self._read_control():
+                    return
+
+    # The daemon.
+
+    def _read_control(self) -> bool:
+        data, descriptors, _, _ = socket.recv_fds(self._control, 65536, 64)
+        self._descriptors += descriptors
+        if not data:
+            return False
+        self._input += data
+        while len(self._input) >= LENGTH.size:
+            (size,) = LENGTH.unpack_from(self._input)
+            if len(self._input) < LENGTH.size + size:
+                break
+            body = bytes(self._input[LENGTH.size : LENGTH.size + size])
+            del self._input[: LENGTH.size + size]
+            self._do(protocol.to_host_decoder.decode(body))
+        return True
+
+    def _do(self, message: protocol.ToHost) -> None:
+        match message:
+            case protocol.Load():
+                self._tell(self._load_code(message))
+            case protocol.Fork():
+                self._fork(message)
+            case protocol.Interrupt(worker):
+                if worker in self._pids:
+                    os.kill(self._pids[worker], signal.SIGINT)
+            case protocol.Kill(worker):
+                if worker in self._pids:
+                    os.kill(self._pids[worker], signal.SIGKILL)
+
+    def _tell(self, message: FromHost) -> None:
+        body = msgspec.msgpack.encode(message)
+        try:
+            self._control.sendall(LENGTH.pack(len(body)) + body)
+        except OSError:
+            self.leave()
+
+    # Loading.
+
+    def _load_code(self, message: protocol.Load) -> FromHost:
+        self._load = message
+        try:
+            os.chdir(message.work_path)
+            sys.path.insert(0, message.work_path)
+            with open(message.code_path, "rb") as file:
+                data = file.read()
+            os.unlink(message.code_path)
+            code = payload.load_code(data)
+            names.inject(
+                code.namespace,
+                code.modules,
+                node_name=message.node_name,
+                node_ip_addr=message.node_ip_addr,
+                job_path=message.work_path,
+                provisional_result=self._provisional_result,
+                node_logger=self._logger,
+            )
+        except BaseException as error:
+            text = "".join(traceback.format_exception(error))
+            return LoadFailed(f"the computation cannot be loaded on {message.node_name}:\n{text}"[-60_000:])
+        self._code = code
+        gc.collect()
+        gc.freeze()
+        return Loaded()
+
+    def _provisional_result(self, result: Any, relay: bool = False, timeout: float | None = 10) -> int:
+        """Send a value to the client while the job goes on; see ``Worker.provisional_result``."""
+        return self._current.provisional_result(result, relay, timeout) if self._current else -1
+
+    # Workers.
+
+    def _fork(self, message: protocol.Fork) -> None:
+        jobs, replies = self._descriptors[:2]
+        del self._descriptors[:2]
+        files: tuple[int, int] = (-1, -1)
+        try:
+            files = output.new_files()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            parent = os.getpid()
+            pid = os.fork()
+        except OSError as error:
+            self._logger.error("worker %d cannot be started: %s", message.worker, error)
+            for descriptor in (jobs, replies, *files):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            self._tell(WorkerExited(message.worker, 71))  # EX_OSERR
+            return
+        if pid == 0:
+            self._become_worker(parent, jobs, replies, message.slot, files)
+        os.close(jobs)
+        os.close(replies)
+        self._workers[pid] = (message.worker, files)
+        self._pids[message.worker] = pid
+        self._tell(WorkerStarted(message.worker, pid))
+
+    def _become_worker(self, parent: int, jobs: int, replies: int, slot: int, files: tuple[int, int]) -> NoReturn:
+        code = 70  # EX_SOFTWARE: what follows never ends by itself
+        try:
+            signal.set_wakeup_fd(-1)
+            processes.set_death_signal(signal.SIGKILL, parent)
+            processes.set_subreaper()
+            self._control.close()
+            for _, other in self._workers.values():
+                for descriptor in other:
+                    os.close(descriptor)
+            loop.default_signals()
+            loop.reseed()
+            assert self._load is not None and self._code is not None
+            capture = output.Capture(*files, self._load.output_max)
+            start = slot * protocol.SLOT_SIZE
+            worker = loop.Worker(
+                self._code.function,
+                self._code.namespace,
+                socket.socket(fileno=jobs),
+                socket.socket(fileno=replies),
+                memoryview(self._slots)[start : start + protocol.SLOT_SIZE],
+                capture,
+                # After everything that is part of a worker's normal state.
+                self._restorer(worker_capture=capture),
+                loop.Segments(self._load.segment_path),
+                self._load.isolate,
+            )
+            self._current = worker
+            signal.signal(signal.SIGINT, worker.on_interrupt)
+            worker._restorer.keep_handlers()
+            worker.serve()
+            code = 0
+        except BaseException:
+            with suppress(BaseException):
+                os.write(_node_stderr, traceback.format_exc().encode())
+        finally:
+            os._exit(code)
+
+    def _restorer(self, worker_capture: output.Capture) -> Restorer:
+        assert self._load is not None
+        return Restorer(self._load.work_path, worker_capture)
+
+    def _reap(self) -> None:
+        """Find out which workers have ended; nothing that they started stays."""
+        ended = []
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            if pid in self._workers:
+                ended.append((pid, os.waitstatus_to_exitcode(status)))
+        for pid, code in ended:
+            worker, files = self._workers.pop(pid)
+            del self._pids[worker]
+            for descriptor in files:
+                os.close(descriptor)
+            processes.kill_strays(set(self._workers))
+            self._tell(WorkerExited(worker, code))
+
+    def _trim(self) -> None:
+        assert self._load is not None
+        for _, files in self._workers.values():
+            for descriptor in files:
+                output.trim(descriptor, self._load.output_max)
+
+    def leave(self) -> NoReturn:
+        """End with all descendants."""
+        processes.kill_strays(set())
+        os._exit(0)
+
+
+_node_stderr = 2
+
+
+def main() -> None:
+    """Entry of ``python -m dispy.worker.host CONTROL SLOTS PARENT``."""
+    global _node_stderr
+    control_fd, slots_fd, parent = map(int, sys.argv[1:4])
+    sys.argv[:] = ["dispy"]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    processes.set_subreaper()
+    _node_stderr = os.dup(2)
+    logging.basicConfig(
+        stream=os.fdopen(os.dup(2), "w", buffering=1), format="%(asctime)s %(name)s - %(message)s", level=logging.INFO
+    )
+    control = socket.socket(fileno=control_fd)
+    slots = mmap.mmap(slots_fd, 0)
+    os.close(slots_fd)
+    host = Host(control, slots)
+
+    def on_term(number: int, frame: object) -> None:
+        host.leave()
+
+    signal.signal(signal.SIGTERM, on_term)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    processes.set_death_signal(signal.SIGTERM, parent)
+    host.serve()
+    host.leave()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The names that a job finds in its namespace without importing them."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+def inject(
+    namespace: dict[str, Any],
+    modules: list[str],
+    *,
+    node_name: str,
+    node_ip_addr: str,
+    job_path: str,
+    provisional_result: Callable[..., int],
+    node_logger: logging.Logger,
+) -> None:
+    """Put the documented names into a computation's namespace.
+
+    Names that the computation defines itself are left alone, except the documented ones.
+    """
+    for name in modules:
+        if name not in namespace:
+            namespace[name] = importlib.import_module(name)
+    namespace.update(
+        dispy_node_name=node_name,
+        dispy_node_ip_addr=node_ip_addr,
+        dispy_job_path=job_path,
+        dispy_job_id=None,
+        dispy_provisional_result=provisional_result,
+        dispy_send_file=send_file_not_yet,
+        dispynode_logger=node_logger,
+    )
+
+
+def send_file_not_yet(path: str, relay: bool = False, timeout: float = 10) -> int:
+    """Stands in for sending files from jobs."""
+    from dispy.errors import NotYetError
+
+    raise NotYetError(
+        "dispy_send_file is not available yet", hint="return the content as (part of) the job's result"
+    )

@@ -1,0 +1,113 @@
+"""What a job prints, captured at the level of file descriptors.
+
+Descriptors 1 and 2 are memory files opened for append, so what C code or a child process writes
+arrives too. Their positions tell whether there is anything to read: printing nothing costs nothing
+but two ``lseek``. The host keeps what a job prints without end from filling memory (``trim``).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import io
+import os
+import sys
+
+CUT_MARK = b"\n... [dispy: %d bytes of output cut here] ...\n"
+
+_FALLOC_PUNCH = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+_PAGE = 4096
+
+
+def new_files() -> tuple[int, int]:
+    """Two memory files for stdout and stderr."""
+    return _memory_file("stdout"), _memory_file("stderr")
+
+
+def _memory_file(name: str) -> int:
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create(f"dispy-{name}", os.MFD_CLOEXEC)
+    else:
+        import tempfile
+
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_APPEND)
+    return descriptor
+
+
+class Capture:
+    """Descriptors 1 and 2, and ``sys.stdout`` and ``sys.stderr`` over them, for the jobs of a worker.
+
+    Args:
+        stdout: Memory file that becomes descriptor 1.
+        stderr: Memory file that becomes descriptor 2.
+        size_max: Bytes kept of each for one job; the middle of longer output is cut.
+    """
+
+    def __init__(self, stdout: int, stderr: int, size_max: int) -> None:
+        self._files = (stdout, stderr)
+        self._size_max = size_max
+        self.out: io.TextIOWrapper
+        self.err: io.TextIOWrapper
+        self.restore()
+        _unbuffer_c_streams()
+
+    def restore(self) -> None:
+        """Make 1, 2 and the Python streams what they were at the start, whatever a job did to them."""
+        for source, target in zip(self._files, (1, 2), strict=True):
+            os.dup2(source, target)
+        self.out = io.TextIOWrapper(
+            io.BufferedWriter(io.FileIO(1, "w", closefd=False), 64 * 1024), encoding="utf-8", errors="backslashreplace"
+        )
+        self.err = io.TextIOWrapper(
+            io.BufferedWriter(io.FileIO(2, "w", closefd=False)),
+            encoding="utf-8",
+            errors="backslashreplace",
+            write_through=True,
+            line_buffering=True,
+        )
+        sys.stdout = sys.__stdout__ = self.out
+        sys.stderr = sys.__stderr__ = self.err
+
+    def take(self) -> tuple[bytes, bytes]:
+        """What was printed since the last call; the files are empty afterwards."""
+        try:
+            self.out.flush()
+        except ValueError:  # the job closed it
+            self.restore()
+        stdout, stderr = self._files
+        first = self._read(stdout) if os.lseek(stdout, 0, os.SEEK_CUR) else b""
+        return first, self._read(stderr) if os.lseek(stderr, 0, os.SEEK_CUR) else b""
+
+    def _read(self, descriptor: int) -> bytes:
+        size = os.fstat(descriptor).st_size
+        limit = self._size_max
+        if size <= limit:
+            data = os.pread(descriptor, size, 0)
+        else:
+            half = limit // 2
+            data = os.pread(descriptor, half, 0) + CUT_MARK % (size - 2 * half) + os.pread(descriptor, half, size - half)
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return data
+
+
+def trim(descriptor: int, size_max: int) -> None:
+    """Give memory back that ``Capture`` would cut anyway, while the job still prints."""
+    size = os.fstat(descriptor).st_size
+    start = -(-size_max // _PAGE) * _PAGE
+    end = (size - size_max) // _PAGE * _PAGE
+    if end > start and hasattr(ctypes, "CDLL") and sys.platform == "linux":
+        ctypes.CDLL(None).fallocate(descriptor, _FALLOC_PUNCH, ctypes.c_long(start), ctypes.c_long(end - start))
+
+
+def _unbuffer_c_streams() -> None:
+    """Let C code print straight to the descriptors: its buffers would mix up jobs."""
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None)
+    unbuffered = 2  # _IONBF
+    for name in ("stdout", "stderr"):
+        stream = ctypes.c_void_p.in_dll(library, name)
+        library.setvbuf(stream, None, unbuffered, ctypes.c_size_t(0))

@@ -1,0 +1,128 @@
+"""What a job may change of its process, put back before the next one.
+
+Directory and umask are set again after every job: two system calls that cost less than asking.
+Of the environment, signal handlers, timers and descriptors only a change is noticed, through the
+functions that make it; each costs the job that makes it, and nobody else.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from dispy.worker.output import Capture
+
+_SIGNALS = tuple(s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP))
+
+
+class Restorer:
+    """The state of a worker as it is before every job.
+
+    Args:
+        directory: The working directory.
+        capture: The output streams.
+    """
+
+    def __init__(self, directory: str, capture: Capture) -> None:
+        self._capture = capture
+        self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._umask = os.umask(0o22)
+        os.umask(self._umask)
+        self._environment = dict(os.environ)
+        self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._filters = list(warnings.filters)
+        self._filters_list = warnings.filters
+        self._stdin = sys.stdin
+        self._changed: set[str] = set()
+        self.has_spawned = False
+        """A process was started since this was last cleared."""
+        self._watch()
+
+    def keep_handlers(self) -> None:
+        """Take the present signal handlers as those to go back to."""
+        self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._changed.clear()
+
+    def _watch(self) -> None:
+        for name in ("putenv", "unsetenv"):
+            self._wrap(os, name, "environment")
+        for name in ("signal", "alarm", "setitimer", "pthread_sigmask", "siginterrupt", "set_wakeup_fd"):
+            self._wrap(signal, name, "signals")
+        for name in ("dup2", "close", "closerange"):
+            self._wrap(os, name, "descriptors")
+        os.register_at_fork(after_in_parent=self._on_spawn)
+        for name in ("posix_spawn", "posix_spawnp", "system"):
+            self._wrap_spawn(os, name)
+        import _posixsubprocess
+
+        self._wrap_spawn(_posixsubprocess, "fork_exec")
+        subprocess = sys.modules.get("subprocess")
+        if subprocess is not None and hasattr(subprocess, "_fork_exec"):
+            self._wrap_spawn(subprocess, "_fork_exec")
+
+    def _wrap(self, module: Any, name: str, topic: str) -> None:
+        original: Callable[..., Any] | None = getattr(module, name, None)
+        if original is None:
+            return
+        changed = self._changed
+
+        @functools.wraps(original)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            if topic != "descriptors" or name != "close" or (args and args[0] in (0, 1, 2)):
+                changed.add(topic)
+            return original(*args, **kwargs)
+
+        setattr(module, name, watched)
+
+    def _wrap_spawn(self, module: Any, name: str) -> None:
+        original: Callable[..., Any] | None = getattr(module, name, None)
+        if original is None:
+            return
+
+        @functools.wraps(original)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self.has_spawned = True
+            return original(*args, **kwargs)
+
+        setattr(module, name, watched)
+
+    def _on_spawn(self) -> None:
+        self.has_spawned = True
+
+    def restore(self) -> None:
+        """Put back what the last job changed. Runs after every job."""
+        os.fchdir(self._directory)
+        os.umask(self._umask)
+        capture = self._capture
+        if sys.stdout is not capture.out or sys.stderr is not capture.err or sys.stdin is not self._stdin:
+            sys.stdin = self._stdin
+            capture.restore()
+        if warnings.filters is not self._filters_list or len(warnings.filters) != len(self._filters):
+            warnings.filters = self._filters_list  # type: ignore[assignment]  # the list it was
+            warnings.filters[:] = self._filters  # type: ignore[index]  # a list at run time
+            getattr(warnings, "_filters_mutated", lambda: None)()
+        if self._changed:
+            self._restore_changed()
+
+    def _restore_changed(self) -> None:
+        if "environment" in self._changed and dict(os.environ) != self._environment:
+            for name in set(os.environ) - set(self._environment):
+                del os.environ[name]
+            os.environ.update(self._environment)
+        if "signals" in self._changed:
+            signal.alarm(0)
+            for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+                signal.setitimer(timer, 0)
+            signal.set_wakeup_fd(-1)
+            signal.pthread_sigmask(signal.SIG_SETMASK, set())
+            for number, handler in self._handlers.items():
+                if handler is not None and signal.getsignal(number) is not handler:
+                    signal.signal(number, handler)
+        if "descriptors" in self._changed:
+            self._capture.restore()
+        self._changed.clear()
