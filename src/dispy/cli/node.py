@@ -1,0 +1,72 @@
+"""The ``dispynode`` command."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from dispy import __version__, config
+from dispy.settings import NodeSettings
+
+
+class Underscores(click.Command):
+    """A command whose options may be written with hyphens or underscores."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [_normal(argument) for argument in args])
+
+
+def _normal(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("-", "_").replace("__", "--", 1) + equals + value
+
+
+@click.command(cls=Underscores, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="dispynode")
+@click.option(
+    "-c", "--cpus", type=int, default=0, show_default=True,
+    help="Jobs to run at once; 0: one for each CPU this process may use; negative: leave so many unused.",
+)  # fmt: skip
+@click.option("-i", "--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "-p", "--dispy_port", type=click.IntRange(1, 65000), default=config.DispyPort, show_default=True,
+    help="Base port. The node listens on the next one; on any free one if that is taken.",
+)  # fmt: skip
+@click.option(
+    "--listen_port", type=click.IntRange(0, 65535), default=None, help="The very port to listen on; 0: any free one."
+)
+@click.option("--name", default="", help="Name shown to clients.  [default: the host's name]")
+@click.option(
+    "-s", "--secret", default="",
+    help="Secret shared with clients. Others on this machine can see it here: a file or the environment variable "
+    "DISPY_SECRET keep it to you.  [default: this user's own]",
+)  # fmt: skip
+@click.option("--secret_file", type=click.Path(dir_okay=False), default=None, help="File with the secret, mode 0600.")
+@click.option("--dest_path_prefix", default="", help="Directory for files of computations.  [default: the temporary directory]")
+@click.option("-d", "--debug", is_flag=True, help="Log what happens in detail.")
+@click.option("--daemon", is_flag=True, help="Do not use the terminal, and run on when it is closed.")
+def command(**options: Any) -> None:
+    """Run jobs of dispy clients on this machine.
+
+    Clients of the same user on this machine find the node by themselves. SIGINT (Ctrl-C) and SIGTERM end it with
+    everything that runs on it.
+    """
+    from dispy.node.daemon import run
+
+    sys.exit(run(NodeSettings(**options)))
+
+
+def main() -> None:
+    """Entry of ``dispynode``."""
+    try:
+        command(prog_name="dispynode")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
