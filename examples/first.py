@@ -1,0 +1,25 @@
+"""The first program: a function spread over all CPUs of this machine, a line per result, a table."""
+
+import random
+
+import dispy
+
+
+def compute(n: float) -> tuple[str, float]:
+    import time
+
+    time.sleep(n)
+    return dispy_node_name, n  # noqa: F821 - every job finds this name
+
+
+if __name__ == "__main__":
+    cluster = dispy.JobCluster(compute)
+    jobs = []
+    for number in range(12):
+        job = cluster.submit(random.uniform(0.05, 0.25))
+        job.id = number
+        jobs.append(job)
+    for job in jobs:
+        host, value = job()
+        print(f"{host} executed job {job.id} at {job.start_time:.3f} with {value:.3f}")
+    cluster.print_status()
