@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from dispy.client.job import DispyJob as DispyJob
     from dispy.client.later import SharedJobCluster as SharedJobCluster
     from dispy.client.later import recover_jobs as recover_jobs
+    from dispy.client.log import logger as logger
     from dispy.client.nodes import DispyNode as DispyNode
     from dispy.client.nodes import DispyNodeAvailInfo as DispyNodeAvailInfo
     from dispy.client.nodes import NodeAllocate as NodeAllocate
-    from dispy.client.log import logger as logger
     from dispy.errors import DispyError as DispyError
 
 __version__ = "5.0"

@@ -71,7 +71,7 @@ class JobError(DispyError):
     """A job did not end by returning: it was killed, cancelled, or its worker died."""
 
 
-class RemoteTraceback(JobError):  # noqa: N818 - a cause to read, not an error to catch
+class RemoteTraceback(JobError):
     """The traceback of a job's exception, as text, from where it ran."""
 
     def __init__(self, text: str) -> None:

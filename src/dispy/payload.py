@@ -50,7 +50,13 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any = None)
         return dump((args, kwargs) if kwargs else (args,))
     except Exception as error:
         for name, value in [*enumerate(args), *kwargs.items(), (None, job_id)]:
-            where = f"argument {name + 1}" if isinstance(name, int) else f"argument {name!r}" if name else "its id"
+            where = (
+                f"argument {name + 1}"
+                if isinstance(name, int)
+                else f"argument {name!r}"
+                if name
+                else "its id"
+            )
             culprit = find_culprit(value, where)
             if culprit:
                 raise PicklingError(
@@ -193,7 +199,9 @@ class _Pickler(cloudpickle.Pickler):
         explicit: The computation and its dependencies.
     """
 
-    def __init__(self, file: io.BytesIO, *, shared: Namespace | None = None, explicit: Iterable[Any] = ()) -> None:
+    def __init__(
+        self, file: io.BytesIO, *, shared: Namespace | None = None, explicit: Iterable[Any] = ()
+    ) -> None:
         super().__init__(file, protocol=PROTOCOL)
         self.global_names: set[str] = set()
         self._explicit = {id(item) for item in explicit}
@@ -294,7 +302,9 @@ def _code_names(code: types.CodeType) -> set[str]:
 
 _PATHS = sysconfig.get_paths()
 _INSTALLED = tuple(
-    os.path.realpath(_PATHS[name]) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib") if name in _PATHS
+    os.path.realpath(_PATHS[name]) + os.sep
+    for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    if name in _PATHS
 )
 _installed: dict[str, bool] = {"__main__": False, "__mp_main__": False, "builtins": True, "dispy": True}
 _names_of_local: tuple[int, tuple[bytes, ...]] = (0, ())

@@ -25,7 +25,9 @@ def _normal(argument: str) -> str:
     return name.replace("-", "_").replace("__", "--", 1) + equals + value
 
 
-@click.command(cls=Underscores, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(
+    cls=Underscores, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="dispynode")
 @click.option(
     "-c", "--cpus", type=int, default=0, show_default=True,
@@ -37,7 +39,10 @@ def _normal(argument: str) -> str:
     help="Base port. The node listens on the next one; on any free one if that is taken.",
 )  # fmt: skip
 @click.option(
-    "--listen_port", type=click.IntRange(0, 65535), default=None, help="The very port to listen on; 0: any free one."
+    "--listen_port",
+    type=click.IntRange(0, 65535),
+    default=None,
+    help="The very port to listen on; 0: any free one.",
 )
 @click.option("--name", default="", help="Name shown to clients.  [default: the host's name]")
 @click.option(
@@ -45,8 +50,14 @@ def _normal(argument: str) -> str:
     help="Secret shared with clients. Others on this machine can see it here: a file or the environment variable "
     "DISPY_SECRET keep it to you.  [default: this user's own]",
 )  # fmt: skip
-@click.option("--secret_file", type=click.Path(dir_okay=False), default=None, help="File with the secret, mode 0600.")
-@click.option("--dest_path_prefix", default="", help="Directory for files of computations.  [default: the temporary directory]")
+@click.option(
+    "--secret_file", type=click.Path(dir_okay=False), default=None, help="File with the secret, mode 0600."
+)
+@click.option(
+    "--dest_path_prefix",
+    default="",
+    help="Directory for files of computations.  [default: the temporary directory]",
+)
 @click.option("-d", "--debug", is_flag=True, help="Log what happens in detail.")
 @click.option("--daemon", is_flag=True, help="Do not use the terminal, and run on when it is closed.")
 def command(**options: Any) -> None:

@@ -18,7 +18,16 @@ from dispy.client import status as status_module
 from dispy.client.callbacks import check_callback
 from dispy.client.computation import Computation
 from dispy.client.engine import Engine, engine, stop_engine
-from dispy.client.job import ABANDONED, CANCELLED, CREATED, FINISHED, PROVISIONAL_RESULT, RUNNING, TERMINATED, DispyJob
+from dispy.client.job import (
+    ABANDONED,
+    CANCELLED,
+    CREATED,
+    FINISHED,
+    PROVISIONAL_RESULT,
+    RUNNING,
+    TERMINATED,
+    DispyJob,
+)
 from dispy.client.nodes import DispyNode, NodeAllocate, parse_nodes
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
@@ -124,7 +133,11 @@ class JobCluster:
         for address in [host] if isinstance(host, str) else host or []:
             require_loopback(resolve(address), "host")
         if dispy_port is not None:
-            if isinstance(dispy_port, bool) or not isinstance(dispy_port, int) or not 0 < dispy_port < 65000:
+            if (
+                isinstance(dispy_port, bool)
+                or not isinstance(dispy_port, int)
+                or not 0 < dispy_port < 65000
+            ):
                 raise UsageError(f"dispy_port must be a port number, not {dispy_port!r}")
             config.DispyPort = dispy_port
         if not isinstance(reentrant, bool):
@@ -173,7 +186,12 @@ class JobCluster:
 
     def _compute(self) -> Compute:
         return Compute(
-            self._number, self.name[:200], self._computation.code, 0, self._isolate, float(config.CancelGrace)
+            self._number,
+            self.name[:200],
+            self._computation.code,
+            0,
+            self._isolate,
+            float(config.CancelGrace),
         )
 
     # Submitting.
@@ -211,7 +229,9 @@ class JobCluster:
             return None
         return self._submit(next(DispyJob.id_iter) if job_id is None else job_id, found, args, kwargs)
 
-    def _submit(self, job_id: Any, node: NodeId | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> DispyJob:
+    def _submit(
+        self, job_id: Any, node: NodeId | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> DispyJob:
         """The path of every job in the caller's thread: pickle, note, and wake the loop if it sleeps."""
         if self._is_closed or self._pid != os.getpid():
             self._check_open()
@@ -228,6 +248,10 @@ class JobCluster:
         if node is not None:
             self._engine.post(self._submit_pinned, node, Job(number, 0, data))
             return job
+        if len(self._jobs) == 1 and not self._is_posted and self._engine.service.try_submit(
+            self._number, Job(number, 0, data)
+        ):
+            return job
         self._inbox.append(Job(number, 0, data))
         if not self._is_posted:
             self._is_posted = True
@@ -240,7 +264,7 @@ class JobCluster:
         popleft = inbox.popleft
         jobs = [popleft() for _ in range(len(inbox))]
         if jobs:
-            self._engine.service.handle(core.SubmitJobs(self._number, jobs))
+            self._engine.service.submit(core.SubmitJobs(self._number, jobs))
             self._engine.service.schedule_tick()
 
     def _submit_pinned(self, node: NodeId, job: Job) -> None:
@@ -623,7 +647,9 @@ class JobCluster:
             logger.warning("%s", self._why_no_node())
 
     def _why_no_node(self) -> str:
-        tried = sorted(self._unreachable.values()) + [f"{name}: {why}" for name, why in self._failures.items()]
+        tried = sorted(self._unreachable.values()) + [
+            f"{name}: {why}" for name, why in self._failures.items()
+        ]
         wanted = ", ".join(allocation.host for allocation in self._allocations)
         return (
             f"{len(self._jobs)} jobs of cluster {self.name} wait: no node of nodes={wanted} can be used. "
@@ -664,4 +690,3 @@ def _check_interval(name: str, value: Any, least: float) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 1000:
         raise UsageError(f"{name} must be from {least:g} to 1000 seconds, not {value!r}")
-

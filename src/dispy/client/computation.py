@@ -11,6 +11,7 @@ from typing import Any
 from dispy import payload
 from dispy.errors import NotYetError, UsageError
 
+
 class Computation:
     """A function with what it depends on, pickled.
 
@@ -91,6 +92,8 @@ def check_depends(depends: Any) -> list[Any]:
             else:
                 item = type(item)
         if getattr(item, "__name__", "") == "init_depends":
-            raise NotYetError("init_depends is not available yet", hint="import in the functions that need it")
+            raise NotYetError(
+                "init_depends is not available yet", hint="import in the functions that need it"
+            )
         items.append(item)
     return items

@@ -170,7 +170,10 @@ class Engine:
         secret = cluster._secret
         listed = discovery.running_nodes(secret.fingerprint())
         for listing in listed:
-            if any(allocation.matches(listing.host) and not allocation.port for allocation in cluster._allocations):
+            if any(
+                allocation.matches(listing.host) and not allocation.port
+                for allocation in cluster._allocations
+            ):
                 self._reach(Target(listing.host, listing.port, secret.key))
         for allocation in cluster._allocations:
             if allocation.ip_addr is not None:
@@ -250,7 +253,9 @@ class Engine:
             private.drained.discard(cluster._number)
             for info in self.service.nodes():
                 if info.node == private.node:
-                    self.service.handle(core.Allocate(cluster._number, info.node, cluster._allocated_cpus(info)))
+                    self.service.handle(
+                        core.Allocate(cluster._number, info.node, cluster._allocated_cpus(info))
+                    )
 
     def on_node_gone(self, found: NodeInfo, reason: str) -> None:
         """A node is lost."""
@@ -264,7 +269,11 @@ class Engine:
             if cluster._secret.key == target.key:
                 cluster._unreachable[target] = text
         if isinstance(error, (AuthenticationError, VersionError)):
-            hint = "give both the same secret" if isinstance(error, AuthenticationError) else "install one version"
+            hint = (
+                "give both the same secret"
+                if isinstance(error, AuthenticationError)
+                else "install one version"
+            )
             logger.warning("node at %s; %s", text, hint)
 
     def on_ended(self, action: core.TellEnded, found: NodeInfo | None) -> None:
@@ -350,7 +359,9 @@ class PrivateNode:
             elif data:
                 return
             else:
-                logger.warning("the node that was started for this program ended at once; see its message above")
+                logger.warning(
+                    "the node that was started for this program ended at once; see its message above"
+                )
             loop.remove_reader(stdout.fileno())
 
         loop.add_reader(stdout.fileno(), on_readable)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import itertools
 import threading
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-import _thread
 import msgspec
 
 from dispy import payload
@@ -121,7 +121,9 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         if isinstance(self._error, bytes):
             rebuilt = payload.load_exception(self._error, self.exception or "") if self._error else None
             name = STATUS_NAMES[self.status]
-            self._error = rebuilt or JobError(f"job {self.id!r} is {name}: {self.exception or 'no reason given'}")
+            self._error = rebuilt or JobError(
+                f"job {self.id!r} is {name}: {self.exception or 'no reason given'}"
+            )
         error: BaseException | None = self._error
         return error
 

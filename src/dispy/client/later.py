@@ -16,4 +16,6 @@ class SharedJobCluster:
 
 def recover_jobs(*args: Any, **kwargs: Any) -> list[Any]:
     """Fetch the results of a program that died. Not available yet."""
-    raise NotYetError("recover_jobs is not available yet", hint="keep the program running until its jobs have ended")
+    raise NotYetError(
+        "recover_jobs is not available yet", hint="keep the program running until its jobs have ended"
+    )

@@ -105,7 +105,9 @@ class NodeAllocate:
         if not isinstance(host, str) or not host:
             raise UsageError(f"host of a node must be a name, an address or a pattern, not {host!r}")
         if port is not None and (not isinstance(port, int) or not 0 < port < 65536):
-            warnings.warn(f"port {port!r} of node {host} is not a port number; the default is used", stacklevel=2)
+            warnings.warn(
+                f"port {port!r} of node {host} is not a port number; the default is used", stacklevel=2
+            )
             port = None
         if not isinstance(cpus, int):
             warnings.warn(f"cpus {cpus!r} of node {host} is not a number; all are used", stacklevel=2)
@@ -182,7 +184,9 @@ def parse_nodes(nodes: Any) -> list[NodeAllocate]:
     if isinstance(nodes, (str, NodeAllocate, dict, DispyNode)):
         nodes = [nodes]
     if not isinstance(nodes, (list, tuple)):
-        raise UsageError(f"nodes must be a list of hosts, not {type(nodes).__name__}", hint="nodes=['192.168.1.20']")
+        raise UsageError(
+            f"nodes must be a list of hosts, not {type(nodes).__name__}", hint="nodes=['192.168.1.20']"
+        )
     found = [parsed for parsed in map(_parse_node, nodes) if parsed is not None and parsed.is_usable]
     if not found:
         raise UsageError(f"none of nodes={nodes!r} can be used", hint="check the names, or leave nodes out")

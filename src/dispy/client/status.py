@@ -9,7 +9,9 @@ from dispy.client.nodes import DispyNode
 _COLUMNS = ("Node", "CPUs", "Jobs", "Sec/Job", "Node Time Sec", "Sent", "Rcvd")
 
 
-def print_table(name: str, nodes: Iterable[DispyNode], pending: int, job_time_s: float, wall_time_s: float) -> None:
+def print_table(
+    name: str, nodes: Iterable[DispyNode], pending: int, job_time_s: float, wall_time_s: float
+) -> None:
     """Print what each node did, what is pending, and the speedup.
 
     Args:
@@ -35,7 +37,9 @@ def print_table(name: str, nodes: Iterable[DispyNode], pending: int, job_time_s:
     if pending:
         print(f"\nJobs pending: {pending}")
     speedup = job_time_s / wall_time_s if wall_time_s > 0 else 0.0
-    print(f"\nTotal job time: {job_time_s:.3f} sec, wall time: {wall_time_s:.3f} sec, speedup: {speedup:.3f}\n")
+    print(
+        f"\nTotal job time: {job_time_s:.3f} sec, wall time: {wall_time_s:.3f} sec, speedup: {speedup:.3f}\n"
+    )
 
 
 def _row(node: DispyNode) -> tuple[str, ...]:

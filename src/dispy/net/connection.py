@@ -8,8 +8,10 @@ at a time, as far as the peer grants and the socket takes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import Callable
+import socket
+import threading
 from typing import Any, Protocol
 
 import msgspec
@@ -77,6 +79,9 @@ class Connection(asyncio.BufferedProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes | memoryview] = []
+        self._lock = threading.Lock()
+        """Guards the order of bytes on the socket between the loop and ``try_send_now``."""
+        self._socket: socket.socket | None = None
         self._is_flushing = False
         self._is_paused = False
         self._incoming = frames.IncomingStreams()
@@ -104,6 +109,10 @@ class Connection(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(high=WRITE_HIGH)  # type: ignore[attr-defined]  # same
         peer = transport.get_extra_info("peername")
         self.peer_address = peer[0] if isinstance(peer, tuple) else ""
+        with contextlib.suppress(OSError):
+            # A descriptor of our own: the transport may close its own while another thread writes.
+            self._socket = socket.socket(fileno=socket.dup(transport.get_extra_info("socket").fileno()))
+            self._socket.setblocking(False)
         self._deadline = self._loop.call_later(HANDSHAKE_S, self._on_deadline)
         assert self._handshake is not None
         self._write_control(self._handshake.start())
@@ -118,6 +127,9 @@ class Connection(asyncio.BufferedProtocol):
             self._reader.received(nbytes)
         except (DispyError, msgspec.DecodeError, RecursionError) as error:
             self._refuse(error)
+        if self._out:
+            # Answers leave at once.
+            self._flush()
 
     def eof_received(self) -> bool:
         return False
@@ -127,6 +139,10 @@ class Connection(asyncio.BufferedProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
         self._outgoing.clear()
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
         self._owner.on_closed(self, self._error or exc)
 
     def pause_writing(self) -> None:
@@ -214,6 +230,36 @@ class Connection(asyncio.BufferedProtocol):
         """The payload that a message refers to."""
         return self._incoming.take(number)
 
+    def flush(self) -> None:
+        """Write what is queued now, not at the end of the loop's turn: saves a turn where latency counts."""
+        if self._out:
+            self._flush()
+
+    def try_send_now(self, messages: list[Any]) -> bool:
+        """Send messages from any thread, without the loop; False, and nothing is sent, if it is not idle.
+
+        Spares a sequence of single jobs the wake-up of the loop's thread: 60 us of some 500.
+        """
+        with self._lock:
+            transport = self._transport
+            if self._socket is None or transport is None or not self.is_ready:
+                return False
+            if self._out or self._outgoing or transport.get_write_buffer_size():
+                return False
+            bodies = [_encode(message) for message in messages]
+            data = b"".join([part for body in bodies for part in (frames.header(frames.CONTROL, len(body)), body)])
+            try:
+                sent = self._socket.send(data)
+            except OSError:
+                # Full, or broken: the loop will find out which.
+                sent = 0
+            self._has_sent = True
+            self.bytes_sent += sent
+            if sent < len(data):
+                self._out.insert(0, data[sent:])
+                self._loop.call_soon_threadsafe(self._flush)
+            return True
+
     def _write_control(self, body: bytes | None) -> None:
         if body is not None:
             self._write(frames.header(frames.CONTROL, len(body)))
@@ -226,20 +272,24 @@ class Connection(asyncio.BufferedProtocol):
     def _schedule_flush(self) -> None:
         if not self._is_flushing:
             self._is_flushing = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush_scheduled)
+
+    def _flush_scheduled(self) -> None:
+        self._is_flushing = False
+        self._flush()
 
     def _flush(self) -> None:
-        self._is_flushing = False
         transport = self._transport
         if transport is None or self._is_closed:
             self._out.clear()
             return
         if self._out:
-            data = b"".join(self._out)
-            self._out.clear()
-            self._has_sent = True
-            self.bytes_sent += len(data)
-            transport.write(data)
+            with self._lock:
+                data = b"".join(self._out)
+                self._out.clear()
+                self._has_sent = True
+                self.bytes_sent += len(data)
+                transport.write(data)
         while self._outgoing and not self._is_paused and not self._is_closed:
             if not self._write_chunks(transport):
                 break

@@ -112,7 +112,9 @@ def _read_own(path: Path) -> str:
     with os.fdopen(descriptor, encoding="ascii") as file:
         status = os.fstat(descriptor)
         if status.st_uid != os.getuid() or status.st_mode & 0o077:
-            raise StateDirectoryError(f"{path} is not a file of this user alone", hint="remove it; a new one is made")
+            raise StateDirectoryError(
+                f"{path} is not a file of this user alone", hint="remove it; a new one is made"
+            )
         text = file.read().strip()
     if not text:
         raise StateDirectoryError(f"{path} is empty", hint="remove it; a new one is made")

@@ -30,7 +30,7 @@ _SECRET_VARIABLES = ("DISPY_SECRET",)
 class WorkerHandle:
     """The daemon's ends of a worker: its channels and its slot."""
 
-    __slots__ = ("id", "jobs", "jobs_copy", "pid", "replies", "slot", "starts", "words", "_arena")
+    __slots__ = ("_arena", "id", "jobs", "jobs_copy", "pid", "replies", "slot", "starts", "words")
 
     def __init__(self, worker: WorkerId, slot: int, memory: memoryview) -> None:
         self.id = worker

@@ -38,7 +38,9 @@ class Segments:
         """Write a payload; returns its name there."""
         name = self._next
         self._next += 1
-        descriptor = os.open(directory / str(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(
+            directory / str(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+        )
         try:
             with os.fdopen(descriptor, "wb", buffering=0) as file:
                 view = memoryview(data)
@@ -53,7 +55,9 @@ class Segments:
         """The content of a segment, mapped."""
         with open(directory / str(name), "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            return memoryview(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)) if size else memoryview(b"")
+            return (
+                memoryview(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)) if size else memoryview(b"")
+            )
 
     def remove(self, directory: Path, name: int) -> None:
         """Remove a segment; one that is gone already is fine."""

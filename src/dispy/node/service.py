@@ -43,9 +43,10 @@ _encode = msgspec.msgpack.Encoder().encode
 class Loaded:
     """A computation's host and places."""
 
-    __slots__ = ("host", "is_ready", "segments", "work")
+    __slots__ = ("client", "host", "is_ready", "segments", "work")
 
-    def __init__(self, host: HostProcess, work: Path, segments: Path) -> None:
+    def __init__(self, client: ClientId, host: HostProcess, work: Path, segments: Path) -> None:
+        self.client = client
         self.host = host
         self.work = work
         self.segments = segments
@@ -122,7 +123,13 @@ class NodeService:
         """What others on this machine need to reach us."""
         host, port = self.address
         return Listing(
-            self.incarnation.hex(), host, port, self.name, self.cpus, os.getpid(), self._secret.fingerprint()
+            self.incarnation.hex(),
+            host,
+            port,
+            self.name,
+            self.cpus,
+            os.getpid(),
+            self._secret.fingerprint(),
         )
 
     async def _listen(self, port: int) -> asyncio.Server:
@@ -187,7 +194,10 @@ class NodeService:
         self._tick = None
         positions = {}
         for worker, (_, handle) in self._owners.items():
-            positions[worker] = (handle.words[worker_protocol.SLOT_CLAIM], handle.starts[worker_protocol.SLOT_START])
+            positions[worker] = (
+                handle.words[worker_protocol.SLOT_CLAIM],
+                handle.starts[worker_protocol.SLOT_START],
+            )
         self._handle(core.Tick(positions))
         if self._machine.state.busy:
             self._schedule_tick()
@@ -308,9 +318,13 @@ class NodeService:
     def _start_host(self, action: core.StartHost) -> None:
         client, number = action.key
         name = f"{client.hex()[:8]}-{number}"
-        host = self._spare if self._spare is not None and not self._spare.is_dead else HostProcess(self._slots_max())
+        host = (
+            self._spare
+            if self._spare is not None and not self._spare.is_dead
+            else HostProcess(self._slots_max())
+        )
         self._loop.remove_reader(host.control)
-        loaded = Loaded(host, self._workspace.open(name), self._segments.open(name))
+        loaded = Loaded(client, host, self._workspace.open(name), self._segments.open(name))
         self._loaded[action.key] = loaded
         code_path = self._workspace.root / f"{name}.code"
         code_path.write_bytes(action.compute.code)
@@ -469,6 +483,10 @@ class NodeService:
     def _on_replies(self, handle: WorkerHandle) -> None:
         if not self._read_reply(handle):
             self._loop.remove_reader(handle.replies)
+        owner = self._owners.get(handle.id)
+        connection = self._clients.get(owner[0].client) if owner is not None else None
+        if connection is not None:
+            connection.flush()
 
     def _read_reply(self, handle: WorkerHandle) -> bool:
         """Take in one packet of a worker; False if there is none or will be none."""

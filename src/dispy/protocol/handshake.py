@@ -77,7 +77,9 @@ class Handshake:
         channel: Identifies the encrypted channel; equal on both sides if nobody is in between.
     """
 
-    def __init__(self, key: bytes, role: str, nonce: bytes, *, is_dialer: bool, channel: bytes = b"") -> None:
+    def __init__(
+        self, key: bytes, role: str, nonce: bytes, *, is_dialer: bool, channel: bytes = b""
+    ) -> None:
         self._key = key
         self._role = role
         self._nonce = nonce
@@ -146,7 +148,9 @@ class Handshake:
         return None if self._is_dialer else _encode(Proof(self._mac(b"listener")))
 
     def _mac(self, label: bytes) -> bytes:
-        text = b"\0".join((label, len(self._transcript).to_bytes(4, "big"), self._transcript, self._channel))
+        text = b"\0".join(
+            (label, len(self._transcript).to_bytes(4, "big"), self._transcript, self._channel)
+        )
         return hmac.digest(self._key, text, "sha256")
 
     def _refusal(self, refused: Refused) -> AuthenticationError | VersionError:

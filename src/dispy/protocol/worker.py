@@ -151,7 +151,9 @@ LAST_OF_RECORD = 1
 RETIRING = 2
 
 
-def pack_ran(buffer: bytearray | memoryview, offset: int, flags: int, executed: int, record: int, count: int) -> None:
+def pack_ran(
+    buffer: bytearray | memoryview, offset: int, flags: int, executed: int, record: int, count: int
+) -> None:
     """Write the head of a packet of ``count`` results, encoded one behind the other after it.
 
     Together they are a msgpack array: results are encoded once, where they are made, and the

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ logger = logging.getLogger("dispy.scheduler")
 
 TICK_S = 0.02
 """How often idle CPUs look for work behind running jobs, while there are any."""
+
+ACKNOWLEDGE_S = 0.05
+"""Results are acknowledged with the next message that goes to their node, at the latest after this."""
 
 REDIAL_S = 0.1
 """Pause between attempts to reach a node again whose connection broke."""
@@ -95,7 +99,10 @@ class Link:
         self._broken_at: float | None = None
         self._task: asyncio.Task[None] | None = None
         self.is_closed = False
-        self.is_private = False
+        self.acknowledge: node.Acknowledge | None = None
+        """What is to be acknowledged with the next message."""
+        self.is_acknowledging = False
+        """Whether it will be after a while in any case."""
         self._past = (0, 0)
 
     def dial(self) -> None:
@@ -110,11 +117,18 @@ class Link:
                     self._new_connection, self.target.host, self.target.port
                 )
                 return
-            except OSError as error:
+            except Exception as error:
+                if not isinstance(error, OSError):
+                    logger.exception("the link to %s:%d failed", self.target.host, self.target.port)
+                    self._fail(error)
+                    return
                 if self.info is None or self._is_refusal(error):
                     self._fail(error)
                     return
-                if self._broken_at is not None and time.monotonic() - self._broken_at > PULSE_S * SILENT_PULSES:
+                if (
+                    self._broken_at is not None
+                    and time.monotonic() - self._broken_at > PULSE_S * SILENT_PULSES
+                ):
                     self._fail(error)
                     return
             await asyncio.sleep(REDIAL_S)
@@ -124,9 +138,7 @@ class Link:
         return isinstance(error, ConnectionRefusedError)
 
     def _new_connection(self) -> Connection:
-        return Connection(
-            self, node.from_node_decoder, self.target.key, "client", "node", is_dialer=True
-        )
+        return Connection(self, node.from_node_decoder, self.target.key, "client", "node", is_dialer=True)
 
     def _fail(self, error: Exception) -> None:
         self._service.link_failed(self, error)
@@ -160,7 +172,12 @@ class Link:
             self.received = 0
         self._broken_at = None
         self.info = NodeInfo(
-            NodeId(message.node), self.target, message.name, message.cpus, message.platform, connection.peer_address
+            NodeId(message.node),
+            self.target,
+            message.name,
+            message.cpus,
+            message.platform,
+            connection.peer_address,
         )
         self._service.link_welcome(self, message.known)
 
@@ -185,6 +202,17 @@ class Link:
         connection = self.connection
         if connection is not None and connection.tick() > SILENT_PULSES:
             connection.abort(RemoteProtocolError(f"silent for {PULSE_S * SILENT_PULSES:g} s"))
+
+    def send_acknowledge(self) -> None:
+        """Say which results have arrived."""
+        message, self.acknowledge = self.acknowledge, None
+        if message is not None and self.connection is not None:
+            self.connection.send(message)
+
+    def on_acknowledge_due(self) -> None:
+        """Nothing was sent for a while that could have carried it."""
+        self.is_acknowledging = False
+        self.send_acknowledge()
 
     def traffic(self) -> tuple[int, int]:
         """Bytes sent and received over all connections."""
@@ -227,6 +255,8 @@ class SchedulerService:
         self.name = name
         self._listener = listener
         self._machine = Machine()
+        self._lock = threading.RLock()
+        """Guards the core: all else happens on the loop, ``try_submit`` on any thread."""
         self._loop = asyncio.get_running_loop()
         self._links: dict[Target, Link] = {}
         self._by_node: dict[NodeId, Link] = {}
@@ -249,8 +279,44 @@ class SchedulerService:
     def handle(self, event: core.Event) -> None:
         """Tell the core something and do what it decides."""
         perform = self._perform_by_type
-        for action in self._machine.handle(event, time.monotonic()):
-            perform[type(action)](action)
+        with self._lock:
+            for action in self._machine.handle(event, time.monotonic()):
+                perform[type(action)](action)
+
+    def submit(self, event: core.SubmitJobs) -> None:
+        """Tell the core of new jobs; what that sends leaves at once."""
+        self.handle(event)
+        for link in self._by_node.values():
+            if link.connection is not None:
+                link.connection.flush()
+
+    def try_submit(self, computation: int, job: node.Job) -> bool:
+        """Submit a job from any thread, if it can leave for a node this moment; False if it cannot.
+
+        The way of a single job whose program waits for it: no thread has to wake up for it here.
+        """
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            known = self.state.computations.get(computation)
+            if known is None or known.queue or not known.free or len(job.payload) >= limits.INLINE_MAX:
+                return False
+            for action in self._machine.handle(core.SubmitJobs(computation, [job]), time.monotonic()):
+                link = self._by_node.get(action.node) if type(action) is core.Send else None
+                if link is None or link.connection is None or not self._send_now(link, link.connection, action):
+                    self._loop.call_soon_threadsafe(self._perform_by_type[type(action)], action)
+            return True
+        finally:
+            self._lock.release()
+
+    def _send_now(self, link: Link, connection: Connection, action: core.Action) -> bool:
+        assert type(action) is core.Send
+        acknowledge = link.acknowledge
+        if not connection.try_send_now([acknowledge, action.message] if acknowledge is not None else [action.message]):
+            return False
+        if link.acknowledge is acknowledge:
+            link.acknowledge = None
+        return True
 
     def schedule_tick(self) -> None:
         """Look for misplaced jobs from time to time, while there are jobs and several nodes."""
@@ -345,7 +411,9 @@ class SchedulerService:
         info = link.info
         assert info is not None
         self._by_node.pop(info.node, None)
-        for target in [target for target, other in self._links.items() if other is link and other.is_closed]:
+        for target in [
+            target for target, other in self._links.items() if other is link and other.is_closed
+        ]:
             del self._links[target]
         self.handle(core.NodeLost(info.node, reason))
         self._listener.on_node_gone(info, reason)
@@ -363,11 +431,26 @@ class SchedulerService:
             return
         connection = link.connection
         message = action.message
+        if type(message) is node.Acknowledge:
+            # A packet of its own for it would double what a node reads in a sequence of single jobs.
+            if not link.is_acknowledging:
+                link.is_acknowledging = True
+                self._loop.call_later(ACKNOWLEDGE_S, link.on_acknowledge_due)
+            link.acknowledge = message
+            return
+        if link.acknowledge is not None:
+            link.send_acknowledge()
         if type(message) is node.RunJobs:
             self._send_jobs(connection, message)
         elif type(message) is node.Compute and len(message.code) >= limits.INLINE_MAX:
             large = node.Compute(
-                message.computation, message.name, b"", 0, message.isolate, message.grace_s, message.dest_path
+                message.computation,
+                message.name,
+                b"",
+                0,
+                message.isolate,
+                message.grace_s,
+                message.dest_path,
             )
             connection.send_streamed([(large, "stream", message.code)], large)
         else:

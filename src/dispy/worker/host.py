@@ -23,7 +23,7 @@ import msgspec
 
 from dispy import payload, processes
 from dispy.protocol import worker as protocol
-from dispy.protocol.worker import FromHost, LENGTH, LoadFailed, Loaded, WorkerExited, WorkerStarted
+from dispy.protocol.worker import LENGTH, FromHost, Loaded, LoadFailed, WorkerExited, WorkerStarted
 from dispy.worker import loop, names, output
 from dispy.worker.restore import Restorer
 
@@ -164,7 +164,9 @@ class Host:
         self._pids[message.worker] = pid
         self._tell(WorkerStarted(message.worker, pid))
 
-    def _become_worker(self, parent: int, jobs: int, replies: int, slot: int, files: tuple[int, int]) -> NoReturn:
+    def _become_worker(
+        self, parent: int, jobs: int, replies: int, slot: int, files: tuple[int, int]
+    ) -> NoReturn:
         code = 70  # EX_SOFTWARE: what follows never ends by itself
         try:
             signal.set_wakeup_fd(-1)
@@ -250,7 +252,9 @@ def main() -> None:
     processes.set_subreaper()
     _node_stderr = os.dup(2)
     logging.basicConfig(
-        stream=os.fdopen(os.dup(2), "w", buffering=1), format="%(asctime)s %(name)s - %(message)s", level=logging.INFO
+        stream=os.fdopen(os.dup(2), "w", buffering=1),
+        format="%(asctime)s %(name)s - %(message)s",
+        level=logging.INFO,
     )
     control = socket.socket(fileno=control_fd)
     slots = mmap.mmap(slots_fd, 0)

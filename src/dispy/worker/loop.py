@@ -8,6 +8,7 @@ with its neighbours, at the end of the record or after a millisecond.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import socket
@@ -19,7 +20,6 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-import _thread
 import msgspec
 
 from dispy import payload
@@ -113,7 +113,9 @@ class Worker:
         self._running: Job | None = None
         self._is_cancelled = False
         self._serial = 0
-        self._values = threading.Lock()  # one provisional result of a job at a time, from any of its threads
+        self._values = (
+            threading.Lock()
+        )  # one provisional result of a job at a time, from any of its threads
         self._words[protocol.SLOT_COMMITTED] = self._end
 
     def serve(self) -> None:
@@ -183,10 +185,20 @@ class Worker:
         return self._large(job, status, start, end, data, reason or "", stdout, stderr)
 
     def _large(
-        self, job: Job, status: int, start: float, end: float, data: bytes, reason: str, stdout: bytes, stderr: bytes
+        self,
+        job: Job,
+        status: int,
+        start: float,
+        end: float,
+        data: bytes,
+        reason: str,
+        stdout: bytes,
+        stderr: bytes,
     ) -> Ended:
         """A result with output, with a reason, or too large for a packet."""
-        ended = Ended(job.number, job.attempt, status, start, end, data, reason=reason, stdout_size=len(stdout))
+        ended = Ended(
+            job.number, job.attempt, status, start, end, data, reason=reason, stdout_size=len(stdout)
+        )
         try:
             if len(data) >= limits.INLINE_MAX:
                 ended.stream = self._segments.put(data)
@@ -301,7 +313,11 @@ class Worker:
             if not packet:
                 return -1
             answer = protocol.acknowledged_decoder.decode(packet)
-            if (answer.number, answer.attempt, answer.serial) == (value.number, value.attempt, value.serial):
+            if (answer.number, answer.attempt, answer.serial) == (
+                value.number,
+                value.attempt,
+                value.serial,
+            ):
                 return 0 if answer.delivered else -1
 
     def on_interrupt(self, number: int, frame: FrameType | None) -> None:

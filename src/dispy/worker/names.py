@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+
 def inject(
     namespace: dict[str, Any],
     modules: list[str],

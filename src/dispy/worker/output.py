@@ -58,7 +58,9 @@ class Capture:
         for source, target in zip(self._files, (1, 2), strict=True):
             os.dup2(source, target)
         self.out = io.TextIOWrapper(
-            io.BufferedWriter(io.FileIO(1, "w", closefd=False), 64 * 1024), encoding="utf-8", errors="backslashreplace"
+            io.BufferedWriter(io.FileIO(1, "w", closefd=False), 64 * 1024),
+            encoding="utf-8",
+            errors="backslashreplace",
         )
         self.err = io.TextIOWrapper(
             io.BufferedWriter(io.FileIO(2, "w", closefd=False)),
@@ -87,7 +89,11 @@ class Capture:
             data = os.pread(descriptor, size, 0)
         else:
             half = limit // 2
-            data = os.pread(descriptor, half, 0) + CUT_MARK % (size - 2 * half) + os.pread(descriptor, half, size - half)
+            data = (
+                os.pread(descriptor, half, 0)
+                + CUT_MARK % (size - 2 * half)
+                + os.pread(descriptor, half, size - half)
+            )
         os.ftruncate(descriptor, 0)
         os.lseek(descriptor, 0, os.SEEK_SET)
         return data
@@ -99,7 +105,9 @@ def trim(descriptor: int, size_max: int) -> None:
     start = -(-size_max // _PAGE) * _PAGE
     end = (size - size_max) // _PAGE * _PAGE
     if end > start and hasattr(ctypes, "CDLL") and sys.platform == "linux":
-        ctypes.CDLL(None).fallocate(descriptor, _FALLOC_PUNCH, ctypes.c_long(start), ctypes.c_long(end - start))
+        ctypes.CDLL(None).fallocate(
+            descriptor, _FALLOC_PUNCH, ctypes.c_long(start), ctypes.c_long(end - start)
+        )
 
 
 def _unbuffer_c_streams() -> None:

@@ -26,9 +26,9 @@ from dispy.protocol.node import (
     Acknowledge,
     Attempt,
     CloseComputation,
-    Compute,
     ComputationFailed,
     ComputationReady,
+    Compute,
     Detach,
     JobsReturned,
     NodeCpus,
@@ -138,7 +138,9 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
             forget_computation(state, out, computation)
             continue
         held.update((job.number, job.attempt) for job in computation.open.values())
-        obsolete = {job.number for job in computation.open.values() if (job.number, job.attempt) not in wanted}
+        obsolete = {
+            job.number for job in computation.open.values() if (job.number, job.attempt) not in wanted
+        }
         if obsolete:
             _end_obsolete(out, computation, obsolete)
         computation.credit = (0, 0)

@@ -42,16 +42,20 @@ def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now
     computation = state.computations.get((client.id, message.computation))
     if computation is None:
         attempts = [Attempt(job.number, job.attempt) for job in message.jobs]
-        out.append(Tell(client.id, JobsReturned(message.computation, attempts, "computation not known here")))
+        out.append(
+            Tell(client.id, JobsReturned(message.computation, attempts, "computation not known here"))
+        )
         return
     if not computation.ready and not computation.workers:
         _join(state, computation)
     # A job sent twice, by a scheduler that did not know it had arrived, is taken once.
     open_ = computation.open
     jobs = message.jobs
-    if any(job.number in open_ for job in jobs):
+    numbers = [job.number for job in jobs]
+    if not open_.keys().isdisjoint(numbers):
         jobs = [job for job in jobs if job.number not in open_]
-    open_.update((job.number, job) for job in jobs)
+        numbers = [job.number for job in jobs]
+    open_.update(zip(numbers, jobs, strict=True))
     computation.ready.extend(jobs)
 
 
@@ -68,7 +72,9 @@ def on_cancel_jobs(state: State, out: Outbox, client: Client, message: CancelJob
     if computation is None:
         return
     open_ = computation.open
-    wanted = {a.number for a in message.attempts if a.number in open_ and open_[a.number].attempt == a.attempt}
+    wanted = {
+        a.number for a in message.attempts if a.number in open_ and open_[a.number].attempt == a.attempt
+    }
     if not wanted:
         return
     waiting = [job.number for job in computation.ready if job.number in wanted]
@@ -134,7 +140,9 @@ def on_job_refused(state: State, out: Outbox, event: JobRefused, now: Seconds) -
     """A job that cannot be held here ends with the reason."""
     computation = state.computations.get(event.key)
     if computation is not None:
-        ended = Ended(event.number, event.attempt, TERMINATED, 0.0, 0.0, b"", reason=event.reason, ran=False)
+        ended = Ended(
+            event.number, event.attempt, TERMINATED, 0.0, 0.0, b"", reason=event.reason, ran=False
+        )
         tell_ended(out, computation, [ended])
 
 

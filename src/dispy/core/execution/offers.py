@@ -126,13 +126,13 @@ def _next_jobs(state: State, computation: Computation) -> list[Job]:
 
 
 def _record_jobs(state: State, computation: Computation) -> int:
-    if computation.spec.isolate or not computation.sampled:
+    share = len(computation.ready) // (2 * state.cpus)
+    if share <= 1 or computation.spec.isolate or not computation.sampled:
         return 1
     high_us = computation.runtimes.high_us()
     count = RECORD_US // max(1, high_us)
     if count <= 1:
         return 1
-    share = len(computation.ready) // (2 * state.cpus)
     return max(1, min(count, share, computation.sampled, RECORD_JOBS_MAX))
 
 

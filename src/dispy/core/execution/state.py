@@ -209,7 +209,19 @@ class Release(Struct):
     segments: list[int]
 
 
-Action = Release | Tell | StartHost | StopHost | ForkWorker | Offer | Recall | Cut | InterruptWorker | KillWorker | Pass
+Action = (
+    Release
+    | Tell
+    | StartHost
+    | StopHost
+    | ForkWorker
+    | Offer
+    | Recall
+    | Cut
+    | InterruptWorker
+    | KillWorker
+    | Pass
+)
 Outbox = list[Action]
 
 # State.
@@ -273,7 +285,18 @@ class Computation:
 class Worker:
     """A process that runs jobs of one computation."""
 
-    __slots__ = ("computation", "cut", "deadline", "id", "interrupted", "is_killed", "kept", "position", "records", "told")
+    __slots__ = (
+        "computation",
+        "cut",
+        "deadline",
+        "id",
+        "interrupted",
+        "is_killed",
+        "kept",
+        "position",
+        "records",
+        "told",
+    )
 
     def __init__(self, worker: WorkerId, computation: Computation) -> None:
         self.id = worker

@@ -85,7 +85,9 @@ def on_value_sent(state: State, out: Outbox, event: ValueSent, now: Seconds) -> 
     computation = worker.computation
     job = computation.open.get(event.number)
     if job is None or job.attempt != event.attempt:
-        out.append(Pass(worker.id, SentAcknowledged(event.number, event.attempt, event.serial, delivered=False)))
+        out.append(
+            Pass(worker.id, SentAcknowledged(event.number, event.attempt, event.serial, delivered=False))
+        )
         return
     computation.sending[event.number, event.attempt] = worker
     message = Provisional(
@@ -142,7 +144,12 @@ def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Second
 
 
 def _end_running(
-    out: Outbox, computation: Computation, jobs: list[Job], worker: Worker, event: WorkerExited, now: Seconds
+    out: Outbox,
+    computation: Computation,
+    jobs: list[Job],
+    worker: Worker,
+    event: WorkerExited,
+    now: Seconds,
 ) -> None:
     reason = event.reason
     if worker.interrupted:
@@ -150,7 +157,9 @@ def _end_running(
     ended = []
     for job in jobs:
         if computation.open.get(job.number) is job:
-            ended.append(Ended(job.number, job.attempt, TERMINATED, event.start, event.end, b"", reason=reason))
+            ended.append(
+                Ended(job.number, job.attempt, TERMINATED, event.start, event.end, b"", reason=reason)
+            )
     take_results(out, computation, ended)
 
 

@@ -26,7 +26,9 @@ from dispy.protocol.node import ABANDONED, Attempt
 
 def on_add_computation(state: State, out: Outbox, event: AddComputation, now: Seconds) -> None:
     """Know a computation; it runs nowhere until it is allocated nodes."""
-    state.computations[event.compute.computation] = Computation(event.client, event.compute, event.reentrant)
+    state.computations[event.compute.computation] = Computation(
+        event.client, event.compute, event.reentrant
+    )
 
 
 def on_close_computation(state: State, out: Outbox, event: CloseComputation, now: Seconds) -> None:
@@ -116,7 +118,9 @@ def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -
         computation.pinned.update((job.number, event.node) for job in event.jobs)
         if placement is None:
             numbers = [job.number for job in event.jobs]
-            end_here(out, computation, numbers, ABANDONED, "the node that was asked for is not there any more")
+            end_here(
+                out, computation, numbers, ABANDONED, "the node that was asked for is not there any more"
+            )
         else:
             placement.pinned.extend(event.jobs)
     if computation.free or computation.backlogs:

@@ -33,7 +33,9 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
     known = state.nodes.get(event.node)
     if known is not None and not event.known:
         # The node has forgotten us: whatever ran there is gone.
-        on_node_lost(state, out, NodeLost(event.node, "the node gave our jobs up after a long silence"), now)
+        on_node_lost(
+            state, out, NodeLost(event.node, "the node gave our jobs up after a long silence"), now
+        )
         known = None
     if known is None:
         state.nodes[event.node] = Node(event.node, event.name, event.cpus)
@@ -120,13 +122,17 @@ def on_credit(state: State, out: Outbox, known: Node, message: node.Credit, now:
     place(out, placement.computation, now)
 
 
-def on_jobs_started(state: State, out: Outbox, known: Node, message: node.JobsStarted, now: Seconds) -> None:
+def on_jobs_started(
+    state: State, out: Outbox, known: Node, message: node.JobsStarted, now: Seconds
+) -> None:
     """Some jobs have been running for a moment."""
     placement = known.placements.get(message.computation)
     if placement is None:
         return
     assigned = placement.assigned
-    started = [s for s in message.started if s.number in assigned and assigned[s.number].attempt == s.attempt]
+    started = [
+        s for s in message.started if s.number in assigned and assigned[s.number].attempt == s.attempt
+    ]
     placement.started.update(s.number for s in started)
     computation = placement.computation
     if started:
@@ -166,7 +172,9 @@ def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnde
     place(out, computation, now)
 
 
-def on_jobs_returned(state: State, out: Outbox, known: Node, message: node.JobsReturned, now: Seconds) -> None:
+def on_jobs_returned(
+    state: State, out: Outbox, known: Node, message: node.JobsReturned, now: Seconds
+) -> None:
     """Jobs that a node had not started are ours again, at the head of the queue."""
     placement = known.placements.get(message.computation)
     if placement is None:
@@ -225,7 +233,9 @@ def on_provisional(state: State, out: Outbox, known: Node, message: node.Provisi
     out.append(
         Send(
             known.id,
-            node.AcknowledgeProvisional(message.computation, message.number, message.attempt, message.serial),
+            node.AcknowledgeProvisional(
+                message.computation, message.number, message.attempt, message.serial
+            ),
         )
     )
 
@@ -247,7 +257,9 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
         placement.cancelling.difference_update([job.number for job in cancelled])
         again = [job for job in again if job.number in placement.assigned]
         for start in range(0, len(again), BATCH_MAX):
-            out.append(Send(known.id, RunJobs(placement.computation.number, again[start : start + BATCH_MAX])))
+            out.append(
+                Send(known.id, RunJobs(placement.computation.number, again[start : start + BATCH_MAX]))
+            )
         # Cancels that were on their way when the link broke.
         still = [placement.assigned[n] for n in placement.cancelling if n in placement.assigned]
         if still:

@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from collections import deque
 
-from dispy.core.scheduling.state import Computation, Job, Outbox, Placement, Seconds, Send, State, Status, TellEnded
+from dispy.core.scheduling.state import (
+    Computation,
+    Job,
+    Outbox,
+    Placement,
+    Seconds,
+    Send,
+    State,
+    Status,
+    TellEnded,
+)
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import CANCELLED, TERMINATED, Ended, RunJobs, TakeBack
 
