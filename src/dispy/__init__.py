@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging as _logging
 from typing import TYPE_CHECKING, Any
 
 from dispy import config as config
@@ -51,6 +50,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})
-
-
-_logging.getLogger("dispy").addHandler(_logging.NullHandler())

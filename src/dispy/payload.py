@@ -190,7 +190,7 @@ def _describe(item: Any) -> str:
     return f"{'class' if isinstance(item, type) else 'function'} {getattr(item, '__qualname__', item)!r}"
 
 
-class _Pickler(cloudpickle.Pickler):
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
     """cloudpickle that takes code of the user's own modules by value, and classes with an identity.
 
     Args:
@@ -280,8 +280,9 @@ def _functions_of(item: Any) -> Iterable[types.FunctionType]:
         item = item.__func__
     if isinstance(item, types.FunctionType):
         yield item
-        if isinstance(getattr(item, "__wrapped__", None), types.FunctionType):
-            yield item.__wrapped__
+        wrapped = getattr(item, "__wrapped__", None)
+        if isinstance(wrapped, types.FunctionType):
+            yield wrapped
     elif isinstance(item, type):
         for value in vars(item).values():
             if isinstance(value, types.FunctionType):

@@ -37,6 +37,11 @@ class Caller:
             self._thread.start()
         self._queue.put((function, arguments))
 
+    def call_each(self, calls: list[tuple[Callable[..., Any], tuple[Any, ...]]]) -> None:
+        """Call several functions, in this order."""
+        for function, arguments in calls:
+            self.call(function, [arguments])
+
     def _run(self) -> None:
         while True:
             item = self._queue.get()

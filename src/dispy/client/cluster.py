@@ -103,7 +103,7 @@ class JobCluster:
         ext_ip_addr: str | list[str] | None = None,
         ipv4_udp_multicast: bool = False,
         dest_path: str | None = None,
-        loglevel: int | None = None,
+        loglevel: int = logging.INFO,
         callback: Callable[[DispyJob], object] | None = None,
         setup: Any = None,
         cleanup: Any = True,
@@ -147,8 +147,7 @@ class JobCluster:
             raise UsageError(f"secret must be a text, not {type(secret).__name__}")
         check_callback(job_status, "job_status", 1)
         check_callback(cluster_status, "cluster_status", 3)
-        if loglevel is not None:
-            logging.getLogger("dispy").setLevel(loglevel)
+        logging.getLogger("dispy").setLevel(loglevel)
         self._allocations: list[NodeAllocate] = parse_nodes(nodes)
         self._wants_private = all(allocation.host == "*" for allocation in self._allocations)
         self._secret = secrets.choose(secret, secret_file)
@@ -248,8 +247,10 @@ class JobCluster:
         if node is not None:
             self._engine.post(self._submit_pinned, node, Job(number, 0, data))
             return job
-        if len(self._jobs) == 1 and not self._is_posted and self._engine.service.try_submit(
-            self._number, Job(number, 0, data)
+        if (
+            len(self._jobs) == 1
+            and not self._is_posted
+            and self._engine.service.try_submit(self._number, Job(number, 0, data))
         ):
             return job
         self._inbox.append(Job(number, 0, data))
@@ -628,11 +629,17 @@ class JobCluster:
             if not jobs:
                 self.end_time = time.time()
                 self._idle.notify_all()
-        if self.job_status is not None:
-            told = [(job,) for job in done if job.status != ABANDONED]
-            self._engine.callbacks.call(self.job_status, told)
         if self.cluster_status is not None:
-            self._engine.callbacks.call(self.cluster_status, [(job.status, shown, job) for job in done])
+            calls: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+            for job in done:
+                if self.job_status is not None and job.status != ABANDONED:
+                    calls.append((self.job_status, (job,)))
+                calls.append((self.cluster_status, (job.status, shown, job)))
+            self._engine.callbacks.call_each(calls)
+        elif self.job_status is not None:
+            self._engine.callbacks.call(
+                self.job_status, [(job,) for job in done if job.status != ABANDONED]
+            )
 
     def _check_waiting(self) -> None:
         """Jobs that wait without any node are not left without a word."""

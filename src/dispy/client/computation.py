@@ -49,7 +49,8 @@ class Computation:
         For a bound method callers may give the object first, as they always had to; where they do
         not, it is the one that the method was bound to.
         """
-        assert self.method is not None and self._signature is not None
+        assert self.method is not None
+        assert self._signature is not None
         owner = self.method.__self__
         if isinstance(owner, type):
             return (owner, *args)

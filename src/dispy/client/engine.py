@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dispy import config
 from dispy.client.callbacks import Caller
+from dispy.client.log import notice
 from dispy.core.scheduling import state as core
 from dispy.errors import AuthenticationError, UsageError, VersionError
 from dispy.net import discovery
@@ -108,6 +109,11 @@ class Engine:
         """Call a function on the loop and wait for what it returns."""
         if threading.current_thread() is self._thread:
             return function(*arguments)
+        if self.pid != os.getpid():
+            raise UsageError(
+                "a cluster cannot be used in a fork of the process that created it",
+                hint="create a cluster in the process that uses it",
+            )
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
         def run() -> None:
@@ -336,7 +342,8 @@ class PrivateNode:
         settings: dict[str, Any] = {"listen_port": 0, "owner": os.getpid()}
         if not secret.is_own:
             settings["secret"] = f"dispy1-{secret.key.hex()}"
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(settings).encode())
         self._process.stdin.close()
         self._output = b""
@@ -353,8 +360,12 @@ class PrivateNode:
             data = os.read(stdout.fileno(), 4096)
             self._output += data
             if b"\n" in self._output:
-                host, port = self._output.split()[:2]
+                host, port, cpus = self._output.split()[:3]
                 self.address = (host.decode(), int(port))
+                notice(
+                    f"no dispynode runs on this machine; started one with {cpus.decode()} CPUs for this program "
+                    "(dispy.config.LocalNode = False prevents that)"
+                )
                 owner.private_ready(self)
             elif data:
                 return

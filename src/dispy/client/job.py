@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import itertools
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -152,6 +153,8 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         """Wait until the job has ended; False if it has not after ``timeout`` seconds."""
         if self._is_final:
             return True
+        if self._cluster is not None and self._cluster._pid != os.getpid():
+            self._cluster._check_open()
         with _waiters:
             lock = self._waiter
             is_first = lock is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 
 class Logger(logging.LoggerAdapter[logging.Logger]):
@@ -13,6 +14,14 @@ class Logger(logging.LoggerAdapter[logging.Logger]):
     WARNING = WARN = logging.WARNING
     ERROR = logging.ERROR
     CRITICAL = FATAL = logging.CRITICAL
+
+
+def notice(text: str) -> None:
+    """Say one line that a user should see even if the program does not configure logging."""
+    if logger.logger.hasHandlers():
+        logger.info("%s", text)
+    else:
+        print(f"dispy: {text}", file=sys.stderr)
 
 
 logger = Logger(logging.getLogger("dispy"), {})

@@ -247,7 +247,9 @@ class Connection(asyncio.BufferedProtocol):
             if self._out or self._outgoing or transport.get_write_buffer_size():
                 return False
             bodies = [_encode(message) for message in messages]
-            data = b"".join([part for body in bodies for part in (frames.header(frames.CONTROL, len(body)), body)])
+            data = b"".join(
+                [part for body in bodies for part in (frames.header(frames.CONTROL, len(body)), body)]
+            )
             try:
                 sent = self._socket.send(data)
             except OSError:

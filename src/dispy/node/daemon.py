@@ -73,7 +73,7 @@ async def _serve(settings: NodeSettings, secret: secrets.Secret, cpus: int, spar
     _watch_owner(loop, service, settings.owner)
     host, port = service.address
     if settings.owner:
-        print(f"{host} {port}", flush=True)
+        print(f"{host} {port} {cpus}", flush=True)
     else:
         noun = "CPU" if cpus == 1 else "CPUs"
         print(f"dispynode {service.name!r} listens on {host}:{port} with {cpus} {noun}", flush=True)

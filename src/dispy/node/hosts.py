@@ -30,7 +30,9 @@ _SECRET_VARIABLES = ("DISPY_SECRET",)
 class WorkerHandle:
     """The daemon's ends of a worker: its channels and its slot."""
 
-    __slots__ = ("_arena", "id", "jobs", "jobs_copy", "pid", "replies", "slot", "starts", "words")
+    __slots__ = (
+        "_arena", "id", "jobs", "jobs_copy", "pid", "replies", "slot", "starts", "their_replies", "words",
+    )  # fmt: skip
 
     def __init__(self, worker: WorkerId, slot: int, memory: memoryview) -> None:
         self.id = worker
@@ -42,13 +44,16 @@ class WorkerHandle:
         self.words = head.cast("q")
         self.starts = head.cast("d")
         self._arena = memory[start + protocol.SLOT_HEADER : start + protocol.SLOT_SIZE]
+        self.replies, self.their_replies = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.their_replies.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKETS_BUFFER)
+        self.replies.setblocking(False)
         self.jobs, self.jobs_copy = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.jobs.setblocking(False)
         self.jobs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKETS_BUFFER)
 
     def untaken(self) -> list[int]:
         """Take back all records that the worker has not taken; returns their numbers."""
-        numbers = []
+        numbers: list[int] = []
         while True:
             try:
                 packet = self.jobs_copy.recv(protocol.PACKET_MAX, socket.MSG_DONTWAIT)
@@ -141,11 +146,10 @@ class HostProcess:
         """Have a worker started. Its channels and slot can be used at once."""
         handle = WorkerHandle(worker, self._free_slots.pop(), self._view)
         self.workers[worker] = handle
-        handle.replies, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKETS_BUFFER)
-        handle.replies.setblocking(False)
-        self.tell(protocol.Fork(worker, handle.slot), (handle.jobs_copy.fileno(), theirs.fileno()))
-        theirs.close()
+        self.tell(
+            protocol.Fork(worker, handle.slot), (handle.jobs_copy.fileno(), handle.their_replies.fileno())
+        )
+        handle.their_replies.close()
         return handle
 
     def forget(self, handle: WorkerHandle) -> None:
@@ -164,6 +168,12 @@ class HostProcess:
         """Let the host end with all that it and its workers started."""
         with suppress(OSError):
             self.control.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        """Release the channels of a host that has ended."""
+        for handle in list(self.workers.values()):
+            self.forget(handle)
+        self.control.close()
 
     def kill_workers(self) -> None:
         """After the host's death: kill its workers, which are our children now."""

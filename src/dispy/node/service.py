@@ -9,6 +9,7 @@ import os
 import platform
 import secrets as randomness
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ class NodeService:
         self._stopped = asyncio.Event()
         self._packet = bytearray(worker_protocol.PACKET_MAX)
         self._packet_view = memoryview(self._packet)
-        self._perform_by_type = {
+        self._perform_by_type: dict[type[core.Action], Callable[[Any], None]] = {
             core.Tell: self._tell,
             core.Offer: self._offer,
             core.ForkWorker: self._fork,
@@ -181,6 +182,8 @@ class NodeService:
         for host in hosts:
             host.process.wait()
         kill_strays(set())
+        for host in hosts:
+            host.close()
         self._segments.close()
         self._workspace.close()
 
@@ -364,6 +367,7 @@ class NodeService:
         spare.is_dead = True
         spare.kill()
         spare.process.wait()
+        spare.close()
         if self._spare is spare:
             self._spare = None
         logger.warning("a spare host ended with %s", describe_exit(spare.process.returncode))
@@ -399,6 +403,7 @@ class NodeService:
         exits = [self._worker_end(handle, reason) for handle in list(loaded.host.workers.values())]
         self._handle(core.HostFailed(key, reason, exits))
         self._drop_places(key)
+        loaded.host.close()
 
     def _own_children(self) -> set[int]:
         hosts = [loaded.host for loaded in self._loaded.values()] + self._ending
@@ -429,7 +434,7 @@ class NodeService:
             return
         if host in self._ending:
             self._ending.remove(host)
-        host.control.close()
+        host.close()
         kill_strays(self._own_children())
 
     def _drop_places(self, key: Key) -> None:

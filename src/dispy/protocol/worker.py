@@ -197,5 +197,5 @@ ended_decoder: msgspec.msgpack.Decoder[list[Ended]] = msgspec.msgpack.Decoder(li
 record_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 provisional_decoder: msgspec.msgpack.Decoder[ProvisionalValue] = msgspec.msgpack.Decoder(ProvisionalValue)
 acknowledged_decoder: msgspec.msgpack.Decoder[SentAcknowledged] = msgspec.msgpack.Decoder(SentAcknowledged)
-to_host_decoder: msgspec.msgpack.Decoder[ToHost] = msgspec.msgpack.Decoder(ToHost)  # type: ignore[arg-type]  # a union is a valid type here
-from_host_decoder: msgspec.msgpack.Decoder[FromHost] = msgspec.msgpack.Decoder(FromHost)  # type: ignore[arg-type]  # same
+to_host_decoder: msgspec.msgpack.Decoder[ToHost] = msgspec.msgpack.Decoder(ToHost)
+from_host_decoder: msgspec.msgpack.Decoder[FromHost] = msgspec.msgpack.Decoder(FromHost)

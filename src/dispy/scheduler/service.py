@@ -303,7 +303,11 @@ class SchedulerService:
                 return False
             for action in self._machine.handle(core.SubmitJobs(computation, [job]), time.monotonic()):
                 link = self._by_node.get(action.node) if type(action) is core.Send else None
-                if link is None or link.connection is None or not self._send_now(link, link.connection, action):
+                if (
+                    link is None
+                    or link.connection is None
+                    or not self._send_now(link, link.connection, action)
+                ):
                     self._loop.call_soon_threadsafe(self._perform_by_type[type(action)], action)
             return True
         finally:
@@ -312,7 +316,9 @@ class SchedulerService:
     def _send_now(self, link: Link, connection: Connection, action: core.Action) -> bool:
         assert type(action) is core.Send
         acknowledge = link.acknowledge
-        if not connection.try_send_now([acknowledge, action.message] if acknowledge is not None else [action.message]):
+        if not connection.try_send_now(
+            [acknowledge, action.message] if acknowledge is not None else [action.message]
+        ):
             return False
         if link.acknowledge is acknowledge:
             link.acknowledge = None

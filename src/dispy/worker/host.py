@@ -178,7 +178,8 @@ class Host:
                     os.close(descriptor)
             loop.default_signals()
             loop.reseed()
-            assert self._load is not None and self._code is not None
+            assert self._load is not None
+            assert self._code is not None
             capture = output.Capture(*files, self._load.output_max)
             start = slot * protocol.SLOT_SIZE
             worker = loop.Worker(
@@ -243,6 +244,10 @@ class Host:
 _node_stderr = 2
 
 
+def _woken(number: int, frame: object) -> None:
+    """SIGCHLD: the wake-up descriptor tells the loop."""
+
+
 def main() -> None:
     """Entry of ``python -m dispy.worker.host CONTROL SLOTS PARENT``."""
     global _node_stderr
@@ -266,7 +271,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, on_term)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.signal(signal.SIGCHLD, _woken)
     processes.set_death_signal(signal.SIGTERM, parent)
     host.serve()
     host.leave()

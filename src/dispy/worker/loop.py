@@ -162,20 +162,26 @@ class Worker:
         self._is_cancelled = False
         starts = self._starts
         start = starts[protocol.SLOT_START] = time.time()
-        data = reason = None
+        value: Any = None
+        call: Any = None
+        reason = None
         status = FINISHED
+        step = "arguments"
         try:
             call = payload.load_call(self._segments.take(job.stream) if job.stream else job.payload)
             namespace["dispy_job_id"] = call[2] if len(call) > 2 else job.number
+            step = ""
             self._running = job
             value = self._function(*call[0], **call[1]) if len(call) > 1 else self._function(*call[0])
             self._running = None
+            step = "result"
             data = payload.dump(value)
         except BaseException as error:
             self._running = None
             status = TERMINATED
-            data, reason = self._describe(error)
+            data, reason = self._describe(error, step, value)
         end = time.time()
+        # Freed now: the next job may need the memory.
         value = call = None
         stdout, stderr = self._capture.take()
         if end < start:  # the clock was set back meanwhile
@@ -214,10 +220,24 @@ class Worker:
             ended.reason = f"the result does not fit this node's memory file system: {error}"
         return ended
 
-    def _describe(self, error: BaseException) -> tuple[bytes, str]:
-        """The exception of a job: pickled where possible, and as text."""
+    def _describe(self, error: BaseException, step: str, value: Any) -> tuple[bytes, str]:
+        """The exception of a job: pickled where possible, and as text.
+
+        Args:
+            error: What was raised.
+            step: What we were handling then ("arguments", "result"); empty in the job itself.
+            value: What the job returned, if it did.
+        """
         if isinstance(error, KeyboardInterrupt) and self._is_cancelled:
             return b"", "cancelled"
+        if step == "result":
+            culprit = payload.find_culprit(value, "the result") or f"{type(error).__name__}: {error}"
+            return b"", f"the job's result cannot be sent: {culprit}"
+        if step == "arguments":
+            return (
+                b"",
+                f"the job's arguments cannot be rebuilt on the node: {type(error).__name__}: {error}",
+            )
         frames = error.__traceback__.tb_next if error.__traceback__ else None
         lines = traceback.format_exception(type(error), error, frames)
         text = "".join(lines)

@@ -69,8 +69,8 @@ class Capture:
             write_through=True,
             line_buffering=True,
         )
-        sys.stdout = sys.__stdout__ = self.out
-        sys.stderr = sys.__stderr__ = self.err
+        sys.stdout = self.out
+        sys.stderr = self.err
 
     def take(self) -> tuple[bytes, bytes]:
         """What was printed since the last call; the files are empty afterwards."""

@@ -103,7 +103,7 @@ class Restorer:
             sys.stdin = self._stdin
             capture.restore()
         if warnings.filters is not self._filters_list or len(warnings.filters) != len(self._filters):
-            warnings.filters = self._filters_list  # type: ignore[assignment]  # the list it was
+            warnings.filters = self._filters_list
             warnings.filters[:] = self._filters  # type: ignore[index]  # a list at run time
             getattr(warnings, "_filters_mutated", lambda: None)()
         if self._changed:

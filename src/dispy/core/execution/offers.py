@@ -115,7 +115,7 @@ def _next_jobs(state: State, computation: Computation) -> list[Job]:
     count = _record_jobs(state, computation)
     if count == 1:
         return [ready.popleft()]
-    jobs = []
+    jobs: list[Job] = []
     size = 0
     while ready and len(jobs) < count:
         size += len(ready[0].payload) + _JOB_OVERHEAD

@@ -11,7 +11,6 @@ from collections import deque
 
 from dispy.core.scheduling.state import (
     Computation,
-    Job,
     Outbox,
     Placement,
     Seconds,
@@ -21,7 +20,7 @@ from dispy.core.scheduling.state import (
     TellEnded,
 )
 from dispy.protocol.limits import BATCH_MAX
-from dispy.protocol.node import CANCELLED, TERMINATED, Ended, RunJobs, TakeBack
+from dispy.protocol.node import CANCELLED, TERMINATED, Ended, Job, RunJobs, TakeBack
 
 STEAL_AFTER_S = 0.04
 """A job sent so long ago and not told as started waits: two ticks of a node and the way back."""
