@@ -9,6 +9,8 @@ that comes back is one of the very class that it left as.
 
 from __future__ import annotations
 
+import enum
+import functools
 import io
 import os
 import pickle
@@ -151,6 +153,7 @@ def dump_code(function: Callable[..., Any], depends: Iterable[Any]) -> bytes:
     Raises:
         PicklingError: Names the global, closure variable or default that cannot be sent.
     """
+    depends = list(depends)
     explicit = [function, *depends]
     shared: Namespace = {}
     stream = io.BytesIO()
@@ -205,6 +208,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         super().__init__(file, protocol=PROTOCOL)
         self.global_names: set[str] = set()
         self._explicit = {id(item) for item in explicit}
+        self._is_definition = False
         if shared is not None:
             for item in explicit:
                 for function in _functions_of(item):
@@ -215,14 +219,17 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, types.FunctionType):
-            self.global_names |= _code_names(obj.__code__)
             if not _is_installed(obj.__module__):
+                self.global_names |= _code_names(obj.__code__)
                 return self._dynamic_function_reduce(obj)
         elif isinstance(obj, type):
             if not _is_installed(obj.__module__) or obj in _by_value._DYNAMIC_CLASS_TRACKER_BY_CLASS:
-                if id(obj) in self._explicit:
-                    return _by_value._dynamic_class_reduce(obj)
+                if self._is_definition or id(obj) in self._explicit:
+                    return _reduce_definition(obj)
                 return _reduce_class(obj)
+        elif isinstance(obj, functools._lru_cache_wrapper) and not _is_installed(obj.__module__):
+            attributes = {name: value for name, value in vars(obj).items() if name != "__wrapped__"}
+            return _cached, (obj.__wrapped__, obj.cache_parameters()), attributes
         elif isinstance(obj, types.ModuleType) and not _is_installed(obj.__name__):
             state = {name: value for name, value in vars(obj).items() if name not in _MODULE_PRIVATE}
             return types.ModuleType, (obj.__name__,), state
@@ -248,16 +255,47 @@ def _reduce_class(cls: type) -> Any:
     if known is None:
         stream = io.BytesIO()
         pickler = _Pickler(stream, explicit=(cls,))
-        pickler._explicit.update(map(id, _classes_beside(cls)))
+        pickler._is_definition = True
         pickler.dump(cls)
         known = _class_blobs[identity] = (cls, stream.getvalue())
     return _resolve_class, (identity, cls.__module__, cls.__qualname__, known[1])
 
 
-def _classes_beside(cls: type) -> list[type]:
-    """Classes that the definition of ``cls`` may refer to: in one pickle with it they may refer back."""
-    module = sys.modules.get(cls.__module__)
-    return [item for item in vars(module).values() if isinstance(item, type)] if module else []
+_unfilled: set[type] = set()
+"""Classes that a definition being loaded has made and not filled yet."""
+
+
+def _reduce_definition(cls: type) -> Any:
+    """A class by value; where it is known already its definition changes nothing."""
+    make, args, state, *_ = _by_value._dynamic_class_reduce(cls)
+    attributes = state[0]
+    if attributes.get("__slots__") and not issubclass(cls, enum.Enum):
+        # Slots have to be there when the class is made; their descriptors come with them.
+        args[3]["__slots__"] = attributes.pop("__slots__")
+        for name in [n for n, value in attributes.items() if isinstance(value, types.MemberDescriptorType)]:
+            del attributes[name]
+    return _make_class, (make, args), state, None, None, _fill_class
+
+
+def _make_class(make: Callable[..., type], args: tuple[Any, ...]) -> type:
+    known: type | None = _by_value._DYNAMIC_CLASS_TRACKER_BY_ID.get(args[-2])
+    if known is not None:
+        return known
+    cls = make(*args)
+    _unfilled.add(cls)
+    return cls
+
+
+def _fill_class(cls: type, state: Any) -> type:
+    if cls in _unfilled:
+        _unfilled.discard(cls)
+        _by_value._class_setstate(cls, state)
+    return cls
+
+
+def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    """A function with a cache of its own, as empty as a fresh one."""
+    return functools.lru_cache(**parameters)(function)
 
 
 def _resolve_class(identity: str, module: str, qualname: str, definition: bytes) -> Any:
@@ -384,7 +422,7 @@ def _parts(value: Any, where: str) -> Iterable[tuple[Any, str]]:
         for name in sorted(_code_names(value.__code__)):
             if name in value.__globals__:
                 yield value.__globals__[name], f"global {name!r} that {where} uses"
-        for default in value.__defaults__ or ():
+        for default in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()):
             yield default, f"a default of {where}"
         if hasattr(value, "__wrapped__"):
             yield value.__wrapped__, where

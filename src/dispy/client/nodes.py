@@ -202,6 +202,8 @@ def _parse_node(node: Any) -> NodeAllocate | None:
     if isinstance(node, DispyNode):
         return NodeAllocate(node.ip_addr, port=node._port or None)
     if isinstance(node, (tuple, list)) and node:
+        if len(node) > 5:
+            raise UsageError(f"nodes: {node!r} has more than host, port, cpus, depends and setup_args")
         return NodeAllocate(*node)
     if isinstance(node, dict):
         unknown = set(node) - {"host", "port", "cpus", "depends", "setup_args"}

@@ -26,7 +26,7 @@ class RunTimes:
         buckets = self._buckets
         added = 0
         for duration in durations_us:
-            buckets[duration.bit_length() if duration > 0 else 0] += 1
+            buckets[min(duration.bit_length(), _BUCKETS - 1) if duration > 0 else 0] += 1
             added += 1
         self.samples += added
         if self.samples > _SAMPLES_MAX:

@@ -104,7 +104,6 @@ class Connection(asyncio.BufferedProtocol):
     # asyncio's side.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         self._transport = transport  # type: ignore[assignment]  # uvloop's transports are not asyncio's
         transport.set_write_buffer_limits(high=WRITE_HIGH)  # type: ignore[attr-defined]  # same
         peer = transport.get_extra_info("peername")
@@ -125,7 +124,7 @@ class Connection(asyncio.BufferedProtocol):
         self.bytes_received += nbytes
         try:
             self._reader.received(nbytes)
-        except (DispyError, msgspec.DecodeError, RecursionError) as error:
+        except (DispyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self._refuse(error)
         if self._out:
             # Answers leave at once.

@@ -63,6 +63,8 @@ def _read_file(path: Path) -> str:
         text = path.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise UsageError(f"secret file {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"secret file {path} is not text") from error
     if not text:
         raise UsageError(f"secret file {path} is empty")
     return text
@@ -108,14 +110,21 @@ def own() -> Secret:
 
 
 def _read_own(path: Path) -> str:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
-    with os.fdopen(descriptor, encoding="ascii") as file:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StateDirectoryError(
+            f"{path} cannot be read: {error.strerror}", hint="remove it; a new one is made"
+        ) from error
+    with os.fdopen(descriptor, encoding="ascii", errors="replace") as file:
         status = os.fstat(descriptor)
         if status.st_uid != os.getuid() or status.st_mode & 0o077:
             raise StateDirectoryError(
                 f"{path} is not a file of this user alone", hint="remove it; a new one is made"
             )
         text = file.read().strip()
-    if not text:
-        raise StateDirectoryError(f"{path} is empty", hint="remove it; a new one is made")
+    if not text or not text.isascii():
+        raise StateDirectoryError(f"{path} holds no secret", hint="remove it; a new one is made")
     return text

@@ -94,10 +94,10 @@ class HostProcess:
         self._memory = mmap.mmap(descriptor, 0)
         self._view = memoryview(self._memory)
         environment = {name: value for name, value in os.environ.items() if name not in _SECRET_VARIABLES}
-        environment["PYTHONUNBUFFERED"] = "1"
         self.process = subprocess.Popen(
             [
-                sys.executable, "-m", "dispy.worker.host",
+                # Not -m: the user's own __main__ must not meet the host's names.
+                sys.executable, "-P", "-c", "from dispy.worker.host import main; main()",
                 str(theirs.fileno()), str(descriptor), str(os.getpid()),
             ],
             pass_fds=(theirs.fileno(), descriptor),

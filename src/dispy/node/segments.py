@@ -25,9 +25,7 @@ class Segments:
     def __init__(self, incarnation: str) -> None:
         base = memory_directory()
         _remove_abandoned(base)
-        self.root = private_directory(base / incarnation)
-        self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.root, self._lock = _new_locked(base, incarnation)
         self._next = 1
 
     def open(self, name: str) -> Path:
@@ -74,9 +72,18 @@ class Segments:
         os.close(self._lock)
 
 
+def _new_locked(base: Path, name: str) -> tuple[Path, int]:
+    """A new directory with a lock in it, held; it appears under its name only with the lock held."""
+    fresh = private_directory(base / f".{name}")
+    lock = os.open(fresh / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.rename(fresh, base / name)
+    return base / name, lock
+
+
 def _remove_abandoned(base: Path) -> None:
     """Remove directories whose node no longer holds its lock."""
-    for path in base.iterdir():
+    for path in base.glob("[!.]*"):
         try:
             descriptor = os.open(path / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
@@ -101,9 +108,7 @@ class WorkSpace:
     def __init__(self, prefix: str, incarnation: str) -> None:
         base = private_directory(Path(prefix or tempfile.gettempdir()) / f"dispy-node-{os.getuid()}")
         _remove_abandoned(base)
-        self.root = private_directory(base / incarnation)
-        self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.root, self._lock = _new_locked(base, incarnation)
 
     def open(self, name: str) -> Path:
         """The working directory of a computation."""

@@ -109,11 +109,11 @@ class Handshake:
         body = bytes(body)
         try:
             message = _decoder.decode(body)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RemoteProtocolError("the peer does not speak dispy's protocol") from error
         if isinstance(message, Refused) and self._is_dialer:
             raise self._refusal(message)
-        if type(message) is not self._expects:
+        if self.done or type(message) is not self._expects:
             raise RemoteProtocolError(f"{type(message).__name__} out of turn")
         if isinstance(message, Hello):
             return self._on_hello(message, body)

@@ -249,7 +249,7 @@ def _woken(number: int, frame: object) -> None:
 
 
 def main() -> None:
-    """Entry of ``python -m dispy.worker.host CONTROL SLOTS PARENT``."""
+    """Entry of a host: ``argv`` names the control socket, the slots' memory file and the daemon's pid."""
     global _node_stderr
     control_fd, slots_fd, parent = map(int, sys.argv[1:4])
     sys.argv[:] = ["dispy"]
@@ -275,7 +275,3 @@ def main() -> None:
     processes.set_death_signal(signal.SIGTERM, parent)
     host.serve()
     host.leave()
-
-
-if __name__ == "__main__":
-    main()
