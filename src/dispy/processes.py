@@ -17,9 +17,13 @@ _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS_MAX = 1000  # a process that forks faster than we kill is a fork bomb; leave it to its limits
 
 
+# Opened once: in a forked worker it would cost a quarter of a millisecond.
+_library = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
 def _prctl(option: int, value: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+    if _library is not None:
+        _library.prctl(option, value, 0, 0, 0)
 
 
 def set_death_signal(number: int, parent: int) -> None:

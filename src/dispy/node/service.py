@@ -35,6 +35,9 @@ logger = logging.getLogger("dispy.node")
 TICK_S = 0.01
 """How often a busy node looks where its workers are: what a long job delays those behind it."""
 
+FLUSH_S = 0.001
+"""How long results of short jobs wait for company."""
+
 STOP_S = 1.5
 """Time for hosts to end by themselves when the node stops."""
 
@@ -100,6 +103,7 @@ class NodeService:
             core.StartHost: self._start_host,
             core.StopHost: self._stop_host,
             core.Release: self._release,
+            core.FlushSoon: self._flush_soon,
         }
 
     # Life.
@@ -309,6 +313,9 @@ class NodeService:
                         parts.append((result, attribute, self._segments.map(loaded.segments, segment)))
             ended.append(result)
         connection.send_streamed(parts, node.JobsEnded(batch.batch, batch.computation, ended))
+
+    def _flush_soon(self, action: core.FlushSoon) -> None:
+        self._loop.call_later(FLUSH_S, self._handle, core.Flush())
 
     def _release(self, action: core.Release) -> None:
         loaded = self._loaded.get(action.key)

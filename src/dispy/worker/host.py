@@ -17,6 +17,7 @@ import socket
 import sys
 import traceback
 from contextlib import suppress
+from types import FrameType
 from typing import Any, NoReturn
 
 import msgspec
@@ -45,6 +46,7 @@ class Host:
         self._load: protocol.Load | None = None
         self._code: payload.Code | None = None
         self._current: loop.Worker | None = None
+        self._restorer: Restorer
         self._logger = logging.getLogger("dispynode")
 
     def serve(self) -> None:
@@ -129,6 +131,8 @@ class Host:
             text = "".join(traceback.format_exception(error))
             return LoadFailed(f"the computation cannot be loaded on {message.node_name}:\n{text}"[-60_000:])
         self._code = code
+        self._restorer = Restorer(message.work_path)
+        output.unbuffer_c_streams()
         gc.collect()
         gc.freeze()
         return Loaded()
@@ -180,6 +184,7 @@ class Host:
             loop.reseed()
             assert self._load is not None
             assert self._code is not None
+            signal.signal(signal.SIGINT, self._on_interrupt)
             capture = output.Capture(*files, self._load.output_max)
             start = slot * protocol.SLOT_SIZE
             worker = loop.Worker(
@@ -189,14 +194,12 @@ class Host:
                 socket.socket(fileno=replies),
                 memoryview(self._slots)[start : start + protocol.SLOT_SIZE],
                 capture,
-                # After everything that is part of a worker's normal state.
-                self._restorer(worker_capture=capture),
+                self._restorer,
                 loop.Segments(self._load.segment_path),
                 self._load.isolate,
             )
+            self._restorer.begin(capture)
             self._current = worker
-            signal.signal(signal.SIGINT, worker.on_interrupt)
-            worker._restorer.keep_handlers()
             worker.serve()
             code = 0
         except BaseException:
@@ -205,9 +208,9 @@ class Host:
         finally:
             os._exit(code)
 
-    def _restorer(self, worker_capture: output.Capture) -> Restorer:
-        assert self._load is not None
-        return Restorer(self._load.work_path, worker_capture)
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._current is not None:
+            self._current.on_interrupt(number, frame)
 
     def _reap(self) -> None:
         """Find out which workers have ended; nothing that they started stays."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import _thread
 import os
+import random
+import select
 import signal
 import socket
 import sys
@@ -280,7 +282,7 @@ class Worker:
 
         Asked after a job that started a process, and once per record, for those started from C.
         """
-        if _thread._count() > 0:
+        if _thread._count() > 0 or self._restorer.is_spoiled:
             return True
         if not (is_last or self._restorer.has_spawned):
             return False
@@ -320,8 +322,6 @@ class Worker:
             return self._wait_acknowledged(value, timeout)
 
     def _wait_acknowledged(self, value: protocol.ProvisionalValue, timeout: float | None) -> int:
-        import select
-
         deadline = None if timeout is None else time.monotonic() + timeout
         poller = select.poll()
         poller.register(self._replies, select.POLLIN)
@@ -365,8 +365,6 @@ def leave(code: int) -> None:
 
 def reseed() -> None:
     """Give a forked process random generators of its own; numpy's would repeat the host's otherwise."""
-    import random
-
     random.seed()
     numpy = sys.modules.get("numpy")
     if numpy is not None and hasattr(numpy, "random"):

@@ -18,6 +18,8 @@ CUT_MARK = b"\n... [dispy: %d bytes of output cut here] ...\n"
 _FALLOC_PUNCH = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 _PAGE = 4096
 
+_library = ctypes.CDLL(None) if sys.platform == "linux" else None
+
 
 def new_files() -> tuple[int, int]:
     """Two memory files for stdout and stderr."""
@@ -51,7 +53,6 @@ class Capture:
         self.out: io.TextIOWrapper
         self.err: io.TextIOWrapper
         self.restore()
-        _unbuffer_c_streams()
 
     def restore(self) -> None:
         """Make 1, 2 and the Python streams what they were at the start, whatever a job did to them."""
@@ -76,7 +77,7 @@ class Capture:
         """What was printed since the last call; the files are empty afterwards."""
         try:
             self.out.flush()
-        except ValueError:  # the job closed it
+        except (ValueError, OSError):  # the job closed it, or what is below it
             self.restore()
         stdout, stderr = self._files
         first = self._read(stdout) if os.lseek(stdout, 0, os.SEEK_CUR) else b""
@@ -104,18 +105,15 @@ def trim(descriptor: int, size_max: int) -> None:
     size = os.fstat(descriptor).st_size
     start = -(-size_max // _PAGE) * _PAGE
     end = (size - size_max) // _PAGE * _PAGE
-    if end > start and hasattr(ctypes, "CDLL") and sys.platform == "linux":
-        ctypes.CDLL(None).fallocate(
-            descriptor, _FALLOC_PUNCH, ctypes.c_long(start), ctypes.c_long(end - start)
-        )
+    if end > start and _library is not None:
+        _library.fallocate(descriptor, _FALLOC_PUNCH, ctypes.c_long(start), ctypes.c_long(end - start))
 
 
-def _unbuffer_c_streams() -> None:
+def unbuffer_c_streams() -> None:
     """Let C code print straight to the descriptors: its buffers would mix up jobs."""
-    if sys.platform != "linux":
+    if _library is None:
         return
-    library = ctypes.CDLL(None)
     unbuffered = 2  # _IONBF
     for name in ("stdout", "stderr"):
-        stream = ctypes.c_void_p.in_dll(library, name)
-        library.setvbuf(stream, None, unbuffered, ctypes.c_size_t(0))
+        stream = ctypes.c_void_p.in_dll(_library, name)
+        _library.setvbuf(stream, None, unbuffered, ctypes.c_size_t(0))

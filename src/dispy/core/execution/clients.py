@@ -20,7 +20,13 @@ from dispy.core.execution.state import (
     Status,
     Tell,
 )
-from dispy.core.execution.workers import drop_workers, forget_client, forget_computation, on_worker_exited
+from dispy.core.execution.workers import (
+    drop_workers,
+    flush,
+    forget_client,
+    forget_computation,
+    on_worker_exited,
+)
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import (
     Acknowledge,
@@ -41,6 +47,7 @@ __all__ = ["Client"]
 
 def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Seconds) -> None:
     """Know a client, or know it again and repeat the results that it does not have."""
+    flush(state, out)
     client = state.clients.get(event.client)
     if client is None:
         state.clients[event.client] = Client(event.client, event.name)
@@ -118,6 +125,7 @@ def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -
     computation.status = Status.LOADING
     for exited in event.exits:
         on_worker_exited(state, out, exited, now)
+    flush(state, out)
     drop_workers(state, computation)
     del state.computations[event.key]
     left = [Attempt(job.number, job.attempt) for job in computation.open.values()]
@@ -129,6 +137,7 @@ def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -
 
 def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, now: Seconds) -> None:
     """After a reconnect: end what the client no longer wants, name what has not arrived here."""
+    flush(state, out)
     wanted = {(a.number, a.attempt) for a in message.attempts}
     known = set(message.computations)
     mine = {key[1]: c for key, c in state.computations.items() if key[0] == client.id}

@@ -148,6 +148,9 @@ def on_job_refused(state: State, out: Outbox, event: JobRefused, now: Seconds) -
 
 def tell_ended(out: Outbox, computation: Computation, ended: list[Ended]) -> None:
     """Send results, and keep them until they are acknowledged."""
+    if computation.untold:
+        ended = computation.untold + ended
+        computation.untold = []
     client = computation.client
     for start in range(0, len(ended), BATCH_MAX):
         batch = JobsEnded(client.next_batch, computation.key[1], ended[start : start + BATCH_MAX])

@@ -13,6 +13,7 @@ from dispy.core.execution.state import (
     ClientSilent,
     CpusChanged,
     Event,
+    Flush,
     FromClient,
     HostFailed,
     HostReady,
@@ -42,6 +43,7 @@ _HANDLERS: dict[type[Event], Handler] = {
     JobRefused: jobs.on_job_refused,
     WorkerExited: workers.on_worker_exited,
     Tick: workers.on_tick,
+    Flush: workers.on_flush,
 }
 
 MessageHandler = Callable[[State, Outbox, "clients.Client", Any, Seconds], None]

@@ -111,6 +111,10 @@ class Tick(Struct):
     positions: dict[WorkerId, tuple[int, float]]
 
 
+class Flush(Struct):
+    """Answer to ``FlushSoon``, a moment later."""
+
+
 class CpusChanged(Struct):
     """The node offers another number of CPUs."""
 
@@ -129,6 +133,7 @@ Event = (
     | JobRefused
     | WorkerExited
     | Tick
+    | Flush
     | CpusChanged
 )
 
@@ -202,6 +207,10 @@ class Pass(Struct):
     message: SentAcknowledged
 
 
+class FlushSoon(Struct):
+    """Come back with ``Flush`` in a millisecond: results are waiting for company."""
+
+
 class Release(Struct):
     """These segments of a computation are not needed any more."""
 
@@ -211,6 +220,7 @@ class Release(Struct):
 
 Action = (
     Release
+    | FlushSoon
     | Tell
     | StartHost
     | StopHost
@@ -254,7 +264,7 @@ class Computation:
 
     __slots__ = (
         "cancelling", "client", "credit", "idle", "key", "open", "ready", "runtimes", "sampled", "sending",
-        "single", "spec", "status", "vtime", "workers",
+        "single", "spec", "status", "untold", "vtime", "workers",
     )  # fmt: skip
 
     def __init__(self, key: Key, client: Client, spec: Compute) -> None:
@@ -274,6 +284,8 @@ class Computation:
         """Numbers of open jobs that were cancelled while in a record."""
         self.sending: dict[tuple[int, int], Worker] = {}
         """Who waits for the acknowledgement of a provisional result, by number and attempt."""
+        self.untold: list[Ended] = []
+        """Results that wait for company; at most a millisecond, and only while many more are to come."""
         self.runtimes = RunTimes()
         self.sampled = 0
         """Results so far; plans for short jobs grow with the evidence for them."""
@@ -329,5 +341,7 @@ class State:
         self.workers: dict[WorkerId, Worker] = {}
         self.busy = 0
         """Workers with at least one record: never more than ``cpus``, unless those were lowered."""
+        self.is_flushing = False
+        """Whether a ``Flush`` is on its way."""
         self.next_worker = 1
         self.next_record = 1

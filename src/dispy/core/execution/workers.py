@@ -8,6 +8,8 @@ from dispy.core.execution.state import (
     Client,
     Computation,
     Cut,
+    Flush,
+    FlushSoon,
     KillWorker,
     Outbox,
     Pass,
@@ -26,6 +28,15 @@ from dispy.core.execution.state import (
 from dispy.protocol.node import TERMINATED, Ended, Job, JobsStarted, Provisional, Started
 from dispy.protocol.worker import Record, SentAcknowledged, claim, split_claim
 
+COMPANY = 256
+"""Results that go out without waiting for more."""
+
+COMPANY_OPEN = 64
+"""Open jobs of a computation below which its results do not wait: somebody may wait for just these."""
+
+COMPANY_US = 2000
+"""Jobs that run longer (microseconds) are no crowd: their results do not wait."""
+
 
 def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:
     """Pass results on and free the worker at the end of its record."""
@@ -33,7 +44,7 @@ def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:
     if worker is None:
         return
     computation = worker.computation
-    take_results(out, computation, event.ended)
+    take_results(computation, event.ended)
     if event.is_retiring:
         worker.is_killed = True
     if event.is_last and worker.records and worker.records[0].record == event.record:
@@ -41,6 +52,7 @@ def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:
         # Jobs beyond ``executed`` were cut off, and the worker noticed before we took them back.
         requeue(out, computation, record.jobs[event.executed :])
         _release(state, worker)
+    _tell_or_wait(state, out, computation)
     tell_credit(state, out, computation)
 
 
@@ -58,7 +70,40 @@ def _release(state: State, worker: Worker) -> None:
         computation.idle[worker.id] = worker
 
 
-def take_results(out: Outbox, computation: Computation, results: list[Ended]) -> None:
+def _tell_or_wait(state: State, out: Outbox, computation: Computation) -> None:
+    """Send results, or let those of short jobs wait a millisecond for others.
+
+    A message costs its sender and its receiver some 100 us together, whatever it holds. While many jobs are
+    open here nobody can be kept idle by the delay.
+    """
+    count = len(computation.untold)
+    if not count:
+        return
+    if (
+        len(computation.open) < COMPANY_OPEN
+        or count >= COMPANY
+        or computation.runtimes.high_us() > COMPANY_US
+    ):
+        tell_ended(out, computation, [])
+    elif not state.is_flushing:
+        state.is_flushing = True
+        out.append(FlushSoon())
+
+
+def on_flush(state: State, out: Outbox, event: Flush, now: Seconds) -> None:
+    """Results have waited long enough."""
+    state.is_flushing = False
+    flush(state, out)
+
+
+def flush(state: State, out: Outbox) -> None:
+    """Send all results that wait."""
+    for computation in state.computations.values():
+        if computation.untold:
+            tell_ended(out, computation, [])
+
+
+def take_results(computation: Computation, results: list[Ended]) -> None:
     """Pass on the results of attempts that are still wanted, and learn from their durations."""
     open_ = computation.open
     wanted = []
@@ -74,7 +119,7 @@ def take_results(out: Outbox, computation: Computation, results: list[Ended]) ->
     computation.vtime += sum([r.end - r.start for r in wanted])
     if computation.cancelling:
         computation.cancelling.difference_update([r.number for r in wanted])
-    tell_ended(out, computation, wanted)
+    computation.untold += wanted
 
 
 def on_value_sent(state: State, out: Outbox, event: ValueSent, now: Seconds) -> None:
@@ -160,7 +205,8 @@ def _end_running(
             ended.append(
                 Ended(job.number, job.attempt, TERMINATED, event.start, event.end, b"", reason=reason)
             )
-    take_results(out, computation, ended)
+    take_results(computation, ended)
+    tell_ended(out, computation, [])
 
 
 def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:

@@ -35,7 +35,8 @@ def note_room(placement: Placement) -> None:
         computation.free[node] = placement
     else:
         computation.free.pop(node, None)
-    if usable and placement.room_behind() > 0:
+    # Refilled by eighths: a message per freed place would cost more than the jobs.
+    if usable and placement.room_behind() > (placement.slots + placement.backlog) >> 3:
         computation.backlogs[node] = placement
     else:
         computation.backlogs.pop(node, None)
