@@ -111,7 +111,7 @@ class Engine:
             return function(*arguments)
         if self.pid != os.getpid():
             raise UsageError(
-                "a cluster cannot be used in a fork of the process that created it",
+                f"a cluster of process {self.pid} cannot be used in a fork of it",
                 hint="create a cluster in the process that uses it",
             )
         future: concurrent.futures.Future[T] = concurrent.futures.Future()

@@ -39,6 +39,7 @@ class Entry:
     """A node's own file; gone when the node closes it, ignored once the node is dead."""
 
     def __init__(self, listing: Listing) -> None:
+        running_nodes("")  # tidies up after dead ones
         self._path = _directory() / f"{listing.node}.json"
         temporary = self._path.with_suffix(".new")
         self._descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -56,7 +57,7 @@ class Entry:
 def running_nodes(fingerprint: str) -> list[Listing]:
     """Nodes of this user on this machine that have this secret. Removes what dead ones left."""
     found = []
-    for path in sorted(_directory().glob("*.json")):
+    for path in sorted(_directory().glob("*.[jn]*")):
         try:
             with open(path, "rb") as file:
                 if _is_abandoned(file.fileno()):
@@ -65,7 +66,7 @@ def running_nodes(fingerprint: str) -> list[Listing]:
                 listing = msgspec.json.decode(file.read(4096), type=Listing)
         except (OSError, msgspec.DecodeError):
             continue
-        if listing.fingerprint == fingerprint:
+        if listing.fingerprint == fingerprint and path.suffix == ".json":
             found.append(listing)
     return found
 

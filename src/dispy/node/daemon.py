@@ -23,6 +23,9 @@ def run(settings: NodeSettings) -> int:
 
     SIGINT, SIGTERM and (unless ``daemon``) SIGHUP stop it with all its children.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Until the loop has handlers of its own; what has been started so far ends with us.
+        signal.signal(number, lambda *_: sys.exit(0))
     logging.basicConfig(
         format="%(asctime)s %(name)s - %(message)s", level=logging.DEBUG if settings.debug else logging.INFO
     )

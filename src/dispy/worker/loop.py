@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 
 from dispy import payload
+from dispy.errors import PicklingError
 from dispy.processes import kill_strays
 from dispy.protocol import limits
 from dispy.protocol import worker as protocol
@@ -234,12 +235,10 @@ class Worker:
             return b"", "cancelled"
         if step == "result":
             culprit = payload.find_culprit(value, "the result") or f"{type(error).__name__}: {error}"
-            return b"", f"the job's result cannot be sent: {culprit}"
+            return _describe_ours(f"the job's result cannot be sent: {culprit}")
         if step == "arguments":
-            return (
-                b"",
-                f"the job's arguments cannot be rebuilt on the node: {type(error).__name__}: {error}",
-            )
+            cause = f"{type(error).__name__}: {error}"
+            return _describe_ours(f"the job's arguments cannot be rebuilt on the node: {cause}")
         frames = error.__traceback__.tb_next if error.__traceback__ else None
         lines = traceback.format_exception(type(error), error, frames)
         text = "".join(lines)
@@ -347,6 +346,13 @@ class Worker:
             words[protocol.SLOT_INTERRUPT] = 0
             self._is_cancelled = True
             raise KeyboardInterrupt
+
+
+def _describe_ours(message: str) -> tuple[bytes, str]:
+    """An error of ours in the form of a job's own."""
+    message = message[: limits.REASON_MAX // 8]
+    text = f"Traceback (most recent call last):\ndispy.errors.PicklingError: {message}\n"
+    return payload.dump(PicklingError(message)), text
 
 
 def send_whole(replies: socket.socket, packet: bytes | memoryview) -> None:
