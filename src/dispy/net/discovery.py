@@ -57,7 +57,7 @@ class Entry:
 def running_nodes(fingerprint: str) -> list[Listing]:
     """Nodes of this user on this machine that have this secret. Removes what dead ones left."""
     found = []
-    for path in sorted(_directory().glob("*.[jn]*")):
+    for path in sorted(_directory().glob("*.json")):
         try:
             with open(path, "rb") as file:
                 if _is_abandoned(file.fileno()):
@@ -66,7 +66,7 @@ def running_nodes(fingerprint: str) -> list[Listing]:
                 listing = msgspec.json.decode(file.read(4096), type=Listing)
         except (OSError, msgspec.DecodeError):
             continue
-        if listing.fingerprint == fingerprint and path.suffix == ".json":
+        if listing.fingerprint == fingerprint:
             found.append(listing)
     return found
 
