@@ -30,6 +30,11 @@ _STACK_GLOBAL = b"\x93"
 """The opcode by which protocol 4 and later name any class or function. Its absence proves that a
 pickle consists of built-in values; in its presence (or that of a byte that looks so) we look closer."""
 
+_STRINGS = (b"\x8c", b"X", b"\x8d")
+"""The opcodes for strings."""
+
+_dumps = pickle.dumps
+
 Namespace = dict[str, Any]
 
 STANDARD_MODULES = frozenset({
@@ -46,26 +51,32 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any = None)
     Raises:
         PicklingError: Names the argument, and what in it cannot be sent.
     """
+    call: tuple[Any, ...] = (args,)
+    if kwargs or job_id is not None:
+        call = (args, kwargs) if job_id is None else (args, kwargs, job_id)
     try:
-        if job_id is not None:
-            return dump((args, kwargs, job_id))
-        return dump((args, kwargs) if kwargs else (args,))
+        # The common case without another call: it is on the path of every job.
+        data = _dumps(call, PROTOCOL)
+        return data if _STACK_GLOBAL not in data else dump(call)
+    except Exception:
+        pass
+    try:
+        return dump(call)
     except Exception as error:
-        for name, value in [*enumerate(args), *kwargs.items(), (None, job_id)]:
-            where = (
-                f"argument {name + 1}"
-                if isinstance(name, int)
-                else f"argument {name!r}"
-                if name
-                else "its id"
+        raise _blame(args, kwargs, job_id, error) from error
+
+
+def _blame(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any, error: Exception) -> PicklingError:
+    parts = [(value, f"argument {place}") for place, value in enumerate(args, 1)]
+    parts += [(value, f"argument {name!r}") for name, value in kwargs.items()]
+    for value, where in [*parts, (job_id, "the job's id")]:
+        culprit = find_culprit(value, where)
+        if culprit:
+            return PicklingError(
+                f"a job cannot be sent: {culprit}",
+                hint="pass plain data, or create the object in the job",
             )
-            culprit = find_culprit(value, where)
-            if culprit:
-                raise PicklingError(
-                    f"a job cannot be sent: {culprit}",
-                    hint="pass plain data, or create the object in the job or in setup",
-                ) from error
-        raise PicklingError(f"a job cannot be sent: {error}") from error
+    return PicklingError(f"a job cannot be sent: {error}")
 
 
 def load_call(payload: bytes | memoryview) -> tuple[Any, ...]:
@@ -93,7 +104,8 @@ def load(payload: bytes | bytearray | memoryview) -> Any:
 
 def is_plain(payload: bytes | bytearray) -> bool:
     """Whether unpickling it runs nobody's code: it holds built-in values only."""
-    return _STACK_GLOBAL not in payload
+    # The byte may be part of a number; a name that the opcode takes is a string, which has an opcode, too.
+    return _STACK_GLOBAL not in payload or not any(opcode in payload for opcode in _STRINGS)
 
 
 def dump_exception(error: BaseException, text: str) -> bytes:

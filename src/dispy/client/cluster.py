@@ -575,10 +575,17 @@ class JobCluster:
                 self._engine.loader.call(self._load_ended, [(job, item, info)])
                 continue
             seconds += item.end - item.start
-            self._fill(job, item, ip_addr)
             if item.status == FINISHED:
+                job.ip_addr = ip_addr
+                job.start_time = item.start
+                job.end_time = item.end
+                job._stdout = item.stdout
+                job._stderr = item.stderr
                 job._value = item.payload
                 job._is_encoded = True
+                job.status = FINISHED
+            else:
+                self._fill(job, item, ip_addr)
             done.append(job)
         self._finish(done, seconds, info)
 
@@ -618,7 +625,9 @@ class JobCluster:
         jobs = self._jobs
         for job in done:
             del jobs[job._number]
-            job._end()
+            job._is_final = True
+            if job._waiter is not None:
+                job._wake()
         shown = self._dispy_nodes.get(info.node) if info is not None else None
         with self._idle:
             self.cpu_time += seconds

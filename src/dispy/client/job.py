@@ -182,12 +182,9 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
             self.finish.clear()
         return self.result
 
-    def _end(self) -> None:
-        """Wake whoever waits. The status and all else have been set before."""
-        self._is_final = True
-        waiter = self._waiter
-        if waiter is not None:
-            _wake(waiter)
+    def _wake(self) -> None:
+        """Wake whoever waits. The status and ``_is_final`` have been set before."""
+        _wake(self._waiter)
 
     def _snapshot(self) -> DispyJob:
         """A copy of what the job is now."""
