@@ -142,6 +142,8 @@ class Worker:
         first = protocol.claim(record.record, 0)
         executed = 0
         is_retiring = False
+        count = len(record.jobs)
+        restore = self._restorer.restore
         self._flushed = time.time()
         for job in record.jobs:
             position = first + executed
@@ -151,8 +153,9 @@ class Worker:
             ended = self._run(job)
             executed += 1
             self._add(ended, record.record, executed)
-            self._restorer.restore()
-            if self._is_isolated or self._has_leftovers(is_last=executed == len(record.jobs)):
+            is_last = executed == count
+            restore(is_last)
+            if self._is_isolated or self._has_leftovers(is_last):
                 is_retiring = True
                 break
         flags = protocol.LAST_OF_RECORD | (protocol.RETIRING if is_retiring else 0)

@@ -1,8 +1,7 @@
 """What a job may change of its process, put back before the next one.
 
-Directory and umask are set again after every job: two system calls that cost less than asking.
-Of the environment, signal handlers, timers and descriptors only a change is noticed, through the
-functions that make it; each costs the job that makes it, and nobody else.
+A change is noticed at the function that makes it, so it costs the job that makes it and nobody else.
+Directory and umask, which C code may change as well, are set again after every record in any case.
 """
 
 from __future__ import annotations
@@ -54,6 +53,8 @@ class Restorer:
         self.has_spawned = False
         """A process was started since this was last cleared."""
         self._unsetenv = os.unsetenv
+        self._fchdir = os.fchdir
+        self._set_umask = os.umask
         self._put: set[str] = set()
         """Names that a job gave to ``os.putenv`` itself."""
         self.is_spoiled = False
@@ -77,6 +78,8 @@ class Restorer:
         self._watch_handlers()
         for name in ("alarm", "setitimer", "pthread_sigmask", "siginterrupt", "set_wakeup_fd"):
             self._wrap(signal, name, "signals")
+        for name in ("chdir", "fchdir", "umask"):
+            self._wrap(os, name, "place")
         for name in ("dup2", "close", "closerange"):
             self._wrap(os, name, "descriptors")
         os.register_at_fork(after_in_parent=self._on_spawn)
@@ -153,10 +156,15 @@ class Restorer:
     def _on_spawn(self) -> None:
         self.has_spawned = True
 
-    def restore(self) -> None:
-        """Put back what the last job changed. Runs after every job."""
-        os.fchdir(self._directory)
-        os.umask(self._umask)
+    def restore(self, is_last: bool) -> None:
+        """Put back what the last job changed. Runs after every job.
+
+        Args:
+            is_last: It is the last of a record: directory and umask are set without asking.
+        """
+        if is_last or self._changed:
+            self._fchdir(self._directory)
+            self._set_umask(self._umask)
         capture = self._capture
         if sys.stdout is not capture.out or sys.stderr is not capture.err or sys.stdin is not self._stdin:
             sys.stdin = self._stdin
