@@ -591,6 +591,7 @@ class JobCluster:
 
     def _load_ended(self, job: DispyJob, item: Ended, info: NodeInfo | None) -> None:
         """The end of a job whose result needs the user's code to be rebuilt. On the loader's thread."""
+        value: Any = None
         if item.status == FINISHED:
             try:
                 value = payload.load(item.payload)
@@ -598,7 +599,6 @@ class JobCluster:
                 item.status = TERMINATED
                 item.reason = f"the job's result cannot be rebuilt here: {type(error).__name__}: {error}"
                 item.payload = b""
-                value = None
         self._fill(job, item, info.ip_addr if info is not None else None)
         if item.status == FINISHED:
             job.result = value

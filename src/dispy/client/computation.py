@@ -35,8 +35,8 @@ class Computation:
                 hint="JobCluster(compute) where compute is a function",
             )
         self.method = computation if isinstance(computation, types.MethodType) else None
-        function: Callable[..., Any] = computation.__func__ if self.method is not None else computation
-        self.name = getattr(function, "__name__", None) or type(function).__name__
+        function: Callable[..., Any] = self.method.__func__ if self.method is not None else computation
+        self.name = str(getattr(function, "__name__", "") or type(function).__name__)
         items = check_depends(depends)
         if self.method is not None and not isinstance(self.method.__self__, type):
             items.append(type(self.method.__self__))
