@@ -15,7 +15,6 @@ import io
 import os
 import pickle
 import sys
-import sysconfig
 import types
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -351,12 +350,17 @@ def _code_names(code: types.CodeType) -> set[str]:
 
 # Which modules the other side can import.
 
-_PATHS = sysconfig.get_paths()
-_INSTALLED = tuple(
-    os.path.realpath(_PATHS[name]) + os.sep
-    for name in ("stdlib", "platstdlib", "purelib", "platlib")
-    if name in _PATHS
-)
+
+@functools.cache
+def _package_directories() -> tuple[str, ...]:
+    """Where Python and packages keep their modules. Not asked before it is needed: it takes 8 ms."""
+    import sysconfig
+
+    paths = sysconfig.get_paths()
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    return tuple(os.path.realpath(paths[name]) + os.sep for name in names if name in paths)
+
+
 _installed: dict[str, bool] = {"__main__": False, "__mp_main__": False, "builtins": True, "dispy": True}
 _names_of_local: tuple[int, tuple[bytes, ...]] = (0, ())
 
@@ -383,7 +387,7 @@ def _lies_with_packages(module: types.ModuleType | None) -> bool:
     if origin is None:
         return getattr(module, "__spec__", None) is not None
     path = os.path.realpath(origin)
-    return path.startswith(_INSTALLED) or f"{os.sep}site-packages{os.sep}" in path
+    return path.startswith(_package_directories()) or f"{os.sep}site-packages{os.sep}" in path
 
 
 def _local_modules() -> tuple[bytes, ...]:

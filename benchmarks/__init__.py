@@ -1,0 +1,24 @@
+"""What dispy promises about speed and size, one file per claim, measured against what users have today.
+
+``python -m benchmarks`` runs all and prints a table; see ``__main__``. Each claim is a module with
+``run(quick) -> list[Row]``; what they share is in ``harness``.
+"""
+
+from __future__ import annotations
+
+CLAIMS = (
+    "floors",
+    "job_cpu",
+    "throughput",
+    "callbacks",
+    "latency",
+    "output",
+    "makespan",
+    "queue_memory",
+    "queue_depth",
+    "isolation",
+    "import_time",
+    "start_time",
+    "scheduling",
+)
+"""Modules of this package, in the order in which they run."""

@@ -1,0 +1,306 @@
+"""What all benchmarks share: rows, a node of their own, interleaved pairs, CPU time of processes.
+
+Everything runs in a *sandbox*: temporary state and runtime directories, so that clusters and nodes
+find each other and nothing else. What was started in a sandbox is ended with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import psutil
+
+from dispy import JobCluster
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PROGRAMS = ROOT / "benchmarks" / "programs"
+
+START_S = 20.0
+"""Time for a node to say that it listens."""
+
+STOP_S = 10.0
+"""Time for a process to end by itself before it is killed."""
+
+# Rows.
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """A value that a measurement must not exceed, or not fall below."""
+
+    kind: Literal["<=", ">="]
+    limit: float
+
+    def is_met(self, value: float) -> bool:
+        """Whether a value keeps to it."""
+        return value <= self.limit if self.kind == "<=" else value >= self.limit
+
+
+def at_most(limit: float) -> Bound:
+    """The value may be so large."""
+    return Bound("<=", limit)
+
+
+def at_least(limit: float) -> Bound:
+    """The value must be so large."""
+    return Bound(">=", limit)
+
+
+class Row(msgspec.Struct):
+    """One measured figure.
+
+    ``bar`` is what must be reached, ``aim`` what we want; rows without them are there for
+    information. ``samples`` are the values that ``value`` was made of.
+    """
+
+    claim: str
+    value: float
+    unit: str = ""
+    bar: Bound | None = None
+    aim: Bound | None = None
+    samples: list[float] = []
+    met_bar: bool | None = None
+    met_aim: bool | None = None
+
+    def __post_init__(self) -> None:
+        self.met_bar = self.bar.is_met(self.value) if self.bar else None
+        self.met_aim = self.aim.is_met(self.value) if self.aim else None
+
+
+class Result(msgspec.Struct):
+    """What a benchmark leaves in ``results/NAME.json``."""
+
+    name: str
+    is_quick: bool
+    python: str
+    cpus: int
+    load: float
+    """Load average of the minute before: above one or two, absolute figures say little."""
+    seconds: float
+    rows: list[Row]
+
+
+def median_row(
+    claim: str, samples: Sequence[float], unit: str = "", bar: Bound | None = None, aim: Bound | None = None
+) -> Row:
+    """A row whose value is the median of its samples."""
+    return Row(claim, statistics.median(samples), unit, bar, aim, list(samples))
+
+
+def ratios(pairs: Sequence[tuple[float, float]]) -> list[float]:
+    """The first of each pair divided by the second."""
+    return [first / second for first, second in pairs]
+
+
+def interleave(
+    count: int, first: Callable[[], float], second: Callable[[], float]
+) -> list[tuple[float, float]]:
+    """Measure two things in turns, so that what else the machine does meets both alike.
+
+    The order changes with every pair. Returns (first, second) of each.
+    """
+    pairs = []
+    for number in range(count):
+        if number % 2:
+            right = second()
+            pairs.append((first(), right))
+        else:
+            left = first()
+            pairs.append((left, second()))
+    return pairs
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Seconds (wall clock) that a call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+# Processes.
+
+
+@contextlib.contextmanager
+def sandbox() -> Iterator[Path]:
+    """Temporary state and runtime directories in the environment; ends what is left in them at the end."""
+    names = ("XDG_STATE_HOME", "XDG_RUNTIME_DIR")
+    before = {name: os.environ.get(name) for name in names}
+    with tempfile.TemporaryDirectory(prefix="dispy-bench-") as directory:
+        for name in names:
+            path = Path(directory) / name.lower()
+            path.mkdir(mode=0o700)
+            os.environ[name] = str(path)
+        try:
+            yield Path(directory)
+        finally:
+            _end_leftovers(os.environ["XDG_RUNTIME_DIR"])
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+
+def _end_leftovers(runtime: str) -> None:
+    """Kill what was started in a sandbox and still lives after a moment; say so, for it is a bug."""
+    deadline = time.monotonic() + 2
+    while (left := _started_in(runtime)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            print(f"left behind: {process.pid} {' '.join(process.cmdline())}", file=sys.stderr)
+            process.kill()
+    psutil.wait_procs(left, timeout=STOP_S)
+
+
+def _started_in(runtime: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            is_ours = process.pid != os.getpid() and process.environ().get("XDG_RUNTIME_DIR") == runtime
+            if is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+@contextlib.contextmanager
+def running_node(cpus: int = 2) -> Iterator[int]:
+    """A ``dispynode`` in the sandbox, on a free loopback port; yields its pid once it listens."""
+    command = [sys.executable, "-m", "dispy.cli.node", "--listen_port", "0", "--cpus", str(cpus)]
+    # Its log goes where ours goes.
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    try:
+        _wait_listening(process)
+        yield process.pid
+    finally:
+        end(process)
+
+
+def _wait_listening(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdout is not None
+    os.set_blocking(process.stdout.fileno(), False)
+    said = b""
+    deadline = time.monotonic() + START_S
+    while b"listens on" not in said:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"dispynode does not listen: exit code {process.poll()}, said {said!r}")
+        said += process.stdout.read() or b""
+        time.sleep(0.005)
+
+
+def end(process: subprocess.Popen[Any]) -> None:
+    """End a process that we started, by force if it takes too long."""
+    process.terminate()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        print(f"killed after {STOP_S:g} s: {process.args}", file=sys.stderr)
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+@contextlib.contextmanager
+def node() -> Iterator[int]:
+    """A node with two CPUs in a sandbox of its own; yields its pid."""
+    with sandbox(), running_node() as pid:
+        yield pid
+
+
+@contextlib.contextmanager
+def cluster(function: Callable[..., Any], warm: int = 0, **options: Any) -> Iterator[JobCluster]:
+    """A cluster that is gone afterwards, thread and connections included.
+
+    Args:
+        function: The computation.
+        warm: Jobs ``function(number)`` to run before, so that it is loaded and its workers run.
+        options: Of ``JobCluster``.
+    """
+    made = JobCluster(function, **options)
+    try:
+        gather([made.submit(number) for number in range(warm)])
+        yield made
+    except BaseException:
+        made.close(terminate=True)
+        raise
+    finally:
+        made.shutdown()
+
+
+@contextlib.contextmanager
+def pool() -> Iterator[ProcessPoolExecutor]:
+    """A ``ProcessPoolExecutor`` with two forked workers that have both run something."""
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(2, mp_context=context) as made:
+        list(made.map(time.sleep, [0.02] * 4))
+        yield made
+
+
+# Running jobs.
+
+
+def noop(value: int) -> int:
+    """The job that does nothing."""
+    return value
+
+
+def gather(jobs: Sequence[Any]) -> None:
+    """Wait for all jobs in order; raises what one of them raised."""
+    for job in jobs:
+        job()
+        if job.status != job.Finished:
+            raise RuntimeError(f"{job!r} failed: {job.exception}")
+
+
+def run_jobs(made: JobCluster, count: int) -> float:
+    """Submit so many jobs one by one, then gather all results; returns seconds."""
+    submit = made.submit
+    start = time.perf_counter()
+    jobs = [submit(number) for number in range(count)]
+    results = [job() for job in jobs]
+    seconds = time.perf_counter() - start
+    if results != list(range(count)):
+        gather(jobs)
+        raise RuntimeError("jobs returned something else than they should")
+    return seconds
+
+
+def run_futures(made: ProcessPoolExecutor, function: Callable[[int], int], count: int) -> float:
+    """The same with futures; returns seconds."""
+    submit = made.submit
+    start = time.perf_counter()
+    futures = [submit(function, number) for number in range(count)]
+    for future in futures:
+        future.result()
+    return time.perf_counter() - start
+
+
+def cpu_s_by_pid() -> dict[int, float]:
+    """CPU time (seconds, user and system) of this process and of everything below it.
+
+    A process that ends in between is not lost: its time goes to the parent that waited for it.
+    """
+    found = {}
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found[process.pid] = sum(process.cpu_times()[:4])
+    return found
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value that so large a share of the values does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

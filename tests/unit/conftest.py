@@ -1,0 +1,91 @@
+"""What unit tests share: directories of one's own, and another process to send objects to."""
+
+from __future__ import annotations
+
+import marshal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispy import payload
+
+CHILD = """
+import importlib, marshal, sys
+from dispy import payload
+
+code, calls = marshal.load(sys.stdin.buffer)
+loaded = payload.load_code(code)
+for name in loaded.modules:
+    loaded.namespace.setdefault(name, importlib.import_module(name))
+replies = []
+for call in calls:
+    args, kwargs = (*payload.load_call(call), {})[:2]
+    try:
+        replies.append((True, payload.dump(loaded.function(*args, **kwargs))))
+    except Exception as error:
+        replies.append((False, payload.dump_exception(error, "") or repr(error).encode()))
+marshal.dump(replies, sys.stdout.buffer)
+"""
+"""Stands for a worker: loads a computation and its calls, sends the results back. It can import
+dispy and what is installed, nothing of the tests."""
+
+
+class Raised:
+    """What a call in the other process raised, pickled; or its text, where it could not be pickled."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
+class Elsewhere:
+    """Another process, as a worker would be."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def run(
+        self, function: Callable[..., Any], *calls: tuple[Any, ...], depends: Iterable[Any] = ()
+    ) -> list[Any]:
+        """Results of calls that one and the same process runs, one after another."""
+        task = (payload.dump_code(function, list(depends)), [payload.dump_call(args, {}) for args in calls])
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD],
+            input=marshal.dumps(task),
+            capture_output=True,
+            cwd=self._directory,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        return [payload.load(data) if ok else Raised(data) for ok, data in marshal.loads(done.stdout)]
+
+    def call(self, function: Callable[..., Any], *args: Any, depends: Iterable[Any] = ()) -> Any:
+        """The result of one call; fails if the call raised something."""
+        (result,) = self.run(function, args, depends=depends)
+        assert not isinstance(result, Raised), result.data
+        return result
+
+    def back(self, value: Any) -> Any:
+        """A value as it comes back from there."""
+        return self.call(lambda given: given, value)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Elsewhere:
+    """Another process to send functions and values to."""
+    return Elsewhere(tmp_path)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """State and runtime directories of this test alone: ``state`` and ``run`` below the path given."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "run").mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.delenv("DISPY_SECRET", raising=False)
+    return tmp_path

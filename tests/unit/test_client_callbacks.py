@@ -1,0 +1,118 @@
+"""Callbacks: checked when they are given, called in order on a thread of their own."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+from dispy.client.callbacks import Caller, check_callback
+from dispy.errors import UsageError
+
+
+class Receiver:
+    def on_job(self, job: Any) -> None:
+        """A method takes the object by itself."""
+
+    def __call__(self, status: Any, node: Any, job: Any) -> None:
+        """An object that can be called."""
+
+
+def three(status: Any, node: Any, job: Any) -> None:
+    """What a cluster's status is told to."""
+
+
+@pytest.mark.parametrize(
+    ("callback", "count"),
+    [
+        (None, 1),
+        (lambda _job: None, 1),
+        (lambda _job, _more=None: None, 1),
+        (lambda *_arguments: None, 1),
+        (lambda *_arguments: None, 3),
+        (Receiver().on_job, 1),
+        (Receiver(), 3),
+        (three, 3),
+        (functools.partial(three, 1, 2), 1),
+        (print, 1),
+        (dict.get, 3),
+        (list.append, 2),
+    ],
+)
+def test_what_can_be_called_that_way_is_accepted(callback: Any, count: int) -> None:
+    check_callback(callback, "job_status", count)
+
+
+@pytest.mark.parametrize(
+    ("callback", "count", "wanted"),
+    [
+        (lambda: None, 1, r"\(job\)"),
+        (lambda _a, _b: None, 1, r"\(job\)"),
+        (lambda _job, *, _more: None, 1, r"\(job\)"),
+        (lambda **_more: None, 1, r"\(job\)"),
+        (Receiver.on_job, 1, r"\(job\)"),
+        (lambda _job: None, 3, r"\(status, node, job\)"),
+        (Receiver().on_job, 3, r"\(status, node, job\)"),
+        (functools.partial(three, 1), 1, r"\(job\)"),
+    ],
+)
+def test_what_cannot_be_called_that_way_is_refused(callback: Any, count: int, wanted: str) -> None:
+    with pytest.raises(UsageError, match=f"job_status cannot be called with {wanted}"):
+        check_callback(callback, "job_status", count)
+
+
+@pytest.mark.parametrize("callback", [7, "print", [], True])
+def test_what_cannot_be_called_at_all_is_refused(callback: Any) -> None:
+    with pytest.raises(UsageError, match="cluster_status must be callable"):
+        check_callback(callback, "cluster_status", 3)
+
+
+def test_calls_come_one_after_another_in_their_order() -> None:
+    caller, seen = Caller("callbacks"), []
+    for number in range(100):
+        caller.call(seen.append, [(2 * number,), (2 * number + 1,)])
+    caller.drain(60)
+    caller.stop()
+    assert seen == list(range(200))
+
+
+def test_calls_are_made_on_a_thread_of_that_name() -> None:
+    caller, names = Caller("callbacks of a test"), []
+    caller.call(lambda: names.append((threading.current_thread().name, caller.is_current())), [()])
+    caller.drain(60)
+    caller.stop()
+    assert names == [("callbacks of a test", True)]
+    assert not caller.is_current()
+
+
+def test_a_call_that_fails_is_logged_and_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caller, seen = Caller("callbacks"), []
+
+    def fail(value: int) -> None:
+        if value != 2:
+            raise SystemExit(f"failed at {value}")
+        seen.append(value)
+
+    with caplog.at_level(logging.ERROR, "dispy.client"):
+        caller.call(fail, [(1,), (2,)])
+        caller.call(seen.append, [(3,)])
+        caller.drain(60)
+        caller.stop()
+    assert seen == [2, 3]
+    assert "failed at 1" in caplog.text
+
+
+def test_a_callback_may_wait_for_all_others_without_blocking_itself() -> None:
+    caller, seen = Caller("callbacks"), []
+    caller.call(lambda: (caller.drain(60), seen.append("drained")), [()])
+    caller.call(seen.append, [("next",)])
+    caller.drain(60)
+    caller.stop()
+    assert seen == ["drained", "next"]
+
+
+def test_draining_before_any_call_returns_at_once() -> None:
+    Caller("callbacks").drain(60)

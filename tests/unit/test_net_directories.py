@@ -1,0 +1,133 @@
+"""The user's own directories: private, and refused where somebody else could have put them."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from dispy.errors import StateDirectoryError
+from dispy.net.directories import private_directory, runtime_directory, state_directory, write_private
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+def test_a_missing_directory_is_made_for_this_user_alone(tmp_path: Path) -> None:
+    path = private_directory(tmp_path / "above" / "own")
+    assert path.is_dir()
+    assert mode(path) == 0o700
+
+
+def test_a_private_directory_is_private_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        assert mode(private_directory(tmp_path / "own")) == 0o700
+    finally:
+        os.umask(before)
+
+
+def test_a_private_directory_that_exists_is_kept(tmp_path: Path) -> None:
+    path = private_directory(tmp_path / "own")
+    (path / "file").write_text("x")
+    assert private_directory(path) == path
+    assert (path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("bits", [0o755, 0o750, 0o770, 0o701, 0o777])
+def test_a_directory_open_to_others_is_refused_and_not_repaired(tmp_path: Path, bits: int) -> None:
+    path = tmp_path / "own"
+    path.mkdir()
+    path.chmod(bits)
+    with pytest.raises(StateDirectoryError, match="chmod 700"):
+        private_directory(path)
+    assert mode(path) == bits
+
+
+def test_a_link_to_a_private_directory_is_refused(tmp_path: Path) -> None:
+    target = private_directory(tmp_path / "target")
+    (tmp_path / "own").symlink_to(target)
+    with pytest.raises(StateDirectoryError):
+        private_directory(tmp_path / "own")
+
+
+def test_a_link_to_nowhere_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "own").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StateDirectoryError):
+        private_directory(tmp_path / "own")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_file_in_the_place_of_a_directory_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("x")
+    with pytest.raises(StateDirectoryError):
+        private_directory(tmp_path / "own")
+
+
+def test_a_directory_below_a_file_cannot_be_made_and_the_error_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StateDirectoryError, match="XDG_STATE_HOME"):
+        private_directory(tmp_path / "file" / "own")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
+def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = private_directory(tmp_path / "own")
+    os.chown(path, 12345, 12345)
+    with pytest.raises(StateDirectoryError):
+        private_directory(path)
+
+
+def test_state_lies_where_the_environment_says(home: Path) -> None:
+    assert state_directory() == home / "state" / "dispy"
+    assert mode(home / "state" / "dispy") == 0o700
+
+
+def test_state_lies_in_the_home_directory_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert state_directory() == tmp_path / ".local" / "state" / "dispy"
+
+
+def test_what_runs_lies_where_the_environment_says(home: Path) -> None:
+    assert runtime_directory() == home / "run" / "dispy"
+    assert mode(home / "run" / "dispy") == 0o700
+
+
+@pytest.mark.parametrize("base", [None, "/there/is/no/such/directory"])
+def test_what_runs_lies_in_the_temporary_directory_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str | None
+) -> None:
+    if base is None:
+        monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    else:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", base)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert runtime_directory() == tmp_path / f"dispy-{os.getuid()}"
+
+
+def test_a_private_file_can_be_read_by_this_user_only(tmp_path: Path) -> None:
+    write_private(tmp_path / "file", b"content")
+    assert (tmp_path / "file").read_bytes() == b"content"
+    assert mode(tmp_path / "file") == 0o600
+
+
+def test_a_private_file_replaces_one_that_others_could_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "file").chmod(0o644)
+    write_private(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+    assert mode(tmp_path / "file") == 0o600
+
+
+def test_a_private_file_that_cannot_be_put_in_place_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(OSError, match="file"):
+        write_private(tmp_path / "file", b"content")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]

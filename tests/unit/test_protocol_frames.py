@@ -1,0 +1,218 @@
+"""Frames: cut out of a byte stream whole and in order, or refused."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+import pytest
+
+from dispy.errors import RemoteProtocolError
+from dispy.protocol import frames, limits
+from dispy.protocol.frames import FrameReader
+
+Frame = tuple[int, int, bytes]
+
+EVERY_KIND: list[Frame] = [
+    (frames.CONTROL, 0, b"message"),
+    (frames.OPEN, 7, (1 << 40).to_bytes(8, "big")),
+    (frames.CHUNK, 7, bytes(range(256))),
+    (frames.GRANT, 7, (1 << 20).to_bytes(8, "big")),
+    (frames.ABORT, 7, b""),
+    (frames.PING, 0, b""),
+]
+KINDS = ["control", "open", "chunk", "grant", "abort", "ping"]
+
+
+def encode(frame: Frame) -> bytes:
+    kind, stream, body = frame
+    return frames.header(kind, len(body), stream) + body
+
+
+class Collector:
+    """A reader that remembers what it was handed."""
+
+    def __init__(self, control_max: int = limits.CONTROL_FRAME_MAX) -> None:
+        self.frames: list[Frame] = []
+        self.reader = FrameReader(
+            lambda kind, stream, body: self.frames.append((kind, stream, bytes(body))), control_max
+        )
+
+    def feed(self, data: bytes) -> None:
+        """Hand over all of ``data``, in as many steps as the reader's buffer takes."""
+        view = memoryview(data)
+        while view:
+            space = self.reader.writable()
+            count = min(len(space), len(view))
+            space[:count] = view[:count]
+            view = view[count:]
+            self.reader.received(count)
+
+    def feed_each(self, parts: Iterable[bytes]) -> None:
+        for part in parts:
+            self.feed(part)
+
+
+@pytest.mark.parametrize("frame", EVERY_KIND, ids=KINDS)
+def test_a_whole_frame_is_handed_on(frame: Frame) -> None:
+    collector = Collector()
+    collector.feed(encode(frame))
+    assert collector.frames == [frame]
+
+
+@pytest.mark.parametrize("frame", EVERY_KIND, ids=KINDS)
+def test_a_frame_that_comes_byte_by_byte_is_handed_on_with_its_last_byte(frame: Frame) -> None:
+    collector = Collector()
+    data = encode(frame)
+    for index in range(len(data)):
+        assert collector.frames == []
+        collector.feed(data[index : index + 1])
+    assert collector.frames == [frame]
+
+
+@pytest.mark.parametrize("frame", EVERY_KIND, ids=KINDS)
+def test_a_truncated_frame_is_never_handed_on(frame: Frame) -> None:
+    collector = Collector()
+    collector.feed(encode(frame)[:-1])
+    assert collector.frames == []
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_frames_that_arrive_together_are_handed_on_in_order(order: tuple[int, ...]) -> None:
+    collector = Collector()
+    wanted = [EVERY_KIND[index] for index in order]
+    collector.feed(b"".join(map(encode, wanted)))
+    assert collector.frames == wanted
+
+
+@pytest.mark.parametrize("kind", [0, 7, 8, 127, 255])
+def test_an_unknown_kind_is_refused_before_its_body(kind: int) -> None:
+    collector = Collector()
+    with pytest.raises(RemoteProtocolError, match=f"kind {kind}"):
+        collector.feed(frames.header(kind, 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit"),
+    [
+        (frames.CONTROL, limits.CONTROL_FRAME_MAX),
+        (frames.CHUNK, limits.CHUNK_MAX),
+        (frames.OPEN, 8),
+        (frames.GRANT, 8),
+        (frames.ABORT, 0),
+        (frames.PING, 0),
+    ],
+    ids=["control", "chunk", "open", "grant", "abort", "ping"],
+)
+@pytest.mark.parametrize("excess", [1, (1 << 64) - 1])
+def test_an_oversized_frame_is_refused_by_its_header(kind: int, limit: int, excess: int) -> None:
+    collector = Collector()
+    with pytest.raises(RemoteProtocolError, match="bytes"):
+        collector.feed(frames.header(kind, min(limit + excess, (1 << 64) - 1)))
+
+
+def test_the_largest_frames_allowed_are_accepted() -> None:
+    collector = Collector()
+    control = (frames.CONTROL, 0, bytes(limits.CONTROL_FRAME_MAX))
+    chunk = (frames.CHUNK, 1, bytes(limits.CHUNK_MAX))
+    collector.feed(encode(control) + encode(chunk))
+    assert collector.frames == [control, chunk]
+
+
+def test_frames_before_a_refused_one_are_handed_on() -> None:
+    collector = Collector()
+    with pytest.raises(RemoteProtocolError):
+        collector.feed(encode(EVERY_KIND[0]) + frames.header(99, 0))
+    assert collector.frames == [EVERY_KIND[0]]
+
+
+def test_a_reader_with_a_smaller_limit_refuses_what_is_beyond_it() -> None:
+    collector = Collector(control_max=512)
+    collector.feed(encode((frames.CONTROL, 0, bytes(512))))
+    with pytest.raises(RemoteProtocolError, match="513"):
+        collector.feed(frames.header(frames.CONTROL, 513))
+
+
+def test_a_limit_that_is_raised_holds_for_the_next_frame() -> None:
+    collector = Collector(control_max=512)
+    collector.feed(encode((frames.CONTROL, 0, b"a")))
+    collector.reader.control_max = 1024
+    collector.feed(encode((frames.CONTROL, 0, bytes(1024))))
+    assert [len(body) for _, _, body in collector.frames] == [1, 1024]
+
+
+def test_a_limit_raised_by_a_frame_holds_for_one_that_came_with_it() -> None:
+    seen = []
+
+    def on_frame(kind: int, stream: int, body: memoryview) -> None:
+        seen.append(len(body))
+        reader.control_max = 1024
+
+    reader = FrameReader(on_frame, 512)
+    data = encode((frames.CONTROL, 0, b"a")) + encode((frames.CONTROL, 0, bytes(1024)))
+    reader.writable()[: len(data)] = data
+    reader.received(len(data))
+    assert seen == [1, 1024]
+
+
+@pytest.mark.parametrize("frame", EVERY_KIND[1:], ids=KINDS[1:])
+def test_before_the_proof_only_control_frames_are_accepted(frame: Frame) -> None:
+    collector = Collector()
+    collector.reader.streams_allowed = False
+    collector.feed(encode(EVERY_KIND[0]))
+    with pytest.raises(RemoteProtocolError, match="kind"):
+        collector.feed(encode(frame))
+    assert collector.frames == [EVERY_KIND[0]]
+
+
+def test_the_buffer_grows_for_a_large_frame_and_shrinks_after_it() -> None:
+    collector = Collector()
+    usual = len(collector.reader.writable())
+    size = 4 * usual
+    collector.feed(frames.header(frames.CONTROL, size) + bytes(size - 1))
+    assert len(collector.reader.writable()) > 0
+    collector.feed(b"\1")
+    assert collector.frames == [(frames.CONTROL, 0, bytes(size - 1) + b"\1")]
+    assert len(collector.reader.writable()) == usual
+
+
+def test_there_is_always_room_for_more() -> None:
+    collector = Collector()
+    body = bytes(1000)
+    data = encode((frames.CHUNK, 1, body)) * 600
+    for start in range(0, len(data), 777):
+        assert len(collector.reader.writable()) > 0
+        collector.feed(data[start : start + 777])
+    assert collector.frames == [(frames.CHUNK, 1, body)] * 600
+
+
+def test_a_body_is_a_view_of_the_buffer_and_no_copy() -> None:
+    bodies = []
+    reader = FrameReader(lambda _kind, _stream, body: bodies.append(body))
+    data = encode((frames.CONTROL, 0, b"before"))
+    space = reader.writable()
+    space[: len(data)] = data
+    reader.received(len(data))
+    space[frames.HEADER_SIZE : len(data)] = b"after!"
+    assert bytes(bodies[0]) == b"after!"
+
+
+@pytest.mark.parametrize("value", [0, 1, limits.PAYLOAD_MAX, (1 << 64) - 1])
+def test_a_length_frame_carries_its_length(value: int) -> None:
+    collector = Collector()
+    collector.feed(frames.length_frame(frames.OPEN, 3, value))
+    ((kind, stream, body),) = collector.frames
+    assert (kind, stream, frames.read_length(memoryview(body))) == (frames.OPEN, 3, value)
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 9])
+def test_a_length_of_another_size_is_refused(size: int) -> None:
+    with pytest.raises(RemoteProtocolError, match=f"{size} bytes"):
+        frames.read_length(memoryview(bytes(size)))
+
+
+def test_a_ping_is_a_header_and_nothing_else() -> None:
+    collector = Collector()
+    collector.feed(frames.PING_FRAME)
+    assert collector.frames == [(frames.PING, 0, b"")]
+    assert len(frames.PING_FRAME) == frames.HEADER_SIZE
