@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -90,6 +91,42 @@ def _reap(pid: int, wait_s: float = 1.0) -> bool:
             return False
         time.sleep(pause)
         pause = min(pause * 2, 0.02)
+
+
+MARK = "DISPY_NODE"
+"""Environment variable of everything that runs below a node: the directory that the node keeps locked."""
+
+
+def kill_marked(is_dead: Callable[[str], bool]) -> int:
+    """Kill what nodes that are dead have left behind, where all who should have seen to it are dead, too.
+
+    Args:
+        is_dead: Whether the node with this mark is dead for sure.
+
+    Returns:
+        The number of processes killed.
+    """
+    killed = 0
+    for entry in os.listdir("/proc") if sys.platform == "linux" else ():
+        if entry.isdigit():
+            mark = _mark_of(entry)
+            if mark and is_dead(mark):
+                with contextlib.suppress(OSError):
+                    os.kill(int(entry), signal.SIGKILL)
+                    killed += 1
+    return killed
+
+
+def _mark_of(pid: str) -> str:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            variables = file.read().split(b"\0")
+    except OSError:  # gone, or somebody else's
+        return ""
+    prefix = MARK.encode() + b"="
+    return next(
+        (v[len(prefix) :].decode("ascii", "replace") for v in variables if v.startswith(prefix)), ""
+    )
 
 
 def describe_exit(code: int) -> str:

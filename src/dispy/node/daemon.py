@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import secrets as randomness
 import signal
 import sys
+from collections.abc import Callable
+from types import FrameType
 
 from dispy import processes
 from dispy.errors import DispyError
@@ -14,7 +18,8 @@ from dispy.net import secrets
 from dispy.net.addresses import require_loopback, resolve
 from dispy.node.cpus import usable_cpus
 from dispy.node.hosts import HostProcess
-from dispy.node.service import NodeService, slots_max
+from dispy.node.segments import Segments
+from dispy.node.service import NodeParts, NodeService, slots_max
 from dispy.settings import NodeSettings, check_node, effective_cpus
 
 
@@ -23,9 +28,8 @@ def run(settings: NodeSettings) -> int:
 
     SIGINT, SIGTERM and (unless ``daemon``) SIGHUP stop it with all its children.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        # Until the loop has handlers of its own; what has been started so far ends with us.
-        signal.signal(number, lambda *_: sys.exit(0))
+    early: list[int] = []
+    _catch_signals(settings, lambda number, _: early.append(number))
     logging.basicConfig(
         format="%(asctime)s %(name)s - %(message)s", level=logging.DEBUG if settings.debug else logging.INFO
     )
@@ -35,38 +39,55 @@ def run(settings: NodeSettings) -> int:
         address = resolve(settings.host)
         require_loopback(address, "--host")
         secret = secrets.choose(settings.secret, settings.secret_file)
+        cpus = effective_cpus(settings.cpus, present)
+        processes.set_subreaper()
+        return _run_checked(settings, secret, cpus, early)
     except DispyError as error:
         print(f"dispynode: {error}", file=sys.stderr)
         return 2
-    cpus = effective_cpus(settings.cpus, present)
-    processes.set_subreaper()
-    # First of all, so that it does its imports while we do ours.
-    spare = HostProcess(slots_max(cpus))
-    import uvloop
 
+
+def _catch_signals(settings: NodeSettings, handler: Callable[[int, FrameType | None], object]) -> None:
+    """Have signals that come while we start noted: what was made by then is taken down in order."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if settings.daemon else handler)
+
+
+def _run_checked(settings: NodeSettings, secret: secrets.Secret, cpus: int, early: list[int]) -> int:
+    incarnation = randomness.token_bytes(16)
+    segments = Segments(incarnation.hex())
+    # First of all, so that it does its imports while we do ours.
+    spare = HostProcess(slots_max(cpus), str(segments.root))
     try:
+        import uvloop
+
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(settings, secret, cpus, spare))
-    except DispyError as error:
-        print(f"dispynode: {error}", file=sys.stderr)
-        return 2
+            return runner.run(
+                _serve(settings, NodeParts(secret, cpus, spare, incarnation, segments), early)
+            )
     finally:
         spare.kill()
+        spare.process.wait()
+        spare.close()
+        segments.close()
 
 
-async def _serve(settings: NodeSettings, secret: secrets.Secret, cpus: int, spare: HostProcess) -> int:
+async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> int:
     loop = asyncio.get_running_loop()
-    service = NodeService(settings, secret, cpus, spare)
+    service = NodeService(settings, parts)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number == signal.SIGHUP and settings.daemon:
-            loop.add_signal_handler(number, lambda: None)
-        else:
+        if number != signal.SIGHUP or not settings.daemon:
             loop.add_signal_handler(number, service.stop)
+    if early:
+        service.stop()
     try:
         await service.start()
-    except OSError as error:
+    except BaseException as error:
         service.stop()
         await service.run()
+        if not isinstance(error, OSError):
+            raise
         print(
             f"dispynode: cannot listen on {settings.host} port {settings.listen_port}: {error.strerror}; "
             "give another --listen_port, or 0 for any",
@@ -74,14 +95,19 @@ async def _serve(settings: NodeSettings, secret: secrets.Secret, cpus: int, spar
         )
         return 1
     _watch_owner(loop, service, settings.owner)
-    host, port = service.address
-    if settings.owner:
-        print(f"{host} {port} {cpus}", flush=True)
-    else:
-        noun = "CPU" if cpus == 1 else "CPUs"
-        print(f"dispynode {service.name!r} listens on {host}:{port} with {cpus} {noun}", flush=True)
+    with contextlib.suppress(OSError):  # nobody reads it: no reason to stop
+        print(_greeting(settings, service, parts.cpus), flush=True)
     await service.run()
     return 0
+
+
+def _greeting(settings: NodeSettings, service: NodeService, cpus: int) -> str:
+    host, port = service.address
+    if settings.owner:
+        return f"{host} {port} {cpus}"
+    return (
+        f"dispynode {service.name!r} listens on {host}:{port} with {cpus} {'CPU' if cpus == 1 else 'CPUs'}"
+    )
 
 
 def _watch_owner(loop: asyncio.AbstractEventLoop, service: NodeService, owner: int) -> None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 import msgspec
 
 from dispy.core.execution.state import WorkerId
-from dispy.processes import children
+from dispy.processes import MARK, children
 from dispy.protocol import worker as protocol
 from dispy.protocol.worker import LENGTH, FromHost, ToHost
 
@@ -85,15 +85,17 @@ class HostProcess:
 
     Args:
         slots_max: Workers that may exist at once.
+        mark: The node's directory, to know by it whose processes are whose.
     """
 
-    def __init__(self, slots_max: int) -> None:
+    def __init__(self, slots_max: int, mark: str) -> None:
         self.control, theirs = socket.socketpair()
         descriptor = os.memfd_create("dispy-slots", os.MFD_CLOEXEC)
         os.ftruncate(descriptor, slots_max * protocol.SLOT_SIZE)
         self._memory = mmap.mmap(descriptor, 0)
         self._view = memoryview(self._memory)
         environment = {name: value for name, value in os.environ.items() if name not in _SECRET_VARIABLES}
+        environment[MARK] = mark
         self.process = subprocess.Popen(
             [
                 # Not -m: the user's own __main__ must not meet the host's names.

@@ -7,9 +7,9 @@ import contextlib
 import logging
 import os
 import platform
-import secrets as randomness
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,33 +57,50 @@ class Loaded:
         self.is_ready = False
 
 
+@dataclass(frozen=True, slots=True)
+class NodeParts:
+    """What a node is made of before its loop runs.
+
+    Attributes:
+        secret: Shared with clients.
+        cpus: Jobs that may run at once.
+        spare: A host that is starting already.
+        incarnation: 16 bytes that name this run of the node.
+        segments: Its place for large payloads, and what marks its processes.
+    """
+
+    secret: Secret
+    cpus: int
+    spare: HostProcess
+    incarnation: bytes
+    segments: Segments
+
+
 class NodeService:
     """A running node.
 
     Args:
         settings: Checked.
-        secret: Shared with clients.
-        cpus: Jobs that may run at once.
-        spare: A host that is starting already.
+        parts: What it is made of.
     """
 
-    def __init__(self, settings: NodeSettings, secret: Secret, cpus: int, spare: HostProcess) -> None:
+    def __init__(self, settings: NodeSettings, parts: NodeParts) -> None:
         self.settings = settings
-        self.cpus = cpus
+        self.cpus = parts.cpus
         self.name = settings.name or platform.node() or "localhost"
-        self.incarnation = randomness.token_bytes(16)
+        self.incarnation = parts.incarnation
         self.address: tuple[str, int] = (settings.host, 0)
-        self._secret = secret
-        self._machine = Machine(cpus, settings.lease_s)
+        self._secret = parts.secret
+        self._machine = Machine(parts.cpus, settings.lease_s)
         self._loop = asyncio.get_running_loop()
         self._clients: dict[ClientId, Connection] = {}
         self._connections: dict[Connection, ClientId | None] = {}
         self._loaded: dict[Key, Loaded] = {}
         self._owners: dict[WorkerId, tuple[Loaded, WorkerHandle]] = {}
-        self._spare: HostProcess | None = spare
+        self._spare: HostProcess | None = parts.spare
         self._ending: list[HostProcess] = []
         self._workspace = WorkSpace(settings.dest_path_prefix, self.incarnation.hex())
-        self._segments = Segments(self.incarnation.hex())
+        self._segments = parts.segments
         self._entry: Entry | None = None
         self._server: asyncio.Server | None = None
         self._tick: asyncio.TimerHandle | None = None
@@ -331,7 +348,7 @@ class NodeService:
         host = (
             self._spare
             if self._spare is not None and not self._spare.is_dead
-            else HostProcess(self._slots_max())
+            else HostProcess(slots_max(self.cpus), str(self._segments.root))
         )
         self._loop.remove_reader(host.control)
         loaded = Loaded(client, host, self._workspace.open(name), self._segments.open(name))
@@ -355,12 +372,9 @@ class NodeService:
         self._spare = None
         self._loop.call_later(0.25, self._start_spare)
 
-    def _slots_max(self) -> int:
-        return slots_max(self.cpus)
-
     def _start_spare(self) -> None:
         if self._spare is None and not self._stopped.is_set():
-            self._spare = HostProcess(self._slots_max())
+            self._spare = HostProcess(slots_max(self.cpus), str(self._segments.root))
             self._watch_spare()
 
     def _watch_spare(self) -> None:
