@@ -49,6 +49,10 @@ class VersionError(DispyError):
     """A peer speaks no version of the protocol that we speak."""
 
 
+class SilenceError(DispyError):
+    """A peer was not heard of for longer than the limit."""
+
+
 # The environment can act.
 
 

@@ -188,6 +188,14 @@ class Engine:
                 if not is_listed:
                     self._reach(Target(allocation.ip_addr, port, secret.key))
         private = self._private.get(secret.key)
+        if private is not None and private.has_ended():
+            # Once in a while, should it end at once again.
+            del self._private[secret.key]
+            private.wait()
+            if cluster._wants_private and config.LocalNode and not listed:
+                logger.warning("the node that was started for this program has ended; starting another")
+                self.start_private_node(secret)
+            private = None
         if private is not None:
             if private.address is not None:
                 self._reach(Target(*private.address, secret.key))
@@ -376,6 +384,10 @@ class PrivateNode:
             loop.remove_reader(stdout.fileno())
 
         loop.add_reader(stdout.fileno(), on_readable)
+
+    def has_ended(self) -> bool:
+        """Whether it is gone, and was started long enough ago to start another."""
+        return self._process.poll() is not None and time.monotonic() - self._started > RETRY_S
 
     def set_draining(self, is_draining: bool) -> None:
         """Whether another node of this machine is there."""

@@ -19,7 +19,7 @@ import msgspec
 from dispy.core.execution import Machine
 from dispy.core.execution import state as core
 from dispy.core.execution.state import ClientId, Key, WorkerId
-from dispy.errors import RemoteProtocolError
+from dispy.errors import RemoteProtocolError, SilenceError
 from dispy.net.connection import Connection, Payload
 from dispy.net.discovery import Entry, Listing
 from dispy.net.secrets import Secret
@@ -230,7 +230,7 @@ class NodeService:
         self._pulse = self._loop.call_later(PULSE_S, self._on_pulse)
         for connection in list(self._connections):
             if connection.tick() > SILENT_PULSES and connection.is_ready:
-                connection.abort(RemoteProtocolError("silent"))
+                connection.abort(SilenceError("silent"))
         if not self._machine.state.busy:
             self._handle(core.Tick({}))
 
@@ -355,7 +355,6 @@ class NodeService:
         self._loaded[action.key] = loaded
         code_path = self._workspace.root / f"{name}.code"
         code_path.write_bytes(action.compute.code)
-        action.compute.code = b""
         self._loop.add_reader(host.control, self._on_host_readable, action.key, loaded)
         host.tell(
             worker_protocol.Load(
@@ -422,9 +421,11 @@ class NodeService:
         kill_strays(self._own_children())
         reason = f"the computation's host ended with {describe_exit(loaded.host.process.returncode)}"
         exits = [self._worker_end(handle, reason) for handle in list(loaded.host.workers.values())]
-        self._handle(core.HostFailed(key, reason, exits))
-        self._drop_places(key)
         loaded.host.close()
+        # Its directories stay: another host may be started in its place.
+        self._handle(core.HostFailed(key, reason, exits))
+        if self._loaded.get(key) is loaded:
+            self._drop_places(key)
 
     def _own_children(self) -> set[int]:
         hosts = [loaded.host for loaded in self._loaded.values()] + self._ending

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from dispy.core.scheduling import Machine
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
-from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
+from dispy.errors import AuthenticationError, RemoteProtocolError, SilenceError, VersionError
 from dispy.net.connection import Connection, Payload
 from dispy.protocol import limits, node
 from dispy.settings import PULSE_S, SILENT_PULSES
@@ -125,12 +125,6 @@ class Link:
                 if self.info is None or self._is_refusal(error):
                     self._fail(error)
                     return
-                if (
-                    self._broken_at is not None
-                    and time.monotonic() - self._broken_at > PULSE_S * SILENT_PULSES
-                ):
-                    self._fail(error)
-                    return
             await asyncio.sleep(REDIAL_S)
 
     @staticmethod
@@ -193,15 +187,27 @@ class Link:
             return
         if self._broken_at is None:
             self._broken_at = time.monotonic()
+            was_silent = isinstance(error, SilenceError)
+            limit_s = PULSE_S if was_silent else PULSE_S * SILENT_PULSES
+            asyncio.get_running_loop().call_later(limit_s, self._on_limit, self._broken_at)
             self._service.link_silent(self)
         self._task = None
         self.dial()
+
+    def _on_limit(self, broken_at: float) -> None:
+        """The node had its time to come back."""
+        if self._broken_at == broken_at and not self.is_closed:
+            if self._task is not None:
+                self._task.cancel()
+            if self.connection is not None:
+                self.connection.abort(SilenceError("given up"))
+            self._fail(SilenceError("it does not answer any more"))
 
     def tick(self) -> None:
         """Once a second: say and expect a sign of life."""
         connection = self.connection
         if connection is not None and connection.tick() > SILENT_PULSES:
-            connection.abort(RemoteProtocolError(f"silent for {PULSE_S * SILENT_PULSES:g} s"))
+            connection.abort(SilenceError(f"silent for {PULSE_S * SILENT_PULSES:g} s"))
 
     def send_acknowledge(self) -> None:
         """Say which results have arrived."""
@@ -416,12 +422,12 @@ class SchedulerService:
     def _lose(self, link: Link, reason: str) -> None:
         info = link.info
         assert info is not None
-        self._by_node.pop(info.node, None)
         for target in [
             target for target, other in self._links.items() if other is link and other.is_closed
         ]:
             del self._links[target]
         self.handle(core.NodeLost(info.node, reason))
+        self._by_node.pop(info.node, None)
         self._listener.on_node_gone(info, reason)
 
     def _info(self, node_id: NodeId) -> NodeInfo:

@@ -44,6 +44,9 @@ from dispy.protocol.node import (
 
 __all__ = ["Client"]
 
+CRASHES_MAX = 3
+"""Times in a row that a host is started again without a job having ended in between."""
+
 
 def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Seconds) -> None:
     """Know a client, or know it again and repeat the results that it does not have."""
@@ -122,11 +125,17 @@ def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -
     computation = state.computations.get(event.key)
     if computation is None:
         return
+    was_ready = computation.status is Status.READY
     computation.status = Status.LOADING
     for exited in event.exits:
         on_worker_exited(state, out, exited, now)
     flush(state, out)
     drop_workers(state, computation)
+    computation.crashes += 1
+    if was_ready and computation.crashes <= CRASHES_MAX:
+        # It has worked before, and what had not started is still here.
+        out.append(StartHost(event.key, computation.spec))
+        return
     del state.computations[event.key]
     left = [Attempt(job.number, job.attempt) for job in computation.open.values()]
     for start in range(0, len(left), BATCH_MAX):

@@ -263,7 +263,7 @@ class Computation:
     """A computation on this node and its jobs."""
 
     __slots__ = (
-        "cancelling", "client", "credit", "idle", "key", "open", "ready", "runtimes", "sampled", "sending",
+        "cancelling", "client", "crashes", "credit", "idle", "key", "open", "ready", "runtimes", "sampled", "sending",
         "single", "spec", "status", "untold", "vtime", "workers",
     )  # fmt: skip
 
@@ -290,6 +290,8 @@ class Computation:
         self.sampled = 0
         """Results so far; plans for short jobs grow with the evidence for them."""
         self.credit = (0, 0)
+        self.crashes = 0
+        """Deaths of its host since a job last ended."""
         self.vtime = 0.0
         """CPU seconds had (virtual time of a fair queue): the smallest is served next."""
 

@@ -116,6 +116,7 @@ def take_results(computation: Computation, results: list[Ended]) -> None:
         return
     computation.runtimes.add([int((r.end - r.start) * 1e6) for r in wanted])
     computation.sampled += len(wanted)
+    computation.crashes = 0
     computation.vtime += sum([r.end - r.start for r in wanted])
     if computation.cancelling:
         computation.cancelling.difference_update([r.number for r in wanted])
