@@ -98,7 +98,7 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
     with contextlib.suppress(OSError):  # nobody reads it: no reason to stop
         print(_greeting(settings, service, parts.cpus), flush=True)
     await service.run()
-    return 0
+    return 70 if service.failed else 0  # EX_SOFTWARE
 
 
 def _greeting(settings: NodeSettings, service: NodeService, cpus: int) -> str:

@@ -106,6 +106,8 @@ class NodeService:
         self._tick: asyncio.TimerHandle | None = None
         self._pulse: asyncio.TimerHandle | None = None
         self._stopped = asyncio.Event()
+        self.failed = False
+        """Whether it stopped because of a fault of ours."""
         self._packet = bytearray(worker_protocol.PACKET_MAX)
         self._packet_view = memoryview(self._packet)
         self._perform_by_type: dict[type[core.Action], Callable[[Any], None]] = {
@@ -295,8 +297,15 @@ class NodeService:
 
     def _handle(self, event: core.Event) -> None:
         perform = self._perform_by_type
-        for action in self._machine.handle(event, time.monotonic()):
-            perform[type(action)](action)
+        try:
+            for action in self._machine.handle(event, time.monotonic()):
+                perform[type(action)](action)
+        except Exception:
+            # What was decided and what was done differ now. Clients that are told that we are gone are
+            # better off than those of a node that only seems to work.
+            logger.exception("this node has a fault and stops; please report it")
+            self.failed = True
+            self.stop()
 
     def _tell(self, action: core.Tell) -> None:
         connection = self._clients.get(action.client)
@@ -420,10 +429,12 @@ class NodeService:
         loaded.host.kill_workers()
         kill_strays(self._own_children())
         reason = f"the computation's host ended with {describe_exit(loaded.host.process.returncode)}"
-        exits = [self._worker_end(handle, reason) for handle in list(loaded.host.workers.values())]
+        for handle in list(loaded.host.workers.values()):
+            self._drain(handle)
+        exits = [self._bury(handle, reason) for handle in list(loaded.host.workers.values())]
         loaded.host.close()
         # Its directories stay: another host may be started in its place.
-        self._handle(core.HostFailed(key, reason, exits))
+        self._handle(core.HostFailed(key, reason, exits, has_died=True))
         if self._loaded.get(key) is loaded:
             self._drop_places(key)
 
@@ -556,11 +567,11 @@ class NodeService:
         if owner is None:
             return
         _, handle = owner
-        self._handle(self._worker_end(handle, f"the job's process ended with {describe_exit(code)}"))
+        self._drain(handle)
+        self._handle(self._bury(handle, f"the job's process ended with {describe_exit(code)}"))
 
-    def _worker_end(self, handle: WorkerHandle, reason: str) -> core.WorkerExited:
-        """Collect what a dead worker left: packets, results in its arena, records it had not taken."""
-        loaded, _ = self._owners.pop(handle.id)
+    def _drain(self, handle: WorkerHandle) -> None:
+        """Take in what a dead worker left: packets on their way, and results in its arena."""
         self._loop.remove_reader(handle.replies)
         while self._has_reply(handle):
             if not self._read_reply(handle):
@@ -570,6 +581,10 @@ class NodeService:
             with contextlib.suppress(msgspec.DecodeError):
                 _, _, _, ended = worker_protocol.unpack_ran(packet)
                 self._handle(core.Ran(handle.id, 0, 0, False, True, ended))
+
+    def _bury(self, handle: WorkerHandle, reason: str) -> core.WorkerExited:
+        """Forget a drained worker; what the core offered it until now is found untaken."""
+        loaded, _ = self._owners.pop(handle.id)
         exited = core.WorkerExited(
             handle.id,
             reason,

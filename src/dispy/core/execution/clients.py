@@ -125,15 +125,14 @@ def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -
     computation = state.computations.get(event.key)
     if computation is None:
         return
-    was_ready = computation.status is Status.READY
     computation.status = Status.LOADING
     for exited in event.exits:
         on_worker_exited(state, out, exited, now)
     flush(state, out)
     drop_workers(state, computation)
     computation.crashes += 1
-    if was_ready and computation.crashes <= CRASHES_MAX:
-        # It has worked before, and what had not started is still here.
+    if event.has_died and computation.crashes <= CRASHES_MAX:
+        # What had not started is still here.
         out.append(StartHost(event.key, computation.spec))
         return
     del state.computations[event.key]

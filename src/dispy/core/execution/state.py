@@ -91,9 +91,11 @@ class WorkerExited(Struct):
 class HostFailed(Struct):
     """A computation could not be loaded, or its host has died; ``exits``: the ends of its workers."""
 
+    # Whoever kills a host may not mean the computation: it is worth another try, a failure to load is not.
     key: Key
     reason: str
     exits: list[WorkerExited] = []
+    has_died: bool = False
 
 
 class JobRefused(Struct):
