@@ -13,13 +13,14 @@ from collections.abc import Callable
 from types import FrameType
 
 from dispy import processes
+from dispy.core.execution.offers import workers_max
 from dispy.errors import DispyError
 from dispy.net import secrets
 from dispy.net.addresses import require_loopback, resolve
 from dispy.node.cpus import usable_cpus
 from dispy.node.hosts import HostProcess
 from dispy.node.segments import Segments
-from dispy.node.service import NodeParts, NodeService, slots_max
+from dispy.node.service import NodeParts, NodeService
 from dispy.settings import NodeSettings, check_node, effective_cpus
 
 
@@ -58,7 +59,7 @@ def _run_checked(settings: NodeSettings, secret: secrets.Secret, cpus: int, earl
     incarnation = randomness.token_bytes(16)
     segments = Segments(incarnation.hex())
     # First of all, so that it does its imports while we do ours.
-    spare = HostProcess(slots_max(cpus), str(segments.root))
+    spare = HostProcess(workers_max(cpus), str(segments.root))
     try:
         import uvloop
 

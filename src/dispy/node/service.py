@@ -18,6 +18,7 @@ import msgspec
 
 from dispy.core.execution import Machine
 from dispy.core.execution import state as core
+from dispy.core.execution.offers import workers_max
 from dispy.core.execution.state import ClientId, Key, WorkerId
 from dispy.errors import RemoteProtocolError, SilenceError
 from dispy.net.connection import Connection, Payload
@@ -357,7 +358,7 @@ class NodeService:
         host = (
             self._spare
             if self._spare is not None and not self._spare.is_dead
-            else HostProcess(slots_max(self.cpus), str(self._segments.root))
+            else HostProcess(workers_max(self.cpus), str(self._segments.root))
         )
         self._loop.remove_reader(host.control)
         loaded = Loaded(client, host, self._workspace.open(name), self._segments.open(name))
@@ -382,7 +383,7 @@ class NodeService:
 
     def _start_spare(self) -> None:
         if self._spare is None and not self._stopped.is_set():
-            self._spare = HostProcess(slots_max(self.cpus), str(self._segments.root))
+            self._spare = HostProcess(workers_max(self.cpus), str(self._segments.root))
             self._watch_spare()
 
     def _watch_spare(self) -> None:
@@ -602,11 +603,6 @@ class NodeService:
         poller = select.poll()
         poller.register(handle.replies, select.POLLIN)
         return any(event & select.POLLIN for _, event in poller.poll(0))
-
-
-def slots_max(cpus: int) -> int:
-    """Workers of one computation that may exist at once: one per CPU, and some that are on their way out."""
-    return 2 * cpus + 8
 
 
 assert limits.INLINE_MAX < worker_protocol.RECORD_BYTES_MAX

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dispy.core.execution.jobs import release
+from dispy.core.execution.jobs import cancel_in_records, release
 from dispy.core.execution.offers import tell_credit
 from dispy.core.execution.state import (
+    UNTOLD,
     Client,
     ClientAttached,
     ClientSilent,
@@ -12,7 +13,6 @@ from dispy.core.execution.state import (
     CpusChanged,
     HostFailed,
     HostReady,
-    KillWorker,
     Outbox,
     Seconds,
     StartHost,
@@ -50,7 +50,6 @@ CRASHES_MAX = 3
 
 def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Seconds) -> None:
     """Know a client, or know it again and repeat the results that it does not have."""
-    flush(state, out)
     client = state.clients.get(event.client)
     if client is None:
         state.clients[event.client] = Client(event.client, event.name)
@@ -58,6 +57,8 @@ def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Se
     client.is_connected = True
     _drop_batches(out, client, event.received)
     out.extend(Tell(client.id, batch) for batch in client.batches)
+    # After those: the number of the last batch that arrived stands for all before it.
+    flush(state, out)
 
 
 def _drop_batches(out: Outbox, client: Client, received: int) -> None:
@@ -95,7 +96,7 @@ def on_compute(state: State, out: Outbox, client: Client, message: Compute, now:
         out.append(StartHost(key, message))
     elif computation.status is Status.READY:
         out.append(Tell(client.id, ComputationReady(message.computation)))
-        computation.credit = (0, 0)
+        computation.credit = UNTOLD
         tell_credit(state, out, computation)
 
 
@@ -115,7 +116,7 @@ def on_host_ready(state: State, out: Outbox, event: HostReady, now: Seconds) -> 
         return
     computation.status = Status.READY
     # What is sampled once holds for a host that was started again, too.
-    computation.credit = (0, 0)
+    computation.credit = UNTOLD
     out.append(Tell(computation.client.id, ComputationReady(event.key[1])))
     tell_credit(state, out, computation)
 
@@ -132,15 +133,16 @@ def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -
     drop_workers(state, computation)
     computation.crashes += 1
     if event.has_died and computation.crashes <= CRASHES_MAX:
-        # What had not started is still here.
+        # Whoever kills a host may not mean the computation. What had not started is still here.
         out.append(StartHost(event.key, computation.spec))
         return
     del state.computations[event.key]
+    # The failure first: what is returned after it must not bring the computation back here.
+    out.append(Tell(computation.client.id, ComputationFailed(event.key[1], event.reason)))
     left = [Attempt(job.number, job.attempt) for job in computation.open.values()]
     for start in range(0, len(left), BATCH_MAX):
         part = left[start : start + BATCH_MAX]
         out.append(Tell(computation.client.id, JobsReturned(event.key[1], part, event.reason)))
-    out.append(Tell(computation.client.id, ComputationFailed(event.key[1], event.reason)))
 
 
 def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, now: Seconds) -> None:
@@ -159,24 +161,24 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
             job.number for job in computation.open.values() if (job.number, job.attempt) not in wanted
         }
         if obsolete:
-            _end_obsolete(out, computation, obsolete)
-        computation.credit = (0, 0)
+            _end_obsolete(out, computation, obsolete, now)
+        computation.credit = UNTOLD
         if computation.status is Status.READY:
+            # Told before, perhaps, to a connection that was gone already.
+            out.append(Tell(client.id, ComputationReady(number)))
             tell_credit(state, out, computation)
     unknown = [Attempt(a.number, a.attempt) for a in message.attempts if (a.number, a.attempt) not in held]
     missing = [number for number in message.computations if number not in mine]
     out.append(Tell(client.id, Reconciled(unknown, missing)))
 
 
-def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int]) -> None:
-    """Nobody wants these attempts: drop those waiting, kill the workers that run the others."""
+def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int], now: Seconds) -> None:
+    """Nobody wants these attempts: drop those waiting, end the others as if cancelled, untold."""
+    segments = [job.stream for job in computation.ready if job.number in numbers]
+    release(out, computation.key, segments)
     computation.ready = type(computation.ready)(j for j in computation.ready if j.number not in numbers)
-    for number in numbers:
-        del computation.open[number]
-    for worker in computation.workers.values():
-        if any(job.number in numbers for record in worker.records for job in record.jobs):
-            worker.is_killed = True
-            out.append(KillWorker(worker.id))
+    attempts = {(number, computation.open.pop(number).attempt) for number in numbers}
+    cancel_in_records(out, computation, attempts, now)
 
 
 def on_cpus_changed(state: State, out: Outbox, event: CpusChanged, now: Seconds) -> None:

@@ -82,17 +82,24 @@ def on_cancel_jobs(state: State, out: Outbox, client: Client, message: CancelJob
         computation.ready = type(computation.ready)(j for j in computation.ready if j.number not in wanted)
         end_unstarted(out, computation, waiting)
         wanted.difference_update(waiting)
-    for worker in list(computation.workers.values()) if wanted else ():
-        _cancel_in(out, worker, wanted, now)
+    if wanted:
+        cancel_in_records(out, computation, {(number, open_[number].attempt) for number in wanted}, now)
 
 
-def _cancel_in(out: Outbox, worker: Worker, wanted: set[int], now: Seconds) -> None:
-    """Cancel those wanted jobs that are in records of ``worker``."""
+def cancel_in_records(
+    out: Outbox, computation: Computation, attempts: set[tuple[int, int]], now: Seconds
+) -> None:
+    """End attempts that are in records: take them back, cut them off, or interrupt them."""
+    for worker in list(computation.workers.values()):
+        _cancel_in(out, worker, attempts, now)
+
+
+def _cancel_in(out: Outbox, worker: Worker, attempts: set[tuple[int, int]], now: Seconds) -> None:
     for place, record in enumerate(worker.records):
-        hits = [index for index, job in enumerate(record.jobs) if job.number in wanted]
+        hits = [(job.number, job.attempt) for job in record.jobs if (job.number, job.attempt) in attempts]
         if not hits:
             continue
-        worker.computation.cancelling.update(record.jobs[index].number for index in hits)
+        worker.computation.cancelling.update(hits)
         if place > 0 or split_claim(worker.position)[0] != record.record:
             # Not seen started: take it back. Where that fails, the next tick knows where the worker is.
             out.append(Recall(worker.id))
@@ -108,12 +115,18 @@ def cut_or_interrupt(out: Outbox, worker: Worker, now: Seconds) -> None:
     at_record, at = split_claim(worker.position)
     if at_record != record.record:
         return
-    if at < len(record.jobs) and record.jobs[at].number in cancelling:
+    behind = islice(record.jobs, at + 1, None)
+    must_cut = any((job.number, job.attempt) in cancelling for job in behind)
+    if at < len(record.jobs) and (record.jobs[at].number, record.jobs[at].attempt) in cancelling:
         if worker.interrupted != worker.position:
             worker.interrupted = worker.position
             worker.deadline = now + worker.computation.spec.grace_s
             out.append(InterruptWorker(worker.id, worker.position))
-    if not worker.cut and any(job.number in cancelling for job in islice(record.jobs, at + 1, None)):
+        # Should the worker have to be killed for this job, it must not be at another by then.
+        must_cut = at + 1 < len(record.jobs)
+        if len(worker.records) > 1 and worker.kept != worker.records[1].record:
+            out.append(Recall(worker.id))
+    if must_cut and not worker.cut:
         worker.cut = claim(record.record, at + 1)
         out.append(Cut(worker.id, worker.cut))
 
@@ -124,7 +137,7 @@ def end_unstarted(out: Outbox, computation: Computation, numbers: list[int]) -> 
     release(out, computation.key, [computation.open[number].stream for number in numbers])
     for number in numbers:
         job = computation.open.pop(number)
-        computation.cancelling.discard(number)
+        computation.cancelling.discard((number, job.attempt))
         ended.append(Ended(number, job.attempt, CANCELLED, 0.0, 0.0, b"", reason="cancelled", ran=False))
     tell_ended(out, computation, ended)
 
@@ -161,13 +174,15 @@ def tell_ended(out: Outbox, computation: Computation, ended: list[Ended]) -> Non
 
 def requeue(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
     """Put jobs that were offered but not started back to the head of the queue, in their order."""
-    open_ = computation.open
     cancelling = computation.cancelling
+    if cancelling:
+        hits = [job for job in jobs if (job.number, job.attempt) in cancelling]
+        cancelled = [job.number for job in hits if computation.open.get(job.number) is job]
+        if cancelled:
+            end_unstarted(out, computation, cancelled)
+        cancelling.difference_update([(job.number, job.attempt) for job in hits])
+    open_ = computation.open
     jobs = [job for job in jobs if open_.get(job.number) is job]
-    cancelled = [job.number for job in jobs if job.number in cancelling]
-    if cancelled:
-        jobs = [job for job in jobs if job.number not in cancelling]
-        end_unstarted(out, computation, cancelled)
     computation.ready.extendleft(reversed(jobs))
 
 

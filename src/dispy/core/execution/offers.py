@@ -49,7 +49,7 @@ def settle(state: State, out: Outbox) -> None:
             _fork_ahead(state, out, computation)
     if len(waiting) == 1:
         computation = waiting[0]
-        while state.busy < state.cpus and computation.ready:
+        while state.busy < state.cpus and computation.ready and _has_worker(state, computation):
             _offer(state, out, computation, _idle_worker(state, out, computation))
         if computation.ready and state.busy == len(computation.workers) - len(computation.idle):
             _look_ahead(state, out, computation)
@@ -61,6 +61,9 @@ def settle(state: State, out: Outbox) -> None:
     _recall_others(state, out, None)
     while state.busy < state.cpus and waiting:
         computation = min(waiting, key=_virtual_time)
+        if not _has_worker(state, computation):
+            waiting.remove(computation)
+            continue
         _offer(state, out, computation, _idle_worker(state, out, computation))
         if not computation.ready:
             waiting.remove(computation)
@@ -77,12 +80,24 @@ def _fork_ahead(state: State, out: Outbox, computation: Computation) -> None:
         computation.idle[worker.id] = worker
 
 
+def workers_max(cpus: int) -> int:
+    """Workers of one computation that may exist at once: one per CPU, and some that are on their way out."""
+    return 2 * cpus + 8
+
+
+def _has_worker(state: State, computation: Computation) -> bool:
+    """Whether there is an idle worker, or a place for one: those that retire keep theirs to their end."""
+    return bool(computation.idle) or len(computation.workers) < workers_max(state.cpus)
+
+
 def _virtual_time(computation: Computation) -> float:
     return computation.vtime
 
 
 def tell_credit(state: State, out: Outbox, computation: Computation) -> None:
     """Tell the scheduler how many jobs it may have here, if that has changed enough to matter."""
+    if computation.status is not Status.READY:
+        return
     runtimes = computation.runtimes
     if computation.sampled:
         high_us = max(1, runtimes.high_us())

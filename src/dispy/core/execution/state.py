@@ -91,7 +91,6 @@ class WorkerExited(Struct):
 class HostFailed(Struct):
     """A computation could not be loaded, or its host has died; ``exits``: the ends of its workers."""
 
-    # Whoever kills a host may not mean the computation: it is worth another try, a failure to load is not.
     key: Key
     reason: str
     exits: list[WorkerExited] = []
@@ -238,6 +237,9 @@ Outbox = list[Action]
 
 # State.
 
+UNTOLD = (-1, -1)
+"""Credit of a computation whose client has not been told any: differs from every grant, zero included."""
+
 
 class Status(Enum):
     """Where a computation is in its life on this node."""
@@ -282,8 +284,9 @@ class Computation:
         """Those without a record."""
         self.single: dict[WorkerId, Worker] = {}
         """Those with one record, that is with nothing after what they run now."""
-        self.cancelling: set[int] = set()
-        """Numbers of open jobs that were cancelled while in a record."""
+        self.cancelling: set[tuple[int, int]] = set()
+        """Attempts in records that nobody wants any more (number, attempt): cancelled, or obsolete
+        and then not open."""
         self.sending: dict[tuple[int, int], Worker] = {}
         """Who waits for the acknowledgement of a provisional result, by number and attempt."""
         self.untold: list[Ended] = []
@@ -291,7 +294,7 @@ class Computation:
         self.runtimes = RunTimes()
         self.sampled = 0
         """Results so far; plans for short jobs grow with the evidence for them."""
-        self.credit = (0, 0)
+        self.credit = UNTOLD
         self.crashes = 0
         """Deaths of its host since a job last ended."""
         self.vtime = 0.0

@@ -112,14 +112,14 @@ def take_results(computation: Computation, results: list[Ended]) -> None:
         if job is not None and job.attempt == result.attempt:
             del open_[result.number]
             wanted.append(result)
+    if computation.cancelling:
+        computation.cancelling.difference_update([(r.number, r.attempt) for r in results])
     if not wanted:
         return
     computation.runtimes.add([int((r.end - r.start) * 1e6) for r in wanted])
     computation.sampled += len(wanted)
     computation.crashes = 0
     computation.vtime += sum([r.end - r.start for r in wanted])
-    if computation.cancelling:
-        computation.cancelling.difference_update([r.number for r in wanted])
     computation.untold += wanted
 
 
@@ -207,6 +207,7 @@ def _end_running(
                 Ended(job.number, job.attempt, TERMINATED, event.start, event.end, b"", reason=reason)
             )
     take_results(computation, ended)
+    computation.cancelling.difference_update([(job.number, job.attempt) for job in jobs])
     tell_ended(out, computation, [])
 
 
@@ -232,10 +233,11 @@ def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
                 by_computation[id(computation)] = computation
             _free_rest(out, worker, record, position)
         worker.position = position
-        cut_or_interrupt(out, worker, now)
+        # Seen here after its interrupt, when all behind it was cut off: it is at no other job.
         if worker.interrupted == position and now >= worker.deadline and not worker.is_killed:
             worker.is_killed = True
             out.append(KillWorker(worker.id))
+        cut_or_interrupt(out, worker, now)
     for key, jobs in started.items():
         computation = by_computation[key]
         out.append(Tell(computation.client.id, JobsStarted(computation.key[1], jobs)))

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from dispy.core.scheduling.placing import cancel_queued, end_here, note_room, place, requeue
+from dispy.core.scheduling.placing import (
+    cancel_queued,
+    end_here,
+    end_if_hopeless,
+    note_room,
+    place,
+    requeue,
+    take_cancelling,
+)
 from dispy.core.scheduling.state import (
     AddComputation,
     Allocate,
@@ -21,7 +29,7 @@ from dispy.core.scheduling.state import (
 )
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
-from dispy.protocol.node import ABANDONED, Attempt
+from dispy.protocol.node import ABANDONED, CANCELLED, Attempt
 
 
 def on_add_computation(state: State, out: Outbox, event: AddComputation, now: Seconds) -> None:
@@ -71,6 +79,10 @@ def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> Non
     placement.cpus_max = event.cpus
     placement.apply_grant()
     note_room(placement)
+    if event.cpus <= 0 and placement.pinned:
+        numbers = [job.number for job in placement.pinned]
+        placement.pinned.clear()
+        end_here(out, computation, numbers, ABANDONED, "the node was closed for this computation")
     waiting = len(placement.assigned) - len(placement.started)
     if event.is_draining and known.is_connected and waiting:
         out.append(Send(known.id, node.TakeBack(computation.number, waiting)))
@@ -93,17 +105,19 @@ def give_up_placement(out: Outbox, placement: Placement, reason: str, now: Secon
     """
     computation = placement.computation
     drop_placement(out, placement)
+    end_here(out, computation, take_cancelling(placement), CANCELLED, "cancelled")
     jobs = list(placement.assigned.values())
     pinned = [job for job in jobs if job.number in computation.pinned] + list(placement.pinned)
     free = [job for job in jobs if job.number not in computation.pinned]
     abandoned = [job.number for job in pinned]
     if computation.reentrant:
-        requeue(out, computation, free)
+        requeue(computation, free)
     else:
         abandoned = [job.number for job in free] + abandoned
     end_here(out, computation, abandoned, ABANDONED, reason)
     if placement.status is not Status.FAILED:
         out.append(TellNode(computation.client, computation.number, placement.node.id, False, reason))
+    end_if_hopeless(out, computation)
     place(out, computation, now)
 
 
@@ -116,15 +130,17 @@ def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -
     else:
         placement = computation.placements.get(event.node)
         computation.pinned.update((job.number, event.node) for job in event.jobs)
-        if placement is None:
+        if placement is None or placement.status is Status.FAILED or placement.cpus_max <= 0:
             numbers = [job.number for job in event.jobs]
-            end_here(
-                out, computation, numbers, ABANDONED, "the node that was asked for is not there any more"
-            )
+            reason = placement.reason if placement is not None else ""
+            reason = reason or "the node that was asked for is not there any more"
+            end_here(out, computation, numbers, ABANDONED, reason)
         else:
             placement.pinned.extend(event.jobs)
     if computation.free or computation.backlogs:
         place(out, computation, now)
+    elif computation.queue:
+        end_if_hopeless(out, computation)
 
 
 def on_cancel_jobs(state: State, out: Outbox, event: CancelJobs, now: Seconds) -> None:

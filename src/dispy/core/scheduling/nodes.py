@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from dispy.core.scheduling.computations import give_up_placement
-from dispy.core.scheduling.placing import end_here, end_if_hopeless, note_room, place, requeue
+from dispy.core.scheduling.placing import (
+    end_here,
+    end_if_hopeless,
+    note_room,
+    place,
+    requeue,
+    take_cancelling,
+)
 from dispy.core.scheduling.state import (
     Node,
     NodeLost,
@@ -38,9 +45,13 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
         )
         known = None
     if known is None:
-        state.nodes[event.node] = Node(event.node, event.name, event.cpus)
+        known = state.nodes[event.node] = Node(event.node, event.name, event.cpus)
+        if event.known:
+            # It was lost and is back: what it still holds for us is not wanted any more.
+            out.append(Send(known.id, node.Reconcile([], [])))
         return
     known.is_connected = True
+    known.cpus = event.cpus
     attempts = [
         Attempt(job.number, job.attempt)
         for placement in known.placements.values()
@@ -98,12 +109,13 @@ def on_computation_failed(
     placement.status = Status.FAILED
     placement.reason = message.reason
     note_room(placement)
+    end_here(out, computation, take_cancelling(placement), node.CANCELLED, "cancelled")
     left = list(placement.assigned.values())
     placement.assigned.clear()
     placement.started.clear()
     pinned = [job.number for job in placement.pinned]
     placement.pinned.clear()
-    pinned += requeue(out, computation, [job for job in left if job.number not in computation.pinned])
+    requeue(computation, [job for job in left if job.number not in computation.pinned])
     pinned += [job.number for job in left if job.number in computation.pinned]
     end_here(out, computation, pinned, ABANDONED, message.reason)
     out.append(TellNode(computation.client, computation.number, known.id, False, message.reason))
@@ -179,22 +191,26 @@ def on_jobs_returned(
     placement = known.placements.get(message.computation)
     if placement is None:
         return
-    # Asked again only after something has moved there, so that idle nodes do not ask for ever.
-    placement.asked_back = not message.attempts
+    # If it had none to give, it is asked again only after something has moved there, or been sent.
+    if message.attempts:
+        placement.asked_back = False
     placement.last_sent = now
     back = _take_assigned(placement, message.attempts)
     computation = placement.computation
     cancelled = [job.number for job in back if job.number in placement.cancelling]
     back = [job for job in back if job.number not in placement.cancelling]
     placement.cancelling.difference_update(cancelled)
-    lost = requeue(out, computation, back)
-    end_here(out, computation, lost, ABANDONED, message.reason)
-    if cancelled:
-        end_cancelled(out, placement, cancelled)
+    homeless: list[int] = []
+    if computation.pinned and (placement.cpus_max <= 0 or placement.status is Status.FAILED):
+        homeless = [job.number for job in back if job.number in computation.pinned]
+        back = [job for job in back if job.number not in computation.pinned]
+    requeue(computation, back)
+    end_here(out, computation, homeless, ABANDONED, "the node was closed for this computation")
+    end_cancelled(out, placement, cancelled)
     if back:
         out.append(TellRequeued(computation.client, computation.number, [job.number for job in back]))
     note_room(placement)
-    if message.reason:
+    if message.reason and placement.status is Status.READY:
         # It refused them. The computation is sent again; jobs follow its credit.
         placement.granted = (0, 0)
         placement.apply_grant()
@@ -249,6 +265,8 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
             out.append(Send(known.id, placement.computation.compute))
     missing = {(attempt.number, attempt.attempt) for attempt in message.attempts}
     for placement in list(known.placements.values()):
+        # What it gave back may have been lost with the connection.
+        placement.asked_back = False
         again = [job for job in placement.assigned.values() if (job.number, job.attempt) in missing]
         cancelled = [job for job in again if job.number in placement.cancelling]
         for job in cancelled:
@@ -263,7 +281,8 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
         # Cancels that were on their way when the link broke.
         still = [placement.assigned[n] for n in placement.cancelling if n in placement.assigned]
         if still:
-            attempts = [Attempt(job.number, job.attempt) for job in still]
-            out.append(Send(known.id, node.CancelJobs(placement.computation.number, attempts)))
+            for start in range(0, len(still), BATCH_MAX):
+                attempts = [Attempt(job.number, job.attempt) for job in still[start : start + BATCH_MAX]]
+                out.append(Send(known.id, node.CancelJobs(placement.computation.number, attempts)))
         note_room(placement)
         place(out, placement.computation, now)

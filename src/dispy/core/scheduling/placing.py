@@ -77,6 +77,7 @@ def _send(out: Outbox, placement: Placement, jobs: list[Job], now: Seconds) -> N
     if jobs:
         placement.assigned.update([(job.number, job) for job in jobs])
         placement.last_sent = now
+        placement.asked_back = False
         number = placement.computation.number
         if len(jobs) <= BATCH_MAX:
             out.append(Send(placement.node.id, RunJobs(number, jobs)))
@@ -86,23 +87,24 @@ def _send(out: Outbox, placement: Placement, jobs: list[Job], now: Seconds) -> N
     note_room(placement)
 
 
-def requeue(out: Outbox, computation: Computation, jobs: list[Job]) -> list[int]:
-    """Put jobs back to the head of their queue, as new attempts, oldest in front.
+def take_cancelling(placement: Placement) -> list[int]:
+    """Take the cancelled jobs off a node that will not tell their end any more; returns their numbers."""
+    numbers = [number for number in placement.assigned if number in placement.cancelling]
+    for number in numbers:
+        del placement.assigned[number]
+    placement.cancelling.clear()
+    return numbers
 
-    Returns the numbers of those whose place to run is gone.
-    """
-    homeless = []
+
+def requeue(computation: Computation, jobs: list[Job]) -> None:
+    """Put jobs back to the head of their queue, as new attempts, oldest in front."""
     for job in reversed(jobs):
         again = Job(job.number, job.attempt + 1, job.payload, job.stream)
         pinned_to = computation.pinned.get(job.number)
         if pinned_to is None:
             computation.queue.appendleft(again)
-        elif pinned_to in computation.placements:
-            computation.placements[pinned_to].pinned.appendleft(again)
         else:
-            homeless.append(job.number)
-    homeless.reverse()
-    return homeless
+            computation.placements[pinned_to].pinned.appendleft(again)
 
 
 def cancel_queued(out: Outbox, computation: Computation, numbers: list[int]) -> None:
@@ -150,7 +152,11 @@ def steal(state: State, out: Outbox, now: Seconds) -> None:
         room = sum(placement.room() for placement in computation.free.values())
         for placement in computation.placements.values():
             waiting = len(placement.assigned) - len(placement.started)
-            is_due = not placement.asked_back and now - placement.last_sent > STEAL_AFTER_S
+            is_due = (
+                placement.node.is_connected
+                and not placement.asked_back
+                and now - placement.last_sent > STEAL_AFTER_S
+            )
             if waiting > 0 and room > 0 and is_due and placement.node.id not in computation.free:
                 count = min(waiting, room)
                 room -= count

@@ -1,0 +1,1 @@
+"""The whole of dispy by real processes, real sockets and real signals."""

@@ -1,0 +1,195 @@
+"""A place of its own for every test, and the check that nothing of a test stays behind."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import psutil
+import pytest
+import uvloop
+
+import dispy
+from dispy import config
+from dispy.client.engine import stop_engine
+from dispy.net.discovery import running_nodes
+
+from .helpers import Node, Place, Program, describe, wait_for, wait_gone
+
+TEST_S = 30
+"""A test that hangs is ended after this time (seconds)."""
+
+MakeCluster = Callable[..., dispy.JobCluster]
+StartNode = Callable[..., Node]
+RunProgram = Callable[..., Program]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _libuv() -> None:
+    """Has libuv open the pipe that it keeps for the life of a process, so that no test is blamed for it."""
+    uvloop.new_event_loop().close()
+
+
+@pytest.fixture(autouse=True)
+def _deadline() -> Iterator[None]:
+    def on_alarm(number: int, frame: FrameType | None) -> None:
+        faulthandler.dump_traceback(file=sys.__stderr__)
+        pytest.fail(f"hangs for {TEST_S} s")
+
+    before = signal.signal(signal.SIGALRM, on_alarm)
+    signal.alarm(TEST_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    for entry in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            found[int(entry)] = os.readlink(f"/proc/self/fd/{entry}")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _deadline: None) -> Iterator[Place]:
+    """Directories of its own; afterwards no process, file, descriptor or thread is left."""
+    here = Place(tmp_path)
+    for name in list(os.environ):
+        if name.startswith("DISPY_"):
+            monkeypatch.delenv(name)
+    for name, value in here.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(tempfile, "tempdir", str(here.temporary))
+    monkeypatch.setattr(config, "DispyPort", config.DispyPort)
+    monkeypatch.setattr(config, "LocalNode", True)
+    monkeypatch.setattr(config, "CancelGrace", 0.5)
+    level = logging.getLogger("dispy").level
+    threads_before = set(threading.enumerate())
+    children_before = {child.pid for child in psutil.Process().children(recursive=True)}
+    descriptors_before = _descriptors()
+    yield here
+    faults = []
+    try:
+        stop_engine()
+    except BaseException as error:
+        faults.append(f"the engine does not stop: {error!r}")
+    logging.getLogger("dispy").setLevel(level)
+    checks: list[tuple[str, Callable[[], list[str]]]] = [
+        ("threads", lambda: [t.name for t in threading.enumerate() if t not in threads_before]),
+        ("descriptors", lambda: _new_descriptors(descriptors_before)),
+        ("children", lambda: _new_children(children_before)),
+        ("processes", lambda: [describe(pid) for pid in here.processes()]),
+        ("files", here.files),
+    ]
+    for name, look in checks:
+        try:
+            wait_for(look, lambda left: not left, what=f"no {name} left behind", deadline_s=3)
+        except AssertionError as error:
+            faults.append(str(error))
+    for pid in here.processes():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    here.close()
+    if faults:
+        pytest.fail("\n".join(faults))
+
+
+def _new_children(before: set[int]) -> list[str]:
+    pids = [child.pid for child in psutil.Process().children(recursive=True)]
+    return [describe(pid) for pid in pids if pid not in before]
+
+
+def _new_descriptors(before: dict[int, str]) -> list[str]:
+    gc.collect()
+    return [f"{fd} -> {target}" for fd, target in _descriptors().items() if before.get(fd) != target]
+
+
+@pytest.fixture
+def start_node(place: Place) -> Iterator[StartNode]:
+    """Starts ``dispynode --listen_port 0`` with further options, and waits until it listens."""
+    started: list[Node] = []
+
+    def start(*arguments: str, wait: bool = True, port: str | None = "0", **options: Any) -> Node:
+        where = [] if port is None else ["--listen_port", port]
+        node = Node(place, *where, *arguments, **options)
+        started.append(node)
+        return node.wait_listens() if wait else node
+
+    yield start
+    if place.is_swept:
+        start()
+        running_nodes("")
+    faults = []
+    for node in started:
+        try:
+            node.stop()
+            if "Warning" in node.stderr or "Traceback" in node.stderr:
+                faults.append(f"node {node.name} complains: {node.stderr}")
+        except AssertionError as error:
+            faults.append(str(error))
+        finally:
+            node.end()
+    if faults:
+        pytest.fail("\n".join(faults))
+
+
+@pytest.fixture
+def make_cluster(place: Place, start_node: StartNode) -> Iterator[MakeCluster]:
+    """Makes clusters that are shut down after the test, whatever became of it.
+
+    Asks for ``start_node`` so that the nodes end after the clusters.
+    """
+    made: list[dispy.JobCluster] = []
+
+    def make(*args: Any, **kwargs: Any) -> dispy.JobCluster:
+        cluster = dispy.JobCluster(*args, **kwargs)
+        made.append(cluster)
+        return cluster
+
+    yield make
+    for cluster in made:
+        cluster.close(terminate=True)
+    for cluster in made:
+        cluster.shutdown()
+
+
+@pytest.fixture
+def run_program(place: Place) -> Iterator[RunProgram]:
+    """Writes a program to a file and starts it with Python, warnings being errors."""
+    started: list[Program] = []
+
+    def run(source: str, *arguments: str, name: str = "program.py", **options: Any) -> Program:
+        directory = place.root / "programs"
+        directory.mkdir(exist_ok=True)
+        path = directory / name
+        path.write_text(source)
+        program = Program([sys.executable, "-W", "error", str(path), *arguments], place, **options)
+        started.append(program)
+        return program
+
+    yield run
+    below: list[int] = []
+    for program in started:
+        below += program.descendants()
+        program.end()
+    wait_gone(below, deadline_s=3)
+
+
+@pytest.fixture
+def gate(place: Place) -> Iterator[Path]:
+    """A file that lets ``jobs.until`` end; made in the end so that nothing hangs."""
+    path = place.root / "gate"
+    yield path
+    path.touch()

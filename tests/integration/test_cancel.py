@@ -1,0 +1,327 @@
+"""Cancel and close: queued jobs, running ones, those that go on, and those that come after."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from typing import Any
+
+import pytest
+
+import dispy
+from dispy import config
+
+from .conftest import MakeCluster, StartNode
+from .helpers import Place, wait_for, wait_gone
+
+CANCELLED, TERMINATED, FINISHED = (
+    dispy.DispyJob.Cancelled,
+    dispy.DispyJob.Terminated,
+    dispy.DispyJob.Finished,
+)
+
+
+def long(how: str = "plain") -> Any:
+    """Runs until it is interrupted; tells by a provisional result that it runs."""
+    children = []
+    if how == "ignores":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        children.append(
+            subprocess.Popen(["sh", "-c", "trap '' INT TERM; setsid sleep 600 & sleep 600"]).pid
+        )
+    try:
+        print("started", flush=True)
+        # Inside: the cancel may come before this returns.
+        dispy_provisional_result([os.getpid(), *children])
+        while True:
+            time.sleep(600)
+    except KeyboardInterrupt:
+        if how == "catches":
+            print("caught")
+            return "best value"
+        if how == "fails":
+            raise ValueError("while ending") from None
+        if how == "goes on":
+            while True:
+                time.sleep(600)
+        raise
+
+
+def wait_runs(job: dispy.DispyJob) -> list[int]:
+    """Wait until a job has told that it runs; returns the pids that it told."""
+    pids: list[int] = wait_for(lambda: job.result, what="the job runs")
+    return pids
+
+
+def test_queued_job_ends_at_once(make_cluster: MakeCluster, start_node: StartNode) -> None:
+    start_node("--cpus", "1")
+    cluster = make_cluster(long)
+    running = cluster.submit()
+    wait_runs(running)
+    queued = [cluster.submit("never") for _ in range(500)]
+    started = time.monotonic()
+    for job in (queued[0], queued[250], queued[499]):
+        assert cluster.cancel(job) == 0
+        assert job.wait(1), "a queued job does not end"
+        assert job.status == CANCELLED
+        assert job() is None
+        assert (job.start_time, job.end_time, job.stdout) == (None, None, None)
+        assert job.exception == "cancelled"
+        assert cluster.cancel(job) == -1
+    assert time.monotonic() - started < 1.5
+    for job in queued:
+        cluster.cancel(job)
+    wait_for(lambda: cluster.status().jobs_pending, lambda count: count == 1, what="one job left")
+    assert running.result, "the running job was hit"
+    assert not running.finish.is_set()
+
+
+def test_job_without_any_node_can_be_cancelled(
+    make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "LocalNode", False)
+    cluster = make_cluster(long)
+    job = cluster.submit()
+    assert cluster.cancel(job) == 0
+    assert job.wait(1)
+    assert job.status == CANCELLED
+
+
+def test_running_job_is_interrupted(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(long)
+    job = cluster.submit()
+    (pid,) = wait_runs(job)
+    assert cluster.cancel(job) == 0
+    assert job.wait(2)
+    assert job.status == TERMINATED
+    assert job() is None
+    assert job.exception == "cancelled"
+    assert (job.stdout, job.stderr) == (None, None)
+    assert job.start_time < job.end_time
+    again = cluster.submit()
+    wait_runs(again)
+    cluster.cancel(again)
+    assert again.wait(2)
+    assert os.path.exists(f"/proc/{pid}"), "a worker was lost though the job ended in order"
+
+
+def test_status_is_cancelled_until_the_end_is_known(make_cluster: MakeCluster) -> None:
+    config.CancelGrace = 1.0
+    cluster = make_cluster(long)
+    job = cluster.submit("goes on")
+    wait_runs(job)
+    cluster.cancel(job)
+    assert job.status == CANCELLED
+    assert not job.finish.is_set()
+    assert job.wait(4)
+    assert job.status == TERMINATED
+
+
+def test_caught_interrupt_gives_the_best_value(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(long)
+    job = cluster.submit("catches")
+    wait_runs(job)
+    cluster.cancel(job)
+    assert job() == "best value"
+    assert job.status == FINISHED
+    assert job.stdout == "started\ncaught\n"
+    assert job.exception is None
+
+
+def test_exception_while_ending(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(long)
+    job = cluster.submit("fails")
+    wait_runs(job)
+    cluster.cancel(job)
+    job()
+    assert job.status == TERMINATED
+    assert "ValueError: while ending" in job.exception
+
+
+@pytest.mark.parametrize("how", ["ignores", "goes on"])
+@pytest.mark.parametrize("grace", [0.3, 1.0])
+def test_job_that_goes_on_is_killed_after_the_grace_period(
+    make_cluster: MakeCluster, how: str, grace: float
+) -> None:
+    config.CancelGrace = grace
+    cluster = make_cluster(long)
+    job = cluster.submit(how)
+    pids = wait_runs(job)
+    started = time.monotonic()
+    cluster.cancel(job)
+    assert job.wait(grace + 1.5), "it is not killed"
+    assert grace * 0.9 < time.monotonic() - started
+    assert job.status == TERMINATED
+    assert "cancelled" in job.exception
+    assert "killed" in job.exception
+    wait_gone(pids, what="the job and its descendants are gone", deadline_s=1)
+    assert make_cluster(abs).submit(-1)() == 1
+
+
+def test_cancel_twice(make_cluster: MakeCluster) -> None:
+    config.CancelGrace = 0.5
+    cluster = make_cluster(long)
+    job = cluster.submit("goes on")
+    wait_runs(job)
+    assert cluster.cancel(job) == 0
+    started = time.monotonic()
+    for _ in range(10):
+        cluster.cancel(job)
+    assert job.wait(3)
+    assert time.monotonic() - started < 2
+    assert cluster.cancel(job) == -1
+
+
+def test_cancel_of_a_foreign_job(make_cluster: MakeCluster) -> None:
+    first, second = make_cluster(abs), make_cluster(long)
+    job = second.submit()
+    wait_runs(job)
+    assert first.cancel(job) == -1
+    assert not job.wait(0.05)
+
+
+def test_waiting_on_a_cancelled_job_ends(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(long)
+    job = cluster.submit()
+    wait_runs(job)
+    results: list[Any] = []
+    threads = [threading.Thread(target=lambda: results.append(job())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    cluster.cancel(job)
+    for thread in threads:
+        thread.join(3)
+    assert results == [None] * 3
+
+
+def test_interrupt_that_the_job_sends_itself_is_an_exception(make_cluster: MakeCluster) -> None:
+    """Only the interrupt of a cancel is shown as such."""
+    cluster = make_cluster(raise_interrupt)
+    job = cluster.submit()
+    job()
+    assert job.status == TERMINATED
+    assert "KeyboardInterrupt" in job.exception
+
+
+def raise_interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+# A signal never hits the next job.
+
+
+def short(seconds: float, number: int) -> int:
+    if seconds:
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            pass
+    return number
+
+
+@pytest.mark.parametrize("batch", [1, 40], ids=["few at a time", "many at a time"])
+def test_signal_never_hits_the_next_job(
+    make_cluster: MakeCluster, start_node: StartNode, batch: int
+) -> None:
+    """Thousands of jobs of about the time that a cancel takes to arrive."""
+    start_node("--cpus", "2")
+    cluster = make_cluster(short)
+    draw = random.Random(batch)
+    total, hit = 3000, 0
+    jobs: list[dispy.DispyJob] = []
+    cancelled: set[int] = set()
+    while len(jobs) < total:
+        for _ in range(batch * 2):
+            jobs.append(cluster.submit(draw.choice((0, 0.0001, 0.0003, 0.001)), len(jobs)))
+        if batch == 1:
+            draw.choice(jobs[-2:]).wait(draw.choice((0, 0.0002, 0.0005)))
+        for job in draw.sample(jobs[-batch * 6 :], k=min(batch, len(jobs))):
+            if cluster.cancel(job) == 0:
+                cancelled.add(job._number)
+    assert cluster.wait(20), cluster.status()
+    for number, job in enumerate(jobs):
+        if job._number in cancelled:
+            hit += job.status in (CANCELLED, TERMINATED)
+            assert job.status == FINISHED or job.exception == "cancelled", (job.status, job.exception)
+        else:
+            assert job.status == FINISHED, f"job {number} was not cancelled, but ended: {job.exception}"
+        assert job.result == (number if job.status == FINISHED else None)
+    assert hit > total // 50, "too few cancels arrived in time for this test to mean anything"
+
+
+# Close.
+
+
+def test_close_waits(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(short)
+    jobs = [cluster.submit(0.01, n) for n in range(20)]
+    assert cluster.close() is True
+    assert [job.result for job in jobs] == list(range(20))
+    assert cluster.close() is None
+
+
+def test_close_with_a_timeout_changes_nothing_if_jobs_are_left(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(long)
+    job = cluster.submit("catches")
+    wait_runs(job)
+    started = time.monotonic()
+    assert cluster.close(timeout=0.2) is False
+    assert 0.15 < time.monotonic() - started < 1
+    other = cluster.submit("catches")
+    for one in (job, other):
+        if one is other:
+            wait_runs(one)
+        cluster.cancel(one)
+        assert one() == "best value"
+    assert cluster.close(timeout=5) is True
+
+
+@pytest.mark.parametrize("timeout", [None, 0, 0.1])
+def test_close_terminating(make_cluster: MakeCluster, start_node: StartNode, timeout: float | None) -> None:
+    start_node("--cpus", "2")
+    cluster = make_cluster(long)
+    catching, going_on = cluster.submit("catches"), cluster.submit("ignores")
+    pids = wait_runs(catching) + wait_runs(going_on)
+    queued = [cluster.submit() for _ in range(10)]
+    started = time.monotonic()
+    assert cluster.close(timeout=timeout, terminate=True) is True
+    assert time.monotonic() - started < 3
+    assert (catching.status, catching.result) == (FINISHED, "best value")
+    assert going_on.status == TERMINATED
+    assert {job.status for job in queued} == {CANCELLED}
+    assert all(job.finish.is_set() for job in [catching, going_on, *queued])
+    assert [job() for job in queued] == [None] * 10
+    wait_gone(pids, what="what ran for the cluster is gone", deadline_s=3)
+
+
+def test_close_from_another_thread_ends_waits(make_cluster: MakeCluster) -> None:
+    cluster = make_cluster(long)
+    job = cluster.submit()
+    wait_runs(job)
+    ended = threading.Event()
+    thread = threading.Thread(target=lambda: (cluster.wait(), ended.set()))
+    thread.start()
+    cluster.close(terminate=True)
+    assert ended.wait(2)
+    thread.join()
+
+
+def test_cancelled_jobs_free_their_cpu(
+    make_cluster: MakeCluster, start_node: StartNode, place: Place
+) -> None:
+    node = start_node("--cpus", "2")
+    cluster = make_cluster(long)
+    for _ in range(3):
+        jobs = [cluster.submit(how) for how in ("plain", "ignores")]
+        for job in jobs:
+            wait_runs(job)
+        for job in jobs:
+            cluster.cancel(job)
+        for job in jobs:
+            assert job.wait(3), cluster.status()
+    assert all(shown.busy == 0 for shown in cluster.status().nodes)
+    assert node.process.poll() is None

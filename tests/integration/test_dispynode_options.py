@@ -1,0 +1,177 @@
+"""Options of the ``dispynode`` command, and what it says."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import dispy
+
+from .conftest import MakeCluster, StartNode
+from .helpers import Node, Place, Program, free_base_port
+
+CPUS = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cpus"),
+    [
+        ([], CPUS),
+        (["--cpus", "0"], CPUS),
+        (["--cpus", "1"], 1),
+        (["-c", "1"], 1),
+        (["--cpus=1"], 1),
+        pytest.param(["--cpus", "-1"], CPUS - 1, marks=pytest.mark.skipif(CPUS < 2, reason="one CPU only")),
+        pytest.param(["--cpus=-1"], CPUS - 1, marks=pytest.mark.skipif(CPUS < 2, reason="one CPU only")),
+    ],
+)
+def test_cpus(start_node: StartNode, make_cluster: MakeCluster, arguments: list[str], cpus: int) -> None:
+    node = start_node(*arguments)
+    assert node.cpus == cpus
+    cluster = make_cluster(lambda: None)
+    cluster.submit()()
+    assert [shown.cpus for shown in cluster.status().nodes] == [cpus]
+
+
+def test_cpus_respect_affinity(start_node: StartNode) -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        node = start_node()
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert node.cpus == 1
+
+
+def refused(place: Place, *arguments: str, code: int = 2) -> str:
+    """What a node says that does not start."""
+    node = Node(place, *arguments)
+    try:
+        assert node.wait() == code, (node.stdout, node.stderr)
+        assert node.stdout == ""
+        assert "Traceback" not in node.stderr
+        assert "Warning" not in node.stderr, node.stderr
+        return node.stderr
+    finally:
+        node.end()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cpus", "100000"], r"100000.*asked for, \d+.*usable"),
+        (["--cpus", "-100000"], r"100000.*leaves none"),
+        (["--cpus", "many"], r"many.*not a valid integer"),
+        (["--host", "0.0.0.0"], r"0\.0\.0\.0.*not.*supported yet"),
+        (["--host", "192.0.2.1"], r"192\.0\.2\.1.*not.*supported yet"),
+        (["--host", "no.such.host.invalid"], r"no\.such\.host\.invalid.*cannot be resolved"),
+        (["--listen_port", "70000"], r"70000"),
+        (["--dispy_port", "0"], r"dispy_port"),
+        (["--secret_file", "/no/such/file"], r"/no/such/file.*cannot be read"),
+        (["--secret", "a", "--secret_file", "b"], r"secret.*one of them"),
+        (["--dest_path_prefix", "/no/such/directory"], r"/no/such/directory.*not a directory"),
+        (["--name", "x" * 300], r"name.*255"),
+        (["--name", "a\nb"], r"name.*printable"),
+        (["--bogus"], r"(?i)no such option.*--bogus"),
+        (["argument"], r"(?i)unexpected.*argument"),
+    ],
+)
+def test_options_that_cannot_be(place: Place, arguments: list[str], message: str) -> None:
+    said = refused(place, *arguments)
+    assert re.search(message, said, re.DOTALL), said
+
+
+def test_all_faults_are_told_at_once(place: Place) -> None:
+    said = refused(place, "--cpus", "100000", "--dest_path_prefix", "/no/such/directory")
+    assert "100000" in said
+    assert "/no/such/directory" in said
+
+
+def test_busy_listen_port(place: Place) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        said = refused(place, "--listen_port", str(port), code=1)
+    assert str(port) in said
+    assert "in use" in said
+    assert "--listen_port" in said, "it does not say what to do"
+
+
+def test_listen_port_and_name(start_node: StartNode) -> None:
+    port = free_base_port() + 1
+    node = start_node("--name", "Bürgeramt 3", port=str(port))
+    assert (node.name, node.host, node.port) == ("Bürgeramt 3", "127.0.0.1", port)
+    assert node.stdout.count("\n") == 1
+
+
+def test_busy_default_port_takes_another(start_node: StartNode) -> None:
+    base = free_base_port()
+    first = start_node("--dispy_port", str(base), port=None)
+    second = start_node("--dispy_port", str(base), port=None)
+    assert first.port == base + 1
+    assert second.port not in (0, first.port)
+
+
+@pytest.mark.parametrize("spelling", ["--listen-port", "--listen_port"])
+def test_hyphens_and_underscores(place: Place, start_node: StartNode, spelling: str) -> None:
+    prefix = place.root / "with-hyphen_and_underscore"
+    prefix.mkdir()
+    node = start_node(spelling + "=0", f"--dest-path-prefix={prefix}", "--name=a_b-c", port=None)
+    assert node.name == "a_b-c"
+    assert [path.name for path in prefix.iterdir()] == [f"dispy-node-{os.getuid()}"]
+    assert node.stop() == 0
+    assert not list((prefix / f"dispy-node-{os.getuid()}").iterdir())
+
+
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help(place: Place, option: str) -> None:
+    node = Node(place, option)
+    try:
+        assert node.wait() == 0
+        for name in ("cpus", "host", "dispy_port", "listen_port", "name", "secret", "secret_file", "dest_path_prefix",
+                     "debug", "daemon", "help"):  # fmt: skip
+            assert f"--{name}" in node.stdout
+        assert place.incarnations() == []
+    finally:
+        node.end()
+
+
+def test_installed_command(place: Place) -> None:
+    """``dispynode`` beside the interpreter is the same program."""
+    command = Path(sys.executable).with_name("dispynode")
+    if not command.exists():
+        pytest.skip("dispy is not installed here")
+    program = Program([str(command), "--version"], place)
+    assert program.wait() == 0, program.stderr
+    assert dispy.__version__ in program.stdout
+    program.end()
+
+
+def test_debug_shows_messages_and_no_secrets(start_node: StartNode, make_cluster: MakeCluster) -> None:
+    node = start_node("--debug", "--secret", "open sesame")
+    make_cluster(lambda: "payload-of-the-job", secret="open sesame").submit()()
+    node.stop()
+    assert "sesame" not in node.stderr
+    assert "payload-of-the-job" not in node.stderr
+
+
+def test_two_nodes_are_both_used(start_node: StartNode, make_cluster: MakeCluster, place: Place) -> None:
+    start_node("--name", "left", "--cpus", "1")
+    start_node("--name", "right", "--cpus", "1")
+    cluster = make_cluster(meet)
+    jobs = [cluster.submit(str(place.root), name) for name in ("a", "b")]
+    assert {job() for job in jobs} == {"left", "right"}
+    assert {node.name for node in cluster.status().nodes} == {"left", "right"}
+
+
+def meet(directory: str, name: str) -> str:
+    """Ends when two run at the same time."""
+    Path(directory, f"meet-{name}").touch()
+    while len([entry for entry in os.listdir(directory) if entry.startswith("meet-")]) < 2:
+        time.sleep(0.005)
+    return dispy_node_name

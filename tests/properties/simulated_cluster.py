@@ -1,0 +1,331 @@
+"""The scheduling machine with links that break and nodes that come and go, and what must hold then.
+
+``Cluster`` does what ``dispy.scheduler.service`` does, over queues in memory. It keeps its own slow
+and obvious account of every job, and compares after every step.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from dispy.core.scheduling import Machine
+from dispy.core.scheduling import state as core
+from dispy.core.scheduling.state import ClientId, NodeId
+from dispy.protocol.node import (
+    Compute,
+    FromNode,
+    Job,
+    JobsEnded,
+    Reconciled,
+    RunJobs,
+    ToNode,
+    Welcome,
+)
+
+
+class Node(Protocol):
+    """A node as a link sees it."""
+
+    cpus: int
+
+    def attach(self, received: int) -> bool:
+        """A connection stands; returns whether the scheduler is known. Answers come by ``tell``."""
+
+    def receive(self, message: ToNode) -> None:
+        """The scheduler said something."""
+
+    def silent(self) -> None:
+        """The connection is gone."""
+
+    def settle(self) -> bool:
+        """Do all that can be done without faults; False if nothing moved."""
+
+
+class Link:
+    """One node, over successive connections."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.incarnation = 0
+        self.node: Node | None = None
+        self.is_up = False
+        self.received = 0
+        self.to_node: deque[ToNode] = deque()
+        self.to_scheduler: deque[FromNode] = deque()
+        self.is_introduced = False
+        """Whether the present connection has brought its ``Welcome``."""
+        self.is_known = False
+        """To the scheduler: introduced and not lost."""
+
+    @property
+    def id(self) -> NodeId:
+        return NodeId(bytes([self.number, self.incarnation % 256, self.incarnation // 256]) + bytes(13))
+
+
+class Model:
+    """What is known of a computation without looking into the machine."""
+
+    def __init__(self, number: int, is_reentrant: bool) -> None:
+        self.number = number
+        self.is_reentrant = is_reentrant
+        self.compute = Compute(number, f"c{number}", b"")
+        self.open: dict[int, NodeId | None] = {}
+        """Jobs that have not ended, and where they are pinned to."""
+        self.final: dict[int, int] = {}
+        """Status of jobs that have ended."""
+        self.cancelled: set[int] = set()
+        self.sent: dict[tuple[int, int], NodeId] = {}
+        self.starts: dict[int, list[int]] = {}
+        """Attempts that a node has begun, by job."""
+
+
+class Cluster:
+    """A scheduler, its links, and the account of its jobs."""
+
+    def __init__(self, new_node: Callable[[Cluster, Link, int], Node]) -> None:
+        self.machine = Machine()
+        self.now = 0.0
+        self.links: list[Link] = []
+        self.models: dict[int, Model] = {}
+        self.next_job = 1
+        self.wishes: dict[tuple[int, int], int] = {}
+        """CPUs that a computation may have of a node (by link number); kept over its losses."""
+        self.comparing: set[NodeId] = set()
+        """Nodes that have not answered ``Reconcile`` yet."""
+        self._new_node = new_node
+
+    # The scheduler's service.
+
+    def handle(self, event: core.Event) -> None:
+        """Tell the machine something and do what it decides."""
+        for action in self.machine.handle(event, self.now):
+            match action:
+                case core.Send(node, message):
+                    self._send(node, message)
+                case core.TellEnded():
+                    self._on_ended(action)
+                case core.TellStarted():
+                    assert all(s.number in self.models[action.computation].open for s in action.started)
+                case core.TellRequeued():
+                    assert set(action.numbers) <= set(self.models[action.computation].open)
+                case core.TellNode() | core.TellValue():
+                    pass
+
+    def _send(self, node_id: NodeId, message: ToNode) -> None:
+        if type(message) is RunJobs:
+            for job in message.jobs:
+                self._check_sent(node_id, message.computation, job)
+        for link in self.links:
+            if link.id == node_id and link.is_up:
+                link.to_node.append(message)
+
+    def _check_sent(self, node_id: NodeId, computation: int, job: Job) -> None:
+        model = self.models[computation]
+        is_again = (job.number, job.attempt) in model.sent
+        before = model.sent.setdefault((job.number, job.attempt), node_id)
+        assert before == node_id, f"{job.number} is sent to two nodes as the same attempt"
+        assert job.number in model.open, f"{job.number} is sent after its end"
+        assert model.open[job.number] in (None, node_id), f"{job.number} is sent where it must not run"
+        assert is_again or job.number not in model.cancelled, f"{job.number} is sent though cancelled"
+        if not is_again:
+            placement = self.machine.state.computations[computation].placements[node_id]
+            link = next(link for link in self.links if link.id == node_id)
+            assert link.is_up, "a job is sent to nobody"
+            assert link.is_introduced, "a job is sent before both sides have met"
+            assert placement.status is core.Status.READY
+            assert len(placement.assigned) <= placement.slots + placement.backlog, "a node is overbooked"
+
+    def _on_ended(self, action: core.TellEnded) -> None:
+        model = self.models[action.computation]
+        for ended in action.ended:
+            assert ended.number in model.open, f"{ended.number} ends twice, or never was"
+            if action.node is not None:
+                latest = max(attempt for number, attempt in model.sent if number == ended.number)
+                assert ended.attempt == latest, f"{ended.number} ends with the result of an old attempt"
+            del model.open[ended.number]
+            model.final[ended.number] = ended.status
+
+    # What a user does.
+
+    def add_computation(self, number: int, is_reentrant: bool) -> None:
+        """A computation comes."""
+        model = self.models[number] = Model(number, is_reentrant)
+        self.handle(core.AddComputation(ClientId(0), model.compute, is_reentrant))
+
+    def submit(self, number: int, count: int, link: Link | None = None) -> None:
+        """Jobs come, perhaps for one node only."""
+        model = self.models[number]
+        jobs = [Job(self.next_job + i, 0, b"x") for i in range(count)]
+        self.next_job += count
+        node = None if link is None else link.id
+        model.open.update((job.number, node) for job in jobs)
+        self.handle(core.SubmitJobs(number, jobs, node))
+
+    def cancel(self, number: int, jobs: list[int]) -> None:
+        """Jobs are not wanted any more."""
+        self.models[number].cancelled.update(jobs)
+        self.handle(core.CancelJobs(number, jobs))
+
+    def allocate(self, number: int, link: Link, cpus: int, is_draining: bool = False) -> None:
+        """A computation may use so much of a node."""
+        self.wishes[number, link.number] = cpus
+        if link.is_known:
+            self.handle(core.Allocate(number, link.id, cpus, is_draining))
+
+    def tick(self) -> None:
+        """Time passes."""
+        self.handle(core.Tick())
+
+    # What happens to links.
+
+    def connect(self, link: Link) -> None:
+        """A connection comes to stand (again); who is there has still to arrive."""
+        if link.node is None:
+            link.node = self._new_node(self, link, 2)
+        link.is_up = True
+        link.to_scheduler.append(Welcome(link.id, "node", link.node.cpus, "", False))
+        known = link.node.attach(link.received)
+        welcome = link.to_scheduler[0]
+        assert type(welcome) is Welcome
+        welcome.known = known
+
+    def break_off(self, link: Link) -> None:
+        """A connection breaks: what was under way is lost."""
+        if link.is_up and link.node is not None:
+            link.is_up = False
+            link.to_node.clear()
+            link.to_scheduler.clear()
+            self.comparing.discard(link.id)
+            link.is_introduced = False
+            link.node.silent()
+            if link.is_known:
+                self.handle(core.NodeSilent(link.id))
+
+    def lose(self, link: Link) -> None:
+        """The scheduler gives a silent node up; the node does not know, and may be reached later."""
+        if link.is_known:
+            link.is_known = False
+            link.received = 0
+            self.handle(core.NodeLost(link.id, "silent for too long"))
+
+    def restart(self, link: Link) -> None:
+        """A node dies with all it had; another incarnation can be reached at its address."""
+        self.break_off(link)
+        self.lose(link)
+        link.node = None
+        link.incarnation += 1
+
+    def deliver_to_scheduler(self, link: Link) -> None:
+        """One message arrives."""
+        message = link.to_scheduler.popleft()
+        if type(message) is Welcome:
+            self._welcome(link, message)
+            return
+        if type(message) is JobsEnded:
+            link.received = message.batch
+        if type(message) is Reconciled:
+            self.comparing.discard(link.id)
+        self.handle(core.FromNodeEvent(link.id, message))
+
+    def _welcome(self, link: Link, message: Welcome) -> None:
+        if not message.known:
+            link.received = 0
+        link.is_introduced = True
+        is_new = not link.is_known
+        if message.known:
+            self.comparing.add(link.id)
+        link.is_known = True
+        self.handle(core.NodeUp(link.id, message.name, message.cpus, message.known))
+        if is_new or not message.known:
+            for (number, at), cpus in self.wishes.items():
+                if at == link.number and cpus:
+                    self.handle(core.Allocate(number, link.id, cpus))
+
+    def deliver_to_node(self, link: Link) -> None:
+        """One message arrives at a node."""
+        assert link.node is not None
+        link.node.receive(link.to_node.popleft())
+
+    def tell(self, link: Link, message: FromNode) -> None:
+        """A node says something."""
+        if link.is_up:
+            link.to_scheduler.append(message)
+
+    def on_start(self, link: Link, number: int, attempt: int) -> None:
+        """A node begins a job."""
+        model = next(m for m in self.models.values() if number in m.open or number in m.final)
+        starts = model.starts.setdefault(number, [])
+        assert attempt not in starts, f"attempt {attempt} of {number} is run twice"
+        assert model.is_reentrant or not starts, f"{number} is run twice"
+        starts.append(attempt)
+
+    # Properties.
+
+    def check(self) -> None:
+        """What must hold between any two events."""
+        for number, model in self.models.items():
+            computation = self.machine.state.computations[number]
+            self._check_places(computation, model)
+            for placement in computation.placements.values():
+                self._check_placement(computation, placement)
+            live = [job for job in computation.queue if job.number not in computation.cancelled]
+            assert not (live and computation.free), "a job waits while a CPU is idle"
+            assert not (live and computation.backlogs), "a job waits here though it could wait there"
+
+    def _check_places(self, computation: core.Computation, model: Model) -> None:
+        """Every job that has not ended is in one place."""
+        queued = [job.number for job in computation.queue]
+        assert computation.cancelled <= set(queued)
+        there = [number for number in queued if number not in computation.cancelled]
+        for placement in computation.placements.values():
+            there += [job.number for job in placement.pinned]
+            there += list(placement.assigned)
+        assert sorted(there) == sorted(model.open), "a job is lost, or there twice"
+        assert computation.open == len(model.open)
+        pinned = {number: node for number, node in model.open.items() if node is not None}
+        assert computation.pinned == pinned
+
+    def _check_placement(self, computation: core.Computation, placement: core.Placement) -> None:
+        assert placement.started <= set(placement.assigned)
+        assert placement.cancelling <= set(placement.assigned)
+        node = placement.node
+        assert self.machine.state.nodes[node.id] is node
+        assert node.placements[computation.number] is placement
+        usable = placement.status is core.Status.READY and node.is_connected
+        if node.id in self.comparing:
+            # Until both sides have compared, a node may or may not be used.
+            return
+        assert (node.id in computation.free) == (usable and placement.room() > 0)
+        eighth = (placement.slots + placement.backlog) // 8
+        assert (node.id in computation.backlogs) == (usable and placement.room_behind() > eighth)
+        if node.id in computation.free:
+            assert not placement.pinned, "a pinned job waits while its CPU is idle"
+
+    def settle(self) -> bool:
+        """Deliver everything and let nodes do all they can; False if nothing moved."""
+        moved = False
+        for link in self.links:
+            while link.to_node or link.to_scheduler:
+                moved = True
+                if link.to_node:
+                    self.deliver_to_node(link)
+                if link.to_scheduler:
+                    self.deliver_to_scheduler(link)
+            if link.node is not None:
+                moved |= link.node.settle()
+        return moved
+
+    def quiesce(self) -> None:
+        """Let everything happen that can, without faults."""
+        still = 0
+        for _ in range(300):
+            moved = self.settle()
+            self.check()
+            self.now += 6.0
+            self.tick()
+            still = 0 if moved else still + 1
+            if still > 3:
+                return
+        raise AssertionError("the cluster never comes to rest")

@@ -1,0 +1,396 @@
+"""A node without processes: the execution machine with simulated hosts, workers, sockets and slots.
+
+It does what ``dispy.node.service`` does with every action, and its workers do what
+``dispy.worker.loop`` does, one observable step at a time, so that a test can put anything between
+two steps: take a record, write the claim, read the limit, run, keep the result, send a packet, die.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+
+from dispy.core.execution import Machine
+from dispy.core.execution import state as core
+from dispy.core.execution.state import ClientId, Key, WorkerId
+from dispy.core.execution.offers import workers_max
+from dispy.protocol.node import FINISHED, TERMINATED, CancelJobs, Ended, FromNode, Job
+from dispy.protocol.worker import Record, claim
+
+RunKey = tuple[ClientId, int, int]
+"""One run of a job: client, number, attempt."""
+
+
+class Phase(Enum):
+    """Where a worker is in ``run_record``."""
+
+    WAITING = "waiting for a record"
+    BETWEEN = "between two jobs"
+    CLAIMED = "claim written, limit not yet read"
+    RUNNING = "in the job"
+    GONE = "dead"
+
+
+class SimulatedWorker:
+    """A worker process, its socket of records, its slot and its packets under way."""
+
+    def __init__(self, node: SimulatedNode, worker: WorkerId, key: Key, is_isolated: bool) -> None:
+        self.node = node
+        self.id = worker
+        self.key = key
+        self.is_isolated = is_isolated
+        self.phase = Phase.WAITING
+        self.socket: deque[Record] = deque()
+        self.claim = 0
+        self.limit = 0
+        self.interrupt = 0
+        self.has_signal = False
+        self.start = 0.0
+        self.record: Record | None = None
+        self.executed = 0
+        self.arena: list[Ended] = []
+        self.packets: deque[core.Ran | core.ValueSent] = deque()
+        self.serial = 0
+        self.is_retiring = False
+        self.is_condemned = False
+        self.is_blocked = False
+        """Its job goes on until it is interrupted or killed."""
+
+    def can_step(self) -> bool:
+        """Whether the worker has something to do."""
+        if self.phase is Phase.GONE or (self.phase is Phase.RUNNING and self.is_blocked):
+            return False
+        return self.phase is not Phase.WAITING or bool(self.socket)
+
+    def job(self) -> Job:
+        """The job it is at."""
+        assert self.record is not None
+        return self.record.jobs[self.executed]
+
+    def step(self, seconds: float = 0.0, flush: bool = False, leftovers: bool = False) -> None:
+        """Do the next thing: ``seconds`` is how long a job took, if one ends here."""
+        if self.phase is Phase.WAITING:
+            self.record = self.socket.popleft()
+            self.executed = 0
+            self.phase = Phase.BETWEEN
+        elif self.phase is Phase.BETWEEN:
+            assert self.record is not None
+            if self.is_retiring or self.executed == len(self.record.jobs):
+                self._end_record()
+            else:
+                self.claim = claim(self.record.record, self.executed)
+                self.phase = Phase.CLAIMED
+        elif self.phase is Phase.CLAIMED:
+            assert self.record is not None
+            if claim(self.record.record, 0) <= self.limit <= self.claim:
+                self._end_record()
+            else:
+                self.start = self.node.now
+                self.phase = Phase.RUNNING
+                job = self.job()
+                self.node.on_start((self.key[0], job.number, job.attempt))
+        elif self.phase is Phase.RUNNING:
+            self._finish(FINISHED, seconds, "")
+            self.is_retiring = self.is_isolated or leftovers
+            if flush:
+                self.flush()
+
+    def _finish(self, status: int, seconds: float, reason: str) -> None:
+        job = self.job()
+        ended = Ended(
+            job.number, job.attempt, status, self.start, self.start + seconds, b"r", reason=reason
+        )
+        self.node.results[self.key[0], job.number, job.attempt] = ended
+        self.arena.append(ended)
+        self.executed += 1
+        self.is_blocked = False
+        self.phase = Phase.BETWEEN
+
+    def _end_record(self) -> None:
+        self.flush(is_last=True)
+        self.record = None
+        self.phase = Phase.GONE if self.is_retiring else Phase.WAITING
+
+    def flush(self, is_last: bool = False) -> None:
+        """Send the results that no packet has carried."""
+        if (self.arena or is_last) and self.record is not None:
+            ended, self.arena = self.arena, []
+            self.packets.append(
+                core.Ran(
+                    self.id, self.record.record, self.executed, is_last, is_last and self.is_retiring, ended
+                )
+            )
+
+    def take_signal(self, obeys: bool) -> None:
+        """SIGINT arrives. A job may catch the KeyboardInterrupt."""
+        self.has_signal = False
+        if self.phase is Phase.RUNNING and self.interrupt == self.claim:
+            self.interrupt = 0
+            if obeys:
+                self._finish(TERMINATED, 0.5, "cancelled")
+
+    def send_value(self) -> None:
+        """The running job sends a provisional result."""
+        self.serial += 1
+        job = self.job()
+        self.packets.append(core.ValueSent(self.id, job.number, job.attempt, self.serial, b"v", 0))
+
+    def untaken(self) -> list[int]:
+        """Take back what is in the socket."""
+        numbers = [record.record for record in self.socket]
+        self.socket.clear()
+        return numbers
+
+
+class SimulatedNode:
+    """A node's service over simulated processes.
+
+    Args:
+        cpus: Jobs that may run at once.
+        lease_s: How long silent clients are remembered (seconds).
+        tell: Takes what the node says; called for connected and other clients alike.
+    """
+
+    def __init__(self, cpus: int, lease_s: float, tell: Callable[[ClientId, FromNode], None]) -> None:
+        self.machine = Machine(cpus, lease_s)
+        self.now = 0.0
+        self.workers: dict[WorkerId, SimulatedWorker] = {}
+        """Those whose end was not told yet."""
+        self.hosts: dict[Key, bool] = {}
+        """Computations with a host: whether it is loaded."""
+        self.started: set[RunKey] = set()
+        self.ended: set[RunKey] = set()
+        """What no client will ever see again as running: told as ended or returned."""
+        self.cancelled: set[RunKey] = set()
+        """What clients have cancelled."""
+        self.results: dict[RunKey, Ended] = {}
+        """What workers produced."""
+        self._tell = tell
+        self._ending: set[WorkerId] = set()
+        self.cpus_most = cpus
+        self.is_flush_due = False
+
+    # Events.
+
+    def handle(self, event: core.Event) -> None:
+        """Tell the machine something and do what it decides, as the service does."""
+        before = self.machine.state.busy
+        if type(event) is core.FromClient and type(event.message) is CancelJobs:
+            self.cancelled |= {(event.client, a.number, a.attempt) for a in event.message.attempts}
+        if type(event) is core.CpusChanged:
+            self.cpus_most = max(self.cpus_most, event.cpus)
+        for action in self.machine.handle(event, self.now):
+            self._perform(action)
+        state = self.machine.state
+        assert state.busy <= max(state.cpus, before), "a worker was put to work though no CPU was free"
+
+    def on_start(self, run: RunKey) -> None:
+        """A worker begins a job."""
+        assert run not in self.started, f"{run[1:]} is run twice"
+        assert run not in self.ended, f"{run[1:]} is run after it was told as ended or returned"
+        self.started.add(run)
+
+    def read_packet(self, worker: SimulatedWorker) -> None:
+        """The daemon reads one packet."""
+        self.handle(worker.packets.popleft())
+
+    def positions(self) -> dict[WorkerId, tuple[int, float]]:
+        """What is in the slots."""
+        return {worker.id: (worker.claim, worker.start) for worker in self.workers.values()}
+
+    def tick(self, positions: dict[WorkerId, tuple[int, float]] | None = None) -> None:
+        """The daemon looks where its workers are; they may have gone on since."""
+        self.handle(core.Tick(self.positions() if positions is None else positions))
+
+    def flush(self) -> None:
+        """Results have waited for company long enough."""
+        if self.is_flush_due:
+            self.is_flush_due = False
+            self.handle(core.Flush())
+
+    def kill(self, worker: SimulatedWorker) -> None:
+        """A worker dies where it is."""
+        worker.phase = Phase.GONE
+
+    def execute(self, worker: SimulatedWorker) -> None:
+        """A worker that the machine wants dead dies; nothing that is wanted must die with it."""
+        if worker.phase is Phase.RUNNING:
+            computation = self.machine.state.workers[worker.id].computation
+            job = worker.job()
+            current = computation.open.get(job.number)
+            is_wanted = current is not None and current.attempt == job.attempt
+            is_cancelled = (worker.key[0], job.number, job.attempt) in self.cancelled
+            assert is_cancelled or not is_wanted, f"job {job.number} dies for another"
+        self.kill(worker)
+
+    def reap(self, worker: SimulatedWorker) -> None:
+        """The daemon learns of a worker's death."""
+        self.handle(self._end_worker(worker, "died"))
+        self._ending.discard(worker.id)
+
+    def _end_worker(self, worker: SimulatedWorker, reason: str) -> core.WorkerExited:
+        del self.workers[worker.id]
+        self._ending.add(worker.id)
+        while worker.packets:
+            self.read_packet(worker)
+        if worker.arena:
+            self.handle(core.Ran(worker.id, 0, 0, False, True, worker.arena))
+        untaken = worker.untaken()
+        return core.WorkerExited(worker.id, reason, worker.claim, worker.start, self.now, untaken)
+
+    def load(self, key: Key) -> None:
+        """A host has loaded its computation."""
+        self.hosts[key] = True
+        self.handle(core.HostReady(key))
+
+    def fail_load(self, key: Key) -> None:
+        """A host cannot load its computation."""
+        del self.hosts[key]
+        self.handle(core.HostFailed(key, "cannot load"))
+
+    def fail_host(self, key: Key) -> None:
+        """A host dies, and its workers with it."""
+        workers = [worker for worker in self.workers.values() if worker.key == key]
+        for worker in workers:
+            self.kill(worker)
+        exits = [self._end_worker(worker, "host died") for worker in workers]
+        del self.hosts[key]
+        for worker in [worker for worker in self.workers.values() if worker.key == key]:
+            # Asked for while the ends were collected; the dead host never started them.
+            del self.workers[worker.id]
+        self.handle(core.HostFailed(key, "host died", exits))
+        self._ending.clear()
+
+    # Actions.
+
+    def _perform(self, action: core.Action) -> None:
+        match action:
+            case core.Tell():
+                self._tell(action.client, action.message)
+            case core.StartHost():
+                assert action.key not in self.hosts
+                self.hosts[action.key] = False
+            case core.StopHost():
+                self.hosts.pop(action.key, None)
+                for worker in [w for w in self.workers.values() if w.key == action.key]:
+                    del self.workers[worker.id]
+            case core.ForkWorker():
+                self._fork(action)
+            case core.Offer():
+                self._offer(action)
+            case core.Recall():
+                if action.worker in self.workers:
+                    self.handle(core.Recalled(action.worker, self.workers[action.worker].untaken()))
+                else:
+                    assert action.worker in self._ending
+            case core.Cut():
+                if action.worker in self.workers:
+                    self.workers[action.worker].limit = action.position
+            case core.InterruptWorker():
+                worker = self.workers.get(action.worker)
+                if worker is not None:
+                    worker.interrupt = action.position
+                    worker.has_signal = True
+            case core.KillWorker():
+                if action.worker in self.workers:
+                    self.workers[action.worker].is_condemned = True
+            case core.FlushSoon():
+                assert not self.is_flush_due, "a second timer for the same results"
+                self.is_flush_due = True
+            case core.Pass() | core.Release():
+                pass
+
+    def _fork(self, action: core.ForkWorker) -> None:
+        assert self.hosts[action.key], "a worker before its host"
+        computation = self.machine.state.computations[action.key]
+        self.workers[action.worker] = SimulatedWorker(
+            self, action.worker, action.key, computation.spec.isolate
+        )
+        alive = sum(worker.key == action.key for worker in self.workers.values())
+        assert alive <= workers_max(self.cpus_most), "more workers than a host has places for"
+
+    def _offer(self, action: core.Offer) -> None:
+        worker = self.workers.get(action.worker)
+        if worker is None:
+            assert action.worker in self._ending, "a record for a worker that is gone"
+            return
+        # What is sent does not change any more when the machine cuts its own copy.
+        worker.socket.append(Record(action.record.record, list(action.record.jobs)))
+        assert len(worker.socket) <= 2, "more records than a socket surely holds"
+
+    # Properties.
+
+    def check(self) -> None:
+        """What must hold between any two events."""
+        state = self.machine.state
+        assert state.busy == sum(bool(worker.records) for worker in state.workers.values())
+        assert set(state.workers) == set(self.workers), "the machine knows other workers than there are"
+        members = [worker for c in state.computations.values() for worker in c.workers]
+        assert sorted(members) == sorted(state.workers)
+        for key, computation in state.computations.items():
+            assert state.clients[key[0]] is computation.client
+            self._check_jobs(computation)
+            self._check_workers(computation)
+            assert self.is_flush_due or not computation.untold, "results wait for nothing"
+            if computation.ready and computation.status is core.Status.READY:
+                has_place = computation.idle or len(computation.workers) < workers_max(state.cpus)
+                assert state.busy >= state.cpus or not has_place, "a job waits while a CPU is idle"
+
+    def _check_jobs(self, computation: core.Computation) -> None:
+        """Every job that has not ended is ready or in a record, once."""
+        there = [job.number for job in computation.ready]
+        for worker in computation.workers.values():
+            for record in worker.records:
+                there += [job.number for job in record.jobs if computation.open.get(job.number) is job]
+        assert sorted(there) == sorted(computation.open), "a job is lost, or there twice"
+        in_records = {
+            (job.number, job.attempt)
+            for worker in computation.workers.values()
+            for record in worker.records
+            for job in record.jobs
+        }
+        assert computation.cancelling <= in_records, "cancelled jobs are remembered for ever"
+
+    def _check_workers(self, computation: core.Computation) -> None:
+        for worker in computation.workers.values():
+            assert len(worker.records) <= 2
+            assert (worker.id in computation.single) == (len(worker.records) == 1)
+            assert worker.id not in computation.idle or not (worker.records or worker.is_killed)
+            if not worker.records and not worker.is_killed:
+                assert worker.id in computation.idle, "a worker is forgotten"
+
+    # Time goes by without faults.
+
+    def settle(self, seconds: float = 0.02) -> bool:
+        """Let every process do all it can and tell what there is to tell; False if nothing moved."""
+        moved = False
+        for key, is_ready in list(self.hosts.items()):
+            if not is_ready:
+                self.load(key)
+                moved = True
+        for worker in list(self.workers.values()):
+            if self.workers.get(worker.id) is not worker:
+                continue
+            moved |= self._settle_worker(worker, seconds)
+        moved |= self.is_flush_due
+        self.flush()
+        return moved
+
+    def _settle_worker(self, worker: SimulatedWorker, seconds: float) -> bool:
+        moved = False
+        if worker.has_signal:
+            worker.take_signal(obeys=True)
+            moved = True
+        if worker.is_condemned:
+            self.execute(worker)
+        while worker.can_step():
+            worker.step(seconds)
+            moved = True
+        while worker.packets and worker.id in self.workers:
+            self.read_packet(worker)
+            moved = True
+        if worker.phase is Phase.GONE and worker.id in self.workers:
+            self.reap(worker)
+            moved = True
+        return moved

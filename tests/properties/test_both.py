@@ -1,0 +1,174 @@
+"""Both machines wired together: each job has one final status, and runs once unless it may run again."""
+
+from __future__ import annotations
+
+from cluster_rules import INDEX, ClusterRules
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+from simulated_cluster import Cluster, Link
+from simulated_node import Phase, RunKey, SimulatedNode, SimulatedWorker
+
+from dispy.core.execution import state as core
+from dispy.core.execution.state import ClientId
+from dispy.protocol.node import FromNode, ToNode
+
+SCHEDULER = ClientId(b"s" * 16)
+LEASE_S = 1000.0
+
+
+class RealNode(SimulatedNode):
+    """The execution machine at the other end of a link."""
+
+    def __init__(self, cluster: Cluster, link: Link, cpus: int) -> None:
+        super().__init__(cpus, LEASE_S, self._on_tell)
+        self.cpus = cpus
+        self._cluster = cluster
+        self._link = link
+
+    def _on_tell(self, client: ClientId, message: FromNode) -> None:
+        self._cluster.tell(self._link, message)
+
+    def on_start(self, run: RunKey) -> None:
+        super().on_start(run)
+        self._cluster.on_start(self._link, run[1], run[2])
+
+    def attach(self, received: int) -> bool:
+        """A connection stands."""
+        known = SCHEDULER in self.machine.state.clients
+        self.handle(core.ClientAttached(SCHEDULER, "scheduler", received))
+        return known
+
+    def receive(self, message: ToNode) -> None:
+        """The scheduler said something."""
+        self.handle(core.FromClient(SCHEDULER, message))
+
+    def silent(self) -> None:
+        """The connection is gone."""
+        self.handle(core.ClientSilent(SCHEDULER))
+
+    def settle(self, seconds: float = 0.02) -> bool:
+        """Do all that can be done, and look where the workers are."""
+        for worker in self.workers.values():
+            worker.is_blocked = False
+        moved = super().settle(seconds)
+        self.now += 6.0
+        self.tick()
+        self.check()
+        return moved
+
+
+class Both(ClusterRules):
+    """Real nodes."""
+
+    def new_node(self, cluster: Cluster, link: Link, cpus: int) -> RealNode:
+        return RealNode(cluster, link, cpus)
+
+    def nodes(self) -> list[RealNode]:
+        nodes = [link.node for link in self.cluster.links]
+        return [node for node in nodes if isinstance(node, RealNode)]
+
+    def steppable(self) -> list[SimulatedWorker]:
+        return [worker for node in self.nodes() for worker in node.workers.values() if worker.can_step()]
+
+    def start_jobs(self) -> None:
+        """Load what is not, begin what can."""
+        self.load(is_good=True)
+        self.start_all(is_blocked=False)
+        for node in self.nodes():
+            node.now += 0.01
+            node.tick()
+            node.tick()
+
+    @precondition(lambda self: any(not all(node.hosts.values()) for node in self.nodes()))
+    @rule(is_good=st.sampled_from([True, True, True, False]))
+    def load(self, is_good: bool) -> None:
+        """Hosts answer."""
+        for node in self.nodes():
+            for key, is_ready in list(node.hosts.items()):
+                if not is_ready:
+                    if is_good:
+                        node.load(key)
+                    else:
+                        node.fail_load(key)
+
+    @precondition(lambda self: self.steppable())
+    @rule(is_blocked=st.booleans())
+    def start_all(self, is_blocked: bool) -> None:
+        """Every worker goes on until it runs a job."""
+        for worker in self.steppable():
+            while worker.phase is not Phase.RUNNING and worker.can_step():
+                worker.step()
+            worker.is_blocked = is_blocked and worker.phase is Phase.RUNNING
+
+    @precondition(lambda self: self.steppable())
+    @rule(index=INDEX, steps=st.integers(1, 12), seconds=st.sampled_from([2e-6, 0.01]), flush=st.booleans())
+    def work(self, index: int, steps: int, seconds: float, flush: bool) -> None:
+        """A worker goes on."""
+        workers = self.steppable()
+        worker = workers[index % len(workers)]
+        while steps and worker.can_step():
+            worker.step(seconds, flush)
+            steps -= 1
+
+    @precondition(lambda self: any(node.workers for node in self.nodes()))
+    @rule()
+    def read_packets(self) -> None:
+        """Daemons read what their workers sent."""
+        for node in self.nodes():
+            for worker in list(node.workers.values()):
+                while worker.packets and worker.id in node.workers:
+                    node.read_packet(worker)
+
+    @precondition(lambda self: self.steppable())
+    @rule(seconds=st.sampled_from([2e-6, 2e-6, 0.02]))
+    def work_all(self, seconds: float) -> None:
+        """Everything runs that can."""
+        for node in self.nodes():
+            SimulatedNode.settle(node, seconds)
+
+    @rule(seconds=st.sampled_from([0.01, 0.01, 6.0]), count=st.integers(1, 3))
+    def tick_nodes(self, seconds: float, count: int) -> None:
+        """Time passes on nodes."""
+        for node in self.nodes():
+            for worker in node.workers.values():
+                if worker.has_signal:
+                    worker.take_signal(obeys=True)
+            for _ in range(count):
+                node.now += seconds
+                node.tick()
+
+    @precondition(lambda self: self.nodes())
+    @rule(
+        kind=st.sampled_from(["worker", "worker", "host", "lease", "cpus"]),
+        index=INDEX,
+        cpus=st.integers(0, 3),
+    )
+    def change(self, kind: str, index: int, cpus: int) -> None:
+        """A worker dies, or a host; a silent scheduler is forgotten; a node offers other CPUs."""
+        node = self.nodes()[index % len(self.nodes())]
+        workers = list(node.workers.values())
+        hosts = [key for key, is_ready in node.hosts.items() if is_ready]
+        client = node.machine.state.clients.get(SCHEDULER)
+        if kind == "worker" and workers:
+            worker = workers[index % len(workers)]
+            node.kill(worker)
+            node.reap(worker)
+        elif kind == "host" and hosts:
+            node.fail_host(hosts[index % len(hosts)])
+        elif kind == "lease" and client is not None and not client.is_connected:
+            node.now += LEASE_S + 1
+            node.tick()
+        elif kind == "cpus":
+            node.cpus = cpus
+            node.handle(core.CpusChanged(cpus))
+
+    def teardown(self) -> None:
+        """No node stays without CPUs."""
+        for node in self.nodes():
+            if node.cpus == 0:
+                node.cpus = 1
+                node.handle(core.CpusChanged(1))
+        super().teardown()
+
+
+TestBoth = Both.TestCase

@@ -1,0 +1,426 @@
+"""The language of scenarios: one command a line in, one action a line out.
+
+Names stand for themselves: computations ``c1``, workers ``w1``, records ``r1``; nodes and clients any
+word. A job is its number, ``7``, or ``7.1`` for its second attempt (the first is ``7.0``, written ``7``);
+``3-6`` are four jobs. A position is record and index: ``r2/0``.
+
+Scheduling::
+
+    node NODE cpus=N              back NODE [forgotten]       silent NODE      lost NODE
+    computation C [reentrant]     allocate C NODE CPUS [draining]              close C
+    submit C JOBS... [on=NODE]    cancel C JOBS...            tick SECONDS
+    ready NODE C                  failed NODE C [REASON...]   credit NODE C SLOTS+BACKLOG
+    started NODE C JOBS...        ended NODE C JOBS... [status=WORD]           cpus NODE N
+    returned NODE C [JOBS...] [because=WORD]                  value NODE C JOB
+    reconciled NODE [JOBS...] [missing=C]
+
+Execution::
+
+    attach CLIENT [received=N]    silent CLIENT               detach CLIENT    cpus N
+    compute CLIENT C [isolate]    close CLIENT C              ack CLIENT BATCH
+    loaded CLIENT C               dead CLIENT C [WORKER@POSITION...]
+    run CLIENT C JOBS...          cancel CLIENT C JOBS...     takeback CLIENT C COUNT
+    refused CLIENT C JOB REASON   reconcile CLIENT [JOBS...] [of=C,C]
+    ran WORKER RECORD JOBS... [took=SECONDS] [more] [retiring] [upto=N]
+    recalled WORKER [RECORDS...]  exited WORKER POSITION      tick SECONDS [WORKER@POSITION...]
+    value WORKER JOB              passed CLIENT C JOB         flush
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dispy.core.execution import Machine as ExecutionMachine
+from dispy.core.execution import state as execution
+from dispy.core.execution.state import WorkerId
+from dispy.core.scheduling import Machine as SchedulingMachine
+from dispy.core.scheduling import state as scheduling
+from dispy.core.scheduling.state import NodeId
+from dispy.protocol import node
+from dispy.protocol.node import Attempt, Compute, Ended, Job, Started
+from dispy.protocol.worker import claim, split_claim
+
+STATUSES = {8: "cancelled", 9: "terminated", 10: "abandoned", 11: "finished"}
+STATUS_BY_NAME = {name: number for number, name in STATUSES.items()}
+
+
+class Words:
+    """The words of a command: plain ones in order, ``name=value`` ones by name."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.plain = [word for word in words if "=" not in word]
+        self.named = dict(word.split("=", 1) for word in words if "=" in word)
+
+    def take(self) -> str:
+        return self.plain.pop(0)
+
+    def flag(self, name: str) -> bool:
+        if name in self.plain:
+            self.plain.remove(name)
+            return True
+        return False
+
+    def number(self) -> int:
+        return number_of(self.take())
+
+    def attempts(self) -> list[Attempt]:
+        found = []
+        for word in self.plain:
+            number, _, attempt = word.partition(".")
+            first, _, last = number.partition("-")
+            found += [Attempt(n, int(attempt or 0)) for n in range(int(first), int(last or first) + 1)]
+        return found
+
+    def jobs(self) -> list[Job]:
+        return [Job(attempt.number, attempt.attempt, b"x") for attempt in self.attempts()]
+
+
+def number_of(name: str) -> int:
+    """``c3``, ``w3`` and ``r3`` are 3."""
+    return int(name[1:])
+
+
+def position_of(text: str) -> int:
+    """``r2/0`` as a claim; ``-`` is none."""
+    if text == "-":
+        return 0
+    record, index = text.split("/")
+    return claim(number_of(record), int(index))
+
+
+def show_position(position: int) -> str:
+    """A claim as ``r2/0``."""
+    record, index = split_claim(position)
+    return f"r{record}/{index}"
+
+
+def show(attempts: list[Any]) -> str:
+    """Jobs or attempts by their names."""
+    return " ".join(f"{a.number}.{a.attempt}" if a.attempt else f"{a.number}" for a in attempts)
+
+
+def show_ended(ended: list[Ended]) -> str:
+    """Results; the reason of the first stands for all."""
+    text = ", ".join(f"{show([e])} {STATUSES[e.status]}" for e in ended)
+    return text + (f" ({ended[0].reason})" if ended[0].reason else "")
+
+
+def show_to_node(message: Any) -> str:
+    """What a scheduler says."""
+    match message:
+        case node.RunJobs(number, jobs):
+            return f"RunJobs c{number}: {show(jobs)}"
+        case node.CancelJobs(number, attempts):
+            return f"CancelJobs c{number}: {show(attempts)}"
+        case node.TakeBack(number, count):
+            return f"TakeBack c{number}: {count}"
+        case node.Acknowledge(batch):
+            return f"Acknowledge {batch}"
+        case node.AcknowledgeProvisional(number, job, attempt, serial):
+            return f"AcknowledgeProvisional c{number}: {show([Attempt(job, attempt)])} #{serial}"
+        case node.Reconcile(attempts, computations):
+            return f"Reconcile {show(attempts) or '-'} of {show_computations(computations)}"
+        case _:
+            return f"{type(message).__name__} c{message.computation}"
+
+
+def show_from_node(message: Any) -> str:
+    """What a node says."""
+    match message:
+        case node.Credit(number, slots, backlog):
+            return f"Credit c{number}: {slots}+{backlog}"
+        case node.JobsStarted(number, started):
+            return f"JobsStarted c{number}: {show(started)}"
+        case node.JobsEnded(batch, number, ended):
+            return f"JobsEnded #{batch} c{number}: {show_ended(ended)}"
+        case node.JobsReturned(number, attempts, reason):
+            return f"JobsReturned c{number}: {show(attempts) or '-'}" + (f" ({reason})" if reason else "")
+        case node.Provisional(number, job, attempt, serial):
+            return f"Provisional c{number}: {show([Attempt(job, attempt)])} #{serial}"
+        case node.Reconciled(attempts, computations):
+            return f"Reconciled unknown {show(attempts) or '-'}, missing {show_computations(computations)}"
+        case node.ComputationFailed(number, reason):
+            return f"ComputationFailed c{number} ({reason})"
+        case node.NodeCpus(cpus):
+            return f"NodeCpus {cpus}"
+        case _:
+            return f"{type(message).__name__} c{message.computation}"
+
+
+def show_computations(numbers: list[int]) -> str:
+    """Computations by their names."""
+    return ",".join(f"c{number}" for number in numbers) or "-"
+
+
+class Player:
+    """Gives commands to a machine; its methods ``do_<command>`` return events."""
+
+    now = 0.0
+
+    def play(self, commands: list[str]) -> list[str]:
+        """Do some commands; returns the trace."""
+        trace = []
+        for command in commands:
+            name, *words = command.split("#")[0].split()
+            handler = getattr(self, f"do_{name}", None)
+            if handler is None:
+                raise ValueError(f"no command {name!r}")
+            trace += [self.show(action) for action in self.handle(handler(Words(words)))]
+        return trace
+
+    def handle(self, event: Any) -> list[Any]:
+        raise NotImplementedError
+
+    def show(self, action: Any) -> str:
+        raise NotImplementedError
+
+
+class Scheduling(Player):
+    """Plays scenarios of the scheduling machine."""
+
+    def __init__(self) -> None:
+        self.machine = SchedulingMachine()
+        self.batch = 0
+
+    def handle(self, event: Any) -> list[Any]:
+        return list(self.machine.handle(event, self.now))
+
+    def show(self, action: Any) -> str:
+        match action:
+            case scheduling.Send(known, message):
+                return f"{known.decode()} <- {show_to_node(message)}"
+            case scheduling.TellEnded(_, number, known, ended):
+                where = f" on {known.decode()}" if known else ""
+                return f"client: ended c{number}{where}: {show_ended(ended)}"
+            case scheduling.TellStarted(_, number, known, started):
+                return f"client: started c{number} on {known.decode()}: {show(started)}"
+            case scheduling.TellRequeued(_, number, numbers):
+                return f"client: requeued c{number}: {' '.join(map(str, numbers))}"
+            case scheduling.TellValue(_, number, known, value):
+                return f"client: value c{number} on {known.decode()}: {show([value])} #{value.serial}"
+            case scheduling.TellNode(_, number, known, is_usable, reason):
+                state = "usable" if is_usable else f"not usable ({reason})"
+                return f"client: {known.decode()} is {state} for c{number}"
+        raise AssertionError(action)
+
+    def said(self, name: str, message: node.FromNode) -> scheduling.FromNodeEvent:
+        return scheduling.FromNodeEvent(NodeId(name.encode()), message)
+
+    def do_node(self, words: Words) -> scheduling.NodeUp:
+        name = words.take()
+        return scheduling.NodeUp(NodeId(name.encode()), name, int(words.named["cpus"]), False)
+
+    def do_back(self, words: Words) -> scheduling.NodeUp:
+        name = words.take()
+        return scheduling.NodeUp(NodeId(name.encode()), name, 1, not words.flag("forgotten"))
+
+    def do_silent(self, words: Words) -> scheduling.NodeSilent:
+        return scheduling.NodeSilent(NodeId(words.take().encode()))
+
+    def do_lost(self, words: Words) -> scheduling.NodeLost:
+        return scheduling.NodeLost(NodeId(words.take().encode()), "node lost")
+
+    def do_computation(self, words: Words) -> scheduling.AddComputation:
+        compute = Compute(words.number(), "f", b"")
+        return scheduling.AddComputation(scheduling.ClientId(0), compute, words.flag("reentrant"))
+
+    def do_close(self, words: Words) -> scheduling.CloseComputation:
+        return scheduling.CloseComputation(words.number())
+
+    def do_allocate(self, words: Words) -> scheduling.Allocate:
+        is_draining = words.flag("draining")
+        number, name, cpus = words.number(), words.take(), int(words.take())
+        return scheduling.Allocate(number, NodeId(name.encode()), cpus, is_draining)
+
+    def do_submit(self, words: Words) -> scheduling.SubmitJobs:
+        where = words.named.get("on")
+        number = words.number()
+        return scheduling.SubmitJobs(number, words.jobs(), NodeId(where.encode()) if where else None)
+
+    def do_cancel(self, words: Words) -> scheduling.CancelJobs:
+        number = words.number()
+        return scheduling.CancelJobs(number, [attempt.number for attempt in words.attempts()])
+
+    def do_tick(self, words: Words) -> scheduling.Tick:
+        self.now += float(words.take())
+        return scheduling.Tick()
+
+    def do_ready(self, words: Words) -> scheduling.FromNodeEvent:
+        return self.said(words.take(), node.ComputationReady(words.number()))
+
+    def do_failed(self, words: Words) -> scheduling.FromNodeEvent:
+        name, number = words.take(), words.number()
+        return self.said(name, node.ComputationFailed(number, " ".join(words.plain) or "cannot load"))
+
+    def do_credit(self, words: Words) -> scheduling.FromNodeEvent:
+        name, number = words.take(), words.number()
+        slots, backlog = words.take().split("+")
+        return self.said(name, node.Credit(number, int(slots), int(backlog)))
+
+    def do_started(self, words: Words) -> scheduling.FromNodeEvent:
+        name, number = words.take(), words.number()
+        started = [Started(attempt.number, attempt.attempt, 0.0) for attempt in words.attempts()]
+        return self.said(name, node.JobsStarted(number, started))
+
+    def do_ended(self, words: Words) -> scheduling.FromNodeEvent:
+        name, number = words.take(), words.number()
+        status = STATUS_BY_NAME[words.named.get("status", "finished")]
+        ended = [
+            Ended(attempt.number, attempt.attempt, status, 0.0, 0.0, b"") for attempt in words.attempts()
+        ]
+        self.batch += 1
+        return self.said(name, node.JobsEnded(self.batch, number, ended))
+
+    def do_returned(self, words: Words) -> scheduling.FromNodeEvent:
+        name, number = words.take(), words.number()
+        message = node.JobsReturned(number, words.attempts(), words.named.get("because", ""))
+        return self.said(name, message)
+
+    def do_value(self, words: Words) -> scheduling.FromNodeEvent:
+        name, number = words.take(), words.number()
+        job = words.attempts()[0]
+        return self.said(name, node.Provisional(number, job.number, job.attempt, 1, b"v"))
+
+    def do_reconciled(self, words: Words) -> scheduling.FromNodeEvent:
+        name = words.take()
+        missing = [number_of(c) for c in words.named.get("missing", "").split(",") if c]
+        return self.said(name, node.Reconciled(words.attempts(), missing))
+
+    def do_cpus(self, words: Words) -> scheduling.FromNodeEvent:
+        return self.said(words.take(), node.NodeCpus(int(words.take())))
+
+
+class Execution(Player):
+    """Plays scenarios of the execution machine, of a node with two CPUs."""
+
+    def __init__(self) -> None:
+        self.machine = ExecutionMachine(2, lease_s=100.0)
+
+    def handle(self, event: Any) -> list[Any]:
+        return list(self.machine.handle(event, self.now))
+
+    def show(self, action: Any) -> str:
+        match action:
+            case execution.Tell(client, message):
+                return f"{client.decode()} <- {show_from_node(message)}"
+            case execution.StartHost((client, number), _):
+                return f"{client.decode()}/c{number}: start host"
+            case execution.StopHost((client, number)):
+                return f"{client.decode()}/c{number}: stop host"
+            case execution.Release((client, number), segments):
+                return f"{client.decode()}/c{number}: release {segments}"
+            case execution.ForkWorker((client, number), worker):
+                return f"w{worker}: fork for {client.decode()}/c{number}"
+            case execution.Offer(worker, record):
+                return f"w{worker}: offer r{record.record}: {show(record.jobs)}"
+            case execution.Recall(worker):
+                return f"w{worker}: recall"
+            case execution.Cut(worker, position):
+                return f"w{worker}: cut before {show_position(position)}"
+            case execution.InterruptWorker(worker, position):
+                return f"w{worker}: interrupt {show_position(position)}"
+            case execution.KillWorker(worker):
+                return f"w{worker}: kill"
+            case execution.FlushSoon():
+                return "flush soon"
+            case execution.Pass(worker, message):
+                word = "delivered" if message.delivered else "dropped"
+                return f"w{worker}: value #{message.serial} of {show([message])} {word}"
+        raise AssertionError(action)
+
+    def client(self, words: Words) -> execution.ClientId:
+        return execution.ClientId(words.take().encode())
+
+    def key(self, words: Words) -> execution.Key:
+        return (self.client(words), words.number())
+
+    def do_attach(self, words: Words) -> execution.ClientAttached:
+        return execution.ClientAttached(self.client(words), "client", int(words.named.get("received", 0)))
+
+    def do_silent(self, words: Words) -> execution.ClientSilent:
+        return execution.ClientSilent(self.client(words))
+
+    def do_detach(self, words: Words) -> execution.FromClient:
+        return execution.FromClient(self.client(words), node.Detach())
+
+    def do_cpus(self, words: Words) -> execution.CpusChanged:
+        return execution.CpusChanged(int(words.take()))
+
+    def do_compute(self, words: Words) -> execution.FromClient:
+        is_isolated = words.flag("isolate")
+        client, number = self.key(words)
+        return execution.FromClient(client, Compute(number, "f", b"", isolate=is_isolated, grace_s=5.0))
+
+    def do_close(self, words: Words) -> execution.FromClient:
+        client, number = self.key(words)
+        return execution.FromClient(client, node.CloseComputation(number))
+
+    def do_ack(self, words: Words) -> execution.FromClient:
+        return execution.FromClient(self.client(words), node.Acknowledge(int(words.take())))
+
+    def do_loaded(self, words: Words) -> execution.HostReady:
+        return execution.HostReady(self.key(words))
+
+    def do_dead(self, words: Words) -> execution.HostFailed:
+        key = self.key(words)
+        return execution.HostFailed(key, "the host died", [self.exit(word) for word in words.plain])
+
+    def exit(self, word: str) -> execution.WorkerExited:
+        worker, position = word.split("@")
+        return execution.WorkerExited(
+            WorkerId(number_of(worker)), "the worker died", position_of(position), 1.0, 2.0, []
+        )
+
+    def do_exited(self, words: Words) -> execution.WorkerExited:
+        return self.exit(f"{words.take()}@{words.take()}")
+
+    def do_run(self, words: Words) -> execution.FromClient:
+        client, number = self.key(words)
+        return execution.FromClient(client, node.RunJobs(number, words.jobs()))
+
+    def do_cancel(self, words: Words) -> execution.FromClient:
+        client, number = self.key(words)
+        return execution.FromClient(client, node.CancelJobs(number, words.attempts()))
+
+    def do_takeback(self, words: Words) -> execution.FromClient:
+        client, number = self.key(words)
+        return execution.FromClient(client, node.TakeBack(number, int(words.take())))
+
+    def do_refused(self, words: Words) -> execution.JobRefused:
+        return execution.JobRefused(self.key(words), int(words.take()), 0, " ".join(words.plain))
+
+    def do_reconcile(self, words: Words) -> execution.FromClient:
+        client = self.client(words)
+        known = [number_of(c) for c in words.named.get("of", "").split(",") if c]
+        return execution.FromClient(client, node.Reconcile(words.attempts(), known))
+
+    def do_ran(self, words: Words) -> execution.Ran:
+        is_last, is_retiring = not words.flag("more"), words.flag("retiring")
+        worker, record = words.number(), words.number()
+        took = float(words.named.get("took", 1.0))
+        attempts = words.attempts()
+        executed = int(words.named.get("upto", len(attempts)))
+        ended = [Ended(a.number, a.attempt, node.FINISHED, 0.0, took, b"") for a in attempts]
+        return execution.Ran(WorkerId(worker), record, executed, is_last, is_retiring, ended)
+
+    def do_recalled(self, words: Words) -> execution.Recalled:
+        worker = WorkerId(words.number())
+        return execution.Recalled(worker, [number_of(record) for record in words.plain])
+
+    def do_tick(self, words: Words) -> execution.Tick:
+        self.now += float(words.take())
+        places = [word.split("@") for word in words.plain]
+        return execution.Tick({WorkerId(number_of(w)): (position_of(at), 1.0) for w, at in places})
+
+    def do_flush(self, words: Words) -> execution.Flush:
+        return execution.Flush()
+
+    def do_value(self, words: Words) -> execution.ValueSent:
+        worker = WorkerId(words.number())
+        job = words.attempts()[0]
+        return execution.ValueSent(worker, job.number, job.attempt, 1, b"v", 0)
+
+    def do_passed(self, words: Words) -> execution.FromClient:
+        client, number = self.key(words)
+        job = words.attempts()[0]
+        return execution.FromClient(client, node.AcknowledgeProvisional(number, job.number, job.attempt, 1))

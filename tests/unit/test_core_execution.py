@@ -1,0 +1,210 @@
+"""The execution machine where numbers matter: sizes of records and messages, places for workers, kept data."""
+
+from __future__ import annotations
+
+from dispy.core.execution import Machine
+from dispy.core.execution import state as core
+from dispy.core.execution.state import ClientId, WorkerId
+from dispy.core.execution.offers import workers_max
+from dispy.protocol import node
+from dispy.protocol.limits import BATCH_MAX
+from dispy.protocol.node import FINISHED, Compute, Ended, Job
+from dispy.protocol.worker import RECORD_BYTES_MAX, RECORD_JOBS_MAX, claim
+
+CLIENT = ClientId(b"c" * 16)
+KEY = (CLIENT, 1)
+
+
+def machine_with_computation(cpus: int, is_isolated: bool = False) -> Machine:
+    """A machine with computation 1 ready."""
+    machine = Machine(cpus)
+    machine.handle(core.ClientAttached(CLIENT, "client", 0), 0.0)
+    say(machine, Compute(1, "f", b"", isolate=is_isolated))
+    machine.handle(core.HostReady(KEY), 0.0)
+    return machine
+
+
+def say(machine: Machine, message: node.ToNode, now: float = 0.0) -> list[core.Action]:
+    return machine.handle(core.FromClient(CLIENT, message), now)
+
+
+def run(machine: Machine, numbers: range, payload: bytes = b"", stream: int = 0) -> list[core.Action]:
+    return say(machine, node.RunJobs(1, [Job(number, 0, payload, stream and number) for number in numbers]))
+
+
+def offers(actions: list[core.Action]) -> list[core.Offer]:
+    return [action for action in actions if isinstance(action, core.Offer)]
+
+
+def told(actions: list[core.Action]) -> list[node.FromNode]:
+    return [action.message for action in actions if isinstance(action, core.Tell)]
+
+
+def finish(
+    machine: Machine, offer: core.Offer, seconds: float = 1e-6, is_retiring: bool = False
+) -> list[core.Action]:
+    """A worker runs a whole record."""
+    jobs = offer.record.jobs
+    ended = [Ended(job.number, job.attempt, FINISHED, 0.0, seconds, b"") for job in jobs]
+    return machine.handle(
+        core.Ran(offer.worker, offer.record.record, len(jobs), True, is_retiring, ended), 0.0
+    )
+
+
+def warm_up(machine: Machine, count: int) -> None:
+    """Run so many short jobs."""
+    waiting = offers(run(machine, range(1_000_000, 1_000_000 + count)))
+    while waiting:
+        waiting += offers(finish(machine, waiting.pop(0)))
+    machine.handle(core.Flush(), 0.0)
+
+
+def test_records_hold_no_more_jobs_than_fit() -> None:
+    """However short the jobs and long the queue."""
+    machine = machine_with_computation(1)
+    warm_up(machine, 400)
+    assert [len(offer.record.jobs) for offer in offers(run(machine, range(5000)))] == [RECORD_JOBS_MAX] * 2
+
+
+def test_records_hold_no_more_bytes_than_fit() -> None:
+    """A job that alone is larger than a record should be is alone."""
+    machine = machine_with_computation(1)
+    warm_up(machine, 400)
+    records = [offer.record for offer in offers(run(machine, range(100), bytes(RECORD_BYTES_MAX // 3)))]
+    assert [len(record.jobs) for record in records] == [2, 2]
+    machine = machine_with_computation(1)
+    warm_up(machine, 400)
+    records = [offer.record for offer in offers(run(machine, range(100), bytes(RECORD_BYTES_MAX)))]
+    assert [len(record.jobs) for record in records] == [1, 1]
+
+
+def test_workers_that_retire_keep_their_places_to_their_end() -> None:
+    """A host has places for so many; a job waits for one, however fast workers retire."""
+    machine = machine_with_computation(2, is_isolated=True)
+    waiting = offers(run(machine, range(100)))
+    alive: set[WorkerId] = set()
+    while waiting:
+        offer = waiting.pop(0)
+        waiting += offers(finish(machine, offer, is_retiring=True))
+        alive = set(machine.state.workers)
+        assert len(alive) <= workers_max(2)
+    assert len(alive) == workers_max(2)
+    first = min(alive)
+    assert offers(machine.handle(core.WorkerExited(first, "", 0, 0.0, 0.0, []), 0.0))
+
+
+def test_one_computation_without_places_leaves_the_cpus_to_others() -> None:
+    """The other is served though it has had more time."""
+    machine = machine_with_computation(1, is_isolated=True)
+    say(machine, Compute(2, "g", b""))
+    machine.handle(core.HostReady((CLIENT, 2)), 0.0)
+    waiting = offers(run(machine, range(100)))
+    while waiting:
+        waiting += offers(finish(machine, waiting.pop(0), is_retiring=True))
+    assert machine.state.busy == 0
+    machine.state.computations[CLIENT, 2].vtime = 1e6
+    assert len(offers(say(machine, node.RunJobs(2, [Job(500, 0, b"")])))) == 1
+
+
+def test_messages_keep_to_the_limit() -> None:
+    """What a dead host leaves, or is asked back, comes in parts that a scheduler accepts."""
+    machine = machine_with_computation(1)
+    for start in range(0, 3 * BATCH_MAX, BATCH_MAX):
+        run(machine, range(start, start + BATCH_MAX))
+    (back,) = told(say(machine, node.TakeBack(1, 2 * BATCH_MAX)))
+    assert isinstance(back, node.JobsReturned)
+    assert len(back.attempts) == BATCH_MAX
+    left = told(machine.handle(core.HostFailed(KEY, "died"), 0.0))
+    returned = [m for m in left if isinstance(m, node.JobsReturned)]
+    assert [len(m.attempts) for m in returned] == [BATCH_MAX, BATCH_MAX]
+
+
+def test_segments_are_let_go_of() -> None:
+    """Arguments of jobs that never start, and results that have arrived."""
+    machine = machine_with_computation(1)
+    run(machine, range(1, 6), stream=1)
+    released = [a.segments for a in say(machine, node.TakeBack(1, 1)) if isinstance(a, core.Release)]
+    cancel = say(machine, node.CancelJobs(1, [node.Attempt(4, 0), node.Attempt(3, 0)]))
+    released += [a.segments for a in cancel if isinstance(a, core.Release)]
+    ended = Ended(1, 0, FINISHED, 0.0, 1.0, b"", stream=77, output_stream=78)
+    machine.handle(core.Ran(WorkerId(1), 1, 1, True, False, [ended]), 0.0)
+    released += [a.segments for a in say(machine, node.Acknowledge(9)) if isinstance(a, core.Release)]
+    assert released == [[5], [3, 4], [77, 78]]
+
+
+def test_unwanted_jobs_let_go_of_their_segments() -> None:
+    """After a reconnect they are dropped where they wait."""
+    machine = machine_with_computation(1)
+    run(machine, range(1, 4), stream=1)
+    actions = say(machine, node.Reconcile([node.Attempt(1, 0)], [1]))
+    assert core.Release(KEY, [2, 3]) in actions
+
+
+def test_a_worker_is_not_where_it_is_not_known_to_be() -> None:
+    """Positions in records that are over, or past their end, say nothing about the present one."""
+    machine = machine_with_computation(1)
+    run(machine, range(1, 3))
+    for position in (claim(9, 0), claim(1, 1)):
+        for _ in range(3):
+            assert machine.handle(core.Tick({WorkerId(1): (position, 1.0)}), 0.0) == []
+
+
+def test_a_long_job_is_told_as_started_once() -> None:
+    """Not at every tick."""
+    machine = machine_with_computation(1)
+    run(machine, range(1, 2))
+    ticks = [told(machine.handle(core.Tick({WorkerId(1): (claim(1, 0), 5.0)}), 0.0)) for _ in range(4)]
+    assert ticks == [[], [node.JobsStarted(1, [node.Started(1, 0, 5.0)])], [], []]
+
+
+def test_an_interrupt_is_sent_once() -> None:
+    """Cancelling again, or another tick, does not shorten the grace period."""
+    machine = machine_with_computation(1)
+    run(machine, range(1, 2))
+    tick = core.Tick({WorkerId(1): (claim(1, 0), 5.0)})
+    machine.handle(tick, 0.0)
+    cancel = node.CancelJobs(1, [node.Attempt(1, 0)])
+    assert core.InterruptWorker(WorkerId(1), claim(1, 0)) in say(machine, cancel, 1.0)
+    assert say(machine, cancel, 2.0) == []
+    assert core.KillWorker(WorkerId(1)) not in machine.handle(tick, 5.9)
+    assert machine.handle(tick, 6.0) == [core.KillWorker(WorkerId(1))]
+    assert machine.handle(tick, 7.0) == []
+
+
+def test_a_worker_whose_record_could_not_be_recalled_is_asked_once() -> None:
+    """The kernel has said that the worker has it; the next record is another matter."""
+    machine = machine_with_computation(2)
+    run(machine, range(1, 5))
+    ended = [Ended(1, 0, FINISHED, 0.0, 1.0, b"")]
+    machine.handle(core.Ran(WorkerId(1), 1, 1, True, False, ended), 0.0)
+    ended = [Ended(3, 0, FINISHED, 0.0, 1.0, b"")]
+    actions = machine.handle(core.Ran(WorkerId(1), 3, 1, True, False, ended), 0.0)
+    assert core.Recall(WorkerId(2)) in actions
+    assert machine.handle(core.Recalled(WorkerId(2), []), 0.0) == []
+    assert machine.handle(core.Tick({}), 0.0) == []
+
+
+def test_unknown_messages_are_passed_over() -> None:
+    """A node may be older than its client."""
+    machine = machine_with_computation(1)
+    assert say(machine, node.Attach(CLIENT, "again")) == []
+
+
+def test_results_do_not_wait_for_company_for_ever() -> None:
+    """They go out when there are many, and with whatever is told next."""
+    machine = machine_with_computation(1)
+    warm_up(machine, 400)
+    waiting = offers(run(machine, range(2000)))
+    messages: list[node.FromNode] = []
+    flushes = 0
+    while waiting:
+        actions = finish(machine, waiting.pop(0))
+        waiting += offers(actions)
+        messages += told(actions)
+        flushes += sum(isinstance(action, core.FlushSoon) for action in actions)
+    numbers = [e.number for m in messages if isinstance(m, node.JobsEnded) for e in m.ended]
+    assert numbers == list(range(2000))
+    assert flushes == 1
+    assert max(len(m.ended) for m in messages if isinstance(m, node.JobsEnded)) >= 256
+    machine.handle(core.Flush(), 0.0)
+    assert not machine.state.is_flushing

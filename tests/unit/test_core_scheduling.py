@@ -1,0 +1,120 @@
+"""The scheduling machine where numbers matter: limits of messages, shares, clean ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from dispy.core.scheduling import Machine
+from dispy.core.scheduling import state as core
+from dispy.core.scheduling.state import ClientId, NodeId
+from dispy.protocol import node
+from dispy.protocol.limits import BATCH_MAX
+from dispy.protocol.node import Attempt, Compute, Job
+
+NODE = NodeId(b"n" * 16)
+
+
+def machine_with_node(slots: int, backlog: int = 0, is_reentrant: bool = False) -> Machine:
+    """A machine with computation 1 ready on one node."""
+    machine = Machine()
+    machine.handle(core.AddComputation(ClientId(0), Compute(1, "f", b""), is_reentrant), 0.0)
+    machine.handle(core.NodeUp(NODE, "n", slots, False), 0.0)
+    machine.handle(core.Allocate(1, NODE, slots), 0.0)
+    machine.handle(core.FromNodeEvent(NODE, node.ComputationReady(1)), 0.0)
+    machine.handle(core.FromNodeEvent(NODE, node.Credit(1, slots, backlog)), 0.0)
+    return machine
+
+
+def jobs(count: int, first: int = 1) -> list[Job]:
+    return [Job(number, 0, b"") for number in range(first, first + count)]
+
+
+def sent(actions: list[core.Action], kind: type[node.ToNode]) -> list[node.ToNode]:
+    return [a.message for a in actions if isinstance(a, core.Send) and isinstance(a.message, kind)]
+
+
+@pytest.mark.parametrize(("count", "sizes"), [
+    (BATCH_MAX, [BATCH_MAX]),
+    (BATCH_MAX + 1, [BATCH_MAX, 1]),
+    (2 * BATCH_MAX, [BATCH_MAX, BATCH_MAX]),
+])  # fmt: skip
+def test_messages_of_jobs_keep_to_the_limit(count: int, sizes: list[int]) -> None:
+    """What is sent, sent again, or cancelled is cut into messages that a node accepts."""
+    machine = machine_with_node(count)
+    batches = sent(machine.handle(core.SubmitJobs(1, jobs(count)), 0.0), node.RunJobs)
+    assert [len(batch.jobs) for batch in batches if isinstance(batch, node.RunJobs)] == sizes
+    cancels = sent(machine.handle(core.CancelJobs(1, list(range(1, count + 1))), 0.0), node.CancelJobs)
+    assert [len(m.attempts) for m in cancels if isinstance(m, node.CancelJobs)] == sizes
+
+
+@pytest.mark.parametrize("kind", [node.RunJobs, node.CancelJobs])
+def test_a_reconnect_keeps_to_the_limit(kind: type[node.ToNode]) -> None:
+    """After a reconnect, jobs that did not arrive and cancels that were lost are sent in parts."""
+    count = BATCH_MAX + 5
+    machine = machine_with_node(count)
+    machine.handle(core.SubmitJobs(1, jobs(count)), 0.0)
+    machine.handle(core.NodeSilent(NODE), 0.0)
+    missing = [Attempt(number, 0) for number in range(1, count + 1)]
+    if kind is node.CancelJobs:
+        machine.handle(core.CancelJobs(1, [a.number for a in missing]), 0.0)
+        missing = []
+    machine.handle(core.NodeUp(NODE, "n", count, True), 0.0)
+    messages = sent(machine.handle(core.FromNodeEvent(NODE, node.Reconciled(missing, [])), 0.0), kind)
+    sizes = [len(m.jobs if isinstance(m, node.RunJobs) else m.attempts) for m in messages]  # type: ignore[union-attr]  # one of the two
+    assert sizes == [BATCH_MAX, 5]
+
+
+def test_a_node_back_with_other_cpus_is_known_so() -> None:
+    """What a node offered while the link was broken is in its welcome."""
+    machine = machine_with_node(2)
+    machine.handle(core.NodeSilent(NODE), 0.0)
+    machine.handle(core.NodeUp(NODE, "n", 7, True), 0.0)
+    assert machine.state.nodes[NODE].cpus == 7
+
+
+def test_a_silent_node_is_sent_nothing() -> None:
+    """A computation that it should have gets there with the comparison after the reconnect."""
+    machine = machine_with_node(2)
+    machine.handle(core.NodeSilent(NODE), 0.0)
+    machine.handle(core.AddComputation(ClientId(0), Compute(2, "g", b"")), 0.0)
+    assert machine.handle(core.Allocate(2, NODE, 2), 0.0) == []
+    up = machine.handle(core.NodeUp(NODE, "n", 2, True), 0.0)
+    assert sent(up, node.Reconcile) == [node.Reconcile([], [1, 2])]
+
+
+def test_a_closed_computation_leaves_silent_nodes_without_a_word() -> None:
+    """They learn of it when they compare what they hold."""
+    machine = machine_with_node(2)
+    machine.handle(core.NodeSilent(NODE), 0.0)
+    assert machine.handle(core.CloseComputation(1), 0.0) == []
+    up = machine.handle(core.NodeUp(NODE, "n", 2, True), 0.0)
+    assert sent(up, node.Reconcile) == [node.Reconcile([], [])]
+
+
+def test_cancelled_jobs_are_not_remembered_for_ever() -> None:
+    """Their numbers leave with the queue they lie in."""
+    machine = machine_with_node(1)
+    machine.handle(core.SubmitJobs(1, jobs(5)), 0.0)
+    computation = machine.state.computations[1]
+    machine.handle(core.CancelJobs(1, [3, 5]), 0.0)
+    assert computation.cancelled == {3, 5}
+    machine.handle(core.CancelJobs(1, [2, 4]), 0.0)
+    assert not computation.cancelled
+    assert not computation.queue
+
+
+def test_unknown_messages_and_nodes_are_passed_over() -> None:
+    """A machine may be older than the node, and the node older than its last message."""
+    machine = machine_with_node(1)
+    assert machine.handle(core.FromNodeEvent(NODE, node.Leaving("bye")), 0.0) == []
+    assert machine.handle(core.FromNodeEvent(NodeId(b"x" * 16), node.NodeCpus(1)), 0.0) == []
+
+
+def test_placing_costs_the_same_whatever_waits() -> None:
+    """A result moves one job, not the queue: the actions of an event do not grow with the jobs waiting."""
+    machine = machine_with_node(1)
+    machine.handle(core.SubmitJobs(1, jobs(50_000)), 0.0)
+    ended = node.Ended(1, 0, node.FINISHED, 0.0, 0.0, b"")
+    actions = machine.handle(core.FromNodeEvent(NODE, node.JobsEnded(1, 1, [ended])), 0.0)
+    runs = sent(actions, node.RunJobs)
+    assert [job.number for run in runs if isinstance(run, node.RunJobs) for job in run.jobs] == [2]
