@@ -138,8 +138,11 @@ def test_killed_host(make_cluster: MakeCluster, start_node: StartNode, runs: Run
     running = [cluster.submit(str(runs.directory), name) for name in "ab"]
     hosts = {runs.wait(name)[1] for name in "ab"}
     (host,) = hosts
-    below = [child.pid for child in psutil.Process(host).children(recursive=True)]
-    assert len(below) >= 4
+    below = wait_for(
+        lambda: [child.pid for child in psutil.Process(host).children(recursive=True)],
+        lambda pids: len(pids) >= 4,
+        what="two workers and what they started",
+    )
     queued = [cluster.submit(str(runs.directory), n, False) for n in range(10)]
     os.kill(host, signal.SIGKILL)
     wait_gone([host, *below], what="the workers of the killed host are gone", deadline_s=2)

@@ -8,7 +8,7 @@ from hypothesis import settings
 
 # Derandomized: the same examples on every machine and under every hash seed.
 settings.register_profile(
-    "default", max_examples=300, stateful_step_count=50, deadline=None, derandomize=True, database=None
+    "default", max_examples=200, stateful_step_count=50, deadline=None, derandomize=True, database=None
 )
 settings.register_profile(
     "deep", max_examples=4000, stateful_step_count=100, deadline=None, database=None, print_blob=True

@@ -13,8 +13,8 @@ from enum import Enum
 
 from dispy.core.execution import Machine
 from dispy.core.execution import state as core
-from dispy.core.execution.state import ClientId, Key, WorkerId
 from dispy.core.execution.offers import workers_max
+from dispy.core.execution.state import ClientId, Key, WorkerId
 from dispy.protocol.node import FINISHED, TERMINATED, CancelJobs, Ended, FromNode, Job
 from dispy.protocol.worker import Record, claim
 
@@ -167,7 +167,6 @@ class SimulatedNode:
         self.results: dict[RunKey, Ended] = {}
         """What workers produced."""
         self._tell = tell
-        self._ending: set[WorkerId] = set()
         self.cpus_most = cpus
         self.is_flush_due = False
 
@@ -226,16 +225,18 @@ class SimulatedNode:
 
     def reap(self, worker: SimulatedWorker) -> None:
         """The daemon learns of a worker's death."""
-        self.handle(self._end_worker(worker, "died"))
-        self._ending.discard(worker.id)
+        self._drain(worker)
+        self.handle(self._bury(worker, "died"))
 
-    def _end_worker(self, worker: SimulatedWorker, reason: str) -> core.WorkerExited:
-        del self.workers[worker.id]
-        self._ending.add(worker.id)
+    def _drain(self, worker: SimulatedWorker) -> None:
+        """What a dead worker had finished is told first; meanwhile it may be offered more."""
         while worker.packets:
             self.read_packet(worker)
         if worker.arena:
             self.handle(core.Ran(worker.id, 0, 0, False, True, worker.arena))
+
+    def _bury(self, worker: SimulatedWorker, reason: str) -> core.WorkerExited:
+        del self.workers[worker.id]
         untaken = worker.untaken()
         return core.WorkerExited(worker.id, reason, worker.claim, worker.start, self.now, untaken)
 
@@ -251,16 +252,16 @@ class SimulatedNode:
 
     def fail_host(self, key: Key) -> None:
         """A host dies, and its workers with it."""
-        workers = [worker for worker in self.workers.values() if worker.key == key]
-        for worker in workers:
+        for worker in self._workers_of(key):
             self.kill(worker)
-        exits = [self._end_worker(worker, "host died") for worker in workers]
+            self._drain(worker)
         del self.hosts[key]
-        for worker in [worker for worker in self.workers.values() if worker.key == key]:
-            # Asked for while the ends were collected; the dead host never started them.
-            del self.workers[worker.id]
-        self.handle(core.HostFailed(key, "host died", exits))
-        self._ending.clear()
+        # Among them are those that were asked for while the ends were collected.
+        exits = [self._bury(worker, "host died") for worker in self._workers_of(key)]
+        self.handle(core.HostFailed(key, "host died", exits, has_died=True))
+
+    def _workers_of(self, key: Key) -> list[SimulatedWorker]:
+        return [worker for worker in self.workers.values() if worker.key == key]
 
     # Actions.
 
@@ -273,25 +274,20 @@ class SimulatedNode:
                 self.hosts[action.key] = False
             case core.StopHost():
                 self.hosts.pop(action.key, None)
-                for worker in [w for w in self.workers.values() if w.key == action.key]:
+                for worker in self._workers_of(action.key):
                     del self.workers[worker.id]
             case core.ForkWorker():
                 self._fork(action)
             case core.Offer():
                 self._offer(action)
             case core.Recall():
-                if action.worker in self.workers:
-                    self.handle(core.Recalled(action.worker, self.workers[action.worker].untaken()))
-                else:
-                    assert action.worker in self._ending
+                self.handle(core.Recalled(action.worker, self.workers[action.worker].untaken()))
             case core.Cut():
-                if action.worker in self.workers:
-                    self.workers[action.worker].limit = action.position
+                self.workers[action.worker].limit = action.position
             case core.InterruptWorker():
-                worker = self.workers.get(action.worker)
-                if worker is not None:
-                    worker.interrupt = action.position
-                    worker.has_signal = True
+                worker = self.workers[action.worker]
+                worker.interrupt = action.position
+                worker.has_signal = True
             case core.KillWorker():
                 if action.worker in self.workers:
                     self.workers[action.worker].is_condemned = True
@@ -311,10 +307,7 @@ class SimulatedNode:
         assert alive <= workers_max(self.cpus_most), "more workers than a host has places for"
 
     def _offer(self, action: core.Offer) -> None:
-        worker = self.workers.get(action.worker)
-        if worker is None:
-            assert action.worker in self._ending, "a record for a worker that is gone"
-            return
+        worker = self.workers[action.worker]
         # What is sent does not change any more when the machine cuts its own copy.
         worker.socket.append(Record(action.record.record, list(action.record.jobs)))
         assert len(worker.socket) <= 2, "more records than a socket surely holds"

@@ -18,7 +18,7 @@ Execution::
 
     attach CLIENT [received=N]    silent CLIENT               detach CLIENT    cpus N
     compute CLIENT C [isolate]    close CLIENT C              ack CLIENT BATCH
-    loaded CLIENT C               dead CLIENT C [WORKER@POSITION...]
+    loaded CLIENT C               unloadable CLIENT C         dead CLIENT C [WORKER@POSITION...]
     run CLIENT C JOBS...          cancel CLIENT C JOBS...     takeback CLIENT C COUNT
     refused CLIENT C JOB REASON   reconcile CLIENT [JOBS...] [of=C,C]
     ran WORKER RECORD JOBS... [took=SECONDS] [more] [retiring] [upto=N]
@@ -361,9 +361,13 @@ class Execution(Player):
     def do_loaded(self, words: Words) -> execution.HostReady:
         return execution.HostReady(self.key(words))
 
+    def do_unloadable(self, words: Words) -> execution.HostFailed:
+        return execution.HostFailed(self.key(words), "no module named x")
+
     def do_dead(self, words: Words) -> execution.HostFailed:
         key = self.key(words)
-        return execution.HostFailed(key, "the host died", [self.exit(word) for word in words.plain])
+        exits = [self.exit(word) for word in words.plain]
+        return execution.HostFailed(key, "the host died", exits, has_died=True)
 
     def exit(self, word: str) -> execution.WorkerExited:
         worker, position = word.split("@")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dispy.core.execution import Machine
 from dispy.core.execution import state as core
-from dispy.core.execution.state import ClientId, WorkerId
 from dispy.core.execution.offers import workers_max
+from dispy.core.execution.state import ClientId, WorkerId
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import FINISHED, Compute, Ended, Job

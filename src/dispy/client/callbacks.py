@@ -28,6 +28,7 @@ class Caller:
     def __init__(self, name: str) -> None:
         self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._is_stopped = False
         self._name = name
 
     def call(self, function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> None:
@@ -61,13 +62,14 @@ class Caller:
 
     def drain(self, timeout_s: float) -> None:
         """Wait until all that was given has been called; not for longer than ``timeout_s``."""
-        if self._thread is not None and not self.is_current():
+        if self._thread is not None and not self._is_stopped and not self.is_current():
             done = threading.Event()
             self._queue.put((done.set, [()]))
             done.wait(timeout_s)
 
     def stop(self) -> None:
         """End the thread after what it has been given."""
+        self._is_stopped = True
         self._queue.put(None)
 
 

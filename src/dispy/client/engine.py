@@ -93,7 +93,8 @@ class Engine:
         if self._discovery is not None:
             self._discovery.cancel()
         self.service.close()
-        await asyncio.sleep(0)  # farewells leave
+        for _ in range(5):  # farewells leave, and connections are told that they are closed
+            await asyncio.sleep(0)
         for private in self._private.values():
             private.stop()
         await asyncio.sleep(0)

@@ -104,6 +104,8 @@ class Link:
         self.is_acknowledging = False
         """Whether it will be after a while in any case."""
         self._past = (0, 0)
+        self._made: Connection | None = None
+        """The last connection made, which may not stand yet."""
 
     def dial(self) -> None:
         """Connect in the background."""
@@ -132,7 +134,15 @@ class Link:
         return isinstance(error, ConnectionRefusedError)
 
     def _new_connection(self) -> Connection:
-        return Connection(self, node.from_node_decoder, self.target.key, "client", "node", is_dialer=True)
+        self._made = Connection(
+            self, node.from_node_decoder, self.target.key, "client", "node", is_dialer=True
+        )
+        return self._made
+
+    def abort_unready(self) -> None:
+        """End a connection that does not stand yet."""
+        if self._made is not None and self._made is not self.connection:
+            self._made.abort(ConnectionError("not wanted any more"))
 
     def _fail(self, error: Exception) -> None:
         self._service.link_failed(self, error)
@@ -141,6 +151,9 @@ class Link:
 
     def on_ready(self, connection: Connection) -> None:
         """The node has proved itself: introduce ourselves."""
+        if self.is_closed:
+            connection.abort(ConnectionError("not wanted any more"))
+            return
         self.connection = connection
         connection.send(node.Attach(self._service.identity, self._service.name, self.received))
 
@@ -231,6 +244,7 @@ class Link:
     def close(self) -> None:
         """End for good."""
         self.is_closed = True
+        self.abort_unready()
         if self._task is not None:
             self._task.cancel()
         if self.connection is not None:
@@ -371,6 +385,7 @@ class SchedulerService:
         """A node cannot be reached (any more)."""
         self._links.pop(link.target, None)
         link.is_closed = True
+        link.abort_unready()
         if link.info is None:
             self._listener.on_unreachable(link.target, error)
             return
