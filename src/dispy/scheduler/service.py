@@ -95,7 +95,9 @@ class Link:
         self.info: NodeInfo | None = None
         self.connection: Connection | None = None
         self.received = 0
-        """Number of the last batch of results that arrived."""
+        """Number up to which all batches of results have arrived."""
+        self._ahead: set[int] = set()
+        """Batches that arrived before one with a large payload that left earlier."""
         self._broken_at: float | None = None
         self._task: asyncio.Task[None] | None = None
         self.is_closed = False
@@ -167,16 +169,26 @@ class Link:
             raise RemoteProtocolError(f"{type(message).__name__} before Welcome")
         else:
             if type(message) is node.JobsEnded:
-                self.received = message.batch
+                self._note_batch(message.batch)
                 _take_streams(connection, message)
             elif type(message) is node.Provisional and message.stream:
                 message.payload = bytes(connection.take_stream(message.stream))
             self._service.link_message(self, message)
 
+    def _note_batch(self, batch: int) -> None:
+        self._ahead.add(batch)
+        while self.received + 1 in self._ahead:
+            self.received += 1
+            self._ahead.remove(self.received)
+
     def _welcome(self, connection: Connection, message: node.Welcome) -> None:
         if self.info is not None and self.info.node != message.node:
             self._service.link_replaced(self)
             self.received = 0
+        if not message.known:
+            # It has forgotten us, and counts its batches anew.
+            self.received = 0
+        self._ahead.clear()
         self._broken_at = None
         self.info = NodeInfo(
             NodeId(message.node),
@@ -417,7 +429,7 @@ class SchedulerService:
             return
         is_new = other is None
         self._by_node[info.node] = link
-        self.handle(core.NodeUp(info.node, info.name, info.cpus, known and not is_new))
+        self.handle(core.NodeUp(info.node, info.name, info.cpus, known))
         if is_new or not known:
             self._listener.on_node_known(info)
 
@@ -463,7 +475,8 @@ class SchedulerService:
             if not link.is_acknowledging:
                 link.is_acknowledging = True
                 self._loop.call_later(ACKNOWLEDGE_S, link.on_acknowledge_due)
-            link.acknowledge = message
+            # All up to here, which is not the last that came if a larger one is still on its way.
+            link.acknowledge = node.Acknowledge(link.received)
             return
         if link.acknowledge is not None:
             link.send_acknowledge()
