@@ -7,6 +7,7 @@ would share a process.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 
 from benchmarks import harness
 from benchmarks.harness import Row, at_least, median_row, noop
@@ -22,9 +23,14 @@ def run(quick: bool) -> list[Row]:
 
     def theirs() -> float:
         context = multiprocessing.get_context("fork")
-        with context.Pool(2, maxtasksperchild=1) as pool:
-            pool.map(noop, range(10), chunksize=1)
-            return count / harness.timed(lambda: pool.map(noop, range(count), chunksize=1))
+        # The pool ends its processes by SIGTERM, and forks them with our handler, in which one may get stuck.
+        handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        try:
+            with context.Pool(2, maxtasksperchild=1) as pool:
+                pool.map(noop, range(10), chunksize=1)
+                return count / harness.timed(lambda: pool.map(noop, range(count), chunksize=1))
+        finally:
+            signal.signal(signal.SIGTERM, handler)
 
     with harness.node():
         pairs = harness.interleave(repeats, ours, theirs)
