@@ -31,13 +31,16 @@ class WorkerHandle:
     """The daemon's ends of a worker: its channels and its slot."""
 
     __slots__ = (
-        "_arena", "id", "jobs", "jobs_copy", "pid", "replies", "slot", "starts", "their_replies", "words",
+        "_arena", "id", "jobs", "jobs_copy", "last_position", "pid", "replies", "slot", "starts", "their_replies",
+        "words",
     )  # fmt: skip
 
     def __init__(self, worker: WorkerId, slot: int, memory: memoryview) -> None:
         self.id = worker
         self.slot = slot
         self.pid = 0
+        self.last_position = 0
+        """Where it was at the last tick."""
         start = slot * protocol.SLOT_SIZE
         head = memory[start : start + protocol.SLOT_HEADER]
         head[:] = bytes(protocol.SLOT_HEADER)

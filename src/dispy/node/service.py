@@ -42,6 +42,8 @@ FLUSH_S = 0.001
 STOP_S = 1.5
 """Time for hosts to end by themselves when the node stops."""
 
+_COUNT = worker_protocol.SLOT_COUNT
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -225,9 +227,27 @@ class NodeService:
                 handle.words[worker_protocol.SLOT_CLAIM],
                 handle.starts[worker_protocol.SLOT_START],
             )
+        for worker, (position, _) in positions.items():
+            owner = self._owners.get(worker)
+            if owner is not None and owner[1].last_position == position and owner[1].words[_COUNT]:
+                self._take_waiting(owner[1], position)
+            if owner is not None:
+                owner[1].last_position = position
         self._handle(core.Tick(positions))
         if self._machine.state.busy:
             self._schedule_tick()
+
+    def _take_waiting(self, handle: WorkerHandle, position: int) -> None:
+        """Take results that wait in the arena behind a long job of the same record.
+
+        The worker sends them again with its record; the core knows by then that those jobs have ended.
+        """
+        packet = handle.committed()
+        # A worker writes to the arena only after it has moved on from where it was.
+        if packet and handle.words[worker_protocol.SLOT_CLAIM] == position:
+            with contextlib.suppress(msgspec.DecodeError):
+                _, _, _, ended = worker_protocol.unpack_ran(packet)
+                self._handle(core.Ran(handle.id, 0, 0, False, False, ended))
 
     def _on_pulse(self) -> None:
         self._pulse = self._loop.call_later(PULSE_S, self._on_pulse)
