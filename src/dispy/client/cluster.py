@@ -17,7 +17,7 @@ from dispy import config, payload
 from dispy.client import status as status_module
 from dispy.client.callbacks import check_callback
 from dispy.client.computation import Computation
-from dispy.client.engine import Engine, engine, stop_engine
+from dispy.client.engine import WARN_S, Engine, engine, stop_engine
 from dispy.client.job import (
     ABANDONED,
     CANCELLED,
@@ -658,7 +658,7 @@ class JobCluster:
             return
         if self._waiting_since is None:
             self._waiting_since = time.monotonic()
-        elif not self._has_warned and time.monotonic() - self._waiting_since > 5.0:
+        elif not self._has_warned and time.monotonic() - self._waiting_since > WARN_S:
             self._has_warned = True
             logger.warning("%s", self._why_no_node())
 

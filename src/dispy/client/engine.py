@@ -49,9 +49,6 @@ RETRY_S = 2.0
 WARN_S = 5.0
 """Jobs that wait so long without any node are worth a warning."""
 
-_START_S = 15.0
-"""Time for a node of our own to start, on a very busy machine."""
-
 
 class Engine:
     """The background thread. Made by ``engine()``, one per process."""

@@ -50,14 +50,13 @@ _encode = msgspec.msgpack.Encoder().encode
 class Loaded:
     """A computation's host and places."""
 
-    __slots__ = ("client", "host", "is_ready", "segments", "work")
+    __slots__ = ("client", "host", "segments", "work")
 
     def __init__(self, client: ClientId, host: HostProcess, work: Path, segments: Path) -> None:
         self.client = client
         self.host = host
         self.work = work
         self.segments = segments
-        self.is_ready = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -431,7 +430,6 @@ class NodeService:
     def _on_host_message(self, key: Key, loaded: Loaded, message: worker_protocol.FromHost) -> None:
         match message:
             case worker_protocol.Loaded():
-                loaded.is_ready = True
                 self._handle(core.HostReady(key))
             case worker_protocol.LoadFailed(reason):
                 self._handle(core.HostFailed(key, reason))

@@ -320,7 +320,7 @@ class Worker:
             if len(data) >= limits.INLINE_MAX:
                 value.payload = b""
                 value.stream = self._segments.put(data)
-            send_whole(self._replies, b"\x50" + _encode(value))
+            send_whole(self._replies, bytes((protocol.PROVISIONAL,)) + _encode(value))
             return self._wait_acknowledged(value, timeout)
 
     def _wait_acknowledged(self, value: protocol.ProvisionalValue, timeout: float | None) -> int:
