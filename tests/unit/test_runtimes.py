@@ -100,3 +100,25 @@ def test_a_clock_that_was_set_forward_does_no_harm() -> None:
     times = after([1] * 10)
     times.add([56 * 365 * DAY_US])  # from the epoch, where clocks without a battery start, to the present
     assert times.samples == 11
+
+
+def test_the_mean_counts_where_few_jobs_are_long() -> None:
+    assert after([100] * 995 + [5000] * 5).expected_us(most_us=4000) == (995 * 100 + 5 * 5000) // 1000
+
+
+def test_the_high_quantile_counts_where_more_are_long() -> None:
+    times = after([100] * 980 + [5000] * 20)
+    assert times.expected_us(most_us=4000) == times.high_us() >= 5000
+
+
+def test_something_is_expected_without_samples_and_of_jobs_that_take_no_time() -> None:
+    assert RunTimes().expected_us(4000) == 1
+    assert after([0, 0]).expected_us(4000) == 1
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.lists(st.integers(-5, 3000), max_size=500), max_size=30))
+def test_the_mean_stays_between_the_shortest_and_the_longest(batches: list[list[int]]) -> None:
+    times = after(*batches)
+    everything = [max(0, duration) for batch in batches for duration in batch] or [0]
+    assert max(1, min(everything)) - 1 <= times.expected_us(10**9) <= max(1, max(everything))

@@ -36,7 +36,7 @@ logger = logging.getLogger("dispy.node")
 TICK_S = 0.01
 """How often a busy node looks where its workers are: what a long job delays those behind it."""
 
-FLUSH_S = 0.001
+FLUSH_S = 0.002
 """How long results of short jobs wait for company."""
 
 STOP_S = 1.5

@@ -3,7 +3,7 @@
 The path of every job goes through ``run_record``. On the reference machine a no-op job costs about
 6 µs there, most of it unpickling, pickling, the look at the output and the two calls that restore
 directory and umask. Each result is written to the slot's arena at once and leaves in one packet
-with its neighbours, at the end of the record or after a millisecond.
+with its neighbours, at the end of the record or after two milliseconds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dispy.protocol.worker import Record
 from dispy.worker.output import Capture
 from dispy.worker.restore import Restorer
 
-_FLUSH_AFTER_S = 0.001
+_FLUSH_AFTER_S = 0.002
 """Results wait at most so long for company."""
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -23,9 +23,9 @@ from dispy.core.execution.state import (
 from dispy.protocol.node import Credit, Job
 from dispy.protocol.worker import RECORD_BYTES_MAX, RECORD_JOBS_MAX, Record
 
-RECORD_US = 2000
-"""Known-short jobs put together into one record (microseconds): the most that one of them waits
-behind the others, and twenty times what a packet costs in all."""
+RECORD_US = 4000
+"""Known-short jobs put together into one record (microseconds): what one of them waits behind the
+others, and forty times what a packet costs in all."""
 
 BACKLOG_US = 50_000
 """Work that a node holds beyond its running jobs (microseconds): a scheduler that shares its
@@ -100,8 +100,7 @@ def tell_credit(state: State, out: Outbox, computation: Computation) -> None:
         return
     runtimes = computation.runtimes
     if computation.sampled:
-        high_us = max(1, runtimes.high_us())
-        backlog = max(state.cpus, state.cpus * BACKLOG_US // high_us)
+        backlog = max(state.cpus, state.cpus * BACKLOG_US // runtimes.expected_us(RECORD_US))
         backlog = min(backlog, BACKLOG_MAX, 4 * computation.sampled)
     else:
         backlog = 0
@@ -157,8 +156,7 @@ def _record_jobs(state: State, computation: Computation) -> int:
     share = len(computation.ready) // (2 * state.cpus)
     if share <= 1 or computation.spec.isolate or not computation.sampled:
         return 1
-    high_us = computation.runtimes.high_us()
-    count = RECORD_US // max(1, high_us)
+    count = RECORD_US // computation.runtimes.expected_us(RECORD_US)
     if count <= 1:
         return 1
     return max(1, min(count, share, computation.sampled, RECORD_JOBS_MAX))

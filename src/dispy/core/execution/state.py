@@ -209,7 +209,7 @@ class Pass(Struct):
 
 
 class FlushSoon(Struct):
-    """Come back with ``Flush`` in a millisecond: results are waiting for company."""
+    """Come back with ``Flush`` in two milliseconds: results are waiting for company."""
 
 
 class Release(Struct):
@@ -290,7 +290,7 @@ class Computation:
         self.sending: dict[tuple[int, int], Worker] = {}
         """Who waits for the acknowledgement of a provisional result, by number and attempt."""
         self.untold: list[Ended] = []
-        """Results that wait for company; at most a millisecond, and only while many more are to come."""
+        """Results that wait for company; at most two milliseconds, and only while many more are to come."""
         self.runtimes = RunTimes()
         self.sampled = 0
         """Results so far; plans for short jobs grow with the evidence for them."""

@@ -71,7 +71,7 @@ def _release(state: State, worker: Worker) -> None:
 
 
 def _tell_or_wait(state: State, out: Outbox, computation: Computation) -> None:
-    """Send results, or let those of short jobs wait a millisecond for others.
+    """Send results, or let those of short jobs wait two milliseconds for others.
 
     A message costs its sender and its receiver some 100 us together, whatever it holds. While many jobs are
     open here nobody can be kept idle by the delay.
