@@ -35,11 +35,10 @@ class Phase(Enum):
 class SimulatedWorker:
     """A worker process, its socket of records, its slot and its packets under way."""
 
-    def __init__(self, node: SimulatedNode, worker: WorkerId, key: Key, is_isolated: bool) -> None:
+    def __init__(self, node: SimulatedNode, worker: WorkerId, key: Key) -> None:
         self.node = node
         self.id = worker
         self.key = key
-        self.is_isolated = is_isolated
         self.phase = Phase.WAITING
         self.socket: deque[Record] = deque()
         self.claim = 0
@@ -92,7 +91,7 @@ class SimulatedWorker:
                 self.node.on_start((self.key[0], job.number, job.attempt))
         elif self.phase is Phase.RUNNING:
             self._finish(FINISHED, seconds, "")
-            self.is_retiring = self.is_isolated or leftovers
+            self.is_retiring = leftovers
             if flush:
                 self.flush()
 
@@ -299,10 +298,7 @@ class SimulatedNode:
 
     def _fork(self, action: core.ForkWorker) -> None:
         assert self.hosts[action.key], "a worker before its host"
-        computation = self.machine.state.computations[action.key]
-        self.workers[action.worker] = SimulatedWorker(
-            self, action.worker, action.key, computation.spec.isolate
-        )
+        self.workers[action.worker] = SimulatedWorker(self, action.worker, action.key)
         alive = sum(worker.key == action.key for worker in self.workers.values())
         assert alive <= workers_max(self.cpus_most), "more workers than a host has places for"
 

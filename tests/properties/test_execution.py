@@ -149,7 +149,7 @@ class Execution(RuleBasedStateMachine):
         self.node = SimulatedNode(cpus, LEASE_S, self.tell)
         caller = self.callers[0]
         self.attach(caller)
-        self.compute(0, is_isolated=False)
+        self.compute(0)
         if is_warm:
             self.run_jobs(0, 0, 12)
             for _ in range(8):
@@ -179,14 +179,14 @@ class Execution(RuleBasedStateMachine):
         if not self.callers[index].is_connected:
             self.attach(self.callers[index])
 
-    @rule(index=INDEX, is_isolated=st.sampled_from([False, False, True]))
-    def compute(self, index: int, is_isolated: bool) -> None:
+    @rule(index=INDEX)
+    def compute(self, index: int) -> None:
         """A client brings a computation."""
         caller = self.caller(index)
         if caller is not None and len(caller.computations) < 2:
             number = self.next_computation
             self.next_computation += 1
-            message = protocol.Compute(number, "f", b"", isolate=is_isolated, grace_s=5.0)
+            message = protocol.Compute(number, "f", b"", grace_s=5.0)
             caller.computations[number] = message
             self.send(caller, message)
 

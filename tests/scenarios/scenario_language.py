@@ -17,7 +17,7 @@ Scheduling::
 Execution::
 
     attach CLIENT [received=N]    silent CLIENT               detach CLIENT    cpus N
-    compute CLIENT C [isolate]    close CLIENT C              ack CLIENT BATCH
+    compute CLIENT C              close CLIENT C              ack CLIENT BATCH
     loaded CLIENT C               unloadable CLIENT C         dead CLIENT C [WORKER@POSITION...]
     run CLIENT C JOBS...          cancel CLIENT C JOBS...     takeback CLIENT C COUNT
     refused CLIENT C JOB REASON   reconcile CLIENT [JOBS...] [of=C,C]
@@ -347,9 +347,8 @@ class Execution(Player):
         return execution.CpusChanged(int(words.take()))
 
     def do_compute(self, words: Words) -> execution.FromClient:
-        is_isolated = words.flag("isolate")
         client, number = self.key(words)
-        return execution.FromClient(client, Compute(number, "f", b"", isolate=is_isolated, grace_s=5.0))
+        return execution.FromClient(client, Compute(number, "f", b"", grace_s=5.0))
 
     def do_close(self, words: Words) -> execution.FromClient:
         client, number = self.key(words)

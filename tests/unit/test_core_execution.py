@@ -6,6 +6,7 @@ from dispy.core.execution import Machine
 from dispy.core.execution import state as core
 from dispy.core.execution.offers import workers_max
 from dispy.core.execution.state import ClientId, WorkerId
+from dispy.core.execution.workers import STILLBORN_MAX
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import FINISHED, Compute, Ended, Job
@@ -15,11 +16,11 @@ CLIENT = ClientId(b"c" * 16)
 KEY = (CLIENT, 1)
 
 
-def machine_with_computation(cpus: int, is_isolated: bool = False) -> Machine:
+def machine_with_computation(cpus: int) -> Machine:
     """A machine with computation 1 ready."""
     machine = Machine(cpus)
     machine.handle(core.ClientAttached(CLIENT, "client", 0), 0.0)
-    say(machine, Compute(1, "f", b"", isolate=is_isolated))
+    say(machine, Compute(1, "f", b""))
     machine.handle(core.HostReady(KEY), 0.0)
     return machine
 
@@ -80,7 +81,7 @@ def test_records_hold_no_more_bytes_than_fit() -> None:
 
 def test_workers_that_retire_keep_their_places_to_their_end() -> None:
     """A host has places for so many; a job waits for one, however fast workers retire."""
-    machine = machine_with_computation(2, is_isolated=True)
+    machine = machine_with_computation(2)
     waiting = offers(run(machine, range(100)))
     alive: set[WorkerId] = set()
     while waiting:
@@ -95,7 +96,7 @@ def test_workers_that_retire_keep_their_places_to_their_end() -> None:
 
 def test_one_computation_without_places_leaves_the_cpus_to_others() -> None:
     """The other is served though it has had more time."""
-    machine = machine_with_computation(1, is_isolated=True)
+    machine = machine_with_computation(1)
     say(machine, Compute(2, "g", b""))
     machine.handle(core.HostReady((CLIENT, 2)), 0.0)
     waiting = offers(run(machine, range(100)))
@@ -208,3 +209,27 @@ def test_results_do_not_wait_for_company_for_ever() -> None:
     assert max(len(m.ended) for m in messages if isinstance(m, node.JobsEnded)) >= 256
     machine.handle(core.Flush(), 0.0)
     assert not machine.state.is_flushing
+
+
+def test_workers_that_never_begin_end_the_computation_here_with_the_reason() -> None:
+    """Jobs go back; a job that ends in between starts the count again."""
+    machine = machine_with_computation(1)
+    waiting = offers(run(machine, range(5)))
+    for _ in range(STILLBORN_MAX):
+        waiting = offers(machine.handle(died(waiting[0], position=0), 0.0))
+    waiting = offers(finish(machine, waiting[0]))
+    for _ in range(STILLBORN_MAX):
+        waiting = offers(machine.handle(died(waiting[0], position=0), 0.0))
+    actions = machine.handle(died(waiting[0], position=0), 0.0)
+    failed, back = told(actions)
+    assert isinstance(failed, node.ComputationFailed)
+    assert "no memory" in failed.reason
+    assert isinstance(back, node.JobsReturned)
+    assert [attempt.number for attempt in back.attempts] == [1, 2, 3, 4]
+    assert core.StopHost(KEY) in actions
+    assert not machine.state.workers
+    assert machine.state.busy == 0
+
+
+def died(offer: core.Offer, position: int) -> core.WorkerExited:
+    return core.WorkerExited(offer.worker, "no memory", position, 0.0, 0.0, [])

@@ -438,8 +438,9 @@ class NodeService:
                 owner = self._owners.get(WorkerId(worker))
                 if owner is not None:
                     owner[1].pid = pid
-            case worker_protocol.WorkerExited(worker, code):
-                self._on_worker_exited(WorkerId(worker), code)
+            case worker_protocol.WorkerExited(worker, code, reason):
+                reason = reason or f"the job's process ended with {describe_exit(code)}"
+                self._on_worker_exited(WorkerId(worker), reason)
 
     def _on_host_dead(self, key: Key, loaded: Loaded) -> None:
         """The process that holds a computation is gone: so are its workers, and what they started."""
@@ -581,13 +582,13 @@ class NodeService:
             self._kill(core.KillWorker(handle.id))
         return True
 
-    def _on_worker_exited(self, worker: WorkerId, code: int) -> None:
+    def _on_worker_exited(self, worker: WorkerId, reason: str) -> None:
         owner = self._owners.get(worker)
         if owner is None:
             return
         _, handle = owner
         self._drain(handle)
-        self._handle(self._bury(handle, f"the job's process ended with {describe_exit(code)}"))
+        self._handle(self._bury(handle, reason))
 
     def _drain(self, handle: WorkerHandle) -> None:
         """Take in what a dead worker left: packets on their way, and results in its arena."""

@@ -132,6 +132,8 @@ class WorkerExited(Struct, array_like=True, tag=35):
 
     worker: Number
     code: int
+    reason: Annotated[str, Meta(max_length=limits.REASON_MAX)] = ""
+    """Why there was no process at all."""
 
 
 ToHost = Load | Fork | Interrupt | Kill

@@ -47,6 +47,7 @@ class Host:
         self._code: payload.Code | None = None
         self._current: loop.Worker | None = None
         self._restorer: Restorer
+        self._streams = output.new_streams()
         self._logger = logging.getLogger("dispynode")
 
     def serve(self) -> None:
@@ -154,11 +155,11 @@ class Host:
             parent = os.getpid()
             pid = os.fork()
         except OSError as error:
-            self._logger.error("worker %d cannot be started: %s", message.worker, error)
             for descriptor in (jobs, replies, *files):
                 if descriptor >= 0:
                     os.close(descriptor)
-            self._tell(WorkerExited(message.worker, 71))  # EX_OSERR
+            code = 71  # EX_OSERR
+            self._tell(WorkerExited(message.worker, code, f"no process can be started for jobs: {error}"))
             return
         if pid == 0:
             self._become_worker(parent, jobs, replies, message.slot, files)
@@ -180,12 +181,11 @@ class Host:
             for _, other in self._workers.values():
                 for descriptor in other:
                     os.close(descriptor)
-            loop.default_signals()
+            loop.set_handlers(self._on_interrupt)
             loop.reseed()
             assert self._load is not None
             assert self._code is not None
-            signal.signal(signal.SIGINT, self._on_interrupt)
-            capture = output.Capture(*files, self._load.output_max)
+            capture = output.Capture(*files, self._load.output_max, self._streams)
             start = slot * protocol.SLOT_SIZE
             worker = loop.Worker(
                 self._code.function,

@@ -9,8 +9,8 @@ with its neighbours, at the end of the record or after two milliseconds.
 from __future__ import annotations
 
 import _thread
+import mmap
 import os
-import random
 import select
 import signal
 import socket
@@ -19,6 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -26,7 +27,7 @@ import msgspec
 
 from dispy import payload
 from dispy.errors import PicklingError
-from dispy.processes import kill_strays
+from dispy.processes import describe_exit, kill_strays, set_death_signal
 from dispy.protocol import limits
 from dispy.protocol import worker as protocol
 from dispy.protocol.node import FINISHED, TERMINATED, Ended, Job
@@ -36,6 +37,12 @@ from dispy.worker.restore import Restorer
 
 _FLUSH_AFTER_S = 0.002
 """Results wait at most so long for company."""
+
+# What is flushed at ARENA_FLUSH leaves room for the largest result: one payload, and output or a reason.
+assert protocol.ARENA_FLUSH + 2 * limits.INLINE_MAX + limits.KIB <= protocol.ARENA_SIZE
+
+_set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
+"""Without the conversion to enumerations, which costs a fresh process 0.1 ms."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -61,11 +68,15 @@ class Segments:
 
     def put(self, data: bytes) -> int:
         """Write a result for the daemon; returns the name that finds it."""
-        self._next += 1
-        name = (os.getpid() << 24) | self._next
-        with open(f"{self._directory}/{name}", "wb", opener=_private) as file:
-            file.write(data)
-        return name
+        while True:
+            self._next += 1
+            name = (os.getpid() << 24) | self._next
+            with (
+                suppress(FileExistsError),
+                open(f"{self._directory}/{name}", "wb", opener=_private) as file,
+            ):
+                file.write(data)
+                return name
 
 
 def _private(path: str, flags: int) -> int:
@@ -84,7 +95,7 @@ class Worker:
         capture: The output.
         restorer: What to put back between jobs.
         segments: Large payloads.
-        is_isolated: Run one job and end.
+        is_isolated: Run every job in a process of its own, forked from this one.
     """
 
     def __init__(
@@ -115,15 +126,17 @@ class Worker:
         self._is_isolated = is_isolated
         self._running: Job | None = None
         self._is_cancelled = False
+        self._child = 0
+        """Pid of the process that runs the job, where that is another."""
         self._serial = 0
-        self._values = (
-            threading.Lock()
-        )  # one provisional result of a job at a time, from any of its threads
+        self._values = threading.Lock()
+        """One provisional result of a job at a time, from any of its threads."""
         self._words[protocol.SLOT_COMMITTED] = self._end
 
     def serve(self) -> None:
         """Run records until there is nobody to send any."""
-        packet = bytearray(protocol.PACKET_MAX)
+        # Not a bytearray: writing zeros into pages that are never used costs a fresh process 0.15 ms.
+        packet = mmap.mmap(-1, protocol.PACKET_MAX)
         view = memoryview(packet)
         while True:
             try:
@@ -150,12 +163,16 @@ class Worker:
             words[protocol.SLOT_CLAIM] = position
             if first <= words[protocol.SLOT_LIMIT] <= position:
                 break
-            ended = self._run(job)
             executed += 1
-            self._add(ended, record.record, executed)
+            if self._is_isolated:
+                self._run_apart(job)
+                self._flush_if_due(executed, record.record)
+                continue
+            self._keep(self._run(job))
+            self._flush_if_due(executed, record.record)
             is_last = executed == count
             restore(is_last)
-            if self._is_isolated or self._has_leftovers(is_last):
+            if self._has_leftovers(is_last):
                 is_retiring = True
                 break
         flags = protocol.LAST_OF_RECORD | (protocol.RETIRING if is_retiring else 0)
@@ -173,11 +190,15 @@ class Worker:
         reason = None
         status = FINISHED
         step = "arguments"
+        words = self._words
         try:
             call = payload.load_call(self._segments.take(job.stream) if job.stream else job.payload)
             namespace["dispy_job_id"] = call[2] if len(call) > 2 else job.number
             step = ""
             self._running = job
+            if words[protocol.SLOT_INTERRUPT] == words[protocol.SLOT_CLAIM]:
+                # Cancelled before there was anything to interrupt.
+                self.on_interrupt()
             value = self._function(*call[0], **call[1]) if len(call) > 1 else self._function(*call[0])
             self._running = None
             step = "result"
@@ -195,6 +216,55 @@ class Worker:
         if reason is None and not stdout and not stderr and len(data) < limits.INLINE_MAX:
             return Ended(job.number, job.attempt, FINISHED, start, end, data)
         return self._large(job, status, start, end, data, reason or "", stdout, stderr)
+
+    def _run_apart(self, job: Job) -> None:
+        """Run a job in a process of its own, which writes the result into the arena and ends.
+
+        Forked from here and not from the host, so that what a worker needs is set up once and not for
+        every job: 2.9 ms instead of 6.
+        """
+        words = self._words
+        parent = os.getpid()
+        start = time.time()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._keep(self._died(job, start, f"no process can be started for the job: {error}"))
+            return
+        if pid == 0:
+            code = 70  # EX_SOFTWARE
+            try:
+                set_death_signal(signal.SIGKILL, parent)
+                reseed()
+                self._keep(self._run(job))
+                code = 0
+            finally:
+                os._exit(code)
+        self._child = pid
+        if words[protocol.SLOT_INTERRUPT] == words[protocol.SLOT_CLAIM]:
+            os.kill(pid, signal.SIGINT)  # it came before we knew whom to pass it to
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        self._child = 0  # before the pid is free to be another's
+        _, status = os.waitpid(pid, 0)
+        self._kill_leftovers()
+        if words[protocol.SLOT_COUNT] == self._count:
+            reason = f"the job's process ended with {describe_exit(os.waitstatus_to_exitcode(status))}"
+            self._keep(self._died(job, start, reason))
+        else:
+            self._count = words[protocol.SLOT_COUNT]
+            self._end = words[protocol.SLOT_COMMITTED]
+            self._capture.take()  # what leftovers printed
+
+    def _died(self, job: Job, start: float, reason: str) -> Ended:
+        stdout, stderr = self._capture.take()
+        return self._large(job, TERMINATED, start, time.time(), b"", reason, stdout, stderr)
+
+    def _kill_leftovers(self) -> None:
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        kill_strays(set())
 
     def _large(
         self,
@@ -251,13 +321,10 @@ class Worker:
         data = payload.dump_exception(error, text)
         return (data if len(data) < limits.INLINE_MAX else b""), text
 
-    def _add(self, ended: Ended, record: int, executed: int) -> None:
-        """Keep a result safe in the arena; send what is there when it is much or old."""
+    def _keep(self, ended: Ended) -> None:
+        """Keep a result safe in the arena."""
         data = _encode(ended)
         end = self._end + len(data)
-        if end > protocol.ARENA_SIZE:
-            self._flush(0, executed - 1, record)
-            end = self._end + len(data)
         self._arena[self._end : end] = data
         self._end = end
         self._count += 1
@@ -265,7 +332,10 @@ class Worker:
         # The count first: a reader that sees the new end sees the new count, too.
         words[protocol.SLOT_COUNT] = self._count
         words[protocol.SLOT_COMMITTED] = end
-        if end > protocol.ARENA_FLUSH or ended.end - self._flushed > _FLUSH_AFTER_S:
+
+    def _flush_if_due(self, executed: int, record: int) -> None:
+        """Send what is in the arena when it is much or old."""
+        if self._end > protocol.ARENA_FLUSH or time.time() - self._flushed > _FLUSH_AFTER_S:
             self._flush(0, executed, record)
 
     def _flush(self, flags: int, executed: int, record: int) -> None:
@@ -342,10 +412,14 @@ class Worker:
             ):
                 return 0 if answer.delivered else -1
 
-    def on_interrupt(self, number: int, frame: FrameType | None) -> None:
+    def on_interrupt(self, number: int = signal.SIGINT, frame: FrameType | None = None) -> None:
         """SIGINT: raise in the job that it is meant for. A late one finds another position, or no job."""
         words = self._words
-        if self._running is not None and words[protocol.SLOT_INTERRUPT] == words[protocol.SLOT_CLAIM]:
+        if words[protocol.SLOT_INTERRUPT] != words[protocol.SLOT_CLAIM]:
+            return
+        if self._child:
+            os.kill(self._child, signal.SIGINT)
+        elif self._running is not None:
             words[protocol.SLOT_INTERRUPT] = 0
             self._is_cancelled = True
             raise KeyboardInterrupt
@@ -373,8 +447,7 @@ def leave(code: int) -> None:
 
 
 def reseed() -> None:
-    """Give a forked process random generators of its own; numpy's would repeat the host's otherwise."""
-    random.seed()
+    """Give a forked process random generators of its own; ``random`` sees to that itself."""
     numpy = sys.modules.get("numpy")
     if numpy is not None and hasattr(numpy, "random"):
         numpy.random.seed()
@@ -383,7 +456,8 @@ def reseed() -> None:
         torch.manual_seed(int.from_bytes(os.urandom(7), "little"))
 
 
-def default_signals() -> None:
-    """Handlers as a fresh program has them; the host's were its own."""
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGQUIT):
-        signal.signal(number, signal.SIG_DFL)
+def set_handlers(on_interrupt: Callable[[int, FrameType | None], None]) -> None:
+    """Handlers as a fresh program has them, where the host had its own; and ours."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        _set_handler(number, signal.SIG_DFL)
+    _set_handler(signal.SIGINT, on_interrupt)

@@ -38,6 +38,23 @@ def _memory_file(name: str) -> int:
     return descriptor
 
 
+def new_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
+    """Python streams over descriptors 1 and 2."""
+    out = io.TextIOWrapper(
+        io.BufferedWriter(io.FileIO(1, "w", closefd=False), 64 * 1024),
+        encoding="utf-8",
+        errors="backslashreplace",
+    )
+    err = io.TextIOWrapper(
+        io.BufferedWriter(io.FileIO(2, "w", closefd=False)),
+        encoding="utf-8",
+        errors="backslashreplace",
+        write_through=True,
+        line_buffering=True,
+    )
+    return out, err
+
+
 class Capture:
     """Descriptors 1 and 2, and ``sys.stdout`` and ``sys.stderr`` over them, for the jobs of a worker.
 
@@ -45,33 +62,26 @@ class Capture:
         stdout: Memory file that becomes descriptor 1.
         stderr: Memory file that becomes descriptor 2.
         size_max: Bytes kept of each for one job; the middle of longer output is cut.
+        streams: From ``new_streams``, with nothing in their buffers. Made in the host they cost a worker
+            0.2 ms less.
     """
 
-    def __init__(self, stdout: int, stderr: int, size_max: int) -> None:
+    def __init__(
+        self, stdout: int, stderr: int, size_max: int, streams: tuple[io.TextIOWrapper, io.TextIOWrapper]
+    ) -> None:
         self._files = (stdout, stderr)
         self._size_max = size_max
-        self.out: io.TextIOWrapper
-        self.err: io.TextIOWrapper
-        self.restore()
+        self._redirect()
+        sys.stdout, sys.stderr = self.out, self.err = streams
 
     def restore(self) -> None:
         """Make 1, 2 and the Python streams what they were at the start, whatever a job did to them."""
+        self._redirect()
+        sys.stdout, sys.stderr = self.out, self.err = new_streams()
+
+    def _redirect(self) -> None:
         for source, target in zip(self._files, (1, 2), strict=True):
             os.dup2(source, target)
-        self.out = io.TextIOWrapper(
-            io.BufferedWriter(io.FileIO(1, "w", closefd=False), 64 * 1024),
-            encoding="utf-8",
-            errors="backslashreplace",
-        )
-        self.err = io.TextIOWrapper(
-            io.BufferedWriter(io.FileIO(2, "w", closefd=False)),
-            encoding="utf-8",
-            errors="backslashreplace",
-            write_through=True,
-            line_buffering=True,
-        )
-        sys.stdout = self.out
-        sys.stderr = self.err
 
     def take(self) -> tuple[bytes, bytes]:
         """What was printed since the last call; the files are empty afterwards."""

@@ -25,18 +25,16 @@ from dispy.core.execution.workers import (
     flush,
     forget_client,
     forget_computation,
+    give_up,
     on_worker_exited,
 )
-from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import (
     Acknowledge,
     Attempt,
     CloseComputation,
-    ComputationFailed,
     ComputationReady,
     Compute,
     Detach,
-    JobsReturned,
     NodeCpus,
     Reconcile,
     Reconciled,
@@ -136,13 +134,7 @@ def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -
         # Whoever kills a host may not mean the computation. What had not started is still here.
         out.append(StartHost(event.key, computation.spec))
         return
-    del state.computations[event.key]
-    # The failure first: what is returned after it must not bring the computation back here.
-    out.append(Tell(computation.client.id, ComputationFailed(event.key[1], event.reason)))
-    left = [Attempt(job.number, job.attempt) for job in computation.open.values()]
-    for start in range(0, len(left), BATCH_MAX):
-        part = left[start : start + BATCH_MAX]
-        out.append(Tell(computation.client.id, JobsReturned(event.key[1], part, event.reason)))
+    give_up(state, out, computation, event.reason)
 
 
 def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, now: Seconds) -> None:

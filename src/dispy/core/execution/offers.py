@@ -44,9 +44,6 @@ def settle(state: State, out: Outbox) -> None:
         if state.busy < state.cpus:
             _recall_for_idle(state, out)
         return
-    for computation in waiting:
-        if computation.spec.isolate:
-            _fork_ahead(state, out, computation)
     if len(waiting) == 1:
         computation = waiting[0]
         while state.busy < state.cpus and computation.ready and _has_worker(state, computation):
@@ -70,14 +67,6 @@ def settle(state: State, out: Outbox) -> None:
         else:
             # Charged ahead so that CPUs freed together are shared; corrected by the results.
             computation.vtime += 1e-6
-
-
-def _fork_ahead(state: State, out: Outbox, computation: Computation) -> None:
-    """Where every job takes a fresh process, have the next ones started while the present ones run."""
-    busy = len(computation.workers) - len(computation.idle)
-    for _ in range(min(len(computation.ready), state.cpus, 2 * state.cpus - busy) - len(computation.idle)):
-        worker = _new_worker(state, out, computation)
-        computation.idle[worker.id] = worker
 
 
 def workers_max(cpus: int) -> int:
@@ -154,7 +143,7 @@ def _next_jobs(state: State, computation: Computation) -> list[Job]:
 
 def _record_jobs(state: State, computation: Computation) -> int:
     share = len(computation.ready) // (2 * state.cpus)
-    if share <= 1 or computation.spec.isolate or not computation.sampled:
+    if share <= 1 or not computation.sampled:
         return 1
     count = RECORD_US // computation.runtimes.expected_us(RECORD_US)
     if count <= 1:
@@ -164,7 +153,7 @@ def _record_jobs(state: State, computation: Computation) -> int:
 
 def _look_ahead(state: State, out: Outbox, computation: Computation) -> None:
     """Give each busy worker one more record, so that it does not wait for us between two."""
-    if computation.spec.isolate or not computation.sampled or state.busy > state.cpus:
+    if not computation.sampled or state.busy > state.cpus:
         return
     single = computation.single
     for worker in list(single.values()):

@@ -268,7 +268,7 @@ class Computation:
 
     __slots__ = (
         "cancelling", "client", "crashes", "credit", "idle", "key", "open", "ready", "runtimes", "sampled", "sending",
-        "single", "spec", "status", "untold", "vtime", "workers",
+        "single", "spec", "status", "stillborn", "untold", "vtime", "workers",
     )  # fmt: skip
 
     def __init__(self, key: Key, client: Client, spec: Compute) -> None:
@@ -297,6 +297,8 @@ class Computation:
         self.credit = UNTOLD
         self.crashes = 0
         """Deaths of its host since a job last ended."""
+        self.stillborn = 0
+        """Workers that ended before they began a job, since a job last ended."""
         self.vtime = 0.0
         """CPU seconds had (virtual time of a fair queue): the smallest is served next."""
 

@@ -25,7 +25,18 @@ from dispy.core.execution.state import (
     WorkerExited,
     WorkerId,
 )
-from dispy.protocol.node import TERMINATED, Ended, Job, JobsStarted, Provisional, Started
+from dispy.protocol.limits import BATCH_MAX
+from dispy.protocol.node import (
+    TERMINATED,
+    Attempt,
+    ComputationFailed,
+    Ended,
+    Job,
+    JobsReturned,
+    JobsStarted,
+    Provisional,
+    Started,
+)
 from dispy.protocol.worker import Record, SentAcknowledged, claim, split_claim
 
 COMPANY = 256
@@ -33,6 +44,9 @@ COMPANY = 256
 
 COMPANY_OPEN = 64
 """Open jobs of a computation below which its results do not wait: somebody may wait for just these."""
+
+STILLBORN_MAX = 10
+"""Workers in a row that end before they begin a job, and none finishes one: more would not help."""
 
 COMPANY_US = 2000
 """Jobs that run longer (microseconds) are no crowd: their results do not wait."""
@@ -118,7 +132,7 @@ def take_results(computation: Computation, results: list[Ended]) -> None:
         return
     computation.runtimes.add([int((r.end - r.start) * 1e6) for r in wanted])
     computation.sampled += len(wanted)
-    computation.crashes = 0
+    computation.crashes = computation.stillborn = 0
     computation.vtime += sum([r.end - r.start for r in wanted])
     computation.untold += wanted
 
@@ -186,6 +200,13 @@ def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Second
             _end_running(out, computation, record.jobs[: at + 1], worker, event, now)
         else:
             requeue(out, computation, record.jobs)
+    if not event.position and not worker.is_killed:
+        computation.stillborn += 1
+        if computation.stillborn > STILLBORN_MAX:
+            drop_workers(state, computation)
+            out.append(StopHost(computation.key))
+            give_up(state, out, computation, f"its workers end before they begin a job: {event.reason}")
+            return
     tell_credit(state, out, computation)
 
 
@@ -278,6 +299,19 @@ def forget_computation(state: State, out: Outbox, computation: Computation) -> N
     drop_workers(state, computation)
     del state.computations[computation.key]
     out.append(StopHost(computation.key))
+
+
+def give_up(state: State, out: Outbox, computation: Computation, reason: str) -> None:
+    """Tell the scheduler that this computation cannot run here, and give its jobs back."""
+    client, number = computation.client, computation.key[1]
+    if computation.untold:
+        tell_ended(out, computation, [])
+    del state.computations[computation.key]
+    # The failure first: what is returned after it must not bring the computation back here.
+    out.append(Tell(client.id, ComputationFailed(number, reason)))
+    left = [Attempt(job.number, job.attempt) for job in computation.open.values()]
+    for start in range(0, len(left), BATCH_MAX):
+        out.append(Tell(client.id, JobsReturned(number, left[start : start + BATCH_MAX], reason)))
 
 
 def drop_workers(state: State, computation: Computation) -> list[WorkerId]:
