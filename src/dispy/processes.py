@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS_MAX = 1000  # a process that forks faster than we kill is a fork bomb; leave it to its limits
 
@@ -32,6 +33,11 @@ def set_death_signal(number: int, parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os.kill(os.getpid(), number)
+
+
+def hide_memory() -> None:
+    """Let no other process of this user look into this one, and write no core of it: it holds a secret."""
+    _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def set_subreaper() -> None:

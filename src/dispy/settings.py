@@ -35,6 +35,15 @@ class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     secret: str = ""
     """Shared with clients; the user's own if neither this nor a file is given."""
     secret_file: str | None = None
+    certfile: str | None = None
+    """Certificate shown to clients, PEM; with its key unless that is in ``keyfile``."""
+    keyfile: str | None = None
+    cafile: str | None = None
+    """Authority that must have signed the certificates of clients."""
+    tls: bool | None = None
+    """Whether to listen with TLS; None: unless on loopback and without ``certfile``."""
+    user: str = ""
+    """Account that jobs run as; our own if not given."""
     dest_path_prefix: str = ""
     """Where the node's files go; the temporary directory if not given."""
     debug: bool = False

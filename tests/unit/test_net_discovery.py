@@ -15,7 +15,7 @@ from dispy.net.discovery import Entry, Listing, running_nodes
 
 
 def listing(node: str, fingerprint: str = "ours") -> Listing:
-    return Listing(node, "127.0.0.1", 9701, f"name of {node}", 2, 1, fingerprint)
+    return Listing(node, "127.0.0.1", 9701, False, f"name of {node}", 2, 1, fingerprint)
 
 
 @pytest.fixture

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from dispy.errors import AuthenticationError, DispyError, RemoteProtocolError, VersionError
 from dispy.protocol import limits
-from dispy.protocol.handshake import MAGIC, REFUSAL, Challenge, Handshake, Hello, Proof, Refused
+from dispy.protocol.handshake import (
+    MAGIC,
+    REFUSAL,
+    TLS_REFUSAL,
+    Challenge,
+    Handshake,
+    Hello,
+    Proof,
+    Refused,
+)
 
 KEY = bytes(range(32))
 OTHER_KEY = bytes(range(1, 33))
@@ -19,12 +28,16 @@ OTHER_KEY = bytes(range(1, 33))
 encode = msgspec.msgpack.Encoder().encode
 
 
-def dialer(key: bytes = KEY, role: str = "client", nonce: int = 1, channel: bytes = b"") -> Handshake:
-    return Handshake(key, role, bytes([nonce]) * 32, is_dialer=True, channel=channel)
+def dialer(
+    key: bytes = KEY, role: str = "client", peer_role: str = "node", nonce: int = 1, channel: bytes = b""
+) -> Handshake:
+    return Handshake(key, role, peer_role, bytes([nonce]) * 32, is_dialer=True, channel=channel)
 
 
-def listener(key: bytes = KEY, role: str = "node", nonce: int = 2, channel: bytes = b"") -> Handshake:
-    return Handshake(key, role, bytes([nonce]) * 32, is_dialer=False, channel=channel)
+def listener(
+    key: bytes = KEY, role: str = "node", peer_role: str = "client", nonce: int = 2, channel: bytes = b""
+) -> Handshake:
+    return Handshake(key, role, peer_role, bytes([nonce]) * 32, is_dialer=False, channel=channel)
 
 
 def unchanged(index: int, message: bytes) -> bytes:
@@ -75,16 +88,20 @@ def test_only_the_dialer_begins() -> None:
     assert listener().start() is None
 
 
-def test_both_learn_what_the_other_is() -> None:
-    dials, listens = dialer(role="scheduler"), listener(role="relay")
-    talk(dials, listens)
-    assert (dials.peer_role, listens.peer_role) == ("relay", "scheduler")
+def test_a_dialer_in_another_role_is_refused_at_once() -> None:
+    with pytest.raises(AuthenticationError, match="'scheduler', not a client"):
+        listener().receive(dialer(role="scheduler").start() or b"")
 
 
-def test_a_peer_in_another_role_is_seen_by_its_role() -> None:
-    dials, listens = dialer(role="node"), listener(role="node")
-    talk(dials, listens)
-    assert (dials.peer_role, listens.peer_role) == ("node", "node")
+def test_a_listener_in_another_role_than_expected_proves_nothing() -> None:
+    """It knows the secret, and may be asked by somebody who takes it for something else."""
+    with pytest.raises(AuthenticationError):
+        talk(dialer(peer_role="relay"), listener(role="node"))
+
+
+def test_a_listener_does_not_say_what_it_is() -> None:
+    challenge = listener(role="particular").receive(dialer().start() or b"")
+    assert b"particular" not in (challenge or b"")
 
 
 def test_a_listener_refuses_another_secret_without_proving_its_own() -> None:
@@ -98,7 +115,7 @@ def test_a_dialer_refuses_a_listener_that_cannot_prove_itself() -> None:
     dials = dialer()
     start = dials.start()
     assert start is not None
-    dials.receive(encode(Challenge(limits.VERSION, "node", b"x" * 32)))
+    dials.receive(encode(Challenge(limits.VERSION, b"x" * 32)))
     with pytest.raises(AuthenticationError):
         dials.receive(encode(Proof(b"m" * 32)))
     assert not dials.done
@@ -203,7 +220,7 @@ def test_a_listener_that_chose_another_version_is_refused() -> None:
     dials = dialer()
     dials.start()
     with pytest.raises(VersionError):
-        dials.receive(encode(Challenge(limits.VERSION + 1, "node", b"x" * 32)))
+        dials.receive(encode(Challenge(limits.VERSION + 1, b"x" * 32)))
 
 
 @pytest.mark.parametrize("magic", ["", "Dispy", "pycos", "dispy5"])
@@ -220,7 +237,7 @@ def test_a_nonce_of_another_size_is_refused(size: int) -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [encode(Challenge(limits.VERSION, "node", b"x" * 32)), encode(Proof(b"m" * 32)), REFUSAL],
+    [encode(Challenge(limits.VERSION, b"x" * 32)), encode(Proof(b"m" * 32)), REFUSAL],
     ids=["challenge", "proof", "refusal"],
 )
 def test_a_listener_takes_only_a_hello_first(message: bytes) -> None:
@@ -250,12 +267,20 @@ def test_a_dialer_refused_by_another_version_knows_which_one() -> None:
         dials.receive(encode(Refused([77])))
 
 
-def test_the_refusal_tells_versions_and_nothing_else() -> None:
-    assert msgspec.msgpack.decode(REFUSAL) == [4, [limits.VERSION]]
+def test_the_refusal_tells_versions_and_tls_and_nothing_else() -> None:
+    assert msgspec.msgpack.decode(REFUSAL) == [4, [limits.VERSION], False]
+    assert msgspec.msgpack.decode(TLS_REFUSAL) == [4, [limits.VERSION], True]
+
+
+def test_a_dialer_without_tls_is_told_that_it_is_wanted() -> None:
+    dials = dialer()
+    dials.start()
+    with pytest.raises(AuthenticationError, match="give tls=True"):
+        dials.receive(TLS_REFUSAL)
 
 
 def test_honest_messages_fit_a_frame_before_the_proof() -> None:
-    sent = talk(dialer(role="\N{SNOWMAN}" * 16), listener(role="\N{SNOWMAN}" * 16))
+    sent = talk(dialer(role="\N{SNOWMAN}" * 16), listener(peer_role="\N{SNOWMAN}" * 16))
     assert max(map(len, sent)) <= limits.HANDSHAKE_FRAME_MAX
 
 

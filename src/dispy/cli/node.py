@@ -8,21 +8,8 @@ from typing import Any
 import click
 
 from dispy import __version__, config
+from dispy.cli.options import Underscores
 from dispy.settings import NodeSettings
-
-
-class Underscores(click.Command):
-    """A command whose options may be written with hyphens or underscores."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, [_normal(argument) for argument in args])
-
-
-def _normal(argument: str) -> str:
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument.partition("=")
-    return name.replace("-", "_").replace("__", "--", 1) + equals + value
 
 
 @click.command(
@@ -53,6 +40,17 @@ def _normal(argument: str) -> str:
 @click.option(
     "--secret_file", type=click.Path(dir_okay=False), default=None, help="File with the secret, mode 0600."
 )
+@click.option("--certfile", type=click.Path(dir_okay=False), help="Certificate shown to clients, PEM.")
+@click.option("--keyfile", type=click.Path(dir_okay=False), help="Its key, if that is not in certfile.")
+@click.option(
+    "--cafile",
+    type=click.Path(dir_okay=False),
+    help="Authority that must have signed the certificates of clients.",
+)
+@click.option(
+    "--tls/--no_tls", default=None, help="Encrypt links.  [default: unless --host is on loopback]"
+)
+@click.option("--user", default="", help="Account that jobs run as; only root may give one.")
 @click.option(
     "--dest_path_prefix",
     default="",

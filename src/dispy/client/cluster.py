@@ -33,7 +33,8 @@ from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
 from dispy.errors import NotYetError, UsageError
 from dispy.net import secrets
-from dispy.net.addresses import require_loopback, resolve
+from dispy.net.addresses import resolve
+from dispy.net.tls import DialerTls, Tls, check, dialer_tls, warn_if_open
 from dispy.protocol.node import Compute, Ended, Job, Provisional, Started
 from dispy.scheduler.service import NodeInfo, Target
 
@@ -69,7 +70,7 @@ class JobCluster:
         depends: Functions and classes that the computation finds by name.
         job_status: Called with a job at each provisional result and at its end.
         cluster_status: Called with (status, node, job) at every event.
-        host: Address to use; loopback only for now.
+        host: Accepted; clients listen nowhere.
         dispy_port: Base port; nodes listen on the next one.
         loglevel: Level of dispy's logger.
         callback: Old name of ``job_status``.
@@ -80,7 +81,11 @@ class JobCluster:
         reentrant: Jobs may run again elsewhere if their node is lost.
         secret: Shared with the nodes; by default the user's own, or ``DISPY_SECRET``.
         isolate: Run each job in a fresh process.
+        keyfile: Key of ``certfile``, if that is in a file of its own.
+        certfile: Certificate that nodes must show, too (PEM); with ``cafile``, ours.
         secret_file: File with the secret, instead of ``secret``.
+        cafile: Authority that must have signed the nodes' certificates (PEM), for the names used in ``nodes``.
+        tls: Encrypt links; by default those to other machines, and all with ``certfile``.
 
     The other parameters are not available yet and are refused.
 
@@ -118,6 +123,8 @@ class JobCluster:
         *,
         isolate: bool = False,
         secret_file: str | None = None,
+        cafile: str | None = None,
+        tls: bool | None = None,
     ) -> None:
         self._is_closed = True
         host = _renamed(host, ip_addr, "ip_addr", "host")
@@ -126,12 +133,12 @@ class JobCluster:
         _refuse_not_yet(
             ext_host=ext_host, ipv4_udp_multicast=ipv4_udp_multicast, dest_path=dest_path, setup=setup,
             cleanup=None if cleanup is True else (cleanup if cleanup is not None else False),
-            pulse_interval=pulse_interval, keyfile=keyfile, certfile=certfile, recover_file=recover_file,
+            pulse_interval=pulse_interval, recover_file=recover_file,
         )  # fmt: skip
         _check_interval("ping_interval", ping_interval, 1)
         _check_interval("poll_interval", poll_interval, 5)
         for address in [host] if isinstance(host, str) else host or []:
-            require_loopback(resolve(address), "host")
+            resolve(address)
         if dispy_port is not None:
             if (
                 isinstance(dispy_port, bool)
@@ -151,6 +158,12 @@ class JobCluster:
         self._allocations: list[NodeAllocate] = parse_nodes(nodes)
         self._wants_private = all(allocation.host == "*" for allocation in self._allocations)
         self._secret = secrets.choose(secret, secret_file)
+        self._tls = check(Tls(certfile, keyfile, cafile, tls))
+        self._dialer_tls: DialerTls | None = None
+        for allocation in self._allocations:
+            if allocation.ip_addr is not None:
+                secrets.require_given(self._secret, allocation.ip_addr)
+                warn_if_open(self._tls, allocation.ip_addr)
         self._computation = Computation(computation, depends)
         self._isolate = bool(isolate)
         self._reentrant = reentrant
@@ -182,6 +195,21 @@ class JobCluster:
         if self._wants_private and config.LocalNode:
             self._engine.start_private_node(self._secret)
         self._engine.call(self._engine.add, self)
+
+    def _target(self, host: str, port: int, name: str, uses_tls: bool | None = None) -> Target:
+        """Where to reach a node, and how.
+
+        Args:
+            host: Its address.
+            port: Its port.
+            name: How the user calls it: what its certificate must be for.
+            uses_tls: What it says itself, on this machine; None: what is to be expected of its address.
+        """
+        if self._tls.is_used(host) if uses_tls is None else uses_tls:
+            if self._dialer_tls is None:
+                self._dialer_tls = dialer_tls(self._tls)
+            return Target(host, port, self._secret.key, name, self._dialer_tls)
+        return Target(host, port, self._secret.key)
 
     def _compute(self) -> Compute:
         return Compute(
@@ -689,8 +717,6 @@ _INSTEAD = {
     "setup": "create what jobs need inside the function",
     "cleanup": "files of a computation are removed when the cluster closes; leave it out",
     "pulse_interval": "nodes are watched every second; leave it out",
-    "keyfile": "links stay on this machine for now; leave it out",
-    "certfile": "links stay on this machine for now; leave it out",
     "recover_file": "leave it out",
 }
 

@@ -27,7 +27,7 @@ from dispy import config
 from dispy.client.callbacks import Caller
 from dispy.client.log import notice
 from dispy.core.scheduling import state as core
-from dispy.errors import AuthenticationError, UsageError, VersionError
+from dispy.errors import DispyError, UsageError
 from dispy.net import discovery
 from dispy.net.addresses import is_loopback
 from dispy.net.secrets import Secret
@@ -178,13 +178,13 @@ class Engine:
                 allocation.matches(listing.host) and not allocation.port
                 for allocation in cluster._allocations
             ):
-                self._reach(Target(listing.host, listing.port, secret.key))
+                self._reach(cluster._target(listing.host, listing.port, listing.host, listing.tls))
         for allocation in cluster._allocations:
             if allocation.ip_addr is not None:
                 port = allocation.port or config.node_port()
                 is_listed = is_loopback(allocation.ip_addr) and bool(listed) and not allocation.port
                 if not is_listed:
-                    self._reach(Target(allocation.ip_addr, port, secret.key))
+                    self._reach(cluster._target(allocation.ip_addr, port, allocation.host))
         private = self._private.get(secret.key)
         if private is not None and private.has_ended():
             # Once in a while, should it end at once again.
@@ -277,16 +277,14 @@ class Engine:
     def on_unreachable(self, target: Target, error: Exception) -> None:
         """A node does not answer, or refuses us."""
         text = f"{target.host}:{target.port}: {error}"
+        is_news = False
         for cluster in self.clusters.values():
             if cluster._secret.key == target.key:
+                is_news |= cluster._unreachable.get(target) != text
                 cluster._unreachable[target] = text
-        if isinstance(error, (AuthenticationError, VersionError)):
-            hint = (
-                "give both the same secret"
-                if isinstance(error, AuthenticationError)
-                else "install one version"
-            )
-            logger.warning("node at %s; %s", text, hint)
+        # Nobody listening is common while nodes are started; whoever waits for them is told after a while.
+        if is_news and isinstance(error, DispyError):
+            logger.warning("node at %s", text)
 
     def on_ended(self, action: core.TellEnded, found: NodeInfo | None) -> None:
         """Jobs have ended."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-from dispy.errors import NotYetError, UsageError
+from dispy.errors import UsageError
 
 LOOPBACK = "127.0.0.1"
 
@@ -36,14 +36,24 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def require_loopback(address: str, what: str) -> None:
-    """Refuse what this version does not do yet.
+def local(address: str) -> str:
+    """Where programs of this machine reach a listener at ``address``."""
+    return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(address, address)
 
-    Raises:
-        NotYetError: ``address`` is not on loopback.
-    """
-    if not is_loopback(address):
-        raise NotYetError(
-            f"{what} {address} is not on this machine's loopback; other networks are not supported yet",
-            hint=f"use {LOOPBACK}",
-        )
+
+def outward(address: str) -> str:
+    """The address by which others know a listener: one of this machine's own if it listens on all of them."""
+    if address not in ("0.0.0.0", "::"):
+        return address
+    import psutil
+
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    found = [
+        entry.address.partition("%")[0]
+        for entries in psutil.net_if_addrs().values()
+        for entry in entries
+        if entry.family == family
+    ]
+    # Those that only this machine or this wire can use come last.
+    found.sort(key=lambda text: (is_loopback(text), ipaddress.ip_address(text).is_link_local))
+    return found[0] if found else local(address)

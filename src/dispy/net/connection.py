@@ -1,6 +1,6 @@
 """One connection: bytes of a socket to messages of a peer that has proved itself, and back.
 
-Before the proof it takes one small frame at a time, until a deadline, and nothing else. After it,
+Before the proof it takes one small frame at a time and nothing else. After it,
 messages queued during one turn of the loop leave in one write; streams go between them, a chunk
 at a time, as far as the peer grants and the socket takes.
 """
@@ -12,12 +12,15 @@ import contextlib
 import secrets
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 
 from dispy.errors import AuthenticationError, DispyError, RemoteProtocolError
+from dispy.net.tls import Channel, channel_of
 from dispy.protocol import frames, limits
+from dispy.protocol.frames import guess_protocol
 from dispy.protocol.handshake import NONCE_SIZE, REFUSAL, Handshake
 
 HANDSHAKE_S = 5.0
@@ -54,6 +57,9 @@ class Connection(asyncio.BufferedProtocol):
         role: What we are ("client", "node").
         peer_role: What the peer must be.
         is_dialer: Whether we made the connection.
+        channel: The listener's certificate, if we listen with TLS; if we dial, the only one to believe
+            (empty: any that TLS let pass).
+        on_settled: Told once, when both sides have proved themselves or the connection is gone.
     """
 
     def __init__(
@@ -65,16 +71,17 @@ class Connection(asyncio.BufferedProtocol):
         peer_role: str,
         *,
         is_dialer: bool,
+        channel: Channel = b"",
+        on_settled: Callable[[Connection], None] | None = None,
     ) -> None:
+        self._on_settled = on_settled
         self._owner = owner
         self._decode = decoder.decode
-        self._peer_role = peer_role
+        self._identity = (key, role, peer_role)
         self._is_dialer = is_dialer
-        self._handshake: Handshake | None = Handshake(
-            key, role, secrets.token_bytes(NONCE_SIZE), is_dialer=is_dialer
-        )
+        self._channel = channel
+        self._handshake: Handshake | None = None
         self._reader = frames.FrameReader(self._on_frame, limits.HANDSHAKE_FRAME_MAX)
-        self._reader.streams_allowed = False
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -87,19 +94,19 @@ class Connection(asyncio.BufferedProtocol):
         self._incoming = frames.IncomingStreams()
         self._outgoing: dict[int, frames.OutgoingStream] = {}
         self._next_stream = 1
-        self._error: Exception | None = None
+        self.error: Exception | None = None
+        """Why we ended it."""
+        self._first = b""
+        """The first bytes of the peer, to tell what it is if it is no peer."""
         self._is_closed = False
+        self.is_ready = False
+        """Both sides have proved themselves: messages can be sent."""
         self._has_received = False
         self._silent_ticks = 0
         self._has_sent = False
         self.bytes_received = 0
         self.bytes_sent = 0
         self.peer_address = ""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether messages can be sent."""
-        return self._handshake is None and not self._is_closed
 
     # asyncio's side.
 
@@ -108,13 +115,30 @@ class Connection(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(high=WRITE_HIGH)  # type: ignore[attr-defined]  # same
         peer = transport.get_extra_info("peername")
         self.peer_address = peer[0] if isinstance(peer, tuple) else ""
+        ssl_object = transport.get_extra_info("ssl_object")
+        if self._is_dialer:
+            self._deadline = self._loop.call_later(HANDSHAKE_S, self._on_deadline)
+        if ssl_object is None:
+            self._open_direct_way(transport)
+        elif self._is_dialer:
+            try:
+                self._channel = channel_of(ssl_object, self._channel)
+            except AuthenticationError as error:
+                self.refuse(error)
+                return
+        self._handshake = Handshake(
+            *self._identity,
+            secrets.token_bytes(NONCE_SIZE),
+            is_dialer=self._is_dialer,
+            channel=self._channel,
+        )
+        self._write_control(self._handshake.start())
+
+    def _open_direct_way(self, transport: asyncio.BaseTransport) -> None:
         with contextlib.suppress(OSError):
             # A descriptor of our own: the transport may close its own while another thread writes.
             self._socket = socket.socket(fileno=socket.dup(transport.get_extra_info("socket").fileno()))
             self._socket.setblocking(False)
-        self._deadline = self._loop.call_later(HANDSHAKE_S, self._on_deadline)
-        assert self._handshake is not None
-        self._write_control(self._handshake.start())
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._reader.writable()
@@ -122,10 +146,12 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._has_received = True
         self.bytes_received += nbytes
+        if not self._first:
+            self._first = self._reader.peek(nbytes)
         try:
             self._reader.received(nbytes)
         except (DispyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self._refuse(error)
+            self.refuse(self._explain(error))
         if self._out:
             # Answers leave at once.
             self._flush()
@@ -135,14 +161,14 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_closed = True
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self.is_ready = False
+        self._settle()
         self._outgoing.clear()
         with self._lock:
             if self._socket is not None:
                 self._socket.close()
                 self._socket = None
-        self._owner.on_closed(self, self._error or exc)
+        self._owner.on_closed(self, self.error or exc)
 
     def pause_writing(self) -> None:
         self._is_paused = True
@@ -155,10 +181,10 @@ class Connection(asyncio.BufferedProtocol):
 
     def _on_frame(self, kind: int, stream: int, body: memoryview) -> None:
         if kind == frames.CONTROL:
-            if self._handshake is not None:
-                self._on_handshake(self._handshake, body)
-            elif not self._is_closed:
+            if self.is_ready:
                 self._owner.on_message(self, self._decode(body))
+            elif self._handshake is not None:
+                self._on_handshake(self._handshake, body)
         elif kind == frames.CHUNK:
             grant = self._incoming.chunk(stream, body)
             if grant:
@@ -177,25 +203,42 @@ class Connection(asyncio.BufferedProtocol):
         self._write_control(handshake.receive(body))
         if not handshake.done:
             return
-        if handshake.peer_role != self._peer_role:
-            raise AuthenticationError(f"the peer is a {handshake.peer_role}, not a {self._peer_role}")
         self._handshake = None
-        self._reader.control_max = limits.CONTROL_FRAME_MAX
-        self._reader.streams_allowed = True
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self.is_ready = True
+        self._reader.widen()
+        self._settle()
         self._owner.on_ready(self)
 
-    def _on_deadline(self) -> None:
-        self._refuse(RemoteProtocolError(f"no proof within {HANDSHAKE_S:g} s"))
+    def _settle(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        on_settled, self._on_settled = self._on_settled, None
+        if on_settled is not None:
+            on_settled(self)
 
-    def _refuse(self, error: Exception) -> None:
+    def _on_deadline(self) -> None:
+        self.refuse(RemoteProtocolError(f"no proof within {HANDSHAKE_S:g} s"))
+
+    def _explain(self, error: Exception) -> Exception:
+        """What a stranger did, in the words of somebody who has to find out whose fault it is."""
+        if self.is_ready or not isinstance(error, RemoteProtocolError):
+            return error
+        said = guess_protocol(self._first)
+        if not self._is_dialer:
+            return RemoteProtocolError(f"{said} before the proof: {error}")
+        hint = "give tls=True" if said == "TLS" else "check its address and port"
+        role = self._identity[2]
+        return RemoteProtocolError(f"what answers there speaks {said} and is no {role} of dispy", hint=hint)
+
+    def refuse(self, error: Exception) -> None:
         """End the connection; a stranger is told one constant thing."""
-        if self._error is None:
-            self._error = error
+        if self.error is None:
+            self.error = error
             if self._handshake is not None and not self._is_dialer:
                 self._write_control(REFUSAL)
-                self._flush()
+        # What was said before, or what comes behind it, is not heard any more.
+        self._handshake = None
+        self.is_ready = False
         self.close()
 
     # Sending.
@@ -336,6 +379,6 @@ class Connection(asyncio.BufferedProtocol):
 
     def abort(self, error: Exception) -> None:
         """End the connection now."""
-        self._error = self._error or error
+        self.error = self.error or error
         if self._transport is not None:
             self._transport.abort()

@@ -36,22 +36,26 @@ def memory_directory() -> Path:
     return runtime_directory()
 
 
-def private_directory(path: Path) -> Path:
-    """Make a directory that only this user can enter, or check that it is one.
+def private_directory(path: Path, mode: int = 0o700) -> Path:
+    """Make a directory that is this user's alone, or check that it is one.
+
+    Args:
+        path: Where; directories above it are made as usual.
+        mode: 0o711 lets others pass through, to what is theirs below.
 
     Raises:
         StateDirectoryError: It cannot be made, is a link, or is open to others.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=mode, exist_ok=True)
         status = path.lstat()
     except OSError as error:
         raise StateDirectoryError(
             f"directory {path} cannot be made: {error.strerror}",
             hint="make it, or point XDG_STATE_HOME and XDG_RUNTIME_DIR to places you can write to",
         ) from error
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o777 & ~mode:
         raise StateDirectoryError(
             f"{path} is not a directory of this user alone",
             hint=f"look at it with 'ls -ld {path}' and remove it, or 'chmod 700' it if it is yours",

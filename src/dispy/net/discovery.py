@@ -25,6 +25,7 @@ class Listing(msgspec.Struct, frozen=True):
     node: str
     host: str
     port: int
+    tls: bool
     name: str
     cpus: int
     pid: int

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dispy.errors import StateDirectoryError, UsageError
+from dispy.net.addresses import is_loopback
 from dispy.net.directories import state_directory, write_private
 
 KEY_SIZE = 32
@@ -54,6 +55,20 @@ def choose(secret: str = "", secret_file: str | None = None) -> Secret:
         secret = _read_file(Path(secret_file))
     secret = secret or os.environ.get(VARIABLE, "")
     return Secret(stretch(secret), is_own=False) if secret else own()
+
+
+def require_given(secret: Secret, address: str) -> None:
+    """Refuse to use the user's own secret beyond this machine.
+
+    Raises:
+        UsageError: With the commands that make another one and use it.
+    """
+    if secret.is_own and not is_loopback(address):
+        raise UsageError(
+            f"{address} is beyond this machine, where the secret of this user alone is of no use",
+            hint="make one with 'dispy secret new dispy.secret', copy that file to every machine, and give it: "
+            "'dispynode --host ADDRESS --secret_file dispy.secret', JobCluster(..., secret_file='dispy.secret')",
+        )
 
 
 def _read_file(path: Path) -> str:

@@ -12,16 +12,24 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+import msgspec
+
 from dispy import processes
 from dispy.core.execution.offers import workers_max
 from dispy.errors import DispyError
 from dispy.net import secrets
-from dispy.net.addresses import require_loopback, resolve
+from dispy.net.addresses import resolve
+from dispy.net.tls import ListenerTls, Tls, check, listener_tls, warn_if_open
+from dispy.node import accounts
+from dispy.node.accounts import Account
 from dispy.node.cpus import usable_cpus
 from dispy.node.hosts import HostProcess
 from dispy.node.segments import Segments
 from dispy.node.service import NodeParts, NodeService
 from dispy.settings import NodeSettings, check_node, effective_cpus
+from dispy.text import Formatter
+
+logger = logging.getLogger("dispy.node")
 
 
 def run(settings: NodeSettings) -> int:
@@ -31,18 +39,25 @@ def run(settings: NodeSettings) -> int:
     """
     early: list[int] = []
     _catch_signals(settings, lambda number, _: early.append(number))
-    logging.basicConfig(
-        format="%(asctime)s %(name)s - %(message)s", level=logging.DEBUG if settings.debug else logging.INFO
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(Formatter("%(asctime)s %(name)s - %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.DEBUG if settings.debug else logging.INFO)
     present = usable_cpus()
     try:
         check_node(settings, present)
         address = resolve(settings.host)
-        require_loopback(address, "--host")
+        tls = check(Tls(settings.certfile, settings.keyfile, settings.cafile, settings.tls))
         secret = secrets.choose(settings.secret, settings.secret_file)
+        os.environ.pop(secrets.VARIABLE, None)
+        secrets.require_given(secret, address)
+        account = accounts.find(settings.user)
+        settings = msgspec.structs.replace(settings, host=address)
+        listens = listener_tls(tls) if tls.is_used(address) else None
+        warn_if_open(tls, address)
         cpus = effective_cpus(settings.cpus, present)
         processes.set_subreaper()
-        return _run_checked(settings, secret, cpus, early)
+        processes.hide_memory()
+        return _run_checked(settings, secret, listens, account, cpus, early)
     except DispyError as error:
         print(f"dispynode: {error}", file=sys.stderr)
         return 2
@@ -55,17 +70,26 @@ def _catch_signals(settings: NodeSettings, handler: Callable[[int, FrameType | N
     signal.signal(signal.SIGHUP, signal.SIG_IGN if settings.daemon else handler)
 
 
-def _run_checked(settings: NodeSettings, secret: secrets.Secret, cpus: int, early: list[int]) -> int:
+def _run_checked(
+    settings: NodeSettings,
+    secret: secrets.Secret,
+    listens: ListenerTls | None,
+    account: Account | None,
+    cpus: int,
+    early: list[int],
+) -> int:
     incarnation = randomness.token_bytes(16)
-    segments = Segments(incarnation.hex())
+    segments = Segments(incarnation.hex(), account)
     # First of all, so that it does its imports while we do ours.
-    spare = HostProcess(workers_max(cpus), str(segments.root))
+    spare = HostProcess(workers_max(cpus), str(segments.root), account)
     try:
         import uvloop
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(
-                _serve(settings, NodeParts(secret, cpus, spare, incarnation, segments), early)
+                _serve(
+                    settings, NodeParts(secret, listens, account, cpus, spare, incarnation, segments), early
+                )
             )
     finally:
         spare.kill()
@@ -83,7 +107,7 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
     if early:
         service.stop()
     try:
-        await service.start()
+        service.start()
     except BaseException as error:
         service.stop()
         await service.run()
@@ -106,8 +130,10 @@ def _greeting(settings: NodeSettings, service: NodeService, cpus: int) -> str:
     host, port = service.address
     if settings.owner:
         return f"{host} {port} {cpus}"
+    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    how = ", TLS" if service.uses_tls else ""
     return (
-        f"dispynode {service.name!r} listens on {host}:{port} with {cpus} {'CPU' if cpus == 1 else 'CPUs'}"
+        f"dispynode {service.name!r} listens on {where} with {cpus} {'CPU' if cpus == 1 else 'CPUs'}{how}"
     )
 
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 import msgspec
 
 from dispy.core.execution.state import WorkerId
+from dispy.node.accounts import Account
 from dispy.processes import MARK, children
 from dispy.protocol import worker as protocol
 from dispy.protocol.worker import LENGTH, FromHost, ToHost
@@ -24,7 +25,8 @@ PACKETS_BUFFER = 2 * 1024 * 1024
 """Socket buffers of the jobs and replies channels (bytes): some packets of the largest size. The
 kernel gives what ``net.core.wmem_max`` allows."""
 
-_SECRET_VARIABLES = ("DISPY_SECRET",)
+_OURS = "DISPY_"
+"""Variables that are meant for us begin so; jobs do not see them."""
 
 
 class WorkerHandle:
@@ -89,15 +91,20 @@ class HostProcess:
     Args:
         slots_max: Workers that may exist at once.
         mark: The node's directory, to know by it whose processes are whose.
+        account: Whom it runs as; None: as we do.
     """
 
-    def __init__(self, slots_max: int, mark: str) -> None:
+    def __init__(self, slots_max: int, mark: str, account: Account | None) -> None:
         self.control, theirs = socket.socketpair()
         descriptor = os.memfd_create("dispy-slots", os.MFD_CLOEXEC)
         os.ftruncate(descriptor, slots_max * protocol.SLOT_SIZE)
         self._memory = mmap.mmap(descriptor, 0)
         self._view = memoryview(self._memory)
-        environment = {name: value for name, value in os.environ.items() if name not in _SECRET_VARIABLES}
+        environment = (
+            {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+            if account is None
+            else account.environment()
+        )
         environment[MARK] = mark
         self.process = subprocess.Popen(
             [
@@ -110,6 +117,10 @@ class HostProcess:
             env=environment,
             # Its own group: a Ctrl-C at our terminal is ours to handle.
             process_group=0,
+            cwd=None if account is None else "/",
+            user=None if account is None else account.uid,
+            group=None if account is None else account.gid,
+            extra_groups=None if account is None else account.groups,
         )  # fmt: skip
         theirs.close()
         os.close(descriptor)

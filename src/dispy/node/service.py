@@ -21,15 +21,20 @@ from dispy.core.execution import state as core
 from dispy.core.execution.offers import workers_max
 from dispy.core.execution.state import ClientId, Key, WorkerId
 from dispy.errors import RemoteProtocolError, SilenceError
+from dispy.net.addresses import local, outward
 from dispy.net.connection import Connection, Payload
 from dispy.net.discovery import Entry, Listing
+from dispy.net.listener import Listener
 from dispy.net.secrets import Secret
+from dispy.net.tls import Channel, ListenerTls
+from dispy.node.accounts import Account
 from dispy.node.hosts import HostProcess, WorkerHandle
 from dispy.node.segments import Segments, WorkSpace
 from dispy.processes import describe_exit, kill_strays
 from dispy.protocol import limits, node
 from dispy.protocol import worker as worker_protocol
 from dispy.settings import PULSE_S, SILENT_PULSES, NodeSettings
+from dispy.text import line
 
 logger = logging.getLogger("dispy.node")
 
@@ -65,6 +70,8 @@ class NodeParts:
 
     Attributes:
         secret: Shared with clients.
+        tls: For its listener; None: without.
+        account: Whom jobs run as; None: as the node.
         cpus: Jobs that may run at once.
         spare: A host that is starting already.
         incarnation: 16 bytes that name this run of the node.
@@ -72,6 +79,8 @@ class NodeParts:
     """
 
     secret: Secret
+    tls: ListenerTls | None
+    account: Account | None
     cpus: int
     spare: HostProcess
     incarnation: bytes
@@ -93,6 +102,8 @@ class NodeService:
         self.incarnation = parts.incarnation
         self.address: tuple[str, int] = (settings.host, 0)
         self._secret = parts.secret
+        self.uses_tls = parts.tls is not None
+        self._account = parts.account
         self._machine = Machine(parts.cpus, settings.lease_s)
         self._loop = asyncio.get_running_loop()
         self._clients: dict[ClientId, Connection] = {}
@@ -101,10 +112,10 @@ class NodeService:
         self._owners: dict[WorkerId, tuple[Loaded, WorkerHandle]] = {}
         self._spare: HostProcess | None = parts.spare
         self._ending: list[HostProcess] = []
-        self._workspace = WorkSpace(settings.dest_path_prefix, self.incarnation.hex())
+        self._workspace = WorkSpace(settings.dest_path_prefix, self.incarnation.hex(), parts.account)
         self._segments = parts.segments
         self._entry: Entry | None = None
-        self._server: asyncio.Server | None = None
+        self._listener = Listener(self._new_connection, parts.tls)
         self._tick: asyncio.TimerHandle | None = None
         self._pulse: asyncio.TimerHandle | None = None
         self._stopped = asyncio.Event()
@@ -129,17 +140,20 @@ class NodeService:
 
     # Life.
 
-    async def start(self) -> None:
-        """Listen, and be found."""
+    def start(self) -> None:
+        """Listen, and be found.
+
+        Raises:
+            OSError: The address cannot be used.
+        """
         port = self.settings.listen_port
         wanted = self.settings.dispy_port + 1 if port is None else port
         try:
-            self._server = await self._listen(wanted)
+            self.address = self._listener.listen(self.settings.host, wanted)
         except OSError:
             if port is not None:
                 raise
-            self._server = await self._listen(0)
-        self.address = self._server.sockets[0].getsockname()[:2]
+            self.address = self._listener.listen(self.settings.host, 0)
         if not self.settings.owner:
             self._entry = Entry(self.listing())
         self._watch_spare()
@@ -150,23 +164,26 @@ class NodeService:
         host, port = self.address
         return Listing(
             self.incarnation.hex(),
-            host,
+            local(host),
             port,
+            self.uses_tls,
             self.name,
             self.cpus,
             os.getpid(),
             self._secret.fingerprint(),
         )
 
-    async def _listen(self, port: int) -> asyncio.Server:
-        return await self._loop.create_server(self._new_connection, self.settings.host, port)
-
-    def _new_connection(self) -> Connection:
-        connection = Connection(
-            self, node.to_node_decoder, self._secret.key, "node", "client", is_dialer=False
+    def _new_connection(self, channel: Channel, on_settled: Callable[[Connection], None]) -> Connection:
+        return Connection(
+            self,
+            node.to_node_decoder,
+            self._secret.key,
+            "node",
+            "client",
+            is_dialer=False,
+            channel=channel,
+            on_settled=on_settled,
         )
-        self._connections[connection] = None
-        return connection
 
     def stop(self) -> None:
         """Have ``run`` return."""
@@ -182,8 +199,7 @@ class NodeService:
     async def _end(self) -> None:
         if self._entry is not None:
             self._entry.close()
-        if self._server is not None:
-            self._server.close()
+        self._listener.close()
         for timer in (self._tick, self._pulse):
             if timer is not None:
                 timer.cancel()
@@ -251,7 +267,7 @@ class NodeService:
     def _on_pulse(self) -> None:
         self._pulse = self._loop.call_later(PULSE_S, self._on_pulse)
         for connection in list(self._connections):
-            if connection.tick() > SILENT_PULSES and connection.is_ready:
+            if connection.tick() > SILENT_PULSES:
                 connection.abort(SilenceError("silent"))
         if not self._machine.state.busy:
             self._handle(core.Tick({}))
@@ -260,6 +276,7 @@ class NodeService:
 
     def on_ready(self, connection: Connection) -> None:
         """A peer has proved itself; ``Attach`` will say who it is."""
+        self._connections[connection] = None
 
     def on_message(self, connection: Connection, message: Any) -> None:
         """A client said something."""
@@ -286,7 +303,7 @@ class NodeService:
         self._clients[client] = connection
         self._connections[connection] = client
         connection.send(node.Welcome(self.incarnation, self.name, self.cpus, platform.platform(), known))
-        self._handle(core.ClientAttached(client, message.name, message.received))
+        self._handle(core.ClientAttached(client, line(message.name), message.received))
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
         """A client is gone, perhaps to come back."""
@@ -336,10 +353,15 @@ class NodeService:
             self._send_large(connection, action.client, message)
         elif type(message) is node.Provisional and message.stream:
             loaded = self._loaded.get((action.client, message.computation))
-            if loaded is not None:
+            if loaded is None:
+                return
+            try:
                 data = self._segments.map(loaded.segments, message.stream)
-                self._segments.remove(loaded.segments, message.stream)
-                connection.send_streamed([(message, "stream", data)], message)
+            except OSError as error:
+                logger.error("a provisional result of job %d is lost: %s", message.number, error)
+                return
+            self._segments.remove(loaded.segments, message.stream)
+            connection.send_streamed([(message, "stream", data)], message)
         else:
             connection.send(message)
 
@@ -356,7 +378,12 @@ class NodeService:
                 for attribute in ("stream", "output_stream"):
                     segment = getattr(result, attribute)
                     if segment:
-                        parts.append((result, attribute, self._segments.map(loaded.segments, segment)))
+                        try:
+                            parts.append((result, attribute, self._segments.map(loaded.segments, segment)))
+                        except OSError as error:
+                            setattr(result, attribute, 0)
+                            result.status = node.TERMINATED
+                            result.reason = f"the job's result was lost on node {self.name}: {error}"
             ended.append(result)
         connection.send_streamed(parts, node.JobsEnded(batch.batch, batch.computation, ended))
 
@@ -377,13 +404,12 @@ class NodeService:
         host = (
             self._spare
             if self._spare is not None and not self._spare.is_dead
-            else HostProcess(workers_max(self.cpus), str(self._segments.root))
+            else HostProcess(workers_max(self.cpus), str(self._segments.root), self._account)
         )
         self._loop.remove_reader(host.control)
         loaded = Loaded(client, host, self._workspace.open(name), self._segments.open(name))
         self._loaded[action.key] = loaded
-        code_path = self._workspace.root / f"{name}.code"
-        code_path.write_bytes(action.compute.code)
+        code_path = self._segments.put_code(loaded.segments, action.compute.code)
         self._loop.add_reader(host.control, self._on_host_readable, action.key, loaded)
         host.tell(
             worker_protocol.Load(
@@ -392,7 +418,7 @@ class NodeService:
                 work_path=str(loaded.work),
                 segment_path=str(loaded.segments),
                 node_name=self.name,
-                node_ip_addr=self.address[0],
+                node_ip_addr=outward(self.address[0]),
                 isolate=action.compute.isolate,
             )
         )
@@ -402,7 +428,7 @@ class NodeService:
 
     def _start_spare(self) -> None:
         if self._spare is None and not self._stopped.is_set():
-            self._spare = HostProcess(workers_max(self.cpus), str(self._segments.root))
+            self._spare = HostProcess(workers_max(self.cpus), str(self._segments.root), self._account)
             self._watch_spare()
 
     def _watch_spare(self) -> None:

@@ -62,6 +62,21 @@ def read_length(body: memoryview) -> int:
 PING_FRAME = header(PING, 0)
 
 
+def guess_protocol(first: bytes) -> str:
+    """Who says these first bytes: for the message to somebody who has taken the wrong port."""
+    if first[:1] == b"\x16" or first[:2] == b"\x15\x03":
+        return "TLS"
+    if first.startswith(b"SSH-"):
+        return "SSH"
+    if first.startswith(
+        (b"GET ", b"POST ", b"HEAD ", b"PUT ", b"OPTIONS ", b"CONNECT ", b"PRI ", b"HTTP/")
+    ):
+        return "HTTP"
+    if first[: HEADER_SIZE - 8] == _HEADER.pack(CONTROL, 0, 0)[: HEADER_SIZE - 8]:
+        return "dispy's protocol"
+    return "another protocol"
+
+
 class FrameReader:
     """Cuts a byte stream into frames, without copying bodies that fit its buffer.
 
@@ -78,21 +93,33 @@ class FrameReader:
     ) -> None:
         self._on_frame = on_frame
         self.control_max = control_max
-        self.streams_allowed = True
-        self._buffer = bytearray(_BUFFER_SIZE)
+        self.streams_allowed = control_max > limits.HANDSHAKE_FRAME_MAX
+        # A stranger is given room for one small frame, and nothing that costs.
+        self._size = _BUFFER_SIZE if self.streams_allowed else 2 * limits.HANDSHAKE_FRAME_MAX
+        self._buffer = bytearray(self._size)
         self._view = memoryview(self._buffer)
         self._start = 0
         self._end = 0
+
+    def widen(self) -> None:
+        """The peer has proved itself: take large frames and streams from now on."""
+        self.control_max = limits.CONTROL_FRAME_MAX
+        self.streams_allowed = True
+        self._size = _BUFFER_SIZE
 
     def writable(self) -> memoryview:
         """Where the next bytes go: never empty."""
         if self._start == self._end:
             self._start = self._end = 0
-            if len(self._buffer) > _BUFFER_SIZE:
-                self._resize(_BUFFER_SIZE)
-        elif len(self._buffer) - self._end < _BUFFER_SIZE // 4:
+            if len(self._buffer) != self._size:
+                self._resize(self._size)
+        elif len(self._buffer) - self._end < self._size // 4:
             self._compact()
         return self._view[self._end :]
+
+    def peek(self, count: int) -> bytes:
+        """The first of ``count`` bytes that are now in ``writable()``."""
+        return bytes(self._view[self._end : self._end + min(count, HEADER_SIZE)])
 
     def received(self, count: int) -> None:
         """Take note of ``count`` bytes in ``writable()`` and hand on all whole frames.
@@ -108,7 +135,7 @@ class FrameReader:
             body = self._start + HEADER_SIZE
             if self._end - body < length:
                 if HEADER_SIZE + length > len(self._buffer):
-                    self._resize(HEADER_SIZE + length + _BUFFER_SIZE)
+                    self._resize(HEADER_SIZE + length + self._size)
                 return
             self._start = body + length
             self._on_frame(kind, stream, self._view[body : body + length])

@@ -3,14 +3,15 @@
 Four small frames; D dials, L listens:
 
     D → L   Hello      versions D speaks, D's role, a fresh nonce
-    L → D   Challenge  the version chosen, L's role, a fresh nonce
-    D → L   Proof      HMAC-SHA-256(key, "dialer"   | transcript | channel)
-    L → D   Proof      HMAC-SHA-256(key, "listener" | transcript | channel)
+    L → D   Challenge  the version chosen, a fresh nonce
+    D → L   Proof      HMAC-SHA-256(key, "dialer"   | transcript | L's role | channel)
+    L → D   Proof      HMAC-SHA-256(key, "listener" | transcript | L's role | channel)
 
-The transcript is the bytes of Hello and Challenge, so roles, versions and both nonces are bound;
-the two labels differ, so no proof can be sent back to its maker; the dialer proves first, so a
-stranger gets no proof out of a listener. ``channel`` is the SHA-256 of the certificate under TLS
-and empty without. Whatever goes wrong, the listener says one constant refusal.
+The transcript is the bytes of Hello and Challenge, so versions, both nonces and D's role are bound;
+L's role is what L is and what D expects, and is never said. The two labels differ, so no proof can
+be sent back to its maker; the dialer proves first, so a stranger gets no proof out of a listener.
+``channel`` is the SHA-256 of the certificate under TLS and empty without. Whatever goes wrong, the
+listener says one constant refusal.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ class Challenge(Struct, array_like=True, tag=2):
     """The listener's answer."""
 
     version: Annotated[int, Meta(ge=0, le=65535)]
-    role: Role
     nonce: Nonce
 
 
@@ -55,15 +55,18 @@ class Proof(Struct, array_like=True, tag=3):
 
 
 class Refused(Struct, array_like=True, tag=4):
-    """The one thing a stranger is told. ``versions`` is public anyway and tells which side is old."""
+    """The one thing a stranger is told. It is public anyway which versions a listener speaks and whether with TLS."""
 
     versions: Annotated[list[Annotated[int, Meta(ge=0, le=65535)]], Meta(max_length=16)]
+    tls: bool = False
 
 
 _decoder = msgspec.msgpack.Decoder(Hello | Challenge | Proof | Refused)
 _encode = msgspec.msgpack.Encoder().encode
 
 REFUSAL = _encode(Refused([limits.VERSION]))
+TLS_REFUSAL = _encode(Refused([limits.VERSION], tls=True))
+"""For those who speak without TLS to a listener that wants it."""
 
 
 class Handshake:
@@ -72,22 +75,23 @@ class Handshake:
     Args:
         key: The shared secret (32 bytes).
         role: What we are: "client", "node", …
+        peer_role: What the peer must be.
         nonce: 32 fresh random bytes.
         is_dialer: Which side we are.
         channel: Identifies the encrypted channel; equal on both sides if nobody is in between.
     """
 
     def __init__(
-        self, key: bytes, role: str, nonce: bytes, *, is_dialer: bool, channel: bytes = b""
+        self, key: bytes, role: str, peer_role: str, nonce: bytes, *, is_dialer: bool, channel: bytes = b""
     ) -> None:
         self._key = key
         self._role = role
+        self._peer_role = peer_role
         self._nonce = nonce
         self._is_dialer = is_dialer
         self._channel = channel
         self._transcript = b""
         self._expects: type[Hello | Challenge | Proof] = Challenge if is_dialer else Hello
-        self.peer_role = ""
         self.done = False
 
     def start(self) -> bytes | None:
@@ -126,9 +130,13 @@ class Handshake:
         if hello.magic != MAGIC:
             raise RemoteProtocolError("the peer does not speak dispy's protocol")
         if limits.VERSION not in hello.versions:
-            raise VersionError(f"the peer speaks versions {hello.versions}, we speak {limits.VERSION}")
-        self.peer_role = hello.role
-        challenge = _encode(Challenge(limits.VERSION, self._role, self._nonce))
+            raise VersionError(
+                f"the peer speaks versions {hello.versions}, we speak {limits.VERSION}",
+                hint="install the same dispy on both sides",
+            )
+        if hello.role != self._peer_role:
+            raise AuthenticationError(f"the peer is a {hello.role!r}, not a {self._peer_role}")
+        challenge = _encode(Challenge(limits.VERSION, self._nonce))
         self._transcript = body + challenge
         self._expects = Proof
         return challenge
@@ -136,24 +144,30 @@ class Handshake:
     def _on_challenge(self, challenge: Challenge, body: bytes) -> bytes:
         if challenge.version != limits.VERSION:
             raise VersionError(f"the peer chose version {challenge.version}, we speak {limits.VERSION}")
-        self.peer_role = challenge.role
         self._transcript += body
         self._expects = Proof
         return _encode(Proof(self._mac(b"dialer")))
 
     def _on_proof(self, proof: Proof) -> bytes | None:
         if not hmac.compare_digest(proof.mac, self._mac(b"listener" if self._is_dialer else b"dialer")):
-            raise AuthenticationError("the peer does not know our secret")
+            raise AuthenticationError(
+                "the peer does not know our secret", hint="give both sides the same secret"
+            )
         self.done = True
         return None if self._is_dialer else _encode(Proof(self._mac(b"listener")))
 
     def _mac(self, label: bytes) -> bytes:
-        text = b"\0".join(
-            (label, len(self._transcript).to_bytes(4, "big"), self._transcript, self._channel)
-        )
+        listener_role = self._peer_role if self._is_dialer else self._role
+        parts = (label, self._transcript, listener_role.encode(), self._channel)
+        text = b"".join([len(part).to_bytes(4, "big") + part for part in parts])
         return hmac.digest(self._key, text, "sha256")
 
     def _refusal(self, refused: Refused) -> AuthenticationError | VersionError:
         if limits.VERSION not in refused.versions:
-            return VersionError(f"the peer speaks versions {refused.versions}, we speak {limits.VERSION}")
-        return AuthenticationError("the peer refused our secret")
+            return VersionError(
+                f"the peer speaks versions {refused.versions}, we speak {limits.VERSION}",
+                hint="install the same dispy on both sides",
+            )
+        if refused.tls and not self._channel:
+            return AuthenticationError("the peer speaks TLS only", hint="give tls=True")
+        return AuthenticationError("the peer refused our secret", hint="give both sides the same secret")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -20,8 +21,10 @@ from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
 from dispy.errors import AuthenticationError, RemoteProtocolError, SilenceError, VersionError
 from dispy.net.connection import Connection, Payload
+from dispy.net.tls import DialerTls, explain
 from dispy.protocol import limits, node
 from dispy.settings import PULSE_S, SILENT_PULSES
+from dispy.text import line, lines
 
 logger = logging.getLogger("dispy.scheduler")
 
@@ -30,6 +33,12 @@ TICK_S = 0.02
 
 ACKNOWLEDGE_S = 0.05
 """Results are acknowledged with the next message that goes to their node, at the latest after this."""
+
+DIAL_S = 10.0
+"""A connection that takes longer to be made is tried anew."""
+
+SLOW_S = 1.5
+"""After so long those who wait for a node are told that it has not answered yet."""
 
 REDIAL_S = 0.1
 """Pause between attempts to reach a node again whose connection broke."""
@@ -65,11 +74,21 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a node is expected, and the secret to use there."""
+    """Where a node is expected, and the secret to use there.
+
+    Attributes:
+        host: Its address.
+        port: Its port.
+        key: The secret.
+        name: What its certificate must be for, where names are checked.
+        tls: How to speak TLS with it; None: not at all.
+    """
 
     host: str
     port: int
     key: bytes = field(repr=False)
+    name: str = field(default="", compare=False)
+    tls: DialerTls | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(slots=True)
@@ -115,11 +134,22 @@ class Link:
             self._task = asyncio.get_running_loop().create_task(self._dial())
 
     async def _dial(self) -> None:
+        loop = asyncio.get_running_loop()
+        target = self.target
+        loop.call_later(SLOW_S, self._on_slow)
         while not self.is_closed:
             try:
-                await asyncio.get_running_loop().create_connection(
-                    self._new_connection, self.target.host, self.target.port
-                )
+                async with asyncio.timeout(DIAL_S):
+                    await loop.create_connection(
+                        self._new_connection,
+                        target.host,
+                        target.port,
+                        ssl=target.tls.context if target.tls is not None else None,
+                        server_hostname=(target.name or target.host) if target.tls is not None else None,
+                    )
+                return
+            except ssl.SSLError as error:
+                self._fail(explain(error))
                 return
             except Exception as error:
                 if not isinstance(error, OSError):
@@ -131,13 +161,24 @@ class Link:
                     return
             await asyncio.sleep(REDIAL_S)
 
+    def _on_slow(self) -> None:
+        """Nobody has answered for a while, or not as a node would: those who wait want to know."""
+        if self.info is None and not self.is_closed:
+            self._service.link_slow(self)
+
     @staticmethod
     def _is_refusal(error: OSError) -> bool:
         return isinstance(error, ConnectionRefusedError)
 
     def _new_connection(self) -> Connection:
         self._made = Connection(
-            self, node.from_node_decoder, self.target.key, "client", "node", is_dialer=True
+            self,
+            node.from_node_decoder,
+            self.target.key,
+            "client",
+            "node",
+            is_dialer=True,
+            channel=self.target.tls.pinned if self.target.tls is not None else b"",
         )
         return self._made
 
@@ -170,9 +211,11 @@ class Link:
         else:
             if type(message) is node.JobsEnded:
                 self._note_batch(message.batch)
-                _take_streams(connection, message)
+                _take_parts(connection, message)
             elif type(message) is node.Provisional and message.stream:
                 message.payload = bytes(connection.take_stream(message.stream))
+            elif type(message) in (node.ComputationFailed, node.JobsReturned, node.Leaving):
+                message.reason = lines(message.reason)
             self._service.link_message(self, message)
 
     def _note_batch(self, batch: int) -> None:
@@ -193,9 +236,9 @@ class Link:
         self.info = NodeInfo(
             NodeId(message.node),
             self.target,
-            message.name,
+            line(message.name),
             message.cpus,
-            message.platform,
+            line(message.platform),
             connection.peer_address,
         )
         self._service.link_welcome(self, message.known)
@@ -207,8 +250,16 @@ class Link:
             self.connection = None
         if self.is_closed:
             return
+        if isinstance(error, ssl.SSLError):
+            error = explain(error)
         if self.info is None or isinstance(error, (AuthenticationError, VersionError)):
-            self._fail(error or ConnectionError("the connection was closed before it stood"))
+            self._fail(
+                error
+                or RemoteProtocolError(
+                    "what listens there closed the connection",
+                    hint="check that it is a node's address and port",
+                )
+            )
             return
         if self._broken_at is None:
             self._broken_at = time.monotonic()
@@ -264,8 +315,10 @@ class Link:
             self.connection.close()
 
 
-def _take_streams(connection: Connection, message: node.JobsEnded) -> None:
+def _take_parts(connection: Connection, message: node.JobsEnded) -> None:
     for ended in message.ended:
+        if ended.reason:
+            ended.reason = lines(ended.reason)
         if ended.stream:
             ended.payload = bytes(connection.take_stream(ended.stream))
         if ended.output_stream:
@@ -402,6 +455,14 @@ class SchedulerService:
             self._listener.on_unreachable(link.target, error)
             return
         self._lose(link, f"node {link.info.name} ({link.target.host}:{link.target.port}) is lost: {error}")
+
+    def link_slow(self, link: Link) -> None:
+        """A node has not answered yet."""
+        error = SilenceError(
+            f"no answer for {SLOW_S:g} s",
+            hint="check its address and port, and the firewalls on the way",
+        )
+        self._listener.on_unreachable(link.target, error)
 
     def link_replaced(self, link: Link) -> None:
         """At a known address another incarnation answers: the old one is dead."""

@@ -25,6 +25,7 @@ import msgspec
 from dispy import payload, processes
 from dispy.protocol import worker as protocol
 from dispy.protocol.worker import LENGTH, FromHost, Loaded, LoadFailed, WorkerExited, WorkerStarted
+from dispy.text import Formatter
 from dispy.worker import loop, names, output
 from dispy.worker.restore import Restorer
 
@@ -259,11 +260,10 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     processes.set_subreaper()
     _node_stderr = os.dup(2)
-    logging.basicConfig(
-        stream=os.fdopen(os.dup(2), "w", buffering=1),
-        format="%(asctime)s %(name)s - %(message)s",
-        level=logging.INFO,
-    )
+    handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))
+    # What jobs log is the text of strangers to whoever watches the node.
+    handler.setFormatter(Formatter("%(asctime)s %(name)s - %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
     control = socket.socket(fileno=control_fd)
     slots = mmap.mmap(slots_fd, 0)
     os.close(slots_fd)

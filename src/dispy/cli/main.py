@@ -1,0 +1,220 @@
+"""The ``dispy`` command: secrets and certificates for the machines that work together."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from dispy import __version__
+from dispy.cli.options import Underscores
+from dispy.errors import DispyError, UsageError
+from dispy.net import certificates, secrets
+from dispy.net.directories import state_directory
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="dispy")
+def command() -> None:
+    """Make what dispy's machines need to trust each other.
+
+    'dispynode' runs jobs; programs use dispy.JobCluster.
+    """
+
+
+@command.group()
+def secret() -> None:
+    """The secret that clients and nodes share."""
+
+
+@secret.command("new", cls=Underscores)
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+def new_secret(file: Path | None) -> None:
+    """Make a secret of 256 bits, and print it or write it to FILE (mode 0600), which must not exist."""
+    text = secrets.generate().encode()
+    if file is None:
+        click.echo(text)
+        return
+    new = certificates.NewFile(file, text + b"\n", 0o600)
+    certificates.write_new([new], hint="use it as it is, or give another name")
+    shown = _shown(file)
+    click.echo(
+        f"{shown} holds a new secret: copy it to the other machines over a safe way (scp), there "
+        f"'dispynode --secret_file {shlex.quote(shown)}', in programs JobCluster(..., secret_file={shown!r})"
+    )
+
+
+@secret.command("show", cls=Underscores)
+@click.option(
+    "--secret_file", type=click.Path(dir_okay=False), default=None, help="File with the secret, mode 0600."
+)
+def show_secret(secret_file: str | None) -> None:
+    """Print the secret that programs use which are started like this command.
+
+    That is the one of the file, of the environment variable DISPY_SECRET, or this user's own, which is made if it
+    is missing. On stderr: which of them it is, and its fingerprint, which is equal where the secret is equal.
+    """
+    typed = os.environ.get(secrets.VARIABLE, "")
+    if not secret_file and not _is_text(typed):
+        raise UsageError(f"{secrets.VARIABLE} is not text", hint="'dispy secret new' makes a secret")
+    chosen = secrets.choose(secret_file=secret_file)
+    if secret_file:
+        text, source = _text(Path(secret_file)), f"the secret of {_shown(secret_file)}"
+    elif chosen.is_own:
+        text, source = _text(_own_path()), f"this user's own secret, in {_own_path()}"
+    else:
+        text, source = typed, f"the secret of the environment variable {secrets.VARIABLE}"
+    click.echo(text.encode())
+    click.echo(f"{source}; fingerprint {chosen.fingerprint()}", err=True)
+
+
+@secret.command("path", cls=Underscores)
+def path_of_secret() -> None:
+    """Print where this user's own secret is. It is used where no other is given, and never leaves the machine."""
+    click.echo(os.fsencode(_own_path()))
+
+
+@command.group()
+def cert() -> None:
+    """Certificates of nodes and clients, signed by an authority (CA) of your own."""
+
+
+@cert.group("new")
+def new_cert() -> None:
+    """Make a certificate and its key: of a CA first, then of each node and client.
+
+    Nodes and clients believe those whose certificate the CA has signed.
+    """
+
+
+def _where_and_how_long(days: int) -> Callable[[C], C]:
+    """The options that all certificates have."""
+
+    def decorate(function: C) -> C:
+        function = click.option(
+            "--days", type=click.IntRange(1, certificates.DAYS_MAX), default=days, show_default=True,
+            help="How long it is valid.",
+        )(function)  # fmt: skip
+        return click.option(
+            "--dir", "directory", type=click.Path(file_okay=False, path_type=Path), default=None,
+            help="Directory of the CA.  [default: 'certificates' in this user's state directory]",
+        )(function)  # fmt: skip
+
+    return decorate
+
+
+@new_cert.command("ca", cls=Underscores)
+@click.option("--name", default="dispy CA", show_default=True, help="Name of the CA, shown to people.")
+@_where_and_how_long(certificates.CA_DAYS)
+def new_ca(name: str, directory: Path | None, days: int) -> None:
+    """Make a CA of your own: ca.pem and ca-key.pem.
+
+    Who has ca-key.pem can make certificates that all your nodes and clients believe. It stays where it is.
+    """
+    made = certificates.new_ca(directory or _usual_directory(), name, days)
+    where = f" --dir {shlex.quote(_shown(directory))}" if directory else ""
+    _tell(
+        made,
+        f"keep {_shown(made[1])} to yourself; next, for each node and client:",
+        f"dispy cert new node{where} NAME...  (host names and addresses by which clients reach it)",
+        f"dispy cert new client{where} NAME",
+    )
+
+
+@new_cert.command("node", cls=Underscores)
+@click.argument("names", nargs=-1, required=True)
+@_where_and_how_long(certificates.LEAF_DAYS)
+def new_node(names: tuple[str, ...], directory: Path | None, days: int) -> None:
+    """Make a certificate for a node, signed by the CA.
+
+    NAMES are the host names and addresses by which clients reach it. The first one names the files.
+    """
+    directory = directory or _usual_directory()
+    made = certificates.new_leaf(directory, "node", list(names), days)
+    certfile, keyfile, cafile = [shlex.quote(_shown(path)) for path in [*made, directory / "ca.pem"]]
+    _tell(
+        made,
+        "copy these and ca.pem to the node over a safe way (scp), and start it with them:",
+        f"dispynode --certfile {certfile} --keyfile {keyfile} --cafile {cafile}",
+    )
+
+
+@new_cert.command("client", cls=Underscores)
+@click.argument("name")
+@_where_and_how_long(certificates.LEAF_DAYS)
+def new_client(name: str, directory: Path | None, days: int) -> None:
+    """Make a certificate for programs that use nodes, signed by the CA.
+
+    NAME is any label; it names the files.
+    """
+    directory = directory or _usual_directory()
+    made = certificates.new_leaf(directory, "client", [name], days)
+    certfile, keyfile, cafile = [_shown(path) for path in [*made, directory / "ca.pem"]]
+    _tell(
+        made,
+        "copy these and ca.pem to where the program runs over a safe way (scp), and use them there:",
+        f"JobCluster(..., certfile={certfile!r}, keyfile={keyfile!r}, cafile={cafile!r})",
+    )
+
+
+def _own_path() -> Path:
+    return state_directory() / "secret"
+
+
+def _text(path: Path) -> str:
+    """What a file says that was found to hold a secret."""
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _usual_directory() -> Path:
+    return state_directory() / "certificates"
+
+
+def _tell(made: list[Path], advice: str, *commands: str) -> None:
+    """Files for scripts on stdout, what to do with them for people on stderr."""
+    click.echo(b"\n".join(os.fsencode(path) for path in made))
+    click.echo("\n  ".join([advice, *commands]), err=True)
+
+
+def _shown(path: str | Path) -> str:
+    """A path that can be printed whatever its bytes are."""
+    return click.format_filename(path)
+
+
+def _is_text(value: str) -> bool:
+    """Whether a value of the environment was text: bytes that were not are half characters now."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def main() -> None:
+    """Entry of ``dispy``."""
+    try:
+        command(prog_name="dispy")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except DispyError as error:
+        _say(str(error))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        _say(f"{error.filename}: {reason}" if error.filename else reason)
+        # What could not be printed must not be tried again at exit, where Python would say so in its own way.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(2)
+
+
+def _say(message: str) -> None:
+    with suppress(OSError):
+        click.echo(f"dispy: {message}", err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,523 @@
+"""Certificates for TLS: one for a single run of a listener, or a CA of one's own and what it signs.
+
+All are X.509 v3 with ECDSA keys on P-256, signed with SHA-256, and fit for ``VERIFY_X509_STRICT``, which Python
+sets by default since 3.13. ``cryptography`` is imported where it is used: that takes 50 ms, and most programs
+never need it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from dispy.errors import UsageError
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+Kind = Literal["node", "client"]
+
+CA_DAYS = 3650
+LEAF_DAYS = 730
+"""Two years: long enough not to end in the middle of somebody's work, short enough to be renewed at all."""
+
+DAYS_MAX = 36_500
+"""A hundred years; keeps every date within what X.509 and ``datetime`` can say."""
+
+NAMES_MAX = 100
+"""With the longest names 25 kB: well within the 100 kB that OpenSSL takes from a peer."""
+
+_CA, _CA_KEY = "ca.pem", "ca-key.pem"
+_EPHEMERAL_DAYS = 3650
+_BACKDATED = timedelta(days=1)
+"""Certificates are valid from a day ago, for the machine whose clock is behind."""
+
+_COMMON_NAME_MAX = 64
+"""Bytes in a common name (RFC 5280, appendix A.1, ub-common-name)."""
+
+_DNS_NAME_MAX = 253
+_DNS_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+"""RFC 1123, and underscores, which container networks have in the names of their hosts."""
+
+_STEM_MAX = 200
+"""Characters of a name that go into a file's name, which may have 255 with all that is put around it."""
+
+_PEM_MAX = 1 << 16
+"""Bytes that are read of a file; a hundred times what it takes."""
+
+_MAKE_CA = "make a CA: 'dispy cert new ca', with --dir DIR if not in the usual directory"
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file that does not exist yet."""
+
+    path: Path
+    data: bytes
+    mode: int
+
+
+def ephemeral() -> tuple[bytes, bytes]:
+    """A certificate that proves nothing but that its owner has the key, for one run of a listener.
+
+    Returns:
+        The certificate and its key (PKCS8, not encrypted), both PEM.
+    """
+    from cryptography import x509
+
+    key = _new_key()
+    now = _present()
+    certificate = _sign(
+        _Request("dispy", key, now - _BACKDATED, now + timedelta(days=_EPHEMERAL_DAYS)),
+        [(x509.BasicConstraints(ca=False, path_length=None), True), (_key_usage(), True)],
+        issuer=None,
+        issuer_key=key,
+    )
+    return _pem(certificate), _key_pem(key)
+
+
+def new_ca(directory: Path, name: str, days: int, *, now: datetime | None = None) -> list[Path]:
+    """Make a CA: ``ca.pem``, which everybody may have, and ``ca-key.pem``, which nobody else may.
+
+    Args:
+        directory: Made (0700) if it is missing.
+        name: Shown to people; need not be unique.
+        days: How long the CA is valid, and with it all that it signs.
+        now: The present, if it is not what the clock says.
+
+    Returns:
+        Paths of the certificate and of the key.
+
+    Raises:
+        UsageError: A bad name or number of days; the files exist; the directory is open to others or cannot be
+            written to.
+    """
+    from cryptography import x509
+
+    _check_label(name, "the name of a CA")
+    _check_days(days)
+    _make_directory(directory)
+    key = _new_key()
+    now = _present(now)
+    certificate = _sign(
+        _Request(name, key, now - _BACKDATED, now + timedelta(days=days)),
+        [
+            (x509.BasicConstraints(ca=True, path_length=0), True),
+            (_key_usage(signs_certificates=True), True),
+        ],
+        issuer=None,
+        issuer_key=key,
+    )
+    return write_new(
+        [
+            NewFile(directory / _CA, _pem(certificate), 0o644),
+            NewFile(directory / _CA_KEY, _key_pem(key), 0o600),
+        ],
+        hint="go on with it: 'dispy cert new node' and 'dispy cert new client'; or make another elsewhere: --dir",
+    )
+
+
+def new_leaf(
+    directory: Path, kind: Kind, names: list[str], days: int, *, now: datetime | None = None
+) -> list[Path]:
+    """Make a certificate for a node or a client, signed by the CA of a directory.
+
+    A node's is good for both ends of a connection, a client's only for the end that dials.
+
+    Args:
+        directory: Where ``new_ca`` has made its files; the new ones go there, too.
+        names: Of a node: all host names and addresses by which it is reached. Of a client: one label. The first
+            one names the files.
+        days: How long the certificate is valid; not longer than the CA.
+        now: The present, if it is not what the clock says.
+
+    Returns:
+        Paths of the certificate and of the key.
+
+    Raises:
+        UsageError: A bad name or number of days; no usable CA; the files exist; the directory is open to others
+            or cannot be written to.
+    """
+    from cryptography import x509
+    from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
+
+    common_name, alternatives = _node_names(names) if kind == "node" else _client_names(names)
+    _check_days(days)
+    now = _present(now)
+    ca, ca_key = _load_ca(directory)
+    not_before, not_after = _validity(ca, days, now)
+    purposes = [Purpose.SERVER_AUTH, Purpose.CLIENT_AUTH] if kind == "node" else [Purpose.CLIENT_AUTH]
+    extensions: list[tuple[x509.ExtensionType, bool]] = [
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (_key_usage(), True),
+        (x509.ExtendedKeyUsage(purposes), False),
+    ]
+    if alternatives:
+        extensions.append((x509.SubjectAlternativeName(alternatives), False))
+    key = _new_key()
+    certificate = _sign(
+        _Request(common_name, key, not_before, not_after), extensions, issuer=ca, issuer_key=ca_key
+    )
+    stem = f"{kind}-{_file_stem(names[0])}"
+    return write_new(
+        [
+            NewFile(directory / f"{stem}.pem", _pem(certificate), 0o644),
+            NewFile(directory / f"{stem}-key.pem", _key_pem(key), 0o600),
+        ],
+        hint="use what is there, or move it away",
+    )
+
+
+def write_new(files: Sequence[NewFile], *, hint: str) -> list[Path]:
+    """Write files whole and all of them, or none; nothing is overwritten.
+
+    Each has its mode from the first moment, whatever the umask.
+
+    Args:
+        hint: What to do if one of them exists.
+
+    Returns:
+        The paths, in the order given.
+
+    Raises:
+        UsageError: One of them exists or cannot be written.
+    """
+    for file in files:
+        if os.path.lexists(file.path):
+            raise UsageError(f"{file.path} exists already", hint=hint)
+    temporaries: list[str] = []
+    made: list[Path] = []
+    try:
+        for file in files:
+            try:
+                temporaries.append(_write_temporary(file))
+            except OSError as error:
+                raise UsageError(f"{file.path} cannot be written: {error.strerror}") from error
+        for temporary, file in zip(temporaries, files, strict=True):
+            try:
+                os.link(temporary, file.path)  # unlike a rename, it fails if somebody was faster
+            except FileExistsError:
+                raise UsageError(f"{file.path} exists already", hint=hint) from None
+            except OSError as error:
+                raise UsageError(f"{file.path} cannot be written: {error.strerror}") from error
+            made.append(file.path)
+    except BaseException:
+        for path in made:
+            path.unlink()
+        raise
+    finally:
+        for temporary in temporaries:
+            os.unlink(temporary)
+    return made
+
+
+def _write_temporary(file: NewFile) -> str:
+    descriptor, temporary = tempfile.mkstemp(dir=file.path.parent, prefix=".dispy-new.")  # 0600
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(file.data)
+            stream.flush()
+            os.fchmod(descriptor, file.mode)
+            os.fsync(descriptor)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return temporary
+
+
+# Certificates.
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    common_name: str
+    key: EllipticCurvePrivateKey
+    not_before: datetime
+    not_after: datetime
+
+
+def _sign(
+    request: _Request,
+    extensions: list[tuple[x509.ExtensionType, bool]],
+    *,
+    issuer: x509.Certificate | None,
+    issuer_key: EllipticCurvePrivateKey,
+) -> x509.Certificate:
+    """The certificate that is asked for, with extensions and whether each is critical; self-signed without issuer."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.x509.oid import NameOID
+
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, request.common_name)])
+    public_key = request.key.public_key()
+    # Every certificate has one: without it OpenSSL takes a leaf that is named like its CA for self-signed.
+    identifier = x509.SubjectKeyIdentifier.from_public_key(public_key)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.subject if issuer else subject)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(request.not_before)
+        .not_valid_after(request.not_after)
+        .add_extension(identifier, critical=False)
+    )
+    if issuer:
+        issuer_identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        authority = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_identifier)
+        builder = builder.add_extension(authority, critical=False)
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _key_usage(*, signs_certificates: bool = False) -> x509.KeyUsage:
+    from cryptography import x509
+
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _new_key() -> EllipticCurvePrivateKey:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return certificate.public_bytes(Encoding.PEM)
+
+
+def _key_pem(key: EllipticCurvePrivateKey) -> bytes:
+    from cryptography.hazmat.primitives import serialization as forms
+
+    return key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption())
+
+
+def _present(now: datetime | None = None) -> datetime:
+    """The time in whole seconds, which is what certificates can say."""
+    return (now or datetime.now(UTC)).replace(microsecond=0)
+
+
+def _validity(ca: x509.Certificate, days: int, now: datetime) -> tuple[datetime, datetime]:
+    """From when to when a leaf is valid: never outside the life of its CA."""
+    end = ca.not_valid_after_utc
+    if end <= now:
+        raise UsageError(
+            f"the CA has expired on {end:%Y-%m-%d}",
+            hint="make another in another directory: 'dispy cert new ca --dir DIR'",
+        )
+    if now + timedelta(days=days) > end:
+        left = (end - now).days
+        raise UsageError(
+            f"{days} days are longer than the CA is valid, which is until {end:%Y-%m-%d}",
+            hint=f"give at most {left} days" if left else "make another CA in another directory: --dir",
+        )
+    return max(now - _BACKDATED, ca.not_valid_before_utc), now + timedelta(days=days)
+
+
+# The CA of a directory.
+
+
+def _make_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"directory {directory} cannot be made: {error.strerror}", hint="give another: --dir"
+        ) from error
+    _check_directory(directory)
+
+
+def _check_directory(directory: Path) -> None:
+    """Who can write to the directory could exchange what is in it."""
+    status = directory.stat()
+    if status.st_uid != os.getuid():
+        raise UsageError(f"directory {directory} belongs to somebody else", hint="give another: --dir")
+    if status.st_mode & 0o022:
+        raise UsageError(
+            f"files in {directory} can be exchanged by others", hint=f"run 'chmod go-w {directory}'"
+        )
+
+
+def _load_ca(directory: Path) -> tuple[x509.Certificate, EllipticCurvePrivateKey]:
+    """The CA of a directory, all of it checked."""
+    from cryptography import x509
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+    if not directory.is_dir():
+        raise UsageError(f"there is no CA in {directory}", hint=_MAKE_CA)
+    _check_directory(directory)
+    path, key_path = directory / _CA, directory / _CA_KEY
+    _check_key_file(key_path)
+    key_data, ca_data = _read(key_path), _read(path)
+    try:
+        key = serialization.load_pem_private_key(key_data, password=None)
+        ca = x509.load_pem_x509_certificate(ca_data)
+        ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+        is_ca = ca.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        is_pair = ca.public_key() == key.public_key()
+    except TypeError as error:
+        raise UsageError(
+            f"{key_path} is encrypted", hint=f"decrypt it: 'openssl pkcs8 -in {key_path}'"
+        ) from error
+    except (
+        ValueError,
+        UnsupportedAlgorithm,
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.InvalidVersion,
+    ) as error:
+        raise UsageError(f"{path} and {key_path} are not both whole: {error}", hint=_MAKE_CA) from error
+    if not (is_ca and is_pair and isinstance(key, EllipticCurvePrivateKey)):
+        raise UsageError(f"{path} and {key_path} are not a CA that dispy has made", hint=_MAKE_CA)
+    return ca, key
+
+
+def _check_key_file(path: Path) -> None:
+    """Nobody else can have seen the key. Nor can they exchange it from now on: the directory is ours alone."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        raise UsageError(
+            f"there is no {path}", hint=f"do it where the CA was made, or {_MAKE_CA}"
+        ) from None
+    if stat.S_ISLNK(status.st_mode):
+        raise UsageError(f"{path} is a link", hint=f"put the key itself there and run 'chmod 600 {path}'")
+    if status.st_uid != os.getuid():
+        raise UsageError(
+            f"{path} belongs to somebody else",
+            hint=f"if it is yours, 'chown' it and run 'chmod 600 {path}'",
+        )
+    if status.st_mode & 0o077:
+        raise UsageError(f"{path} can be read by others", hint=f"run 'chmod 600 {path}'")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not path.is_file():  # a named pipe would stop us for ever
+            raise UsageError(f"there is no file {path}", hint=_MAKE_CA)
+        with path.open("rb") as file:
+            return file.read(_PEM_MAX)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+# Names.
+
+
+def _check_days(days: int) -> None:
+    if not 1 <= days <= DAYS_MAX:
+        raise UsageError(f"a certificate cannot be valid for {days} days", hint=f"give 1 to {DAYS_MAX}")
+
+
+def _check_name(name: str) -> None:
+    if not name.strip():
+        raise UsageError(
+            "a name is empty", hint="give the host names and addresses of the node, or a label"
+        )
+    if not name.isprintable():
+        raise UsageError(f"name {name!r} has characters that cannot be printed", hint="leave them out")
+    if len(name) > _DNS_NAME_MAX:
+        raise UsageError(f"a name has {len(name)} characters", hint=f"give at most {_DNS_NAME_MAX}")
+    if "*" in name:
+        raise UsageError(f"name {name!r} stands for more than one", hint="give each name by itself")
+
+
+def _check_label(name: str, what: str) -> None:
+    _check_name(name)
+    if len(name.encode()) > _COMMON_NAME_MAX:
+        raise UsageError(f"{what} has more than {_COMMON_NAME_MAX} bytes", hint="give a shorter one")
+
+
+def _node_names(names: list[str]) -> tuple[str, list[x509.GeneralName]]:
+    """The common name of a node and all that its peers may know it by."""
+    if not names:
+        raise UsageError(
+            "a node's certificate needs a name",
+            hint="give the host names and addresses that reach the node",
+        )
+    if len(names) > NAMES_MAX:
+        raise UsageError(f"{len(names)} names in one certificate", hint=f"give at most {NAMES_MAX}")
+    alternatives = [_general_name(name) for name in dict.fromkeys(names)]
+    # May be cut, since nobody looks for a host there when there are alternative names.
+    return str(alternatives[0].value)[:_COMMON_NAME_MAX], alternatives
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    from cryptography import x509
+
+    _check_name(name)
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        dns_name = _dns_name(name)
+        if dns_name is None:
+            raise UsageError(
+                f"{name!r} is neither a host name nor an address",
+                hint="give them as clients write them in nodes=",
+            ) from None
+        return x509.DNSName(dns_name)
+    if address.is_unspecified or "%" in name:
+        raise UsageError(
+            f"nobody reaches a node at {name!r}", hint="give an address that clients connect to"
+        )
+    return x509.IPAddress(address)
+
+
+def _client_names(names: list[str]) -> tuple[str, list[x509.GeneralName]]:
+    """The common name of a client, and what others may know it by, if its label can be a host's name."""
+    from cryptography import x509
+
+    if len(names) != 1:
+        raise UsageError(
+            f"a client's certificate has one name, not {len(names)}", hint="make one for each client"
+        )
+    _check_label(names[0], "the name of a client")
+    dns_name = _dns_name(names[0])
+    return names[0], [] if dns_name is None else [x509.DNSName(dns_name)]
+
+
+def _dns_name(name: str) -> str | None:
+    """A host name in ASCII, as Python's ``ssl`` looks for it; None if it can be no host's name."""
+    try:
+        ascii_name = name.encode("idna").decode("ascii")
+    except UnicodeError:  # also empty and overlong labels
+        return None
+    labels = ascii_name.split(".")
+    # Numbers at the end: a mistyped IPv4 address (RFC 1123, section 2.1).
+    if (
+        len(ascii_name) > _DNS_NAME_MAX
+        or labels[-1].isdigit()
+        or not all(map(_DNS_LABEL.fullmatch, labels))
+    ):
+        return None
+    return ascii_name
+
+
+def _file_stem(name: str) -> str:
+    """A name as part of a file's name: no separators, no dot in front."""
+    stem = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:_STEM_MAX]
+    return "_" + stem[1:] if stem.startswith(".") else stem

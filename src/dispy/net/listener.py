@@ -1,0 +1,290 @@
+"""A listening socket: accepts connections and sees strangers through to their proof, or out.
+
+A connection that has not proved itself is *half open*. There are so many of them at most, in all and from one
+address; beyond that the oldest goes, so that nobody who is slow on purpose keeps others out. Each
+has one deadline for everything up to the proof. What a stranger did wrong is logged, in one line and
+not too often; he himself is told one constant thing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import ssl
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from dispy.errors import RemoteProtocolError
+from dispy.net.connection import HANDSHAKE_S, Connection
+from dispy.net.tls import Channel, ListenerTls
+from dispy.protocol.frames import CONTROL, HEADER_SIZE, guess_protocol, header
+from dispy.protocol.handshake import TLS_REFUSAL
+from dispy.text import line
+
+logger = logging.getLogger("dispy.net")
+
+HALF_OPEN_MAX = 512
+"""Half-open connections in all: with sockets and buffers some 10 MB. A handshake lasts milliseconds, so an
+honest crowd of thousands per second stays below."""
+
+HALF_OPEN_PER_ADDRESS = 128
+"""Half-open connections of one address: many programs start behind one router, and not more than so many at
+once."""
+
+BACKLOG = 1024
+"""Connections that the kernel keeps for us."""
+
+ACCEPTS_PER_TURN = 32
+"""Connections taken before the loop does something else."""
+
+FULL_PAUSE_S = 0.2
+"""Pause in accepting when there are no descriptors left."""
+
+LOG_EVERY_S = 60.0
+"""Strangers of one address are logged so often at most."""
+
+LOG_ADDRESSES_MAX = 256
+"""Addresses that are remembered for that; also the most lines in that time."""
+
+_TLS_HANDSHAKE = 0x16  # the first byte of every TLS client
+
+
+class HalfOpen:
+    """A connection between accept and proof."""
+
+    __slots__ = ("connection", "deadline", "host", "socket", "task")
+
+    def __init__(self, host: str, accepted: socket.socket) -> None:
+        self.host = host
+        self.socket: socket.socket | None = accepted
+        """Until a protocol takes it over."""
+        self.deadline: asyncio.TimerHandle
+        self.task: asyncio.Task[None] | None = None
+        self.connection: Connection | None = None
+
+
+class Listener:
+    """Accepts connections on one address.
+
+    Args:
+        make: Makes the protocol of a connection, from its channel and whom to tell when it is no
+            longer half open.
+        tls: None for a listener without.
+    """
+
+    def __init__(
+        self, make: Callable[[Channel, Callable[[Connection], None]], Connection], tls: ListenerTls | None
+    ) -> None:
+        self._make = make
+        self._tls = tls
+        self._loop = asyncio.get_running_loop()
+        self._socket: socket.socket | None = None
+        self._half_open: OrderedDict[HalfOpen, None] = OrderedDict()
+        """In the order of their arrival."""
+        self._per_address: dict[str, int] = {}
+        self._log = LogLimit(LOG_EVERY_S, LOG_ADDRESSES_MAX)
+
+    def listen(self, host: str, port: int) -> tuple[str, int]:
+        """Begin; returns the address.
+
+        Raises:
+            OSError: The address cannot be used.
+        """
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind((host, port))
+            listening.listen(BACKLOG)
+            listening.setblocking(False)
+        except BaseException:
+            listening.close()
+            raise
+        self._socket = listening
+        self._loop.add_reader(listening, self._on_acceptable)
+        address = listening.getsockname()
+        return address[0], address[1]
+
+    def close(self) -> None:
+        """Stop listening; who has proved himself stays."""
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+        for half_open in list(self._half_open):
+            self._drop(half_open)
+
+    @property
+    def half_open(self) -> int:
+        """How many connections are half open."""
+        return len(self._half_open)
+
+    # Accepting.
+
+    def _on_acceptable(self) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            if self._socket is None:
+                return
+            try:
+                accepted, address = self._socket.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._pause(error)
+                return
+            self._on_accepted(accepted, address[0])
+
+    def _pause(self, error: OSError) -> None:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            self._log.warning("", "no connection can be accepted: %s", error.strerror)
+        else:
+            logger.error("accepting a connection failed: %s", error)
+        assert self._socket is not None
+        self._loop.remove_reader(self._socket)
+        self._loop.call_later(FULL_PAUSE_S, self._resume)
+
+    def _resume(self) -> None:
+        if self._socket is not None:
+            self._loop.add_reader(self._socket, self._on_acceptable)
+
+    def _on_accepted(self, accepted: socket.socket, host: str) -> None:
+        accepted.setblocking(False)
+        count = self._per_address.get(host, 0)
+        if count >= HALF_OPEN_PER_ADDRESS:
+            self._push_out(next(h for h in self._half_open if h.host == host))
+        elif len(self._half_open) >= HALF_OPEN_MAX:
+            self._push_out(next(iter(self._half_open)))
+        half_open = HalfOpen(host, accepted)
+        half_open.deadline = self._loop.call_later(HANDSHAKE_S, self._on_deadline, half_open)
+        self._half_open[half_open] = None
+        self._per_address[host] = self._per_address.get(host, 0) + 1
+        if self._tls is None:
+            self._begin(half_open)
+        else:
+            # Whoever does not speak TLS is refused in plain words, and costs no TLS.
+            self._loop.add_reader(accepted, self._on_first_byte, half_open)
+
+    def _on_first_byte(self, half_open: HalfOpen) -> None:
+        accepted = half_open.socket
+        assert accepted is not None
+        self._loop.remove_reader(accepted)
+        try:
+            first = accepted.recv(HEADER_SIZE, socket.MSG_PEEK)
+        except OSError:
+            first = b""
+        if first[:1] == bytes((_TLS_HANDSHAKE,)):
+            self._begin(half_open)
+            return
+        if first:
+            self._report(half_open.host, f"{guess_protocol(first)} instead of TLS")
+            with contextlib.suppress(OSError):
+                accepted.send(header(CONTROL, len(TLS_REFUSAL)) + TLS_REFUSAL)
+                # Unread bytes would make the kernel reset the connection, and the refusal with it.
+                accepted.shutdown(socket.SHUT_WR)
+                accepted.recv(4096)
+        self._drop(half_open)
+
+    # From the first byte to the proof.
+
+    def _begin(self, half_open: HalfOpen) -> None:
+        half_open.task = self._loop.create_task(self._see_through(half_open))
+
+    async def _see_through(self, half_open: HalfOpen) -> None:
+        accepted, half_open.socket = half_open.socket, None
+        assert accepted is not None
+        tls = self._tls
+
+        def make() -> Connection:
+            half_open.connection = self._make(
+                b"" if tls is None else tls.channel,
+                lambda connection: self._on_settled(half_open, connection),
+            )
+            return half_open.connection
+
+        try:
+            await self._loop.connect_accepted_socket(
+                make,
+                accepted,
+                ssl=None if tls is None else tls.context,
+                ssl_handshake_timeout=None if tls is None else HANDSHAKE_S,
+            )
+        except (OSError, ssl.SSLError) as error:
+            reason = (getattr(error, "reason", None) or str(error)).replace("_", " ").lower()
+            self._report(half_open.host, f"no TLS: {reason}")
+            accepted.close()
+            self._forget(half_open)
+        except asyncio.CancelledError:
+            accepted.close()
+            self._forget(half_open)
+
+    def _on_settled(self, half_open: HalfOpen, connection: Connection) -> None:
+        """It has proved itself, or is gone."""
+        self._forget(half_open)
+        if not connection.is_ready and connection.error is not None:
+            self._report(half_open.host, str(connection.error))
+
+    def _on_deadline(self, half_open: HalfOpen) -> None:
+        self._report(half_open.host, f"no proof within {HANDSHAKE_S:g} s")
+        self._drop(half_open)
+
+    def _push_out(self, half_open: HalfOpen) -> None:
+        self._report(half_open.host, "too many connections that do not prove themselves")
+        self._drop(half_open)
+
+    def _drop(self, half_open: HalfOpen) -> None:
+        self._forget(half_open)
+        if half_open.socket is not None:
+            self._loop.remove_reader(half_open.socket)
+            half_open.socket.close()
+            half_open.socket = None
+        elif half_open.connection is not None:
+            half_open.connection.refuse(RemoteProtocolError("no proof in time"))
+        elif half_open.task is not None:
+            half_open.task.cancel()
+
+    def _forget(self, half_open: HalfOpen) -> None:
+        if half_open not in self._half_open:
+            return
+        del self._half_open[half_open]
+        half_open.deadline.cancel()
+        left = self._per_address[half_open.host] - 1
+        if left:
+            self._per_address[half_open.host] = left
+        else:
+            del self._per_address[half_open.host]
+
+    def _report(self, host: str, reason: str) -> None:
+        self._log.warning(host, "refused a connection from %s: %s", host, line(reason))
+
+
+class LogLimit:
+    """Warnings about many strangers: one line per key and while, and so many lines in all.
+
+    Args:
+        every_s: The while (seconds).
+        most: Keys remembered, and lines written, in that time.
+    """
+
+    def __init__(self, every_s: float, most: int) -> None:
+        self._every_s = every_s
+        self._most = most
+        self._last: OrderedDict[str, float] = OrderedDict()
+        self._suppressed = 0
+
+    def warning(self, key: str, text: str, *arguments: object) -> None:
+        """Log, or count what is not logged; the next line tells how many those were."""
+        now = time.monotonic()
+        while self._last and now - next(iter(self._last.values())) > self._every_s:
+            self._last.popitem(last=False)
+        if key in self._last or len(self._last) >= self._most:
+            self._suppressed += 1
+            return
+        self._last[key] = now
+        suppressed, self._suppressed = self._suppressed, 0
+        logger.warning(text + (f" (and {suppressed} more)" if suppressed else ""), *arguments)

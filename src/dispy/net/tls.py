@@ -1,0 +1,234 @@
+"""TLS 1.3 for links that leave this machine: whose certificate is shown, and whose is believed.
+
+There are three ways. With a secret alone the listener makes a certificate for the run and nobody
+checks it; the handshake that follows proves the secret *over this certificate*, so whoever sits in
+between, with a certificate of his own, is found out. With ``certfile`` both sides have the same
+certificate and the dialer believes no other. With ``cafile`` both sides show certificates signed by that
+authority, and the dialer checks the listener's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import ssl
+import tempfile
+from dataclasses import dataclass
+
+from dispy.errors import AuthenticationError, UsageError
+from dispy.net.addresses import is_loopback
+
+logger = logging.getLogger("dispy.net")
+
+Channel = bytes
+"""SHA-256 of the listener's certificate: what a proof is bound to. Empty without TLS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """What was asked for.
+
+    Attributes:
+        certfile: PEM file with our certificate, and the key unless ``keyfile`` is given.
+        keyfile: PEM file with the key of it.
+        cafile: PEM file with the authority whose certificates are believed.
+        wanted: True or False always or never; None: wherever a link may leave this machine, and
+            with ``certfile``.
+    """
+
+    certfile: str | None = None
+    keyfile: str | None = None
+    cafile: str | None = None
+    wanted: bool | None = None
+
+    def is_used(self, address: str) -> bool:
+        """Whether a link to or from this address is encrypted."""
+        if self.wanted is not None:
+            return self.wanted
+        return bool(self.certfile) or not is_loopback(address)
+
+
+def check(tls: Tls) -> Tls:
+    """Check what was asked for as a whole.
+
+    Raises:
+        UsageError: Names what is missing, unreadable, or not what it should be.
+    """
+    if tls.keyfile and not tls.certfile:
+        raise UsageError("keyfile is given without certfile", hint="give both")
+    if tls.cafile and not tls.certfile:
+        raise UsageError(
+            "cafile is given without certfile",
+            hint="'dispy cert new node NAME' and 'dispy cert new client NAME' make certificates for both sides",
+        )
+    if tls.certfile and tls.wanted is False:
+        raise UsageError("certfile is given, and TLS is turned off", hint="leave one of them out")
+    if tls.certfile:
+        context = _context(ssl.PROTOCOL_TLS_CLIENT)
+        _load(context, tls)
+    return tls
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerTls:
+    """A listener's side: the context, and the channel of all its connections."""
+
+    context: ssl.SSLContext
+    channel: Channel
+
+
+@dataclass(frozen=True, slots=True)
+class DialerTls:
+    """A dialer's side.
+
+    Attributes:
+        context: With or without checks, as asked for.
+        pinned: The only channel that is believed; empty: whatever the context lets pass.
+    """
+
+    context: ssl.SSLContext
+    pinned: Channel
+
+
+def warn_if_open(tls: Tls, address: str) -> None:
+    """Say, at every start, that links to other machines are not encrypted."""
+    if not is_loopback(address) and not tls.is_used(address):
+        logger.warning(
+            "links to %s are not encrypted (tls=False): who can listen in sees all code, data and results",
+            address,
+        )
+
+
+def listener_tls(tls: Tls) -> ListenerTls:
+    """What a listener needs; makes a certificate if none was given.
+
+    Raises:
+        UsageError: A file cannot be used.
+    """
+    context = _context(ssl.PROTOCOL_TLS_SERVER)
+    # Nobody resumes a session: links live long, and every ticket is work for a stranger's connection.
+    context.num_tickets = 0
+    if tls.certfile:
+        channel = _load(context, tls)
+        if tls.cafile:
+            _believe(context, tls.cafile)
+    else:
+        channel = _load_ephemeral(context)
+    return ListenerTls(context, channel)
+
+
+def dialer_tls(tls: Tls) -> DialerTls:
+    """What a dialer needs.
+
+    Raises:
+        UsageError: A file cannot be used.
+    """
+    context = _context(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    pinned = b""
+    if tls.certfile:
+        pinned = _load(context, tls)
+        if tls.cafile:
+            _believe(context, tls.cafile)
+            context.check_hostname = True
+            pinned = b""
+    return DialerTls(context, pinned)
+
+
+def channel_of(ssl_object: ssl.SSLObject, pinned: Channel) -> Channel:
+    """The channel that a dialer sees.
+
+    Raises:
+        AuthenticationError: It is not the one that is believed.
+    """
+    certificate = ssl_object.getpeercert(binary_form=True)
+    channel = hashlib.sha256(certificate or b"").digest()
+    if pinned and channel != pinned:
+        raise AuthenticationError(
+            "the peer's certificate is not the one in certfile",
+            hint="copy one certificate and key to all sides, or use cafile",
+        )
+    return channel
+
+
+def explain(error: ssl.SSLError) -> AuthenticationError:
+    """A failed TLS handshake in words, for the user of the dialing side."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return AuthenticationError(
+            f"the peer's certificate is not believed: {error.verify_message}",
+            hint="make one with 'dispy cert new node NAME', NAME being how the node is addressed here",
+        )
+    reason = (error.reason or "").replace("_", " ").lower()
+    if "wrong version number" in reason or "record layer failure" in reason:
+        return AuthenticationError(
+            "the peer does not speak TLS",
+            hint="check the port; a node that was started with --no_tls is reached with tls=False",
+        )
+    if "certificate required" in reason or "unknown ca" in reason or "bad certificate" in reason:
+        return AuthenticationError(
+            f"the peer does not believe our certificate ({reason})",
+            hint="give certfile and keyfile made by 'dispy cert new client NAME' with the same authority",
+        )
+    return AuthenticationError(f"TLS with the peer failed: {reason or error}", hint="check the port")
+
+
+def _context(protocol: ssl._SSLMethod) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def _load(context: ssl.SSLContext, tls: Tls) -> Channel:
+    """Load our certificate and key; returns the channel of it."""
+    assert tls.certfile is not None
+    try:
+        with open(tls.certfile, encoding="ascii") as file:
+            text = file.read()
+        # An encrypted key would make OpenSSL ask at the terminal; nobody may be there.
+        context.load_cert_chain(tls.certfile, tls.keyfile, password=_no_password)
+        return hashlib.sha256(_first_certificate(text)).digest()
+    except (OSError, ValueError) as error:
+        what = tls.certfile if tls.keyfile is None else f"{tls.certfile} with {tls.keyfile}"
+        raise UsageError(
+            f"certificate {what} cannot be used: {getattr(error, 'strerror', None) or error}",
+            hint="both are PEM files, the key not encrypted; see 'dispy cert new --help'",
+        ) from error
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted")
+
+
+def _first_certificate(text: str) -> bytes:
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    start = text.index(begin)
+    return ssl.PEM_cert_to_DER_cert(text[start : text.index(end, start) + len(end)])
+
+
+def _believe(context: ssl.SSLContext, cafile: str) -> None:
+    try:
+        context.load_verify_locations(cafile)
+    except OSError as error:
+        raise UsageError(
+            f"cafile {cafile} cannot be used: {error.strerror or error}",
+            hint="it is made by 'dispy cert new ca'",
+        ) from error
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+
+
+def _load_ephemeral(context: ssl.SSLContext) -> Channel:
+    from dispy.net.certificates import ephemeral
+
+    certificate, key = ephemeral()
+    # OpenSSL reads files only. Key and certificate are on disk for this moment, for this user alone.
+    descriptor, path = tempfile.mkstemp(prefix="dispy-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(certificate + key)
+        context.load_cert_chain(path)
+    finally:
+        os.unlink(path)
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.decode())).digest()

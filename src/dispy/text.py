@@ -1,0 +1,38 @@
+"""Text that a peer or a job wrote, before it reaches a terminal or a log.
+
+Control characters move cursors, rename windows and forge lines; some invisible ones turn the direction
+of what follows. They are shown as escapes instead of being obeyed.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+_CONTROLS = "\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+_IN_LINE = re.compile(f"[{_CONTROLS}]")
+_IN_TEXT = re.compile(f"(?![\n\t])[{_CONTROLS}]")
+
+
+def line(text: str) -> str:
+    """One line: every control character, line ends included, as an escape."""
+    return text if text.isprintable() else _IN_LINE.sub(_escaped, text)
+
+
+def lines(text: str) -> str:
+    """Several lines: line ends and tabs stay."""
+    return text if text.isprintable() else _IN_TEXT.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match.group().encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+class Formatter(logging.Formatter):
+    """Formats log records so that no text in them can pass for another line, or move the cursor.
+
+    Lines after the first are indented.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        return lines(super().format(record)).replace("\n", "\n    ")
