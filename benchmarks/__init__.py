@@ -17,6 +17,7 @@ CLAIMS = (
     "queue_memory",
     "queue_depth",
     "isolation",
+    "encryption",
     "import_time",
     "start_time",
     "scheduling",

@@ -178,17 +178,23 @@ def _started_in(runtime: str) -> list[psutil.Process]:
 @contextlib.contextmanager
 def running_node(cpus: int = 2) -> Iterator[int]:
     """A ``dispynode`` in the sandbox, on a free loopback port; yields its pid once it listens."""
-    command = [sys.executable, "-m", "dispy.cli.node", "--listen_port", "0", "--cpus", str(cpus)]
+    with listening_node(cpus) as (pid, _):
+        yield pid
+
+
+@contextlib.contextmanager
+def listening_node(cpus: int = 2, *options: str) -> Iterator[tuple[int, int]]:
+    """The same with more options; yields its pid and port."""
+    command = [sys.executable, "-m", "dispy.cli.node", "--listen_port", "0", "--cpus", str(cpus), *options]
     # Its log goes where ours goes.
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:
-        _wait_listening(process)
-        yield process.pid
+        yield process.pid, _wait_listening(process)
     finally:
         end(process)
 
 
-def _wait_listening(process: subprocess.Popen[bytes]) -> None:
+def _wait_listening(process: subprocess.Popen[bytes]) -> int:
     assert process.stdout is not None
     os.set_blocking(process.stdout.fileno(), False)
     said = b""
@@ -198,6 +204,7 @@ def _wait_listening(process: subprocess.Popen[bytes]) -> None:
             raise RuntimeError(f"dispynode does not listen: exit code {process.poll()}, said {said!r}")
         said += process.stdout.read() or b""
         time.sleep(0.005)
+    return int(said.split(b"listens on ")[1].split()[0].rpartition(b":")[2])
 
 
 def end(process: subprocess.Popen[Any]) -> None:

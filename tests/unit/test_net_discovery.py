@@ -66,7 +66,7 @@ def test_what_a_dead_node_left_is_not_found_and_is_removed(home: Path) -> None:
     program = (
         "import os\n"
         "from dispy.net.discovery import Entry, Listing\n"
-        "entry = Entry(Listing('dead', '127.0.0.1', 9701, 'name', 2, 1, 'ours'))\n"
+        "entry = Entry(Listing('dead', '127.0.0.1', 9701, False, 'name', 2, 1, 'ours'))\n"
         "os._exit(0)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
@@ -78,7 +78,7 @@ def test_what_a_dead_node_left_is_not_found_and_is_removed(home: Path) -> None:
 def test_a_node_of_another_process_is_found_while_it_lives(home: Path) -> None:
     program = (
         "from dispy.net.discovery import Entry, Listing\n"
-        "entry = Entry(Listing('alive', '127.0.0.1', 9701, 'name', 2, 1, 'ours'))\n"
+        "entry = Entry(Listing('alive', '127.0.0.1', 9701, False, 'name', 2, 1, 'ours'))\n"
         "print('ready', flush=True)\n"
         "input()\n"
     )

@@ -133,12 +133,14 @@ def test_a_reader_with_a_smaller_limit_refuses_what_is_beyond_it() -> None:
         collector.feed(frames.header(frames.CONTROL, 513))
 
 
-def test_a_limit_that_is_raised_holds_for_the_next_frame() -> None:
+def test_a_reader_that_is_widened_takes_large_frames_and_streams() -> None:
     collector = Collector(control_max=512)
+    assert len(collector.reader.writable()) <= 1024
     collector.feed(encode((frames.CONTROL, 0, b"a")))
-    collector.reader.control_max = 1024
-    collector.feed(encode((frames.CONTROL, 0, bytes(1024))))
-    assert [len(body) for _, _, body in collector.frames] == [1, 1024]
+    collector.reader.widen()
+    collector.feed(encode((frames.CONTROL, 0, bytes(100_000))) + encode((frames.CHUNK, 1, bytes(70_000))))
+    assert [len(body) for _, _, body in collector.frames] == [1, 100_000, 70_000]
+    assert len(collector.reader.writable()) > 64 * 1024
 
 
 def test_a_limit_raised_by_a_frame_holds_for_one_that_came_with_it() -> None:
@@ -146,13 +148,13 @@ def test_a_limit_raised_by_a_frame_holds_for_one_that_came_with_it() -> None:
 
     def on_frame(kind: int, stream: int, body: memoryview) -> None:
         seen.append(len(body))
-        reader.control_max = 1024
+        reader.widen()
 
     reader = FrameReader(on_frame, 512)
-    data = encode((frames.CONTROL, 0, b"a")) + encode((frames.CONTROL, 0, bytes(1024)))
+    data = encode((frames.CONTROL, 0, b"a")) + encode((frames.CONTROL, 0, bytes(600)))
     reader.writable()[: len(data)] = data
     reader.received(len(data))
-    assert seen == [1, 1024]
+    assert seen == [1, 600]
 
 
 @pytest.mark.parametrize("frame", EVERY_KIND[1:], ids=KINDS[1:])

@@ -320,20 +320,23 @@ def _present(now: datetime | None = None) -> datetime:
 
 
 def _validity(ca: x509.Certificate, days: int, now: datetime) -> tuple[datetime, datetime]:
-    """From when to when a leaf is valid: never outside the life of its CA."""
+    """From when to when a leaf is valid: never outside the life of its CA.
+
+    For as many days as the CA has it ends together with the CA, although that was made some seconds before.
+    """
     end = ca.not_valid_after_utc
     if end <= now:
         raise UsageError(
             f"the CA has expired on {end:%Y-%m-%d}",
             hint="make another in another directory: 'dispy cert new ca --dir DIR'",
         )
-    if now + timedelta(days=days) > end:
-        left = (end - now).days
+    left = -((now - end) // timedelta(days=1))
+    if days > left:
         raise UsageError(
             f"{days} days are longer than the CA is valid, which is until {end:%Y-%m-%d}",
-            hint=f"give at most {left} days" if left else "make another CA in another directory: --dir",
+            hint=f"give at most {left}, or make another CA in another directory: 'dispy cert new ca --dir DIR'",
         )
-    return max(now - _BACKDATED, ca.not_valid_before_utc), now + timedelta(days=days)
+    return max(now - _BACKDATED, ca.not_valid_before_utc), min(now + timedelta(days=days), end)
 
 
 # The CA of a directory.

@@ -11,23 +11,28 @@ import asyncio
 import contextlib
 import secrets
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 
-from dispy.errors import AuthenticationError, DispyError, RemoteProtocolError
-from dispy.net.tls import Channel, channel_of
+from dispy.errors import DispyError, RemoteProtocolError
+from dispy.net.tls import Channel, Cipher, DialerTls, ListenerTls, channel_of, explain
 from dispy.protocol import frames, limits
-from dispy.protocol.frames import guess_protocol
-from dispy.protocol.handshake import NONCE_SIZE, REFUSAL, Handshake
+from dispy.protocol.frames import guess_protocol, is_tls
+from dispy.protocol.handshake import NONCE_SIZE, REFUSAL, TLS_REFUSAL, Handshake
 
 HANDSHAKE_S = 5.0
 """From connect to proof: generous on a loaded machine, short for a stranger."""
 
 WRITE_HIGH = 2 * limits.MIB
 """Bytes in the socket's queue above which no chunk is added: what a cancel may wait behind."""
+
+_STRANGER_BUFFER = 4 * limits.KIB
+_PEER_BUFFER = 128 * limits.KIB
+"""Encrypted bytes read at once, before the proof and after it."""
 
 Payload = bytes | bytearray | memoryview
 
@@ -57,8 +62,8 @@ class Connection(asyncio.BufferedProtocol):
         role: What we are ("client", "node").
         peer_role: What the peer must be.
         is_dialer: Whether we made the connection.
-        channel: The listener's certificate, if we listen with TLS; if we dial, the only one to believe
-            (empty: any that TLS let pass).
+        tls: Encrypts the connection, from its first byte; None: nothing does.
+        peer_name: What we dial, as the user calls it.
         on_settled: Told once, when both sides have proved themselves or the connection is gone.
     """
 
@@ -71,7 +76,8 @@ class Connection(asyncio.BufferedProtocol):
         peer_role: str,
         *,
         is_dialer: bool,
-        channel: Channel = b"",
+        tls: ListenerTls | DialerTls | None = None,
+        peer_name: str = "",
         on_settled: Callable[[Connection], None] | None = None,
     ) -> None:
         self._on_settled = on_settled
@@ -79,13 +85,20 @@ class Connection(asyncio.BufferedProtocol):
         self._decode = decoder.decode
         self._identity = (key, role, peer_role)
         self._is_dialer = is_dialer
-        self._channel = channel
+        self._tls = tls
+        self._cipher: Cipher | None = None
+        if tls is not None:
+            self._cipher = tls.cipher(peer_name) if isinstance(tls, DialerTls) else tls.cipher()
+        self._received = memoryview(bytearray(_STRANGER_BUFFER)) if tls is not None else memoryview(b"")
+        """Where encrypted bytes arrive."""
         self._handshake: Handshake | None = None
         self._reader = frames.FrameReader(self._on_frame, limits.HANDSHAKE_FRAME_MAX)
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes | memoryview] = []
+        self._left = b""
+        """What the socket did not take at once, as it goes onto the wire."""
         self._lock = threading.Lock()
         """Guards the order of bytes on the socket between the loop and ``try_send_now``."""
         self._socket: socket.socket | None = None
@@ -115,46 +128,68 @@ class Connection(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(high=WRITE_HIGH)  # type: ignore[attr-defined]  # same
         peer = transport.get_extra_info("peername")
         self.peer_address = peer[0] if isinstance(peer, tuple) else ""
-        ssl_object = transport.get_extra_info("ssl_object")
         if self._is_dialer:
             self._deadline = self._loop.call_later(HANDSHAKE_S, self._on_deadline)
-        if ssl_object is None:
-            self._open_direct_way(transport)
-        elif self._is_dialer:
-            try:
-                self._channel = channel_of(ssl_object, self._channel)
-            except AuthenticationError as error:
-                self.refuse(error)
-                return
-        self._handshake = Handshake(
-            *self._identity,
-            secrets.token_bytes(NONCE_SIZE),
-            is_dialer=self._is_dialer,
-            channel=self._channel,
-        )
-        self._write_control(self._handshake.start())
-
-    def _open_direct_way(self, transport: asyncio.BaseTransport) -> None:
         with contextlib.suppress(OSError):
             # A descriptor of our own: the transport may close its own while another thread writes.
             self._socket = socket.socket(fileno=socket.dup(transport.get_extra_info("socket").fileno()))
             self._socket.setblocking(False)
+        if self._cipher is None:
+            self._begin_proof(b"")
+        elif self._is_dialer:
+            self._cipher.feed(b"")
+            self._write_raw(self._cipher.pending())
+
+    def _begin_proof(self, channel: Channel) -> None:
+        self._handshake = Handshake(
+            *self._identity, secrets.token_bytes(NONCE_SIZE), is_dialer=self._is_dialer, channel=channel
+        )
+        self._write_control(self._handshake.start())
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._reader.writable()
+        return self._reader.writable() if self._cipher is None else self._received
 
     def buffer_updated(self, nbytes: int) -> None:
         self._has_received = True
         self.bytes_received += nbytes
         if not self._first:
-            self._first = self._reader.peek(nbytes)
+            self._first = bytes(self.get_buffer(0)[: min(nbytes, frames.HEADER_SIZE)])
         try:
-            self._reader.received(nbytes)
+            if self._cipher is None:
+                self._reader.received(nbytes)
+            else:
+                self._decrypt(self._cipher, self._received[:nbytes])
+        except ssl.SSLError as error:
+            self.refuse(explain(error))
         except (DispyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self.refuse(self._explain(error))
         if self._out:
             # Answers leave at once.
             self._flush()
+
+    def _decrypt(self, cipher: Cipher, data: memoryview) -> None:
+        if not self._is_dialer and not cipher.is_established and not is_tls(self._first):
+            # Refused in plain words, which is all that whoever this is understands.
+            self._cipher = None
+            self._write_control(TLS_REFUSAL)
+            raise RemoteProtocolError(f"{guess_protocol(self._first)} instead of TLS")
+        was_established = cipher.is_established
+        with self._lock:
+            try:
+                cipher.feed(data)
+            finally:
+                if cipher.has_pending:
+                    self._write_raw(cipher.pending())
+        if cipher.is_established and not was_established:
+            tls = self._tls
+            assert tls is not None
+            self._begin_proof(channel_of(cipher, tls.pinned) if isinstance(tls, DialerTls) else tls.channel)
+        while cipher.has_more and not self._is_closed:
+            with self._lock:
+                size = cipher.read_into(self._reader.writable())
+            if not size:
+                break
+            self._reader.received(size)
 
     def eof_received(self) -> bool:
         return False
@@ -206,6 +241,8 @@ class Connection(asyncio.BufferedProtocol):
         self._handshake = None
         self.is_ready = True
         self._reader.widen()
+        if self._cipher is not None:
+            self._received = memoryview(bytearray(_PEER_BUFFER))
         self._settle()
         self._owner.on_ready(self)
 
@@ -286,12 +323,14 @@ class Connection(asyncio.BufferedProtocol):
             transport = self._transport
             if self._socket is None or transport is None or not self.is_ready:
                 return False
-            if self._out or self._outgoing or transport.get_write_buffer_size():
+            if self._out or self._outgoing or self._left or transport.get_write_buffer_size():
                 return False
             bodies = [_encode(message) for message in messages]
             data = b"".join(
                 [part for body in bodies for part in (frames.header(frames.CONTROL, len(body)), body)]
             )
+            if self._cipher is not None:
+                data = self._cipher.encrypt(data)
             try:
                 sent = self._socket.send(data)
             except OSError:
@@ -300,7 +339,7 @@ class Connection(asyncio.BufferedProtocol):
             self._has_sent = True
             self.bytes_sent += sent
             if sent < len(data):
-                self._out.insert(0, data[sent:])
+                self._left = data[sent:]
                 self._loop.call_soon_threadsafe(self._flush)
             return True
 
@@ -327,32 +366,48 @@ class Connection(asyncio.BufferedProtocol):
         if transport is None or self._is_closed:
             self._out.clear()
             return
-        if self._out:
+        if self._out or self._left:
             with self._lock:
                 data = b"".join(self._out)
                 self._out.clear()
-                self._has_sent = True
-                self.bytes_sent += len(data)
-                transport.write(data)
+                self._transmit(data)
         while self._outgoing and not self._is_paused and not self._is_closed:
-            if not self._write_chunks(transport):
+            if not self._write_chunks():
                 break
 
-    def _write_chunks(self, transport: asyncio.Transport) -> bool:
+    def _transmit(self, data: bytes | memoryview) -> None:
+        """Hand bytes to the socket in their order; the lock is held."""
+        self._has_sent = True
+        self.bytes_sent += len(data)
+        if self._cipher is not None and data:
+            data = self._cipher.encrypt(data)
+        self._write_raw(data)
+
+    def _write_raw(self, data: bytes | memoryview) -> None:
+        transport = self._transport
+        assert transport is not None
+        if self._left:
+            left, self._left = self._left, b""
+            transport.write(left)
+        if data:
+            transport.write(data)
+
+    def _write_chunks(self) -> bool:
         """One chunk of each stream that may send; False if none may."""
         has_written = False
         for stream in list(self._outgoing.values()):
             if stream.is_ready():
                 chunk = stream.next_chunk()
-                self.bytes_sent += len(chunk)
-                transport.write(frames.header(frames.CHUNK, len(chunk), stream.number))
-                transport.write(chunk)
+                with self._lock:
+                    self._transmit(frames.header(frames.CHUNK, len(chunk), stream.number))
+                    self._transmit(chunk)
                 has_written = True
             if stream.is_done():
                 del self._outgoing[stream.number]
                 body = stream.group.stream_done()
                 if body is not None:
-                    transport.write(frames.header(frames.CONTROL, len(body)) + body)
+                    with self._lock:
+                        self._transmit(frames.header(frames.CONTROL, len(body)) + body)
             if self._is_paused:
                 break
         return has_written

@@ -9,20 +9,15 @@ not too often; he himself is told one constant thing.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
+import itertools
 import logging
 import socket
-import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 
 from dispy.errors import RemoteProtocolError
 from dispy.net.connection import HANDSHAKE_S, Connection
-from dispy.net.tls import Channel, ListenerTls
-from dispy.protocol.frames import CONTROL, HEADER_SIZE, guess_protocol, header
-from dispy.protocol.handshake import TLS_REFUSAL
 from dispy.text import line
 
 logger = logging.getLogger("dispy.net")
@@ -41,8 +36,14 @@ BACKLOG = 1024
 ACCEPTS_PER_TURN = 32
 """Connections taken before the loop does something else."""
 
+YOUNG_MAX = 64
+YOUNG_S = 0.25
+"""While so many connections are half open and younger than that, the kernel keeps the others: a crowd that
+comes at once is served in turn, and does not push itself out."""
+
+CROWD_PAUSE_S = 0.01
 FULL_PAUSE_S = 0.2
-"""Pause in accepting when there are no descriptors left."""
+"""Pauses in accepting: for a crowd, and when there are no descriptors left."""
 
 LOG_EVERY_S = 60.0
 """Strangers of one address are logged so often at most."""
@@ -50,16 +51,15 @@ LOG_EVERY_S = 60.0
 LOG_ADDRESSES_MAX = 256
 """Addresses that are remembered for that; also the most lines in that time."""
 
-_TLS_HANDSHAKE = 0x16  # the first byte of every TLS client
-
 
 class HalfOpen:
     """A connection between accept and proof."""
 
-    __slots__ = ("connection", "deadline", "host", "socket", "task")
+    __slots__ = ("connection", "deadline", "host", "since", "socket", "task")
 
-    def __init__(self, host: str, accepted: socket.socket) -> None:
+    def __init__(self, host: str, accepted: socket.socket, since: float) -> None:
         self.host = host
+        self.since = since
         self.socket: socket.socket | None = accepted
         """Until a protocol takes it over."""
         self.deadline: asyncio.TimerHandle
@@ -71,16 +71,11 @@ class Listener:
     """Accepts connections on one address.
 
     Args:
-        make: Makes the protocol of a connection, from its channel and whom to tell when it is no
-            longer half open.
-        tls: None for a listener without.
+        make: Makes the protocol of a connection, from whom to tell when it is no longer half open.
     """
 
-    def __init__(
-        self, make: Callable[[Channel, Callable[[Connection], None]], Connection], tls: ListenerTls | None
-    ) -> None:
+    def __init__(self, make: Callable[[Callable[[Connection], None]], Connection]) -> None:
         self._make = make
-        self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         self._half_open: OrderedDict[HalfOpen, None] = OrderedDict()
@@ -131,23 +126,29 @@ class Listener:
         for _ in range(ACCEPTS_PER_TURN):
             if self._socket is None:
                 return
+            if self._is_crowded():
+                self._pause(CROWD_PAUSE_S)
+                return
             try:
                 accepted, address = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                self._pause(error)
+                self._log.warning("", "no connection can be accepted: %s", error.strerror)
+                self._pause(FULL_PAUSE_S)
                 return
             self._on_accepted(accepted, address[0])
 
-    def _pause(self, error: OSError) -> None:
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-            self._log.warning("", "no connection can be accepted: %s", error.strerror)
-        else:
-            logger.error("accepting a connection failed: %s", error)
+    def _is_crowded(self) -> bool:
+        if len(self._half_open) < YOUNG_MAX:
+            return False
+        young = next(itertools.islice(reversed(self._half_open), YOUNG_MAX - 1, None))
+        return self._loop.time() - young.since < YOUNG_S
+
+    def _pause(self, seconds: float) -> None:
         assert self._socket is not None
         self._loop.remove_reader(self._socket)
-        self._loop.call_later(FULL_PAUSE_S, self._resume)
+        self._loop.call_later(seconds, self._resume)
 
     def _resume(self) -> None:
         if self._socket is not None:
@@ -160,66 +161,25 @@ class Listener:
             self._push_out(next(h for h in self._half_open if h.host == host))
         elif len(self._half_open) >= HALF_OPEN_MAX:
             self._push_out(next(iter(self._half_open)))
-        half_open = HalfOpen(host, accepted)
+        half_open = HalfOpen(host, accepted, self._loop.time())
         half_open.deadline = self._loop.call_later(HANDSHAKE_S, self._on_deadline, half_open)
         self._half_open[half_open] = None
         self._per_address[host] = self._per_address.get(host, 0) + 1
-        if self._tls is None:
-            self._begin(half_open)
-        else:
-            # Whoever does not speak TLS is refused in plain words, and costs no TLS.
-            self._loop.add_reader(accepted, self._on_first_byte, half_open)
-
-    def _on_first_byte(self, half_open: HalfOpen) -> None:
-        accepted = half_open.socket
-        assert accepted is not None
-        self._loop.remove_reader(accepted)
-        try:
-            first = accepted.recv(HEADER_SIZE, socket.MSG_PEEK)
-        except OSError:
-            first = b""
-        if first[:1] == bytes((_TLS_HANDSHAKE,)):
-            self._begin(half_open)
-            return
-        if first:
-            self._report(half_open.host, f"{guess_protocol(first)} instead of TLS")
-            with contextlib.suppress(OSError):
-                accepted.send(header(CONTROL, len(TLS_REFUSAL)) + TLS_REFUSAL)
-                # Unread bytes would make the kernel reset the connection, and the refusal with it.
-                accepted.shutdown(socket.SHUT_WR)
-                accepted.recv(4096)
-        self._drop(half_open)
-
-    # From the first byte to the proof.
-
-    def _begin(self, half_open: HalfOpen) -> None:
         half_open.task = self._loop.create_task(self._see_through(half_open))
+
+    # From there to the proof.
 
     async def _see_through(self, half_open: HalfOpen) -> None:
         accepted, half_open.socket = half_open.socket, None
         assert accepted is not None
-        tls = self._tls
 
         def make() -> Connection:
-            half_open.connection = self._make(
-                b"" if tls is None else tls.channel,
-                lambda connection: self._on_settled(half_open, connection),
-            )
+            half_open.connection = self._make(lambda connection: self._on_settled(half_open, connection))
             return half_open.connection
 
         try:
-            await self._loop.connect_accepted_socket(
-                make,
-                accepted,
-                ssl=None if tls is None else tls.context,
-                ssl_handshake_timeout=None if tls is None else HANDSHAKE_S,
-            )
-        except (OSError, ssl.SSLError) as error:
-            reason = (getattr(error, "reason", None) or str(error)).replace("_", " ").lower()
-            self._report(half_open.host, f"no TLS: {reason}")
-            accepted.close()
-            self._forget(half_open)
-        except asyncio.CancelledError:
+            await self._loop.connect_accepted_socket(make, accepted)
+        except (OSError, asyncio.CancelledError):
             accepted.close()
             self._forget(half_open)
 
@@ -239,11 +199,7 @@ class Listener:
 
     def _drop(self, half_open: HalfOpen) -> None:
         self._forget(half_open)
-        if half_open.socket is not None:
-            self._loop.remove_reader(half_open.socket)
-            half_open.socket.close()
-            half_open.socket = None
-        elif half_open.connection is not None:
+        if half_open.connection is not None:
             half_open.connection.refuse(RemoteProtocolError("no proof in time"))
         elif half_open.task is not None:
             half_open.task.cancel()

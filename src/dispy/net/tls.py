@@ -77,6 +77,10 @@ class ListenerTls:
     context: ssl.SSLContext
     channel: Channel
 
+    def cipher(self) -> Cipher:
+        """For one connection."""
+        return Cipher(self.context, None)
+
 
 @dataclass(frozen=True, slots=True)
 class DialerTls:
@@ -89,6 +93,80 @@ class DialerTls:
 
     context: ssl.SSLContext
     pinned: Channel
+
+    def cipher(self, name: str) -> Cipher:
+        """For one connection to a listener that we know by this name."""
+        return Cipher(self.context, name)
+
+
+class Cipher:
+    """One connection's TLS, apart from its socket: bytes in, bytes out.
+
+    Not asyncio's, since a job may leave from any thread (``Connection.try_send_now``), and since a stranger
+    must cost little. A connection that is cut looks like one that was closed; frames know their lengths.
+
+    Args:
+        context: Of our side.
+        name: The listener's, if we dial; None if we listen.
+    """
+
+    __slots__ = ("_in", "_object", "_out", "is_established")
+
+    def __init__(self, context: ssl.SSLContext, name: str | None) -> None:
+        self._in = ssl.MemoryBIO()
+        self._out = ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._in, self._out, server_side=name is None, server_hostname=name)
+        self.is_established = False
+
+    def feed(self, data: memoryview | bytes) -> None:
+        """Take in what has arrived; goes on with the handshake as far as it can.
+
+        Raises:
+            ssl.SSLError: It failed. ``pending`` holds what tells the peer so.
+        """
+        self._in.write(data)
+        if not self.is_established:
+            try:
+                self._object.do_handshake()
+                self.is_established = True
+            except ssl.SSLWantReadError:
+                pass
+
+    def read_into(self, buffer: memoryview) -> int:
+        """Decrypt into a buffer; returns how many bytes, 0 if there are none now.
+
+        Raises:
+            ssl.SSLError: Somebody changed what was sent, or the peer has had enough.
+        """
+        if not self.is_established:
+            return 0
+        try:
+            return self._object.read(len(buffer), buffer)  # type: ignore[return-value]  # the count, with a buffer
+        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            return 0
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there may be something to read. Asking costs a tenth of trying."""
+        return bool(self._in.pending or self._object.pending())
+
+    @property
+    def has_pending(self) -> bool:
+        """Whether TLS itself has something to say."""
+        return bool(self._out.pending)
+
+    def encrypt(self, data: bytes | memoryview) -> bytes:
+        """What is to be sent for these bytes."""
+        self._object.write(data)
+        return self._out.read()
+
+    def pending(self) -> bytes:
+        """What TLS itself has to say."""
+        return self._out.read()
+
+    def certificate(self) -> bytes:
+        """The peer's, in DER; empty if it showed none."""
+        return self._object.getpeercert(binary_form=True) or b""
 
 
 def warn_if_open(tls: Tls, address: str) -> None:
@@ -137,14 +215,13 @@ def dialer_tls(tls: Tls) -> DialerTls:
     return DialerTls(context, pinned)
 
 
-def channel_of(ssl_object: ssl.SSLObject, pinned: Channel) -> Channel:
+def channel_of(cipher: Cipher, pinned: Channel) -> Channel:
     """The channel that a dialer sees.
 
     Raises:
         AuthenticationError: It is not the one that is believed.
     """
-    certificate = ssl_object.getpeercert(binary_form=True)
-    channel = hashlib.sha256(certificate or b"").digest()
+    channel = hashlib.sha256(cipher.certificate()).digest()
     if pinned and channel != pinned:
         raise AuthenticationError(
             "the peer's certificate is not the one in certfile",

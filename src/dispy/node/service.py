@@ -26,7 +26,7 @@ from dispy.net.connection import Connection, Payload
 from dispy.net.discovery import Entry, Listing
 from dispy.net.listener import Listener
 from dispy.net.secrets import Secret
-from dispy.net.tls import Channel, ListenerTls
+from dispy.net.tls import ListenerTls
 from dispy.node.accounts import Account
 from dispy.node.hosts import HostProcess, WorkerHandle
 from dispy.node.segments import Segments, WorkSpace
@@ -102,7 +102,7 @@ class NodeService:
         self.incarnation = parts.incarnation
         self.address: tuple[str, int] = (settings.host, 0)
         self._secret = parts.secret
-        self.uses_tls = parts.tls is not None
+        self._tls = parts.tls
         self._account = parts.account
         self._machine = Machine(parts.cpus, settings.lease_s)
         self._loop = asyncio.get_running_loop()
@@ -115,7 +115,7 @@ class NodeService:
         self._workspace = WorkSpace(settings.dest_path_prefix, self.incarnation.hex(), parts.account)
         self._segments = parts.segments
         self._entry: Entry | None = None
-        self._listener = Listener(self._new_connection, parts.tls)
+        self._listener = Listener(self._new_connection)
         self._tick: asyncio.TimerHandle | None = None
         self._pulse: asyncio.TimerHandle | None = None
         self._stopped = asyncio.Event()
@@ -137,6 +137,11 @@ class NodeService:
             core.Release: self._release,
             core.FlushSoon: self._flush_soon,
         }
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether links are encrypted."""
+        return self._tls is not None
 
     # Life.
 
@@ -166,14 +171,14 @@ class NodeService:
             self.incarnation.hex(),
             local(host),
             port,
-            self.uses_tls,
+            self._tls is not None,
             self.name,
             self.cpus,
             os.getpid(),
             self._secret.fingerprint(),
         )
 
-    def _new_connection(self, channel: Channel, on_settled: Callable[[Connection], None]) -> Connection:
+    def _new_connection(self, on_settled: Callable[[Connection], None]) -> Connection:
         return Connection(
             self,
             node.to_node_decoder,
@@ -181,7 +186,7 @@ class NodeService:
             "node",
             "client",
             is_dialer=False,
-            channel=channel,
+            tls=self._tls,
             on_settled=on_settled,
         )
 

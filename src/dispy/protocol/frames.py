@@ -62,9 +62,14 @@ def read_length(body: memoryview) -> int:
 PING_FRAME = header(PING, 0)
 
 
+def is_tls(first: bytes) -> bool:
+    """Whether a client begins TLS with these bytes."""
+    return first[:1] == b"\x16"
+
+
 def guess_protocol(first: bytes) -> str:
     """Who says these first bytes: for the message to somebody who has taken the wrong port."""
-    if first[:1] == b"\x16" or first[:2] == b"\x15\x03":
+    if is_tls(first) or first[:2] == b"\x15\x03":
         return "TLS"
     if first.startswith(b"SSH-"):
         return "SSH"
@@ -116,10 +121,6 @@ class FrameReader:
         elif len(self._buffer) - self._end < self._size // 4:
             self._compact()
         return self._view[self._end :]
-
-    def peek(self, count: int) -> bytes:
-        """The first of ``count`` bytes that are now in ``writable()``."""
-        return bytes(self._view[self._end : self._end + min(count, HEADER_SIZE)])
 
     def received(self, count: int) -> None:
         """Take note of ``count`` bytes in ``writable()`` and hand on all whole frames.

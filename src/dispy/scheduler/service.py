@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
 from dispy.errors import AuthenticationError, RemoteProtocolError, SilenceError, VersionError
 from dispy.net.connection import Connection, Payload
-from dispy.net.tls import DialerTls, explain
+from dispy.net.tls import DialerTls
 from dispy.protocol import limits, node
 from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.text import line, lines
@@ -140,16 +139,7 @@ class Link:
         while not self.is_closed:
             try:
                 async with asyncio.timeout(DIAL_S):
-                    await loop.create_connection(
-                        self._new_connection,
-                        target.host,
-                        target.port,
-                        ssl=target.tls.context if target.tls is not None else None,
-                        server_hostname=(target.name or target.host) if target.tls is not None else None,
-                    )
-                return
-            except ssl.SSLError as error:
-                self._fail(explain(error))
+                    await loop.create_connection(self._new_connection, target.host, target.port)
                 return
             except Exception as error:
                 if not isinstance(error, OSError):
@@ -178,7 +168,8 @@ class Link:
             "client",
             "node",
             is_dialer=True,
-            channel=self.target.tls.pinned if self.target.tls is not None else b"",
+            tls=self.target.tls,
+            peer_name=self.target.name or self.target.host,
         )
         return self._made
 
@@ -250,8 +241,6 @@ class Link:
             self.connection = None
         if self.is_closed:
             return
-        if isinstance(error, ssl.SSLError):
-            error = explain(error)
         if self.info is None or isinstance(error, (AuthenticationError, VersionError)):
             self._fail(
                 error
