@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Callable
 
 import msgspec
@@ -363,3 +364,17 @@ def test_a_finished_handshake_takes_no_further_proof() -> None:
     for side, proof in ((listens, sent[2]), (dials, sent[3])):
         with pytest.raises(RemoteProtocolError):
             side.receive(proof)
+
+
+def test_proofs_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the library's function for it, once per side, over two digests of equal length."""
+    compared = []
+    original = hmac.compare_digest
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), len(other)))
+        return original(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    talk(dialer(), listener())
+    assert compared == [(32, 32), (32, 32)]
