@@ -14,6 +14,7 @@ import functools
 import io
 import os
 import pickle
+import struct
 import sys
 import types
 from collections.abc import Callable, Iterable
@@ -22,6 +23,7 @@ from typing import Any
 import cloudpickle
 from cloudpickle import cloudpickle as _by_value
 
+from dispy.buffers import pool
 from dispy.errors import PicklingError, RemoteTraceback
 
 PROTOCOL = 5
@@ -31,6 +33,19 @@ pickle consists of built-in values; in its presence (or that of a byte that look
 
 _STRINGS = (b"\x8c", b"X", b"\x8d")
 """The opcodes for strings."""
+
+OUT_OF_BAND = 64 * 1024
+"""Buffers (of arrays, mostly) of so many bytes are not copied into the pickle, but lie beside it."""
+
+_ALIGNMENT = 64
+_BLOCK = struct.Struct("<8sQQ")
+_MAGIC = b"\x01dispyB\x00"  # a pickle begins with 0x80
+_LENGTH = struct.Struct("<Q")
+
+Buffer = bytes | bytearray | memoryview
+
+take: Callable[[int], memoryview] = pool.take
+"""Where large payloads are kept; a program that has nodes on its machine sets another place."""
 
 _dumps = pickle.dumps
 
@@ -44,7 +59,80 @@ STANDARD_MODULES = frozenset({
 """What code may use without importing it; a node imports those of them that code names."""
 
 
-def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any = None) -> bytes:
+class Parts:
+    """A pickle and the buffers beside it, still where they were: to be copied by whoever keeps them.
+
+    As a block: magic, number of buffers, length of the pickle; the length of each buffer; the pickle; the
+    buffers, each at a multiple of 64 bytes.
+
+    Args:
+        data: The pickle.
+        buffers: What it refers to, in order.
+    """
+
+    __slots__ = ("pieces", "size")
+
+    def __init__(self, data: bytes, buffers: list[memoryview]) -> None:
+        head = [_BLOCK.pack(_MAGIC, len(buffers), len(data))]
+        head += [_LENGTH.pack(buffer.nbytes) for buffer in buffers]
+        self.pieces: list[Buffer] = [b"".join(head), data]
+        self.size = _BLOCK.size + _LENGTH.size * len(buffers) + len(data)
+        for buffer in buffers:
+            gap = -self.size % _ALIGNMENT
+            self.pieces += [bytes(gap), buffer]
+            self.size += gap + buffer.nbytes
+
+    def copy(self) -> memoryview:
+        """All of it in one block, as it is now."""
+        block = take(self.size)
+        position = 0
+        for piece in self.pieces:
+            end = position + len(piece)
+            block[position:end] = piece
+            position = end
+        return block
+
+
+def whole(dumped: bytes | Parts) -> Buffer:
+    """What ``dump`` made, in one piece and as it is now."""
+    if isinstance(dumped, Parts):
+        return dumped.copy()
+    if len(dumped) < OUT_OF_BAND:
+        return dumped
+    block = take(len(dumped))
+    block[:] = dumped
+    return block
+
+
+def _open_block(block: memoryview) -> tuple[memoryview, list[memoryview]]:
+    _, count, length = _BLOCK.unpack_from(block)
+    start = _BLOCK.size + _LENGTH.size * count
+    sizes = [_LENGTH.unpack_from(block, _BLOCK.size + _LENGTH.size * place)[0] for place in range(count)]
+    data = block[start : start + length]
+    position = start + length
+    buffers = []
+    for size in sizes:
+        position += -position % _ALIGNMENT
+        buffers.append(block[position : position + size])
+        position += size
+    return data, buffers
+
+
+class _Collector(list[memoryview]):
+    """Takes the buffers that are worth it out of the pickle."""
+
+    __slots__ = ()
+
+    def take(self, buffer: pickle.PickleBuffer) -> bool:
+        """Whether the pickler has to take it in."""
+        raw = buffer.raw()
+        if raw.nbytes < OUT_OF_BAND:
+            return True
+        self.append(raw)
+        return False
+
+
+def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any = None) -> Buffer:
     """Pickle a job's arguments as they are now, and its id if that is not its number.
 
     Raises:
@@ -55,12 +143,14 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any = None)
         call = (args, kwargs) if job_id is None else (args, kwargs, job_id)
     try:
         # The common case without another call: it is on the path of every job.
-        data = _dumps(call, PROTOCOL)
-        return data if _STACK_GLOBAL not in data else dump(call)
+        buffers = _Collector()
+        data = _dumps(call, PROTOCOL, buffer_callback=buffers.take)
+        if _STACK_GLOBAL not in data or not _names_local(data):
+            return whole(Parts(data, buffers) if buffers else data)
     except Exception:
         pass
     try:
-        return dump(call)
+        return whole(dump(call))
     except Exception as error:
         raise _blame(args, kwargs, job_id, error) from error
 
@@ -78,31 +168,44 @@ def _blame(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any, error: Ex
     return PicklingError(f"a job cannot be sent: {error}")
 
 
-def load_call(payload: bytes | memoryview) -> tuple[Any, ...]:
-    """``(args,)``, ``(args, kwargs)`` or ``(args, kwargs, job_id)``."""
-    call: tuple[Any, ...] = pickle.loads(payload)
+def load_call(payload: Buffer) -> tuple[Any, ...]:
+    """``(args,)``, ``(args, kwargs)`` or ``(args, kwargs, job_id)``. Arrays in it lie where the payload lies."""
+    call: tuple[Any, ...] = load(payload)
     return call
 
 
-def dump(value: Any) -> bytes:
+def dump(value: Any) -> bytes | Parts:
     """Pickle any value; code of the user's own goes by value."""
+    buffers = _Collector()
     try:
-        data = pickle.dumps(value, PROTOCOL)
+        data = pickle.dumps(value, PROTOCOL, buffer_callback=buffers.take)
+        is_whole = not _names_local(data)
     except Exception:
         # A lambda, a local class, a class that was itself received by value, …
-        return _dump_by_value(value)
-    if _STACK_GLOBAL in data and any(name in data for name in _local_modules()):
-        return _dump_by_value(value)
-    return data
+        is_whole = False
+    if not is_whole:
+        buffers.clear()
+        data = _dump_by_value(value, buffers)
+    return Parts(data, buffers) if buffers else data
 
 
-def load(payload: bytes | bytearray | memoryview) -> Any:
-    """Unpickle what ``dump`` made."""
-    return pickle.loads(payload)
+def _names_local(data: bytes) -> bool:
+    """Whether a pickle may name code of the user's own."""
+    return _STACK_GLOBAL in data and any(name in data for name in _local_modules())
 
 
-def is_plain(payload: bytes | bytearray) -> bool:
-    """Whether unpickling it runs nobody's code: it holds built-in values only."""
+def load(payload: Buffer) -> Any:
+    """Unpickle what ``dump`` made. Arrays in it lie where the payload lies, and are writable if that is."""
+    if payload[:1] != _MAGIC[:1]:
+        return pickle.loads(payload)
+    data, buffers = _open_block(memoryview(payload))
+    return pickle.loads(data, buffers=buffers)
+
+
+def is_plain(payload: Buffer) -> bool:
+    """Whether unpickling it runs nobody's code and takes no time: it holds built-in values only."""
+    if len(payload) >= OUT_OF_BAND:
+        return False
     # The byte may be part of a number; a name that the opcode takes is a string, which has an opcode, too.
     return _STACK_GLOBAL not in payload or not any(opcode in payload for opcode in _STRINGS)
 
@@ -112,7 +215,7 @@ def dump_exception(error: BaseException, text: str) -> bytes:
     try:
         bare = error.with_traceback(None)
         bare.__cause__ = bare.__context__ = None
-        data = dump(bare)
+        data = bytes(whole(dump(bare)))
         load(data)
     except Exception:
         return b""
@@ -211,12 +314,20 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         file: Where the pickle goes.
         shared: Namespace for the functions of ``explicit`` and all that is defined beside them.
         explicit: The computation and its dependencies.
+        buffers: Takes large buffers; without it they go into the pickle.
     """
 
     def __init__(
-        self, file: io.BytesIO, *, shared: Namespace | None = None, explicit: Iterable[Any] = ()
+        self,
+        file: io.BytesIO,
+        *,
+        shared: Namespace | None = None,
+        explicit: Iterable[Any] = (),
+        buffers: _Collector | None = None,
     ) -> None:
-        super().__init__(file, protocol=PROTOCOL)
+        super().__init__(
+            file, protocol=PROTOCOL, buffer_callback=buffers.take if buffers is not None else None
+        )
         self.global_names: set[str] = set()
         self._explicit = {id(item) for item in explicit}
         self._is_definition = False
@@ -250,9 +361,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
 _MODULE_PRIVATE = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
 
 
-def _dump_by_value(value: Any) -> bytes:
+def _dump_by_value(value: Any, buffers: _Collector | None = None) -> bytes:
     stream = io.BytesIO()
-    _Pickler(stream).dump(value)
+    _Pickler(stream, buffers=buffers).dump(value)
     return stream.getvalue()
 
 

@@ -23,23 +23,32 @@ def segments(tmp_path: Path) -> Iterator[Segments]:
     opened.close()
 
 
+def put(segments: Segments, directory: Path, data: bytes) -> int:
+    """Let a payload arrive in two parts."""
+    incoming = segments.incoming(len(data))
+    half = len(data) // 2
+    for part in (data[:half], data[half:]):
+        incoming.write(memoryview(part))
+    return segments.adopt(directory, incoming)
+
+
 @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 5000], ids=["empty", "small", "large"])
 def test_a_segment_is_read_as_it_was_written(segments: Segments, data: bytes) -> None:
     directory = segments.open("computation")
-    with segments.map(directory, segments.put(directory, bytearray(data))) as content:
+    with segments.map(directory, put(segments, directory, data)) as content:
         assert content == data
 
 
 def test_segments_have_names_of_their_own(segments: Segments) -> None:
     one, other = segments.open("one"), segments.open("other")
-    names = [segments.put(directory, bytearray(b"x")) for directory in (one, one, other)]
+    names = [put(segments, directory, b"x") for directory in (one, one, other)]
     assert len(set(names)) == 3
     assert 0 not in names  # which means: none
 
 
 def test_segments_can_be_read_by_this_user_only(segments: Segments) -> None:
     directory = segments.open("computation")
-    name = segments.put(directory, bytearray(b"x"))
+    name = put(segments, directory, b"x")
     assert stat.S_IMODE(segments.root.stat().st_mode) == 0o700
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert stat.S_IMODE((directory / str(name)).stat().st_mode) == 0o600
@@ -47,7 +56,7 @@ def test_segments_can_be_read_by_this_user_only(segments: Segments) -> None:
 
 def test_a_removed_segment_is_gone_and_may_be_removed_again(segments: Segments) -> None:
     directory = segments.open("computation")
-    name = segments.put(directory, bytearray(b"x"))
+    name = put(segments, directory, b"x")
     segments.remove(directory, name)
     segments.remove(directory, name)
     assert list(directory.iterdir()) == []
@@ -55,7 +64,7 @@ def test_a_removed_segment_is_gone_and_may_be_removed_again(segments: Segments) 
 
 def test_a_mapped_segment_stays_readable_when_it_is_removed(segments: Segments) -> None:
     directory = segments.open("computation")
-    name = segments.put(directory, bytearray(b"content"))
+    name = put(segments, directory, b"content")
     with segments.map(directory, name) as content:
         segments.remove(directory, name)
         assert content == b"content"
@@ -63,8 +72,8 @@ def test_a_mapped_segment_stays_readable_when_it_is_removed(segments: Segments) 
 
 def test_dropping_a_computation_leaves_the_others(segments: Segments) -> None:
     one, other = segments.open("one"), segments.open("other")
-    segments.put(one, bytearray(b"x"))
-    name = segments.put(other, bytearray(b"y"))
+    put(segments, one, b"x")
+    name = put(segments, other, b"y")
     segments.drop(one)
     assert not one.exists()
     with segments.map(other, name) as content:
@@ -73,7 +82,7 @@ def test_dropping_a_computation_leaves_the_others(segments: Segments) -> None:
 
 def test_closing_leaves_nothing(tmp_path: Path) -> None:
     opened = Segments(f"test-{os.getpid()}-{tmp_path.name}")
-    opened.put(opened.open("computation"), bytearray(b"x"))
+    put(opened, opened.open("computation"), b"x")
     opened.close()
     assert not opened.root.exists()
 

@@ -26,6 +26,7 @@ TO_NODE: list[Any] = [
     node.CloseComputation(1),
     node.Acknowledge(12),
     node.AcknowledgeProvisional(1, 2, 3, 4),
+    node.ShareMemory(),
     node.Detach(),
 ]
 FROM_NODE: list[Any] = [

@@ -18,7 +18,7 @@ def test_a_stream_is_put_together_from_its_chunks() -> None:
     streams.open(1, 5)
     streams.chunk(1, chunk(b"he"))
     streams.chunk(1, chunk(b"llo"))
-    assert streams.take(1) == b"hello"
+    assert streams.take(1).data == b"hello"
 
 
 def test_each_chunk_but_the_last_is_granted_again() -> None:
@@ -33,24 +33,24 @@ def test_streams_that_interleave_stay_apart() -> None:
     streams.open(2, 2)
     for number, data in ((1, b"a"), (2, b"x"), (1, b"b"), (2, b"y")):
         streams.chunk(number, chunk(data))
-    assert (streams.take(1), streams.take(2)) == (b"ab", b"xy")
+    assert (streams.take(1).data, streams.take(2).data) == (b"ab", b"xy")
 
 
 def test_an_empty_stream_is_complete_at_once() -> None:
     streams = IncomingStreams()
     streams.open(1, 0)
-    assert streams.take(1) == b""
+    assert streams.take(1).data == b""
 
 
 def test_a_taken_payload_belongs_to_the_caller() -> None:
     streams = IncomingStreams()
     streams.open(1, 1)
     streams.chunk(1, chunk(b"a"))
-    data = streams.take(1)
+    data = streams.take(1).data
     data += b"more"
     streams.open(1, 1)
     streams.chunk(1, chunk(b"b"))
-    assert streams.take(1) == b"b"
+    assert streams.take(1).data == b"b"
 
 
 def test_a_chunk_beyond_the_announced_size_is_refused() -> None:
@@ -126,14 +126,14 @@ def test_an_aborted_stream_is_forgotten_and_its_number_is_free() -> None:
         streams.chunk(1, chunk(b"b"))
     streams.open(1, 1)
     streams.chunk(1, chunk(b"c"))
-    assert streams.take(1) == b"c"
+    assert streams.take(1).data == b"c"
 
 
 def test_aborting_an_unknown_stream_is_no_fault() -> None:
     streams = IncomingStreams()
     streams.abort(5)
     streams.open(5, 0)
-    assert streams.take(5) == b""
+    assert streams.take(5).data == b""
 
 
 def outgoing(size: int) -> OutgoingStream:

@@ -33,7 +33,7 @@ from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
 from dispy.errors import NotYetError, UsageError
 from dispy.net import secrets
-from dispy.net.addresses import resolve
+from dispy.net.addresses import is_loopback, resolve
 from dispy.net.tls import DialerTls, Tls, check, dialer_tls, warn_if_open
 from dispy.protocol.node import Compute, Ended, Job, Provisional, Started
 from dispy.scheduler.service import NodeInfo, Target
@@ -192,6 +192,8 @@ class JobCluster:
         self._engine: Engine = engine()
         self._number = self._engine.new_computation()
         self._is_closed = False
+        if any(a.ip_addr is None or is_loopback(a.ip_addr) for a in self._allocations):
+            self._engine.share_memory()
         if self._wants_private and config.LocalNode:
             self._engine.start_private_node(self._secret)
         self._engine.call(self._engine.add, self)
@@ -268,20 +270,22 @@ class JobCluster:
         if self._computation.method is not None:
             args = self._computation.arguments(args, kwargs)
         data = payload.dump_call(args, kwargs, None if job_id == number and type(job_id) is int else job_id)
+        # A large payload is a view of memory; it goes out as a stream and is never encoded.
+        message = Job(number, 0, data)  # type: ignore[arg-type]
         job = DispyJob(job_id, number, self, time.time())
         self._jobs[number] = job
         if self.cluster_status is not None:
             self._engine.callbacks.call(self.cluster_status, [(CREATED, None, job)])
         if node is not None:
-            self._engine.post(self._submit_pinned, node, Job(number, 0, data))
+            self._engine.post(self._submit_pinned, node, message)
             return job
         if (
             len(self._jobs) == 1
             and not self._is_posted
-            and self._engine.service.try_submit(self._number, Job(number, 0, data))
+            and self._engine.service.try_submit(self._number, message)
         ):
             return job
-        self._inbox.append(Job(number, 0, data))
+        self._inbox.append(message)
         if not self._is_posted:
             self._is_posted = True
             self._engine.post(self._take_inbox)

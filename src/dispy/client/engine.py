@@ -23,13 +23,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dispy import config
+from dispy import config, payload
+from dispy.buffers import SharedPool, pool
 from dispy.client.callbacks import Caller
 from dispy.client.log import notice
 from dispy.core.scheduling import state as core
 from dispy.errors import DispyError, UsageError
 from dispy.net import discovery
 from dispy.net.addresses import is_loopback
+from dispy.net.directories import memory_directory
+from dispy.net.places import Place
 from dispy.net.secrets import Secret
 from dispy.scheduler.service import NodeInfo, SchedulerService, Target
 
@@ -62,6 +65,8 @@ class Engine:
         """Unpickles results that need the user's code, so that the loop never runs it."""
         self._private: dict[bytes, PrivateNode] = {}
         self._tried: dict[Target, float] = {}
+        self._place: Place | None = None
+        """Our directory on the memory file system, if nodes of this machine are expected."""
         self._next_computation = 1
         self._is_stopped = False
         started: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -136,6 +141,25 @@ class Engine:
             private.wait()
         self.callbacks.stop()
         self.loader.stop()
+        if self._place is not None:
+            payload.take = pool.take
+            if self.service.memory is not None:
+                self.service.memory.close()
+            self._place.close()
+
+    def share_memory(self) -> None:
+        """Keep large payloads where nodes of this machine can take them by name; on any thread."""
+        with _guard:
+            if self._place is not None or not os.path.isdir("/dev/shm"):
+                return
+            try:
+                self._place = Place(memory_directory(), f"client-{self.service.identity.hex()}")
+            except (OSError, DispyError) as error:
+                logger.info("large data is copied to nodes of this machine: %s", error)
+                return
+            memory = self.service.memory = SharedPool(str(self._place.root))
+
+        payload.take = memory.take
 
     # Clusters.
 

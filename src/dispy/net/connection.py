@@ -65,6 +65,7 @@ class Connection(asyncio.BufferedProtocol):
         tls: Encrypts the connection, from its first byte; None: nothing does.
         peer_name: What we dial, as the user calls it.
         on_settled: Told once, when both sides have proved themselves or the connection is gone.
+        make_sink: Where payloads go that arrive as streams, from their sizes.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Connection(asyncio.BufferedProtocol):
         tls: ListenerTls | DialerTls | None = None,
         peer_name: str = "",
         on_settled: Callable[[Connection], None] | None = None,
+        make_sink: Callable[[int], frames.Sink] = frames.MemorySink,
     ) -> None:
         self._on_settled = on_settled
         self._owner = owner
@@ -104,7 +106,7 @@ class Connection(asyncio.BufferedProtocol):
         self._socket: socket.socket | None = None
         self._is_flushing = False
         self._is_paused = False
-        self._incoming = frames.IncomingStreams()
+        self._incoming = frames.IncomingStreams(make_sink)
         self._outgoing: dict[int, frames.OutgoingStream] = {}
         self._next_stream = 1
         self.error: Exception | None = None
@@ -199,6 +201,7 @@ class Connection(asyncio.BufferedProtocol):
         self.is_ready = False
         self._settle()
         self._outgoing.clear()
+        self._incoming.close()
         with self._lock:
             if self._socket is not None:
                 self._socket.close()
@@ -305,8 +308,8 @@ class Connection(asyncio.BufferedProtocol):
             self._outgoing[number] = frames.OutgoingStream(number, memoryview(data), group)
             self._write(frames.length_frame(frames.OPEN, number, len(data)))
 
-    def take_stream(self, number: int) -> bytearray:
-        """The payload that a message refers to."""
+    def take_stream(self, number: int) -> Any:
+        """The sink with the payload that a message refers to."""
         return self._incoming.take(number)
 
     def flush(self) -> None:

@@ -36,6 +36,25 @@ def memory_directory() -> Path:
     return runtime_directory()
 
 
+FREE = "free"
+GIVEN = "given"
+"""In a node's directory there: files that can be used again, and those that clients have just linked."""
+
+
+def shared_with(node: bytes) -> str:
+    """The directory on this machine's memory file system of the node with this identity; empty if we cannot see it.
+
+    It is looked for under our own user's, and the node's name is random: what we find is the node's.
+    """
+    path = Path("/dev/shm") / f"dispy-{os.getuid()}" / node.hex()
+    try:
+        status = (path / GIVEN).lstat()
+    except OSError:
+        return ""
+    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
+    return str(path) if is_ours else ""
+
+
 def private_directory(path: Path, mode: int = 0o700) -> Path:
     """Make a directory that is this user's alone, or check that it is one.
 

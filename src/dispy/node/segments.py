@@ -2,69 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import mmap
 import os
-import shutil
 import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from dispy.net.directories import memory_directory, private_directory
+from dispy.buffers import claim_file, free_file
+from dispy.net.directories import FREE, GIVEN, memory_directory, private_directory
+from dispy.net.places import Place, is_abandoned, sweep
 from dispy.node.accounts import Account
 from dispy.processes import kill_marked
 
 logger = logging.getLogger("dispy.node")
 
 
-class Place:
-    """A directory of one run of a node, with a subdirectory for each computation.
-
-    The node holds a lock in it; what a crash leaves is removed by the next node of this user.
-
-    Args:
-        base: Where it is made; must be private.
-        incarnation: Name of this run of the node.
-        account: Whom the computations' directories are given to; None: they stay ours.
-    """
-
-    def __init__(self, base: Path, incarnation: str, account: Account | None) -> None:
-        self._account = account
-        mode = 0o700 if account is None else 0o711
-        private_directory(base, mode)
-        if account is not None:
-            os.chmod(base, mode)  # whatever the umask
-        for path in base.glob("[!.]*"):
-            if _is_abandoned(path):
-                shutil.rmtree(path, ignore_errors=True)
-        # It appears under its name only with the lock held.
-        fresh = private_directory(base / f".{incarnation}", mode)
-        if account is not None:
-            os.chmod(fresh, mode)
-        self._lock = os.open(fresh / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.root = base / incarnation
-        os.rename(fresh, self.root)
-
-    def open(self, name: str) -> Path:
-        """The directory of a computation."""
-        directory = private_directory(self.root / name)
-        if self._account is not None:
-            os.chown(directory, self._account.uid, self._account.gid)
-        return directory
-
-    def drop(self, directory: Path) -> None:
-        """Remove the directory of a computation."""
-        shutil.rmtree(directory, ignore_errors=True)
-
-    def close(self) -> None:
-        """Remove all; again is fine."""
-        if self._lock >= 0:
-            shutil.rmtree(self.root, ignore_errors=True)
-            os.close(self._lock)
-            self._lock = -1
+def _ids(account: Account | None) -> tuple[int, int] | None:
+    return (account.uid, account.gid) if account is not None else None
 
 
 class WorkSpace(Place):
@@ -78,7 +34,7 @@ class WorkSpace(Place):
 
     def __init__(self, prefix: str, incarnation: str, account: Account | None = None) -> None:
         name = f"dispy-node-{os.getuid()}" + (f"-{account.name}" if account else "")
-        super().__init__(Path(prefix or tempfile.gettempdir()) / name, incarnation, account)
+        super().__init__(Path(prefix or tempfile.gettempdir()) / name, incarnation, _ids(account))
 
 
 class Segments(Place):
@@ -89,22 +45,53 @@ class Segments(Place):
     """
 
     def __init__(self, incarnation: str, account: Account | None = None) -> None:
-        killed = kill_marked(lambda mark: _is_abandoned(Path(mark)))
+        killed = kill_marked(lambda mark: is_abandoned(Path(mark)))
         if killed:
             logger.warning("killed %d processes that a dead node had left behind", killed)
         base = memory_directory()
         if account is not None:
             # Ours lets nobody pass.
             base = base.with_name(f"{base.name}-{account.name}")
-        super().__init__(base, incarnation, account)
+        super().__init__(base, incarnation, _ids(account))
+        self._account = account
         self._next = 1
+        # Workers of another account cannot reach it, and must not.
+        self.free = ""
+        if account is None:
+            self.free = str(private_directory(self.root / FREE))
+            private_directory(self.root / GIVEN)
 
-    def put(self, directory: Path, data: bytearray) -> int:
-        """Write a payload; returns its name there."""
-        name = self._next
+    def adopt_given(self, directory: Path, given: int) -> int:
+        """Make a file that a client of this machine has linked to us a segment of a computation.
+
+        Raises:
+            OSError: It is not there.
+        """
         self._next += 1
-        self._write(directory / str(name), data)
-        return name
+        os.rename(self.root / GIVEN / str(given), directory / str(self._next))
+        return self._next
+
+    def sweep(self) -> None:
+        """Remove what programs have left that have been killed."""
+        sweep(self.root.parent)
+
+    def incoming(self, size: int) -> Incoming:
+        """Room for a payload that arrives."""
+        self._next += 1
+        return Incoming(self.root / f"in-{self._next}", size, self.free)
+
+    def adopt(self, directory: Path, incoming: Incoming) -> int:
+        """Make a payload that has arrived a segment of a computation; returns its name there.
+
+        Raises:
+            OSError: There was no room for it.
+        """
+        path = incoming.finish()
+        self._next += 1
+        if self._account is not None:
+            os.chown(path, self._account.uid, self._account.gid)
+        os.rename(path, directory / str(self._next))
+        return self._next
 
     def put_code(self, directory: Path, code: bytes) -> Path:
         """Write what a host loads, and removes."""
@@ -150,25 +137,79 @@ class Segments(Place):
                 return memoryview(b"")
             if self._account is not None:
                 return memoryview(file.read(status.st_size))
-            return memoryview(mmap.mmap(descriptor, status.st_size, prot=mmap.PROT_READ))
+            return memoryview(mmap.mmap(descriptor, status.st_size, prot=mmap.PROT_READ, flags=_POPULATED))
 
     def remove(self, directory: Path, name: int) -> None:
-        """Remove a segment; one that is gone already is fine."""
+        """Let a segment be used again; one that is gone already is fine."""
+        path = directory / str(name)
         with suppress(OSError):
-            os.unlink(directory / str(name))
+            status = path.lstat()
+            # A file with another link is a client's, who may write to it again.
+            free_file(self.free if status.st_nlink == 1 else "", str(path), status.st_size)
 
 
-def _is_abandoned(path: Path) -> bool:
-    """Whether the node that held the lock in this directory has ended without tidying up."""
-    try:
-        descriptor = os.open(path / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)
+_POPULATED = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+
+
+class Incoming:
+    """A payload on its way into a file, which is written and not mapped: page faults cost more than copying.
+
+    Args:
+        path: The file.
+        size: Of the payload.
+        free: Where files lie that can be used again; empty for none.
+    """
+
+    def __init__(self, path: Path, size: int, free: str) -> None:
+        self._path = path
+        self._size = size
+        self._free = free
+        self._error: OSError | None = None
+        self._descriptor = -1
+        try:
+            is_used_again = claim_file(free, size, str(path))
+            how = os.O_RDWR | os.O_CLOEXEC | (0 if is_used_again else os.O_CREAT | os.O_EXCL)
+            self._descriptor = os.open(path, how, 0o600)
+        except OSError as error:
+            self._error = error
+
+    def write(self, body: memoryview) -> None:
+        """Take the next bytes; what goes wrong is told by ``finish``."""
+        try:
+            while body and self._error is None:
+                body = body[os.write(self._descriptor, body) :]
+        except OSError as error:
+            self._error = error
+            self.discard()
+
+    def finish(self) -> Path:
+        """Close the file; returns where it is.
+
+        Raises:
+            OSError: There was no room.
+        """
+        if self._error is not None:
+            raise self._error
+        self._close()
+        return self._path
+
+    def read(self) -> bytes:
+        """All of it, and no file any more.
+
+        Raises:
+            OSError: There was no room.
+        """
+        data = self.finish().read_bytes()
+        free_file(self._free, str(self._path), self._size)
+        return data
+
+    def discard(self) -> None:
+        """Give the room back."""
+        self._close()
+        with suppress(OSError):
+            self._path.unlink()
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

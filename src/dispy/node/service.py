@@ -108,6 +108,8 @@ class NodeService:
         self._loop = asyncio.get_running_loop()
         self._clients: dict[ClientId, Connection] = {}
         self._connections: dict[Connection, ClientId | None] = {}
+        self._sharing: set[ClientId] = set()
+        """Clients that see our directory on the memory file system."""
         self._loaded: dict[Key, Loaded] = {}
         self._owners: dict[WorkerId, tuple[Loaded, WorkerHandle]] = {}
         self._spare: HostProcess | None = parts.spare
@@ -188,6 +190,7 @@ class NodeService:
             is_dialer=False,
             tls=self._tls,
             on_settled=on_settled,
+            make_sink=self._segments.incoming,
         )
 
     def stop(self) -> None:
@@ -293,8 +296,11 @@ class NodeService:
             return
         if type(message) is node.Compute:
             if message.stream:
-                message.code = bytes(connection.take_stream(message.stream))
-        elif type(message) is node.RunJobs and any(job.stream for job in message.jobs):
+                message.code = connection.take_stream(message.stream).read()
+        elif type(message) is node.ShareMemory:
+            self._sharing.add(client)
+            return
+        elif type(message) is node.RunJobs and any(job.stream or job.given for job in message.jobs):
             self._store_arguments(connection, client, message)
         self._handle(core.FromClient(client, message))
 
@@ -315,6 +321,8 @@ class NodeService:
         client = self._connections.pop(connection, None)
         if client is not None and self._clients.get(client) is connection:
             del self._clients[client]
+            self._sharing.discard(client)
+            self._segments.sweep()
             self._handle(core.ClientSilent(client))
 
     def _store_arguments(self, connection: Connection, client: ClientId, message: node.RunJobs) -> None:
@@ -322,12 +330,20 @@ class NodeService:
         loaded = self._loaded.get(key)
         kept = []
         for job in message.jobs:
-            if job.stream:
-                data = connection.take_stream(job.stream)
+            if job.given and loaded is not None:
+                try:
+                    job.stream = self._segments.adopt_given(loaded.segments, job.given)
+                except OSError as error:
+                    reason = f"the arguments have not arrived on node {self.name}: {error}"
+                    self._handle(core.JobRefused(key, job.number, job.attempt, reason))
+                    continue
+            elif job.stream:
+                incoming = connection.take_stream(job.stream)
                 if loaded is None:
+                    incoming.discard()
                     continue
                 try:
-                    job.stream = self._segments.put(loaded.segments, data)
+                    job.stream = self._segments.adopt(loaded.segments, incoming)
                 except OSError as error:
                     reason = f"the arguments do not fit the memory file system of node {self.name}: {error}"
                     self._handle(core.JobRefused(key, job.number, job.attempt, reason))
@@ -380,6 +396,8 @@ class NodeService:
         for result in batch.ended:
             if result.stream or result.output_stream:
                 result = msgspec.structs.replace(result)
+                if client in self._sharing:
+                    result.segment, result.stream = result.stream, 0
                 for attribute in ("stream", "output_stream"):
                     segment = getattr(result, attribute)
                     if segment:
@@ -390,7 +408,11 @@ class NodeService:
                             result.status = node.TERMINATED
                             result.reason = f"the job's result was lost on node {self.name}: {error}"
             ended.append(result)
-        connection.send_streamed(parts, node.JobsEnded(batch.batch, batch.computation, ended))
+        message = node.JobsEnded(batch.batch, batch.computation, ended)
+        if parts:
+            connection.send_streamed(parts, message)
+        else:
+            connection.send(message)
 
     def _flush_soon(self, action: core.FlushSoon) -> None:
         self._loop.call_later(FLUSH_S, self._handle, core.Flush())
@@ -425,6 +447,7 @@ class NodeService:
                 node_name=self.name,
                 node_ip_addr=outward(self.address[0]),
                 isolate=action.compute.isolate,
+                free_path=self._segments.free,
             )
         )
         # The next computation finds a host that has done its imports already.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from dispy.errors import RemoteProtocolError
 from dispy.protocol import limits
@@ -161,16 +162,48 @@ class FrameReader:
         self._start, self._end = 0, len(held)
 
 
+class Sink(Protocol):
+    """Where the bytes of a payload go."""
+
+    def write(self, body: memoryview) -> None:
+        """Take the next bytes."""
+
+    def discard(self) -> None:
+        """The payload will not be wanted."""
+
+
+class MemorySink:
+    """Takes memory as bytes arrive, not as they are announced."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, size: int) -> None:
+        self.data = bytearray()
+
+    def write(self, body: memoryview) -> None:
+        """Take the next bytes."""
+        self.data += body
+
+    def discard(self) -> None:
+        """The payload will not be wanted."""
+
+
 class IncomingStreams:
     """Payloads that are arriving, by stream number.
 
-    Memory is taken as bytes arrive, not as they are announced.
+    Args:
+        make_sink: From the size that a payload is announced with.
+        payload_max: Bytes of one.
     """
 
-    def __init__(self, payload_max: int = limits.PAYLOAD_MAX) -> None:
+    def __init__(
+        self, make_sink: Callable[[int], Sink] = MemorySink, payload_max: int = limits.PAYLOAD_MAX
+    ) -> None:
+        self._make_sink = make_sink
         self._payload_max = payload_max
         self._sizes: dict[int, int] = {}
-        self._data: dict[int, bytearray] = {}
+        self._arrived: dict[int, int] = {}
+        self._sinks: dict[int, Sink] = {}
 
     def open(self, stream: int, size: int) -> None:
         """A peer announces a payload of ``size`` bytes."""
@@ -179,28 +212,45 @@ class IncomingStreams:
         if size > self._payload_max:
             raise RemoteProtocolError(f"a payload of {size} bytes; {self._payload_max} are allowed")
         self._sizes[stream] = size
-        self._data[stream] = bytearray()
+        self._arrived[stream] = 0
 
     def chunk(self, stream: int, body: memoryview) -> int:
         """Take a chunk in; returns the bytes to grant for it (0: the stream is complete)."""
-        data = self._data.get(stream)
-        if data is None or len(data) + len(body) > self._sizes[stream]:
+        size = self._sizes.get(stream, -1)
+        arrived = self._arrived.get(stream, 0) + len(body)
+        if arrived > size:
             raise RemoteProtocolError(f"a chunk that stream {stream} did not announce")
-        data += body
-        return len(body) if len(data) < self._sizes[stream] else 0
+        self._sink(stream, size).write(body)
+        self._arrived[stream] = arrived
+        return len(body) if arrived < size else 0
+
+    def _sink(self, stream: int, size: int) -> Sink:
+        sink = self._sinks.get(stream)
+        if sink is None:
+            sink = self._sinks[stream] = self._make_sink(size)
+        return sink
 
     def abort(self, stream: int) -> None:
         """The peer gave the payload up."""
         self._sizes.pop(stream, None)
-        self._data.pop(stream, None)
+        self._arrived.pop(stream, None)
+        sink = self._sinks.pop(stream, None)
+        if sink is not None:
+            sink.discard()
 
-    def take(self, stream: int) -> bytearray:
-        """The whole payload, which is the caller's from now on."""
-        data = self._data.get(stream)
-        if data is None or len(data) != self._sizes[stream]:
+    def close(self) -> None:
+        """Nothing more will arrive."""
+        for stream in list(self._sizes):
+            self.abort(stream)
+
+    def take(self, stream: int) -> Any:
+        """The sink with the whole payload, which is the caller's from now on."""
+        size = self._sizes.get(stream, -1)
+        if self._arrived.get(stream, 0) != size:
             raise RemoteProtocolError(f"a message refers to stream {stream}, which is not complete")
-        del self._sizes[stream], self._data[stream]
-        return data
+        sink = self._sink(stream, size)
+        del self._sizes[stream], self._arrived[stream], self._sinks[stream]
+        return sink
 
 
 class Group:

@@ -36,13 +36,15 @@ class Job(Struct, array_like=True, gc=False):
     """One attempt of a job, with its arguments.
 
     ``payload`` is the pickled call, unread by whoever passes it on. Where it is large it is empty
-    here and ``stream`` names where it lies: a stream of the connection, or a segment of the node.
+    here and ``stream`` names where it lies: a stream of the connection, or a segment of the node;
+    ``given`` a file that a client of the node's machine has linked into its directory.
     """
 
     number: Number
     attempt: Count
     payload: Inline
     stream: Number = 0
+    given: Number = 0
 
 
 class Attempt(Struct, array_like=True, gc=False, frozen=True):
@@ -74,6 +76,8 @@ class Ended(Struct, array_like=True, gc=False):
     output_stream: Number = 0
     stdout_size: Number = 0
     ran: bool = True
+    segment: Number = 0
+    """The value lies in this file of the node, for a client that shares its memory."""
 
 
 class Started(Struct, array_like=True, gc=False):
@@ -161,6 +165,10 @@ class AcknowledgeProvisional(Struct, array_like=True, tag=9):
     number: Number
     attempt: Count
     serial: Count
+
+
+class ShareMemory(Struct, array_like=True, tag=11):
+    """The client sees the node's directory on the memory file system: large results may stay there."""
 
 
 class Detach(Struct, array_like=True, tag=10):
@@ -271,6 +279,7 @@ ToNode = (
     | Acknowledge
     | AcknowledgeProvisional
     | Detach
+    | ShareMemory
 )
 FromNode = (
     Welcome

@@ -84,6 +84,8 @@ class Load(Struct, array_like=True, tag=1):
     node_ip_addr: Name
     isolate: bool
     output_max: Number = limits.OUTPUT_MAX
+    free_path: str = ""
+    """Where segments lie that can be used again; empty for none."""
 
 
 class Fork(Struct, array_like=True, tag=2):

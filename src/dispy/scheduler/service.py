@@ -15,11 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from dispy.buffers import SharedPool, pool
 from dispy.core.scheduling import Machine
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
 from dispy.errors import AuthenticationError, RemoteProtocolError, SilenceError, VersionError
+from dispy.net.addresses import is_loopback
 from dispy.net.connection import Connection, Payload
+from dispy.net.directories import FREE, GIVEN, shared_with
 from dispy.net.tls import DialerTls
 from dispy.protocol import limits, node
 from dispy.settings import PULSE_S, SILENT_PULSES
@@ -104,6 +107,25 @@ class NodeInfo:
     bytes_received: int = 0
 
 
+class PoolSink:
+    """A payload on its way into memory that is used again."""
+
+    __slots__ = ("_position", "data")
+
+    def __init__(self, size: int) -> None:
+        self.data = pool.take(size)
+        self._position = 0
+
+    def write(self, body: memoryview) -> None:
+        """Take the next bytes."""
+        end = self._position + len(body)
+        self.data[self._position : end] = body
+        self._position = end
+
+    def discard(self) -> None:
+        """Nothing holds on to it."""
+
+
 class Link:
     """One node, over successive connections."""
 
@@ -111,6 +133,8 @@ class Link:
         self._service = service
         self.target = target
         self.info: NodeInfo | None = None
+        self.shared = ""
+        """The node's directory on the memory file system, if we see it."""
         self.connection: Connection | None = None
         self.received = 0
         """Number up to which all batches of results have arrived."""
@@ -170,6 +194,7 @@ class Link:
             is_dialer=True,
             tls=self.target.tls,
             peer_name=self.target.name or self.target.host,
+            make_sink=PoolSink,
         )
         return self._made
 
@@ -202,9 +227,9 @@ class Link:
         else:
             if type(message) is node.JobsEnded:
                 self._note_batch(message.batch)
-                _take_parts(connection, message)
+                self._take_parts(connection, message)
             elif type(message) is node.Provisional and message.stream:
-                message.payload = bytes(connection.take_stream(message.stream))
+                message.payload = connection.take_stream(message.stream).data
             elif type(message) in (node.ComputationFailed, node.JobsReturned, node.Leaving):
                 message.reason = lines(message.reason)
             self._service.link_message(self, message)
@@ -232,6 +257,11 @@ class Link:
             line(message.platform),
             connection.peer_address,
         )
+        self.shared = ""
+        if self._service.memory is not None and is_loopback(connection.peer_address):
+            self.shared = shared_with(message.node)
+            if self.shared:
+                connection.send(node.ShareMemory())
         self._service.link_welcome(self, message.known)
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
@@ -303,16 +333,29 @@ class Link:
             self.connection.send(node.Detach())
             self.connection.close()
 
+    def _take_parts(self, connection: Connection, message: node.JobsEnded) -> None:
+        for ended in message.ended:
+            if ended.reason:
+                ended.reason = lines(ended.reason)
+            if ended.segment:
+                self._take_shared(ended, message.computation)
+            if ended.stream:
+                ended.payload = connection.take_stream(ended.stream).data
+            if ended.output_stream:
+                output = bytes(connection.take_stream(ended.output_stream).data)
+                ended.stdout, ended.stderr = output[: ended.stdout_size], output[ended.stdout_size :]
 
-def _take_parts(connection: Connection, message: node.JobsEnded) -> None:
-    for ended in message.ended:
-        if ended.reason:
-            ended.reason = lines(ended.reason)
-        if ended.stream:
-            ended.payload = bytes(connection.take_stream(ended.stream))
-        if ended.output_stream:
-            output = bytes(connection.take_stream(ended.output_stream))
-            ended.stdout, ended.stderr = output[: ended.stdout_size], output[ended.stdout_size :]
+    def _take_shared(self, ended: node.Ended, computation: int) -> None:
+        """A result that lies in the node's directory becomes ours. One told again is there no more."""
+        memory = self._service.memory
+        path = f"{self.shared}/{self._service.identity.hex()[:8]}-{computation}/{ended.segment}"
+        try:
+            if memory is None or not self.shared:
+                raise FileNotFoundError("we do not share its memory")
+            ended.payload = memory.adopt(path, f"{self.shared}/{FREE}")  # type: ignore[assignment]  # never encoded
+        except (OSError, ValueError) as error:
+            ended.status = node.TERMINATED
+            ended.reason = f"the job's result was lost on its way: {error}"
 
 
 class SchedulerService:
@@ -327,6 +370,9 @@ class SchedulerService:
     def __init__(self, identity: bytes, name: str, listener: Listener) -> None:
         self.identity = identity
         self.name = name
+        self.memory: SharedPool | None = None
+        """Where large payloads lie that nodes of this machine can take by name."""
+        self._given = int.from_bytes(identity[:3], "big") << 32
         self._listener = listener
         self._machine = Machine()
         self._lock = threading.RLock()
@@ -531,7 +577,7 @@ class SchedulerService:
         if link.acknowledge is not None:
             link.send_acknowledge()
         if type(message) is node.RunJobs:
-            self._send_jobs(connection, message)
+            self._send_jobs(link, connection, message)
         elif type(message) is node.Compute and len(message.code) >= limits.INLINE_MAX:
             large = node.Compute(
                 message.computation,
@@ -546,11 +592,21 @@ class SchedulerService:
         else:
             connection.send(message)
 
-    def _send_jobs(self, connection: Connection, message: node.RunJobs) -> None:
+    def _send_jobs(self, link: Link, connection: Connection, message: node.RunJobs) -> None:
         jobs = message.jobs
         large = [job for job in jobs if len(job.payload) >= limits.INLINE_MAX]
         if large:
             jobs = [job for job in jobs if len(job.payload) < limits.INLINE_MAX]
+        if large and link.shared and self.memory is not None:
+            streamed = []
+            for job in large:
+                self._given += 1
+                if self.memory.link(job.payload, f"{link.shared}/{GIVEN}/{self._given}"):  # type: ignore[arg-type]
+                    jobs.append(node.Job(job.number, job.attempt, b"", given=self._given))
+                else:
+                    streamed.append(job)
+            large = streamed
+            message = node.RunJobs(message.computation, jobs)
         if jobs:
             connection.send(node.RunJobs(message.computation, jobs) if large else message)
         for job in large:

@@ -196,7 +196,7 @@ class Host:
                 memoryview(self._slots)[start : start + protocol.SLOT_SIZE],
                 capture,
                 self._restorer,
-                loop.Segments(self._load.segment_path),
+                loop.Segments(self._load.segment_path, self._load.free_path),
                 self._load.isolate,
             )
             self._restorer.begin(capture)

@@ -26,6 +26,7 @@ from typing import Any
 import msgspec
 
 from dispy import payload
+from dispy.buffers import claim_file, free_file
 from dispy.errors import PicklingError
 from dispy.processes import describe_exit, kill_strays, set_death_signal
 from dispy.protocol import limits
@@ -52,35 +53,84 @@ class Segments:
 
     Args:
         directory: The node's directory for them, readable by nobody else.
+        free: Where files lie that can be used again; empty for none.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, free: str) -> None:
         self._directory = directory
+        self._free = free
         self._next = 0
+        self._taken: tuple[str, mmap.mmap, bool] | None = None
 
-    def take(self, name: int) -> bytes:
-        """Read an argument and remove its file."""
+    def take(self, name: int, is_given: bool) -> memoryview:
+        """Map the arguments of a job, which may write to them.
+
+        Args:
+            name: Of the segment.
+            is_given: It is a client's: what the job writes must not reach it.
+        """
         path = f"{self._directory}/{name}"
-        with open(path, "rb") as file:
-            data = file.read()
-        os.unlink(path)
-        return data
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            mapped = mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE if is_given else _POPULATED)
+        finally:
+            os.close(descriptor)
+        self._taken = (path, mapped, is_given)
+        return memoryview(mapped)
 
-    def put(self, data: bytes) -> int:
-        """Write a result for the daemon; returns the name that finds it."""
+    def let_go(self) -> None:
+        """The job is done with its arguments: the file can be used again, unless the job has kept some of it."""
+        if self._taken is None:
+            return
+        (path, mapped, is_given), self._taken = self._taken, None
+        size = len(mapped)
+        try:
+            mapped.close()
+        except BufferError:
+            # Something still refers to it. The memory lives as long as that, and its name goes; but a
+            # client's stays, since the link tells him not to use the file again.
+            if not is_given:
+                with suppress(OSError):
+                    os.unlink(path)
+        else:
+            free_file("" if is_given else self._free, path, size)
+
+    def put(self, data: bytes | payload.Parts) -> int:
+        """Write a result for the daemon; returns the name that finds it.
+
+        Raises:
+            OSError: There is no room.
+        """
+        pieces: list[payload.Buffer] = data.pieces if isinstance(data, payload.Parts) else [data]
+        size = sum(map(len, pieces))
         while True:
             self._next += 1
             name = (os.getpid() << 24) | self._next
-            with (
-                suppress(FileExistsError),
-                open(f"{self._directory}/{name}", "wb", opener=_private) as file,
-            ):
-                file.write(data)
-                return name
+            path = f"{self._directory}/{name}"
+            if not os.path.lexists(path):
+                break
+        is_used_again = claim_file(self._free, size, path)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | (0 if is_used_again else _NEW), 0o600)
+        try:
+            _write_all(descriptor, pieces)
+        except OSError:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(descriptor)
+        return name
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_EXCL, 0o600)
+_NEW = os.O_CREAT | os.O_EXCL
+_POPULATED = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+
+
+def _write_all(descriptor: int, pieces: list[payload.Buffer]) -> None:
+    """Written and not mapped: the first touch of a page costs more than copying into it."""
+    for piece in pieces:
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(descriptor, view) :]
 
 
 class Worker:
@@ -192,7 +242,9 @@ class Worker:
         step = "arguments"
         words = self._words
         try:
-            call = payload.load_call(self._segments.take(job.stream) if job.stream else job.payload)
+            call = payload.load_call(
+                self._segments.take(job.stream, job.given > 0) if job.stream else job.payload
+            )
             namespace["dispy_job_id"] = call[2] if len(call) > 2 else job.number
             step = ""
             self._running = job
@@ -208,14 +260,30 @@ class Worker:
             status = TERMINATED
             data, reason = self._describe(error, step, value)
         end = time.time()
+        stream = 0
+        if type(data) is not bytes or len(data) >= limits.INLINE_MAX:
+            stream, status, reason = self._store(data, status, reason)
+            data = b""
         # Freed now: the next job may need the memory.
         value = call = None
+        if job.stream:
+            self._segments.let_go()
         stdout, stderr = self._capture.take()
         if end < start:  # the clock was set back meanwhile
             end = start
-        if reason is None and not stdout and not stderr and len(data) < limits.INLINE_MAX:
-            return Ended(job.number, job.attempt, FINISHED, start, end, data)
-        return self._large(job, status, start, end, data, reason or "", stdout, stderr)
+        if reason is None and not stdout and not stderr:
+            return Ended(job.number, job.attempt, FINISHED, start, end, data, stream)
+        return self._large(job, status, start, end, data, stream, reason or "", stdout, stderr)
+
+    def _store(
+        self, data: bytes | payload.Parts, status: int, reason: str | None
+    ) -> tuple[int, int, str | None]:
+        """Write a large result; returns its name, and the status and reason that the job has now."""
+        try:
+            return self._segments.put(data), status, reason
+        except OSError as error:
+            reason = f"the result does not fit this node's memory file system: {error}"
+            return 0, TERMINATED, reason
 
     def _run_apart(self, job: Job) -> None:
         """Run a job in a process of its own, which writes the result into the arena and ends.
@@ -257,7 +325,7 @@ class Worker:
 
     def _died(self, job: Job, start: float, reason: str) -> Ended:
         stdout, stderr = self._capture.take()
-        return self._large(job, TERMINATED, start, time.time(), b"", reason, stdout, stderr)
+        return self._large(job, TERMINATED, start, time.time(), b"", 0, reason, stdout, stderr)
 
     def _kill_leftovers(self) -> None:
         try:
@@ -273,18 +341,24 @@ class Worker:
         start: float,
         end: float,
         data: bytes,
+        stream: int,
         reason: str,
         stdout: bytes,
         stderr: bytes,
     ) -> Ended:
-        """A result with output, with a reason, or too large for a packet."""
+        """A result with output or with a reason."""
         ended = Ended(
-            job.number, job.attempt, status, start, end, data, reason=reason, stdout_size=len(stdout)
+            job.number,
+            job.attempt,
+            status,
+            start,
+            end,
+            data,
+            stream,
+            reason=reason,
+            stdout_size=len(stdout),
         )
         try:
-            if len(data) >= limits.INLINE_MAX:
-                ended.stream = self._segments.put(data)
-                ended.payload = b""
             if len(stdout) + len(stderr) + len(reason) * 4 < limits.INLINE_MAX:
                 ended.stdout, ended.stderr = stdout, stderr
             else:
@@ -293,7 +367,7 @@ class Worker:
             ended.status = TERMINATED
             ended.payload = b""
             ended.stream = 0
-            ended.reason = f"the result does not fit this node's memory file system: {error}"
+            ended.reason = f"the job's output does not fit this node's memory file system: {error}"
         return ended
 
     def _describe(self, error: BaseException, step: str, value: Any) -> tuple[bytes, str]:
@@ -386,9 +460,10 @@ class Worker:
         data = payload.dump(result)
         with self._values:
             self._serial += 1
-            value = protocol.ProvisionalValue(job.number, job.attempt, self._serial, data)
-            if len(data) >= limits.INLINE_MAX:
-                value.payload = b""
+            value = protocol.ProvisionalValue(job.number, job.attempt, self._serial, b"")
+            if type(data) is bytes and len(data) < limits.INLINE_MAX:
+                value.payload = data
+            else:
                 value.stream = self._segments.put(data)
             send_whole(self._replies, bytes((protocol.PROVISIONAL,)) + _encode(value))
             return self._wait_acknowledged(value, timeout)
@@ -429,7 +504,7 @@ def _describe_ours(message: str) -> tuple[bytes, str]:
     """An error of ours in the form of a job's own."""
     message = message[: limits.REASON_MAX // 8]
     text = f"Traceback (most recent call last):\ndispy.errors.PicklingError: {message}\n"
-    return payload.dump(PicklingError(message)), text
+    return payload.dump_exception(PicklingError(message), text), text
 
 
 def send_whole(replies: socket.socket, packet: bytes | memoryview) -> None:

@@ -1,0 +1,323 @@
+"""Memory for large payloads, used again: the first touch of a page costs ten times what copying into it does.
+
+A buffer goes out as a memoryview and comes back by itself: it is free again when nothing refers to it any
+more, an array that was built on it included.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import threading
+from contextlib import suppress
+
+KEPT_MAX = 1024 * 1024 * 1024
+"""Bytes of buffers that are remembered; larger ones, and more of them, are like any memory. They hold on to
+what a program has used at one time, so not more than that."""
+
+_STEP = 64 * 1024
+_ANONYMOUS = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
+
+
+class Pool:
+    """Buffers of this process, from any thread."""
+
+    def __init__(self, kept_max: int = KEPT_MAX) -> None:
+        self._kept_max = kept_max
+        self._kept: list[mmap.mmap] = []
+        self._kept_bytes = 0
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> memoryview:
+        """A writable buffer of ``size`` bytes with anything in it.
+
+        Raises:
+            MemoryError: There is not so much.
+        """
+        with self._lock:
+            found = self._find(size)
+            if found is None:
+                found = self._make(size)
+            # The view counts as use before anybody else can look.
+            return memoryview(found)[:size]
+
+    def _find(self, size: int) -> mmap.mmap | None:
+        """The smallest free one that fits and is not wasted on it."""
+        best = None
+        for candidate in self._kept:
+            length = len(candidate)
+            if size <= length <= 2 * size + _STEP and (best is None or length < len(best)):
+                if _is_free(candidate):
+                    best = candidate
+        return best
+
+    def _make(self, size: int) -> mmap.mmap:
+        length = max(_STEP, -(-size // _STEP) * _STEP)
+        try:
+            made = mmap.mmap(-1, length, flags=_ANONYMOUS)
+        except OSError as error:
+            raise MemoryError(f"no {size} bytes of memory: {error.strerror}") from error
+        if length <= self._kept_max // 2:
+            self._kept.append(made)
+            self._kept_bytes += length
+            self._forget()
+        return made
+
+    def _forget(self) -> None:
+        """Let go of the oldest: those in use live until they are not, and are then like any memory."""
+        while self._kept_bytes > self._kept_max:
+            self._kept_bytes -= len(self._kept.pop(0))
+
+
+def _is_free(candidate: mmap.mmap) -> bool:
+    try:
+        candidate.resize(len(candidate))  # refused while anything refers to it
+    except BufferError:
+        return False
+    return True
+
+
+pool = Pool()
+"""The one of this process."""
+
+
+# The same for files on a memory file system: a directory holds those that nobody uses, named by size and a number.
+
+FREE_FILES_MAX = 64
+FREE_BYTES_MAX = 512 * 1024 * 1024
+"""Files and bytes that a directory keeps; what comes on top is removed."""
+
+
+def claim_file(free: str, size: int, path: str) -> bool:
+    """Take the smallest free file that fits, under a new name and cut to size; False if there is none.
+
+    Args:
+        free: The directory; empty for none.
+        size: Bytes wanted.
+        path: What it is to be called, on the same file system.
+
+    Raises:
+        OSError: It cannot be cut to size.
+    """
+    if not free:
+        return False
+    for length, name in sorted(_free_files(free)):
+        if size <= length <= 2 * size + _STEP:
+            try:
+                os.rename(f"{free}/{name}", path)
+            except FileNotFoundError:
+                continue  # somebody else was faster
+            if length != size:
+                os.truncate(path, size)
+            return True
+    return False
+
+
+def free_file(free: str, path: str, size: int) -> None:
+    """Keep a file for ``claim_file``, or remove it; one that is gone already is fine."""
+    try:
+        kept = _free_files(free) if free else []
+        if (
+            free
+            and len(kept) < FREE_FILES_MAX
+            and sum(length for length, _ in kept) + size <= FREE_BYTES_MAX
+        ):
+            os.rename(path, f"{free}/{size}-{os.path.basename(path)}")
+        else:
+            os.unlink(path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(path)
+
+
+def _free_files(free: str) -> list[tuple[int, str]]:
+    return [(int(name.partition("-")[0]), name) for name in os.listdir(free)]
+
+
+# And for a program and the nodes of its machine: what one wrote the other maps.
+
+
+SHARED_MIN = 256 * 1024
+"""Bytes from which a file and its map cost less than a copy."""
+
+SHARED_FILES_MAX = 200
+"""Files of a pool: each takes a descriptor as long as something refers to it, and a program may have 1024."""
+
+
+class SharedPool:
+    """Buffers in files, so that nodes of this machine can take them by name instead of by a copy.
+
+    A file serves again when nothing of ours refers to its memory and nobody else has a link to it.
+
+    Args:
+        directory: Ours alone, on a memory file system.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._files: dict[int, SharedFile] = {}
+        """By the id of the map that is handed out."""
+        self._next = 0
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_parent=self._forget, after_in_child=self._forget)
+
+    def take(self, size: int) -> memoryview:
+        """A writable buffer of ``size`` bytes with anything in it; of ordinary memory if a file is not worth it.
+
+        Raises:
+            MemoryError: There is not so much.
+        """
+        if size < SHARED_MIN:
+            return pool.take(size)
+        with self._lock:
+            found = self._find(size)
+            if found is None:
+                try:
+                    found = self._make(size)
+                except OSError:  # too many, or full: our own memory may have room
+                    return pool.take(size)
+            elif found.is_private:
+                # What its last user wrote is his, and the file is not what he saw.
+                found.close()
+                found = self._map(found.path, found.length, is_private=False)
+            return memoryview(found.mapped)[:size]
+
+    def link(self, view: memoryview, path: str) -> bool:
+        """Give the file behind a buffer another name; False if it is not one of ours, or that cannot be."""
+        if not isinstance(view, memoryview):
+            return False
+        file = self._files.get(id(view.obj))
+        if file is None or file.mapped is not view.obj:
+            return False
+        try:
+            os.link(file.path, path)
+        except OSError:
+            return False
+        return True
+
+    def adopt(self, path: str, free: str) -> memoryview:
+        """Take over what somebody else wrote: its file, for which he gets one that we do not need, or a copy.
+
+        Writing to the memory does not change the file.
+
+        Args:
+            path: The file.
+            free: Where its writer finds files to use again.
+
+        Raises:
+            OSError: It is not there.
+        """
+        size = os.stat(path).st_size
+        with self._lock:
+            if size < SHARED_MIN or not self._has_room():
+                return _copy_of(path, size, free)
+            own = self._new_path()
+            os.rename(path, own)
+            spare = self._find(size)
+            if spare is not None:
+                self._files.pop(id(spare.mapped), None)
+                spare.close()
+                free_file(free, spare.path, spare.length)
+            return memoryview(self._map(own, size, is_private=True).mapped)
+
+    def _find(self, size: int) -> SharedFile | None:
+        best = None
+        for file in self._files.values():
+            if size <= file.length <= 2 * size + _STEP and (best is None or file.length < best.length):
+                if _is_free(file.mapped) and os.stat(file.path).st_nlink == 1:
+                    best = file
+        if best is not None and best.is_private:
+            del self._files[id(best.mapped)]
+        return best
+
+    def _has_room(self) -> bool:
+        """Whether there may be another file; gives free ones back while there is more than enough."""
+        held = sum(file.length for file in self._files.values())
+        if held <= KEPT_MAX and len(self._files) < SHARED_FILES_MAX:
+            return True
+        for file in list(self._files.values()):
+            if _is_free(file.mapped):
+                self._drop(file)
+        return len(self._files) < SHARED_FILES_MAX
+
+    def _drop(self, file: SharedFile) -> None:
+        del self._files[id(file.mapped)]
+        file.close()
+        with suppress(OSError):
+            os.unlink(file.path)
+
+    def close(self) -> None:
+        """Give back what is free, and let go of the rest."""
+        with self._lock:
+            for file in list(self._files.values()):
+                if _is_free(file.mapped):
+                    self._drop(file)
+            self._forget()
+
+    def _make(self, size: int) -> SharedFile:
+        if not self._has_room():
+            raise OSError(errno.EMFILE, "enough files are in use")
+        path = self._new_path()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            # Now, or a full file system would end us in the middle of a copy.
+            os.posix_fallocate(descriptor, 0, size)
+        except OSError:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(descriptor)
+        return self._map(path, size, is_private=False)
+
+    def _map(self, path: str, length: int, is_private: bool) -> SharedFile:
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            mapped = mmap.mmap(descriptor, length, flags=mmap.MAP_PRIVATE if is_private else _POPULATED)
+        finally:
+            os.close(descriptor)
+        file = self._files[id(mapped)] = SharedFile(path, length, mapped, is_private)
+        return file
+
+    def _new_path(self) -> str:
+        self._next += 1
+        return f"{self._directory}/{self._next}"
+
+    def _forget(self) -> None:
+        """After a fork two processes see the same memory: no file of it is ever written again."""
+        for file in self._files.values():
+            with suppress(OSError):
+                os.unlink(file.path)
+        self._files = {}
+
+
+def _copy_of(path: str, size: int, free: str) -> memoryview:
+    buffer = pool.take(size)
+    with open(path, "rb", buffering=0) as file:
+        position = 0
+        while position < size:
+            count = file.readinto(buffer[position:])
+            if not count:
+                raise OSError(errno.EIO, "shorter than it was")
+            position += count
+    free_file(free, path, size)
+    return buffer
+
+
+class SharedFile:
+    """One file of a pool."""
+
+    __slots__ = ("is_private", "length", "mapped", "path")
+
+    def __init__(self, path: str, length: int, mapped: mmap.mmap, is_private: bool) -> None:
+        self.path = path
+        self.length = length
+        self.mapped = mapped
+        self.is_private = is_private
+
+    def close(self) -> None:
+        """Unmap it."""
+        self.mapped.close()
+
+
+_POPULATED = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)

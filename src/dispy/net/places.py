@@ -1,0 +1,77 @@
+"""Directories of one run of a program: what a crash leaves is known by a lock and not by guessing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from dispy.net.directories import private_directory
+
+
+class Place:
+    """A directory of one run, with subdirectories. Whoever makes it holds a lock in it.
+
+    Args:
+        base: Where it is made; must be private.
+        incarnation: Name of this run.
+        owner: User and group that the subdirectories are given to; None: they stay ours.
+    """
+
+    def __init__(self, base: Path, incarnation: str, owner: tuple[int, int] | None = None) -> None:
+        self._owner = owner
+        mode = 0o700 if owner is None else 0o711
+        private_directory(base, mode)
+        if owner is not None:
+            os.chmod(base, mode)  # whatever the umask
+        sweep(base)
+        # It appears under its name only with the lock held.
+        fresh = private_directory(base / f".{incarnation}", mode)
+        if owner is not None:
+            os.chmod(fresh, mode)
+        self._lock = os.open(fresh / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.root = base / incarnation
+        os.rename(fresh, self.root)
+
+    def open(self, name: str) -> Path:
+        """A subdirectory."""
+        directory = private_directory(self.root / name)
+        if self._owner is not None:
+            os.chown(directory, *self._owner)
+        return directory
+
+    def drop(self, directory: Path) -> None:
+        """Remove a subdirectory."""
+        shutil.rmtree(directory, ignore_errors=True)
+
+    def close(self) -> None:
+        """Remove all; again is fine."""
+        if self._lock >= 0:
+            shutil.rmtree(self.root, ignore_errors=True)
+            os.close(self._lock)
+            self._lock = -1
+
+
+def sweep(base: Path) -> None:
+    """Remove what the dead have left."""
+    for path in base.glob("[!.]*"):
+        if is_abandoned(path):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether the program that held the lock in this directory has ended without tidying up."""
+    try:
+        descriptor = os.open(path / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,152 @@
+"""Memory that is used again: never while anybody can see it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dispy.buffers import SHARED_FILES_MAX, SHARED_MIN, Pool, SharedPool, claim_file, free_file
+
+MIB = 1024 * 1024
+
+
+def address(view: memoryview) -> int:
+    """Which memory it is."""
+    return id(view.obj)
+
+
+def test_a_buffer_is_used_again_when_nothing_refers_to_it() -> None:
+    pool = Pool()
+    first = pool.take(MIB)
+    where = address(first)
+    part = first[10:20]
+    del first
+    assert address(pool.take(MIB)) != where, "a part of it is still in use"
+    del part
+    assert where in {address(view) for view in [pool.take(MIB), pool.take(MIB)]}
+
+
+def test_buffers_in_use_are_all_different() -> None:
+    pool = Pool()
+    views = [pool.take(MIB) for _ in range(5)]
+    for number, view in enumerate(views):
+        view[:] = bytes([number]) * MIB
+    assert [view[0] for view in views] == list(range(5))
+    assert [view[-1] for view in views] == list(range(5))
+
+
+def test_a_large_buffer_is_not_wasted_on_a_small_payload() -> None:
+    pool = Pool()
+    where = address(pool.take(100 * MIB))
+    assert address(pool.take(MIB)) != where
+
+
+def test_no_more_is_remembered_than_allowed() -> None:
+    pool = Pool(kept_max=3 * MIB)
+    before = [view.obj for view in [pool.take(MIB) for _ in range(10)]]
+    again = [view.obj for view in [pool.take(MIB) for _ in range(10)]]
+    assert sum(any(one is other for other in before) for one in again) == 3
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[SharedPool]:
+    directory = tmp_path / "pool"
+    directory.mkdir()
+    opened = SharedPool(str(directory))
+    yield opened
+    opened.close()
+
+
+def test_what_is_written_is_in_the_file_that_is_linked(shared: SharedPool, tmp_path: Path) -> None:
+    view = shared.take(MIB)
+    view[:] = b"a" * MIB
+    assert shared.link(view, str(tmp_path / "given"))
+    assert (tmp_path / "given").read_bytes() == b"a" * MIB
+
+
+def test_a_file_that_somebody_else_has_is_not_written_again(shared: SharedPool, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    view = shared.take(MIB)
+    where = address(view)
+    view[:] = b"a" * MIB
+    shared.link(view, str(given))
+    del view
+    other = shared.take(MIB)
+    assert address(other) != where
+    given.unlink()
+    del other
+    assert where in {address(view) for view in [shared.take(MIB), shared.take(MIB)]}
+
+
+def test_only_files_of_the_pool_can_be_linked(shared: SharedPool, tmp_path: Path) -> None:
+    small = shared.take(SHARED_MIN - 1)
+    assert not shared.link(small, str(tmp_path / "given"))
+    assert not shared.link(memoryview(b"abc"), str(tmp_path / "given"))
+    assert not shared.link(shared.take(MIB), str(tmp_path / "no such directory" / "given"))
+
+
+@pytest.mark.parametrize("size", [100, MIB])
+def test_what_is_adopted_is_ours_and_its_writer_gets_a_file_back(
+    shared: SharedPool, tmp_path: Path, size: int
+) -> None:
+    free = tmp_path / "free"
+    free.mkdir()
+    shared.take(size)[:] = bytes(size)  # free at once
+    for letter in b"ab":
+        (tmp_path / "result").write_bytes(bytes([letter]) * size)
+        view = shared.adopt(str(tmp_path / "result"), str(free))
+        assert view == bytes([letter]) * size
+        assert not (tmp_path / "result").exists()
+        view[0] = 0  # writable
+    assert len(list(free.iterdir())) >= 1
+
+
+def test_what_is_adopted_twice_is_not_there(shared: SharedPool, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        shared.adopt(str(tmp_path / "result"), "")
+
+
+def test_a_pool_does_not_take_all_descriptors(shared: SharedPool, tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    views = [shared.take(SHARED_MIN) for _ in range(SHARED_FILES_MAX + 20)]
+    (tmp_path / "result").write_bytes(b"x" * SHARED_MIN)
+    views.append(shared.adopt(str(tmp_path / "result"), ""))
+    assert views[-1] == b"x" * SHARED_MIN
+    assert len(os.listdir("/proc/self/fd")) - before <= SHARED_FILES_MAX
+    views.clear()
+    shared.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_after_a_fork_neither_side_writes_what_the_other_sees(shared: SharedPool, tmp_path: Path) -> None:
+    view = shared.take(MIB)
+    view[:] = b"a" * MIB
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert not shared.link(view, str(tmp_path / "given"))
+    shared.take(MIB)[:] = b"b" * MIB
+    assert view == b"a" * MIB
+    assert len(list((tmp_path / "pool").iterdir())) == 1
+
+
+def test_files_are_claimed_once_and_cut_to_size(tmp_path: Path) -> None:
+    free = tmp_path / "free"
+    free.mkdir()
+    (tmp_path / "used").write_bytes(b"x" * 150_000)
+    free_file(str(free), str(tmp_path / "used"), 150_000)
+    assert not claim_file(str(free), 200_000, str(tmp_path / "new")), "too small"
+    assert not claim_file(str(free), 1000, str(tmp_path / "new")), "too large"
+    assert claim_file(str(free), 140_000, str(tmp_path / "new"))
+    assert (tmp_path / "new").stat().st_size == 140_000
+    assert not claim_file(str(free), 140_000, str(tmp_path / "newer"))
+    assert not claim_file("", 140_000, str(tmp_path / "newer"))
+
+
+def test_a_file_that_is_gone_already_is_no_fault(tmp_path: Path) -> None:
+    free_file(str(tmp_path), str(tmp_path / "gone"), 1)
+    assert list(tmp_path.iterdir()) == []
