@@ -17,6 +17,9 @@ KEPT_MAX = 1024 * 1024 * 1024
 what a program has used at one time, so not more than that."""
 
 _STEP = 64 * 1024
+_PROBES = 8
+"""Buffers that are looked at, those first that were not for longest: what is older is free sooner."""
+
 _ANONYMOUS = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
 
 
@@ -43,14 +46,14 @@ class Pool:
             return memoryview(found)[:size]
 
     def _find(self, size: int) -> mmap.mmap | None:
-        """The smallest free one that fits and is not wasted on it."""
-        best = None
-        for candidate in self._kept:
-            length = len(candidate)
-            if size <= length <= 2 * size + _STEP and (best is None or length < len(best)):
-                if _is_free(candidate):
-                    best = candidate
-        return best
+        """A free one that fits and is not wasted on it."""
+        fitting = [one for one in self._kept if size <= len(one) <= 2 * size + _STEP]
+        for candidate in fitting[:_PROBES]:
+            self._kept.remove(candidate)
+            self._kept.append(candidate)
+            if _is_free(candidate):
+                return candidate
+        return None
 
     def _make(self, size: int) -> mmap.mmap:
         length = max(_STEP, -(-size // _STEP) * _STEP)
@@ -141,6 +144,9 @@ def _free_files(free: str) -> list[tuple[int, str]]:
 SHARED_MIN = 256 * 1024
 """Bytes from which a file and its map cost less than a copy."""
 
+ADOPTED_MIN = 2 * 1024 * 1024
+"""Bytes from which what another process wrote is mapped; a copy of less costs less than its page faults."""
+
 SHARED_FILES_MAX = 200
 """Files of a pool: each takes a descriptor as long as something refers to it, and a program may have 1024."""
 
@@ -210,7 +216,7 @@ class SharedPool:
         """
         size = os.stat(path).st_size
         with self._lock:
-            if size < SHARED_MIN or not self._has_room():
+            if size < ADOPTED_MIN or not self._has_room():
                 return _copy_of(path, size, free)
             own = self._new_path()
             os.rename(path, own)
@@ -222,14 +228,16 @@ class SharedPool:
             return memoryview(self._map(own, size, is_private=True).mapped)
 
     def _find(self, size: int) -> SharedFile | None:
-        best = None
-        for file in self._files.values():
-            if size <= file.length <= 2 * size + _STEP and (best is None or file.length < best.length):
-                if _is_free(file.mapped) and os.stat(file.path).st_nlink == 1:
-                    best = file
-        if best is not None and best.is_private:
-            del self._files[id(best.mapped)]
-        return best
+        """A free one that fits; one that is mapped for ourselves alone is not in the list any more."""
+        fitting = [file for file in self._files.values() if size <= file.length <= 2 * size + _STEP]
+        for file in fitting[:_PROBES]:
+            del self._files[id(file.mapped)]
+            is_found = _is_free(file.mapped) and os.stat(file.path).st_nlink == 1
+            if not (is_found and file.is_private):
+                self._files[id(file.mapped)] = file
+            if is_found:
+                return file
+        return None
 
     def _has_room(self) -> bool:
         """Whether there may be another file; gives free ones back while there is more than enough."""

@@ -132,12 +132,33 @@ class _Collector(list[memoryview]):
         return False
 
 
+class _Large:
+    """Bytes that need not be copied into a pickle: the pickler takes them for a buffer."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        self._data = data
+
+    def __reduce__(self) -> tuple[type, tuple[pickle.PickleBuffer]]:
+        return type(self._data), (pickle.PickleBuffer(self._data),)
+
+
+def _out_of_band(value: Any) -> Any:
+    """A value, or what stands for it if it is large and no buffer to the pickler."""
+    return _Large(value) if type(value) in (bytes, bytearray) and len(value) >= OUT_OF_BAND else value
+
+
 def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any = None) -> Buffer:
     """Pickle a job's arguments as they are now, and its id if that is not its number.
 
     Raises:
         PicklingError: Names the argument, and what in it cannot be sent.
     """
+    for value in args:
+        if type(value) is bytes and len(value) >= OUT_OF_BAND:
+            args = tuple([_out_of_band(value) for value in args])
+            break
     call: tuple[Any, ...] = (args,)
     if kwargs or job_id is not None:
         call = (args, kwargs) if job_id is None else (args, kwargs, job_id)
@@ -176,6 +197,7 @@ def load_call(payload: Buffer) -> tuple[Any, ...]:
 
 def dump(value: Any) -> bytes | Parts:
     """Pickle any value; code of the user's own goes by value."""
+    value = _out_of_band(value)
     buffers = _Collector()
     try:
         data = pickle.dumps(value, PROTOCOL, buffer_callback=buffers.take)
