@@ -20,6 +20,9 @@ MaxFileSize = 0
 LocalNode = True
 """Whether a cluster may start a node of its own where none runs on this machine."""
 
+SharedMemory = True
+"""Whether large data goes to nodes of this machine, and comes from them, by shared memory."""
+
 CancelGrace = 5.0
 """Seconds between the interrupt of a cancelled job and its end by force."""
 

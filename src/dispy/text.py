@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 
-_CONTROLS = "\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+_CONTROLS = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
 _IN_LINE = re.compile(f"[{_CONTROLS}]")
 _IN_TEXT = re.compile(f"(?![\n\t])[{_CONTROLS}]")
 
@@ -24,6 +24,11 @@ def lines(text: str) -> str:
     return text if text.isprintable() else _IN_TEXT.sub(_escaped, text)
 
 
+def block(text: str) -> str:
+    """Several lines as a log has them: those after the first are indented, so that none looks like an entry."""
+    return lines(text).replace("\n", "\n    ")
+
+
 def _escaped(match: re.Match[str]) -> str:
     return match.group().encode("unicode_escape", "backslashreplace").decode("ascii")
 
@@ -35,4 +40,4 @@ class Formatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        return lines(super().format(record)).replace("\n", "\n    ")
+        return block(super().format(record))

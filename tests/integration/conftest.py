@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -25,7 +25,9 @@ from dispy import config
 from dispy.client.engine import stop_engine
 from dispy.net.discovery import running_nodes
 
-from .helpers import Node, Place, Program, describe, wait_for, wait_gone
+from .helpers import PYTHON, Node, Place, Program, describe, wait_for, wait_gone
+from .others import find_python
+from .pem import Files
 
 TEST_S = 30
 """A test that hangs is ended after this time (seconds)."""
@@ -62,10 +64,28 @@ def _descriptors() -> dict[int, str]:
     return found
 
 
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """Certificates."""
+    return Files(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="session")
+def python_for_all() -> Iterator[str]:
+    """An interpreter that the account ``others.NAME`` can run, too."""
+    yield from find_python()
+
+
+@pytest.fixture
+def place_root(tmp_path: Path) -> Path:
+    """Where ``place`` is; modules may have another."""
+    return tmp_path
+
+
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _deadline: None) -> Iterator[Place]:
+def place(place_root: Path, monkeypatch: pytest.MonkeyPatch, _deadline: None) -> Iterator[Place]:
     """Directories of its own; afterwards no process, file, descriptor or thread is left."""
-    here = Place(tmp_path)
+    here = Place(place_root)
     for name in list(os.environ):
         if name.startswith("DISPY_"):
             monkeypatch.delenv(name)
@@ -170,12 +190,18 @@ def run_program(place: Place) -> Iterator[RunProgram]:
     """Writes a program to a file and starts it with Python, warnings being errors."""
     started: list[Program] = []
 
-    def run(source: str, *arguments: str, name: str = "program.py", **options: Any) -> Program:
+    def run(
+        source: str,
+        *arguments: str,
+        name: str = "program.py",
+        python: Sequence[str] = PYTHON,
+        **options: Any,
+    ) -> Program:
         directory = place.root / "programs"
         directory.mkdir(exist_ok=True)
         path = directory / name
         path.write_text(source)
-        program = Program([sys.executable, "-W", "error", str(path), *arguments], place, **options)
+        program = Program([*python, "-W", "error", str(path), *arguments], place, **options)
         started.append(program)
         return program
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +25,9 @@ SOON_S = 8.0
 
 STOP_S = 2.0
 """A node and all its children end within this time after a signal."""
+
+PYTHON = (sys.executable,)
+"""Command that programs run on."""
 
 _POLL_S = 0.005
 
@@ -142,12 +145,13 @@ class Place:
 
     def processes(self) -> list[int]:
         """Living processes that carry this place in their environment, besides this one."""
-        mark = f"XDG_RUNTIME_DIR={self.runtime}".encode()
+        # Those of another account have the temporary directory only.
+        marks = {f"XDG_RUNTIME_DIR={self.runtime}".encode(), f"TMPDIR={self.temporary}".encode()}
         found = []
         for entry in os.listdir("/proc"):
             if entry.isdigit() and int(entry) != os.getpid():
                 with suppress(OSError), open(f"/proc/{entry}/environ", "rb") as file:
-                    if mark in file.read().split(b"\0") and is_alive(int(entry)):
+                    if marks.intersection(file.read().split(b"\0")) and is_alive(int(entry)):
                         found.append(int(entry))
         return found
 
@@ -268,23 +272,40 @@ class Program:
 
 
 class Node(Program):
-    """A ``dispynode`` command."""
+    """A ``dispynode`` command.
 
-    LINE = r"^dispynode '(.*)' listens on ([\d.]+):(\d+) with (\d+) CPUs?$"
+    Args:
+        place: Where it runs.
+        arguments: Its options.
+        warnings: What Python does about warnings.
+        python: What it runs on, with what goes before it.
+        options: Of ``subprocess.Popen``.
+    """
 
-    def __init__(self, place: Place, *arguments: str, warnings: str = "error", **options: object) -> None:
-        python = [sys.executable, "-W", warnings, "-m", "dispy.cli.node"]
-        super().__init__([*python, *arguments], place, **options)
+    LINE = r"^dispynode '(.*)' listens on (\S+):(\d+) with (\d+) CPUs?(, TLS)?$"
+
+    def __init__(
+        self,
+        place: Place,
+        *arguments: str,
+        warnings: str = "error",
+        python: Sequence[str] = PYTHON,
+        **options: object,
+    ) -> None:
+        command = [*python, "-W", warnings, "-m", "dispy.cli.node"]
+        super().__init__([*command, *arguments], place, **options)
         self.name = ""
         self.host = ""
         self.port = 0
         self.cpus = 0
+        self.uses_tls = False
 
     def wait_listens(self) -> Node:
         """Wait for the line that says where."""
         found = self.wait_line(self.LINE)
         self.name, self.host = found[1], found[2]
         self.port, self.cpus = int(found[3]), int(found[4])
+        self.uses_tls = found[5] is not None
         return self
 
     def stop(self, number: int = signal.SIGTERM) -> int:

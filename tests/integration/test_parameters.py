@@ -28,10 +28,7 @@ from .jobs import name_and
         ("cleanup", False),
         ("cleanup", len),
         ("pulse_interval", 5),
-        ("keyfile", "k"),
-        ("certfile", "c"),
         ("recover_file", "r"),
-        ("host", "0.0.0.0"),
         ("nodes", [("127.0.0.1", 1, 1, ["file"])]),
         ("nodes", [{"host": "127.0.0.1", "setup_args": (1,)}]),
     ],
@@ -77,6 +74,10 @@ def test_old_names_warn(place: Place, old: str, value: Any, new: str) -> None:
         {"poll_interval": 1},
         {"secret": b"bytes"},
         {"host": "no.such.host.invalid"},
+        {"keyfile": "k"},
+        {"certfile": "c"},
+        {"cafile": "c"},
+        {"nodes": ["192.0.2.1"]},
         {"nodes": [("127.0.0.1", 9701, 1, [], "no tuple")]},
     ],
     ids=str,
@@ -87,6 +88,12 @@ def test_parameters_that_cannot_be(place: Place, wrong: dict[str, Any]) -> None:
         with pytest.raises(UsageError):
             dispy.JobCluster(name_and, **wrong)
     assert place.processes() == [], "a node was started for a cluster that was refused"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1", "localhost", "::", ["127.0.0.1", "0.0.0.0"]])
+def test_host_is_accepted(make_cluster: MakeCluster, host: Any) -> None:
+    """A client listens nowhere, so that any address will do."""
+    assert make_cluster(name_and, host=host).submit(1)()[1] == 1
 
 
 def test_parameters_that_are_warned_about(make_cluster: MakeCluster) -> None:

@@ -192,7 +192,9 @@ class JobCluster:
         self._engine: Engine = engine()
         self._number = self._engine.new_computation()
         self._is_closed = False
-        if any(a.ip_addr is None or is_loopback(a.ip_addr) for a in self._allocations):
+        if config.SharedMemory and any(
+            a.ip_addr is None or is_loopback(a.ip_addr) for a in self._allocations
+        ):
             self._engine.share_memory()
         if self._wants_private and config.LocalNode:
             self._engine.start_private_node(self._secret)

@@ -30,7 +30,10 @@ HANDSHAKE_S = 5.0
 WRITE_HIGH = 2 * limits.MIB
 """Bytes in the socket's queue above which no chunk is added: what a cancel may wait behind."""
 
-_STRANGER_BUFFER = 4 * limits.KIB
+STRANGER_BYTES_MAX = 64 * limits.KIB
+"""All that a peer may send before TLS stands, for a chain of certificates; a buffer more before its proof."""
+
+STRANGER_BUFFER = 4 * limits.KIB
 _PEER_BUFFER = 128 * limits.KIB
 """Encrypted bytes read at once, before the proof and after it."""
 
@@ -91,7 +94,7 @@ class Connection(asyncio.BufferedProtocol):
         self._cipher: Cipher | None = None
         if tls is not None:
             self._cipher = tls.cipher(peer_name) if isinstance(tls, DialerTls) else tls.cipher()
-        self._received = memoryview(bytearray(_STRANGER_BUFFER)) if tls is not None else memoryview(b"")
+        self._received = memoryview(bytearray(STRANGER_BUFFER)) if tls is not None else memoryview(b"")
         """Where encrypted bytes arrive."""
         self._handshake: Handshake | None = None
         self._reader = frames.FrameReader(self._on_frame, limits.HANDSHAKE_FRAME_MAX)
@@ -111,11 +114,14 @@ class Connection(asyncio.BufferedProtocol):
         self._next_stream = 1
         self.error: Exception | None = None
         """Why we ended it."""
+        self._stranger_max = STRANGER_BYTES_MAX
         self._first = b""
         """The first bytes of the peer, to tell what it is if it is no peer."""
         self._is_closed = False
         self.is_ready = False
         """Both sides have proved themselves: messages can be sent."""
+        self._is_proven = False
+        """It was ready once."""
         self._has_received = False
         self._silent_ticks = 0
         self._has_sent = False
@@ -132,10 +138,6 @@ class Connection(asyncio.BufferedProtocol):
         self.peer_address = peer[0] if isinstance(peer, tuple) else ""
         if self._is_dialer:
             self._deadline = self._loop.call_later(HANDSHAKE_S, self._on_deadline)
-        with contextlib.suppress(OSError):
-            # A descriptor of our own: the transport may close its own while another thread writes.
-            self._socket = socket.socket(fileno=socket.dup(transport.get_extra_info("socket").fileno()))
-            self._socket.setblocking(False)
         if self._cipher is None:
             self._begin_proof(b"")
         elif self._is_dialer:
@@ -154,7 +156,10 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._has_received = True
         self.bytes_received += nbytes
-        if not self._first:
+        if not self.is_ready and self.bytes_received > self._stranger_max:
+            self.refuse(RemoteProtocolError("too much before the proof"))
+            return
+        if not self._first and (self._cipher is None or not self._cipher.is_established):
             self._first = bytes(self.get_buffer(0)[: min(nbytes, frames.HEADER_SIZE)])
         try:
             if self._cipher is None:
@@ -162,7 +167,7 @@ class Connection(asyncio.BufferedProtocol):
             else:
                 self._decrypt(self._cipher, self._received[:nbytes])
         except ssl.SSLError as error:
-            self.refuse(explain(error))
+            self.refuse(self._explain_tls(error))
         except (DispyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self.refuse(self._explain(error))
         if self._out:
@@ -174,7 +179,7 @@ class Connection(asyncio.BufferedProtocol):
             # Refused in plain words, which is all that whoever this is understands.
             self._cipher = None
             self._write_control(TLS_REFUSAL)
-            raise RemoteProtocolError(f"{guess_protocol(self._first)} instead of TLS")
+            raise RemoteProtocolError("no TLS")
         was_established = cipher.is_established
         with self._lock:
             try:
@@ -183,6 +188,8 @@ class Connection(asyncio.BufferedProtocol):
                 if cipher.has_pending:
                     self._write_raw(cipher.pending())
         if cipher.is_established and not was_established:
+            self._first = b""
+            self._stranger_max = self.bytes_received + STRANGER_BUFFER
             tls = self._tls
             assert tls is not None
             self._begin_proof(channel_of(cipher, tls.pinned) if isinstance(tls, DialerTls) else tls.channel)
@@ -191,12 +198,16 @@ class Connection(asyncio.BufferedProtocol):
                 size = cipher.read_into(self._reader.writable())
             if not size:
                 break
+            if not self._first:
+                self._first = bytes(self._reader.writable()[: min(size, frames.HEADER_SIZE)])
             self._reader.received(size)
 
     def eof_received(self) -> bool:
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.error is None and self._is_dialer and not self._is_proven:
+            self._tell_stranger()
         self._is_closed = True
         self.is_ready = False
         self._settle()
@@ -207,6 +218,12 @@ class Connection(asyncio.BufferedProtocol):
                 self._socket.close()
                 self._socket = None
         self._owner.on_closed(self, self.error or exc)
+
+    def _tell_stranger(self) -> None:
+        """It said a little and went away: perhaps that tells what it is."""
+        if self._first and guess_protocol(self._first) not in ("dispy's protocol", "another protocol"):
+            if self._cipher is None:
+                self.error = self._explain(RemoteProtocolError("it ended"))
 
     def pause_writing(self) -> None:
         self._is_paused = True
@@ -242,8 +259,14 @@ class Connection(asyncio.BufferedProtocol):
         if not handshake.done:
             return
         self._handshake = None
-        self.is_ready = True
+        self.is_ready = self._is_proven = True
         self._reader.widen()
+        assert self._transport is not None
+        with contextlib.suppress(OSError):
+            # A descriptor of our own: the transport may close its own while another thread writes.
+            descriptor = self._transport.get_extra_info("socket").fileno()
+            self._socket = socket.socket(fileno=socket.dup(descriptor))
+            self._socket.setblocking(False)
         if self._cipher is not None:
             self._received = memoryview(bytearray(_PEER_BUFFER))
         self._settle()
@@ -259,12 +282,22 @@ class Connection(asyncio.BufferedProtocol):
     def _on_deadline(self) -> None:
         self.refuse(RemoteProtocolError(f"no proof within {HANDSHAKE_S:g} s"))
 
+    def _explain_tls(self, error: ssl.SSLError) -> Exception:
+        if isinstance(error, ssl.SSLZeroReturnError):
+            return RemoteProtocolError("the peer ended the connection")
+        if self._is_proven:
+            # Damage on the way: the link is made anew.
+            return RemoteProtocolError(f"what came was changed on its way: {error.reason or error}")
+        return explain(error, self._is_dialer)
+
     def _explain(self, error: Exception) -> Exception:
         """What a stranger did, in the words of somebody who has to find out whose fault it is."""
         if self.is_ready or not isinstance(error, RemoteProtocolError):
             return error
         said = guess_protocol(self._first)
         if not self._is_dialer:
+            if self._tls is not None and self._cipher is None:
+                return RemoteProtocolError(f"{said} instead of TLS")
             return RemoteProtocolError(f"{said} before the proof: {error}")
         hint = "give tls=True" if said == "TLS" else "check its address and port"
         role = self._identity[2]
@@ -333,7 +366,10 @@ class Connection(asyncio.BufferedProtocol):
                 [part for body in bodies for part in (frames.header(frames.CONTROL, len(body)), body)]
             )
             if self._cipher is not None:
-                data = self._cipher.encrypt(data)
+                try:
+                    data = self._cipher.encrypt(data)
+                except ssl.SSLError:
+                    return False
             try:
                 sent = self._socket.send(data)
             except OSError:
@@ -383,7 +419,10 @@ class Connection(asyncio.BufferedProtocol):
         self._has_sent = True
         self.bytes_sent += len(data)
         if self._cipher is not None and data:
-            data = self._cipher.encrypt(data)
+            try:
+                data = self._cipher.encrypt(data)
+            except ssl.SSLError:  # the peer has ended it; we shall hear of it
+                return
         self._write_raw(data)
 
     def _write_raw(self, data: bytes | memoryview) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from dispy.net.directories import private_directory
@@ -44,21 +45,34 @@ class Place:
 
     def drop(self, directory: Path) -> None:
         """Remove a subdirectory."""
-        shutil.rmtree(directory, ignore_errors=True)
+        remove_tree(directory)
 
     def close(self) -> None:
         """Remove all; again is fine."""
         if self._lock >= 0:
-            shutil.rmtree(self.root, ignore_errors=True)
+            remove_tree(self.root)
             os.close(self._lock)
             self._lock = -1
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory with all that somebody may have put there."""
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        pass
+    except (OSError, RecursionError):
+        # A tree that is too deep for Python, or that changes under it.
+        subprocess.run(
+            ["rm", "-rf", "--", path], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+        )
 
 
 def sweep(base: Path) -> None:
     """Remove what the dead have left."""
     for path in base.glob("[!.]*"):
         if is_abandoned(path):
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
 
 
 def is_abandoned(path: Path) -> bool:

@@ -67,6 +67,8 @@ def check(tls: Tls) -> Tls:
     if tls.certfile:
         context = _context(ssl.PROTOCOL_TLS_CLIENT)
         _load(context, tls)
+        if tls.cafile:
+            _believe(context, tls.cafile)
     return tls
 
 
@@ -142,7 +144,7 @@ class Cipher:
             return 0
         try:
             return self._object.read(len(buffer), buffer)  # type: ignore[return-value]  # the count, with a buffer
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+        except ssl.SSLWantReadError:
             return 0
 
     @property
@@ -230,23 +232,33 @@ def channel_of(cipher: Cipher, pinned: Channel) -> Channel:
     return channel
 
 
-def explain(error: ssl.SSLError) -> AuthenticationError:
-    """A failed TLS handshake in words, for the user of the dialing side."""
+_DISBELIEF = ("certificate", "unknown ca")
+"""In the alerts by which a peer says that our certificate will not do."""
+
+
+def explain(error: ssl.SSLError, is_dialer: bool) -> AuthenticationError:
+    """A failed TLS handshake in words, for whoever reads them on our side."""
+    ours, theirs = ("client", "node") if is_dialer else ("node", "client")
+    reason = (error.reason or "").replace("_", " ").lower()
     if isinstance(error, ssl.SSLCertVerificationError):
         return AuthenticationError(
             f"the peer's certificate is not believed: {error.verify_message}",
-            hint="make one with 'dispy cert new node NAME', NAME being how the node is addressed here",
+            hint=f"make one with 'dispy cert new {theirs} NAME'"
+            + (", NAME being how the node is addressed here" if is_dialer else ""),
         )
-    reason = (error.reason or "").replace("_", " ").lower()
-    if "wrong version number" in reason or "record layer failure" in reason:
+    if "did not return a certificate" in reason:
         return AuthenticationError(
-            "the peer does not speak TLS",
-            hint="check the port; a node that was started with --no_tls is reached with tls=False",
+            "the peer showed no certificate", hint=f"make one for it with 'dispy cert new {theirs} NAME'"
         )
-    if "certificate required" in reason or "unknown ca" in reason or "bad certificate" in reason:
+    if "alert" in reason and any(word in reason for word in _DISBELIEF):
         return AuthenticationError(
             f"the peer does not believe our certificate ({reason})",
-            hint="give certfile and keyfile made by 'dispy cert new client NAME' with the same authority",
+            hint=f"make one with 'dispy cert new {ours} NAME' and the authority that the peer believes",
+        )
+    if "wrong version number" in reason or "record layer failure" in reason or "packet length" in reason:
+        hint = "check the port; a node that was started with --no_tls is reached with tls=False"
+        return AuthenticationError(
+            "the peer does not speak TLS", hint=hint if is_dialer else "check the port"
         )
     return AuthenticationError(f"TLS with the peer failed: {reason or error}", hint="check the port")
 

@@ -106,6 +106,9 @@ class HostProcess:
             else account.environment()
         )
         environment[MARK] = mark
+        self.output, written = os.pipe()
+        """What it and code that is loaded print: the node passes it on, so that nobody reaches its terminal."""
+        os.set_blocking(self.output, False)
         self.process = subprocess.Popen(
             [
                 # Not -m: the user's own __main__ must not meet the host's names.
@@ -114,9 +117,11 @@ class HostProcess:
             ],
             pass_fds=(theirs.fileno(), descriptor),
             stdin=subprocess.DEVNULL,
+            stdout=written,
+            stderr=written,
             env=environment,
-            # Its own group: a Ctrl-C at our terminal is ours to handle.
-            process_group=0,
+            # A Ctrl-C at our terminal is ours to handle, and nobody else is to type there.
+            start_new_session=True,
             cwd=None if account is None else "/",
             user=None if account is None else account.uid,
             group=None if account is None else account.gid,
@@ -124,10 +129,12 @@ class HostProcess:
         )  # fmt: skip
         theirs.close()
         os.close(descriptor)
+        os.close(written)
         self.control.setblocking(False)
         self.workers: dict[WorkerId, WorkerHandle] = {}
         self._free_slots = list(range(slots_max - 1, -1, -1))
         self._input = bytearray()
+        self._said = b""
         self.is_dead = False
 
     def tell(self, message: ToHost, descriptors: tuple[int, ...] = ()) -> None:
@@ -157,6 +164,21 @@ class HostProcess:
             del self._input[: LENGTH.size + size]
             on_message(protocol.from_host_decoder.decode(body))
         return bool(data)
+
+    def read_output(self) -> str | None:
+        """What the host has printed in whole lines since the last call; None when it will print no more."""
+        try:
+            data = os.read(self.output, 65536)
+        except BlockingIOError:
+            return ""
+        except OSError:
+            data = b""
+        self._said += data
+        end = len(self._said) if not data or len(self._said) > 65536 else self._said.rfind(b"\n") + 1
+        said, self._said = self._said[:end], self._said[end:]
+        if not data and not said:
+            return None
+        return said.decode("utf-8", "replace")
 
     def fork(self, worker: WorkerId) -> WorkerHandle:
         """Have a worker started. Its channels and slot can be used at once."""
@@ -190,6 +212,9 @@ class HostProcess:
         for handle in list(self.workers.values()):
             self.forget(handle)
         self.control.close()
+        if self.output >= 0:
+            os.close(self.output)
+            self.output = -1
 
     def kill_workers(self) -> None:
         """After the host's death: kill its workers, which are our children now."""

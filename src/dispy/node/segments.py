@@ -136,6 +136,8 @@ class Segments(Place):
             if not status.st_size:
                 return memoryview(b"")
             if self._account is not None:
+                if status.st_blocks * 512 < status.st_size:
+                    raise OSError(f"segment {name} has holes")
                 return memoryview(file.read(status.st_size))
             return memoryview(mmap.mmap(descriptor, status.st_size, prot=mmap.PROT_READ, flags=_POPULATED))
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from dispy.processes import describe_exit, kill_strays
 from dispy.protocol import limits, node
 from dispy.protocol import worker as worker_protocol
 from dispy.settings import PULSE_S, SILENT_PULSES, NodeSettings
-from dispy.text import line
+from dispy.text import line, lines
 
 logger = logging.getLogger("dispy.node")
 
@@ -232,7 +233,7 @@ class NodeService:
             host.process.wait()
         kill_strays(set())
         for host in hosts:
-            host.close()
+            self._close_host(host)
         self._segments.close()
         self._workspace.close()
 
@@ -434,6 +435,7 @@ class NodeService:
             else HostProcess(workers_max(self.cpus), str(self._segments.root), self._account)
         )
         self._loop.remove_reader(host.control)
+        self._loop.add_reader(host.output, self._on_output, host)
         loaded = Loaded(client, host, self._workspace.open(name), self._segments.open(name))
         self._loaded[action.key] = loaded
         code_path = self._segments.put_code(loaded.segments, action.compute.code)
@@ -463,6 +465,23 @@ class NodeService:
         spare = self._spare
         if spare is not None:
             self._loop.add_reader(spare.control, self._on_spare_readable, spare)
+            self._loop.add_reader(spare.output, self._on_output, spare)
+
+    def _on_output(self, host: HostProcess) -> None:
+        """A host, or code that it loads, has printed something."""
+        said = host.read_output()
+        if said is None:
+            self._loop.remove_reader(host.output)
+        elif said:
+            with contextlib.suppress(OSError):  # nobody reads what we say
+                sys.stderr.write(lines(said))
+                sys.stderr.flush()
+
+    def _close_host(self, host: HostProcess) -> None:
+        if host.output >= 0:
+            self._on_output(host)
+            self._loop.remove_reader(host.output)
+        host.close()
 
     def _on_spare_readable(self, spare: HostProcess) -> None:
         """A spare host has nothing to say: it has died."""
@@ -470,7 +489,7 @@ class NodeService:
         spare.is_dead = True
         spare.kill()
         spare.process.wait()
-        spare.close()
+        self._close_host(spare)
         if self._spare is spare:
             self._spare = None
         logger.warning("a spare host ended with %s", describe_exit(spare.process.returncode))
@@ -506,7 +525,7 @@ class NodeService:
         for handle in list(loaded.host.workers.values()):
             self._drain(handle)
         exits = [self._bury(handle, reason) for handle in list(loaded.host.workers.values())]
-        loaded.host.close()
+        self._close_host(loaded.host)
         # Its directories stay: another host may be started in its place.
         self._handle(core.HostFailed(key, reason, exits, has_died=True))
         if self._loaded.get(key) is loaded:
@@ -541,7 +560,7 @@ class NodeService:
             return
         if host in self._ending:
             self._ending.remove(host)
-        host.close()
+        self._close_host(host)
         kill_strays(self._own_children())
 
     def _drop_places(self, key: Key) -> None:

@@ -19,14 +19,14 @@ from dispy.buffers import SharedPool, pool
 from dispy.core.scheduling import Machine
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
-from dispy.errors import AuthenticationError, RemoteProtocolError, SilenceError, VersionError
+from dispy.errors import AuthenticationError, DispyError, RemoteProtocolError, SilenceError, VersionError
 from dispy.net.addresses import is_loopback
 from dispy.net.connection import Connection, Payload
 from dispy.net.directories import FREE, GIVEN, shared_with
 from dispy.net.tls import DialerTls
 from dispy.protocol import limits, node
 from dispy.settings import PULSE_S, SILENT_PULSES
-from dispy.text import line, lines
+from dispy.text import block, line, lines
 
 logger = logging.getLogger("dispy.scheduler")
 
@@ -108,16 +108,21 @@ class NodeInfo:
 
 
 class PoolSink:
-    """A payload on its way into memory that is used again."""
+    """A payload on its way into memory that is used again; ``data`` is None if there is not enough of it."""
 
     __slots__ = ("_position", "data")
 
     def __init__(self, size: int) -> None:
-        self.data = pool.take(size)
         self._position = 0
+        try:
+            self.data: memoryview | None = pool.take(size)
+        except (MemoryError, OverflowError):
+            self.data = None
 
     def write(self, body: memoryview) -> None:
         """Take the next bytes."""
+        if self.data is None:
+            return
         end = self._position + len(body)
         self.data[self._position : end] = body
         self._position = end
@@ -229,9 +234,9 @@ class Link:
                 self._note_batch(message.batch)
                 self._take_parts(connection, message)
             elif type(message) is node.Provisional and message.stream:
-                message.payload = connection.take_stream(message.stream).data
+                message.payload = connection.take_stream(message.stream).data or b""
             elif type(message) in (node.ComputationFailed, node.JobsReturned, node.Leaving):
-                message.reason = lines(message.reason)
+                message.reason = block(message.reason)
             self._service.link_message(self, message)
 
     def _note_batch(self, batch: int) -> None:
@@ -272,13 +277,12 @@ class Link:
         if self.is_closed:
             return
         if self.info is None or isinstance(error, (AuthenticationError, VersionError)):
-            self._fail(
-                error
-                or RemoteProtocolError(
+            if not isinstance(error, DispyError):
+                error = RemoteProtocolError(
                     "what listens there closed the connection",
                     hint="check that it is a node's address and port",
                 )
-            )
+            self._fail(error)
             return
         if self._broken_at is None:
             self._broken_at = time.monotonic()
@@ -341,8 +345,12 @@ class Link:
                 self._take_shared(ended, message.computation)
             if ended.stream:
                 ended.payload = connection.take_stream(ended.stream).data
+                if ended.payload is None:
+                    ended.payload = b""
+                    ended.status = node.TERMINATED
+                    ended.reason = "there is not enough memory here for the job's result"
             if ended.output_stream:
-                output = bytes(connection.take_stream(ended.output_stream).data)
+                output = bytes(connection.take_stream(ended.output_stream).data or b"")
                 ended.stdout, ended.stderr = output[: ended.stdout_size], output[ended.stdout_size :]
 
     def _take_shared(self, ended: node.Ended, computation: int) -> None:

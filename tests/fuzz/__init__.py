@@ -1,0 +1,1 @@
+"""Fuzzers of our own: what anybody may send us, by the million."""

@@ -1,0 +1,514 @@
+"""What a stranger's bytes reach, one target after the other, and what must hold whatever they are.
+
+A target has one conversation with one fresh object, says things made by a ``Mutator``, and raises ``Fault``
+if something is not as it must be. What must hold is said again here and in ``talks``, slowly and
+obviously, and not asked of the code under test: what a listener may have said before the proof is compared
+byte by byte, and a connection may be ready only if the right proof was among the bytes it got.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from dispy.errors import DispyError, RemoteProtocolError
+from dispy.net import connection as connection_module
+from dispy.net.connection import Connection
+from dispy.protocol import frames, limits, node
+from dispy.protocol.frames import FrameReader, guess_protocol
+from dispy.protocol.handshake import REFUSAL, TLS_REFUSAL, Challenge, Handshake, Proof
+from dispy.text import line
+
+from .fakes import FakeLoop, Fault
+from .mutations import (
+    CLIENT_HELLO,
+    EVERYTHING,
+    FROM_NODE,
+    HANDSHAKE,
+    HEADER,
+    HELLO,
+    LENGTHS,
+    ON_NODE,
+    OPENINGS,
+    SERVER_HELLO,
+    STREAMS,
+    TO_NODE,
+    Message,
+    Mutator,
+    encode,
+)
+from .talks import (
+    KEY,
+    OTHER_KEY,
+    PROVED_BUFFER_MAX,
+    STRANGER_BUFFER_MAX,
+    Talk,
+    dialing,
+    framed,
+    listening,
+)
+
+REASON_MAX = 400
+"""Characters of a reason that is logged: a stranger cannot make it long."""
+
+TLS_MAX = 4 * limits.KIB
+"""Bytes that a listener's TLS says to a stranger: its certificate and little else."""
+
+REFUSALS = (DispyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What may be wrong with what a peer says; anything else is a crash."""
+
+GUESSES = {"TLS", "SSH", "HTTP", "dispy's protocol", "another protocol"}
+
+REFUSAL_FRAME = framed(REFUSAL)
+TLS_REFUSAL_FRAME = framed(TLS_REFUSAL)
+PROOF_SPANS = Message.of(Proof(bytes(32))).spans
+HELLO_FRAME = framed(encode(HELLO))
+CHALLENGE_FRAME = framed(encode(Challenge(limits.VERSION, bytes(32))))
+
+
+@dataclass(frozen=True, slots=True)
+class Suspects:
+    """The code under test; tests of the fuzzer put something broken in its place."""
+
+    connection: type[Connection] = Connection
+    handshake: type[Handshake] = Handshake
+    reader: type[FrameReader] = FrameReader
+    guess: Callable[[bytes], str] = guess_protocol
+
+
+class Targets:
+    """All targets, over one source of chance.
+
+    Args:
+        source: Where chance is from; also of the nonces of the connections. TLS has its own, so that what is
+            encrypted differs from run to run.
+        suspects: The code under test.
+    """
+
+    def __init__(self, source: random.Random, suspects: Suspects) -> None:
+        self._source = source
+        self._suspects = suspects
+        self._loop = FakeLoop()
+        self.mutator = Mutator(source)
+        self.said: list[bytes] = []
+        """What the present input consists of."""
+        self._nonce = b""
+        self._table: list[tuple[float, Callable[[], None]]] = [
+            (0.16, self.dialer),
+            (0.16, self.handshake),
+            (0.15, self.reader),
+            (0.06, self.guess),
+            (0.22, self.decoders),
+            (0.015, self.proved),
+            (0.006, self.tls_listener),
+            (0.003, self.tls_dialer),
+            (0.0007, self.inside_tls),
+            (0.0003, self.damaged_tls),
+            (0.0005, self.proved_inside_tls),
+        ]
+        """Share and target; what is left is the listener's."""
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Connections find our loop and our nonces."""
+        names = vars(connection_module)
+        before = names["secrets"]
+        names["secrets"] = self
+        try:
+            with self._loop.running():
+                yield
+        finally:
+            names["secrets"] = before
+
+    def token_bytes(self, size: int) -> bytes:
+        """Nonces that are the same with the same seed."""
+        self._nonce = self._source.randbytes(size)
+        return self._nonce
+
+    def run(self) -> str:
+        """Drive one target once, with a new input; returns its name.
+
+        Raises:
+            Fault: Something was not as it must be. Any other exception is a crash.
+        """
+        self.said = []
+        self._loop.clear()
+        target = self._pick()
+        target()
+        return target.__name__
+
+    def _pick(self) -> Callable[[], None]:
+        chance = self.mutator.chance()
+        for share, target in self._table:
+            chance -= share
+            if chance < 0:
+                return target
+        return self.listener
+
+    # Connections.
+
+    def _talk(self, *, is_dialer: bool, tls: bool = False, is_peer_encrypting: bool = False) -> Talk:
+        context = (dialing() if is_dialer else listening()) if tls else None
+        talk = Talk(
+            self.mutator,
+            self._loop,
+            self._suspects.connection,
+            is_dialer=is_dialer,
+            tls=context,
+            is_peer_encrypting=is_peer_encrypting,
+        )
+        talk.nonce = self._nonce
+        self.said = talk.said
+        return talk
+
+    def _check_state(self, talk: Talk) -> None:
+        """A connection waits, or was refused with a reason; it is ready only by the right proof."""
+        connection, error = talk.connection, talk.connection.error
+        if talk.owner.ready and talk.peer_mac() not in b"".join(talk.said):
+            raise Fault("ready without the right proof")
+        if connection.is_ready != (bool(talk.owner.ready) and error is None):
+            raise Fault(f"ready: {connection.is_ready}, told so: {talk.owner.ready}, {error!r}")
+        if (error is not None) != talk.transport.is_closed:
+            raise Fault(f"refused with {error!r}, closed: {talk.transport.is_closed}")
+        if error is None:
+            return
+        if not isinstance(error, REFUSALS):
+            raise Fault(f"refused with {error!r}")
+        if not talk.owner.ready:
+            reason = line(str(error))
+            if not isinstance(error, DispyError) or len(reason) > REASON_MAX or not reason.isascii():
+                raise Fault(f"refused before the proof with {error!r}")
+
+    def listener(self) -> None:
+        """A stranger connects to us."""
+        self._to_listener(self._talk(is_dialer=False))
+
+    def inside_tls(self) -> None:
+        """Likewise, or we to a stranger, with TLS that is in order."""
+        is_dialer = self.mutator.chance() < 0.4
+        talk = self._talk(is_dialer=is_dialer, tls=True, is_peer_encrypting=True)
+        if is_dialer:
+            self._to_dialer(talk)
+        else:
+            self._to_listener(talk)
+
+    def damaged_tls(self) -> None:
+        """TLS is in order, and then somebody on the way changes what is said, before the proof."""
+        mutator = self.mutator
+        talk = self._talk(is_dialer=mutator.chance() < 0.5, tls=True, is_peer_encrypting=True)
+        if mutator.chance() < 0.5:
+            talk.say(CHALLENGE_FRAME if talk.is_dialer else HELLO_FRAME)
+        talk.say(framed(encode(Proof(talk.peer_mac()))), is_damaged=True)
+        self._check_state(talk)
+        if talk.owner.ready and not talk.said[1:]:
+            raise Fault("ready by half a handshake")
+        talk.connection.refuse(RemoteProtocolError("no proof in time"))
+        talk.end()
+
+    def _to_listener(self, talk: Talk) -> None:
+        mutator = self.mutator
+        if mutator.chance() < 0.6:
+            talk.say(mutator.blob(HANDSHAKE))
+        else:
+            talk.say(HELLO_FRAME)
+            if talk.hear() != framed(talk.challenge()):
+                raise Fault(f"answered {talk.hear().hex()} to an honest Hello")
+        if not talk.transport.is_closed and mutator.chance() < 0.8:
+            talk.say(self._doubtful_proof(talk) if talk.hear() else mutator.blob(HANDSHAKE))
+        self._check_state(talk)
+        self._check_told(talk)
+        if not talk.owner.ready:
+            if not talk.transport.is_closed:
+                # The listener's deadline has come.
+                talk.connection.refuse(RemoteProtocolError("no proof in time"))
+                self._check_told(talk)
+            if mutator.chance() < 0.1:
+                talk.say_late(self._late(talk))
+        talk.end()
+
+    def _check_told(self, talk: Talk) -> None:
+        """A stranger gets a challenge at most, and the one refusal."""
+        challenge = framed(talk.challenge())
+        heard = talk.hear()
+        if talk.owner.ready:
+            if not heard.startswith(challenge + framed(talk.own_proof())):
+                raise Fault(f"told {heard.hex()} to somebody with the right proof")
+            return
+        end = REFUSAL_FRAME if talk.transport.is_closed else b""
+        if heard not in (end, challenge + end):
+            raise Fault(f"told {heard.hex()} to a stranger")
+
+    def _late(self, talk: Talk) -> bytes:
+        if self.mutator.chance() < 0.5:
+            return framed(encode(Proof(talk.peer_mac())))
+        return framed(self.mutator.pick(TO_NODE).data)
+
+    def _doubtful_proof(self, talk: Talk) -> bytes:
+        """A frame with the right proof, or with something like it."""
+        mutator = self.mutator
+        way = mutator.chance()
+        if way < 0.05:
+            return framed(encode(Proof(talk.peer_mac(OTHER_KEY))))
+        if way < 0.1:
+            return framed(encode(Proof(talk.peer_mac(channel=b"" if talk.channel else bytes(32)))))
+        right = encode(Proof(talk.peer_mac()))
+        if way < 0.2:
+            return framed(right)
+        if way < 0.4:
+            return framed(mutator.damage(right))
+        if way < 0.5:
+            return mutator.damage(framed(right))
+        if way < 0.6:
+            return mutator.frame(right)
+        if way < 0.7:
+            return mutator.blob(HANDSHAKE) + framed(right)
+        if way < 0.75:
+            return talk.hear()
+        if way < 0.8:
+            return framed(talk.own_proof())
+        return mutator.frame(mutator.body(Message(right, PROOF_SPANS)))
+
+    def dialer(self) -> None:
+        """We connect to a stranger."""
+        self._to_dialer(self._talk(is_dialer=True))
+
+    def _to_dialer(self, talk: Talk) -> None:
+        mutator = self.mutator
+        hello = framed(talk.hello())
+        if talk.hear() != hello:
+            raise Fault(f"began with {talk.hear().hex()}")
+        talk.say(mutator.blob(HANDSHAKE) if mutator.chance() < 0.5 else CHALLENGE_FRAME)
+        if not talk.transport.is_closed and mutator.chance() < 0.8:
+            talk.say(self._doubtful_proof(talk) if talk.hear() != hello else mutator.blob(HANDSHAKE))
+        self._check_state(talk)
+        heard = talk.hear()
+        if heard != hello and heard != hello + framed(talk.own_proof()):
+            raise Fault(f"told {heard.hex()} to a stranger")
+        if not talk.owner.ready:
+            if not talk.transport.is_closed:
+                self._pass_deadline(talk)
+            if mutator.chance() < 0.1:
+                talk.say_late(self._late(talk))
+        talk.end()
+
+    def _pass_deadline(self, talk: Talk) -> None:
+        for timer in self._loop.timers:
+            timer.fire()
+        if not isinstance(talk.connection.error, RemoteProtocolError):
+            raise Fault(f"after the deadline: {talk.connection.error!r}")
+        self._check_state(talk)
+
+    def tls_listener(self) -> None:
+        """A stranger, who may begin TLS or not, connects to a listener with TLS."""
+        mutator = self.mutator
+        talk = self._talk(is_dialer=False, tls=True)
+        way = mutator.chance()
+        data = mutator.tls(CLIENT_HELLO) if way < 0.4 else mutator.blob(HANDSHAKE)
+        if not data.startswith(b"\x16") and way < 0.5:
+            data = b"\x16" + data[1:]
+        talk.say(data)
+        self._check_state(talk)
+        if not talk.transport.is_closed:
+            talk.connection.refuse(RemoteProtocolError("no proof in time"))
+        if talk.owner.ready:
+            raise Fault("ready without TLS")
+        if data.startswith(b"\x16"):
+            self._check_records(talk)
+        elif talk.transport.written != (TLS_REFUSAL_FRAME if data else b""):
+            raise Fault(f"told {talk.transport.written.hex()} to a stranger without TLS")
+        talk.end()
+
+    def tls_dialer(self) -> None:
+        """We connect with TLS to a stranger, who may speak it or not."""
+        mutator = self.mutator
+        talk = self._talk(is_dialer=True, tls=True)
+        talk.say(mutator.tls(SERVER_HELLO) if mutator.chance() < 0.6 else mutator.blob(HANDSHAKE))
+        self._check_state(talk)
+        self._check_records(talk)
+        if not talk.transport.is_closed:
+            self._pass_deadline(talk)
+        talk.end()
+
+    def _check_records(self, talk: Talk) -> None:
+        """What was written is records of TLS, and not many."""
+        written = talk.transport.written
+        if len(written) > TLS_MAX or KEY in written:
+            raise Fault(f"{len(written)} bytes of TLS to a stranger: {written.hex()}")
+        while written:
+            if len(written) < 5 or written[0] not in range(0x14, 0x18) or written[1] != 3:
+                raise Fault(f"no TLS: {talk.transport.written.hex()}")
+            written = written[5 + int.from_bytes(written[3:5]) :]
+
+    def proved(self) -> None:
+        """A peer has proved itself, and then talks nonsense."""
+        self._say_nonsense(self._talk(is_dialer=self.mutator.chance() < 0.5))
+
+    def proved_inside_tls(self) -> None:
+        """Likewise with TLS, where somebody on the way changes bytes, too."""
+        is_dialer = self.mutator.chance() < 0.5
+        self._say_nonsense(self._talk(is_dialer=is_dialer, tls=True, is_peer_encrypting=True))
+
+    def _say_nonsense(self, talk: Talk) -> None:
+        mutator = self.mutator
+        talk.say(CHALLENGE_FRAME if talk.is_dialer else HELLO_FRAME)
+        talk.say(framed(encode(Proof(talk.peer_mac()))))
+        if not talk.connection.is_ready:
+            raise Fault(f"the right proof is refused: {talk.connection.error!r}")
+        if mutator.chance() < 0.1:
+            large = node.Provisional(1, 7, 1, 1, b"", 0)
+            talk.connection.send_streamed([(large, "stream", _LARGE)], large)
+        for _ in range(1 + mutator.below(4)):
+            is_damaged = bool(talk.channel) and mutator.chance() < 0.3
+            talk.say(self._nonsense(FROM_NODE if talk.is_dialer else TO_NODE), is_damaged=is_damaged)
+            # Both sides go on as if nothing had happened, until they are told otherwise.
+            if not talk.owner.closed:
+                talk.connection.send(node.Detach())
+                talk.connection.flush()
+        self._check_state(talk)
+        talk.end()
+
+    def _nonsense(self, corpus: Sequence[Message]) -> bytes:
+        mutator = self.mutator
+        way = mutator.chance()
+        if way < 0.4:
+            return mutator.blob(corpus)
+        if way < 0.6:
+            return mutator.frame(mutator.pick(corpus).data)
+        stream = mutator.pick(STREAMS)
+        number = mutator.pick(LENGTHS)
+        if number > 1 << 16 and way > 0.65:
+            number = mutator.below(200)
+        said = b""
+        for _ in range(1 + mutator.below(4)):
+            kind = mutator.pick(_STREAM_KINDS)
+            body = b""
+            if kind in (frames.OPEN, frames.GRANT):
+                body = number.to_bytes(8, "big")
+            elif kind == frames.CHUNK:
+                body = bytes(min(number, 1 << 16))
+            said += HEADER.pack(kind, b"\0\0\0", stream, len(body)) + body
+        return mutator.damage(said) if mutator.chance() < 0.3 else said
+
+    # Parts.
+
+    def handshake(self) -> None:
+        """Messages of any size to a handshake, without a frame around them."""
+        mutator = self.mutator
+        is_dialer = mutator.chance() < 0.5
+        role, peer_role = ("client", "node") if is_dialer else ("node", "client")
+        side = self._suspects.handshake(KEY, role, peer_role, bytes(32), is_dialer=is_dialer)
+        side.start()
+        for _ in range(3):
+            message = mutator.pick(HANDSHAKE if mutator.chance() < 0.9 else EVERYTHING)
+            body = message.data if mutator.chance() < 0.4 else mutator.body(message)
+            if mutator.chance() < 0.3:
+                body = mutator.damage(body)
+            self.said.append(body)
+            try:
+                side.receive(body)
+            except DispyError:
+                break
+        if side.done:
+            raise Fault("done without a proof")
+
+    def reader(self) -> None:
+        """Bytes cut into frames: as a slow and obvious reader does it, however they are split."""
+        mutator = self.mutator
+        is_wide, widens = mutator.chance() < 0.2, mutator.chance() < 0.2
+        found: list[tuple[int, int, bytes]] = []
+
+        def on_frame(kind: int, stream: int, body: memoryview) -> None:
+            found.append((kind, stream, bytes(body)))
+            if widens:
+                reader.widen()
+
+        control_max = limits.CONTROL_FRAME_MAX if is_wide else limits.HANDSHAKE_FRAME_MAX
+        reader = self._suspects.reader(on_frame, control_max)
+        data = mutator.blob(EVERYTHING)
+        if mutator.chance() < 0.3:
+            data += self._nonsense(EVERYTHING)
+        self.said.append(data)
+        buffer_max = PROVED_BUFFER_MAX if is_wide or widens else STRANGER_BUFFER_MAX
+        is_refused = self._read(reader, data, buffer_max)
+        if (found, is_refused) != slow_frames(data, is_wide=is_wide, widens=widens):
+            raise Fault(f"read {found}, refused: {is_refused}; wide: {is_wide}, widens: {widens}")
+
+    def _read(self, reader: FrameReader, data: bytes, buffer_max: int) -> bool:
+        step = self.mutator.step(len(data))
+        at = 0
+        while at < len(data):
+            buffer = reader.writable()
+            if not 0 < len(buffer) <= buffer_max:
+                raise Fault(f"a buffer of {len(buffer)} bytes")
+            part = data[at : at + min(step, len(buffer))]
+            buffer[: len(part)] = part
+            try:
+                reader.received(len(part))
+            except RemoteProtocolError:
+                return True
+            at += len(part)
+        return False
+
+    def guess(self) -> None:
+        """The first bytes of whoever has taken the wrong port."""
+        first = self.mutator.damage(self.mutator.pick(OPENINGS))[: frames.HEADER_SIZE]
+        self.said.append(first)
+        if self._suspects.guess(first) not in GUESSES:
+            raise Fault("a guess that nobody knows")
+
+    def decoders(self) -> None:
+        """Messages of peers and processes that may be trusted, and yet are not what they should be."""
+        mutator = self.mutator
+        way = mutator.chance()
+        decode: Callable[[bytes], Any]
+        if way < 0.3:
+            decode, message = node.to_node_decoder.decode, mutator.pick(TO_NODE)
+        elif way < 0.6:
+            decode, message = node.from_node_decoder.decode, mutator.pick(FROM_NODE)
+        else:
+            decode, message = mutator.pick(ON_NODE)
+        body = mutator.body(message)
+        if mutator.chance() < 0.5:
+            body = mutator.damage(body)
+        self.said.append(body)
+        try:
+            decode(body)
+        except REFUSALS:
+            pass
+
+
+_LARGE = bytes(limits.STREAM_WINDOW + limits.MIB)
+"""A payload that does not fit a stream's window."""
+
+_STREAM_KINDS = (frames.OPEN, frames.CHUNK, frames.CHUNK, frames.GRANT, frames.ABORT, frames.PING)
+
+_NARROW = {frames.CONTROL: limits.HANDSHAKE_FRAME_MAX}
+_WIDE = {
+    frames.CONTROL: limits.CONTROL_FRAME_MAX,
+    frames.OPEN: 8,
+    frames.CHUNK: limits.CHUNK_MAX,
+    frames.GRANT: 8,
+    frames.ABORT: 0,
+    frames.PING: 0,
+}
+
+
+def slow_frames(data: bytes, *, is_wide: bool, widens: bool) -> tuple[list[tuple[int, int, bytes]], bool]:
+    """The frames in ``data``, and whether it is refused for what comes behind them."""
+    found: list[tuple[int, int, bytes]] = []
+    while len(data) >= frames.HEADER_SIZE:
+        kind, _, stream, length = HEADER.unpack_from(data)
+        allowed = _WIDE if is_wide or (widens and found) else _NARROW
+        if length > allowed.get(kind, -1):
+            return found, True
+        end = frames.HEADER_SIZE + length
+        if len(data) < end:
+            break
+        found.append((kind, stream, data[frames.HEADER_SIZE : end]))
+        data = data[end:]
+    return found, False
