@@ -95,9 +95,7 @@ def stretch(secret: str) -> bytes:
             key = b""
         if len(key) == KEY_SIZE:
             return key
-    return hashlib.scrypt(
-        secret.encode("utf-8", "surrogateescape"), salt=_SALT, n=1 << 14, r=8, p=1, dklen=KEY_SIZE
-    )
+    return hashlib.scrypt(secret.encode("utf-8", "surrogateescape"), salt=_SALT, n=1 << 14, r=8, p=1, dklen=KEY_SIZE)
 
 
 def generate() -> str:
