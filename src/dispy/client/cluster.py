@@ -316,8 +316,9 @@ class JobCluster:
         """The same with ``max_queued``: not before there is room."""
         if self._engine.is_current():
             return self._submit_at_once(job_id, node, args, kwargs)
+        is_full = len(self._jobs) >= self._queued_max
         with self._room:
-            if len(self._jobs) >= self._queued_max:
+            if is_full or len(self._jobs) >= self._queued_max:
                 self._wait_for_room()
             return self._submit_at_once(job_id, node, args, kwargs)
 
@@ -325,13 +326,15 @@ class JobCluster:
         with self._idle:
             self._room_waiters += 1
             try:
-                while len(self._jobs) >= self._queued_max:
+                while True:
                     self._check_open()
                     if self._closers:
                         raise UsageError(
                             f"cluster {self.name} is being closed; submit waited for room",
                             hint="close it after the last submit",
                         )
+                    if len(self._jobs) < self._queued_max:
+                        return
                     self._idle.wait()
             finally:
                 self._room_waiters -= 1
