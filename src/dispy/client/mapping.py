@@ -121,7 +121,7 @@ class Mapping:
         """Chunks that have ended and were not noted by our thread."""
         self._signal = Signal()
         self._runs_s = 0.0
-        self._runs = 0
+        self._runs = 0.0
         """Recent items that were run, and what they took: the past fades with each chunk."""
         self._item_bytes = 1.0
         """Largest mean size of items or results so far."""
@@ -212,7 +212,7 @@ class Mapping:
             self._runs_s, self._runs = seconds, count
         else:
             self._runs_s = self._runs_s / 2 + seconds
-            self._runs = self._runs // 2 + count
+            self._runs = self._runs / 2 + count
         self._item_bytes = max(self._item_bytes, len(chunk._value) / count)
 
     def _cut_rest(self, chunk: Chunk, count: int) -> None:
@@ -245,7 +245,7 @@ class Mapping:
 
     def _size(self) -> int:
         """How many items the next chunk gets."""
-        if not self._runs or self._cluster._isolate:
+        if self._runs == 0 or self._cluster._isolate:
             return 1
         item_s = max(self._runs_s / self._runs, 1e-9)
         size = min(CHUNK_S / item_s, CHUNK_BYTES / self._item_bytes, ITEMS_MAX)
