@@ -85,7 +85,8 @@ class Chunk(DispyJob, gc=False, eq=False):
 
     def results(self) -> int:
         """How many items of a chunk that has finished were run: the others were given back."""
-        return int(self.exception) if self.exception else self._count
+        told = self.exception or ""
+        return min(int(told), self._count) if told.isdecimal() else self._count
 
 
 class Mapping:
@@ -124,7 +125,7 @@ class Mapping:
         self._runs = 0.0
         """Recent items that were run, and what they took: the past fades with each chunk."""
         self._item_bytes = 1.0
-        """Largest mean size of items or results so far."""
+        """Mean size of recent items or results, whichever are larger."""
 
     # The engine's side.
 
@@ -213,7 +214,11 @@ class Mapping:
         else:
             self._runs_s = self._runs_s / 2 + seconds
             self._runs = self._runs / 2 + count
-        self._item_bytes = max(self._item_bytes, len(chunk._value) / count)
+        self._learn_bytes(len(chunk._value) / count)
+
+    def _learn_bytes(self, mean: float) -> None:
+        # Grows at once; one large item does not keep chunks small for ever.
+        self._item_bytes = max(mean, (self._item_bytes + mean) / 2)
 
     def _cut_rest(self, chunk: Chunk, count: int) -> None:
         """A worker gave items back: to be run in pieces, at the same place of the window."""
@@ -283,7 +288,7 @@ class Mapping:
                 return
             items = items[: found[0]]
             data = self._dump(items)
-        self._item_bytes = max(self._item_bytes, len(data) / len(items))
+        self._learn_bytes(len(data) / len(items))
         chunk = Chunk(0, _cluster=None, _mapping=self, _items=data, _first=first, _count=len(items))
         self._cluster._submit_chunk(chunk, data)
         self._open += 1
