@@ -125,7 +125,8 @@ class Mapping:
         self._runs = 0.0
         """Recent items that were run, and what they took: the past fades with each chunk."""
         self._item_bytes = 1.0
-        """Mean size of recent items or results, whichever are larger."""
+        self._result_bytes = 1.0
+        """Mean sizes of recent items and results."""
 
     # The engine's side.
 
@@ -214,11 +215,7 @@ class Mapping:
         else:
             self._runs_s = self._runs_s / 2 + seconds
             self._runs = self._runs / 2 + count
-        self._learn_bytes(len(chunk._value) / count)
-
-    def _learn_bytes(self, mean: float) -> None:
-        # Grows at once; one large item does not keep chunks small for ever.
-        self._item_bytes = max(mean, (self._item_bytes + mean) / 2)
+        self._result_bytes = _learnt(self._result_bytes, len(chunk._value) / count)
 
     def _cut_rest(self, chunk: Chunk, count: int) -> None:
         """A worker gave items back: to be run in pieces, at the same place of the window."""
@@ -253,7 +250,7 @@ class Mapping:
         if self._runs == 0 or self._cluster._isolate:
             return 1
         item_s = max(self._runs_s / self._runs, 1e-9)
-        size = min(CHUNK_S / item_s, CHUNK_BYTES / self._item_bytes, ITEMS_MAX)
+        size = min(CHUNK_S / item_s, CHUNK_BYTES / max(self._item_bytes, self._result_bytes), ITEMS_MAX)
         if self._left is not None:
             spread = self._left / (4 * max(1, self._cluster._cpus()))
             size = min(size, max(spread, SHORT_S / item_s))
@@ -288,7 +285,7 @@ class Mapping:
                 return
             items = items[: found[0]]
             data = self._dump(items)
-        self._learn_bytes(len(data) / len(items))
+        self._item_bytes = _learnt(self._item_bytes, len(data) / len(items))
         chunk = Chunk(0, _cluster=None, _mapping=self, _items=data, _first=first, _count=len(items))
         self._cluster._submit_chunk(chunk, data)
         self._open += 1
@@ -339,6 +336,11 @@ class Mapping:
         if chunk._count == 1:
             error.add_note(f"item {last} of the map: {_short_repr(payload.load_items(chunk._items)[0])}")
         return error
+
+
+def _learnt(past: float, mean: float) -> float:
+    """A size that grows at once and falls by halves: one large item does not keep chunks small for ever."""
+    return max(mean, (past + mean) / 2)
 
 
 def _short_repr(item: Any) -> str:
