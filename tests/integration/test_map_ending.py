@@ -149,6 +149,7 @@ def test_timeout(make_cluster: MakeCluster, gate: Path) -> None:
         return item
 
     cluster = make_cluster(wait_at_2)
+    assert list(cluster.map([0, 1], [str(gate)] * 2)) == [0, 1]  # workers are there
     start = time.monotonic()
     results = cluster.map(range(5), [str(gate)] * 5, timeout=1.5)
     assert [next(results), next(results)] == [0, 1]
