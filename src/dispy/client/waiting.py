@@ -51,14 +51,16 @@ def as_completed(jobs: Iterable[DispyJob], timeout: float | None = None) -> Iter
 
 
 def _as_completed(jobs: dict[DispyJob, None], until: float | None) -> Generator[DispyJob, None, None]:
-    for job in [job for job in jobs if job._is_final]:
-        del jobs[job]
-        yield job
     watch = Watch()
     ended = watch.ended
+    before = [job for job in jobs if job._is_final]
+    for job in before:
+        del jobs[job]
     try:
+        # All before the first is handed out: then the others come in the order in which they end.
         for job in jobs:
             job._add_waiter(watch)
+        yield from before
         while jobs:
             if not ended and not watch.wait(until):
                 raise TimeoutError(f"{len(jobs)} jobs have not ended in time")
