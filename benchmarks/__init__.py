@@ -10,6 +10,8 @@ CLAIMS = (
     "floors",
     "job_cpu",
     "throughput",
+    "mapping",
+    "awaiting",
     "callbacks",
     "latency",
     "output",

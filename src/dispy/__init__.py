@@ -16,14 +16,38 @@ if TYPE_CHECKING:
     from dispy.client.nodes import DispyNode as DispyNode
     from dispy.client.nodes import DispyNodeAvailInfo as DispyNodeAvailInfo
     from dispy.client.nodes import NodeAllocate as NodeAllocate
+    from dispy.client.waiting import ALL_COMPLETED as ALL_COMPLETED
+    from dispy.client.waiting import FIRST_COMPLETED as FIRST_COMPLETED
+    from dispy.client.waiting import FIRST_EXCEPTION as FIRST_EXCEPTION
+    from dispy.client.waiting import DoneAndNotDone as DoneAndNotDone
+    from dispy.client.waiting import as_completed as as_completed
+    from dispy.client.waiting import wait as wait
     from dispy.errors import DispyError as DispyError
 
 __version__ = "5.0"
 
-__all__ = ["DispyJob", "DispyNode", "JobCluster", "NodeAllocate", "SharedJobCluster", "logger"]
+__all__ = [
+    "ALL_COMPLETED",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
+    "DispyJob",
+    "DispyNode",
+    "JobCluster",
+    "NodeAllocate",
+    "SharedJobCluster",
+    "as_completed",
+    "logger",
+    "wait",
+]
 
 # Loaded when first asked for: importing dispy costs a program little until it makes a cluster.
 _HOMES = {
+    "ALL_COMPLETED": "dispy.client.waiting",
+    "FIRST_COMPLETED": "dispy.client.waiting",
+    "FIRST_EXCEPTION": "dispy.client.waiting",
+    "DoneAndNotDone": "dispy.client.waiting",
+    "as_completed": "dispy.client.waiting",
+    "wait": "dispy.client.waiting",
     "ClusterStatus": "dispy.client.cluster",
     "DispyError": "dispy.errors",
     "DispyJob": "dispy.client.job",

@@ -189,8 +189,64 @@ def _blame(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any, error: Ex
     return PicklingError(f"a job cannot be sent: {error}")
 
 
+CHUNK_PARTS = 4
+"""Length of the tuple of a chunk, by which it is told from a call."""
+
+
+def dump_chunk(items: list[Any], is_starred: bool, long_s: float) -> Buffer:
+    """Pickle the items of a chunk of a ``map`` in one go: what they share is sent once, and stays shared.
+
+    Args:
+        items: Arguments of the calls.
+        is_starred: Whether each is a tuple of arguments.
+        long_s: How long the chunk may run before what is left of it is given back.
+
+    Raises:
+        Exception: One of the items cannot be pickled; see ``find_unsendable``.
+    """
+    return whole(dump((items, is_starred, None, long_s)))
+
+
+def find_unsendable(items: list[Any], first: int) -> tuple[int, PicklingError] | None:
+    """The first item that cannot be pickled, and the error that says why; None if all can be.
+
+    Args:
+        items: The items of a chunk.
+        first: Number of the first one in the ``map``.
+    """
+    for place, item in enumerate(items):
+        culprit = find_culprit(item, f"item {first + place}")
+        if culprit:
+            hint = "map over plain data, or create the object in the function"
+            return place, PicklingError(f"an item of a map cannot be sent: {culprit}", hint=hint)
+    return None
+
+
+def load_items(payload: Buffer) -> list[Any]:
+    """The items of a chunk."""
+    items: list[Any] = load(payload)[0]
+    return items
+
+
+def dump_failure(results: list[Any], error: bytes) -> bytes:
+    """Pickle what a chunk says when one of its items failed: the results before it, and the exception."""
+    return pickle.dumps((bytes(whole(dump(results))), error), PROTOCOL)
+
+
+def load_failure(payload: Buffer) -> tuple[list[Any], bytes] | None:
+    """Results before the item that failed, and its pickled exception (empty where there is none).
+
+    None if it was the chunk that failed and not one of its items.
+    """
+    failure = load(payload)
+    return (load(failure[0]), failure[1]) if type(failure) is tuple else None
+
+
 def load_call(payload: Buffer) -> tuple[Any, ...]:
-    """``(args,)``, ``(args, kwargs)`` or ``(args, kwargs, job_id)``. Arrays in it lie where the payload lies."""
+    """``(args,)``, ``(args, kwargs)`` or ``(args, kwargs, job_id)``; or a chunk: see ``dump_chunk``.
+
+    Arrays in it lie where the payload lies.
+    """
     call: tuple[Any, ...] = load(payload)
     return call
 

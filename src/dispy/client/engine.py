@@ -130,6 +130,14 @@ class Engine:
         self.post(run)
         return future.result()
 
+    def is_current(self) -> bool:
+        """Whether we are on a thread of ours: on the loop, in a callback, or where results are loaded."""
+        return (
+            threading.current_thread() is self._thread
+            or self.callbacks.is_current()
+            or self.loader.is_current()
+        )
+
     def stop(self) -> None:
         """End the thread, its links, and the nodes that it started."""
         if self._is_stopped:

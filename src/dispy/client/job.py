@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import _thread
-import contextlib
+import functools
 import itertools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from types import ModuleType
 from typing import Any, ClassVar
 
 import msgspec
@@ -132,29 +133,39 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     def finish(self) -> threading.Event:
         """Set when the job has ended, however it ended."""
         event = self._waiter
-        if not isinstance(event, threading.Event):
-            event = self._exchange(threading.Event())
-        return event
+        if isinstance(event, threading.Event):
+            return event
+        made: threading.Event = self._add_waiter(threading.Event())
+        return made
 
-    def _exchange(self, event: threading.Event) -> threading.Event:
-        """Make an event the one that is set at the end; made only for jobs that are asked for it."""
+    def _add_waiter(self, waiter: Any) -> Any:
+        """Have somebody told, once, when the job has ended: at once if it has. Returns the waiter.
+
+        Args:
+            waiter: An event, of which a job has only one: the one that is there is returned; or an object
+                whose ``on_ended`` is called with the job.
+        """
         with _waiters:
-            if isinstance(self._waiter, threading.Event):
-                return self._waiter
-            before = self._waiter
-            self._waiter = event
-            if before is not None:
-                _then_release(event, before)
+            before = _list(self._waiter)
+            if isinstance(waiter, threading.Event):
+                for other in before:
+                    if isinstance(other, threading.Event):
+                        return other
+            self._waiter = _Several([*before, waiter]) if before else waiter
         if self._is_final:
-            event.set()
-        return event
+            self._wake()
+        return waiter
+
+    def _drop_waiter(self, waiter: Any) -> None:
+        """Somebody does not wait any more."""
+        with _waiters:
+            self._waiter = _pack([other for other in _list(self._waiter) if other is not waiter])
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the job has ended; False if it has not after ``timeout`` seconds."""
         if self._is_final:
             return True
-        if self._cluster is not None and self._cluster._pid != os.getpid():
-            self._cluster._check_open()
+        self._check_process()
         with _waiters:
             lock = self._waiter
             is_first = lock is None
@@ -182,9 +193,35 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
             self.finish.clear()
         return self.result
 
+    def __await__(self) -> Generator[Any, None, Any]:
+        """``await job`` in a coroutine gives what ``job()`` gives, and blocks no thread."""
+        if not self._is_final:
+            self._check_process()
+            yield from _waiting().wait_in_loop(self)
+        return self.result
+
+    def _check_process(self) -> None:
+        """Jobs of a parent process never end here."""
+        if self._cluster is not None and self._cluster._pid != os.getpid() and not self._is_final:
+            self._cluster._check_open()
+
     def _wake(self) -> None:
         """Wake whoever waits. The status and ``_is_final`` have been set before."""
-        _wake(self._waiter)
+        waiter = self._waiter
+        if type(waiter) is _thread.LockType:
+            _release(waiter)
+            return
+        with _waiters:
+            told = _list(self._waiter)
+            # The event stays the job's; the others are told once.
+            self._waiter = _pack([other for other in told if isinstance(other, threading.Event)])
+        for waiter in told:
+            if type(waiter) is _thread.LockType:
+                _release(waiter)
+            elif isinstance(waiter, threading.Event):
+                waiter.set()
+            else:
+                waiter.on_ended(self)
 
     def _snapshot(self) -> DispyJob:
         """A copy of what the job is now."""
@@ -194,27 +231,36 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         return f"<DispyJob id={self.id!r} status={STATUS_NAMES[self.status]}>"
 
 
+class _Several(list[Any]):
+    """More than one that wait for one job. Replaced, never changed."""
+
+
 _waiters = threading.Lock()
-"""Guards the change of a job's ``_waiter`` from nothing or a lock to an event; never held for long."""
+"""Guards changes of the ``_waiter`` of all jobs; never held for long."""
 
 
-def _wake(waiter: Any) -> None:
-    if isinstance(waiter, threading.Event):
-        waiter.set()
-    else:
-        with contextlib.suppress(RuntimeError):  # somebody else was quicker
-            waiter.release()
+def _list(waiter: Any) -> list[Any]:
+    if waiter is None:
+        return []
+    return waiter if type(waiter) is _Several else [waiter]
 
 
-def _then_release(event: threading.Event, lock: Any) -> None:
-    """Have those who wait for the lock woken when the event is set."""
-    original = event.set
+def _pack(waiters: list[Any]) -> Any:
+    return _Several(waiters) if len(waiters) > 1 else waiters[0] if waiters else None
 
-    def set_both() -> None:
-        original()
-        _wake(lock)
 
-    event.set = set_both  # type: ignore[method-assign]  # this one event only
+def _release(lock: Any) -> None:
+    try:
+        lock.release()
+    except RuntimeError:  # somebody else was quicker
+        pass
+
+
+@functools.cache
+def _waiting() -> ModuleType:
+    from dispy.client import waiting  # which knows jobs
+
+    return waiting
 
 
 def _text(captured: Any) -> Any:

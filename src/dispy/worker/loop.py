@@ -33,6 +33,7 @@ from dispy.protocol import limits
 from dispy.protocol import worker as protocol
 from dispy.protocol.node import FINISHED, TERMINATED, Ended, Job
 from dispy.protocol.worker import Record
+from dispy.worker.chunk import Chunk
 from dispy.worker.output import Capture
 from dispy.worker.restore import Restorer
 
@@ -237,6 +238,7 @@ class Worker:
         start = starts[protocol.SLOT_START] = time.time()
         value: Any = None
         call: Any = None
+        chunk: Chunk | None = None
         reason = None
         status = FINISHED
         step = "arguments"
@@ -251,21 +253,33 @@ class Worker:
             if words[protocol.SLOT_INTERRUPT] == words[protocol.SLOT_CLAIM]:
                 # Cancelled before there was anything to interrupt.
                 self.on_interrupt()
-            value = self._function(*call[0], **call[1]) if len(call) > 1 else self._function(*call[0])
+            if len(call) == 1:
+                value = self._function(*call[0])
+            elif len(call) < payload.CHUNK_PARTS:
+                value = self._function(*call[0], **call[1])
+            else:
+                chunk = Chunk(call[0], call[1], call[3])
+                value = chunk.results
+                if not chunk.run(self._function, self.is_cancelled):
+                    reason = str(len(value))
             self._running = None
             step = "result"
             data = payload.dump(value)
         except BaseException as error:
             self._running = None
             status = TERMINATED
-            data, reason = self._describe(error, step, value)
+            if chunk is not None and step == "result":
+                value = chunk.cut_at_unsendable()
+            data, reason = self._describe(error, step, value, 1 if chunk is None else 2)
+            if chunk is not None and reason != "cancelled":
+                data, reason = self._with_results(chunk, data, reason)
         end = time.time()
         stream = 0
         if type(data) is not bytes or len(data) >= limits.INLINE_MAX:
             stream, status, reason = self._store(data, status, reason)
             data = b""
         # Freed now: the next job may need the memory.
-        value = call = None
+        value = call = chunk = None
         if job.stream:
             self._segments.let_go()
         stdout, stderr = self._capture.take()
@@ -370,13 +384,14 @@ class Worker:
             ended.reason = f"the job's output does not fit this node's memory file system: {error}"
         return ended
 
-    def _describe(self, error: BaseException, step: str, value: Any) -> tuple[bytes, str]:
+    def _describe(self, error: BaseException, step: str, value: Any, depth: int) -> tuple[bytes, str]:
         """The exception of a job: pickled where possible, and as text.
 
         Args:
             error: What was raised.
             step: What we were handling then ("arguments", "result"); empty in the job itself.
             value: What the job returned, if it did.
+            depth: Frames of ours above those of the job.
         """
         if isinstance(error, KeyboardInterrupt) and self._is_cancelled:
             return b"", "cancelled"
@@ -386,7 +401,9 @@ class Worker:
         if step == "arguments":
             cause = f"{type(error).__name__}: {error}"
             return _describe_ours(f"the job's arguments cannot be rebuilt on the node: {cause}")
-        frames = error.__traceback__.tb_next if error.__traceback__ else None
+        frames = error.__traceback__
+        for _ in range(depth):
+            frames = frames.tb_next if frames else None
         lines = traceback.format_exception(type(error), error, frames)
         text = "".join(lines)
         if len(text) > limits.REASON_MAX // 2:
@@ -394,6 +411,15 @@ class Worker:
             text = f"{text[:half]}\n... [dispy: cut here] ...\n{text[-half:]}"
         data = payload.dump_exception(error, text)
         return (data if len(data) < limits.INLINE_MAX else b""), text
+
+    def _with_results(self, chunk: Chunk, data: bytes, reason: str) -> tuple[bytes, str]:
+        """The exception of an item, together with the results of those before it."""
+        try:
+            return payload.dump_failure(chunk.results, data), reason
+        except Exception as error:
+            # What comes first is told first: a result that cannot be sent.
+            data, reason = self._describe(error, "result", chunk.cut_at_unsendable(), 0)
+            return payload.dump_failure(chunk.results, data), reason
 
     def _keep(self, ended: Ended) -> None:
         """Keep a result safe in the arena."""
@@ -486,6 +512,10 @@ class Worker:
                 value.serial,
             ):
                 return 0 if answer.delivered else -1
+
+    def is_cancelled(self) -> bool:
+        """Whether the running job was interrupted because it was cancelled."""
+        return self._is_cancelled
 
     def on_interrupt(self, number: int = signal.SIGINT, frame: FrameType | None = None) -> None:
         """SIGINT: raise in the job that it is meant for. A late one finds another position, or no job."""
