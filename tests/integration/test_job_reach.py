@@ -119,12 +119,13 @@ def test_no_variables_of_ours_on_the_programs_own_node(run_program: RunProgram, 
 # Descriptors.
 
 
+@pytest.mark.parametrize("isolate", [False, True])
 def test_no_descriptors_of_ours(
-    start_node: StartNode, make_cluster: MakeCluster, place: Place, gate: Path
+    start_node: StartNode, make_cluster: MakeCluster, place: Place, gate: Path, isolate: bool
 ) -> None:
     """Input from nowhere, output into memory, two channels, the working directory, and where the node's log goes."""
     node = start_node()
-    cluster = make_cluster(found)
+    cluster = make_cluster(found, isolate=isolate)
     jobs = [cluster.submit(str(gate)) for _ in range(node.cpus)]
     wait_for(
         lambda: list(gate.parent.glob("gate.*")), lambda those: len(those) == node.cpus, what="all run at once"

@@ -290,6 +290,9 @@ def test_what_others_have_planted_is_refused(
     request: pytest.FixtureRequest, place: Place, what: str, plant: Callable[[Path, Path], None]
 ) -> None:
     """With a word about it; nothing is written there."""
+    options: dict[str, Any] = {}
+    if what == "work of account":
+        options["python"] = [request.getfixturevalue("python_for_all")]
     path = _at(place, what)
     path.parent.mkdir(exist_ok=True)
     elsewhere = place.root / "elsewhere"
@@ -297,7 +300,6 @@ def test_what_others_have_planted_is_refused(
     plant(path, elsewhere)
     before = path.lstat()
     environment = dict(place.environment)
-    options: dict[str, Any] = {}
     arguments = []
     if what == "runtime":
         del environment["XDG_RUNTIME_DIR"]
@@ -307,7 +309,6 @@ def test_what_others_have_planted_is_refused(
         arguments += ["--dest_path_prefix", str(path.parent)]
     if what == "work of account":
         arguments += ["--user", NAME]
-        options["python"] = [request.getfixturevalue("python_for_all")]
     node = Node(place, "--listen_port", "0", *arguments, env=environment, **options)
     try:
         assert node.wait() == 2, (node.stdout, node.stderr)
