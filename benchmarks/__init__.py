@@ -20,6 +20,7 @@ CLAIMS = (
     "queue_depth",
     "isolation",
     "encryption",
+    "strangers",
     "import_time",
     "start_time",
     "scheduling",
