@@ -215,6 +215,18 @@ def test_nothing_in_time() -> None:
     assert next(results) == 2  # what is there comes, however late
 
 
+def test_no_result_is_taken_before_its_end_is_noted() -> None:
+    """The engine's thread may be anywhere in ``Chunk.end`` when ours looks."""
+    cluster = Cluster()
+    mapping, results = begin(cluster, [1, 2], until=0.0)
+    told, mapping.on_ended = [], lambda chunk: told.append(chunk)  # type: ignore[method-assign]
+    first = cluster.run()
+    with pytest.raises(TimeoutError):
+        next(results)
+    assert told == [first]
+    assert cluster.cancelled == [0, 1]
+
+
 def test_length_hints() -> None:
     mapping, _ = begin(Cluster(), range(1 << 62), itertools.repeat(1), [1, 2, 3])
     assert mapping._read == 3

@@ -67,7 +67,10 @@ class Chunk(DispyJob, gc=False, eq=False):
     """How many items it has."""
 
     def end(self, item: Ended) -> int:
-        """It has ended; on the engine's thread. Returns how many calls were made, as far as is known."""
+        """It has ended; on the engine's thread. Returns how many calls were made, as far as is known.
+
+        ``_is_final`` is left to the mapping's thread: set here, it would be seen before the end is noted.
+        """
         self.status = item.status
         self.exception = item.reason
         self._value = item.payload
@@ -75,7 +78,6 @@ class Chunk(DispyJob, gc=False, eq=False):
         self._stderr = item.stderr
         self.start_time = item.start
         self.end_time = item.end
-        self._is_final = True
         # Nothing here is tracked by the collector: no cycle may stay.
         mapping, self._mapping = self._mapping, None
         mapping.on_ended(self)
@@ -183,8 +185,7 @@ class Mapping:
         while True:
             if self._note_ended():
                 self._fill()
-            # Noted, and not given back in part: then what follows is in the window, too.
-            if self._window[0]._is_final and not self._ended:
+            if self._window[0]._is_final:
                 return
             if not self._signal.wait(self._has_news, self._until):
                 first = self._window[0]._first
@@ -196,6 +197,7 @@ class Mapping:
         self._has_other_nodes = False
         while self._ended:
             chunk = self._ended.popleft()
+            chunk._is_final = True
             self._open -= 1
             self._waiting_bytes += len(chunk._value)
             if chunk.status == FINISHED:
