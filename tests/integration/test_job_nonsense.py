@@ -58,6 +58,39 @@ def say_nonsense(kind: str) -> int:
     return count
 
 
+def write_nonsense(word: int, *, is_float: bool = False) -> None:
+    """Overwrites the words of all slots that this process has mapped, again and again."""
+    import os
+    import struct
+    import time
+
+    from dispy.protocol import worker
+
+    words = struct.pack("8d", *[float("nan")] * 8) if is_float else struct.pack("8q", *[word] * 8)
+    memory = os.open("/proc/self/mem", os.O_RDWR)
+    with open("/proc/self/maps") as maps:
+        areas = [line.split()[0].split("-") for line in maps if "dispy-slots" in line]
+    assert areas, "no slots here"
+    for _ in range(20):
+        for start, end in areas:
+            for slot in range(int(start, 16), int(end, 16), worker.SLOT_SIZE):
+                os.pwrite(memory, words, slot)
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("word", [-1, 1, 70_000, (1 << 48) + 5, (1 << 63) - 1, -(1 << 63)])
+def test_slots_are_read_with_care(start_node: StartNode, make_cluster: MakeCluster, word: int) -> None:
+    node = start_node("--cpus", "2", "--name", "sane")
+    at = [("127.0.0.1", node.port)]
+    cluster = make_cluster(write_nonsense, nodes=at)
+    for is_float in (False, True):
+        job = cluster.submit(word, is_float=is_float)
+        assert job.wait(8), "a job whose slot holds nonsense never ends"
+        assert "no slots" not in str(job.exception)
+    assert make_cluster(name_and, nodes=at).submit(1)() == ("sane", 1)
+    assert node.process.poll() is None, node.stderr
+
+
 @pytest.mark.parametrize("kind", ["short", "nested", "declared", "times", "positions", "values"])
 def test_the_node_goes_on(start_node: StartNode, make_cluster: MakeCluster, gate: Path, kind: str) -> None:
     node = start_node("--cpus", "2", "--name", "sane")

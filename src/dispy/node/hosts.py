@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -33,7 +34,7 @@ class WorkerHandle:
     """The daemon's ends of a worker: its channels and its slot."""
 
     __slots__ = (
-        "_arena", "id", "jobs", "jobs_copy", "last_position", "pid", "replies", "slot", "starts", "their_replies",
+        "_arena", "_starts", "id", "jobs", "jobs_copy", "last_position", "pid", "replies", "slot", "their_replies",
         "words",
     )  # fmt: skip
 
@@ -47,7 +48,7 @@ class WorkerHandle:
         head = memory[start : start + protocol.SLOT_HEADER]
         head[:] = bytes(protocol.SLOT_HEADER)
         self.words = head.cast("q")
-        self.starts = head.cast("d")
+        self._starts = head.cast("d")
         self._arena = memory[start + protocol.SLOT_HEADER : start + protocol.SLOT_SIZE]
         self.replies, self.their_replies = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.their_replies.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKETS_BUFFER)
@@ -55,6 +56,12 @@ class WorkerHandle:
         self.jobs, self.jobs_copy = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.jobs.setblocking(False)
         self.jobs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKETS_BUFFER)
+
+    def started(self) -> float:
+        """When its job started (seconds since the epoch); now, if the job has written nonsense there."""
+        start = self._starts[protocol.SLOT_START]
+        now = time.time()
+        return start if 0 <= start <= now else now
 
     def untaken(self) -> list[int]:
         """Take back all records that the worker has not taken; returns their numbers."""
@@ -146,7 +153,7 @@ class HostProcess:
             self.kill()
 
     def read(self, on_message: Callable[[FromHost], None]) -> bool:
-        """Hand on the messages that have arrived; False if the host is gone."""
+        """Hand on the messages that have arrived; False if the host is gone or does not speak as one."""
         try:
             data = self.control.recv(65536)
         except BlockingIOError:
@@ -162,7 +169,11 @@ class HostProcess:
                 break
             body = bytes(self._input[LENGTH.size : LENGTH.size + size])
             del self._input[: LENGTH.size + size]
-            on_message(protocol.from_host_decoder.decode(body))
+            try:
+                message = protocol.from_host_decoder.decode(body)
+            except protocol.NONSENSE:
+                return False
+            on_message(message)
         return bool(data)
 
     def read_output(self) -> str | None:

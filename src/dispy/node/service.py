@@ -249,7 +249,7 @@ class NodeService:
         for worker, (_, handle) in self._owners.items():
             positions[worker] = (
                 handle.words[worker_protocol.SLOT_CLAIM],
-                handle.starts[worker_protocol.SLOT_START],
+                handle.started(),
             )
         for worker, (position, _) in positions.items():
             owner = self._owners.get(worker)
@@ -269,7 +269,7 @@ class NodeService:
         packet = handle.committed()
         # A worker writes to the arena only after it has moved on from where it was.
         if packet and handle.words[worker_protocol.SLOT_CLAIM] == position:
-            with contextlib.suppress(msgspec.DecodeError):
+            with contextlib.suppress(*worker_protocol.NONSENSE):
                 _, _, _, ended = worker_protocol.unpack_ran(packet)
                 self._handle(core.Ran(handle.id, 0, 0, False, False, ended))
 
@@ -508,12 +508,13 @@ class NodeService:
                 self._handle(core.HostFailed(key, reason))
                 self._stop_host(core.StopHost(key))
             case worker_protocol.WorkerStarted(worker, pid):
-                owner = self._owners.get(WorkerId(worker))
-                if owner is not None:
-                    owner[1].pid = pid
+                if worker in loaded.host.workers:
+                    loaded.host.workers[WorkerId(worker)].pid = pid
             case worker_protocol.WorkerExited(worker, code, reason):
-                reason = reason or f"the job's process ended with {describe_exit(code)}"
-                self._on_worker_exited(WorkerId(worker), reason)
+                # Of its own workers only: jobs can make their host say anything.
+                if worker in loaded.host.workers:
+                    reason = reason or f"the job's process ended with {describe_exit(code)}"
+                    self._on_worker_exited(WorkerId(worker), reason)
 
     def _on_host_dead(self, key: Key, loaded: Loaded) -> None:
         """The process that holds a computation is gone: so are its workers, and what they started."""
@@ -650,7 +651,7 @@ class NodeService:
                         handle.id, value.number, value.attempt, value.serial, value.payload, value.stream
                     )
                 )
-        except (msgspec.DecodeError, ValueError) as error:
+        except worker_protocol.NONSENSE as error:
             logger.error("worker %d sent nonsense and is ended: %s", handle.id, error)
             self._kill(core.KillWorker(handle.id))
         return True
@@ -671,7 +672,7 @@ class NodeService:
                 break
         packet = handle.committed()
         if packet:
-            with contextlib.suppress(msgspec.DecodeError):
+            with contextlib.suppress(*worker_protocol.NONSENSE):
                 _, _, _, ended = worker_protocol.unpack_ran(packet)
                 self._handle(core.Ran(handle.id, 0, 0, False, True, ended))
 
@@ -682,7 +683,7 @@ class NodeService:
             handle.id,
             reason,
             handle.words[worker_protocol.SLOT_CLAIM],
-            handle.starts[worker_protocol.SLOT_START],
+            handle.started(),
             time.time(),
             handle.untaken(),
         )

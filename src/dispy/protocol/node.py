@@ -23,6 +23,8 @@ Inline = Annotated[bytes, Meta(max_length=limits.INLINE_MAX)]
 Captured = Annotated[bytes, Meta(max_length=limits.INLINE_MAX)]
 Count = Annotated[int, Meta(ge=0, le=1 << 31)]
 Number = Annotated[int, Meta(ge=0, le=1 << 62)]
+WallTime = Annotated[float, Meta(ge=0, le=1e11)]
+"""Seconds since the epoch: neither negative, infinite nor NaN, which arithmetic does not survive."""
 Identity = Annotated[bytes, Meta(min_length=16, max_length=16)]
 
 # What a job's attempt ended as. The values are those of ``DispyJob``'s final statuses.
@@ -66,8 +68,8 @@ class Ended(Struct, array_like=True, gc=False):
     number: Number
     attempt: Count
     status: Annotated[int, Meta(ge=CANCELLED, le=FINISHED)]
-    start: float
-    end: float
+    start: WallTime
+    end: WallTime
     payload: Inline
     stream: Number = 0
     reason: Reason = ""
@@ -85,7 +87,7 @@ class Started(Struct, array_like=True, gc=False):
 
     number: Number
     attempt: Count
-    start: float
+    start: WallTime
 
 
 # Scheduler to node.

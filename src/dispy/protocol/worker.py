@@ -168,7 +168,13 @@ def pack_ran(
 
 
 def unpack_ran(packet: memoryview) -> tuple[int, int, int, list[Ended]]:
-    """Flags, jobs executed of the record so far, record number, results."""
+    """Flags, jobs executed of the record so far, record number, results.
+
+    Raises:
+        ValueError, msgspec.DecodeError, RecursionError: Not such a packet.
+    """
+    if len(packet) < RAN_HEADER:
+        raise ValueError(f"{len(packet)} bytes are no packet of results")
     _, flags, executed, _, record = _RAN.unpack_from(packet)
     return flags, executed, record, ended_decoder.decode(packet[RAN_HEADER:])
 
@@ -196,6 +202,9 @@ LENGTH = struct.Struct(">I")
 """Prefix of a message on the control channel."""
 
 CONTROL_MAX = 1 * limits.MIB
+
+NONSENSE = (msgspec.DecodeError, ValueError, RecursionError)
+"""What decoding raises when a job wrote to its worker's or host's channels."""
 
 ended_decoder: msgspec.msgpack.Decoder[list[Ended]] = msgspec.msgpack.Decoder(list[Ended])
 record_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)

@@ -38,6 +38,10 @@ from dispy.worker.output import Capture
 from dispy.worker.restore import Restorer
 
 _FLUSH_AFTER_S = 0.002
+
+# Bound here, as jobs may replace them in the module. Durations are taken from the clock that nobody sets.
+_wall = time.time
+_clock = time.perf_counter
 """Results wait at most so long for company."""
 
 # What is flushed at ARENA_FLUSH leaves room for the largest result: one payload, and output or a reason.
@@ -197,6 +201,9 @@ class Worker:
                 record = protocol.record_decoder.decode(view[:size])
             except KeyboardInterrupt:
                 continue
+            except ConnectionError:
+                # The node closed its end with something of this job's unread.
+                return
             if not self.run_record(record):
                 return
 
@@ -208,7 +215,7 @@ class Worker:
         is_retiring = False
         count = len(record.jobs)
         restore = self._restorer.restore
-        self._flushed = time.time()
+        self._flushed = _clock()
         for job in record.jobs:
             position = first + executed
             words[protocol.SLOT_CLAIM] = position
@@ -235,7 +242,8 @@ class Worker:
         self._serial = 0
         self._is_cancelled = False
         starts = self._starts
-        start = starts[protocol.SLOT_START] = time.time()
+        start = starts[protocol.SLOT_START] = _wall()
+        began = _clock()
         value: Any = None
         call: Any = None
         chunk: Chunk | None = None
@@ -273,7 +281,7 @@ class Worker:
             data, reason = self._describe(error, step, value, 1 if chunk is None else 2)
             if chunk is not None and reason != "cancelled":
                 data, reason = self._with_results(chunk, data, reason)
-        end = time.time()
+        end = start + (_clock() - began)
         stream = 0
         if type(data) is not bytes or len(data) >= limits.INLINE_MAX:
             stream, status, reason = self._store(data, status, reason)
@@ -283,8 +291,6 @@ class Worker:
         if job.stream:
             self._segments.let_go()
         stdout, stderr = self._capture.take()
-        if end < start:  # the clock was set back meanwhile
-            end = start
         if reason is None and not stdout and not stderr:
             return Ended(job.number, job.attempt, FINISHED, start, end, data, stream)
         return self._large(job, status, start, end, data, stream, reason or "", stdout, stderr)
@@ -307,11 +313,12 @@ class Worker:
         """
         words = self._words
         parent = os.getpid()
-        start = time.time()
+        start = _wall()
+        began = _clock()
         try:
             pid = os.fork()
         except OSError as error:
-            self._keep(self._died(job, start, f"no process can be started for the job: {error}"))
+            self._keep(self._died(job, start, start, f"no process can be started for the job: {error}"))
             return
         if pid == 0:
             code = 70  # EX_SOFTWARE
@@ -331,15 +338,15 @@ class Worker:
         self._kill_leftovers()
         if words[protocol.SLOT_COUNT] == self._count:
             reason = f"the job's process ended with {describe_exit(os.waitstatus_to_exitcode(status))}"
-            self._keep(self._died(job, start, reason))
+            self._keep(self._died(job, start, start + (_clock() - began), reason))
         else:
             self._count = words[protocol.SLOT_COUNT]
             self._end = words[protocol.SLOT_COMMITTED]
             self._capture.take()  # what leftovers printed
 
-    def _died(self, job: Job, start: float, reason: str) -> Ended:
+    def _died(self, job: Job, start: float, end: float, reason: str) -> Ended:
         stdout, stderr = self._capture.take()
-        return self._large(job, TERMINATED, start, time.time(), b"", 0, reason, stdout, stderr)
+        return self._large(job, TERMINATED, start, end, b"", 0, reason, stdout, stderr)
 
     def _kill_leftovers(self) -> None:
         try:
@@ -435,7 +442,7 @@ class Worker:
 
     def _flush_if_due(self, executed: int, record: int) -> None:
         """Send what is in the arena when it is much or old."""
-        if self._end > protocol.ARENA_FLUSH or time.time() - self._flushed > _FLUSH_AFTER_S:
+        if self._end > protocol.ARENA_FLUSH or _clock() - self._flushed > _FLUSH_AFTER_S:
             self._flush(0, executed, record)
 
     def _flush(self, flags: int, executed: int, record: int) -> None:
@@ -447,7 +454,7 @@ class Worker:
         self._count = 0
         self._words[protocol.SLOT_COUNT] = 0
         self._words[protocol.SLOT_COMMITTED] = self._end
-        self._flushed = time.time()
+        self._flushed = _clock()
 
     def _has_leftovers(self, is_last: bool) -> bool:
         """Whether something of the last job still lives: then this process cannot be used again.

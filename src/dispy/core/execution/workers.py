@@ -130,10 +130,12 @@ def take_results(computation: Computation, results: list[Ended]) -> None:
         computation.cancelling.difference_update([(r.number, r.attempt) for r in results])
     if not wanted:
         return
-    computation.runtimes.add([int((r.end - r.start) * 1e6) for r in wanted])
+    # What a job says of its times can be made up; nothing negative comes of it.
+    durations = [r.end - r.start if r.end > r.start else 0.0 for r in wanted]
+    computation.runtimes.add([int(d * 1e6) for d in durations])
     computation.sampled += len(wanted)
     computation.crashes = computation.stillborn = 0
-    computation.vtime += sum([r.end - r.start for r in wanted])
+    computation.vtime += sum(durations)
     computation.untold += wanted
 
 
