@@ -28,7 +28,7 @@ ANSWER_S = 10.0
 
 def run(quick: bool) -> list[Row]:
     """Measure each kind of stranger, on a plain port and on one with TLS."""
-    count, repeats = (50, 1) if quick else (2_000, 5)
+    count, repeats = (50, 1) if quick else (1_000, 3)
     context = dialer_tls(Tls(wanted=True)).context
     with harness.sandbox(), harness.listening_node(1) as plain, harness.listening_node(1, "--tls") as tls:
         kinds: list[tuple[str, tuple[int, int], Callable[[socket.socket], None]]] = [

@@ -21,7 +21,7 @@ from dispy.net import connection as connection_module
 from dispy.net.connection import Connection
 from dispy.protocol import frames, limits, node
 from dispy.protocol.frames import FrameReader, guess_protocol
-from dispy.protocol.handshake import REFUSAL, TLS_REFUSAL, Challenge, Handshake, Proof
+from dispy.protocol.handshake import REFUSAL, TLS_REFUSAL, Challenge, Handshake, Proof, find_fault
 from dispy.text import line
 
 from .fakes import FakeLoop, Fault
@@ -56,6 +56,9 @@ from .talks import (
 REASON_MAX = 400
 """Characters of a reason that is logged: a stranger cannot make it long."""
 
+SIGHT = 1024
+"""Bytes that a listener looks at."""
+
 TLS_MAX = 4 * limits.KIB
 """Bytes that a listener's TLS says to a stranger: its certificate and little else."""
 
@@ -65,7 +68,6 @@ REFUSALS = (DispyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 GUESSES = {"TLS", "SSH", "HTTP", "dispy's protocol", "another protocol"}
 
 REFUSAL_FRAME = framed(REFUSAL)
-TLS_REFUSAL_FRAME = framed(TLS_REFUSAL)
 PROOF_SPANS = Message.of(Proof(bytes(32))).spans
 HELLO_FRAME = framed(encode(HELLO))
 CHALLENGE_FRAME = framed(encode(Challenge(limits.VERSION, bytes(32))))
@@ -79,6 +81,7 @@ class Suspects:
     handshake: type[Handshake] = Handshake
     reader: type[FrameReader] = FrameReader
     guess: Callable[[bytes], str] = guess_protocol
+    look: Callable[..., tuple[str, bytes] | None] = find_fault
 
 
 class Targets:
@@ -213,7 +216,16 @@ class Targets:
     def _to_listener(self, talk: Talk) -> None:
         mutator = self.mutator
         if mutator.chance() < 0.6:
-            talk.say(mutator.blob(HANDSHAKE))
+            first = mutator.blob(HANDSHAKE)
+            talk.say(first)
+            # Of less than a header the connection may wait for more.
+            is_refused = (
+                not talk.channel
+                and len(first) >= frames.HEADER_SIZE
+                and self._is_refused_at_sight(first, tls=False)
+            )
+            if is_refused and not talk.transport.is_closed:
+                raise Fault(f"refused at sight, and not after reading: {first.hex()}")
         else:
             talk.say(HELLO_FRAME)
             if talk.hear() != framed(talk.challenge()):
@@ -230,6 +242,20 @@ class Targets:
             if mutator.chance() < 0.1:
                 talk.say_late(self._late(talk))
         talk.end()
+
+    def _is_refused_at_sight(self, data: bytes, *, tls: bool) -> bool:
+        """Whether the listener would have refused it by its first bytes; it says one of two things then."""
+        fault = self._suspects.look(data[:SIGHT], tls=tls) if data else None
+        if fault is None:
+            return False
+        reason, refusal = fault
+        if (
+            refusal not in ((TLS_REFUSAL, b"") if tls else (REFUSAL,))
+            or not reason.isascii()
+            or len(reason) > REASON_MAX
+        ):
+            raise Fault(f"refused at sight with {fault!r}")
+        return True
 
     def _check_told(self, talk: Talk) -> None:
         """A stranger gets a challenge at most, and the one refusal."""
@@ -312,16 +338,20 @@ class Targets:
         if not data.startswith(b"\x16") and way < 0.5:
             data = b"\x16" + data[1:]
         talk.say(data)
+        # Whoever gets a certificate for it has said what TLS begins with.
+        is_honest = len(talk.transport.written) > 100
         self._check_state(talk)
         if not talk.transport.is_closed:
             talk.connection.refuse(RemoteProtocolError("no proof in time"))
         if talk.owner.ready:
             raise Fault("ready without TLS")
-        if data.startswith(b"\x16"):
-            self._check_records(talk)
-        elif talk.transport.written != (TLS_REFUSAL_FRAME if data else b""):
-            raise Fault(f"told {talk.transport.written.hex()} to a stranger without TLS")
+        self._check_records(talk)
         talk.end()
+        if not self._is_refused_at_sight(data, tls=True):
+            if data[:1] not in (b"", b"\x16"):
+                raise Fault(f"taken for TLS: {data.hex()}")
+        elif is_honest:
+            raise Fault(f"a good ClientHello is refused at sight: {data.hex()}")
 
     def tls_dialer(self) -> None:
         """We connect with TLS to a stranger, who may speak it or not."""
@@ -340,7 +370,9 @@ class Targets:
         if len(written) > TLS_MAX or KEY in written:
             raise Fault(f"{len(written)} bytes of TLS to a stranger: {written.hex()}")
         while written:
-            if len(written) < 5 or written[0] not in range(0x14, 0x18) or written[1] != 3:
+            # An alert, 21, repeats what version the stranger claimed.
+            is_version = written[1:2] == b"\x03" or written[:1] == b"\x15"
+            if len(written) < 5 or written[0] not in range(0x14, 0x18) or not is_version:
                 raise Fault(f"no TLS: {talk.transport.written.hex()}")
             written = written[5 + int.from_bytes(written[3:5]) :]
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dispy.errors import AuthenticationError, DispyError, RemoteProtocolError, VersionError
 from dispy.protocol import limits
+from dispy.protocol.frames import CONTROL, header
 from dispy.protocol.handshake import (
     MAGIC,
     REFUSAL,
@@ -21,6 +22,7 @@ from dispy.protocol.handshake import (
     Hello,
     Proof,
     Refused,
+    find_fault,
 )
 
 KEY = bytes(range(32))
@@ -378,3 +380,52 @@ def test_proofs_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(hmac, "compare_digest", compare)
     talk(dialer(), listener())
     assert compared == [(32, 32), (32, 32)]
+
+
+# The first look.
+
+
+def framed(body: bytes) -> bytes:
+    return header(CONTROL, len(body)) + body
+
+
+@pytest.mark.parametrize(
+    ("first", "tls", "reason", "told"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", False, "HTTP before the proof", REFUSAL),
+        (b"G", False, "another protocol before the proof", REFUSAL),
+        (b"SSH-2.0-x\r\n", False, "SSH before the proof", REFUSAL),
+        (b"\x16\x03\x01\x00\x80\x01\x00", False, "TLS before the proof", REFUSAL),
+        (header(CONTROL, 513), False, "513 bytes", REFUSAL),
+        (framed(bytes(100)), False, "does not speak dispy's protocol", REFUSAL),
+        (framed(encode(Proof(bytes(32)))), False, "no Hello", REFUSAL),
+        (b"GET / HTTP/1.1\r\n\r\n", True, "HTTP instead of TLS", TLS_REFUSAL),
+        (framed(hello()), True, "dispy's protocol instead of TLS", TLS_REFUSAL),
+        (b"\x16\x02", True, "broken TLS", b""),
+        (b"\x16\x03\x01\x00\x80\x02", True, "broken TLS", b""),
+        (b"\x16\x03\x01\x00\x80\x01\x01", True, "broken TLS", b""),
+    ],
+)
+def test_strangers_are_known_by_their_first_bytes(
+    first: bytes, tls: bool, reason: str, told: bytes
+) -> None:
+    fault = find_fault(first, tls=tls)
+    assert fault is not None
+    assert reason in fault[0]
+    assert fault[1] == told
+
+
+@pytest.mark.parametrize(
+    ("first", "tls"),
+    [
+        (framed(hello()), False),
+        (framed(hello(versions=[9])), False),
+        (framed(hello()) + b"more", False),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", True),
+        (b"\x16\x03\x01\x00\x01\x01\x16\x03\x01", True),
+    ],
+    ids=["a hello", "another version", "and more", "a ClientHello", "one byte to a record"],
+)
+def test_who_may_be_a_peer_passes_however_little_was_heard(first: bytes, tls: bool) -> None:
+    for size in range(1, len(first) + 1):
+        assert find_fault(first[:size], tls=tls) is None

@@ -21,8 +21,8 @@ import msgspec
 from dispy.errors import DispyError, RemoteProtocolError
 from dispy.net.tls import Channel, Cipher, DialerTls, ListenerTls, channel_of, explain
 from dispy.protocol import frames, limits
-from dispy.protocol.frames import guess_protocol, is_tls
-from dispy.protocol.handshake import NONCE_SIZE, REFUSAL, TLS_REFUSAL, Handshake
+from dispy.protocol.frames import guess_protocol
+from dispy.protocol.handshake import NONCE_SIZE, REFUSAL, Handshake
 
 HANDSHAKE_S = 5.0
 """From connect to proof: generous on a loaded machine, short for a stranger."""
@@ -175,11 +175,6 @@ class Connection(asyncio.BufferedProtocol):
             self._flush()
 
     def _decrypt(self, cipher: Cipher, data: memoryview) -> None:
-        if not self._is_dialer and not cipher.is_established and not is_tls(self._first):
-            # Refused in plain words, which is all that whoever this is understands.
-            self._cipher = None
-            self._write_control(TLS_REFUSAL)
-            raise RemoteProtocolError("no TLS")
         was_established = cipher.is_established
         with self._lock:
             try:
@@ -296,8 +291,6 @@ class Connection(asyncio.BufferedProtocol):
             return error
         said = guess_protocol(self._first)
         if not self._is_dialer:
-            if self._tls is not None and self._cipher is None:
-                return RemoteProtocolError(f"{said} instead of TLS")
             return RemoteProtocolError(f"{said} before the proof: {error}")
         hint = "give tls=True" if said == "TLS" else "check its address and port"
         role = self._identity[2]

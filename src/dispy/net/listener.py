@@ -2,13 +2,15 @@
 
 A connection that has not proved itself is *half open*. There are so many of them at most, in all and from one
 address; beyond that the oldest goes, so that nobody who is slow on purpose keeps others out. Each
-has one deadline for everything up to the proof. What a stranger did wrong is logged, in one line and
-not too often; he himself is told one constant thing.
+has one deadline for everything up to the proof. Its first bytes are looked at before anything is
+made for it: most strangers are found out by them, at a third of what a connection costs. What a
+stranger did wrong is logged, in one line and not too often; he himself is told one constant thing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import socket
@@ -18,6 +20,8 @@ from collections.abc import Callable
 
 from dispy.errors import RemoteProtocolError
 from dispy.net.connection import HANDSHAKE_S, Connection
+from dispy.protocol.frames import CONTROL, header
+from dispy.protocol.handshake import REFUSAL, find_fault
 from dispy.text import line
 
 logger = logging.getLogger("dispy.net")
@@ -41,6 +45,9 @@ YOUNG_S = 0.25
 """While so many connections are half open and younger than that, the kernel keeps the others: a crowd that
 comes at once is served in turn, and does not push itself out."""
 
+FIRST_LOOK = 1024
+"""Bytes looked at: the largest frame of the handshake, and more than what TLS is known by."""
+
 CROWD_PAUSE_S = 0.01
 FULL_PAUSE_S = 0.2
 """Pauses in accepting: for a crowd, and when there are no descriptors left."""
@@ -61,7 +68,7 @@ class HalfOpen:
         self.host = host
         self.since = since
         self.socket: socket.socket | None = accepted
-        """Until a protocol takes it over."""
+        """Until a protocol takes it over; until there is a task, nothing was heard."""
         self.deadline: asyncio.TimerHandle
         self.task: asyncio.Task[None] | None = None
         self.connection: Connection | None = None
@@ -72,10 +79,12 @@ class Listener:
 
     Args:
         make: Makes the protocol of a connection, from whom to tell when it is no longer half open.
+        tls: Whether those connections speak TLS only.
     """
 
-    def __init__(self, make: Callable[[Callable[[Connection], None]], Connection]) -> None:
+    def __init__(self, make: Callable[[Callable[[Connection], None]], Connection], *, tls: bool) -> None:
         self._make = make
+        self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         self._half_open: OrderedDict[HalfOpen, None] = OrderedDict()
@@ -165,9 +174,48 @@ class Listener:
         half_open.deadline = self._loop.call_later(HANDSHAKE_S, self._on_deadline, half_open)
         self._half_open[half_open] = None
         self._per_address[host] = self._per_address.get(host, 0) + 1
-        half_open.task = self._loop.create_task(self._see_through(half_open))
+        self._look(half_open)
 
     # From there to the proof.
+
+    def _look(self, half_open: HalfOpen) -> None:
+        """See who this is, if it has said something by now; else when it does."""
+        accepted = half_open.socket
+        assert accepted is not None
+        try:
+            first = accepted.recv(FIRST_LOOK, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            self._loop.add_reader(accepted, self._on_first, half_open)
+            return
+        except OSError:
+            first = b""
+        if not first:
+            self._forget(half_open)
+            accepted.close()
+            return
+        fault = find_fault(first, tls=self._tls)
+        if fault is None:
+            half_open.task = self._loop.create_task(self._see_through(half_open))
+            return
+        reason, refusal = fault
+        self._report(half_open.host, reason)
+        self._forget(half_open)
+        self._refuse(accepted, _frame(refusal))
+
+    def _on_first(self, half_open: HalfOpen) -> None:
+        assert half_open.socket is not None
+        self._loop.remove_reader(half_open.socket)
+        self._look(half_open)
+
+    @staticmethod
+    def _refuse(accepted: socket.socket, said: bytes) -> None:
+        """Tell a stranger so, and close."""
+        with contextlib.suppress(OSError):
+            accepted.send(said)
+        with contextlib.suppress(OSError):
+            # What was not read would make the kernel drop the refusal on its way.
+            accepted.recv(FIRST_LOOK)
+        accepted.close()
 
     async def _see_through(self, half_open: HalfOpen) -> None:
         accepted, half_open.socket = half_open.socket, None
@@ -201,8 +249,12 @@ class Listener:
         self._forget(half_open)
         if half_open.connection is not None:
             half_open.connection.refuse(RemoteProtocolError("no proof in time"))
-        elif half_open.task is not None:
+            return
+        if half_open.task is not None:
             half_open.task.cancel()
+        if half_open.socket is not None:
+            self._loop.remove_reader(half_open.socket)
+            self._refuse(half_open.socket, b"" if self._tls else _frame(REFUSAL))
 
     def _forget(self, half_open: HalfOpen) -> None:
         if half_open not in self._half_open:
@@ -217,6 +269,10 @@ class Listener:
 
     def _report(self, host: str, reason: str) -> None:
         self._log.warning(host, "refused a connection from %s: %s", host, line(reason))
+
+
+def _frame(body: bytes) -> bytes:
+    return header(CONTROL, len(body)) + body if body else b""
 
 
 class LogLimit:

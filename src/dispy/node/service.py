@@ -118,7 +118,7 @@ class NodeService:
         self._workspace = WorkSpace(settings.dest_path_prefix, self.incarnation.hex(), parts.account)
         self._segments = parts.segments
         self._entry: Entry | None = None
-        self._listener = Listener(self._new_connection)
+        self._listener = Listener(self._new_connection, tls=parts.tls is not None)
         self._tick: asyncio.TimerHandle | None = None
         self._pulse: asyncio.TimerHandle | None = None
         self._stopped = asyncio.Event()

@@ -63,14 +63,26 @@ def read_length(body: memoryview) -> int:
 PING_FRAME = header(PING, 0)
 
 
-def is_tls(first: bytes) -> bool:
-    """Whether a client begins TLS with these bytes."""
-    return first[:1] == b"\x16"
+def first_message(first: bytes, control_max: int) -> bytes | None:
+    """The message in the first bytes of a connection; None if they do not hold it whole.
+
+    Raises:
+        RemoteProtocolError: No control frame of at most ``control_max`` bytes begins so.
+    """
+    if first[:1] != bytes([CONTROL]):
+        raise RemoteProtocolError(f"a frame of kind {first[0]}")
+    if len(first) < HEADER_SIZE:
+        return None
+    _, _, length = _HEADER.unpack_from(first)
+    if length > control_max:
+        raise RemoteProtocolError(f"a frame of {length} bytes")
+    end = HEADER_SIZE + length
+    return first[HEADER_SIZE:end] if len(first) >= end else None
 
 
 def guess_protocol(first: bytes) -> str:
     """Who says these first bytes: for the message to somebody who has taken the wrong port."""
-    if is_tls(first) or first[:2] == b"\x15\x03":
+    if first[:1] == b"\x16" or first[:2] == b"\x15\x03":
         return "TLS"
     if first.startswith(b"SSH-"):
         return "SSH"

@@ -24,6 +24,7 @@ from msgspec import Meta, Struct
 
 from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
 from dispy.protocol import limits
+from dispy.protocol.frames import first_message, guess_protocol
 
 MAGIC = "dispy"
 NONCE_SIZE = 32
@@ -61,12 +62,59 @@ class Refused(Struct, array_like=True, tag=4):
     tls: bool = False
 
 
-_decoder = msgspec.msgpack.Decoder(Hello | Challenge | Proof | Refused)
+_Message = Hello | Challenge | Proof | Refused
+_decoder: msgspec.msgpack.Decoder[_Message] = msgspec.msgpack.Decoder(_Message)
 _encode = msgspec.msgpack.Encoder().encode
 
 REFUSAL = _encode(Refused([limits.VERSION]))
 TLS_REFUSAL = _encode(Refused([limits.VERSION], tls=True))
 """For those who speak without TLS to a listener that wants it."""
+
+
+def _begins_tls(first: bytes) -> bool:
+    """Whether it is a record of TLS with the start of a ClientHello of less than 64 KiB."""
+    length = int.from_bytes(first[3:5]) if len(first) >= 5 else 1
+    return (
+        b"\x16\x03".startswith(first[:2])
+        and first[5:6] in (b"", b"\x01")
+        # A record may hold a single byte.
+        and (length < 2 or first[6:7] in (b"", b"\0"))
+    )
+
+
+def find_fault(first: bytes, *, tls: bool) -> tuple[str, bytes] | None:
+    """Tell from the first bytes that a listener hears whether they are a stranger's for sure.
+
+    Most strangers are found out by this, for the price of reading a few bytes; it lets pass whatever
+    a ``Handshake`` might accept.
+
+    Args:
+        first: At least one byte.
+        tls: Whether the listener speaks TLS only.
+
+    Returns:
+        What is wrong, for the log, and the message that the stranger is told, if any; None for who may be a peer.
+    """
+    said = guess_protocol(first)
+    if tls:
+        if _begins_tls(first):
+            return None
+        # Who speaks TLS, after a fashion, does not understand our words.
+        return ("broken TLS", b"") if said == "TLS" else (f"{said} instead of TLS", TLS_REFUSAL)
+    try:
+        body = first_message(first, limits.HANDSHAKE_FRAME_MAX)
+        if body is not None and not isinstance(_decode(body), Hello):
+            raise RemoteProtocolError("no Hello")
+    except RemoteProtocolError as error:
+        return f"{said} before the proof: {error}", REFUSAL
+    return None
+
+
+def _decode(body: bytes) -> _Message:
+    try:
+        return _decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RemoteProtocolError("the peer does not speak dispy's protocol") from error
 
 
 class Handshake:
@@ -111,10 +159,7 @@ class Handshake:
             RemoteProtocolError: Not a dispy peer, or a message out of turn.
         """
         body = bytes(body)
-        try:
-            message = _decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RemoteProtocolError("the peer does not speak dispy's protocol") from error
+        message = _decode(body)
         if isinstance(message, Refused) and self._is_dialer:
             raise self._refusal(message)
         if self.done or type(message) is not self._expects:
