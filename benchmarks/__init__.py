@@ -11,6 +11,7 @@ CLAIMS = (
     "job_cpu",
     "throughput",
     "mapping",
+    "put",
     "awaiting",
     "callbacks",
     "latency",

@@ -255,6 +255,13 @@ class SharedPool:
         with suppress(OSError):
             os.unlink(file.path)
 
+    def trim(self) -> None:
+        """Give back what is free: something large has gone that may not come again."""
+        with self._lock:
+            for file in list(self._files.values()):
+                if _is_free(file.mapped):
+                    self._drop(file)
+
     def close(self) -> None:
         """Give back what is free, and let go of the rest."""
         with self._lock:

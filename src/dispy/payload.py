@@ -16,6 +16,7 @@ import os
 import pickle
 import struct
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -46,6 +47,56 @@ Buffer = bytes | bytearray | memoryview
 
 take: Callable[[int], memoryview] = pool.take
 """Where large payloads are kept; a program that has nodes on its machine sets another place."""
+
+
+class Reference:
+    """Stands for an object that was put, by its number; in a job there is the object in its place."""
+
+    __slots__ = ("_number",)
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __reduce__(self) -> tuple[Any, tuple[int]]:
+        _used.append((threading.get_ident(), self))
+        return stored, (self._number,)
+
+
+def stored(number: int) -> Any:
+    """What a reference is unpickled to."""
+    return find_object(number)
+
+
+def _find_nothing(number: int) -> Any:
+    raise LookupError(f"object {number} is not here: references are for the arguments of jobs")
+
+
+find_object: Callable[[int], Any] = _find_nothing
+"""Finds what was put under a number, for whom is set here: a worker gets the object, a client its reference."""
+
+reference_type: type[Reference] = Reference
+"""The class of references here."""
+
+_used: list[tuple[int, Reference]] = []
+"""References that were pickled and not yet asked for by ``take_used``, with the thread that did so."""
+
+
+def has_used() -> bool:
+    """Whether some thread has pickled references."""
+    return bool(_used)
+
+
+def take_used() -> list[Any]:
+    """The references that this thread has pickled since the last call."""
+    this = threading.get_ident()
+    if len(_used) == 1 and _used[0][0] == this:
+        # Nobody else takes what is ours.
+        return [_used.pop(0)[1]]
+    taken = [entry for entry in list(_used) if entry[0] == this]
+    for entry in taken:
+        _used.remove(entry)
+    return [reference for _, reference in taken]
+
 
 _dumps = pickle.dumps
 
@@ -155,12 +206,20 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any = None)
     Raises:
         PicklingError: Names the argument, and what in it cannot be sent.
     """
+    if _used:
+        take_used()  # what was pickled by others, or for a job that could not be sent
+    references = False
     for value in args:
-        if type(value) is bytes and len(value) >= OUT_OF_BAND:
+        kind = type(value)
+        if kind is bytes and len(value) >= OUT_OF_BAND:
             args = tuple([_out_of_band(value) for value in args])
             break
+        if kind is reference_type:
+            references = True
     call: tuple[Any, ...] = (args,)
-    if kwargs or job_id is not None:
+    if references:
+        call = _without_references(args, kwargs, job_id)
+    elif kwargs or job_id is not None:
         call = (args, kwargs) if job_id is None else (args, kwargs, job_id)
     try:
         # The common case without another call: it is on the path of every job.
@@ -174,6 +233,27 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any = None)
         return whole(dump(call))
     except Exception as error:
         raise _blame(args, kwargs, job_id, error) from error
+
+
+def _without_references(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any) -> tuple[Any, ...]:
+    """A call with the numbers of references beside its arguments: 1 us, where pickling each takes 5."""
+    this = threading.get_ident()
+    numbers = {}
+    bare = list(args)
+    for place, value in enumerate(args):
+        if type(value) is reference_type:
+            _used.append((this, value))
+            numbers[place] = value._number
+            bare[place] = None
+    return tuple(bare), kwargs, job_id, None, numbers
+
+
+def _with_objects(call: tuple[Any, ...]) -> tuple[Any, ...]:
+    args, kwargs, job_id, _, numbers = call
+    full = list(args)
+    for place, number in numbers.items():
+        full[place] = find_object(number)
+    return tuple(full), kwargs, job_id
 
 
 def _blame(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any, error: Exception) -> PicklingError:
@@ -190,7 +270,7 @@ def _blame(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any, error: Ex
 
 
 CHUNK_PARTS = 4
-"""Length of the tuple of a chunk, by which it is told from a call."""
+"""Length of the tuple of a chunk, by which it is told from a call; that of a call with references is longer."""
 
 
 def dump_chunk(items: list[Any], is_starred: bool, long_s: float) -> Buffer:
@@ -204,6 +284,7 @@ def dump_chunk(items: list[Any], is_starred: bool, long_s: float) -> Buffer:
     Raises:
         Exception: One of the items cannot be pickled; see ``find_unsendable``.
     """
+    take_used()
     return whole(dump((items, is_starred, None, long_s)))
 
 
@@ -248,7 +329,21 @@ def load_call(payload: Buffer) -> tuple[Any, ...]:
     Arrays in it lie where the payload lies.
     """
     call: tuple[Any, ...] = load(payload)
-    return call
+    return call if len(call) <= CHUNK_PARTS else _with_objects(call)
+
+
+def dump_object(value: Any) -> Buffer:
+    """Pickle what many jobs will read, as it is now.
+
+    Raises:
+        PicklingError: Names what in it cannot be sent.
+    """
+    take_used()
+    try:
+        return whole(dump(value))
+    except Exception as error:
+        culprit = find_culprit(value, "the object") or str(error)
+        raise PicklingError(f"an object cannot be put: {culprit}", hint="put plain data") from error
 
 
 def dump(value: Any) -> bytes | Parts:
@@ -351,8 +446,11 @@ def dump_code(function: Callable[..., Any], depends: Iterable[Any]) -> bytes:
     stream = io.BytesIO()
     pickler = _Pickler(stream, shared=shared, explicit=explicit)
     names = {_name_of(item): item for item in depends}
+    take_used()
     try:
         pickler.dump((shared, function, names))
+        if take_used():
+            raise PicklingError("it refers to an object that was put")
     except Exception as error:
         label = getattr(function, "__qualname__", repr(function))
         culprit = next(filter(None, (find_culprit(item, _describe(item)) for item in explicit)), str(error))

@@ -254,6 +254,8 @@ TO_NODE = [
         node.Detach(),
         node.ShareMemory(),
         node.RunJobs(1, [node.Job(7, 1, b"", given=5)]),
+        node.PutObject(1, 2, b"\x80\x05N.", 3, 4),
+        node.DropObjects(1, [2, 3]),
     )
 ]
 FROM_NODE = [
@@ -272,6 +274,7 @@ FROM_NODE = [
         node.Reconciled(_ATTEMPTS, [1]),
         node.Leaving("stopped"),
         node.NodeCpus(2),
+        node.ObjectStored(1, 2, "no room"),
     )
 ]
 ON_NODE: list[tuple[Callable[[bytes], Any], Message]] = [

@@ -100,6 +100,7 @@ class Speaker:
             lambda: node.Provisional(self.number(), *self.attempt(), self.count(), b"x"),
             lambda: node.Reconciled(self.attempts(), [self.number() for _ in self.few()]),
             lambda: node.NodeCpus(self.count()),
+            lambda: node.ObjectStored(1, self.chance.randrange(5), self.chance.choice(["", "no room"])),
         ]
         return self.chance.choice(say)()
 

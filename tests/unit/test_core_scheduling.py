@@ -118,3 +118,82 @@ def test_placing_costs_the_same_whatever_waits() -> None:
     actions = machine.handle(core.FromNodeEvent(NODE, node.JobsEnded(1, 1, [ended])), 0.0)
     runs = sent(actions, node.RunJobs)
     assert [job.number for run in runs if isinstance(run, node.RunJobs) for job in run.jobs] == [2]
+
+
+# Objects.
+
+
+def put(number: int) -> core.PutObject:
+    return core.PutObject(node.PutObject(1, number, b"data"))
+
+
+def stored(number: int, reason: str = "") -> core.FromNodeEvent:
+    return core.FromNodeEvent(NODE, node.ObjectStored(1, number, reason))
+
+
+def test_jobs_go_after_the_objects_that_they_may_read() -> None:
+    machine = machine_with_node(2)
+    assert sent(machine.handle(put(1), 0.0), node.PutObject) == [put(1).message]
+    assert not sent(machine.handle(core.SubmitJobs(1, jobs(2)), 0.0), node.RunJobs)
+    machine.handle(put(2), 0.0)
+    assert not sent(machine.handle(stored(1), 0.0), node.RunJobs)
+    assert len(sent(machine.handle(stored(2), 0.0), node.RunJobs)) == 1
+
+
+def test_a_node_that_comes_gets_all_objects() -> None:
+    machine = machine_with_node(1)
+    other = NodeId(b"o" * 16)
+    for event in (put(1), stored(1), put(2), stored(2), core.DropObjects(1, [1])):
+        machine.handle(event, 0.0)
+    machine.handle(core.NodeUp(other, "o", 1, False), 0.0)
+    machine.handle(core.Allocate(1, other, 1), 0.0)
+    actions = machine.handle(core.FromNodeEvent(other, node.ComputationReady(1)), 0.0)
+    assert sent(actions, node.PutObject) == [put(2).message]
+
+
+def test_an_object_that_is_dropped_on_its_way_is_dropped_when_it_has_arrived() -> None:
+    machine = machine_with_node(1)
+    machine.handle(put(1), 0.0)
+    assert not machine.handle(core.DropObjects(1, [1]), 0.0)
+    assert sent(machine.handle(stored(1), 0.0), node.DropObjects) == [node.DropObjects(1, [1])]
+    assert not sent(machine.handle(stored(1), 0.0), node.DropObjects)
+
+
+def test_a_reconnect_sends_what_may_have_been_lost() -> None:
+    machine = machine_with_node(1)
+    for event in (put(1), stored(1), put(2), put(3), core.NodeSilent(NODE)):
+        machine.handle(event, 0.0)
+    assert not machine.handle(core.DropObjects(1, [1, 3]), 0.0)
+    machine.handle(core.NodeUp(NODE, "n", 1, True), 0.0)
+    actions = machine.handle(core.FromNodeEvent(NODE, node.Reconciled([], [])), 0.0)
+    assert sent(actions, node.PutObject) == [put(2).message]
+    assert sent(actions, node.DropObjects) == [node.DropObjects(1, [1])]
+
+
+def test_a_node_that_forgot_the_computation_gets_its_objects_again() -> None:
+    machine = machine_with_node(1)
+    for event in (put(1), stored(1), core.NodeSilent(NODE), core.NodeUp(NODE, "n", 1, True)):
+        machine.handle(event, 0.0)
+    machine.handle(core.FromNodeEvent(NODE, node.Reconciled([], [1])), 0.0)
+    actions = machine.handle(core.FromNodeEvent(NODE, node.ComputationReady(1)), 0.0)
+    assert sent(actions, node.PutObject) == [put(1).message]
+
+
+def test_a_node_without_room_keeps_what_runs_and_gets_nothing_new() -> None:
+    machine = machine_with_node(1, backlog=8)
+    machine.handle(core.SubmitJobs(1, jobs(3)), 0.0)
+    started = node.JobsStarted(1, [node.Started(1, 0, 1.0)])
+    machine.handle(core.FromNodeEvent(NODE, started), 0.0)
+    machine.handle(put(1), 0.0)
+    actions = machine.handle(stored(1, "no room"), 0.0)
+    assert sent(actions, node.TakeBack) == [node.TakeBack(1, 2)]
+    assert core.TellNode(ClientId(0), 1, NODE, False, "no room") in actions
+    returned = node.JobsReturned(1, [Attempt(2, 0), Attempt(3, 0)])
+    actions = machine.handle(core.FromNodeEvent(NODE, returned), 0.0)
+    ended = [e for a in actions if isinstance(a, core.TellEnded) for e in a.ended]
+    assert {(e.number, e.reason) for e in ended} == {
+        (n, "no node can run this computation: no room") for n in (2, 3)
+    }
+    result = node.JobsEnded(1, 1, [node.Ended(1, 0, node.FINISHED, 1.0, 2.0, b"")])
+    actions = machine.handle(core.FromNodeEvent(NODE, result), 0.0)
+    assert [e.number for a in actions if isinstance(a, core.TellEnded) for e in a.ended] == [1]

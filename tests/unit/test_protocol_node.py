@@ -27,6 +27,8 @@ TO_NODE: list[Any] = [
     node.Acknowledge(12),
     node.AcknowledgeProvisional(1, 2, 3, 4),
     node.ShareMemory(),
+    node.PutObject(1, 2, b"data", 3, 4),
+    node.DropObjects(1, [2, 3]),
     node.Detach(),
 ]
 FROM_NODE: list[Any] = [
@@ -43,6 +45,7 @@ FROM_NODE: list[Any] = [
     node.Reconciled([Attempt(1, 0)], [1]),
     node.Leaving("service hours"),
     node.NodeCpus(2),
+    node.ObjectStored(1, 2, "no room"),
 ]
 
 

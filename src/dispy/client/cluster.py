@@ -32,13 +32,15 @@ from dispy.client.job import (
 )
 from dispy.client.mapping import Chunk, Mapping
 from dispy.client.nodes import DispyNode, NodeAllocate, parse_nodes
+from dispy.client.refs import Ref, check_used
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
 from dispy.errors import NotYetError, UsageError
 from dispy.net import secrets
 from dispy.net.addresses import is_loopback, resolve
 from dispy.net.tls import DialerTls, Tls, check, dialer_tls, warn_if_open
-from dispy.protocol.node import Compute, Ended, Job, Provisional, Started
+from dispy.protocol.limits import OBJECTS_MAX
+from dispy.protocol.node import Compute, Ended, Job, Provisional, PutObject, Started
 from dispy.scheduler.service import NodeInfo, Target
 
 logger = logging.getLogger("dispy.client")
@@ -191,6 +193,10 @@ class JobCluster:
         self._inbox: deque[Job] = deque()
         """Submitted jobs on their way to the loop."""
         self._is_posted = False
+        self._held: dict[int, list[Ref]] = {}
+        """References in the arguments of jobs that have not ended, by the job's number."""
+        self._dropped: deque[int] = deque()
+        """Numbers of references that are gone, on their way to the loop."""
         self._dispy_nodes: dict[NodeId, DispyNode] = {}
         self._past_nodes: list[DispyNode] = []
         self._idle = threading.Condition()
@@ -298,6 +304,8 @@ class JobCluster:
         # A large payload is a view of memory; it goes out as a stream and is never encoded.
         message = Job(number, 0, data)  # type: ignore[arg-type]
         job = DispyJob(job_id, number, self, time.time())
+        if payload.has_used():
+            self._hold(number)
         self._jobs[number] = job
         if self.cluster_status is not None:
             self._engine.callbacks.call(self.cluster_status, [(CREATED, None, job)])
@@ -345,6 +353,58 @@ class JobCluster:
             finally:
                 self._room_waiters -= 1
 
+    # Data that many jobs read.
+
+    def put(self, value: Any) -> Ref:
+        """Send an object to the nodes once, for many jobs to read.
+
+        The reference that is returned stands for it, as an argument or inside one, also of ``map`` and of
+        other objects that are put: jobs get the object as it is now. It travels once to each node, is
+        unpickled once by each worker, and arrays in it are mapped by all workers of a node together,
+        so they are read-only. Nothing should change the rest of it either: the jobs of a worker
+        share it. It is freed everywhere when the last reference to it is gone.
+
+        Raises:
+            PicklingError: The object cannot be sent; says what in it.
+            UsageError: The cluster is closed, or has put too much.
+        """
+        self._check_open()
+        data = payload.dump_object(value)
+        ref = Ref(self, len(data), check_used(self))
+        message = PutObject(self._number, ref._number, data)  # type: ignore[arg-type]  # as in _submit
+        self._engine.call(self._put, message)
+        return ref
+
+    def _put(self, message: PutObject) -> None:
+        self._take_inbox()
+        self._drop_refs()
+        known = self._engine.service.state.computations[self._number].objects
+        if len(known) >= OBJECTS_MAX:
+            raise UsageError(
+                f"{OBJECTS_MAX} objects are put into cluster {self.name}",
+                hint="let go of references, or put fewer and larger objects",
+            )
+        self._engine.service.handle(core.PutObject(message))
+
+    def _hold(self, number: int) -> None:
+        """A job was pickled with references in it: they live until it has ended."""
+        used = check_used(self)
+        if used:
+            self._held[number] = used
+
+    def _drop_later(self, number: int) -> None:
+        """A reference is gone; on any thread, and in the middle of anything."""
+        if self._pid == os.getpid():
+            self._dropped.append(number)
+            self._engine.post(self._drop_refs)
+
+    def _drop_refs(self) -> None:
+        numbers = [self._dropped.popleft() for _ in range(len(self._dropped))]
+        if numbers and not self._is_closed:
+            self._engine.service.handle(core.DropObjects(self._number, numbers))
+            if self._engine.service.memory is not None:
+                self._engine.service.memory.trim()
+
     # Maps.
 
     def map(self, *iterables: Iterable[Any], timeout: float | None = None) -> Iterator[Any]:
@@ -381,6 +441,8 @@ class JobCluster:
         if self._is_closed or self._pid != os.getpid():
             self._check_open()
         number = chunk._number = next(_chunk_numbers)
+        if payload.has_used():
+            self._hold(number)
         self._jobs[number] = chunk
         self._inbox.append(Job(number, 0, data))  # type: ignore[arg-type]  # as in _submit
         if not self._is_posted:
@@ -759,6 +821,7 @@ class JobCluster:
         seconds = 0.0
         for chunk, item in chunks:
             del self._jobs[item.number]
+            self._held.pop(item.number, None)
             calls += chunk.end(item)
             seconds += item.end - item.start
         self._count(calls, seconds, info)
@@ -802,6 +865,9 @@ class JobCluster:
             job._is_final = True
             if job._waiter is not None:
                 job._wake()
+        if self._held:
+            for job in done:
+                self._held.pop(job._number, None)
         shown = self._count(len(done), seconds, info)
         if self.cluster_status is not None:
             calls: list[tuple[Callable[..., object], tuple[Any, ...]]] = []

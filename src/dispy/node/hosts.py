@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import msgspec
 
@@ -73,7 +73,15 @@ class WorkerHandle:
                 return numbers
             if not packet:
                 return numbers
-            numbers.append(protocol.record_decoder.decode(packet).record)
+            record = protocol.record_decoder.decode(packet)
+            if record.jobs:
+                numbers.append(record.record)
+
+    def drop_objects(self) -> None:
+        """Have the worker let go of objects that are not there any more: with its next record, or this empty one."""
+        self.words[protocol.SLOT_DROPS] += 1
+        with suppress(OSError):  # full: there are others for it to take
+            self.jobs.send(_encode(protocol.Record(0, [])), socket.MSG_DONTWAIT)
 
     def committed(self) -> memoryview:
         """A packet of the results that a dead worker had finished and not sent; empty if there are none."""
@@ -99,11 +107,26 @@ class HostProcess:
         slots_max: Workers that may exist at once.
         mark: The node's directory, to know by it whose processes are whose.
         account: Whom it runs as; None: as we do.
+
+    Raises:
+        OSError: There is no process, descriptor or memory to be had.
     """
 
     def __init__(self, slots_max: int, mark: str, account: Account | None) -> None:
-        self.control, theirs = socket.socketpair()
+        with ExitStack() as undo:
+            self._start(slots_max, mark, account, undo)
+            undo.pop_all()
+        self.control.setblocking(False)
+        self.workers: dict[WorkerId, WorkerHandle] = {}
+        self._free_slots = list(range(slots_max - 1, -1, -1))
+        self._input = bytearray()
+        self._said = b""
+        self.is_dead = False
+
+    def _start(self, slots_max: int, mark: str, account: Account | None, undo: ExitStack) -> None:
+        self.control, theirs = map(undo.enter_context, socket.socketpair())
         descriptor = os.memfd_create("dispy-slots", os.MFD_CLOEXEC)
+        undo.callback(os.close, descriptor)
         os.ftruncate(descriptor, slots_max * protocol.SLOT_SIZE)
         self._memory = mmap.mmap(descriptor, 0)
         self._view = memoryview(self._memory)
@@ -114,6 +137,8 @@ class HostProcess:
         )
         environment[MARK] = mark
         self.output, written = os.pipe()
+        undo.callback(os.close, self.output)
+        undo.callback(os.close, written)
         """What it and code that is loaded print: the node passes it on, so that nobody reaches its terminal."""
         os.set_blocking(self.output, False)
         self.process = subprocess.Popen(
@@ -137,12 +162,6 @@ class HostProcess:
         theirs.close()
         os.close(descriptor)
         os.close(written)
-        self.control.setblocking(False)
-        self.workers: dict[WorkerId, WorkerHandle] = {}
-        self._free_slots = list(range(slots_max - 1, -1, -1))
-        self._input = bytearray()
-        self._said = b""
-        self.is_dead = False
 
     def tell(self, message: ToHost, descriptors: tuple[int, ...] = ()) -> None:
         """Send a message; a host that does not read any more is ended."""

@@ -15,6 +15,8 @@ from dispy.net.directories import FREE, GIVEN, memory_directory, private_directo
 from dispy.net.places import Place, is_abandoned, sweep
 from dispy.node.accounts import Account
 from dispy.processes import kill_marked
+from dispy.protocol.node import PutObject
+from dispy.protocol.worker import object_name
 
 logger = logging.getLogger("dispy.node")
 
@@ -92,6 +94,32 @@ class Segments(Place):
             os.chown(path, self._account.uid, self._account.gid)
         os.rename(path, directory / str(self._next))
         return self._next
+
+    def put_object(self, directory: Path, message: PutObject, incoming: Incoming | None) -> None:
+        """Store an object under the name by which workers find it. They can read it, and not write to it.
+
+        Raises:
+            OSError: There was no room for it, or it is not there.
+        """
+        path = directory / object_name(message.number)
+        if incoming is not None:
+            os.rename(incoming.finish(), path)
+        elif message.given:
+            os.rename(self.root / GIVEN / str(message.given), path)
+            return
+        else:
+            with suppress(FileNotFoundError):
+                path.unlink()
+            self._write(path, message.payload)
+        if self._account is not None:
+            # Theirs to read: a group of theirs, and no owner but us.
+            os.chown(path, os.getuid(), self._account.gid)
+            path.chmod(0o440)
+
+    def drop_object(self, directory: Path, number: int) -> None:
+        """Remove an object; those who have it mapped keep it until they let go."""
+        with suppress(OSError):
+            (directory / object_name(number)).unlink()
 
     def put_code(self, directory: Path, code: bytes) -> Path:
         """Write what a host loads, and removes."""

@@ -48,6 +48,9 @@ FLUSH_S = 0.002
 STOP_S = 1.5
 """Time for hosts to end by themselves when the node stops."""
 
+SPARE_S = 0.25
+"""How long after a computation has begun the host of the next one is started."""
+
 _COUNT = worker_protocol.SLOT_COUNT
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -56,13 +59,15 @@ _encode = msgspec.msgpack.Encoder().encode
 class Loaded:
     """A computation's host and places."""
 
-    __slots__ = ("client", "host", "segments", "work")
+    __slots__ = ("client", "host", "objects", "segments", "work")
 
     def __init__(self, client: ClientId, host: HostProcess, work: Path, segments: Path) -> None:
         self.client = client
         self.host = host
         self.work = work
         self.segments = segments
+        self.objects: set[int] = set()
+        """Numbers of what was put there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +306,12 @@ class NodeService:
         elif type(message) is node.ShareMemory:
             self._sharing.add(client)
             return
+        elif type(message) is node.PutObject:
+            self._put_object(connection, client, message)
+            return
+        elif type(message) is node.DropObjects:
+            self._drop_objects((client, message.computation), message.numbers)
+            return
         elif type(message) is node.RunJobs and any(job.stream or job.given for job in message.jobs):
             self._store_arguments(connection, client, message)
         self._handle(core.FromClient(client, message))
@@ -351,6 +362,36 @@ class NodeService:
                     continue
             kept.append(job)
         message.jobs = kept
+
+    def _put_object(self, connection: Connection, client: ClientId, message: node.PutObject) -> None:
+        """Store what jobs of a computation read. One that is there already stays as it is."""
+        loaded = self._loaded.get((client, message.computation))
+        incoming = connection.take_stream(message.stream) if message.stream else None
+        reason = ""
+        if loaded is None:
+            # The computation is not there any more, or not yet again: it is sent once more if it is wanted.
+            if incoming is not None:
+                incoming.discard()
+            return
+        try:
+            if len(loaded.objects) >= limits.OBJECTS_MAX:
+                raise OSError(f"{limits.OBJECTS_MAX} objects are there")
+            self._segments.put_object(loaded.segments, message, incoming)
+            loaded.objects.add(message.number)
+        except OSError as error:
+            reason = f"what was put does not fit the memory file system of node {self.name}: {error}"
+        connection.send(node.ObjectStored(message.computation, message.number, reason))
+
+    def _drop_objects(self, key: Key, numbers: list[int]) -> None:
+        """Remove objects; workers let go of them, now if they wait for jobs."""
+        loaded = self._loaded.get(key)
+        if loaded is None:
+            return
+        for number in numbers:
+            loaded.objects.discard(number)
+            self._segments.drop_object(loaded.segments, number)
+        for handle in loaded.host.workers.values():
+            handle.drop_objects()
 
     # Doing what the core decides.
 
@@ -429,16 +470,27 @@ class NodeService:
     def _start_host(self, action: core.StartHost) -> None:
         client, number = action.key
         name = f"{client.hex()[:8]}-{number}"
-        host = (
-            self._spare
-            if self._spare is not None and not self._spare.is_dead
-            else HostProcess(workers_max(self.cpus), str(self._segments.root), self._account)
-        )
-        self._loop.remove_reader(host.control)
-        self._loop.add_reader(host.output, self._on_output, host)
-        loaded = Loaded(client, host, self._workspace.open(name), self._segments.open(name))
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            self._loop.remove_reader(spare.control)
+            self._loop.remove_reader(spare.output)
+        host = spare if spare is not None and not spare.is_dead else None
+        try:
+            if host is None:
+                host = self._new_host()
+            loaded = Loaded(client, host, self._workspace.open(name), self._segments.open(name))
+            code_path = self._segments.put_code(loaded.segments, action.compute.code)
+        except OSError as error:
+            if host is not None:
+                host.kill()
+                host.process.wait()
+                self._close_host(host)
+            reason = f"node {self.name} cannot start a process for the computation: {error}"
+            self._loop.call_soon(self._handle, core.HostFailed(action.key, reason))
+            self._loop.call_later(SPARE_S, self._start_spare)
+            return
         self._loaded[action.key] = loaded
-        code_path = self._segments.put_code(loaded.segments, action.compute.code)
+        self._loop.add_reader(host.output, self._on_output, host)
         self._loop.add_reader(host.control, self._on_host_readable, action.key, loaded)
         host.tell(
             worker_protocol.Load(
@@ -453,13 +505,21 @@ class NodeService:
             )
         )
         # The next computation finds a host that has done its imports already.
-        self._spare = None
-        self._loop.call_later(0.25, self._start_spare)
+        self._loop.call_later(SPARE_S, self._start_spare)
+
+    def _new_host(self) -> HostProcess:
+        return HostProcess(workers_max(self.cpus), str(self._segments.root), self._account)
 
     def _start_spare(self) -> None:
-        if self._spare is None and not self._stopped.is_set():
-            self._spare = HostProcess(workers_max(self.cpus), str(self._segments.root), self._account)
-            self._watch_spare()
+        if self._spare is not None or self._stopped.is_set():
+            return
+        try:
+            self._spare = self._new_host()
+        except OSError as error:
+            # The next computation tries again, and says so if that fails.
+            logger.warning("no process can be started ahead: %s", error)
+            return
+        self._watch_spare()
 
     def _watch_spare(self) -> None:
         spare = self._spare

@@ -32,6 +32,9 @@ PAYLOAD_MAX = 64 * 1024 * MIB
 BATCH_MAX = 4096
 """Jobs in one message."""
 
+OBJECTS_MAX = 4096
+"""Objects put into one computation: each is a file on its nodes."""
+
 OPEN_JOBS_MAX = 1_000_000
 """Jobs that a reconcile lists."""
 

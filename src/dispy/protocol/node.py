@@ -173,6 +173,23 @@ class ShareMemory(Struct, array_like=True, tag=11):
     """The client sees the node's directory on the memory file system: large results may stay there."""
 
 
+class PutObject(Struct, array_like=True, tag=12):
+    """Data that many jobs of a computation read; answered by ``ObjectStored``. As in ``Job``."""
+
+    computation: Number
+    number: Number
+    payload: Inline
+    stream: Number = 0
+    given: Number = 0
+
+
+class DropObjects(Struct, array_like=True, tag=13):
+    """No job needs these any more."""
+
+    computation: Number
+    numbers: Annotated[list[Number], Meta(max_length=limits.OBJECTS_MAX)]
+
+
 class Detach(Struct, array_like=True, tag=10):
     """The scheduler goes and will not come back: the node forgets it and all it gave."""
 
@@ -264,6 +281,14 @@ class Leaving(Struct, array_like=True, tag=41):
     reason: Reason = ""
 
 
+class ObjectStored(Struct, array_like=True, tag=43):
+    """Jobs that start from now on find this object; with a reason they do not, and never will."""
+
+    computation: Number
+    number: Number
+    reason: Reason = ""
+
+
 class NodeCpus(Struct, array_like=True, tag=42):
     """The node offers another number of CPUs from now on."""
 
@@ -282,6 +307,8 @@ ToNode = (
     | AcknowledgeProvisional
     | Detach
     | ShareMemory
+    | PutObject
+    | DropObjects
 )
 FromNode = (
     Welcome
@@ -295,6 +322,7 @@ FromNode = (
     | Reconciled
     | Leaving
     | NodeCpus
+    | ObjectStored
 )
 
 to_node_decoder: msgspec.msgpack.Decoder[ToNode] = msgspec.msgpack.Decoder(ToNode)

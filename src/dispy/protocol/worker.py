@@ -38,6 +38,8 @@ SLOT_COUNT = 4
 """Number of those results."""
 SLOT_START = 5
 """When the current job began (seconds since the epoch, as a double)."""
+SLOT_DROPS = 6
+"""Counts how often objects were dropped. Written by the daemon."""
 SLOT_WORDS = 8
 SLOT_HEADER = SLOT_WORDS * 8
 ARENA_SIZE = 256 * limits.KIB
@@ -64,7 +66,7 @@ def split_claim(value: int) -> tuple[int, int]:
 
 
 class Record(Struct, array_like=True):
-    """Jobs that one worker runs one after another."""
+    """Jobs that one worker runs one after another; none, just to wake it."""
 
     record: Number
     jobs: Annotated[list[Job], Meta(max_length=RECORD_JOBS_MAX)]
@@ -196,6 +198,11 @@ class SentAcknowledged(Struct, array_like=True):
     attempt: Number
     serial: Number
     delivered: bool = True
+
+
+def object_name(number: int) -> str:
+    """The file with an object that was put, in the directory of its computation."""
+    return f"object-{number}"
 
 
 LENGTH = struct.Struct(">I")

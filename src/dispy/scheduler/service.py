@@ -586,6 +586,8 @@ class SchedulerService:
             link.send_acknowledge()
         if type(message) is node.RunJobs:
             self._send_jobs(link, connection, message)
+        elif type(message) is node.PutObject and len(message.payload) >= limits.INLINE_MAX:
+            self._send_object(link, connection, message)
         elif type(message) is node.Compute and len(message.code) >= limits.INLINE_MAX:
             large = node.Compute(
                 message.computation,
@@ -605,12 +607,12 @@ class SchedulerService:
         large = [job for job in jobs if len(job.payload) >= limits.INLINE_MAX]
         if large:
             jobs = [job for job in jobs if len(job.payload) < limits.INLINE_MAX]
-        if large and link.shared and self.memory is not None:
+        if large and link.shared:
             streamed = []
             for job in large:
-                self._given += 1
-                if self.memory.link(job.payload, f"{link.shared}/{GIVEN}/{self._given}"):  # type: ignore[arg-type]
-                    jobs.append(node.Job(job.number, job.attempt, b"", given=self._given))
+                given = self._give(link, job.payload)
+                if given:
+                    jobs.append(node.Job(job.number, job.attempt, b"", given=given))
                 else:
                     streamed.append(job)
             large = streamed
@@ -622,6 +624,22 @@ class SchedulerService:
             bare = node.Job(job.number, job.attempt, b"")
             parts.append((bare, "stream", job.payload))
             connection.send_streamed(parts, node.RunJobs(message.computation, [bare]))
+
+    def _give(self, link: Link, data: Payload) -> int:
+        """Link a payload's file into the directory of a node that we see; returns its name there, 0 for none."""
+        if not link.shared or self.memory is None:
+            return 0
+        self._given += 1
+        is_given = self.memory.link(data, f"{link.shared}/{GIVEN}/{self._given}")  # type: ignore[arg-type]
+        return self._given if is_given else 0
+
+    def _send_object(self, link: Link, connection: Connection, message: node.PutObject) -> None:
+        data = message.payload
+        bare = node.PutObject(message.computation, message.number, b"", given=self._give(link, data))
+        if bare.given:
+            connection.send(bare)
+        else:
+            connection.send_streamed([(bare, "stream", data)], bare)
 
     def _tell_ended(self, action: core.TellEnded) -> None:
         info = None

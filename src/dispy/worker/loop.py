@@ -66,6 +66,8 @@ class Segments:
         self._free = free
         self._next = 0
         self._taken: tuple[str, mmap.mmap, bool] | None = None
+        self._objects: dict[int, Any] = {}
+        """What was put and used by a job, by number."""
 
     def take(self, name: int, is_given: bool) -> memoryview:
         """Map the arguments of a job, which may write to them.
@@ -99,6 +101,29 @@ class Segments:
                     os.unlink(path)
         else:
             free_file("" if is_given else self._free, path, size)
+
+    def load_object(self, number: int) -> Any:
+        """What was put under this number: mapped and unpickled once, for all jobs of this process.
+
+        Arrays in it lie where all workers of the node see them, so nobody can write to them.
+        """
+        if number not in self._objects:
+            descriptor = os.open(self._object_path(number), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                mapped = mmap.mmap(descriptor, 0, flags=_POPULATED, prot=mmap.PROT_READ)
+            finally:
+                os.close(descriptor)
+            self._objects[number] = payload.load(memoryview(mapped))
+        return self._objects[number]
+
+    def drop_objects(self) -> None:
+        """Let go of those that nobody needs any more."""
+        for number in list(self._objects):
+            if not os.path.lexists(self._object_path(number)):
+                del self._objects[number]
+
+    def _object_path(self, number: int) -> str:
+        return f"{self._directory}/{protocol.object_name(number)}"
 
     def put(self, data: bytes | payload.Parts) -> int:
         """Write a result for the daemon; returns the name that finds it.
@@ -187,6 +212,8 @@ class Worker:
         self._values = threading.Lock()
         """One provisional result of a job at a time, from any of its threads."""
         self._words[protocol.SLOT_COMMITTED] = self._end
+        self._drops = self._words[protocol.SLOT_DROPS]
+        payload.find_object = segments.load_object
 
     def serve(self) -> None:
         """Run records until there is nobody to send any."""
@@ -204,7 +231,10 @@ class Worker:
             except ConnectionError:
                 # The node closed its end with something of this job's unread.
                 return
-            if not self.run_record(record):
+            if self._words[protocol.SLOT_DROPS] != self._drops:
+                self._drops = self._words[protocol.SLOT_DROPS]
+                self._segments.drop_objects()
+            if record.jobs and not self.run_record(record):
                 return
 
     def run_record(self, record: Record) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dispy.core.scheduling import computations, nodes
+from dispy.core.scheduling import computations, nodes, objects
 from dispy.core.scheduling.placing import steal
 from dispy.core.scheduling.state import (
     Action,
@@ -13,12 +13,14 @@ from dispy.core.scheduling.state import (
     Allocate,
     CancelJobs,
     CloseComputation,
+    DropObjects,
     Event,
     FromNodeEvent,
     NodeLost,
     NodeSilent,
     NodeUp,
     Outbox,
+    PutObject,
     Seconds,
     State,
     SubmitJobs,
@@ -40,6 +42,8 @@ _HANDLERS: dict[type[Event], Handler] = {
     Allocate: computations.on_allocate,
     SubmitJobs: computations.on_submit_jobs,
     CancelJobs: computations.on_cancel_jobs,
+    PutObject: objects.on_put_object,
+    DropObjects: objects.on_drop_objects,
     NodeUp: nodes.on_node_up,
     NodeSilent: nodes.on_node_silent,
     NodeLost: nodes.on_node_lost,
@@ -58,6 +62,7 @@ _MESSAGE_HANDLERS: dict[type[node.FromNode], MessageHandler] = {
     node.Provisional: nodes.on_provisional,
     node.Reconciled: nodes.on_reconciled,
     node.NodeCpus: nodes.on_node_cpus,
+    node.ObjectStored: objects.on_object_stored,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dispy.core.scheduling.computations import give_up_placement
+from dispy.core.scheduling.objects import reconcile_objects, send_objects
 from dispy.core.scheduling.placing import (
     end_here,
     end_if_hopeless,
@@ -95,6 +96,7 @@ def on_computation_ready(
     placement.status = Status.READY
     computation = placement.computation
     out.append(TellNode(computation.client, computation.number, known.id, True))
+    send_objects(out, placement)
     note_room(placement)
 
 
@@ -215,8 +217,12 @@ def on_jobs_returned(
         placement.granted = (0, 0)
         placement.apply_grant()
         placement.status = Status.LOADING
+        placement.stored.clear()
+        placement.storing.clear()
         note_room(placement)
         out.append(Send(known.id, computation.compute))
+    if placement.status is Status.FAILED:
+        end_if_hopeless(out, computation)
     place(out, computation, now)
 
 
@@ -262,6 +268,8 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
         placement = known.placements.get(number)
         if placement is not None:
             placement.status = Status.LOADING
+            placement.stored.clear()
+            placement.storing.clear()
             out.append(Send(known.id, placement.computation.compute))
     missing = {(attempt.number, attempt.attempt) for attempt in message.attempts}
     for placement in list(known.placements.values()):
@@ -284,5 +292,6 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
             for start in range(0, len(still), BATCH_MAX):
                 attempts = [Attempt(job.number, job.attempt) for job in still[start : start + BATCH_MAX]]
                 out.append(Send(known.id, node.CancelJobs(placement.computation.number, attempts)))
+        reconcile_objects(out, placement)
         note_room(placement)
         place(out, placement.computation, now)

@@ -30,7 +30,7 @@ def note_room(placement: Placement) -> None:
     """Keep the indexes true after anything about a placement has changed."""
     computation = placement.computation
     node = placement.node.id
-    usable = placement.status is Status.READY and placement.node.is_connected
+    usable = placement.status is Status.READY and placement.node.is_connected and not placement.storing
     if usable and placement.room() > 0:
         computation.free[node] = placement
     else:

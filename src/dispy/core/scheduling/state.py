@@ -8,6 +8,7 @@ from typing import NewType
 
 from msgspec import Struct
 
+from dispy.protocol import node
 from dispy.protocol.node import Compute, Ended, FromNode, Job, Provisional, Started, ToNode
 
 ClientId = NewType("ClientId", int)
@@ -49,6 +50,19 @@ class SubmitJobs(Struct):
     computation: int
     jobs: list[Job]
     node: NodeId | None = None
+
+
+class PutObject(Struct):
+    """Data that jobs submitted from now on may refer to: nodes have it before they get such jobs."""
+
+    message: node.PutObject
+
+
+class DropObjects(Struct):
+    """No job refers to these any more, and none will."""
+
+    computation: int
+    numbers: list[int]
 
 
 class CancelJobs(Struct):
@@ -97,6 +111,8 @@ Event = (
     | Allocate
     | SubmitJobs
     | CancelJobs
+    | PutObject
+    | DropObjects
     | NodeUp
     | NodeSilent
     | NodeLost
@@ -178,7 +194,7 @@ class Placement:
 
     __slots__ = (
         "asked_back", "assigned", "backlog", "cancelling", "computation", "cpus_max", "granted", "last_sent",
-        "node", "pinned", "reason", "slots", "started", "status",
+        "node", "pinned", "reason", "slots", "started", "status", "stored", "storing",
     )  # fmt: skip
 
     def __init__(self, computation: Computation, node: Node, cpus_max: int) -> None:
@@ -199,6 +215,10 @@ class Placement:
         """Those of them that the node was asked to cancel."""
         self.pinned: deque[Job] = deque()
         """Jobs that may run there only and have not been sent."""
+        self.stored: set[int] = set()
+        """Objects that the node said to have."""
+        self.storing: set[int] = set()
+        """Those that were sent there: nothing else goes there until it has them."""
         self.last_sent: Seconds = 0.0
         self.asked_back = False
 
@@ -222,8 +242,8 @@ class Computation:
     """What a client wants computed, and the jobs of it that have not been sent to a node."""
 
     __slots__ = (
-        "backlogs", "cancelled", "client", "compute", "free", "number", "open", "pinned", "placements", "queue",
-        "reentrant",
+        "backlogs", "cancelled", "client", "compute", "free", "number", "objects", "open", "pinned", "placements",
+        "queue", "reentrant",
     )  # fmt: skip
 
     def __init__(self, client: ClientId, compute: Compute, reentrant: bool) -> None:
@@ -239,6 +259,8 @@ class Computation:
         """Jobs that have not ended."""
         self.pinned: dict[int, NodeId] = {}
         """Where pinned jobs that have not ended may run, by number."""
+        self.objects: dict[int, node.PutObject] = {}
+        """What jobs refer to, by number."""
         self.placements: dict[NodeId, Placement] = {}
         self.free: dict[NodeId, Placement] = {}
         """Where a job would start at once."""

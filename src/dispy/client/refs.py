@@ -1,0 +1,68 @@
+"""References to data that many jobs of a cluster read: what ``JobCluster.put`` returns."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from typing import TYPE_CHECKING
+
+from dispy import payload
+from dispy.errors import UsageError
+
+if TYPE_CHECKING:
+    from dispy.client.cluster import JobCluster
+
+_numbers = itertools.count(1)
+_refs: weakref.WeakValueDictionary[int, Ref] = weakref.WeakValueDictionary()
+
+
+class Ref(payload.Reference):
+    """Stands for an object that was put into a cluster; as an argument or inside one, jobs get the object.
+
+    The object is freed on all nodes when the reference is gone, from the program and from the
+    arguments of jobs that have not ended.
+
+    Attributes:
+        size: Of the object as it travels (bytes).
+    """
+
+    __slots__ = ("__weakref__", "_cluster", "_inner", "size")
+
+    def __init__(self, cluster: JobCluster, size: int, inner: list[Ref]) -> None:
+        self._cluster = cluster
+        self._inner = inner
+        """References inside the object."""
+        super().__init__(next(_numbers))
+        self.size = size
+        _refs[self._number] = self
+
+    def __del__(self) -> None:
+        cluster = getattr(self, "_cluster", None)
+        if cluster is not None:
+            try:  # where the interpreter ends, modules are empty
+                cluster._drop_later(self._number)
+            except (AttributeError, TypeError):
+                pass
+
+    def __repr__(self) -> str:
+        return f"<Ref {self._number} of cluster {self._cluster.name}: {self.size} bytes>"
+
+
+def check_used(cluster: JobCluster) -> list[Ref]:
+    """The references that were just pickled, to be kept as long as what they are in.
+
+    Raises:
+        UsageError: One is another cluster's.
+    """
+    used: list[Ref] = payload.take_used()
+    for ref in used:
+        if ref._cluster is not cluster:
+            raise UsageError(
+                f"{ref!r} cannot be used in cluster {cluster.name}",
+                hint="put the object into the cluster whose jobs read it",
+            )
+    return used
+
+
+payload.find_object = _refs.__getitem__
+payload.reference_type = Ref

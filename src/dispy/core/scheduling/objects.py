@@ -1,0 +1,103 @@
+"""Data that many jobs read: every node of a computation has it before jobs that may refer to it.
+
+All that is put goes to all nodes at once, in the order of the puts, and while it travels no jobs are
+sent there. So no job waits on a node for its data, and neither side keeps account of which job reads what.
+"""
+
+from __future__ import annotations
+
+from dispy.core.scheduling.placing import end_here, end_if_hopeless, note_room, place
+from dispy.core.scheduling.state import (
+    Computation,
+    DropObjects,
+    Node,
+    Outbox,
+    Placement,
+    PutObject,
+    Seconds,
+    Send,
+    State,
+    Status,
+    TellNode,
+)
+from dispy.protocol import node
+from dispy.protocol.node import ABANDONED
+
+
+def on_put_object(state: State, out: Outbox, event: PutObject, now: Seconds) -> None:
+    """An object goes to all nodes that have the computation; the others get it when they have."""
+    computation = state.computations.get(event.message.computation)
+    if computation is None:
+        return
+    computation.objects[event.message.number] = event.message
+    for placement in computation.placements.values():
+        send_objects(out, placement)
+
+
+def on_drop_objects(state: State, out: Outbox, event: DropObjects, now: Seconds) -> None:
+    """Nobody needs some objects any more. Those on their way are dropped when they have arrived."""
+    computation = state.computations.get(event.computation)
+    if computation is None:
+        return
+    for number in event.numbers:
+        computation.objects.pop(number, None)
+    for placement in computation.placements.values():
+        _drop_unwanted(out, placement)
+
+
+def send_objects(out: Outbox, placement: Placement, again: bool = False) -> None:
+    """Send a node what it does not have; ``again`` also what was under way when its connection broke."""
+    if placement.status is not Status.READY or not placement.node.is_connected:
+        return
+    if again:
+        placement.storing.clear()
+    for number, message in placement.computation.objects.items():
+        if number not in placement.stored and number not in placement.storing:
+            placement.storing.add(number)
+            out.append(Send(placement.node.id, message))
+    note_room(placement)
+
+
+def on_object_stored(
+    state: State, out: Outbox, known: Node, message: node.ObjectStored, now: Seconds
+) -> None:
+    """A node has an object, or cannot have it: then it is not used for new jobs of the computation."""
+    placement = known.placements.get(message.computation)
+    if placement is None or message.number not in placement.storing:
+        return
+    placement.storing.discard(message.number)
+    computation = placement.computation
+    if not message.reason:
+        placement.stored.add(message.number)
+        _drop_unwanted(out, placement)
+    elif message.number in computation.objects and placement.status is Status.READY:
+        _stop_using(out, computation, placement, message.reason)
+    note_room(placement)
+    place(out, computation, now)
+
+
+def reconcile_objects(out: Outbox, placement: Placement) -> None:
+    """After a reconnect: what was under way is sent again, and drops that may have been lost."""
+    send_objects(out, placement, again=True)
+    _drop_unwanted(out, placement)
+
+
+def _drop_unwanted(out: Outbox, placement: Placement) -> None:
+    unwanted = [number for number in placement.stored if number not in placement.computation.objects]
+    if unwanted and placement.node.is_connected:
+        placement.stored.difference_update(unwanted)
+        out.append(Send(placement.node.id, node.DropObjects(placement.computation.number, unwanted)))
+
+
+def _stop_using(out: Outbox, computation: Computation, placement: Placement, reason: str) -> None:
+    """What runs there goes on; what waits there is asked back."""
+    placement.status = Status.FAILED
+    placement.reason = reason
+    waiting = len(placement.assigned) - len(placement.started)
+    if waiting and placement.node.is_connected:
+        out.append(Send(placement.node.id, node.TakeBack(computation.number, waiting)))
+    pinned = [job.number for job in placement.pinned]
+    placement.pinned.clear()
+    end_here(out, computation, pinned, ABANDONED, reason)
+    out.append(TellNode(computation.client, computation.number, placement.node.id, False, reason))
+    end_if_hopeless(out, computation)
