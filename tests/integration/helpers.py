@@ -292,7 +292,8 @@ class Node(Program):
         python: Sequence[str] = PYTHON,
         **options: object,
     ) -> None:
-        command = [*python, "-W", warnings, "-m", "dispy.cli.node"]
+        options_of_python = ["-W", warnings] if warnings else []
+        command = [*python, *options_of_python, "-m", "dispy.cli.node"]
         super().__init__([*command, *arguments], place, **options)
         self.name = ""
         self.host = ""

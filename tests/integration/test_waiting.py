@@ -250,8 +250,8 @@ import dispy, time
 if __name__ == "__main__":
     cluster = dispy.JobCluster(time.sleep, max_queued=2)
     jobs = [cluster.submit(60) for _ in range(2)]
-    print("full", flush=True)
     try:
+        print("full", flush=True)
         cluster.submit(60)
     except KeyboardInterrupt:
         print("interrupted", flush=True)
