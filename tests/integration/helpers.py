@@ -180,11 +180,10 @@ class Program:
         self._place = place
         self.process = subprocess.Popen(
             arguments,
-            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            **{"env": place.environment, "cwd": place.root, **options},
+            **{"stdin": subprocess.DEVNULL, "env": place.environment, "cwd": place.root, **options},
         )
         self.pid: int = self.process.pid
         self._texts = {"stdout": "", "stderr": ""}

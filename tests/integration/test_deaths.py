@@ -76,13 +76,10 @@ def lost_node(place: Place, node: Node) -> list[int]:
 # Workers.
 
 
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_killed_worker(
-    make_cluster: MakeCluster, start_node: StartNode, runs: Runs, reentrant: bool
-) -> None:
-    """Its job ends, with the reason; those behind it run. The node is there: nothing is run again."""
+def test_killed_worker(make_cluster: MakeCluster, start_node: StartNode, runs: Runs) -> None:
+    """Its job ends, with the reason; those behind it run. Nothing is run again that must not."""
     node = start_node("--cpus", "1", "--name", "one")
-    cluster = make_cluster(run, reentrant=reentrant)
+    cluster = make_cluster(run)
     job = cluster.submit(str(runs.directory), "x")
     worker, _, _ = runs.wait("x")
     below = psutil.Process(worker).children(recursive=True)
@@ -158,6 +155,37 @@ def test_killed_host(make_cluster: MakeCluster, start_node: StartNode, runs: Run
     ]
     assert all(len(runs.of(n)) == 1 for n in [*range(10), "later", "a", "b"]), "a job ran twice"
     assert node.process.poll() is None
+
+
+def test_jobs_that_may_run_again_do_when_their_worker_or_host_dies(
+    make_cluster: MakeCluster, start_node: StartNode, runs: Runs
+) -> None:
+    node = start_node("--cpus", "1")
+    cluster = make_cluster(run, nodes=[("127.0.0.1", node.port)], reentrant=True)
+    jobs = [cluster.submit(runs.directory, name) for name in range(3)]
+    worker, _, _ = runs.wait(0)
+    os.kill(worker, signal.SIGKILL)
+    _, host, _ = runs.wait(0, 2)
+    os.kill(host, signal.SIGKILL)
+    wait_gone([host])
+    runs.release()
+    assert [job()[0] for job in jobs] == [0, 1, 2]
+    assert [len(runs.of(name)) for name in range(3)] == [3, 1, 1]
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_a_job_that_kills_itself_each_time(make_cluster: MakeCluster, runs: Runs, isolate: bool) -> None:
+    def die(directory: str) -> None:
+        run(directory, "fatal", is_held=False)
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    cluster = make_cluster(die, depends=[run], reentrant=True, isolate=isolate)
+    job = cluster.submit(runs.directory)
+    assert job() is None
+    assert job.status == TERMINATED
+    assert "SIGSEGV" in job.exception
+    assert "was started 3 times and died each time" in job.exception
+    assert len(runs.of("fatal")) == 3
 
 
 def test_killed_spare_host(make_cluster: MakeCluster, start_node: StartNode) -> None:

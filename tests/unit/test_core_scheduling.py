@@ -197,3 +197,38 @@ def test_a_node_without_room_keeps_what_runs_and_gets_nothing_new() -> None:
     result = node.JobsEnded(1, 1, [node.Ended(1, 0, node.FINISHED, 1.0, 2.0, b"")])
     actions = machine.handle(core.FromNodeEvent(NODE, result), 0.0)
     assert [e.number for a in actions if isinstance(a, core.TellEnded) for e in a.ended] == [1]
+
+
+# Deaths.
+
+
+def died(number: int, attempt: int) -> core.FromNodeEvent:
+    ended = node.Ended(number, attempt, node.TERMINATED, 1.0, 2.0, b"", reason="killed", died=True)
+    return core.FromNodeEvent(NODE, node.JobsEnded(1, 1, [ended]))
+
+
+def test_a_job_that_may_run_again_does_when_its_process_died_until_it_is_at_fault_itself() -> None:
+    machine = machine_with_node(1, is_reentrant=True)
+    machine.handle(core.SubmitJobs(1, jobs(2)), 0.0)
+    for attempt in (0, 1):
+        actions = machine.handle(died(1, attempt), 0.0)
+        assert core.TellRequeued(ClientId(0), 1, [1]) in actions
+        again = sent(actions, node.RunJobs)
+        assert [(job.number, job.attempt) for job in again[0].jobs] == [(1, attempt + 1)]  # type: ignore[union-attr]
+    actions = machine.handle(died(1, 2), 0.0)
+    (told,) = [action for action in actions if isinstance(action, core.TellEnded)]
+    assert [(e.number, e.status) for e in told.ended] == [(1, node.TERMINATED)]
+    assert told.ended[0].reason == "killed; it was started 3 times and died each time"
+    assert machine.state.computations[1].open == 1
+
+
+@pytest.mark.parametrize("case", ["not reentrant", "cancelled", "late"])
+def test_a_death_that_is_the_end(case: str) -> None:
+    machine = machine_with_node(1, is_reentrant=case != "not reentrant")
+    machine.handle(core.SubmitJobs(1, jobs(1)), 0.0)
+    if case == "cancelled":
+        machine.handle(core.CancelJobs(1, [1]), 0.0)
+    actions = machine.handle(died(1, 1 if case == "late" else 0), 0.0)
+    told = [e.number for a in actions if isinstance(a, core.TellEnded) for e in a.ended]
+    assert told == ([] if case == "late" else [1])
+    assert not sent(actions, node.RunJobs)

@@ -376,7 +376,10 @@ class Worker:
 
     def _died(self, job: Job, start: float, end: float, reason: str) -> Ended:
         stdout, stderr = self._capture.take()
-        return self._large(job, TERMINATED, start, end, b"", 0, reason, stdout, stderr)
+        ended = self._large(job, TERMINATED, start, end, b"", 0, reason, stdout, stderr)
+        words = self._words
+        ended.died = words[protocol.SLOT_INTERRUPT] != words[protocol.SLOT_CLAIM]
+        return ended
 
     def _kill_leftovers(self) -> None:
         try:

@@ -227,7 +227,16 @@ def _end_running(
     for job in jobs:
         if computation.open.get(job.number) is job:
             ended.append(
-                Ended(job.number, job.attempt, TERMINATED, event.start, event.end, b"", reason=reason)
+                Ended(
+                    job.number,
+                    job.attempt,
+                    TERMINATED,
+                    event.start,
+                    event.end,
+                    b"",
+                    reason=reason,
+                    died=not worker.interrupted,
+                )
             )
     take_results(computation, ended)
     computation.cancelling.difference_update([(job.number, job.attempt) for job in jobs])

@@ -35,6 +35,9 @@ from dispy.protocol.node import ABANDONED, Attempt, RunJobs
 
 __all__ = ["Node"]
 
+DEATHS_MAX = 3
+"""A job that may run again and whose process dies so often is at fault itself, most likely."""
+
 
 def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
     """A node is there (again). If both sides know each other, they compare what they hold."""
@@ -162,6 +165,9 @@ def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnde
     placement = known.placements.get(message.computation)
     if placement is None:
         return
+    computation = placement.computation
+    if computation.reentrant:
+        _run_again(out, placement, message)
     assigned = placement.assigned
     ended = []
     for result in message.ended:
@@ -170,8 +176,9 @@ def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnde
             del assigned[result.number]
             ended.append(result)
     if not ended:
+        note_room(placement)
+        place(out, computation, now)
         return
-    computation = placement.computation
     computation.open -= len(ended)
     if placement.started:
         placement.started.difference_update([result.number for result in ended])
@@ -184,6 +191,30 @@ def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnde
     out.append(TellEnded(computation.client, computation.number, known.id, ended))
     note_room(placement)
     place(out, computation, now)
+
+
+def _run_again(out: Outbox, placement: Placement, message: node.JobsEnded) -> None:
+    """Requeue what may be run again of the jobs whose processes have died, unless they die each time."""
+    computation = placement.computation
+    again = []
+    for result in message.ended:
+        job = placement.assigned.get(result.number)
+        if job is None or job.attempt != result.attempt:
+            continue
+        if result.died:
+            deaths = computation.deaths[job.number] = computation.deaths.get(job.number, 0) + 1
+            if deaths == DEATHS_MAX:
+                result.reason += f"; it was started {DEATHS_MAX} times and died each time"
+            elif job.number not in placement.cancelling:
+                again.append(job)
+        elif computation.deaths:
+            computation.deaths.pop(result.number, None)
+    for job in again:
+        del placement.assigned[job.number]
+        placement.started.discard(job.number)
+    if again:
+        requeue(computation, again)
+        out.append(TellRequeued(computation.client, computation.number, [job.number for job in again]))
 
 
 def on_jobs_returned(

@@ -242,8 +242,8 @@ class Computation:
     """What a client wants computed, and the jobs of it that have not been sent to a node."""
 
     __slots__ = (
-        "backlogs", "cancelled", "client", "compute", "free", "number", "objects", "open", "pinned", "placements",
-        "queue", "reentrant",
+        "backlogs", "cancelled", "client", "compute", "deaths", "free", "number", "objects", "open", "pinned",
+        "placements", "queue", "reentrant",
     )  # fmt: skip
 
     def __init__(self, client: ClientId, compute: Compute, reentrant: bool) -> None:
@@ -259,6 +259,8 @@ class Computation:
         """Jobs that have not ended."""
         self.pinned: dict[int, NodeId] = {}
         """Where pinned jobs that have not ended may run, by number."""
+        self.deaths: dict[int, int] = {}
+        """How often the process of a job has died that is run again after that, by the job's number."""
         self.objects: dict[int, node.PutObject] = {}
         """What jobs refer to, by number."""
         self.placements: dict[NodeId, Placement] = {}

@@ -1,0 +1,71 @@
+"""Runs the storm.
+
+    python -m tests.chaos --seconds 60
+    python -m tests.chaos --faults 2000 --seed 7
+
+The exit code is 1 if a promise was broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from dispy import DispyJob
+
+from .storm import Outcome, run
+
+STATUSES = {
+    DispyJob.Finished: "finished",
+    DispyJob.Terminated: "terminated",
+    DispyJob.Abandoned: "abandoned",
+    DispyJob.Cancelled: "cancelled",
+}
+
+
+def main() -> None:
+    """Entry of ``python -m tests.chaos``."""
+    parser = argparse.ArgumentParser(
+        prog="tests.chaos", description="Kill, stop and cut off real processes."
+    )
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long to put faults on")
+    parser.add_argument(
+        "--faults", type=int, default=sys.maxsize, help="how many, if that is reached before"
+    )
+    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3)))
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--programs", type=int, default=2)
+    options = parser.parse_args()
+    seconds = options.seconds if options.faults == sys.maxsize else float("inf")
+    print(f"seed {options.seed}", flush=True)
+    with tempfile.TemporaryDirectory(prefix="chaos-") as root:
+        place = Path(root) / "place"
+        place.mkdir()
+        outcome = run(place, options.seed, seconds, options.faults, options.nodes, options.programs)
+        show(outcome)
+    sys.exit(1 if outcome.broken else 0)
+
+
+def show(outcome: Outcome) -> None:
+    """Print what came of it."""
+    print(
+        f"{outcome.faults.total()} faults in {outcome.seconds:.0f} s:", dict(outcome.faults.most_common())
+    )
+    told = {STATUSES.get(status, str(status)): count for status, count in outcome.statuses.most_common()}
+    print(f"{outcome.jobs} jobs, told as:", told)
+    times = outcome.recoveries
+    if times:
+        print(
+            f"from a fault to the end of a job submitted after it: p50 {times[len(times) // 2]:.2f} s, "
+            f"p99 {times[len(times) * 99 // 100]:.2f} s, longest {times[-1]:.2f} s"
+        )
+    print("broken promises:", dict(outcome.broken) or "none")
+    for note in outcome.notes[:20]:
+        print(note)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""A program as a user has it: two clusters, jobs all the time, some cancelled; it writes down what it is told.
+
+    python -m tests.chaos.program SETTINGS
+
+Settings are JSON: ``ports`` of the nodes, ``log`` and ``marks`` (paths), ``first`` (its first job), ``seed``.
+It ends when its standard input does, after all its jobs. A line of the log is ``submit NUMBER REENTRANT``,
+``cancel NUMBER``, or ``end NUMBER STATUS RIGHT SECONDS MOMENT``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import select
+import sys
+import time
+from functools import partial
+
+import dispy
+from dispy import DispyJob, DispyNode
+
+from .checker import FINAL
+from .work import is_right, work
+
+OPEN_MAX = 60
+"""Jobs of a cluster that have not ended: two are running, the rest waits on nodes and in the program."""
+
+END_S = 60.0
+"""Jobs that take longer than this, with no faults any more, hang."""
+
+
+def main() -> None:
+    """Entry of the program."""
+    settings = json.loads(sys.argv[1])
+    chance = random.Random(settings["seed"])
+    log = os.open(settings["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    data: dict[int, bytes] = {}
+    begun: dict[int, float] = {}
+
+    def note(text: str) -> None:
+        os.write(log, f"{text}\n".encode())
+
+    def on_event(status: int, node: DispyNode | None, job: DispyJob | None) -> None:
+        if job is None or status not in FINAL:
+            return
+        number = int(job.id)
+        right = status != DispyJob.Finished or is_right(number, data.get(number, b""), job.result)
+        if status == DispyJob.Terminated:
+            print(f"job {number} is terminated: {str(job.exception)[-300:]}", file=sys.stderr)
+        note(
+            f"end {number} {status} {int(right)} {time.monotonic() - begun[number]:.3f} {time.monotonic():.3f}"
+        )
+
+    nodes = [("127.0.0.1", port) for port in settings["ports"]]
+    make = partial(dispy.JobCluster, work, nodes=nodes, cluster_status=on_event, max_queued=OPEN_MAX)
+    clusters = [make(reentrant=True), make(reentrant=False)]
+    number = settings["first"]
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        kind = chance.randrange(2)
+        data[number] = (
+            chance.randbytes(chance.choice([70_000, 400_000, 3_000_000])) if chance.random() < 0.03 else b""
+        )
+        seconds = chance.choice([0, 0, 0.001, 0.01, 0.01, 0.05, 0.2])
+        begun[number] = time.monotonic()
+        note(f"submit {number} {int(kind == 0)}")
+        job = clusters[kind].submit_job_id(number, number, seconds, settings["marks"], data[number])
+        if chance.random() < 0.03:
+            note(f"cancel {number}")
+            clusters[kind].cancel(job)
+        number += 1
+    ended = [cluster.wait(END_S) for cluster in clusters]
+    for cluster in clusters:
+        cluster.close(terminate=True)
+        cluster.shutdown()
+    print("all ended" if all(ended) else "jobs are left", flush=True)
+
+
+if __name__ == "__main__":
+    main()

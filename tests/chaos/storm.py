@@ -1,0 +1,369 @@
+"""The storm: nodes, programs and links, the faults that are put on them, and the gathering of what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from dispy.net.discovery import running_nodes
+from tests.integration.helpers import Node, Place, Program, wait_for
+from tests.integration.proxy import Proxy
+
+from .checker import Story, check
+from .weather import Weather
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PROGRAM_END_S = 150.0
+"""A program that takes longer to end, with no faults any more, hangs."""
+
+DESCRIPTORS_MAX = 40
+DESCRIPTORS_EACH_MAX = 6
+"""What a node has open: for itself, and for each host and worker."""
+
+FROZEN_S = (0.05, 0.3, 1.0, 2.5)
+"""How long a process stands still, or a link is silent: less than the five seconds after which it is dead."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        faults: How many of each kind were put on.
+        broken: How often each promise was broken.
+        jobs: Jobs that were submitted.
+        statuses: Final statuses that were told.
+        recoveries: From a fault to the end of a job that was submitted after it (seconds), sorted.
+        seconds: How long it took.
+        notes: What a reader needs to find out why.
+    """
+
+    faults: Counter[str] = field(default_factory=Counter)
+    broken: Counter[str] = field(default_factory=Counter)
+    jobs: int = 0
+    statuses: Counter[int] = field(default_factory=Counter)
+    recoveries: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Client:
+    """A program that runs, and its log."""
+
+    program: Program
+    log: Path
+    first: int
+    is_killed: bool = False
+
+
+class Storm:
+    """Nodes behind proxies, and programs that use them.
+
+    Args:
+        root: An empty directory.
+        seed: Of all that is drawn.
+        nodes: How many.
+        programs: How many run at a time.
+    """
+
+    def __init__(self, root: Path, seed: int, nodes: int, programs: int) -> None:
+        self._chance = random.Random(seed)
+        self._place = Place(root)
+        self._place.environment["PYTHONPATH"] = f"{ROOT}/src:{ROOT}"
+        self._marks = root / "marks"
+        self._marks.mkdir()
+        self._logs = root / "logs"
+        self._logs.mkdir()
+        self._ports = [_free_port() for _ in range(nodes)]
+        self._weather = [Weather() for _ in range(nodes)]
+        self._nodes = [self._start_node(index) for index in range(nodes)]
+        self._proxies = [
+            Proxy(port, lambda _, weather=weather: weather)  # type: ignore[misc]
+            for port, weather in zip(self._ports, self._weather, strict=True)
+        ]
+        self._clients: list[Client] = []
+        self._frozen: list[threading.Timer] = []
+        self._times: list[float] = []
+        """When faults were put on."""
+        self.outcome = Outcome()
+        for _ in range(programs):
+            self._start_program()
+
+    def _start_node(self, index: int) -> Node:
+        options = ["--listen_port", str(self._ports[index]), "--name", f"node{index}", "--cpus", "2"]
+        return Node(self._place, *options, warnings="")
+
+    def _start_program(self) -> None:
+        first = 1 + len(self._clients) * 10_000_000
+        log = self._logs / str(len(self._clients))
+        settings = {
+            "ports": [proxy.port for proxy in self._proxies],
+            "log": str(log),
+            "marks": str(self._marks),
+            "first": first,
+            "seed": self._chance.random(),
+        }
+        command = [sys.executable, "-m", "tests.chaos.program", json.dumps(settings)]
+        reading, writing = os.pipe()
+        program = Program(command, self._place, stdin=reading)
+        os.close(reading)
+        program.input = writing  # type: ignore[attr-defined]
+        self._clients.append(Client(program, log, first))
+
+    # Faults.
+
+    def fault(self) -> None:
+        """Put one on, drawn by chance."""
+        kinds: list[tuple[int, Callable[[], bool]]] = [
+            (4, self.kill_worker),
+            (2, self.kill_host),
+            (2, self.kill_node),
+            (1, self.stop_node),
+            (1, self.kill_program),
+            (3, self.freeze),
+            (3, self.reset_link),
+            (2, self.hold_link),
+            (1, self.slow_link),
+        ]
+        weights = [weight for weight, _ in kinds]
+        kind = self._chance.choices([kind for _, kind in kinds], weights)[0]
+        if kind():
+            self.outcome.faults[kind.__name__.replace("_", " ")] += 1
+            self._times.append(time.monotonic())
+
+    def _index(self) -> int:
+        return self._chance.randrange(len(self._nodes))
+
+    def _below(self, depth: int) -> psutil.Process | None:
+        """A host (1) or a worker (2) of some node."""
+        found = [psutil.Process(self._nodes[self._index()].pid)]
+        try:
+            for _ in range(depth):
+                found = [child for process in found for child in process.children()]
+            return self._chance.choice(found) if found else None
+        except psutil.Error:
+            return None
+
+    def kill_worker(self) -> bool:
+        return self._kill(self._below(2))
+
+    def kill_host(self) -> bool:
+        return self._kill(self._below(1))
+
+    @staticmethod
+    def _kill(process: psutil.Process | None) -> bool:
+        if process is None:
+            return False
+        with suppress(psutil.Error):
+            process.kill()
+        return True
+
+    def kill_node(self) -> bool:
+        return self._replace_node(signal.SIGKILL)
+
+    def stop_node(self) -> bool:
+        return self._replace_node(signal.SIGTERM)
+
+    def _replace_node(self, number: int) -> bool:
+        index = self._index()
+        node = self._nodes[index]
+        node.send(number)
+        node.send(signal.SIGCONT)
+        try:
+            node.wait(8)
+        except AssertionError as error:
+            self._break("a node does not end", str(error))
+            node.end()
+        self._end_of_node(node)
+        time.sleep(self._chance.choice([0, 0, 0.5, 1.5]))
+        self._nodes[index] = self._start_node(index)
+        return True
+
+    def _end_of_node(self, node: Node) -> None:
+        if "Traceback" in node.stderr or "has a fault" in node.stderr:
+            self._break("a node has a fault", node.stderr[-3000:])
+        node.end()
+
+    def kill_program(self) -> bool:
+        index = self._chance.randrange(len(self._clients))
+        client = self._clients[index]
+        if client.is_killed:
+            return False
+        client.is_killed = True
+        client.program.process.kill()
+        self._end_of_program(client)
+        self._start_program()
+        return True
+
+    def _end_of_program(self, client: Client) -> None:
+        with suppress(AssertionError):
+            client.program.wait(5)
+        os.close(client.program.input)  # type: ignore[attr-defined]
+        if "Traceback" in client.program.stderr:
+            self._break("a program has a fault", client.program.stderr[-3000:])
+        client.program.end()
+
+    def freeze(self) -> bool:
+        """Some process stands still for a while."""
+        way = self._chance.randrange(4)
+        if way == 3:
+            alive = [client for client in self._clients if not client.is_killed]
+            pid: int | None = self._chance.choice(alive).program.pid
+        elif way == 2:
+            pid = self._nodes[self._index()].pid
+        else:
+            process = self._below(way + 1)
+            pid = process.pid if process is not None else None
+        if pid is None:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+        timer = threading.Timer(self._chance.choice(FROZEN_S), _go_on, [pid])
+        timer.start()
+        self._frozen.append(timer)
+        return True
+
+    def reset_link(self) -> bool:
+        self._weather[self._index()].reset()
+        return True
+
+    def hold_link(self) -> bool:
+        self._weather[self._index()].hold(self._chance.choice(FROZEN_S))
+        return True
+
+    def slow_link(self) -> bool:
+        self._weather[self._index()].slow(self._chance.choice([0.5, 2.0]))
+        return True
+
+    # The end.
+
+    def finish(self) -> Outcome:
+        """No more faults: programs wait for their jobs, everything ends, and what is left is looked at."""
+        for weather in self._weather:
+            weather.clear()
+        for timer in self._frozen:
+            timer.join()
+        for client in self._clients:
+            if not client.is_killed:
+                os.write(client.program.input, b"\n")  # type: ignore[attr-defined]
+        for client in self._clients:
+            if client.is_killed:
+                continue
+            try:
+                code = client.program.wait(PROGRAM_END_S)
+                if code:
+                    self._break("a program fails", f"exit code {code}")
+                if "all ended" not in client.program.stdout:
+                    self._break("jobs hang", client.program.stderr[-3000:])
+            except AssertionError as error:
+                self._break("a program hangs", str(error)[-3000:])
+            self._end_of_program(client)
+        self._look_for_leaks()
+        self._judge()
+        return self.outcome
+
+    def _look_for_leaks(self) -> None:
+        for node in self._nodes:
+            with suppress(AssertionError):
+                node.wait_listens()
+            open_, below = _descriptors(node.pid), len(node.descendants())
+            if open_ > DESCRIPTORS_MAX + below * DESCRIPTORS_EACH_MAX:
+                self._break("a node leaks descriptors", f"{open_} are open for {below} processes")
+            node.stop()
+            self._end_of_node(node)
+        # What those who were killed have left is removed by the next who starts.
+        last = Node(self._place, "--listen_port", "0", warnings="").wait_listens()
+        running_nodes("")
+        last.stop()
+        last.end()
+        try:
+            wait_for(self._place.processes, lambda left: not left, what="no processes are left")
+        except AssertionError as error:
+            self._break("processes are left", str(error))
+        left = [path for path in self._place.files() if "/secret" not in path]
+        if left:
+            self._break("files are left", f"{left[:10]}")
+        for proxy in self._proxies:
+            proxy.close()
+        self._place.close()
+
+    def _judge(self) -> None:
+        story, outcome = Story(), self.outcome
+        ends: list[tuple[float, float]] = []
+        for client in self._clients:
+            numbers: set[int] = set()
+            for line in client.log.read_text().splitlines():
+                words = line.split()
+                number = int(words[1])
+                if words[0] == "submit":
+                    story.submitted[number] = words[2] == "1"
+                    numbers.add(number)
+                elif words[0] == "cancel":
+                    story.cancelled.add(number)
+                else:
+                    story.told.append((number, int(words[2]), words[3] == "1"))
+                    outcome.statuses[int(words[2])] += 1
+                    ends.append((float(words[5]), float(words[5]) - float(words[4])))
+            if client.is_killed:
+                story.lost |= numbers
+        for path in self._marks.iterdir():
+            for line in path.read_text().splitlines():
+                (story.started if line[0] == "s" else story.finished).append(int(line[2:]))
+        outcome.jobs = len(story.submitted)
+        outcome.broken += check(story)
+        ends.sort()
+        for moment in self._times:
+            after = next((end for end, begun in ends if begun > moment), None)
+            if after is not None:
+                outcome.recoveries.append(after - moment)
+        outcome.recoveries.sort()
+
+    def _break(self, what: str, note: str) -> None:
+        self.outcome.broken[what] += 1
+        self.outcome.notes.append(f"{what}: {note}")
+
+
+def _go_on(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
+def _descriptors(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run(root: Path, seed: int, seconds: float, faults: int, nodes: int = 3, programs: int = 2) -> Outcome:
+    """Let it storm for so long, or for so many faults, and look at what is left."""
+    storm = Storm(root, seed, nodes, programs)
+    start = time.monotonic()
+    chance = random.Random(f"{seed} pauses")
+    while time.monotonic() - start < seconds and storm.outcome.faults.total() < faults:
+        time.sleep(chance.choice([0.02, 0.1, 0.3, 0.6]))
+        storm.fault()
+    outcome = storm.finish()
+    outcome.seconds = time.monotonic() - start
+    return outcome
