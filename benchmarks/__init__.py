@@ -25,5 +25,7 @@ CLAIMS = (
     "import_time",
     "start_time",
     "scheduling",
+    "drill",
+    "soak",
 )
 """Modules of this package, in the order in which they run."""
