@@ -253,7 +253,9 @@ TO_NODE = [
         node.AcknowledgeProvisional(1, 7, 1, 1),
         node.Detach(),
         node.ShareMemory(),
-        node.RunJobs(1, [node.Job(7, 1, b"", given=5)]),
+        node.RunJobs(1, [node.Job(7, 1, b"", given=5)], [7]),
+        node.WatchJobs(1, [7, 8]),
+        node.AcknowledgePrinted(1),
     )
 ]
 FROM_NODE = [
@@ -272,6 +274,7 @@ FROM_NODE = [
         node.Reconciled(_ATTEMPTS, [1]),
         node.Leaving("stopped"),
         node.NodeCpus(2),
+        node.JobsPrinted(1, [node.Printed(7, 1, True, 0, b"out", 0, b"err")]),
     )
 ]
 ON_NODE: list[tuple[Callable[[bytes], Any], Message]] = [
@@ -285,6 +288,7 @@ ON_NODE: list[tuple[Callable[[bytes], Any], Message]] = [
         (worker.to_host_decoder, worker.Fork(1, 0)),
         (worker.to_host_decoder, worker.Interrupt(1)),
         (worker.to_host_decoder, worker.Kill(1)),
+        (worker.to_host_decoder, worker.Unbuffer(1)),
         (worker.from_host_decoder, worker.Loaded("hm")),
         (worker.from_host_decoder, worker.LoadFailed("no")),
         (worker.from_host_decoder, worker.WorkerStarted(1, 4711)),

@@ -38,6 +38,8 @@ SLOT_COUNT = 4
 """Number of those results."""
 SLOT_START = 5
 """When the current job began (seconds since the epoch, as a double)."""
+SLOT_UNBUFFER = 6
+"""SIGURG is meant for this position only: what it prints is not to wait in a buffer. Written by the daemon."""
 SLOT_WORDS = 8
 SLOT_HEADER = SLOT_WORDS * 8
 ARENA_SIZE = 256 * limits.KIB
@@ -64,10 +66,14 @@ def split_claim(value: int) -> tuple[int, int]:
 
 
 class Record(Struct, array_like=True):
-    """Jobs that one worker runs one after another."""
+    """Jobs that one worker runs one after another.
+
+    ``live``: somebody wants to see what some of them print while they run, so nothing waits in a buffer.
+    """
 
     record: Number
     jobs: Annotated[list[Job], Meta(max_length=RECORD_JOBS_MAX)]
+    live: bool = False
 
 
 # Daemon to host.
@@ -89,7 +95,10 @@ class Load(Struct, array_like=True, tag=1):
 
 
 class Fork(Struct, array_like=True, tag=2):
-    """Start a worker. Its jobs and replies sockets come along as descriptors; ``slot`` is its place."""
+    """Start a worker; ``slot`` is its place.
+
+    Descriptors come along: its jobs and replies sockets, and the memory files that become its stdout and stderr.
+    """
 
     worker: Number
     slot: Number
@@ -103,6 +112,12 @@ class Interrupt(Struct, array_like=True, tag=3):
 
 class Kill(Struct, array_like=True, tag=4):
     """End a worker and everything it started."""
+
+    worker: Number
+
+
+class Unbuffer(Struct, array_like=True, tag=5):
+    """Send SIGURG to a worker; what it is meant for stands in its slot."""
 
     worker: Number
 
@@ -138,7 +153,7 @@ class WorkerExited(Struct, array_like=True, tag=35):
     """Why there was no process at all."""
 
 
-ToHost = Load | Fork | Interrupt | Kill
+ToHost = Load | Fork | Interrupt | Kill | Unbuffer
 FromHost = Loaded | LoadFailed | WorkerStarted | WorkerExited
 
 # Replies. The first byte of a packet tells what it is.

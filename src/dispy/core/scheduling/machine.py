@@ -23,6 +23,7 @@ from dispy.core.scheduling.state import (
     State,
     SubmitJobs,
     Tick,
+    WatchJobs,
 )
 from dispy.protocol import node
 
@@ -40,6 +41,7 @@ _HANDLERS: dict[type[Event], Handler] = {
     Allocate: computations.on_allocate,
     SubmitJobs: computations.on_submit_jobs,
     CancelJobs: computations.on_cancel_jobs,
+    WatchJobs: computations.on_watch_jobs,
     NodeUp: nodes.on_node_up,
     NodeSilent: nodes.on_node_silent,
     NodeLost: nodes.on_node_lost,
@@ -56,6 +58,7 @@ _MESSAGE_HANDLERS: dict[type[node.FromNode], MessageHandler] = {
     node.JobsEnded: nodes.on_jobs_ended,
     node.JobsReturned: nodes.on_jobs_returned,
     node.Provisional: nodes.on_provisional,
+    node.JobsPrinted: nodes.on_printed,
     node.Reconciled: nodes.on_reconciled,
     node.NodeCpus: nodes.on_node_cpus,
 }

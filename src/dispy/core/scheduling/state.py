@@ -8,7 +8,7 @@ from typing import NewType
 
 from msgspec import Struct
 
-from dispy.protocol.node import Compute, Ended, FromNode, Job, Provisional, Started, ToNode
+from dispy.protocol.node import Compute, Ended, FromNode, Job, Printed, Provisional, Started, ToNode
 
 ClientId = NewType("ClientId", int)
 NodeId = NewType("NodeId", bytes)
@@ -58,6 +58,14 @@ class CancelJobs(Struct):
     numbers: list[int]
 
 
+class WatchJobs(Struct):
+    """What these jobs print is wanted while they run, wherever that is; or not any more."""
+
+    computation: int
+    numbers: list[int]
+    is_wanted: bool = True
+
+
 class NodeUp(Struct):
     """A connection to a node stands. ``known``: it knows us from an earlier one."""
 
@@ -97,6 +105,7 @@ Event = (
     | Allocate
     | SubmitJobs
     | CancelJobs
+    | WatchJobs
     | NodeUp
     | NodeSilent
     | NodeLost
@@ -149,6 +158,14 @@ class TellValue(Struct):
     value: Provisional
 
 
+class TellPrinted(Struct):
+    """Running jobs have printed something."""
+
+    client: ClientId
+    computation: int
+    printed: list[Printed]
+
+
 class TellNode(Struct):
     """A node became usable for a computation (``reason`` empty), or is not any more, and why."""
 
@@ -159,7 +176,7 @@ class TellNode(Struct):
     reason: str = ""
 
 
-Action = Send | TellEnded | TellStarted | TellRequeued | TellValue | TellNode
+Action = Send | TellEnded | TellStarted | TellRequeued | TellValue | TellPrinted | TellNode
 Outbox = list[Action]
 
 # State.
@@ -223,7 +240,7 @@ class Computation:
 
     __slots__ = (
         "backlogs", "cancelled", "client", "compute", "free", "number", "open", "pinned", "placements", "queue",
-        "reentrant",
+        "reentrant", "watched",
     )  # fmt: skip
 
     def __init__(self, client: ClientId, compute: Compute, reentrant: bool) -> None:
@@ -244,6 +261,8 @@ class Computation:
         """Where a job would start at once."""
         self.backlogs: dict[NodeId, Placement] = {}
         """Where a job could wait."""
+        self.watched: set[int] = set()
+        """Numbers of jobs that have not ended and whose output is wanted while they run."""
 
 
 class Node:
