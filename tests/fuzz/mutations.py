@@ -256,6 +256,9 @@ TO_NODE = [
         node.RunJobs(1, [node.Job(7, 1, b"", given=5)]),
         node.PutObject(1, 2, b"\x80\x05N.", 3, 4),
         node.DropObjects(1, [2, 3]),
+        node.RunJobs(1, [node.Job(7, 1, b"", given=5)], [7]),
+        node.WatchJobs(1, [7, 8]),
+        node.AcknowledgePrinted(1),
     )
 ]
 FROM_NODE = [
@@ -275,6 +278,7 @@ FROM_NODE = [
         node.Leaving("stopped"),
         node.NodeCpus(2),
         node.ObjectStored(1, 2, "no room"),
+        node.JobsPrinted(1, [node.Printed(7, 1, True, 0, b"out", 0, b"err")]),
     )
 ]
 ON_NODE: list[tuple[Callable[[bytes], Any], Message]] = [
@@ -288,6 +292,7 @@ ON_NODE: list[tuple[Callable[[bytes], Any], Message]] = [
         (worker.to_host_decoder, worker.Fork(1, 0)),
         (worker.to_host_decoder, worker.Interrupt(1)),
         (worker.to_host_decoder, worker.Kill(1)),
+        (worker.to_host_decoder, worker.Unbuffer(1)),
         (worker.from_host_decoder, worker.Loaded("hm")),
         (worker.from_host_decoder, worker.LoadFailed("no")),
         (worker.from_host_decoder, worker.WorkerStarted(1, 4711)),

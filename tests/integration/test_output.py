@@ -19,6 +19,9 @@ def prints(what: str) -> None:
         print("line 1")
         print("error 1", file=sys.stderr)
         print("line 2", end="")
+    elif what == "part of a line":
+        sys.stderr.write("error without end")
+        print("also", file=sys.stderr, end="")
     elif what == "unicode":
         print("größer ≥ 日本", flush=True)
         sys.stdout.buffer.write(b"\xff\n")
@@ -50,6 +53,7 @@ def prints(what: str) -> None:
 OUTPUTS = {
     "nothing": ("", ""),
     "print": ("line 1\nline 2", "error 1\n"),
+    "part of a line": ("", "error without endalso"),
     "unicode": ("größer ≥ 日本\n\\xff\n", ""),
     "child": ("before\nout\nafter\n", "err\n"),
     "c": ("number 5\nputs\n", ""),

@@ -69,6 +69,15 @@ class ClusterRules(RuleBasedStateMachine):
         """All jobs are cancelled."""
         self.cluster.cancel(computation, list(self.cluster.models[computation].open))
 
+    @precondition(lambda self: any(model.open for model in self.cluster.models.values()))
+    @rule(indexes=st.lists(INDEX, min_size=1, max_size=3), is_wanted=st.sampled_from([True, True, False]))
+    def watch(self, indexes: list[int], is_wanted: bool) -> None:
+        """Somebody wants to see what jobs print, or does not any more."""
+        for number, model in self.cluster.models.items():
+            numbers = list(model.open) if is_wanted else list(model.watched)
+            if numbers:
+                self.cluster.watch(number, sorted({numbers[i % len(numbers)] for i in indexes}), is_wanted)
+
     @rule(
         computation=st.sampled_from([REENTRANT, ONCE]),
         index=INDEX,

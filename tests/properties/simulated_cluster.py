@@ -18,6 +18,7 @@ from dispy.protocol.node import (
     FromNode,
     Job,
     JobsEnded,
+    Printed,
     Reconciled,
     RunJobs,
     ToNode,
@@ -70,7 +71,9 @@ class Model:
     def __init__(self, number: int, is_reentrant: bool) -> None:
         self.number = number
         self.is_reentrant = is_reentrant
-        self.compute = Compute(number, f"c{number}", b"")
+        self.is_live = not is_reentrant
+        """Whether the output of all its jobs is wanted."""
+        self.compute = Compute(number, f"c{number}", b"", live=self.is_live)
         self.open: dict[int, NodeId | None] = {}
         """Jobs that have not ended, and where they are pinned to."""
         self.final: dict[int, int] = {}
@@ -79,6 +82,11 @@ class Model:
         self.sent: dict[tuple[int, int], NodeId] = {}
         self.starts: dict[int, list[int]] = {}
         """Attempts that a node has begun, by job."""
+        self.watched: set[int] = set()
+        """Jobs whose output is wanted now."""
+        self.ever_watched: set[int] = set()
+        self.printed: dict[int, tuple[int, int]] = {}
+        """By job: attempt, and how much of its output has come."""
 
 
 class Cluster:
@@ -110,6 +118,9 @@ class Cluster:
                     assert all(s.number in self.models[action.computation].open for s in action.started)
                 case core.TellRequeued():
                     assert set(action.numbers) <= set(self.models[action.computation].open)
+                case core.TellPrinted():
+                    for printed in action.printed:
+                        self._on_printed(self.models[action.computation], printed)
                 case core.TellNode() | core.TellValue():
                     pass
 
@@ -137,6 +148,19 @@ class Cluster:
             assert placement.status is core.Status.READY
             assert len(placement.assigned) <= placement.slots + placement.backlog, "a node is overbooked"
 
+    def _on_printed(self, model: Model, printed: Printed) -> None:
+        number = printed.number
+        assert number in model.open, f"{number} prints after its end"
+        assert model.is_live or number in model.ever_watched, f"nobody wants to know what {number} prints"
+        attempt, position = model.printed.get(number, (-1, 0))
+        assert printed.attempt >= attempt, f"{number}: an old attempt prints"
+        if printed.attempt > attempt:
+            position = 0
+        end = printed.stdout_at + len(printed.stdout)
+        assert printed.stdout_at <= (0 if printed.begins else position), f"some output of {number} is lost"
+        assert printed.stdout == bytes(i % 251 for i in range(printed.stdout_at, end))
+        model.printed[number] = (printed.attempt, max(position, end))
+
     def _on_ended(self, action: core.TellEnded) -> None:
         model = self.models[action.computation]
         for ended in action.ended:
@@ -145,6 +169,7 @@ class Cluster:
                 latest = max(attempt for number, attempt in model.sent if number == ended.number)
                 assert ended.attempt == latest, f"{ended.number} ends with the result of an old attempt"
             del model.open[ended.number]
+            model.watched.discard(ended.number)
             model.final[ended.number] = ended.status
 
     # What a user does.
@@ -167,6 +192,16 @@ class Cluster:
         """Jobs are not wanted any more."""
         self.models[number].cancelled.update(jobs)
         self.handle(core.CancelJobs(number, jobs))
+
+    def watch(self, number: int, jobs: list[int], is_wanted: bool) -> None:
+        """Somebody wants to see what jobs print, or does not any more."""
+        model = self.models[number]
+        if is_wanted:
+            model.watched.update(jobs)
+            model.ever_watched.update(jobs)
+        else:
+            model.watched.difference_update(jobs)
+        self.handle(core.WatchJobs(number, jobs, is_wanted))
 
     def allocate(self, number: int, link: Link, cpus: int, is_draining: bool = False) -> None:
         """A computation may use so much of a node."""
@@ -273,6 +308,8 @@ class Cluster:
             live = [job for job in computation.queue if job.number not in computation.cancelled]
             assert not (live and computation.free), "a job waits while a CPU is idle"
             assert not (live and computation.backlogs), "a job waits here though it could wait there"
+
+            assert computation.watched == model.watched
 
     def _check_places(self, computation: core.Computation, model: Model) -> None:
         """Every job that has not ended is in one place."""

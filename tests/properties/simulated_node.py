@@ -22,6 +22,11 @@ RunKey = tuple[ClientId, int, int]
 """One run of a job: client, number, attempt."""
 
 
+def output(size: int) -> bytes:
+    """The first bytes of what every job prints."""
+    return bytes(i % 251 for i in range(size))
+
+
 class Phase(Enum):
     """Where a worker is in ``run_record``."""
 
@@ -55,6 +60,12 @@ class SimulatedWorker:
         self.is_condemned = False
         self.is_blocked = False
         """Its job goes on until it is interrupted or killed."""
+        self.printed = 0
+        """What its job has printed, as far as the daemon can see (bytes)."""
+        self.buffered = 0
+        """What lies in the buffer of its job."""
+        self.is_live = False
+        """Whether nothing is kept in that buffer."""
 
     def can_step(self) -> bool:
         """Whether the worker has something to do."""
@@ -72,6 +83,7 @@ class SimulatedWorker:
         if self.phase is Phase.WAITING:
             self.record = self.socket.popleft()
             self.executed = 0
+            self.is_live = self.record.live
             self.phase = Phase.BETWEEN
         elif self.phase is Phase.BETWEEN:
             assert self.record is not None
@@ -104,6 +116,7 @@ class SimulatedWorker:
         self.arena.append(ended)
         self.executed += 1
         self.is_blocked = False
+        self.printed = self.buffered = 0
         self.phase = Phase.BETWEEN
 
     def _end_record(self) -> None:
@@ -128,6 +141,18 @@ class SimulatedWorker:
             self.interrupt = 0
             if obeys:
                 self._finish(TERMINATED, 0.5, "cancelled")
+
+    def print(self, size: int) -> None:
+        """The running job prints something."""
+        if self.is_live:
+            self.printed += size
+        else:
+            self.buffered += size
+
+    def unbuffer(self) -> None:
+        """SIGURG arrives."""
+        self.is_live = True
+        self.printed, self.buffered = self.printed + self.buffered, 0
 
     def send_value(self) -> None:
         """The running job sends a provisional result."""
@@ -225,6 +250,7 @@ class SimulatedNode:
     def reap(self, worker: SimulatedWorker) -> None:
         """The daemon learns of a worker's death."""
         self._drain(worker)
+        self.handle(core.WorkerDying(worker.id, worker.claim))
         self.handle(self._bury(worker, "died"))
 
     def _drain(self, worker: SimulatedWorker) -> None:
@@ -254,6 +280,7 @@ class SimulatedNode:
         for worker in self._workers_of(key):
             self.kill(worker)
             self._drain(worker)
+            self.handle(core.WorkerDying(worker.id, worker.claim))
         del self.hosts[key]
         # Among them are those that were asked for while the ends were collected.
         exits = [self._bury(worker, "host died") for worker in self._workers_of(key)]
@@ -290,11 +317,25 @@ class SimulatedNode:
             case core.KillWorker():
                 if action.worker in self.workers:
                     self.workers[action.worker].is_condemned = True
+            case core.Look():
+                self._look(action)
+            case core.Unbuffer():
+                if self.workers[action.worker].claim == action.position:
+                    self.workers[action.worker].unbuffer()
             case core.FlushSoon():
                 assert not self.is_flush_due, "a second timer for the same results"
                 self.is_flush_due = True
             case core.Pass() | core.Release():
                 pass
+
+    def _look(self, action: core.Look) -> None:
+        glimpses = []
+        for place in action.places:
+            worker = self.workers.get(place.worker)
+            if worker is not None and worker.claim == place.position:
+                text = output(worker.printed)[place.stdout_at :]
+                glimpses.append(core.Glimpse(place.worker, place.position, place.stdout_at, text, 0, b""))
+        self.handle(core.Looked(action.key, glimpses))
 
     def _fork(self, action: core.ForkWorker) -> None:
         assert self.hosts[action.key], "a worker before its host"
@@ -305,7 +346,7 @@ class SimulatedNode:
     def _offer(self, action: core.Offer) -> None:
         worker = self.workers[action.worker]
         # What is sent does not change any more when the machine cuts its own copy.
-        worker.socket.append(Record(action.record.record, list(action.record.jobs)))
+        worker.socket.append(Record(action.record.record, list(action.record.jobs), action.record.live))
         assert len(worker.socket) <= 2, "more records than a socket surely holds"
 
     # Properties.

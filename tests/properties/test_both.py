@@ -9,6 +9,7 @@ from simulated_cluster import Cluster, Link
 from simulated_node import Phase, RunKey, SimulatedNode, SimulatedWorker
 
 from dispy.core.execution import state as core
+from dispy.core.execution.printing import LOOK_S
 from dispy.core.execution.state import ClientId
 from dispy.protocol.node import FromNode, ToNode
 
@@ -109,6 +110,59 @@ class Both(ClusterRules):
         while steps and worker.can_step():
             worker.step(seconds, flush)
             steps -= 1
+
+    @precondition(lambda self: self.steppable() or self.running())
+    @rule(index=INDEX, size=st.integers(1, 400), is_watched=st.booleans(), is_lost=st.booleans())
+    def print_something(self, index: int, size: int, is_watched: bool, is_lost: bool) -> None:
+        """Jobs print; somebody wants to see that; the connection may break when it was told."""
+        self.start_all(is_blocked=True)
+        for worker in self.running():
+            worker.print(size)
+            model = self.cluster.models[worker.key[1]]
+            if is_watched and worker.job().number in model.open:
+                self.cluster.watch(model.number, [worker.job().number], is_wanted=True)
+        for link in self.links(is_up=True) if is_lost else ():
+            assert isinstance(link.node, RealNode)
+            link.node.now += LOOK_S
+            link.node.tick()
+            self.cluster.break_off(link)
+
+    @rule()
+    def see_everything(self) -> None:
+        """After a few looks all is known that watched jobs have printed, on nodes that can be reached."""
+        for _ in range(4):
+            for _ in range(3):
+                self.deliver_all()
+            for node in self.nodes():
+                node.now += LOOK_S
+                node.tick()
+        self.deliver_all()
+        self.deliver_all()
+        for link in self.cluster.links:
+            if (
+                link.is_introduced
+                and isinstance(link.node, RealNode)
+                and link.id not in self.cluster.comparing
+            ):
+                self.check_seen(link, link.node)
+
+    def check_seen(self, link: Link, node: RealNode) -> None:
+        for worker in node.workers.values():
+            model = self.cluster.models[worker.key[1]]
+            placement = self.cluster.machine.state.computations[worker.key[1]].placements.get(link.id)
+            if worker.phase is not Phase.RUNNING or placement is None:
+                continue
+            job = worker.job()
+            held = placement.assigned.get(job.number)
+            is_wanted = model.is_live or job.number in model.watched
+            if is_wanted and held is not None and held.attempt == job.attempt:
+                assert not worker.buffered, f"{job.number} prints into a buffer"
+                told = model.printed.get(job.number, (job.attempt, 0))
+                assert told == (job.attempt, worker.printed), f"not all that {job.number} printed is known"
+
+    def running(self) -> list[SimulatedWorker]:
+        workers = [worker for node in self.nodes() for worker in node.workers.values()]
+        return [worker for worker in workers if worker.phase is Phase.RUNNING]
 
     @precondition(lambda self: any(node.workers for node in self.nodes()))
     @rule()

@@ -94,6 +94,8 @@ class PlainNode:
                 self.places.pop(number, None)
             case protocol.Acknowledge(batch):
                 self.batches = [kept for kept in self.batches if kept.batch > batch]
+            case protocol.WatchJobs() | protocol.AcknowledgePrinted():
+                pass
             case protocol.Reconcile(attempts, computations):
                 self._reconcile({(a.number, a.attempt) for a in attempts}, computations)
             case _:

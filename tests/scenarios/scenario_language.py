@@ -13,17 +13,21 @@ Scheduling::
     started NODE C JOBS...        ended NODE C JOBS... [status=WORD]           cpus NODE N
     returned NODE C [JOBS...] [because=WORD]                  value NODE C JOB
     reconciled NODE [JOBS...] [missing=C]
+    watch C JOBS...               unwatch C JOBS...           printed NODE C JOBS...
 
 Execution::
 
     attach CLIENT [received=N]    silent CLIENT               detach CLIENT    cpus N
-    compute CLIENT C              close CLIENT C              ack CLIENT BATCH
+    compute CLIENT C [live]       close CLIENT C              ack CLIENT BATCH
     loaded CLIENT C               unloadable CLIENT C         dead CLIENT C [WORKER@POSITION...]
-    run CLIENT C JOBS...          cancel CLIENT C JOBS...     takeback CLIENT C COUNT
+    run CLIENT C JOBS... [watched=JOBS]                       takeback CLIENT C COUNT
+    cancel CLIENT C JOBS...
     refused CLIENT C JOB REASON   reconcile CLIENT [JOBS...] [of=C,C]
     ran WORKER RECORD JOBS... [took=SECONDS] [more] [retiring] [upto=N]
     recalled WORKER [RECORDS...]  exited WORKER POSITION      tick SECONDS [WORKER@POSITION...]
     value WORKER JOB              passed CLIENT C JOB         flush
+    watch CLIENT C JOBS...        unwatch CLIENT C JOBS...    seen CLIENT C
+    looked CLIENT C [WORKER@POSITION:AT+SIZE...]              dying WORKER POSITION
 """
 
 from __future__ import annotations
@@ -108,8 +112,13 @@ def show_ended(ended: list[Ended]) -> str:
 def show_to_node(message: Any) -> str:
     """What a scheduler says."""
     match message:
-        case node.RunJobs(number, jobs):
-            return f"RunJobs c{number}: {show(jobs)}"
+        case node.RunJobs(number, jobs, watched):
+            asked = f", watched {' '.join(map(str, watched))}" if watched else ""
+            return f"RunJobs c{number}: {show(jobs)}{asked}"
+        case node.WatchJobs(number, jobs, is_wanted):
+            return f"WatchJobs c{number}: {' '.join(map(str, jobs))}" + (
+                "" if is_wanted else ", not any more"
+            )
         case node.CancelJobs(number, attempts):
             return f"CancelJobs c{number}: {show(attempts)}"
         case node.TakeBack(number, count):
@@ -143,8 +152,16 @@ def show_from_node(message: Any) -> str:
             return f"ComputationFailed c{number} ({reason})"
         case node.NodeCpus(cpus):
             return f"NodeCpus {cpus}"
+        case node.JobsPrinted(number, printed):
+            return f"JobsPrinted c{number}: {', '.join(map(show_printed, printed))}"
         case _:
             return f"{type(message).__name__} c{message.computation}"
+
+
+def show_printed(printed: node.Printed) -> str:
+    """What of a job's output is told."""
+    begins = " begins" if printed.begins else ""
+    return f"{show([printed])}{begins} {printed.stdout_at}+{len(printed.stdout)}"
 
 
 def show_computations(numbers: list[int]) -> str:
@@ -198,6 +215,8 @@ class Scheduling(Player):
                 return f"client: requeued c{number}: {' '.join(map(str, numbers))}"
             case scheduling.TellValue(_, number, known, value):
                 return f"client: value c{number} on {known.decode()}: {show([value])} #{value.serial}"
+            case scheduling.TellPrinted(_, number, printed):
+                return f"client: printed c{number}: {', '.join(map(show_printed, printed))}"
             case scheduling.TellNode(_, number, known, is_usable, reason):
                 state = "usable" if is_usable else f"not usable ({reason})"
                 return f"client: {known.decode()} is {state} for c{number}"
@@ -281,6 +300,20 @@ class Scheduling(Player):
         job = words.attempts()[0]
         return self.said(name, node.Provisional(number, job.number, job.attempt, 1, b"v"))
 
+    def do_watch(self, words: Words) -> scheduling.WatchJobs:
+        number = words.number()
+        return scheduling.WatchJobs(number, [attempt.number for attempt in words.attempts()])
+
+    def do_unwatch(self, words: Words) -> scheduling.WatchJobs:
+        event = self.do_watch(words)
+        event.is_wanted = False
+        return event
+
+    def do_printed(self, words: Words) -> scheduling.FromNodeEvent:
+        name, number = words.take(), words.number()
+        printed = [node.Printed(a.number, a.attempt, False, 0, b"text", 0, b"") for a in words.attempts()]
+        return self.said(name, node.JobsPrinted(number, printed))
+
     def do_reconciled(self, words: Words) -> scheduling.FromNodeEvent:
         name = words.take()
         missing = [number_of(c) for c in words.named.get("missing", "").split(",") if c]
@@ -312,7 +345,7 @@ class Execution(Player):
             case execution.ForkWorker((client, number), worker):
                 return f"w{worker}: fork for {client.decode()}/c{number}"
             case execution.Offer(worker, record):
-                return f"w{worker}: offer r{record.record}: {show(record.jobs)}"
+                return f"w{worker}: offer r{record.record}: {show(record.jobs)}" + " (live)" * record.live
             case execution.Recall(worker):
                 return f"w{worker}: recall"
             case execution.Cut(worker, position):
@@ -321,6 +354,11 @@ class Execution(Player):
                 return f"w{worker}: interrupt {show_position(position)}"
             case execution.KillWorker(worker):
                 return f"w{worker}: kill"
+            case execution.Look((client, number), places):
+                at = [f"w{p.worker}@{show_position(p.position)}:{p.stdout_at}" for p in places]
+                return f"{client.decode()}/c{number}: look at {' '.join(at)}"
+            case execution.Unbuffer(worker, position):
+                return f"w{worker}: unbuffer {show_position(position)}"
             case execution.FlushSoon():
                 return "flush soon"
             case execution.Pass(worker, message):
@@ -347,8 +385,9 @@ class Execution(Player):
         return execution.CpusChanged(int(words.take()))
 
     def do_compute(self, words: Words) -> execution.FromClient:
+        is_live = words.flag("live")
         client, number = self.key(words)
-        return execution.FromClient(client, Compute(number, "f", b"", grace_s=5.0))
+        return execution.FromClient(client, Compute(number, "f", b"", grace_s=5.0, live=is_live))
 
     def do_close(self, words: Words) -> execution.FromClient:
         client, number = self.key(words)
@@ -379,7 +418,8 @@ class Execution(Player):
 
     def do_run(self, words: Words) -> execution.FromClient:
         client, number = self.key(words)
-        return execution.FromClient(client, node.RunJobs(number, words.jobs()))
+        watched = [int(job) for job in words.named.get("watched", "").split(",") if job]
+        return execution.FromClient(client, node.RunJobs(number, words.jobs(), watched))
 
     def do_cancel(self, words: Words) -> execution.FromClient:
         client, number = self.key(words)
@@ -414,6 +454,34 @@ class Execution(Player):
         self.now += float(words.take())
         places = [word.split("@") for word in words.plain]
         return execution.Tick({WorkerId(number_of(w)): (position_of(at), 1.0) for w, at in places})
+
+    def do_watch(self, words: Words) -> execution.FromClient:
+        client, number = self.key(words)
+        numbers = [attempt.number for attempt in words.attempts()]
+        return execution.FromClient(client, node.WatchJobs(number, numbers))
+
+    def do_unwatch(self, words: Words) -> execution.FromClient:
+        event = self.do_watch(words)
+        event.message.is_wanted = False  # type: ignore[union-attr]
+        return event
+
+    def do_seen(self, words: Words) -> execution.FromClient:
+        client, number = self.key(words)
+        return execution.FromClient(client, node.AcknowledgePrinted(number))
+
+    def do_looked(self, words: Words) -> execution.Looked:
+        key = self.key(words)
+        glimpses = []
+        for word in words.plain:
+            worker, place = word.split("@")
+            position, text = place.split(":")
+            at, size = map(int, text.split("+"))
+            glimpse = (WorkerId(number_of(worker)), position_of(position), at, b"x" * size, 0, b"")
+            glimpses.append(execution.Glimpse(*glimpse))
+        return execution.Looked(key, glimpses)
+
+    def do_dying(self, words: Words) -> execution.WorkerDying:
+        return execution.WorkerDying(WorkerId(words.number()), position_of(words.take()))
 
     def do_flush(self, words: Words) -> execution.Flush:
         return execution.Flush()

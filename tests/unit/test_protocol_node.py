@@ -19,8 +19,8 @@ CLIENT = bytes(range(16))
 TO_NODE: list[Any] = [
     node.Attach(CLIENT, "program", 7),
     node.Reconcile([Attempt(1, 2), Attempt(3, 4)], [5]),
-    node.Compute(1, "compute", b"code", 2, True, 0.5, "there"),
-    node.RunJobs(1, [Job(1, 0, b"call"), Job(2, 3, b"", 9)]),
+    node.Compute(1, "compute", b"code", 2, True, 0.5, "there", True),
+    node.RunJobs(1, [Job(1, 0, b"call"), Job(2, 3, b"", 9)], [2]),
     node.CancelJobs(1, [Attempt(1, 0)]),
     node.TakeBack(1, 10),
     node.CloseComputation(1),
@@ -29,6 +29,8 @@ TO_NODE: list[Any] = [
     node.ShareMemory(),
     node.PutObject(1, 2, b"data", 3, 4),
     node.DropObjects(1, [2, 3]),
+    node.WatchJobs(1, [2, 3], False),
+    node.AcknowledgePrinted(1),
     node.Detach(),
 ]
 FROM_NODE: list[Any] = [
@@ -46,6 +48,7 @@ FROM_NODE: list[Any] = [
     node.Leaving("service hours"),
     node.NodeCpus(2),
     node.ObjectStored(1, 2, "no room"),
+    node.JobsPrinted(1, [node.Printed(1, 2, True, 3, b"out", 4, b"err")]),
 ]
 
 

@@ -16,7 +16,7 @@ from dispy.protocol.worker import claim, pack_ran, split_claim, unpack_ran
 encode = msgspec.msgpack.Encoder().encode
 
 LOAD = worker.Load("compute", "/code", "/work", "/segments", "host", "127.0.0.1", True, 5)
-TO_HOST: list[Any] = [LOAD, worker.Fork(1, 2), worker.Interrupt(1), worker.Kill(1)]
+TO_HOST: list[Any] = [LOAD, worker.Fork(1, 2), worker.Interrupt(1), worker.Kill(1), worker.Unbuffer(1)]
 FROM_HOST: list[Any] = [
     worker.Loaded("a thread is alive"),
     worker.LoadFailed("no such module"),
@@ -55,7 +55,7 @@ def test_every_message_is_among_these_examples() -> None:
 
 
 def test_a_record_arrives_as_it_was_sent() -> None:
-    record = worker.Record(3, [Job(1, 0, b"call"), Job(2, 1, b"", 7)])
+    record = worker.Record(3, [Job(1, 0, b"call"), Job(2, 1, b"", 7)], True)
     assert worker.record_decoder.decode(encode(record)) == record
 
 

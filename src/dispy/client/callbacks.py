@@ -50,10 +50,7 @@ class Caller:
                 return
             function, batch = item
             for arguments in batch:
-                try:
-                    function(*arguments)
-                except BaseException:
-                    logger.exception("callback %r failed", function)
+                call_now(function, arguments)
             del item, batch
 
     def is_current(self) -> bool:
@@ -73,8 +70,16 @@ class Caller:
         self._queue.put(None)
 
 
-def check_callback(callback: Any, name: str, count: int) -> None:
-    """Check that something can be called with ``count`` positional arguments.
+def call_now(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """Call a function of the user; what it raises is logged."""
+    try:
+        function(*arguments)
+    except BaseException:
+        logger.exception("callback %r failed", function)
+
+
+def check_callback(callback: Any, name: str, parameters: tuple[str, ...]) -> None:
+    """Check that something can be called with so many positional arguments.
 
     Raises:
         UsageError: It cannot.
@@ -88,7 +93,7 @@ def check_callback(callback: Any, name: str, count: int) -> None:
     except (TypeError, ValueError):
         return
     try:
-        signature.bind(*[None] * count)
+        signature.bind(*parameters)
     except TypeError as error:
-        wanted = "(job)" if count == 1 else "(status, node, job)"
-        raise UsageError(f"{name} cannot be called with {wanted}: {error}") from error
+        wanted = ", ".join(parameters)
+        raise UsageError(f"{name} cannot be called with ({wanted}): {error}") from error

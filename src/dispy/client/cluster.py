@@ -32,6 +32,7 @@ from dispy.client.job import (
 )
 from dispy.client.mapping import Chunk, Mapping
 from dispy.client.nodes import DispyNode, NodeAllocate, parse_nodes
+from dispy.client.output import Follower, Watching
 from dispy.client.refs import Ref, check_used
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
@@ -40,7 +41,7 @@ from dispy.net import secrets
 from dispy.net.addresses import is_loopback, resolve
 from dispy.net.tls import DialerTls, Tls, check, dialer_tls, warn_if_open
 from dispy.protocol.limits import OBJECTS_MAX
-from dispy.protocol.node import Compute, Ended, Job, Provisional, PutObject, Started
+from dispy.protocol.node import Compute, Ended, Job, Printed, Provisional, PutObject, Started
 from dispy.scheduler.service import NodeInfo, Target
 
 logger = logging.getLogger("dispy.client")
@@ -95,6 +96,8 @@ class JobCluster:
         tls: Encrypt links; by default those to other machines, and all with ``certfile``.
         max_queued: ``submit`` waits while so many jobs have not ended, so that a producer cannot run away
             from the nodes. Callbacks are not made to wait: they would stop each other.
+        job_output: Called with (job, stream, text) while jobs run, some tenths of a second after they print, and
+            before ``job_status`` with the rest; ``stream`` is "stdout" or "stderr". See ``DispyJob.output``.
 
     The other parameters are not available yet and are refused.
 
@@ -135,6 +138,7 @@ class JobCluster:
         cafile: str | None = None,
         tls: bool | None = None,
         max_queued: int | None = None,
+        job_output: Callable[[DispyJob, str, str], object] | None = None,
     ) -> None:
         self._is_closed = True
         host = _renamed(host, ip_addr, "ip_addr", "host")
@@ -166,8 +170,9 @@ class JobCluster:
             isinstance(max_queued, bool) or not isinstance(max_queued, int) or max_queued < 1
         ):
             raise UsageError(f"max_queued must be a number of jobs from 1, not {max_queued!r}")
-        check_callback(job_status, "job_status", 1)
-        check_callback(cluster_status, "cluster_status", 3)
+        check_callback(job_status, "job_status", ("job",))
+        check_callback(cluster_status, "cluster_status", ("status", "node", "job"))
+        check_callback(job_output, "job_output", ("job", "stream", "text"))
         logging.getLogger("dispy").setLevel(loglevel)
         self._allocations: list[NodeAllocate] = parse_nodes(nodes)
         self._wants_private = all(allocation.host == "*" for allocation in self._allocations)
@@ -219,6 +224,7 @@ class JobCluster:
         self._loading: dict[int, int] = {}
         """Number of values of a job that are being loaded, so that they stay in order."""
         self._engine: Engine = engine()
+        self._watching = Watching(job_output, self._engine.callbacks)
         self._number = self._engine.new_computation()
         self._is_closed = False
         if config.SharedMemory and any(
@@ -252,7 +258,13 @@ class JobCluster:
             0,
             self._isolate,
             float(config.CancelGrace),
+            live=self.job_output is not None,
         )
+
+    @property
+    def job_output(self) -> Callable[[DispyJob, str, str], object] | None:
+        """Called with what running jobs print; given when the cluster is made, as its nodes are told then."""
+        return self._watching.callback
 
     # Submitting.
 
@@ -759,6 +771,19 @@ class JobCluster:
                 job.status = CREATED
                 job.ip_addr = job.start_time = None
 
+    def _watch(self, job: DispyJob, follower: Follower) -> None:
+        """Somebody wants to see what a job prints."""
+        if self._jobs.get(job._number) is job:
+            self._watching.add(job._number, follower)
+            self._engine.service.handle(core.WatchJobs(self._number, [job._number]))
+
+    def _unwatch(self, job: DispyJob, follower: Follower) -> None:
+        if self._watching.drop(job._number, follower):
+            self._engine.service.handle(core.WatchJobs(self._number, [job._number], False))
+
+    def _on_printed(self, printed: list[Printed]) -> None:
+        self._watching.on_printed(self._jobs, printed)
+
     def _on_value(self, value: Provisional, info: NodeInfo) -> None:
         job = self._jobs.get(value.number)
         if job is None or type(job) is Chunk:
@@ -782,6 +807,8 @@ class JobCluster:
     def _on_ended(self, ended: list[Ended], info: NodeInfo | None) -> None:
         """Jobs have ended: fill them in, wake those who wait, queue callbacks. On the path of every job."""
         jobs = self._jobs
+        if self._watching.is_active:
+            self._watching.on_ended(jobs, ended)
         ip_addr = info.ip_addr if info is not None else None
         done = []
         chunks: list[tuple[Chunk, Ended]] = []

@@ -342,6 +342,12 @@ class Engine:
         if cluster is not None:
             cluster._on_value(action.value, found)
 
+    def on_printed(self, action: core.TellPrinted) -> None:
+        """Running jobs have printed something."""
+        cluster = self.clusters.get(action.computation)
+        if cluster is not None:
+            cluster._on_printed(action.printed)
+
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
         """A node became usable for a cluster, or ceased to be."""
         cluster = self.clusters.get(action.computation)

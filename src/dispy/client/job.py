@@ -9,12 +9,15 @@ import os
 import threading
 from collections.abc import Generator, Iterator
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
 from dispy import payload
 from dispy.errors import JobError
+
+if TYPE_CHECKING:
+    from dispy.client.output import Output
 
 CREATED = 5
 RUNNING = 6
@@ -200,6 +203,22 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
             yield from _waiting().wait_in_loop(self)
         return self.result
 
+    def output(self, follow: bool = False) -> Iterator[Output]:
+        """What the job prints, in pieces (stream, text), from the beginning.
+
+        Pieces are not lines. Of one stream they come in order; what the job printed on the other at the same time
+        may come a moment earlier or later. What is not told because the job prints faster than it can be told, or
+        because it is not taken, is replaced by a line that says how much is missing; so it is in ``stdout``,
+        at another place. If the job has to be started again elsewhere, another line says so, and its output
+        begins anew.
+
+        Args:
+            follow: Go on until the job has ended, within some tenths of a second after it prints; else yield what
+                it has printed so far.
+        """
+        pieces: Iterator[Output] = _following().follow(self, follow)
+        return pieces
+
     def _check_process(self) -> None:
         """Jobs of a parent process never end here."""
         if self._cluster is not None and self._cluster._pid != os.getpid() and not self._is_final:
@@ -261,6 +280,13 @@ def _waiting() -> ModuleType:
     from dispy.client import waiting  # which knows jobs
 
     return waiting
+
+
+@functools.cache
+def _following() -> ModuleType:
+    from dispy.client import output  # which knows jobs
+
+    return output
 
 
 def _text(captured: Any) -> Any:

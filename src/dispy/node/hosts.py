@@ -16,6 +16,7 @@ import msgspec
 
 from dispy.core.execution.state import WorkerId
 from dispy.node.accounts import Account
+from dispy.node.printed import output_file
 from dispy.processes import MARK, children
 from dispy.protocol import worker as protocol
 from dispy.protocol.worker import LENGTH, FromHost, ToHost
@@ -31,11 +32,11 @@ _OURS = "DISPY_"
 
 
 class WorkerHandle:
-    """The daemon's ends of a worker: its channels and its slot."""
+    """The daemon's ends of a worker: its channels, its slot, and the files that are its stdout and stderr."""
 
     __slots__ = (
-        "_arena", "_starts", "id", "jobs", "jobs_copy", "last_position", "pid", "replies", "slot", "their_replies",
-        "words",
+        "_arena", "_starts", "id", "jobs", "jobs_copy", "last_position", "output", "pid", "replies", "slot",
+        "their_replies", "words",
     )  # fmt: skip
 
     def __init__(self, worker: WorkerId, slot: int, memory: memoryview) -> None:
@@ -56,6 +57,7 @@ class WorkerHandle:
         self.jobs, self.jobs_copy = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.jobs.setblocking(False)
         self.jobs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKETS_BUFFER)
+        self.output = output_file("stdout"), output_file("stderr")
 
     def started(self) -> float:
         """When its job started (seconds since the epoch); now, if the job has written nonsense there."""
@@ -94,10 +96,12 @@ class WorkerHandle:
         return memoryview(packet)
 
     def close(self) -> None:
-        """Release the channels."""
+        """Release the channels and files."""
         self.jobs.close()
         self.jobs_copy.close()
         self.replies.close()
+        for file in self.output:
+            os.close(file)
 
 
 class HostProcess:
@@ -214,9 +218,8 @@ class HostProcess:
         """Have a worker started. Its channels and slot can be used at once."""
         handle = WorkerHandle(worker, self._free_slots.pop(), self._view)
         self.workers[worker] = handle
-        self.tell(
-            protocol.Fork(worker, handle.slot), (handle.jobs_copy.fileno(), handle.their_replies.fileno())
-        )
+        descriptors = (handle.jobs_copy.fileno(), handle.their_replies.fileno(), *handle.output)
+        self.tell(protocol.Fork(worker, handle.slot), descriptors)
         handle.their_replies.close()
         return handle
 

@@ -30,6 +30,7 @@ from dispy.net.secrets import Secret
 from dispy.net.tls import ListenerTls
 from dispy.node.accounts import Account
 from dispy.node.hosts import HostProcess, WorkerHandle
+from dispy.node.printed import read_printed
 from dispy.node.segments import Segments, WorkSpace
 from dispy.processes import describe_exit, kill_strays
 from dispy.protocol import limits, node
@@ -144,6 +145,8 @@ class NodeService:
             core.StopHost: self._stop_host,
             core.Release: self._release,
             core.FlushSoon: self._flush_soon,
+            core.Look: self._look,
+            core.Unbuffer: self._unbuffer,
         }
 
     @property
@@ -585,6 +588,7 @@ class NodeService:
         reason = f"the computation's host ended with {describe_exit(loaded.host.process.returncode)}"
         for handle in list(loaded.host.workers.values()):
             self._drain(handle)
+            self._handle(core.WorkerDying(handle.id, handle.words[worker_protocol.SLOT_CLAIM]))
         exits = [self._bury(handle, reason) for handle in list(loaded.host.workers.values())]
         self._close_host(loaded.host)
         # Its directories stay: another host may be started in its place.
@@ -666,6 +670,18 @@ class NodeService:
         if owner is not None:
             owner[0].host.tell(worker_protocol.Kill(action.worker))
 
+    def _unbuffer(self, action: core.Unbuffer) -> None:
+        loaded, handle = self._owners[action.worker]
+        handle.words[worker_protocol.SLOT_UNBUFFER] = action.position
+        loaded.host.tell(worker_protocol.Unbuffer(action.worker))
+
+    def _look(self, action: core.Look) -> None:
+        found = [
+            (place, *self._owners[place.worker]) for place in action.places if place.worker in self._owners
+        ]
+        workers = [(place, handle.words, handle.output) for place, _, handle in found]
+        self._handle(core.Looked(action.key, read_printed(workers, action.size_max)))
+
     def _pass(self, action: core.Pass) -> None:
         owner = self._owners.get(action.worker)
         if owner is not None:
@@ -722,6 +738,7 @@ class NodeService:
             return
         _, handle = owner
         self._drain(handle)
+        self._handle(core.WorkerDying(worker, handle.words[worker_protocol.SLOT_CLAIM]))
         self._handle(self._bury(handle, reason))
 
     def _drain(self, handle: WorkerHandle) -> None:

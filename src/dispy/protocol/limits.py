@@ -46,3 +46,6 @@ REASON_MAX = 64 * KIB
 
 OUTPUT_MAX = 1 * MIB
 """Bytes kept of each of a job's stdout and stderr; the middle of longer output is cut."""
+
+PRINTED_MAX = 128 * KIB
+"""Bytes that a node tells at once of what the running jobs of a computation print: 100 ms at 10 Mbit/s."""

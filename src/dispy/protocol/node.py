@@ -21,6 +21,7 @@ Name = Annotated[str, Meta(max_length=limits.NAME_MAX)]
 Reason = Annotated[str, Meta(max_length=limits.REASON_MAX)]
 Inline = Annotated[bytes, Meta(max_length=limits.INLINE_MAX)]
 Captured = Annotated[bytes, Meta(max_length=limits.INLINE_MAX)]
+Glimpse = Annotated[bytes, Meta(max_length=limits.PRINTED_MAX)]
 Count = Annotated[int, Meta(ge=0, le=1 << 31)]
 Number = Annotated[int, Meta(ge=0, le=1 << 62)]
 WallTime = Annotated[float, Meta(ge=0, le=1e11)]
@@ -92,6 +93,21 @@ class Started(Struct, array_like=True, gc=False):
     start: WallTime
 
 
+class Printed(Struct, array_like=True, gc=False):
+    """What a running attempt has printed since it was last asked: bytes, and where in its output they lie.
+
+    ``begins``: the first of this attempt since somebody asked; it is told even if there is nothing yet.
+    """
+
+    number: Number
+    attempt: Count
+    begins: bool
+    stdout_at: Number
+    stdout: Glimpse
+    stderr_at: Number
+    stderr: Glimpse
+
+
 # Scheduler to node.
 
 
@@ -127,13 +143,19 @@ class Compute(Struct, array_like=True, tag=3):
     isolate: bool = False
     grace_s: Annotated[float, Meta(ge=0, le=86400)] = 5.0
     dest_path: Name = ""
+    live: bool = False
+    """What its running jobs print is to be told, of all of them."""
 
 
 class RunJobs(Struct, array_like=True, tag=4):
-    """Jobs for the node, in the order in which they are to be started."""
+    """Jobs for the node, in the order in which they are to be started.
+
+    ``watched``: numbers of those whose output is wanted while they run (``WatchJobs``).
+    """
 
     computation: Number
     jobs: Annotated[list[Job], Meta(max_length=limits.BATCH_MAX)]
+    watched: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)] = []
 
 
 class CancelJobs(Struct, array_like=True, tag=5):
@@ -190,6 +212,20 @@ class DropObjects(Struct, array_like=True, tag=13):
 
     computation: Number
     numbers: Annotated[list[Number], Meta(max_length=limits.OBJECTS_MAX)]
+
+
+class WatchJobs(Struct, array_like=True, tag=14):
+    """Tell what these jobs print while they run, from the beginning, also if that was told before; or cease to."""
+
+    computation: Number
+    numbers: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)]
+    is_wanted: bool = True
+
+
+class AcknowledgePrinted(Struct, array_like=True, tag=15):
+    """The oldest ``JobsPrinted`` of this computation has arrived; the next one may come."""
+
+    computation: Number
 
 
 class Detach(Struct, array_like=True, tag=10):
@@ -277,6 +313,13 @@ class Reconciled(Struct, array_like=True, tag=40):
     computations: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)]
 
 
+class JobsPrinted(Struct, array_like=True, tag=44):
+    """What running jobs print; one at a time, until ``AcknowledgePrinted``."""
+
+    computation: Number
+    printed: Annotated[list[Printed], Meta(max_length=limits.BATCH_MAX)]
+
+
 class Leaving(Struct, array_like=True, tag=41):
     """The node stops now. Jobs it did not report have been killed."""
 
@@ -311,6 +354,8 @@ ToNode = (
     | ShareMemory
     | PutObject
     | DropObjects
+    | WatchJobs
+    | AcknowledgePrinted
 )
 FromNode = (
     Welcome
@@ -325,6 +370,7 @@ FromNode = (
     | Leaving
     | NodeCpus
     | ObjectStored
+    | JobsPrinted
 )
 
 to_node_decoder: msgspec.msgpack.Decoder[ToNode] = msgspec.msgpack.Decoder(ToNode)

@@ -40,6 +40,8 @@ SLOT_START = 5
 """When the current job began (seconds since the epoch, as a double)."""
 SLOT_DROPS = 6
 """Counts how often objects were dropped. Written by the daemon."""
+SLOT_UNBUFFER = 7
+"""SIGURG is meant for this position only: what it prints is not to wait in a buffer. Written by the daemon."""
 SLOT_WORDS = 8
 SLOT_HEADER = SLOT_WORDS * 8
 ARENA_SIZE = 256 * limits.KIB
@@ -66,10 +68,14 @@ def split_claim(value: int) -> tuple[int, int]:
 
 
 class Record(Struct, array_like=True):
-    """Jobs that one worker runs one after another; none, just to wake it."""
+    """Jobs that one worker runs one after another; none, just to wake it.
+
+    ``live``: somebody wants to see what some of them print while they run, so nothing waits in a buffer.
+    """
 
     record: Number
     jobs: Annotated[list[Job], Meta(max_length=RECORD_JOBS_MAX)]
+    live: bool = False
 
 
 # Daemon to host.
@@ -91,7 +97,10 @@ class Load(Struct, array_like=True, tag=1):
 
 
 class Fork(Struct, array_like=True, tag=2):
-    """Start a worker. Its jobs and replies sockets come along as descriptors; ``slot`` is its place."""
+    """Start a worker; ``slot`` is its place.
+
+    Descriptors come along: its jobs and replies sockets, and the memory files that become its stdout and stderr.
+    """
 
     worker: Number
     slot: Number
@@ -105,6 +114,12 @@ class Interrupt(Struct, array_like=True, tag=3):
 
 class Kill(Struct, array_like=True, tag=4):
     """End a worker and everything it started."""
+
+    worker: Number
+
+
+class Unbuffer(Struct, array_like=True, tag=5):
+    """Send SIGURG to a worker; what it is meant for stands in its slot."""
 
     worker: Number
 
@@ -140,7 +155,7 @@ class WorkerExited(Struct, array_like=True, tag=35):
     """Why there was no process at all."""
 
 
-ToHost = Load | Fork | Interrupt | Kill
+ToHost = Load | Fork | Interrupt | Kill | Unbuffer
 FromHost = Loaded | LoadFailed | WorkerStarted | WorkerExited
 
 # Replies. The first byte of a packet tells what it is.

@@ -70,6 +70,9 @@ class Listener(Protocol):
     def on_value(self, action: core.TellValue, found: NodeInfo) -> None:
         """A job sent a provisional result."""
 
+    def on_printed(self, action: core.TellPrinted) -> None:
+        """Running jobs have printed something."""
+
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
         """A node became usable for a computation, or ceased to be."""
 
@@ -396,6 +399,7 @@ class SchedulerService:
             core.TellStarted: lambda a: listener.on_started(a, self._info(a.node)),
             core.TellRequeued: listener.on_requeued,
             core.TellValue: lambda a: listener.on_value(a, self._info(a.node)),
+            core.TellPrinted: listener.on_printed,
             core.TellNode: self._tell_node,
         }
 
@@ -597,6 +601,7 @@ class SchedulerService:
                 message.isolate,
                 message.grace_s,
                 message.dest_path,
+                message.live,
             )
             connection.send_streamed([(large, "stream", message.code)], large)
         else:
@@ -616,14 +621,15 @@ class SchedulerService:
                 else:
                     streamed.append(job)
             large = streamed
-            message = node.RunJobs(message.computation, jobs)
+            message = node.RunJobs(message.computation, jobs, message.watched)
         if jobs:
-            connection.send(node.RunJobs(message.computation, jobs) if large else message)
+            connection.send(node.RunJobs(message.computation, jobs, message.watched) if large else message)
         for job in large:
             parts: list[tuple[Any, str, Payload]] = []
             bare = node.Job(job.number, job.attempt, b"")
             parts.append((bare, "stream", job.payload))
-            connection.send_streamed(parts, node.RunJobs(message.computation, [bare]))
+            watched = [job.number] if job.number in message.watched else []
+            connection.send_streamed(parts, node.RunJobs(message.computation, [bare], watched))
 
     def _give(self, link: Link, data: Payload) -> int:
         """Link a payload's file into the directory of a node that we see; returns its name there, 0 for none."""

@@ -75,7 +75,7 @@ class Host:
     # The daemon.
 
     def _read_control(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._control, 65536, 64)
+        data, descriptors, _, _ = socket.recv_fds(self._control, 65536, 64, socket.MSG_CMSG_CLOEXEC)
         self._descriptors += descriptors
         if not data:
             return False
@@ -101,6 +101,9 @@ class Host:
             case protocol.Kill(worker):
                 if worker in self._pids:
                     os.kill(self._pids[worker], signal.SIGKILL)
+            case protocol.Unbuffer(worker):
+                if worker in self._pids:
+                    os.kill(self._pids[worker], signal.SIGURG)
 
     def _tell(self, message: FromHost) -> None:
         body = msgspec.msgpack.encode(message)
@@ -146,19 +149,17 @@ class Host:
     # Workers.
 
     def _fork(self, message: protocol.Fork) -> None:
-        jobs, replies = self._descriptors[:2]
-        del self._descriptors[:2]
-        files: tuple[int, int] = (-1, -1)
+        jobs, replies, stdout, stderr = self._descriptors[:4]
+        del self._descriptors[:4]
+        files = (stdout, stderr)
         try:
-            files = output.new_files()
             sys.stdout.flush()
             sys.stderr.flush()
             parent = os.getpid()
             pid = os.fork()
         except OSError as error:
             for descriptor in (jobs, replies, *files):
-                if descriptor >= 0:
-                    os.close(descriptor)
+                os.close(descriptor)
             code = 71  # EX_OSERR
             self._tell(WorkerExited(message.worker, code, f"no process can be started for jobs: {error}"))
             return
@@ -212,6 +213,11 @@ class Host:
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._current is not None:
             self._current.on_interrupt(number, frame)
+
+    def on_unbuffer(self, number: int, frame: FrameType | None) -> None:
+        """SIGURG: somebody wants to see what the running job prints."""
+        if self._current is not None:
+            self._current.on_unbuffer()
 
     def _reap(self) -> None:
         """Find out which workers have ended; nothing that they started stays."""
@@ -275,6 +281,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, on_term)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, _woken)
+    # Ignored by whoever does not know it, such as programs that jobs start. System calls are interrupted by it, or a
+    # job that waits in one would not notice; Python takes them up again.
+    signal.signal(signal.SIGURG, host.on_unbuffer)
     processes.set_death_signal(signal.SIGTERM, parent)
     host.serve()
     host.leave()

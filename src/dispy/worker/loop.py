@@ -246,6 +246,8 @@ class Worker:
         count = len(record.jobs)
         restore = self._restorer.restore
         self._flushed = _clock()
+        if self._capture.is_live is not record.live:
+            self._capture.set_live(record.live)
         for job in record.jobs:
             position = first + executed
             words[protocol.SLOT_CLAIM] = position
@@ -362,6 +364,8 @@ class Worker:
         self._child = pid
         if words[protocol.SLOT_INTERRUPT] == words[protocol.SLOT_CLAIM]:
             os.kill(pid, signal.SIGINT)  # it came before we knew whom to pass it to
+        if words[protocol.SLOT_UNBUFFER] == words[protocol.SLOT_CLAIM]:
+            os.kill(pid, signal.SIGURG)
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         self._child = 0  # before the pid is free to be another's
         _, status = os.waitpid(pid, 0)
@@ -568,6 +572,14 @@ class Worker:
             words[protocol.SLOT_INTERRUPT] = 0
             self._is_cancelled = True
             raise KeyboardInterrupt
+
+    def on_unbuffer(self) -> None:
+        """SIGURG: what the running job prints is not to wait in a buffer, from now to the end of the record."""
+        words = self._words
+        if words[protocol.SLOT_UNBUFFER] == words[protocol.SLOT_CLAIM]:
+            self._capture.set_live(True)
+            if self._child:
+                os.kill(self._child, signal.SIGURG)
 
 
 def _describe_ours(message: str) -> tuple[bytes, str]:

@@ -3,17 +3,21 @@
 Descriptors 1 and 2 are memory files opened for append, so what C code or a child process writes
 arrives too. Their positions tell whether there is anything to read: printing nothing costs nothing
 but two ``lseek``. The host keeps what a job prints without end from filling memory (``trim``).
+
+The files are the node's, so that it can read what a running job has printed. Then ``sys.stdout`` must
+not keep anything in its buffer: ``Capture.set_live``.
 """
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import io
 import os
 import sys
+from contextlib import suppress
+from typing import Any
 
-CUT_MARK = b"\n... [dispy: %d bytes of output cut here] ...\n"
+from dispy.protocol.output import join_cut
 
 _FALLOC_PUNCH = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 _PAGE = 4096
@@ -21,36 +25,21 @@ _PAGE = 4096
 _library = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-def new_files() -> tuple[int, int]:
-    """Two memory files for stdout and stderr."""
-    return _memory_file("stdout"), _memory_file("stderr")
-
-
-def _memory_file(name: str) -> int:
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create(f"dispy-{name}", os.MFD_CLOEXEC)
-    else:
-        import tempfile
-
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_APPEND)
-    return descriptor
-
-
 def new_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
-    """Python streams over descriptors 1 and 2."""
+    """Python streams over descriptors 1 and 2.
+
+    That over 2 has no buffer: a line without its end would otherwise lie there until the next job.
+    """
     out = io.TextIOWrapper(
         io.BufferedWriter(io.FileIO(1, "w", closefd=False), 64 * 1024),
         encoding="utf-8",
         errors="backslashreplace",
     )
     err = io.TextIOWrapper(
-        io.BufferedWriter(io.FileIO(2, "w", closefd=False)),
+        io.FileIO(2, "w", closefd=False),  # as with ``python -u``
         encoding="utf-8",
         errors="backslashreplace",
         write_through=True,
-        line_buffering=True,
     )
     return out, err
 
@@ -71,6 +60,8 @@ class Capture:
     ) -> None:
         self._files = (stdout, stderr)
         self._size_max = size_max
+        self.is_live = False
+        """Whether what Python code prints is in the file at once."""
         self._redirect()
         sys.stdout, sys.stderr = self.out, self.err = streams
 
@@ -78,6 +69,27 @@ class Capture:
         """Make 1, 2 and the Python streams what they were at the start, whatever a job did to them."""
         self._redirect()
         sys.stdout, sys.stderr = self.out, self.err = new_streams()
+        if self.is_live:
+            self.is_live = False
+            self.set_live(True)
+
+    def set_live(self, is_live: bool) -> None:
+        """Have Python code print past the buffer of ``sys.stdout``, or through it as usual.
+
+        The stream stays the same object, since the job may have it in other places. May be called in a signal
+        handler.
+        """
+        # RuntimeError: we are in the midst of a write. The others: the job has closed it, or detached it.
+        with suppress(RuntimeError, ValueError, AttributeError, OSError):
+            buffer: Any = self.out.buffer
+            self.out.flush()
+            if is_live:
+                buffer.write = buffer.raw.write
+                buffer.flush()  # what another thread has written in between
+            else:
+                vars(buffer).pop("write", None)
+            self.out.reconfigure(write_through=is_live)
+            self.is_live = is_live
 
     def _redirect(self) -> None:
         for source, target in zip(self._files, (1, 2), strict=True):
@@ -100,10 +112,8 @@ class Capture:
             data = os.pread(descriptor, size, 0)
         else:
             half = limit // 2
-            data = (
-                os.pread(descriptor, half, 0)
-                + CUT_MARK % (size - 2 * half)
-                + os.pread(descriptor, half, size - half)
+            data = join_cut(
+                os.pread(descriptor, half, 0), size - 2 * half, os.pread(descriptor, half, size - half)
             )
         os.ftruncate(descriptor, 0)
         os.lseek(descriptor, 0, os.SEEK_SET)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dispy.core.execution import printing
 from dispy.core.execution.jobs import cancel_in_records, release
 from dispy.core.execution.offers import tell_credit
 from dispy.core.execution.state import (
@@ -53,6 +54,8 @@ def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Se
         state.clients[event.client] = Client(event.client, event.name)
         return
     client.is_connected = True
+    # Before the ends of those jobs.
+    printing.tell_again(state, out, client)
     _drop_batches(out, client, event.received)
     out.extend(Tell(client.id, batch) for batch in client.batches)
     # After those: the number of the last batch that arrived stands for all before it.
@@ -90,7 +93,9 @@ def on_compute(state: State, out: Outbox, client: Client, message: Compute, now:
     key = (client.id, message.computation)
     computation = state.computations.get(key)
     if computation is None:
-        state.computations[key] = Computation(key, client, message)
+        computation = state.computations[key] = Computation(key, client, message)
+        if message.live:
+            printing.watch(state, computation, [])
         out.append(StartHost(key, message))
     elif computation.status is Status.READY:
         out.append(Tell(client.id, ComputationReady(message.computation)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 
+from dispy.core.execution.printing import watch
 from dispy.core.execution.state import (
     Client,
     Computation,
@@ -57,6 +58,8 @@ def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now
         numbers = [job.number for job in jobs]
     fresh = dict(zip(numbers, jobs, strict=True))
     open_.update(fresh)
+    if message.watched:
+        watch(state, computation, message.watched)
     # Nobody but a scheduler with a fault names a job twice in one message; the last one counts.
     computation.ready.extend(jobs if len(fresh) == len(jobs) else fresh.values())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dispy.core.execution import clients, jobs, workers
+from dispy.core.execution import clients, jobs, printing, workers
 from dispy.core.execution.offers import settle
 from dispy.core.execution.state import (
     Action,
@@ -18,6 +18,7 @@ from dispy.core.execution.state import (
     HostFailed,
     HostReady,
     JobRefused,
+    Looked,
     Outbox,
     Ran,
     Recalled,
@@ -25,6 +26,7 @@ from dispy.core.execution.state import (
     State,
     Tick,
     ValueSent,
+    WorkerDying,
     WorkerExited,
 )
 from dispy.protocol import node
@@ -41,7 +43,9 @@ _HANDLERS: dict[type[Event], Handler] = {
     ValueSent: workers.on_value_sent,
     Recalled: workers.on_recalled,
     JobRefused: jobs.on_job_refused,
+    WorkerDying: printing.on_worker_dying,
     WorkerExited: workers.on_worker_exited,
+    Looked: printing.on_looked,
     Tick: workers.on_tick,
     Flush: workers.on_flush,
 }
@@ -58,6 +62,8 @@ _MESSAGE_HANDLERS: dict[type[node.ToNode], MessageHandler] = {
     node.CancelJobs: jobs.on_cancel_jobs,
     node.TakeBack: jobs.on_take_back,
     node.AcknowledgeProvisional: jobs.on_acknowledge_provisional,
+    node.WatchJobs: printing.on_watch_jobs,
+    node.AcknowledgePrinted: printing.on_acknowledge_printed,
 }
 
 

@@ -8,6 +8,7 @@ worker is idle or another computation waits.
 
 from __future__ import annotations
 
+from dispy.core.execution.printing import is_any_watched
 from dispy.core.execution.state import (
     Computation,
     ForkWorker,
@@ -113,7 +114,8 @@ def _new_worker(state: State, out: Outbox, computation: Computation) -> Worker:
 
 
 def _offer(state: State, out: Outbox, computation: Computation, worker: Worker) -> None:
-    record = Record(state.next_record, _next_jobs(state, computation))
+    jobs = _next_jobs(state, computation)
+    record = Record(state.next_record, jobs, is_any_watched(computation, jobs))
     state.next_record += 1
     if not worker.records:
         state.busy += 1

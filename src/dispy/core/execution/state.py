@@ -9,7 +9,7 @@ from typing import NewType
 from msgspec import Struct
 
 from dispy.core.runtimes import RunTimes
-from dispy.protocol.node import Compute, Ended, FromNode, Job, JobsEnded, ToNode
+from dispy.protocol.node import Compute, Ended, FromNode, Job, JobsEnded, JobsPrinted, ToNode
 from dispy.protocol.worker import Record, SentAcknowledged
 
 ClientId = NewType("ClientId", bytes)
@@ -116,6 +116,31 @@ class Flush(Struct):
     """Answer to ``FlushSoon``, a moment later."""
 
 
+class WorkerDying(Struct):
+    """A worker is dead, at ``position``; what its job printed can still be read. ``WorkerExited`` follows."""
+
+    worker: WorkerId
+    position: int
+
+
+class Glimpse(Struct):
+    """New output of the job at ``position`` of a worker: where it lies in all that the job printed, and what."""
+
+    worker: WorkerId
+    position: int
+    stdout_at: int
+    stdout: bytes
+    stderr_at: int
+    stderr: bytes
+
+
+class Looked(Struct):
+    """Answer to ``Look``; workers that have moved on are missing."""
+
+    key: Key
+    glimpses: list[Glimpse]
+
+
 class CpusChanged(Struct):
     """The node offers another number of CPUs."""
 
@@ -135,6 +160,8 @@ Event = (
     | WorkerExited
     | Tick
     | Flush
+    | WorkerDying
+    | Looked
     | CpusChanged
 )
 
@@ -212,6 +239,30 @@ class FlushSoon(Struct):
     """Come back with ``Flush`` in two milliseconds: results are waiting for company."""
 
 
+class Place(Struct):
+    """A job whose output is wanted, and up to where it was told."""
+
+    worker: WorkerId
+    position: int
+    stdout_at: int
+    stderr_at: int
+
+
+class Look(Struct):
+    """Read what these jobs have printed, not more than ``size_max`` bytes of all; answered by ``Looked``."""
+
+    key: Key
+    places: list[Place]
+    size_max: int
+
+
+class Unbuffer(Struct):
+    """Have the job at ``position``, and no other, print without a buffer from now on."""
+
+    worker: WorkerId
+    position: int
+
+
 class Release(Struct):
     """These segments of a computation are not needed any more."""
 
@@ -232,6 +283,8 @@ Action = (
     | InterruptWorker
     | KillWorker
     | Pass
+    | Look
+    | Unbuffer
 )
 Outbox = list[Action]
 
@@ -268,7 +321,7 @@ class Computation:
 
     __slots__ = (
         "cancelling", "client", "crashes", "credit", "idle", "key", "open", "ready", "runtimes", "sampled", "sending",
-        "single", "spec", "status", "stillborn", "untold", "vtime", "workers",
+        "single", "spec", "status", "stillborn", "unseen", "untold", "vtime", "watched", "workers",
     )  # fmt: skip
 
     def __init__(self, key: Key, client: Client, spec: Compute) -> None:
@@ -301,6 +354,10 @@ class Computation:
         """Workers that ended before they began a job, since a job last ended."""
         self.vtime = 0.0
         """CPU seconds had (virtual time of a fair queue): the smallest is served next."""
+        self.watched: set[int] = set()
+        """Numbers of jobs whose output is wanted while they run. Some may have ended."""
+        self.unseen: deque[JobsPrinted] = deque()
+        """Such output not yet acknowledged, oldest first."""
 
 
 class Worker:
@@ -316,7 +373,10 @@ class Worker:
         "kept",
         "position",
         "records",
+        "seen",
+        "seen_at",
         "told",
+        "unbuffered",
     )
 
     def __init__(self, worker: WorkerId, computation: Computation) -> None:
@@ -337,6 +397,12 @@ class Worker:
         self.deadline: Seconds = 0.0
         """When an interrupted job is killed."""
         self.is_killed = False
+        self.seen_at = 0
+        """Position of the job whose output was told last, 0: none."""
+        self.seen = (0, 0)
+        """How much of its stdout and stderr was told (bytes)."""
+        self.unbuffered = 0
+        """Position of the last job that was made to print without a buffer."""
 
 
 class State:
@@ -350,6 +416,10 @@ class State:
         self.workers: dict[WorkerId, Worker] = {}
         self.busy = 0
         """Workers with at least one record: never more than ``cpus``, unless those were lowered."""
+        self.watched: dict[Key, Computation] = {}
+        """Those of whose jobs some are watched, or all."""
+        self.look_at: Seconds = 0.0
+        """When to look at those again."""
         self.is_flushing = False
         """Whether a ``Flush`` is on its way."""
         self.next_worker = 1

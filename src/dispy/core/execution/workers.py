@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dispy.core.execution import printing
 from dispy.core.execution.jobs import cut_or_interrupt, requeue, tell_ended
 from dispy.core.execution.offers import tell_credit
 from dispy.core.execution.state import (
@@ -273,6 +274,8 @@ def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
     for key, jobs in started.items():
         computation = by_computation[key]
         out.append(Tell(computation.client.id, JobsStarted(computation.key[1], jobs)))
+    if state.watched:
+        printing.look(state, out, event.positions, now)
     for client in list(state.clients.values()):
         if not client.is_connected and now - client.silent_since > state.lease_s:
             forget_client(state, out, client)
@@ -309,6 +312,7 @@ def forget_computation(state: State, out: Outbox, computation: Computation) -> N
     """Drop a computation, its jobs and its processes."""
     drop_workers(state, computation)
     del state.computations[computation.key]
+    printing.forget(state, computation.key)
     out.append(StopHost(computation.key))
 
 
@@ -318,6 +322,7 @@ def give_up(state: State, out: Outbox, computation: Computation, reason: str) ->
     if computation.untold:
         tell_ended(out, computation, [])
     del state.computations[computation.key]
+    printing.forget(state, computation.key)
     # The failure first: what is returned after it must not bring the computation back here.
     out.append(Tell(client.id, ComputationFailed(number, reason)))
     left = [Attempt(job.number, job.attempt) for job in computation.open.values()]

@@ -9,6 +9,7 @@ from dispy.core.scheduling.placing import (
     note_room,
     place,
     requeue,
+    send_watch,
     take_cancelling,
 )
 from dispy.core.scheduling.state import (
@@ -26,6 +27,7 @@ from dispy.core.scheduling.state import (
     Status,
     SubmitJobs,
     TellNode,
+    WatchJobs,
 )
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
@@ -141,6 +143,19 @@ def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -
         place(out, computation, now)
     elif computation.queue:
         end_if_hopeless(out, computation)
+
+
+def on_watch_jobs(state: State, out: Outbox, event: WatchJobs, now: Seconds) -> None:
+    """Ask for the output of running jobs, or cease to; the nodes of those that wait are asked with the jobs."""
+    computation = state.computations.get(event.computation)
+    if computation is None:
+        return
+    if event.is_wanted:
+        computation.watched.update(event.numbers)
+    else:
+        computation.watched.difference_update(event.numbers)
+    for placement in computation.placements.values():
+        send_watch(out, placement, event.numbers, event.is_wanted)
 
 
 def on_cancel_jobs(state: State, out: Outbox, event: CancelJobs, now: Seconds) -> None:

@@ -25,6 +25,7 @@ from dispy.core.scheduling.state import (
     State,
     SubmitJobs,
     Tick,
+    WatchJobs,
 )
 from dispy.protocol import node
 
@@ -44,6 +45,7 @@ _HANDLERS: dict[type[Event], Handler] = {
     CancelJobs: computations.on_cancel_jobs,
     PutObject: objects.on_put_object,
     DropObjects: objects.on_drop_objects,
+    WatchJobs: computations.on_watch_jobs,
     NodeUp: nodes.on_node_up,
     NodeSilent: nodes.on_node_silent,
     NodeLost: nodes.on_node_lost,
@@ -60,6 +62,7 @@ _MESSAGE_HANDLERS: dict[type[node.FromNode], MessageHandler] = {
     node.JobsEnded: nodes.on_jobs_ended,
     node.JobsReturned: nodes.on_jobs_returned,
     node.Provisional: nodes.on_provisional,
+    node.JobsPrinted: nodes.on_printed,
     node.Reconciled: nodes.on_reconciled,
     node.NodeCpus: nodes.on_node_cpus,
     node.ObjectStored: objects.on_object_stored,

@@ -10,6 +10,8 @@ from dispy.core.scheduling.placing import (
     note_room,
     place,
     requeue,
+    send_run,
+    send_watch,
     take_cancelling,
 )
 from dispy.core.scheduling.state import (
@@ -25,13 +27,14 @@ from dispy.core.scheduling.state import (
     Status,
     TellEnded,
     TellNode,
+    TellPrinted,
     TellRequeued,
     TellStarted,
     TellValue,
 )
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
-from dispy.protocol.node import ABANDONED, Attempt, RunJobs
+from dispy.protocol.node import ABANDONED, Attempt
 
 __all__ = ["Node"]
 
@@ -187,6 +190,8 @@ def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnde
     if computation.pinned:
         for result in ended:
             computation.pinned.pop(result.number, None)
+    if computation.watched:
+        computation.watched.difference_update([result.number for result in ended])
     placement.asked_back = False
     out.append(TellEnded(computation.client, computation.number, known.id, ended))
     note_room(placement)
@@ -293,6 +298,21 @@ def on_provisional(state: State, out: Outbox, known: Node, message: node.Provisi
     )
 
 
+def on_printed(state: State, out: Outbox, known: Node, message: node.JobsPrinted, now: Seconds) -> None:
+    """Running jobs have printed something: pass it on, and let more of it come."""
+    placement = known.placements.get(message.computation)
+    if placement is None:
+        return
+    assigned = placement.assigned
+    printed = [
+        p for p in message.printed if p.number in assigned and assigned[p.number].attempt == p.attempt
+    ]
+    if printed:
+        computation = placement.computation
+        out.append(TellPrinted(computation.client, computation.number, printed))
+    out.append(Send(known.id, node.AcknowledgePrinted(message.computation)))
+
+
 def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconciled, now: Seconds) -> None:
     """After a reconnect: send again what never arrived, with the same attempt, in the same order."""
     for number in message.computations:
@@ -314,9 +334,7 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
         placement.cancelling.difference_update([job.number for job in cancelled])
         again = [job for job in again if job.number in placement.assigned]
         for start in range(0, len(again), BATCH_MAX):
-            out.append(
-                Send(known.id, RunJobs(placement.computation.number, again[start : start + BATCH_MAX]))
-            )
+            send_run(out, placement, again[start : start + BATCH_MAX])
         # Cancels that were on their way when the link broke.
         still = [placement.assigned[n] for n in placement.cancelling if n in placement.assigned]
         if still:
@@ -324,5 +342,7 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
                 attempts = [Attempt(job.number, job.attempt) for job in still[start : start + BATCH_MAX]]
                 out.append(Send(known.id, node.CancelJobs(placement.computation.number, attempts)))
         reconcile_objects(out, placement)
+        # What was asked of it meanwhile, and what the broken link had swallowed.
+        send_watch(out, placement, placement.computation.watched)
         note_room(placement)
         place(out, placement.computation, now)

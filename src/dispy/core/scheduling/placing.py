@@ -8,6 +8,7 @@ dictionaries, taken from the end, and nothing looks at all nodes or all jobs.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 
 from dispy.core.scheduling.state import (
     Computation,
@@ -20,7 +21,7 @@ from dispy.core.scheduling.state import (
     TellEnded,
 )
 from dispy.protocol.limits import BATCH_MAX
-from dispy.protocol.node import CANCELLED, TERMINATED, Ended, Job, RunJobs, TakeBack
+from dispy.protocol.node import CANCELLED, TERMINATED, Ended, Job, RunJobs, TakeBack, WatchJobs
 
 STEAL_AFTER_S = 0.04
 """A job sent so long ago and not told as started waits: two ticks of a node and the way back."""
@@ -78,13 +79,30 @@ def _send(out: Outbox, placement: Placement, jobs: list[Job], now: Seconds) -> N
         placement.assigned.update([(job.number, job) for job in jobs])
         placement.last_sent = now
         placement.asked_back = False
-        number = placement.computation.number
         if len(jobs) <= BATCH_MAX:
-            out.append(Send(placement.node.id, RunJobs(number, jobs)))
+            send_run(out, placement, jobs)
         else:
             for start in range(0, len(jobs), BATCH_MAX):
-                out.append(Send(placement.node.id, RunJobs(number, jobs[start : start + BATCH_MAX])))
+                send_run(out, placement, jobs[start : start + BATCH_MAX])
     note_room(placement)
+
+
+def send_run(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
+    """Send jobs that are assigned, one batch."""
+    computation = placement.computation
+    message = RunJobs(computation.number, jobs)
+    if computation.watched:
+        message.watched = [job.number for job in jobs if job.number in computation.watched]
+    out.append(Send(placement.node.id, message))
+
+
+def send_watch(out: Outbox, placement: Placement, numbers: Collection[int], is_wanted: bool = True) -> None:
+    """Ask a node for the output of those of these jobs that are there, or say that it is not wanted any more."""
+    there = [number for number in numbers if number in placement.assigned]
+    if placement.node.is_connected:
+        for start in range(0, len(there), BATCH_MAX):
+            message = WatchJobs(placement.computation.number, there[start : start + BATCH_MAX], is_wanted)
+            out.append(Send(placement.node.id, message))
 
 
 def take_cancelling(placement: Placement) -> list[int]:
@@ -127,6 +145,8 @@ def end_here(out: Outbox, computation: Computation, numbers: list[int], status: 
     computation.open -= len(numbers)
     for number in numbers if computation.pinned else ():
         computation.pinned.pop(number, None)
+    if computation.watched:
+        computation.watched.difference_update(numbers)
     ended = [Ended(number, 0, status, 0.0, 0.0, b"", reason=reason, ran=False) for number in numbers]
     out.append(TellEnded(computation.client, computation.number, None, ended))
 

@@ -9,7 +9,7 @@ from typing import NewType
 from msgspec import Struct
 
 from dispy.protocol import node
-from dispy.protocol.node import Compute, Ended, FromNode, Job, Provisional, Started, ToNode
+from dispy.protocol.node import Compute, Ended, FromNode, Job, Printed, Provisional, Started, ToNode
 
 ClientId = NewType("ClientId", int)
 NodeId = NewType("NodeId", bytes)
@@ -72,6 +72,14 @@ class CancelJobs(Struct):
     numbers: list[int]
 
 
+class WatchJobs(Struct):
+    """What these jobs print is wanted while they run, wherever that is; or not any more."""
+
+    computation: int
+    numbers: list[int]
+    is_wanted: bool = True
+
+
 class NodeUp(Struct):
     """A connection to a node stands. ``known``: it knows us from an earlier one."""
 
@@ -113,6 +121,7 @@ Event = (
     | CancelJobs
     | PutObject
     | DropObjects
+    | WatchJobs
     | NodeUp
     | NodeSilent
     | NodeLost
@@ -165,6 +174,14 @@ class TellValue(Struct):
     value: Provisional
 
 
+class TellPrinted(Struct):
+    """Running jobs have printed something."""
+
+    client: ClientId
+    computation: int
+    printed: list[Printed]
+
+
 class TellNode(Struct):
     """A node became usable for a computation (``reason`` empty), or is not any more, and why."""
 
@@ -175,7 +192,7 @@ class TellNode(Struct):
     reason: str = ""
 
 
-Action = Send | TellEnded | TellStarted | TellRequeued | TellValue | TellNode
+Action = Send | TellEnded | TellStarted | TellRequeued | TellValue | TellPrinted | TellNode
 Outbox = list[Action]
 
 # State.
@@ -243,7 +260,7 @@ class Computation:
 
     __slots__ = (
         "backlogs", "cancelled", "client", "compute", "deaths", "free", "number", "objects", "open", "pinned",
-        "placements", "queue", "reentrant",
+        "placements", "queue", "reentrant", "watched",
     )  # fmt: skip
 
     def __init__(self, client: ClientId, compute: Compute, reentrant: bool) -> None:
@@ -268,6 +285,8 @@ class Computation:
         """Where a job would start at once."""
         self.backlogs: dict[NodeId, Placement] = {}
         """Where a job could wait."""
+        self.watched: set[int] = set()
+        """Numbers of jobs that have not ended and whose output is wanted while they run."""
 
 
 class Node:
