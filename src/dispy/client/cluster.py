@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import sys
 import threading
 import time
@@ -15,7 +14,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from dispy import config, payload
-from dispy.client import mapping
+from dispy.client import mapping, this
 from dispy.client import status as status_module
 from dispy.client.callbacks import check_callback
 from dispy.client.computation import Computation
@@ -192,7 +191,7 @@ class JobCluster:
         self.start_time = time.time()
         self.end_time: float | None = None
         self.cpu_time = 0.0
-        self._pid = os.getpid()
+        self._pid = this.pid
         self._jobs: dict[int, DispyJob] = {}
         """Jobs that have not ended, by number."""
         self._inbox: deque[Job] = deque()
@@ -305,7 +304,7 @@ class JobCluster:
         self, job_id: Any, node: NodeId | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> DispyJob:
         """The path of every job in the caller's thread: pickle, note, and wake the loop if it sleeps."""
-        if self._is_closed or self._pid != os.getpid():
+        if self._is_closed or self._pid != this.pid:
             self._check_open()
         number = next(_numbers)
         if kwargs and "dispy_job_depends" in kwargs:
@@ -406,7 +405,7 @@ class JobCluster:
 
     def _drop_later(self, number: int) -> None:
         """A reference is gone; on any thread, and in the middle of anything."""
-        if self._pid == os.getpid():
+        if self._pid == this.pid:
             self._dropped.append(number)
             self._engine.post(self._drop_refs)
 
@@ -450,7 +449,7 @@ class JobCluster:
         return sum([node.cpus for node in list(self._dispy_nodes.values())])
 
     def _submit_chunk(self, chunk: Chunk, data: payload.Buffer) -> None:
-        if self._is_closed or self._pid != os.getpid():
+        if self._is_closed or self._pid != this.pid:
             self._check_open()
         number = chunk._number = next(_chunk_numbers)
         if payload.has_used():
@@ -486,7 +485,7 @@ class JobCluster:
         self._engine.service.handle(core.SubmitJobs(self._number, [job], node))
 
     def _check_open(self) -> None:
-        if self._pid != os.getpid():
+        if self._pid != this.pid:
             raise UsageError(
                 f"cluster {self.name} was created in another process ({self._pid}) and cannot be used in its fork",
                 hint="create a cluster in the process that uses it",
@@ -522,7 +521,7 @@ class JobCluster:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for all submitted jobs; False if some have not ended after ``timeout`` seconds."""
-        if self._pid != os.getpid():
+        if self._pid != this.pid:
             self._check_open()
         with self._idle:
             return self._idle.wait_for(lambda: not self._jobs, timeout)
@@ -626,7 +625,7 @@ class JobCluster:
         """
         if self._is_closed:
             return None
-        if self._pid != os.getpid():
+        if self._pid != this.pid:
             self._check_open()
         with self._idle:
             self._closers += 1
@@ -678,7 +677,7 @@ class JobCluster:
         """Close, and end dispy's background thread once no other cluster of the program is open."""
         self.close()
         self._engine.callbacks.drain(CLOSE_S)
-        if self._pid == os.getpid() and not self._engine.clusters:
+        if self._pid == this.pid and not self._engine.clusters:
             stop_engine()
 
     def __enter__(self) -> JobCluster:

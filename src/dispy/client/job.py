@@ -5,7 +5,6 @@ from __future__ import annotations
 import _thread
 import functools
 import itertools
-import os
 import threading
 from collections.abc import Generator, Iterator
 from types import ModuleType
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from dispy import payload
+from dispy.client import this
 from dispy.errors import JobError
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
     def _check_process(self) -> None:
         """Jobs of a parent process never end here."""
-        if self._cluster is not None and self._cluster._pid != os.getpid() and not self._is_final:
+        if self._cluster is not None and self._cluster._pid != this.pid and not self._is_final:
             self._cluster._check_open()
 
     def _wake(self) -> None:
