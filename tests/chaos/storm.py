@@ -307,7 +307,8 @@ class Storm:
         ends: list[tuple[float, float]] = []
         for client in self._clients:
             numbers: set[int] = set()
-            for line in client.log.read_text().splitlines():
+            # One that was killed at once has none.
+            for line in client.log.read_text().splitlines() if client.log.exists() else ():
                 words = line.split()
                 number = int(words[1])
                 if words[0] == "submit":
