@@ -45,7 +45,7 @@ def main() -> None:
         if job is None or status not in FINAL:
             return
         number = int(job.id)
-        right = status != DispyJob.Finished or is_right(number, data.get(number, b""), job.result)
+        right = status != DispyJob.Finished or is_right(number, data.pop(number, b""), job.result)
         if status == DispyJob.Terminated:
             print(f"job {number} is terminated: {str(job.exception)[-300:]}", file=sys.stderr)
         note(
