@@ -35,27 +35,32 @@ class Story:
     lost: set[int] = field(default_factory=set)
 
 
-def check(story: Story) -> Counter[str]:
-    """How often each promise was broken; empty if none was."""
-    broken: Counter[str] = Counter()
+def check(story: Story) -> dict[str, list[int]]:
+    """Promises that were broken, and the jobs concerned; empty if none was."""
+    broken: dict[str, list[int]] = {}
+
+    def note(what: str, number: int) -> None:
+        broken.setdefault(what, []).append(number)
+
     endings = Counter(number for number, _, _ in story.told)
     starts = Counter(story.started)
     finished = set(story.finished)
     for number, is_reentrant in story.submitted.items():
         if not endings[number] and number not in story.lost:
-            broken["a job has no final status"] += 1
+            note("a job has no final status", number)
         if endings[number] > 1:
-            broken["a final status is told twice"] += 1
+            note("a final status is told twice", number)
         if starts[number] > 1 and not is_reentrant:
-            broken["a job that must not is run twice"] += 1
+            note("a job that must not is run twice", number)
     for number, status, is_right in story.told:
         if number not in story.submitted:
-            broken["an end is told of a job that nobody submitted"] += 1
+            note("an end is told of a job that nobody submitted", number)
             continue
-        broken.update(_faults_of_end(story, number, status, is_right, number in finished))
+        for what in _faults_of_end(story, number, status, is_right, number in finished):
+            note(what, number)
     for number in starts:
         if number not in story.submitted:
-            broken["a job runs that nobody submitted"] += 1
+            note("a job runs that nobody submitted", number)
     return broken
 
 

@@ -46,8 +46,8 @@ def main() -> None:
             return
         number = int(job.id)
         right = status != DispyJob.Finished or is_right(number, data.pop(number, b""), job.result)
-        if status == DispyJob.Terminated:
-            print(f"job {number} is terminated: {str(job.exception)[-300:]}", file=sys.stderr)
+        if status != DispyJob.Finished:
+            print(f"job {number} has status {status}: {str(job.exception)[-300:]!r}", file=sys.stderr)
         note(
             f"end {number} {status} {int(right)} {time.monotonic() - begun[number]:.3f} {time.monotonic():.3f}"
         )

@@ -295,7 +295,7 @@ class Storm:
             wait_for(self._place.processes, lambda left: not left, what="no processes are left")
         except AssertionError as error:
             self._break("processes are left", str(error))
-        left = [path for path in self._place.files() if "/secret" not in path]
+        left = self._place.files()
         if left:
             self._break("files are left", f"{left[:10]}")
         for proxy in self._proxies:
@@ -326,13 +326,27 @@ class Storm:
             for line in path.read_text().splitlines():
                 (story.started if line[0] == "s" else story.finished).append(int(line[2:]))
         outcome.jobs = len(story.submitted)
-        outcome.broken += check(story)
+        for what, numbers in check(story).items():
+            outcome.broken[what] += len(numbers)
+            outcome.notes += [f"{what}: {number}; {self._history(number)}" for number in numbers[:5]]
         ends.sort()
         for moment in self._times:
             after = next((end for end, begun in ends if begun > moment), None)
             if after is not None:
                 outcome.recoveries.append(after - moment)
         outcome.recoveries.sort()
+
+    def _history(self, number: int) -> str:
+        """What its program said of a job, and how often it ran."""
+        said = [
+            line
+            for client in self._clients
+            for line in client.program.stderr.splitlines()
+            if f"job {number} " in line
+        ]
+        marks = [line for path in self._marks.iterdir() for line in path.read_text().splitlines()]
+        runs = [line for line in marks if line.endswith(f" {number}")]
+        return f"marks {runs}; {said}"
 
     def _break(self, what: str, note: str) -> None:
         self.outcome.broken[what] += 1

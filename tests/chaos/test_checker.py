@@ -46,7 +46,7 @@ def test_nothing_is_wrong() -> None:
 def test_each_broken_promise_is_seen(change: Callable[[Story], object], what: str) -> None:
     story = good()
     change(story)
-    assert check(story) == {what: 1}
+    assert {found: len(numbers) for found, numbers in check(story).items()} == {what: 1}
 
 
 def test_a_short_storm(tmp_path: Path) -> None:

@@ -6,9 +6,13 @@ import fcntl
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 from dispy.net.directories import private_directory
+
+MAKING_S = 60.0
+"""A directory that is not finished after that was left by somebody who was killed at it."""
 
 
 class Place:
@@ -70,15 +74,26 @@ def remove_tree(path: Path) -> None:
 
 def sweep(base: Path) -> None:
     """Remove what the dead have left."""
-    for path in base.glob("[!.]*"):
-        if is_abandoned(path):
+    for path in base.iterdir():
+        if is_abandoned(path) and not (path.name.startswith(".") and _is_young(path)):
             remove_tree(path)
+
+
+def _is_young(path: Path) -> bool:
+    """Whether it may be a directory that somebody is making just now, and has not locked yet."""
+    try:
+        return time.time() - path.lstat().st_mtime < MAKING_S
+    except OSError:
+        return True
 
 
 def is_abandoned(path: Path) -> bool:
     """Whether the program that held the lock in this directory has ended without tidying up."""
     try:
         descriptor = os.open(path / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        # Whoever tidied up was killed at it; a directory gets its name when its lock is there.
+        return path.is_dir()
     except OSError:
         return False
     try:
