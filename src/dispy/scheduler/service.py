@@ -316,9 +316,7 @@ class Link:
                 self.connection.abort(SilenceError("given up"))
             self._fail(SilenceError("it does not answer any more"))
 
-    def send_job(
-        self, connection: Connection, computation: int, job: node.Job, watched: list[int]
-    ) -> None:
+    def send_job(self, connection: Connection, computation: int, job: node.Job, watched: list[int]) -> None:
         """Send a job with large arguments; it is overtaken by whatever is sent meanwhile."""
         bare = node.Job(job.number, job.attempt, b"")
         parts: list[tuple[Any, str, Source]] = [(bare, "stream", MemorySource(job.payload))]
