@@ -22,6 +22,38 @@ _PROBES = 8
 
 _ANONYMOUS = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
 
+_HUGE_MIN = 2 * 1024 * 1024
+"""Bytes from which huge pages can serve."""
+
+_STALL_MAX = 64 * 1024 * 1024
+"""Bytes that may be mapped page by page in one go, in which nothing else is done: 10 ms."""
+
+_COPY_STEP = 256 * 1024
+
+_POPULATED = getattr(mmap, "MAP_SHARED", 0) | getattr(mmap, "MAP_POPULATE", 0)
+
+
+def copy(source: bytes | bytearray | memoryview, target: memoryview) -> None:
+    """Copy into a buffer of the same length, letting other threads run every now and then.
+
+    A plain copy holds the interpreter to its end, and a GiB of fresh memory takes a second or more.
+    """
+    if len(source) <= _COPY_STEP:
+        target[:] = source
+        return
+    view = memoryview(source)
+    for start in range(0, len(view), _COPY_STEP):
+        target[start : start + _COPY_STEP] = view[start : start + _COPY_STEP]
+
+
+def map_shared(descriptor: int, size: int) -> mmap.mmap:
+    """Map a file, its pages at once unless there are too many to wait for them.
+
+    Raises:
+        OSError: There is no memory for it.
+    """
+    return mmap.mmap(descriptor, size, flags=_POPULATED if size <= _STALL_MAX else mmap.MAP_SHARED)
+
 
 class Pool:
     """Buffers of this process, from any thread."""
@@ -61,6 +93,10 @@ class Pool:
             made = mmap.mmap(-1, length, flags=_ANONYMOUS)
         except OSError as error:
             raise MemoryError(f"no {size} bytes of memory: {error.strerror}") from error
+        if length >= _HUGE_MIN and hasattr(mmap, "MADV_HUGEPAGE"):
+            # To give back 2 GiB of small pages takes 0.3 s, in which no thread runs.
+            with suppress(OSError):
+                made.madvise(mmap.MADV_HUGEPAGE)
         if length <= self._kept_max // 2:
             self._kept.append(made)
             self._kept_bytes += length
@@ -288,7 +324,10 @@ class SharedPool:
     def _map(self, path: str, length: int, is_private: bool) -> SharedFile:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            mapped = mmap.mmap(descriptor, length, flags=mmap.MAP_PRIVATE if is_private else _POPULATED)
+            if is_private:
+                mapped = mmap.mmap(descriptor, length, flags=mmap.MAP_PRIVATE)
+            else:
+                mapped = map_shared(descriptor, length)
         finally:
             os.close(descriptor)
         file = self._files[id(mapped)] = SharedFile(path, length, mapped, is_private)
@@ -333,6 +372,3 @@ class SharedFile:
     def close(self) -> None:
         """Unmap it."""
         self.mapped.close()
-
-
-_POPULATED = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)

@@ -24,7 +24,7 @@ from typing import Any
 import cloudpickle
 from cloudpickle import cloudpickle as _by_value
 
-from dispy.buffers import pool
+from dispy.buffers import copy, pool
 from dispy.errors import PicklingError, RemoteTraceback
 
 PROTOCOL = 5
@@ -139,7 +139,7 @@ class Parts:
         position = 0
         for piece in self.pieces:
             end = position + len(piece)
-            block[position:end] = piece
+            copy(piece, block[position:end])
             position = end
         return block
 
@@ -151,7 +151,7 @@ def whole(dumped: bytes | Parts) -> Buffer:
     if len(dumped) < OUT_OF_BAND:
         return dumped
     block = take(len(dumped))
-    block[:] = dumped
+    copy(dumped, block)
     return block
 
 

@@ -116,6 +116,11 @@ class FakeTransport:
         """Keep it."""
         self.parts.append(data)
 
+    def writelines(self, parts: list[Any]) -> None:
+        """As of asyncio's transports."""
+        for part in parts:
+            self.write(part)
+
     def is_closing(self) -> bool:
         """As of asyncio's transports."""
         return self.is_closed

@@ -393,7 +393,7 @@ class Targets:
             raise Fault(f"the right proof is refused: {talk.connection.error!r}")
         if mutator.chance() < 0.1:
             large = node.Provisional(1, 7, 1, 1, b"", 0)
-            talk.connection.send_streamed([(large, "stream", _LARGE)], large)
+            talk.connection.send_streamed([(large, "stream", frames.MemorySource(_LARGE))], large)
         for _ in range(1 + mutator.below(4)):
             is_damaged = bool(talk.channel) and mutator.chance() < 0.3
             talk.say(self._nonsense(FROM_NODE if talk.is_dialer else TO_NODE), is_damaged=is_damaged)
@@ -420,7 +420,7 @@ class Targets:
             kind = mutator.pick(_STREAM_KINDS)
             body = b""
             if kind in (frames.OPEN, frames.GRANT):
-                body = number.to_bytes(8, "big")
+                body = number.to_bytes(8, "big") * (1 if kind == frames.OPEN else 2)
             elif kind == frames.CHUNK:
                 body = bytes(min(number, 1 << 16))
             said += HEADER.pack(kind, b"\0\0\0", stream, len(body)) + body
@@ -524,7 +524,7 @@ _WIDE = {
     frames.CONTROL: limits.CONTROL_FRAME_MAX,
     frames.OPEN: 8,
     frames.CHUNK: limits.CHUNK_MAX,
-    frames.GRANT: 8,
+    frames.GRANT: 16,
     frames.ABORT: 0,
     frames.PING: 0,
 }

@@ -12,6 +12,7 @@ import random
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -73,6 +74,24 @@ class At:
             return [data]
         self.has_happened = True
         return [data[:at], *self.change(data[at:])]
+
+
+class Slow:
+    """A line with a rate, each way.
+
+    Args:
+        rate: Bytes per second.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._free_at: dict[Direction, float] = {}
+
+    def __call__(self, direction: Direction, before: int, data: bytes) -> Sequence[Piece]:
+        now = time.monotonic()
+        free_at = max(now, self._free_at.get(direction, now)) + len(data) / self._rate
+        self._free_at[direction] = free_at
+        return [data, free_at - now]
 
 
 def flip(mask: int) -> Change:

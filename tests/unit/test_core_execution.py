@@ -211,6 +211,26 @@ def test_results_do_not_wait_for_company_for_ever() -> None:
     assert not machine.state.is_flushing
 
 
+def test_a_large_result_is_told_apart_from_small_ones() -> None:
+    """On a slow line they would wait for its bytes."""
+    machine = machine_with_computation(1)
+    warm_up(machine, 400)
+    offer = offers(run(machine, range(1000)))[0]
+    ended = [Ended(job.number, job.attempt, FINISHED, 0.0, 1e-6, b"") for job in offer.record.jobs]
+    ended[1].stream = 7
+    ended[3].output_stream = 8
+    actions = machine.handle(
+        core.Ran(offer.worker, offer.record.record, len(ended), True, False, ended), 0.0
+    ) + machine.handle(core.Flush(), 0.0)
+    batches = [message for message in told(actions) if isinstance(message, node.JobsEnded)]
+    assert [[result.number for result in batch.ended] for batch in batches] == [
+        [0, 2, *range(4, len(ended))],
+        [1],
+        [3],
+    ]
+    assert [batch.batch - batches[0].batch for batch in batches] == [0, 1, 2]
+
+
 def test_workers_that_never_begin_end_the_computation_here_with_the_reason() -> None:
     """Jobs go back; a job that ends in between starts the count again."""
     machine = machine_with_computation(1)

@@ -23,6 +23,15 @@ def segments(tmp_path: Path) -> Iterator[Segments]:
     opened.close()
 
 
+def content(segments: Segments, directory: Path, name: int) -> bytes:
+    """What a segment holds, in two parts."""
+    outgoing = segments.outgoing(directory, name)
+    half = outgoing.size // 2
+    data = outgoing.read(0, half) + outgoing.read(half, outgoing.size - half)
+    outgoing.close()
+    return data
+
+
 def put(segments: Segments, directory: Path, data: bytes) -> int:
     """Let a payload arrive in two parts."""
     incoming = segments.incoming(len(data))
@@ -35,8 +44,7 @@ def put(segments: Segments, directory: Path, data: bytes) -> int:
 @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 5000], ids=["empty", "small", "large"])
 def test_a_segment_is_read_as_it_was_written(segments: Segments, data: bytes) -> None:
     directory = segments.open("computation")
-    with segments.map(directory, put(segments, directory, data)) as content:
-        assert content == data
+    assert content(segments, directory, put(segments, directory, data)) == data
 
 
 def test_segments_have_names_of_their_own(segments: Segments) -> None:
@@ -62,12 +70,61 @@ def test_a_removed_segment_is_gone_and_may_be_removed_again(segments: Segments) 
     assert list(directory.iterdir()) == []
 
 
-def test_a_mapped_segment_stays_readable_when_it_is_removed(segments: Segments) -> None:
+def test_what_was_cut_off_of_a_segment_reads_as_zeros(segments: Segments) -> None:
     directory = segments.open("computation")
     name = put(segments, directory, b"content")
-    with segments.map(directory, name) as content:
-        segments.remove(directory, name)
-        assert content == b"content"
+    outgoing = segments.outgoing(directory, name)
+    os.truncate(directory / str(name), 3)
+    assert outgoing.read(0, 7) == b"con\0\0\0\0"
+    assert outgoing.read(4, 3) == b"\0\0\0"
+    outgoing.close()
+
+
+def test_only_plain_files_are_sent(segments: Segments, tmp_path: Path) -> None:
+    directory = segments.open("computation")
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"not theirs")
+    (directory / "1").symlink_to(secret)
+    os.mkfifo(directory / "2")
+    (directory / "3").mkdir()
+    os.link(secret, tmp_path / "other")
+    before = set(os.listdir("/proc/self/fd"))
+    for name in (1, 2, 3, 4):
+        with pytest.raises(OSError):
+            segments.outgoing(directory, name)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+LARGE = 65 * 1024 * 1024
+
+
+def test_what_is_used_again_is_received_in_place(segments: Segments) -> None:
+    directory = segments.open("computation")
+    first = put(segments, directory, b"x" * 100_000)
+    assert segments.incoming(5).room(5) is None, "of a new file"
+    segments.remove(directory, first)
+    incoming = segments.incoming(90_000)
+    room = incoming.room(40_000)
+    assert room is not None
+    room[:] = b"y" * 40_000
+    incoming.write(memoryview(b"z" * 50_000))
+    assert (
+        content(segments, directory, segments.adopt(directory, incoming)) == b"y" * 40_000 + b"z" * 50_000
+    )
+
+
+def test_a_large_segment_is_gone_soon_after_it_was_removed(segments: Segments) -> None:
+    """A thread removes it, and must not be in the way of another that removes all."""
+    directory, other = segments.open("computation"), segments.open("other")
+    segments.free = ""
+    for place in (directory, other):
+        with open(place / "7", "wb") as file:
+            file.truncate(LARGE)
+    segments.remove(directory, 7)
+    segments.drop(other)
+    assert not other.exists()
+    segments.close()
+    assert not segments.root.exists()
 
 
 def test_dropping_a_computation_leaves_the_others(segments: Segments) -> None:
@@ -76,8 +133,7 @@ def test_dropping_a_computation_leaves_the_others(segments: Segments) -> None:
     name = put(segments, other, b"y")
     segments.drop(one)
     assert not one.exists()
-    with segments.map(other, name) as content:
-        assert content == b"y"
+    assert content(segments, other, name) == b"y"
 
 
 def test_closing_leaves_nothing(tmp_path: Path) -> None:

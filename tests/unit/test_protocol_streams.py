@@ -6,7 +6,7 @@ import pytest
 
 from dispy.errors import RemoteProtocolError
 from dispy.protocol import limits
-from dispy.protocol.frames import Group, IncomingStreams, OutgoingStream
+from dispy.protocol.frames import Group, IncomingStreams, MemorySource, OutgoingStream
 
 
 def chunk(data: bytes) -> memoryview:
@@ -21,10 +21,53 @@ def test_a_stream_is_put_together_from_its_chunks() -> None:
     assert streams.take(1).data == b"hello"
 
 
-def test_each_chunk_but_the_last_is_granted_again() -> None:
+class Slots:
+    """A sink of a known size that chunks can be received in."""
+
+    def __init__(self, size: int) -> None:
+        self.data = bytearray(size)
+        self._at = 0
+
+    def room(self, size: int) -> memoryview | None:
+        self._at += size
+        return memoryview(self.data)[self._at - size : self._at]
+
+    def write(self, body: memoryview) -> None:
+        room = self.room(len(body))
+        assert room is not None
+        room[:] = body
+
+    def discard(self) -> None:
+        self.data.clear()
+
+
+def test_chunks_may_be_received_in_their_room() -> None:
+    streams = IncomingStreams(Slots)
+    streams.open(1, 9)
+    streams.chunk(1, chunk(b"abc"))
+    room = streams.room(1, 4)
+    assert room is not None
+    room[:] = b"defg"
+    with pytest.raises(RemoteProtocolError, match="not complete"):
+        streams.take(1)
+    streams.placed(1, 4)
+    streams.chunk(1, chunk(b"hi"))
+    assert streams.take(1).data == b"abcdefghi"
+
+
+def test_a_sink_that_grows_has_no_room() -> None:
     streams = IncomingStreams()
-    streams.open(1, 6)
-    assert [streams.chunk(1, chunk(data)) for data in (b"a", b"bc", b"def")] == [1, 2, 0]
+    streams.open(1, 9)
+    assert streams.room(1, 4) is None
+
+
+def test_there_is_no_room_beyond_the_announced_size_or_without_a_stream() -> None:
+    streams = IncomingStreams(Slots)
+    streams.open(1, 4)
+    with pytest.raises(RemoteProtocolError, match="did not announce"):
+        streams.room(1, 5)
+    with pytest.raises(RemoteProtocolError, match="stream 2"):
+        streams.room(2, 1)
 
 
 def test_streams_that_interleave_stay_apart() -> None:
@@ -137,7 +180,7 @@ def test_aborting_an_unknown_stream_is_no_fault() -> None:
 
 
 def outgoing(size: int) -> OutgoingStream:
-    return OutgoingStream(1, memoryview(bytes(size)), Group(1, b""))
+    return OutgoingStream(1, MemorySource(bytes(size)), Group([1], b""))
 
 
 def test_chunks_are_as_large_as_allowed_and_end_with_the_payload() -> None:
@@ -149,9 +192,15 @@ def test_chunks_are_as_large_as_allowed_and_end_with_the_payload() -> None:
     assert stream.is_done()
 
 
+def test_a_chunk_can_be_made_smaller() -> None:
+    stream = outgoing(100)
+    assert [len(stream.next_chunk(40)) for _ in range(3)] == [40, 40, 20]
+    assert (stream.left(), stream.is_done()) == (0, True)
+
+
 def test_chunks_together_are_the_payload() -> None:
     data = bytes(range(256)) * 8192
-    stream = OutgoingStream(1, memoryview(data), Group(1, b""))
+    stream = OutgoingStream(1, MemorySource(data), Group([1], b""))
     parts = []
     while not stream.is_done():
         parts.append(bytes(stream.next_chunk()))
@@ -185,5 +234,14 @@ def test_an_empty_payload_is_done_without_a_chunk() -> None:
 
 
 def test_the_message_goes_with_the_stream_that_ends_last() -> None:
-    group = Group(3, b"message")
-    assert [group.stream_done() for _ in range(3)] == [None, None, b"message"]
+    group = Group([1, 2, 3], b"message")
+    assert [group.stream_done() for _ in range(2)] == [None, None]
+    assert not group.is_over()
+    assert group.stream_done() == b"message"
+    assert group.is_over()
+
+
+def test_streams_that_are_given_up_are_over() -> None:
+    group = Group([1, 2], b"message")
+    group.give_up()
+    assert group.is_over()

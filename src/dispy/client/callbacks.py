@@ -51,7 +51,9 @@ class Caller:
             function, batch = item
             for arguments in batch:
                 call_now(function, arguments)
-            del item, batch
+                arguments = ()
+            # What was handed over may be large, and the next may be long in coming.
+            item = function = batch = None  # type: ignore[assignment]
 
     def is_current(self) -> bool:
         """Whether we are in a callback now."""

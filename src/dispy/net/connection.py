@@ -2,7 +2,7 @@
 
 Before the proof it takes one small frame at a time and nothing else. After it,
 messages queued during one turn of the loop leave in one write; streams go between them, a chunk
-at a time, as far as the peer grants and the socket takes.
+at a time, as far as the peer grants, the pace allows and the socket takes.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import secrets
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from dispy.net.tls import Channel, Cipher, DialerTls, ListenerTls, channel_of, e
 from dispy.protocol import frames, limits
 from dispy.protocol.frames import guess_protocol
 from dispy.protocol.handshake import NONCE_SIZE, REFUSAL, Handshake
+from dispy.protocol.pace import Pace
 
 HANDSHAKE_S = 5.0
 """From connect to proof: generous on a loaded machine, short for a stranger."""
@@ -38,6 +40,11 @@ _PEER_BUFFER = 128 * limits.KIB
 """Encrypted bytes read at once, before the proof and after it."""
 
 Payload = bytes | bytearray | memoryview
+
+
+def _now_us() -> int:
+    return time.monotonic_ns() // 1000
+
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -97,7 +104,8 @@ class Connection(asyncio.BufferedProtocol):
         self._received = memoryview(bytearray(STRANGER_BUFFER)) if tls is not None else memoryview(b"")
         """Where encrypted bytes arrive."""
         self._handshake: Handshake | None = None
-        self._reader = frames.FrameReader(self._on_frame, limits.HANDSHAKE_FRAME_MAX)
+        self._incoming = frames.IncomingStreams(make_sink)
+        self._reader = frames.FrameReader(self._on_frame, limits.HANDSHAKE_FRAME_MAX, self._incoming.room)
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -109,8 +117,9 @@ class Connection(asyncio.BufferedProtocol):
         self._socket: socket.socket | None = None
         self._is_flushing = False
         self._is_paused = False
-        self._incoming = frames.IncomingStreams(make_sink)
         self._outgoing: dict[int, frames.OutgoingStream] = {}
+        self._pace = Pace()
+        self._is_oldest_due = True
         self._next_stream = 1
         self.error: Exception | None = None
         """Why we ended it."""
@@ -206,7 +215,9 @@ class Connection(asyncio.BufferedProtocol):
         self._is_closed = True
         self.is_ready = False
         self._settle()
-        self._outgoing.clear()
+        for number in list(self._outgoing):
+            self._drop_stream(number)
+        self._reader.close()
         self._incoming.close()
         with self._lock:
             if self._socket is not None:
@@ -235,19 +246,26 @@ class Connection(asyncio.BufferedProtocol):
                 self._owner.on_message(self, self._decode(body))
             elif self._handshake is not None:
                 self._on_handshake(self._handshake, body)
+        elif kind == frames.PLACED:
+            self._incoming.placed(stream, len(body))
+            self._write(frames.grant_frame(stream, len(body), _now_us()))
         elif kind == frames.CHUNK:
-            grant = self._incoming.chunk(stream, body)
-            if grant:
-                self._write(frames.length_frame(frames.GRANT, stream, grant))
+            self._incoming.chunk(stream, body)
+            self._write(frames.grant_frame(stream, len(body), _now_us()))
         elif kind == frames.OPEN:
-            self._incoming.open(stream, frames.read_length(body))
+            self._incoming.open(stream, frames.read_open(body))
         elif kind == frames.GRANT:
-            outgoing = self._outgoing.get(stream)
-            if outgoing is not None:
-                outgoing.window = min(outgoing.window + frames.read_length(body), limits.STREAM_WINDOW)
-                self._schedule_flush()
+            self._on_grant(stream, *frames.read_grant(body))
         elif kind == frames.ABORT:
             self._incoming.abort(stream)
+
+    def _on_grant(self, stream: int, count: int, arrived_us: int) -> None:
+        self._pace.granted(count, arrived_us, _now_us())
+        outgoing = self._outgoing.get(stream)
+        if outgoing is not None:
+            outgoing.window = min(outgoing.window + count, limits.STREAM_WINDOW)
+        if self._outgoing:
+            self._schedule_flush()
 
     def _on_handshake(self, handshake: Handshake, body: memoryview) -> None:
         self._write_control(handshake.receive(body))
@@ -315,24 +333,40 @@ class Connection(asyncio.BufferedProtocol):
         self._write(frames.header(frames.CONTROL, len(body)))
         self._out.append(body)
 
-    def send_streamed(self, parts: list[tuple[Any, str, Payload]], message: Any) -> None:
+    def send_streamed(self, parts: list[tuple[Any, str, frames.Source]], message: Any) -> frames.Group:
         """Send one or several large payloads, and after the last byte of all the message that refers to them.
 
         Args:
             parts: For each payload the object that refers to it, the name of the attribute that is
-                set to the stream's number here, and the bytes, which must not change.
+                set to the stream's number here, and where the bytes are.
             message: Contains those objects.
+
+        Returns:
+            What ``give_up`` takes.
         """
         numbers = range(self._next_stream, self._next_stream + len(parts))
         self._next_stream += len(parts)
         for number, (holder, attribute, _) in zip(numbers, parts, strict=True):
             setattr(holder, attribute, number)
         body = _encode(message)
-        # Streams of one connection are served in turn, so the message goes with the one that ends last.
-        group = frames.Group(len(parts), body)
-        for number, (_, _, data) in zip(numbers, parts, strict=True):
-            self._outgoing[number] = frames.OutgoingStream(number, memoryview(data), group)
-            self._write(frames.length_frame(frames.OPEN, number, len(data)))
+        # Streams of one connection overtake each other, so the message goes with the one that ends last.
+        group = frames.Group(numbers, body)
+        for number, (_, _, source) in zip(numbers, parts, strict=True):
+            self._outgoing[number] = stream = frames.OutgoingStream(number, source, group)
+            self._write(frames.open_frame(number, source.size))
+            if stream.is_done():  # there is nothing in it
+                self._write_control(self._end_stream(stream))
+        return group
+
+    def give_up(self, group: frames.Group) -> bool:
+        """Do not send what has not gone of some streams, nor their message; False if that has gone."""
+        if group.is_over() or self._is_closed:
+            return False
+        group.give_up()
+        for number in group.numbers:
+            self._drop_stream(number)
+            self._write(frames.header(frames.ABORT, 0, number))
+        return True
 
     def take_stream(self, number: int) -> Any:
         """The sink with the payload that a message refers to."""
@@ -428,24 +462,51 @@ class Connection(asyncio.BufferedProtocol):
             transport.write(data)
 
     def _write_chunks(self) -> bool:
-        """One chunk of each stream that may send; False if none may."""
-        has_written = False
-        for stream in list(self._outgoing.values()):
-            if stream.is_ready():
-                chunk = stream.next_chunk()
+        """One chunk of one stream; False if none may go."""
+        stream = self._choose()
+        size_max = self._pace.chunk_max() if stream is not None else 0
+        if stream is None or not size_max:
+            return False
+        chunk = stream.next_chunk(size_max)
+        self._pace.sent(len(chunk), _now_us())
+        head = frames.header(frames.CHUNK, len(chunk), stream.number)
+        with self._lock:
+            if self._cipher is None and not self._left:
+                self._has_sent = True
+                self.bytes_sent += len(head) + len(chunk)
+                assert self._transport is not None
+                self._transport.writelines([head, chunk])
+            else:
+                self._transmit(head)
+                self._transmit(chunk)
+        if stream.is_done():
+            body = self._end_stream(stream)
+            if body is not None:
                 with self._lock:
-                    self._transmit(frames.header(frames.CHUNK, len(chunk), stream.number))
-                    self._transmit(chunk)
-                has_written = True
-            if stream.is_done():
-                del self._outgoing[stream.number]
-                body = stream.group.stream_done()
-                if body is not None:
-                    with self._lock:
-                        self._transmit(frames.header(frames.CONTROL, len(body)) + body)
-            if self._is_paused:
-                break
-        return has_written
+                    self._transmit(frames.header(frames.CONTROL, len(body)) + body)
+        return True
+
+    def _end_stream(self, stream: frames.OutgoingStream) -> bytes | None:
+        """All of it has gone; returns the message that goes with it."""
+        self._drop_stream(stream.number)
+        return stream.group.stream_done()
+
+    def _drop_stream(self, number: int) -> None:
+        stream = self._outgoing.pop(number, None)
+        if stream is not None:
+            stream.source.close()
+
+    def _choose(self) -> frames.OutgoingStream | None:
+        """Which stream goes on: the oldest and the one with the least left by turns.
+
+        In turns over all of them, all would arrive when the last does, and workers would wait for it. What
+        is small passes what is large, which never stands still.
+        """
+        ready = [stream for stream in self._outgoing.values() if stream.is_ready()]
+        if len(ready) < 2:
+            return ready[0] if ready else None
+        self._is_oldest_due = not self._is_oldest_due
+        return ready[0] if self._is_oldest_due else min(ready, key=frames.OutgoingStream.left)
 
     def tick(self) -> int:
         """Say a sign of life if nothing else was said since the last tick.

@@ -63,13 +63,12 @@ def remove_tree(path: Path) -> None:
     """Remove a directory with all that somebody may have put there."""
     try:
         shutil.rmtree(path)
-    except FileNotFoundError:
-        pass
     except (OSError, RecursionError):
-        # A tree that is too deep for Python, or that changes under it.
-        subprocess.run(
-            ["rm", "-rf", "--", path], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
-        )
+        # It is gone; or is too deep for Python, or changes under it.
+        if os.path.lexists(path):
+            subprocess.run(
+                ["rm", "-rf", "--", path], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+            )
 
 
 def sweep(base: Path) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-import mmap
 import os
 import stat
 import tempfile
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from dispy.buffers import claim_file, free_file
+from dispy.buffers import claim_file, free_file, map_shared
 from dispy.net.directories import FREE, GIVEN, memory_directory, private_directory
-from dispy.net.places import Place, is_abandoned, sweep
+from dispy.net.places import Place, is_abandoned, remove_tree, sweep
 from dispy.node.accounts import Account
 from dispy.processes import kill_marked
 from dispy.protocol.node import PutObject
@@ -143,12 +144,11 @@ class Segments(Place):
                 path.unlink()
             raise
 
-    def map(self, directory: Path, name: int) -> memoryview:
-        """The content of a segment, mapped.
+    def outgoing(self, directory: Path, name: int) -> Outgoing:
+        """The content of a segment, for a client.
 
-        Workers write them, so one may be a link to a file of ours, a pipe nobody writes to, or shrink while we
-        read. Where they run as we do that is their own affair; those of another account get what
-        they wrote and nothing else.
+        Workers write them, so one may be a link to a file of ours, or a pipe nobody writes to. Where they run
+        as we do that is their own affair; those of another account get what they wrote and nothing else.
 
         Raises:
             OSError: It is not there, or not a plain file of theirs.
@@ -156,18 +156,15 @@ class Segments(Place):
         descriptor = os.open(
             directory / str(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         )
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            owner = os.getuid() if self._account is None else self._account.uid
-            if not stat.S_ISREG(status.st_mode) or status.st_uid != owner or status.st_nlink != 1:
-                raise OSError(f"segment {name} is not what a worker writes")
-            if not status.st_size:
-                return memoryview(b"")
-            if self._account is not None:
-                if status.st_blocks * 512 < status.st_size:
-                    raise OSError(f"segment {name} has holes")
-                return memoryview(file.read(status.st_size))
-            return memoryview(mmap.mmap(descriptor, status.st_size, prot=mmap.PROT_READ, flags=_POPULATED))
+        status = os.fstat(descriptor)
+        owner = os.getuid() if self._account is None else self._account.uid
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != owner or status.st_nlink != 1:
+            os.close(descriptor)
+            raise OSError(f"segment {name} is not what a worker writes")
+        if self._account is not None and status.st_blocks * 512 < status.st_size:
+            os.close(descriptor)
+            raise OSError(f"segment {name} has holes")
+        return Outgoing(descriptor, status.st_size)
 
     def remove(self, directory: Path, name: int) -> None:
         """Let a segment be used again; one that is gone already is fine."""
@@ -175,14 +172,69 @@ class Segments(Place):
         with suppress(OSError):
             status = path.lstat()
             # A file with another link is a client's, who may write to it again.
-            free_file(self.free if status.st_nlink == 1 else "", str(path), status.st_size)
+            free = self.free if status.st_nlink == 1 else ""
+            if status.st_size > _STALL_MAX:
+                _apart(free_file, free, str(path), status.st_size)
+            else:
+                free_file(free, str(path), status.st_size)
+
+    def drop(self, directory: Path) -> None:
+        """Remove the segments of a computation."""
+        with suppress(OSError):
+            if (
+                sum(entry.stat(follow_symlinks=False).st_size for entry in os.scandir(directory))
+                > _STALL_MAX
+            ):
+                gone = directory.with_name(f".{directory.name}-{self._next}")
+                self._next += 1
+                os.rename(directory, gone)
+                _apart(remove_tree, gone)
+                return
+        remove_tree(directory)
 
 
-_POPULATED = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+_STALL_MAX = 64 * 1024 * 1024
+"""Bytes whose pages are given back at once: 20 ms here. More of them are given back by a thread."""
+
+
+def _apart(remove: Callable[..., None], *arguments: object) -> None:
+    threading.Thread(target=remove, args=arguments, name="dispy removes", daemon=True).start()
+
+
+class Outgoing:
+    """A segment on its way to a client.
+
+    Read and not mapped: pages of a GiB cost 100 ms to be mapped, in which nothing else is done, and a
+    worker that cuts a mapped file would end us.
+
+    Args:
+        descriptor: Of the file; is closed with this.
+        size: Of the file.
+    """
+
+    __slots__ = ("_descriptor", "size")
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor = descriptor
+        self.size = size
+
+    def read(self, start: int, size: int) -> bytes:
+        """Bytes from a place on; zeros where there are none any more."""
+        data = b""
+        with suppress(OSError):
+            data = os.pread(self._descriptor, size, start)
+        return data if len(data) == size else data.ljust(size, b"\0")
+
+    def close(self) -> None:
+        """No more is read."""
+        os.close(self._descriptor)
 
 
 class Incoming:
-    """A payload on its way into a file, which is written and not mapped: page faults cost more than copying.
+    """A payload on its way into a file.
+
+    A new file is written and not mapped: page faults cost more than copying. One that is used again has
+    its pages, and is mapped, so that the socket is read straight into it.
 
     Args:
         path: The file.
@@ -196,15 +248,30 @@ class Incoming:
         self._free = free
         self._error: OSError | None = None
         self._descriptor = -1
+        self._mapped: memoryview | None = None
+        self._position = 0
         try:
             is_used_again = claim_file(free, size, str(path))
             how = os.O_RDWR | os.O_CLOEXEC | (0 if is_used_again else os.O_CREAT | os.O_EXCL)
             self._descriptor = os.open(path, how, 0o600)
+            if is_used_again:
+                self._mapped = memoryview(map_shared(self._descriptor, size))
         except OSError as error:
             self._error = error
 
+    def room(self, size: int) -> memoryview | None:
+        """Where the next bytes belong."""
+        if self._mapped is None:
+            return None
+        self._position += size
+        return self._mapped[self._position - size : self._position]
+
     def write(self, body: memoryview) -> None:
         """Take the next bytes; what goes wrong is told by ``finish``."""
+        room = self.room(len(body))
+        if room is not None:
+            room[:] = body
+            return
         try:
             while body and self._error is None:
                 body = body[os.write(self._descriptor, body) :]
@@ -240,6 +307,7 @@ class Incoming:
             self._path.unlink()
 
     def _close(self) -> None:
+        self._mapped = None
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -23,7 +23,7 @@ from dispy.core.execution.offers import workers_max
 from dispy.core.execution.state import ClientId, Key, WorkerId
 from dispy.errors import RemoteProtocolError, SilenceError
 from dispy.net.addresses import local, outward
-from dispy.net.connection import Connection, Payload
+from dispy.net.connection import Connection
 from dispy.net.discovery import Entry, Listing
 from dispy.net.listener import Listener
 from dispy.net.secrets import Secret
@@ -35,6 +35,7 @@ from dispy.node.segments import Segments, WorkSpace
 from dispy.processes import describe_exit, kill_strays
 from dispy.protocol import limits, node
 from dispy.protocol import worker as worker_protocol
+from dispy.protocol.frames import Group, Source
 from dispy.settings import PULSE_S, SILENT_PULSES, NodeSettings
 from dispy.text import line, lines
 
@@ -60,7 +61,7 @@ _encode = msgspec.msgpack.Encoder().encode
 class Loaded:
     """A computation's host and places."""
 
-    __slots__ = ("client", "host", "objects", "segments", "work")
+    __slots__ = ("client", "host", "objects", "segments", "sending", "work")
 
     def __init__(self, client: ClientId, host: HostProcess, work: Path, segments: Path) -> None:
         self.client = client
@@ -69,6 +70,8 @@ class Loaded:
         self.segments = segments
         self.objects: set[int] = set()
         """Numbers of what was put there."""
+        self.sending: list[tuple[Connection, Group, node.JobsEnded]] = []
+        """Results that may still be on their way as streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +309,10 @@ class NodeService:
         if type(message) is node.Compute:
             if message.stream:
                 message.code = connection.take_stream(message.stream).read()
+        elif type(message) is node.CancelJobs:
+            self._cancel_results(client, message)
+        elif type(message) is node.CloseComputation:
+            self._give_up_results((client, message.computation))
         elif type(message) is node.ShareMemory:
             self._sharing.add(client)
             return
@@ -415,14 +422,14 @@ class NodeService:
         if connection is None or not connection.is_ready:
             return
         message = action.message
-        if type(message) is node.JobsEnded and any(e.stream or e.output_stream for e in message.ended):
+        if type(message) is node.JobsEnded and _is_large(message.ended[0]):
             self._send_large(connection, action.client, message)
         elif type(message) is node.Provisional and message.stream:
             loaded = self._loaded.get((action.client, message.computation))
             if loaded is None:
                 return
             try:
-                data = self._segments.map(loaded.segments, message.stream)
+                data = self._segments.outgoing(loaded.segments, message.stream)
             except OSError as error:
                 logger.error("a provisional result of job %d is lost: %s", message.number, error)
                 return
@@ -432,32 +439,57 @@ class NodeService:
             connection.send(message)
 
     def _send_large(self, connection: Connection, client: ClientId, batch: node.JobsEnded) -> None:
-        """Send a batch whose payloads lie in segments; the batch itself is kept as it is."""
+        """Send a result whose payloads lie in segments; the batch itself is kept as it is."""
         loaded = self._loaded.get((client, batch.computation))
         if loaded is None:
             return
-        ended = []
-        parts: list[tuple[Any, str, Payload]] = []
-        for result in batch.ended:
-            if result.stream or result.output_stream:
-                result = msgspec.structs.replace(result)
-                if client in self._sharing:
-                    result.segment, result.stream = result.stream, 0
-                for attribute in ("stream", "output_stream"):
-                    segment = getattr(result, attribute)
-                    if segment:
-                        try:
-                            parts.append((result, attribute, self._segments.map(loaded.segments, segment)))
-                        except OSError as error:
-                            setattr(result, attribute, 0)
-                            result.status = node.TERMINATED
-                            result.reason = f"the job's result was lost on node {self.name}: {error}"
-            ended.append(result)
-        message = node.JobsEnded(batch.batch, batch.computation, ended)
+        result = msgspec.structs.replace(batch.ended[0])
+        if client in self._sharing:
+            result.segment, result.stream = result.stream, 0
+        parts: list[tuple[Any, str, Source]] = []
+        for attribute in ("stream", "output_stream"):
+            segment = getattr(result, attribute)
+            if segment:
+                try:
+                    parts.append((result, attribute, self._segments.outgoing(loaded.segments, segment)))
+                except OSError as error:
+                    setattr(result, attribute, 0)
+                    result.status = node.TERMINATED
+                    result.reason = f"the job's result was lost on node {self.name}: {error}"
+        message = node.JobsEnded(batch.batch, batch.computation, [result])
         if parts:
-            connection.send_streamed(parts, message)
+            group = connection.send_streamed(parts, message)
+            loaded.sending = [entry for entry in loaded.sending if not entry[1].is_over()]
+            loaded.sending.append((connection, group, message))
         else:
             connection.send(message)
+
+    def _cancel_results(self, client: ClientId, message: node.CancelJobs) -> None:
+        """A cancel overtakes the result of its job: what is left of that is not sent, just that it has ended."""
+        loaded = self._loaded.get((client, message.computation))
+        if loaded is None or not loaded.sending:
+            return
+        cancelled = {(attempt.number, attempt.attempt) for attempt in message.attempts}
+        for connection, group, batch in loaded.sending:
+            result = batch.ended[0]
+            if (result.number, result.attempt) in cancelled and connection.give_up(group):
+                ended = node.Ended(
+                    result.number,
+                    result.attempt,
+                    node.TERMINATED,
+                    result.start,
+                    result.end,
+                    b"",
+                    reason="cancelled",
+                )
+                connection.send(node.JobsEnded(batch.batch, batch.computation, [ended]))
+        loaded.sending = [entry for entry in loaded.sending if not entry[1].is_over()]
+
+    def _give_up_results(self, key: Key) -> None:
+        """Do not send what is left of the results of a computation that its client has closed."""
+        loaded = self._loaded.get(key)
+        for connection, group, _ in loaded.sending if loaded is not None else ():
+            connection.give_up(group)
 
     def _flush_soon(self, action: core.FlushSoon) -> None:
         self._loop.call_later(FLUSH_S, self._handle, core.Flush())
@@ -773,6 +805,11 @@ class NodeService:
         poller = select.poll()
         poller.register(handle.replies, select.POLLIN)
         return any(event & select.POLLIN for _, event in poller.poll(0))
+
+
+def _is_large(result: node.Ended) -> bool:
+    """Whether it lies in segments; it is then the only one of its batch."""
+    return bool(result.stream or result.output_stream)
 
 
 assert limits.INLINE_MAX < worker_protocol.RECORD_BYTES_MAX

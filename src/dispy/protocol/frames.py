@@ -2,18 +2,21 @@
 
 A frame is a 16-byte header (kind, stream number, body length; big endian) and a body. CONTROL
 frames carry one message each. A payload too large for a message is a *stream*: OPEN states its
-size, CHUNKs of at most 1 MiB carry it, and the receiver GRANTs more as it takes chunks in, so that
+size, CHUNKs of at most 1 MiB carry it, and the receiver answers each with a GRANT, so that
 neither side holds more than a window of it beyond the payload itself. A message refers to a
 stream by number and is sent after its last chunk: whoever reads the message has the payload.
 
 Chunks go between control frames and never before them: a 2 GiB argument on a slow line delays no
-cancel and, since any byte is a sign of life, looks like no dead peer.
+cancel and, since any byte is a sign of life, looks like no dead peer. What has been handed to the
+socket cannot be overtaken any more, and between two programs there is room for megabytes:
+buffers of kernels, of routers, of proxies. So no more is handed over than passes in a moment;
+how much that is ``pace`` learns from the grants.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from dispy.errors import RemoteProtocolError
@@ -26,17 +29,28 @@ GRANT = 4
 ABORT = 5
 PING = 6
 
+PLACED = 0
+"""Never sent: a CHUNK whose body was received where it belongs."""
+
 _HEADER = struct.Struct(">B3xIQ")
 HEADER_SIZE = _HEADER.size
 _LENGTH = struct.Struct(">Q")
+_GRANT = struct.Struct(">QQ")
 
 _BUFFER_SIZE = 256 * limits.KIB  # one read of a loopback socket; larger ones gain nothing
+
+_HEAD_SIZE = 16 * limits.KIB
+"""Read at once where the header of another chunk is expected: what comes with it has to be copied, and
+64 KiB of that cost more than the system call that it spares."""
+
+_PLACED_MIN = 32 * limits.KIB
+"""Missing bytes of a chunk from which it is worth a read of its own."""
 
 _BODY_MAX = {
     CONTROL: limits.CONTROL_FRAME_MAX,
     OPEN: _LENGTH.size,
     CHUNK: limits.CHUNK_MAX,
-    GRANT: _LENGTH.size,
+    GRANT: _GRANT.size,
     ABORT: 0,
     PING: 0,
 }
@@ -47,17 +61,30 @@ def header(kind: int, length: int, stream: int = 0) -> bytes:
     return _HEADER.pack(kind, stream, length)
 
 
-def length_frame(kind: int, stream: int, length: int) -> bytes:
-    """A whole OPEN or GRANT frame."""
-    return _HEADER.pack(kind, stream, _LENGTH.size) + _LENGTH.pack(length)
+def open_frame(stream: int, length: int) -> bytes:
+    """A whole OPEN frame."""
+    return _HEADER.pack(OPEN, stream, _LENGTH.size) + _LENGTH.pack(length)
 
 
-def read_length(body: memoryview) -> int:
-    """The number that an OPEN or GRANT frame carries."""
+def read_open(body: memoryview) -> int:
+    """The length (bytes) that an OPEN frame announces."""
     if len(body) != _LENGTH.size:
         raise RemoteProtocolError(f"a length of {len(body)} bytes")
     value: int = _LENGTH.unpack(body)[0]
     return value
+
+
+def grant_frame(stream: int, count: int, arrived_us: int) -> bytes:
+    """A whole GRANT frame: so many bytes have arrived, then by the receiver's clock (microseconds)."""
+    return _HEADER.pack(GRANT, stream, _GRANT.size) + _GRANT.pack(count, arrived_us)
+
+
+def read_grant(body: memoryview) -> tuple[int, int]:
+    """The bytes that a GRANT frame grants, and when those before them arrived (microseconds)."""
+    if len(body) != _GRANT.size:
+        raise RemoteProtocolError(f"a grant of {len(body)} bytes")
+    count, arrived_us = _GRANT.unpack(body)
+    return count, arrived_us
 
 
 PING_FRAME = header(PING, 0)
@@ -95,6 +122,10 @@ def guess_protocol(first: bytes) -> str:
     return "another protocol"
 
 
+def _no_room(stream: int, length: int) -> memoryview | None:
+    return None
+
+
 class FrameReader:
     """Cuts a byte stream into frames, without copying bodies that fit its buffer.
 
@@ -104,12 +135,19 @@ class FrameReader:
         on_frame: Called with kind, stream number and body for each whole frame, in order. The
             body is a view of the buffer and valid only during the call.
         control_max: Largest control frame accepted now (bytes); small before the peer's proof.
+        find_room: Called with the stream number and length of a chunk that has not arrived whole;
+            returns memory of that length where it is to be received, or None. The frame is
+            then handed on as PLACED, with that memory as its body.
     """
 
     def __init__(
-        self, on_frame: Callable[[int, int, memoryview], None], control_max: int = limits.CONTROL_FRAME_MAX
+        self,
+        on_frame: Callable[[int, int, memoryview], None],
+        control_max: int = limits.CONTROL_FRAME_MAX,
+        find_room: Callable[[int, int], memoryview | None] = _no_room,
     ) -> None:
         self._on_frame = on_frame
+        self._find_room = find_room
         self.control_max = control_max
         self.streams_allowed = control_max > limits.HANDSHAKE_FRAME_MAX
         # A stranger is given room for one small frame, and nothing that costs.
@@ -118,20 +156,33 @@ class FrameReader:
         self._view = memoryview(self._buffer)
         self._start = 0
         self._end = 0
+        self._placed: memoryview | None = None
+        """Memory of a chunk that is being received there."""
+        self._placed_stream = 0
+        self._missing = 0
+        """Bytes of it that have not arrived."""
+        self._read_max = self._size
 
     def widen(self) -> None:
         """The peer has proved itself: take large frames and streams from now on."""
         self.control_max = limits.CONTROL_FRAME_MAX
         self.streams_allowed = True
-        self._size = _BUFFER_SIZE
+        self._size = self._read_max = _BUFFER_SIZE
+
+    def close(self) -> None:
+        """Let go of memory that is not ours."""
+        self._placed = None
 
     def writable(self) -> memoryview:
         """Where the next bytes go: never empty."""
+        if self._placed is not None:
+            return self._placed[-self._missing :]
         if self._start == self._end:
             self._start = self._end = 0
             if len(self._buffer) != self._size:
                 self._resize(self._size)
-        elif len(self._buffer) - self._end < self._size // 4:
+            return self._view[: self._read_max]
+        if len(self._buffer) - self._end < self._size // 4:
             self._compact()
         return self._view[self._end :]
 
@@ -142,17 +193,44 @@ class FrameReader:
             RemoteProtocolError: A frame of unknown kind or beyond its limit; the connection is
                 of no use any more.
         """
+        if self._placed is not None:
+            self._received_placed(self._placed, count)
+            return
         self._end += count
+        self._read_max = self._size
         while self._end - self._start >= HEADER_SIZE:
             kind, stream, length = _HEADER.unpack_from(self._buffer, self._start)
             self._check(kind, length)
             body = self._start + HEADER_SIZE
             if self._end - body < length:
+                if kind == CHUNK and self._place(stream, body, length):
+                    return
                 if HEADER_SIZE + length > len(self._buffer):
                     self._resize(HEADER_SIZE + length + self._size)
                 return
             self._start = body + length
             self._on_frame(kind, stream, self._view[body : body + length])
+
+    def _place(self, stream: int, body: int, length: int) -> bool:
+        """Have the rest of a chunk received where it belongs; False if it is not worth it or there is no room."""
+        here = self._end - body
+        if length - here < _PLACED_MIN:
+            return False
+        room = self._find_room(stream, length)
+        if room is None:
+            return False
+        room[:here] = self._view[body : self._end]
+        self._start = self._end = 0
+        self._placed, self._placed_stream, self._missing = room, stream, length - here
+        return True
+
+    def _received_placed(self, placed: memoryview, count: int) -> None:
+        self._missing -= count
+        if not self._missing:
+            self._placed = None
+            # The header of the next chunk is what follows, as a rule.
+            self._read_max = min(_HEAD_SIZE, self._size)
+            self._on_frame(PLACED, self._placed_stream, placed)
 
     def _check(self, kind: int, length: int) -> None:
         limit = _BODY_MAX.get(kind)
@@ -180,6 +258,9 @@ class Sink(Protocol):
     def write(self, body: memoryview) -> None:
         """Take the next bytes."""
 
+    def room(self, size: int) -> memoryview | None:
+        """Memory that the next ``size`` bytes are then received in, and not written; None if there is none."""
+
     def discard(self) -> None:
         """The payload will not be wanted."""
 
@@ -195,6 +276,10 @@ class MemorySink:
     def write(self, body: memoryview) -> None:
         """Take the next bytes."""
         self.data += body
+
+    def room(self, size: int) -> memoryview | None:
+        """None: it grows."""
+        return None
 
     def discard(self) -> None:
         """The payload will not be wanted."""
@@ -226,15 +311,25 @@ class IncomingStreams:
         self._sizes[stream] = size
         self._arrived[stream] = 0
 
-    def chunk(self, stream: int, body: memoryview) -> int:
-        """Take a chunk in; returns the bytes to grant for it (0: the stream is complete)."""
+    def chunk(self, stream: int, body: memoryview) -> None:
+        """Take a chunk in."""
+        self._expect(stream, len(body)).write(body)
+        self._arrived[stream] += len(body)
+
+    def room(self, stream: int, length: int) -> memoryview | None:
+        """Where a chunk can be received; it is then ``placed``. None: it comes by ``chunk``."""
+        return self._expect(stream, length).room(length)
+
+    def placed(self, stream: int, length: int) -> None:
+        """A chunk was received in its room."""
+        self._arrived[stream] += length
+
+    def _expect(self, stream: int, length: int) -> Sink:
+        """The sink of a stream that may have so many bytes more."""
         size = self._sizes.get(stream, -1)
-        arrived = self._arrived.get(stream, 0) + len(body)
-        if arrived > size:
+        if self._arrived.get(stream, 0) + length > size:
             raise RemoteProtocolError(f"a chunk that stream {stream} did not announce")
-        self._sink(stream, size).write(body)
-        self._arrived[stream] = arrived
-        return len(body) if arrived < size else 0
+        return self._sink(stream, size)
 
     def _sink(self, stream: int, size: int) -> Sink:
         sink = self._sinks.get(stream)
@@ -265,19 +360,57 @@ class IncomingStreams:
         return sink
 
 
+class Source(Protocol):
+    """Where the bytes of a payload come from."""
+
+    size: int
+
+    def read(self, start: int, size: int) -> bytes | memoryview:
+        """Bytes from a place on, which must not change afterwards."""
+
+    def close(self) -> None:
+        """No more will be read."""
+
+
+class MemorySource:
+    """Memory that does not change."""
+
+    __slots__ = ("_view", "size")
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        self._view = memoryview(data)
+        self.size = len(self._view)
+
+    def read(self, start: int, size: int) -> memoryview:
+        """Bytes from a place on."""
+        return self._view[start : start + size]
+
+    def close(self) -> None:
+        """It is not ours."""
+
+
 class Group:
     """Streams that one message refers to.
 
     Args:
-        count: How many there are.
+        numbers: Theirs.
         message: Encoded control message to send after the last chunk of all.
     """
 
-    __slots__ = ("_left", "_message")
+    __slots__ = ("_left", "_message", "numbers")
 
-    def __init__(self, count: int, message: bytes) -> None:
-        self._left = count
+    def __init__(self, numbers: Sequence[int], message: bytes) -> None:
+        self.numbers = numbers
+        self._left = len(numbers)
         self._message = message
+
+    def is_over(self) -> bool:
+        """Whether the last chunk of all has been taken, or none will be any more."""
+        return self._left == 0
+
+    def give_up(self) -> None:
+        """None will be taken any more."""
+        self._left = 0
 
     def stream_done(self) -> bytes | None:
         """One of them has sent all; the message, if that was the last."""
@@ -290,31 +423,35 @@ class OutgoingStream:
 
     Args:
         number: Stream number, unique among those the sender has open.
-        data: The payload; must not change until the last chunk has been taken.
+        source: The payload.
         group: The streams that it belongs to.
     """
 
-    __slots__ = ("data", "group", "number", "offset", "window")
+    __slots__ = ("group", "number", "offset", "source", "window")
 
-    def __init__(self, number: int, data: memoryview, group: Group) -> None:
+    def __init__(self, number: int, source: Source, group: Group) -> None:
         self.number = number
-        self.data = data
+        self.source = source
         self.group = group
         self.offset = 0
         self.window = limits.STREAM_WINDOW
 
     def is_ready(self) -> bool:
         """Whether a chunk may go out now."""
-        return self.window > 0 and self.offset < len(self.data)
+        return self.window > 0 and self.offset < self.source.size
 
     def is_done(self) -> bool:
         """Whether all chunks have been taken."""
-        return self.offset >= len(self.data)
+        return self.offset >= self.source.size
 
-    def next_chunk(self) -> memoryview:
+    def left(self) -> int:
+        """Bytes that have not been taken."""
+        return self.source.size - self.offset
+
+    def next_chunk(self, size_max: int = limits.CHUNK_MAX) -> bytes | memoryview:
         """The next bytes to send; empty if there is nothing left or no window."""
-        size = min(limits.CHUNK_MAX, self.window, len(self.data) - self.offset)
-        chunk = self.data[self.offset : self.offset + size]
+        size = min(size_max, self.window, self.source.size - self.offset)
+        chunk = self.source.read(self.offset, size)
         self.offset += size
         self.window -= size
         return chunk

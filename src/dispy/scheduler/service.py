@@ -25,6 +25,7 @@ from dispy.net.connection import Connection, Payload
 from dispy.net.directories import FREE, GIVEN, shared_with
 from dispy.net.tls import DialerTls
 from dispy.protocol import limits, node
+from dispy.protocol.frames import Group, MemorySource, Source
 from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.text import block, line, lines
 
@@ -130,6 +131,13 @@ class PoolSink:
         self.data[self._position : end] = body
         self._position = end
 
+    def room(self, size: int) -> memoryview | None:
+        """Where the next bytes belong."""
+        if self.data is None:
+            return None
+        self._position += size
+        return self.data[self._position - size : self._position]
+
     def discard(self) -> None:
         """Nothing holds on to it."""
 
@@ -148,6 +156,8 @@ class Link:
         """Number up to which all batches of results have arrived."""
         self._ahead: set[int] = set()
         """Batches that arrived before one with a large payload that left earlier."""
+        self._sending: dict[tuple[int, int], tuple[int, Group]] = {}
+        """Attempts whose arguments may still be on their way as streams, with their computation."""
         self._broken_at: float | None = None
         self._task: asyncio.Task[None] | None = None
         self.is_closed = False
@@ -277,6 +287,7 @@ class Link:
         if self.connection is connection:
             self._past = self.traffic()
             self.connection = None
+            self._sending.clear()
         if self.is_closed:
             return
         if self.info is None or isinstance(error, (AuthenticationError, VersionError)):
@@ -304,6 +315,31 @@ class Link:
             if self.connection is not None:
                 self.connection.abort(SilenceError("given up"))
             self._fail(SilenceError("it does not answer any more"))
+
+    def send_job(self, connection: Connection, computation: int, job: node.Job, watched: list[int]) -> None:
+        """Send a job with large arguments; it is overtaken by whatever is sent meanwhile."""
+        bare = node.Job(job.number, job.attempt, b"")
+        parts: list[tuple[Any, str, Source]] = [(bare, "stream", MemorySource(job.payload))]
+        group = connection.send_streamed(parts, node.RunJobs(computation, [bare], watched))
+        if len(self._sending) >= 64:
+            self._sending = {key: entry for key, entry in self._sending.items() if not entry[1].is_over()}
+        self._sending[job.number, job.attempt] = computation, group
+
+    def give_up(self, connection: Connection, message: node.CancelJobs) -> list[node.Attempt]:
+        """Do not send what is left of the arguments of jobs; returns those that the node never hears of."""
+        given_up = []
+        for attempt in message.attempts if self._sending else ():
+            _, group = self._sending.pop((attempt.number, attempt.attempt), (0, None))
+            if group is not None and connection.give_up(group):
+                given_up.append(attempt)
+        return given_up
+
+    def give_up_all(self, connection: Connection, computation: int) -> None:
+        """Do not send what is left of the arguments of all jobs of a computation."""
+        for key, (other, group) in list(self._sending.items()):
+            if other == computation:
+                connection.give_up(group)
+                del self._sending[key]
 
     def tick(self) -> None:
         """Once a second: say and expect a sign of life."""
@@ -590,6 +626,8 @@ class SchedulerService:
             link.send_acknowledge()
         if type(message) is node.RunJobs:
             self._send_jobs(link, connection, message)
+        elif type(message) is node.CancelJobs:
+            self._send_cancel(link, connection, message)
         elif type(message) is node.PutObject and len(message.payload) >= limits.INLINE_MAX:
             self._send_object(link, connection, message)
         elif type(message) is node.Compute and len(message.code) >= limits.INLINE_MAX:
@@ -603,8 +641,10 @@ class SchedulerService:
                 message.dest_path,
                 message.live,
             )
-            connection.send_streamed([(large, "stream", message.code)], large)
+            connection.send_streamed([(large, "stream", MemorySource(message.code))], large)
         else:
+            if type(message) is node.CloseComputation:
+                link.give_up_all(connection, message.computation)
             connection.send(message)
 
     def _send_jobs(self, link: Link, connection: Connection, message: node.RunJobs) -> None:
@@ -625,11 +665,20 @@ class SchedulerService:
         if jobs:
             connection.send(node.RunJobs(message.computation, jobs, message.watched) if large else message)
         for job in large:
-            parts: list[tuple[Any, str, Payload]] = []
-            bare = node.Job(job.number, job.attempt, b"")
-            parts.append((bare, "stream", job.payload))
             watched = [job.number] if job.number in message.watched else []
-            connection.send_streamed(parts, node.RunJobs(message.computation, [bare], watched))
+            link.send_job(connection, message.computation, job, watched)
+
+    def _send_cancel(self, link: Link, connection: Connection, message: node.CancelJobs) -> None:
+        """Cancels overtake arguments: what the node does not know yet is not sent to it any more."""
+        given_up = link.give_up(connection, message)
+        if given_up:
+            assert link.info is not None
+            returned = node.JobsReturned(message.computation, given_up)
+            self._loop.call_soon(self.handle, core.FromNodeEvent(link.info.node, returned))
+            left = [attempt for attempt in message.attempts if attempt not in given_up]
+            message = node.CancelJobs(message.computation, left)
+        if message.attempts:
+            connection.send(message)
 
     def _give(self, link: Link, data: Payload) -> int:
         """Link a payload's file into the directory of a node that we see; returns its name there, 0 for none."""
@@ -645,7 +694,7 @@ class SchedulerService:
         if bare.given:
             connection.send(bare)
         else:
-            connection.send_streamed([(bare, "stream", data)], bare)
+            connection.send_streamed([(bare, "stream", MemorySource(data))], bare)
 
     def _tell_ended(self, action: core.TellEnded) -> None:
         info = None

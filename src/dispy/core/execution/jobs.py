@@ -165,13 +165,20 @@ def on_job_refused(state: State, out: Outbox, event: JobRefused, now: Seconds) -
 
 
 def tell_ended(out: Outbox, computation: Computation, ended: list[Ended]) -> None:
-    """Send results, and keep them until they are acknowledged."""
+    """Send results, and keep them until they are acknowledged.
+
+    A large one has a batch of its own: small ones do not wait for it on a slow line.
+    """
     if computation.untold:
         ended = computation.untold + ended
         computation.untold = []
+    large = [result for result in ended if result.stream or result.output_stream]
+    if large:
+        ended = [result for result in ended if not (result.stream or result.output_stream)]
+    batches = [ended[start : start + BATCH_MAX] for start in range(0, len(ended), BATCH_MAX)]
     client = computation.client
-    for start in range(0, len(ended), BATCH_MAX):
-        batch = JobsEnded(client.next_batch, computation.key[1], ended[start : start + BATCH_MAX])
+    for results in batches + [[result] for result in large]:
+        batch = JobsEnded(client.next_batch, computation.key[1], results)
         client.next_batch += 1
         client.batches.append(batch)
         out.append(Tell(client.id, batch))
