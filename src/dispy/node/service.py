@@ -456,6 +456,7 @@ class NodeService:
                     setattr(result, attribute, 0)
                     result.status = node.TERMINATED
                     result.reason = f"the job's result was lost on node {self.name}: {error}"
+                    result.died = True
         message = node.JobsEnded(batch.batch, batch.computation, [result])
         if parts:
             group = connection.send_streamed(parts, message)

@@ -82,7 +82,7 @@ class Ended(Struct, array_like=True, gc=False):
     segment: Number = 0
     """The value lies in this file of the node, for a client that shares its memory."""
     died: bool = False
-    """The job's process died, and nobody had asked for that: it may be run again if it may at all."""
+    """The job's process died, and nobody had asked for that, or its result is lost: it is run again if it may."""
 
 
 class Started(Struct, array_like=True, gc=False):

@@ -401,8 +401,10 @@ class Link:
                 raise FileNotFoundError("we do not share its memory")
             ended.payload = memory.adopt(path, f"{self.shared}/{FREE}")  # type: ignore[assignment]  # never encoded
         except (OSError, ValueError) as error:
+            # The node may have died since it said so, and another have tidied up after it.
             ended.status = node.TERMINATED
             ended.reason = f"the job's result was lost on its way: {error}"
+            ended.died = True
 
 
 class SchedulerService:
