@@ -103,6 +103,7 @@ def handshake_cpu_ms(tls: Tls, count: int) -> float:
                 tls=encrypts,
                 on_settled=on_settled,
             ),
+            tls=is_tls,
         )
         host, port = listens.listen("127.0.0.1", 0)
         dials: DialerTls | None = dialer_tls(tls) if is_tls else None

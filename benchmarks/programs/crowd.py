@@ -58,7 +58,8 @@ async def serve(key: bytes, count: int) -> None:
                 is_dialer=False,
                 tls=tls,
                 on_settled=on_settled,
-            )
+            ),
+            tls=True,
         )
         ports.append(listener.listen("127.0.0.1", 0)[1])
         listeners.append(listener)
