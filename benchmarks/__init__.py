@@ -19,6 +19,8 @@ CLAIMS = (
     "makespan",
     "queue_memory",
     "queue_depth",
+    "sharing",
+    "cancelling",
     "isolation",
     "encryption",
     "strangers",

@@ -183,9 +183,11 @@ def running_node(cpus: int = 2) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def listening_node(cpus: int = 2, *options: str) -> Iterator[tuple[int, int]]:
-    """The same with more options; yields its pid and port."""
-    command = [sys.executable, "-m", "dispy.cli.node", "--listen_port", "0", "--cpus", str(cpus), *options]
+def listening_node(
+    cpus: int = 2, *options: str, module: str = "dispy.cli.node"
+) -> Iterator[tuple[int, int]]:
+    """The same with more options, perhaps another program; yields its pid and port."""
+    command = [sys.executable, "-m", module, "--listen_port", "0", "--cpus", str(cpus), *options]
     # Its log goes where ours goes.
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:

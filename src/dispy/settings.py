@@ -53,6 +53,8 @@ class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Process whose private node this is: it ends with it and is not listed; 0: nobody's."""
     lease_s: Annotated[float, Meta(gt=0)] = 3600.0
     """How long results of a silent client are kept."""
+    silence_s: Annotated[float, Meta(gt=0)] = PULSE_S * SILENT_PULSES
+    """How long a silent client keeps its share of the CPUs, and a node that it uses exclusively."""
 
 
 def check_node(settings: NodeSettings, cpus_present: int) -> NodeSettings:

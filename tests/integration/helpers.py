@@ -178,12 +178,13 @@ class Program:
 
     def __init__(self, arguments: list[str], place: Place, **options: object) -> None:
         self._place = place
+        defaults = {"env": place.environment, "cwd": place.root, "stdin": subprocess.DEVNULL}
         self.process = subprocess.Popen(
             arguments,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            **{"stdin": subprocess.DEVNULL, "env": place.environment, "cwd": place.root, **options},
+            **{**defaults, **options},
         )
         self.pid: int = self.process.pid
         self._texts = {"stdout": "", "stderr": ""}
@@ -212,10 +213,14 @@ class Program:
         self, pattern: str, *, stream: str = "stdout", deadline_s: float = SOON_S
     ) -> re.Match[str]:
         """Wait until it has printed something; returns the match."""
+        is_whole = pattern.endswith("$")
 
         def look() -> tuple[re.Match[str] | None, str, str, int | None]:
             code = self.process.poll()
             text = self.stdout if stream == "stdout" else self.stderr
+            if is_whole:
+                # A long line comes in parts.
+                text = text[: text.rfind("\n") + 1]
             return re.search(pattern, text, re.MULTILINE), self.stdout, self.stderr, code
 
         found, _, _, _ = wait_for(
@@ -278,6 +283,7 @@ class Node(Program):
         arguments: Its options.
         warnings: What Python does about warnings.
         python: What it runs on, with what goes before it.
+        command: What to run instead of the command.
         options: Of ``subprocess.Popen``.
     """
 
@@ -289,10 +295,11 @@ class Node(Program):
         *arguments: str,
         warnings: str = "error",
         python: Sequence[str] = PYTHON,
+        command: Sequence[str] = (),
         **options: object,
     ) -> None:
         options_of_python = ["-W", warnings] if warnings else []
-        command = [*python, *options_of_python, "-m", "dispy.cli.node"]
+        command = command or [*python, *options_of_python, "-m", "dispy.cli.node"]
         super().__init__([*command, *arguments], place, **options)
         self.name = ""
         self.host = ""

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import dispy
 from dispy import config
+from dispy.errors import UsageError
 
 from .conftest import MakeCluster, StartNode
 from .helpers import Place, wait_for, wait_gone
@@ -253,7 +255,126 @@ def test_signal_never_hits_the_next_job(
     assert hit > total // 50, "too few cancels arrived in time for this test to mean anything"
 
 
+@pytest.mark.parametrize("is_list", [False, True], ids=["one by one", "a list"])
+def test_many_queued_jobs(make_cluster: MakeCluster, start_node: StartNode, is_list: bool) -> None:
+    """Each is Cancelled at once to look at, and ends soon; nothing of them is kept."""
+    start_node("--cpus", "1")
+    cluster = make_cluster(long)
+    running = cluster.submit()
+    wait_runs(running)
+    queued = [cluster.submit("never") for _ in range(20_000)]
+    kept = queued.pop(10_000)
+    if is_list:
+        assert cluster.cancel(queued) == 0
+    else:
+        assert {cluster.cancel(job) for job in queued} == {0}
+    assert {job.status for job in queued} == {CANCELLED}
+    for job in reversed(queued):
+        assert job.wait(5)
+        assert (job.status, job.exception, job.result) == (CANCELLED, "cancelled", None)
+    assert cluster.cancel(queued) == cluster.cancel(queued[0]) == -1
+    computation = cluster._engine.service.state.computations[cluster._number]
+    assert (len(computation.queue), len(computation.cancelled), computation.open) == (1, 0, 2)
+    assert set(cluster._jobs.values()) == {running, kept}
+    assert not cluster._cancels
+    assert not cluster._inbox
+    assert cluster.cancel([kept, running]) == 0
+    assert running.wait(2)
+
+
+def test_what_cancel_takes(make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of this cluster, one or several; nothing is cancelled if one of them is no job."""
+    monkeypatch.setattr(config, "LocalNode", False)
+    cluster, other = make_cluster(short), make_cluster(short)
+    jobs = [cluster.submit(0, number) for number in range(3)]
+    for wrong in (None, "job", 1, [jobs[0], None], jobs[0].id):
+        with pytest.raises(UsageError, match="cancel takes"):
+            cluster.cancel(wrong)
+    assert [job.status for job in jobs] == [dispy.DispyJob.Created] * 3
+    assert cluster.cancel([]) == 0
+    assert other.cancel(jobs[0]) == other.cancel(jobs) == -1
+    assert cluster.cancel(job for job in jobs) == 0
+    assert all(job.wait(2) for job in jobs)
+    cluster.close()
+    with pytest.raises(UsageError, match="closed"):
+        cluster.cancel(jobs[0])
+
+
+class Slow:
+    """Takes its time to be rebuilt where it arrives: until there is a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (self.path,)
+
+
+def _rebuild(path: str) -> Slow:
+    while not os.path.exists(path):
+        time.sleep(0.005)
+    return Slow(path)
+
+
+def test_job_that_has_ended_cannot_be_cancelled(
+    make_cluster: MakeCluster, caplog: pytest.LogCaptureFixture, gate: Path
+) -> None:
+    """Though its result is still being rebuilt: it ends once, as what it was, and is counted once."""
+    cluster = make_cluster(Slow, depends=[_rebuild])
+    job = cluster.submit(str(gate))
+    wait_for(lambda: cluster._ended, what="the result has arrived")
+    cluster.cancel(job)
+    cluster.status()
+    gate.touch()
+    assert job().path == str(gate)
+    assert job.status == FINISHED
+    assert cluster._engine.service.state.computations[cluster._number].open == 0
+    assert cluster.submit(str(gate))().path == str(gate)
+    assert "failed" not in caplog.text
+
+
+def test_close_does_not_wait_for_results_that_are_never_rebuilt(
+    make_cluster: MakeCluster, caplog: pytest.LogCaptureFixture, gate: Path
+) -> None:
+    """The job is given up; its result, when it comes in the end, changes nothing."""
+    cluster = make_cluster(Slow, depends=[_rebuild])
+    job = cluster.submit(str(gate))
+    wait_for(lambda: cluster._ended, what="the result has arrived")
+    assert cluster.close(terminate=True) is True
+    assert job.wait(0)
+    assert job.status == dispy.DispyJob.Abandoned
+    gate.touch()
+    wait_for(lambda: cluster._ended, lambda ended: not ended, what="the result is rebuilt")
+    assert (job.status, job.result) == (dispy.DispyJob.Abandoned, None)
+    assert "failed" not in caplog.text
+
+
 # Close.
+
+
+def test_close_of_many_with_a_node_that_stands_still(
+    make_cluster: MakeCluster, start_node: StartNode
+) -> None:
+    """It takes the grace period and two seconds, and every job has ended then."""
+    nodes = [start_node("--cpus", "1", "--name", name) for name in ("one", "two")]
+    cluster = make_cluster(long)
+    running = [cluster.submit() for _ in nodes]
+    for job in running:
+        wait_runs(job)
+    queued = [cluster.submit() for _ in range(3000)]
+    nodes[0].send(signal.SIGSTOP)
+    started = time.monotonic()
+    try:
+        assert cluster.close(terminate=True) is True
+        assert time.monotonic() - started < config.CancelGrace + 2.0 + 1.0
+    finally:
+        nodes[0].send(signal.SIGCONT)
+    assert {job.status for job in running} == {TERMINATED, dispy.DispyJob.Abandoned}
+    statuses = [job.status for job in queued]
+    # What lay at the node that stands still is given up, all else is cancelled.
+    assert set(statuses) <= {CANCELLED, dispy.DispyJob.Abandoned}
+    assert statuses.count(CANCELLED) > 2900
+    assert all(job.finish.is_set() for job in running + queued)
 
 
 def test_close_waits(make_cluster: MakeCluster) -> None:

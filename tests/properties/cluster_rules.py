@@ -88,6 +88,11 @@ class ClusterRules(RuleBasedStateMachine):
         """A user changes what a computation may use."""
         self.cluster.allocate(computation, self.cluster.links[index % 3], cpus, is_draining)
 
+    @rule(index=INDEX, cpus=st.sampled_from([2, 1, 0, 9]))
+    def limit(self, index: int, cpus: int) -> None:
+        """A user changes what all computations together may use of a node."""
+        self.cluster.limit(self.cluster.links[index % 3], cpus)
+
     @rule(seconds=st.sampled_from([0.02, 0.02, 1.0]))
     def tick(self, seconds: float) -> None:
         """Idle CPUs look for work behind running jobs."""
@@ -170,6 +175,7 @@ class ClusterRules(RuleBasedStateMachine):
                 cluster.connect(link)
         cluster.quiesce()
         for link in cluster.links:
+            cluster.limit(link, 9)
             for computation in cluster.models:
                 if cluster.wishes.get((computation, link.number), 0) == 0:
                     cluster.allocate(computation, link, 1)

@@ -114,6 +114,9 @@ class Cluster:
                     self._send(node, message)
                 case core.TellEnded():
                     self._on_ended(action)
+                case core.TellEndedHere(_, number, jobs, status):
+                    for job in jobs:
+                        self._end(self.models[number], job, status)
                 case core.TellStarted():
                     assert all(s.number in self.models[action.computation].open for s in action.started)
                 case core.TellRequeued():
@@ -121,7 +124,7 @@ class Cluster:
                 case core.TellPrinted():
                     for printed in action.printed:
                         self._on_printed(self.models[action.computation], printed)
-                case core.TellNode() | core.TellValue():
+                case core.TellNode() | core.TellValue() | core.TellCredit():
                     pass
 
     def _send(self, node_id: NodeId, message: ToNode) -> None:
@@ -164,13 +167,15 @@ class Cluster:
     def _on_ended(self, action: core.TellEnded) -> None:
         model = self.models[action.computation]
         for ended in action.ended:
-            assert ended.number in model.open, f"{ended.number} ends twice, or never was"
-            if action.node is not None:
-                latest = max(attempt for number, attempt in model.sent if number == ended.number)
-                assert ended.attempt == latest, f"{ended.number} ends with the result of an old attempt"
-            del model.open[ended.number]
-            model.watched.discard(ended.number)
-            model.final[ended.number] = ended.status
+            latest = max(attempt for number, attempt in model.sent if number == ended.number)
+            assert ended.attempt == latest, f"{ended.number} ends with the result of an old attempt"
+            self._end(model, ended.number, ended.status)
+
+    def _end(self, model: Model, job: int, status: int) -> None:
+        assert job in model.open, f"{job} ends twice, or never was"
+        del model.open[job]
+        model.watched.discard(job)
+        model.final[job] = status
 
     # What a user does.
 
@@ -208,6 +213,11 @@ class Cluster:
         self.wishes[number, link.number] = cpus
         if link.is_known:
             self.handle(core.Allocate(number, link.id, cpus, is_draining))
+
+    def limit(self, link: Link, cpus: int) -> None:
+        """All computations together may use so much of a node."""
+        if link.is_known:
+            self.handle(core.LimitNode(link.id, cpus))
 
     def tick(self) -> None:
         """Time passes."""

@@ -15,8 +15,19 @@ from dispy.core.execution import Machine
 from dispy.core.execution import state as core
 from dispy.core.execution.offers import workers_max
 from dispy.core.execution.state import ClientId, Key, WorkerId
-from dispy.protocol.node import FINISHED, TERMINATED, CancelJobs, Ended, FromNode, Job
+from dispy.protocol.node import (
+    FINISHED,
+    TERMINATED,
+    CancelJobs,
+    Compute,
+    Ended,
+    FromNode,
+    Job,
+    LimitCpus,
+)
 from dispy.protocol.worker import Record, claim
+
+SILENCE_S = 5.0
 
 RunKey = tuple[ClientId, int, int]
 """One run of a job: client, number, attempt."""
@@ -172,12 +183,12 @@ class SimulatedNode:
 
     Args:
         cpus: Jobs that may run at once.
-        lease_s: How long silent clients are remembered (seconds).
+        lease_s: How long silent clients are remembered (seconds). They have a share for ``SILENCE_S``.
         tell: Takes what the node says; called for connected and other clients alike.
     """
 
     def __init__(self, cpus: int, lease_s: float, tell: Callable[[ClientId, FromNode], None]) -> None:
-        self.machine = Machine(cpus, lease_s)
+        self.machine = Machine(cpus, lease_s, SILENCE_S)
         self.now = 0.0
         self.workers: dict[WorkerId, SimulatedWorker] = {}
         """Those whose end was not told yet."""
@@ -193,20 +204,99 @@ class SimulatedNode:
         self._tell = tell
         self.cpus_most = cpus
         self.is_flush_due = False
+        self.exclusive: list[Key] = []
+        """Computations that have asked for the node alone, in their order."""
+        self.silent_since: dict[ClientId, float] = {}
+        self.limits: dict[ClientId, int] = {}
+        """What clients have asked for with ``LimitCpus``."""
+        self.event: core.Event = core.Flush()
+        """What is being handled."""
 
     # Events.
 
     def handle(self, event: core.Event) -> None:
         """Tell the machine something and do what it decides, as the service does."""
-        before = self.machine.state.busy
+        state = self.machine.state
+        before = state.busy
+        busy_before = {client.id: client.busy for client in state.clients.values()}
+        event_before, self.event = self.event, event
         if type(event) is core.FromClient and type(event.message) is CancelJobs:
             self.cancelled |= {(event.client, a.number, a.attempt) for a in event.message.attempts}
         if type(event) is core.CpusChanged:
             self.cpus_most = max(self.cpus_most, event.cpus)
-        for action in self.machine.handle(event, self.now):
+        self._note_claims(event)
+        actions = self.machine.handle(event, self.now)
+        self._check_offers([action for action in actions if type(action) is core.Offer])
+        for action in actions:
             self._perform(action)
-        state = self.machine.state
+        self.event = event_before
         assert state.busy <= max(state.cpus, before), "a worker was put to work though no CPU was free"
+        for client in state.clients.values():
+            most = max(self.limits.get(client.id, client.busy), busy_before.get(client.id, 0))
+            assert client.busy <= most, "a client uses more CPUs than it wanted"
+
+    # Whose turn it is, found out in another way.
+
+    def dead(self) -> set[ClientId]:
+        """Clients that have been silent for longer than the limit."""
+        return {client for client, since in self.silent_since.items() if self.now - since >= SILENCE_S}
+
+    def _note_claims(self, event: core.Event) -> None:
+        """Keep the line of those that want the node alone, and the limits of clients."""
+        match event:
+            case core.FromClient(client, Compute(number, exclusive=True)):
+                is_known = client in self.machine.state.clients
+                if is_known and (client, number) not in self.machine.state.computations:
+                    self.exclusive.append((client, number))
+            case core.FromClient(client, LimitCpus(cpus)) if client in self.machine.state.clients:
+                self.limits[client] = cpus
+            case core.ClientSilent(client):
+                self.silent_since[client] = self.now
+            case core.ClientAttached(client):
+                if client in self.dead() and client in self.machine.state.clients:
+                    self._claim_again(client)
+                self.silent_since.pop(client, None)
+
+    def _claim_again(self, client: ClientId) -> None:
+        """A client that had lost its turn is back: it stands in line again, at the end."""
+        for key, computation in self.machine.state.computations.items():
+            if key[0] == client and computation.spec.exclusive and key not in self.exclusive:
+                self.exclusive.append(key)
+
+    def _check_offers(self, offers: list[core.Offer]) -> None:
+        """New work goes to whom it may, and to whom it is due."""
+        state = self.machine.state
+        self.limits = {client: cpus for client, cpus in self.limits.items() if client in state.clients}
+        if type(self.event) is core.Tick:
+            dead = self.dead()
+            self.exclusive = [key for key in self.exclusive if key[0] not in dead]
+        self.exclusive = [key for key in self.exclusive if key in state.computations]
+        for offer in offers:
+            worker = state.workers[offer.worker]
+            computation = worker.computation
+            if self.exclusive:
+                assert computation.key == self.exclusive[0], "a job starts though the node is another's"
+                others = [
+                    w for w in state.workers.values() if w.records and w.computation is not computation
+                ]
+                assert not others, "an exclusive job starts beside others"
+            for rival in state.computations.values():
+                if rival.ready and rival.client is not computation.client and self._has_room(rival):
+                    assert not computation.client.is_dead or rival.client.is_dead, (
+                        "a dead client is served before a living one"
+                    )
+                    is_fair = computation.client.busy <= rival.client.busy + 1
+                    assert is_fair or rival.client.is_dead, "a client has more CPUs than one that waits"
+
+    def _has_room(self, computation: core.Computation) -> bool:
+        """Whether a computation could have used another CPU."""
+        client = computation.client
+        return (
+            computation.status is core.Status.READY
+            and client.busy < self.limits.get(client.id, 1 << 31)
+            and (not self.exclusive or computation.key == self.exclusive[0])
+            and (bool(computation.idle) or len(computation.workers) < workers_max(self.machine.state.cpus))
+        )
 
     def on_start(self, run: RunKey) -> None:
         """A worker begins a job."""
@@ -360,12 +450,25 @@ class SimulatedNode:
         assert sorted(members) == sorted(state.workers)
         for key, computation in state.computations.items():
             assert state.clients[key[0]] is computation.client
+            assert computation.busy == sum(bool(w.records) for w in computation.workers.values())
             self._check_jobs(computation)
             self._check_workers(computation)
             assert self.is_flush_due or not computation.untold, "results wait for nothing"
-            if computation.ready and computation.status is core.Status.READY:
-                has_place = computation.idle or len(computation.workers) < workers_max(state.cpus)
-                assert state.busy >= state.cpus or not has_place, "a job waits while a CPU is idle"
+            if computation.ready and self._has_room(computation) and not computation.is_held_off:
+                assert state.busy >= state.cpus, "a job waits while a CPU is idle"
+            if computation.ready and computation.client.is_connected:
+                assert state.cpus > 0, "a job is kept where it cannot run"
+                assert self.limits.get(key[0], 1) > 0, "a job is kept where it cannot run"
+                assert not computation.is_held_off, "a job is kept where it cannot run"
+            is_first = bool(self.exclusive) and key == self.exclusive[0]
+            if self.exclusive and (not is_first or state.busy > computation.busy):
+                assert computation.is_held_off
+            else:
+                assert not computation.is_held_off, "a computation is held off by nobody"
+        assert [computation.key for computation in state.exclusive] == self.exclusive
+        for client in state.clients.values():
+            its = [c for c in state.computations.values() if c.client is client]
+            assert client.busy == sum(computation.busy for computation in its)
 
     def _check_jobs(self, computation: core.Computation) -> None:
         """Every job that has not ended is ready or in a record, once."""

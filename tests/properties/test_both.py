@@ -11,9 +11,12 @@ from simulated_node import Phase, RunKey, SimulatedNode, SimulatedWorker
 from dispy.core.execution import state as core
 from dispy.core.execution.printing import LOOK_S
 from dispy.core.execution.state import ClientId
-from dispy.protocol.node import FromNode, ToNode
+from dispy.protocol.node import Compute, Detach, FromNode, Job, RunJobs, ToNode
 
 SCHEDULER = ClientId(b"s" * 16)
+RIVAL = ClientId(b"r" * 16)
+"""Somebody else's scheduler, which uses the same nodes."""
+
 LEASE_S = 1000.0
 
 
@@ -25,13 +28,31 @@ class RealNode(SimulatedNode):
         self.cpus = cpus
         self._cluster = cluster
         self._link = link
+        self._next_rival = 1
 
     def _on_tell(self, client: ClientId, message: FromNode) -> None:
-        self._cluster.tell(self._link, message)
+        if client == SCHEDULER:
+            self._cluster.tell(self._link, message)
 
     def on_start(self, run: RunKey) -> None:
         super().on_start(run)
-        self._cluster.on_start(self._link, run[1], run[2])
+        if run[0] == SCHEDULER:
+            self._cluster.on_start(self._link, run[1], run[2])
+
+    def rival(self, kind: str) -> None:
+        """A rival comes and brings jobs, perhaps exclusive ones; goes; is gone without a word."""
+        if kind == "goes":
+            self.handle(core.FromClient(RIVAL, Detach()))
+        elif kind == "dies":
+            self.handle(core.ClientSilent(RIVAL))
+        else:
+            self.handle(core.ClientAttached(RIVAL, "rival", 0))
+            number = self._next_rival
+            self._next_rival += 2
+            compute = Compute(number, "f", b"", exclusive=kind == "comes alone")
+            self.handle(core.FromClient(RIVAL, compute))
+            jobs = [Job(number, 0, b""), Job(number + 1, 0, b"")]
+            self.handle(core.FromClient(RIVAL, RunJobs(number, jobs)))
 
     def attach(self, received: int) -> bool:
         """A connection stands."""
@@ -148,6 +169,8 @@ class Both(ClusterRules):
 
     def check_seen(self, link: Link, node: RealNode) -> None:
         for worker in node.workers.values():
+            if worker.key[0] != SCHEDULER:
+                continue
             model = self.cluster.models[worker.key[1]]
             placement = self.cluster.machine.state.computations[worker.key[1]].placements.get(link.id)
             if worker.phase is not Phase.RUNNING or placement is None:
@@ -162,7 +185,7 @@ class Both(ClusterRules):
 
     def running(self) -> list[SimulatedWorker]:
         workers = [worker for node in self.nodes() for worker in node.workers.values()]
-        return [worker for worker in workers if worker.phase is Phase.RUNNING]
+        return [w for w in workers if w.phase is Phase.RUNNING and w.key[0] == SCHEDULER]
 
     @precondition(lambda self: any(node.workers for node in self.nodes()))
     @rule()
@@ -216,9 +239,16 @@ class Both(ClusterRules):
             node.cpus = cpus
             node.handle(core.CpusChanged(cpus))
 
+    @precondition(lambda self: self.nodes())
+    @rule(kind=st.sampled_from(["comes", "comes alone", "goes", "dies"]), index=INDEX)
+    def rival(self, kind: str, index: int) -> None:
+        """Somebody else uses a node."""
+        self.nodes()[index % len(self.nodes())].rival(kind)
+
     def teardown(self) -> None:
-        """No node stays without CPUs."""
+        """No node stays without CPUs, or another's for ever."""
         for node in self.nodes():
+            node.rival("goes")
             if node.cpus == 0:
                 node.cpus = 1
                 node.handle(core.CpusChanged(1))

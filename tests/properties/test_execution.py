@@ -28,12 +28,15 @@ class Caller:
         self.inbox: deque[FromNode] = deque()
         self.computations: dict[int, protocol.Compute] = {}
         self.ready: set[int] = set()
-        self.credit: dict[int, tuple[int, int]] = {}
+        self.credit: dict[int, tuple[int, int, str]] = {}
         self.open: dict[int, tuple[int, Job]] = {}
         """Computation and job, by number."""
         self.outcomes: dict[tuple[int, int], str] = {}
         self.next_number = 1
-        self.answers_awaited = 0
+        self.limit = 1 << 31
+        """CPUs that it wants to use."""
+        self.is_asking = False
+        """Whether it has sent ``TakeBack`` and was not answered."""
 
     def key(self, computation: int) -> Key:
         return (self.id, computation)
@@ -58,6 +61,7 @@ class Execution(RuleBasedStateMachine):
             for attempt in message.attempts:
                 run = (client, attempt.number, attempt.attempt)
                 assert run not in self.node.started, "a job is returned though it has started"
+            self.note_returned(caller, message)
         elif type(message) is protocol.JobsEnded:
             for ended in message.ended:
                 run = (client, ended.number, ended.attempt)
@@ -71,6 +75,15 @@ class Execution(RuleBasedStateMachine):
         if caller.is_connected:
             caller.inbox.append(message)
 
+    def note_returned(self, caller: Caller, message: protocol.JobsReturned) -> None:
+        """Each ``TakeBack`` has one answer, said first; what else comes back could not run here."""
+        if caller.is_asking:
+            caller.is_asking = False
+            return
+        state = self.node.machine.state
+        is_closed = not state.cpus or caller.limit == 0 or bool(self.node.exclusive)
+        assert message.reason or is_closed, "jobs come back for no reason"
+
     def read(self, caller: Caller) -> None:
         """A client reads one message."""
         message = caller.inbox.popleft()
@@ -80,8 +93,6 @@ class Execution(RuleBasedStateMachine):
             for ended in message.ended:
                 self.end(caller, ended.number, ended.attempt, "ended")
         elif type(message) is protocol.JobsReturned:
-            if not message.reason:
-                caller.answers_awaited -= 1
             for attempt in message.attempts:
                 self.end(caller, attempt.number, attempt.attempt, "returned")
         elif type(message) is protocol.ComputationReady:
@@ -99,7 +110,7 @@ class Execution(RuleBasedStateMachine):
             )
             self.send(caller, answer)
         elif type(message) is protocol.Credit:
-            caller.credit[message.computation] = (message.slots, message.backlog)
+            caller.credit[message.computation] = (message.slots, message.backlog, message.reason)
         elif type(message) is protocol.Reconciled:
             self.on_reconciled(caller, message)
 
@@ -149,7 +160,7 @@ class Execution(RuleBasedStateMachine):
         self.node = SimulatedNode(cpus, LEASE_S, self.tell)
         caller = self.callers[0]
         self.attach(caller)
-        self.compute(0)
+        self.compute(0, False)
         if is_warm:
             self.run_jobs(0, 0, 12)
             for _ in range(8):
@@ -164,8 +175,8 @@ class Execution(RuleBasedStateMachine):
             caller.computations.clear()
             caller.ready.clear()
             caller.received = 0
+            caller.limit = 1 << 31
         caller.inbox.clear()
-        caller.answers_awaited = 0
         caller.is_connected = True
         self.node.handle(core.ClientAttached(caller.id, "client", caller.received))
         if known:
@@ -179,14 +190,14 @@ class Execution(RuleBasedStateMachine):
         if not self.callers[index].is_connected:
             self.attach(self.callers[index])
 
-    @rule(index=INDEX)
-    def compute(self, index: int) -> None:
+    @rule(index=INDEX, is_exclusive=st.sampled_from([False, False, False, True]))
+    def compute(self, index: int, is_exclusive: bool) -> None:
         """A client brings a computation."""
         caller = self.caller(index)
         if caller is not None and len(caller.computations) < 2:
             number = self.next_computation
             self.next_computation += 1
-            message = protocol.Compute(number, "f", b"", grace_s=5.0)
+            message = protocol.Compute(number, "f", b"", grace_s=5.0, exclusive=is_exclusive)
             caller.computations[number] = message
             self.send(caller, message)
 
@@ -231,8 +242,17 @@ class Execution(RuleBasedStateMachine):
         caller = self.caller(index)
         if caller is not None and caller.computations:
             computation = list(caller.computations)[which % len(caller.computations)]
-            caller.answers_awaited += 1
+            caller.is_asking = True
             self.send(caller, protocol.TakeBack(computation, count))
+            assert not caller.is_asking, "a request is not answered"
+
+    @rule(index=INDEX, cpus=st.sampled_from([0, 1, 2, 9]))
+    def limit(self, index: int, cpus: int) -> None:
+        """A client wants to use another number of CPUs."""
+        caller = self.caller(index)
+        if caller is not None:
+            caller.limit = cpus
+            self.send(caller, protocol.LimitCpus(cpus))
 
     # One rule for each kind of fault, so that between two of them much goes right.
 
@@ -445,9 +465,21 @@ class Execution(RuleBasedStateMachine):
                 computation = state.computations.get(caller.key(number))
                 if computation is not None and computation.status is core.Status.READY:
                     assert number in caller.ready, "a client is never told that its computation is loaded"
-                    assert caller.credit[number][0] == state.cpus, (
-                        "a client has another credit than granted"
-                    )
+                    self.check_credit(caller, computation)
+
+    def check_credit(self, caller: Caller, computation: core.Computation) -> None:
+        """A client knows its credit, which is that of the node where nobody else wants it."""
+        state = self.node.machine.state
+        slots, backlog, reason = caller.credit[computation.key[1]]
+        assert (slots, backlog, reason) == computation.credit, "a client has another credit than granted"
+        most = min(state.cpus, caller.limit)
+        assert slots <= most
+        assert reason or slots == state.cpus, "a client has less than the node without a word"
+        others = [c for c in state.computations.values() if c.client is not computation.client]
+        if computation.is_held_off:
+            assert (slots, backlog) == (0, 0)
+        elif not others:
+            assert slots == most
 
     def teardown(self) -> None:
         """After the last fault everything ends, and nothing waits behind a long job."""
@@ -456,6 +488,9 @@ class Execution(RuleBasedStateMachine):
         for caller in self.callers:
             if not caller.is_connected:
                 self.attach(caller)
+            if caller.limit == 0:
+                caller.limit = 1
+                self.send(caller, protocol.LimitCpus(1))
         self.quiesce()
         state = self.node.machine.state
         waiting = [
@@ -464,7 +499,8 @@ class Execution(RuleBasedStateMachine):
             for number, job in computation.open.items()
             if (key[0], number, job.attempt) not in self.node.started
         ]
-        assert state.busy >= state.cpus or not waiting, f"{waiting} wait behind long jobs"
+        has_limits = any(caller.limit < state.cpus for caller in self.callers)
+        assert state.busy >= state.cpus or not waiting or has_limits, f"{waiting} wait behind long jobs"
         for _ in range(200):
             for worker in self.node.workers.values():
                 worker.is_blocked = False
@@ -473,7 +509,6 @@ class Execution(RuleBasedStateMachine):
                 break
         for caller in self.callers:
             assert not caller.open, f"{list(caller.open)} never end"
-            assert caller.answers_awaited == 0
             assert not state.clients[caller.id].batches
         assert state.busy == 0
         for computation in state.computations.values():

@@ -37,6 +37,7 @@ class PlainNode:
 
     def __init__(self, cluster: Cluster, link: Link, cpus: int) -> None:
         self.cpus = cpus
+        self.cpus_max = 9
         self.backlog = 2
         self.places: dict[int, Place] = {}
         self.batches: list[protocol.JobsEnded] = []
@@ -70,6 +71,7 @@ class PlainNode:
         self.batches.clear()
         self.next_batch = 1
         self.is_attached = False
+        self.cpus_max = 9
 
     def receive(self, message: ToNode) -> None:
         """The scheduler said something."""
@@ -96,6 +98,10 @@ class PlainNode:
                 self.batches = [kept for kept in self.batches if kept.batch > batch]
             case protocol.WatchJobs() | protocol.AcknowledgePrinted():
                 pass
+            case protocol.LimitCpus(cpus):
+                self.cpus_max = cpus
+                for number in [number for number, place in self.places.items() if place.is_ready]:
+                    self.grant(number)
             case protocol.Reconcile(attempts, computations):
                 self._reconcile({(a.number, a.attempt) for a in attempts}, computations)
             case _:
@@ -140,7 +146,15 @@ class PlainNode:
 
     def grant(self, number: int) -> None:
         """Credit is granted."""
-        self.tell(protocol.Credit(number, self.cpus, self.backlog))
+        self.tell(protocol.Credit(number, min(self.cpus, self.cpus_max), self.backlog))
+
+    def hold_off(self, number: int) -> None:
+        """Somebody else has the node for himself: what has not begun goes back."""
+        place = self.places[number]
+        back = list(place.waiting)
+        place.waiting.clear()
+        self.tell(protocol.Credit(number, 0, 0, "used exclusively"))
+        self.tell(protocol.JobsReturned(number, attempts_of(back)))
 
     def fail(self, number: int) -> None:
         """A host dies, or cannot load: what ran ends, what did not is given up."""
@@ -252,7 +266,7 @@ class Scheduling(ClusterRules):
 
     @precondition(lambda self: self.nodes())
     @rule(
-        kind=st.sampled_from(["grant", "grant", "fail", "forget"]),
+        kind=st.sampled_from(["grant", "grant", "hold off", "fail", "forget"]),
         index=INDEX,
         cpus=st.integers(0, 4),
         backlog=st.integers(0, 4),
@@ -266,6 +280,9 @@ class Scheduling(ClusterRules):
             node.tell(protocol.NodeCpus(cpus))
             for number in loaded:
                 node.grant(number)
+        elif kind == "hold off":
+            for number in loaded:
+                node.hold_off(number)
         elif kind == "fail" and loaded:
             node.fail(loaded[index % len(loaded)])
         elif kind == "forget" and not any(link.is_up and link.node is node for link in self.cluster.links):

@@ -18,7 +18,7 @@ Scheduling::
 Execution::
 
     attach CLIENT [received=N]    silent CLIENT               detach CLIENT    cpus N
-    compute CLIENT C [live]       close CLIENT C              ack CLIENT BATCH
+    compute CLIENT C [exclusive] [live]  close CLIENT C       ack CLIENT BATCH    limit CLIENT N
     loaded CLIENT C               unloadable CLIENT C         dead CLIENT C [WORKER@POSITION...]
     run CLIENT C JOBS... [watched=JOBS]                       takeback CLIENT C COUNT
     cancel CLIENT C JOBS...
@@ -136,8 +136,8 @@ def show_to_node(message: Any) -> str:
 def show_from_node(message: Any) -> str:
     """What a node says."""
     match message:
-        case node.Credit(number, slots, backlog):
-            return f"Credit c{number}: {slots}+{backlog}"
+        case node.Credit(number, slots, backlog, reason):
+            return f"Credit c{number}: {slots}+{backlog}" + (f" ({reason})" if reason else "")
         case node.JobsStarted(number, started):
             return f"JobsStarted c{number}: {show(started)}"
         case node.JobsEnded(batch, number, ended):
@@ -207,8 +207,13 @@ class Scheduling(Player):
             case scheduling.Send(known, message):
                 return f"{known.decode()} <- {show_to_node(message)}"
             case scheduling.TellEnded(_, number, known, ended):
-                where = f" on {known.decode()}" if known else ""
-                return f"client: ended c{number}{where}: {show_ended(ended)}"
+                return f"client: ended c{number} on {known.decode()}: {show_ended(ended)}"
+            case scheduling.TellEndedHere(_, number, numbers, status, reason):
+                what = ", ".join(f"{job} {STATUSES[status]}" for job in numbers)
+                return f"client: ended c{number}: {what} ({reason})"
+            case scheduling.TellCredit(_, number, known):
+                shortage = self.machine.state.computations[number].placements[known].shortage
+                return f"client: {known.decode()} for c{number}: {shortage or 'all CPUs'}"
             case scheduling.TellStarted(_, number, known, started):
                 return f"client: started c{number} on {known.decode()}: {show(started)}"
             case scheduling.TellRequeued(_, number, numbers):
@@ -373,7 +378,9 @@ class Execution(Player):
         return (self.client(words), words.number())
 
     def do_attach(self, words: Words) -> execution.ClientAttached:
-        return execution.ClientAttached(self.client(words), "client", int(words.named.get("received", 0)))
+        client = self.client(words)
+        received = int(words.named.get("received", 0))
+        return execution.ClientAttached(client, f"{client.decode()}.py", received)
 
     def do_silent(self, words: Words) -> execution.ClientSilent:
         return execution.ClientSilent(self.client(words))
@@ -385,9 +392,14 @@ class Execution(Player):
         return execution.CpusChanged(int(words.take()))
 
     def do_compute(self, words: Words) -> execution.FromClient:
+        is_exclusive = words.flag("exclusive")
         is_live = words.flag("live")
         client, number = self.key(words)
-        return execution.FromClient(client, Compute(number, "f", b"", grace_s=5.0, live=is_live))
+        message = Compute(number, "f", b"", grace_s=5.0, exclusive=is_exclusive, live=is_live)
+        return execution.FromClient(client, message)
+
+    def do_limit(self, words: Words) -> execution.FromClient:
+        return execution.FromClient(self.client(words), node.LimitCpus(int(words.take())))
 
     def do_close(self, words: Words) -> execution.FromClient:
         client, number = self.key(words)

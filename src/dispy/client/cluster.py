@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from dispy.client import mapping, this
 from dispy.client import status as status_module
 from dispy.client.callbacks import check_callback
 from dispy.client.computation import Computation
-from dispy.client.engine import WARN_S, Engine, engine, stop_engine
+from dispy.client.engine import HELD_S, WARN_S, Engine, engine, stop_engine
 from dispy.client.job import (
     ABANDONED,
     CANCELLED,
@@ -26,6 +26,7 @@ from dispy.client.job import (
     FINISHED,
     PROVISIONAL_RESULT,
     RUNNING,
+    STATUS_NAMES,
     TERMINATED,
     DispyJob,
 )
@@ -34,6 +35,7 @@ from dispy.client.nodes import DispyNode, NodeAllocate, parse_nodes
 from dispy.client.output import Follower, Watching
 from dispy.client.refs import Ref, check_used
 from dispy.core.scheduling import state as core
+from dispy.core.scheduling.explain import why_open
 from dispy.core.scheduling.state import NodeId
 from dispy.errors import NotYetError, UsageError
 from dispy.net import secrets
@@ -49,6 +51,9 @@ _numbers = itertools.count(1)
 """Numbers of jobs: unique in the process, never reused, and usually the job's id, too."""
 
 _chunk_numbers = itertools.count(mapping.NUMBERS_FROM)
+
+CPUS_MAX = 1 << 31
+"""More CPUs than a node has."""
 
 CLOSE_S = 2.0
 """What an orderly end may take beyond waiting for jobs."""
@@ -93,6 +98,9 @@ class JobCluster:
         secret_file: File with the secret, instead of ``secret``.
         cafile: Authority that must have signed the nodes' certificates (PEM), for the names used in ``nodes``.
         tls: Encrypt links; by default those to other machines, and all with ``certfile``.
+        exclusive: Keep all others off the nodes, from when the cluster comes to them until it closes. On each node it
+            starts when the jobs that run there have ended; several such clusters have their turns there in the
+            order in which they came. Those kept waiting are told by whom.
         max_queued: ``submit`` waits while so many jobs have not ended, so that a producer cannot run away
             from the nodes. Callbacks are not made to wait: they would stop each other.
         job_output: Called with (job, stream, text) while jobs run, some tenths of a second after they print, and
@@ -137,6 +145,7 @@ class JobCluster:
         cafile: str | None = None,
         tls: bool | None = None,
         max_queued: int | None = None,
+        exclusive: bool = False,
         job_output: Callable[[DispyJob, str, str], object] | None = None,
     ) -> None:
         self._is_closed = True
@@ -184,6 +193,7 @@ class JobCluster:
                 warn_if_open(self._tls, allocation.ip_addr)
         self._computation = Computation(computation, depends)
         self._isolate = bool(isolate)
+        self._exclusive = bool(exclusive)
         self._reentrant = reentrant
         self.name: str = self._computation.name
         self.job_status = job_status
@@ -219,9 +229,17 @@ class JobCluster:
         self._unreachable: dict[Target, str] = {}
         self._failures: dict[str, str] = {}
         self._waiting_since: float | None = None
-        self._has_warned = False
+        self._has_warned = ""
+        """Why jobs wait, as was said in a warning."""
         self._loading: dict[int, int] = {}
         """Number of values of a job that are being loaded, so that they stay in order."""
+        self._ended: set[int] = set()
+        """Jobs that have ended and whose results are being loaded."""
+        self._status_guard = threading.RLock()  # signal handlers of the user may cancel, too
+        """Held to set the status of jobs: they are cancelled on any thread."""
+        self._cancels: deque[int] = deque()
+        """Cancelled jobs on their way to the loop."""
+        self._has_posted_cancels = False
         self._engine: Engine = engine()
         self._watching = Watching(job_output, self._engine.callbacks)
         self._number = self._engine.new_computation()
@@ -257,6 +275,7 @@ class JobCluster:
             0,
             self._isolate,
             float(config.CancelGrace),
+            exclusive=self._exclusive,
             live=self.job_output is not None,
         )
 
@@ -464,13 +483,7 @@ class JobCluster:
         """Cancel the chunks of a map that are left. Does not wait, on any thread."""
         self._maps.discard(ended)
         if numbers:
-            self._engine.post(self._cancel_chunks, numbers)
-
-    def _cancel_chunks(self, numbers: list[int]) -> None:
-        self._take_inbox()
-        numbers = [number for number in numbers if number in self._jobs]
-        if numbers:
-            self._engine.service.handle(core.CancelJobs(self._number, numbers))
+            self._engine.post(self._cancel_open, numbers)
 
     def _take_inbox(self) -> None:
         self._is_posted = False
@@ -495,29 +508,70 @@ class JobCluster:
 
     # Cancelling and waiting.
 
-    def cancel(self, job: DispyJob) -> int:
+    def cancel(self, job: DispyJob | Iterable[DispyJob]) -> int:
         """End a job: at once if it waits, by KeyboardInterrupt in it if it runs.
 
         A job may catch that and return its best value. One that goes on is killed after
-        ``config.CancelGrace`` seconds.
+        ``config.CancelGrace`` seconds. Does not wait: ``status`` is ``Cancelled`` at once, ``finish`` is
+        set when the job has ended.
+
+        Args:
+            job: One, or several.
 
         Returns:
-            0 if the job is (being) cancelled, -1 if it had ended or is not one of this cluster.
+            0 if the job is (being) cancelled, -1 if it had ended or is not one of this cluster. For several:
+            0 if all are.
         """
-        self._check_open()
+        if self._is_closed or self._pid != this.pid:
+            self._check_open()
         if not isinstance(job, DispyJob):
-            raise UsageError(f"cancel takes a job, not {type(job).__name__}")
-        return self._engine.call(self._cancel, job)
-
-    def _cancel(self, job: DispyJob) -> int:
+            return self._cancel_several(job)
         number = job._number
         if self._jobs.get(number) is not job:
             return -1
-        self._take_inbox()
-        self._engine.service.handle(core.CancelJobs(self._number, [number]))
-        if not job._is_final and job.status < CANCELLED:
-            job.status = CANCELLED
+        with self._status_guard:
+            if job.status < CANCELLED:
+                job.status = CANCELLED
+        self._cancels.append(number)
+        if not self._has_posted_cancels:
+            self._post_cancels()
         return 0
+
+    def _cancel_several(self, jobs: Iterable[DispyJob]) -> int:
+        if not isinstance(jobs, Iterable) or isinstance(jobs, (str, bytes)):
+            raise UsageError(f"cancel takes a job, or several, not {type(jobs).__name__}")
+        several = list(jobs)
+        for job in several:
+            if not isinstance(job, DispyJob):
+                raise UsageError(f"cancel takes jobs, not {type(job).__name__}")
+        is_open = self._jobs.get
+        left = [job for job in several if is_open(job._number) is job]
+        with self._status_guard:
+            for job in left:
+                if job.status < CANCELLED:
+                    job.status = CANCELLED
+        self._cancels.extend([job._number for job in left])
+        self._post_cancels()
+        return 0 if len(left) == len(several) else -1
+
+    def _post_cancels(self) -> None:
+        if not self._has_posted_cancels:
+            self._has_posted_cancels = True
+            self._engine.post(self._take_cancels)
+
+    def _take_cancels(self) -> None:
+        """Cancel what has been asked for since the last time: the path of a million jobs."""
+        self._has_posted_cancels = False
+        popleft = self._cancels.popleft
+        self._cancel_open([popleft() for _ in range(len(self._cancels))])
+
+    def _cancel_open(self, numbers: Iterable[int]) -> None:
+        """Cancel those of these jobs that have not ended; on the loop."""
+        self._take_inbox()
+        jobs, ended = self._jobs, self._ended
+        left = [number for number in numbers if number in jobs and number not in ended]
+        if left:
+            self._engine.service.handle(core.CancelJobs(self._number, left))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for all submitted jobs; False if some have not ended after ``timeout`` seconds."""
@@ -610,6 +664,54 @@ class JobCluster:
                 return info.node
         return None
 
+    def _placement(self, node: NodeId) -> core.Placement | None:
+        computation = self._engine.service.state.computations.get(self._number)
+        return computation.placements.get(node) if computation is not None else None
+
+    def set_node_cpus(self, node: Any, cpus: int) -> int:
+        """Have this program use so many CPUs of a node, all its clusters together; jobs that run go on.
+
+        The node's own offer is the bound, and other programs are not concerned. Holds until the node is lost.
+
+        Args:
+            node: ``DispyNode``, address or host name.
+            cpus: So many; negative: all but so many of those offered, where that leaves some.
+
+        Returns:
+            The CPUs that are used now; -1 if the node is not in use by this cluster.
+        """
+        self._check_open()
+        if isinstance(cpus, bool) or not isinstance(cpus, int):
+            raise UsageError(f"cpus must be a number of CPUs, not {cpus!r}")
+        return self._engine.call(self._set_node_cpus, node, cpus)
+
+    def _set_node_cpus(self, node: Any, cpus: int) -> int:
+        found = self._find_node(node)
+        info = next((info for info in self._engine.service.nodes() if info.node == found), None)
+        if info is None or found is None:
+            return -1
+        known = self._engine.service.state.nodes[found]
+        wanted = cpus if cpus >= 0 else info.cpus + cpus
+        if wanted >= 0:
+            self._engine.service.handle(core.LimitNode(found, min(wanted, CPUS_MAX)))
+            for cluster in self._engine.clusters.values():
+                cluster._on_node_changed(info)
+        return min(info.cpus, info.cpus if known.cpus_max is None else known.cpus_max)
+
+    def why(self, job: DispyJob) -> str:
+        """Say in words where a job is, and why it has not ended: for whom it waits, and where."""
+        if job._is_final:
+            return f"it has ended: {STATUS_NAMES[job.status]}"
+        self._check_open()
+        return self._engine.call(self._why, job)
+
+    def _why(self, job: DispyJob) -> str:
+        if self._jobs.get(job._number) is not job:
+            raise UsageError(f"{job!r} is not a job of cluster {self.name}")
+        self._take_inbox()
+        computation = self._engine.service.state.computations[self._number]
+        return why_open(computation, job._number) or self._why_no_node()
+
     # Ending.
 
     def close(self, timeout: float | None = None, terminate: bool = False) -> bool | None:
@@ -642,20 +744,12 @@ class JobCluster:
 
     def _end_jobs(self) -> None:
         """Cancel all that is open; what does not end in the grace period is ended here."""
-        self._engine.call(self._cancel_all)
+        self._engine.call(lambda: self._cancel_open(list(self._jobs)))
         if not self.wait(float(config.CancelGrace) + CLOSE_S):
             self._engine.call(self._give_up_jobs)
 
-    def _cancel_all(self) -> None:
-        self._take_inbox()
-        self._engine.service.handle(core.CancelJobs(self._number, list(self._jobs)))
-
     def _give_up_jobs(self) -> None:
-        left = [
-            Ended(number, 0, ABANDONED, 0.0, 0.0, b"", reason="the cluster was closed", ran=False)
-            for number in self._jobs
-        ]
-        self._on_ended(left, None)
+        self._on_ended_here(list(self._jobs), ABANDONED, "the cluster was closed")
 
     def _finish_close(self) -> bool:
         self._engine.call(self._refresh_nodes)
@@ -720,10 +814,7 @@ class JobCluster:
                 shown._node = bytes(info.node)
                 shown._port = info.target.port
                 self._dispy_nodes[action.node] = shown
-            placement = self._engine.service.state.computations[self._number].placements[action.node]
-            shown.cpus = min(placement.cpus_max, info.cpus)
-            shown.avail_cpus = info.cpus
-            shown._touch()
+            self._show_cpus(shown, info)
             self._tell_maps()
             self._tell(DispyNode.Initialized, shown, None)
             return
@@ -738,6 +829,26 @@ class JobCluster:
             self._past_nodes.append(shown)
             self._tell_maps()
             self._tell(DispyNode.Closed, shown, None)
+
+    def _show_cpus(self, shown: DispyNode, info: NodeInfo) -> None:
+        placement = self._placement(info.node)
+        assert placement is not None
+        most = placement.node.cpus_max
+        shown.cpus = min(placement.cpus_max, info.cpus, info.cpus if most is None else most)
+        shown.avail_cpus = info.cpus
+        shown.reason = placement.shortage
+        shown._touch()
+
+    def _on_node_changed(self, info: NodeInfo) -> None:
+        """A node takes more or fewer jobs than before, or for another reason."""
+        shown = self._dispy_nodes.get(info.node)
+        if shown is None:
+            return
+        before = (shown.cpus, shown.avail_cpus, shown.reason)
+        self._show_cpus(shown, info)
+        if before != (shown.cpus, shown.avail_cpus, shown.reason):
+            self._tell_maps()
+            self._tell(DispyNode.AvailInfo, shown, None)
 
     def _tell(self, status: int, node: DispyNode | None, job: DispyJob | None) -> None:
         if self.cluster_status is not None:
@@ -756,10 +867,12 @@ class JobCluster:
                 continue
             job.ip_addr = info.ip_addr
             job.start_time = item.start
-            if job.status == CREATED:
-                job.status = RUNNING
-                if type(job) is not Chunk:
-                    told.append((RUNNING, shown, job))
+            with self._status_guard:
+                is_news = job.status == CREATED
+                if is_news:
+                    job.status = RUNNING
+            if is_news and type(job) is not Chunk:
+                told.append((RUNNING, shown, job))
         if self.cluster_status is not None and told:
             self._engine.callbacks.call(self.cluster_status, told)
 
@@ -767,7 +880,9 @@ class JobCluster:
         for number in numbers:
             job = self._jobs.get(number)
             if job is not None:
-                job.status = CREATED
+                with self._status_guard:
+                    if job.status < CANCELLED:
+                        job.status = CREATED
                 job.ip_addr = job.start_time = None
 
     def _watch(self, job: DispyJob, follower: Follower) -> None:
@@ -794,8 +909,9 @@ class JobCluster:
         """A provisional value: a snapshot of the job goes to the callbacks. On the loader's thread."""
         result = payload.load(data)
         job.ip_addr = info.ip_addr
-        if job.status < CANCELLED:
-            job.status = PROVISIONAL_RESULT
+        with self._status_guard:
+            if job.status < CANCELLED:
+                job.status = PROVISIONAL_RESULT
         job.result = result
         shot = job._snapshot()
         shot.status = PROVISIONAL_RESULT
@@ -803,45 +919,83 @@ class JobCluster:
             self._engine.callbacks.call(self.job_status, [(shot,)])
         self._tell(PROVISIONAL_RESULT, self._dispy_nodes.get(info.node), shot)
 
-    def _on_ended(self, ended: list[Ended], info: NodeInfo | None) -> None:
+    def _on_ended(self, ended: list[Ended], info: NodeInfo) -> None:
         """Jobs have ended: fill them in, wake those who wait, queue callbacks. On the path of every job."""
         jobs = self._jobs
         if self._watching.is_active:
             self._watching.on_ended(jobs, ended)
-        ip_addr = info.ip_addr if info is not None else None
+        ip_addr = info.ip_addr
         done = []
         chunks: list[tuple[Chunk, Ended]] = []
         seconds = 0.0
-        for item in ended:
-            job = jobs.get(item.number)
-            if job is None:
-                continue
-            if type(job) is Chunk:
-                chunks.append((job, item))
-                continue
-            if item.number in self._loading or not payload.is_plain(item.payload):
-                self._loading.pop(item.number, None)
-                self._engine.loader.call(self._load_ended, [(job, item, info)])
-                continue
-            seconds += item.end - item.start
-            if item.status == FINISHED:
-                job.ip_addr = ip_addr
-                job.start_time = item.start
-                job.end_time = item.end
-                job._stdout = item.stdout
-                job._stderr = item.stderr
-                job._value = item.payload
-                job._is_encoded = True
-                job.status = FINISHED
-            else:
-                self._fill(job, item, ip_addr)
-            done.append(job)
+        with self._status_guard:
+            for item in ended:
+                job = jobs.get(item.number)
+                if job is None:
+                    continue
+                if type(job) is Chunk:
+                    chunks.append((job, item))
+                    continue
+                if item.number in self._loading or not payload.is_plain(item.payload):
+                    self._loading.pop(item.number, None)
+                    self._ended.add(item.number)
+                    self._engine.loader.call(self._load_ended, [(job, item, info)])
+                    continue
+                seconds += item.end - item.start
+                if item.status == FINISHED:
+                    job.ip_addr = ip_addr
+                    job.start_time = item.start
+                    job.end_time = item.end
+                    job._stdout = item.stdout
+                    job._stderr = item.stderr
+                    job._value = item.payload
+                    job._is_encoded = True
+                    job.status = FINISHED
+                else:
+                    self._fill(job, item, ip_addr)
+                done.append(job)
         if chunks:
             self._finish_chunks(chunks, info)
         if done or not chunks:
             self._finish(done, seconds, info)
 
-    def _finish_chunks(self, chunks: list[tuple[Chunk, Ended]], info: NodeInfo | None) -> None:
+    def _on_ended_here(self, numbers: Collection[int], status: int, reason: str) -> None:
+        """Jobs have ended with no node: were cancelled, abandoned, given up."""
+        if self._watching.is_active:
+            ends = [Ended(n, 0, status, 0.0, 0.0, b"", reason=reason, ran=False) for n in numbers]
+            self._watching.on_ended(self._jobs, ends)
+        held = self._held
+        for number in numbers if held else ():
+            held.pop(number, None)
+        pop = self._jobs.pop
+        done = []
+        chunks: list[tuple[Chunk, Ended]] = []
+        waited_for = []
+        with self._status_guard:
+            for number in numbers:
+                job = pop(number, None)
+                if job is None:
+                    continue
+                if type(job) is Chunk:
+                    ended = Ended(number, 0, status, 0.0, 0.0, b"", reason=reason, ran=False)
+                    chunks.append((job, ended))
+                    continue
+                job.status = status
+                job._value = None
+                job._is_encoded = False
+                job.exception = reason
+                job._error = b""
+                job._is_final = True
+                if job._waiter is not None:
+                    waited_for.append(job)
+                done.append(job)
+        for job in waited_for:
+            job._wake()
+        calls = sum([chunk.end(ended) for chunk, ended in chunks])
+        self._count(calls + len(done), 0.0, None)
+        self._call_back(done, None)
+
+    def _finish_chunks(self, chunks: list[tuple[Chunk, Ended]], info: NodeInfo) -> None:
         """Chunks of maps have ended. What they brought is unpickled by the thread that takes it."""
         calls = 0
         seconds = 0.0
@@ -852,7 +1006,7 @@ class JobCluster:
             seconds += item.end - item.start
         self._count(calls, seconds, info)
 
-    def _load_ended(self, job: DispyJob, item: Ended, info: NodeInfo | None) -> None:
+    def _load_ended(self, job: DispyJob, item: Ended, info: NodeInfo) -> None:
         """The end of a job whose result needs the user's code to be rebuilt. On the loader's thread."""
         value: Any = None
         if item.status == FINISHED:
@@ -862,12 +1016,16 @@ class JobCluster:
                 item.status = TERMINATED
                 item.reason = f"the job's result cannot be rebuilt here: {type(error).__name__}: {error}"
                 item.payload = b""
-        self._fill(job, item, info.ip_addr if info is not None else None)
-        if item.status == FINISHED:
-            job.result = value
-        self._finish([job], item.end - item.start, info)
+        with self._status_guard:
+            self._ended.discard(item.number)
+            if self._jobs.get(item.number) is not job:
+                return  # given up meanwhile
+            self._fill(job, item, info.ip_addr)
+            if item.status == FINISHED:
+                job.result = value
+            self._finish([job], item.end - item.start, info)
 
-    def _fill(self, job: DispyJob, item: Ended, ip_addr: str | None) -> None:
+    def _fill(self, job: DispyJob, item: Ended, ip_addr: str) -> None:
         if item.ran:
             job.ip_addr = ip_addr
             job.start_time = item.start
@@ -884,7 +1042,7 @@ class JobCluster:
             job._stdout = item.stdout
             job._stderr = item.stderr
 
-    def _finish(self, done: list[DispyJob], seconds: float, info: NodeInfo | None) -> None:
+    def _finish(self, done: list[DispyJob], seconds: float, info: NodeInfo) -> None:
         jobs = self._jobs
         for job in done:
             del jobs[job._number]
@@ -894,7 +1052,10 @@ class JobCluster:
         if self._held:
             for job in done:
                 self._held.pop(job._number, None)
-        shown = self._count(len(done), seconds, info)
+        self._call_back(done, self._count(len(done), seconds, info))
+
+    def _call_back(self, done: list[DispyJob], shown: DispyNode | None) -> None:
+        """Have the user's callbacks called for jobs that have ended."""
         if self.cluster_status is not None:
             calls: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
             for job in done:
@@ -924,20 +1085,38 @@ class JobCluster:
         return shown
 
     def _check_waiting(self) -> None:
-        """Jobs that wait without any node are not left without a word."""
-        if not self._jobs or self._dispy_nodes:
+        """Jobs that wait without any node that takes them are not left without a word."""
+        held = self._why_held() if self._jobs and self._dispy_nodes else ""
+        if not self._jobs or (self._dispy_nodes and not held):
             self._waiting_since = None
-            self._has_warned = False
+            self._has_warned = ""
             return
+        now = time.monotonic()
         if self._waiting_since is None:
-            self._waiting_since = time.monotonic()
-        elif not self._has_warned and time.monotonic() - self._waiting_since > WARN_S:
-            self._has_warned = True
-            logger.warning("%s", self._why_no_node())
+            self._waiting_since = now
+        kind = held or "no node"
+        if self._has_warned != kind and now - self._waiting_since > (HELD_S if held else WARN_S):
+            self._has_warned = kind
+            waiting = f"{len(self._jobs)} jobs of cluster {self.name} wait: {held}"
+            logger.warning("%s", waiting if held else self._why_no_node())
+
+    def _why_held(self) -> str:
+        """Why no node takes any job now; empty if one does, or is at some."""
+        computation = self._engine.service.state.computations[self._number]
+        reasons = []
+        for node in self._dispy_nodes:
+            placement = computation.placements.get(node)
+            if placement is None or placement.granted[0] or placement.started or not placement.shortage:
+                return ""
+            reasons.append(f"node {placement.node.name}: {placement.shortage}")
+        return "; ".join(reasons)
 
     def _why_no_node(self) -> str:
         tried = sorted(self._unreachable.values()) + [
             f"{name}: {why}" for name, why in self._failures.items()
+        ]
+        tried += [
+            f"{info.name}: it offers no CPUs now" for info in self._engine.service.nodes() if not info.cpus
         ]
         wanted = ", ".join(allocation.host for allocation in self._allocations)
         return (

@@ -52,6 +52,9 @@ RETRY_S = 2.0
 WARN_S = 5.0
 """Jobs that wait so long without any node are worth a warning."""
 
+HELD_S = 1.0
+"""Likewise where nodes are there, and are used by others."""
+
 
 class Engine:
     """The background thread. Made by ``engine()``, one per process."""
@@ -318,11 +321,17 @@ class Engine:
         if is_news and isinstance(error, DispyError):
             logger.warning("node at %s", text)
 
-    def on_ended(self, action: core.TellEnded, found: NodeInfo | None) -> None:
-        """Jobs have ended."""
+    def on_ended(self, action: core.TellEnded, found: NodeInfo) -> None:
+        """Jobs have ended on a node."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             cluster._on_ended(action.ended, found)
+
+    def on_ended_here(self, action: core.TellEndedHere) -> None:
+        """Jobs have ended with us."""
+        cluster = self.clusters.get(action.computation)
+        if cluster is not None:
+            cluster._on_ended_here(action.numbers, action.status, action.reason)
 
     def on_started(self, action: core.TellStarted, found: NodeInfo) -> None:
         """Jobs are running."""
@@ -353,6 +362,24 @@ class Engine:
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             cluster._on_usable(action, found)
+
+    def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
+        """A node takes more or fewer jobs of a cluster, and says why."""
+        cluster = self.clusters.get(action.computation)
+        if cluster is not None:
+            cluster._on_node_changed(found)
+
+    def on_cpus(self, found: NodeInfo) -> None:
+        """A node offers another number of CPUs: who uses it decides anew how many of them."""
+        for cluster in self.clusters.values():
+            placement = cluster._placement(found.node)
+            if placement is None:
+                self._allocate(cluster, found)
+            elif placement.cpus_max > 0 and found.cpus > 0:
+                cpus = cluster._allocated_cpus(found)
+                if cpus > 0:
+                    self.service.handle(core.Allocate(cluster._number, found.node, cpus))
+            cluster._on_node_changed(found)
 
 
 class PrivateNode:

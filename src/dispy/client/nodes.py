@@ -47,6 +47,8 @@ class DispyNode:
         rx: Bytes received from it.
         update_time: When it was last heard of (seconds since the epoch).
         avail_info: What it has to spare, or None.
+        reason: Why it takes none, or fewer, of this cluster's jobs than its CPUs: who else uses it. Empty if it
+            takes all.
     """
 
     Initialized: ClassVar[int] = CREATED - 1
@@ -55,7 +57,7 @@ class DispyNode:
 
     __slots__ = (
         "_node", "_port", "avail_cpus", "avail_info", "busy", "cpu_time", "cpus", "ip_addr", "jobs_done", "name",
-        "rx", "tx", "update_time",
+        "reason", "rx", "tx", "update_time",
     )  # fmt: skip
 
     def __init__(self, ip_addr: str, name: str, cpus: int) -> None:
@@ -70,6 +72,7 @@ class DispyNode:
         self.rx = 0
         self.update_time = 0.0
         self.avail_info: DispyNodeAvailInfo | None = None
+        self.reason = ""
         self._node = b""
         self._port = 0
 

@@ -45,8 +45,14 @@ class Entry:
         temporary = self._path.with_suffix(".new")
         self._descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        os.write(self._descriptor, msgspec.json.encode(listing))
+        self.update(listing)
         os.rename(temporary, self._path)
+
+    def update(self, listing: Listing) -> None:
+        """Describe the node anew; whoever reads half of it reads again soon."""
+        text = msgspec.json.encode(listing)
+        os.pwrite(self._descriptor, text, 0)
+        os.ftruncate(self._descriptor, len(text))
 
     def close(self) -> None:
         """Take the node off the list."""

@@ -22,6 +22,7 @@ from dispy.net.addresses import resolve
 from dispy.net.tls import ListenerTls, Tls, check, listener_tls, warn_if_open
 from dispy.node import accounts
 from dispy.node.accounts import Account
+from dispy.node.console import Console
 from dispy.node.cpus import usable_cpus
 from dispy.node.hosts import HostProcess
 from dispy.node.segments import Segments
@@ -57,7 +58,7 @@ def run(settings: NodeSettings) -> int:
         cpus = effective_cpus(settings.cpus, present)
         processes.set_subreaper()
         processes.hide_memory()
-        return _run_checked(settings, secret, listens, account, cpus, early)
+        return _run_checked(settings, secret, listens, account, (cpus, present), early)
     except DispyError as error:
         print(f"dispynode: {error}", file=sys.stderr)
         return 2
@@ -75,20 +76,22 @@ def _run_checked(
     secret: secrets.Secret,
     listens: ListenerTls | None,
     account: Account | None,
-    cpus: int,
+    cpus: tuple[int, int],  # offered and present
     early: list[int],
 ) -> int:
     incarnation = randomness.token_bytes(16)
     segments = Segments(incarnation.hex(), account)
     # First of all, so that it does its imports while we do ours.
-    spare = HostProcess(workers_max(cpus), str(segments.root), account)
+    spare = HostProcess(workers_max(max(cpus)), str(segments.root), account)
     try:
         import uvloop
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(
                 _serve(
-                    settings, NodeParts(secret, listens, account, cpus, spare, incarnation, segments), early
+                    settings,
+                    NodeParts(secret, listens, account, *cpus, spare, incarnation, segments),
+                    early,
                 )
             )
     finally:
@@ -122,8 +125,20 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
     _watch_owner(loop, service, settings.owner)
     with contextlib.suppress(OSError):  # nobody reads it: no reason to stop
         print(_greeting(settings, service, parts.cpus), flush=True)
+    console = None
+    if not settings.daemon and not settings.owner and _has_terminal():
+        console = Console(sys.stdin.fileno(), service.answer)
     await service.run()
+    if console is not None:
+        console.close()
     return 70 if service.failed else 0  # EX_SOFTWARE
+
+
+def _has_terminal() -> bool:
+    try:
+        return sys.stdin is not None and sys.stdin.isatty()
+    except ValueError:  # closed
+        return False
 
 
 def _greeting(settings: NodeSettings, service: NodeService, cpus: int) -> str:

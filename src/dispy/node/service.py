@@ -21,14 +21,15 @@ from dispy.core.execution import Machine
 from dispy.core.execution import state as core
 from dispy.core.execution.offers import workers_max
 from dispy.core.execution.state import ClientId, Key, WorkerId
-from dispy.errors import RemoteProtocolError, SilenceError
-from dispy.net.addresses import local, outward
+from dispy.errors import RemoteProtocolError, SilenceError, UsageError
+from dispy.net.addresses import is_loopback, local, outward
 from dispy.net.connection import Connection
 from dispy.net.discovery import Entry, Listing
 from dispy.net.listener import Listener
 from dispy.net.secrets import Secret
 from dispy.net.tls import ListenerTls
 from dispy.node.accounts import Account
+from dispy.node.console import HELP, parse_cpus
 from dispy.node.hosts import HostProcess, WorkerHandle
 from dispy.node.printed import read_printed
 from dispy.node.segments import Segments, WorkSpace
@@ -83,6 +84,7 @@ class NodeParts:
         tls: For its listener; None: without.
         account: Whom jobs run as; None: as the node.
         cpus: Jobs that may run at once.
+        cpus_present: What could be offered at most.
         spare: A host that is starting already.
         incarnation: 16 bytes that name this run of the node.
         segments: Its place for large payloads, and what marks its processes.
@@ -92,6 +94,7 @@ class NodeParts:
     tls: ListenerTls | None
     account: Account | None
     cpus: int
+    cpus_present: int
     spare: HostProcess
     incarnation: bytes
     segments: Segments
@@ -108,13 +111,15 @@ class NodeService:
     def __init__(self, settings: NodeSettings, parts: NodeParts) -> None:
         self.settings = settings
         self.cpus = parts.cpus
+        self.cpus_most = max(parts.cpus, parts.cpus_present)
+        """What ``set_cpus`` may offer: hosts have places for workers of so many."""
         self.name = settings.name or platform.node() or "localhost"
         self.incarnation = parts.incarnation
         self.address: tuple[str, int] = (settings.host, 0)
         self._secret = parts.secret
         self._tls = parts.tls
         self._account = parts.account
-        self._machine = Machine(parts.cpus, settings.lease_s)
+        self._machine = Machine(parts.cpus, settings.lease_s, settings.silence_s)
         self._loop = asyncio.get_running_loop()
         self._clients: dict[ClientId, Connection] = {}
         self._connections: dict[Connection, ClientId | None] = {}
@@ -204,6 +209,40 @@ class NodeService:
             on_settled=on_settled,
             make_sink=self._segments.incoming,
         )
+
+    def set_cpus(self, cpus: int) -> None:
+        """Offer another number of CPUs, from 0 to ``cpus_most``; what runs above it goes on."""
+        self.cpus = cpus
+        self._handle(core.CpusChanged(cpus))
+        if self._entry is not None:
+            self._entry.update(self.listing())
+
+    def usage(self) -> str:
+        """Who uses this node, in a line for each client."""
+        state = self._machine.state
+        said = [f"CPUs: {self.cpus} offered, {state.busy} in use"]
+        for client in state.clients.values():
+            its = [c for c in state.computations.values() if c.client is client]
+            jobs = sum(len(c.open) for c in its)
+            names = ", ".join(line(c.spec.name) + (" (exclusive)" if c.spec.exclusive else "") for c in its)
+            where = "" if client.is_connected else ", gone"
+            its_jobs = f"jobs here: {jobs} of {names or 'nothing'}"
+            said.append(f"  {client.name}{where}: {client.busy} in use, {its_jobs}")
+        return "\n".join(said)
+
+    def answer(self, typed: str) -> str:
+        """Do what an administrator types at the terminal; returns what to say."""
+        words = typed.split()
+        if not words:
+            return self.usage()
+        if words[0] != "cpus" or len(words) > 2:
+            return HELP
+        if len(words) == 2:
+            try:
+                self.set_cpus(parse_cpus(words[1], self.cpus_most))
+            except UsageError as error:
+                return str(error)
+        return f"{self.cpus} of {self.cpus_most} CPUs are offered"
 
     def stop(self) -> None:
         """Have ``run`` return."""
@@ -336,7 +375,10 @@ class NodeService:
         self._clients[client] = connection
         self._connections[connection] = client
         connection.send(node.Welcome(self.incarnation, self.name, self.cpus, platform.platform(), known))
-        self._handle(core.ClientAttached(client, line(message.name), message.received))
+        name = line(message.name)
+        if not is_loopback(connection.peer_address):
+            name = f"{name} at {connection.peer_address}"
+        self._handle(core.ClientAttached(client, name, message.received))
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
         """A client is gone, perhaps to come back."""
@@ -345,7 +387,8 @@ class NodeService:
             del self._clients[client]
             self._sharing.discard(client)
             self._segments.sweep()
-            self._handle(core.ClientSilent(client))
+            since_s = PULSE_S * SILENT_PULSES if isinstance(error, SilenceError) else 0.0
+            self._handle(core.ClientSilent(client, since_s))
 
     def _store_arguments(self, connection: Connection, client: ClientId, message: node.RunJobs) -> None:
         key = (client, message.computation)
@@ -544,7 +587,7 @@ class NodeService:
         self._loop.call_later(SPARE_S, self._start_spare)
 
     def _new_host(self) -> HostProcess:
-        return HostProcess(workers_max(self.cpus), str(self._segments.root), self._account)
+        return HostProcess(workers_max(self.cpus_most), str(self._segments.root), self._account)
 
     def _start_spare(self) -> None:
         if self._spare is not None or self._stopped.is_set():

@@ -134,7 +134,10 @@ class Reconcile(Struct, array_like=True, tag=2):
 
 
 class Compute(Struct, array_like=True, tag=3):
-    """A computation to be held ready on the node. ``code`` is opaque to it (see ``Job.payload``)."""
+    """A computation to be held ready on the node. ``code`` is opaque to it (see ``Job.payload``).
+
+    An ``exclusive`` one keeps all others off the node from now until it is closed or its client is dead.
+    """
 
     computation: Number
     name: Name
@@ -145,6 +148,7 @@ class Compute(Struct, array_like=True, tag=3):
     dest_path: Name = ""
     live: bool = False
     """What its running jobs print is to be told, of all of them."""
+    exclusive: bool = False
 
 
 class RunJobs(Struct, array_like=True, tag=4):
@@ -232,6 +236,15 @@ class Detach(Struct, array_like=True, tag=10):
     """The scheduler goes and will not come back: the node forgets it and all it gave."""
 
 
+class LimitCpus(Struct, array_like=True, tag=16):
+    """Run at most so many jobs of this scheduler at once. What runs above that goes on.
+
+    Holds until the next one, over all connections; the node's own offer is the bound in any case.
+    """
+
+    cpus: Count
+
+
 # Node to scheduler.
 
 
@@ -264,12 +277,14 @@ class ComputationFailed(Struct, array_like=True, tag=34):
 class Credit(Struct, array_like=True, tag=35):
     """How many unfinished jobs of a computation the node takes from now on.
 
-    ``slots`` start at once, ``backlog`` may wait there. May fall below what the node has.
+    ``slots`` start at once, ``backlog`` may wait there. May fall below what the node has. ``reason`` says in
+    words why the slots are fewer than the node's CPUs, if they are.
     """
 
     computation: Number
     slots: Count
     backlog: Count
+    reason: Reason = ""
 
 
 class JobsStarted(Struct, array_like=True, tag=36):
@@ -356,6 +371,7 @@ ToNode = (
     | DropObjects
     | WatchJobs
     | AcknowledgePrinted
+    | LimitCpus
 )
 FromNode = (
     Welcome

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
+
 from dispy.buffers import SharedPool, pool
 from dispy.core.scheduling import Machine
 from dispy.core.scheduling import state as core
@@ -59,8 +61,11 @@ class Listener(Protocol):
     def on_unreachable(self, target: Target, error: Exception) -> None:
         """A node that was to be reached did not answer, or refused us."""
 
-    def on_ended(self, action: core.TellEnded, found: NodeInfo | None) -> None:
-        """Jobs have reached their final status."""
+    def on_ended(self, action: core.TellEnded, found: NodeInfo) -> None:
+        """Jobs have reached their final status on a node."""
+
+    def on_ended_here(self, action: core.TellEndedHere) -> None:
+        """Jobs have reached their final status with us."""
 
     def on_started(self, action: core.TellStarted, found: NodeInfo) -> None:
         """Jobs are running."""
@@ -76,6 +81,12 @@ class Listener(Protocol):
 
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
         """A node became usable for a computation, or ceased to be."""
+
+    def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
+        """A node takes more or fewer jobs of a computation than before, for another reason than before."""
+
+    def on_cpus(self, found: NodeInfo) -> None:
+        """A node may offer another number of CPUs than before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +261,8 @@ class Link:
                 message.payload = connection.take_stream(message.stream).data or b""
             elif type(message) in (node.ComputationFailed, node.JobsReturned, node.Leaving):
                 message.reason = block(message.reason)
+            elif type(message) is node.Credit and message.reason:
+                message.reason = line(message.reason)
             self._service.link_message(self, message)
 
     def _note_batch(self, batch: int) -> None:
@@ -433,12 +446,14 @@ class SchedulerService:
         self._pulse = self._loop.call_later(PULSE_S, self._on_pulse)
         self._perform_by_type: dict[type[core.Action], Callable[[Any], None]] = {
             core.Send: self._send,
-            core.TellEnded: self._tell_ended,
+            core.TellEnded: lambda a: listener.on_ended(a, self._info(a.node)),
+            core.TellEndedHere: listener.on_ended_here,
             core.TellStarted: lambda a: listener.on_started(a, self._info(a.node)),
             core.TellRequeued: listener.on_requeued,
             core.TellValue: lambda a: listener.on_value(a, self._info(a.node)),
             core.TellPrinted: listener.on_printed,
             core.TellNode: self._tell_node,
+            core.TellCredit: lambda a: listener.on_credit(a, self._info(a.node)),
         }
 
     @property
@@ -578,6 +593,8 @@ class SchedulerService:
         self.handle(core.NodeUp(info.node, info.name, info.cpus, known))
         if is_new or not known:
             self._listener.on_node_known(info)
+        else:
+            self._listener.on_cpus(info)
 
     def link_message(self, link: Link, message: node.FromNode) -> None:
         """A node said something."""
@@ -591,6 +608,8 @@ class SchedulerService:
         if type(message) is node.NodeCpus:
             link.info.cpus = message.cpus
         self.handle(core.FromNodeEvent(link.info.node, message))
+        if type(message) is node.NodeCpus:
+            self._listener.on_cpus(link.info)
 
     def _lose(self, link: Link, reason: str) -> None:
         info = link.info
@@ -633,16 +652,7 @@ class SchedulerService:
         elif type(message) is node.PutObject and len(message.payload) >= limits.INLINE_MAX:
             self._send_object(link, connection, message)
         elif type(message) is node.Compute and len(message.code) >= limits.INLINE_MAX:
-            large = node.Compute(
-                message.computation,
-                message.name,
-                b"",
-                0,
-                message.isolate,
-                message.grace_s,
-                message.dest_path,
-                message.live,
-            )
+            large = msgspec.structs.replace(message, code=b"")
             connection.send_streamed([(large, "stream", MemorySource(message.code))], large)
         else:
             if type(message) is node.CloseComputation:
@@ -697,12 +707,6 @@ class SchedulerService:
             connection.send(bare)
         else:
             connection.send_streamed([(bare, "stream", MemorySource(data))], bare)
-
-    def _tell_ended(self, action: core.TellEnded) -> None:
-        info = None
-        if action.node is not None and action.node in self._by_node:
-            info = self._by_node[action.node].info
-        self._listener.on_ended(action, info)
 
     def _tell_node(self, action: core.TellNode) -> None:
         if action.node in self._by_node:

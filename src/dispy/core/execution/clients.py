@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dispy.core.execution import printing
 from dispy.core.execution.jobs import cancel_in_records, release
-from dispy.core.execution.offers import tell_credit
+from dispy.core.execution.offers import recall_ahead
+from dispy.core.execution.shares import ask_exclusive, restrict, share_out, tell_credit
 from dispy.core.execution.state import (
     UNTOLD,
     Client,
@@ -36,6 +37,7 @@ from dispy.protocol.node import (
     ComputationReady,
     Compute,
     Detach,
+    LimitCpus,
     NodeCpus,
     Reconcile,
     Reconciled,
@@ -56,6 +58,14 @@ def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Se
     client.is_connected = True
     # Before the ends of those jobs.
     printing.tell_again(state, out, client)
+    if client.is_dead:
+        client.is_dead = False
+        client.vtime = max(client.vtime, state.level)
+        for computation in state.computations.values():
+            if computation.client is client:
+                ask_exclusive(state, computation)
+        restrict(state)
+        share_out(state, out, now)
     _drop_batches(out, client, event.received)
     out.extend(Tell(client.id, batch) for batch in client.batches)
     # After those: the number of the last batch that arrived stands for all before it.
@@ -76,16 +86,24 @@ def on_acknowledge(state: State, out: Outbox, client: Client, message: Acknowled
 
 
 def on_client_silent(state: State, out: Outbox, event: ClientSilent, now: Seconds) -> None:
-    """Jobs of a client that is away go on; its lease begins."""
+    """Jobs of a client that is away go on, but its time is running out."""
     client = state.clients.get(event.client)
     if client is not None:
         client.is_connected = False
-        client.silent_since = now
+        client.silent_since = now - event.since_s
 
 
 def on_detach(state: State, out: Outbox, client: Client, message: Detach, now: Seconds) -> None:
     """A client goes for good."""
-    forget_client(state, out, client)
+    forget_client(state, out, client, now)
+
+
+def on_limit_cpus(state: State, out: Outbox, client: Client, message: LimitCpus, now: Seconds) -> None:
+    """A client wants fewer of its jobs to run at once, or more again; what runs above that goes on."""
+    client.cpus_max = message.cpus
+    restrict(state)
+    recall_ahead(state, out)
+    share_out(state, out, now)
 
 
 def on_compute(state: State, out: Outbox, client: Client, message: Compute, now: Seconds) -> None:
@@ -97,6 +115,9 @@ def on_compute(state: State, out: Outbox, client: Client, message: Compute, now:
         if message.live:
             printing.watch(state, computation, [])
         out.append(StartHost(key, message))
+        ask_exclusive(state, computation)
+        restrict(state)
+        share_out(state, out, now)
     elif computation.status is Status.READY:
         out.append(Tell(client.id, ComputationReady(message.computation)))
         computation.credit = UNTOLD
@@ -109,7 +130,7 @@ def on_close_computation(
     """Forget a computation and whatever of it still runs."""
     computation = state.computations.get((client.id, message.computation))
     if computation is not None:
-        forget_computation(state, out, computation)
+        forget_computation(state, out, computation, now)
 
 
 def on_host_ready(state: State, out: Outbox, event: HostReady, now: Seconds) -> None:
@@ -139,7 +160,7 @@ def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -
         # Whoever kills a host may not mean the computation. What had not started is still here.
         out.append(StartHost(event.key, computation.spec))
         return
-    give_up(state, out, computation, event.reason)
+    give_up(state, out, computation, event.reason, now)
 
 
 def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, now: Seconds) -> None:
@@ -151,7 +172,7 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
     held = {(e.number, e.attempt) for batch in client.batches for e in batch.ended}
     for number, computation in mine.items():
         if number not in known:
-            forget_computation(state, out, computation)
+            forget_computation(state, out, computation, now)
             continue
         held.update((job.number, job.attempt) for job in computation.open.values())
         obsolete = {
@@ -182,5 +203,6 @@ def on_cpus_changed(state: State, out: Outbox, event: CpusChanged, now: Seconds)
     """Offer another number of CPUs; what runs above it goes on."""
     state.cpus = event.cpus
     out.extend(Tell(client.id, NodeCpus(event.cpus)) for client in state.clients.values())
-    for computation in state.computations.values():
-        tell_credit(state, out, computation)
+    restrict(state)
+    recall_ahead(state, out)
+    share_out(state, out, now)

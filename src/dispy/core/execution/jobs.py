@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from dispy.core.execution.printing import watch
+from dispy.core.execution.shares import join
 from dispy.core.execution.state import (
     Client,
     Computation,
@@ -47,8 +48,8 @@ def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now
             Tell(client.id, JobsReturned(message.computation, attempts, "computation not known here"))
         )
         return
-    if not computation.ready and not computation.workers:
-        _join(state, computation)
+    if not computation.open:
+        join(state, computation)
     # A job sent twice, by a scheduler that did not know it had arrived, is taken once.
     open_ = computation.open
     jobs = message.jobs
@@ -62,13 +63,6 @@ def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now
         watch(state, computation, message.watched)
     # Nobody but a scheduler with a fault names a job twice in one message; the last one counts.
     computation.ready.extend(jobs if len(fresh) == len(jobs) else fresh.values())
-
-
-def _join(state: State, computation: Computation) -> None:
-    """A computation that comes (back) to the queue starts level with the others."""
-    others = [c.vtime for c in state.computations.values() if c.open and c is not computation]
-    if others:
-        computation.vtime = max(computation.vtime, min(others))
 
 
 def on_cancel_jobs(state: State, out: Outbox, client: Client, message: CancelJobs, now: Seconds) -> None:
@@ -210,6 +204,18 @@ def on_take_back(state: State, out: Outbox, client: Client, message: TakeBack, n
             release(out, computation.key, [job.stream])
         attempts.reverse()
     out.append(Tell(client.id, JobsReturned(message.computation, attempts)))
+
+
+def return_ready(out: Outbox, computation: Computation) -> None:
+    """Give back all that no worker has been offered."""
+    jobs = list(computation.ready)
+    computation.ready.clear()
+    release(out, computation.key, [job.stream for job in jobs])
+    for start in range(0, len(jobs), BATCH_MAX):
+        attempts = [Attempt(job.number, job.attempt) for job in jobs[start : start + BATCH_MAX]]
+        out.append(Tell(computation.client.id, JobsReturned(computation.key[1], attempts)))
+    for job in jobs:
+        del computation.open[job.number]
 
 
 def on_acknowledge_provisional(

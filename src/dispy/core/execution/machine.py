@@ -56,6 +56,7 @@ _MESSAGE_HANDLERS: dict[type[node.ToNode], MessageHandler] = {
     node.Compute: clients.on_compute,
     node.CloseComputation: clients.on_close_computation,
     node.Detach: clients.on_detach,
+    node.LimitCpus: clients.on_limit_cpus,
     node.Acknowledge: clients.on_acknowledge,
     node.Reconcile: clients.on_reconcile,
     node.RunJobs: jobs.on_run_jobs,
@@ -73,10 +74,11 @@ class Machine:
     Args:
         cpus: Jobs that may run at once.
         lease_s: How long a silent client's jobs and results are kept (seconds).
+        silence_s: How long it keeps its share (seconds).
     """
 
-    def __init__(self, cpus: int, lease_s: Seconds = 3600.0) -> None:
-        self.state = State(cpus, lease_s)
+    def __init__(self, cpus: int, lease_s: Seconds = 3600.0, silence_s: Seconds = 5.0) -> None:
+        self.state = State(cpus, lease_s, silence_s)
 
     def handle(self, event: Event, now: Seconds) -> list[Action]:
         """Take note of an event; returns what to do, in order.
@@ -94,5 +96,5 @@ class Machine:
                 handler(state, out, client, event.message, now)
         else:
             _HANDLERS[type(event)](state, out, event, now)
-        settle(state, out)
+        settle(state, out, now)
         return out

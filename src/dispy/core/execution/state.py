@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
-from typing import NewType
+from typing import NamedTuple, NewType
 
 from msgspec import Struct
 
@@ -30,9 +30,10 @@ class ClientAttached(Struct):
 
 
 class ClientSilent(Struct):
-    """The connection to a client is gone; it may come back."""
+    """The connection to a client is gone; it may come back. It was last heard ``since_s`` seconds ago."""
 
     client: ClientId
+    since_s: Seconds = 0.0
 
 
 class FromClient(Struct):
@@ -290,8 +291,15 @@ Outbox = list[Action]
 
 # State.
 
-UNTOLD = (-1, -1)
+UNTOLD = (-1, -1, "")
 """Credit of a computation whose client has not been told any: differs from every grant, zero included."""
+
+RECORD_US = 4000
+"""Known-short jobs put together into one record (microseconds): what one of them waits behind the
+others, and forty times what a packet costs in all."""
+
+UNLIMITED = 1 << 31
+"""CPUs that a client may use where it has set no limit of its own."""
 
 
 class Status(Enum):
@@ -304,24 +312,54 @@ class Status(Enum):
 class Client:
     """A scheduler that uses this node, over all its connections."""
 
-    __slots__ = ("batches", "id", "is_connected", "name", "next_batch", "silent_since")
+    __slots__ = (
+        "active_at", "batches", "busy", "cpus_max", "id", "is_connected", "is_dead", "level", "name", "next_batch",
+        "silent_since", "vtime",
+    )  # fmt: skip
 
     def __init__(self, client: ClientId, name: str) -> None:
         self.id = client
         self.name = name
         self.is_connected = True
         self.silent_since: Seconds = 0.0
+        self.is_dead = False
+        """Silent for longer than the limit: it has no share any more. It may still come back."""
+        self.cpus_max = UNLIMITED
+        """Jobs that it wants to have run at once."""
+        self.busy = 0
+        """CPUs in use for it."""
+        self.vtime = 0.0
+        """CPU seconds had, all its computations together (virtual time of a fair queue)."""
+        self.level = 0.0
+        """Where a computation starts that comes to those of this client."""
+        self.active_at: Seconds = -1e9
+        """When it was last seen with jobs here."""
         self.next_batch = 1
         self.batches: deque[JobsEnded] = deque()
         """Results not yet acknowledged, oldest first."""
+
+
+class Grant(NamedTuple):
+    """What a computation can count on here.
+
+    Attributes:
+        slots: Its jobs that would start at once.
+        share: Its jobs that should be here to make use of its share: those above ``slots`` wait for others' jobs.
+        reason: Why that is less than the node has; empty if it is not.
+    """
+
+    slots: int
+    share: int
+    reason: str
 
 
 class Computation:
     """A computation on this node and its jobs."""
 
     __slots__ = (
-        "cancelling", "client", "crashes", "credit", "idle", "key", "open", "ready", "runtimes", "sampled", "sending",
-        "single", "spec", "status", "stillborn", "unseen", "untold", "vtime", "watched", "workers",
+        "busy", "cancelling", "client", "crashes", "credit", "grant", "idle", "is_held_off", "key", "open", "ready",
+        "runtimes", "sampled", "sending", "single", "spec", "status", "stillborn", "unseen", "untold", "vtime",
+        "watched", "workers",
     )  # fmt: skip
 
     def __init__(self, key: Key, client: Client, spec: Compute) -> None:
@@ -347,13 +385,20 @@ class Computation:
         self.runtimes = RunTimes()
         self.sampled = 0
         """Results so far; plans for short jobs grow with the evidence for them."""
+        self.busy = 0
+        """CPUs in use for it."""
+        self.is_held_off = False
+        """Another computation uses the node exclusively, or is about to."""
+        self.grant = Grant(0, 0, "")
+        """What it can count on."""
         self.credit = UNTOLD
+        """Slots, backlog and reason as told."""
         self.crashes = 0
         """Deaths of its host since a job last ended."""
         self.stillborn = 0
         """Workers that ended before they began a job, since a job last ended."""
         self.vtime = 0.0
-        """CPU seconds had (virtual time of a fair queue): the smallest is served next."""
+        """CPU seconds had, level with the others of its client."""
         self.watched: set[int] = set()
         """Numbers of jobs whose output is wanted while they run. Some may have ended."""
         self.unseen: deque[JobsPrinted] = deque()
@@ -371,10 +416,12 @@ class Worker:
         "interrupted",
         "is_killed",
         "kept",
+        "moved",
         "position",
         "records",
         "seen",
         "seen_at",
+        "since",
         "told",
         "unbuffered",
     )
@@ -386,6 +433,10 @@ class Worker:
         """The record it runs and at most one more."""
         self.position = 0
         """Where it was at the last tick."""
+        self.moved: Seconds = 0.0
+        """When it was first seen there."""
+        self.since: Seconds = 0.0
+        """Until when the CPU that it uses has been accounted for."""
         self.told = 0
         """Position of the last job told as started."""
         self.cut = 0
@@ -408,14 +459,25 @@ class Worker:
 class State:
     """Everything a node knows about its work."""
 
-    def __init__(self, cpus: int, lease_s: Seconds) -> None:
+    def __init__(self, cpus: int, lease_s: Seconds, silence_s: Seconds) -> None:
         self.cpus = cpus
         self.lease_s = lease_s
+        self.silence_s = silence_s
         self.clients: dict[ClientId, Client] = {}
         self.computations: dict[Key, Computation] = {}
         self.workers: dict[WorkerId, Worker] = {}
         self.busy = 0
         """Workers with at least one record: never more than ``cpus``, unless those were lowered."""
+        self.level = 0.0
+        """Where a client starts that comes to the others: what the last one served had had."""
+        self.exclusive: list[Computation] = []
+        """Those that want the node for themselves, in the order in which they came; the first has its turn."""
+        self.has_node = False
+        """Whether the first of them has it: what others ran has ended."""
+        self.is_restricted = False
+        """Whether there is a computation that may not start any job now."""
+        self.share_at: Seconds = -1e9
+        """When shares were last looked at."""
         self.watched: dict[Key, Computation] = {}
         """Those of whose jobs some are watched, or all."""
         self.look_at: Seconds = 0.0

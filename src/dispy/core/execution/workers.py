@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dispy.core.execution import printing
 from dispy.core.execution.jobs import cut_or_interrupt, requeue, tell_ended
-from dispy.core.execution.offers import tell_credit
+from dispy.core.execution.offers import recall_ahead
+from dispy.core.execution.shares import (
+    SHARE_S,
+    charge,
+    leave_exclusive,
+    share_out,
+    tell_credit,
+    vacate,
+)
 from dispy.core.execution.state import (
     Client,
     Computation,
@@ -24,7 +32,6 @@ from dispy.core.execution.state import (
     ValueSent,
     Worker,
     WorkerExited,
-    WorkerId,
 )
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import (
@@ -66,13 +73,14 @@ def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:
         record = worker.records.popleft()
         # Jobs beyond ``executed`` were cut off, and the worker noticed before we took them back.
         requeue(out, computation, record.jobs[event.executed :])
-        _release(state, worker)
+        _release(state, worker, now)
     _tell_or_wait(state, out, computation)
     tell_credit(state, out, computation)
 
 
-def _release(state: State, worker: Worker) -> None:
+def _release(state: State, worker: Worker, now: Seconds) -> None:
     """A worker has one record less."""
+    charge(state, worker, now)
     worker.cut = 0
     worker.interrupted = 0
     computation = worker.computation
@@ -80,7 +88,7 @@ def _release(state: State, worker: Worker) -> None:
         computation.single[worker.id] = worker
         return
     computation.single.pop(worker.id, None)
-    state.busy -= 1
+    vacate(state, worker)
     if not worker.is_killed:
         computation.idle[worker.id] = worker
 
@@ -136,7 +144,6 @@ def take_results(computation: Computation, results: list[Ended]) -> None:
     computation.runtimes.add([int(d * 1e6) for d in durations])
     computation.sampled += len(wanted)
     computation.crashes = computation.stillborn = 0
-    computation.vtime += sum(durations)
     computation.untold += wanted
 
 
@@ -178,7 +185,7 @@ def on_recalled(state: State, out: Outbox, event: Recalled, now: Seconds) -> Non
     if kept:
         worker.computation.single[worker.id] = worker
     else:
-        _release(state, worker)
+        _release(state, worker, now)
 
 
 def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Seconds) -> None:
@@ -195,7 +202,8 @@ def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Second
     computation.idle.pop(worker.id, None)
     computation.single.pop(worker.id, None)
     if worker.records:
-        state.busy -= 1
+        charge(state, worker, now)
+        vacate(state, worker)
     at_record, at = split_claim(event.position)
     for record in reversed(worker.records):
         if record.record == at_record:
@@ -208,7 +216,8 @@ def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Second
         if computation.stillborn > STILLBORN_MAX:
             drop_workers(state, computation)
             out.append(StopHost(computation.key))
-            give_up(state, out, computation, f"its workers end before they begin a job: {event.reason}")
+            reason = f"its workers end before they begin a job: {event.reason}"
+            give_up(state, out, computation, reason, now)
             return
     tell_credit(state, out, computation)
 
@@ -252,6 +261,9 @@ def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
         worker = state.workers.get(worker_id)
         if worker is None or not worker.records:
             continue
+        charge(state, worker, now)
+        if position != worker.position:
+            worker.moved = now
         record = worker.records[0]
         at_record, at = split_claim(position)
         if at_record != record.record or at >= len(record.jobs):
@@ -277,8 +289,22 @@ def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
     if state.watched:
         printing.look(state, out, event.positions, now)
     for client in list(state.clients.values()):
-        if not client.is_connected and now - client.silent_since > state.lease_s:
-            forget_client(state, out, client)
+        if not client.is_connected:
+            _watch_silent(state, out, client, now)
+    if len(state.clients) > 1 and now - state.share_at >= SHARE_S:
+        share_out(state, out, now)
+
+
+def _watch_silent(state: State, out: Outbox, client: Client, now: Seconds) -> None:
+    """A client that stays away loses its share, and in the end all that it has here."""
+    silent_s = now - client.silent_since
+    if silent_s > state.lease_s:
+        forget_client(state, out, client, now)
+    elif silent_s >= state.silence_s and not client.is_dead:
+        client.is_dead = True
+        leave_exclusive(state, [c for c in state.computations.values() if c.client is client])
+        recall_ahead(state, out)
+        share_out(state, out, now)
 
 
 def _free_rest(out: Outbox, worker: Worker, record: Record, position: int) -> None:
@@ -301,22 +327,35 @@ def _free_rest(out: Outbox, worker: Worker, record: Record, position: int) -> No
         requeue(out, worker.computation, rest)
 
 
-def forget_client(state: State, out: Outbox, client: Client) -> None:
+def forget_client(state: State, out: Outbox, client: Client, now: Seconds) -> None:
     """Drop all that a client had here."""
-    for key in [key for key in state.computations if key[0] == client.id]:
-        forget_computation(state, out, state.computations[key])
+    computations = [c for c in state.computations.values() if c.client is client]
+    for computation in computations:
+        _drop(state, out, computation)
     state.clients.pop(client.id, None)
+    leave(state, out, computations, now)
 
 
-def forget_computation(state: State, out: Outbox, computation: Computation) -> None:
+def forget_computation(state: State, out: Outbox, computation: Computation, now: Seconds) -> None:
     """Drop a computation, its jobs and its processes."""
+    _drop(state, out, computation)
+    leave(state, out, [computation], now)
+
+
+def _drop(state: State, out: Outbox, computation: Computation) -> None:
     drop_workers(state, computation)
     del state.computations[computation.key]
     printing.forget(state, computation.key)
     out.append(StopHost(computation.key))
 
 
-def give_up(state: State, out: Outbox, computation: Computation, reason: str) -> None:
+def leave(state: State, out: Outbox, computations: list[Computation], now: Seconds) -> None:
+    """Computations are gone: what they had is the others'."""
+    leave_exclusive(state, computations)
+    share_out(state, out, now)
+
+
+def give_up(state: State, out: Outbox, computation: Computation, reason: str, now: Seconds) -> None:
     """Tell the scheduler that this computation cannot run here, and give its jobs back."""
     client, number = computation.client, computation.key[1]
     if computation.untold:
@@ -328,16 +367,15 @@ def give_up(state: State, out: Outbox, computation: Computation, reason: str) ->
     left = [Attempt(job.number, job.attempt) for job in computation.open.values()]
     for start in range(0, len(left), BATCH_MAX):
         out.append(Tell(client.id, JobsReturned(number, left[start : start + BATCH_MAX], reason)))
+    leave(state, out, [computation], now)
 
 
-def drop_workers(state: State, computation: Computation) -> list[WorkerId]:
-    """Forget the workers of a computation whose host is gone; returns them."""
+def drop_workers(state: State, computation: Computation) -> None:
+    """Forget the workers of a computation whose host is gone."""
     for worker in computation.workers.values():
         state.workers.pop(worker.id, None)
         if worker.records:
-            state.busy -= 1
-    dropped = list(computation.workers)
+            vacate(state, worker)
     computation.workers.clear()
     computation.idle.clear()
     computation.single.clear()
-    return dropped

@@ -15,6 +15,7 @@ from dispy.core.scheduling.placing import (
     take_cancelling,
 )
 from dispy.core.scheduling.state import (
+    LimitNode,
     Node,
     NodeLost,
     NodeSilent,
@@ -25,6 +26,7 @@ from dispy.core.scheduling.state import (
     Send,
     State,
     Status,
+    TellCredit,
     TellEnded,
     TellNode,
     TellPrinted,
@@ -59,6 +61,9 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
         return
     known.is_connected = True
     known.cpus = event.cpus
+    if known.cpus_max is not None:
+        # It knows, unless that was lost with the connection.
+        out.append(Send(known.id, node.LimitCpus(known.cpus_max)))
     attempts = [
         Attempt(job.number, job.attempt)
         for placement in known.placements.values()
@@ -90,6 +95,20 @@ def on_node_lost(state: State, out: Outbox, event: NodeLost, now: Seconds) -> No
 def on_node_cpus(state: State, out: Outbox, known: Node, message: node.NodeCpus, now: Seconds) -> None:
     """A node offers another number of CPUs; credit says what that means for each computation."""
     known.cpus = message.cpus
+    for placement in known.placements.values():
+        placement.apply_grant()
+        note_room(placement)
+        place(out, placement.computation, now)
+
+
+def on_limit_node(state: State, out: Outbox, event: LimitNode, now: Seconds) -> None:
+    """Use fewer CPUs of a node, or more again; its credit says what that means for each computation."""
+    known = state.nodes.get(event.node)
+    if known is None:
+        return
+    known.cpus_max = event.cpus
+    if known.is_connected:
+        out.append(Send(known.id, node.LimitCpus(event.cpus)))
 
 
 def on_computation_ready(
@@ -136,10 +155,15 @@ def on_credit(state: State, out: Outbox, known: Node, message: node.Credit, now:
     placement = known.placements.get(message.computation)
     if placement is None:
         return
+    is_news = message.reason != placement.shortage
     placement.granted = (message.slots, message.backlog)
+    placement.shortage = message.reason
     placement.apply_grant()
     note_room(placement)
-    place(out, placement.computation, now)
+    computation = placement.computation
+    if is_news:
+        out.append(TellCredit(computation.client, computation.number, known.id))
+    place(out, computation, now)
 
 
 def on_jobs_started(

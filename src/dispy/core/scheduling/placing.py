@@ -18,10 +18,10 @@ from dispy.core.scheduling.state import (
     Send,
     State,
     Status,
-    TellEnded,
+    TellEndedHere,
 )
 from dispy.protocol.limits import BATCH_MAX
-from dispy.protocol.node import CANCELLED, TERMINATED, Ended, Job, RunJobs, TakeBack, WatchJobs
+from dispy.protocol.node import CANCELLED, TERMINATED, Job, RunJobs, TakeBack, WatchJobs
 
 STEAL_AFTER_S = 0.04
 """A job sent so long ago and not told as started waits: two ticks of a node and the way back."""
@@ -126,16 +126,23 @@ def requeue(computation: Computation, jobs: list[Job]) -> None:
 
 
 def cancel_queued(out: Outbox, computation: Computation, numbers: list[int]) -> None:
-    """End jobs that wait with us. They stay in the queue, marked, until their turn comes."""
-    pinned = [number for number in numbers if number in computation.pinned]
-    for number in pinned:
-        placement = computation.placements[computation.pinned[number]]
-        placement.pinned = type(placement.pinned)(job for job in placement.pinned if job.number != number)
-    computation.cancelled.update(number for number in numbers if number not in computation.pinned)
+    """End jobs that wait with us. They stay in the queue, marked, until that is half of it."""
+    queued = numbers
+    if computation.pinned:
+        pinned = [number for number in numbers if number in computation.pinned]
+        queued = [number for number in numbers if number not in computation.pinned]
+        for number in pinned:
+            placement = computation.placements[computation.pinned[number]]
+            placement.pinned = deque(job for job in placement.pinned if job.number != number)
+    cancelled = computation.cancelled
+    cancelled.update(queued)
     end_here(out, computation, numbers, CANCELLED, "cancelled")
-    if len(computation.cancelled) == len(computation.queue):
+    if len(cancelled) == len(computation.queue):
         computation.queue.clear()
-        computation.cancelled.clear()
+        cancelled.clear()
+    elif 2 * len(cancelled) > len(computation.queue):
+        computation.queue = deque(job for job in computation.queue if job.number not in cancelled)
+        cancelled.clear()
 
 
 def end_here(out: Outbox, computation: Computation, numbers: list[int], status: int, reason: str) -> None:
@@ -147,8 +154,8 @@ def end_here(out: Outbox, computation: Computation, numbers: list[int], status: 
         computation.pinned.pop(number, None)
     if computation.watched:
         computation.watched.difference_update(numbers)
-    ended = [Ended(number, 0, status, 0.0, 0.0, b"", reason=reason, ran=False) for number in numbers]
-    out.append(TellEnded(computation.client, computation.number, None, ended))
+    # A million may be cancelled at once: nothing is made for each.
+    out.append(TellEndedHere(computation.client, computation.number, numbers, status, reason))
 
 
 def end_if_hopeless(out: Outbox, computation: Computation) -> None:

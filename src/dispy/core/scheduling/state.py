@@ -44,6 +44,13 @@ class Allocate(Struct):
     is_draining: bool = False
 
 
+class LimitNode(Struct):
+    """All computations together may use (up to) so many CPUs of a node."""
+
+    node: NodeId
+    cpus: int
+
+
 class SubmitJobs(Struct):
     """Jobs to run, oldest first; on ``node`` and nowhere else, if one is named."""
 
@@ -117,6 +124,7 @@ Event = (
     AddComputation
     | CloseComputation
     | Allocate
+    | LimitNode
     | SubmitJobs
     | CancelJobs
     | PutObject
@@ -140,12 +148,22 @@ class Send(Struct):
 
 
 class TellEnded(Struct):
-    """Jobs have reached their final status. ``node`` is None for those that never left us."""
+    """Jobs have reached their final status on a node."""
 
     client: ClientId
     computation: int
-    node: NodeId | None
+    node: NodeId
     ended: list[Ended]
+
+
+class TellEndedHere(Struct):
+    """Jobs have reached their final status with us, all the same one for the same reason."""
+
+    client: ClientId
+    computation: int
+    numbers: list[int]
+    status: int
+    reason: str
 
 
 class TellStarted(Struct):
@@ -192,7 +210,25 @@ class TellNode(Struct):
     reason: str = ""
 
 
-Action = Send | TellEnded | TellStarted | TellRequeued | TellValue | TellPrinted | TellNode
+class TellCredit(Struct):
+    """A node takes more or fewer jobs of a computation than before, for another reason than before."""
+
+    client: ClientId
+    computation: int
+    node: NodeId
+
+
+Action = (
+    Send
+    | TellEnded
+    | TellEndedHere
+    | TellStarted
+    | TellRequeued
+    | TellValue
+    | TellPrinted
+    | TellNode
+    | TellCredit
+)
 Outbox = list[Action]
 
 # State.
@@ -211,7 +247,7 @@ class Placement:
 
     __slots__ = (
         "asked_back", "assigned", "backlog", "cancelling", "computation", "cpus_max", "granted", "last_sent",
-        "node", "pinned", "reason", "slots", "started", "status", "stored", "storing",
+        "node", "pinned", "reason", "shortage", "slots", "started", "status", "stored", "storing",
     )  # fmt: skip
 
     def __init__(self, computation: Computation, node: Node, cpus_max: int) -> None:
@@ -222,6 +258,8 @@ class Placement:
         self.reason = ""
         self.granted = (0, 0)
         """Slots and backlog as the node said."""
+        self.shortage = ""
+        """Why that is less than the node has, as it said."""
         self.slots = 0
         self.backlog = 0
         self.assigned: dict[int, Job] = {}
@@ -244,7 +282,7 @@ class Placement:
         slots, backlog = self.granted
         self.slots = min(slots, self.cpus_max)
         # With fewer CPUs than the node has, its queue would let more jobs run than were allocated.
-        self.backlog = backlog if self.slots == slots else 0
+        self.backlog = backlog if self.cpus_max >= self.node.cpus else 0
 
     def room(self) -> int:
         """Jobs that would start at once there."""
@@ -292,12 +330,15 @@ class Computation:
 class Node:
     """A node as we know it."""
 
-    __slots__ = ("cpus", "id", "is_connected", "name", "placements")
+    __slots__ = ("cpus", "cpus_max", "id", "is_connected", "name", "placements")
 
     def __init__(self, node: NodeId, name: str, cpus: int) -> None:
         self.id = node
         self.name = name
         self.cpus = cpus
+        """What it offers."""
+        self.cpus_max: int | None = None
+        """What may be used of that, if somebody has set it."""
         self.is_connected = True
         self.placements: dict[int, Placement] = {}
 
