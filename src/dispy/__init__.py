@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dispy.client.nodes import DispyNode as DispyNode
     from dispy.client.nodes import DispyNodeAvailInfo as DispyNodeAvailInfo
     from dispy.client.nodes import NodeAllocate as NodeAllocate
+    from dispy.client.output import Output as Output
     from dispy.client.refs import Ref as Ref
     from dispy.client.waiting import ALL_COMPLETED as ALL_COMPLETED
     from dispy.client.waiting import FIRST_COMPLETED as FIRST_COMPLETED
@@ -56,6 +57,7 @@ _HOMES = {
     "DispyNodeAvailInfo": "dispy.client.nodes",
     "JobCluster": "dispy.client.cluster",
     "NodeAllocate": "dispy.client.nodes",
+    "Output": "dispy.client.output",
     "Ref": "dispy.client.refs",
     "SharedJobCluster": "dispy.client.later",
     "logger": "dispy.client.log",

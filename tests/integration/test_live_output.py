@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import dispy
+from dispy import config
 from dispy.errors import UsageError
 
 from .conftest import MakeCluster, StartNode
@@ -52,7 +53,8 @@ def say(how: str) -> None:
         logging.getLogger("say").removeHandler(handler)
 
 
-WAYS = ["print", "part", "bytes", "error", "descriptor", "libc", "child", "thread", "logging"]
+WAYS = ["logging", "descriptor", "libc", "child", "error", "thread", "print", "bytes", "part"]
+"""What flushes comes first, so that it does not hide what others leave in a buffer."""
 
 
 @pytest.mark.parametrize("isolate", [False, True])
@@ -185,6 +187,28 @@ def test_characters_are_not_cut_in_two(make_cluster: MakeCluster, gate: Path) ->
     assert following.wait_text("a") == "a"
     gate.touch()
     assert following.end() == "a🎈b"
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_large_arguments_and_code_make_no_difference(
+    make_cluster: MakeCluster, gate: Path, monkeypatch: pytest.MonkeyPatch, shares: bool
+) -> None:
+    """They travel apart from what is said about them, on the link or in memory."""
+    monkeypatch.setattr(config, "SharedMemory", shares)
+    ballast = os.urandom(200_000)
+
+    def compute(data: bytes, gate: str) -> None:
+        print(len(data + ballast))
+        while not os.path.exists(gate):
+            time.sleep(0.005)
+
+    told = Seen()
+    always = make_cluster(compute, job_output=told).submit(bytes(100_000), str(gate))
+    following = Following(make_cluster(compute).submit(bytes(200_000), str(gate)))
+    following.wait_text("400000\n")
+    wait_for(lambda: told.of(always), lambda text: text == "300000\n", what="the callback is told")
+    gate.touch()
+    assert following.end() == "400000\n"
 
 
 def test_what_was_printed_so_far(make_cluster: MakeCluster, gate: Path) -> None:

@@ -40,8 +40,8 @@ def read_printed(workers: list[tuple[Place, memoryview, tuple[int, int]]], size_
     share = size_max // max(1, news)
     glimpses = []
     for (place, words, files), size, at in zip(workers, sizes, told, strict=True):
-        stdout_at, stdout = _read(files[0], at[0], size[0], share)
-        stderr_at, stderr = _read(files[1], at[1], size[1], share)
+        stdout_at, stdout = read_next(files[0], at[0], size[0], share)
+        stderr_at, stderr = read_next(files[1], at[1], size[1], share)
         if words[SLOT_CLAIM] == place.position:
             glimpses.append(Glimpse(place.worker, place.position, stdout_at, stdout, stderr_at, stderr))
     return glimpses
@@ -51,8 +51,15 @@ def _size(file: int) -> int:
     return min(os.fstat(file).st_size, _SIZE_MAX)
 
 
-def _read(file: int, told: int, size: int, share: int) -> tuple[int, bytes]:
-    """Where what can be told next begins, and what it is."""
+def read_next(file: int, told: int, size: int, share: int) -> tuple[int, bytes]:
+    """Where what can be told next of a file begins, and what it is.
+
+    Args:
+        file: Perhaps larger by now than ``size``.
+        told: Position up to which it was told.
+        size: What it had when its share was computed (bytes).
+        share: Bytes that may be read.
+    """
     at, count = next_span(told, size, share)
     if not count:
         return told, b""

@@ -138,6 +138,7 @@ class NodeService:
         self._stopped = asyncio.Event()
         self.failed = False
         """Whether it stopped because of a fault of ours."""
+        self._looks: list[core.Look] = []
         self._packet = bytearray(worker_protocol.PACKET_MAX)
         self._packet_view = memoryview(self._packet)
         self._perform_by_type: dict[type[core.Action], Callable[[Any], None]] = {
@@ -153,7 +154,7 @@ class NodeService:
             core.StopHost: self._stop_host,
             core.Release: self._release,
             core.FlushSoon: self._flush_soon,
-            core.Look: self._look,
+            core.Look: self._looks.append,
             core.Unbuffer: self._unbuffer,
         }
 
@@ -307,7 +308,7 @@ class NodeService:
                 self._take_waiting(owner[1], position)
             if owner is not None:
                 owner[1].last_position = position
-        self._handle(core.Tick(positions))
+        self._handle_and_look(core.Tick(positions))
         if self._machine.state.busy:
             self._schedule_tick()
 
@@ -664,7 +665,7 @@ class NodeService:
         reason = f"the computation's host ended with {describe_exit(loaded.host.process.returncode)}"
         for handle in list(loaded.host.workers.values()):
             self._drain(handle)
-            self._handle(core.WorkerDying(handle.id, handle.words[worker_protocol.SLOT_CLAIM]))
+            self._handle_and_look(core.WorkerDying(handle.id, handle.words[worker_protocol.SLOT_CLAIM]))
         exits = [self._bury(handle, reason) for handle in list(loaded.host.workers.values())]
         self._close_host(loaded.host)
         # Its directories stay: another host may be started in its place.
@@ -751,12 +752,17 @@ class NodeService:
         handle.words[worker_protocol.SLOT_UNBUFFER] = action.position
         loaded.host.tell(worker_protocol.Unbuffer(action.worker))
 
-    def _look(self, action: core.Look) -> None:
-        found = [
-            (place, *self._owners[place.worker]) for place in action.places if place.worker in self._owners
-        ]
-        workers = [(place, handle.words, handle.output) for place, _, handle in found]
-        self._handle(core.Looked(action.key, read_printed(workers, action.size_max)))
+    def _handle_and_look(self, event: core.Event) -> None:
+        """Handle an event; when all is done that it brings, read the output that the core wants to see."""
+        self._handle(event)
+        while self._looks:
+            action = self._looks.pop()
+            workers = []
+            for place in action.places:
+                owner = self._owners.get(place.worker)
+                if owner is not None:
+                    workers.append((place, owner[1].words, owner[1].output))
+            self._handle(core.Looked(action.key, read_printed(workers, action.size_max)))
 
     def _pass(self, action: core.Pass) -> None:
         owner = self._owners.get(action.worker)
@@ -814,7 +820,7 @@ class NodeService:
             return
         _, handle = owner
         self._drain(handle)
-        self._handle(core.WorkerDying(worker, handle.words[worker_protocol.SLOT_CLAIM]))
+        self._handle_and_look(core.WorkerDying(worker, handle.words[worker_protocol.SLOT_CLAIM]))
         self._handle(self._bury(handle, reason))
 
     def _drain(self, handle: WorkerHandle) -> None:

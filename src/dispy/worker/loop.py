@@ -357,6 +357,8 @@ class Worker:
             try:
                 set_death_signal(signal.SIGKILL, parent)
                 reseed()
+                # Signals that came before the fork was complete were forgotten; of an interrupt the job itself knows.
+                self.on_unbuffer()
                 self._keep(self._run(job))
                 code = 0
             finally:
