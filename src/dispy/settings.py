@@ -12,9 +12,13 @@ from dispy import config
 from dispy.errors import UsageError
 
 PULSE_S = 1.0
-"""A sign of life is sent at least so often; five missed ones are silence."""
+"""A sign of life is sent at least so often, unless a program asks for another interval."""
 
 SILENT_PULSES = 5
+"""Who says nothing for so many intervals is dead."""
+
+PULSE_MIN_S = 0.1
+PULSE_MAX_S = 1000.0
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 

@@ -361,16 +361,25 @@ def test_node_that_hangs_and_comes_back(
     assert len(runs.of("x")) == 1
 
 
-def test_node_that_hangs_for_good(make_cluster: MakeCluster, start_node: StartNode, runs: Runs) -> None:
-    """Silent for longer than the limit of five seconds: it is given up, and its jobs run elsewhere."""
+@pytest.mark.parametrize(("pulse_s", "limits_s"), [(None, (4.0, 15.0)), (0.1, (0.3, 4.0))])
+def test_node_that_hangs_for_good(
+    make_cluster: MakeCluster,
+    start_node: StartNode,
+    runs: Runs,
+    pulse_s: float | None,
+    limits_s: tuple[float, float],
+) -> None:
+    """Silent for longer than five intervals: it is given up, and its jobs run elsewhere; not much sooner or later."""
     node = start_node("--cpus", "1", "--name", "first")
-    cluster = make_cluster(run, reentrant=True)
+    cluster = make_cluster(run, reentrant=True, pulse_interval=pulse_s)
     job = cluster.submit(str(runs.directory), "x")
     runs.wait("x")
     start_node("--cpus", "1", "--name", "second")
     node.send(signal.SIGSTOP)
+    begin = time.monotonic()
     try:
         wait_for(lambda: len(runs.of("x")), lambda count: count == 2, what="it runs again", deadline_s=15)
+        assert limits_s[0] < time.monotonic() - begin < limits_s[1]
         runs.release()
         assert job() == ("x", "second")
     finally:

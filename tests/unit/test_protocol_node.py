@@ -32,6 +32,7 @@ TO_NODE: list[Any] = [
     node.WatchJobs(1, [2, 3], False),
     node.AcknowledgePrinted(1),
     node.LimitCpus(3),
+    node.SetPulse(0.25),
     node.Detach(),
 ]
 FROM_NODE: list[Any] = [

@@ -44,6 +44,7 @@ from dispy.net.tls import DialerTls, Tls, check, dialer_tls, warn_if_open
 from dispy.protocol.limits import OBJECTS_MAX
 from dispy.protocol.node import Compute, Ended, Job, Printed, Provisional, PutObject, Started
 from dispy.scheduler.service import NodeInfo, Target
+from dispy.settings import PULSE_MAX_S, PULSE_MIN_S, PULSE_S
 
 logger = logging.getLogger("dispy.client")
 
@@ -89,6 +90,8 @@ class JobCluster:
         ip_addr: Old name of ``host``.
         ext_ip_addr: Old name of ``ext_host``.
         ping_interval: Accepted; nodes are looked for all the time.
+        pulse_interval: Nodes give a sign of life at least so often (0.1 to 1000 seconds; 1 if not given): one that
+            says nothing for five times so long is dead. The smallest of all clusters of the program is for all.
         poll_interval: Accepted; results come over the client's own connection.
         reentrant: Jobs may run again elsewhere if their node is lost.
         secret: Shared with the nodes; by default the user's own, or ``DISPY_SECRET``.
@@ -155,10 +158,11 @@ class JobCluster:
         _refuse_not_yet(
             ext_host=ext_host, ipv4_udp_multicast=ipv4_udp_multicast, dest_path=dest_path, setup=setup,
             cleanup=None if cleanup is True else (cleanup if cleanup is not None else False),
-            pulse_interval=pulse_interval, recover_file=recover_file,
+            recover_file=recover_file,
         )  # fmt: skip
         _check_interval("ping_interval", ping_interval, 1)
         _check_interval("poll_interval", poll_interval, 5)
+        _check_interval("pulse_interval", pulse_interval, PULSE_MIN_S)
         for address in [host] if isinstance(host, str) else host or []:
             resolve(address)
         if dispy_port is not None:
@@ -195,6 +199,7 @@ class JobCluster:
         self._isolate = bool(isolate)
         self._exclusive = bool(exclusive)
         self._reentrant = reentrant
+        self._pulse_s: float = PULSE_S if pulse_interval is None else pulse_interval
         self.name: str = self._computation.name
         self.job_status = job_status
         self.cluster_status = cluster_status
@@ -1140,7 +1145,6 @@ _INSTEAD = {
     "dest_path": "jobs have a working directory of their own; leave it out",
     "setup": "create what jobs need inside the function",
     "cleanup": "files of a computation are removed when the cluster closes; leave it out",
-    "pulse_interval": "nodes are watched every second; leave it out",
     "recover_file": "leave it out",
 }
 
@@ -1154,5 +1158,5 @@ def _refuse_not_yet(**given: Any) -> None:
 def _check_interval(name: str, value: Any, least: float) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= 1000:
-        raise UsageError(f"{name} must be from {least:g} to 1000 seconds, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= PULSE_MAX_S:
+        raise UsageError(f"{name} must be from {least:g} to {PULSE_MAX_S:g} seconds, not {value!r}")

@@ -183,6 +183,7 @@ class Engine:
     def add(self, cluster: JobCluster) -> None:
         """A cluster begins; on the loop."""
         self.clusters[cluster._number] = cluster
+        self._set_pulse()
         self.service.handle(core.AddComputation(core.ClientId(0), cluster._compute(), cluster._reentrant))
         for info in self.service.nodes():
             self._allocate(cluster, info)
@@ -194,7 +195,13 @@ class Engine:
     def remove(self, cluster: JobCluster) -> None:
         """A cluster ends; on the loop."""
         self.clusters.pop(cluster._number, None)
+        self._set_pulse()
         self.service.handle(core.CloseComputation(cluster._number))
+
+    def _set_pulse(self) -> None:
+        """Nodes serve all clusters over one link each: the smallest interval is for all."""
+        if self.clusters:
+            self.service.set_pulse(min([cluster._pulse_s for cluster in self.clusters.values()]))
 
     # Finding nodes.
 

@@ -19,12 +19,13 @@ from typing import Any, Protocol
 
 import msgspec
 
-from dispy.errors import DispyError, RemoteProtocolError
+from dispy.errors import DispyError, RemoteProtocolError, SilenceError
 from dispy.net.tls import Channel, Cipher, DialerTls, ListenerTls, channel_of, explain
 from dispy.protocol import frames, limits
 from dispy.protocol.frames import guess_protocol
 from dispy.protocol.handshake import NONCE_SIZE, REFUSAL, Handshake
 from dispy.protocol.pace import Pace
+from dispy.settings import PULSE_S, SILENT_PULSES
 
 HANDSHAKE_S = 5.0
 """From connect to proof: generous on a loaded machine, short for a stranger."""
@@ -34,6 +35,13 @@ WRITE_HIGH = 2 * limits.MIB
 
 STRANGER_BYTES_MAX = 64 * limits.KIB
 """All that a peer may send before TLS stands, for a chain of certificates; a buffer more before its proof."""
+
+TICKS = 2
+"""Looks at a connection per pulse interval."""
+
+SILENT_TICKS = TICKS * SILENT_PULSES - 1
+"""Looks in a row without a word from the peer that are silence: the time since lies between that and one more,
+so that the last one is left for dialing anew."""
 
 STRANGER_BUFFER = 4 * limits.KIB
 _PEER_BUFFER = 128 * limits.KIB
@@ -131,6 +139,8 @@ class Connection(asyncio.BufferedProtocol):
         """Both sides have proved themselves: messages can be sent."""
         self._is_proven = False
         """It was ready once."""
+        self.pulse_s = PULSE_S
+        self._tick: asyncio.TimerHandle | None = None
         self._has_received = False
         self._silent_ticks = 0
         self._has_sent = False
@@ -214,6 +224,8 @@ class Connection(asyncio.BufferedProtocol):
             self._tell_stranger()
         self._is_closed = True
         self.is_ready = False
+        if self._tick is not None:
+            self._tick.cancel()
         self._settle()
         for number in list(self._outgoing):
             self._drop_stream(number)
@@ -508,19 +520,33 @@ class Connection(asyncio.BufferedProtocol):
         self._is_oldest_due = not self._is_oldest_due
         return ready[0] if self._is_oldest_due else min(ready, key=frames.OutgoingStream.left)
 
-    def tick(self) -> int:
-        """Say a sign of life if nothing else was said since the last tick.
+    def set_pulse(self, pulse_s: float) -> None:
+        """Watch the peer from now on, and show it that we are there.
 
-        Returns:
-            Ticks since anything was heard. Counting our own ticks and not the clock, time in which
-            we did not run ourselves is not held against the peer.
+        Args:
+            pulse_s: A sign of life is sent and expected at least so often (seconds). A peer that is silent for
+                five times so long is given up: the connection ends with ``SilenceError``.
+        """
+        self.pulse_s = pulse_s
+        if self._tick is not None:
+            self._tick.cancel()
+        if not self._is_closed:
+            self._tick = self._loop.call_later(pulse_s / TICKS, self._on_tick)
+
+    def _on_tick(self) -> None:
+        """Look whether anything was heard and said since the last time.
+
+        Our own looks are counted and not the clock: time in which we did not run is not held against the peer.
         """
         self._silent_ticks = 0 if self._has_received else self._silent_ticks + 1
         self._has_received = False
+        if self._silent_ticks >= SILENT_TICKS:
+            self.abort(SilenceError(f"silent for {self.pulse_s * SILENT_PULSES:g} s"))
+            return
         if not self._has_sent and self.is_ready:
             self._write(frames.PING_FRAME)
         self._has_sent = False
-        return self._silent_ticks
+        self._tick = self._loop.call_later(self.pulse_s / TICKS, self._on_tick)
 
     def close(self) -> None:
         """End the connection after what was written so far."""

@@ -326,9 +326,6 @@ class NodeService:
 
     def _on_pulse(self) -> None:
         self._pulse = self._loop.call_later(PULSE_S, self._on_pulse)
-        for connection in list(self._connections):
-            if connection.tick() > SILENT_PULSES:
-                connection.abort(SilenceError("silent"))
         if not self._machine.state.busy:
             self._handle(core.Tick({}))
 
@@ -337,6 +334,7 @@ class NodeService:
     def on_ready(self, connection: Connection) -> None:
         """A peer has proved itself; ``Attach`` will say who it is."""
         self._connections[connection] = None
+        connection.set_pulse(PULSE_S)
 
     def on_message(self, connection: Connection, message: Any) -> None:
         """A client said something."""
@@ -355,6 +353,9 @@ class NodeService:
             self._give_up_results((client, message.computation))
         elif type(message) is node.ShareMemory:
             self._sharing.add(client)
+            return
+        elif type(message) is node.SetPulse:
+            connection.set_pulse(message.pulse_s)
             return
         elif type(message) is node.PutObject:
             self._put_object(connection, client, message)
@@ -388,7 +389,7 @@ class NodeService:
             del self._clients[client]
             self._sharing.discard(client)
             self._segments.sweep()
-            since_s = PULSE_S * SILENT_PULSES if isinstance(error, SilenceError) else 0.0
+            since_s = connection.pulse_s * SILENT_PULSES if isinstance(error, SilenceError) else 0.0
             self._handle(core.ClientSilent(client, since_s))
 
     def _store_arguments(self, connection: Connection, client: ClientId, message: node.RunJobs) -> None:

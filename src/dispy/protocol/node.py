@@ -236,6 +236,12 @@ class Detach(Struct, array_like=True, tag=10):
     """The scheduler goes and will not come back: the node forgets it and all it gave."""
 
 
+class SetPulse(Struct, array_like=True, tag=17):
+    """Give a sign of life, and expect one, at least so often on this connection (seconds)."""
+
+    pulse_s: Annotated[float, Meta(ge=0.01, le=3600)]
+
+
 class LimitCpus(Struct, array_like=True, tag=16):
     """Run at most so many jobs of this scheduler at once. What runs above that goes on.
 
@@ -372,6 +378,7 @@ ToNode = (
     | WatchJobs
     | AcknowledgePrinted
     | LimitCpus
+    | SetPulse
 )
 FromNode = (
     Welcome

@@ -23,7 +23,7 @@ from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
 from dispy.errors import AuthenticationError, DispyError, RemoteProtocolError, SilenceError, VersionError
 from dispy.net.addresses import is_loopback
-from dispy.net.connection import Connection, Payload
+from dispy.net.connection import TICKS, Connection, Payload
 from dispy.net.directories import FREE, GIVEN, shared_with
 from dispy.net.tls import DialerTls
 from dispy.protocol import limits, node
@@ -244,6 +244,9 @@ class Link:
             return
         self.connection = connection
         connection.send(node.Attach(self._service.identity, self._service.name, self.received))
+        connection.set_pulse(self._service.pulse_s)
+        if self._service.pulse_s != PULSE_S:
+            connection.send(node.SetPulse(self._service.pulse_s))
 
     def on_message(self, connection: Connection, message: Any) -> None:
         """The node said something."""
@@ -313,16 +316,20 @@ class Link:
             return
         if self._broken_at is None:
             self._broken_at = time.monotonic()
-            was_silent = isinstance(error, SilenceError)
-            limit_s = PULSE_S if was_silent else PULSE_S * SILENT_PULSES
-            asyncio.get_running_loop().call_later(limit_s, self._on_limit, self._broken_at)
+            # Of the time that a silent node has, this much is left.
+            ticks = 1 if isinstance(error, SilenceError) else TICKS * SILENT_PULSES
+            self._await_return(self._broken_at, ticks)
             self._service.link_silent(self)
         self._task = None
         self.dial()
 
-    def _on_limit(self, broken_at: float) -> None:
-        """The node had its time to come back."""
+    def _await_return(self, broken_at: float, ticks: int) -> None:
+        """Count the time that the node has to come back: as we run, so that none counts in which we stood still."""
         if self._broken_at == broken_at and not self.is_closed:
+            if ticks:
+                tick_s = self._service.pulse_s / TICKS
+                asyncio.get_running_loop().call_later(tick_s, self._await_return, broken_at, ticks - 1)
+                return
             if self._task is not None:
                 self._task.cancel()
             if self.connection is not None:
@@ -354,11 +361,11 @@ class Link:
                 connection.give_up(group)
                 del self._sending[key]
 
-    def tick(self) -> None:
-        """Once a second: say and expect a sign of life."""
-        connection = self.connection
-        if connection is not None and connection.tick() > SILENT_PULSES:
-            connection.abort(SilenceError(f"silent for {PULSE_S * SILENT_PULSES:g} s"))
+    def set_pulse(self) -> None:
+        """Say and expect signs of life as often as the program wants now."""
+        if self.connection is not None:
+            self.connection.set_pulse(self._service.pulse_s)
+            self.connection.send(node.SetPulse(self._service.pulse_s))
 
     def send_acknowledge(self) -> None:
         """Say which results have arrived."""
@@ -443,7 +450,8 @@ class SchedulerService:
         self._links: dict[Target, Link] = {}
         self._by_node: dict[NodeId, Link] = {}
         self._tick: asyncio.TimerHandle | None = None
-        self._pulse = self._loop.call_later(PULSE_S, self._on_pulse)
+        self.pulse_s = PULSE_S
+        """How often nodes give a sign of life (seconds)."""
         self._perform_by_type: dict[type[core.Action], Callable[[Any], None]] = {
             core.Send: self._send,
             core.TellEnded: lambda a: listener.on_ended(a, self._info(a.node)),
@@ -520,10 +528,12 @@ class SchedulerService:
         if any(computation.open for computation in self.state.computations.values()):
             self.schedule_tick()
 
-    def _on_pulse(self) -> None:
-        self._pulse = self._loop.call_later(PULSE_S, self._on_pulse)
-        for link in list(self._links.values()):
-            link.tick()
+    def set_pulse(self, pulse_s: float) -> None:
+        """Have nodes watched at another interval: one that is silent for five is dead (seconds)."""
+        if pulse_s != self.pulse_s:
+            self.pulse_s = pulse_s
+            for link in self._links.values():
+                link.set_pulse()
 
     # Links.
 
@@ -714,7 +724,6 @@ class SchedulerService:
 
     def close(self) -> None:
         """End all links; nodes forget us."""
-        self._pulse.cancel()
         if self._tick is not None:
             self._tick.cancel()
         for link in list(self._links.values()):
