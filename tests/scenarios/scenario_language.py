@@ -341,8 +341,8 @@ class Execution(Player):
         match action:
             case execution.Tell(client, message):
                 return f"{client.decode()} <- {show_from_node(message)}"
-            case execution.StartHost((client, number), _):
-                return f"{client.decode()}/c{number}: start host"
+            case execution.StartHost((client, number), _, delay_s):
+                return f"{client.decode()}/c{number}: start host" + f" in {delay_s:g} s" * (delay_s > 0)
             case execution.StopHost((client, number)):
                 return f"{client.decode()}/c{number}: stop host"
             case execution.Release((client, number), segments):

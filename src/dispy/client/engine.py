@@ -67,6 +67,8 @@ class Engine:
         self.loader = Caller("dispy results")
         """Unpickles results that need the user's code, so that the loop never runs it."""
         self._private: dict[bytes, PrivateNode] = {}
+        self._private_guard = threading.Lock()
+        """Clusters may be made on several threads."""
         self._tried: dict[Target, float] = {}
         self._place: Place | None = None
         """Our directory on the memory file system, if nodes of this machine are expected."""
@@ -256,9 +258,10 @@ class Engine:
 
     def start_private_node(self, secret: Secret) -> None:
         """Start a node of our own if none of this user runs on this machine; on any thread."""
-        if secret.key in self._private or discovery.running_nodes(secret.fingerprint()):
-            return
-        private = self._private[secret.key] = PrivateNode(secret)
+        with self._private_guard:
+            if secret.key in self._private or discovery.running_nodes(secret.fingerprint()):
+                return
+            private = self._private[secret.key] = PrivateNode(secret)
         self.post(private.watch, self)
 
     def private_ready(self, private: PrivateNode) -> None:

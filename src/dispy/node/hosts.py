@@ -51,13 +51,21 @@ class WorkerHandle:
         self.words = head.cast("q")
         self._starts = head.cast("d")
         self._arena = memory[start + protocol.SLOT_HEADER : start + protocol.SLOT_SIZE]
-        self.replies, self.their_replies = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.their_replies.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKETS_BUFFER)
-        self.replies.setblocking(False)
-        self.jobs, self.jobs_copy = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.jobs.setblocking(False)
-        self.jobs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKETS_BUFFER)
-        self.output = output_file("stdout"), output_file("stderr")
+        with ExitStack() as made:
+            self.replies, self.their_replies = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            made.callback(self.their_replies.close)
+            made.callback(self.replies.close)
+            self.their_replies.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKETS_BUFFER)
+            self.replies.setblocking(False)
+            self.jobs, self.jobs_copy = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            made.callback(self.jobs.close)
+            made.callback(self.jobs_copy.close)
+            self.jobs.setblocking(False)
+            self.jobs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKETS_BUFFER)
+            stdout = output_file("stdout")
+            made.callback(os.close, stdout)
+            self.output = stdout, output_file("stderr")
+            made.pop_all()
 
     def started(self) -> float:
         """When its job started (seconds since the epoch); now, if the job has written nonsense there."""
@@ -216,7 +224,8 @@ class HostProcess:
 
     def fork(self, worker: WorkerId) -> WorkerHandle:
         """Have a worker started. Its channels and slot can be used at once."""
-        handle = WorkerHandle(worker, self._free_slots.pop(), self._view)
+        handle = WorkerHandle(worker, self._free_slots[-1], self._view)
+        self._free_slots.pop()
         self.workers[worker] = handle
         descriptors = (handle.jobs_copy.fileno(), handle.their_replies.fileno(), *handle.output)
         self.tell(protocol.Fork(worker, handle.slot), descriptors)

@@ -51,6 +51,9 @@ FLUSH_S = 0.002
 STOP_S = 1.5
 """Time for hosts to end by themselves when the node stops."""
 
+FORK_S = 0.2
+"""How long after a worker could not be started its jobs are free for the next one."""
+
 SPARE_S = 0.25
 """How long after a computation has begun the host of the next one is started."""
 
@@ -549,6 +552,17 @@ class NodeService:
     # Hosts.
 
     def _start_host(self, action: core.StartHost) -> None:
+        if action.delay_s:
+            self._loop.call_later(action.delay_s, self._restart_host, action)
+        else:
+            self._load(action)
+
+    def _restart_host(self, action: core.StartHost) -> None:
+        computation = self._machine.state.computations.get(action.key)
+        if computation is not None and computation.spec is action.compute and not self._stopped.is_set():
+            self._load(action)
+
+    def _load(self, action: core.StartHost) -> None:
         client, number = action.key
         name = f"{client.hex()[:8]}-{number}"
         spare, self._spare = self._spare, None
@@ -567,7 +581,8 @@ class NodeService:
                 host.process.wait()
                 self._close_host(host)
             reason = f"node {self.name} cannot start a process for the computation: {error}"
-            self._loop.call_soon(self._handle, core.HostFailed(action.key, reason))
+            # What is short now may be there again in a moment.
+            self._loop.call_soon(self._handle, core.HostFailed(action.key, reason, has_died=True))
             self._loop.call_later(SPARE_S, self._start_spare)
             return
         self._loaded[action.key] = loaded
@@ -716,12 +731,24 @@ class NodeService:
 
     def _fork(self, action: core.ForkWorker) -> None:
         loaded = self._loaded[action.key]
-        handle = loaded.host.fork(action.worker)
+        try:
+            handle = loaded.host.fork(action.worker)
+        except OSError as error:
+            # It has its jobs for a moment, so that we do not try without a pause.
+            logger.warning("no worker can be started: %s", error)
+            self._loop.call_later(FORK_S, self._fail_fork, action, f"it cannot be started: {error}")
+            return
         self._owners[action.worker] = (loaded, handle)
         self._loop.add_reader(handle.replies, self._on_replies, handle)
 
+    def _fail_fork(self, action: core.ForkWorker, reason: str) -> None:
+        self._handle(core.WorkerExited(action.worker, reason, 0, 0.0, 0.0, []))
+
     def _offer(self, action: core.Offer) -> None:
-        _, handle = self._owners[action.worker]
+        owner = self._owners.get(action.worker)
+        if owner is None:
+            return  # it could not be started; its end is about to be told
+        handle = owner[1]
         try:
             handle.jobs.send(_encode(action.record))
         except OSError as error:
@@ -731,17 +758,20 @@ class NodeService:
         self._schedule_tick()
 
     def _recall(self, action: core.Recall) -> None:
-        _, handle = self._owners[action.worker]
-        self._handle(core.Recalled(action.worker, handle.untaken()))
+        owner = self._owners.get(action.worker)
+        if owner is not None:
+            self._handle(core.Recalled(action.worker, owner[1].untaken()))
 
     def _cut(self, action: core.Cut) -> None:
-        _, handle = self._owners[action.worker]
-        handle.words[worker_protocol.SLOT_LIMIT] = action.position
+        owner = self._owners.get(action.worker)
+        if owner is not None:
+            owner[1].words[worker_protocol.SLOT_LIMIT] = action.position
 
     def _interrupt(self, action: core.InterruptWorker) -> None:
-        loaded, handle = self._owners[action.worker]
-        handle.words[worker_protocol.SLOT_INTERRUPT] = action.position
-        loaded.host.tell(worker_protocol.Interrupt(action.worker))
+        owner = self._owners.get(action.worker)
+        if owner is not None:
+            owner[1].words[worker_protocol.SLOT_INTERRUPT] = action.position
+            owner[0].host.tell(worker_protocol.Interrupt(action.worker))
 
     def _kill(self, action: core.KillWorker) -> None:
         owner = self._owners.get(action.worker)
@@ -749,9 +779,10 @@ class NodeService:
             owner[0].host.tell(worker_protocol.Kill(action.worker))
 
     def _unbuffer(self, action: core.Unbuffer) -> None:
-        loaded, handle = self._owners[action.worker]
-        handle.words[worker_protocol.SLOT_UNBUFFER] = action.position
-        loaded.host.tell(worker_protocol.Unbuffer(action.worker))
+        owner = self._owners.get(action.worker)
+        if owner is not None:
+            owner[1].words[worker_protocol.SLOT_UNBUFFER] = action.position
+            owner[0].host.tell(worker_protocol.Unbuffer(action.worker))
 
     def _handle_and_look(self, event: core.Event) -> None:
         """Handle an event; when all is done that it brings, read the output that the core wants to see."""

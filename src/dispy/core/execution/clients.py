@@ -45,8 +45,9 @@ from dispy.protocol.node import (
 
 __all__ = ["Client"]
 
-CRASHES_MAX = 3
-"""Times in a row that a host is started again without a job having ended in between."""
+RESTARTS_S = (0.0, 0.5, 2.0)
+"""After what time a host is started again that has died (seconds), as often in a row without a job having ended:
+at once, as its death may be nobody's fault; then with pauses, in which what it lacked may come back."""
 
 
 def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Seconds) -> None:
@@ -156,9 +157,9 @@ def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -
     flush(state, out)
     drop_workers(state, computation)
     computation.crashes += 1
-    if event.has_died and computation.crashes <= CRASHES_MAX:
+    if event.has_died and computation.crashes <= len(RESTARTS_S):
         # Whoever kills a host may not mean the computation. What had not started is still here.
-        out.append(StartHost(event.key, computation.spec))
+        out.append(StartHost(event.key, computation.spec, RESTARTS_S[computation.crashes - 1]))
         return
     give_up(state, out, computation, event.reason, now)
 

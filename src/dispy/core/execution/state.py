@@ -90,7 +90,10 @@ class WorkerExited(Struct):
 
 
 class HostFailed(Struct):
-    """A computation could not be loaded, or its host has died; ``exits``: the ends of its workers."""
+    """A computation could not be loaded, or its host has died; ``exits``: the ends of its workers.
+
+    ``has_died``: by itself, or it could not be started; another one may do better.
+    """
 
     key: Key
     reason: str
@@ -177,10 +180,11 @@ class Tell(Struct):
 
 
 class StartHost(Struct):
-    """Load a computation in a host; answered by ``HostReady`` or ``HostFailed``."""
+    """Load a computation in a host, after a while; answered by ``HostReady`` or ``HostFailed``."""
 
     key: Key
     compute: Compute
+    delay_s: Seconds = 0.0
 
 
 class StopHost(Struct):
