@@ -10,6 +10,7 @@ from msgspec import Meta, Struct
 
 from dispy import config
 from dispy.errors import UsageError
+from dispy.stall import STALL_S
 
 PULSE_S = 1.0
 """A sign of life is sent at least so often, unless a program asks for another interval."""
@@ -59,6 +60,8 @@ class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """How long results of a silent client are kept."""
     silence_s: Annotated[float, Meta(gt=0)] = PULSE_S * SILENT_PULSES
     """How long a silent client keeps its share of the CPUs, and a node that it uses exclusively."""
+    stall_s: Annotated[float, Meta(gt=0)] = STALL_S
+    """After what time it is said that work stands still which could go on."""
 
 
 def check_node(settings: NodeSettings, cpus_present: int) -> NodeSettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import gc
+import json
 import logging
 import os
 import signal
@@ -163,6 +164,29 @@ def start_node(place: Place) -> Iterator[StartNode]:
             node.end()
     if faults:
         pytest.fail("\n".join(faults))
+
+
+@pytest.fixture
+def tuned_node(place: Place) -> Iterator[Callable[..., Node]]:
+    """Starts nodes with settings that have no options, such as after what silence a program is dead."""
+    started: list[Node] = []
+    script = (
+        "import sys\n"
+        "from dispy.node.daemon import run\n"
+        "from dispy.settings import settings_decoder\n"
+        "sys.exit(run(settings_decoder.decode(sys.argv[1])))\n"
+    )
+
+    def start(**settings: Any) -> Node:
+        given = json.dumps({"listen_port": 0, **settings})
+        node = Node(place, given, command=[*PYTHON, "-W", "error", "-c", script])
+        started.append(node)
+        return node.wait_listens()
+
+    yield start
+    for node in started:
+        node.stop()
+        node.end()
 
 
 @pytest.fixture

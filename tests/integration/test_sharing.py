@@ -15,7 +15,7 @@ import dispy
 
 from . import jobs
 from .conftest import MakeCluster, RunProgram, StartNode
-from .helpers import PYTHON, Node, Place, Program, wait_for
+from .helpers import Place, Program, wait_for
 
 FINISHED = dispy.DispyJob.Finished
 
@@ -132,38 +132,11 @@ def test_stopped_program_blocks_nobody(
     end(program)
 
 
-def silence_node(place: Place, silence_s: float, **settings: Any) -> Node:
-    """A node that takes silent programs for dead sooner than usual."""
-    script = (
-        "import json, sys\n"
-        "from dispy.node.daemon import run\n"
-        "from dispy.settings import settings_decoder\n"
-        "sys.exit(run(settings_decoder.decode(sys.argv[1])))\n"
-    )
-    given = json.dumps({"listen_port": 0, "silence_s": silence_s, **settings})
-    return Node(place, given, command=[*PYTHON, "-W", "error", "-c", script]).wait_listens()
-
-
-@pytest.fixture
-def quick_node(place: Place) -> Any:
-    """Starts such nodes."""
-    started: list[Node] = []
-
-    def start(**settings: Any) -> Node:
-        started.append(silence_node(place, 0.5, **settings))
-        return started[-1]
-
-    yield start
-    for node in started:
-        node.stop()
-        node.end()
-
-
 def test_share_of_a_killed_program_is_free(
-    make_cluster: MakeCluster, quick_node: Any, other: Any, gate: Path
+    make_cluster: MakeCluster, tuned_node: Any, other: Any, gate: Path
 ) -> None:
     """What it had given to the node runs on CPUs that nobody else wants; none of it is lost."""
-    quick_node(cpus=1)
+    tuned_node(silence_s=0.5, cpus=1)
     program = other(jobs=400, seconds=0.02)
     program.wait_line("^first")
     program.send(signal.SIGKILL)
@@ -178,9 +151,9 @@ def test_share_of_a_killed_program_is_free(
 
 
 def test_exclusive_program_that_is_killed_keeps_nobody_off(
-    make_cluster: MakeCluster, quick_node: Any, other: Any
+    make_cluster: MakeCluster, tuned_node: Any, other: Any
 ) -> None:
-    quick_node(cpus=1)
+    tuned_node(silence_s=0.5, cpus=1)
     program = other(name="greedy.py", jobs=1, seconds=0, exclusive=True)
     program.wait_line("^first")
     cluster = make_cluster(jobs.name_and)

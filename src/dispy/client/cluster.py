@@ -35,7 +35,7 @@ from dispy.client.nodes import DispyNode, NodeAllocate, parse_nodes
 from dispy.client.output import Follower, Watching
 from dispy.client.refs import Ref, check_used
 from dispy.core.scheduling import state as core
-from dispy.core.scheduling.explain import why_open
+from dispy.core.scheduling.explain import find_stall, why_open
 from dispy.core.scheduling.state import NodeId
 from dispy.errors import NotYetError, UsageError
 from dispy.net import secrets
@@ -45,6 +45,7 @@ from dispy.protocol.limits import OBJECTS_MAX
 from dispy.protocol.node import Compute, Ended, Job, Printed, Provisional, PutObject, Started
 from dispy.scheduler.service import NodeInfo, Target
 from dispy.settings import PULSE_MAX_S, PULSE_MIN_S, PULSE_S
+from dispy.stall import STALL_S, Stall
 
 logger = logging.getLogger("dispy.client")
 
@@ -234,6 +235,7 @@ class JobCluster:
         self._unreachable: dict[Target, str] = {}
         self._failures: dict[str, str] = {}
         self._waiting_since: float | None = None
+        self._stall = Stall(STALL_S)
         self._has_warned = ""
         """Why jobs wait, as was said in a warning."""
         self._loading: dict[int, int] = {}
@@ -715,7 +717,12 @@ class JobCluster:
             raise UsageError(f"{job!r} is not a job of cluster {self.name}")
         self._take_inbox()
         computation = self._engine.service.state.computations[self._number]
-        return why_open(computation, job._number) or self._why_no_node()
+        words = [why_open(computation, job._number) or self._why_no_node()]
+        for info in self._engine.service.nodes():
+            silent_s = self._engine.service.silent_s(info.node)
+            if info.node in computation.placements and silent_s > 2 * self._engine.service.pulse_s:
+                words.append(f"node {info.name} has said nothing for {silent_s:g} s")
+        return "; ".join(words)
 
     # Ending.
 
@@ -1090,7 +1097,10 @@ class JobCluster:
         return shown
 
     def _check_waiting(self) -> None:
-        """Jobs that wait without any node that takes them are not left without a word."""
+        """Jobs that wait without any node that takes them, or stand still, are not left without a word."""
+        stalled = self._stall.look(self._find_stall() if self._jobs else "", time.monotonic())
+        if stalled:
+            logger.error("nothing of cluster %s has moved for %g s: %s", self.name, STALL_S, stalled)
         held = self._why_held() if self._jobs and self._dispy_nodes else ""
         if not self._jobs or (self._dispy_nodes and not held):
             self._waiting_since = None
@@ -1104,6 +1114,13 @@ class JobCluster:
             self._has_warned = kind
             waiting = f"{len(self._jobs)} jobs of cluster {self.name} wait: {held}"
             logger.warning("%s", waiting if held else self._why_no_node())
+
+    def _find_stall(self) -> str:
+        service = self._engine.service
+        # What is large is on its way for a while.
+        if any(service.is_sending(node) for node in self._dispy_nodes):
+            return ""
+        return find_stall(service.state.computations[self._number], service.state.computations.values())
 
     def _why_held(self) -> str:
         """Why no node takes any job now; empty if one does, or is at some."""

@@ -520,6 +520,16 @@ class Connection(asyncio.BufferedProtocol):
         self._is_oldest_due = not self._is_oldest_due
         return ready[0] if self._is_oldest_due else min(ready, key=frames.OutgoingStream.left)
 
+    @property
+    def is_streaming(self) -> bool:
+        """Whether streams of ours are under way."""
+        return bool(self._outgoing)
+
+    @property
+    def silent_s(self) -> float:
+        """How long the peer has said nothing (seconds), to half an interval."""
+        return self._silent_ticks * self.pulse_s / TICKS
+
     def set_pulse(self, pulse_s: float) -> None:
         """Watch the peer from now on, and show it that we are there.
 

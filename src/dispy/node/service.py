@@ -19,6 +19,7 @@ import msgspec
 
 from dispy.core.execution import Machine
 from dispy.core.execution import state as core
+from dispy.core.execution.explain import find_stall
 from dispy.core.execution.offers import workers_max
 from dispy.core.execution.state import ClientId, Key, WorkerId
 from dispy.errors import RemoteProtocolError, SilenceError, UsageError
@@ -38,6 +39,7 @@ from dispy.protocol import limits, node
 from dispy.protocol import worker as worker_protocol
 from dispy.protocol.frames import Group, Source
 from dispy.settings import PULSE_S, SILENT_PULSES, NodeSettings
+from dispy.stall import Stall
 from dispy.text import line, lines
 
 logger = logging.getLogger("dispy.node")
@@ -123,6 +125,8 @@ class NodeService:
         self._tls = parts.tls
         self._account = parts.account
         self._machine = Machine(parts.cpus, settings.lease_s, settings.silence_s)
+        self._stall_s = settings.stall_s
+        self._stall = Stall(settings.stall_s)
         self._loop = asyncio.get_running_loop()
         self._clients: dict[ClientId, Connection] = {}
         self._connections: dict[Connection, ClientId | None] = {}
@@ -331,6 +335,9 @@ class NodeService:
         self._pulse = self._loop.call_later(PULSE_S, self._on_pulse)
         if not self._machine.state.busy:
             self._handle(core.Tick({}))
+        stalled = self._stall.look(find_stall(self._machine.state), time.monotonic())
+        if stalled:
+            logger.error("nothing has moved for %g s: %s", self._stall_s, stalled)
 
     # Clients.
 

@@ -547,6 +547,16 @@ class SchedulerService:
         """Whether there is a link to a target, standing or on its way."""
         return target in self._links
 
+    def is_sending(self, node_id: NodeId) -> bool:
+        """Whether large payloads are on their way to a node."""
+        link = self._by_node.get(node_id)
+        return link is not None and link.connection is not None and link.connection.is_streaming
+
+    def silent_s(self, node_id: NodeId) -> float:
+        """How long a node has said nothing (seconds), to half an interval."""
+        link = self._by_node.get(node_id)
+        return link.connection.silent_s if link is not None and link.connection is not None else 0.0
+
     def nodes(self) -> list[NodeInfo]:
         """All nodes that have introduced themselves and are not lost."""
         found = []

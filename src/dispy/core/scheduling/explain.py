@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from dispy.core.scheduling.state import Computation, Placement, Status
 
 
@@ -43,3 +45,30 @@ def why_full(placement: Placement) -> str:
         return placement.shortage
     shortage = f" ({placement.shortage})" if placement.shortage else ""
     return f"its CPUs are in use for jobs that were submitted before{shortage}"
+
+
+def find_stall(computation: Computation, others: Iterable[Computation]) -> str:
+    """What stands still though it could go on, in words that change when anything moves; empty if nothing does.
+
+    Args:
+        computation: The one that is asked about.
+        others: All of the same scheduler: their jobs may use a node's CPUs.
+    """
+    waiting = len(computation.queue) - len(computation.cancelled)
+    for node in computation.free if waiting > 0 else ():
+        return f"{waiting} jobs wait, and node {computation.placements[node].node.name} has room for them"
+    for node, placement in computation.placements.items():
+        if (
+            placement.assigned
+            and not placement.started
+            and placement.granted[0]
+            and not placement.shortage
+            and placement.status is Status.READY
+            and placement.node.is_connected
+            and not any(node in other.placements and other.placements[node].started for other in others)
+        ):
+            return (
+                f"node {placement.node.name} has {len(placement.assigned)} jobs, from number "
+                f"{next(iter(placement.assigned))}, and has begun none of them"
+            )
+    return ""

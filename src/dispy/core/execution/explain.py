@@ -1,0 +1,36 @@
+"""What does not go on though it could: for a fault of ours, or because a process stands still."""
+
+from __future__ import annotations
+
+from dispy.core.execution.shares import may_start
+from dispy.core.execution.state import State, Status
+from dispy.protocol.worker import split_claim
+
+
+def find_stall(state: State) -> str:
+    """What stands still now, in words that change when it moves; empty if nothing does.
+
+    For a moment a worker that has just been given a job is nothing unusual.
+    """
+    free = state.cpus - state.busy
+    for computation in state.computations.values():
+        client = computation.client
+        if (
+            computation.ready
+            and free > 0
+            and computation.status is Status.READY
+            and client.busy < client.cpus_max
+            and may_start(state, computation)
+        ):
+            return (
+                f"{len(computation.ready)} jobs of {computation.spec.name} of {client.name} wait, "
+                f"from number {computation.ready[0].number}, and {free} of {state.cpus} CPUs are free"
+            )
+    for worker in state.workers.values():
+        record = worker.records[0] if worker.records else None
+        if record is not None and record.jobs and split_claim(worker.position)[0] != record.record:
+            return (
+                f"a process for {worker.computation.spec.name} of {worker.computation.client.name} was given job "
+                f"{record.jobs[0].number} and has not begun it"
+            )
+    return ""

@@ -1,0 +1,113 @@
+"""What stands still is found, and what only takes its time is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dispy.core.execution import Machine as NodeMachine
+from dispy.core.execution import state as on_node
+from dispy.core.execution.explain import find_stall as find_stall_on_node
+from dispy.core.scheduling import Machine
+from dispy.core.scheduling import state as core
+from dispy.core.scheduling.explain import find_stall
+from dispy.protocol import node
+from dispy.protocol.node import Compute, Job
+from dispy.protocol.worker import claim
+from dispy.stall import Stall
+
+CLIENT = on_node.ClientId(b"c" * 16)
+NODE = core.NodeId(b"n" * 16)
+
+
+def test_what_stands_still_is_said_once_and_again_after_it_has_moved() -> None:
+    stall = Stall(10.0)
+    looks = [
+        (0.0, "a"),
+        (9.9, "a"),
+        (10.0, "a"),
+        (11.0, "a"),
+        (12.0, "b"),
+        (21.9, "b"),
+        (22.0, "b"),
+        (23.0, ""),
+    ]
+    assert [at for at, found in looks if stall.look(found, at)] == [10.0, 22.0]
+    assert [at for at in (30.0, 39.9, 40.0) if stall.look("b", at)] == [40.0]
+
+
+def busy_node() -> tuple[NodeMachine, on_node.Offer]:
+    """A node of one CPU with one job running and one behind it."""
+    machine = NodeMachine(1)
+    machine.handle(on_node.ClientAttached(CLIENT, "program", 0), 0.0)
+    machine.handle(on_node.FromClient(CLIENT, Compute(1, "f", b"")), 0.0)
+    machine.handle(on_node.HostReady((CLIENT, 1)), 0.0)
+    jobs = node.RunJobs(1, [Job(1, 0, b""), Job(2, 0, b"")])
+    actions = machine.handle(on_node.FromClient(CLIENT, jobs), 0.0)
+    return machine, next(action for action in actions if isinstance(action, on_node.Offer))
+
+
+def test_a_worker_that_does_not_begin() -> None:
+    machine, offer = busy_node()
+    found = find_stall_on_node(machine.state)
+    assert found == "a process for f of program was given job 1 and has not begun it"
+    machine.handle(on_node.Tick({offer.worker: (claim(offer.record.record, 0), 1.0)}), 1.0)
+    assert find_stall_on_node(machine.state) == ""
+
+
+def test_jobs_that_wait_beside_a_free_cpu() -> None:
+    """It takes a fault to get there: here, CPUs that nobody was told of."""
+    machine, offer = busy_node()
+    machine.handle(on_node.Tick({offer.worker: (claim(offer.record.record, 0), 1.0)}), 1.0)
+    assert find_stall_on_node(machine.state) == ""
+    machine.state.cpus = 3
+    assert find_stall_on_node(machine.state) == (
+        "1 jobs of f of program wait, from number 2, and 2 of 3 CPUs are free"
+    )
+
+
+def scheduler(**granted: Any) -> Machine:
+    """Two computations, a node of two CPUs, three jobs of the first one."""
+    machine = Machine()
+    machine.handle(core.NodeUp(NODE, "node", 2, False), 0.0)
+    for number in (1, 2):
+        machine.handle(core.AddComputation(core.ClientId(0), Compute(number, "f", b""), False), 0.0)
+        machine.handle(core.Allocate(number, NODE, 2), 0.0)
+        machine.handle(core.FromNodeEvent(NODE, node.ComputationReady(number)), 0.0)
+        machine.handle(core.FromNodeEvent(NODE, node.Credit(number, **granted)), 0.0)
+    machine.handle(core.SubmitJobs(1, [Job(n, 0, b"") for n in (1, 2, 3)]), 0.0)
+    return machine
+
+
+def stalled(machine: Machine, number: int = 1) -> str:
+    return find_stall(machine.state.computations[number], machine.state.computations.values())
+
+
+def test_a_node_that_begins_nothing() -> None:
+    machine = scheduler(slots=2, backlog=0)
+    assert stalled(machine) == "node node has 2 jobs, from number 1, and has begun none of them"
+    assert stalled(machine, 2) == ""
+    machine.handle(core.FromNodeEvent(NODE, node.JobsStarted(1, [node.Started(1, 0, 1.0)])), 1.0)
+    assert stalled(machine) == ""
+
+
+def test_jobs_that_are_not_sent() -> None:
+    machine = scheduler(slots=2, backlog=0)
+    computation = machine.state.computations[1]
+    placement = computation.placements[NODE]
+    computation.free[NODE] = placement  # type: ignore[index]
+    assert stalled(machine) == "1 jobs wait, and node node has room for them"
+
+
+@pytest.mark.parametrize("case", ["of this program", "of another", "link"])
+def test_cpus_that_are_used_by_others_are_a_reason(case: str) -> None:
+    machine = scheduler(slots=2, backlog=0)
+    if case == "of this program":
+        machine.handle(core.SubmitJobs(2, [Job(9, 0, b"")]), 0.0)
+        machine.handle(core.FromNodeEvent(NODE, node.JobsStarted(2, [node.Started(9, 0, 1.0)])), 1.0)
+    elif case == "of another":
+        machine.handle(core.FromNodeEvent(NODE, node.Credit(1, 2, 0, "shared with another")), 0.0)
+    else:
+        machine.handle(core.NodeSilent(NODE), 0.0)
+    assert stalled(machine) == ""
