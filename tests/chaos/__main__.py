@@ -2,6 +2,7 @@
 
     python -m tests.chaos --seconds 60
     python -m tests.chaos --faults 2000 --seed 7
+    python -m tests.chaos --faults 500 --machines
 
 The exit code is 1 if a promise was broken.
 """
@@ -38,13 +39,24 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3)))
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--programs", type=int, default=2)
+    parser.add_argument(
+        "--machines", action="store_true", help="nodes in network namespaces of their own (needs root)"
+    )
     options = parser.parse_args()
     seconds = options.seconds if options.faults == sys.maxsize else float("inf")
     print(f"seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="chaos-") as root:
         place = Path(root) / "place"
         place.mkdir()
-        outcome = run(place, options.seed, seconds, options.faults, options.nodes, options.programs)
+        outcome = run(
+            place,
+            options.seed,
+            seconds,
+            options.faults,
+            options.nodes,
+            options.programs,
+            options.machines,
+        )
         show(outcome)
     sys.exit(1 if outcome.broken else 0)
 

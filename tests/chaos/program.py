@@ -2,9 +2,9 @@
 
     python -m tests.chaos.program SETTINGS
 
-Settings are JSON: ``ports`` of the nodes, ``log`` and ``marks`` (paths), ``first`` (its first job), ``seed``.
-It ends when its standard input does, after all its jobs. A line of the log is ``submit NUMBER REENTRANT``,
-``cancel NUMBER``, or ``end NUMBER STATUS RIGHT SECONDS MOMENT``.
+Settings are JSON: ``nodes`` (address and port each), ``secret``, ``log`` and ``marks`` (paths), ``first`` (its
+first job), ``seed``. It ends when its standard input does, after all its jobs. A line of the log is
+``submit NUMBER REENTRANT``, ``cancel NUMBER``, or ``end NUMBER STATUS RIGHT SECONDS MOMENT``.
 """
 
 from __future__ import annotations
@@ -52,8 +52,15 @@ def main() -> None:
             f"end {number} {status} {int(right)} {time.monotonic() - begun[number]:.3f} {time.monotonic():.3f}"
         )
 
-    nodes = [("127.0.0.1", port) for port in settings["ports"]]
-    make = partial(dispy.JobCluster, work, nodes=nodes, cluster_status=on_event, max_queued=OPEN_MAX)
+    nodes = [(address, port) for address, port in settings["nodes"]]
+    make = partial(
+        dispy.JobCluster,
+        work,
+        nodes=nodes,
+        secret=settings["secret"],
+        cluster_status=on_event,
+        max_queued=OPEN_MAX,
+    )
     clusters = [make(reentrant=True), make(reentrant=False)]
     number = settings["first"]
     while not select.select([sys.stdin], [], [], 0)[0]:

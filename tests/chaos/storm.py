@@ -19,10 +19,11 @@ from pathlib import Path
 import psutil
 
 from dispy.net.discovery import running_nodes
-from tests.integration.helpers import Node, Place, Program, wait_for
+from tests.integration.helpers import PYTHON, Node, Place, Program, wait_for
 from tests.integration.proxy import Proxy
 
 from .checker import Story, check
+from .machines import Machines
 from .weather import Weather
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +37,12 @@ DESCRIPTORS_EACH_MAX = 6
 
 FROZEN_S = (0.05, 0.3, 1.0, 2.5)
 """How long a process stands still, or a link is silent: less than the five seconds after which it is dead."""
+
+
+PULLED_S = (0.3, 1.0, 2.5, 7.0)
+"""How long a cable is out: also for longer than it takes to be dead."""
+
+SECRET = "a secret for the nodes of a storm"
 
 
 @dataclass(slots=True)
@@ -72,16 +79,20 @@ class Client:
 
 
 class Storm:
-    """Nodes behind proxies, and programs that use them.
+    """Nodes behind proxies, or on machines of their own, and programs that use them.
 
     Args:
         root: An empty directory.
         seed: Of all that is drawn.
         nodes: How many.
         programs: How many run at a time.
+        has_machines: Whether nodes have network namespaces of their own, with TLS, whose cables are pulled.
     """
 
-    def __init__(self, root: Path, seed: int, nodes: int, programs: int) -> None:
+    def __init__(
+        self, root: Path, seed: int, nodes: int, programs: int, has_machines: bool = False
+    ) -> None:
+        self._machines = Machines(nodes) if has_machines else None
         self._chance = random.Random(seed)
         self._place = Place(root)
         self._place.environment["PYTHONPATH"] = f"{ROOT}/src:{ROOT}"
@@ -95,6 +106,7 @@ class Storm:
         self._proxies = [
             Proxy(port, lambda _, weather=weather: weather)  # type: ignore[misc]
             for port, weather in zip(self._ports, self._weather, strict=True)
+            if not has_machines
         ]
         self._clients: list[Client] = []
         self._frozen: list[threading.Timer] = []
@@ -106,19 +118,29 @@ class Storm:
 
     def _start_node(self, index: int) -> Node:
         options = ["--listen_port", str(self._ports[index]), "--name", f"node{index}", "--cpus", "2"]
-        return Node(self._place, *options, warnings="")
+        if self._machines is None:
+            return Node(self._place, *options, warnings="")
+        options += ["--host", self._machines.address(index), "--secret", SECRET]
+        return Node(self._place, *options, warnings="", python=[*self._machines.on(index), *PYTHON])
 
     def _start_program(self) -> None:
         first = 1 + len(self._clients) * 10_000_000
         log = self._logs / str(len(self._clients))
+        machines = self._machines
+        nodes = [("127.0.0.1", proxy.port) for proxy in self._proxies]
+        if machines is not None:
+            nodes = [(machines.address(index), port) for index, port in enumerate(self._ports)]
         settings = {
-            "ports": [proxy.port for proxy in self._proxies],
+            "nodes": nodes,
+            "secret": SECRET if machines is not None else "",
             "log": str(log),
             "marks": str(self._marks),
             "first": first,
             "seed": self._chance.random(),
         }
         command = [sys.executable, "-m", "tests.chaos.program", json.dumps(settings)]
+        if machines is not None:
+            command = machines.on_hub + command
         reading, writing = os.pipe()
         program = Program(command, self._place, stdin=reading)
         os.close(reading)
@@ -136,10 +158,11 @@ class Storm:
             (1, self.stop_node),
             (1, self.kill_program),
             (3, self.freeze),
-            (3, self.reset_link),
-            (2, self.hold_link),
-            (1, self.slow_link),
         ]
+        if self._machines is not None:
+            kinds += [(6, self.pull_cable)]
+        else:
+            kinds += [(3, self.reset_link), (2, self.hold_link), (1, self.slow_link)]
         weights = [weight for weight, _ in kinds]
         kind = self._chance.choices([kind for _, kind in kinds], weights)[0]
         if kind():
@@ -238,6 +261,11 @@ class Storm:
         self._frozen.append(timer)
         return True
 
+    def pull_cable(self) -> bool:
+        assert self._machines is not None
+        self._machines.cut(self._index(), self._chance.choice(PULLED_S))
+        return True
+
     def reset_link(self) -> bool:
         self._weather[self._index()].reset()
         return True
@@ -258,6 +286,8 @@ class Storm:
             weather.clear()
         for timer in self._frozen:
             timer.join()
+        if self._machines is not None:
+            self._machines.mend()
         for client in self._clients:
             if not client.is_killed:
                 os.write(client.program.input, b"\n")  # type: ignore[attr-defined]
@@ -300,6 +330,8 @@ class Storm:
             self._break("files are left", f"{left[:10]}")
         for proxy in self._proxies:
             proxy.close()
+        if self._machines is not None:
+            self._machines.close()
         self._place.close()
 
     def _judge(self) -> None:
@@ -371,9 +403,17 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run(root: Path, seed: int, seconds: float, faults: int, nodes: int = 3, programs: int = 2) -> Outcome:
+def run(
+    root: Path,
+    seed: int,
+    seconds: float,
+    faults: int,
+    nodes: int = 3,
+    programs: int = 2,
+    has_machines: bool = False,
+) -> Outcome:
     """Let it storm for so long, or for so many faults, and look at what is left."""
-    storm = Storm(root, seed, nodes, programs)
+    storm = Storm(root, seed, nodes, programs, has_machines)
     start = time.monotonic()
     chance = random.Random(f"{seed} pauses")
     while time.monotonic() - start < seconds and storm.outcome.faults.total() < faults:
