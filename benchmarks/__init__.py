@@ -27,6 +27,7 @@ CLAIMS = (
     "import_time",
     "start_time",
     "scheduling",
+    "deaths",
     "drill",
     "soak",
 )
