@@ -10,7 +10,9 @@ import errno
 import mmap
 import os
 import threading
+from collections.abc import Callable, Sized
 from contextlib import suppress
+from itertools import islice
 
 KEPT_MAX = 1024 * 1024 * 1024
 """Bytes of buffers that are remembered; larger ones, and more of them, are like any memory. They hold on to
@@ -79,8 +81,8 @@ class Pool:
 
     def _find(self, size: int) -> mmap.mmap | None:
         """A free one that fits and is not wasted on it."""
-        fitting = [one for one in self._kept if size <= len(one) <= 2 * size + _STEP]
-        for candidate in fitting[:_PROBES]:
+        fitting = (one for one in self._kept if size <= len(one) <= 2 * size + _STEP)
+        for candidate in list(islice(fitting, _PROBES)):
             self._kept.remove(candidate)
             self._kept.append(candidate)
             if _is_free(candidate):
@@ -141,7 +143,11 @@ def claim_file(free: str, size: int, path: str) -> bool:
     """
     if not free:
         return False
-    for length, name in sorted(_free_files(free)):
+    names = os.listdir(free)
+    # Mostly all are alike: to sort them costs more than to list them.
+    alike = f"{size}-"
+    found = [(size, name) for name in names if name.startswith(alike)]
+    for length, name in found or sorted(_with_lengths(names)):
         if size <= length <= 2 * size + _STEP:
             try:
                 os.rename(f"{free}/{name}", path)
@@ -156,7 +162,7 @@ def claim_file(free: str, size: int, path: str) -> bool:
 def free_file(free: str, path: str, size: int) -> None:
     """Keep a file for ``claim_file``, or remove it; one that is gone already is fine."""
     try:
-        kept = _free_files(free) if free else []
+        kept = _with_lengths(os.listdir(free)) if free else []
         if (
             free
             and len(kept) < FREE_FILES_MAX
@@ -170,8 +176,9 @@ def free_file(free: str, path: str, size: int) -> None:
             os.unlink(path)
 
 
-def _free_files(free: str) -> list[tuple[int, str]]:
-    return [(int(name.partition("-")[0]), name) for name in os.listdir(free)]
+def _with_lengths(names: list[str]) -> list[tuple[int, str]]:
+    """Of free files; what else a job may have put there is none."""
+    return [(int(length), name) for name in names if (length := name.partition("-")[0]).isdecimal()]
 
 
 # And for a program and the nodes of its machine: what one wrote the other maps.
@@ -194,10 +201,12 @@ class SharedPool:
 
     Args:
         directory: Ours alone, on a memory file system.
+        read: Told to read what is to be copied; returns None if it can do no better than us.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, read: Callable[[int], Sized | None] = lambda _: None) -> None:
         self._directory = directory
+        self._read = read
         self._files: dict[int, SharedFile] = {}
         """By the id of the map that is handed out."""
         self._next = 0
@@ -238,7 +247,7 @@ class SharedPool:
             return False
         return True
 
-    def adopt(self, path: str, free: str) -> memoryview:
+    def adopt(self, path: str, free: str) -> Sized:
         """Take over what somebody else wrote: its file, for which he gets one that we do not need, or a copy.
 
         Writing to the memory does not change the file.
@@ -247,13 +256,18 @@ class SharedPool:
             path: The file.
             free: Where its writer finds files to use again.
 
+        Returns:
+            A memoryview, or what ``read`` has made of it.
+
         Raises:
             OSError: It is not there.
         """
         size = os.stat(path).st_size
+        if size < ADOPTED_MIN:
+            return self._copy_of(path, size, free)
         with self._lock:
-            if size < ADOPTED_MIN or not self._has_room():
-                return _copy_of(path, size, free)
+            if not self._has_room():
+                return self._copy_of(path, size, free)
             own = self._new_path()
             os.rename(path, own)
             spare = self._find(size)
@@ -263,10 +277,27 @@ class SharedPool:
                 free_file(free, spare.path, spare.length)
             return memoryview(self._map(own, size, is_private=True).mapped)
 
+    def _copy_of(self, path: str, size: int, free: str) -> Sized:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            copied = self._read(descriptor)
+            if copied is None:
+                copied = buffer = pool.take(size)
+                position = 0
+                while position < size:
+                    count = os.preadv(descriptor, [buffer[position:]], position)
+                    if not count:
+                        raise OSError(errno.EIO, "shorter than it was")
+                    position += count
+        finally:
+            os.close(descriptor)
+        free_file(free, path, size)
+        return copied
+
     def _find(self, size: int) -> SharedFile | None:
         """A free one that fits; one that is mapped for ourselves alone is not in the list any more."""
-        fitting = [file for file in self._files.values() if size <= file.length <= 2 * size + _STEP]
-        for file in fitting[:_PROBES]:
+        fitting = (file for file in self._files.values() if size <= file.length <= 2 * size + _STEP)
+        for file in list(islice(fitting, _PROBES)):
             del self._files[id(file.mapped)]
             is_found = _is_free(file.mapped) and os.stat(file.path).st_nlink == 1
             if not (is_found and file.is_private):
@@ -343,19 +374,6 @@ class SharedPool:
             with suppress(OSError):
                 os.unlink(file.path)
         self._files = {}
-
-
-def _copy_of(path: str, size: int, free: str) -> memoryview:
-    buffer = pool.take(size)
-    with open(path, "rb", buffering=0) as file:
-        position = 0
-        while position < size:
-            count = file.readinto(buffer[position:])
-            if not count:
-                raise OSError(errno.EIO, "shorter than it was")
-            position += count
-    free_file(free, path, size)
-    return buffer
 
 
 class SharedFile:

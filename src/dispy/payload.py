@@ -195,6 +195,62 @@ class _Large:
         return type(self._data), (pickle.PickleBuffer(self._data),)
 
 
+def _pickled(kind: type) -> bytes:
+    return pickle.dumps(_Large(kind()), PROTOCOL, buffer_callback=lambda _: False)
+
+
+_LARGE = {_pickled(kind): kind for kind in (bytes, bytearray)}
+"""The pickle beside large bytes: always the same, for nothing of them is in it."""
+
+_LARGE_HEAD = _BLOCK.size + _LENGTH.size + max(map(len, _LARGE))
+
+
+class Ready:
+    """A large payload that has become its value already; passes where a payload does.
+
+    Args:
+        value: What ``load`` gives.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: bytes) -> None:
+        self.value = value
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+
+def _large_bytes(block: Buffer) -> tuple[type, int, int] | None:
+    """Of a block, or of its head, that holds nothing but large bytes: their type, where they are, how many."""
+    if block[: len(_MAGIC)] != _MAGIC or len(block) < _BLOCK.size + _LENGTH.size:
+        return None
+    _, count, length = _BLOCK.unpack_from(block)
+    start = _BLOCK.size + _LENGTH.size
+    kind = _LARGE.get(bytes(block[start : start + length])) if count == 1 else None
+    if kind is None:
+        return None
+    end = start + length
+    return kind, end + -end % _ALIGNMENT, _LENGTH.unpack_from(block, _BLOCK.size)[0]
+
+
+def read_bytes(descriptor: int) -> Ready | None:
+    """Read a file with a block, if that is nothing but large ``bytes``; else None.
+
+    The only copy is the kernel's, and other threads run meanwhile. To read the block, and then to unpickle it,
+    takes twice the time in a program that has much to do.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    found = _large_bytes(os.pread(descriptor, _LARGE_HEAD, 0))
+    if found is None or found[0] is not bytes:
+        return None
+    _, start, size = found
+    value = os.pread(descriptor, size, start)
+    return Ready(value) if len(value) == size else None
+
+
 def _out_of_band(value: Any) -> Any:
     """A value, or what stands for it if it is large and no buffer to the pickler."""
     return _Large(value) if type(value) in (bytes, bytearray) and len(value) >= OUT_OF_BAND else value
@@ -367,18 +423,22 @@ def _names_local(data: bytes) -> bool:
     return _STACK_GLOBAL in data and any(name in data for name in _local_modules())
 
 
-def load(payload: Buffer) -> Any:
+def load(payload: Buffer | Ready) -> Any:
     """Unpickle what ``dump`` made. Arrays in it lie where the payload lies, and are writable if that is."""
+    if isinstance(payload, Ready):
+        return payload.value
     if payload[:1] != _MAGIC[:1]:
         return pickle.loads(payload)
     data, buffers = _open_block(memoryview(payload))
     return pickle.loads(data, buffers=buffers)
 
 
-def is_plain(payload: Buffer) -> bool:
+def is_plain(payload: Buffer | Ready) -> bool:
     """Whether unpickling it runs nobody's code and takes no time: it holds built-in values only."""
     if len(payload) >= OUT_OF_BAND:
-        return False
+        # Bytes are only copied, by whoever asks for them.
+        return isinstance(payload, Ready) or _large_bytes(payload) is not None
+    assert not isinstance(payload, Ready)
     # The byte may be part of a number; a name that the opcode takes is a string, which has an opcode, too.
     return _STACK_GLOBAL not in payload or not any(opcode in payload for opcode in _STRINGS)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,7 +87,48 @@ def test_objects_of_ones_own_classes_bring_their_arrays_along() -> None:
     assert len(dumped) < 50_000 * 8 + 20_000, "it was copied into the pickle, too"
 
 
-def test_what_is_large_is_never_rebuilt_on_the_way() -> None:
-    """Even if it is plain: that would hold up all others."""
-    assert not payload.is_plain(payload.whole(payload.dump(bytes(OUT_OF_BAND))))
-    assert payload.is_plain(payload.whole(payload.dump(b"small")))
+@pytest.mark.parametrize("make", [bytes, bytearray])
+def test_large_bytes_wait_until_they_are_asked_for(make: Any) -> None:
+    """They run nobody's code, and need not be copied while others wait."""
+    assert payload.is_plain(payload.whole(payload.dump(make(OUT_OF_BAND))))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [[1.5] * OUT_OF_BAND, "x" * OUT_OF_BAND, np.zeros(OUT_OF_BAND), [bytes(OUT_OF_BAND)], Own()],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_else_is_large_is_rebuilt_apart(value: Any) -> None:
+    """Even if it is plain: it takes long, and may fail."""
+    assert not payload.is_plain(payload.whole(payload.dump(value)))
+
+
+@pytest.mark.parametrize("size", [OUT_OF_BAND, 1_000_003])
+def test_large_bytes_are_read_from_a_file_without_another_copy(tmp_path: Path, size: int) -> None:
+    value = os.urandom(size)
+    ready = read(tmp_path, payload.dump(value))
+    assert ready is not None
+    assert len(ready) == size
+    assert payload.is_plain(ready)
+    assert payload.load(ready) == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [bytearray(OUT_OF_BAND), [bytes(OUT_OF_BAND)], np.zeros(OUT_OF_BAND), "x" * OUT_OF_BAND, b""],
+    ids=lambda value: type(value).__name__,
+)
+def test_other_files_are_left_to_others(tmp_path: Path, value: Any) -> None:
+    assert read(tmp_path, payload.dump(value)) is None
+
+
+def test_a_file_that_is_shorter_than_it_says_is_left_to_others(tmp_path: Path) -> None:
+    block = bytes(payload.whole(payload.dump(bytes(OUT_OF_BAND))))
+    for length in (0, 7, 23, 40, 90, len(block) - 1):
+        assert read(tmp_path, block[:length]) is None
+
+
+def read(directory: Path, dumped: bytes | Parts) -> payload.Ready | None:
+    (directory / "block").write_bytes(payload.whole(dumped))
+    with open(directory / "block", "rb") as file:
+        return payload.read_bytes(file.fileno())

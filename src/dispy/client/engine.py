@@ -170,7 +170,7 @@ class Engine:
             except (OSError, DispyError) as error:
                 logger.info("large data is copied to nodes of this machine: %s", error)
                 return
-            memory = self.service.memory = SharedPool(str(self._place.root))
+            memory = self.service.memory = SharedPool(str(self._place.root), payload.read_bytes)
 
         payload.take = memory.take
 
