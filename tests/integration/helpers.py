@@ -18,6 +18,8 @@ from typing import TypeVar
 
 import psutil
 
+from dispy.net.directories import FREE, GIVEN, memory_directory
+
 T = TypeVar("T")
 
 SOON_S = 8.0
@@ -171,6 +173,21 @@ class Place:
     def close(self) -> None:
         """No longer needed."""
         self._watch.close()
+
+
+def memory_of(place: Place) -> Path:
+    """The directory of the only node on the memory file system."""
+    (name,) = [name for name in place.incarnations() if (memory_directory() / name / GIVEN).exists()]
+    return memory_directory() / name
+
+
+def in_use(directory: Path) -> list[str]:
+    """Files of a node for large data that are not just kept to be used again."""
+    found = []
+    for parent, _, names in os.walk(directory):
+        if Path(parent).name != FREE:
+            found += [f"{parent}/{name}" for name in names if name not in ("lock", "code")]
+    return found
 
 
 class Program:

@@ -17,10 +17,10 @@ import pytest
 
 import dispy
 from dispy import config
-from dispy.net.directories import FREE, GIVEN, memory_directory
+from dispy.net.directories import FREE
 
 from .conftest import MakeCluster, RunProgram, StartNode
-from .helpers import Place, wait_for
+from .helpers import Place, memory_of, wait_for
 from .proxy import At, Direction, Piece, Proxy, Slow, proxy, reset
 
 MIB = 1024 * 1024
@@ -210,24 +210,19 @@ def test_a_line_that_breaks_in_the_middle_of_large_data(
     wait_for(lambda: held(directory)[1], lambda files: not files, what="no arguments and results are left")
 
 
-def memory_of(place: Place) -> Path:
-    """The directory of the only node for large data."""
-    (name,) = [name for name in place.incarnations() if (memory_directory() / name / GIVEN).exists()]
-    return memory_directory() / name
-
-
 def held(directory: Path) -> tuple[int, list[str]]:
     """Bytes that a node's files take, and those of them that are not just kept to be used again."""
-    total, names = 0, []
-    for path in directory.rglob("*"):
-        try:
-            size = path.stat().st_blocks * 512 if path.is_file() else 0
-        except FileNotFoundError:
-            continue
-        total += size
-        if size and path.parent.name != FREE:
-            names.append(str(path))
-    return total, names
+    total, found = 0, []
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            try:
+                size = os.stat(f"{parent}/{name}").st_blocks * 512
+            except FileNotFoundError:
+                continue
+            total += size
+            if size and Path(parent).name != FREE:
+                found.append(f"{parent}/{name}")
+    return total, found
 
 
 PROGRAM = """

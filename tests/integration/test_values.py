@@ -9,8 +9,13 @@ import os
 from typing import Any
 
 import numpy
+import pytest
+
+import dispy
+from dispy import config
 
 from .conftest import MakeCluster
+from .helpers import Place, in_use, memory_of, wait_for
 
 
 @dataclasses.dataclass
@@ -161,3 +166,33 @@ def test_large_values_leave_the_node(make_cluster: MakeCluster) -> None:
 
     second = make_cluster(segments)
     assert second.submit()() <= 1
+
+
+@pytest.mark.parametrize("shares", [True, False], ids=["by name", "by stream"])
+def test_large_provisional_results_travel_as_large_results_do(
+    make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch, place: Place, shares: bool
+) -> None:
+    """Each is what it was when it was sent, can be written to, and leaves nothing on the node."""
+    monkeypatch.setattr(config, "SharedMemory", shares)
+
+    def grow(values: Any) -> bytes:
+        for _ in range(3):
+            values += 1
+            assert dispy_provisional_result(values) == 0
+            assert dispy_provisional_result(bytes(300_000)) == 0
+        return bytes(400_000)
+
+    seen = []
+    cluster = make_cluster(grow, job_status=lambda job: seen.append((job.status, job.result)))
+    assert cluster.submit(numpy.zeros(700_000))() == bytes(400_000)
+    wait_for(lambda: len(seen), lambda count: count == 7, what="all have been told")
+    assert [status for status, _ in seen] == [dispy.DispyJob.ProvisionalResult] * 6 + [
+        dispy.DispyJob.Finished
+    ]
+    for number in range(3):
+        array, text = seen[2 * number][1], seen[2 * number + 1][1]
+        assert text == bytes(300_000)
+        assert (array == number + 1).all()
+        array[:] = 0
+    wait_for(lambda: in_use(memory_of(place)), lambda left: not left, what="nothing is left on the node")
+    seen.clear()  # the cluster lives a little longer, and what was seen lies in files

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dispy.core.execution import Machine
 from dispy.core.execution import state as core
+from dispy.core.execution.clients import segments_held
 from dispy.core.execution.offers import workers_max
 from dispy.core.execution.state import ClientId, WorkerId
 from dispy.core.execution.workers import STILLBORN_MAX
@@ -229,6 +230,78 @@ def test_a_large_result_is_told_apart_from_small_ones() -> None:
         [3],
     ]
     assert [batch.batch - batches[0].batch for batch in batches] == [0, 1, 2]
+
+
+def released(actions: list[core.Action]) -> list[int]:
+    return [
+        segment for action in actions if isinstance(action, core.Release) for segment in action.segments
+    ]
+
+
+def test_a_dead_worker_had_let_go_of_nothing() -> None:
+    machine = machine_with_computation(1)
+    (offer,) = offers(run(machine, range(1, 4), stream=1))
+    actions = machine.handle(died(offer, claim(offer.record.record, 0)), 0.0)
+    assert released(actions) == [1]
+    assert [job.number for again in offers(actions) for job in again.record.jobs] == [2, 3]
+
+
+def test_arguments_that_come_twice_are_kept_once() -> None:
+    machine = machine_with_computation(1)
+    run(machine, range(1, 4), stream=1)
+    actions = say(machine, node.RunJobs(1, [Job(2, 0, b"", 20), Job(9, 0, b"", 21)]))
+    assert released(actions) == [20]
+
+
+def test_what_nobody_wants_any_more_is_let_go_of() -> None:
+    """After a reconnect: arguments of what had not started, and the result of what had."""
+    machine = machine_with_computation(1)
+    warm_up(machine, 400)
+    first, second = offers(run(machine, range(1, 1001), stream=1))
+    assert len(first.record.jobs) > 2
+    at_first = core.Tick({first.worker: (claim(first.record.record, 0), 0.0)})
+    machine.handle(at_first, 0.0)
+    actions = say(machine, node.Reconcile([], [1]))
+    actions += machine.handle(core.Recalled(first.worker, [second.record.record]), 0.0)
+    for _ in range(3):
+        actions += machine.handle(at_first, 0.0)
+    assert sorted(released(actions)) == list(range(2, 1001))
+    result = Ended(1, 0, FINISHED, 0.0, 1.0, b"", stream=77)
+    ran = core.Ran(first.worker, first.record.record, 1, True, False, [result])
+    assert released(machine.handle(ran, 0.0)) == [77]
+    assert released(machine.handle(ran, 0.0)) == [], "sent twice"
+
+
+def test_a_result_that_is_sent_twice_is_not_let_go_of() -> None:
+    """By a worker that did not know that it had been taken from its arena."""
+    machine = machine_with_computation(1)
+    (offer,) = offers(run(machine, range(1, 2)))
+    result = Ended(1, 0, FINISHED, 0.0, 1.0, b"", stream=77)
+    machine.handle(core.Ran(offer.worker, 0, 0, False, False, [result]), 0.0)
+    actions = machine.handle(core.Ran(offer.worker, offer.record.record, 1, True, False, [result]), 0.0)
+    assert released(actions) == []
+    assert segments_held(machine.state, KEY) == {77, 0}
+    assert released(say(machine, node.Acknowledge(1))) == [77]
+    assert segments_held(machine.state, KEY) == set()
+
+
+def passed(actions: list[core.Action]) -> list[tuple[int, int, bool]]:
+    found = [action.message for action in actions if isinstance(action, core.Pass)]
+    return [(each.number, each.serial, each.delivered) for each in found]
+
+
+def test_no_job_waits_for_a_client_that_is_away() -> None:
+    machine = machine_with_computation(1)
+    (offer,) = offers(run(machine, range(1, 2)))
+    sent = [core.ValueSent(offer.worker, 1, 0, serial, b"", 70 + serial) for serial in (1, 2, 3)]
+    assert passed(machine.handle(sent[0], 0.0)) == []
+    assert passed(machine.handle(core.ClientSilent(CLIENT), 0.0)) == [(1, 1, False)]
+    actions = machine.handle(sent[1], 0.0)
+    assert passed(actions) == [(1, 2, False)]
+    assert released(actions) == [72]
+    machine.handle(core.ClientAttached(CLIENT, "client", 0), 0.0)
+    assert told(machine.handle(sent[2], 0.0)) == [node.Provisional(1, 1, 0, 3, b"", 73)]
+    assert passed(say(machine, node.AcknowledgeProvisional(1, 1, 0, 3))) == [(1, 3, True)]
 
 
 def test_workers_that_never_begin_end_the_computation_here_with_the_reason() -> None:

@@ -6,13 +6,16 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from dispy.errors import StateDirectoryError
+from dispy.net.directories import GIVEN, GIVEN_BITS, given_prefix
 from dispy.node.segments import Segments, WorkSpace
+from dispy.protocol import worker as protocol
 
 
 @pytest.fixture
@@ -125,6 +128,48 @@ def test_a_large_segment_is_gone_soon_after_it_was_removed(segments: Segments) -
     assert not other.exists()
     segments.close()
     assert not segments.root.exists()
+
+
+def test_files_that_are_kept_can_be_given_back(segments: Segments) -> None:
+    directory = segments.open("computation")
+    name = put(segments, directory, b"x" * 100_000)
+    segments.remove(directory, name)
+    assert len(os.listdir(segments.free)) == 1
+    segments.trim()
+    deadline = time.monotonic() + 5
+    while os.listdir(segments.free) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert os.listdir(segments.free) == []
+
+
+def test_what_a_client_had_given_and_not_told_is_removed(segments: Segments) -> None:
+    ours, others = given_prefix(b"abcd"), given_prefix(b"wxyz")
+    for prefix in (ours, others):
+        for number in (1, 2):
+            (segments.root / GIVEN / str((prefix << GIVEN_BITS) + number)).write_bytes(b"x")
+    segments.drop_given(ours)
+    left = [(others << GIVEN_BITS) + number for number in (1, 2)]
+    assert sorted(map(int, os.listdir(segments.root / GIVEN))) == left
+    segments.remove_given(left[0])
+    segments.remove_given(left[0])
+    assert os.listdir(segments.root / GIVEN) == [str(left[1])]
+
+
+def test_of_the_dead_only_results_are_kept(segments: Segments) -> None:
+    directory = segments.open("computation")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    told, untold, living = (
+        protocol.result_name(pid, number)
+        for pid, number in ((dead.pid, 1), (dead.pid, 2), (os.getpid(), 1))
+    )
+    argument = put(segments, directory, b"x")
+    kept, gone = protocol.kept_name(os.getpid(), 5), protocol.kept_name(dead.pid, 5)
+    for name in (told, untold, living, kept, gone, protocol.object_name(3), "code"):
+        (directory / str(name)).write_bytes(b"x")
+    segments.collect(directory, {told})
+    wanted = {str(told), str(living), str(argument), kept, protocol.object_name(3), "code"}
+    assert set(os.listdir(directory)) == wanted
 
 
 def test_dropping_a_computation_leaves_the_others(segments: Segments) -> None:

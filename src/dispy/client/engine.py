@@ -32,7 +32,7 @@ from dispy.errors import DispyError, UsageError
 from dispy.net import discovery
 from dispy.net.addresses import is_loopback
 from dispy.net.directories import memory_directory
-from dispy.net.places import Place
+from dispy.net.places import Place, sweep
 from dispy.net.secrets import Secret
 from dispy.scheduler.service import NodeInfo, SchedulerService, Target
 
@@ -48,6 +48,9 @@ DISCOVER_S = 0.2
 
 RETRY_S = 2.0
 """A target that refused or did not answer is tried again so often."""
+
+SWEEP_S = 0.5
+"""What a dead node has left is removed after this time, in which its hosts and workers end."""
 
 WARN_S = 5.0
 """Jobs that wait so long without any node are worth a warning."""
@@ -159,6 +162,7 @@ class Engine:
             if self.service.memory is not None:
                 self.service.memory.close()
             self._place.close()
+            sweep(memory_directory())
 
     def share_memory(self) -> None:
         """Keep large payloads where nodes of this machine can take them by name; on any thread."""
@@ -318,6 +322,13 @@ class Engine:
         """A node is lost."""
         logger.warning("%s", reason)
         self._tried.pop(found.target, None)
+        if self._place is not None and is_loopback(found.ip_addr):
+            # Should it be dead: its processes have gone by then.
+            self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """Have removed what dead nodes of this machine have left on the memory file system."""
+        threading.Thread(target=sweep, args=(memory_directory(),), name="dispy sweeps", daemon=True).start()
 
     def on_unreachable(self, target: Target, error: Exception) -> None:
         """A node does not answer, or refuses us."""

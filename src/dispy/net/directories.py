@@ -41,6 +41,15 @@ GIVEN = "given"
 """In a node's directory there: files that can be used again, and those that clients have just linked."""
 
 
+GIVEN_BITS = 32
+"""Of a name there that count; those above tell whose it is."""
+
+
+def given_prefix(client: bytes) -> int:
+    """The upper bits of the names that a client gives."""
+    return int.from_bytes(client[:3])
+
+
 def shared_with(node: bytes) -> str:
     """The directory on this machine's memory file system of the node with this identity; empty if we cannot see it.
 

@@ -12,12 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from dispy.buffers import claim_file, free_file, map_shared
-from dispy.net.directories import FREE, GIVEN, memory_directory, private_directory
+from dispy.net.directories import FREE, GIVEN, GIVEN_BITS, memory_directory, private_directory
 from dispy.net.places import Place, is_abandoned, remove_tree, sweep
 from dispy.node.accounts import Account
 from dispy.processes import kill_marked
+from dispy.protocol import worker as worker_protocol
 from dispy.protocol.node import PutObject
-from dispy.protocol.worker import object_name
 
 logger = logging.getLogger("dispy.node")
 
@@ -71,12 +71,46 @@ class Segments(Place):
             OSError: It is not there.
         """
         self._next += 1
-        os.rename(self.root / GIVEN / str(given), directory / str(self._next))
+        os.rename(f"{self.root}/{GIVEN}/{given}", f"{directory}/{self._next}")
         return self._next
 
     def sweep(self) -> None:
-        """Remove what programs have left that have been killed."""
-        sweep(self.root.parent)
+        """Have removed what programs have left that have been killed."""
+        _apart(sweep, self.root.parent)
+
+    def trim(self) -> None:
+        """Give back the files that are kept to be used again."""
+        if self.free:
+            _apart(_empty, self.free)
+
+    def remove_given(self, given: int) -> None:
+        """Remove a file that a client has linked to us for nothing."""
+        (self.root / GIVEN / str(given)).unlink(missing_ok=True)
+
+    def drop_given(self, prefix: int) -> None:
+        """Remove what a client has linked to us and not told: it has been killed, or lost its connection.
+
+        Args:
+            prefix: The upper bits of the names that it gives.
+        """
+        with suppress(OSError):
+            for name in os.listdir(self.root / GIVEN):
+                if name.isdecimal() and int(name) >> GIVEN_BITS == prefix:
+                    (self.root / GIVEN / name).unlink(missing_ok=True)
+
+    def collect(self, directory: Path, held: set[int]) -> None:
+        """Remove what processes have begun to write, or kept, that have died.
+
+        Args:
+            directory: Of the computation that they were of.
+            held: Segments with results.
+        """
+        with suppress(OSError):
+            for name in os.listdir(directory):
+                pid = worker_protocol.writer(name)
+                is_left = pid and not (name.isdecimal() and int(name) in held)
+                if is_left and not os.path.exists(f"/proc/{pid}"):
+                    (directory / name).unlink(missing_ok=True)
 
     def incoming(self, size: int) -> Incoming:
         """Room for a payload that arrives."""
@@ -102,7 +136,7 @@ class Segments(Place):
         Raises:
             OSError: There was no room for it, or it is not there.
         """
-        path = directory / object_name(message.number)
+        path = directory / worker_protocol.object_name(message.number)
         if incoming is not None:
             os.rename(incoming.finish(), path)
         elif message.given:
@@ -120,7 +154,7 @@ class Segments(Place):
     def drop_object(self, directory: Path, number: int) -> None:
         """Remove an object; those who have it mapped keep it until they let go."""
         with suppress(OSError):
-            (directory / object_name(number)).unlink()
+            (directory / worker_protocol.object_name(number)).unlink()
 
     def put_code(self, directory: Path, code: bytes) -> Path:
         """Write what a host loads, and removes."""
@@ -168,15 +202,15 @@ class Segments(Place):
 
     def remove(self, directory: Path, name: int) -> None:
         """Let a segment be used again; one that is gone already is fine."""
-        path = directory / str(name)
+        path = f"{directory}/{name}"
         with suppress(OSError):
-            status = path.lstat()
+            status = os.lstat(path)
             # A file with another link is a client's, who may write to it again.
             free = self.free if status.st_nlink == 1 else ""
             if status.st_size > _STALL_MAX:
-                _apart(free_file, free, str(path), status.st_size)
+                _apart(free_file, free, path, status.st_size)
             else:
-                free_file(free, str(path), status.st_size)
+                free_file(free, path, status.st_size)
 
     def drop(self, directory: Path) -> None:
         """Remove the segments of a computation."""
@@ -199,6 +233,12 @@ _STALL_MAX = 64 * 1024 * 1024
 
 def _apart(remove: Callable[..., None], *arguments: object) -> None:
     threading.Thread(target=remove, args=arguments, name="dispy removes", daemon=True).start()
+
+
+def _empty(directory: str) -> None:
+    for name in os.listdir(directory):
+        with suppress(FileNotFoundError):
+            os.unlink(f"{directory}/{name}")
 
 
 class Outgoing:

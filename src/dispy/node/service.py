@@ -19,12 +19,14 @@ import msgspec
 
 from dispy.core.execution import Machine
 from dispy.core.execution import state as core
+from dispy.core.execution.clients import segments_held
 from dispy.core.execution.explain import find_stall
 from dispy.core.execution.offers import workers_max
 from dispy.core.execution.state import ClientId, Key, WorkerId
 from dispy.errors import RemoteProtocolError, SilenceError, UsageError
 from dispy.net.addresses import is_loopback, local, outward
 from dispy.net.connection import Connection
+from dispy.net.directories import given_prefix
 from dispy.net.discovery import Entry, Listing
 from dispy.net.listener import Listener
 from dispy.net.secrets import Secret
@@ -59,6 +61,9 @@ FORK_S = 0.2
 SPARE_S = 0.25
 """How long after a computation has begun the host of the next one is started."""
 
+TRIM_PULSES = 10
+"""Seconds without any computation after which the node holds no memory for the next one."""
+
 _COUNT = worker_protocol.SLOT_COUNT
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -67,10 +72,11 @@ _encode = msgspec.msgpack.Encoder().encode
 class Loaded:
     """A computation's host and places."""
 
-    __slots__ = ("client", "host", "objects", "segments", "sending", "work")
+    __slots__ = ("client", "host", "key", "objects", "segments", "sending", "values", "work")
 
-    def __init__(self, client: ClientId, host: HostProcess, work: Path, segments: Path) -> None:
-        self.client = client
+    def __init__(self, key: Key, host: HostProcess, work: Path, segments: Path) -> None:
+        self.key = key
+        self.client = key[0]
         self.host = host
         self.work = work
         self.segments = segments
@@ -78,6 +84,8 @@ class Loaded:
         """Numbers of what was put there."""
         self.sending: list[tuple[Connection, Group, node.JobsEnded]] = []
         """Results that may still be on their way as streams."""
+        self.values: dict[tuple[int, int, int], int] = {}
+        """Segments with provisional results that have been told, by number, attempt and serial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +151,7 @@ class NodeService:
         self._tick: asyncio.TimerHandle | None = None
         self._pulse: asyncio.TimerHandle | None = None
         self._stopped = asyncio.Event()
+        self._idle_pulses = 0
         self.failed = False
         """Whether it stopped because of a fault of ours."""
         self._looks: list[core.Look] = []
@@ -338,6 +347,9 @@ class NodeService:
         stalled = self._stall.look(find_stall(self._machine.state), time.monotonic())
         if stalled:
             logger.error("nothing has moved for %g s: %s", self._stall_s, stalled)
+        self._idle_pulses = 0 if self._loaded else self._idle_pulses + 1
+        if self._idle_pulses == TRIM_PULSES:
+            self._segments.trim()
 
     # Clients.
 
@@ -357,6 +369,8 @@ class NodeService:
         if type(message) is node.Compute:
             if message.stream:
                 message.code = connection.take_stream(message.stream).read()
+        elif type(message) is node.AcknowledgeProvisional:
+            self._release_value((client, message.computation), message)
         elif type(message) is node.CancelJobs:
             self._cancel_results(client, message)
         elif type(message) is node.CloseComputation:
@@ -397,8 +411,12 @@ class NodeService:
         client = self._connections.pop(connection, None)
         if client is not None and self._clients.get(client) is connection:
             del self._clients[client]
-            self._sharing.discard(client)
-            self._segments.sweep()
+            if client in self._sharing:
+                self._sharing.discard(client)
+                self._segments.drop_given(given_prefix(client))
+                # Should it be dead, it has let go of its lock by then.
+                self._segments.sweep()
+                self._loop.call_later(PULSE_S, self._segments.sweep)
             since_s = connection.pulse_s * SILENT_PULSES if isinstance(error, SilenceError) else 0.0
             self._handle(core.ClientSilent(client, since_s))
 
@@ -407,6 +425,9 @@ class NodeService:
         loaded = self._loaded.get(key)
         kept = []
         for job in message.jobs:
+            if job.given and loaded is None:
+                self._segments.remove_given(job.given)
+                continue
             if job.given and loaded is not None:
                 try:
                     job.stream = self._segments.adopt_given(loaded.segments, job.given)
@@ -474,24 +495,42 @@ class NodeService:
 
     def _tell(self, action: core.Tell) -> None:
         connection = self._clients.get(action.client)
-        if connection is None or not connection.is_ready:
-            return
         message = action.message
+        if connection is None or not connection.is_ready:
+            if type(message) is node.Provisional and message.stream:
+                # Not kept: its job will hear nothing of it.
+                self._release(core.Release((action.client, message.computation), [message.stream]))
+            return
         if type(message) is node.JobsEnded and _is_large(message.ended[0]):
             self._send_large(connection, action.client, message)
         elif type(message) is node.Provisional and message.stream:
-            loaded = self._loaded.get((action.client, message.computation))
-            if loaded is None:
-                return
-            try:
-                data = self._segments.outgoing(loaded.segments, message.stream)
-            except OSError as error:
-                logger.error("a provisional result of job %d is lost: %s", message.number, error)
-                return
-            self._segments.remove(loaded.segments, message.stream)
-            connection.send_streamed([(message, "stream", data)], message)
+            self._send_value(connection, action.client, message)
         else:
             connection.send(message)
+
+    def _send_value(self, connection: Connection, client: ClientId, message: node.Provisional) -> None:
+        """Send a provisional result that lies in a segment; that stays until the client has it."""
+        loaded = self._loaded.get((client, message.computation))
+        if loaded is None:
+            return
+        loaded.values[message.number, message.attempt, message.serial] = message.stream
+        if client in self._sharing:
+            message.segment, message.stream = message.stream, 0
+            connection.send(message)
+            return
+        try:
+            source = self._segments.outgoing(loaded.segments, message.stream)
+        except OSError as error:
+            logger.error("a provisional result of job %d is lost: %s", message.number, error)
+            return
+        connection.send_streamed([(message, "stream", source)], message)
+
+    def _release_value(self, key: Key, message: node.AcknowledgeProvisional) -> None:
+        loaded = self._loaded.get(key)
+        if loaded is not None:
+            segment = loaded.values.pop((message.number, message.attempt, message.serial), 0)
+            if segment:
+                self._segments.remove(loaded.segments, segment)
 
     def _send_large(self, connection: Connection, client: ClientId, batch: node.JobsEnded) -> None:
         """Send a result whose payloads lie in segments; the batch itself is kept as it is."""
@@ -580,7 +619,7 @@ class NodeService:
         try:
             if host is None:
                 host = self._new_host()
-            loaded = Loaded(client, host, self._workspace.open(name), self._segments.open(name))
+            loaded = Loaded(action.key, host, self._workspace.open(name), self._segments.open(name))
             code_path = self._segments.put_code(loaded.segments, action.compute.code)
         except OSError as error:
             if host is not None:
@@ -695,6 +734,8 @@ class NodeService:
         self._handle(core.HostFailed(key, reason, exits, has_died=True))
         if self._loaded.get(key) is loaded:
             self._drop_places(key)
+        else:
+            self._collect(loaded)
 
     def _own_children(self) -> set[int]:
         hosts = [loaded.host for loaded in self._loaded.values()] + self._ending
@@ -860,7 +901,14 @@ class NodeService:
         _, handle = owner
         self._drain(handle)
         self._handle_and_look(core.WorkerDying(worker, handle.words[worker_protocol.SLOT_CLAIM]))
+        loaded, _ = self._owners[worker]
         self._handle(self._bury(handle, reason))
+        self._collect(loaded)
+
+    def _collect(self, loaded: Loaded) -> None:
+        """Remove what dead processes of a computation have left."""
+        held = segments_held(self._machine.state, loaded.key) | set(loaded.values.values())
+        self._segments.collect(loaded.segments, held)
 
     def _drain(self, handle: WorkerHandle) -> None:
         """Take in what a dead worker left: packets on their way, and results in its arena."""

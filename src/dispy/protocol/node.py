@@ -317,7 +317,7 @@ class JobsReturned(Struct, array_like=True, tag=38):
 
 
 class Provisional(Struct, array_like=True, tag=39):
-    """A value that a running job sent; ``serial`` counts from 1 in each attempt."""
+    """A value that a running job sent; ``serial`` counts from 1 in each attempt, ``segment`` is as in ``Ended``."""
 
     computation: Number
     number: Number
@@ -325,6 +325,7 @@ class Provisional(Struct, array_like=True, tag=39):
     serial: Count
     payload: Inline
     stream: Number = 0
+    segment: Number = 0
 
 
 class Reconciled(Struct, array_like=True, tag=40):

@@ -220,6 +220,27 @@ def object_name(number: int) -> str:
     return f"object-{number}"
 
 
+_NAME_BITS = 40
+"""Of the name of a result that count; a pid has 22, and 62 make a ``Number``."""
+
+
+def result_name(pid: int, number: int) -> int:
+    """The file with a result, there: it tells whose it is, should the worker die before it does."""
+    return pid << _NAME_BITS | number
+
+
+def kept_name(pid: int, number: int) -> str:
+    """The file with arguments that a worker needs after the job."""
+    return f"kept-{pid}-{number}"
+
+
+def writer(name: str) -> int:
+    """Pid of the worker whose file this is; 0 for files of the node and of clients."""
+    if name.startswith("kept-"):
+        return int(name.split("-")[1])
+    return int(name) >> _NAME_BITS if name.isdecimal() else 0
+
+
 LENGTH = struct.Struct(">I")
 """Prefix of a message on the control channel."""
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ from dispy.core.scheduling.state import NodeId
 from dispy.errors import AuthenticationError, DispyError, RemoteProtocolError, SilenceError, VersionError
 from dispy.net.addresses import is_loopback
 from dispy.net.connection import TICKS, Connection, Payload
-from dispy.net.directories import FREE, GIVEN, shared_with
+from dispy.net.directories import FREE, GIVEN, GIVEN_BITS, given_prefix, shared_with
 from dispy.net.tls import DialerTls
 from dispy.protocol import limits, node
 from dispy.protocol.frames import Group, MemorySource, Source
@@ -262,6 +262,13 @@ class Link:
                 self._take_parts(connection, message)
             elif type(message) is node.Provisional and message.stream:
                 message.payload = connection.take_stream(message.stream).data or b""
+            elif type(message) is node.Provisional and message.segment:
+                try:
+                    message.payload = self._adopt(message.computation, message.segment)  # type: ignore[assignment]  # never encoded
+                except (OSError, ValueError) as error:
+                    # Not acknowledged: that tells the job.
+                    logger.warning("a provisional result of job %d is lost: %s", message.number, error)
+                    return
             elif type(message) in (node.ComputationFailed, node.JobsReturned, node.Leaving):
                 message.reason = block(message.reason)
             elif type(message) is node.Credit and message.reason:
@@ -414,17 +421,20 @@ class Link:
 
     def _take_shared(self, ended: node.Ended, computation: int) -> None:
         """A result that lies in the node's directory becomes ours. One told again is there no more."""
-        memory = self._service.memory
-        path = f"{self.shared}/{self._service.identity.hex()[:8]}-{computation}/{ended.segment}"
         try:
-            if memory is None or not self.shared:
-                raise FileNotFoundError("we do not share its memory")
-            ended.payload = memory.adopt(path, f"{self.shared}/{FREE}")  # type: ignore[assignment]  # never encoded
+            ended.payload = self._adopt(computation, ended.segment)  # type: ignore[assignment]  # never encoded
         except (OSError, ValueError) as error:
             # The node may have died since it said so, and another have tidied up after it.
             ended.status = node.TERMINATED
             ended.reason = f"the job's result was lost on its way: {error}"
             ended.died = True
+
+    def _adopt(self, computation: int, segment: int) -> Sized:
+        memory = self._service.memory
+        if memory is None or not self.shared:
+            raise FileNotFoundError("we do not share its memory")
+        path = f"{self.shared}/{self._service.identity.hex()[:8]}-{computation}/{segment}"
+        return memory.adopt(path, f"{self.shared}/{FREE}")
 
 
 class SchedulerService:
@@ -441,7 +451,7 @@ class SchedulerService:
         self.name = name
         self.memory: SharedPool | None = None
         """Where large payloads lie that nodes of this machine can take by name."""
-        self._given = int.from_bytes(identity[:3], "big") << 32
+        self._given = given_prefix(identity) << GIVEN_BITS
         self._listener = listener
         self._machine = Machine()
         self._lock = threading.RLock()

@@ -64,6 +64,7 @@ class Segments:
     def __init__(self, directory: str, free: str) -> None:
         self._directory = directory
         self._free = free
+        self._pid = os.getpid()
         self._next = 0
         self._taken: tuple[str, mmap.mmap, bool] | None = None
         self._objects: dict[int, Any] = {}
@@ -85,8 +86,12 @@ class Segments:
         self._taken = (path, mapped, is_given)
         return memoryview(mapped)
 
-    def let_go(self) -> None:
-        """The job is done with its arguments: the file can be used again, unless the job has kept some of it."""
+    def let_go(self, is_ending: bool) -> None:
+        """The job is done with its arguments: the file can be used again, unless the job has kept some of it.
+
+        Args:
+            is_ending: So is this process.
+        """
         if self._taken is None:
             return
         (path, mapped, is_given), self._taken = self._taken, None
@@ -95,12 +100,25 @@ class Segments:
             mapped.close()
         except BufferError:
             # Something still refers to it. The memory lives as long as that, and its name goes; but a
-            # client's stays, since the link tells him not to use the file again.
-            if not is_given:
-                with suppress(OSError):
+            # client's stays as long as this process, since the link tells him not to use the file again.
+            with suppress(OSError):
+                if is_given and not is_ending:
+                    self._next += 1
+                    os.rename(path, f"{self._directory}/{protocol.kept_name(self._pid, self._next)}")
+                else:
                     os.unlink(path)
         else:
             free_file("" if is_given else self._free, path, size)
+
+    def remove(self, job: Job) -> None:
+        """Remove the arguments of a job whose process has died."""
+        if job.stream:
+            with suppress(OSError):
+                os.unlink(f"{self._directory}/{job.stream}")
+
+    def skip(self) -> None:
+        """Do not use names that a process that was forked from here uses."""
+        self._next += 1 << 16
 
     def load_object(self, number: int) -> Any:
         """What was put under this number: mapped and unpickled once, for all jobs of this process.
@@ -135,7 +153,7 @@ class Segments:
         size = sum(map(len, pieces))
         while True:
             self._next += 1
-            name = (os.getpid() << 24) | self._next
+            name = protocol.result_name(self._pid, self._next)
             path = f"{self._directory}/{name}"
             if not os.path.lexists(path):
                 break
@@ -321,7 +339,7 @@ class Worker:
         # Freed now: the next job may need the memory.
         value = call = chunk = None
         if job.stream:
-            self._segments.let_go()
+            self._segments.let_go(self._is_isolated)
         stdout, stderr = self._capture.take()
         if reason is None and not stdout and not stderr:
             return Ended(job.number, job.attempt, FINISHED, start, end, data, stream)
@@ -364,6 +382,7 @@ class Worker:
             finally:
                 os._exit(code)
         self._child = pid
+        self._segments.skip()
         if words[protocol.SLOT_INTERRUPT] == words[protocol.SLOT_CLAIM]:
             os.kill(pid, signal.SIGINT)  # it came before we knew whom to pass it to
         if words[protocol.SLOT_UNBUFFER] == words[protocol.SLOT_CLAIM]:
@@ -381,6 +400,7 @@ class Worker:
             self._capture.take()  # what leftovers printed
 
     def _died(self, job: Job, start: float, end: float, reason: str) -> Ended:
+        self._segments.remove(job)
         stdout, stderr = self._capture.take()
         ended = self._large(job, TERMINATED, start, end, b"", 0, reason, stdout, stderr)
         words = self._words

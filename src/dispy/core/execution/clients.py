@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dispy.core.execution import printing
-from dispy.core.execution.jobs import cancel_in_records, release
+from dispy.core.execution.jobs import cancel_in_records, give_up_values, release
 from dispy.core.execution.offers import recall_ahead
 from dispy.core.execution.shares import ask_exclusive, restrict, share_out, tell_credit
 from dispy.core.execution.state import (
@@ -15,6 +15,7 @@ from dispy.core.execution.state import (
     CpusChanged,
     HostFailed,
     HostReady,
+    Key,
     Outbox,
     Seconds,
     StartHost,
@@ -81,6 +82,16 @@ def _drop_batches(out: Outbox, client: Client, received: int) -> None:
         release(out, (client.id, batch.computation), segments)
 
 
+def segments_held(state: State, key: Key) -> set[int]:
+    """Segments with results of a computation that have not been acknowledged, or not even told."""
+    client, computation = state.clients.get(key[0]), state.computations.get(key)
+    results = list(computation.untold) if computation is not None else []
+    for batch in client.batches if client is not None else ():
+        if batch.computation == key[1]:
+            results += batch.ended
+    return {segment for result in results for segment in (result.stream, result.output_stream)}
+
+
 def on_acknowledge(state: State, out: Outbox, client: Client, message: Acknowledge, now: Seconds) -> None:
     """Forget results that have arrived."""
     _drop_batches(out, client, message.batch)
@@ -92,6 +103,7 @@ def on_client_silent(state: State, out: Outbox, event: ClientSilent, now: Second
     if client is not None:
         client.is_connected = False
         client.silent_since = now - event.since_s
+        give_up_values(state, out, client)
 
 
 def on_detach(state: State, out: Outbox, client: Client, message: Detach, now: Seconds) -> None:

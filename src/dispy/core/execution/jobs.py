@@ -55,6 +55,7 @@ def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now
     jobs = message.jobs
     numbers = [job.number for job in jobs]
     if not open_.keys().isdisjoint(numbers):
+        release(out, computation.key, [job.stream for job in jobs if job.number in open_])
         jobs = [job for job in jobs if job.number not in open_]
         numbers = [job.number for job in jobs]
     fresh = dict(zip(numbers, jobs, strict=True))
@@ -184,6 +185,8 @@ def requeue(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
     if cancelling:
         hits = [job for job in jobs if (job.number, job.attempt) in cancelling]
         cancelled = [job.number for job in hits if computation.open.get(job.number) is job]
+        obsolete = [job.stream for job in hits if computation.open.get(job.number) is not job]
+        release(out, computation.key, obsolete)
         if cancelled:
             end_unstarted(out, computation, cancelled)
         cancelling.difference_update([(job.number, job.attempt) for job in hits])
@@ -218,6 +221,15 @@ def return_ready(out: Outbox, computation: Computation) -> None:
         del computation.open[job.number]
 
 
+def give_up_values(state: State, out: Outbox, client: Client) -> None:
+    """Provisional results were lost with their connection: the jobs that wait need not."""
+    for computation in state.computations.values():
+        if computation.client is client:
+            for (number, attempt), (worker, serial) in computation.sending.items():
+                out.append(Pass(worker.id, SentAcknowledged(number, attempt, serial, delivered=False)))
+            computation.sending.clear()
+
+
 def on_acknowledge_provisional(
     state: State, out: Outbox, client: Client, message: AcknowledgeProvisional, now: Seconds
 ) -> None:
@@ -225,6 +237,6 @@ def on_acknowledge_provisional(
     computation = state.computations.get((client.id, message.computation))
     if computation is None:
         return
-    worker = computation.sending.pop((message.number, message.attempt), None)
+    worker, _ = computation.sending.pop((message.number, message.attempt), (None, 0))
     if worker is not None and worker.id in computation.workers:
         out.append(Pass(worker.id, SentAcknowledged(message.number, message.attempt, message.serial)))

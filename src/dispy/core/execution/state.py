@@ -382,8 +382,8 @@ class Computation:
         self.cancelling: set[tuple[int, int]] = set()
         """Attempts in records that nobody wants any more (number, attempt): cancelled, or obsolete
         and then not open."""
-        self.sending: dict[tuple[int, int], Worker] = {}
-        """Who waits for the acknowledgement of a provisional result, by number and attempt."""
+        self.sending: dict[tuple[int, int], tuple[Worker, int]] = {}
+        """Who waits for the acknowledgement of which provisional result, by number and attempt."""
         self.untold: list[Ended] = []
         """Results that wait for company; at most two milliseconds, and only while many more are to come."""
         self.runtimes = RunTimes()

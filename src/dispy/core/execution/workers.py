@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dispy.core.execution import printing
-from dispy.core.execution.jobs import cut_or_interrupt, requeue, tell_ended
+from dispy.core.execution.jobs import cut_or_interrupt, release, requeue, tell_ended
 from dispy.core.execution.offers import recall_ahead
 from dispy.core.execution.shares import (
     SHARE_S,
@@ -66,7 +66,7 @@ def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:
     if worker is None:
         return
     computation = worker.computation
-    take_results(computation, event.ended)
+    take_results(out, computation, event.ended)
     if event.is_retiring:
         worker.is_killed = True
     if event.is_last and worker.records and worker.records[0].record == event.record:
@@ -126,7 +126,7 @@ def flush(state: State, out: Outbox) -> None:
             tell_ended(out, computation, [])
 
 
-def take_results(computation: Computation, results: list[Ended]) -> None:
+def take_results(out: Outbox, computation: Computation, results: list[Ended]) -> None:
     """Pass on the results of attempts that are still wanted, and learn from their durations."""
     open_ = computation.open
     wanted = []
@@ -135,6 +135,9 @@ def take_results(computation: Computation, results: list[Ended]) -> None:
         if job is not None and job.attempt == result.attempt:
             del open_[result.number]
             wanted.append(result)
+        elif (result.number, result.attempt) in computation.cancelling:
+            # Obsolete. Others were told before: a worker may send results twice.
+            release(out, computation.key, [result.stream, result.output_stream])
     if computation.cancelling:
         computation.cancelling.difference_update([(r.number, r.attempt) for r in results])
     if not wanted:
@@ -154,12 +157,13 @@ def on_value_sent(state: State, out: Outbox, event: ValueSent, now: Seconds) -> 
         return
     computation = worker.computation
     job = computation.open.get(event.number)
-    if job is None or job.attempt != event.attempt:
+    if job is None or job.attempt != event.attempt or not computation.client.is_connected:
+        release(out, computation.key, [event.stream])
         out.append(
             Pass(worker.id, SentAcknowledged(event.number, event.attempt, event.serial, delivered=False))
         )
         return
-    computation.sending[event.number, event.attempt] = worker
+    computation.sending[event.number, event.attempt] = worker, event.serial
     message = Provisional(
         computation.key[1], event.number, event.attempt, event.serial, event.payload, event.stream
     )
@@ -248,7 +252,9 @@ def _end_running(
                     died=not worker.interrupted,
                 )
             )
-    take_results(computation, ended)
+    # What the worker had for them; of those that had ended it has let go itself.
+    release(out, computation.key, [job.stream for job in jobs])
+    take_results(out, computation, ended)
     computation.cancelling.difference_update([(job.number, job.attempt) for job in jobs])
     tell_ended(out, computation, [])
 
