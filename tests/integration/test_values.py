@@ -169,6 +169,34 @@ def test_large_values_leave_the_node(make_cluster: MakeCluster) -> None:
 
 
 @pytest.mark.parametrize("shares", [True, False], ids=["by name", "by stream"])
+def test_tables_of_pandas_and_arrow(
+    make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch, shares: bool
+) -> None:
+    """A job writes to the frame that it was given, and returns it; the program's own stays as it is."""
+    import pandas
+    import pyarrow as arrow
+
+    monkeypatch.setattr(config, "SharedMemory", shares)
+    values = numpy.linspace(0, 1, 300_000)
+
+    def work(frame: Any, table: Any) -> tuple[Any, Any]:
+        frame["y"] = frame["x"] * 2
+        frame.loc[0, "x"] = -1.0
+        return frame, table.append_column("z", table["x"])
+
+    frame, table = pandas.DataFrame({"x": values}), arrow.table({"x": values})
+    job = make_cluster(work).submit(frame, table)
+    changed, longer = job()
+    assert job.status == job.Finished, job.exception
+    assert list(frame.columns) == ["x"]
+    assert frame["x"][0] == 0.0
+    assert changed["x"][0] == -1.0
+    assert numpy.array_equal(changed["y"], values * 2)
+    changed.loc[1, "y"] = 5.0
+    assert longer["z"].equals(table["x"])
+
+
+@pytest.mark.parametrize("shares", [True, False], ids=["by name", "by stream"])
 def test_large_provisional_results_travel_as_large_results_do(
     make_cluster: MakeCluster, monkeypatch: pytest.MonkeyPatch, place: Place, shares: bool
 ) -> None:
