@@ -250,7 +250,8 @@ class SharedPool:
     def adopt(self, path: str, free: str) -> Sized:
         """Take over what somebody else wrote: its file, for which he gets one that we do not need, or a copy.
 
-        Writing to the memory does not change the file.
+        Writing to the memory does not change the file. It keeps its name, by which it may be asked for again:
+        whoever wrote it removes that one when it has served.
 
         Args:
             path: The file.
@@ -264,12 +265,12 @@ class SharedPool:
         """
         size = os.stat(path).st_size
         if size < ADOPTED_MIN:
-            return self._copy_of(path, size, free)
+            return self._copy_of(path, size)
         with self._lock:
             if not self._has_room():
-                return self._copy_of(path, size, free)
+                return self._copy_of(path, size)
             own = self._new_path()
-            os.rename(path, own)
+            os.link(path, own)
             spare = self._find(size)
             if spare is not None:
                 self._files.pop(id(spare.mapped), None)
@@ -277,7 +278,7 @@ class SharedPool:
                 free_file(free, spare.path, spare.length)
             return memoryview(self._map(own, size, is_private=True).mapped)
 
-    def _copy_of(self, path: str, size: int, free: str) -> Sized:
+    def _copy_of(self, path: str, size: int) -> Sized:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             copied = self._read(descriptor)
@@ -291,7 +292,6 @@ class SharedPool:
                     position += count
         finally:
             os.close(descriptor)
-        free_file(free, path, size)
         return copied
 
     def _find(self, size: int) -> SharedFile | None:

@@ -57,9 +57,14 @@ class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     owner: int = 0
     """Process whose private node this is: it ends with it and is not listed; 0: nobody's."""
     lease_s: Annotated[float, Meta(gt=0)] = 3600.0
-    """How long results of a silent client are kept."""
+    """How long results of a silent client are kept; infinite: until somebody fetches them."""
     silence_s: Annotated[float, Meta(gt=0)] = PULSE_S * SILENT_PULSES
-    """How long a silent client keeps its share of the CPUs, and a node that it uses exclusively."""
+    """How long a silent client keeps its share of the CPUs, and a node that it uses exclusively. After that it counts
+    as gone: its results go to disk."""
+    spool_max: Annotated[int, Meta(ge=0)] = 1 << 30
+    """Bytes of results on disk, for clients that are gone; 0: none. As much as fits beside anything on a machine
+    of today, and the results of an hour for jobs that return what fits on a page; what does not fit stays
+    in memory."""
     stall_s: Annotated[float, Meta(gt=0)] = STALL_S
     """After what time it is said that work stands still which could go on."""
 

@@ -259,12 +259,15 @@ TO_NODE = [
         node.RunJobs(1, [node.Job(7, 1, b"", given=5)], [7]),
         node.WatchJobs(1, [7, 8]),
         node.AcknowledgePrinted(1),
+        node.Recover([1, 2]),
     )
 ]
 FROM_NODE = [
     Message.of(message)
     for message in (
         node.Welcome(_ID, "there", 4, "Linux", True),
+        node.Welcome(_ID, "there", 4, "Linux", True, 9, [3, 9], [_ID]),
+        node.Held([node.HeldJobs(1, _ATTEMPTS)], [3, 9], [node.HeldJobs(2, _ATTEMPTS)]),
         node.ComputationReady(1),
         node.ComputationFailed(1, "SyntaxError"),
         node.Credit(1, 4, 100),

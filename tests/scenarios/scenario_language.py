@@ -26,6 +26,8 @@ Execution::
     ran WORKER RECORD JOBS... [took=SECONDS] [more] [retiring] [upto=N]
     recalled WORKER [RECORDS...]  exited WORKER POSITION      tick SECONDS [WORKER@POSITION...]
     value WORKER JOB              passed CLIENT C JOB         flush
+    stored CLIENT BATCHES...      recover CLIENT C...         stopping [CLIENTS...]
+    restored CLIENT C [JOBS...] [lost=JOBS|?] [from=N]        ended jobs, a batch each, from batch N on
     watch CLIENT C JOBS...        unwatch CLIENT C JOBS...    seen CLIENT C
     looked CLIENT C [WORKER@POSITION:AT+SIZE...]              dying WORKER POSITION
 """
@@ -148,6 +150,9 @@ def show_from_node(message: Any) -> str:
             return f"Provisional c{number}: {show([Attempt(job, attempt)])} #{serial}"
         case node.Reconciled(attempts, computations):
             return f"Reconciled unknown {show(attempts) or '-'}, missing {show_computations(computations)}"
+        case node.Held(held, batches, lost, has_gaps):
+            more = ", perhaps more" if has_gaps else ""
+            return f"Held open {show_held(held)}, batches {batches}, lost {show_held(lost)}{more}"
         case node.ComputationFailed(number, reason):
             return f"ComputationFailed c{number} ({reason})"
         case node.NodeCpus(cpus):
@@ -162,6 +167,11 @@ def show_printed(printed: node.Printed) -> str:
     """What of a job's output is told."""
     begins = " begins" if printed.begins else ""
     return f"{show([printed])}{begins} {printed.stdout_at}+{len(printed.stdout)}"
+
+
+def show_held(held: list[node.HeldJobs]) -> str:
+    """Jobs by computation."""
+    return ", ".join(f"c{jobs.computation} {show(jobs.attempts)}" for jobs in held) or "-"
 
 
 def show_computations(numbers: list[int]) -> str:
@@ -366,6 +376,16 @@ class Execution(Player):
                 return f"w{worker}: unbuffer {show_position(position)}"
             case execution.FlushSoon():
                 return "flush soon"
+            case execution.Store(client, _, batch):
+                return f"store {client.decode()} {show_from_node(batch)}"
+            case execution.NoteOpen(client, _, jobs, _):
+                return f"note open {client.decode()}: {show_held(jobs)}"
+            case execution.DropNote(client):
+                return f"drop note {client.decode()}"
+            case execution.TellStored(client, batch):
+                return f"{client.decode()} <- stored #{batch.batch}"
+            case execution.Erase(client, batches, gone):
+                return f"erase {client.decode()}: {'all' if gone else batches}"
             case execution.Pass(worker, message):
                 word = "delivered" if message.delivered else "dropped"
                 return f"w{worker}: value #{message.serial} of {show([message])} {word}"
@@ -448,6 +468,30 @@ class Execution(Player):
         client = self.client(words)
         known = [number_of(c) for c in words.named.get("of", "").split(",") if c]
         return execution.FromClient(client, node.Reconcile(words.attempts(), known))
+
+    def do_stored(self, words: Words) -> execution.Stored:
+        client = self.client(words)
+        return execution.Stored(client, [int(word) for word in words.plain])
+
+    def do_recover(self, words: Words) -> execution.FromClient:
+        client = self.client(words)
+        return execution.FromClient(client, node.Recover([number_of(word) for word in words.plain]))
+
+    def do_stopping(self, words: Words) -> execution.Stopping:
+        return execution.Stopping([execution.ClientId(word.encode()) for word in words.plain])
+
+    def do_restored(self, words: Words) -> execution.Restored:
+        client, number = self.key(words)
+        batch = int(words.named.get("from", 1))
+        batches = []
+        for attempt in words.attempts():
+            ended = Ended(attempt.number, attempt.attempt, node.FINISHED, 0.0, 0.0, b"")
+            batches.append(node.JobsEnded(batch, number, [ended]))
+            batch += 1
+        lost = Words([words.named["lost"]]).attempts() if words.named.get("lost", "?") != "?" else []
+        held = [node.HeldJobs(number, lost)] if lost else []
+        has_gaps = words.named.get("lost") == "?"
+        return execution.Restored(client, "client", batches, batch, held, [b"before"], has_gaps)
 
     def do_ran(self, words: Words) -> execution.Ran:
         is_last, is_retiring = not words.flag("more"), words.flag("retiring")

@@ -68,8 +68,8 @@ def test_segments_can_be_read_by_this_user_only(segments: Segments) -> None:
 def test_a_removed_segment_is_gone_and_may_be_removed_again(segments: Segments) -> None:
     directory = segments.open("computation")
     name = put(segments, directory, b"x")
-    segments.remove(directory, name)
-    segments.remove(directory, name)
+    segments.remove(directory, name, was_shared=False)
+    segments.remove(directory, name, was_shared=False)
     assert list(directory.iterdir()) == []
 
 
@@ -105,7 +105,7 @@ def test_what_is_used_again_is_received_in_place(segments: Segments) -> None:
     directory = segments.open("computation")
     first = put(segments, directory, b"x" * 100_000)
     assert segments.incoming(5).room(5) is None, "of a new file"
-    segments.remove(directory, first)
+    segments.remove(directory, first, was_shared=False)
     incoming = segments.incoming(90_000)
     room = incoming.room(40_000)
     assert room is not None
@@ -123,7 +123,7 @@ def test_a_large_segment_is_gone_soon_after_it_was_removed(segments: Segments) -
     for place in (directory, other):
         with open(place / "7", "wb") as file:
             file.truncate(LARGE)
-    segments.remove(directory, 7)
+    segments.remove(directory, 7, was_shared=False)
     segments.drop(other)
     assert not other.exists()
     segments.close()
@@ -133,7 +133,7 @@ def test_a_large_segment_is_gone_soon_after_it_was_removed(segments: Segments) -
 def test_files_that_are_kept_can_be_given_back(segments: Segments) -> None:
     directory = segments.open("computation")
     name = put(segments, directory, b"x" * 100_000)
-    segments.remove(directory, name)
+    segments.remove(directory, name, was_shared=False)
     assert len(os.listdir(segments.free)) == 1
     segments.trim()
     deadline = time.monotonic() + 5

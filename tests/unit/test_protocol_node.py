@@ -31,12 +31,15 @@ TO_NODE: list[Any] = [
     node.DropObjects(1, [2, 3]),
     node.WatchJobs(1, [2, 3], False),
     node.AcknowledgePrinted(1),
+    node.Recover([1, 2]),
     node.LimitCpus(3),
     node.SetPulse(0.25),
     node.Detach(),
 ]
 FROM_NODE: list[Any] = [
     node.Welcome(CLIENT, "host", 8, "Linux", True),
+    node.Welcome(CLIENT, "host", 8, "Linux", True, 7, [5, 7], [CLIENT]),
+    node.Held([node.HeldJobs(1, [Attempt(2, 3)])], [4, 5], [node.HeldJobs(6, [Attempt(7, 8)])]),
     node.ComputationReady(1),
     node.ComputationFailed(1, "no such module"),
     node.Credit(1, 4, 8),

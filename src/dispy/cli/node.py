@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
 import click
 
 from dispy import __version__, config
-from dispy.cli.options import Underscores
+from dispy.cli.options import Size, Underscores, ZombieInterval
 from dispy.settings import NodeSettings
 
 
@@ -56,6 +57,18 @@ from dispy.settings import NodeSettings
     default="",
     help="Directory for files of computations.  [default: the temporary directory]",
 )
+@click.option(
+    "--zombie_interval", type=ZombieInterval(), default=60.0, show_default=True,
+    help="Minutes for which results of a client that is gone are kept, for it to come back or for "
+    "dispy.recover_jobs(); 0: for ever.",
+)  # fmt: skip
+@click.option(
+    "--spool_max",
+    type=Size(),
+    default="1g",
+    show_default=True,
+    help="Disk space for such results, in bytes or with k, m, g, t; 0: none, they end with the node.",
+)
 @click.option("-d", "--debug", is_flag=True, help="Log what happens in detail.")
 @click.option("--daemon", is_flag=True, help="Do not use the terminal, and run on when it is closed.")
 def command(**options: Any) -> None:
@@ -66,7 +79,8 @@ def command(**options: Any) -> None:
     """
     from dispy.node.daemon import run
 
-    sys.exit(run(NodeSettings(**options)))
+    minutes = options.pop("zombie_interval")
+    sys.exit(run(NodeSettings(lease_s=minutes * 60 if minutes else math.inf, **options)))
 
 
 def main() -> None:

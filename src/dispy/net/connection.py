@@ -384,6 +384,11 @@ class Connection(asyncio.BufferedProtocol):
         """The sink with the payload that a message refers to."""
         return self._incoming.take(number)
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether payloads are on their way out."""
+        return bool(self._outgoing)
+
     def flush(self) -> None:
         """Write what is queued now, not at the end of the loop's turn: saves a turn where latency counts."""
         if self._out:

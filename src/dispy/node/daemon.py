@@ -10,15 +10,17 @@ import secrets as randomness
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 import msgspec
 
 from dispy import processes
 from dispy.core.execution.offers import workers_max
-from dispy.errors import DispyError
+from dispy.errors import DispyError, StateDirectoryError
 from dispy.net import secrets
 from dispy.net.addresses import resolve
+from dispy.net.directories import state_directory
 from dispy.net.tls import ListenerTls, Tls, check, listener_tls, warn_if_open
 from dispy.node import accounts
 from dispy.node.accounts import Account
@@ -83,6 +85,7 @@ def _run_checked(
     segments = Segments(incarnation.hex(), account)
     # First of all, so that it does its imports while we do ours.
     spare = HostProcess(workers_max(max(cpus)), str(segments.root), account)
+    spool = _spool_directory(settings)
     try:
         import uvloop
 
@@ -90,7 +93,7 @@ def _run_checked(
             return runner.run(
                 _serve(
                     settings,
-                    NodeParts(secret, listens, account, *cpus, spare, incarnation, segments),
+                    NodeParts(secret, listens, account, *cpus, spare, incarnation, segments, spool),
                     early,
                 )
             )
@@ -99,6 +102,18 @@ def _run_checked(
         spare.process.wait()
         spare.close()
         segments.close()
+
+
+def _spool_directory(settings: NodeSettings) -> Path | None:
+    """Where results go on disk whose clients are away; None if they do not."""
+    if settings.owner or not settings.spool_max:
+        # A program's own node ends with it: nobody would ever ask.
+        return None
+    try:
+        return state_directory() / "spool"
+    except StateDirectoryError as error:
+        logger.warning("results of clients that are away end with this node: %s", error)
+        return None
 
 
 async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from dispy.buffers import claim_file, free_file, map_shared
+from dispy.buffers import ADOPTED_MIN, claim_file, free_file, map_shared
 from dispy.net.directories import FREE, GIVEN, GIVEN_BITS, memory_directory, private_directory
 from dispy.net.places import Place, is_abandoned, remove_tree, sweep
 from dispy.node.accounts import Account
@@ -192,7 +192,9 @@ class Segments(Place):
         )
         status = os.fstat(descriptor)
         owner = os.getuid() if self._account is None else self._account.uid
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != owner or status.st_nlink != 1:
+        # A program of ours may have linked it to itself, and be dead before it said that it has it.
+        is_single = status.st_nlink == 1 or self._account is None
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != owner or not is_single:
             os.close(descriptor)
             raise OSError(f"segment {name} is not what a worker writes")
         if self._account is not None and status.st_blocks * 512 < status.st_size:
@@ -200,13 +202,20 @@ class Segments(Place):
             raise OSError(f"segment {name} has holes")
         return Outgoing(descriptor, status.st_size)
 
-    def remove(self, directory: Path, name: int) -> None:
-        """Let a segment be used again; one that is gone already is fine."""
+    def remove(self, directory: Path, name: int, *, was_shared: bool) -> None:
+        """Let a segment be used again; one that is gone already is fine.
+
+        Args:
+            directory: Where it is.
+            name: Its name there.
+            was_shared: A client may have mapped it, if it is worth that, and then gives us another one.
+        """
         path = f"{directory}/{name}"
         with suppress(OSError):
             status = os.lstat(path)
             # A file with another link is a client's, who may write to it again.
-            free = self.free if status.st_nlink == 1 else ""
+            is_ours = status.st_nlink == 1 and not (was_shared and status.st_size >= ADOPTED_MIN)
+            free = self.free if is_ours else ""
             if status.st_size > _STALL_MAX:
                 _apart(free_file, free, path, status.st_size)
             else:
@@ -249,20 +258,22 @@ class Outgoing:
 
     Args:
         descriptor: Of the file; is closed with this.
-        size: Of the file.
+        size: Bytes that are sent.
+        start: Where they begin in the file.
     """
 
-    __slots__ = ("_descriptor", "size")
+    __slots__ = ("_descriptor", "_start", "size")
 
-    def __init__(self, descriptor: int, size: int) -> None:
+    def __init__(self, descriptor: int, size: int, start: int = 0) -> None:
         self._descriptor = descriptor
+        self._start = start
         self.size = size
 
     def read(self, start: int, size: int) -> bytes:
         """Bytes from a place on; zeros where there are none any more."""
         data = b""
         with suppress(OSError):
-            data = os.pread(self._descriptor, size, start)
+            data = os.pread(self._descriptor, size, self._start + start)
         return data if len(data) == size else data.ljust(size, b"\0")
 
     def close(self) -> None:

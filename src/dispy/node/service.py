@@ -36,6 +36,7 @@ from dispy.node.console import HELP, parse_cpus
 from dispy.node.hosts import HostProcess, WorkerHandle
 from dispy.node.printed import read_printed
 from dispy.node.segments import Segments, WorkSpace
+from dispy.node.spool import Damaged, Spool
 from dispy.processes import describe_exit, kill_strays
 from dispy.protocol import limits, node
 from dispy.protocol import worker as worker_protocol
@@ -55,6 +56,9 @@ FLUSH_S = 0.002
 STOP_S = 1.5
 """Time for hosts to end by themselves when the node stops."""
 
+FAREWELL_S = 0.5
+"""Time for clients to take what is on its way, and to say so."""
+
 FORK_S = 0.2
 """How long after a worker could not be started its jobs are free for the next one."""
 
@@ -72,7 +76,7 @@ _encode = msgspec.msgpack.Encoder().encode
 class Loaded:
     """A computation's host and places."""
 
-    __slots__ = ("client", "host", "key", "objects", "segments", "sending", "values", "work")
+    __slots__ = ("client", "host", "is_shared", "key", "objects", "segments", "sending", "values", "work")
 
     def __init__(self, key: Key, host: HostProcess, work: Path, segments: Path) -> None:
         self.key = key
@@ -86,6 +90,8 @@ class Loaded:
         """Results that may still be on their way as streams."""
         self.values: dict[tuple[int, int, int], int] = {}
         """Segments with provisional results that have been told, by number, attempt and serial."""
+        self.is_shared = False
+        """The client was told of results by the names of their files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,7 @@ class NodeParts:
         spare: A host that is starting already.
         incarnation: 16 bytes that name this run of the node.
         segments: Its place for large payloads, and what marks its processes.
+        spool: Where results go on disk whose clients are away; None: nowhere.
     """
 
     secret: Secret
@@ -111,6 +118,7 @@ class NodeParts:
     spare: HostProcess
     incarnation: bytes
     segments: Segments
+    spool: Path | None
 
 
 class NodeService:
@@ -152,6 +160,8 @@ class NodeService:
         self._pulse: asyncio.TimerHandle | None = None
         self._stopped = asyncio.Event()
         self._idle_pulses = 0
+        self._gone: set[ClientId] = set()
+        """Clients that said farewell while we stop."""
         self.failed = False
         """Whether it stopped because of a fault of ours."""
         self._looks: list[core.Look] = []
@@ -172,7 +182,20 @@ class NodeService:
             core.FlushSoon: self._flush_soon,
             core.Look: self._looks.append,
             core.Unbuffer: self._unbuffer,
+            core.Store: self._store,
+            core.NoteOpen: self._note_open,
+            core.DropNote: self._drop_note,
+            core.TellStored: self._tell_stored,
+            core.Erase: self._erase,
         }
+        self._spool: Spool | None = None
+        if parts.spool is not None:
+            owner = os.getuid() if parts.account is None else parts.account.uid
+            fingerprint = parts.secret.fingerprint()
+            self._spool = Spool(
+                parts.spool, self.incarnation, self.name, fingerprint, settings.spool_max, owner,
+                self._tell_written,
+            )  # fmt: skip
 
     @property
     def uses_tls(self) -> bool:
@@ -195,6 +218,9 @@ class NodeService:
             if port is not None:
                 raise
             self.address = self._listener.listen(self.settings.host, 0)
+        if self._spool is not None:
+            for restored in self._spool.restore(self.address[1]):
+                self._handle(restored)
         if not self.settings.owner:
             self._entry = Entry(self.listing())
         self._watch_spare()
@@ -279,10 +305,7 @@ class NodeService:
         for timer in (self._tick, self._pulse):
             if timer is not None:
                 timer.cancel()
-        for connection in list(self._connections):
-            if self._connections[connection] is not None:
-                connection.send(node.Leaving("dispynode was stopped"))
-            connection.close()
+        self._handle(core.Flush())
         hosts = [loaded.host for loaded in self._loaded.values()] + self._ending
         if self._spare is not None:
             hosts.append(self._spare)
@@ -292,8 +315,11 @@ class NodeService:
                 self._loop.remove_reader(handle.replies)
             host.end()
         deadline = time.monotonic() + STOP_S
+        await self._say_farewell(min(deadline, time.monotonic() + FAREWELL_S))
         while any(host.process.poll() is None for host in hosts) and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
+        for connection in list(self._connections):
+            connection.close()
         for host in hosts:
             host.kill()
         for host in hosts:
@@ -301,8 +327,23 @@ class NodeService:
         kill_strays(set())
         for host in hosts:
             self._close_host(host)
+        if self._spool is not None:
+            self._handle(core.Stopping(list(self._gone)))
+            self._spool.close()
         self._segments.close()
         self._workspace.close()
+
+    async def _say_farewell(self, deadline: float) -> None:
+        """Tell clients that we leave, after the last byte of results; those who have all say so, and go."""
+        untold = {connection for connection, client in self._connections.items() if client is not None}
+        while any(client is not None for client in self._connections.values()):
+            for connection in list(untold):
+                if not connection.is_sending:
+                    untold.discard(connection)
+                    connection.send(node.Leaving("dispynode was stopped"))
+            if time.monotonic() > deadline:
+                break
+            await asyncio.sleep(0.005)
 
     # Time.
 
@@ -366,6 +407,9 @@ class NodeService:
                 raise RemoteProtocolError(f"{type(message).__name__} before Attach")
             self._attach(connection, message)
             return
+        if self._stopped.is_set():
+            self._take_farewell(client, message)
+            return
         if type(message) is node.Compute:
             if message.stream:
                 message.code = connection.take_stream(message.stream).read()
@@ -391,16 +435,29 @@ class NodeService:
             self._store_arguments(connection, client, message)
         self._handle(core.FromClient(client, message))
 
+    def _take_farewell(self, client: ClientId, message: node.ToNode) -> None:
+        """What clients say while we stop: that they have results, or that they go as well."""
+        if type(message) is node.Detach:
+            self._gone.add(client)
+        elif type(message) is node.Acknowledge:
+            self._handle(core.FromClient(client, message))
+
     def _attach(self, connection: Connection, message: node.Attach) -> None:
         client = ClientId(message.client)
-        known = client in self._machine.state.clients
+        known = self._machine.state.clients.get(client)
         before = self._clients.get(client)
         if before is not None:
             self._connections[before] = None
             before.abort(RemoteProtocolError("replaced by a newer connection"))
         self._clients[client] = connection
         self._connections[connection] = client
-        connection.send(node.Welcome(self.incarnation, self.name, self.cpus, platform.platform(), known))
+        welcome = node.Welcome(self.incarnation, self.name, self.cpus, platform.platform())
+        if known is not None:
+            welcome.known = True
+            welcome.last = known.next_batch - 1
+            welcome.kept = [batch.batch for batch in known.batches if batch.batch > message.received]
+            welcome.before = known.before
+        connection.send(welcome)
         name = line(message.name)
         if not is_loopback(connection.peer_address):
             name = f"{name} at {connection.peer_address}"
@@ -515,6 +572,7 @@ class NodeService:
             return
         loaded.values[message.number, message.attempt, message.serial] = message.stream
         if client in self._sharing:
+            loaded.is_shared = True
             message.segment, message.stream = message.stream, 0
             connection.send(message)
             return
@@ -530,7 +588,7 @@ class NodeService:
         if loaded is not None:
             segment = loaded.values.pop((message.number, message.attempt, message.serial), 0)
             if segment:
-                self._segments.remove(loaded.segments, segment)
+                self._segments.remove(loaded.segments, segment, was_shared=loaded.is_shared)
 
     def _send_large(self, connection: Connection, client: ClientId, batch: node.JobsEnded) -> None:
         """Send a result whose payloads lie in segments; the batch itself is kept as it is."""
@@ -539,6 +597,7 @@ class NodeService:
             return
         result = msgspec.structs.replace(batch.ended[0])
         if client in self._sharing:
+            loaded.is_shared = True
             result.segment, result.stream = result.stream, 0
         parts: list[tuple[Any, str, Source]] = []
         for attribute in ("stream", "output_stream"):
@@ -593,7 +652,68 @@ class NodeService:
         loaded = self._loaded.get(action.key)
         if loaded is not None:
             for name in action.segments:
-                self._segments.remove(loaded.segments, name)
+                self._segments.remove(loaded.segments, name, was_shared=loaded.is_shared)
+
+    # Results on disk.
+
+    def _store(self, action: core.Store) -> None:
+        if self._spool is not None:
+            loaded = self._loaded.get((action.client, action.batch.computation))
+            self._spool.store(action, loaded.segments if loaded is not None else None)
+
+    def _note_open(self, action: core.NoteOpen) -> None:
+        if self._spool is not None:
+            self._spool.note(action)
+
+    def _drop_note(self, action: core.DropNote) -> None:
+        if self._spool is not None:
+            self._spool.drop_note(action.client)
+
+    def _tell_written(self, told: core.Stored, path: Path) -> None:
+        """The spool's thread has written something."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._on_written, told, path)
+
+    def _on_written(self, told: core.Stored, path: Path) -> None:
+        assert self._spool is not None
+        self._spool.on_stored(told, path)
+        self._handle(told)
+
+    def _tell_stored(self, action: core.TellStored) -> None:
+        connection = self._clients.get(action.client)
+        if connection is None or not connection.is_ready:
+            return
+        assert self._spool is not None
+        try:
+            message, data = self._spool.load(action.client, action.batch.batch)
+        except (OSError, Damaged, msgspec.DecodeError) as error:
+            logger.error("results on disk cannot be read: %s", error)
+            reason = f"the job's result was lost on node {self.name}: it cannot be read from disk: {error}"
+            lost = [
+                node.Ended(
+                    e.number, e.attempt, node.TERMINATED, e.start, e.end, b"", reason=reason, died=True
+                )
+                for e in action.batch.ended
+            ]
+            message, data = node.JobsEnded(action.batch.batch, action.batch.computation, lost), []
+        parts: list[tuple[Any, str, Source]] = []
+        for ended in message.ended:
+            for attribute in ("stream", "output_stream"):
+                place = getattr(ended, attribute)
+                if place:
+                    parts.append((ended, attribute, data[place - 1]))
+        if parts:
+            connection.send_streamed(parts, message)
+        else:
+            connection.send(message)
+
+    def _erase(self, action: core.Erase) -> None:
+        if self._spool is None:
+            return
+        if action.gone:
+            self._spool.forget(action.client)
+        else:
+            self._spool.erase(action.client, action.batches)
 
     # Hosts.
 

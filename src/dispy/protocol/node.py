@@ -83,6 +83,8 @@ class Ended(Struct, array_like=True, gc=False):
     """The value lies in this file of the node, for a client that shares its memory."""
     died: bool = False
     """The job's process died, and nobody had asked for that, or its result is lost: it is run again if it may."""
+    job_id: Inline = b""
+    """The pickled id of a job whose id is not its number: who recovers its result does not know it otherwise."""
 
 
 class Started(Struct, array_like=True, gc=False):
@@ -232,6 +234,16 @@ class AcknowledgePrinted(Struct, array_like=True, tag=15):
     computation: Number
 
 
+class Recover(Struct, array_like=True, tag=20):
+    """What of these computations is there? Said after ``Welcome``, in place of ``Reconcile``, by who fetches
+    what a dead scheduler had there, in its name; answered by ``Held``.
+
+    From then on, ``CloseComputation`` drops results that were not acknowledged, too.
+    """
+
+    computations: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)]
+
+
 class Detach(Struct, array_like=True, tag=10):
     """The scheduler goes and will not come back: the node forgets it and all it gave."""
 
@@ -257,7 +269,10 @@ class LimitCpus(Struct, array_like=True, tag=16):
 class Welcome(Struct, array_like=True, tag=32):
     """Who answers. ``node`` is new with every start of the node: its incarnation.
 
-    ``known`` tells that this incarnation knows the client already, so that both sides reconcile.
+    ``known`` tells that this incarnation knows the client already, so that both sides reconcile. Results that
+    it keeps for the client are sent right after this: those batches of ``kept``, of which ``last`` batches
+    were ever made. ``before`` names incarnations whose results it has taken over, from their spool: whatever
+    else they had is gone with them.
     """
 
     node: Identity
@@ -265,6 +280,9 @@ class Welcome(Struct, array_like=True, tag=32):
     cpus: Count
     platform: Name
     known: bool = False
+    last: Number = 0
+    kept: Annotated[list[Number], Meta(max_length=limits.OPEN_JOBS_MAX)] = []
+    before: Annotated[list[Identity], Meta(max_length=limits.BATCH_MAX)] = []
 
 
 class ComputationReady(Struct, array_like=True, tag=33):
@@ -356,6 +374,25 @@ class ObjectStored(Struct, array_like=True, tag=43):
     reason: Reason = ""
 
 
+class HeldJobs(Struct, array_like=True):
+    """Some attempts of a computation."""
+
+    computation: Number
+    attempts: Annotated[list[Attempt], Meta(max_length=limits.OPEN_JOBS_MAX)]
+
+
+class Held(Struct, array_like=True, tag=52):
+    """What is there for a client that recovers: results follow for those that are open, or have been sent as
+    ``batches``. ``lost`` were open when an earlier incarnation of the node ended; they ended with it. With
+    ``has_gaps`` it was not written down what was, and others may have been lost.
+    """
+
+    open: Annotated[list[HeldJobs], Meta(max_length=limits.BATCH_MAX)]
+    batches: Annotated[list[Number], Meta(max_length=limits.OPEN_JOBS_MAX)]
+    lost: Annotated[list[HeldJobs], Meta(max_length=limits.BATCH_MAX)]
+    has_gaps: bool = False
+
+
 class NodeCpus(Struct, array_like=True, tag=42):
     """The node offers another number of CPUs from now on."""
 
@@ -378,6 +415,7 @@ ToNode = (
     | DropObjects
     | WatchJobs
     | AcknowledgePrinted
+    | Recover
     | LimitCpus
     | SetPulse
 )
@@ -395,6 +433,7 @@ FromNode = (
     | NodeCpus
     | ObjectStored
     | JobsPrinted
+    | Held
 )
 
 to_node_decoder: msgspec.msgpack.Decoder[ToNode] = msgspec.msgpack.Decoder(ToNode)

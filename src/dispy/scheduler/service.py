@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -167,6 +168,8 @@ class Link:
         """Number up to which all batches of results have arrived."""
         self._ahead: set[int] = set()
         """Batches that arrived before one with a large payload that left earlier."""
+        self._gaps: dict[int, int] = {}
+        """Batches that will not come, as the node says: first and last of those in a row."""
         self._sending: dict[tuple[int, int], tuple[int, Group]] = {}
         """Attempts whose arguments may still be on their way as streams, with their computation."""
         self._broken_at: float | None = None
@@ -179,6 +182,10 @@ class Link:
         self._past = (0, 0)
         self._made: Connection | None = None
         """The last connection made, which may not stand yet."""
+        self._heir: node.Welcome | None = None
+        """The next incarnation of the node, while the results come that it has taken over."""
+        self.noted = 0
+        """Number up to which all batches are also where ``SchedulerService.after_note`` sees to it."""
 
     def dial(self) -> None:
         """Connect in the background."""
@@ -243,7 +250,8 @@ class Link:
             connection.abort(ConnectionError("not wanted any more"))
             return
         self.connection = connection
-        connection.send(node.Attach(self._service.identity, self._service.name, self.received))
+        received = self.received if self._service.after_note is None else self.noted
+        connection.send(node.Attach(self._service.identity, self._service.name, received))
         connection.set_pulse(self._service.pulse_s)
         if self._service.pulse_s != PULSE_S:
             connection.send(node.SetPulse(self._service.pulse_s))
@@ -274,21 +282,57 @@ class Link:
             elif type(message) is node.Credit and message.reason:
                 message.reason = line(message.reason)
             self._service.link_message(self, message)
+            heir = self._heir
+            if heir is not None and self.received >= heir.last and not self.is_closed:
+                self._service.link_replaced(self)
+                self._enter(connection, heir)
 
     def _note_batch(self, batch: int) -> None:
-        self._ahead.add(batch)
-        while self.received + 1 in self._ahead:
-            self.received += 1
-            self._ahead.remove(self.received)
+        if batch > self.received:
+            self._ahead.add(batch)
+        while True:
+            following = self.received + 1
+            if following in self._ahead:
+                self._ahead.remove(following)
+                self.received = following
+            elif following in self._gaps:
+                self.received = self._gaps.pop(following)
+            else:
+                break
 
     def _welcome(self, connection: Connection, message: node.Welcome) -> None:
-        if self.info is not None and self.info.node != message.node:
-            self._service.link_replaced(self)
-            self.received = 0
+        is_other = self.info is not None and self.info.node != message.node
         if not message.known:
             # It has forgotten us, and counts its batches anew.
-            self.received = 0
+            self.received = self.noted = 0
+            self._ahead.clear()
+            self._gaps.clear()
+        else:
+            self._expect(message)
+        if is_other:
+            assert self.info is not None
+            if self.info.node in message.before and self.received < message.last:
+                # What the node had that was there before comes first: nobody is to hear that it is lost.
+                self._broken_at = None
+                self._heir = message
+                return
+            self._service.link_replaced(self)
+        self._enter(connection, message)
+
+    def _expect(self, message: node.Welcome) -> None:
+        """What a node that knows us has kept follows; what else it ever told is known here, or nowhere."""
         self._ahead.clear()
+        self._gaps.clear()
+        before = self.received
+        for batch in sorted({*message.kept, message.last + 1}):
+            if batch > before + 1:
+                self._gaps[before + 1] = batch - 1
+            before = max(before, batch)
+        # The first gap is no matter of waiting.
+        self.received = self._gaps.pop(self.received + 1, self.received)
+
+    def _enter(self, connection: Connection, message: node.Welcome) -> None:
+        self._heir = None
         self._broken_at = None
         self.info = NodeInfo(
             NodeId(message.node),
@@ -393,14 +437,15 @@ class Link:
             return sent, received
         return sent + connection.bytes_sent, received + connection.bytes_received
 
-    def close(self) -> None:
-        """End for good."""
+    def close(self, *, forget: bool = True) -> None:
+        """End for good. The node forgets us, or keeps what it has."""
         self.is_closed = True
         self.abort_unready()
         if self._task is not None:
             self._task.cancel()
         if self.connection is not None:
-            self.connection.send(node.Detach())
+            if forget:
+                self.connection.send(node.Detach())
             self.connection.close()
 
     def _take_parts(self, connection: Connection, message: node.JobsEnded) -> None:
@@ -420,7 +465,7 @@ class Link:
                 ended.stdout, ended.stderr = output[: ended.stdout_size], output[ended.stdout_size :]
 
     def _take_shared(self, ended: node.Ended, computation: int) -> None:
-        """A result that lies in the node's directory becomes ours. One told again is there no more."""
+        """A result that lies in the node's directory becomes ours; there it stays until it is acknowledged."""
         try:
             ended.payload = self._adopt(computation, ended.segment)  # type: ignore[assignment]  # never encoded
         except (OSError, ValueError) as error:
@@ -451,6 +496,10 @@ class SchedulerService:
         self.name = name
         self.memory: SharedPool | None = None
         """Where large payloads lie that nodes of this machine can take by name."""
+        self.after_note: Callable[[Callable[[], None]], object] | None = None
+        """Where results are noted before nodes may forget them: calls a function when that has been done."""
+        self.on_send: dict[int, Callable[[node.RunJobs], None]] = {}
+        """Who is told, by computation, before jobs leave for a node."""
         self._given = given_prefix(identity) << GIVEN_BITS
         self._listener = listener
         self._machine = Machine()
@@ -671,11 +720,17 @@ class SchedulerService:
                 link.is_acknowledging = True
                 self._loop.call_later(ACKNOWLEDGE_S, link.on_acknowledge_due)
             # All up to here, which is not the last that came if a larger one is still on its way.
-            link.acknowledge = node.Acknowledge(link.received)
+            if self.after_note is None:
+                link.acknowledge = node.Acknowledge(link.received)
+            else:
+                # In the next turn: what is to be noted of these results is then on its way.
+                self._loop.call_soon(self.after_note, partial(self._acknowledge_noted, link, link.received))
             return
         if link.acknowledge is not None:
             link.send_acknowledge()
         if type(message) is node.RunJobs:
+            if message.computation in self.on_send:
+                self.on_send[message.computation](message)
             self._send_jobs(link, connection, message)
         elif type(message) is node.CancelJobs:
             self._send_cancel(link, connection, message)
@@ -688,6 +743,12 @@ class SchedulerService:
             if type(message) is node.CloseComputation:
                 link.give_up_all(connection, message.computation)
             connection.send(message)
+
+    def _acknowledge_noted(self, link: Link, received: int) -> None:
+        """Results are where they have to be before a node may forget them."""
+        link.noted = max(link.noted, min(received, link.received))
+        link.acknowledge = node.Acknowledge(link.noted)
+        link.send_acknowledge()
 
     def _send_jobs(self, link: Link, connection: Connection, message: node.RunJobs) -> None:
         jobs = message.jobs
@@ -742,9 +803,9 @@ class SchedulerService:
         if action.node in self._by_node:
             self._listener.on_usable(action, self._info(action.node))
 
-    def close(self) -> None:
-        """End all links; nodes forget us."""
+    def close(self, *, forget: bool = True) -> None:
+        """End all links; nodes forget us, or keep what they have."""
         if self._tick is not None:
             self._tick.cancel()
         for link in list(self._links.values()):
-            link.close()
+            link.close(forget=forget)

@@ -37,6 +37,9 @@ from dispy.worker.chunk import Chunk
 from dispy.worker.output import Capture
 from dispy.worker.restore import Restorer
 
+ID_MAX = 1024
+"""Bytes of a job's id that travels with its result."""
+
 _FLUSH_AFTER_S = 0.002
 
 # Bound here, as jobs may replace them in the module. Durations are taken from the clock that nobody sets.
@@ -298,6 +301,7 @@ class Worker:
         call: Any = None
         chunk: Chunk | None = None
         reason = None
+        job_id = b""
         status = FINISHED
         step = "arguments"
         words = self._words
@@ -305,7 +309,13 @@ class Worker:
             call = payload.load_call(
                 self._segments.take(job.stream, job.given > 0) if job.stream else job.payload
             )
-            namespace["dispy_job_id"] = call[2] if len(call) > 2 else job.number
+            if len(call) < payload.CHUNK_PARTS - 1:
+                namespace["dispy_job_id"] = job.number
+            elif call[2] is not None:
+                namespace["dispy_job_id"] = call[2]
+                job_id = _dump_id(call[2])
+            else:
+                namespace["dispy_job_id"] = job.number if len(call) < payload.CHUNK_PARTS else None
             step = ""
             self._running = job
             if words[protocol.SLOT_INTERRUPT] == words[protocol.SLOT_CLAIM]:
@@ -342,8 +352,12 @@ class Worker:
             self._segments.let_go(self._is_isolated)
         stdout, stderr = self._capture.take()
         if reason is None and not stdout and not stderr:
-            return Ended(job.number, job.attempt, FINISHED, start, end, data, stream)
-        return self._large(job, status, start, end, data, stream, reason or "", stdout, stderr)
+            ended = Ended(job.number, job.attempt, FINISHED, start, end, data, stream)
+        else:
+            ended = self._large(job, status, start, end, data, stream, reason or "", stdout, stderr)
+        if job_id:
+            ended.job_id = job_id
+        return ended
 
     def _store(
         self, data: bytes | payload.Parts, status: int, reason: str | None
@@ -602,6 +616,15 @@ class Worker:
             self._capture.set_live(True)
             if self._child:
                 os.kill(self._child, signal.SIGURG)
+
+
+def _dump_id(value: Any) -> bytes:
+    """The id that a program gave a job, for whoever recovers its result; nothing if it is much."""
+    try:
+        data = bytes(payload.whole(payload.dump(value)))
+    except Exception:
+        return b""
+    return data if len(data) <= ID_MAX else b""
 
 
 def _describe_ours(message: str) -> tuple[bytes, str]:

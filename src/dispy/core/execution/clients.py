@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dispy.core.execution import printing
 from dispy.core.execution.jobs import cancel_in_records, give_up_values, release
+from dispy.core.execution.keeping import close_recovered, come_back, drop_batches, forget_empty, forget_lost
 from dispy.core.execution.offers import recall_ahead
 from dispy.core.execution.shares import ask_exclusive, restrict, share_out, tell_credit
 from dispy.core.execution.state import (
@@ -57,7 +58,6 @@ def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Se
     if client is None:
         state.clients[event.client] = Client(event.client, event.name)
         return
-    client.is_connected = True
     # Before the ends of those jobs.
     printing.tell_again(state, out, client)
     if client.is_dead:
@@ -68,18 +68,7 @@ def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Se
                 ask_exclusive(state, computation)
         restrict(state)
         share_out(state, out, now)
-    _drop_batches(out, client, event.received)
-    out.extend(Tell(client.id, batch) for batch in client.batches)
-    # After those: the number of the last batch that arrived stands for all before it.
-    flush(state, out)
-
-
-def _drop_batches(out: Outbox, client: Client, received: int) -> None:
-    while client.batches and client.batches[0].batch <= received:
-        batch = client.batches.popleft()
-        segments = [s for ended in batch.ended if ended.stream or ended.output_stream
-                    for s in (ended.stream, ended.output_stream)]  # fmt: skip
-        release(out, (client.id, batch.computation), segments)
+    come_back(state, out, client, event.received)
 
 
 def segments_held(state: State, key: Key) -> set[int]:
@@ -94,7 +83,7 @@ def segments_held(state: State, key: Key) -> set[int]:
 
 def on_acknowledge(state: State, out: Outbox, client: Client, message: Acknowledge, now: Seconds) -> None:
     """Forget results that have arrived."""
-    _drop_batches(out, client, message.batch)
+    drop_batches(out, client, message.batch)
 
 
 def on_client_silent(state: State, out: Outbox, event: ClientSilent, now: Seconds) -> None:
@@ -104,6 +93,8 @@ def on_client_silent(state: State, out: Outbox, event: ClientSilent, now: Second
         client.is_connected = False
         client.silent_since = now - event.since_s
         give_up_values(state, out, client)
+        if client.is_recovering:
+            forget_empty(state, out, client, now)
 
 
 def on_detach(state: State, out: Outbox, client: Client, message: Detach, now: Seconds) -> None:
@@ -144,6 +135,8 @@ def on_close_computation(
     computation = state.computations.get((client.id, message.computation))
     if computation is not None:
         forget_computation(state, out, computation, now)
+    if client.is_recovering:
+        close_recovered(state, out, client, message.computation)
 
 
 def on_host_ready(state: State, out: Outbox, event: HostReady, now: Seconds) -> None:
@@ -179,6 +172,7 @@ def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -
 def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, now: Seconds) -> None:
     """After a reconnect: end what the client no longer wants, name what has not arrived here."""
     flush(state, out)
+    forget_lost(out, client)
     wanted = {(a.number, a.attempt) for a in message.attempts}
     known = set(message.computations)
     mine = {key[1]: c for key, c in state.computations.items() if key[0] == client.id}

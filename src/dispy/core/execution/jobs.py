@@ -19,6 +19,7 @@ from dispy.core.execution.state import (
     Release,
     Seconds,
     State,
+    Store,
     Tell,
     Worker,
 )
@@ -176,7 +177,7 @@ def tell_ended(out: Outbox, computation: Computation, ended: list[Ended]) -> Non
         batch = JobsEnded(client.next_batch, computation.key[1], results)
         client.next_batch += 1
         client.batches.append(batch)
-        out.append(Tell(client.id, batch))
+        out.append(Store(client.id, client.name, batch) if client.is_dead else Tell(client.id, batch))
 
 
 def requeue(out: Outbox, computation: Computation, jobs: list[Job]) -> None:

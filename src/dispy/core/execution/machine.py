@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dispy.core.execution import clients, jobs, printing, workers
+from dispy.core.execution import clients, jobs, keeping, printing, workers
 from dispy.core.execution.offers import settle
 from dispy.core.execution.state import (
     Action,
@@ -22,8 +22,11 @@ from dispy.core.execution.state import (
     Outbox,
     Ran,
     Recalled,
+    Restored,
     Seconds,
     State,
+    Stopping,
+    Stored,
     Tick,
     ValueSent,
     WorkerDying,
@@ -32,6 +35,12 @@ from dispy.core.execution.state import (
 from dispy.protocol import node
 
 Handler = Callable[[State, Outbox, Any, Seconds], None]
+
+
+def _on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
+    workers.on_tick(state, out, event, now)
+    keeping.watch_clients(state, out, now)
+
 
 _HANDLERS: dict[type[Event], Handler] = {
     ClientAttached: clients.on_client_attached,
@@ -46,8 +55,11 @@ _HANDLERS: dict[type[Event], Handler] = {
     WorkerDying: printing.on_worker_dying,
     WorkerExited: workers.on_worker_exited,
     Looked: printing.on_looked,
-    Tick: workers.on_tick,
+    Tick: _on_tick,
     Flush: workers.on_flush,
+    Stored: keeping.on_stored,
+    Restored: keeping.on_restored,
+    Stopping: keeping.on_stopping,
 }
 
 MessageHandler = Callable[[State, Outbox, "clients.Client", Any, Seconds], None]
@@ -59,6 +71,7 @@ _MESSAGE_HANDLERS: dict[type[node.ToNode], MessageHandler] = {
     node.LimitCpus: clients.on_limit_cpus,
     node.Acknowledge: clients.on_acknowledge,
     node.Reconcile: clients.on_reconcile,
+    node.Recover: keeping.on_recover,
     node.RunJobs: jobs.on_run_jobs,
     node.CancelJobs: jobs.on_cancel_jobs,
     node.TakeBack: jobs.on_take_back,
@@ -74,7 +87,7 @@ class Machine:
     Args:
         cpus: Jobs that may run at once.
         lease_s: How long a silent client's jobs and results are kept (seconds).
-        silence_s: How long it keeps its share (seconds).
+        silence_s: How long it keeps its share before it counts as gone (seconds).
     """
 
     def __init__(self, cpus: int, lease_s: Seconds = 3600.0, silence_s: Seconds = 5.0) -> None:

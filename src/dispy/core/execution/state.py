@@ -9,7 +9,7 @@ from typing import NamedTuple, NewType
 from msgspec import Struct
 
 from dispy.core.runtimes import RunTimes
-from dispy.protocol.node import Compute, Ended, FromNode, Job, JobsEnded, JobsPrinted, ToNode
+from dispy.protocol.node import Compute, Ended, FromNode, HeldJobs, Job, JobsEnded, JobsPrinted, ToNode
 from dispy.protocol.worker import Record, SentAcknowledged
 
 ClientId = NewType("ClientId", bytes)
@@ -145,6 +145,39 @@ class Looked(Struct):
     glimpses: list[Glimpse]
 
 
+class Stored(Struct):
+    """These batches of results of a client are on disk, whole."""
+
+    client: ClientId
+    batches: list[int]
+
+
+class Restored(Struct):
+    """What an earlier incarnation of the node kept for a client has been found on disk.
+
+    ``batches`` name the results; what those are is on disk. ``next_batch`` was to be the number of the next
+    one. ``lost`` were open when the node ended; with ``has_gaps`` that is not known. ``before`` are the
+    incarnations.
+    """
+
+    client: ClientId
+    name: str
+    batches: list[JobsEnded]
+    next_batch: int
+    lost: list[HeldJobs]
+    before: list[bytes]
+    has_gaps: bool = False
+
+
+class Stopping(Struct):
+    """The node ends, its workers have ended: what clients have not got is all that there will be.
+
+    Those who are ``gone`` have said farewell.
+    """
+
+    gone: list[ClientId] = []
+
+
 class CpusChanged(Struct):
     """The node offers another number of CPUs."""
 
@@ -166,6 +199,9 @@ Event = (
     | Flush
     | WorkerDying
     | Looked
+    | Stored
+    | Restored
+    | Stopping
     | CpusChanged
 )
 
@@ -268,6 +304,44 @@ class Unbuffer(Struct):
     position: int
 
 
+class Store(Struct):
+    """Write a batch of results of a client that is away to disk; answered by ``Stored``, if that succeeds."""
+
+    client: ClientId
+    name: str
+    batch: JobsEnded
+
+
+class NoteOpen(Struct):
+    """Write down what of a client that is away has not ended; ``next_batch``: number of its next batch."""
+
+    client: ClientId
+    name: str
+    open: list[HeldJobs]
+    next_batch: int
+
+
+class DropNote(Struct):
+    """What was noted of a client as open is not true any more."""
+
+    client: ClientId
+
+
+class TellStored(Struct):
+    """Send a batch that is on disk, if its client is connected."""
+
+    client: ClientId
+    batch: JobsEnded
+
+
+class Erase(Struct):
+    """These batches on disk are not needed any more; of a client that is ``gone``, nothing is."""
+
+    client: ClientId
+    batches: list[int]
+    gone: bool = False
+
+
 class Release(Struct):
     """These segments of a computation are not needed any more."""
 
@@ -276,7 +350,12 @@ class Release(Struct):
 
 
 Action = (
-    Release
+    Store
+    | NoteOpen
+    | DropNote
+    | TellStored
+    | Erase
+    | Release
     | FlushSoon
     | Tell
     | StartHost
@@ -317,8 +396,8 @@ class Client:
     """A scheduler that uses this node, over all its connections."""
 
     __slots__ = (
-        "active_at", "batches", "busy", "cpus_max", "id", "is_connected", "is_dead", "level", "name", "next_batch",
-        "silent_since", "vtime",
+        "active_at", "batches", "before", "busy", "cpus_max", "has_gaps", "id", "is_connected", "is_dead",
+        "is_recovering", "level", "lost", "name", "next_batch", "silent_since", "stored", "vtime", "was_away",
     )  # fmt: skip
 
     def __init__(self, client: ClientId, name: str) -> None:
@@ -327,7 +406,8 @@ class Client:
         self.is_connected = True
         self.silent_since: Seconds = 0.0
         self.is_dead = False
-        """Silent for longer than the limit: it has no share any more. It may still come back."""
+        """Silent for longer than the limit: it has no share any more, and its results go to disk. It may
+        still come back."""
         self.cpus_max = UNLIMITED
         """Jobs that it wants to have run at once."""
         self.busy = 0
@@ -340,7 +420,19 @@ class Client:
         """When it was last seen with jobs here."""
         self.next_batch = 1
         self.batches: deque[JobsEnded] = deque()
-        """Results not yet acknowledged, oldest first."""
+        """Results not yet acknowledged, oldest first. Those on disk name the attempts, and no more."""
+        self.stored: set[int] = set()
+        """Batches that are on disk."""
+        self.was_away = False
+        """What was open when it went is on disk."""
+        self.is_recovering = False
+        """Who speaks for it now fetches what a dead program left."""
+        self.lost: list[HeldJobs] = []
+        """What was open when an earlier incarnation of the node ended."""
+        self.has_gaps = False
+        """Whether that is not known."""
+        self.before: list[bytes] = []
+        """Incarnations whose results for it are here."""
 
 
 class Grant(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dispy.core.execution import printing
 from dispy.core.execution.jobs import cut_or_interrupt, release, requeue, tell_ended
-from dispy.core.execution.offers import recall_ahead
 from dispy.core.execution.shares import (
     SHARE_S,
     charge,
@@ -17,6 +16,7 @@ from dispy.core.execution.state import (
     Client,
     Computation,
     Cut,
+    Erase,
     Flush,
     FlushSoon,
     KillWorker,
@@ -294,22 +294,7 @@ def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
         out.append(Tell(computation.client.id, JobsStarted(computation.key[1], jobs)))
     if state.watched:
         printing.look(state, out, event.positions, now)
-    for client in list(state.clients.values()):
-        if not client.is_connected:
-            _watch_silent(state, out, client, now)
     if len(state.clients) > 1 and now - state.share_at >= SHARE_S:
-        share_out(state, out, now)
-
-
-def _watch_silent(state: State, out: Outbox, client: Client, now: Seconds) -> None:
-    """A client that stays away loses its share, and in the end all that it has here."""
-    silent_s = now - client.silent_since
-    if silent_s > state.lease_s:
-        forget_client(state, out, client, now)
-    elif silent_s >= state.silence_s and not client.is_dead:
-        client.is_dead = True
-        leave_exclusive(state, [c for c in state.computations.values() if c.client is client])
-        recall_ahead(state, out)
         share_out(state, out, now)
 
 
@@ -339,6 +324,8 @@ def forget_client(state: State, out: Outbox, client: Client, now: Seconds) -> No
     for computation in computations:
         _drop(state, out, computation)
     state.clients.pop(client.id, None)
+    if client.was_away or client.stored:
+        out.append(Erase(client.id, [], gone=True))
     leave(state, out, computations, now)
 
 
