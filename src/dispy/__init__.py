@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from dispy.client.cluster import JobCluster as JobCluster
     from dispy.client.job import DispyJob as DispyJob
     from dispy.client.later import SharedJobCluster as SharedJobCluster
-    from dispy.client.later import recover_jobs as recover_jobs
     from dispy.client.log import logger as logger
     from dispy.client.nodes import DispyNode as DispyNode
     from dispy.client.nodes import DispyNodeAvailInfo as DispyNodeAvailInfo
     from dispy.client.nodes import NodeAllocate as NodeAllocate
     from dispy.client.output import Output as Output
+    from dispy.client.recover import recover_jobs as recover_jobs
     from dispy.client.refs import Ref as Ref
     from dispy.client.waiting import ALL_COMPLETED as ALL_COMPLETED
     from dispy.client.waiting import FIRST_COMPLETED as FIRST_COMPLETED
@@ -61,7 +61,7 @@ _HOMES = {
     "Ref": "dispy.client.refs",
     "SharedJobCluster": "dispy.client.later",
     "logger": "dispy.client.log",
-    "recover_jobs": "dispy.client.later",
+    "recover_jobs": "dispy.client.recover",
 }
 
 

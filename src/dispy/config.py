@@ -23,6 +23,10 @@ LocalNode = True
 SharedMemory = True
 """Whether large data goes to nodes of this machine, and comes from them, by shared memory."""
 
+Journal = True
+"""Whether programs note which nodes they use, in the user's state directory, so that ``recover_jobs`` finds the
+results of one that dies."""
+
 CancelGrace = 5.0
 """Seconds between the interrupt of a cancelled job and its end by force."""
 

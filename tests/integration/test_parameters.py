@@ -27,7 +27,6 @@ from .jobs import name_and
         ("setup", len),
         ("cleanup", False),
         ("cleanup", len),
-        ("recover_file", "r"),
         ("nodes", [("127.0.0.1", 1, 1, ["file"])]),
         ("nodes", [{"host": "127.0.0.1", "setup_args": (1,)}]),
     ],
@@ -42,7 +41,6 @@ def test_what_comes_later_says_so(place: Place, name: str, value: Any) -> None:
 def test_other_things_that_come_later(make_cluster: MakeCluster) -> None:
     for call in (
         lambda: dispy.SharedJobCluster(name_and),
-        lambda: dispy.recover_jobs(),
         lambda: make_cluster(name_and).submit(1, dispy_job_depends=[]),
     ):
         with pytest.raises(NotYetError, match="not available yet"):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import sys
 import threading
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from dispy import config, payload
-from dispy.client import mapping, this
+from dispy.client import journal, journal_files, mapping, this
 from dispy.client import status as status_module
 from dispy.client.callbacks import check_callback
 from dispy.client.computation import Computation
@@ -30,6 +32,8 @@ from dispy.client.job import (
     TERMINATED,
     DispyJob,
 )
+from dispy.client.journal import Journal
+from dispy.client.log import notice
 from dispy.client.mapping import Chunk, Mapping
 from dispy.client.nodes import DispyNode, NodeAllocate, parse_nodes
 from dispy.client.output import Follower, Watching
@@ -107,6 +111,8 @@ class JobCluster:
             order in which they came. Those kept waiting are told by whom.
         max_queued: ``submit`` waits while so many jobs have not ended, so that a producer cannot run away
             from the nodes. Callbacks are not made to wait: they would stop each other.
+        recover_file: Where to keep a journal of all jobs and results, for ``recover_jobs``; must not exist.
+        durable: Keep such a journal, in the user's state directory if ``recover_file`` does not say where.
         job_output: Called with (job, stream, text) while jobs run, some tenths of a second after they print, and
             before ``job_status`` with the rest; ``stream`` is "stdout" or "stderr". See ``DispyJob.output``.
 
@@ -142,7 +148,7 @@ class JobCluster:
         secret: str = "",
         keyfile: str | None = None,
         certfile: str | None = None,
-        recover_file: str | None = None,
+        recover_file: str | os.PathLike[str] | None = None,
         *,
         isolate: bool = False,
         secret_file: str | None = None,
@@ -151,6 +157,7 @@ class JobCluster:
         max_queued: int | None = None,
         exclusive: bool = False,
         job_output: Callable[[DispyJob, str, str], object] | None = None,
+        durable: bool = False,
     ) -> None:
         self._is_closed = True
         host = _renamed(host, ip_addr, "ip_addr", "host")
@@ -159,8 +166,9 @@ class JobCluster:
         _refuse_not_yet(
             ext_host=ext_host, ipv4_udp_multicast=ipv4_udp_multicast, dest_path=dest_path, setup=setup,
             cleanup=None if cleanup is True else (cleanup if cleanup is not None else False),
-            recover_file=recover_file,
         )  # fmt: skip
+        if recover_file is not None and not isinstance(recover_file, (str, os.PathLike)):
+            raise UsageError(f"recover_file must be a path, not {type(recover_file).__name__}")
         _check_interval("ping_interval", ping_interval, 1)
         _check_interval("poll_interval", poll_interval, 5)
         _check_interval("pulse_interval", pulse_interval, PULSE_MIN_S)
@@ -196,7 +204,8 @@ class JobCluster:
             if allocation.ip_addr is not None:
                 secrets.require_given(self._secret, allocation.ip_addr)
                 warn_if_open(self._tls, allocation.ip_addr)
-        self._computation = Computation(computation, depends)
+        self._secret_file = secret_file
+        self._computation = self._make_computation(computation, depends)
         self._isolate = bool(isolate)
         self._exclusive = bool(exclusive)
         self._reentrant = reentrant
@@ -247,9 +256,15 @@ class JobCluster:
         self._cancels: deque[int] = deque()
         """Cancelled jobs on their way to the loop."""
         self._has_posted_cancels = False
-        self._engine: Engine = engine()
+        self._engine: Engine = self._find_engine()
         self._watching = Watching(job_output, self._engine.callbacks)
         self._number = self._engine.new_computation()
+        self._journal: Journal | None = None
+        """With all jobs; None: only that of the program knows us."""
+        self._keeps_journal = False
+        if durable or recover_file is not None:
+            self._journal = self._open_journal(recover_file)
+            self._submit_unnoted, self._submit = self._submit, self._submit_noted
         self._is_closed = False
         if config.SharedMemory and any(
             a.ip_addr is None or is_loopback(a.ip_addr) for a in self._allocations
@@ -258,6 +273,46 @@ class JobCluster:
         if self._wants_private and config.LocalNode:
             self._engine.start_private_node(self._secret)
         self._engine.call(self._engine.add, self)
+
+    def _make_computation(self, computation: Any, depends: Any) -> Computation:
+        return Computation(computation, depends)
+
+    def _find_engine(self) -> Engine:
+        return engine()
+
+    def _open_journal(self, recover_file: str | os.PathLike[str] | None) -> Journal:
+        identity = self._engine.service.identity
+        given = None if recover_file is None else Path(recover_file).absolute()
+        path = given or journal_files.new_path(identity, is_full=True)
+        opened = Journal(path, journal_files.create, self._engine.post, is_full=True, wait=True)
+        opened.begin(identity, self._engine.service.name)
+        self._note_computation(opened)
+        return opened
+
+    def _note_computation(self, where: Journal) -> None:
+        """Have a journal know what it takes to find the jobs of this cluster, and to run them."""
+        tls = self._tls
+
+        def shown(file: str | None) -> str:
+            return os.path.abspath(file) if file else ""
+
+        options = journal.Options(
+            self._secret.fingerprint(),
+            secret_file=shown(self._secret_file),
+            certfile=shown(tls.certfile),
+            keyfile=shown(tls.keyfile),
+            cafile=shown(tls.cafile),
+            tls=tls.wanted,
+            isolate=self._isolate,
+            reentrant=self._reentrant,
+            exclusive=self._exclusive,
+            pulse_s=self._pulse_s,
+            nodes=[
+                (a.host, a.port or (0 if a.ip_addr is None else config.node_port()), a.cpus)
+                for a in self._allocations
+            ],
+        )
+        where.add_computation(self._number, self.name, options, self._computation.code)
 
     def _target(self, host: str, port: int, name: str, uses_tls: bool | None = None) -> Target:
         """Where to reach a node, and how.
@@ -352,6 +407,7 @@ class JobCluster:
         if (
             len(self._jobs) == 1
             and not self._is_posted
+            and self._journal is None
             and self._engine.service.try_submit(self._number, message)
         ):
             return job
@@ -372,6 +428,14 @@ class JobCluster:
             if is_full or len(self._jobs) >= self._queued_max:
                 self._wait_for_room()
             return self._submit_at_once(job_id, node, args, kwargs)
+
+    def _submit_noted(
+        self, job_id: Any, node: NodeId | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> DispyJob:
+        """The same with a full journal: not while it has too much to write."""
+        if self._journal is not None and self._journal.is_behind and not self._engine.is_current():
+            self._journal.wait_for_room()
+        return self._submit_unnoted(job_id, node, args, kwargs)
 
     def _wait_for_room(self) -> None:
         with self._idle:
@@ -421,6 +485,8 @@ class JobCluster:
                 f"{OBJECTS_MAX} objects are put into cluster {self.name}",
                 hint="let go of references, or put fewer and larger objects",
             )
+        if self._journal is not None:
+            self._journal.put_object(message.number, message.payload)
         self._engine.service.handle(core.PutObject(message))
 
     def _hold(self, number: int) -> None:
@@ -438,6 +504,8 @@ class JobCluster:
     def _drop_refs(self) -> None:
         numbers = [self._dropped.popleft() for _ in range(len(self._dropped))]
         if numbers and not self._is_closed:
+            if self._journal is not None:
+                self._journal.drop_objects(numbers)
             self._engine.service.handle(core.DropObjects(self._number, numbers))
             if self._engine.service.memory is not None:
                 self._engine.service.memory.trim()
@@ -498,10 +566,14 @@ class JobCluster:
         popleft = inbox.popleft
         jobs = [popleft() for _ in range(len(inbox))]
         if jobs:
+            if self._journal is not None:
+                self._journal.submitted(jobs)
             self._engine.service.submit(core.SubmitJobs(self._number, jobs))
             self._engine.service.schedule_tick()
 
     def _submit_pinned(self, node: NodeId, job: Job) -> None:
+        if self._journal is not None:
+            self._journal.submitted([job], is_pinned=True)
         self._engine.service.handle(core.SubmitJobs(self._number, [job], node))
 
     def _check_open(self) -> None:
@@ -769,7 +841,22 @@ class JobCluster:
         self.end_time = self.end_time or time.time()
         self._engine.call(self._engine.remove, self)
         self._tell_maps()
+        if self._journal is not None:
+            self._journal.close(remove=not self._keeps_journal)
+            if self._keeps_journal:
+                notice(
+                    f"dispy.recover_jobs({str(self._journal.path)!r}) returns the jobs of cluster {self.name}"
+                )
         return True
+
+    def _is_unheard(self) -> bool:
+        """Whether results can be fetched that nobody in this program will see, once it has failed."""
+        if self.job_status is not None or self.cluster_status is not None or self.job_output is not None:
+            return False
+        if self._journal is not None:
+            return True
+        has_jobs = any(type(job) is not Chunk for job in list(self._jobs.values()))
+        return has_jobs and self._number in self._engine.noted
 
     def _close_at_exit(self, is_interrupted: bool) -> None:
         if is_interrupted:
@@ -792,7 +879,11 @@ class JobCluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close; after an exception cancel what has not ended, and let the exception pass."""
+        """Close; after an exception cancel what has not ended, and let the exception pass.
+
+        A full journal stays then, so that what was computed can be had.
+        """
+        self._keeps_journal = kind is not None
         self.close(terminate=kind is not None)
 
     def __repr__(self) -> str:
@@ -1162,7 +1253,6 @@ _INSTEAD = {
     "dest_path": "jobs have a working directory of their own; leave it out",
     "setup": "create what jobs need inside the function",
     "cleanup": "files of a computation are removed when the cluster closes; leave it out",
-    "recover_file": "leave it out",
 }
 
 

@@ -20,12 +20,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dispy import config, payload
 from dispy.buffers import SharedPool, pool
+from dispy.client import journal as journals
+from dispy.client import journal_files
 from dispy.client.callbacks import Caller
+from dispy.client.journal import Journal
 from dispy.client.log import notice
 from dispy.core.scheduling import state as core
 from dispy.errors import DispyError, UsageError
@@ -75,7 +79,20 @@ class Engine:
         self._tried: dict[Target, float] = {}
         self._place: Place | None = None
         """Our directory on the memory file system, if nodes of this machine are expected."""
+        self._take_before: Callable[[int], memoryview] = pool.take
+        """Where large data was kept before we had that."""
         self._next_computation = 1
+        self._journal: Journal | None = None
+        """Of the program: for clusters that have none of their own."""
+        self.noted: set[int] = set()
+        """Computations that are in it."""
+        self._has_no_journal = False
+        """It cannot be made."""
+        self._ended_journals: list[Journal] = []
+        self._is_holding = False
+        """Results are not acknowledged any more."""
+        self._is_leaving = False
+        """Nodes are to keep what they have: somebody will fetch it."""
         self._is_stopped = False
         started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._run, args=(started,), name="dispy engine", daemon=True)
@@ -102,7 +119,7 @@ class Engine:
         await self._stopping.wait()
         if self._discovery is not None:
             self._discovery.cancel()
-        self.service.close()
+        self.service.close(forget=not self._is_leaving)
         for _ in range(5):  # farewells leave, and connections are told that they are closed
             await asyncio.sleep(0)
         for private in self._private.values():
@@ -157,12 +174,21 @@ class Engine:
             private.wait()
         self.callbacks.stop()
         self.loader.stop()
+        if self._journal is not None:
+            self._journal.close(remove=not self._is_leaving)
+        for journal in self._ended_journals:
+            journal.close(remove=True)
         if self._place is not None:
-            payload.take = pool.take
+            payload.take = self._take_before
             if self.service.memory is not None:
                 self.service.memory.close()
             self._place.close()
             sweep(memory_directory())
+
+    def leave(self) -> None:
+        """End as if the program died: nodes keep what they have, and journals stay."""
+        self._is_leaving = True
+        self.stop()
 
     def share_memory(self) -> None:
         """Keep large payloads where nodes of this machine can take them by name; on any thread."""
@@ -176,6 +202,7 @@ class Engine:
                 return
             memory = self.service.memory = SharedPool(str(self._place.root), payload.read_bytes)
 
+        self._take_before = payload.take
         payload.take = memory.take
 
     # Clusters.
@@ -189,6 +216,11 @@ class Engine:
     def add(self, cluster: JobCluster) -> None:
         """A cluster begins; on the loop."""
         self.clusters[cluster._number] = cluster
+        journal = cluster._journal
+        if journal is not None:
+            assert journal.mark is not None
+            self.service.on_send[cluster._number] = journal.mark.note
+            self.service.after_note = self._after_note
         self._set_pulse()
         self.service.handle(core.AddComputation(core.ClientId(0), cluster._compute(), cluster._reentrant))
         for info in self.service.nodes():
@@ -203,6 +235,80 @@ class Engine:
         self.clusters.pop(cluster._number, None)
         self._set_pulse()
         self.service.handle(core.CloseComputation(cluster._number))
+        self._forget_noted(cluster)
+
+    # Journals.
+
+    def _note_node(self, cluster: JobCluster, info: NodeInfo, is_private: bool) -> None:
+        """A cluster uses a node: should the program die, somebody has to know."""
+        if cluster._journal is not None:
+            cluster._journal.add_node(_node_row(info, is_private))
+            return
+        # The program's own node ends with it: there is nothing to be found then.
+        if is_private or self._has_no_journal or not config.Journal:
+            return
+        if self._journal is None:
+            self._journal = self._new_journal()
+            if self._journal is None:
+                self._has_no_journal = True
+                return
+        if cluster._number not in self.noted:
+            self.noted.add(cluster._number)
+            cluster._note_computation(self._journal)
+        self._journal.add_node(_node_row(info, is_private))
+
+    def _new_journal(self) -> Journal | None:
+        try:
+            path = journal_files.new_path(self.service.identity, is_full=False)
+        except DispyError as error:
+            logger.warning("should this program die, recover_jobs will not find its jobs: %s", error)
+            return None
+        journal = Journal(path, journal_files.create_short, self.post, is_full=False, wait=False)
+        journal.begin(self.service.identity, self.service.name)
+        return journal
+
+    def _leave_results(self) -> bool:
+        """The program has failed: nobody will see what its jobs return now.
+
+        Waits for them all the same, and has nodes and journals keep it; False if there is nothing to be kept.
+        """
+        left = [cluster for cluster in self.clusters.values() if cluster._is_unheard()]
+        self._is_holding = any(cluster._journal is None for cluster in left)
+        if self._is_holding:
+            self.call(setattr, self.service, "after_note", _never)
+        for cluster in left:
+            cluster.wait()
+            self.call(self.clusters.pop, cluster._number)
+            where = repr(str(cluster._journal.path)) if cluster._journal is not None else ""
+            notice(
+                f"the program has failed; what jobs of cluster {cluster.name} return is kept for it: "
+                f"dispy.recover_jobs({where}) fetches it"
+            )
+            if cluster._journal is not None:
+                cluster._journal.end(remove=False)
+                self._ended_journals.append(cluster._journal)
+        return bool(left)
+
+    def _forget_noted(self, cluster: JobCluster) -> None:
+        """A cluster has ended, and with the last one the program's journal."""
+        self.service.on_send.pop(cluster._number, None)
+        if not self._is_holding and not any(other._journal is not None for other in self.clusters.values()):
+            self.service.after_note = None
+        if self._journal is not None and cluster._number in self.noted:
+            self.noted.discard(cluster._number)
+            if self.noted:
+                self._journal.drop_computation(cluster._number)
+            else:
+                self._journal.end(remove=True)
+                self._ended_journals.append(self._journal)
+                self._journal = None
+
+    def _after_note(self, told: Callable[[], None]) -> None:
+        """Call a function when all journals with results have those that came until now."""
+        for cluster in self.clusters.values():
+            if cluster._journal is not None:
+                told = partial(cluster._journal.after_note, told)
+        told()
 
     def _set_pulse(self) -> None:
         """Nodes serve all clusters over one link each: the smallest interval is for all."""
@@ -296,9 +402,18 @@ class Engine:
             return
         cpus = cluster._allocated_cpus(info)
         if cpus > 0:
-            self.service.handle(core.Allocate(cluster._number, info.node, cpus))
-            if private is not None:
-                self._drain(cluster, private)
+            self._note_node(cluster, info, private is not None)
+            if cluster._journal is None:
+                self._use(cluster, info, cpus)
+            else:
+                # Not before it is written: whoever recovers the jobs has to know all who may have one.
+                cluster._journal.after_note(partial(self._use, cluster, info, cpus))
+
+    def _use(self, cluster: JobCluster, info: NodeInfo, cpus: int) -> None:
+        self.service.handle(core.Allocate(cluster._number, info.node, cpus))
+        private = self._private_of(info)
+        if private is not None:
+            self._drain(cluster, private)
 
     def _drain(self, cluster: JobCluster, private: PrivateNode) -> None:
         """Our own node takes nothing new while another node of this machine is there."""
@@ -322,6 +437,11 @@ class Engine:
         """A node is lost."""
         logger.warning("%s", reason)
         self._tried.pop(found.target, None)
+        if self._journal is not None:
+            self._journal.drop_node(found.node)
+        for cluster in self.clusters.values():
+            if cluster._journal is not None:
+                cluster._journal.drop_node(found.node)
         if self._place is not None and is_loopback(found.ip_addr):
             # Should it be dead: its processes have gone by then.
             self._loop.call_later(SWEEP_S, self._sweep)
@@ -346,12 +466,16 @@ class Engine:
         """Jobs have ended on a node."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
+            if cluster._journal is not None:
+                cluster._journal.ended(found.ip_addr, action.ended)
             cluster._on_ended(action.ended, found)
 
     def on_ended_here(self, action: core.TellEndedHere) -> None:
         """Jobs have ended with us."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
+            if cluster._journal is not None:
+                cluster._journal.ended_here(action.numbers, action.status, action.reason)
             cluster._on_ended_here(action.numbers, action.status, action.reason)
 
     def on_started(self, action: core.TellStarted, found: NodeInfo) -> None:
@@ -401,6 +525,24 @@ class Engine:
                 if cpus > 0:
                     self.service.handle(core.Allocate(cluster._number, found.node, cpus))
             cluster._on_node_changed(found)
+
+
+def _never(told: Callable[[], None]) -> None:
+    """Takes no notice of results, so that nodes keep them."""
+
+
+def _node_row(info: NodeInfo, is_private: bool) -> journals.NodeRow:
+    target = info.target
+    return journals.NodeRow(
+        info.node,
+        target.host,
+        target.port,
+        target.name,
+        info.name,
+        target.tls is not None,
+        Secret(target.key, is_own=False).fingerprint(),
+        journals.PRIVATE if is_private else journals.USED,
+    )
 
 
 class PrivateNode:
@@ -523,15 +665,23 @@ def _at_exit() -> None:
     running = _engine
     if running is None or running.pid != os.getpid() or running._is_stopped:
         return
-    is_interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
+    failed = getattr(sys, "last_type", None) if not hasattr(sys, "ps1") else None
+    is_interrupted = failed is KeyboardInterrupt
+    is_leaving = False
     try:
+        if failed is not None and not is_interrupted:
+            is_leaving = running._leave_results()
         for cluster in list(running.clusters.values()):
             cluster._close_at_exit(is_interrupted)
     except KeyboardInterrupt:
+        is_leaving = False
         for cluster in list(running.clusters.values()):
             cluster._close_at_exit(True)
     running.callbacks.drain(10)
-    stop_engine()
+    if is_leaving:
+        running.leave()
+    else:
+        stop_engine()
 
 
 atexit.register(_at_exit)

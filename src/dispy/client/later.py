@@ -12,10 +12,3 @@ class SharedJobCluster:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         raise NotYetError("SharedJobCluster is not available yet", hint="use JobCluster")
-
-
-def recover_jobs(*args: Any, **kwargs: Any) -> list[Any]:
-    """Fetch the results of a program that died. Not available yet."""
-    raise NotYetError(
-        "recover_jobs is not available yet", hint="keep the program running until its jobs have ended"
-    )

@@ -1,0 +1,286 @@
+"""The journal of a program that has died: found, locked and read."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dispy import payload
+from dispy.client import journal_files as files
+from dispy.client.journal import GIVEN_UP, PRIVATE, USED, Journal, NodeRow, Options, boot_id, read_mark
+from dispy.client.journal_files import BusyError, EmptyError
+from dispy.client.log import notice
+from dispy.client.mapping import NUMBERS_FROM
+from dispy.core.recovery import PlaceStatus, Recovery, Result
+from dispy.errors import DispyError, UsageError
+from dispy.net import secrets
+from dispy.protocol.node import Ended
+
+logger = logging.getLogger("dispy.client")
+
+
+class Submitted(msgspec.Struct):
+    """A job as the journal has it."""
+
+    data: bytes
+    part: int
+    time: float
+    is_pinned: bool
+
+
+class _EndedRow(msgspec.Struct, array_like=True):
+    """``Ended`` without limits: what a program was told may be longer than what fits a message."""
+
+    number: int
+    attempt: int
+    status: int
+    start: float
+    end: float
+    payload: bytes
+    stream: int = 0
+    reason: str = ""
+    stdout: bytes = b""
+    stderr: bytes = b""
+    output_stream: int = 0
+    stdout_size: int = 0
+    ran: bool = True
+    segment: int = 0
+    died: bool = False
+    job_id: bytes = b""
+
+
+class _JobRow(msgspec.Struct, array_like=True):
+    """``Job`` likewise."""
+
+    number: int
+    attempt: int
+    payload: bytes
+    stream: int = 0
+
+
+_ended_rows = msgspec.msgpack.Decoder(list[_EndedRow])
+_job_rows = msgspec.msgpack.Decoder(list[_JobRow])
+_numbers_of = msgspec.msgpack.Decoder(list[int])
+_options_of = msgspec.msgpack.Decoder(Options)
+
+
+class Session:
+    """A program that had the journal: the one that died, or one that resumed its jobs and died as well."""
+
+    def __init__(self, number: int, identity: bytes, program: str, boot: str) -> None:
+        self.number = number
+        self.identity = identity
+        self.program = program
+        self.boot = boot
+        self.nodes: list[NodeRow] = []
+        self.computations: dict[int, tuple[str, Options]] = {}
+        self.recovery: Recovery
+        self.sent_max: int | None = None
+        """No job above it was ever sent; None if that is not known."""
+        self.keys: dict[str, tuple[bytes, Options]] = {}
+        """Secrets by fingerprint, and how a computation that has one reaches its nodes."""
+
+
+class Dead:
+    """The journal of a dead program, and what is in it."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.is_done = False
+        """All is fetched: the journal can be removed."""
+        self.sessions: list[Session] = []
+        self.submitted: dict[int, Submitted] = {}
+        self.told: dict[int, Result] = {}
+        """Results that the program had."""
+        self.session_of: dict[int, int] = {}
+        """In which session a job goes on that was resumed."""
+        self.code = b""
+        self.name = ""
+        self.is_reentrant = False
+        journal.ask(self._read)
+
+    def _read(self, db: Any) -> None:
+        for number, identity, program, boot in db.execute(
+            "SELECT id, identity, program, boot FROM session"
+        ):
+            session = Session(
+                *msgspec.convert((number, identity, program, boot), tuple[int, bytes, str, str])
+            )
+            self.sessions.append(session)
+            rows = db.execute(
+                "SELECT incarnation, host, port, name, label, tls, fingerprint, state FROM node WHERE session = ?",
+                (number,),
+            )
+            fields = NodeRow.__struct_fields__
+            session.nodes = [
+                # SQLite has no truth values.
+                msgspec.convert(dict(zip(fields, row, strict=True)), NodeRow, strict=False)
+                for row in rows
+            ]
+            rows = db.execute(
+                "SELECT number, name, options, code FROM computation WHERE session = ?", (number,)
+            )
+            for row in rows:
+                computation, name, options, code = msgspec.convert(
+                    row, tuple[int, str, bytes, bytes | None]
+                )
+                session.computations[computation] = (name, _options_of.decode(options))
+                self.code, self.name = code or self.code, name
+            used = [row.incarnation for row in session.nodes if row.state == USED]
+            lost = [row.incarnation for row in session.nodes if row.state == GIVEN_UP]
+            private = [row for row in session.nodes if row.state == PRIVATE]
+            session.recovery = Recovery(
+                session.computations, used + [row.incarnation for row in private], lost, NUMBERS_FROM
+            )
+            for row in private:
+                reason = "the program's own node ended with the program"
+                session.recovery.give_up(row.incarnation, PlaceStatus.GONE, reason)
+            if session.boot and session.boot == boot_id():
+                session.sent_max = read_mark(self.journal.path, number)
+        if self.journal.is_full:
+            self._read_jobs(db)
+
+    def _read_jobs(self, db: Any) -> None:
+        for row in db.execute("SELECT time, pinned, jobs FROM submitted ORDER BY id"):
+            submitted, pinned, jobs = msgspec.convert(row, tuple[float, int, bytes])
+            for job in _job_rows.decode(jobs):
+                self.submitted[job.number] = Submitted(job.payload, job.stream, submitted, bool(pinned))
+        for each in db.execute("SELECT ip, jobs FROM ended ORDER BY id"):
+            ip_addr, ended = msgspec.convert(each, tuple[str, bytes])
+            for row in _ended_rows.decode(ended):
+                fields = {name: getattr(row, name) for name in row.__struct_fields__}
+                if row.stream:
+                    fields["payload"] = read_part(db, row.stream)
+                    fields["stream"] = 0
+                self.told[row.number] = Result(Ended(**fields), ip_addr)
+        for each in db.execute("SELECT session, jobs FROM resumed ORDER BY session"):
+            session, numbers = msgspec.convert(each, tuple[int, bytes])
+            for number in _numbers_of.decode(numbers):
+                self.session_of[number] = session
+        self.is_reentrant = any(
+            options.reentrant for session in self.sessions for _, options in session.computations.values()
+        )
+
+    def session(self, number: int) -> Session:
+        """Where a job was last."""
+        wanted = self.session_of.get(number, self.sessions[0].number)
+        return next(session for session in self.sessions if session.number == wanted)
+
+    def arguments(self, number: int) -> Any:
+        """The pickled call of a job that was submitted."""
+        job = self.submitted[number]
+        return self.journal.ask(partial(read_part, part=job.part)) if job.part else job.data
+
+
+def read_part(db: Any, part: int) -> memoryview:
+    """A large payload."""
+    rows = db.execute("SELECT data FROM part WHERE id = ? ORDER BY place", (part,)).fetchall()
+    block = payload.take(sum(len(row[0]) for row in rows))
+    position = 0
+    for (data,) in rows:
+        block[position : position + len(data)] = data
+        position += len(data)
+    return block
+
+
+def open_journals(recover_file: str | os.PathLike[str] | None, given: dict[str, Any]) -> list[Dead]:
+    """The journals of one dead program, locked."""
+    paths: Iterable[Path]
+    if recover_file is not None:
+        if not isinstance(recover_file, (str, os.PathLike)):
+            raise UsageError(f"recover_file must be a path, not {type(recover_file).__name__}")
+        path = Path(recover_file).absolute()
+        if not path.exists():
+            notice(f"there is no journal {path}: nothing to recover")
+            return []
+        paths = [path]
+    else:
+        paths = files.left_behind()
+    found: list[Dead] = []
+    others = set()
+    try:
+        for path in paths:
+            if (
+                found
+                and recover_file is None
+                and files.program_of(path) != files.program_of(found[0].journal.path)
+            ):
+                others.add(path)
+                continue
+            try:
+                found.append(_open_dead(path))
+            except UsageError as error:
+                if recover_file is not None:
+                    raise
+                if isinstance(error, EmptyError):
+                    files.remove_empty(path)
+                elif not isinstance(error, BusyError):
+                    logger.warning("%s", error)
+        for one in found:
+            _prepare(one, given)
+    except BaseException:
+        for one in found:
+            one.journal.close(remove=False)
+        raise
+    if not found:
+        notice("no journal of a program that died: nothing to recover")
+    left = {files.program_of(path) for path in others if _is_dead(path)}
+    if left:
+        notice(f"{len(left)} more programs have died and can be recovered, a call each")
+    return found
+
+
+def _open_dead(path: Path) -> Dead:
+    def call(function: Callable[[], object]) -> None:
+        function()
+
+    journal = Journal(path, files.take_over, call, is_full=False, wait=True)
+    try:
+        return Dead(journal)
+    except BaseException:
+        journal.close(remove=False)
+        raise
+
+
+def _is_dead(path: Path) -> bool:
+    try:
+        files.take_over(path).close()
+    except DispyError:
+        return False
+    return True
+
+
+def _prepare(one: Dead, given: dict[str, Any]) -> None:
+    """Find the secrets that the nodes of a journal want."""
+    for session in one.sessions:
+        for name, options in session.computations.values():
+            if options.fingerprint not in session.keys:
+                session.keys[options.fingerprint] = (_find_key(name, options, given), options)
+
+
+def _find_key(name: str, options: Options, given: dict[str, Any]) -> bytes:
+    """The secret with the fingerprint that a cluster noted."""
+    tried = [given] if given["secret"] or given["secret_file"] else []
+    if not tried and options.secret_file:
+        tried.append({"secret_file": options.secret_file})
+    if not tried:
+        tried.append({})
+    reason = "that is another one"
+    for arguments in tried:
+        try:
+            chosen = secrets.choose(**arguments)
+        except DispyError as error:
+            reason = str(error)
+            continue
+        if chosen.fingerprint() == options.fingerprint:
+            return chosen.key
+    raise UsageError(
+        f"cluster {name} used a secret with the fingerprint {options.fingerprint}, and {reason}",
+        hint="give it: recover_jobs(..., secret_file=PATH)",
+    )

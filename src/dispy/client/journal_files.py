@@ -1,0 +1,243 @@
+"""Files with journals: made, locked, opened again, found, removed."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dispy.errors import DispyError, StateDirectoryError, UsageError
+from dispy.net.directories import private_directory, state_directory
+
+if TYPE_CHECKING:
+    # Imported where it is used: it takes some 10 ms, which are those of the journal's thread.
+    import sqlite3
+
+APPLICATION = 0x64697370  # "disp"
+VERSION = 1
+
+NEW_S = 60.0
+"""After so long a journal is not empty because it is just being made."""
+
+OLD_S = 30 * 86400.0
+"""A short journal that nobody has asked for is removed after so long: no node keeps anything that long."""
+
+_SHORT_SCHEMA = """
+CREATE TABLE session (id INTEGER PRIMARY KEY, identity BLOB, program TEXT, started REAL, boot TEXT);
+CREATE TABLE node (session INTEGER, incarnation BLOB, host TEXT, port INTEGER, name TEXT, label TEXT, tls INTEGER,
+    fingerprint TEXT, state INTEGER, PRIMARY KEY (session, incarnation)) WITHOUT ROWID;
+CREATE TABLE computation (session INTEGER, number INTEGER, name TEXT, options BLOB, code BLOB,
+    PRIMARY KEY (session, number)) WITHOUT ROWID;
+"""
+
+# Of one computation, under the numbers that it has in the sessions. Numbers of jobs are the same in all of them.
+_FULL_SCHEMA = """
+CREATE TABLE submitted (id INTEGER PRIMARY KEY, time REAL, pinned INTEGER, jobs BLOB);
+CREATE TABLE ended (id INTEGER PRIMARY KEY, ip TEXT, jobs BLOB);
+CREATE TABLE resumed (session INTEGER PRIMARY KEY, jobs BLOB);
+CREATE TABLE object (number INTEGER PRIMARY KEY, part INTEGER);
+CREATE TABLE part (id INTEGER, place INTEGER, data BLOB, PRIMARY KEY (id, place)) WITHOUT ROWID;
+"""
+
+
+class BusyError(UsageError):
+    """A journal belongs to a program that lives, or to a recovery that is under way."""
+
+
+class EmptyError(UsageError):
+    """A journal has nothing in it: its program died when it began, or has made it just now."""
+
+
+def journals_directory() -> Path:
+    """Where journals are that were not given a path."""
+    return private_directory(state_directory() / "journals")
+
+
+def mark_path(path: Path, session: int) -> Path:
+    """The mark that belongs to a program's part of a journal."""
+    return path.with_name(f"{path.name}-sent{session}")
+
+
+def create(path: Path, *, is_full: bool = True) -> sqlite3.Connection:
+    """Make a journal.
+
+    Raises:
+        UsageError: There is a file, or none can be made.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise _describe_existing(path) from None
+    except OSError as error:
+        raise UsageError(
+            f"journal {path} cannot be made: {error.strerror}", hint="give a path that you can write to"
+        ) from error
+    os.close(descriptor)
+    db = _connect(path)
+    try:
+        # What is not there yet cannot be lost.
+        db.execute("PRAGMA synchronous = OFF")
+        # Large pages save half of the time that batches take.
+        db.execute(f"PRAGMA page_size = {16384 if is_full else 512}")
+        db.execute(f"PRAGMA application_id = {APPLICATION}")
+        db.execute(f"PRAGMA user_version = {VERSION}")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.executescript(f"BEGIN; {_SHORT_SCHEMA} {_FULL_SCHEMA if is_full else ''} COMMIT;")
+        # To the disk itself: nodes forget what is written here, and a machine may lose its power.
+        db.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        db.close()
+        remove(path)
+        raise
+    return db
+
+
+def create_short(path: Path) -> sqlite3.Connection:
+    """Make a short journal."""
+    private_directory(path.parent)
+    remove_old(path.parent)
+    return create(path, is_full=False)
+
+
+def take_over(path: Path) -> sqlite3.Connection:
+    """Open the journal of a program that has died.
+
+    Raises:
+        BusyError: Its program lives, or somebody recovers it.
+        UsageError: It is no journal.
+    """
+    import sqlite3
+
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise UsageError(f"journal {path} cannot be read: {error.strerror}") from error
+    if status.st_uid != os.getuid():
+        raise UsageError(f"journal {path} is another user's")
+    db = _connect(path)
+    try:
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+        if tables and db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
+            raise UsageError(f"{path} is no journal of dispy")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > VERSION:
+            raise UsageError(f"journal {path} is of a newer dispy ({version})", hint="use that one")
+        db.execute("PRAGMA synchronous = FULL")
+        # The lock is ours from the first write on.
+        db.execute("BEGIN IMMEDIATE")
+        if "session" not in tables or not db.execute("UPDATE session SET boot = boot").rowcount:
+            raise EmptyError(f"{path} is no journal of dispy: it is empty")
+        db.execute("COMMIT")
+    except sqlite3.DatabaseError as error:
+        db.close()
+        if _is_locked(error):
+            raise BusyError(
+                f"journal {path} is in use: its program runs, or a recovery of it does",
+                hint="wait for its end, or end it",
+            ) from error
+        raise UsageError(f"{path} is no journal of dispy: {error}") from error
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _is_locked(error: sqlite3.Error) -> bool:
+    import sqlite3
+
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    import sqlite3
+
+    db = sqlite3.connect(path, isolation_level=None, timeout=0)
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    return db
+
+
+def _describe_existing(path: Path) -> UsageError:
+    """Why a file cannot be a new journal."""
+    try:
+        take_over(path).close()
+    except BusyError:
+        return UsageError(
+            f"journal {path} is in use by a program that runs", hint="give each cluster a file of its own"
+        )
+    except UsageError as error:
+        return UsageError(f"{path} exists, and is not overwritten ({error})", hint="give another name")
+    return UsageError(
+        f"{path} is the journal of a program that died",
+        hint=f"fetch its jobs with dispy.recover_jobs({str(path)!r}), or remove the file",
+    )
+
+
+def remove(path: Path) -> None:
+    """Remove a journal with all that belongs to it."""
+    with contextlib.suppress(OSError):
+        marks = [each for each in path.parent.iterdir() if each.name.startswith(f"{path.name}-sent")]
+        for each in [
+            path,
+            *(path.with_name(path.name + end) for end in ("-wal", "-shm", "-journal")),
+            *marks,
+        ]:
+            each.unlink(missing_ok=True)
+
+
+def remove_old(directory: Path) -> None:
+    """Remove short journals that nobody has asked for, for so long that no node keeps anything for them."""
+    for path in directory.glob(f"*{SHORT}"):
+        with contextlib.suppress(OSError, DispyError):
+            if time.time() - path.stat().st_mtime > OLD_S:
+                take_over(path).close()  # which a living program does not let us
+                remove(path)
+
+
+def remove_empty(path: Path) -> None:
+    """Remove a journal that is empty, unless that may change at any moment."""
+    with contextlib.suppress(OSError):
+        if time.time() - path.stat().st_mtime > NEW_S:
+            remove(path)
+
+
+SHORT = ".journal"
+FULL = ".full"
+
+
+_made = itertools.count(1)
+
+
+def new_path(identity: bytes, *, is_full: bool) -> Path:
+    """A place for a journal. Sorted by name they are sorted by time.
+
+    Raises:
+        StateDirectoryError: The user's state directory cannot be used.
+    """
+    now = time.strftime("%Y%m%d-%H%M%S")
+    name = f"{now}-{identity.hex()[:12]}-{next(_made)}"
+    return journals_directory() / f"{name}{FULL if is_full else SHORT}"
+
+
+def program_of(path: Path) -> str:
+    """What the names of all journals of one program have in common."""
+    return path.name.split("-")[2]
+
+
+def left_behind() -> Iterator[Path]:
+    """Journals in the usual place, newest first; those of living programs among them."""
+    try:
+        directory = journals_directory()
+    except StateDirectoryError:
+        return
+    yield from sorted(
+        (
+            path
+            for path in directory.iterdir()
+            if path.suffix in (SHORT, FULL) and path.name.count("-") == 3
+        ),
+        reverse=True,
+    )

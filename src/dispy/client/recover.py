@@ -1,0 +1,190 @@
+"""``recover_jobs``: the jobs of a program that has died, from its journal and its nodes.
+
+The nodes are dialed in the dead program's name. Each says what it has, sends what has ended, and later what ends;
+``core.recovery`` puts that together. Nothing is acknowledged, closed or removed before all is here and can be
+used: until then a recovery that is killed, or cannot load a result, has changed nothing and can be run again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+from dispy import config
+from dispy.client.asking import Net
+from dispy.client.dead import Dead, Session, open_journals
+from dispy.client.job import DispyJob
+from dispy.client.log import notice
+from dispy.client.recovered import by_address, load, make_jobs, why_not
+from dispy.client.resumed import Resumed, resume_unstarted
+from dispy.core.recovery import PlaceStatus
+from dispy.errors import UsageError
+
+logger = logging.getLogger("dispy.client")
+
+RELEASE_S = 3.0
+"""Time for nodes to say that they have let go."""
+
+KILL_S = 3.0
+"""What killing jobs may take beyond the grace period."""
+
+
+def recover_jobs(
+    recover_file: str | os.PathLike[str] | None = None,
+    timeout: float | None = None,
+    terminate_pending: bool = False,
+    *,
+    resume: bool = False,
+    secret: str = "",
+    secret_file: str | None = None,
+) -> list[DispyJob]:
+    """Fetch the jobs of a program that died: all that its nodes have, and with a full journal all that it submitted.
+
+    Waits for those that still run or are queued on nodes. When all is here, nodes forget it and the journal is
+    removed. What is not complete, by ``timeout`` or since a node does not answer, stays where it is: another
+    call returns it again, with the rest.
+
+    Args:
+        recover_file: What the cluster was given as such; by default, what the program that died last has left.
+        timeout: Seconds to wait for jobs to end; None waits for all. Those that have not ended are returned as they
+            are, ``Running`` or ``Created``.
+        terminate_pending: Kill what has not ended after ``timeout``, and do not wait for nodes that do not answer
+            then: nothing is left behind.
+        resume: Run jobs that were never started, on nodes as the cluster used them (full journal only).
+        secret: Shared with the nodes, if the program was given one.
+        secret_file: Likewise; by default the file that the program used.
+
+    Returns:
+        New jobs, in the order in which they were submitted, with the ids that the old ones had as far as is known.
+        Those that were never started are ``Created``. Empty, with a message, where there is no journal.
+
+    Raises:
+        UsageError: The file is no journal or in use, or the secret is another one.
+    """
+    found = open_journals(recover_file, {"secret": secret, "secret_file": secret_file})
+    if not found:
+        return []
+    try:
+        if resume and not any(one.journal.is_full for one in found):
+            raise UsageError(
+                "only a full journal has jobs to resume",
+                hint="create the cluster with durable=True, or with recover_file=PATH",
+            )
+        return _recover(found, timeout, terminate_pending, resume)
+    finally:
+        for one in found:
+            one.journal.close(remove=one.is_done)
+
+
+def _recover(
+    found: list[Dead], timeout: float | None, terminate_pending: bool, resume: bool
+) -> list[DispyJob]:
+    until = None if timeout is None else time.monotonic() + timeout
+    sessions = [session for one in found for session in one.sessions]
+    net = Net(sessions)
+    resumed: list[Resumed] = []
+    kept: list[Dead] = []
+    """Journals of which jobs were never started, and may be."""
+    is_released = False
+    try:
+
+        def is_told() -> bool:
+            return all(session.recovery.is_told() for session in sessions)
+
+        def is_over() -> bool:
+            return all(session.recovery.is_over() for session in sessions)
+
+        if resume:
+            net.wait(is_told, until)
+            resumed = resume_unstarted(net, found)
+        is_in_time = net.wait(is_over, until) and all(cluster.wait(_left(until)) for cluster in resumed)
+        if not is_in_time:
+            for asking in net.asking:
+                net.call(asking.give_up_silent)
+            if terminate_pending:
+                for asking in net.asking:
+                    net.call(asking.cancel_open)
+                for cluster in resumed:
+                    cluster.kill()
+                net.wait(is_over, time.monotonic() + config.CancelGrace + KILL_S)
+        is_whole = terminate_pending or (
+            is_in_time and net.call(lambda: all(session.recovery.is_whole() for session in sessions))
+        )
+        jobs = net.call(lambda: make_jobs(found, resumed, is_whole))
+        unreadable = [job for job in jobs if not load(job)]
+        if unreadable:
+            is_whole = False
+            logger.error(
+                "results of %d jobs cannot be rebuilt here, that of job %r because of: %s; nothing was removed: "
+                "call recover_jobs again where that can be imported",
+                len(unreadable),
+                unreadable[0].id,
+                why_not(unreadable[0]),
+            )
+        if is_whole:
+            for cluster in resumed:
+                cluster.finish()
+            if not terminate_pending:
+                run = {id(job) for cluster in resumed for job in cluster.resumed_jobs}
+                kept = [one for one in found if _keep_unstarted(one, [j for j in jobs if id(j) not in run])]
+            _release(net)
+            is_released = True
+        else:
+            _say_what_is_missing(found, sessions)
+    finally:
+        for cluster in resumed:
+            cluster.leave()
+        net.stop()
+    for one in found:
+        one.is_done = is_released and one not in kept
+    return jobs
+
+
+def _keep_unstarted(one: Dead, jobs: list[DispyJob]) -> bool:
+    """Have a journal know all that became of its jobs, so that nodes need not, if some may still be run."""
+    mine = [job for job in jobs if job._number in one.submitted]
+    left = [job for job in mine if not job._is_final]
+    if not left:
+        return False
+    for ip_addr, ended in by_address(one, mine).items():
+        one.journal.ended(ip_addr, ended)
+    # Where nobody has to be asked, what has not ended was never started.
+    one.journal.ask(lambda db: db.execute("DELETE FROM node"))
+    notice(
+        f"{len(left)} jobs were never started: recover_jobs({str(one.journal.path)!r}, resume=True) runs them, with "
+        "terminate_pending=True it forgets them"
+    )
+    return True
+
+
+def _left(until: float | None) -> float | None:
+    return None if until is None else max(0.0, until - time.monotonic())
+
+
+def _release(net: Net) -> None:
+    for asking in net.asking:
+        net.call(asking.release)
+    if not net.wait(
+        lambda: all(asking.is_released() for asking in net.asking), time.monotonic() + RELEASE_S
+    ):
+        logger.warning("not all nodes have said that they have let go; they will when their lease ends")
+
+
+def _say_what_is_missing(found: list[Dead], sessions: list[Session]) -> None:
+    missing = [
+        place.reason
+        for session in sessions
+        for place in session.recovery.places.values()
+        if place.status is PlaceStatus.SILENT
+    ]
+    still = sum(len(session.recovery.open_jobs()) for session in sessions)
+    if still:
+        missing.append(f"{still} jobs have not ended")
+    if missing:
+        logger.warning(
+            "not all is recovered: %s; call recover_jobs again later, or with terminate_pending=True to give that "
+            "up; the journal is %s",
+            "; ".join(missing),
+            ", ".join(str(one.journal.path) for one in found),
+        )

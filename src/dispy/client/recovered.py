@@ -1,0 +1,205 @@
+"""Jobs of a dead program, made anew: with their results, and with what can be said of those that have none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dispy import payload
+from dispy.client.dead import Dead, Session
+from dispy.client.job import CANCELLED, CREATED, FINISHED, RUNNING, DispyJob
+from dispy.core.recovery import Judge, Result
+from dispy.errors import UsageError
+from dispy.protocol.node import Ended
+
+if TYPE_CHECKING:
+    from dispy.client.resumed import Resumed
+
+
+class _Nowhere:
+    """Stands for the cluster of jobs that have not ended, and will not here."""
+
+    _pid = -1
+    name = "recovered"
+
+    def _check_open(self) -> None:
+        raise UsageError(
+            "this job had not ended when recover_jobs returned, and nobody waits for it now",
+            hint="call recover_jobs again",
+        )
+
+
+nowhere = _Nowhere()
+
+
+def make_jobs(found: list[Dead], resumed: list[Resumed], is_last_word: bool) -> list[DispyJob]:
+    """All jobs, with what became of them, in the order of their numbers. On the loop of ``Net``."""
+    jobs: dict[int, DispyJob] = {}
+    for one in found:
+        running = {
+            job._number: job for cluster in resumed if cluster.dead is one for job in cluster.resumed_jobs
+        }
+        results = _results(one)
+        for number in sorted({*results, *one.submitted, *running, *_mentioned(one)}):
+            if number in running:
+                job = running[number]
+                if not job._is_final:
+                    job._cluster = nowhere
+            elif number in results:
+                job = _ended_job(one, number, results[number])
+            else:
+                job = _new_job(one, number, None)
+            jobs[number] = job
+        others = [job for number, job in jobs.items() if number not in results and number not in running]
+        for session in one.sessions:
+            _judge(
+                one, session, [job for job in others if one.session(job._number) is session], is_last_word
+            )
+    return [job for _, job in sorted(jobs.items())]
+
+
+def _results(one: Dead) -> dict[int, Result]:
+    """By number; what the dead program was told counts more than what nodes have."""
+    results = {
+        number: result
+        for session in one.sessions
+        for (_, number), result in session.recovery.results.items()
+    }
+    return results | one.told
+
+
+def by_address(one: Dead, jobs: list[DispyJob]) -> dict[str, list[Ended]]:
+    """How these jobs ended as far as the journal does not know it, by the nodes' addresses."""
+    results = _results(one)
+    found: dict[str, list[Ended]] = {}
+    for job in jobs:
+        if job._number in one.told or not job._is_final:
+            continue
+        result = results.get(job._number)
+        if result is None:
+            ended = Ended(job._number, 0, job.status, 0.0, 0.0, b"", reason=job.exception or "", ran=False)
+            result = Result(ended, "")
+        found.setdefault(result.ip_addr, []).append(result.ended)
+    return found
+
+
+def unstarted(one: Dead) -> list[DispyJob]:
+    """Jobs that were never started, in order."""
+    results = _results(one)
+    left = [number for number in sorted(one.submitted) if number not in results]
+    found = []
+    for session in one.sessions:
+        judge = Judge(
+            session.recovery, sent_max=session.sent_max, is_reentrant=one.is_reentrant, is_last_word=False
+        )
+        computation = session.recovery.computations[0]
+        for number in left:
+            if one.session(number) is session and judge.fate((computation, number)).is_unstarted:
+                found.append(_new_job(one, number, None))
+    return found
+
+
+def _mentioned(one: Dead) -> set[int]:
+    """Jobs of which only the nodes know."""
+    return {
+        number
+        for session in one.sessions
+        for names in (session.recovery.open_jobs(), session.recovery.lost, session.recovery.returned)
+        for _, number in names
+    }
+
+
+def _judge(one: Dead, session: Session, jobs: list[DispyJob], is_last_word: bool) -> None:
+    """Say what became of jobs that have no result."""
+    recovery = session.recovery
+    judge = Judge(
+        recovery, sent_max=session.sent_max, is_reentrant=one.is_reentrant, is_last_word=is_last_word
+    )
+    open_jobs = {number: key for key in recovery.open_jobs() for number in key[1:]}
+    for job in jobs:
+        key = open_jobs.get(job._number)
+        if key is not None:
+            if key in recovery.started:
+                started, job.ip_addr = recovery.started[key]
+                job.start_time = started.start
+                job.status = RUNNING
+            if is_last_word:
+                _end(job, CANCELLED, "it was killed, and its node has not said how it ended")
+        else:
+            keys = [(computation, job._number) for computation in recovery.computations]
+            key = next((key for key in keys if key in recovery.lost), keys[0])
+            fate = judge.fate(key)
+            job.exception = fate.reason or recovery.returned.get(key)
+            if fate.status is not None:
+                _end(job, fate.status, fate.reason)
+
+
+def _ended_job(one: Dead, number: int, result: Result) -> DispyJob:
+    ended = result.ended
+    # A worker says which id a job was given; where it could not, the arguments do.
+    job_id = number if ended.status == FINISHED else None
+    if ended.job_id:
+        job_id = _load_id(ended.job_id, number)
+    job = _new_job(one, number, job_id)
+    job._cluster = None
+    job.status = ended.status
+    if ended.ran:
+        job.ip_addr = result.ip_addr
+        job.start_time = ended.start
+        job.end_time = ended.end
+        job._stdout = ended.stdout
+        job._stderr = ended.stderr
+    if ended.status == FINISHED:
+        job._value = ended.payload
+        job._is_encoded = True
+    else:
+        job.exception = ended.reason or None
+        job._error = bytes(ended.payload)
+    job._is_final = True
+    return job
+
+
+def _end(job: DispyJob, status: int, reason: str) -> None:
+    job.status = status
+    job.exception = reason
+    job._error = b""
+    job._is_final = True
+    job._cluster = None
+
+
+def _new_job(one: Dead, number: int, job_id: Any) -> DispyJob:
+    submitted = one.submitted.get(number)
+    if submitted is not None and job_id is None:
+        try:
+            call = payload.load_call(one.arguments(number))
+            job_id = call[2] if len(call) > 2 else None
+        except Exception:  # of a class that is not here, say
+            job_id = None
+    job = DispyJob(number if job_id is None else job_id, number, nowhere, 0.0, CREATED)
+    if submitted is not None:
+        job.submit_time = submitted.time
+    return job
+
+
+def _load_id(data: bytes, number: int) -> Any:
+    try:
+        return payload.load(data)
+    except Exception:
+        return number
+
+
+def load(job: DispyJob) -> bool:
+    """Rebuild a result; False if that fails, and it stays as it is."""
+    try:
+        job.result  # noqa: B018  # which loads it
+    except Exception:
+        return False
+    return True
+
+
+def why_not(job: DispyJob) -> str:
+    """Why a result cannot be rebuilt."""
+    try:
+        job.result  # noqa: B018
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""

@@ -1,0 +1,125 @@
+"""Jobs of a dead program that were never started are run."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from dispy.client.asking import Net
+from dispy.client.cluster import JobCluster
+from dispy.client.computation import Computation
+from dispy.client.dead import Dead, read_part
+from dispy.client.engine import Engine
+from dispy.client.job import DispyJob
+from dispy.client.journal import Journal
+from dispy.client.recovered import unstarted
+from dispy.core.scheduling import state as core
+from dispy.protocol.node import Job, PutObject
+
+logger = logging.getLogger("dispy.client")
+
+
+class Resumed(JobCluster):
+    """Runs jobs of a dead program that were never started, under an identity and with nodes of its own."""
+
+    def __init__(self, one: Dead) -> None:
+        # What is here before the base class is: it asks for it.
+        self.dead = one
+        self.resumed_jobs: list[DispyJob] = []
+        self._is_left = False
+        session = one.sessions[-1]
+        key, options = next(iter(session.keys.values()))
+        super().__init__(
+            None,
+            nodes=[(host, port or None, cpus) for host, port, cpus in options.nodes],
+            reentrant=options.reentrant,
+            isolate=options.isolate,
+            exclusive=options.exclusive,
+            pulse_interval=options.pulse_s,
+            secret=f"dispy1-{key.hex()}",
+            certfile=options.certfile or None,
+            keyfile=options.keyfile or None,
+            cafile=options.cafile or None,
+            tls=options.tls,
+            loglevel=logging.getLogger("dispy").level,
+            recover_file=one.journal.path,
+        )
+
+    def _make_computation(self, computation: Any, depends: Any) -> Computation:
+        made = Computation.__new__(Computation)
+        made.name = self.dead.name
+        made.code = self.dead.code
+        made.method = None
+        return made
+
+    def _find_engine(self) -> Engine:
+        return Engine()
+
+    def _open_journal(self, recover_file: Any) -> Journal:
+        journal = self.dead.journal
+        journal.session = max(session.number for session in self.dead.sessions) + 1
+        journal.redirect(self._engine.post)
+        journal.begin(self._engine.service.identity, self._engine.service.name)
+        self._note_computation(journal)
+        return journal
+
+    def run(self, jobs: list[DispyJob]) -> None:
+        """Run jobs, under the numbers that they had."""
+        assert self._journal is not None
+        journal, session = self._journal, self._journal.session
+        numbers = msgspec.msgpack.encode([job._number for job in jobs])
+        objects = journal.ask(lambda db: db.execute("SELECT number, part FROM object").fetchall())
+        put = [(number, journal.ask(partial(read_part, part=part))) for number, part in objects]
+        messages = [Job(job._number, 0, self.dead.arguments(job._number)) for job in jobs]
+        # From here on they are ours: whoever recovers us looks for them where we had them.
+        journal.ask(lambda db: db.execute("INSERT INTO resumed VALUES (?, ?)", (session, numbers)))
+        for job in jobs:
+            job._cluster = self
+            job.exception = None
+            self._jobs[job._number] = job
+        self.resumed_jobs = jobs
+        self._engine.call(self._submit_resumed, put, messages)
+
+    def _submit_resumed(self, put: list[tuple[int, memoryview]], messages: list[Job]) -> None:
+        service = self._engine.service
+        for number, data in put:
+            service.handle(core.PutObject(PutObject(self._number, number, data)))  # type: ignore[arg-type]
+        service.submit(core.SubmitJobs(self._number, messages))
+        service.schedule_tick()
+
+    def kill(self) -> None:
+        """End what has not ended."""
+        if self._jobs:
+            self._end_jobs()
+
+    def finish(self) -> None:
+        """All has ended: close it, and leave nothing behind."""
+        self._journal = None  # which is removed by whoever opened it
+        self.close()
+        self._is_left = True
+        self._engine.stop()
+
+    def leave(self) -> None:
+        """Go; what has not ended is left to the nodes, and to another recovery."""
+        if not self._is_left:
+            self._is_left = True
+            self._engine.leave()
+
+
+def resume_unstarted(net: Net, found: list[Dead]) -> list[Resumed]:
+    """Run what was never started."""
+    made = []
+    for one in found:
+        jobs = net.call(partial(unstarted, one)) if one.journal.is_full else []
+        pinned = [job for job in jobs if one.submitted[job._number].is_pinned]
+        if pinned:
+            logger.warning("%d jobs were for one node and no other; they are not resumed", len(pinned))
+        jobs = [job for job in jobs if not one.submitted[job._number].is_pinned]
+        if jobs:
+            cluster = Resumed(one)
+            made.append(cluster)
+            cluster.run(jobs)
+    return made
