@@ -11,6 +11,7 @@ CLAIMS = (
     "job_cpu",
     "stages",
     "throughput",
+    "journal",
     "mapping",
     "put",
     "large_shared",
