@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from dispy.net.directories import private_directory
@@ -66,9 +67,14 @@ def remove_tree(path: Path) -> None:
     except (OSError, RecursionError):
         # It is gone; or is too deep for Python, or changes under it.
         if os.path.lexists(path):
-            subprocess.run(
-                ["rm", "-rf", "--", path], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
-            )
+            # Without descriptors or processes it stays until the place that it is in is removed.
+            with suppress(OSError):
+                subprocess.run(
+                    ["rm", "-rf", "--", path],
+                    stdin=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    check=False,
+                )
 
 
 def sweep(base: Path) -> None:
