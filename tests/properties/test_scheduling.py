@@ -157,10 +157,12 @@ class PlainNode:
         self.tell(protocol.JobsReturned(number, attempts_of(back)))
 
     def fail(self, number: int) -> None:
-        """A host dies, or cannot load: what ran ends, what did not is given up."""
+        """A host dies, or cannot load: what ran ends, what did not is given back."""
         self._end(number, list(self.places[number].running), TERMINATED)
-        del self.places[number]
+        waiting = list(self.places.pop(number).waiting)
         self.tell(protocol.ComputationFailed(number, "no such module"))
+        if waiting:
+            self.tell(protocol.JobsReturned(number, attempts_of(waiting), "no such module"))
 
     def start(self, number: int) -> bool:
         """As many jobs as there are CPUs for begin."""

@@ -326,3 +326,18 @@ def test_workers_that_never_begin_end_the_computation_here_with_the_reason() -> 
 
 def died(offer: core.Offer, position: int) -> core.WorkerExited:
     return core.WorkerExited(offer.worker, "no memory", position, 0.0, 0.0, [])
+
+
+def test_a_job_that_waits_for_no_acknowledgement_any_more_is_forgotten() -> None:
+    """It has ended without, or died."""
+    for is_dying in (False, True):
+        machine = machine_with_computation(1)
+        (offer,) = offers(run(machine, range(1, 2)))
+        machine.handle(core.ValueSent(offer.worker, 1, 0, 1, b"v", 0), 0.5)
+        assert machine.state.computations[KEY].sending
+        if is_dying:
+            place = claim(offer.record.record, 0)
+            machine.handle(core.WorkerExited(offer.worker, "killed", place, 0.0, 1.0, []), 1.0)
+        else:
+            finish(machine, offer)
+        assert not machine.state.computations[KEY].sending

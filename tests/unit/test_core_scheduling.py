@@ -9,7 +9,7 @@ from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import ClientId, NodeId
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
-from dispy.protocol.node import Attempt, Compute, Job
+from dispy.protocol.node import Attempt, Compute, Ended, Job
 
 NODE = NodeId(b"n" * 16)
 
@@ -180,7 +180,7 @@ def test_a_reconnect_sends_what_may_have_been_lost() -> None:
     machine.handle(core.NodeUp(NODE, "n", 1, True), 0.0)
     actions = machine.handle(core.FromNodeEvent(NODE, node.Reconciled([], [])), 0.0)
     assert sent(actions, node.PutObject) == [put(2).message]
-    assert sent(actions, node.DropObjects) == [node.DropObjects(1, [1])]
+    assert sent(actions, node.DropObjects) == [node.DropObjects(1, [1, 3])], "3 may have arrived"
 
 
 def test_a_node_that_forgot_the_computation_gets_its_objects_again() -> None:
@@ -244,3 +244,73 @@ def test_a_death_that_is_the_end(case: str) -> None:
     told = [e.number for a in actions if isinstance(a, core.TellEnded) for e in a.ended]
     assert told == ([] if case == "late" else [1])
     assert not sent(actions, node.RunJobs)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "finished", "abandoned"])
+def test_deaths_are_forgotten_with_their_job(end: str) -> None:
+    """A job whose process has died once ends in another way than by dying: nothing of it is kept."""
+    machine = machine_with_node(1, is_reentrant=True)
+    machine.handle(core.SubmitJobs(1, jobs(1)), 0.0)
+    died = Ended(1, 0, node.TERMINATED, 0.0, 0.0, b"", reason="killed", died=True)
+    machine.handle(core.FromNodeEvent(NODE, node.JobsEnded(1, 1, [died])), 0.0)
+    assert machine.state.computations[1].deaths == {1: 1}
+    if end == "cancelled":
+        machine.handle(core.NodeSilent(NODE), 0.0)
+        machine.handle(core.CancelJobs(1, [1]), 0.0)
+        machine.handle(core.NodeLost(NODE, "gone"), 0.0)
+    elif end == "finished":
+        result = Ended(1, 1, node.FINISHED, 0.0, 0.0, b"x")
+        machine.handle(core.FromNodeEvent(NODE, node.JobsEnded(2, 1, [result])), 0.0)
+    else:
+        machine.handle(core.FromNodeEvent(NODE, node.ComputationFailed(1, "no")), 0.0)
+        machine.handle(core.FromNodeEvent(NODE, node.JobsReturned(1, [Attempt(1, 1)], "no")), 0.0)
+    assert machine.state.computations[1].open == 0
+    assert not machine.state.computations[1].deaths
+
+
+def test_a_drop_that_may_be_lost_is_told_again_after_a_reconnect() -> None:
+    """Until something is known to have arrived that was sent later."""
+    machine = machine_with_node(1)
+
+    def put(number: int) -> None:
+        machine.handle(core.PutObject(node.PutObject(1, number, b"x")), 0.0)
+
+    def stored(number: int) -> None:
+        machine.handle(core.FromNodeEvent(NODE, node.ObjectStored(1, number)), 0.0)
+
+    def reconnect() -> list[node.ToNode]:
+        machine.handle(core.NodeSilent(NODE), 0.0)
+        machine.handle(core.NodeUp(NODE, "n", 1, True), 0.0)
+        return sent(
+            machine.handle(core.FromNodeEvent(NODE, node.Reconciled([], [])), 0.0), node.DropObjects
+        )
+
+    put(1)
+    put(2)
+    stored(1)
+    assert sent(machine.handle(core.DropObjects(1, [1]), 0.0), node.DropObjects) == [
+        node.DropObjects(1, [1])
+    ]
+    stored(2)
+    assert reconnect() == [node.DropObjects(1, [1])]
+    put(3)
+    stored(3)
+    assert reconnect() == []
+    put(4)
+    machine.handle(core.NodeSilent(NODE), 0.0)
+    machine.handle(core.DropObjects(1, [4]), 0.0)
+    assert reconnect() == [node.DropObjects(1, [4])], "it may have arrived"
+
+
+def test_a_limit_of_cpus_outlives_the_loss_of_its_node() -> None:
+    """The node remembers it, and so do we; a node that is lost can be limited for the time when it is back."""
+    machine = machine_with_node(2)
+    machine.handle(core.LimitNode(NODE, 0), 0.0)
+    machine.handle(core.NodeLost(NODE, "silent"), 0.0)
+    actions = machine.handle(core.NodeUp(NODE, "n", 2, True), 0.0)
+    assert sent(actions, node.LimitCpus) == [node.LimitCpus(0)]
+    assert machine.state.nodes[NODE].cpus_max == 0
+    machine.handle(core.NodeLost(NODE, "silent"), 0.0)
+    machine.handle(core.LimitNode(NODE, 1), 0.0)
+    actions = machine.handle(core.NodeUp(NODE, "n", 2, True), 0.0)
+    assert sent(actions, node.LimitCpus) == [node.LimitCpus(1)]

@@ -172,7 +172,10 @@ class CancelJobs(Struct, array_like=True, tag=5):
 
 
 class TakeBack(Struct, array_like=True, tag=6):
-    """Give back up to ``count`` jobs that have not started; answered by ``JobsReturned``."""
+    """Give back up to ``count`` jobs that have not started.
+
+    Answered by ``JobsReturned`` at once, and again for those that have to be recalled from workers first.
+    """
 
     computation: Number
     count: Count
@@ -292,7 +295,7 @@ class ComputationReady(Struct, array_like=True, tag=33):
 
 
 class ComputationFailed(Struct, array_like=True, tag=34):
-    """The computation cannot be used on this node, and why."""
+    """The computation cannot be used on this node, and why. ``JobsReturned`` follows with what had not started."""
 
     computation: Number
     reason: Reason

@@ -197,17 +197,34 @@ def requeue(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
 
 
 def on_take_back(state: State, out: Outbox, client: Client, message: TakeBack, now: Seconds) -> None:
-    """Give back jobs from the end of the queue: those that would have waited longest."""
+    """Give back jobs from the end of the queue: those that would have waited longest.
+
+    If those are too few, what lies behind running jobs is recalled, and follows when it is here.
+    """
     computation = state.computations.get((client.id, message.computation))
     attempts: list[Attempt] = []
+    count = min(message.count, BATCH_MAX)
     if computation is not None:
-        while computation.ready and len(attempts) < min(message.count, BATCH_MAX):
-            job = computation.ready.pop()
-            del computation.open[job.number]
-            attempts.append(Attempt(job.number, job.attempt))
-            release(out, computation.key, [job.stream])
-        attempts.reverse()
+        attempts = take_ready(out, computation, count)
     out.append(Tell(client.id, JobsReturned(message.computation, attempts)))
+    left = count - len(attempts)
+    for worker in computation.workers.values() if computation is not None else ():
+        if left > 0 and len(worker.records) > 1 and worker.kept != worker.records[1].record:
+            worker.owed = left
+            left -= len(worker.records[1].jobs)
+            out.append(Recall(worker.id))
+
+
+def take_ready(out: Outbox, computation: Computation, count: int) -> list[Attempt]:
+    """Let go of so many jobs at the end of the queue, if there are so many; in their order."""
+    attempts: list[Attempt] = []
+    while computation.ready and len(attempts) < count:
+        job = computation.ready.pop()
+        del computation.open[job.number]
+        attempts.append(Attempt(job.number, job.attempt))
+        release(out, computation.key, [job.stream])
+    attempts.reverse()
+    return attempts
 
 
 def return_ready(out: Outbox, computation: Computation) -> None:

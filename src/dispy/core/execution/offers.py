@@ -26,6 +26,9 @@ from dispy.core.execution.state import (
 from dispy.protocol.node import Job
 from dispy.protocol.worker import RECORD_BYTES_MAX, RECORD_JOBS_MAX, Record
 
+STILLBORN_MAX = 10
+"""Workers in a row that end before they begin a job, and none finishes one: more would not help."""
+
 _JOB_OVERHEAD = 32  # bytes of a job in a record beside its payload
 
 
@@ -94,8 +97,12 @@ def _has_room(state: State, computation: Computation) -> bool:
     return (
         state.busy < state.cpus
         and client.busy < client.cpus_max
-        and (bool(computation.idle) or len(computation.workers) < workers_max(state.cpus))
+        and (bool(computation.idle) or _has_place(state, computation))
     )
+
+
+def _has_place(state: State, computation: Computation) -> bool:
+    return len(computation.workers) < workers_max(state.cpus) and computation.stillborn <= STILLBORN_MAX
 
 
 def _idle_worker(state: State, out: Outbox, computation: Computation) -> Worker:

@@ -453,9 +453,9 @@ class Computation:
     """A computation on this node and its jobs."""
 
     __slots__ = (
-        "busy", "cancelling", "client", "crashes", "credit", "grant", "idle", "is_held_off", "key", "open", "ready",
-        "runtimes", "sampled", "sending", "single", "spec", "status", "stillborn", "unseen", "untold", "vtime",
-        "watched", "workers",
+        "busy", "cancelling", "client", "crashes", "credit", "grant", "idle", "is_held_off", "key", "open",
+        "ready", "runtimes", "sampled", "sending", "single", "spec", "status", "stillborn", "unseen", "untold",
+        "vtime", "watched", "workers",
     )  # fmt: skip
 
     def __init__(self, key: Key, client: Client, spec: Compute) -> None:
@@ -513,6 +513,7 @@ class Worker:
         "is_killed",
         "kept",
         "moved",
+        "owed",
         "position",
         "records",
         "seen",
@@ -541,6 +542,8 @@ class Worker:
         """Position of the job that was interrupted, 0: none."""
         self.kept = 0
         """Record that could not be recalled, because the worker has it, 0: none."""
+        self.owed = 0
+        """Jobs that the scheduler wants back of those that are being recalled."""
         self.deadline: Seconds = 0.0
         """When an interrupted job is killed."""
         self.is_killed = False

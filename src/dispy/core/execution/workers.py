@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dispy.core.execution import printing
-from dispy.core.execution.jobs import cut_or_interrupt, release, requeue, tell_ended
+from dispy.core.execution.jobs import cut_or_interrupt, release, requeue, take_ready, tell_ended
+from dispy.core.execution.offers import STILLBORN_MAX
 from dispy.core.execution.shares import (
     SHARE_S,
     charge,
@@ -52,9 +53,6 @@ COMPANY = 256
 
 COMPANY_OPEN = 64
 """Open jobs of a computation below which its results do not wait: somebody may wait for just these."""
-
-STILLBORN_MAX = 10
-"""Workers in a row that end before they begin a job, and none finishes one: more would not help."""
 
 COMPANY_US = 2000
 """Jobs that run longer (microseconds) are no crowd: their results do not wait."""
@@ -140,6 +138,9 @@ def take_results(out: Outbox, computation: Computation, results: list[Ended]) ->
             release(out, computation.key, [result.stream, result.output_stream])
     if computation.cancelling:
         computation.cancelling.difference_update([(r.number, r.attempt) for r in results])
+    for result in results if computation.sending else ():
+        # Its last value was never acknowledged, and it did not wait for that.
+        computation.sending.pop((result.number, result.attempt), None)
     if not wanted:
         return
     # What a job says of its times can be made up; nothing negative comes of it.
@@ -175,6 +176,7 @@ def on_recalled(state: State, out: Outbox, event: Recalled, now: Seconds) -> Non
     worker = state.workers.get(event.worker)
     if worker is None:
         return
+    owed, worker.owed = worker.owed, 0
     recalled = set(event.records)
     kept = [record for record in worker.records if record.record not in recalled]
     back = [record for record in worker.records if record.record in recalled]
@@ -190,6 +192,11 @@ def on_recalled(state: State, out: Outbox, event: Recalled, now: Seconds) -> Non
         worker.computation.single[worker.id] = worker
     else:
         _release(state, worker, now)
+    if owed:
+        client, number = worker.computation.client, worker.computation.key[1]
+        attempts = take_ready(out, worker.computation, owed)
+        if attempts:
+            out.append(Tell(client.id, JobsReturned(number, attempts)))
 
 
 def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Seconds) -> None:
@@ -208,6 +215,8 @@ def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Second
     if worker.records:
         charge(state, worker, now)
         vacate(state, worker)
+    for sending in [key for key, (sender, _) in computation.sending.items() if sender is worker]:
+        del computation.sending[sending]
     at_record, at = split_claim(event.position)
     for record in reversed(worker.records):
         if record.record == at_record:
@@ -217,12 +226,13 @@ def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Second
             requeue(out, computation, record.jobs)
     if not event.position and not worker.is_killed:
         computation.stillborn += 1
-        if computation.stillborn > STILLBORN_MAX:
-            drop_workers(state, computation)
-            out.append(StopHost(computation.key))
-            reason = f"its workers end before they begin a job: {event.reason}"
-            give_up(state, out, computation, reason, now)
-            return
+    # While others are at work their jobs go on, and no more workers are started (``offers``).
+    if computation.stillborn > STILLBORN_MAX and not computation.busy:
+        drop_workers(state, computation)
+        out.append(StopHost(computation.key))
+        reason = f"its workers end before they begin a job: {event.reason}"
+        give_up(state, out, computation, reason, now)
+        return
     tell_credit(state, out, computation)
 
 
@@ -372,3 +382,4 @@ def drop_workers(state: State, computation: Computation) -> None:
     computation.workers.clear()
     computation.idle.clear()
     computation.single.clear()
+    computation.sending.clear()

@@ -12,7 +12,6 @@ from dispy.core.scheduling.placing import (
     requeue,
     send_run,
     send_watch,
-    take_cancelling,
 )
 from dispy.core.scheduling.state import (
     LimitNode,
@@ -55,11 +54,16 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
         known = None
     if known is None:
         known = state.nodes[event.node] = Node(event.node, event.name, event.cpus)
+        known.cpus_max = state.limits.get(event.node)
         if event.known:
             # It was lost and is back: what it still holds for us is not wanted any more.
+            known.is_stale = True
+            if known.cpus_max is not None:
+                out.append(Send(known.id, node.LimitCpus(known.cpus_max)))
             out.append(Send(known.id, node.Reconcile([], [])))
         return
-    known.is_connected = True
+    known.is_connected = known.is_comparing = True
+    known.is_stale = False
     known.cpus = event.cpus
     if known.cpus_max is not None:
         # It knows, unless that was lost with the connection.
@@ -77,7 +81,7 @@ def on_node_silent(state: State, out: Outbox, event: NodeSilent, now: Seconds) -
     known = state.nodes.get(event.node)
     if known is None:
         return
-    known.is_connected = False
+    known.is_connected = known.is_comparing = False
     for placement in known.placements.values():
         note_room(placement)
 
@@ -103,6 +107,7 @@ def on_node_cpus(state: State, out: Outbox, known: Node, message: node.NodeCpus,
 
 def on_limit_node(state: State, out: Outbox, event: LimitNode, now: Seconds) -> None:
     """Use fewer CPUs of a node, or more again; its credit says what that means for each computation."""
+    state.limits[event.node] = event.cpus
     known = state.nodes.get(event.node)
     if known is None:
         return
@@ -116,7 +121,7 @@ def on_computation_ready(
 ) -> None:
     """A computation is loaded; jobs go there as soon as there is credit."""
     placement = known.placements.get(message.computation)
-    if placement is None or placement.status is Status.READY:
+    if placement is None or placement.status is Status.READY or known.is_stale:
         return
     placement.status = Status.READY
     computation = placement.computation
@@ -128,22 +133,20 @@ def on_computation_ready(
 def on_computation_failed(
     state: State, out: Outbox, known: Node, message: node.ComputationFailed, now: Seconds
 ) -> None:
-    """A node cannot run a computation: it is not used for it, and the reason is kept."""
+    """A node cannot run a computation: it is not used for it, and the reason is kept.
+
+    What it has not started it gives back. The others have ended, and their results may still be on their way:
+    a large one is overtaken by this message.
+    """
     placement = known.placements.get(message.computation)
-    if placement is None:
+    if placement is None or known.is_stale:
         return
     computation = placement.computation
     placement.status = Status.FAILED
     placement.reason = message.reason
     note_room(placement)
-    end_here(out, computation, take_cancelling(placement), node.CANCELLED, "cancelled")
-    left = list(placement.assigned.values())
-    placement.assigned.clear()
-    placement.started.clear()
     pinned = [job.number for job in placement.pinned]
     placement.pinned.clear()
-    requeue(computation, [job for job in left if job.number not in computation.pinned])
-    pinned += [job.number for job in left if job.number in computation.pinned]
     end_here(out, computation, pinned, ABANDONED, message.reason)
     out.append(TellNode(computation.client, computation.number, known.id, False, message.reason))
     end_if_hopeless(out, computation)
@@ -153,7 +156,8 @@ def on_computation_failed(
 def on_credit(state: State, out: Outbox, known: Node, message: node.Credit, now: Seconds) -> None:
     """A node grants more or less."""
     placement = known.placements.get(message.computation)
-    if placement is None:
+    # Before it is loaded there is none: this one is of its time there before that.
+    if placement is None or placement.status is not Status.READY or known.is_stale:
         return
     is_news = message.reason != placement.shortage
     placement.granted = (message.slots, message.backlog)
@@ -216,6 +220,8 @@ def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnde
             computation.pinned.pop(result.number, None)
     if computation.watched:
         computation.watched.difference_update([result.number for result in ended])
+    for result in ended if computation.deaths else ():
+        computation.deaths.pop(result.number, None)
     placement.asked_back = False
     out.append(TellEnded(computation.client, computation.number, known.id, ended))
     note_room(placement)
@@ -236,8 +242,6 @@ def _run_again(out: Outbox, placement: Placement, message: node.JobsEnded) -> No
                 result.reason += f"; it was started {DEATHS_MAX} times and died each time"
             elif job.number not in placement.cancelling:
                 again.append(job)
-        elif computation.deaths:
-            computation.deaths.pop(result.number, None)
     for job in again:
         del placement.assigned[job.number]
         placement.started.discard(job.number)
@@ -272,18 +276,27 @@ def on_jobs_returned(
     if back:
         out.append(TellRequeued(computation.client, computation.number, [job.number for job in back]))
     note_room(placement)
+    if back and known.id in computation.free:
+        # They waited there, whoever has its CPUs: of the nodes with room it is the last to get them.
+        computation.free = {known.id: computation.free.pop(known.id), **computation.free}
     if message.reason and placement.status is Status.READY:
-        # It refused them. The computation is sent again; jobs follow its credit.
-        placement.granted = (0, 0)
-        placement.apply_grant()
-        placement.status = Status.LOADING
-        placement.stored.clear()
-        placement.storing.clear()
+        # It refused them.
+        _load_again(out, placement)
         note_room(placement)
-        out.append(Send(known.id, computation.compute))
     if placement.status is Status.FAILED:
         end_if_hopeless(out, computation)
     place(out, computation, now)
+
+
+def _load_again(out: Outbox, placement: Placement) -> None:
+    """A node does not have a computation any more: it is sent again; jobs follow its credit."""
+    placement.granted = (0, 0)
+    placement.apply_grant()
+    placement.status = Status.LOADING
+    placement.stored.clear()
+    placement.storing.clear()
+    placement.dropped.clear()
+    out.append(Send(placement.node.id, placement.computation.compute))
 
 
 def end_cancelled(out: Outbox, placement: Placement, numbers: list[int]) -> None:
@@ -339,13 +352,11 @@ def on_printed(state: State, out: Outbox, known: Node, message: node.JobsPrinted
 
 def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconciled, now: Seconds) -> None:
     """After a reconnect: send again what never arrived, with the same attempt, in the same order."""
+    known.is_comparing = known.is_stale = False
     for number in message.computations:
         placement = known.placements.get(number)
         if placement is not None:
-            placement.status = Status.LOADING
-            placement.stored.clear()
-            placement.storing.clear()
-            out.append(Send(known.id, placement.computation.compute))
+            _load_again(out, placement)
     missing = {(attempt.number, attempt.attempt) for attempt in message.attempts}
     for placement in list(known.placements.values()):
         # What it gave back may have been lost with the connection.

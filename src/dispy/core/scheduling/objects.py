@@ -66,6 +66,9 @@ def on_object_stored(
     if placement is None or message.number not in placement.storing:
         return
     placement.storing.discard(message.number)
+    if placement.dropped:
+        # It was sent after those, so they have arrived.
+        placement.dropped = {n: last for n, last in placement.dropped.items() if last >= message.number}
     computation = placement.computation
     if not message.reason:
         placement.stored.add(message.number)
@@ -78,15 +81,25 @@ def on_object_stored(
 
 def reconcile_objects(out: Outbox, placement: Placement) -> None:
     """After a reconnect: what was under way is sent again, and drops that may have been lost."""
+    # What was under way may have arrived, too.
+    placement.stored.update(placement.storing - placement.computation.objects.keys())
+    placement.stored.update(placement.dropped)
     send_objects(out, placement, again=True)
     _drop_unwanted(out, placement)
 
 
 def _drop_unwanted(out: Outbox, placement: Placement) -> None:
-    unwanted = [number for number in placement.stored if number not in placement.computation.objects]
+    unwanted = sorted(placement.stored - placement.computation.objects.keys())
     if unwanted and placement.node.is_connected:
         placement.stored.difference_update(unwanted)
-        out.append(Send(placement.node.id, node.DropObjects(placement.computation.number, unwanted)))
+        out.append(Send(placement.node.id, _drop(placement, unwanted)))
+
+
+def _drop(placement: Placement, numbers: list[int]) -> node.DropObjects:
+    """Nobody says that this has arrived; it is remembered until something is known to have that was sent later."""
+    last = max(placement.storing | placement.stored, default=0)
+    placement.dropped.update(dict.fromkeys(numbers, max(last, *numbers)))
+    return node.DropObjects(placement.computation.number, numbers)
 
 
 def _stop_using(out: Outbox, computation: Computation, placement: Placement, reason: str) -> None:

@@ -26,12 +26,22 @@ from dispy.protocol.node import CANCELLED, TERMINATED, Job, RunJobs, TakeBack, W
 STEAL_AFTER_S = 0.04
 """A job sent so long ago and not told as started waits: two ticks of a node and the way back."""
 
+ASK_AGAIN_S = 1.0
+"""A node that had nothing to give back is asked again after so long, though nothing was heard of it since: its
+jobs may have been on their way between its queue and its workers."""
+
 
 def note_room(placement: Placement) -> None:
     """Keep the indexes true after anything about a placement has changed."""
     computation = placement.computation
     node = placement.node.id
-    usable = placement.status is Status.READY and placement.node.is_connected and not placement.storing
+    known = placement.node
+    usable = (
+        placement.status is Status.READY
+        and known.is_connected
+        and not known.is_comparing
+        and not placement.storing
+    )
     if usable and placement.room() > 0:
         computation.free[node] = placement
     else:
@@ -154,6 +164,8 @@ def end_here(out: Outbox, computation: Computation, numbers: list[int], status: 
         computation.pinned.pop(number, None)
     if computation.watched:
         computation.watched.difference_update(numbers)
+    for number in numbers if computation.deaths else ():
+        computation.deaths.pop(number, None)
     # A million may be cancelled at once: nothing is made for each.
     out.append(TellEndedHere(computation.client, computation.number, numbers, status, reason))
 
@@ -172,20 +184,33 @@ def end_if_hopeless(out: Outbox, computation: Computation) -> None:
 
 
 def steal(state: State, out: Outbox, now: Seconds) -> None:
-    """Where a CPU is idle and nothing waits here, ask back what waits behind running jobs elsewhere."""
+    """Where a CPU is idle and nothing waits here, ask back what waits behind running jobs elsewhere.
+
+    Also of nodes that seem to have room: what waits there for long does so behind others' jobs.
+    """
     for computation in state.computations.values():
         if computation.queue or not computation.free or computation.open == 0:
             continue
         room = sum(placement.room() for placement in computation.free.values())
         for placement in computation.placements.values():
             waiting = len(placement.assigned) - len(placement.started)
-            is_due = (
-                placement.node.is_connected
-                and not placement.asked_back
-                and now - placement.last_sent > STEAL_AFTER_S
-            )
-            if waiting > 0 and room > 0 and is_due and placement.node.id not in computation.free:
-                count = min(waiting, room)
+            if waiting <= 0 or room <= 0 or not placement.node.is_connected:
+                continue
+            pause_s = ASK_AGAIN_S if placement.asked_back else STEAL_AFTER_S
+            if now - placement.last_sent <= pause_s:
+                continue
+            elsewhere = room - (placement.room() if placement.node.id in computation.free else 0)
+            # A node gives back what it would start last, which may be jobs that can go nowhere else.
+            bound = _count_bound(placement) if computation.pinned else 0
+            count = min(waiting - bound, elsewhere)
+            if count > 0:
                 room -= count
                 placement.asked_back = True
-                out.append(Send(placement.node.id, TakeBack(computation.number, count)))
+                placement.last_sent = now
+                out.append(Send(placement.node.id, TakeBack(computation.number, count + bound)))
+
+
+def _count_bound(placement: Placement) -> int:
+    """Jobs on a node that have not started, as far as it has told, and may run there only."""
+    pinned, started = placement.computation.pinned, placement.started
+    return sum(number in pinned and number not in started for number in placement.assigned)

@@ -246,8 +246,8 @@ class Placement:
     """A computation on a node: what the node grants it and what it has there."""
 
     __slots__ = (
-        "asked_back", "assigned", "backlog", "cancelling", "computation", "cpus_max", "granted", "last_sent",
-        "node", "pinned", "reason", "shortage", "slots", "started", "status", "stored", "storing",
+        "asked_back", "assigned", "backlog", "cancelling", "computation", "cpus_max", "dropped", "granted",
+        "last_sent", "node", "pinned", "reason", "shortage", "slots", "started", "status", "stored", "storing",
     )  # fmt: skip
 
     def __init__(self, computation: Computation, node: Node, cpus_max: int) -> None:
@@ -274,6 +274,8 @@ class Placement:
         """Objects that the node said to have."""
         self.storing: set[int] = set()
         """Those that were sent there: nothing else goes there until it has them."""
+        self.dropped: dict[int, int] = {}
+        """Those it was told to drop, unless it is known to have heard that; with the last object sent before that."""
         self.last_sent: Seconds = 0.0
         self.asked_back = False
 
@@ -330,7 +332,7 @@ class Computation:
 class Node:
     """A node as we know it."""
 
-    __slots__ = ("cpus", "cpus_max", "id", "is_connected", "name", "placements")
+    __slots__ = ("cpus", "cpus_max", "id", "is_comparing", "is_connected", "is_stale", "name", "placements")
 
     def __init__(self, node: NodeId, name: str, cpus: int) -> None:
         self.id = node
@@ -340,6 +342,10 @@ class Node:
         self.cpus_max: int | None = None
         """What may be used of that, if somebody has set it."""
         self.is_connected = True
+        self.is_comparing = False
+        """After a reconnect, until it has told what it does not have: it gets nothing new before that."""
+        self.is_stale = False
+        """It was lost and is back: what it says of computations is about the past until it has compared."""
         self.placements: dict[int, Placement] = {}
 
 
@@ -349,3 +355,5 @@ class State:
     def __init__(self) -> None:
         self.nodes: dict[NodeId, Node] = {}
         self.computations: dict[int, Computation] = {}
+        self.limits: dict[NodeId, int] = {}
+        """CPUs of nodes that may be used, where that was said; also of those that are lost, and may come back."""
