@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from dispy.clock import Clock
 from dispy.errors import DispyError, RemoteProtocolError, SilenceError
 from dispy.net.tls import Channel, Cipher, DialerTls, ListenerTls, channel_of, explain
 from dispy.protocol import frames, limits
@@ -48,11 +49,6 @@ _PEER_BUFFER = 128 * limits.KIB
 """Encrypted bytes read at once, before the proof and after it."""
 
 Payload = bytes | bytearray | memoryview
-
-
-def _now_us() -> int:
-    return time.monotonic_ns() // 1000
-
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -84,6 +80,7 @@ class Connection(asyncio.BufferedProtocol):
         peer_name: What we dial, as the user calls it.
         on_settled: Told once, when both sides have proved themselves or the connection is gone.
         make_sink: Where payloads go that arrive as streams, from their sizes.
+        clock: What streams are paced by.
     """
 
     def __init__(
@@ -99,6 +96,7 @@ class Connection(asyncio.BufferedProtocol):
         peer_name: str = "",
         on_settled: Callable[[Connection], None] | None = None,
         make_sink: Callable[[int], frames.Sink] = frames.MemorySink,
+        clock: Clock = time,
     ) -> None:
         self._on_settled = on_settled
         self._owner = owner
@@ -127,6 +125,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_paused = False
         self._outgoing: dict[int, frames.OutgoingStream] = {}
         self._pace = Pace()
+        self._clock = clock
         self._is_oldest_due = True
         self._next_stream = 1
         self.error: Exception | None = None
@@ -260,10 +259,10 @@ class Connection(asyncio.BufferedProtocol):
                 self._on_handshake(self._handshake, body)
         elif kind == frames.PLACED:
             self._incoming.placed(stream, len(body))
-            self._write(frames.grant_frame(stream, len(body), _now_us()))
+            self._write(frames.grant_frame(stream, len(body), self._now_us()))
         elif kind == frames.CHUNK:
             self._incoming.chunk(stream, body)
-            self._write(frames.grant_frame(stream, len(body), _now_us()))
+            self._write(frames.grant_frame(stream, len(body), self._now_us()))
         elif kind == frames.OPEN:
             self._incoming.open(stream, frames.read_open(body))
         elif kind == frames.GRANT:
@@ -271,8 +270,11 @@ class Connection(asyncio.BufferedProtocol):
         elif kind == frames.ABORT:
             self._incoming.abort(stream)
 
+    def _now_us(self) -> int:
+        return int(self._clock.monotonic() * 1e6)
+
     def _on_grant(self, stream: int, count: int, arrived_us: int) -> None:
-        self._pace.granted(count, arrived_us, _now_us())
+        self._pace.granted(count, arrived_us, self._now_us())
         outgoing = self._outgoing.get(stream)
         if outgoing is not None:
             outgoing.window = min(outgoing.window + count, limits.STREAM_WINDOW)
@@ -485,7 +487,7 @@ class Connection(asyncio.BufferedProtocol):
         if stream is None or not size_max:
             return False
         chunk = stream.next_chunk(size_max)
-        self._pace.sent(len(chunk), _now_us())
+        self._pace.sent(len(chunk), self._now_us())
         head = frames.header(frames.CHUNK, len(chunk), stream.number)
         with self._lock:
             if self._cipher is None and not self._left:

@@ -27,7 +27,7 @@ from dispy.node.accounts import Account
 from dispy.node.console import Console
 from dispy.node.cpus import usable_cpus
 from dispy.node.hosts import HostProcess
-from dispy.node.segments import Segments
+from dispy.node.segments import Segments, WorkSpace
 from dispy.node.service import NodeParts, NodeService
 from dispy.settings import NodeSettings, check_node, effective_cpus
 from dispy.text import Formatter
@@ -89,14 +89,10 @@ def _run_checked(
     try:
         import uvloop
 
+        workspace = WorkSpace(settings.dest_path_prefix, incarnation.hex(), account)
+        parts = NodeParts(secret, listens, account, *cpus, spare, incarnation, segments, spool, workspace)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(
-                _serve(
-                    settings,
-                    NodeParts(secret, listens, account, *cpus, spare, incarnation, segments, spool),
-                    early,
-                )
-            )
+            return runner.run(_serve(settings, parts, early))
     finally:
         spare.kill()
         spare.process.wait()

@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from dispy.clock import Clock
 from dispy.core.execution import Machine
 from dispy.core.execution import state as core
 from dispy.core.execution.clients import segments_held
@@ -108,6 +110,8 @@ class NodeParts:
         incarnation: 16 bytes that name this run of the node.
         segments: Its place for large payloads, and what marks its processes.
         spool: Where results go on disk whose clients are away; None: nowhere.
+        workspace: Its place for working directories.
+        clock: What it goes by.
     """
 
     secret: Secret
@@ -119,6 +123,8 @@ class NodeParts:
     incarnation: bytes
     segments: Segments
     spool: Path | None
+    workspace: WorkSpace
+    clock: Clock = time
 
 
 class NodeService:
@@ -152,7 +158,8 @@ class NodeService:
         self._owners: dict[WorkerId, tuple[Loaded, WorkerHandle]] = {}
         self._spare: HostProcess | None = parts.spare
         self._ending: list[HostProcess] = []
-        self._workspace = WorkSpace(settings.dest_path_prefix, self.incarnation.hex(), parts.account)
+        self._workspace = parts.workspace
+        self._clock = parts.clock
         self._segments = parts.segments
         self._entry: Entry | None = None
         self._listener = Listener(self._new_connection, tls=parts.tls is not None)
@@ -164,6 +171,9 @@ class NodeService:
         """Clients that said farewell while we stop."""
         self.failed = False
         """Whether it stopped because of a fault of ours."""
+        self._events: deque[core.Event] = deque()
+        """What the core was not told yet."""
+        self._is_handling = False
         self._looks: list[core.Look] = []
         self._packet = bytearray(worker_protocol.PACKET_MAX)
         self._packet_view = memoryview(self._packet)
@@ -251,6 +261,7 @@ class NodeService:
             tls=self._tls,
             on_settled=on_settled,
             make_sink=self._segments.incoming,
+            clock=self._clock,
         )
 
     def set_cpus(self, cpus: int) -> None:
@@ -306,7 +317,7 @@ class NodeService:
             if timer is not None:
                 timer.cancel()
         self._handle(core.Flush())
-        hosts = [loaded.host for loaded in self._loaded.values()] + self._ending
+        hosts = self._hosts() + self._ending
         if self._spare is not None:
             hosts.append(self._spare)
         for host in hosts:
@@ -314,9 +325,9 @@ class NodeService:
             for handle in host.workers.values():
                 self._loop.remove_reader(handle.replies)
             host.end()
-        deadline = time.monotonic() + STOP_S
-        await self._say_farewell(min(deadline, time.monotonic() + FAREWELL_S))
-        while any(host.process.poll() is None for host in hosts) and time.monotonic() < deadline:
+        deadline = self._clock.monotonic() + STOP_S
+        await self._say_farewell(min(deadline, self._clock.monotonic() + FAREWELL_S))
+        while any(host.process.poll() is None for host in hosts) and self._clock.monotonic() < deadline:
             await asyncio.sleep(0.005)
         for connection in list(self._connections):
             connection.close()
@@ -324,7 +335,7 @@ class NodeService:
             host.kill()
         for host in hosts:
             host.process.wait()
-        kill_strays(set())
+        self._kill_strays(set())
         for host in hosts:
             self._close_host(host)
         if self._spool is not None:
@@ -341,7 +352,7 @@ class NodeService:
                 if not connection.is_sending:
                     untold.discard(connection)
                     connection.send(node.Leaving("dispynode was stopped"))
-            if time.monotonic() > deadline:
+            if self._clock.monotonic() > deadline:
                 break
             await asyncio.sleep(0.005)
 
@@ -385,7 +396,7 @@ class NodeService:
         self._pulse = self._loop.call_later(PULSE_S, self._on_pulse)
         if not self._machine.state.busy:
             self._handle(core.Tick({}))
-        stalled = self._stall.look(find_stall(self._machine.state), time.monotonic())
+        stalled = self._stall.look(find_stall(self._machine.state), self._clock.monotonic())
         if stalled:
             logger.error("nothing has moved for %g s: %s", self._stall_s, stalled)
         self._idle_pulses = 0 if self._loaded else self._idle_pulses + 1
@@ -411,8 +422,8 @@ class NodeService:
             self._take_farewell(client, message)
             return
         if type(message) is node.Compute:
-            if message.stream:
-                message.code = connection.take_stream(message.stream).read()
+            if message.stream and not self._take_code(connection, message):
+                return
         elif type(message) is node.AcknowledgeProvisional:
             self._release_value((client, message.computation), message)
         elif type(message) is node.CancelJobs:
@@ -441,6 +452,16 @@ class NodeService:
             self._gone.add(client)
         elif type(message) is node.Acknowledge:
             self._handle(core.FromClient(client, message))
+
+    def _take_code(self, connection: Connection, message: node.Compute) -> bool:
+        """Put the code that came as a stream where it belongs; False if there was no room for it."""
+        try:
+            message.code = connection.take_stream(message.stream).read()
+        except OSError as error:
+            reason = f"the computation does not fit the memory file system of node {self.name}: {error}"
+            connection.send(node.ComputationFailed(message.computation, reason))
+            return False
+        return True
 
     def _attach(self, connection: Connection, message: node.Attach) -> None:
         client = ClientId(message.client)
@@ -484,6 +505,7 @@ class NodeService:
         for job in message.jobs:
             if job.given and loaded is None:
                 self._segments.remove_given(job.given)
+                self._give_back(connection, message.computation, job)
                 continue
             if job.given and loaded is not None:
                 try:
@@ -495,7 +517,9 @@ class NodeService:
             elif job.stream:
                 incoming = connection.take_stream(job.stream)
                 if loaded is None:
+                    # The computation is not there, and the job goes back.
                     incoming.discard()
+                    self._give_back(connection, message.computation, job)
                     continue
                 try:
                     job.stream = self._segments.adopt(loaded.segments, incoming)
@@ -505,6 +529,11 @@ class NodeService:
                     continue
             kept.append(job)
         message.jobs = kept
+
+    @staticmethod
+    def _give_back(connection: Connection, computation: int, job: node.Job) -> None:
+        attempt = node.Attempt(job.number, job.attempt)
+        connection.send(node.JobsReturned(computation, [attempt], "computation not known here"))
 
     def _put_object(self, connection: Connection, client: ClientId, message: node.PutObject) -> None:
         """Store what jobs of a computation read. One that is there already stays as it is."""
@@ -539,16 +568,25 @@ class NodeService:
     # Doing what the core decides.
 
     def _handle(self, event: core.Event) -> None:
+        """Tell the core something and do what it decides; what comes of that is told when all of it is done."""
+        self._events.append(event)
+        if self._is_handling:
+            return
+        self._is_handling = True
         perform = self._perform_by_type
         try:
-            for action in self._machine.handle(event, time.monotonic()):
-                perform[type(action)](action)
+            while self._events:
+                for action in self._machine.handle(self._events.popleft(), self._clock.monotonic()):
+                    perform[type(action)](action)
         except Exception:
             # What was decided and what was done differ now. Clients that are told that we are gone are
             # better off than those of a node that only seems to work.
             logger.exception("this node has a fault and stops; please report it")
             self.failed = True
+            self._events.clear()
             self.stop()
+        finally:
+            self._is_handling = False
 
     def _tell(self, action: core.Tell) -> None:
         connection = self._clients.get(action.client)
@@ -593,9 +631,14 @@ class NodeService:
     def _send_large(self, connection: Connection, client: ClientId, batch: node.JobsEnded) -> None:
         """Send a result whose payloads lie in segments; the batch itself is kept as it is."""
         loaded = self._loaded.get((client, batch.computation))
-        if loaded is None:
-            return
         result = msgspec.structs.replace(batch.ended[0])
+        if loaded is None:
+            # Closed, which its client knows, or given up here. No batch is left out: the next would wait for it.
+            result.stream = result.output_stream = 0
+            result.status, result.died = node.TERMINATED, True
+            result.reason = f"the job's result was lost on node {self.name} with its computation"
+            connection.send(node.JobsEnded(batch.batch, batch.computation, [result]))
+            return
         if client in self._sharing:
             loaded.is_shared = True
             result.segment, result.stream = result.stream, 0
@@ -642,8 +685,10 @@ class NodeService:
     def _give_up_results(self, key: Key) -> None:
         """Do not send what is left of the results of a computation that its client has closed."""
         loaded = self._loaded.get(key)
-        for connection, group, _ in loaded.sending if loaded is not None else ():
-            connection.give_up(group)
+        for connection, group, batch in loaded.sending if loaded is not None else ():
+            if connection.give_up(group):
+                # Its number is told all the same, or none after it would be known to have arrived.
+                connection.send(node.JobsEnded(batch.batch, batch.computation, []))
 
     def _flush_soon(self, action: core.FlushSoon) -> None:
         self._loop.call_later(FLUSH_S, self._handle, core.Flush())
@@ -748,7 +793,7 @@ class NodeService:
                 self._close_host(host)
             reason = f"node {self.name} cannot start a process for the computation: {error}"
             # What is short now may be there again in a moment.
-            self._loop.call_soon(self._handle, core.HostFailed(action.key, reason, has_died=True))
+            self._loop.call_soon(self._on_host_failed, core.HostFailed(action.key, reason, has_died=True))
             self._loop.call_later(SPARE_S, self._start_spare)
             return
         self._loaded[action.key] = loaded
@@ -843,22 +888,35 @@ class NodeService:
         loaded.host.kill()
         loaded.host.process.wait()
         loaded.host.kill_workers()
-        kill_strays(self._own_children())
+        self._kill_strays(self._own_children())
         reason = f"the computation's host ended with {describe_exit(loaded.host.process.returncode)}"
         for handle in list(loaded.host.workers.values()):
             self._drain(handle)
             self._handle_and_look(core.WorkerDying(handle.id, handle.words[worker_protocol.SLOT_CLAIM]))
         exits = [self._bury(handle, reason) for handle in list(loaded.host.workers.values())]
         self._close_host(loaded.host)
-        # Its directories stay: another host may be started in its place.
-        self._handle(core.HostFailed(key, reason, exits, has_died=True))
-        if self._loaded.get(key) is loaded:
-            self._drop_places(key)
-        else:
+        loaded.host.is_dead = True
+        self._on_host_failed(core.HostFailed(key, reason, exits, has_died=True))
+        if key in self._loaded:
             self._collect(loaded)
 
+    def _on_host_failed(self, event: core.HostFailed) -> None:
+        self._handle(event)
+        loaded = self._loaded.get(event.key)
+        # Its directories stay if another host is started in its place, also after a while: what lies there
+        # belongs to jobs that wait.
+        is_over = event.key not in self._machine.state.computations
+        if loaded is not None and loaded.host.is_dead and is_over:
+            self._drop_places(event.key)
+
+    def _kill_strays(self, keep: set[int]) -> None:
+        kill_strays(keep)
+
+    def _hosts(self) -> list[HostProcess]:
+        return [loaded.host for loaded in self._loaded.values() if not loaded.host.is_dead]
+
     def _own_children(self) -> set[int]:
-        hosts = [loaded.host for loaded in self._loaded.values()] + self._ending
+        hosts = self._hosts() + self._ending
         if self._spare is not None:
             hosts.append(self._spare)
         return {host.process.pid for host in hosts}
@@ -868,6 +926,9 @@ class NodeService:
         if loaded is None:
             return
         host = loaded.host
+        if host.is_dead:
+            self._drop_places(action.key)
+            return
         self._loop.remove_reader(host.control)
         for handle in list(host.workers.values()):
             self._loop.remove_reader(handle.replies)
@@ -876,18 +937,18 @@ class NodeService:
         host.end()
         self._ending.append(host)
         self._drop_places(action.key)
-        self._loop.call_later(0.05, self._reap_host, host, time.monotonic() + STOP_S)
+        self._loop.call_later(0.05, self._reap_host, host, self._clock.monotonic() + STOP_S)
 
     def _reap_host(self, host: HostProcess, deadline: float) -> None:
         if host.process.poll() is None:
-            if time.monotonic() > deadline:
+            if self._clock.monotonic() > deadline:
                 host.kill()
             self._loop.call_later(0.05, self._reap_host, host, deadline)
             return
         if host in self._ending:
             self._ending.remove(host)
         self._close_host(host)
-        kill_strays(self._own_children())
+        self._kill_strays(self._own_children())
 
     def _drop_places(self, key: Key) -> None:
         loaded = self._loaded.pop(key, None)
@@ -1050,7 +1111,7 @@ class NodeService:
             reason,
             handle.words[worker_protocol.SLOT_CLAIM],
             handle.started(),
-            time.time(),
+            self._clock.time(),
             handle.untaken(),
         )
         loaded.host.forget(handle)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import msgspec
 
 from dispy.buffers import SharedPool, pool
+from dispy.clock import Clock
 from dispy.core.scheduling import Machine
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
@@ -173,6 +174,8 @@ class Link:
         self._sending: dict[tuple[int, int], tuple[int, Group]] = {}
         """Attempts whose arguments may still be on their way as streams, with their computation."""
         self._broken_at: float | None = None
+        self._refusals = 0
+        """In a row."""
         self._task: asyncio.Task[None] | None = None
         self.is_closed = False
         self.acknowledge: node.Acknowledge | None = None
@@ -231,6 +234,7 @@ class Link:
             tls=self.target.tls,
             peer_name=self.target.name or self.target.host,
             make_sink=PoolSink,
+            clock=self._service.clock,
         )
         return self._made
 
@@ -250,6 +254,9 @@ class Link:
             connection.abort(ConnectionError("not wanted any more"))
             return
         self.connection = connection
+        self._refusals = 0
+        # It is back: what it says next may take its time, as long as it is not silent.
+        self._broken_at = None
         received = self.received if self._service.after_note is None else self.noted
         connection.send(node.Attach(self._service.identity, self._service.name, received))
         connection.set_pulse(self._service.pulse_s)
@@ -357,7 +364,10 @@ class Link:
             self._sending.clear()
         if self.is_closed:
             return
-        if self.info is None or isinstance(error, (AuthenticationError, VersionError)):
+        if isinstance(error, (AuthenticationError, VersionError)):
+            self._refusals += 1
+        # One of a node that we know may have stood still and refused us for being late: it is asked again.
+        if self.info is None or self._refusals > 1:
             if not isinstance(error, DispyError):
                 error = RemoteProtocolError(
                     "what listens there closed the connection",
@@ -366,7 +376,7 @@ class Link:
             self._fail(error)
             return
         if self._broken_at is None:
-            self._broken_at = time.monotonic()
+            self._broken_at = self._service.clock.monotonic()
             # Of the time that a silent node has, this much is left.
             ticks = 1 if isinstance(error, SilenceError) else TICKS * SILENT_PULSES
             self._await_return(self._broken_at, ticks)
@@ -489,9 +499,11 @@ class SchedulerService:
         identity: 16 bytes that name this scheduler to nodes, new for each.
         name: Shown at nodes.
         listener: Whom to tell.
+        clock: What it goes by.
     """
 
-    def __init__(self, identity: bytes, name: str, listener: Listener) -> None:
+    def __init__(self, identity: bytes, name: str, listener: Listener, clock: Clock = time) -> None:
+        self.clock = clock
         self.identity = identity
         self.name = name
         self.memory: SharedPool | None = None
@@ -532,7 +544,7 @@ class SchedulerService:
         """Tell the core something and do what it decides."""
         perform = self._perform_by_type
         with self._lock:
-            for action in self._machine.handle(event, time.monotonic()):
+            for action in self._machine.handle(event, self.clock.monotonic()):
                 perform[type(action)](action)
 
     def submit(self, event: core.SubmitJobs) -> None:
@@ -553,7 +565,7 @@ class SchedulerService:
             known = self.state.computations.get(computation)
             if known is None or known.queue or not known.free or len(job.payload) >= limits.INLINE_MAX:
                 return False
-            for action in self._machine.handle(core.SubmitJobs(computation, [job]), time.monotonic()):
+            for action in self._machine.handle(core.SubmitJobs(computation, [job]), self.clock.monotonic()):
                 link = self._by_node.get(action.node) if type(action) is core.Send else None
                 if (
                     link is None
@@ -674,6 +686,8 @@ class SchedulerService:
             self._listener.on_node_known(info)
         else:
             self._listener.on_cpus(info)
+        # Jobs may have been submitted before there was a second node.
+        self.schedule_tick()
 
     def link_message(self, link: Link, message: node.FromNode) -> None:
         """A node said something."""
