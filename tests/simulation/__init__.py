@@ -1,0 +1,1 @@
+"""Whole clusters in one thread and in a time of their own, with everything going wrong that can."""

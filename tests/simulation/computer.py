@@ -1,0 +1,296 @@
+"""A computer with a node on it: the real service, over processes, files and a network that are played."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dispy.core.execution import Machine
+from dispy.core.execution import state as core
+from dispy.core.execution.offers import workers_max
+from dispy.errors import RemoteProtocolError
+from dispy.net.connection import HANDSHAKE_S, Connection
+from dispy.net.secrets import Secret
+from dispy.node.service import NodeParts, NodeService
+from dispy.protocol.node import Job
+from dispy.protocol.worker import SLOT_CLAIM
+from dispy.settings import NodeSettings
+
+from . import checks
+from .files import Files
+from .loop import Loop
+from .processes import HostProcess
+from .show import show_event
+from .world import Party, World
+
+if TYPE_CHECKING:
+    from .jobs import Account
+    from .network import End, Network
+
+SECRET = Secret(b"k" * 32, is_own=False)
+PORT = 51348
+
+
+class Listener:
+    """Accepts the connections that arrive at a computer; everybody who dials there is honest."""
+
+    def __init__(
+        self, make: Callable[[Callable[[Connection], None]], Connection], computer: Computer
+    ) -> None:
+        self._make = make
+        self._computer = computer
+        self._half_open: dict[Connection, asyncio.TimerHandle] = {}
+
+    def listen(self, host: str, port: int) -> tuple[str, int]:
+        """Begin."""
+        assert self._computer.party is not None
+        self._computer.machine.listener = (self._computer.party, self._on_accept)
+        return self._computer.host, PORT
+
+    def close(self) -> None:
+        """Stop listening; who has proved himself stays."""
+        self._computer.machine.listener = None
+        for connection in list(self._half_open):
+            self._drop(connection)
+
+    def _on_accept(self, end: End) -> None:
+        if end.is_gone or self._computer.machine.listener is None:
+            end.abort()
+            return
+        connection = self._make(self._on_settled)
+        loop = asyncio.get_running_loop()
+        self._half_open[connection] = loop.call_later(HANDSHAKE_S, self._drop, connection)
+        end.begin(connection)
+
+    def _on_settled(self, connection: Connection) -> None:
+        self._half_open.pop(connection).cancel()
+
+    def _drop(self, connection: Connection) -> None:
+        connection.refuse(RemoteProtocolError("no proof in time"))
+
+
+class Service(NodeService):
+    """The node's service; only what touches the machine below is another."""
+
+    def __init__(self, computer: Computer, settings: NodeSettings, parts: NodeParts) -> None:
+        super().__init__(settings, parts)
+        self.computer = computer
+        self._listener = Listener(self._new_connection, computer)  # type: ignore[assignment]
+        checks.watch_node(computer, self._machine)
+
+    @property
+    def machine(self) -> Machine:
+        """What decides."""
+        return self._machine
+
+    def _new_host(self) -> Any:
+        if self.computer.forks_fail:
+            self.computer.note_refusal()
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return HostProcess(self.computer, workers_max(self.cpus))
+
+    def _load(self, action: core.StartHost) -> None:
+        super()._load(action)
+        loaded = self._loaded.get(action.key)
+        if loaded is not None:
+            loaded.host.client = action.key[0]  # type: ignore[attr-defined]
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it is about to stop."""
+        return self._stopped.is_set()
+
+    def _handle_and_look(self, event: core.Event) -> None:
+        self._handle(event)
+        while self._looks:
+            action = self._looks.pop()
+            glimpses = []
+            for place in action.places:
+                owner = self._owners.get(place.worker)
+                handle: Any = owner[1] if owner is not None else None
+                if handle is not None and handle.words[SLOT_CLAIM] == place.position:
+                    said = handle.printed[place.stdout_at :]
+                    glimpses.append(
+                        core.Glimpse(place.worker, place.position, place.stdout_at, said, 0, b"")
+                    )
+            self._handle(core.Looked(action.key, glimpses))
+
+    def _kill_strays(self, keep: set[int]) -> None:
+        """Workers have no children, and hosts are looked after one by one."""
+
+    def _has_reply(self, handle: Any) -> bool:
+        return bool(handle.replies.packets)
+
+
+class Computer:
+    """A machine with one node.
+
+    Args:
+        world: Where it is.
+        network: What it is connected to.
+        ledger: The accounts of all programs, by identity.
+        number: Its number.
+        cpus: Of the node.
+        lease_s: Of the node.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        network: Network,
+        ledger: dict[bytes, Account],
+        number: int,
+        cpus: int,
+        lease_s: float,
+    ) -> None:
+        self.world = world
+        self.network = network
+        self.ledger = ledger
+        self.name = f"node{number}"
+        self.host = f"10.0.0.{number}"
+        self.machine = network.machine(self.host)
+        self.cpus = cpus
+        self.lease_s = lease_s
+        self.slowness = 1.0
+        self.load_s = 0.02
+        self.loads_fail = False
+        self.forks_fail = False
+        self.files = Files()
+        self.hosts: dict[HostProcess, None] = {}
+        """Host processes that live, of this node or of one that is dead."""
+        self.party: Party | None = None
+        self.service: Service | None = None
+        """The node, if one runs."""
+        self._is_stopping = False
+        """The node was told to stop."""
+        self._starts_again = False
+        """A node is to be started when the one that is about to stop has."""
+        self._pids = 0
+        self._starts = 0
+
+    # For processes.
+
+    def new_pid(self) -> int:
+        """A number for a process."""
+        self._pids += 1
+        return self._pids
+
+    def reach(self, party: Party, what: Callable[..., object], *arguments: Any) -> None:
+        """Have something reach a process of this computer, a wake-up later."""
+        world = self.world
+        delay = (10e-6 + 60e-6 * world.chance()) * self.slowness
+        world.arrive(world.now + delay, party, what, *arguments)
+
+    def note_refusal(self) -> None:
+        """Jobs or computations may be refused."""
+        self.world.has_refusals = True
+
+    def is_wanted(self, host: HostProcess, job: Job) -> bool:
+        """Whether somebody still waits for this attempt of a job."""
+        service = self.service
+        if service is None:
+            return False
+        for key, loaded in service._loaded.items():
+            if loaded.host is host:
+                computation = service.machine.state.computations.get(key)
+                current = computation.open.get(job.number) if computation is not None else None
+                return current is not None and current.attempt == job.attempt
+        return False
+
+    # The node.
+
+    def start(self) -> None:
+        """Start a node, unless one runs; it kills what an earlier one has left behind."""
+        if self.service is not None or not self.machine.is_up:
+            self._starts_again = self._is_stopping
+            return
+        for host in list(self.hosts):
+            host.die(-9)
+        self._starts += 1
+        world = self.world
+        self.files = Files()
+        self.party = world.party(f"{self.name}.{self._starts}")
+        self.world.note(self.party.name, f"starts with {self.cpus} CPUs")
+        loop = Loop(world, self.party, self.network, self.host)
+        settings = NodeSettings(cpus=self.cpus, name=self.name, owner=1, lease_s=self.lease_s)
+        incarnation = world.random.randbytes(16)
+        spare = HostProcess(self, workers_max(self.cpus))
+        files: Any = self.files
+        before = asyncio._get_running_loop()
+        asyncio._set_running_loop(loop)
+        try:
+            cpus = self.cpus
+            parts = NodeParts(SECRET, None, None, cpus, cpus, spare, incarnation, files, None, files, world)  # type: ignore[arg-type]
+            self.service = Service(self, settings, parts)
+            self.service.start()
+        finally:
+            asyncio._set_running_loop(before)
+
+    def _on_ended(self, task: asyncio.Task[None]) -> None:
+        """The service has returned in good order."""
+        if task.exception() is not None:
+            self.world.fail(f"{self.name} ends with {task.exception()!r}")
+        if self.service is not None and self.service.failed:
+            self.world.fail(f"{self.name} stops because of a fault of its own")
+        if self.hosts:
+            self.world.fail(f"{self.name} ends and leaves {len(self.hosts)} hosts behind")
+        self._gone("end")
+        if self._starts_again:
+            self._starts_again = False
+            self.world.soon(self.world.nature, self.start)
+
+    def stop_node(self) -> None:
+        """SIGTERM: the node ends in good order."""
+        if self.service is not None and self.party is not None and not self._is_stopping:
+            self._is_stopping = True
+            self.world.soon(self.party, self._stop, self.service)
+
+    def _stop(self, service: Service) -> None:
+        service.stop()
+        # Not before: a coroutine that never ends would do so when memory is freed, and not in virtual time.
+        task = asyncio.get_running_loop().create_task(service.run())
+        task.add_done_callback(lambda task: self._on_ended(task))
+
+    def kill_node(self, how: str = "reset") -> None:
+        """SIGKILL: its connections end, its hosts have a death signal."""
+        if self.service is None:
+            return
+        self._gone(how)
+        for host in list(self.hosts):
+            # SIGTERM, which a host that is stopped does not see.
+            self.reach(host.party, host.die, 0)
+
+    def _gone(self, how: str) -> None:
+        party = self.party
+        assert party is not None
+        party.kill()
+        self.machine.listener = None
+        self.network.drop(party, how)
+        self.service = None
+        self.party = None
+        self._is_stopping = False
+
+    def power_off(self) -> None:
+        """Everything on it is gone at once, and nobody is told."""
+        self.machine.is_up = False
+        if self.service is not None:
+            self._gone("silent")
+        for host in list(self.hosts):
+            host.die(-9)
+
+    def power_on(self) -> None:
+        """It is there again, without a node."""
+        self.machine.is_up = True
+
+    def set_cpus(self, cpus: int) -> None:
+        """The node offers another number of CPUs, up to what it was started with."""
+        service = self.service
+        if service is not None and self.party is not None:
+            self.world.soon(self.party, service.set_cpus, min(cpus, service.cpus_most))
+
+    def show(self, event: core.Event, actions: list[core.Action]) -> None:
+        """Tell who reads the trace."""
+        with contextlib.suppress(AttributeError):
+            self.world.note(self.party.name if self.party else self.name, show_event(event, actions))

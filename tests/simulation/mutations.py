@@ -1,0 +1,252 @@
+"""Guarantees broken on purpose, one at a time, to see that a simulation notices.
+
+Each of them is a machine that now and then does something else than the real one: a decision left out, taken
+twice, or taken about the wrong job. ``python -m tests.simulation --mutations`` plays worlds with each of them
+until one fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from dispy.core.execution import Machine as ExecutionMachine
+from dispy.core.execution import state as execution
+from dispy.core.scheduling import Machine as SchedulingMachine
+from dispy.core.scheduling import state as scheduling
+from dispy.core.scheduling.placing import note_room
+from dispy.protocol import node
+from dispy.protocol.node import Attempt
+
+from .simulation import Outcome, run_seed
+
+WORLDS_MAX = 60
+"""Within so many worlds each has to be found."""
+
+Machine = ExecutionMachine | SchedulingMachine
+Decide = Callable[[Any, float], list[Any]]
+"""What the real machine does with an event."""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A guarantee that is broken.
+
+    Attributes:
+        name: What is wrong.
+        kind: Whose machine it is.
+        handle: What it does instead, with the help of the real machine.
+        finds: What the failure must say, one of these.
+        first: A world in which it shows, unless these have changed meanwhile.
+    """
+
+    name: str
+    kind: type[ExecutionMachine] | type[SchedulingMachine]
+    handle: Callable[[Any, Decide, Any, float], list[Any]]
+    finds: tuple[str, ...]
+    first: int = 0
+
+
+def forget_results(machine: ExecutionMachine, decide: Decide, event: Any, now: float) -> list[Any]:
+    """A node forgets results that were on their way when a connection broke: their jobs are sent to it again."""
+    if type(event) is execution.ClientAttached and event.client in machine.state.clients:
+        machine.state.clients[event.client].batches.clear()
+    return decide(event, now)
+
+
+def tell_again(machine: SchedulingMachine, decide: Decide, event: Any, now: float) -> list[Any]:
+    """The end of a job that meets a cancel on its way is told for both."""
+    again: list[node.Ended] = []
+    if type(event) is scheduling.FromNodeEvent and type(event.message) is node.JobsEnded:
+        computation = machine.state.computations.get(event.message.computation)
+        known = computation is not None and computation.placements.get(event.node)
+        if known:
+            again = [ended for ended in event.message.ended if ended.number in known.cancelling]
+    actions = decide(event, now)
+    if again:
+        number = event.message.computation
+        client = machine.state.computations[number].client
+        actions.append(scheduling.TellEnded(client, number, event.node, again))
+    return actions
+
+
+def leak_slot(machine: ExecutionMachine, decide: Decide, event: Any, now: float) -> list[Any]:
+    """A CPU stays busy for ever when a worker dies in a job."""
+    state = machine.state
+    worker = state.workers.get(event.worker) if type(event) is execution.WorkerExited else None
+    is_busy = worker is not None and bool(worker.records)
+    actions = decide(event, now)
+    if is_busy:
+        state.busy += 1
+    return actions
+
+
+def never_release(machine: ExecutionMachine, decide: Decide, event: Any, now: float) -> list[Any]:
+    """Results are kept though they have arrived."""
+    if type(event) is execution.FromClient and type(event.message) is node.Acknowledge:
+        return []
+    return decide(event, now)
+
+
+def lose_results(machine: ExecutionMachine, decide: Decide, event: Any, now: float) -> list[Any]:
+    """Results that were on their way when a connection broke are not repeated."""
+    actions = decide(event, now)
+    if type(event) is execution.ClientAttached:
+        return [
+            a for a in actions if type(a) is not execution.Tell or type(a.message) is not node.JobsEnded
+        ]
+    return actions
+
+
+def run_again(machine: SchedulingMachine, decide: Decide, event: Any, now: float) -> list[Any]:
+    """All jobs of a lost node are run again, whether they may be or not."""
+    if type(event) is not scheduling.NodeLost:
+        return decide(event, now)
+    before = {number: c.reentrant for number, c in machine.state.computations.items()}
+    for computation in machine.state.computations.values():
+        computation.reentrant = True
+    actions = decide(event, now)
+    for number, computation in machine.state.computations.items():
+        computation.reentrant = before[number]
+    return actions
+
+
+def send_once(machine: SchedulingMachine, decide: Decide, event: Any, now: float) -> list[Any]:
+    """Jobs that were on their way when a connection broke are not sent again."""
+    actions = decide(event, now)
+    if type(event) is scheduling.FromNodeEvent and type(event.message) is node.Reconciled:
+        missing = {(a.number, a.attempt) for a in event.message.attempts}
+        return [action for action in actions if not _sends(action, missing)]
+    return actions
+
+
+def _sends(action: Any, attempts: set[tuple[int, int]]) -> bool:
+    if type(action) is not scheduling.Send or type(action.message) is not node.RunJobs:
+        return False
+    return any((job.number, job.attempt) in attempts for job in action.message.jobs)
+
+
+def give_away(machine: ExecutionMachine, decide: Decide, event: Any, now: float) -> list[Any]:
+    """A job that a worker has is given back."""
+    actions = decide(event, now)
+    if type(event) is execution.FromClient and type(event.message) is node.TakeBack:
+        computation = machine.state.computations.get((event.client, event.message.computation))
+        for worker in computation.workers.values() if computation is not None else ():
+            for job in worker.records[0].jobs[:1] if worker.records else ():
+                if computation is not None and computation.open.pop(job.number, None) is not None:
+                    returned = node.JobsReturned(
+                        event.message.computation, [Attempt(job.number, job.attempt)]
+                    )
+                    return [*actions, execution.Tell(event.client, returned)]
+    return actions
+
+
+def use_no_more(machine: SchedulingMachine, decide: Decide, event: Any, now: float) -> list[Any]:
+    """A node gets no new jobs any more when its connection was broken once."""
+    actions = decide(event, now)
+    if type(event) is scheduling.FromNodeEvent and type(event.message) is node.Reconciled:
+        known = machine.state.nodes[event.node]
+        known.is_comparing = True
+        for placement in known.placements.values():
+            note_room(placement)
+    return actions
+
+
+def tell_values_late(machine: SchedulingMachine, decide: Decide, event: Any, now: float) -> list[Any]:
+    """A provisional result is told with the next end of a job."""
+    actions = decide(event, now)
+    late = machine.__dict__.setdefault("late", [])
+    values = [action for action in actions if type(action) is scheduling.TellValue]
+    kept = [action for action in actions if type(action) is not scheduling.TellValue]
+    if late and any(type(action) is scheduling.TellEnded for action in kept):
+        kept += late
+        late.clear()
+    late += values
+    return kept
+
+
+def forget_cancel(machine: SchedulingMachine, decide: Decide, event: Any, now: float) -> list[Any]:
+    """A job that was cancelled is run elsewhere when its node is lost."""
+    if type(event) is scheduling.NodeLost and event.node in machine.state.nodes:
+        for placement in machine.state.nodes[event.node].placements.values():
+            placement.cancelling.clear()
+    return decide(event, now)
+
+
+MUTATIONS = [
+    Mutation(
+        "a job is run twice after a reconnect",
+        ExecutionMachine,
+        forget_results,
+        ("started twice",),
+        first=3,
+    ),
+    Mutation("a final status is told twice", SchedulingMachine, tell_again, ("is told twice",)),
+    Mutation("a slot is leaked", ExecutionMachine, leak_slot, ("CPUs are said to be busy",)),
+    Mutation("results are never released", ExecutionMachine, never_release, ("keeps", "hold on")),
+    Mutation(
+        "a result is lost with its connection",
+        ExecutionMachine,
+        lose_results,
+        ("do not end", "batches"),
+        first=7,
+    ),
+    Mutation(
+        "what must not run twice is run elsewhere",
+        SchedulingMachine,
+        run_again,
+        ("started twice",),
+        first=6,
+    ),
+    Mutation("a job is lost with its connection", SchedulingMachine, send_once, ("do not end", "wait for")),
+    Mutation("a running job is given back", ExecutionMachine, give_away, ("started twice", "are there")),
+    Mutation(
+        "a job waits while a CPU is free",
+        SchedulingMachine,
+        use_no_more,
+        ("while a CPU is idle", "do not end"),
+    ),
+    Mutation(
+        "a value is told after the end",
+        SchedulingMachine,
+        tell_values_late,
+        ("provisional result", "not seen"),
+    ),
+    Mutation(
+        "a cancelled job is run elsewhere", SchedulingMachine, forget_cancel, ("was cancelled",), first=26
+    ),
+]
+
+
+@contextmanager
+def applied(mutation: Mutation) -> Iterator[None]:
+    """Machines made now are the broken ones."""
+    kind: Any = mutation.kind
+    real = kind.handle
+
+    def handle(machine: Machine, event: Any, now: float) -> list[Any]:
+        return mutation.handle(machine, lambda event, now: real(machine, event, now), event, now)
+
+    kind.handle = handle
+    try:
+        yield
+    finally:
+        kind.handle = real
+
+
+def find(mutation: Mutation, worlds_max: int = WORLDS_MAX) -> tuple[int, Outcome | None]:
+    """Play worlds until one fails; returns how many, and what came of that one (None: they are all well)."""
+    seeds = [mutation.first, *(seed for seed in range(worlds_max - 1) if seed != mutation.first)]
+    with applied(mutation):
+        for count, seed in enumerate(seeds, 1):
+            outcome = run_seed(seed)
+            if outcome.failure is not None:
+                return count, outcome
+    return len(seeds), None
+
+
+def is_named(mutation: Mutation, outcome: Outcome) -> bool:
+    """Whether what failed is what is broken."""
+    return any(text in (outcome.failure or "") for text in mutation.finds)

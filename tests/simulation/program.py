@@ -1,0 +1,454 @@
+"""A program that uses clusters: the real scheduler service, with what the client library does around it.
+
+What ``client.engine`` and ``client.cluster`` do with threads is played here in short: look for nodes, allocate
+them, submit, cancel, put, close; and every word that the program is told goes into its account.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from dispy.core.scheduling import state as core
+from dispy.core.scheduling.state import ClientId, NodeId
+from dispy.net.connection import TICKS
+from dispy.protocol import node
+from dispy.protocol.node import Compute, Ended, Job
+from dispy.scheduler.service import NodeInfo, SchedulerService, Target
+from dispy.settings import PULSE_S, SILENT_PULSES
+
+from . import checks
+from .computer import PORT, SECRET, Computer
+from .jobs import Account, Entry, Kind, Task, said_by
+from .loop import Loop
+from .show import show_event
+from .world import World
+
+if TYPE_CHECKING:
+    from .network import Network
+
+DISCOVER_S = 0.2
+RETRY_S = 2.0
+CLOSE_S = 2.0
+"""These three as in ``client.engine`` and ``client.cluster``."""
+
+SILENT_S = PULSE_S * SILENT_PULSES - 0.5
+"""A node that was heard of less long ago is not silent."""
+
+LOOK_S = PULSE_S / TICKS
+"""Each time that we stood still counts as much."""
+
+
+class Object:
+    """Something that was put."""
+
+    __slots__ = ("is_referred_to", "uses")
+
+    def __init__(self) -> None:
+        self.uses = 0
+        """Jobs that were given it and have not ended."""
+        self.is_referred_to = True
+        """The program holds a reference."""
+
+
+class Cluster:
+    """One computation."""
+
+    __slots__ = (
+        "chains", "computers", "cpus", "end_by", "grace_s", "is_closing", "is_exclusive", "is_reentrant", "number",
+        "objects", "wishes",
+    )  # fmt: skip
+
+    def __init__(
+        self, number: int, is_reentrant: bool, computers: list[Computer], grace_s: float, is_exclusive: bool
+    ) -> None:
+        self.number = number
+        self.is_reentrant = is_reentrant
+        self.computers = computers
+        self.grace_s = grace_s
+        self.is_exclusive = is_exclusive
+        self.wishes: dict[str, int] = {}
+        """CPUs of a computer that it wants, where that is not all."""
+        self.chains: dict[int, int] = {}
+        """Jobs that somebody waits for to submit another one, and how many more there will be."""
+        self.objects: dict[int, Object] = {}
+        self.is_closing = False
+        self.end_by: float | None = None
+        """When jobs are given up that have not ended."""
+
+
+class Program:
+    """A process with some clusters.
+
+    Args:
+        world: Where it runs.
+        network: What it dials into.
+        ledger: Where its account goes.
+        number: Its number.
+        computers: Those it knows.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        network: Network,
+        ledger: dict[bytes, Account],
+        number: int,
+        computers: list[Computer],
+    ) -> None:
+        self.world = world
+        self.network = network
+        self.name = f"program{number}"
+        self.host = f"10.0.1.{number}"
+        self.account = Account(world, self.name)
+        self.party = world.party(self.name)
+        self.computers = computers
+        self.identity = world.random.randbytes(16)
+        ledger[self.identity] = self.account
+        self.clusters: dict[int, Cluster] = {}
+        self.limits: dict[str, int] = {}
+        """How many CPUs of a computer it wants, where that was said."""
+        self.is_leaving = False
+        self.has_left = False
+        self._by_host = {computer.host: computer for computer in computers}
+        self._tried: dict[Target, float] = {}
+        self._next_job = 1
+        self._next_computation = 1
+        self._next_object = 1
+        network.machine(self.host)
+        loop = Loop(world, self.party, network, self.host)
+        before = asyncio._get_running_loop()
+        asyncio._set_running_loop(loop)
+        try:
+            self.service = SchedulerService(self.identity, self.name, self, world)
+        finally:
+            asyncio._set_running_loop(before)
+        checks.watch_scheduler(self, self.service._machine)
+        self._targets = [(computer, Target(computer.host, PORT, SECRET.key)) for computer in computers]
+        world.soon(self.party, self._discover)
+        world.note(self.name, f"starts as {self.identity[:3].hex()}")
+
+    def show(self, event: core.Event, actions: list[core.Action]) -> None:
+        """Tell who reads the trace."""
+        self.world.note(self.name, show_event(event, actions))
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether there is such a process."""
+        return not self.party.is_dead
+
+    def open_jobs(self) -> int:
+        """Jobs that have not ended."""
+        return sum(len(jobs) for jobs in self.account.open.values())
+
+    def open_work_us(self) -> int:
+        """What those jobs take one after another, roughly (microseconds)."""
+        return sum(entry.task.duration_us for jobs in self.account.open.values() for entry in jobs.values())
+
+    def longest_us(self) -> int:
+        """What the longest of those jobs takes (microseconds)."""
+        jobs = [entry for jobs in self.account.open.values() for entry in jobs.values()]
+        return max((entry.task.duration_us for entry in jobs), default=0)
+
+    # Nodes.
+
+    def _discover(self) -> None:
+        self.world.after(DISCOVER_S, self.party, self._discover)
+        now = self.world.now
+        wanted = {computer.name for cluster in self.clusters.values() for computer in cluster.computers}
+        for computer, target in self._targets:
+            if computer.name in wanted and not self.service.is_linked(target):
+                if now - self._tried.get(target, -RETRY_S) >= RETRY_S:
+                    self._tried[target] = now
+                    self.service.reach(target)
+
+    def _allocate(self, cluster: Cluster, info: NodeInfo) -> None:
+        computer = self._by_host[info.target.host]
+        if computer in cluster.computers:
+            cpus = cluster.wishes.get(computer.name, computer.cpus)
+            if cpus > 0:
+                self.service.handle(core.Allocate(cluster.number, info.node, cpus))
+
+    # What the service tells.
+
+    def on_node_known(self, found: NodeInfo) -> None:
+        """A node has introduced itself."""
+        computer = self._by_host[found.target.host]
+        if computer.name in self.limits:
+            self.limit(computer, self.limits[computer.name])
+        for cluster in self.clusters.values():
+            self._allocate(cluster, found)
+
+    def on_node_gone(self, found: NodeInfo, reason: str) -> None:
+        """A node is lost: that must have been so."""
+        self.world.note(self.name, reason)
+        self.account.has_losses = True
+        self._tried.pop(found.target, None)
+        service = self._by_host[found.target.host].service
+        is_there = service is not None and service.incarnation == found.node and not service.is_ending
+        if not is_there:
+            return
+        if "does not answer" not in reason and "given up" not in reason and "silent" not in reason:
+            self.world.fail(f"{self.name}: a node that is there is taken for dead: {reason}")
+        heard, stops = self.party.heard.get(found.target.host, (-1e9, 0))
+        since = self.party.awake() - heard
+        if since < SILENT_S - LOOK_S * (self.party.stops - stops):
+            self.world.fail(
+                f"{self.name}: a node is taken for dead {since:.3f} s after it was heard: {reason}"
+            )
+
+    def on_unreachable(self, target: Target, error: Exception) -> None:
+        """A node does not answer."""
+
+    def on_ended(self, action: core.TellEnded, found: NodeInfo) -> None:
+        """Jobs have ended on a node."""
+        self._end_all(action.computation, action.ended)
+
+    def on_ended_here(self, action: core.TellEndedHere) -> None:
+        """Jobs have ended that are on no node."""
+        status, reason = action.status, action.reason
+        ended = [Ended(n, 0, status, 0.0, 0.0, b"", reason=reason, ran=False) for n in action.numbers]
+        self._end_all(action.computation, ended)
+
+    def _end_all(self, computation: int, jobs: list[Ended]) -> None:
+        cluster = self.clusters.get(computation)
+        if cluster is None:
+            self.world.fail(f"{self.name}: ends are told of computation {computation}, which is closed")
+            return
+        for ended in jobs:
+            self._end(cluster, ended)
+        if cluster.is_closing and not self.account.open[cluster.number]:
+            self.world.soon(self.party, self._close_if_done, cluster)
+
+    def _end(self, cluster: Cluster, ended: Ended) -> None:
+        number = ended.number
+        self.account.on_told_ended(ended)
+        used = self.account.entries[number].task.object
+        if used:
+            self._let_go(cluster, used, 1)
+        left = cluster.chains.pop(number, None)
+        if left and not cluster.is_closing and not self.is_leaving:
+            delay = 20e-6 + 200e-6 * self.world.chance()
+            self.world.after(delay, self.party, self._go_on_with_chain, cluster, left - 1)
+
+    def on_started(self, action: core.TellStarted, found: NodeInfo) -> None:
+        """Jobs are running."""
+        for started in action.started:
+            self.account.on_told_started(started.number, started.attempt)
+
+    def on_requeued(self, action: core.TellRequeued) -> None:
+        """Jobs wait again."""
+        for number in action.numbers:
+            entry = self.account.entries[number]
+            if entry.status:
+                self.world.fail(f"{self.name}: job {number} waits again after its end")
+
+    def on_value(self, action: core.TellValue, found: NodeInfo) -> None:
+        """A job sent a provisional result."""
+        self.account.on_told_value(action.value)
+
+    def on_printed(self, action: core.TellPrinted) -> None:
+        """Running jobs have printed something."""
+        for printed in action.printed:
+            said = said_by(printed.number, printed.attempt)
+            at = printed.stdout_at
+            if printed.stdout != said[at : at + len(printed.stdout)]:
+                self.world.fail(
+                    f"{self.name}: job {printed.number} is told to have printed what another has"
+                )
+            if self.account.entries[printed.number].status:
+                self.world.fail(f"{self.name}: job {printed.number} is told to print after its end")
+
+    def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
+        """A node became usable for a cluster, or ceased to be."""
+        if action.is_usable:
+            computation = self.service.state.computations.get(action.computation)
+            if computation is None or action.node not in computation.placements:
+                self.world.fail(f"{self.name}: a node is said to be usable that is not there")
+
+    def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
+        """A node takes more or fewer jobs, for another reason."""
+
+    def on_cpus(self, found: NodeInfo) -> None:
+        """A node may offer another number of CPUs."""
+
+    # What the program does; on its own process.
+
+    def open_cluster(
+        self,
+        is_reentrant: bool,
+        computers: list[Computer],
+        grace_s: float,
+        code_size: int,
+        is_live: bool,
+        is_exclusive: bool = False,
+    ) -> Cluster:
+        """Create a cluster."""
+        number = self._next_computation
+        self._next_computation += 1
+        cluster = self.clusters[number] = Cluster(number, is_reentrant, computers, grace_s, is_exclusive)
+        self.account.open[number] = {}
+        compute = Compute(
+            number, "f", b"c" * code_size, grace_s=grace_s, live=is_live, exclusive=is_exclusive
+        )
+        self.service.handle(core.AddComputation(ClientId(0), compute, is_reentrant))
+        for info in self.service.nodes():
+            self._allocate(cluster, info)
+        return cluster
+
+    def submit(self, cluster: Cluster, tasks: list[Task], pinned: NodeId | None = None) -> list[int]:
+        """Submit some jobs; returns their numbers."""
+        jobs = [self._accept(cluster, task, pinned) for task in tasks]
+        numbers = [job.number for job in jobs]
+        if pinned is not None:
+            for job in jobs:
+                self.service.handle(core.SubmitJobs(cluster.number, [job], pinned))
+        else:
+            self.service.submit(core.SubmitJobs(cluster.number, jobs))
+            self.service.schedule_tick()
+        return numbers
+
+    def _accept(self, cluster: Cluster, task: Task, pinned: NodeId | None) -> Job:
+        number = self._next_job
+        self._next_job += 1
+        if task.object:
+            cluster.objects[task.object].uses += 1
+        self.account.submit(Entry(number, cluster.number, task, cluster.is_reentrant, pinned))
+        if task.kind in (Kind.HANGS, Kind.DEAF):
+            delay = 0.05 + 3.0 * self.world.chance() ** 2
+            self.world.after(delay, self.party, self.cancel, cluster, [number])
+        return Job(number, 0, task.encode(number))
+
+    def start_chain(self, cluster: Cluster, task: Task, length: int) -> None:
+        """Submit a job, wait for it, submit the next one, and so on."""
+        if cluster.is_closing:
+            return
+        job = self._accept(cluster, task, None)
+        if length > 1:
+            cluster.chains[job.number] = length
+        if not self.service.try_submit(cluster.number, job):
+            self.service.submit(core.SubmitJobs(cluster.number, [job]))
+            self.service.schedule_tick()
+
+    def _go_on_with_chain(self, cluster: Cluster, left: int) -> None:
+        if not cluster.is_closing and not self.is_leaving:
+            self.start_chain(cluster, Task(int(200 * self.world.chance())), left)
+
+    def cancel(self, cluster: Cluster, numbers: list[int]) -> None:
+        """Cancel jobs, those that have not ended."""
+        jobs = self.account.open.get(cluster.number, {})
+        numbers = [number for number in numbers if number in jobs]
+        for number in numbers:
+            jobs[number].is_cancelled = True
+        if numbers:
+            self.service.handle(core.CancelJobs(cluster.number, numbers))
+
+    def cancel_all(self, cluster: Cluster) -> None:
+        """Cancel all jobs of a cluster."""
+        self.cancel(cluster, list(self.account.open.get(cluster.number, ())))
+
+    def allocate(self, cluster: Cluster, computer: Computer, cpus: int | None, is_draining: bool) -> None:
+        """Use more or less of a computer; None: all of it."""
+        if cpus is None:
+            cluster.wishes.pop(computer.name, None)
+        else:
+            cluster.wishes[computer.name] = cpus
+        for info in self.service.nodes():
+            if info.target.host == computer.host:
+                if cpus == 0:
+                    self.account.has_losses = True
+                wanted = computer.cpus if cpus is None else cpus
+                self.service.handle(core.Allocate(cluster.number, info.node, wanted, is_draining))
+
+    def limit(self, computer: Computer, cpus: int) -> None:
+        """Use no more than so many CPUs of a computer, with all clusters together (``set_node_cpus``)."""
+        for info in self.service.nodes():
+            if info.target.host == computer.host:
+                self.limits[computer.name] = cpus
+                self.service.handle(core.LimitNode(info.node, cpus))
+
+    def pin(self, cluster: Cluster) -> NodeId | None:
+        """A node that jobs of a cluster can be pinned to."""
+        placements = self.service.state.computations[cluster.number].placements
+        nodes = list(placements)
+        return nodes[int(self.world.chance() * len(nodes))] if nodes else None
+
+    def put(self, cluster: Cluster, size: int) -> int:
+        """Put an object; returns its number."""
+        number = self._next_object
+        self._next_object += 1
+        cluster.objects[number] = Object()
+        self.service.handle(core.PutObject(node.PutObject(cluster.number, number, b"o" * size)))
+        return number
+
+    def drop(self, cluster: Cluster, number: int) -> None:
+        """Let go of a reference."""
+        cluster.objects[number].is_referred_to = False
+        self._let_go(cluster, number, 0)
+
+    def _let_go(self, cluster: Cluster, number: int, uses: int) -> None:
+        there = cluster.objects.get(number)
+        if there is None:
+            return
+        there.uses -= uses
+        if not there.uses and not there.is_referred_to:
+            del cluster.objects[number]
+            self.world.soon(self.party, self._drop, cluster.number, number)
+
+    def _drop(self, computation: int, number: int) -> None:
+        self.service.handle(core.DropObjects(computation, [number]))
+
+    # Ending.
+
+    def close(self, cluster: Cluster, terminate: bool) -> None:
+        """Close a cluster: when its jobs have ended, or cancel them and wait for a bounded time."""
+        if not cluster.is_closing:
+            cluster.is_closing = True
+            if terminate:
+                self._terminate(cluster)
+            else:
+                self._close_if_done(cluster)
+
+    def _terminate(self, cluster: Cluster) -> None:
+        self.cancel_all(cluster)
+        self.world.after(cluster.grace_s + CLOSE_S, self.party, self._give_up, cluster)
+        self._close_if_done(cluster)
+
+    def _give_up(self, cluster: Cluster) -> None:
+        """What has not ended in time is ended here."""
+        if cluster.number not in self.clusters:
+            return
+        for entry in list(self.account.open[cluster.number].values()):
+            self.account.give_up(entry)
+        self._close_if_done(cluster)
+
+    def _close_if_done(self, cluster: Cluster) -> None:
+        if cluster.number in self.clusters and not self.account.open[cluster.number]:
+            del self.clusters[cluster.number]
+            del self.account.open[cluster.number]
+            self.service.handle(core.CloseComputation(cluster.number))
+
+    def leave(self) -> None:
+        """Exit in good order."""
+        if not self.has_left:
+            self.has_left = True
+            self.service.close()
+            self.world.after(1e-4, self.party, self._exit)
+
+    def _exit(self) -> None:
+        self.world.note(self.name, "exits")
+        self.party.kill()
+        self.network.drop(self.party, "end")
+
+    def crash(self, how: str) -> None:
+        """It is gone in the middle of anything.
+
+        Nobody takes over what it has left behind: once there is a journal, and a spool on the nodes, this
+        is where a recovery begins, with what the journal would hold of ``self.account``. Until then its
+        leases run out.
+        """
+        self.world.note(self.name, f"crashes ({how})")
+        self.party.kill()
+        self.network.drop(self.party, how)
+        if how == "silent":
+            self.network.machine(self.host).is_up = False

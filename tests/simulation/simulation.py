@@ -1,0 +1,461 @@
+"""One run: a world from a seed, a time of faults, a time of peace, and what must hold in and after both."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from dispy.stall import STALL_S
+
+from . import checks
+from .computer import Computer
+from .faults import Faults
+from .jobs import Account, Task
+from .network import Network
+from .program import Program
+from .workload import Habits, Workload
+from .world import Failure, World
+
+STEPS = 4000
+"""Steps of a run until its faults cease, unless it is told otherwise."""
+
+ACTIVE_S = 60.0
+"""Virtual time until they cease at the latest."""
+
+SETTLE_S = 60.0
+"""When faults have ceased, a job ends within this time and twice that of the longest one, until none is left."""
+
+RELEASED_S = 15.0
+"""When all jobs have ended, within this time nobody remembers anything of them."""
+
+SLICE_S = 0.5
+"""How often it is asked whether all is done."""
+
+STUCK_S = 4.0
+"""A job that could run is not left waiting for longer while a CPU that it may use is idle and nothing is wrong."""
+
+LINKS = {
+    "reset": 4.0,
+    "half open": 2.0,
+    "black hole": 1.0,
+    "partition": 2.0,
+    "one way": 1.0,
+    "slow path": 1.0,
+    "loss": 2.0,
+}
+DEATHS = {
+    "node killed": 3.0,
+    "node stopped": 1.0,
+    "power": 1.0,
+    "host killed": 2.0,
+    "worker killed": 4.0,
+    "reset": 1.0,
+}
+STANDSTILLS = {
+    "node stands still": 3.0,
+    "program stands still": 3.0,
+    "host stands still": 1.0,
+    "worker stands still": 2.0,
+    "slow node": 2.0,
+    "reset": 2.0,
+}
+SHORTAGES = {
+    "loads fail": 1.0,
+    "forks fail": 2.0,
+    "memory full": 2.0,
+    "cpus": 3.0,
+    "clock jumps": 1.0,
+    "host killed": 1.0,
+    "worker killed": 1.0,
+}
+CRASHES = {"program crashes": 1.0, "reset": 2.0, "node killed": 1.0, "partition": 1.0}
+
+CLIMATES: list[tuple[str, dict[str, float]]] = [
+    ("calm", {}),
+    ("links", LINKS),
+    ("links", LINKS),
+    ("deaths", DEATHS),
+    ("deaths", DEATHS),
+    ("standstills", STANDSTILLS),
+    ("shortages", SHORTAGES),
+    ("crashes", CRASHES),
+    ("everything", {**CRASHES, **SHORTAGES, **STANDSTILLS, **DEATHS, **LINKS}),
+    ("everything", {**CRASHES, **SHORTAGES, **STANDSTILLS, **DEATHS, **LINKS}),
+]
+
+
+@dataclass
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        seed: Its seed.
+        climate: What went wrong in it.
+        steps: Things that happened.
+        virtual_s: How long it was.
+        jobs: How many were accepted.
+        runs: How often workers began one.
+        statuses: How many ended how.
+        faults: How many there were of each kind.
+        packets: What the network did to how many of them.
+        digest: Two runs of equal digests are the same run.
+        failure: What must not have happened; None: all is well.
+    """
+
+    seed: int
+    climate: str
+    steps: int = 0
+    virtual_s: float = 0.0
+    jobs: int = 0
+    runs: int = 0
+    statuses: dict[int, int] = field(default_factory=dict)
+    faults: dict[str, int] = field(default_factory=dict)
+    packets: dict[str, int] = field(default_factory=dict)
+    digest: int = 0
+    failure: str | None = None
+
+
+class _Errors(logging.Handler):
+    """What services log as an error is one: something was caught that nobody expected."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.DEBUG)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        # While there are faults, work stands still for good reasons, and nodes do well to say so.
+        is_stall = text.startswith("nothing has moved")
+        is_excused = is_stall and self._world.now < self._world.peace_at + 2 * STALL_S
+        if record.levelno >= logging.ERROR and self._world.failure is None and not is_excused:
+            if record.exc_info and record.exc_info[1] is not None:
+                text += f": {record.exc_info[1]!r}"
+                if self._world.is_traced:
+                    text += "\n" + logging.Formatter().formatException(record.exc_info)
+            self._world.failure = Failure(f"at {self._world.now:.6f} s: {text}")
+            self._world.note("FAILURE", text)
+        elif self._world.is_traced:
+            self._world.note("log", text)
+
+
+@contextmanager
+def _listening(world: World) -> Iterator[None]:
+    """What our services log belongs to the world."""
+    logger = logging.getLogger("dispy")
+    handler = _Errors(world)
+    before = (logger.handlers[:], logger.propagate, logger.level)
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.INFO if world.is_traced else logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.handlers[:], logger.propagate = before[0], before[1]
+        logger.setLevel(before[2])
+
+
+class Simulation:
+    """A cluster and everybody in it.
+
+    Args:
+        seed: All chance comes from it.
+        steps: Steps until its faults cease.
+        trace: Takes a line for everything worth telling.
+    """
+
+    def __init__(self, seed: int, steps: int = STEPS, trace: Callable[[str], None] | None = None) -> None:
+        world = self.world = World(seed, trace)
+        random = world.random
+        self.climate, weights = random.choice(CLIMATES)
+        self.outcome = Outcome(seed, self.climate)
+        self._steps = steps
+        delay_s = 20e-6 * 1000 ** random.random()
+        network = self.network = Network(world, lambda: delay_s * (0.5 + random.random()))
+        network.window = random.choice([16, 64, 256]) * 1024
+        network.write_high = random.choice([4, 64, 256]) * 1024
+        network.per_byte_s = random.choice([1e-9, 1e-8, 2e-7])
+        network.splits = random.choice([0.0, 0.02, 0.3])
+        self.ledger: dict[bytes, Account] = {}
+        lease_s = random.choice([8.0, 20.0, 60.0])
+        self.computers = [
+            Computer(world, network, self.ledger, number, random.choice([1, 1, 2, 3, 4]), lease_s)
+            for number in range(1, 2 + int(random.random() * 4))
+        ]
+        self.programs: list[Program] = []
+        self.workloads: list[Workload] = []
+        for computer in self.computers:
+            computer.load_s = 0.001 * 200 ** random.random()
+            world.after(0.5 * random.random() ** 3, world.nature, computer.start)
+        for _ in range(random.choice([1, 1, 2, 3])):
+            world.after(0.5 * random.random() ** 3, world.nature, self._add_program, True)
+        pause_s = 0.05 * 60 ** random.random()
+        self.faults = Faults(
+            world,
+            network,
+            self.computers,
+            self.programs,
+            weights,
+            pause_s,
+            random.choice([0.3, 3.0, 30.0]),
+        )
+        self._idle_since: dict[tuple[int, int], float] = {}
+
+    def _add_program(self, is_busy: bool) -> Program:
+        program = Program(self.world, self.network, self.ledger, len(self.programs) + 1, self.computers)
+        self.programs.append(program)
+        # One that comes late finds peace.
+        if is_busy and self.faults.is_on:
+            self.workloads.append(Workload(program, Habits(self.world.random)))
+        return program
+
+    def run(self) -> Outcome:
+        """Play it to its end; what fails is in the outcome."""
+        outcome = self.outcome
+        world = self.world
+        with _listening(world):
+            try:
+                self._live()
+                self._make_peace()
+                self._settle()
+                self._release()
+                self._part()
+                self._check_ends()
+            except Failure as failure:
+                outcome.failure = str(failure)
+            except Exception as error:
+                if world.failure is None and not world.is_traced:
+                    outcome.failure = f"at {world.now:.6f} s: {type(error).__name__}: {error}"
+                elif world.failure is None:
+                    raise
+                else:
+                    outcome.failure = str(world.failure)
+            finally:
+                world.end()
+        outcome.steps = world.steps
+        outcome.virtual_s = world.now
+        outcome.digest = world.digest
+        outcome.faults = self.faults.counts
+        paths = self.network.paths.values()
+        outcome.packets = {
+            "sent": sum(path.sent for path in paths),
+            "lost": sum(path.lost for path in paths),
+            "overtaken on another connection": sum(path.overtaken for path in paths),
+        }
+        for account in self.ledger.values():
+            outcome.jobs += len(account.entries)
+            outcome.runs += account.runs
+            for status, count in account.statuses.items():
+                outcome.statuses[status] = outcome.statuses.get(status, 0) + count
+        return outcome
+
+    # Its parts.
+
+    def _live(self) -> None:
+        world = self.world
+        while world.steps < self._steps and world.now < ACTIVE_S:
+            world.run(world.now + SLICE_S, self._steps)
+            self._look_for_stuck()
+
+    def _make_peace(self) -> None:
+        """Faults cease, nobody brings new work, and every cluster may use all its nodes."""
+        world = self.world
+        world.note("peace", "faults cease")
+        world.peace_at = world.now
+        self.faults.stop()
+        for workload in self.workloads:
+            workload.stop()
+        if any(not program.is_alive for program in self.programs):
+            # Somebody has died: another one finds the nodes in order.
+            program = self._add_program(False)
+            world.soon(program.party, self._try_all, program)
+        for program in self.programs:
+            if program.is_alive:
+                world.soon(program.party, self._use_all, program)
+
+    @staticmethod
+    def _try_all(program: Program) -> None:
+        cluster = program.open_cluster(False, program.computers, 0.5, 100, is_live=False)
+        program.submit(cluster, [Task(1000) for _ in range(40)])
+
+    @staticmethod
+    def _use_all(program: Program) -> None:
+        for computer in program.computers:
+            if computer.name in program.limits:
+                # Also of one that is away.
+                program.limits[computer.name] = computer.cpus
+                program.limit(computer, computer.cpus)
+        for cluster in list(program.clusters.values()):
+            for computer in cluster.computers:
+                program.allocate(cluster, computer, None, is_draining=False)
+            if cluster.is_exclusive:
+                # Until then nobody else has its turn.
+                program.close(cluster, terminate=False)
+
+    def _settle(self) -> None:
+        """Everything ends."""
+        world = self.world
+        world.run(world.now + 0.1)
+        alive = [program for program in self.programs if program.is_alive]
+        ended, since = -1, world.now
+        while any(program.open_jobs() for program in alive):
+            before, ended = ended, sum(sum(program.account.statuses.values()) for program in alive)
+            if ended != before:
+                since = world.now
+            longest_s = max(program.longest_us() for program in alive) * 1e-6
+            if world.now > since + SETTLE_S + 2.0 * longest_s:
+                left = {p.name: p.open_jobs() for p in alive if p.open_jobs()}
+                world.fail(f"jobs do not end: {world.now - since:g} s after the last one there are {left}")
+            world.run(world.now + SLICE_S)
+            self._look_for_stuck()
+
+    def _release(self) -> None:
+        """Jobs that have ended are forgotten, though their clusters are still open."""
+        world = self.world
+        deadline = world.now + RELEASED_S
+        while (kept := self._find_kept()) is not None:
+            if world.now > deadline:
+                world.fail(f"{RELEASED_S:g} s after the last job has ended {kept}")
+            world.run(world.now + SLICE_S)
+
+    def _find_kept(self) -> str | None:
+        """What is still kept of jobs that have ended."""
+        for program in self.programs:
+            if program.is_alive:
+                kept = checks.find_kept_by_program(program)
+                if kept is not None:
+                    return f"{program.name} keeps {kept}"
+        for computer in self.computers:
+            if computer.service is not None:
+                for program in self.programs:
+                    kept = checks.find_kept_by_node(computer, program) if program.is_alive else None
+                    if kept is not None:
+                        return f"{computer.name} keeps {kept} of {program.name}"
+        return None
+
+    def _part(self) -> None:
+        """Clusters are closed, programs exit, leases run out."""
+        world = self.world
+        for program in self.programs:
+            if program.is_alive:
+                program.is_leaving = True
+                for cluster in list(program.clusters.values()):
+                    world.soon(program.party, program.close, cluster, False)
+        world.run(world.now + 1.0)
+        for program in self.programs:
+            if program.is_alive:
+                world.soon(program.party, program.leave)
+        lease_s = max(computer.lease_s for computer in self.computers)
+        deadline = world.now + lease_s + 20.0
+        while any(self._holds(computer) for computer in self.computers):
+            if world.now > deadline:
+                held = {c.name: self._holds(c) for c in self.computers if self._holds(c)}
+                world.fail(f"nodes hold on to what nobody wants: {held}")
+            world.run(world.now + 2.0)
+
+    @staticmethod
+    def _holds(computer: Computer) -> str:
+        """What a node holds of anybody."""
+        service = computer.service
+        if service is None:
+            return ""
+        state = service.machine.state
+        held = [
+            ("clients", len(state.clients)),
+            ("computations", len(state.computations)),
+            ("workers", len(state.workers)),
+            ("busy CPUs", state.busy),
+            ("connections", len(service._connections)),
+            ("hosts", len(service._loaded) + len(service._ending)),
+            ("owners of workers", len(service._owners)),
+            ("host processes", sum(host is not service._spare for host in computer.hosts)),
+            ("directories", len(computer.files.directories)),
+            ("payloads on their way", computer.files.arriving),
+        ]
+        return ", ".join(f"{count} {what}" for what, count in held if count)
+
+    def _check_ends(self) -> None:
+        """Nothing is left of anything."""
+        for program in self.programs:
+            state = program.service.state
+            if program.has_left and state.computations:
+                self.world.fail(f"{program.name}: closed computations are not forgotten")
+            if program.has_left and any(known.placements for known in state.nodes.values()):
+                self.world.fail(f"{program.name}: placements of closed computations are not forgotten")
+
+    # Nothing waits while it could run.
+
+    def _look_for_stuck(self) -> None:
+        """A job that waits, and an idle CPU that it may use, both for long and without any fault in between."""
+        world = self.world
+        waiting: dict[tuple[int, int], float] = {}
+        for program in self.programs:
+            if not program.party.is_running:
+                continue
+            for computation in program.service.state.computations.values():
+                waits = self._waits(program, computation.number)
+                if waits and self._has_idle(program, computation.number):
+                    key = (program.party.index, computation.number)
+                    started = program.account.last_start.get(computation.number, 0.0)
+                    waiting[key] = max(self._idle_since.get(key, world.now), started)
+                    if world.now - waiting[key] > STUCK_S:
+                        world.fail(
+                            f"{program.name}: jobs {waits[:5]} of computation {computation.number} wait for "
+                            f"{STUCK_S:g} s while a CPU is idle"
+                        )
+        self._idle_since = waiting
+
+    def _waits(self, program: Program, number: int) -> list[int]:
+        """Jobs of a computation that wait and could run on any of its nodes."""
+        entries = program.account.open.get(number, {})
+        return [
+            entry.number
+            for entry in entries.values()
+            if entry.pinned is None and entry.attempt not in entry.starts and not entry.is_cancelled
+        ]
+
+    def _has_idle(self, program: Program, number: int) -> bool:
+        """Whether a node has an idle CPU for a computation, and everything between them is in order."""
+        computation = program.service.state.computations[number]
+        for computer in self.computers:
+            service = computer.service
+            if service is None or computer.party is None or not computer.party.is_running:
+                return False
+            if (
+                computer.slowness > 1.0
+                or computer.loads_fail
+                or computer.forks_fail
+                or computer.files.is_full
+            ):
+                return False
+            if any(not host.party.is_running for host in computer.hosts):
+                return False
+        if any(path.is_cut or path.loss or path.delay_s > 0.1 for path in self.network.paths.values()):
+            return False
+        if any(end.is_deaf for end in self.network.ends()):
+            return False
+        for placement in computation.placements.values():
+            computer = next(
+                (
+                    c
+                    for c in self.computers
+                    if c.service is not None and c.service.incarnation == placement.node.id
+                ),
+                None,
+            )
+            if computer is None or computer.service is None or placement.room() <= 0:
+                continue
+            state = computer.service.machine.state
+            if (
+                placement.status.value == "ready"
+                and placement.node.is_connected
+                and state.busy < state.cpus
+            ):
+                return True
+        return False
+
+
+def run_seed(seed: int, steps: int = STEPS, trace: Callable[[str], None] | None = None) -> Outcome:
+    """Play the world of a seed."""
+    return Simulation(seed, steps, trace).run()
