@@ -27,6 +27,8 @@ class Place:
         self.credit = (0, 0)
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []
+        self.is_told = True
+        """Whether the scheduler was told what runs: real nodes see to that by themselves."""
 
     def jobs(self) -> list[Job]:
         return self.running + list(self.waiting)
@@ -57,6 +59,8 @@ class PlainNode:
         """A connection stands."""
         known = self.is_attached
         self.is_attached = True
+        for place in self.places.values():
+            place.is_told = False
         self.batches = [batch for batch in self.batches if batch.batch > received]
         for batch in self.batches:
             self.tell(batch)
@@ -172,11 +176,13 @@ class PlainNode:
             job = place.waiting.popleft()
             place.running.append(job)
             self._cluster.on_start(self._link, job.number, job.attempt)
+            place.is_told = False
             moved = True
         return moved
 
     def tell_started(self, number: int) -> None:
         """Running jobs are reported."""
+        self.places[number].is_told = True
         running = [Started(job.number, job.attempt, 0.0) for job in self.places[number].running]
         self.tell(protocol.JobsStarted(number, running))
 
@@ -204,7 +210,8 @@ class PlainNode:
             if not self.places[number].is_ready:
                 self.load(number)
                 moved = True
-            if self.start(number):
+            moved |= self.start(number)
+            if not self.places[number].is_told:
                 self.tell_started(number)
                 moved = True
             moved |= not self.is_frozen and self.finish(number, self.cpus)
