@@ -13,7 +13,6 @@ broken in one of them.
 from __future__ import annotations
 
 import argparse
-import gc
 import multiprocessing
 import multiprocessing.pool
 import os
@@ -25,7 +24,7 @@ from collections.abc import Iterator
 from dispy.protocol.node import ABANDONED, CANCELLED, FINISHED, TERMINATED
 
 from .mutations import MUTATIONS, find, is_named
-from .simulation import STEPS, Outcome, run_seed
+from .simulation import STEPS, Outcome, run_batch, run_seed
 
 LINES = 60
 """The end of the trace of a world that failed that is shown."""
@@ -125,21 +124,6 @@ class _outcomes:
         if self._pool is not None:
             self._pool.terminate()
             self._pool.join()
-
-
-def run_batch(batch: tuple[int, int, int, float | None]) -> list[Outcome]:
-    """Play some worlds one after another."""
-    first, count, steps, deadline = batch
-    outcomes = []
-    for seed in range(first, first + count):
-        if deadline is not None and time.monotonic() > deadline:
-            break
-        # Worlds are full of cycles; one collection after each is cheaper than many in it.
-        gc.disable()
-        outcomes.append(run_seed(seed, steps))
-        gc.enable()
-        gc.collect()
-    return outcomes
 
 
 def check_checker() -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -459,3 +461,18 @@ class Simulation:
 def run_seed(seed: int, steps: int = STEPS, trace: Callable[[str], None] | None = None) -> Outcome:
     """Play the world of a seed."""
     return Simulation(seed, steps, trace).run()
+
+
+def run_batch(batch: tuple[int, int, int, float | None]) -> list[Outcome]:
+    """Play some worlds one after another."""
+    first, count, steps, deadline = batch
+    outcomes = []
+    for seed in range(first, first + count):
+        if deadline is not None and time.monotonic() > deadline:
+            break
+        # Worlds are full of cycles; one collection after each is cheaper than many in it.
+        gc.disable()
+        outcomes.append(run_seed(seed, steps))
+        gc.enable()
+        gc.collect()
+    return outcomes
