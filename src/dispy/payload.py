@@ -477,17 +477,36 @@ class Code:
         function: The computation.
         namespace: The globals that it shares with setup, cleanup and the explicit dependencies.
         modules: Names of standard modules that the code uses without importing them.
+        setup: Called before any job; None for nothing.
+        cleanup: Called after all jobs; None for nothing.
+        setup_args: What both are called with, pickled; they are loaded in the namespace of the user's code.
     """
 
-    __slots__ = ("function", "modules", "namespace")
+    __slots__ = ("cleanup", "function", "modules", "namespace", "setup", "setup_args")
 
-    def __init__(self, function: Callable[..., Any], namespace: Namespace, modules: list[str]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        namespace: Namespace,
+        modules: list[str],
+        setup: Callable[..., Any] | None,
+        cleanup: Callable[..., Any] | None,
+        setup_args: tuple[Any, ...],
+    ) -> None:
         self.function = function
         self.namespace = namespace
         self.modules = modules
+        self.setup = setup
+        self.cleanup = cleanup
+        self.setup_args = setup_args
 
 
-def dump_code(function: Callable[..., Any], depends: Iterable[Any]) -> bytes:
+def dump_code(
+    function: Callable[..., Any],
+    depends: Iterable[Any],
+    setup: Callable[..., Any] | None = None,
+    cleanup: Callable[..., Any] | None = None,
+) -> bytes:
     """Pickle a function and the functions and classes it depends on, by value.
 
     All of them share one namespace on the other side; helpers that they refer to in other modules
@@ -496,19 +515,22 @@ def dump_code(function: Callable[..., Any], depends: Iterable[Any]) -> bytes:
     Args:
         function: Any callable.
         depends: Functions and classes that the function finds by name.
+        setup: Called before any job, in the namespace of the computation: jobs see the globals that it sets.
+        cleanup: Called after all jobs.
 
     Raises:
         PicklingError: Names the global, closure variable or default that cannot be sent.
     """
     depends = list(depends)
-    explicit = [function, *depends]
+    around = [item.func if isinstance(item, functools.partial) else item for item in (setup, cleanup)]
+    explicit = [function, *depends, *[item for item in around if item is not None]]
     shared: Namespace = {}
     stream = io.BytesIO()
     pickler = _Pickler(stream, shared=shared, explicit=explicit)
     names = {_name_of(item): item for item in depends}
     take_used()
     try:
-        pickler.dump((shared, function, names))
+        pickler.dump((shared, function, names, setup, cleanup))
         if take_used():
             raise PicklingError("it refers to an object that was put")
     except Exception as error:
@@ -519,19 +541,36 @@ def dump_code(function: Callable[..., Any], depends: Iterable[Any]) -> bytes:
             hint="import or create it inside the function, or pass it as an argument",
         ) from error
     modules = sorted(pickler.global_names & STANDARD_MODULES)
-    return pickle.dumps((stream.getvalue(), modules), PROTOCOL)
+    return pickle.dumps((stream.getvalue(), modules, b""), PROTOCOL)
+
+
+def with_setup_args(code: bytes, args: tuple[Any, ...]) -> bytes:
+    """What ``dump_code`` made, with arguments for setup and cleanup.
+
+    Raises:
+        PicklingError: An argument that cannot be sent.
+    """
+    data, modules, _ = pickle.loads(code)
+    stream = io.BytesIO()
+    try:
+        _Pickler(stream).dump(args)
+    except Exception as error:
+        raise PicklingError(
+            f"setup_args cannot be sent: {find_culprit(args, 'setup_args') or error}"
+        ) from error
+    return pickle.dumps((data, modules, stream.getvalue()), PROTOCOL)
 
 
 def load_code(payload: bytes) -> Code:
     """Rebuild what ``dump_code`` made."""
-    data, modules = pickle.loads(payload)
-    shared, function, names = pickle.loads(data)
+    data, modules, args = pickle.loads(payload)
+    shared, function, names, setup, cleanup = pickle.loads(data)
     for name, item in names.items():
         shared.setdefault(name, item)
     name = getattr(function, "__name__", "")
     if name.isidentifier():
         shared.setdefault(name, function)
-    return Code(function, shared, modules)
+    return Code(function, shared, modules, setup, cleanup, pickle.loads(args) if args else ())
 
 
 def _name_of(item: Any) -> str:

@@ -24,11 +24,8 @@ from .jobs import name_and
         ("ext_host", "192.0.2.1"),
         ("ipv4_udp_multicast", True),
         ("dest_path", "x"),
-        ("setup", len),
         ("cleanup", False),
-        ("cleanup", len),
         ("nodes", [("127.0.0.1", 1, 1, ["file"])]),
-        ("nodes", [{"host": "127.0.0.1", "setup_args": (1,)}]),
     ],
 )
 def test_what_comes_later_says_so(place: Place, name: str, value: Any) -> None:

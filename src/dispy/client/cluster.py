@@ -86,6 +86,10 @@ class JobCluster:
             ``NodeAllocate`` objects; by default every node of this user on this machine, and a node
             of the program's own where there is none.
         depends: Functions and classes that the computation finds by name.
+        setup: Called once on each node before any job there, with the ``setup_args`` of the ``NodeAllocate`` that the
+            node is used for, in the working directory. Jobs see the globals that it sets, and share the memory of
+            what it has loaded. A node where it raises, or returns anything but 0, 1, 2 or None, is not used.
+        cleanup: Called likewise after all jobs, when the cluster leaves the node. True: only files are removed.
         job_status: Called with a job at each provisional result and at its end.
         cluster_status: Called with (status, node, job) at every event.
         host: Accepted; clients listen nowhere.
@@ -164,8 +168,8 @@ class JobCluster:
         ext_host = _renamed(ext_host, ext_ip_addr, "ext_ip_addr", "ext_host")
         job_status = _renamed(job_status, callback, "callback", "job_status")
         _refuse_not_yet(
-            ext_host=ext_host, ipv4_udp_multicast=ipv4_udp_multicast, dest_path=dest_path, setup=setup,
-            cleanup=None if cleanup is True else (cleanup if cleanup is not None else False),
+            ext_host=ext_host, ipv4_udp_multicast=ipv4_udp_multicast, dest_path=dest_path,
+            cleanup=False if cleanup is False or cleanup is None else None,
         )  # fmt: skip
         if recover_file is not None and not isinstance(recover_file, (str, os.PathLike)):
             raise UsageError(f"recover_file must be a path, not {type(recover_file).__name__}")
@@ -205,7 +209,9 @@ class JobCluster:
                 secrets.require_given(self._secret, allocation.ip_addr)
                 warn_if_open(self._tls, allocation.ip_addr)
         self._secret_file = secret_file
-        self._computation = self._make_computation(computation, depends)
+        self._computation = self._make_computation(
+            computation, depends, setup, None if cleanup is True else cleanup
+        )
         self._isolate = bool(isolate)
         self._exclusive = bool(exclusive)
         self._reentrant = reentrant
@@ -274,8 +280,8 @@ class JobCluster:
             self._engine.start_private_node(self._secret)
         self._engine.call(self._engine.add, self)
 
-    def _make_computation(self, computation: Any, depends: Any) -> Computation:
-        return Computation(computation, depends)
+    def _make_computation(self, computation: Any, depends: Any, setup: Any, cleanup: Any) -> Computation:
+        return Computation(computation, depends, setup, cleanup)
 
     def _find_engine(self) -> Engine:
         return engine()
@@ -893,6 +899,10 @@ class JobCluster:
 
     def _allocated_cpus(self, info: NodeInfo) -> int:
         """What of a node this cluster uses, by the first element of ``nodes`` that wants it."""
+        return self._allocated(info)[0]
+
+    def _allocated(self, info: NodeInfo) -> tuple[int, bytes]:
+        """The same, and the code that it is sent, if its setup has arguments (else nothing)."""
         for allocation in self._allocations:
             if allocation.port is not None and allocation.port != info.target.port:
                 continue
@@ -900,10 +910,11 @@ class JobCluster:
                 cpus = allocation.allocate(self, info.ip_addr, info.name, info.cpus, None, info.platform)
             except Exception:
                 logger.exception("allocate for node %s failed; the node is not used", info.name)
-                return 0
+                return 0, b""
             if cpus > 0:
-                return min(cpus, info.cpus)
-        return 0
+                arguments = allocation.setup_args
+                return min(cpus, info.cpus), self._computation.code_with(arguments) if arguments else b""
+        return 0, b""
 
     def _has_other_node(self, private: NodeId) -> bool:
         return any(node != private for node in self._dispy_nodes)
@@ -1251,8 +1262,7 @@ _INSTEAD = {
     "ext_host": "nodes and clients of other networks come later; leave it out",
     "ipv4_udp_multicast": "nodes of this machine are found without it; leave it out",
     "dest_path": "jobs have a working directory of their own; leave it out",
-    "setup": "create what jobs need inside the function",
-    "cleanup": "files of a computation are removed when the cluster closes; leave it out",
+    "cleanup": "files of a computation are removed when the cluster closes; leave it out, or give a function",
 }
 
 

@@ -17,13 +17,19 @@ class Computation:
 
     Attributes:
         name: Of the function.
-        code: The pickle.
+        code: The pickle, with setup and cleanup.
         method: The bound method that was given, if it was one.
     """
 
     __slots__ = ("_signature", "code", "method", "name")
 
-    def __init__(self, computation: Any, depends: Any) -> None:
+    def __init__(
+        self,
+        computation: Any,
+        depends: Any,
+        setup: Callable[..., Any] | None = None,
+        cleanup: Callable[..., Any] | None = None,
+    ) -> None:
         if isinstance(computation, str):
             raise NotYetError(
                 f"programs as computations ({computation!r}) are not available yet",
@@ -40,8 +46,19 @@ class Computation:
         items = check_depends(depends)
         if self.method is not None and not isinstance(self.method.__self__, type):
             items.append(type(self.method.__self__))
-        self.code = payload.dump_code(function, items)
+        for what, item in (("setup", setup), ("cleanup", cleanup)):
+            if item is not None and not callable(item):
+                raise UsageError(f"{what} must be a function, not {type(item).__name__}")
+        self.code = payload.dump_code(function, items, setup, cleanup)
         self._signature = inspect.signature(function) if self.method is not None else None
+
+    def code_with(self, setup_args: tuple[Any, ...]) -> bytes:
+        """The code for a node where setup and cleanup have arguments.
+
+        Raises:
+            PicklingError: One that cannot be sent.
+        """
+        return payload.with_setup_args(self.code, setup_args)
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """The arguments of the function for those of the caller.

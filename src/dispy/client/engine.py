@@ -400,17 +400,17 @@ class Engine:
         private = self._private_of(info)
         if private is not None and not cluster._wants_private:
             return
-        cpus = cluster._allocated_cpus(info)
+        cpus, code = cluster._allocated(info)
         if cpus > 0:
             self._note_node(cluster, info, private is not None)
             if cluster._journal is None:
-                self._use(cluster, info, cpus)
+                self._use(cluster, info, cpus, code)
             else:
                 # Not before it is written: whoever recovers the jobs has to know all who may have one.
-                cluster._journal.after_note(partial(self._use, cluster, info, cpus))
+                cluster._journal.after_note(partial(self._use, cluster, info, cpus, code))
 
-    def _use(self, cluster: JobCluster, info: NodeInfo, cpus: int) -> None:
-        self.service.handle(core.Allocate(cluster._number, info.node, cpus))
+    def _use(self, cluster: JobCluster, info: NodeInfo, cpus: int, code: bytes) -> None:
+        self.service.handle(core.Allocate(cluster._number, info.node, cpus, code=code))
         private = self._private_of(info)
         if private is not None:
             self._drain(cluster, private)

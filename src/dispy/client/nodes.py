@@ -91,7 +91,7 @@ class NodeAllocate:
         port: The node's port, if it is not the default one.
         cpus: At most so many; 0: all; negative: all but so many.
         depends: Files for these nodes only (not available yet).
-        setup_args: Arguments of setup and cleanup there (not available yet).
+        setup_args: Arguments of setup and cleanup there.
 
     Raises:
         UsageError: A value of the wrong type.
@@ -117,9 +117,9 @@ class NodeAllocate:
             cpus = 0
         if not isinstance(setup_args, tuple):
             raise UsageError(f"setup_args of node {host} must be a tuple, not {setup_args!r}")
-        if depends or setup_args:
+        if depends:
             raise NotYetError(
-                "depends and setup_args of single nodes are not available yet",
+                "depends of single nodes are not available yet",
                 hint="pass what jobs need as arguments",
             )
         self.host = host

@@ -48,7 +48,7 @@ class Resumed(JobCluster):
             recover_file=one.journal.path,
         )
 
-    def _make_computation(self, computation: Any, depends: Any) -> Computation:
+    def _make_computation(self, computation: Any, depends: Any, setup: Any, cleanup: Any) -> Computation:
         made = Computation.__new__(Computation)
         made.name = self.dead.name
         made.code = self.dead.code

@@ -45,7 +45,7 @@ from dispy.protocol import worker as worker_protocol
 from dispy.protocol.frames import Group, Source
 from dispy.settings import PULSE_S, SILENT_PULSES, NodeSettings
 from dispy.stall import Stall
-from dispy.text import line, lines
+from dispy.text import block, line, lines
 
 logger = logging.getLogger("dispy.node")
 
@@ -54,6 +54,9 @@ TICK_S = 0.01
 
 FLUSH_S = 0.002
 """How long results of short jobs wait for company."""
+
+CLEANUP_S = 5.0
+"""Time for a host to end by itself, ``cleanup`` included, when its computation is closed."""
 
 STOP_S = 1.5
 """Time for hosts to end by themselves when the node stops."""
@@ -869,7 +872,9 @@ class NodeService:
 
     def _on_host_message(self, key: Key, loaded: Loaded, message: worker_protocol.FromHost) -> None:
         match message:
-            case worker_protocol.Loaded():
+            case worker_protocol.Loaded(warning):
+                if warning:
+                    logger.warning("%s", block(warning))
                 self._handle(core.HostReady(key))
             case worker_protocol.LoadFailed(reason):
                 self._handle(core.HostFailed(key, reason))
@@ -936,15 +941,19 @@ class NodeService:
             host.forget(handle)
         host.end()
         self._ending.append(host)
-        self._drop_places(action.key)
-        self._loop.call_later(0.05, self._reap_host, host, self._clock.monotonic() + STOP_S)
+        # Its directory goes when it has gone: ``cleanup`` may still want what is there.
+        places = self._loaded.pop(action.key)
+        deadline = self._clock.monotonic() + CLEANUP_S
+        self._loop.call_later(0.05, self._reap_host, host, deadline, places)
 
-    def _reap_host(self, host: HostProcess, deadline: float) -> None:
+    def _reap_host(self, host: HostProcess, deadline: float, places: Loaded) -> None:
         if host.process.poll() is None:
             if self._clock.monotonic() > deadline:
                 host.kill()
-            self._loop.call_later(0.05, self._reap_host, host, deadline)
+            self._loop.call_later(0.05, self._reap_host, host, deadline, places)
             return
+        self._segments.drop(places.segments)
+        self._segments.drop(places.work)
         if host in self._ending:
             self._ending.remove(host)
         self._close_host(host)

@@ -15,6 +15,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import traceback
 from contextlib import suppress
 from types import FrameType
@@ -47,6 +48,8 @@ class Host:
         self._load: protocol.Load | None = None
         self._code: payload.Code | None = None
         self._current: loop.Worker | None = None
+        self._kept: set[int] = set()
+        """Processes that ``setup`` has started: they stay until we go."""
         self._restorer: Restorer
         self._streams = output.new_streams()
         self._logger = logging.getLogger("dispynode")
@@ -135,12 +138,16 @@ class Host:
         except BaseException as error:
             text = "".join(traceback.format_exception(error))
             return LoadFailed(f"the computation cannot be loaded on {message.node_name}:\n{text}"[-60_000:])
+        reason = _set_up(code)
+        if reason:
+            return LoadFailed(f"setup failed on {message.node_name}: {reason}"[:60_000])
         self._code = code
+        self._kept = set(processes.children(os.getpid()))
         self._restorer = Restorer(message.work_path)
         output.unbuffer_c_streams()
         gc.collect()
         gc.freeze()
-        return Loaded()
+        return Loaded(_threads_left() if code.setup is not None else "")
 
     def _provisional_result(self, result: Any, relay: bool = False, timeout: float | None = 10) -> int:
         """Send a value to the client while the job goes on; see ``Worker.provisional_result``."""
@@ -236,7 +243,7 @@ class Host:
             del self._pids[worker]
             for descriptor in files:
                 os.close(descriptor)
-            processes.kill_strays(set(self._workers))
+            processes.kill_strays({*self._workers, *self._kept})
             self._tell(WorkerExited(worker, code))
 
     def _trim(self) -> None:
@@ -245,6 +252,21 @@ class Host:
             for descriptor in files:
                 output.trim(descriptor, self._load.output_max)
 
+    def finish(self) -> NoReturn:
+        """End in good order: jobs have ended, ``cleanup`` is called."""
+        processes.kill_strays(self._kept)
+        if self._code is not None and self._code.cleanup is not None and self._load is not None:
+            try:
+                os.chdir(self._load.work_path)
+                self._code.cleanup(*self._code.setup_args)
+            except BaseException as error:
+                where = "".join(traceback.format_tb(error.__traceback__)[-1:]).strip()
+                self._logger.error(
+                    "cleanup of %s failed: %s: %s; %s", self._load.name, type(error).__name__, error, where
+                )
+            sys.stdout.flush()
+        self.leave()
+
     def leave(self) -> NoReturn:
         """End with all descendants."""
         processes.kill_strays(set())
@@ -252,6 +274,34 @@ class Host:
 
 
 _node_stderr = 2
+
+
+def _set_up(code: payload.Code) -> str:
+    """Call ``setup``; returns why it failed, with what it printed, empty if it did not."""
+    if code.setup is None:
+        return ""
+    said: list[str] = []
+    try:
+        with output.overheard(said):
+            result = code.setup(*code.setup_args)
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"
+    else:
+        if result is None or (isinstance(result, int) and result in (0, 1, 2)):
+            return ""
+        reason = f"it returned {result!r:.200}, and not 0, 1, 2 or None"
+    return reason + (f"\nIt printed:\n{said[0]}" if said[0] else "")
+
+
+def _threads_left() -> str:
+    """Threads that ``setup`` has left running, in words: none of them is there after a fork."""
+    tasks = "/proc/self/task"
+    count = (len(os.listdir(tasks)) if os.path.isdir(tasks) else threading.active_count()) - 1
+    if count <= 0:
+        return ""
+    names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    known = f" ({', '.join(names)})" if names else ""
+    return f"setup has left {count} threads running{known}: jobs do not have them, and may wait for them for ever"
 
 
 def _woken(number: int, frame: object) -> None:
@@ -286,4 +336,4 @@ def main() -> None:
     signal.signal(signal.SIGURG, host.on_unbuffer)
     processes.set_death_signal(signal.SIGTERM, parent)
     host.serve()
-    host.leave()
+    host.finish()

@@ -14,13 +14,15 @@ import ctypes
 import io
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from dispy.protocol.output import join_cut
 
 _FALLOC_PUNCH = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 _PAGE = 4096
+_SAID_MAX = 16 * 1024
 
 _library = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -42,6 +44,32 @@ def new_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
         write_through=True,
     )
     return out, err
+
+
+@contextmanager
+def overheard(said: list[str]) -> Iterator[None]:
+    """Append to ``said`` what is printed meanwhile, at the level of descriptors, at most 16 KiB of its end; it is
+    printed where it would have been, afterwards.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = os.dup(1), os.dup(2)
+    file = os.memfd_create("said", os.MFD_CLOEXEC) if hasattr(os, "memfd_create") else os.dup(1)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, number in zip(before, (1, 2), strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        size = os.fstat(file).st_size
+        data = os.pread(file, _SAID_MAX, max(0, size - _SAID_MAX)) if size else b""
+        os.close(file)
+        said.append(data.decode("utf-8", "backslashreplace"))
+        os.write(1, data)
 
 
 class Capture:

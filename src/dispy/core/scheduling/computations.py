@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from dispy.core.scheduling.placing import (
     cancel_queued,
     end_here,
@@ -76,8 +78,10 @@ def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> Non
         if event.is_draining:
             return
         placement = open_placement(computation, known, event.cpus)
+        if event.code:
+            placement.compute = structs.replace(computation.compute, code=event.code)
         if known.is_connected:
-            out.append(Send(known.id, computation.compute))
+            out.append(Send(known.id, placement.compute))
     placement.cpus_max = event.cpus
     placement.apply_grant()
     note_room(placement)

@@ -296,7 +296,7 @@ def _load_again(out: Outbox, placement: Placement) -> None:
     placement.stored.clear()
     placement.storing.clear()
     placement.dropped.clear()
-    out.append(Send(placement.node.id, placement.computation.compute))
+    out.append(Send(placement.node.id, placement.compute))
 
 
 def end_cancelled(out: Outbox, placement: Placement, numbers: list[int]) -> None:

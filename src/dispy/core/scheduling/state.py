@@ -35,13 +35,15 @@ class CloseComputation(Struct):
 class Allocate(Struct):
     """A computation may use (up to) so many CPUs of a node.
 
-    0 takes the node away from it; with ``is_draining`` what runs there may end first.
+    0 takes the node away from it; with ``is_draining`` what runs there may end first. ``code`` is what that node is
+    sent; empty for what all are sent.
     """
 
     computation: int
     node: NodeId
     cpus: int
     is_draining: bool = False
+    code: bytes = b""
 
 
 class LimitNode(Struct):
@@ -246,12 +248,14 @@ class Placement:
     """A computation on a node: what the node grants it and what it has there."""
 
     __slots__ = (
-        "asked_back", "assigned", "backlog", "cancelling", "computation", "cpus_max", "dropped", "granted",
+        "asked_back", "assigned", "backlog", "cancelling", "computation", "compute", "cpus_max", "dropped", "granted",
         "last_sent", "node", "pinned", "reason", "shortage", "slots", "started", "status", "stored", "storing",
     )  # fmt: skip
 
     def __init__(self, computation: Computation, node: Node, cpus_max: int) -> None:
         self.computation = computation
+        self.compute = computation.compute
+        """What the node is sent."""
         self.node = node
         self.cpus_max = cpus_max
         self.status = Status.LOADING
