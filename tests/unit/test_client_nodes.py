@@ -85,7 +85,7 @@ def test_arguments_of_setup_must_be_a_tuple() -> None:
         NodeAllocate("*", setup_args=[1])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("arguments", [{"depends": ["file"]}, {"setup_args": (1,)}])
+@pytest.mark.parametrize("arguments", [{"depends": ["file"]}])
 def test_what_is_not_offered_yet_is_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(NotYetError):
         NodeAllocate("*", **arguments)
