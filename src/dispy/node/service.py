@@ -158,6 +158,8 @@ class NodeService:
         self._sharing: set[ClientId] = set()
         """Clients that see our directory on the memory file system."""
         self._loaded: dict[Key, Loaded] = {}
+        self._leaving: dict[Key, Loaded] = {}
+        """Those whose hosts are ending."""
         self._owners: dict[WorkerId, tuple[Loaded, WorkerHandle]] = {}
         self._spare: HostProcess | None = parts.spare
         self._ending: list[HostProcess] = []
@@ -777,6 +779,12 @@ class NodeService:
             self._load(action)
 
     def _load(self, action: core.StartHost) -> None:
+        leaving = self._leaving.pop(action.key, None)
+        if leaving is not None:
+            # Its client was taken for gone and is back: the directory is needed, empty.
+            leaving.host.kill()
+            leaving.host.process.wait()
+            self._segments.drop(leaving.work)
         client, number = action.key
         name = f"{client.hex()[:8]}-{number}"
         spare, self._spare = self._spare, None
@@ -941,19 +949,22 @@ class NodeService:
             host.forget(handle)
         host.end()
         self._ending.append(host)
+        self._segments.drop(loaded.segments)
         # Its directory goes when it has gone: ``cleanup`` may still want what is there.
-        places = self._loaded.pop(action.key)
+        self._leaving[action.key] = self._loaded.pop(action.key)
         deadline = self._clock.monotonic() + CLEANUP_S
-        self._loop.call_later(0.05, self._reap_host, host, deadline, places)
+        self._loop.call_later(0.05, self._reap_host, host, deadline, action.key)
 
-    def _reap_host(self, host: HostProcess, deadline: float, places: Loaded) -> None:
+    def _reap_host(self, host: HostProcess, deadline: float, key: Key) -> None:
         if host.process.poll() is None:
             if self._clock.monotonic() > deadline:
                 host.kill()
-            self._loop.call_later(0.05, self._reap_host, host, deadline, places)
+            self._loop.call_later(0.05, self._reap_host, host, deadline, key)
             return
-        self._segments.drop(places.segments)
-        self._segments.drop(places.work)
+        leaving = self._leaving.get(key)
+        if leaving is not None and leaving.host is host:
+            del self._leaving[key]
+            self._segments.drop(leaving.work)
         if host in self._ending:
             self._ending.remove(host)
         self._close_host(host)
