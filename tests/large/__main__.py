@@ -4,8 +4,8 @@
     python -m tests.large --mib 64
 
 The measuring is that of ``benchmarks.large_beside``. The exit code is 1 if half of the small jobs or of the cancels
-took more than a tenth of a second, the line stood empty for half of the time, or one side held more than twice what
-was under way. Of a hundred the slowest depends on what else the machine does: that figure is for a quiet one.
+took more than a tenth of a second, or one side held more than twice what was under way. How long the slowest of a
+hundred took, and how full the line was, depends on what else the machine does: those figures are for a quiet one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     broken = 0
     for row in large_beside.measure(size, RATE):
         bound = f"{row.bar.kind} {row.bar.limit:g}" if row.bar else ""
-        is_broken = row.met_bar is False and "p99" not in row.claim
+        is_broken = row.met_bar is False and "p99" not in row.claim and "how full" not in row.claim
         broken += is_broken
         print(f"{row.claim:60} {row.value:9.3g} {row.unit:3} {bound:8} {'BROKEN' if is_broken else ''}")
     sys.exit(1 if broken else 0)
