@@ -282,6 +282,26 @@ def test_what_cannot_be_setup_is_refused_at_once(place: Any) -> None:
 
     with pytest.raises(PicklingError, match="held"):
         dispy.JobCluster(name_and, setup=refuse)
+    with pytest.raises(PicklingError, match="setup_args"):
+        dispy.JobCluster(name_and, setup=load, nodes=[NodeAllocate("*", setup_args=(held,))])
+
+
+class Chooses(NodeAllocate):
+    """Decides on the arguments of setup when it sees the node."""
+
+    def allocate(self, cluster: Any, ip_addr: str, name: str, cpus: int, *rest: Any) -> int:
+        self.setup_args = (threading.Lock(),) if name == "bad" else (2,)
+        return cpus
+
+
+def test_arguments_that_allocate_chooses_and_that_cannot_be_sent_cost_that_node_only(
+    make_cluster: MakeCluster, start_node: StartNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    start_node("--cpus", "1", "--name", "bad")
+    start_node("--cpus", "1", "--name", "good")
+    cluster = make_cluster(look, setup=load, nodes=[Chooses("*")])
+    assert cluster.submit(3)()[0] == 6
+    wait_for(lambda: "node bad is not used: setup_args cannot be sent" in caplog.text, what="it is said")
 
 
 SCRIPT = """

@@ -212,6 +212,8 @@ class JobCluster:
         self._computation = self._make_computation(
             computation, depends, setup, None if cleanup is True else cleanup
         )
+        for allocation in self._allocations:
+            self._code_for(allocation)  # what cannot be sent is refused here, and not when a node is found
         self._isolate = bool(isolate)
         self._exclusive = bool(exclusive)
         self._reentrant = reentrant
@@ -901,8 +903,8 @@ class JobCluster:
         """What of a node this cluster uses, by the first element of ``nodes`` that wants it."""
         return self._allocated(info)[0]
 
-    def _allocated(self, info: NodeInfo) -> tuple[int, bytes]:
-        """The same, and the code that it is sent, if its setup has arguments (else nothing)."""
+    def _allocated(self, info: NodeInfo) -> tuple[int, NodeAllocate | None]:
+        """The same, and which element that is."""
         for allocation in self._allocations:
             if allocation.port is not None and allocation.port != info.target.port:
                 continue
@@ -910,11 +912,15 @@ class JobCluster:
                 cpus = allocation.allocate(self, info.ip_addr, info.name, info.cpus, None, info.platform)
             except Exception:
                 logger.exception("allocate for node %s failed; the node is not used", info.name)
-                return 0, b""
+                return 0, None
             if cpus > 0:
-                arguments = allocation.setup_args
-                return min(cpus, info.cpus), self._computation.code_with(arguments) if arguments else b""
-        return 0, b""
+                return min(cpus, info.cpus), allocation
+        return 0, None
+
+    def _code_for(self, allocation: NodeAllocate) -> bytes:
+        """What its nodes are sent instead of the code of all; empty unless their setup has arguments."""
+        arguments = allocation.setup_args
+        return self._computation.code_with(arguments) if arguments else b""
 
     def _has_other_node(self, private: NodeId) -> bool:
         return any(node != private for node in self._dispy_nodes)

@@ -32,7 +32,7 @@ from dispy.client.callbacks import Caller
 from dispy.client.journal import Journal
 from dispy.client.log import notice
 from dispy.core.scheduling import state as core
-from dispy.errors import DispyError, UsageError
+from dispy.errors import DispyError, PicklingError, UsageError
 from dispy.net import discovery
 from dispy.net.addresses import is_loopback
 from dispy.net.directories import memory_directory
@@ -400,8 +400,14 @@ class Engine:
         private = self._private_of(info)
         if private is not None and not cluster._wants_private:
             return
-        cpus, code = cluster._allocated(info)
-        if cpus > 0:
+        cpus, allocation = cluster._allocated(info)
+        if allocation is not None:
+            try:
+                code = cluster._code_for(allocation)
+            except PicklingError as error:
+                # ``allocate`` has chosen other arguments than those that the cluster was made with.
+                logger.error("node %s is not used: %s", info.name, error)
+                return
             self._note_node(cluster, info, private is not None)
             if cluster._journal is None:
                 self._use(cluster, info, cpus, code)
