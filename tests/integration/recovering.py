@@ -6,6 +6,8 @@ import os
 import shlex
 import signal
 import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +216,21 @@ class QuickNode(Node):
         command = f"exec {shlex.quote(sys.executable)} -W error -m dispy.node < {shlex.quote(str(path))}"
         Program.__init__(self, ["sh", "-c", command], place)
         self.name, self.host, self.port, self.cpus, self.uses_tls = "", "", 0, 0, False
+
+
+StartDying = Callable[..., Dying]
+
+
+@contextmanager
+def dying_programs(run_program: RunProgram, place: Place) -> Iterator[StartDying]:
+    """Starts programs that will die, and ends those that have not."""
+    made = []
+
+    def start(count: int, **options: Any) -> Dying:
+        dying = Dying(run_program, place, count, **options)
+        made.append(dying)
+        return dying
+
+    yield start
+    for dying in made:
+        dying.close()

@@ -6,7 +6,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,27 +25,19 @@ from .recovering import (
     TERMINATED,
     Dying,
     QuickNode,
+    StartDying,
+    dying_programs,
     journals,
     spooled,
     wait_journal,
 )
 
-StartDying = Callable[..., Dying]
-
 
 @pytest.fixture
 def start_dying(run_program: RunProgram, place: Place, start_node: StartNode) -> Iterator[StartDying]:
     """Starts programs that will die; asks for ``start_node`` so that nodes end after them."""
-    made = []
-
-    def start(count: int, **options: Any) -> Dying:
-        dying = Dying(run_program, place, count, **options)
-        made.append(dying)
-        return dying
-
-    yield start
-    for dying in made:
-        dying.close()
+    with dying_programs(run_program, place) as start:
+        yield start
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -28,26 +27,18 @@ from .recovering import (
     RUNNING,
     TERMINATED,
     Dying,
+    StartDying,
+    dying_programs,
     journals,
     rows,
 )
-
-StartDying = Callable[..., Dying]
 
 
 @pytest.fixture
 def start_dying(run_program: RunProgram, place: Place, start_node: StartNode) -> Iterator[StartDying]:
     """Starts programs that will die; asks for ``start_node`` so that nodes end after them."""
-    made = []
-
-    def start(count: int, **options: Any) -> Dying:
-        dying = Dying(run_program, place, count, **options)
-        made.append(dying)
-        return dying
-
-    yield start
-    for dying in made:
-        dying.close()
+    with dying_programs(run_program, place) as start:
+        yield start
 
 
 @pytest.fixture

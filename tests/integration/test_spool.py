@@ -18,24 +18,25 @@ from dispy import config
 
 from .conftest import RunProgram, StartNode
 from .helpers import Node, Place, wait_for
-from .recovering import ABANDONED, CREATED, FINISHED, TERMINATED, Dying, QuickNode, journals, noted, spooled
-
-StartDying = Callable[..., Dying]
+from .recovering import (
+    ABANDONED,
+    CREATED,
+    FINISHED,
+    TERMINATED,
+    QuickNode,
+    StartDying,
+    dying_programs,
+    journals,
+    noted,
+    spooled,
+)
 
 
 @pytest.fixture
 def start_dying(run_program: RunProgram, place: Place) -> Iterator[StartDying]:
     """Starts programs that will die."""
-    made = []
-
-    def start(count: int, **options: Any) -> Dying:
-        dying = Dying(run_program, place, count, **options)
-        made.append(dying)
-        return dying
-
-    yield start
-    for dying in made:
-        dying.close()
+    with dying_programs(run_program, place) as start:
+        yield start
 
 
 @pytest.fixture
