@@ -218,8 +218,8 @@ def _walk(data: bytes, start: int, spans: list[tuple[int, int]]) -> int:
     elif 0xCC <= tag <= 0xD3:
         at += 1 << ((tag - 0xCC) & 3)
     else:
-        assert 0x90 <= tag <= 0x9F or tag == 0xDC, f"tag {tag:#x} in no honest message here"
-        count = tag & 0x0F
+        assert 0x80 <= tag <= 0x9F or tag == 0xDC, f"tag {tag:#x} in no honest message here"
+        count = (tag & 0x0F) * (2 if tag <= 0x8F else 1)
         if tag == 0xDC:
             count = int.from_bytes(data[at : at + 2])
             at += 2
@@ -242,7 +242,7 @@ TO_NODE = [
     Message.of(message)
     for message in (
         node.Attach(_ID, "program (17)", 3),
-        node.Reconcile(_ATTEMPTS, [1, 2]),
+        node.Reconcile(_ATTEMPTS, {1: 1, 2: 3}),
         node.Compute(1, "compute", b"\x80\x05N.", 0, False, 5.0, ""),
         node.Compute(1, "compute", b"", 5, True, 0.5, "sub"),
         node.RunJobs(1, [node.Job(7, 1, b"\x80\x05N."), node.Job(8, 1, b"", 3)]),

@@ -64,7 +64,7 @@ class Speaker:
     def to_node(self) -> node.ToNode:
         say: list[Callable[[], node.ToNode]] = [
             lambda: node.Attach(self.chance.choice(CLIENTS), "n", self.number()),
-            lambda: node.Reconcile(self.attempts(), [self.number() for _ in self.few()]),
+            lambda: node.Reconcile(self.attempts(), {self.number(): self.number() for _ in self.few()}),
             lambda: node.Compute(
                 self.number(), "c", b"code", grace_s=self.chance.choice([0.0, 5.0, 86400.0])
             ),
@@ -98,7 +98,7 @@ class Speaker:
             lambda: node.JobsEnded(self.number(), self.number(), [self.ended() for _ in self.few()]),
             lambda: node.JobsReturned(self.number(), self.attempts(), "why"),
             lambda: node.Provisional(self.number(), *self.attempt(), self.count(), b"x"),
-            lambda: node.Reconciled(self.attempts(), [self.number() for _ in self.few()]),
+            lambda: node.Reconciled(self.attempts(), {self.number(): self.number() for _ in self.few()}),
             lambda: node.NodeCpus(self.count()),
             lambda: node.ObjectStored(1, self.chance.randrange(5), self.chance.choice(["", "no room"])),
         ]

@@ -181,7 +181,7 @@ class Execution(RuleBasedStateMachine):
         self.node.handle(core.ClientAttached(caller.id, "client", caller.received))
         if known:
             attempts = [Attempt(job.number, job.attempt) for _, job in caller.open.values()]
-            self.send(caller, protocol.Reconcile(attempts, list(caller.computations)))
+            self.send(caller, protocol.Reconcile(attempts, dict.fromkeys(caller.computations, 0)))
 
     @precondition(lambda self: not all(caller.is_connected for caller in self.callers))
     @rule(index=st.integers(0, 1))

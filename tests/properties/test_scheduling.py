@@ -125,7 +125,7 @@ class PlainNode:
         hits = [job for job in place.jobs() if (job.number, job.attempt) in attempts]
         self._end(number, hits, CANCELLED)
 
-    def _reconcile(self, wanted: set[tuple[int, int]], computations: list[int]) -> None:
+    def _reconcile(self, wanted: set[tuple[int, int]], computations: dict[int, int]) -> None:
         held = {(e.number, e.attempt) for batch in self.batches for e in batch.ended}
         for number in list(self.places):
             if number not in computations:

@@ -34,6 +34,7 @@ Execution::
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from dispy.core.execution import Machine as ExecutionMachine
@@ -174,7 +175,7 @@ def show_held(held: list[node.HeldJobs]) -> str:
     return ", ".join(f"c{jobs.computation} {show(jobs.attempts)}" for jobs in held) or "-"
 
 
-def show_computations(numbers: list[int]) -> str:
+def show_computations(numbers: Iterable[int]) -> str:
     """Computations by their names."""
     return ",".join(f"c{number}" for number in numbers) or "-"
 
@@ -467,7 +468,7 @@ class Execution(Player):
     def do_reconcile(self, words: Words) -> execution.FromClient:
         client = self.client(words)
         known = [number_of(c) for c in words.named.get("of", "").split(",") if c]
-        return execution.FromClient(client, node.Reconcile(words.attempts(), known))
+        return execution.FromClient(client, node.Reconcile(words.attempts(), dict.fromkeys(known, 0)))
 
     def do_stored(self, words: Words) -> execution.Stored:
         client = self.client(words)

@@ -20,6 +20,9 @@ SYN_AGAIN_S = (1.0, 3.0, 7.0)
 AGAIN_S = 0.2
 """After so long it sends again what nobody has acknowledged; then after twice that, and so on."""
 
+LATE_S = 0.5
+"""What takes longer was lost on the way."""
+
 AGAIN_MAX = 10
 """So often."""
 
@@ -175,6 +178,11 @@ class End:
     def _finish(self) -> None:
         self._world.soon(self.party, self._lost, None)
         self._say(End._on_end)
+
+    @property
+    def is_late(self) -> bool:
+        """What it has sent was lost, and is sent again only after a while: nothing gets past that."""
+        return self._arrival > self._world.now + LATE_S
 
     # The wire.
 

@@ -435,7 +435,7 @@ class Simulation:
                 return False
         if any(path.is_cut or path.loss or path.delay_s > 0.1 for path in self.network.paths.values()):
             return False
-        if any(end.is_deaf for end in self.network.ends()):
+        if any(end.is_deaf or end.is_late for end in self.network.ends()):
             return False
         for placement in computation.placements.values():
             computer = next(

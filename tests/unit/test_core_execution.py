@@ -138,7 +138,7 @@ def test_unwanted_jobs_let_go_of_their_segments() -> None:
     """After a reconnect they are dropped where they wait."""
     machine = machine_with_computation(1)
     run(machine, range(1, 4), stream=1)
-    actions = say(machine, node.Reconcile([node.Attempt(1, 0)], [1]))
+    actions = say(machine, node.Reconcile([node.Attempt(1, 0)], {1: 0}))
     assert core.Release(KEY, [2, 3]) in actions
 
 
@@ -261,7 +261,7 @@ def test_what_nobody_wants_any_more_is_let_go_of() -> None:
     assert len(first.record.jobs) > 2
     at_first = core.Tick({first.worker: (claim(first.record.record, 0), 0.0)})
     machine.handle(at_first, 0.0)
-    actions = say(machine, node.Reconcile([], [1]))
+    actions = say(machine, node.Reconcile([], {1: 0}))
     actions += machine.handle(core.Recalled(first.worker, [second.record.record]), 0.0)
     for _ in range(3):
         actions += machine.handle(at_first, 0.0)

@@ -18,8 +18,8 @@ CLIENT = bytes(range(16))
 
 TO_NODE: list[Any] = [
     node.Attach(CLIENT, "program", 7),
-    node.Reconcile([Attempt(1, 2), Attempt(3, 4)], [5]),
-    node.Compute(1, "compute", b"code", 2, True, 0.5, "there", True, True),
+    node.Reconcile([Attempt(1, 2), Attempt(3, 4)], {5: 6}),
+    node.Compute(1, "compute", b"code", 2, True, 0.5, "there", True, True, 7),
     node.RunJobs(1, [Job(1, 0, b"call"), Job(2, 3, b"", 9)], [2]),
     node.CancelJobs(1, [Attempt(1, 0)]),
     node.TakeBack(1, 10),

@@ -470,11 +470,12 @@ class NodeService:
 
     def _attach(self, connection: Connection, message: node.Attach) -> None:
         client = ClientId(message.client)
-        known = self._machine.state.clients.get(client)
         before = self._clients.get(client)
         if before is not None:
             self._connections[before] = None
             before.abort(RemoteProtocolError("replaced by a newer connection"))
+            self._lose(client, 0.0)
+        known = self._machine.state.clients.get(client)
         self._clients[client] = connection
         self._connections[connection] = client
         welcome = node.Welcome(self.incarnation, self.name, self.cpus, platform.platform())
@@ -493,15 +494,25 @@ class NodeService:
         """A client is gone, perhaps to come back."""
         client = self._connections.pop(connection, None)
         if client is not None and self._clients.get(client) is connection:
-            del self._clients[client]
-            if client in self._sharing:
-                self._sharing.discard(client)
-                self._segments.drop_given(given_prefix(client))
-                # Should it be dead, it has let go of its lock by then.
-                self._segments.sweep()
-                self._loop.call_later(PULSE_S, self._segments.sweep)
-            since_s = connection.pulse_s * SILENT_PULSES if isinstance(error, SilenceError) else 0.0
-            self._handle(core.ClientSilent(client, since_s))
+            self._lose(
+                client, connection.pulse_s * SILENT_PULSES if isinstance(error, SilenceError) else 0.0
+            )
+
+    def _lose(self, client: ClientId, since_s: float) -> None:
+        """The connection of a client is lost, and all that was on its way on it."""
+        del self._clients[client]
+        if client in self._sharing:
+            self._sharing.discard(client)
+            self._segments.drop_given(given_prefix(client))
+            # Should it be dead, it has let go of its lock by then.
+            self._segments.sweep()
+            self._loop.call_later(PULSE_S, self._segments.sweep)
+        for key, loaded in self._loaded.items():
+            if key[0] == client:
+                for segment in loaded.values.values():
+                    self._segments.remove(loaded.segments, segment, was_shared=loaded.is_shared)
+                loaded.values.clear()
+        self._handle(core.ClientSilent(client, since_s))
 
     def _store_arguments(self, connection: Connection, client: ClientId, message: node.RunJobs) -> None:
         key = (client, message.computation)

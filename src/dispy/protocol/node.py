@@ -129,10 +129,11 @@ class Reconcile(Struct, array_like=True, tag=2):
     """All attempts that the scheduler believes to be on the node: sent after ``Welcome``.
 
     The node ends what is not in it and answers with what it does not know.
+    ``computations``: of those that are to be there the number and the life (see ``Compute``).
     """
 
     attempts: Annotated[list[Attempt], Meta(max_length=limits.OPEN_JOBS_MAX)]
-    computations: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)]
+    computations: Annotated[dict[Number, Number], Meta(max_length=limits.BATCH_MAX)]
 
 
 class Compute(Struct, array_like=True, tag=3):
@@ -151,6 +152,9 @@ class Compute(Struct, array_like=True, tag=3):
     live: bool = False
     """What its running jobs print is to be told, of all of them."""
     exclusive: bool = False
+    life: Number = 0
+    """Which stay on the node this is: one that was closed and opened again has another. The node may have heard
+    of neither, if its connection broke, and must not take what it has for what is meant."""
 
 
 class RunJobs(Struct, array_like=True, tag=4):

@@ -114,6 +114,9 @@ def on_compute(state: State, out: Outbox, client: Client, message: Compute, now:
     """Load a computation, once."""
     key = (client.id, message.computation)
     computation = state.computations.get(key)
+    if computation is not None and computation.spec.life != message.life:
+        forget_computation(state, out, computation, now)
+        computation = None
     if computation is None:
         computation = state.computations[key] = Computation(key, client, message)
         if message.live:
@@ -174,11 +177,10 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
     flush(state, out)
     forget_lost(out, client)
     wanted = {(a.number, a.attempt) for a in message.attempts}
-    known = set(message.computations)
     mine = {key[1]: c for key, c in state.computations.items() if key[0] == client.id}
     held = {(e.number, e.attempt) for batch in client.batches for e in batch.ended}
     for number, computation in mine.items():
-        if number not in known:
+        if message.computations.get(number) != computation.spec.life:
             forget_computation(state, out, computation, now)
             continue
         held.update((job.number, job.attempt) for job in computation.open.values())
@@ -193,7 +195,7 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
             out.append(Tell(client.id, ComputationReady(number)))
             tell_credit(state, out, computation)
     unknown = [Attempt(a.number, a.attempt) for a in message.attempts if (a.number, a.attempt) not in held]
-    missing = [number for number in message.computations if number not in mine]
+    missing = [number for number in message.computations if (client.id, number) not in state.computations]
     out.append(Tell(client.id, Reconciled(unknown, missing)))
 
 

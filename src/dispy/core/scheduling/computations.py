@@ -78,8 +78,9 @@ def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> Non
         if event.is_draining:
             return
         placement = open_placement(computation, known, event.cpus)
-        if event.code:
-            placement.compute = structs.replace(computation.compute, code=event.code)
+        state.lives += 1
+        code = event.code or computation.compute.code
+        placement.compute = structs.replace(computation.compute, code=code, life=state.lives)
         if known.is_connected:
             out.append(Send(known.id, placement.compute))
     placement.cpus_max = event.cpus

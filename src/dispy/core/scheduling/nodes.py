@@ -60,7 +60,7 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
             known.is_stale = True
             if known.cpus_max is not None:
                 out.append(Send(known.id, node.LimitCpus(known.cpus_max)))
-            out.append(Send(known.id, node.Reconcile([], [])))
+            out.append(Send(known.id, node.Reconcile([], {})))
         return
     known.is_connected = known.is_comparing = True
     known.is_stale = False
@@ -73,7 +73,8 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
         for placement in known.placements.values()
         for job in placement.assigned.values()
     ]
-    out.append(Send(known.id, node.Reconcile(attempts, list(known.placements))))
+    lives = {number: placement.compute.life for number, placement in known.placements.items()}
+    out.append(Send(known.id, node.Reconcile(attempts, lives)))
 
 
 def on_node_silent(state: State, out: Outbox, event: NodeSilent, now: Seconds) -> None:

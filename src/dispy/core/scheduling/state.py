@@ -361,3 +361,5 @@ class State:
         self.computations: dict[int, Computation] = {}
         self.limits: dict[NodeId, int] = {}
         """CPUs of nodes that may be used, where that was said; also of those that are lost, and may come back."""
+        self.lives = 0
+        """Placements there have been: each has its number, see ``Compute.life``."""
