@@ -9,7 +9,7 @@ Scheduling::
     node NODE cpus=N              back NODE [forgotten]       silent NODE      lost NODE
     computation C [reentrant]     allocate C NODE CPUS [draining]              close C
     submit C JOBS... [on=NODE]    cancel C JOBS...            tick SECONDS
-    ready NODE C                  failed NODE C [REASON...]   credit NODE C SLOTS+BACKLOG
+    ready NODE C [life=N]         failed NODE C [REASON...]   credit NODE C SLOTS+BACKLOG
     started NODE C JOBS...        ended NODE C JOBS... [status=WORD]           cpus NODE N
     returned NODE C [JOBS...] [because=WORD]                  value NODE C JOB
     reconciled NODE [JOBS...] [missing=C]
@@ -281,7 +281,8 @@ class Scheduling(Player):
         return scheduling.Tick()
 
     def do_ready(self, words: Words) -> scheduling.FromNodeEvent:
-        return self.said(words.take(), node.ComputationReady(words.number()))
+        life = int(words.named.get("life", "0"))
+        return self.said(words.take(), node.ComputationReady(words.number(), life))
 
     def do_failed(self, words: Words) -> scheduling.FromNodeEvent:
         name, number = words.take(), words.number()

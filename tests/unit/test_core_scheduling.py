@@ -79,7 +79,7 @@ def test_a_silent_node_is_sent_nothing() -> None:
     machine.handle(core.AddComputation(ClientId(0), Compute(2, "g", b"")), 0.0)
     assert machine.handle(core.Allocate(2, NODE, 2), 0.0) == []
     up = machine.handle(core.NodeUp(NODE, "n", 2, True), 0.0)
-    assert sent(up, node.Reconcile) == [node.Reconcile([], {1: 1, 2: 2})]
+    assert sent(up, node.Reconcile) == [node.Reconcile([], {1: 0, 2: 0})]
 
 
 def test_a_closed_computation_leaves_silent_nodes_without_a_word() -> None:

@@ -40,8 +40,8 @@ FROM_NODE: list[Any] = [
     node.Welcome(CLIENT, "host", 8, "Linux", True),
     node.Welcome(CLIENT, "host", 8, "Linux", True, 7, [5, 7], [CLIENT]),
     node.Held([node.HeldJobs(1, [Attempt(2, 3)])], [4, 5], [node.HeldJobs(6, [Attempt(7, 8)])]),
-    node.ComputationReady(1),
-    node.ComputationFailed(1, "no such module"),
+    node.ComputationReady(1, 2),
+    node.ComputationFailed(1, "no such module", 2),
     node.Credit(1, 4, 8),
     node.JobsStarted(1, [Started(1, 0, 1.5)]),
     node.JobsEnded(

@@ -464,7 +464,7 @@ class NodeService:
             message.code = connection.take_stream(message.stream).read()
         except OSError as error:
             reason = f"the computation does not fit the memory file system of node {self.name}: {error}"
-            connection.send(node.ComputationFailed(message.computation, reason))
+            connection.send(node.ComputationFailed(message.computation, reason, message.life))
             return False
         return True
 

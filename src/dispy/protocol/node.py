@@ -153,8 +153,8 @@ class Compute(Struct, array_like=True, tag=3):
     """What its running jobs print is to be told, of all of them."""
     exclusive: bool = False
     life: Number = 0
-    """Which stay on the node this is: one that was closed and opened again has another. The node may have heard
-    of neither, if its connection broke, and must not take what it has for what is meant."""
+    """Which stay on the node this is, from 0: one that was closed and opened again has another. The node may have
+    heard of neither, if its connection broke, and must not take what it has for what is meant."""
 
 
 class RunJobs(Struct, array_like=True, tag=4):
@@ -293,9 +293,10 @@ class Welcome(Struct, array_like=True, tag=32):
 
 
 class ComputationReady(Struct, array_like=True, tag=33):
-    """The computation is loaded; credit follows."""
+    """The computation is loaded; credit follows. ``life`` as in its ``Compute``."""
 
     computation: Number
+    life: Number = 0
 
 
 class ComputationFailed(Struct, array_like=True, tag=34):
@@ -303,6 +304,7 @@ class ComputationFailed(Struct, array_like=True, tag=34):
 
     computation: Number
     reason: Reason
+    life: Number = 0
 
 
 class Credit(Struct, array_like=True, tag=35):

@@ -126,7 +126,7 @@ def on_compute(state: State, out: Outbox, client: Client, message: Compute, now:
         restrict(state)
         share_out(state, out, now)
     elif computation.status is Status.READY:
-        out.append(Tell(client.id, ComputationReady(message.computation)))
+        out.append(Tell(client.id, ComputationReady(message.computation, message.life)))
         computation.credit = UNTOLD
         tell_credit(state, out, computation)
 
@@ -150,7 +150,7 @@ def on_host_ready(state: State, out: Outbox, event: HostReady, now: Seconds) -> 
     computation.status = Status.READY
     # What is sampled once holds for a host that was started again, too.
     computation.credit = UNTOLD
-    out.append(Tell(computation.client.id, ComputationReady(event.key[1])))
+    out.append(Tell(computation.client.id, ComputationReady(event.key[1], computation.spec.life)))
     tell_credit(state, out, computation)
 
 
@@ -192,7 +192,7 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
         computation.credit = UNTOLD
         if computation.status is Status.READY:
             # Told before, perhaps, to a connection that was gone already.
-            out.append(Tell(client.id, ComputationReady(number)))
+            out.append(Tell(client.id, ComputationReady(number, computation.spec.life)))
             tell_credit(state, out, computation)
     unknown = [Attempt(a.number, a.attempt) for a in message.attempts if (a.number, a.attempt) not in held]
     missing = [number for number in message.computations if (client.id, number) not in state.computations]

@@ -366,7 +366,7 @@ def give_up(state: State, out: Outbox, computation: Computation, reason: str, no
     del state.computations[computation.key]
     printing.forget(state, computation.key)
     # The failure first: what is returned after it must not bring the computation back here.
-    out.append(Tell(client.id, ComputationFailed(number, reason)))
+    out.append(Tell(client.id, ComputationFailed(number, reason, computation.spec.life)))
     left = [Attempt(job.number, job.attempt) for job in computation.open.values()]
     for start in range(0, len(left), BATCH_MAX):
         out.append(Tell(client.id, JobsReturned(number, left[start : start + BATCH_MAX], reason)))

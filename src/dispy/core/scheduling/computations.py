@@ -78,9 +78,11 @@ def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> Non
         if event.is_draining:
             return
         placement = open_placement(computation, known, event.cpus)
-        state.lives += 1
-        code = event.code or computation.compute.code
-        placement.compute = structs.replace(computation.compute, code=code, life=state.lives)
+        life = computation.stays.get(known.id, 0)
+        computation.stays[known.id] = life + 1
+        if event.code or life:
+            code = event.code or computation.compute.code
+            placement.compute = structs.replace(computation.compute, code=code, life=life)
         if known.is_connected:
             out.append(Send(known.id, placement.compute))
     placement.cpus_max = event.cpus

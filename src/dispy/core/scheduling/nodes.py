@@ -57,13 +57,11 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
         known.cpus_max = state.limits.get(event.node)
         if event.known:
             # It was lost and is back: what it still holds for us is not wanted any more.
-            known.is_stale = True
             if known.cpus_max is not None:
                 out.append(Send(known.id, node.LimitCpus(known.cpus_max)))
             out.append(Send(known.id, node.Reconcile([], {})))
         return
     known.is_connected = known.is_comparing = True
-    known.is_stale = False
     known.cpus = event.cpus
     if known.cpus_max is not None:
         # It knows, unless that was lost with the connection.
@@ -122,7 +120,10 @@ def on_computation_ready(
 ) -> None:
     """A computation is loaded; jobs go there as soon as there is credit."""
     placement = known.placements.get(message.computation)
-    if placement is None or placement.status is Status.READY or known.is_stale:
+    if placement is None or placement.status is Status.READY:
+        return
+    if message.life != placement.compute.life:
+        # What it says is about its past.
         return
     placement.status = Status.READY
     computation = placement.computation
@@ -140,7 +141,7 @@ def on_computation_failed(
     a large one is overtaken by this message.
     """
     placement = known.placements.get(message.computation)
-    if placement is None or known.is_stale:
+    if placement is None or message.life != placement.compute.life:
         return
     computation = placement.computation
     placement.status = Status.FAILED
@@ -158,7 +159,7 @@ def on_credit(state: State, out: Outbox, known: Node, message: node.Credit, now:
     """A node grants more or less."""
     placement = known.placements.get(message.computation)
     # Before it is loaded there is none: this one is of its time there before that.
-    if placement is None or placement.status is not Status.READY or known.is_stale:
+    if placement is None or placement.status is not Status.READY:
         return
     is_news = message.reason != placement.shortage
     placement.granted = (message.slots, message.backlog)
@@ -243,12 +244,18 @@ def _run_again(out: Outbox, placement: Placement, message: node.JobsEnded) -> No
                 result.reason += f"; it was started {DEATHS_MAX} times and died each time"
             elif job.number not in placement.cancelling:
                 again.append(job)
-    for job in again:
+    _requeue(out, placement, again)
+
+
+def _requeue(out: Outbox, placement: Placement, jobs: list[node.Job]) -> None:
+    """Jobs that a node has are ours again."""
+    computation = placement.computation
+    for job in jobs:
         del placement.assigned[job.number]
         placement.started.discard(job.number)
-    if again:
-        requeue(computation, again)
-        out.append(TellRequeued(computation.client, computation.number, [job.number for job in again]))
+    if jobs:
+        requeue(computation, jobs)
+        out.append(TellRequeued(computation.client, computation.number, [job.number for job in jobs]))
 
 
 def on_jobs_returned(
@@ -353,7 +360,7 @@ def on_printed(state: State, out: Outbox, known: Node, message: node.JobsPrinted
 
 def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconciled, now: Seconds) -> None:
     """After a reconnect: send again what never arrived, with the same attempt, in the same order."""
-    known.is_comparing = known.is_stale = False
+    known.is_comparing = False
     for number in message.computations:
         placement = known.placements.get(number)
         if placement is not None:
@@ -369,6 +376,10 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
         end_cancelled(out, placement, [job.number for job in cancelled])
         placement.cancelling.difference_update([job.number for job in cancelled])
         again = [job for job in again if job.number in placement.assigned]
+        if placement.status is Status.LOADING:
+            # The computation has to come first, and the data that they read.
+            _requeue(out, placement, again)
+            again = []
         for start in range(0, len(again), BATCH_MAX):
             send_run(out, placement, again[start : start + BATCH_MAX])
         # Cancels that were on their way when the link broke.

@@ -304,7 +304,7 @@ class Computation:
 
     __slots__ = (
         "backlogs", "cancelled", "client", "compute", "deaths", "free", "number", "objects", "open", "pinned",
-        "placements", "queue", "reentrant", "watched",
+        "placements", "queue", "reentrant", "stays", "watched",
     )  # fmt: skip
 
     def __init__(self, client: ClientId, compute: Compute, reentrant: bool) -> None:
@@ -325,6 +325,8 @@ class Computation:
         self.objects: dict[int, node.PutObject] = {}
         """What jobs refer to, by number."""
         self.placements: dict[NodeId, Placement] = {}
+        self.stays: dict[NodeId, int] = {}
+        """How often it came to a node; see ``Compute.life``."""
         self.free: dict[NodeId, Placement] = {}
         """Where a job would start at once."""
         self.backlogs: dict[NodeId, Placement] = {}
@@ -336,7 +338,7 @@ class Computation:
 class Node:
     """A node as we know it."""
 
-    __slots__ = ("cpus", "cpus_max", "id", "is_comparing", "is_connected", "is_stale", "name", "placements")
+    __slots__ = ("cpus", "cpus_max", "id", "is_comparing", "is_connected", "name", "placements")
 
     def __init__(self, node: NodeId, name: str, cpus: int) -> None:
         self.id = node
@@ -348,8 +350,6 @@ class Node:
         self.is_connected = True
         self.is_comparing = False
         """After a reconnect, until it has told what it does not have: it gets nothing new before that."""
-        self.is_stale = False
-        """It was lost and is back: what it says of computations is about the past until it has compared."""
         self.placements: dict[int, Placement] = {}
 
 
@@ -361,5 +361,3 @@ class State:
         self.computations: dict[int, Computation] = {}
         self.limits: dict[NodeId, int] = {}
         """CPUs of nodes that may be used, where that was said; also of those that are lost, and may come back."""
-        self.lives = 0
-        """Placements there have been: each has its number, see ``Compute.life``."""
