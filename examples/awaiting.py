@@ -1,0 +1,47 @@
+"""Jobs in asyncio: each can be awaited, by any number of coroutines, and none of them blocks the loop."""
+
+import asyncio
+
+import dispy
+
+
+def compute(n: float) -> float:
+    import time
+
+    time.sleep(n)
+    return n * 2
+
+
+async def ask(cluster: dispy.JobCluster, n: float) -> float:
+    return await cluster.submit(n) + 1
+
+
+async def main() -> None:
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0.01)
+            ticks += 1
+
+    with dispy.JobCluster(compute) as cluster:
+        ticking = asyncio.create_task(tick())
+        values = await asyncio.gather(*[ask(cluster, n / 20) for n in range(10)])
+        ticking.cancel()
+        print(f"{values}, and the loop turned {ticks} times meanwhile")
+        assert values == [n / 20 * 2 + 1 for n in range(10)]
+        assert ticks > 3
+
+        job = cluster.submit(60)
+        try:
+            await asyncio.wait_for(asyncio.shield(job), 0.2)
+        except TimeoutError:
+            print("too slow; cancelled")
+            cluster.cancel(job)
+        assert job.wait(10)
+        assert job.status in (dispy.DispyJob.Cancelled, dispy.DispyJob.Terminated)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
