@@ -219,13 +219,15 @@ def run_program(place: Place) -> Iterator[RunProgram]:
         *arguments: str,
         name: str = "program.py",
         python: Sequence[str] = PYTHON,
+        warnings: Sequence[str] = ("error",),
         **options: Any,
     ) -> Program:
+        filters = [word for one in warnings for word in ("-W", one)]
         directory = place.root / "programs"
         directory.mkdir(exist_ok=True)
         path = directory / name
         path.write_text(source)
-        program = Program([*python, "-W", "error", str(path), *arguments], place, **options)
+        program = Program([*python, *filters, str(path), *arguments], place, **options)
         started.append(program)
         return program
 
