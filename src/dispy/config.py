@@ -1,18 +1,31 @@
 """Values that programs may assign before they create anything; read when a cluster or node starts.
 
-``DispyPort`` is the base port; ``NodePort`` and the others follow from it unless assigned.
+``DispyPort`` is the base port. ``ClientPort`` (the same), ``NodePort`` (+ 1) and ``SharedSchedulerPort`` (+ 2) follow
+from it unless they are assigned.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from dispy.errors import UsageError
+
+if TYPE_CHECKING:
+    ClientPort: int
+    NodePort: int
+    SharedSchedulerPort: int
+
 DispyPort = 9700
 """Base port of all programs of one installation."""
+
+HTTPServerPort = 8181
+"""Of the web server."""
 
 IPv4MulticastGroup = "239.255.61.59"
 IPv6MulticastGroup = "ff05::b409:3171:9705:5134:6159"
 
-MsgTimeout = 10
-"""Seconds that ``dispy_provisional_result`` waits by default."""
+MsgTimeout: float = 10
+"""Seconds that ``dispy_provisional_result`` and ``cluster.node_jobs(from_node=True)`` wait for an answer."""
 
 MaxFileSize = 0
 """Largest file transferred (bytes); 0 is unlimited."""
@@ -32,5 +45,42 @@ CancelGrace = 5.0
 
 
 def node_port() -> int:
-    """Where nodes listen by default: the base port + 1."""
-    return DispyPort + 1
+    """Where nodes listen by default: the base port + 1.
+
+    Raises:
+        UsageError: A port was assigned that is none.
+    """
+    given: Any = globals().get("NodePort", _derived("NodePort"))
+    if isinstance(given, bool) or not isinstance(given, int) or not 0 < given < 65536:
+        raise UsageError(f"dispy.config.NodePort must be a port number, not {given!r}")
+    return given
+
+
+def message_timeout_s() -> float:
+    """How long somebody who is asked has time to answer (seconds).
+
+    Raises:
+        UsageError: Something was assigned that is no time.
+    """
+    given: Any = MsgTimeout
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < 1e6:
+        raise UsageError(f"dispy.config.MsgTimeout must be a number of seconds, not {given!r}")
+    return float(given)
+
+
+_DERIVED = {"ClientPort": 0, "NodePort": 1, "SharedSchedulerPort": 2}
+"""Ports by what they are above the base port."""
+
+
+def _derived(name: str) -> int:
+    port: Any = DispyPort
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port <= 65000:
+        raise UsageError(f"dispy.config.DispyPort must be a port number up to 65000, not {port!r}")
+    return port + _DERIVED[name]
+
+
+def __getattr__(name: str) -> Any:
+    # Asked for only where the program has assigned none.
+    if name in _DERIVED:
+        return _derived(name)
+    raise AttributeError(f"module 'dispy.config' has no attribute {name!r}")

@@ -260,6 +260,7 @@ TO_NODE = [
         node.WatchJobs(1, [7, 8]),
         node.AcknowledgePrinted(1),
         node.Recover([1, 2]),
+        node.ListJobs(1, 2),
     )
 ]
 FROM_NODE = [
@@ -281,6 +282,8 @@ FROM_NODE = [
         node.Leaving("stopped"),
         node.NodeCpus(2),
         node.ObjectStored(1, 2, "no room"),
+        node.JobsListed(1, 2, _ATTEMPTS),
+        node.Available(99.5, 1 << 33, 1 << 40, 100.0),
         node.JobsPrinted(1, [node.Printed(7, 1, True, 0, b"out", 0, b"err")]),
     )
 ]

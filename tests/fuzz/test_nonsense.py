@@ -75,6 +75,7 @@ class Speaker:
             lambda: node.CloseComputation(self.number()),
             lambda: node.Acknowledge(self.number()),
             lambda: node.AcknowledgeProvisional(self.number(), *self.attempt(), self.count()),
+            lambda: node.ListJobs(self.number(), self.number()),
             node.Detach,
             node.ShareMemory,
         ]

@@ -13,7 +13,7 @@ import pytest
 
 import dispy
 from dispy import DispyJob
-from dispy.errors import NotYetError, UsageError
+from dispy.errors import UsageError
 
 from .conftest import MakeCluster, StartNode
 from .helpers import wait_for
@@ -108,8 +108,6 @@ def test_status_and_node_jobs(make_cluster: MakeCluster, start_node: StartNode, 
     assert set(running) == set(jobs[:2])
     assert set(cluster.node_jobs("127.0.0.1")) == set(running)
     assert cluster.node_jobs("192.0.2.1") == -1
-    with pytest.raises(NotYetError):
-        cluster.node_jobs(node, from_node=True)
     gate.touch()
     assert cluster() is True
     node = cluster.status().nodes[0]
@@ -135,7 +133,8 @@ def test_print_status(make_cluster: MakeCluster, start_node: StartNode, gate: An
     assert re.search(r"127\.0\.0\.1 \(one\) *\| +1 \| +1 \|", text), text
     assert "speedup: 1.0" in text
     assert "pending" not in text
-    cluster.stats()
+    with pytest.warns(DeprecationWarning, match="stats is now called print_status"):
+        cluster.stats()
     assert "Node" in capsys.readouterr().out
 
 

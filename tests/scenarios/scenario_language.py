@@ -8,6 +8,7 @@ Scheduling::
 
     node NODE cpus=N              back NODE [forgotten]       silent NODE      lost NODE
     computation C [reentrant]     allocate C NODE CPUS [draining]              close C
+    vacate C NODE [terminate] [returns]
     submit C JOBS... [on=NODE]    cancel C JOBS...            tick SECONDS
     ready NODE C [life=N]         failed NODE C [REASON...]   credit NODE C SLOTS+BACKLOG
     started NODE C JOBS...        ended NODE C JOBS... [status=WORD]           cpus NODE N
@@ -234,8 +235,10 @@ class Scheduling(Player):
             case scheduling.TellPrinted(_, number, printed):
                 return f"client: printed c{number}: {', '.join(map(show_printed, printed))}"
             case scheduling.TellNode(_, number, known, is_usable, reason):
-                state = "usable" if is_usable else f"not usable ({reason})"
+                state = "usable" if is_usable else f"not usable ({reason})" if reason else "closed"
                 return f"client: {known.decode()} is {state} for c{number}"
+            case scheduling.TellVacated(_, number, known):
+                return f"client: {known.decode()} is vacated by c{number}"
         raise AssertionError(action)
 
     def said(self, name: str, message: node.FromNode) -> scheduling.FromNodeEvent:
@@ -266,6 +269,10 @@ class Scheduling(Player):
         is_draining = words.flag("draining")
         number, name, cpus = words.number(), words.take(), int(words.take())
         return scheduling.Allocate(number, NodeId(name.encode()), cpus, is_draining)
+
+    def do_vacate(self, words: Words) -> scheduling.Vacate:
+        terminate, returns = words.flag("terminate"), words.flag("returns")
+        return scheduling.Vacate(words.number(), NodeId(words.take().encode()), terminate, returns)
 
     def do_submit(self, words: Words) -> scheduling.SubmitJobs:
         where = words.named.get("on")

@@ -12,7 +12,7 @@ from dispy.core.execution import state as execution
 from dispy.core.execution.offers import STILLBORN_MAX, workers_max
 from dispy.core.scheduling import Machine as SchedulingMachine
 from dispy.core.scheduling import state as scheduling
-from dispy.protocol.node import RunJobs
+from dispy.protocol.node import CancelJobs, RunJobs
 from dispy.protocol.worker import object_name
 
 if TYPE_CHECKING:
@@ -121,7 +121,10 @@ def watch_scheduler(program: Program, machine: SchedulingMachine) -> None:
         for action in actions:
             if type(action) is scheduling.Send:
                 message = action.message
-                if type(message) is RunJobs:
+                if type(message) is CancelJobs:
+                    for attempt in message.attempts:
+                        account.entries[attempt.number].is_ended_by_us = True
+                elif type(message) is RunJobs:
                     for job in message.jobs:
                         account.on_sent(action.node, job)
                     known = state.nodes.get(action.node)

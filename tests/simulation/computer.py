@@ -14,7 +14,7 @@ from dispy.errors import RemoteProtocolError
 from dispy.net.connection import HANDSHAKE_S, Connection
 from dispy.net.secrets import Secret
 from dispy.node.service import NodeParts, NodeService
-from dispy.protocol.node import Job
+from dispy.protocol.node import Available, Job
 from dispy.protocol.worker import SLOT_CLAIM
 from dispy.settings import NodeSettings
 
@@ -222,7 +222,10 @@ class Computer:
         asyncio._set_running_loop(loop)
         try:
             cpus = self.cpus
-            parts = NodeParts(SECRET, None, None, cpus, cpus, spare, incarnation, files, None, files, world)  # type: ignore[arg-type]
+            parts = NodeParts(
+                SECRET, None, None, cpus, cpus, spare, incarnation, files, None, files, world,  # type: ignore[arg-type]
+                read_available=lambda: Available(50.0, 1 << 30, 1 << 40, 100.0),
+            )  # fmt: skip
             self.service = Service(self, settings, parts)
             self.service.start()
         finally:

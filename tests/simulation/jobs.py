@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from enum import IntEnum
 
+from dispy.core.scheduling.leaving import CLOSED
 from dispy.protocol.limits import INLINE_MAX
 from dispy.protocol.node import ABANDONED, CANCELLED, FINISHED, TERMINATED, Ended, Job, Provisional
 
@@ -108,8 +109,8 @@ class Entry:
     """What is known of a job."""
 
     __slots__ = (
-        "acknowledged", "attempt", "computation", "died", "ended", "is_cancelled", "is_given_up", "is_reentrant",
-        "node", "number", "pinned", "serials", "starts", "status", "task", "unreachable",
+        "acknowledged", "attempt", "computation", "died", "ended", "is_cancelled", "is_ended_by_us", "is_given_up",
+        "is_reentrant", "node", "number", "pinned", "serials", "starts", "status", "task", "unreachable",
     )  # fmt: skip
 
     def __init__(
@@ -135,6 +136,8 @@ class Entry:
         self.acknowledged: dict[int, int] = {}
         """The last one that the job was told to have arrived, by attempt."""
         self.is_cancelled = False
+        self.is_ended_by_us = False
+        """A node was asked to end it: it was cancelled, or its computation leaves that node."""
         self.is_given_up = False
         """Its cluster was closed before it had ended."""
         self.status = 0
@@ -251,7 +254,7 @@ class Account:
         elif ended.status == TERMINATED:
             self._check_terminated(entry, ended)
         elif ended.status == CANCELLED:
-            if not entry.is_cancelled:
+            if not entry.is_cancelled and (entry.pinned is None or ended.reason != CLOSED):
                 self.fail(f"job {ended.number} ends as cancelled and nobody cancelled it")
         elif entry.is_reentrant and entry.pinned is None:
             self.fail(f"job {ended.number} may run again and is abandoned: {ended.reason}")
@@ -284,6 +287,6 @@ class Account:
             self.fail(f"job {number} is told as terminated, and its attempt {attempt} was never begun")
         is_own = entry.ended.get(attempt) == TERMINATED
         # A cancel that meets the result of its job has the rest of that given up, if it is a large one.
-        is_given_up = ended.reason == "cancelled" and entry.is_cancelled and entry.task.is_large()
+        is_given_up = ended.reason == "cancelled" and entry.is_ended_by_us and entry.task.is_large()
         if not is_own and not is_given_up and attempt not in entry.died and not self._world.has_refusals:
             self.fail(f"job {number} is told as terminated, and it was not: {ended.reason}")

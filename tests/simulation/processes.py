@@ -624,7 +624,7 @@ class Worker:
         job, entry = self._job, self._entry
         if job is not None and entry is not None:
             is_wanted = self.host.computer.is_wanted(self.host, job)
-            if is_wanted and not entry.is_cancelled and not entry.is_given_up:
+            if is_wanted and not entry.is_ended_by_us and not entry.is_given_up:
                 self.host.computer.world.fail(f"job {job.number} is killed for another")
         self.die(SIGKILL)
 

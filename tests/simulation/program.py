@@ -266,11 +266,35 @@ class Program:
             if computation is None or action.node not in computation.placements:
                 self.world.fail(f"{self.name}: a node is said to be usable that is not there")
 
+    def on_vacated(self, action: core.TellVacated, found: NodeInfo) -> None:
+        """A computation has left a node, and may come back to it now, or a little later."""
+        for entry in self.account.open[action.computation].values():
+            is_there = entry.attempt in entry.starts and entry.attempt not in entry.died
+            if entry.node == action.node and is_there:
+                self.world.fail(f"{self.name}: a node is left while job {entry.number} is there")
+        cluster = self.clusters[action.computation]
+        if self.world.chance() < 0.5:
+            self._return(cluster, found)
+        else:
+            self.world.after(0.01 * self.world.chance(), self.party, self._return, cluster, found)
+
+    def _return(self, cluster: Cluster, info: NodeInfo) -> None:
+        computer = self._by_host[info.target.host]
+        cpus = cluster.wishes.get(computer.name, computer.cpus)
+        if cluster.number in self.clusters:
+            self.service.handle(core.Allocate(cluster.number, info.node, cpus))
+
     def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
         """A node takes more or fewer jobs, for another reason."""
 
     def on_cpus(self, found: NodeInfo) -> None:
         """A node may offer another number of CPUs."""
+
+    def on_available(self, found: NodeInfo) -> None:
+        """A node says what it has to spare."""
+
+    def on_jobs_listed(self, found: NodeInfo, message: node.JobsListed) -> None:
+        """Nobody asks."""
 
     # What the program does; on its own process.
 
@@ -359,6 +383,13 @@ class Program:
                     self.account.has_losses = True
                 wanted = computer.cpus if cpus is None else cpus
                 self.service.handle(core.Allocate(cluster.number, info.node, wanted, is_draining))
+
+    def vacate(self, cluster: Cluster, computer: Computer, terminate: bool, returns: bool) -> None:
+        """Leave a computer when what runs there has ended (``close_node``), and come back (``resetup_node``)."""
+        for info in self.service.nodes():
+            if info.target.host == computer.host:
+                self.account.has_losses = True
+                self.service.handle(core.Vacate(cluster.number, info.node, terminate, returns))
 
     def limit(self, computer: Computer, cpus: int) -> None:
         """Use no more than so many CPUs of a computer, with all clusters together (``set_node_cpus``)."""

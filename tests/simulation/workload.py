@@ -167,6 +167,10 @@ class Workload:
         if self._random.random() < 0.3:
             self._program.limit(computer, int(self._random.random() * (computer.cpus + 1)))
             return
+        if self._random.random() < 0.3:
+            chances = self._random.random(), self._random.random()
+            self._program.vacate(cluster, computer, terminate=chances[0] < 0.5, returns=chances[1] < 0.7)
+            return
         cpus = self._random.choice([None, None, 1, 2, 0])
         self._program.allocate(cluster, computer, cpus, is_draining=self._random.random() < 0.5)
 

@@ -8,7 +8,7 @@ import pytest
 
 from dispy.client.cluster import JobCluster
 from dispy.client.nodes import DispyNode, NodeAllocate, parse_nodes
-from dispy.errors import NotYetError, UsageError
+from dispy.errors import UsageError
 
 NO_CLUSTER = cast(JobCluster, None)  # allocate passes it on to those who override it
 
@@ -85,10 +85,17 @@ def test_arguments_of_setup_must_be_a_tuple() -> None:
         NodeAllocate("*", setup_args=[1])  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("arguments", [{"depends": ["file"]}])
-def test_what_is_not_offered_yet_is_refused(arguments: dict[str, Any]) -> None:
-    with pytest.raises(NotYetError):
-        NodeAllocate("*", **arguments)
+@pytest.mark.parametrize("depends", ["file", b"file", 1, None, {"file": 1}])
+def test_depends_must_be_a_list(depends: Any) -> None:
+    with pytest.raises(UsageError, match=r"depends of node \* must be a list.*depends=\['data.csv'\]"):
+        NodeAllocate("*", depends=depends)
+
+
+def test_depends_are_kept() -> None:
+    files = ["file"]
+    allocation = NodeAllocate("*", depends=files)
+    files.append("other")
+    assert allocation.depends == ["file"]
 
 
 def test_a_host_that_cannot_be_resolved_is_warned_about_and_not_usable() -> None:

@@ -34,11 +34,13 @@ TO_NODE: list[Any] = [
     node.Recover([1, 2]),
     node.LimitCpus(3),
     node.SetPulse(0.25),
+    node.ListJobs(1, 2),
     node.Detach(),
 ]
 FROM_NODE: list[Any] = [
     node.Welcome(CLIENT, "host", 8, "Linux", True),
     node.Welcome(CLIENT, "host", 8, "Linux", True, 7, [5, 7], [CLIENT]),
+    node.Welcome(CLIENT, "host", 8, "Linux", available=node.Available(99.5, 1 << 33, 1 << 40, 100.0)),
     node.Held([node.HeldJobs(1, [Attempt(2, 3)])], [4, 5], [node.HeldJobs(6, [Attempt(7, 8)])]),
     node.ComputationReady(1, 2),
     node.ComputationFailed(1, "no such module", 2),
@@ -53,6 +55,8 @@ FROM_NODE: list[Any] = [
     node.Leaving("service hours"),
     node.NodeCpus(2),
     node.ObjectStored(1, 2, "no room"),
+    node.JobsListed(1, 2, [Attempt(1, 0)]),
+    node.Available(0.0, 0, 1 << 40, 50.0),
     node.JobsPrinted(1, [node.Printed(1, 2, True, 3, b"out", 4, b"err")]),
 ]
 

@@ -38,6 +38,7 @@ from dispy.client.mapping import Chunk, Mapping
 from dispy.client.nodes import DispyNode, NodeAllocate, parse_nodes
 from dispy.client.output import Follower, Watching
 from dispy.client.refs import Ref, check_used
+from dispy.client.steering import NodeNames, Steering
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.explain import find_stall, why_open
 from dispy.core.scheduling.state import NodeId
@@ -58,9 +59,6 @@ _numbers = itertools.count(1)
 
 _chunk_numbers = itertools.count(mapping.NUMBERS_FROM)
 
-CPUS_MAX = 1 << 31
-"""More CPUs than a node has."""
-
 CLOSE_S = 2.0
 """What an orderly end may take beyond waiting for jobs."""
 
@@ -77,7 +75,7 @@ class ClusterStatus(NamedTuple):
     jobs_pending: int
 
 
-class JobCluster:
+class JobCluster(Steering):
     """Run a function on all CPUs that can be found.
 
     Args:
@@ -236,6 +234,7 @@ class JobCluster:
         """Numbers of references that are gone, on their way to the loop."""
         self._dispy_nodes: dict[NodeId, DispyNode] = {}
         self._past_nodes: list[DispyNode] = []
+        self._begin_steering()
         self._idle = threading.Condition()
         """Notified when the last open job has ended, and when one has while somebody waits for room."""
         self._queued_max = sys.maxsize if max_queued is None else max_queued
@@ -383,9 +382,10 @@ class JobCluster:
     def submit_job_id_node(self, job_id: Any, node: Any, /, *args: Any, **kwargs: Any) -> DispyJob | None:
         """``submit_node`` with the job's id given."""
         self._check_open()
-        found = self._engine.call(self._find_node, node)
+        names = NodeNames(node)
+        found = self._engine.call(self._find_open, names)
         if found is None:
-            logger.warning("node %r is not in use by cluster %s; the job is not submitted", node, self.name)
+            logger.warning("submit_node: node %s is not in use by cluster %s", names.text, self.name)
             return None
         return self._submit(next(DispyJob.id_iter) if job_id is None else job_id, found, args, kwargs)
 
@@ -678,20 +678,6 @@ class JobCluster:
         nodes = self._engine.call(self._refresh_nodes) if not self._is_closed else self._last_nodes()
         return ClusterStatus(nodes, len(self._jobs))
 
-    def _last_nodes(self) -> list[DispyNode]:
-        return [*self._past_nodes, *self._dispy_nodes.values()]
-
-    def _refresh_nodes(self) -> list[DispyNode]:
-        state = self._engine.service.state.computations.get(self._number)
-        for info in self._engine.service.nodes():
-            shown = self._dispy_nodes.get(info.node)
-            if shown is not None:
-                shown.tx, shown.rx = info.bytes_sent, info.bytes_received
-                shown.avail_cpus = info.cpus
-                placement = state.placements.get(info.node) if state is not None else None
-                shown.busy = min(len(placement.assigned), shown.cpus) if placement is not None else 0
-        return self._last_nodes()
-
     def print_status(self, wall_time: float | None = None) -> None:
         """Print a table of the nodes, and times in all.
 
@@ -703,87 +689,10 @@ class JobCluster:
         nodes, pending = self.status()
         status_module.print_table(self.name, nodes, pending, self.cpu_time, wall_time)
 
-    stats = print_status
-
-    def node_jobs(self, node: Any, from_node: bool = False) -> list[DispyJob] | int:
-        """Jobs of this cluster that are on a node now; -1 if the node is not in use by it.
-
-        Args:
-            node: ``DispyNode``, address or host name.
-            from_node: Ask the node itself (not available yet).
-        """
-        self._check_open()
-        if from_node:
-            raise NotYetError("node_jobs(from_node=True) is not available yet", hint="use node_jobs(node)")
-        return self._engine.call(self._node_jobs, node)
-
-    def _node_jobs(self, node: Any) -> list[DispyJob] | int:
-        found = self._find_node(node)
-        if found is None:
-            return -1
-        placement = self._engine.service.state.computations[self._number].placements[found]
-        started = [number for number in placement.assigned if number in placement.started]
-        jobs = [self._jobs[number] for number in started if number in self._jobs]
-        return [job for job in jobs if type(job) is not Chunk]
-
-    def discover_nodes(self, nodes: Any) -> int:
-        """Look for nodes now; those found are used if they match the cluster's ``nodes``. Returns 0."""
-        self._check_open()
-        parse_nodes(nodes)
-        self._engine.call(self._engine.discover, self)
-        return 0
-
-    def _find_node(self, node: Any) -> NodeId | None:
-        state = self._engine.service.state.computations.get(self._number)
-        if state is None:
-            return None
-        if isinstance(node, DispyNode):
-            return NodeId(node._node) if node._node in state.placements else None
-        if not isinstance(node, str):
-            raise UsageError(f"a node is named by DispyNode, address or host name, not by {node!r}")
-        names = {node}
-        try:
-            names.add(resolve(node))
-        except UsageError:
-            pass
-        for info in self._engine.service.nodes():
-            if info.node in state.placements and (info.ip_addr in names or info.name in names):
-                return info.node
-        return None
-
-    def _placement(self, node: NodeId) -> core.Placement | None:
-        computation = self._engine.service.state.computations.get(self._number)
-        return computation.placements.get(node) if computation is not None else None
-
-    def set_node_cpus(self, node: Any, cpus: int) -> int:
-        """Have this program use so many CPUs of a node, all its clusters together; jobs that run go on.
-
-        The node's own offer is the bound, and other programs are not concerned. Holds until the node is lost.
-
-        Args:
-            node: ``DispyNode``, address or host name.
-            cpus: So many; negative: all but so many of those offered, where that leaves some.
-
-        Returns:
-            The CPUs that are used now; -1 if the node is not in use by this cluster.
-        """
-        self._check_open()
-        if isinstance(cpus, bool) or not isinstance(cpus, int):
-            raise UsageError(f"cpus must be a number of CPUs, not {cpus!r}")
-        return self._engine.call(self._set_node_cpus, node, cpus)
-
-    def _set_node_cpus(self, node: Any, cpus: int) -> int:
-        found = self._find_node(node)
-        info = next((info for info in self._engine.service.nodes() if info.node == found), None)
-        if info is None or found is None:
-            return -1
-        known = self._engine.service.state.nodes[found]
-        wanted = cpus if cpus >= 0 else info.cpus + cpus
-        if wanted >= 0:
-            self._engine.service.handle(core.LimitNode(found, min(wanted, CPUS_MAX)))
-            for cluster in self._engine.clusters.values():
-                cluster._on_node_changed(info)
-        return min(info.cpus, info.cpus if known.cpus_max is None else known.cpus_max)
+    def stats(self, wall_time: float | None = None) -> None:
+        """Old name of ``print_status``."""
+        warnings.warn("stats is now called print_status", DeprecationWarning, stacklevel=2)
+        self.print_status(wall_time)
 
     def why(self, job: DispyJob) -> str:
         """Say in words where a job is, and why it has not ended: for whom it waits, and where."""
@@ -899,76 +808,18 @@ class JobCluster:
 
     # What the engine tells; on its loop.
 
-    def _allocated_cpus(self, info: NodeInfo) -> int:
-        """What of a node this cluster uses, by the first element of ``nodes`` that wants it."""
-        return self._allocated(info)[0]
+    def _code_for(self, allocation: NodeAllocate, setup_args: tuple[Any, ...] | None = None) -> bytes:
+        """What its nodes are sent instead of the code of all; empty unless their setup has arguments.
 
-    def _allocated(self, info: NodeInfo) -> tuple[int, NodeAllocate | None]:
-        """The same, and which element that is."""
-        for allocation in self._allocations:
-            if allocation.port is not None and allocation.port != info.target.port:
-                continue
-            try:
-                cpus = allocation.allocate(self, info.ip_addr, info.name, info.cpus, None, info.platform)
-            except Exception:
-                logger.exception("allocate for node %s failed; the node is not used", info.name)
-                return 0, None
-            if cpus > 0:
-                return min(cpus, info.cpus), allocation
-        return 0, None
-
-    def _code_for(self, allocation: NodeAllocate) -> bytes:
-        """What its nodes are sent instead of the code of all; empty unless their setup has arguments."""
-        arguments = allocation.setup_args
+        ``setup_args``: in place of those of the element of ``nodes``.
+        """
+        if allocation.depends:
+            raise NotYetError(
+                f"depends of single nodes ({allocation.host}) are not available yet",
+                hint="pass what jobs need as arguments",
+            )
+        arguments = allocation.setup_args if setup_args is None else setup_args
         return self._computation.code_with(arguments) if arguments else b""
-
-    def _has_other_node(self, private: NodeId) -> bool:
-        return any(node != private for node in self._dispy_nodes)
-
-    def _on_usable(self, action: core.TellNode, info: NodeInfo) -> None:
-        shown = self._dispy_nodes.get(action.node)
-        if action.is_usable:
-            self._unreachable.pop(info.target, None)
-            if shown is None:
-                shown = DispyNode(info.ip_addr, info.name, info.cpus)
-                shown._node = bytes(info.node)
-                shown._port = info.target.port
-                self._dispy_nodes[action.node] = shown
-            self._show_cpus(shown, info)
-            self._tell_maps()
-            self._tell(DispyNode.Initialized, shown, None)
-            return
-        if action.reason:
-            self._failures[info.name] = action.reason
-            logger.warning("cluster %s cannot use node %s: %s", self.name, info.name, action.reason)
-        if shown is not None:
-            del self._dispy_nodes[action.node]
-            shown.cpus = 0
-            shown.busy = 0
-            shown._touch()
-            self._past_nodes.append(shown)
-            self._tell_maps()
-            self._tell(DispyNode.Closed, shown, None)
-
-    def _show_cpus(self, shown: DispyNode, info: NodeInfo) -> None:
-        placement = self._placement(info.node)
-        assert placement is not None
-        most = placement.node.cpus_max
-        shown.cpus = min(placement.cpus_max, info.cpus, info.cpus if most is None else most)
-        shown.avail_cpus = info.cpus
-        shown.reason = placement.shortage
-        shown._touch()
-
-    def _on_node_changed(self, info: NodeInfo) -> None:
-        """A node takes more or fewer jobs than before, or for another reason."""
-        shown = self._dispy_nodes.get(info.node)
-        if shown is None:
-            return
-        before = (shown.cpus, shown.avail_cpus, shown.reason)
-        self._show_cpus(shown, info)
-        if before != (shown.cpus, shown.avail_cpus, shown.reason):
-            self._tell_maps()
-            self._tell(DispyNode.AvailInfo, shown, None)
 
     def _tell(self, status: int, node: DispyNode | None, job: DispyJob | None) -> None:
         if self.cluster_status is not None:

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,12 +33,13 @@ from dispy.client.callbacks import Caller
 from dispy.client.journal import Journal
 from dispy.client.log import notice
 from dispy.core.scheduling import state as core
-from dispy.errors import DispyError, PicklingError, UsageError
+from dispy.errors import DispyError, UsageError
 from dispy.net import discovery
 from dispy.net.addresses import is_loopback
 from dispy.net.directories import memory_directory
 from dispy.net.places import Place, sweep
 from dispy.net.secrets import Secret
+from dispy.protocol.node import JobsListed
 from dispy.scheduler.service import NodeInfo, SchedulerService, Target
 
 if TYPE_CHECKING:
@@ -84,6 +86,9 @@ class Engine:
         self._next_computation = 1
         self._journal: Journal | None = None
         """Of the program: for clusters that have none of their own."""
+        self._asked: dict[int, Future[list[int]]] = {}
+        """Who waits for what nodes say of their jobs, by the number of the question."""
+        self._last_asked = 0
         self.noted: set[int] = set()
         """Computations that are in it."""
         self._has_no_journal = False
@@ -155,6 +160,10 @@ class Engine:
         self.post(run)
         return future.result()
 
+    def is_loop(self) -> bool:
+        """Whether we are on the loop."""
+        return threading.current_thread() is self._thread
+
     def is_current(self) -> bool:
         """Whether we are on a thread of ours: on the loop, in a callback, or where results are loaded."""
         return (
@@ -224,7 +233,7 @@ class Engine:
         self._set_pulse()
         self.service.handle(core.AddComputation(core.ClientId(0), cluster._compute(), cluster._reentrant))
         for info in self.service.nodes():
-            self._allocate(cluster, info)
+            self.allocate(cluster, info)
         if self._discovery is None:
             self._discover()
         else:
@@ -361,6 +370,11 @@ class Engine:
         self._tried[target] = time.monotonic()
         self.service.reach(target)
 
+    def reach_now(self, target: Target) -> None:
+        """Connect to a node, also if that has just failed; on the loop."""
+        self._tried.pop(target, None)
+        self._reach(target)
+
     def discover(self, cluster: JobCluster) -> None:
         """Look now; on the loop."""
         self._tried.clear()
@@ -392,30 +406,48 @@ class Engine:
     def on_node_known(self, found: NodeInfo) -> None:
         """A node has introduced itself."""
         for cluster in self.clusters.values():
-            self._allocate(cluster, found)
+            self.allocate(cluster, found)
 
-    def _allocate(self, cluster: JobCluster, info: NodeInfo) -> None:
-        if info.target.key != cluster._secret.key:
+    def allocate(self, cluster: JobCluster, info: NodeInfo) -> None:
+        """Have a cluster decide whether it uses a node, and how much of it; on the loop."""
+        if info.target.key != cluster._secret.key or info.node in cluster._set_aside:
+            self._give_up(cluster, info)
             return
         private = self._private_of(info)
-        if private is not None and not cluster._wants_private:
+        if private is not None and (not cluster._wants_private or cluster._number in private.drained):
             return
         cpus, allocation = cluster._allocated(info)
-        if allocation is not None:
-            try:
-                code = cluster._code_for(allocation)
-            except PicklingError as error:
-                # ``allocate`` has chosen other arguments than those that the cluster was made with.
-                logger.error("node %s is not used: %s", info.name, error)
-                return
-            self._note_node(cluster, info, private is not None)
-            if cluster._journal is None:
-                self._use(cluster, info, cpus, code)
-            else:
-                # Not before it is written: whoever recovers the jobs has to know all who may have one.
-                cluster._journal.after_note(partial(self._use, cluster, info, cpus, code))
+        if allocation is None:
+            self._give_up(cluster, info)
+            return
+        placement = cluster._placement(info.node)
+        if placement is not None and placement.status is not core.Status.LEFT:
+            self.service.handle(core.Allocate(cluster._number, info.node, cpus))
+            cluster._on_node_changed(info)
+            return
+        try:
+            code = cluster._code_for(allocation, cluster._setup_args.get(info.node))
+        except UsageError as error:
+            # ``allocate`` has chosen other arguments than those that the cluster was made with.
+            logger.error("node %s is not used: %s", info.name, error)
+            self._give_up(cluster, info)
+            return
+        self._note_node(cluster, info, private is not None)
+        if cluster._journal is None:
+            self._use(cluster, info, cpus, code)
+        else:
+            # Not before it is written: whoever recovers the jobs has to know all who may have one.
+            cluster._journal.after_note(partial(self._use, cluster, info, cpus, code))
+
+    def _give_up(self, cluster: JobCluster, info: NodeInfo) -> None:
+        """A node that was to be used again is not."""
+        placement = cluster._placement(info.node)
+        if placement is not None and placement.status is core.Status.LEFT:
+            self.service.handle(core.Allocate(cluster._number, info.node, 0))
 
     def _use(self, cluster: JobCluster, info: NodeInfo, cpus: int, code: bytes) -> None:
+        if info.node in cluster._set_aside:
+            cpus = 0  # meanwhile
         self.service.handle(core.Allocate(cluster._number, info.node, cpus, code=code))
         private = self._private_of(info)
         if private is not None:
@@ -436,7 +468,7 @@ class Engine:
             for info in self.service.nodes():
                 if info.node == private.node:
                     self.service.handle(
-                        core.Allocate(cluster._number, info.node, cluster._allocated_cpus(info))
+                        core.Allocate(cluster._number, info.node, cluster._allocated(info)[0])
                     )
 
     def on_node_gone(self, found: NodeInfo, reason: str) -> None:
@@ -525,12 +557,42 @@ class Engine:
         for cluster in self.clusters.values():
             placement = cluster._placement(found.node)
             if placement is None:
-                self._allocate(cluster, found)
-            elif placement.cpus_max > 0 and found.cpus > 0:
-                cpus = cluster._allocated_cpus(found)
+                self.allocate(cluster, found)
+            elif placement.is_open() and found.cpus > 0 and cluster._offers.get(found.node) != found.cpus:
+                cpus = cluster._allocated(found)[0]
                 if cpus > 0:
                     self.service.handle(core.Allocate(cluster._number, found.node, cpus))
             cluster._on_node_changed(found)
+
+    def on_vacated(self, action: core.TellVacated, found: NodeInfo) -> None:
+        """A cluster has left a node that it is to come back to."""
+        cluster = self.clusters.get(action.computation)
+        if cluster is not None:
+            self.allocate(cluster, found)
+
+    def on_available(self, found: NodeInfo) -> None:
+        """A node says what it has to spare."""
+        for cluster in self.clusters.values():
+            cluster._on_available(found)
+
+    # What nodes are asked.
+
+    def ask_jobs(self, node: core.NodeId, computation: int, answer: Future[list[int]]) -> None:
+        """Ask a node which jobs of a computation run there; their numbers go to ``answer``. On the loop.
+
+        Raises:
+            SilenceError: The connection to it is broken.
+        """
+        self._asked = {serial: other for serial, other in self._asked.items() if not other.done()}
+        self._last_asked += 1
+        self._asked[self._last_asked] = answer
+        self.service.ask_jobs(node, computation, self._last_asked)
+
+    def on_jobs_listed(self, found: NodeInfo, message: JobsListed) -> None:
+        """A node has said what runs there."""
+        answer = self._asked.pop(message.serial, None)
+        if answer is not None and answer.set_running_or_notify_cancel():
+            answer.set_result([attempt.number for attempt in message.attempts])
 
 
 def _never(told: Callable[[], None]) -> None:

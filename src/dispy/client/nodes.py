@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from dispy.client.job import CREATED
-from dispy.errors import NotYetError, UsageError
+from dispy.errors import UsageError
 from dispy.net.addresses import is_loopback, resolve
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class NodeAllocate:
         host: Name, address, or pattern with ``*``.
         port: The node's port, if it is not the default one.
         cpus: At most so many; 0: all; negative: all but so many.
-        depends: Files for these nodes only (not available yet).
+        depends: Files for these nodes only.
         setup_args: Arguments of setup and cleanup there.
 
     Raises:
@@ -117,10 +117,10 @@ class NodeAllocate:
             cpus = 0
         if not isinstance(setup_args, tuple):
             raise UsageError(f"setup_args of node {host} must be a tuple, not {setup_args!r}")
-        if depends:
-            raise NotYetError(
-                "depends of single nodes are not available yet",
-                hint="pass what jobs need as arguments",
+        if isinstance(depends, (str, bytes)) or not isinstance(depends, (list, tuple, set, frozenset)):
+            raise UsageError(
+                f"depends of node {host} must be a list of files, not {depends!r:.100}",
+                hint="depends=['data.csv'] for one file",
             )
         self.host = host
         self.port = port
@@ -140,6 +140,17 @@ class NodeAllocate:
     def is_usable(self) -> bool:
         """Whether the host is a pattern or could be resolved."""
         return "*" in self.host or self.ip_addr is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is nothing but a name."""
+        return type(self) is NodeAllocate and not (self.cpus or self.depends or self.setup_args)
+
+    def covers(self, other: NodeAllocate) -> bool:
+        """Whether all nodes that another one names are among those that this one names."""
+        if self.port is not None and self.port != other.port:
+            return False
+        return self.matches(other.ip_addr) if other.ip_addr is not None else self.host == other.host
 
     def matches(self, ip_addr: str) -> bool:
         """Whether the pattern covers an address, as a whole."""
@@ -182,19 +193,40 @@ def parse_nodes(nodes: Any) -> list[NodeAllocate]:
     Raises:
         UsageError: Not a list or string, or nothing in it can be used.
     """
-    if nodes is None or nodes == [] or nodes == ():
+    if _is_empty(nodes):
         return [NodeAllocate("*")]
+    found = find_nodes(nodes)
+    if not found:
+        raise UsageError(f"none of nodes={nodes!r} can be used", hint="check the names, or leave nodes out")
+    return found
+
+
+def _is_empty(nodes: Any) -> bool:
+    return nodes is None or (isinstance(nodes, (str, list, tuple)) and not nodes)
+
+
+def find_nodes(nodes: Any) -> list[NodeAllocate]:
+    """The same, where nothing that can be used is no error.
+
+    Raises:
+        UsageError: Not a list or string, or something in it that names no node.
+    """
+    if _is_empty(nodes):
+        return []
     if isinstance(nodes, (str, NodeAllocate, dict, DispyNode)):
         nodes = [nodes]
     if not isinstance(nodes, (list, tuple)):
         raise UsageError(
             f"nodes must be a list of hosts, not {type(nodes).__name__}", hint="nodes=['192.168.1.20']"
         )
-    found = [parsed for parsed in map(_parse_node, nodes) if parsed is not None and parsed.is_usable]
-    if not found:
-        raise UsageError(f"none of nodes={nodes!r} can be used", hint="check the names, or leave nodes out")
-    # Exact addresses before patterns, long patterns before short ones: the most specific one decides.
-    return sorted(found, key=lambda item: ("*" in item.host, -len(item.host)))
+    return sort_nodes(
+        [parsed for parsed in map(_parse_node, nodes) if parsed is not None and parsed.is_usable]
+    )
+
+
+def sort_nodes(nodes: list[NodeAllocate]) -> list[NodeAllocate]:
+    """Exact addresses before patterns, long patterns before short ones: the most specific one decides."""
+    return sorted(nodes, key=lambda item: ("*" in item.host, -len(item.host)))
 
 
 def _parse_node(node: Any) -> NodeAllocate | None:

@@ -9,6 +9,7 @@ import os
 import secrets as randomness
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -24,6 +25,7 @@ from dispy.net.directories import state_directory
 from dispy.net.tls import ListenerTls, Tls, check, listener_tls, warn_if_open
 from dispy.node import accounts
 from dispy.node.accounts import Account
+from dispy.node.available import Gauge
 from dispy.node.console import Console
 from dispy.node.cpus import usable_cpus
 from dispy.node.hosts import HostProcess
@@ -90,7 +92,11 @@ def _run_checked(
         import uvloop
 
         workspace = WorkSpace(settings.dest_path_prefix, incarnation.hex(), account)
-        parts = NodeParts(secret, listens, account, *cpus, spare, incarnation, segments, spool, workspace)
+        gauge = Gauge(str(workspace.root), time)
+        parts = NodeParts(
+            secret, listens, account, *cpus, spare, incarnation, segments, spool, workspace,
+            read_available=gauge.read,
+        )  # fmt: skip
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(settings, parts, early))
     finally:

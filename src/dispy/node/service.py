@@ -58,6 +58,9 @@ FLUSH_S = 0.002
 CLEANUP_S = 5.0
 """Time for a host to end by itself, ``cleanup`` included, when its computation is closed."""
 
+REAP_S = 0.05
+"""How often it is looked whether it has ended."""
+
 STOP_S = 1.5
 """Time for hosts to end by themselves when the node stops."""
 
@@ -72,6 +75,9 @@ SPARE_S = 0.25
 
 TRIM_PULSES = 10
 """Seconds without any computation after which the node holds no memory for the next one."""
+
+AVAILABLE_S = 5.0
+"""How often clients are told what there is to spare that have not asked for another pulse."""
 
 _COUNT = worker_protocol.SLOT_COUNT
 
@@ -115,6 +121,7 @@ class NodeParts:
         spool: Where results go on disk whose clients are away; None: nowhere.
         workspace: Its place for working directories.
         clock: What it goes by.
+        read_available: Says what the machine has to spare; None: nobody does.
     """
 
     secret: Secret
@@ -128,6 +135,7 @@ class NodeParts:
     spool: Path | None
     workspace: WorkSpace
     clock: Clock = time
+    read_available: Callable[[], node.Available] | None = None
 
 
 class NodeService:
@@ -160,11 +168,16 @@ class NodeService:
         self._loaded: dict[Key, Loaded] = {}
         self._leaving: dict[Key, Loaded] = {}
         """Those whose hosts are ending."""
+        self._waiting: dict[Key, core.StartHost] = {}
+        """Those that came back and wait for that: ``cleanup`` of one stay is over before the next begins."""
         self._owners: dict[WorkerId, tuple[Loaded, WorkerHandle]] = {}
         self._spare: HostProcess | None = parts.spare
         self._ending: list[HostProcess] = []
         self._workspace = parts.workspace
         self._clock = parts.clock
+        self._read_available = parts.read_available
+        self._told_available: dict[Connection, float] = {}
+        """When clients were told last what there is to spare."""
         self._segments = parts.segments
         self._entry: Entry | None = None
         self._listener = Listener(self._new_connection, tls=parts.tls is not None)
@@ -404,9 +417,21 @@ class NodeService:
         stalled = self._stall.look(find_stall(self._machine.state), self._clock.monotonic())
         if stalled:
             logger.error("nothing has moved for %g s: %s", self._stall_s, stalled)
+        self._tell_available()
         self._idle_pulses = 0 if self._loaded else self._idle_pulses + 1
         if self._idle_pulses == TRIM_PULSES:
             self._segments.trim()
+
+    def _tell_available(self) -> None:
+        """Tell clients what there is to spare: with each sign of life that they have asked for, or now and then."""
+        read, now = self._read_available, self._clock.monotonic()
+        if read is None:
+            return
+        for connection, told in self._told_available.items():
+            every_s = AVAILABLE_S if connection.pulse_s == PULSE_S else connection.pulse_s
+            if now - told >= every_s - PULSE_S / 2 and connection.is_ready:
+                self._told_available[connection] = now
+                connection.send(read())
 
     # Clients.
 
@@ -479,6 +504,9 @@ class NodeService:
         self._clients[client] = connection
         self._connections[connection] = client
         welcome = node.Welcome(self.incarnation, self.name, self.cpus, platform.platform())
+        if self._read_available is not None:
+            welcome.available = self._read_available()
+            self._told_available[connection] = self._clock.monotonic()
         if known is not None:
             welcome.known = True
             welcome.last = known.next_batch - 1
@@ -493,6 +521,7 @@ class NodeService:
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
         """A client is gone, perhaps to come back."""
         client = self._connections.pop(connection, None)
+        self._told_available.pop(connection, None)
         if client is not None and self._clients.get(client) is connection:
             self._lose(
                 client, connection.pulse_s * SILENT_PULSES if isinstance(error, SilenceError) else 0.0
@@ -790,12 +819,10 @@ class NodeService:
             self._load(action)
 
     def _load(self, action: core.StartHost) -> None:
-        leaving = self._leaving.pop(action.key, None)
-        if leaving is not None:
-            # Its client was taken for gone and is back: the directory is needed, empty.
-            leaving.host.kill()
-            leaving.host.process.wait()
-            self._segments.drop(leaving.work)
+        if action.key in self._leaving:
+            # The directory is needed, too, and empty.
+            self._waiting[action.key] = action
+            return
         client, number = action.key
         name = f"{client.hex()[:8]}-{number}"
         spare, self._spare = self._spare, None
@@ -946,6 +973,7 @@ class NodeService:
         return {host.process.pid for host in hosts}
 
     def _stop_host(self, action: core.StopHost) -> None:
+        self._waiting.pop(action.key, None)
         loaded = self._loaded.get(action.key)
         if loaded is None:
             return
@@ -964,13 +992,13 @@ class NodeService:
         # Its directory goes when it has gone: ``cleanup`` may still want what is there.
         self._leaving[action.key] = self._loaded.pop(action.key)
         deadline = self._clock.monotonic() + CLEANUP_S
-        self._loop.call_later(0.05, self._reap_host, host, deadline, action.key)
+        self._loop.call_later(REAP_S, self._reap_host, host, deadline, action.key)
 
     def _reap_host(self, host: HostProcess, deadline: float, key: Key) -> None:
         if host.process.poll() is None:
             if self._clock.monotonic() > deadline:
                 host.kill()
-            self._loop.call_later(0.05, self._reap_host, host, deadline, key)
+            self._loop.call_later(REAP_S, self._reap_host, host, deadline, key)
             return
         leaving = self._leaving.get(key)
         if leaving is not None and leaving.host is host:
@@ -980,6 +1008,9 @@ class NodeService:
             self._ending.remove(host)
         self._close_host(host)
         self._kill_strays(self._own_children())
+        waiting = self._waiting.pop(key, None)
+        if waiting is not None and not self._stopped.is_set():
+            self._load(waiting)
 
     def _drop_places(self, key: Key) -> None:
         loaded = self._loaded.pop(key, None)

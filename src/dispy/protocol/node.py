@@ -26,6 +26,7 @@ Count = Annotated[int, Meta(ge=0, le=1 << 31)]
 Number = Annotated[int, Meta(ge=0, le=1 << 62)]
 WallTime = Annotated[float, Meta(ge=0, le=1e11)]
 """Seconds since the epoch: neither negative, infinite nor NaN, which arithmetic does not survive."""
+Percent = Annotated[float, Meta(ge=0, le=100)]
 Identity = Annotated[bytes, Meta(min_length=16, max_length=16)]
 
 # What a job's attempt ended as. The values are those of ``DispyJob``'s final statuses.
@@ -270,7 +271,27 @@ class LimitCpus(Struct, array_like=True, tag=16):
     cpus: Count
 
 
+class ListJobs(Struct, array_like=True, tag=30):
+    """Which jobs of a computation run there? Answered by ``JobsListed`` with the same ``serial``."""
+
+    computation: Number
+    serial: Number
+
+
 # Node to scheduler.
+
+
+class Available(Struct, array_like=True, tag=61):
+    """What the node has to spare: told in ``Welcome``, and from time to time."""
+
+    cpu: Percent
+    """Idle CPU."""
+    memory: Number
+    """Bytes that programs can have without swapping."""
+    disk: Number
+    """Bytes where working directories are."""
+    swap: Percent
+    """Free swap."""
 
 
 class Welcome(Struct, array_like=True, tag=32):
@@ -290,6 +311,7 @@ class Welcome(Struct, array_like=True, tag=32):
     last: Number = 0
     kept: Annotated[list[Number], Meta(max_length=limits.OPEN_JOBS_MAX)] = []
     before: Annotated[list[Identity], Meta(max_length=limits.BATCH_MAX)] = []
+    available: Available | None = None
 
 
 class ComputationReady(Struct, array_like=True, tag=33):
@@ -402,6 +424,14 @@ class Held(Struct, array_like=True, tag=52):
     has_gaps: bool = False
 
 
+class JobsListed(Struct, array_like=True, tag=60):
+    """The attempts of a computation that workers are at."""
+
+    computation: Number
+    serial: Number
+    attempts: Annotated[list[Attempt], Meta(max_length=limits.OPEN_JOBS_MAX)]
+
+
 class NodeCpus(Struct, array_like=True, tag=42):
     """The node offers another number of CPUs from now on."""
 
@@ -427,6 +457,7 @@ ToNode = (
     | Recover
     | LimitCpus
     | SetPulse
+    | ListJobs
 )
 FromNode = (
     Welcome
@@ -443,6 +474,8 @@ FromNode = (
     | ObjectStored
     | JobsPrinted
     | Held
+    | JobsListed
+    | Available
 )
 
 to_node_decoder: msgspec.msgpack.Decoder[ToNode] = msgspec.msgpack.Decoder(ToNode)

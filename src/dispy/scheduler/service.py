@@ -30,6 +30,7 @@ from dispy.net.directories import FREE, GIVEN, GIVEN_BITS, given_prefix, shared_
 from dispy.net.tls import DialerTls
 from dispy.protocol import limits, node
 from dispy.protocol.frames import Group, MemorySource, Source
+from dispy.protocol.node import Available
 from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.text import block, line, lines
 
@@ -84,11 +85,20 @@ class Listener(Protocol):
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
         """A node became usable for a computation, or ceased to be."""
 
+    def on_vacated(self, action: core.TellVacated, found: NodeInfo) -> None:
+        """A computation has left a node that it is to come back to: allocate it, or take the node away from it."""
+
     def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
         """A node takes more or fewer jobs of a computation than before, for another reason than before."""
 
     def on_cpus(self, found: NodeInfo) -> None:
         """A node may offer another number of CPUs than before."""
+
+    def on_available(self, found: NodeInfo) -> None:
+        """A node says what it has to spare."""
+
+    def on_jobs_listed(self, found: NodeInfo, message: node.JobsListed) -> None:
+        """A node answers what ``ask_jobs`` has asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +132,7 @@ class NodeInfo:
     ip_addr: str
     bytes_sent: int = 0
     bytes_received: int = 0
+    available: Available | None = None
 
 
 class PoolSink:
@@ -348,6 +359,7 @@ class Link:
             message.cpus,
             line(message.platform),
             connection.peer_address,
+            available=message.available,
         )
         self.shared = ""
         if self._service.memory is not None and is_loopback(connection.peer_address):
@@ -532,6 +544,7 @@ class SchedulerService:
             core.TellValue: lambda a: listener.on_value(a, self._info(a.node)),
             core.TellPrinted: listener.on_printed,
             core.TellNode: self._tell_node,
+            core.TellVacated: lambda a: listener.on_vacated(a, self._info(a.node)),
             core.TellCredit: lambda a: listener.on_credit(a, self._info(a.node)),
         }
 
@@ -618,6 +631,19 @@ class SchedulerService:
         """Whether there is a link to a target, standing or on its way."""
         return target in self._links
 
+    def ask_jobs(self, node_id: NodeId, computation: int, serial: int) -> None:
+        """Ask a node which jobs of a computation run there.
+
+        Raises:
+            SilenceError: The connection to it is broken.
+        """
+        link = self._by_node.get(node_id)
+        if link is None or link.connection is None:
+            raise SilenceError(
+                "the connection to the node is broken and is being made again", hint="try again"
+            )
+        link.connection.send(node.ListJobs(computation, serial))
+
     def is_sending(self, node_id: NodeId) -> bool:
         """Whether large payloads are on their way to a node."""
         link = self._by_node.get(node_id)
@@ -697,6 +723,13 @@ class SchedulerService:
             self._links.pop(link.target, None)
             link.close()
             self._lose(link, f"node {name} left: {message.reason}")
+            return
+        if type(message) is node.Available:
+            link.info.available = message
+            self._listener.on_available(link.info)
+            return
+        if type(message) is node.JobsListed:
+            self._listener.on_jobs_listed(link.info, message)
             return
         if type(message) is node.NodeCpus:
             link.info.cpus = message.cpus

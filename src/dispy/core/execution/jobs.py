@@ -33,7 +33,9 @@ from dispy.protocol.node import (
     Ended,
     Job,
     JobsEnded,
+    JobsListed,
     JobsReturned,
+    ListJobs,
     RunJobs,
     TakeBack,
 )
@@ -65,6 +67,22 @@ def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now
         watch(state, computation, message.watched)
     # Nobody but a scheduler with a fault names a job twice in one message; the last one counts.
     computation.ready.extend(jobs if len(fresh) == len(jobs) else fresh.values())
+
+
+def on_list_jobs(state: State, out: Outbox, client: Client, message: ListJobs, now: Seconds) -> None:
+    """Tell which jobs of a computation workers are at, as of the last tick."""
+    computation = state.computations.get((client.id, message.computation))
+    running = []
+    for worker in computation.workers.values() if computation is not None else ():
+        jobs = worker.records[0].jobs if worker.records else []
+        if jobs:
+            at_record, at = split_claim(worker.position)
+            is_in = at_record == worker.records[0].record and at < len(jobs)
+            job = jobs[at] if is_in else jobs[0]
+            assert computation is not None
+            if computation.open.get(job.number) is job:
+                running.append(Attempt(job.number, job.attempt))
+    out.append(Tell(client.id, JobsListed(message.computation, message.serial, running)))
 
 
 def on_cancel_jobs(state: State, out: Outbox, client: Client, message: CancelJobs, now: Seconds) -> None:

@@ -74,6 +74,7 @@ _MESSAGE_HANDLERS: dict[type[node.ToNode], MessageHandler] = {
     node.Recover: keeping.on_recover,
     node.RunJobs: jobs.on_run_jobs,
     node.CancelJobs: jobs.on_cancel_jobs,
+    node.ListJobs: jobs.on_list_jobs,
     node.TakeBack: jobs.on_take_back,
     node.AcknowledgeProvisional: jobs.on_acknowledge_provisional,
     node.WatchJobs: printing.on_watch_jobs,

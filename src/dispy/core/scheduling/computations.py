@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
+from dispy.core.scheduling.leaving import CLOSED, cancel_pinned, remove
 from dispy.core.scheduling.placing import (
     cancel_queued,
     end_here,
@@ -54,13 +55,9 @@ def on_close_computation(state: State, out: Outbox, event: CloseComputation, now
 
 def drop_placement(out: Outbox, placement: Placement) -> None:
     """Take a node away from a computation."""
-    computation, known = placement.computation, placement.node
-    known.placements.pop(computation.number, None)
-    computation.placements.pop(known.id, None)
-    computation.free.pop(known.id, None)
-    computation.backlogs.pop(known.id, None)
-    if known.is_connected:
-        out.append(Send(known.id, node.CloseComputation(computation.number)))
+    remove(placement)
+    if placement.node.is_connected and placement.status is not Status.LEFT:
+        out.append(Send(placement.node.id, node.CloseComputation(placement.computation.number)))
 
 
 def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> None:
@@ -72,26 +69,28 @@ def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> Non
     placement = computation.placements.get(known.id)
     if event.cpus <= 0 and not event.is_draining:
         if placement is not None:
-            give_up_placement(out, placement, "the node was closed for this computation", now)
+            cancel_pinned(out, placement)
+            give_up_placement(out, placement, CLOSED, now)
         return
-    if placement is None:
-        if event.is_draining:
-            return
-        placement = open_placement(computation, known, event.cpus)
+    if placement is None and event.is_draining:
+        return
+    if placement is not None and placement.status is Status.LEAVING:
+        return  # what it is like when it comes back is asked when it has left
+    if placement is None or placement.status is Status.LEFT:
+        if placement is None:
+            placement = open_placement(computation, known, event.cpus)
         life = computation.stays.get(known.id, 0)
         computation.stays[known.id] = life + 1
         if event.code or life:
             code = event.code or computation.compute.code
-            placement.compute = structs.replace(computation.compute, code=code, life=life)
+            placement.begin(structs.replace(computation.compute, code=code, life=life))
         if known.is_connected:
             out.append(Send(known.id, placement.compute))
     placement.cpus_max = event.cpus
     placement.apply_grant()
     note_room(placement)
-    if event.cpus <= 0 and placement.pinned:
-        numbers = [job.number for job in placement.pinned]
-        placement.pinned.clear()
-        end_here(out, computation, numbers, ABANDONED, "the node was closed for this computation")
+    if event.cpus <= 0:
+        cancel_pinned(out, placement)
     waiting = len(placement.assigned) - len(placement.started)
     if event.is_draining and known.is_connected and waiting:
         out.append(Send(known.id, node.TakeBack(computation.number, waiting)))
@@ -139,7 +138,7 @@ def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -
     else:
         placement = computation.placements.get(event.node)
         computation.pinned.update((job.number, event.node) for job in event.jobs)
-        if placement is None or placement.status is Status.FAILED or placement.cpus_max <= 0:
+        if placement is None or not placement.is_open():
             numbers = [job.number for job in event.jobs]
             reason = placement.reason if placement is not None else ""
             reason = reason or "the node that was asked for is not there any more"

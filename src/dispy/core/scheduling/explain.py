@@ -39,6 +39,10 @@ def why_full(placement: Placement) -> str:
         return "it is loading the computation"
     if placement.status is Status.FAILED:
         return placement.reason
+    if placement.status in (Status.LEAVING, Status.LEFT):
+        left = len(placement.assigned)
+        after = f", after {left} jobs that run there" if left else ""
+        return f"it is {'set up again' if placement.returns else 'being closed for this cluster'}{after}"
     if placement.cpus_max <= 0:
         return "it is not to be used any more"
     if placement.granted[0] == 0 and placement.shortage:

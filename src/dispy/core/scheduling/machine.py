@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dispy.core.scheduling import computations, nodes, objects
+from dispy.core.scheduling import computations, leaving, nodes, objects
 from dispy.core.scheduling.placing import steal
 from dispy.core.scheduling.state import (
     Action,
@@ -26,6 +26,7 @@ from dispy.core.scheduling.state import (
     State,
     SubmitJobs,
     Tick,
+    Vacate,
     WatchJobs,
 )
 from dispy.protocol import node
@@ -42,6 +43,7 @@ _HANDLERS: dict[type[Event], Handler] = {
     AddComputation: computations.on_add_computation,
     CloseComputation: computations.on_close_computation,
     Allocate: computations.on_allocate,
+    Vacate: leaving.on_vacate,
     LimitNode: nodes.on_limit_node,
     SubmitJobs: computations.on_submit_jobs,
     CancelJobs: computations.on_cancel_jobs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dispy.core.scheduling.computations import give_up_placement
+from dispy.core.scheduling.leaving import CLOSED, leave_if_empty, send_off
 from dispy.core.scheduling.objects import reconcile_objects, send_objects
 from dispy.core.scheduling.placing import (
     end_here,
@@ -71,7 +72,11 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
         for placement in known.placements.values()
         for job in placement.assigned.values()
     ]
-    lives = {number: placement.compute.life for number, placement in known.placements.items()}
+    lives = {
+        number: placement.compute.life
+        for number, placement in known.placements.items()
+        if placement.status is not Status.LEFT
+    }
     out.append(Send(known.id, node.Reconcile(attempts, lives)))
 
 
@@ -120,10 +125,7 @@ def on_computation_ready(
 ) -> None:
     """A computation is loaded; jobs go there as soon as there is credit."""
     placement = known.placements.get(message.computation)
-    if placement is None or placement.status is Status.READY:
-        return
-    if message.life != placement.compute.life:
-        # What it says is about its past.
+    if placement is None or placement.status is Status.READY or _is_past(placement, message.life):
         return
     placement.status = Status.READY
     computation = placement.computation
@@ -141,7 +143,7 @@ def on_computation_failed(
     a large one is overtaken by this message.
     """
     placement = known.placements.get(message.computation)
-    if placement is None or message.life != placement.compute.life:
+    if placement is None or _is_past(placement, message.life):
         return
     computation = placement.computation
     placement.status = Status.FAILED
@@ -153,6 +155,11 @@ def on_computation_failed(
     out.append(TellNode(computation.client, computation.number, known.id, False, message.reason))
     end_if_hopeless(out, computation)
     place(out, computation, now)
+
+
+def _is_past(placement: Placement, life: int) -> bool:
+    """Whether what a node says of a computation is about a stay that is over, or ends anyway."""
+    return placement.status in (Status.LEAVING, Status.LEFT) or life != placement.compute.life
 
 
 def on_credit(state: State, out: Outbox, known: Node, message: node.Credit, now: Seconds) -> None:
@@ -187,6 +194,8 @@ def on_jobs_started(
     computation = placement.computation
     if started:
         out.append(TellStarted(computation.client, computation.number, known.id, started))
+    if placement.status is Status.LEAVING:
+        send_off(out, placement)
 
 
 def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnded, now: Seconds) -> None:
@@ -210,6 +219,7 @@ def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnde
             ended.append(result)
     if not ended:
         note_room(placement)
+        leave_if_empty(out, placement, now)
         place(out, computation, now)
         return
     computation.open -= len(ended)
@@ -227,6 +237,8 @@ def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnde
     placement.asked_back = False
     out.append(TellEnded(computation.client, computation.number, known.id, ended))
     note_room(placement)
+    if placement.status is Status.LEAVING:
+        leave_if_empty(out, placement, now)
     place(out, computation, now)
 
 
@@ -275,11 +287,14 @@ def on_jobs_returned(
     back = [job for job in back if job.number not in placement.cancelling]
     placement.cancelling.difference_update(cancelled)
     homeless: list[int] = []
-    if computation.pinned and (placement.cpus_max <= 0 or placement.status is Status.FAILED):
+    if computation.pinned and not placement.is_open():
         homeless = [job.number for job in back if job.number in computation.pinned]
         back = [job for job in back if job.number not in computation.pinned]
     requeue(computation, back)
-    end_here(out, computation, homeless, ABANDONED, "the node was closed for this computation")
+    if placement.status is Status.FAILED:
+        end_here(out, computation, homeless, ABANDONED, placement.reason)
+    else:
+        end_here(out, computation, homeless, node.CANCELLED, CLOSED)
     end_cancelled(out, placement, cancelled)
     if back:
         out.append(TellRequeued(computation.client, computation.number, [job.number for job in back]))
@@ -293,6 +308,7 @@ def on_jobs_returned(
         note_room(placement)
     if placement.status is Status.FAILED:
         end_if_hopeless(out, computation)
+    leave_if_empty(out, placement, now)
     place(out, computation, now)
 
 
@@ -363,7 +379,7 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
     known.is_comparing = False
     for number in message.computations:
         placement = known.placements.get(number)
-        if placement is not None:
+        if placement is not None and placement.status not in (Status.LEAVING, Status.LEFT):
             _load_again(out, placement)
     missing = {(attempt.number, attempt.attempt) for attempt in message.attempts}
     for placement in list(known.placements.values()):
@@ -376,8 +392,8 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
         end_cancelled(out, placement, [job.number for job in cancelled])
         placement.cancelling.difference_update([job.number for job in cancelled])
         again = [job for job in again if job.number in placement.assigned]
-        if placement.status is Status.LOADING:
-            # The computation has to come first, and the data that they read.
+        if placement.status in (Status.LOADING, Status.LEAVING):
+            # The computation has to come first, and the data that they read; or it will not come again.
             _requeue(out, placement, again)
             again = []
         for start in range(0, len(again), BATCH_MAX):
@@ -392,4 +408,7 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
         # What was asked of it meanwhile, and what the broken link had swallowed.
         send_watch(out, placement, placement.computation.watched)
         note_room(placement)
+        if placement.status is Status.LEAVING:
+            send_off(out, placement)
+            leave_if_empty(out, placement, now)
         place(out, placement.computation, now)

@@ -46,6 +46,19 @@ class Allocate(Struct):
     code: bytes = b""
 
 
+class Vacate(Struct):
+    """A computation leaves a node, when what runs there has ended; what has not started goes elsewhere.
+
+    With ``terminate`` what runs is cancelled. With ``returns`` the computation comes back: ``TellVacated`` asks
+    for an ``Allocate``, until which jobs that may run there only are kept; without, they are cancelled.
+    """
+
+    computation: int
+    node: NodeId
+    terminate: bool = False
+    returns: bool = False
+
+
 class LimitNode(Struct):
     """All computations together may use (up to) so many CPUs of a node."""
 
@@ -126,6 +139,7 @@ Event = (
     AddComputation
     | CloseComputation
     | Allocate
+    | Vacate
     | LimitNode
     | SubmitJobs
     | CancelJobs
@@ -212,6 +226,14 @@ class TellNode(Struct):
     reason: str = ""
 
 
+class TellVacated(Struct):
+    """A computation has left a node that it is to come back to: ``Allocate`` says how, and whether."""
+
+    client: ClientId
+    computation: int
+    node: NodeId
+
+
 class TellCredit(Struct):
     """A node takes more or fewer jobs of a computation than before, for another reason than before."""
 
@@ -229,6 +251,7 @@ Action = (
     | TellValue
     | TellPrinted
     | TellNode
+    | TellVacated
     | TellCredit
 )
 Outbox = list[Action]
@@ -242,6 +265,10 @@ class Status(Enum):
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"
+    LEAVING = "leaving"
+    """It gets nothing new, and goes when it has nothing left there."""
+    LEFT = "left"
+    """It is gone from there, and comes back with the next ``Allocate``."""
 
 
 class Placement:
@@ -249,7 +276,8 @@ class Placement:
 
     __slots__ = (
         "asked_back", "assigned", "backlog", "cancelling", "computation", "compute", "cpus_max", "dropped", "granted",
-        "last_sent", "node", "pinned", "reason", "shortage", "slots", "started", "status", "stored", "storing",
+        "last_sent", "node", "pinned", "reason", "returns", "shortage", "slots", "started", "status", "stored",
+        "storing", "terminates",
     )  # fmt: skip
 
     def __init__(self, computation: Computation, node: Node, cpus_max: int) -> None:
@@ -259,6 +287,10 @@ class Placement:
         self.node = node
         self.cpus_max = cpus_max
         self.status = Status.LOADING
+        self.returns = False
+        """Of one that is leaving: it comes back."""
+        self.terminates = False
+        """Likewise: what runs there is cancelled."""
         self.reason = ""
         self.granted = (0, 0)
         """Slots and backlog as the node said."""
@@ -282,6 +314,22 @@ class Placement:
         """Those it was told to drop, unless it is known to have heard that; with the last object sent before that."""
         self.last_sent: Seconds = 0.0
         self.asked_back = False
+
+    def begin(self, compute: Compute) -> None:
+        """A new stay on the node, of which nothing is known yet."""
+        self.compute = compute
+        self.status = Status.LOADING
+        self.returns = self.terminates = self.asked_back = False
+        self.reason = self.shortage = ""
+        self.granted = (0, 0)
+        self.slots = self.backlog = 0
+        self.stored.clear()
+        self.storing.clear()
+        self.dropped.clear()
+
+    def is_open(self) -> bool:
+        """Whether jobs may be sent there, now or when it is loaded."""
+        return self.cpus_max > 0 and (self.status in (Status.LOADING, Status.READY) or self.returns)
 
     def apply_grant(self) -> None:
         """What of the node's grant may be used, given how many CPUs were allocated."""
