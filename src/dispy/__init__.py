@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from dispy import config as config
@@ -12,6 +14,10 @@ if TYPE_CHECKING:
     from dispy.client.job import DispyJob as DispyJob
     from dispy.client.later import SharedJobCluster as SharedJobCluster
     from dispy.client.log import logger as logger
+    from dispy.client.names import AddrInfo as AddrInfo
+    from dispy.client.names import host_addrinfo as host_addrinfo
+    from dispy.client.names import num_max as num_max
+    from dispy.client.names import num_min as num_min
     from dispy.client.nodes import DispyNode as DispyNode
     from dispy.client.nodes import DispyNodeAvailInfo as DispyNodeAvailInfo
     from dispy.client.nodes import NodeAllocate as NodeAllocate
@@ -50,6 +56,10 @@ _HOMES = {
     "DoneAndNotDone": "dispy.client.waiting",
     "as_completed": "dispy.client.waiting",
     "wait": "dispy.client.waiting",
+    "AddrInfo": "dispy.client.names",
+    "host_addrinfo": "dispy.client.names",
+    "num_max": "dispy.client.names",
+    "num_min": "dispy.client.names",
     "ClusterStatus": "dispy.client.cluster",
     "DispyError": "dispy.errors",
     "DispyJob": "dispy.client.job",
@@ -65,15 +75,57 @@ _HOMES = {
 }
 
 
+_GONE = {
+    "auth_code": "nobody sends a code made of the secret any more; both sides prove that they know it, see "
+    "docs/security.md",
+}
+
+
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
-        raise AttributeError(f"module 'dispy' has no attribute {name!r}")
+        why = f": {_GONE[name]}" if name in _GONE else ""
+        raise AttributeError(f"module 'dispy' has no attribute {name!r}{why}")
     import importlib
 
     value = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value
+
+
+def _moved(name: str) -> property:
+    """A value that is in ``config`` now, also for programs that assign it."""
+
+    def warn() -> None:
+        import warnings
+
+        warnings.warn(f"dispy.{name} is now called dispy.config.{name}", DeprecationWarning, stacklevel=3)
+
+    def get(module: ModuleType) -> Any:
+        warn()
+        return getattr(config, name)
+
+    def set_(module: ModuleType, value: Any) -> None:
+        warn()
+        setattr(config, name, value)
+
+    return property(get, set_)
+
+
+class _Module(ModuleType):
+    """This module. A property works for assignments, which ``__getattr__`` of a module does not see."""
+
+    MsgTimeout = _moved("MsgTimeout")
+    MaxFileSize = _moved("MaxFileSize")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Functions that use ``dispy`` are sent with it; a module is pickled by its name.
+        import importlib
+
+        return importlib.import_module, (self.__name__,)
+
+
+sys.modules[__name__].__class__ = _Module
 
 
 def __dir__() -> list[str]:

@@ -21,7 +21,6 @@ from .jobs import name_and
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("ext_host", "192.0.2.1"),
         ("ipv4_udp_multicast", True),
         ("dest_path", "x"),
         ("cleanup", False),
@@ -46,7 +45,13 @@ def test_other_things_that_come_later(make_cluster: MakeCluster) -> None:
 
 @pytest.mark.parametrize(
     ("old", "value", "new"),
-    [("ip_addr", "127.0.0.1", "host"), ("callback", print, "job_status")],
+    [
+        ("ip_addr", "127.0.0.1", "host"),
+        ("ext_ip_addr", ["127.0.0.1"], "ext_host"),
+        ("callback", print, "job_status"),
+        ("port", 9700, "dispy_port"),
+        ("node_port", 9701, "config.NodePort"),
+    ],
 )
 def test_old_names_warn(place: Place, old: str, value: Any, new: str) -> None:
     with pytest.warns(DeprecationWarning, match=f"{old}.*{new}") as caught:

@@ -82,7 +82,7 @@ class PlainNode:
         match message:
             case protocol.Compute(number):
                 place = self.places.get(number)
-                if place is None:
+                if place is None or place.compute.life != message.life:
                     self.places[number] = Place(message)
                 elif place.is_ready:
                     self.load(number)
@@ -128,7 +128,7 @@ class PlainNode:
     def _reconcile(self, wanted: set[tuple[int, int]], computations: dict[int, int]) -> None:
         held = {(e.number, e.attempt) for batch in self.batches for e in batch.ended}
         for number in list(self.places):
-            if number not in computations:
+            if computations.get(number) != self.places[number].compute.life:
                 del self.places[number]
                 continue
             place = self.places[number]
@@ -145,7 +145,7 @@ class PlainNode:
     def load(self, number: int) -> None:
         """A computation is loaded."""
         self.places[number].is_ready = True
-        self.tell(protocol.ComputationReady(number))
+        self.tell(protocol.ComputationReady(number, self.places[number].compute.life))
         self.grant(number)
 
     def grant(self, number: int) -> None:
@@ -163,8 +163,9 @@ class PlainNode:
     def fail(self, number: int) -> None:
         """A host dies, or cannot load: what ran ends, what did not is given back."""
         self._end(number, list(self.places[number].running), TERMINATED)
-        waiting = list(self.places.pop(number).waiting)
-        self.tell(protocol.ComputationFailed(number, "no such module"))
+        place = self.places.pop(number)
+        waiting = list(place.waiting)
+        self.tell(protocol.ComputationFailed(number, "no such module", place.compute.life))
         if waiting:
             self.tell(protocol.JobsReturned(number, attempts_of(waiting), "no such module"))
 

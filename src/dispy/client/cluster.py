@@ -93,6 +93,9 @@ class JobCluster(Steering):
         host: Accepted; clients listen nowhere.
         dispy_port: Base port; nodes listen on the next one.
         loglevel: Level of dispy's logger.
+        ext_host: Accepted; nodes do not call back, so no gateway has to let them through.
+        port: Old name of ``dispy_port``.
+        node_port: Old way to assign ``dispy.config.NodePort``, where nodes listen that are given without a port.
         callback: Old name of ``job_status``.
         ip_addr: Old name of ``host``.
         ext_ip_addr: Old name of ``ext_host``.
@@ -160,13 +163,16 @@ class JobCluster(Steering):
         exclusive: bool = False,
         job_output: Callable[[DispyJob, str, str], object] | None = None,
         durable: bool = False,
+        port: int | None = None,
+        node_port: int | None = None,
     ) -> None:
         self._is_closed = True
+        dispy_port = _renamed(dispy_port, port, "port", "dispy_port")
         host = _renamed(host, ip_addr, "ip_addr", "host")
         ext_host = _renamed(ext_host, ext_ip_addr, "ext_ip_addr", "ext_host")
         job_status = _renamed(job_status, callback, "callback", "job_status")
         _refuse_not_yet(
-            ext_host=ext_host, ipv4_udp_multicast=ipv4_udp_multicast, dest_path=dest_path,
+            ipv4_udp_multicast=ipv4_udp_multicast, dest_path=dest_path,
             cleanup=False if cleanup is False or cleanup is None else None,
         )  # fmt: skip
         if recover_file is not None and not isinstance(recover_file, (str, os.PathLike)):
@@ -174,16 +180,26 @@ class JobCluster(Steering):
         _check_interval("ping_interval", ping_interval, 1)
         _check_interval("poll_interval", poll_interval, 5)
         _check_interval("pulse_interval", pulse_interval, PULSE_MIN_S)
-        for address in [host] if isinstance(host, str) else host or []:
-            resolve(address)
-        if dispy_port is not None:
-            if (
-                isinstance(dispy_port, bool)
-                or not isinstance(dispy_port, int)
-                or not 0 < dispy_port < 65000
-            ):
-                raise UsageError(f"dispy_port must be a port number, not {dispy_port!r}")
-            config.DispyPort = dispy_port
+        _check_hosts("host", host)
+        _check_hosts("ext_host", ext_host)
+        _check_port("dispy_port", dispy_port)
+        _check_port("node_port", node_port)
+        if node_port is not None:
+            warnings.warn("node_port is now called dispy.config.NodePort", DeprecationWarning, stacklevel=2)
+        _check_flags(
+            isolate=isolate, exclusive=exclusive, durable=durable, ipv4_udp_multicast=ipv4_udp_multicast
+        )
+        if tls is not None:
+            _check_flags(tls=tls)
+        if isinstance(loglevel, bool) or not isinstance(loglevel, int):
+            raise UsageError(
+                f"loglevel must be a number, not {loglevel!r:.100}", hint="loglevel=dispy.logger.DEBUG"
+            )
+        for name, file in (
+            ("secret_file", secret_file), ("certfile", certfile), ("keyfile", keyfile), ("cafile", cafile),
+        ):  # fmt: skip
+            if file is not None and not isinstance(file, (str, os.PathLike)):
+                raise UsageError(f"{name} must be a path, not {file!r:.100}")
         if not isinstance(reentrant, bool):
             warnings.warn(f"reentrant={reentrant!r} is neither True nor False; False is used", stacklevel=2)
             reentrant = False
@@ -193,10 +209,11 @@ class JobCluster(Steering):
             isinstance(max_queued, bool) or not isinstance(max_queued, int) or max_queued < 1
         ):
             raise UsageError(f"max_queued must be a number of jobs from 1, not {max_queued!r}")
+        config.message_timeout_s()
+        config.node_port()
         check_callback(job_status, "job_status", ("job",))
         check_callback(cluster_status, "cluster_status", ("status", "node", "job"))
         check_callback(job_output, "job_output", ("job", "stream", "text"))
-        logging.getLogger("dispy").setLevel(loglevel)
         self._allocations: list[NodeAllocate] = parse_nodes(nodes)
         self._wants_private = all(allocation.host == "*" for allocation in self._allocations)
         self._secret = secrets.choose(secret, secret_file)
@@ -263,6 +280,11 @@ class JobCluster(Steering):
         self._cancels: deque[int] = deque()
         """Cancelled jobs on their way to the loop."""
         self._has_posted_cancels = False
+        logging.getLogger("dispy").setLevel(loglevel)
+        if dispy_port is not None:
+            config.DispyPort = dispy_port
+        if node_port is not None:
+            vars(config)["NodePort"] = node_port
         self._engine: Engine = self._find_engine()
         self._watching = Watching(job_output, self._engine.callbacks)
         self._number = self._engine.new_computation()
@@ -346,6 +368,7 @@ class JobCluster(Steering):
             float(config.CancelGrace),
             exclusive=self._exclusive,
             live=self.job_output is not None,
+            message_timeout_s=config.message_timeout_s(),
         )
 
     @property
@@ -1116,7 +1139,6 @@ def _renamed(value: Any, old: Any, old_name: str, name: str) -> Any:
 
 
 _INSTEAD = {
-    "ext_host": "nodes and clients of other networks come later; leave it out",
     "ipv4_udp_multicast": "nodes of this machine are found without it; leave it out",
     "dest_path": "jobs have a working directory of their own; leave it out",
     "cleanup": "files of a computation are removed when the cluster closes; leave it out, or give a function",
@@ -1127,6 +1149,27 @@ def _refuse_not_yet(**given: Any) -> None:
     for name, value in given.items():
         if value is not None and not (value is False and name == "ipv4_udp_multicast"):
             raise NotYetError(f"{name}={value!r} is not available yet", hint=_INSTEAD[name])
+
+
+def _check_hosts(name: str, hosts: Any) -> None:
+    """Names or addresses that clients have no use for, but that should be such."""
+    for address in [hosts] if isinstance(hosts, str) else hosts or []:
+        if not isinstance(address, str):
+            raise UsageError(f"{name} must be a name or an address, or a list of them, not {hosts!r:.100}")
+        resolve(address)
+
+
+def _check_port(name: str, port: Any) -> None:
+    if port is None:
+        return
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65000:
+        raise UsageError(f"{name} must be a port number from 1 to 64999, not {port!r:.100}")
+
+
+def _check_flags(**given: Any) -> None:
+    for name, value in given.items():
+        if not isinstance(value, bool):
+            raise UsageError(f"{name} must be True or False, not {value!r:.100}")
 
 
 def _check_interval(name: str, value: Any, least: float) -> None:

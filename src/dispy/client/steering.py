@@ -144,9 +144,9 @@ class Steering:
     def allocate_node(self, node: Any) -> int:
         """Use more nodes, as if they had been in ``nodes``; or a node again that was closed or deallocated.
 
-        What says more than a name (CPUs, arguments of ``setup``, files) is asked before elements of ``nodes`` that are
-        as specific; a mere name that these cover leaves the rest to them. For nodes that are in use already it is
-        decided anew how many of their CPUs are used.
+        What says more than a name (CPUs, arguments of ``setup``, files) is asked before elements of ``nodes`` that
+        are as specific; a mere name that these cover leaves the rest to them. For nodes that are in use already it
+        is decided anew how many of their CPUs are used.
 
         Args:
             node: An element of ``nodes`` in any form, or a list of them.

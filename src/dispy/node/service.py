@@ -858,6 +858,7 @@ class NodeService:
                 node_ip_addr=outward(self.address[0]),
                 isolate=action.compute.isolate,
                 free_path=self._segments.free,
+                message_timeout_s=action.compute.message_timeout_s,
             )
         )
         # The next computation finds a host that has done its imports already.

@@ -156,6 +156,8 @@ class Compute(Struct, array_like=True, tag=3):
     life: Number = 0
     """Which stay on the node this is, from 0: one that was closed and opened again has another. The node may have
     heard of neither, if its connection broke, and must not take what it has for what is meant."""
+    message_timeout_s: Annotated[float, Meta(ge=0, le=1e6)] = 10.0
+    """How long jobs wait by default for the client to have what they send."""
 
 
 class RunJobs(Struct, array_like=True, tag=4):

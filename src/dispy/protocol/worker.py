@@ -94,6 +94,8 @@ class Load(Struct, array_like=True, tag=1):
     output_max: Number = limits.OUTPUT_MAX
     free_path: str = ""
     """Where segments lie that can be used again; empty for none."""
+    message_timeout_s: float = 10.0
+    """How long jobs wait by default for the client to have what they send."""
 
 
 class Fork(Struct, array_like=True, tag=2):

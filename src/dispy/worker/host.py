@@ -34,6 +34,10 @@ _TRIM_EVERY_MS = 500
 """How often the output of running jobs is kept from growing without end."""
 
 
+AS_CONFIGURED = float("nan")
+"""Stands for ``dispy.config.MsgTimeout`` of the program."""
+
+
 class Host:
     """The state of a host process."""
 
@@ -149,8 +153,12 @@ class Host:
         gc.freeze()
         return Loaded(_threads_left() if code.setup is not None else "")
 
-    def _provisional_result(self, result: Any, relay: bool = False, timeout: float | None = 10) -> int:
+    def _provisional_result(
+        self, result: Any, relay: bool = False, timeout: float | None = AS_CONFIGURED
+    ) -> int:
         """Send a value to the client while the job goes on; see ``Worker.provisional_result``."""
+        if timeout is AS_CONFIGURED:
+            timeout = self._load.message_timeout_s if self._load is not None else None
         return self._current.provisional_result(result, relay, timeout) if self._current else -1
 
     # Workers.

@@ -549,7 +549,7 @@ class Worker:
 
     # What a job can call.
 
-    def provisional_result(self, result: Any, relay: bool = False, timeout: float | None = 10) -> int:
+    def provisional_result(self, result: Any, relay: bool, timeout: float | None) -> int:
         """Send a value to the client while the job goes on; waits until it has arrived.
 
         Args:
