@@ -19,7 +19,7 @@ PARTS = {"script"}
 WARNINGS = ("error", "default::DeprecationWarning", "ignore::ResourceWarning")
 """Old names are warned of; files that are left to the collector are the program's own affair."""
 NOT_YET = {
-    "creation", "delegate", "node_setup", "node_update", "old_names", "own_scheduler", "replace_inmem",
+    "creation", "delegate", "node_setup", "node_update", "own_scheduler", "replace_inmem",
     "script_check", "script_output", "send_file",
 }  # fmt: skip
 """What they need is refused by now, as the README says."""

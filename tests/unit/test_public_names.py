@@ -86,14 +86,14 @@ def test_values_that_have_moved_can_be_read_and_assigned(name: str) -> None:
         setattr(dispy, name, 17)
     assert warned[0].filename == __file__
     assert getattr(config, name) == 17
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match=name):
         assert getattr(dispy, name) == 17
 
 
 def test_what_is_gone_says_why() -> None:
     with pytest.raises(AttributeError, match=r"'auth_code': nobody sends a code .* docs/security.md"):
         _ = dispy.auth_code  # type: ignore[attr-defined]
-    with pytest.raises(AttributeError, match="has no attribute 'no_such_name'$"):
+    with pytest.raises(AttributeError, match=r"has no attribute 'no_such_name'$"):
         _ = dispy.no_such_name  # type: ignore[attr-defined]
 
 
