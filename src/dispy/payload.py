@@ -804,6 +804,8 @@ def find_culprit(value: Any, where: str, depth: int = 0, seen: set[int] | None =
         return f"{where} is nested too deeply"
     except Exception as error:
         reason = str(error) or type(error).__name__
+        if isinstance(error, PicklingError) and "__reduce__" in vars(type(value)):
+            return f"{where}: {reason}"  # it says itself why not
     for part, name in _parts(value, where):
         inner = find_culprit(part, name, depth + 1, seen)
         if inner:

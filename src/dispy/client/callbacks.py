@@ -89,7 +89,9 @@ def check_callback(callback: Any, name: str, parameters: tuple[str, ...]) -> Non
     if callback is None:
         return
     if not callable(callback):
-        raise UsageError(f"{name} must be callable, not {callback!r}")
+        raise UsageError(
+            f"{name} must be callable, not {callback!r:.100}", hint=f"{name}=function, without parentheses"
+        )
     try:
         signature = inspect.signature(callback)
     except (TypeError, ValueError):
@@ -98,4 +100,6 @@ def check_callback(callback: Any, name: str, parameters: tuple[str, ...]) -> Non
         signature.bind(*parameters)
     except TypeError as error:
         wanted = ", ".join(parameters)
-        raise UsageError(f"{name} cannot be called with ({wanted}): {error}") from error
+        raise UsageError(
+            f"{name} cannot be called with ({wanted}): {error}", hint=f"def {name}({wanted}): ..."
+        ) from error

@@ -13,12 +13,23 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from dispy import config, payload
 from dispy.client import journal, journal_files, mapping, this
 from dispy.client import status as status_module
 from dispy.client.callbacks import check_callback
+from dispy.client.checking import (
+    check_flag,
+    check_flags,
+    check_hosts,
+    check_interval,
+    check_paths,
+    check_port,
+    check_text,
+    check_timeout,
+    describe,
+)
 from dispy.client.computation import Computation
 from dispy.client.engine import HELD_S, WARN_S, Engine, engine, stop_engine
 from dispy.client.job import (
@@ -42,14 +53,14 @@ from dispy.client.steering import NodeNames, Steering
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.explain import find_stall, why_open
 from dispy.core.scheduling.state import NodeId
-from dispy.errors import NotYetError, UsageError
+from dispy.errors import NotYetError, PicklingError, UsageError
 from dispy.net import secrets
-from dispy.net.addresses import is_loopback, resolve
+from dispy.net.addresses import is_loopback
 from dispy.net.tls import DialerTls, Tls, check, dialer_tls, warn_if_open
 from dispy.protocol.limits import OBJECTS_MAX
 from dispy.protocol.node import Compute, Ended, Job, Printed, Provisional, PutObject, Started
 from dispy.scheduler.service import NodeInfo, Target
-from dispy.settings import PULSE_MAX_S, PULSE_MIN_S, PULSE_S
+from dispy.settings import PULSE_MIN_S, PULSE_S
 from dispy.stall import STALL_S, Stall
 
 logger = logging.getLogger("dispy.client")
@@ -58,6 +69,8 @@ _numbers = itertools.count(1)
 """Numbers of jobs: unique in the process, never reused, and usually the job's id, too."""
 
 _chunk_numbers = itertools.count(mapping.NUMBERS_FROM)
+
+JOBS_ARE = "jobs are what submit returns"
 
 CLOSE_S = 2.0
 """What an orderly end may take beyond waiting for jobs."""
@@ -175,40 +188,40 @@ class JobCluster(Steering):
             ipv4_udp_multicast=ipv4_udp_multicast, dest_path=dest_path,
             cleanup=False if cleanup is False or cleanup is None else None,
         )  # fmt: skip
-        if recover_file is not None and not isinstance(recover_file, (str, os.PathLike)):
-            raise UsageError(f"recover_file must be a path, not {type(recover_file).__name__}")
-        _check_interval("ping_interval", ping_interval, 1)
-        _check_interval("poll_interval", poll_interval, 5)
-        _check_interval("pulse_interval", pulse_interval, PULSE_MIN_S)
-        _check_hosts("host", host)
-        _check_hosts("ext_host", ext_host)
-        _check_port("dispy_port", dispy_port)
-        _check_port("node_port", node_port)
+        check_paths(
+            recover_file=recover_file,
+            secret_file=secret_file,
+            certfile=certfile,
+            keyfile=keyfile,
+            cafile=cafile,
+        )
+        check_interval("ping_interval", ping_interval, 1)
+        check_interval("poll_interval", poll_interval, 5)
+        check_interval("pulse_interval", pulse_interval, PULSE_MIN_S)
+        check_hosts("host", host)
+        check_hosts("ext_host", ext_host)
+        check_port("dispy_port", dispy_port)
+        check_port("node_port", node_port)
         if node_port is not None:
             warnings.warn("node_port is now called dispy.config.NodePort", DeprecationWarning, stacklevel=2)
-        _check_flags(
-            isolate=isolate, exclusive=exclusive, durable=durable, ipv4_udp_multicast=ipv4_udp_multicast
+        check_flags(
+            isolate=isolate, exclusive=exclusive, durable=durable, tls=False if tls is None else tls
         )
-        if tls is not None:
-            _check_flags(tls=tls)
         if isinstance(loglevel, bool) or not isinstance(loglevel, int):
             raise UsageError(
-                f"loglevel must be a number, not {loglevel!r:.100}", hint="loglevel=dispy.logger.DEBUG"
+                f"loglevel must be a number, not {describe(loglevel)}", hint="dispy.logger.DEBUG"
             )
-        for name, file in (
-            ("secret_file", secret_file), ("certfile", certfile), ("keyfile", keyfile), ("cafile", cafile),
-        ):  # fmt: skip
-            if file is not None and not isinstance(file, (str, os.PathLike)):
-                raise UsageError(f"{name} must be a path, not {file!r:.100}")
         if not isinstance(reentrant, bool):
             warnings.warn(f"reentrant={reentrant!r} is neither True nor False; False is used", stacklevel=2)
             reentrant = False
-        if not isinstance(secret, str):
-            raise UsageError(f"secret must be a text, not {type(secret).__name__}")
+        check_text("secret", secret, "the text that nodes were given with --secret")
         if max_queued is not None and (
             isinstance(max_queued, bool) or not isinstance(max_queued, int) or max_queued < 1
         ):
-            raise UsageError(f"max_queued must be a number of jobs from 1, not {max_queued!r}")
+            raise UsageError(
+                f"max_queued must be a number of jobs from 1, not {describe(max_queued)}",
+                hint="leave it out for no bound",
+            )
         config.message_timeout_s()
         config.node_port()
         check_callback(job_status, "job_status", ("job",))
@@ -280,7 +293,6 @@ class JobCluster(Steering):
         self._cancels: deque[int] = deque()
         """Cancelled jobs on their way to the loop."""
         self._has_posted_cancels = False
-        logging.getLogger("dispy").setLevel(loglevel)
         if dispy_port is not None:
             config.DispyPort = dispy_port
         if node_port is not None:
@@ -294,6 +306,7 @@ class JobCluster(Steering):
         if durable or recover_file is not None:
             self._journal = self._open_journal(recover_file)
             self._submit_unnoted, self._submit = self._submit, self._submit_noted
+        logging.getLogger("dispy").setLevel(loglevel)
         self._is_closed = False
         if config.SharedMemory and any(
             a.ip_addr is None or is_loopback(a.ip_addr) for a in self._allocations
@@ -322,15 +335,15 @@ class JobCluster(Steering):
         """Have a journal know what it takes to find the jobs of this cluster, and to run them."""
         tls = self._tls
 
-        def shown(file: str | None) -> str:
+        def describe(file: str | None) -> str:
             return os.path.abspath(file) if file else ""
 
         options = journal.Options(
             self._secret.fingerprint(),
-            secret_file=shown(self._secret_file),
-            certfile=shown(tls.certfile),
-            keyfile=shown(tls.keyfile),
-            cafile=shown(tls.cafile),
+            secret_file=describe(self._secret_file),
+            certfile=describe(tls.certfile),
+            keyfile=describe(tls.keyfile),
+            cafile=describe(tls.cafile),
             tls=tls.wanted,
             isolate=self._isolate,
             reentrant=self._reentrant,
@@ -649,11 +662,11 @@ class JobCluster(Steering):
 
     def _cancel_several(self, jobs: Iterable[DispyJob]) -> int:
         if not isinstance(jobs, Iterable) or isinstance(jobs, (str, bytes)):
-            raise UsageError(f"cancel takes a job, or several, not {type(jobs).__name__}")
+            raise UsageError(f"cancel takes a job, or several, not {describe(jobs)}", hint=JOBS_ARE)
         several = list(jobs)
         for job in several:
             if not isinstance(job, DispyJob):
-                raise UsageError(f"cancel takes jobs, not {type(job).__name__}")
+                raise UsageError(f"cancel takes jobs, not {describe(job)}", hint=JOBS_ARE)
         is_open = self._jobs.get
         left = [job for job in several if is_open(job._number) is job]
         with self._status_guard:
@@ -687,6 +700,7 @@ class JobCluster(Steering):
         """Wait for all submitted jobs; False if some have not ended after ``timeout`` seconds."""
         if self._pid != this.pid:
             self._check_open()
+        check_timeout(timeout)
         with self._idle:
             return self._idle.wait_for(lambda: not self._jobs, timeout)
 
@@ -707,6 +721,7 @@ class JobCluster(Steering):
         Args:
             wall_time: Seconds to compare the jobs' time with; since the cluster began by default.
         """
+        check_timeout(wall_time, "wall_time")
         if wall_time is None:
             wall_time = (self.end_time or time.time()) - self.start_time
         nodes, pending = self.status()
@@ -719,6 +734,8 @@ class JobCluster(Steering):
 
     def why(self, job: DispyJob) -> str:
         """Say in words where a job is, and why it has not ended: for whom it waits, and where."""
+        if not isinstance(job, DispyJob):
+            raise UsageError(f"why takes a job, not {describe(job)}", hint=JOBS_ARE)
         if job._is_final:
             return f"it has ended: {STATUS_NAMES[job.status]}"
         self._check_open()
@@ -726,7 +743,10 @@ class JobCluster(Steering):
 
     def _why(self, job: DispyJob) -> str:
         if self._jobs.get(job._number) is not job:
-            raise UsageError(f"{job!r} is not a job of cluster {self.name}")
+            raise UsageError(
+                f"{job!r} is not a job of cluster {self.name}",
+                hint="ask the cluster that it was submitted to",
+            )
         self._take_inbox()
         computation = self._engine.service.state.computations[self._number]
         words = [why_open(computation, job._number) or self._why_no_node()]
@@ -753,6 +773,8 @@ class JobCluster(Steering):
             return None
         if self._pid != this.pid:
             self._check_open()
+        check_timeout(timeout)
+        check_flag("terminate", terminate)
         with self._idle:
             self._closers += 1
             self._idle.notify_all()
@@ -814,6 +836,7 @@ class JobCluster(Steering):
             stop_engine()
 
     def __enter__(self) -> JobCluster:
+        self._check_open()
         return self
 
     def __exit__(
@@ -825,6 +848,12 @@ class JobCluster(Steering):
         """
         self._keeps_journal = kind is not None
         self.close(terminate=kind is not None)
+
+    def __reduce__(self) -> NoReturn:
+        raise PicklingError(
+            f"cluster {self.name} cannot be sent to a node: it stays in the process that has made it",
+            hint="have the job return what is to be submitted, or make a cluster in the job",
+        )
 
     def __repr__(self) -> str:
         return f"<JobCluster {self.name} jobs={len(self._jobs)}{' closed' if self._is_closed else ''}>"
@@ -1149,31 +1178,3 @@ def _refuse_not_yet(**given: Any) -> None:
     for name, value in given.items():
         if value is not None and not (value is False and name == "ipv4_udp_multicast"):
             raise NotYetError(f"{name}={value!r} is not available yet", hint=_INSTEAD[name])
-
-
-def _check_hosts(name: str, hosts: Any) -> None:
-    """Names or addresses that clients have no use for, but that should be such."""
-    for address in [hosts] if isinstance(hosts, str) else hosts or []:
-        if not isinstance(address, str):
-            raise UsageError(f"{name} must be a name or an address, or a list of them, not {hosts!r:.100}")
-        resolve(address)
-
-
-def _check_port(name: str, port: Any) -> None:
-    if port is None:
-        return
-    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65000:
-        raise UsageError(f"{name} must be a port number from 1 to 64999, not {port!r:.100}")
-
-
-def _check_flags(**given: Any) -> None:
-    for name, value in given.items():
-        if not isinstance(value, bool):
-            raise UsageError(f"{name} must be True or False, not {value!r:.100}")
-
-
-def _check_interval(name: str, value: Any, least: float) -> None:
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= PULSE_MAX_S:
-        raise UsageError(f"{name} must be from {least:g} to {PULSE_MAX_S:g} seconds, not {value!r}")

@@ -48,7 +48,10 @@ class Computation:
             items.append(type(self.method.__self__))
         for what, item in (("setup", setup), ("cleanup", cleanup)):
             if item is not None and not callable(item):
-                raise UsageError(f"{what} must be a function, not {type(item).__name__}")
+                raise UsageError(
+                    f"{what} must be a function, not {type(item).__name__}",
+                    hint="the function, without parentheses",
+                )
         self.code = payload.dump_code(function, items, setup, cleanup)
         self._signature = inspect.signature(function) if self.method is not None else None
 
@@ -91,7 +94,7 @@ def check_depends(depends: Any) -> list[Any]:
     if depends is None:
         return []
     if isinstance(depends, str) or not isinstance(depends, (list, tuple)):
-        raise UsageError(f"depends must be a list, not {type(depends).__name__}")
+        raise UsageError(f"depends must be a list, not {type(depends).__name__}", hint="depends=[helper]")
     items: list[Any] = []
     for item in depends:
         if isinstance(item, (str, bytes, types.ModuleType)):
@@ -106,7 +109,10 @@ def check_depends(depends: Any) -> list[Any]:
             if isinstance(item, types.MethodType):
                 item = item.__func__
             elif type(item).__module__ == "builtins":
-                raise UsageError(f"{item!r} in depends is not a function, class or object of a class")
+                raise UsageError(
+                    f"{item!r} in depends is not a function, class or object of a class",
+                    hint="give values to jobs as arguments",
+                )
             else:
                 item = type(item)
         if getattr(item, "__name__", "") == "init_depends":

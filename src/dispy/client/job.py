@@ -14,6 +14,7 @@ import msgspec
 
 from dispy import payload
 from dispy.client import this
+from dispy.client.checking import check_timeout
 from dispy.errors import JobError
 
 if TYPE_CHECKING:
@@ -166,6 +167,8 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the job has ended; False if it has not after ``timeout`` seconds."""
+        if timeout is not None:
+            check_timeout(timeout)
         if self._is_final:
             return True
         self._check_process()

@@ -22,6 +22,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 from dispy import payload
+from dispy.client.checking import check_timeout, describe
 from dispy.client.job import FINISHED, DispyJob
 from dispy.client.waiting import Signal
 from dispy.errors import JobError, PicklingError, UsageError
@@ -359,7 +360,14 @@ def start(cluster: JobCluster, iterables: tuple[Any, ...], timeout: float | None
     """What ``JobCluster.map`` does: send the first chunks, and return the iterator over the results."""
     if not iterables:
         raise UsageError("map takes at least one iterable", hint="cluster.map(range(10))")
+    for number, iterable in enumerate(iterables, 1):
+        if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
+            raise UsageError(
+                f"argument {number} of map must be an iterable, not {describe(iterable)}",
+                hint="cluster.map([value]) for one item",
+            )
     cluster._check_open()
+    check_timeout(timeout)
     mapping = Mapping(cluster, iterables, None if timeout is None else time.monotonic() + timeout)
     cluster._maps.add(mapping)
     results = mapping.results()

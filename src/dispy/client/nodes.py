@@ -106,7 +106,10 @@ class NodeAllocate:
         setup_args: tuple[Any, ...] = (),
     ) -> None:
         if not isinstance(host, str) or not host:
-            raise UsageError(f"host of a node must be a name, an address or a pattern, not {host!r}")
+            raise UsageError(
+                f"host of a node must be a name, an address or a pattern, not {host!r:.100}",
+                hint="'192.168.1.20', '192.168.1.*' or '*'",
+            )
         if port is not None and (not isinstance(port, int) or not 0 < port < 65536):
             warnings.warn(
                 f"port {port!r} of node {host} is not a port number; the default is used", stacklevel=2
@@ -116,7 +119,10 @@ class NodeAllocate:
             warnings.warn(f"cpus {cpus!r} of node {host} is not a number; all are used", stacklevel=2)
             cpus = 0
         if not isinstance(setup_args, tuple):
-            raise UsageError(f"setup_args of node {host} must be a tuple, not {setup_args!r}")
+            raise UsageError(
+                f"setup_args of node {host} must be a tuple, not {setup_args!r:.100}",
+                hint="setup_args=(value,) for one argument",
+            )
         if isinstance(depends, (str, bytes)) or not isinstance(depends, (list, tuple, set, frozenset)):
             raise UsageError(
                 f"depends of node {host} must be a list of files, not {depends!r:.100}",
@@ -231,6 +237,11 @@ def sort_nodes(nodes: list[NodeAllocate]) -> list[NodeAllocate]:
 
 def _parse_node(node: Any) -> NodeAllocate | None:
     if isinstance(node, NodeAllocate):
+        if not hasattr(node, "_pattern"):
+            raise UsageError(
+                f"nodes: {type(node).__name__} was made without NodeAllocate.__init__",
+                hint="its own __init__ has to call super().__init__(host)",
+            )
         return node
     if isinstance(node, str):
         return NodeAllocate(node)
@@ -238,12 +249,18 @@ def _parse_node(node: Any) -> NodeAllocate | None:
         return NodeAllocate(node.ip_addr, port=node._port or None)
     if isinstance(node, (tuple, list)) and node:
         if len(node) > 5:
-            raise UsageError(f"nodes: {node!r} has more than host, port, cpus, depends and setup_args")
+            raise UsageError(
+                f"nodes: {node!r:.100} has more than host, port, cpus, depends and setup_args",
+                hint="a list of nodes is a list of such tuples",
+            )
         return NodeAllocate(*node)
     if isinstance(node, dict):
         unknown = set(node) - {"host", "port", "cpus", "depends", "setup_args"}
         if unknown:
-            raise UsageError(f"nodes: unknown key {sorted(unknown)[0]!r} in {node!r}")
+            raise UsageError(
+                f"nodes: unknown key {sorted(map(str, unknown))[0]!r} in {node!r:.100}",
+                hint="host, port, cpus, depends and setup_args are known",
+            )
         return NodeAllocate(**{"host": "*", **node})
     warnings.warn(f"{node!r} in nodes is ignored: it names no node", stacklevel=4)
     return None

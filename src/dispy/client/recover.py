@@ -13,6 +13,7 @@ import time
 
 from dispy import config
 from dispy.client.asking import Net
+from dispy.client.checking import check_flags, check_paths, check_timeout
 from dispy.client.dead import Dead, Session, open_journals
 from dispy.client.job import DispyJob
 from dispy.client.log import notice
@@ -62,6 +63,9 @@ def recover_jobs(
     Raises:
         UsageError: The file is no journal or in use, or the secret is another one.
     """
+    check_timeout(timeout)
+    check_paths(recover_file=recover_file, secret_file=secret_file)
+    check_flags(terminate_pending=terminate_pending, resume=resume)
     found = open_journals(recover_file, {"secret": secret, "secret_file": secret_file})
     if not found:
         return []

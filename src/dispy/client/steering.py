@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from dispy import config
+from dispy.client.checking import check_flag, describe
 from dispy.client.job import DispyJob
 from dispy.client.mapping import Chunk, Mapping
 from dispy.client.nodes import (
@@ -50,16 +51,17 @@ class NodeNames:
     def __init__(self, node: Any) -> None:
         self.id = b""
         self.names: set[str] = set()
-        self.text = str(node)
+        self.text = ""
         if isinstance(node, DispyNode):
             self.id = node._node
             self.text = f"{node.name} ({node.ip_addr})"
             return
         if not isinstance(node, str) or not node:
             raise UsageError(
-                f"a node is named by DispyNode, address or host name, not by {node!r}",
+                f"a node is named by DispyNode, address or host name, not by {describe(node)}",
                 hint="cluster.status().nodes has those in use",
             )
+        self.text = node
         self.names.add(node)
         try:
             self.names.add(resolve(node))
@@ -217,7 +219,7 @@ class Steering:
         Returns:
             0; -1 if the node is not in use by this cluster (with a warning).
         """
-        terminate = _check_flag("terminate_pending", terminate_pending)
+        terminate = check_flag("terminate_pending", terminate_pending)
         return self._steer(node, "close_node", self._close_one, terminate)
 
     def _close_one(self, node: NodeId, terminate: bool) -> None:
@@ -245,11 +247,11 @@ class Steering:
         Raises:
             PicklingError: One of ``setup_args`` cannot be sent.
         """
-        terminate = _check_flag("terminate_pending", terminate_pending)
+        terminate = check_flag("terminate_pending", terminate_pending)
         if setup_args is not None:
             if not isinstance(setup_args, tuple):
                 raise UsageError(
-                    f"setup_args must be a tuple, not {setup_args!r:.100}",
+                    f"setup_args must be a tuple, not {describe(setup_args)}",
                     hint="setup_args=(value,) for one argument",
                 )
             self._computation.code_with(setup_args)
@@ -295,7 +297,9 @@ class Steering:
         names = NodeNames(node)
         self._check_open()
         if isinstance(cpus, bool) or not isinstance(cpus, int):
-            raise UsageError(f"cpus must be a number of CPUs, not {cpus!r}")
+            raise UsageError(
+                f"cpus must be a number of CPUs, not {describe(cpus)}", hint="negative: all but so many"
+            )
         used = self._engine.call(self._set_node_cpus, names, cpus)
         if used < 0:
             logger.warning("set_node_cpus: node %s is not in use by cluster %s", names.text, self.name)
@@ -329,7 +333,7 @@ class Steering:
         """
         names = NodeNames(node)
         self._check_open()
-        if not _check_flag("from_node", from_node):
+        if not check_flag("from_node", from_node):
             jobs = self._engine.call(self._node_jobs, names)
         else:
             jobs = self._ask_node_jobs(names)
@@ -516,9 +520,3 @@ def avail_info(info: NodeInfo) -> DispyNodeAvailInfo | None:
     return (
         DispyNodeAvailInfo(spare.cpu, spare.memory, spare.disk, spare.swap) if spare is not None else None
     )
-
-
-def _check_flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise UsageError(f"{name} must be True or False, not {value!r:.100}")
-    return value

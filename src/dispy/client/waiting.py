@@ -18,6 +18,7 @@ from concurrent.futures import FIRST_COMPLETED as FIRST_COMPLETED
 from concurrent.futures import FIRST_EXCEPTION as FIRST_EXCEPTION
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dispy.client.checking import check_timeout, describe
 from dispy.client.job import FINISHED, DispyJob
 from dispy.errors import UsageError
 
@@ -109,16 +110,23 @@ def wait(
 def _check_jobs(jobs: Iterable[DispyJob], name: str) -> dict[DispyJob, None]:
     if isinstance(jobs, DispyJob):
         raise UsageError(f"{name} takes several jobs", hint="put the job into a list")
-    found = dict.fromkeys(jobs)
-    for job in found:
+    if not isinstance(jobs, Iterable) or isinstance(jobs, (str, bytes)):
+        raise UsageError(
+            f"{name} takes several jobs, not {describe(jobs)}", hint="jobs are what submit returns"
+        )
+    several = list(jobs)
+    for job in several:
         if not isinstance(job, DispyJob):
-            raise UsageError(f"{name} takes jobs, not {type(job).__name__}")
+            raise UsageError(f"{name} takes jobs, not {describe(job)}", hint="jobs are what submit returns")
+    found = dict.fromkeys(several)
+    for job in found:
         job._check_process()
     return found
 
 
 def deadline(timeout: float | None) -> float | None:
     """When a wait that begins now has to end (monotonic seconds)."""
+    check_timeout(timeout)
     return None if timeout is None else time.monotonic() + timeout
 
 

@@ -77,11 +77,16 @@ def _read_file(path: Path) -> str:
             raise UsageError(f"secret file {path} can be read by others", hint=f"run 'chmod 600 {path}'")
         text = path.read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise UsageError(f"secret file {path} cannot be read: {error.strerror}") from error
+        raise UsageError(
+            f"secret file {path} cannot be read: {error.strerror}",
+            hint=f"make one with 'dispy secret new {path}'",
+        ) from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"secret file {path} is not text") from error
+        raise UsageError(
+            f"secret file {path} is not text", hint=f"make one with 'dispy secret new {path}'"
+        ) from error
     if not text:
-        raise UsageError(f"secret file {path} is empty")
+        raise UsageError(f"secret file {path} is empty", hint=f"make one with 'dispy secret new {path}'")
     return text
 
 

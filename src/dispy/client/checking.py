@@ -1,0 +1,121 @@
+"""What callers pass, checked first: errors name the parameter, what it is, and what it may be."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from dispy.errors import UsageError
+from dispy.net.addresses import resolve
+from dispy.settings import PULSE_MAX_S
+
+
+def describe(value: Any) -> str:
+    """A value in a message: of a foreign ``repr`` no more than fits on a line."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"a {type(value).__name__} that cannot be shown"
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def check_timeout(value: Any, name: str = "timeout") -> None:
+    """Seconds, or None for as long as it takes.
+
+    Raises:
+        UsageError: Something else.
+    """
+    if value is None or (type(value) is float and value == value) or type(value) is int:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+        raise UsageError(
+            f"{name} must be a number of seconds, not {describe(value)}",
+            hint="leave it out to wait without limit",
+        )
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False, and nothing that counts as one of them.
+
+    Raises:
+        UsageError: Something else.
+    """
+    if not isinstance(value, bool):
+        raise UsageError(
+            f"{name} must be True or False, not {describe(value)}", hint=f"{name}=True, or leave it out"
+        )
+    return value
+
+
+def check_flags(**given: Any) -> None:
+    """The same for several."""
+    for name, value in given.items():
+        check_flag(name, value)
+
+
+def check_text(name: str, value: Any, hint: str) -> None:
+    """A text.
+
+    Raises:
+        UsageError: Something else.
+    """
+    if not isinstance(value, str):
+        raise UsageError(f"{name} must be a text, not {describe(value)}", hint=hint)
+
+
+def check_paths(**given: Any) -> None:
+    """Paths, or None.
+
+    Raises:
+        UsageError: Something else.
+    """
+    for name, value in given.items():
+        if value is not None and not isinstance(value, (str, os.PathLike)):
+            raise UsageError(
+                f"{name} must be a path, not {describe(value)}", hint=f"{name}='path/of/the/file'"
+            )
+
+
+def check_hosts(name: str, hosts: Any) -> None:
+    """Names or addresses, or None.
+
+    Raises:
+        UsageError: Something else, or a name that cannot be resolved.
+    """
+    if hosts is not None and not isinstance(hosts, (str, list, tuple)):
+        hosts = [hosts]
+    for address in [hosts] if isinstance(hosts, str) else hosts or []:
+        if not isinstance(address, str):
+            raise UsageError(
+                f"{name} must be a name or an address, or a list of them, not {describe(address)}",
+                hint="leave it out: clients listen nowhere",
+            )
+        resolve(address)
+
+
+def check_port(name: str, port: Any) -> None:
+    """A port with room for those after it, or None.
+
+    Raises:
+        UsageError: Something else.
+    """
+    if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65000):
+        raise UsageError(
+            f"{name} must be a port number from 1 to 64999, not {describe(port)}",
+            hint="leave it out for the usual one",
+        )
+
+
+def check_interval(name: str, value: Any, least: float) -> None:
+    """Seconds from ``least`` on, or None.
+
+    Raises:
+        UsageError: Something else.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= PULSE_MAX_S:
+        raise UsageError(
+            f"{name} must be from {least:g} to {PULSE_MAX_S:g} seconds, not {describe(value)}",
+            hint="leave it out for the usual one",
+        )
