@@ -28,6 +28,8 @@ CLAIMS = (
     "sharing",
     "cancelling",
     "isolation",
+    "programs_run",
+    "setup",
     "encryption",
     "strangers",
     "import_time",

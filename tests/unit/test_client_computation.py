@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import math
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dispy import config
 from dispy.client.computation import Computation, check_depends
 from dispy.errors import NotYetError, UsageError
 from dispy.payload import load_code
@@ -85,9 +87,25 @@ def test_a_computation_has_the_name_of_its_function() -> None:
     assert Computation(functools.partial(function, 1), []).name == "partial"
 
 
-def test_a_program_is_not_available_yet_and_the_error_says_what_to_do() -> None:
-    with pytest.raises(NotYetError, match=r"subprocess\.run"):
-        Computation("/bin/true", [])
+@pytest.mark.parametrize("path", ["/bin/sh", Path("/bin/sh"), "sh"])
+def test_a_path_is_a_program(path: Any) -> None:
+    computation = Computation(path, [])
+    assert computation.name == str(path)
+    assert computation.is_program
+    assert load_code(computation.code).function.name == "sh"
+    assert computation.arguments((1, "a", b"b", Path("/c"), None), {"x": 1}) == (
+        "1",
+        "a",
+        "b",
+        "/c",
+        "None",
+    )
+
+
+def test_a_program_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "MaxFileSize", 10)
+    with pytest.raises(UsageError, match="MaxFileSize is 10"):
+        Computation("/bin/sh", [])
 
 
 @pytest.mark.parametrize("computation", [None, 7, [function], types.SimpleNamespace()])

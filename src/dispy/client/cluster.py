@@ -81,7 +81,9 @@ class JobCluster:
     """Run a function on all CPUs that can be found.
 
     Args:
-        computation: Any function; a bound method takes its object along.
+        computation: Any function; a bound method takes its object along. Or the path of a program, or its name in
+            ``PATH``: it is sent to the nodes, and started for each job with the arguments as texts; the result is its
+            exit code, its output is bytes.
         nodes: Hosts, addresses, patterns, ``(host, port, cpus)`` tuples, dictionaries or
             ``NodeAllocate`` objects; by default every node of this user on this machine, and a node
             of the program's own where there is none.
@@ -265,7 +267,7 @@ class JobCluster:
         """Cancelled jobs on their way to the loop."""
         self._has_posted_cancels = False
         self._engine: Engine = self._find_engine()
-        self._watching = Watching(job_output, self._engine.callbacks)
+        self._watching = Watching(job_output, self._engine.callbacks, self._gives_bytes)
         self._number = self._engine.new_computation()
         self._journal: Journal | None = None
         """With all jobs; None: only that of the program knows us."""
@@ -312,6 +314,7 @@ class JobCluster:
             cafile=shown(tls.cafile),
             tls=tls.wanted,
             isolate=self._isolate,
+            program=self._computation.is_program,
             reentrant=self._reentrant,
             exclusive=self._exclusive,
             pulse_s=self._pulse_s,
@@ -343,11 +346,16 @@ class JobCluster:
             self.name[:200],
             self._computation.code,
             0,
-            self._isolate,
+            self._isolate and not self._computation.is_program,  # it is a process of its own in any case
             float(config.CancelGrace),
             exclusive=self._exclusive,
             live=self.job_output is not None,
         )
+
+    @property
+    def _gives_bytes(self) -> bool:
+        """Whether what jobs print is bytes, and not text."""
+        return self._computation.is_program
 
     @property
     def job_output(self) -> Callable[[DispyJob, str, str], object] | None:
@@ -398,7 +406,7 @@ class JobCluster:
         number = next(_numbers)
         if kwargs and "dispy_job_depends" in kwargs:
             raise NotYetError("dispy_job_depends is not available yet", hint="use depends= of the cluster")
-        if self._computation.method is not None:
+        if self._computation.adapts:
             args = self._computation.arguments(args, kwargs)
         data = payload.dump_call(args, kwargs, None if job_id == number and type(job_id) is int else job_id)
         # A large payload is a view of memory; it goes out as a stream and is never encoded.

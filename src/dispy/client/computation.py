@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import types
 from collections.abc import Callable
 from typing import Any
 
 from dispy import payload
+from dispy.client.program import find_program
 from dispy.errors import NotYetError, UsageError
+from dispy.worker.program import as_text
 
 
 class Computation:
-    """A function with what it depends on, pickled.
+    """A function or program with what it depends on, pickled.
 
     Attributes:
-        name: Of the function.
+        name: Of the function; the path of a program as it was given.
         code: The pickle, with setup and cleanup.
         method: The bound method that was given, if it was one.
+        is_program: Whether it is a program.
+        adapts: Whether the function is called with other arguments than those of the caller.
     """
 
-    __slots__ = ("_signature", "code", "method", "name")
+    __slots__ = ("_signature", "adapts", "code", "is_program", "method", "name")
 
     def __init__(
         self,
@@ -30,19 +35,19 @@ class Computation:
         setup: Callable[..., Any] | None = None,
         cleanup: Callable[..., Any] | None = None,
     ) -> None:
-        if isinstance(computation, str):
-            raise NotYetError(
-                f"programs as computations ({computation!r}) are not available yet",
-                hint="use a function that starts the program with subprocess.run",
-            )
-        if not callable(computation):
+        self.is_program = isinstance(computation, (str, os.PathLike))
+        path = os.fspath(computation) if self.is_program else ""
+        if self.is_program:
+            computation = find_program(path)
+        elif not callable(computation):
             raise UsageError(
-                f"computation must be a function, not {type(computation).__name__}",
+                f"computation must be a function or the path of a program, not {type(computation).__name__}",
                 hint="JobCluster(compute) where compute is a function",
             )
         self.method = computation if isinstance(computation, types.MethodType) else None
         function: Callable[..., Any] = self.method.__func__ if self.method is not None else computation
-        self.name = str(getattr(function, "__name__", "") or type(function).__name__)
+        self.name = path if self.is_program else _name(function)
+        self.adapts = self.is_program or self.method is not None
         items = check_depends(depends)
         if self.method is not None and not isinstance(self.method.__self__, type):
             items.append(type(self.method.__self__))
@@ -63,9 +68,12 @@ class Computation:
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """The arguments of the function for those of the caller.
 
-        For a bound method callers may give the object first, as they always had to; where they do
-        not, it is the one that the method was bound to.
+        A program gets texts, and no keyword arguments. For a bound method callers may give the object
+        first, as they always had to; where they do not, it is the one that the method was bound to.
         """
+        if self.is_program:
+            kwargs.clear()
+            return tuple([as_text(value) for value in args])
         assert self.method is not None
         assert self._signature is not None
         owner = self.method.__self__
@@ -79,6 +87,10 @@ class Computation:
             else:
                 return args
         return (owner, *args)
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", "") or type(function).__name__)
 
 
 def check_depends(depends: Any) -> list[Any]:

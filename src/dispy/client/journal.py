@@ -81,6 +81,8 @@ class Options(msgspec.Struct):
     isolate: bool = False
     reentrant: bool = False
     exclusive: bool = False
+    program: bool = False
+    """The computation is a program."""
     pulse_s: float | None = None
     nodes: list[tuple[str, int, int]] = []
     """Host or pattern, port (0: the default one) and CPUs."""

@@ -31,6 +31,16 @@ class _Nowhere:
 nowhere = _Nowhere()
 
 
+class _OfProgram:
+    """Stands for the cluster of jobs that have ended, where that ran a program."""
+
+    _pid = -1
+    _gives_bytes = True
+
+
+_of_program = _OfProgram()
+
+
 def make_jobs(found: list[Dead], resumed: list[Resumed], is_last_word: bool) -> list[DispyJob]:
     """All jobs, with what became of them, in the order of their numbers. On the loop of ``Net``."""
     jobs: dict[int, DispyJob] = {}
@@ -140,7 +150,7 @@ def _ended_job(one: Dead, number: int, result: Result) -> DispyJob:
     if ended.job_id:
         job_id = _load_id(ended.job_id, number)
     job = _new_job(one, number, job_id)
-    job._cluster = None
+    job._cluster = _of_program if one.is_program else None
     job.status = ended.status
     if ended.ran:
         job.ip_addr = result.ip_addr

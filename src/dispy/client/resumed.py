@@ -53,6 +53,8 @@ class Resumed(JobCluster):
         made.name = self.dead.name
         made.code = self.dead.code
         made.method = None
+        made.is_program = self.dead.is_program
+        made.adapts = False  # of what was submitted that has been done
         return made
 
     def _find_engine(self) -> Engine:

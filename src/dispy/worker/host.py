@@ -28,6 +28,7 @@ from dispy.protocol import worker as protocol
 from dispy.protocol.worker import LENGTH, FromHost, Loaded, LoadFailed, WorkerExited, WorkerStarted
 from dispy.text import Formatter
 from dispy.worker import loop, names, output
+from dispy.worker.program import Program
 from dispy.worker.restore import Restorer
 
 _TRIM_EVERY_MS = 500
@@ -126,6 +127,8 @@ class Host:
                 data = file.read()
             os.unlink(message.code_path)
             code = payload.load_code(data)
+            if isinstance(code.function, Program):
+                code.function.install(message.work_path, message.node_name)
             names.inject(
                 code.namespace,
                 code.modules,
@@ -195,6 +198,8 @@ class Host:
             assert self._load is not None
             assert self._code is not None
             capture = output.Capture(*files, self._load.output_max, self._streams)
+            if isinstance(self._code.function, Program):
+                self._code.function.begin(self._code.namespace, lambda: capture.is_live)
             start = slot * protocol.SLOT_SIZE
             worker = loop.Worker(
                 self._code.function,

@@ -27,7 +27,7 @@ import msgspec
 
 from dispy import payload
 from dispy.buffers import claim_file, free_file
-from dispy.errors import PicklingError
+from dispy.errors import DispyError, PicklingError, ProgramError
 from dispy.processes import describe_exit, kill_strays, set_death_signal
 from dispy.protocol import limits
 from dispy.protocol import worker as protocol
@@ -227,6 +227,8 @@ class Worker:
         self._is_isolated = is_isolated
         self._running: Job | None = None
         self._is_cancelled = False
+        self._has_died = False
+        """What the last job had started for itself was killed: it counts as if its own process had been."""
         self._child = 0
         """Pid of the process that runs the job, where that is another."""
         self._serial = 0
@@ -355,6 +357,7 @@ class Worker:
             ended = Ended(job.number, job.attempt, FINISHED, start, end, data, stream)
         else:
             ended = self._large(job, status, start, end, data, stream, reason or "", stdout, stderr)
+            ended.died, self._has_died = self._has_died, False
         if job_id:
             ended.job_id = job_id
         return ended
@@ -477,10 +480,15 @@ class Worker:
             return b"", "cancelled"
         if step == "result":
             culprit = payload.find_culprit(value, "the result") or f"{type(error).__name__}: {error}"
-            return _describe_ours(f"the job's result cannot be sent: {culprit}")
+            return _describe_ours(PicklingError(f"the job's result cannot be sent: {culprit}"))
         if step == "arguments":
             cause = f"{type(error).__name__}: {error}"
-            return _describe_ours(f"the job's arguments cannot be rebuilt on the node: {cause}")
+            return _describe_ours(
+                PicklingError(f"the job's arguments cannot be rebuilt on the node: {cause}")
+            )
+        if isinstance(error, ProgramError):
+            self._has_died = error.died and depth == 1
+            return _describe_ours(error)
         frames = error.__traceback__
         for _ in range(depth):
             frames = frames.tb_next if frames else None
@@ -627,11 +635,11 @@ def _dump_id(value: Any) -> bytes:
     return data if len(data) <= ID_MAX else b""
 
 
-def _describe_ours(message: str) -> tuple[bytes, str]:
+def _describe_ours(error: DispyError) -> tuple[bytes, str]:
     """An error of ours in the form of a job's own."""
-    message = message[: limits.REASON_MAX // 8]
-    text = f"Traceback (most recent call last):\ndispy.errors.PicklingError: {message}\n"
-    return payload.dump_exception(PicklingError(message), text), text
+    message = str(error)[: limits.REASON_MAX // 8]
+    text = f"Traceback (most recent call last):\ndispy.errors.{type(error).__name__}: {message}\n"
+    return payload.dump_exception(type(error)(message), text), text
 
 
 def send_whole(replies: socket.socket, packet: bytes | memoryview) -> None:
