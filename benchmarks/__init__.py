@@ -30,6 +30,7 @@ CLAIMS = (
     "isolation",
     "programs_run",
     "setup",
+    "setup",
     "encryption",
     "strangers",
     "import_time",

@@ -19,7 +19,7 @@ from dispy import config, payload
 from dispy.client import journal, journal_files, mapping, this
 from dispy.client import status as status_module
 from dispy.client.callbacks import check_callback
-from dispy.client.computation import Computation
+from dispy.client.computation import Computation, check_setup
 from dispy.client.engine import HELD_S, WARN_S, Engine, engine, stop_engine
 from dispy.client.job import (
     ABANDONED,
@@ -119,6 +119,11 @@ class JobCluster:
             from the nodes. Callbacks are not made to wait: they would stop each other.
         recover_file: Where to keep a journal of all jobs and results, for ``recover_jobs``; must not exist.
         durable: Keep such a journal, in the user's state directory if ``recover_file`` does not say where.
+        setup_per: "node": setup runs once on each node, and jobs' processes are forked from that process. "worker":
+            in each of those, for libraries that do not survive a fork; so does cleanup, and threads and processes
+            that setup has made stay.
+        setup_timeout: Seconds that setup may take; a node where it takes longer is not used, and all that it has
+            started there is killed. None: as long as it takes.
         job_output: Called with (job, stream, text) while jobs run, some tenths of a second after they print, and
             before ``job_status`` with the rest; ``stream`` is "stdout" or "stderr". See ``DispyJob.output``.
 
@@ -164,6 +169,8 @@ class JobCluster:
         exclusive: bool = False,
         job_output: Callable[[DispyJob, str, str], object] | None = None,
         durable: bool = False,
+        setup_per: str = "node",
+        setup_timeout: float | None = None,
     ) -> None:
         self._is_closed = True
         host = _renamed(host, ip_addr, "ip_addr", "host")
@@ -217,6 +224,9 @@ class JobCluster:
         for allocation in self._allocations:
             self._code_for(allocation)  # what cannot be sent is refused here, and not when a node is found
         self._isolate = bool(isolate)
+        check_setup(setup_per, setup_timeout, self._isolate)
+        self._setup_per = setup_per
+        self._setup_timeout = setup_timeout
         self._exclusive = bool(exclusive)
         self._reentrant = reentrant
         self._pulse_s: float = PULSE_S if pulse_interval is None else pulse_interval
@@ -315,6 +325,8 @@ class JobCluster:
             tls=tls.wanted,
             isolate=self._isolate,
             program=self._computation.is_program,
+            setup_per=self._setup_per,
+            setup_timeout=self._setup_timeout,
             reentrant=self._reentrant,
             exclusive=self._exclusive,
             pulse_s=self._pulse_s,
@@ -350,6 +362,8 @@ class JobCluster:
             float(config.CancelGrace),
             exclusive=self._exclusive,
             live=self.job_output is not None,
+            setup_per_worker=self._setup_per == "worker",
+            setup_timeout_s=self._setup_timeout or 0.0,
         )
 
     @property
@@ -937,7 +951,9 @@ class JobCluster:
         shown = self._dispy_nodes.get(action.node)
         if action.is_usable:
             self._unreachable.pop(info.target, None)
+            self._failures.pop(info.name, None)
             if shown is None:
+                self._past_nodes = [past for past in self._past_nodes if past._node != info.node]
                 shown = DispyNode(info.ip_addr, info.name, info.cpus)
                 shown._node = bytes(info.node)
                 shown._port = info.target.port
@@ -949,10 +965,17 @@ class JobCluster:
         if action.reason:
             self._failures[info.name] = action.reason
             logger.warning("cluster %s cannot use node %s: %s", self.name, info.name, action.reason)
+            if shown is None:
+                # It was never used: who asks sees that it is there, and why it is not.
+                shown = DispyNode(info.ip_addr, info.name, info.cpus)
+                shown._node = bytes(info.node)
+                shown._port = info.target.port
+                self._dispy_nodes[action.node] = shown
         if shown is not None:
             del self._dispy_nodes[action.node]
             shown.cpus = 0
             shown.busy = 0
+            shown.reason = action.reason
             shown._touch()
             self._past_nodes.append(shown)
             self._tell_maps()

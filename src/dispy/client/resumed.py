@@ -37,6 +37,8 @@ class Resumed(JobCluster):
             nodes=[(host, port or None, cpus) for host, port, cpus in options.nodes],
             reentrant=options.reentrant,
             isolate=options.isolate,
+            setup_per=options.setup_per,
+            setup_timeout=options.setup_timeout,
             exclusive=options.exclusive,
             pulse_interval=options.pulse_s,
             secret=f"dispy1-{key.hex()}",

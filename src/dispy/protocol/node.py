@@ -155,6 +155,9 @@ class Compute(Struct, array_like=True, tag=3):
     life: Number = 0
     """Which stay on the node this is, from 0: one that was closed and opened again has another. The node may have
     heard of neither, if its connection broke, and must not take what it has for what is meant."""
+    setup_per_worker: bool = False
+    setup_timeout_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    """0: it may take as long as it takes."""
 
 
 class RunJobs(Struct, array_like=True, tag=4):

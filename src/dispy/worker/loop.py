@@ -28,7 +28,7 @@ import msgspec
 from dispy import payload
 from dispy.buffers import claim_file, free_file
 from dispy.errors import DispyError, PicklingError, ProgramError
-from dispy.processes import describe_exit, kill_strays, set_death_signal
+from dispy.processes import children, describe_exit, kill_strays, set_death_signal
 from dispy.protocol import limits
 from dispy.protocol import worker as protocol
 from dispy.protocol.node import FINISHED, TERMINATED, Ended, Job
@@ -231,12 +231,21 @@ class Worker:
         """What the last job had started for itself was killed: it counts as if its own process had been."""
         self._child = 0
         """Pid of the process that runs the job, where that is another."""
+        self._threads = 0
+        """How many there are between jobs, besides this one."""
+        self._kept: set[int] = set()
+        """Processes that are there between jobs."""
         self._serial = 0
         self._values = threading.Lock()
         """One provisional result of a job at a time, from any of its threads."""
         self._words[protocol.SLOT_COMMITTED] = self._end
         self._drops = self._words[protocol.SLOT_DROPS]
         payload.find_object = segments.load_object
+
+    def keep_what_is_there(self) -> None:
+        """Take threads and processes that are there now, made by ``setup``, for no job's."""
+        self._threads = _thread._count()
+        self._kept = set(children(os.getpid()))
 
     def serve(self) -> None:
         """Run records until there is nobody to send any."""
@@ -429,7 +438,7 @@ class Worker:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        kill_strays(set())
+        kill_strays(self._kept)
 
     def _large(
         self,
@@ -542,11 +551,13 @@ class Worker:
 
         Asked after a job that started a process, and once per record, for those started from C.
         """
-        if _thread._count() > 0 or self._restorer.is_spoiled:
+        if _thread._count() > self._threads or self._restorer.is_spoiled:
             return True
         if not (is_last or self._restorer.has_spawned):
             return False
         self._restorer.has_spawned = False
+        if self._kept:
+            return self._has_other_children()
         try:
             while True:
                 child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
@@ -554,6 +565,15 @@ class Worker:
                     return True
         except ChildProcessError:
             return False
+
+    def _has_other_children(self) -> bool:
+        """The same where ``setup`` has started processes that stay."""
+        others = [pid for pid in children(os.getpid()) if pid not in self._kept]
+        for pid in others:
+            with suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                    return True
+        return False
 
     # What a job can call.
 
