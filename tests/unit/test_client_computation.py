@@ -29,10 +29,6 @@ def function(x: int = 0) -> int:
     return x
 
 
-def init_depends() -> None:
-    """A name with a meaning of its own in older versions."""
-
-
 @pytest.mark.parametrize("depends", [None, [], ()])
 def test_no_dependencies(depends: Any) -> None:
     assert check_depends(depends) == []
@@ -75,11 +71,6 @@ def test_modules_are_not_available_yet() -> None:
 def test_plain_values_cannot_be_dependencies(item: Any) -> None:
     with pytest.raises(UsageError, match="not a function, class or object"):
         check_depends([item])
-
-
-def test_a_function_that_older_versions_ran_by_its_name_is_not_available_yet() -> None:
-    with pytest.raises(NotYetError, match="init_depends"):
-        check_depends([init_depends])
 
 
 def test_a_computation_has_the_name_of_its_function() -> None:

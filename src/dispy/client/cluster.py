@@ -19,7 +19,7 @@ from dispy import config, payload
 from dispy.client import journal, journal_files, mapping, this
 from dispy.client import status as status_module
 from dispy.client.callbacks import check_callback
-from dispy.client.computation import Computation, check_setup
+from dispy.client.computation import Computation, check_job_depends, check_setup
 from dispy.client.engine import HELD_S, WARN_S, Engine, engine, stop_engine
 from dispy.client.job import (
     ABANDONED,
@@ -87,7 +87,9 @@ class JobCluster:
         nodes: Hosts, addresses, patterns, ``(host, port, cpus)`` tuples, dictionaries or
             ``NodeAllocate`` objects; by default every node of this user on this machine, and a node
             of the program's own where there is none.
-        depends: Functions and classes that the computation finds by name.
+        depends: Functions and classes that the computation finds by name. A function called ``init_depends`` is
+            called on each node before the others are defined: it may import modules, and define names with
+            ``global``.
         setup: Called once on each node before any job there, with the ``setup_args`` of the ``NodeAllocate`` that the
             node is used for, in the working directory. Jobs see the globals that it sets, and share the memory of
             what it has loaded. A node where it raises, or returns anything but 0, 1, 2 or None, is not used.
@@ -381,6 +383,9 @@ class JobCluster:
     def submit(self, *args: Any, **kwargs: Any) -> DispyJob:
         """Run the computation once with these arguments, which are taken as they are now.
 
+        ``dispy_job_depends``, a list of functions and classes, is no argument: the job finds them by name, and no
+        other does; it runs in a process of its own for that.
+
         Returns:
             The job; calling it waits for its result.
 
@@ -418,11 +423,16 @@ class JobCluster:
         if self._is_closed or self._pid != this.pid:
             self._check_open()
         number = next(_numbers)
+        code: list[Any] = []
         if kwargs and "dispy_job_depends" in kwargs:
-            raise NotYetError("dispy_job_depends is not available yet", hint="use depends= of the cluster")
+            code = check_job_depends(kwargs.pop("dispy_job_depends"), self._computation)
         if self._computation.adapts:
             args = self._computation.arguments(args, kwargs)
-        data = payload.dump_call(args, kwargs, None if job_id == number and type(job_id) is int else job_id)
+        given_id = None if job_id == number and type(job_id) is int else job_id
+        if code:
+            data = payload.dump_call_with(code, args, kwargs, given_id)
+        else:
+            data = payload.dump_call(args, kwargs, given_id)
         # A large payload is a view of memory; it goes out as a stream and is never encoded.
         message = Job(number, 0, data)  # type: ignore[arg-type]
         job = DispyJob(job_id, number, self, time.time())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import os
 import types
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from dispy import payload
 from dispy.client.program import find_program
 from dispy.errors import NotYetError, UsageError
 from dispy.worker.program import as_text
+
+logger = logging.getLogger("dispy.client")
 
 
 class Computation:
@@ -139,9 +142,32 @@ def check_depends(depends: Any) -> list[Any]:
                 raise UsageError(f"{item!r} in depends is not a function, class or object of a class")
             else:
                 item = type(item)
-        if getattr(item, "__name__", "") == "init_depends":
-            raise NotYetError(
-                "init_depends is not available yet", hint="import in the functions that need it"
-            )
         items.append(item)
+    return items
+
+
+def check_job_depends(depends: Any, computation: Computation) -> list[Any]:
+    """Functions and classes of ``dispy_job_depends``; what cannot be one is left out, with a warning.
+
+    Raises:
+        UsageError: It is no list.
+        NotYetError: Files and modules.
+    """
+    if depends is not None and (isinstance(depends, str) or not isinstance(depends, (list, tuple))):
+        raise UsageError(f"dispy_job_depends must be a list, not {type(depends).__name__}")
+    items: list[Any] = []
+    for item in depends or ():
+        try:
+            items += check_depends([item])
+        except NotYetError:
+            raise
+        except UsageError as error:
+            logger.warning(
+                "in dispy_job_depends of a job of %s: %s; it is left out", computation.name, error
+            )
+    if items and computation.is_program:
+        logger.warning(
+            "%s is a program, and finds no functions: dispy_job_depends is left out", computation.name
+        )
+        return []
     return items

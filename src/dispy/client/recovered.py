@@ -182,6 +182,8 @@ def _new_job(one: Dead, number: int, job_id: Any) -> DispyJob:
         try:
             call = payload.load_call(one.arguments(number))
             job_id = call[2] if len(call) > 2 else None
+        except payload.Apart as apart:
+            job_id = apart.job_id
         except Exception:  # of a class that is not here, say
             job_id = None
     job = DispyJob(number if job_id is None else job_id, number, nowhere, 0.0, CREATED)

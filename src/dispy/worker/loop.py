@@ -113,6 +113,10 @@ class Segments:
         else:
             free_file("" if is_given else self._free, path, size)
 
+    def leave_there(self) -> None:
+        """Another process takes the arguments."""
+        self._taken = None
+
     def remove(self, job: Job) -> None:
         """Remove the arguments of a job whose process has died."""
         if job.stream:
@@ -290,7 +294,13 @@ class Worker:
                 self._run_apart(job)
                 self._flush_if_due(executed, record.record)
                 continue
-            self._keep(self._run(job))
+            ended = self._run(job)
+            if ended is None:
+                # It brings code, which no other job is to find.
+                self._run_apart(job)
+                self._flush_if_due(executed, record.record)
+                continue
+            self._keep(ended)
             self._flush_if_due(executed, record.record)
             is_last = executed == count
             restore(is_last)
@@ -301,7 +311,8 @@ class Worker:
         self._flush(flags, executed, record.record)
         return not is_retiring
 
-    def _run(self, job: Job) -> Ended:
+    def _run(self, job: Job) -> Ended | None:
+        """Run a job; None if that is to be done in a process of its own."""
         namespace = self._namespace
         self._serial = 0
         self._is_cancelled = False
@@ -344,6 +355,9 @@ class Worker:
             self._running = None
             step = "result"
             data = payload.dump(value)
+        except payload.Apart:
+            self._segments.leave_there()
+            return None
         except BaseException as error:
             self._running = None
             status = TERMINATED
@@ -403,7 +417,11 @@ class Worker:
                 reseed()
                 # Signals that came before the fork was complete were forgotten; of an interrupt the job itself knows.
                 self.on_unbuffer()
-                self._keep(self._run(job))
+                self._is_isolated = True
+                payload.accept_code(self._namespace)
+                ended = self._run(job)
+                assert ended is not None
+                self._keep(ended)
                 code = 0
             finally:
                 os._exit(code)
