@@ -230,7 +230,7 @@ def node() -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def cluster(function: Callable[..., Any], warm: int = 0, **options: Any) -> Iterator[JobCluster]:
+def cluster(function: Callable[..., Any] | str, warm: int = 0, **options: Any) -> Iterator[JobCluster]:
     """A cluster that is gone afterwards, thread and connections included.
 
     Args:

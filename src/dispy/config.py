@@ -30,6 +30,9 @@ MsgTimeout: float = 10
 MaxFileSize = 0
 """Largest file transferred (bytes); 0 is unlimited."""
 
+Java = "/usr/bin/java"
+"""What runs computations that are ``.java`` files, on the nodes; where it is not there, ``java`` in ``PATH``."""
+
 LocalNode = True
 """Whether a cluster may start a node of its own where none runs on this machine."""
 

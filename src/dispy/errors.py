@@ -75,6 +75,20 @@ class JobError(DispyError):
     """A job did not end by returning: it was killed, cancelled, or its worker died."""
 
 
+class ProgramError(JobError):
+    """A program that is a computation could not be started, or was killed.
+
+    Args:
+        message: What happened, and to what.
+        hint: What to do next.
+        died: It ran and was killed, though nobody had asked for that.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", died: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.died = died
+
+
 class RemoteTraceback(JobError):
     """The traceback of a job's exception, as text, from where it ran."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import importlib
 import io
 import os
 import pickle
@@ -383,9 +384,141 @@ def load_call(payload: Buffer) -> tuple[Any, ...]:
     """``(args,)``, ``(args, kwargs)`` or ``(args, kwargs, job_id)``; or a chunk: see ``dump_chunk``.
 
     Arrays in it lie where the payload lies.
+
+    Raises:
+        Apart: It brings code, and this is not the process for that.
     """
     call: tuple[Any, ...] = load(payload)
-    return call if len(call) <= CHUNK_PARTS else _with_objects(call)
+    if len(call) <= CHUNK_PARTS:
+        return call
+    return _with_objects(call) if len(call) == CHUNK_PARTS + 1 else _with_code(call)
+
+
+# Code that a job brings.
+
+
+class Apart(Exception):
+    """A job brings code, which is for a process of its own: nothing of it has been loaded.
+
+    Args:
+        job_id: Of the job, if that is not its number.
+    """
+
+    def __init__(self, job_id: Any) -> None:
+        super().__init__("the job brings code, which is for a process of its own")
+        self.job_id = job_id
+
+
+_job_namespace: Namespace | None = None
+"""Where code that a job brings belongs; None where none does."""
+
+
+def accept_code(namespace: Namespace) -> None:
+    """This process is for one job: code that it brings is defined here."""
+    global _job_namespace
+    _job_namespace = namespace
+
+
+class _Gate:
+    """Stands before code in a pickle. What follows is not loaded where it does not belong."""
+
+    def __init__(self, job_id: Any) -> None:
+        self._job_id = job_id
+
+    def __reduce__(self) -> tuple[Any, tuple[Any]]:
+        return _pass_gate, (self._job_id,)
+
+
+def _pass_gate(job_id: Any) -> None:
+    if _job_namespace is None:
+        raise Apart(job_id)
+
+
+class _There(dict[str, Any]):
+    """Stands for the namespace of the computation, where a job is run."""
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return _find_namespace, ()
+
+
+def _find_namespace() -> Namespace:
+    assert _job_namespace is not None
+    return _job_namespace
+
+
+def dump_call_with(
+    depends: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any = None
+) -> Buffer:
+    """``dump_call`` for a job that brings functions and classes, which it finds by name.
+
+    Raises:
+        PicklingError: Names the argument, or the dependency, and what in it cannot be sent.
+    """
+    take_used()
+    there = _There()
+    buffers = _Collector()
+    stream = io.BytesIO()
+    try:
+        pickler = _Pickler(stream, shared=there, explicit=depends, buffers=buffers)
+        firsts, names = _definitions(depends)
+        args = tuple([_out_of_band(value) for value in args])
+        pickler.dump((_Gate(job_id), there, firsts, names, args, kwargs, job_id))
+    except Exception as error:
+        for item in depends:
+            culprit = find_culprit(item, _describe(item))
+            if culprit:
+                hint = "import or create it inside the function, or pass it as an argument"
+                raise PicklingError(f"dispy_job_depends cannot be sent: {culprit}", hint=hint) from error
+        raise _blame(args, kwargs, job_id, error) from error
+    data = stream.getvalue()
+    return whole(Parts(data, buffers) if buffers else data)
+
+
+def _with_code(call: tuple[Any, ...]) -> tuple[Any, ...]:
+    _, namespace, _, names, args, kwargs, job_id = call
+    for name, item in names.items():
+        namespace[name] = item
+        for function in _functions_of(item):
+            _import_named(function)
+    return args, kwargs, job_id
+
+
+def _definitions(depends: Iterable[Any]) -> tuple[list[_Call], dict[str, Any]]:
+    """What is to be called first of dependencies, and the others by name."""
+    firsts: list[_Call] = []
+    names = {}
+    for item in depends:
+        if isinstance(item, types.FunctionType) and item.__name__ == CALLED_FIRST:
+            firsts.append(_Call(item))
+        else:
+            names[_name_of(item)] = item
+    return firsts, names
+
+
+CALLED_FIRST = "init_depends"
+"""A dependency of this name is called where it arrives, before anything that comes after it is defined."""
+
+
+class _Call:
+    """A call of a function, made where it is unpickled."""
+
+    def __init__(self, function: types.FunctionType) -> None:
+        self._function = function
+
+    def __reduce__(self) -> tuple[Any, tuple[types.FunctionType]]:
+        return _call_first, (self._function,)
+
+
+def _call_first(function: types.FunctionType) -> None:
+    _import_named(function)
+    function()
+
+
+def _import_named(function: types.FunctionType) -> None:
+    """Have a function find the standard modules that it names without importing them."""
+    for name in _code_names(function.__code__) & STANDARD_MODULES:
+        if name not in function.__globals__:
+            function.__globals__[name] = importlib.import_module(name)
 
 
 def dump_object(value: Any) -> Buffer:
@@ -514,7 +647,8 @@ def dump_code(
 
     Args:
         function: Any callable.
-        depends: Functions and classes that the function finds by name.
+        depends: Functions and classes that the function finds by name. One called ``init_depends`` is called before
+            all else is defined.
         setup: Called before any job, in the namespace of the computation: jobs see the globals that it sets.
         cleanup: Called after all jobs.
 
@@ -527,10 +661,10 @@ def dump_code(
     shared: Namespace = {}
     stream = io.BytesIO()
     pickler = _Pickler(stream, shared=shared, explicit=explicit)
-    names = {_name_of(item): item for item in depends}
+    firsts, names = _definitions(depends)
     take_used()
     try:
-        pickler.dump((shared, function, names, setup, cleanup))
+        pickler.dump((shared, firsts, function, names, setup, cleanup))
         if take_used():
             raise PicklingError("it refers to an object that was put")
     except Exception as error:
@@ -564,7 +698,7 @@ def with_setup_args(code: bytes, args: tuple[Any, ...]) -> bytes:
 def load_code(payload: bytes) -> Code:
     """Rebuild what ``dump_code`` made."""
     data, modules, args = pickle.loads(payload)
-    shared, function, names, setup, cleanup = pickle.loads(data)
+    shared, _, function, names, setup, cleanup = pickle.loads(data)
     for name, item in names.items():
         shared.setdefault(name, item)
     name = getattr(function, "__name__", "")

@@ -37,7 +37,7 @@ def test_what_comes_later_says_so(place: Place, name: str, value: Any) -> None:
 def test_other_things_that_come_later(make_cluster: MakeCluster) -> None:
     for call in (
         lambda: dispy.SharedJobCluster(name_and),
-        lambda: make_cluster(name_and).submit(1, dispy_job_depends=[]),
+        lambda: make_cluster(name_and).submit(1, dispy_job_depends=["file"]),
     ):
         with pytest.raises(NotYetError, match="not available yet"):
             call()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from dispy import NodeAllocate
 from dispy.errors import PicklingError, UsageError
 
 from .conftest import MakeCluster, RunProgram, StartNode
-from .helpers import wait_for
-from .jobs import name_and
+from .helpers import PYTHON, wait_for
+from .jobs import name_and, until
 
 TERMINATED = dispy.DispyJob.Terminated
 
-SIZE = 64 << 20
+PAGE = 4096
+SIZE = 48_828 * PAGE  # 200 MB
+WORKERS = 8
 
 
 def load(scale: int = 1, note: str = "") -> int:
@@ -112,28 +115,27 @@ def fail_by_death() -> None:
     os.kill(os.getpid(), 9)
 
 
+@pytest.mark.parametrize("per", ["node", "worker"])
 @pytest.mark.parametrize(
-    ("setup", "reason"),
+    ("setup", "reasons"),
     [
-        (fail_by_error, "LookupError: no data here"),
-        (fail_by_error, "as far as here"),
-        (fail_by_error, "Traceback"),
-        (fail_by_value, "it returned 'ready', and not 0, 1, 2 or None"),
-        (fail_by_false, "it returned 0.5"),
-        (fail_by_exit, "SystemExit: 3"),
-        (fail_by_death, "SIGKILL"),
+        (fail_by_error, ["LookupError: no data here", "as far as here", "Traceback"]),
+        (fail_by_value, ["it returned 'ready', and not 0, 1, 2 or None"]),
+        (fail_by_false, ["it returned 0.5"]),
+        (fail_by_exit, ["SystemExit: 3"]),
+        (fail_by_death, ["SIGKILL"]),
     ],
-    ids=lambda value: getattr(value, "__name__", value),
+    ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_node_where_it_fails_is_not_used_and_jobs_end_with_the_reason(
-    make_cluster: MakeCluster, start_node: StartNode, setup: Any, reason: str
+    make_cluster: MakeCluster, start_node: StartNode, setup: Any, reasons: list[str], per: str
 ) -> None:
     node = start_node("--cpus", "1")
-    cluster = make_cluster(name_and, setup=setup)
+    cluster = make_cluster(name_and, setup=setup, setup_per=per)
     job = cluster.submit(1)
     assert job.wait(20), cluster.why(job)
     assert job.status == TERMINATED
-    assert reason in job.exception
+    assert all(reason in job.exception for reason in reasons)
     assert node.name in job.exception or setup is fail_by_death
     assert make_cluster(name_and).submit(2)() == (node.name, 2)
 
@@ -194,31 +196,38 @@ def test_a_cleanup_that_fails_is_told_at_the_node(make_cluster: MakeCluster, sta
 
 
 def load_much() -> None:
-    global much
-    import numpy
+    global much, meeting
+    import multiprocessing
 
-    much = numpy.ones(SIZE, dtype="uint8")
+    much = bytearray(b"x") * SIZE
+    meeting = multiprocessing.Barrier(WORKERS)
 
 
 def share() -> tuple[int, int, int]:
-    """Sum, and what this process has of its own (bytes)."""
-    total = int(much.sum())
-    own = 0
+    """What there is, and what of its memory this process has for itself, and its part of the shared (bytes)."""
+    meeting.wait(20)
+    total = much[::PAGE].count(b"x")
+    own = part = 0
     with open("/proc/self/smaps_rollup") as file:
         for line in file:
-            if line.startswith(("Private_Dirty", "Private_Clean")):
+            if line.startswith("Private_"):
                 own += int(line.split()[1]) * 1024
-    return total, own, os.getpid()
+            elif line.startswith("Pss:"):
+                part = int(line.split()[1]) * 1024
+    meeting.wait(20)
+    return total, own, part
 
 
-def test_workers_share_the_memory_of_what_setup_has_loaded(
+def test_eight_workers_share_the_memory_of_what_setup_has_loaded(
     make_cluster: MakeCluster, start_node: StartNode
 ) -> None:
-    start_node("--cpus", "2")
+    wide = "from dispy.cli import node; from dispy.node import daemon; daemon.usable_cpus = lambda: 8; node.main()"
+    start_node("--cpus", str(WORKERS), command=[*PYTHON, "-c", wide])
     cluster = make_cluster(share, setup=load_much)
-    found = [job() for job in [cluster.submit() for _ in range(20)]]
-    assert {total for total, *_ in found} == {SIZE}
-    assert max(own for _, own, _ in found) < SIZE // 2
+    found = [job() for job in [cluster.submit() for _ in range(WORKERS)]]
+    assert {total for total, *_ in found} == {SIZE // PAGE}
+    assert max(own for _, own, _ in found) < SIZE // 10
+    assert sum(part for *_, part in found) < SIZE * 1.5
 
 
 def share_counter() -> None:
@@ -243,6 +252,171 @@ def test_values_and_locks_of_multiprocessing_work_across_jobs(
     for job in [cluster.submit(100) for _ in range(20)]:
         job()
     assert cluster.submit(0)() == 2000
+
+
+def fail_if(is_bad: bool) -> None:
+    if is_bad:
+        print("almost")
+        raise LookupError("not on this one")
+
+
+def test_a_failure_is_told_in_every_way(
+    make_cluster: MakeCluster, start_node: StartNode, caplog: pytest.LogCaptureFixture, gate: Path
+) -> None:
+    """As an event, in the log, by ``status``, and by ``why`` while jobs wait for other nodes."""
+    nodes = [
+        NodeAllocate(
+            "127.0.0.1", start_node("--cpus", "1", "--name", name).port, setup_args=(name == "bad",)
+        )
+        for name in ("bad", "good")
+    ]
+    told: list[Any] = []
+    cluster = make_cluster(
+        until, setup=fail_if, nodes=nodes, cluster_status=lambda *event: told.append(event)
+    )
+    wait_for(lambda: len(cluster.status().nodes) == 2, what="both have been tried")
+    (shown,) = [node for node in cluster.status().nodes if node.name == "bad"]
+    assert shown.cpus == 0
+    jobs = [cluster.submit(str(gate)) for _ in range(50)]
+    for said in (
+        "setup failed on bad",
+        "LookupError: not on this one",
+        "Traceback",
+        "It printed:",
+        "almost",
+    ):
+        assert said in shown.reason
+        assert said in caplog.text
+        assert said in cluster.why(jobs[-1])
+    assert [node for status, node, _ in told if status == dispy.DispyNode.Closed] == [shown]
+    gate.touch()
+    assert {job() for job in jobs} == {"good"}
+
+
+def wait_for_ever() -> None:
+    import subprocess
+    import time
+
+    print("begun", flush=True)
+    global child
+    child = subprocess.Popen(["sleep", "1000"])
+    while True:
+        time.sleep(0.01)
+
+
+def wait_and_catch() -> None:
+    try:
+        wait_for_ever()
+    except Exception:
+        return
+
+
+def wait_deaf() -> None:
+    """As C code does that runs for long."""
+    import signal
+    import subprocess
+    import time
+
+    subprocess.Popen(["sleep", "1000"])
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    time.sleep(1000)
+
+
+@pytest.mark.parametrize("per", ["node", "worker"])
+@pytest.mark.parametrize(
+    ("setup", "said"),
+    [
+        (wait_for_ever, ["TimeoutError", "Traceback", "in wait_for_ever", "It printed:", "begun"]),
+        (wait_and_catch, ["It printed:", "begun"]),
+        (wait_deaf, []),
+    ],
+)
+def test_a_node_where_it_takes_too_long_is_not_used(
+    make_cluster: MakeCluster,
+    start_node: StartNode,
+    setup: Any,
+    said: list[str],
+    per: str,
+) -> None:
+    """Nothing that it has started there stays, which the fixtures see to."""
+    node = start_node("--cpus", "1")
+    cluster = make_cluster(name_and, setup=setup, setup_per=per, setup_timeout=0.1)
+    job = cluster.submit(1)
+    assert job.wait(20), cluster.why(job)
+    assert job.status == TERMINATED
+    for text in [f"setup failed on {node.name}", "it took longer than setup_timeout, 0.1 s", *said]:
+        assert text in job.exception
+    wait_for(lambda: [pid for pid in node.descendants() if psutil.Process(pid).name() == "sleep"],
+             lambda left: not left, what="what it started is gone")  # fmt: skip
+    assert make_cluster(name_and, setup=load, setup_timeout=20).submit(2)() == (node.name, 2)
+
+
+def load_in_worker(path: str) -> None:
+    global mine, thread, child, where
+    import subprocess
+    import threading
+
+    where = path
+    mine = os.getpid()
+    thread = threading.Thread(target=threading.Event().wait, daemon=True)
+    thread.start()
+    child = subprocess.Popen(["sleep", "1000"])
+    os.environ["SET_UP"] = "yes"
+
+
+def use_in_worker(path: str) -> tuple[int, int, bool, bool, str | None]:
+    all_here(path)
+    return mine, os.getpid(), thread.is_alive(), child.poll() is None, os.environ.get("SET_UP")
+
+
+def all_here(path: str) -> None:
+    """Two jobs are running."""
+    open(f"{path}/{os.getpid()}", "w").close()
+    while len(os.listdir(path)) < 2:
+        time.sleep(0.002)
+
+
+def clean_in_worker(path: str) -> None:
+    child.kill()
+    os.rename(f"{path}/{mine}", f"{where}/clean {os.getpid()}")
+
+
+def test_it_runs_in_each_worker_if_that_is_wanted(
+    make_cluster: MakeCluster, start_node: StartNode, tmp_path: Path
+) -> None:
+    """Threads and processes that it makes stay there, with the environment; so does the worker, and is cleaned up."""
+    node = start_node("--cpus", "2")
+    path = tmp_path / "workers"
+    path.mkdir()
+    allocation = NodeAllocate("127.0.0.1", node.port, setup_args=(str(path),))
+    cluster = make_cluster(
+        use_in_worker, setup=load_in_worker, cleanup=clean_in_worker, setup_per="worker", nodes=[allocation]
+    )
+    found = [job() for job in [cluster.submit(str(path)) for _ in range(20)]]
+    workers = {pid for _, pid, *_ in found}
+    assert len(workers) == 2
+    assert all(mine == pid for mine, pid, *_ in found)
+    assert {rest for _, _, *rest in map(tuple, found) for rest in [tuple(rest)]} == {(True, True, "yes")}
+    cluster.close()
+    wanted = sorted(f"clean {pid}" for pid in workers)
+    wait_for(lambda: sorted(os.listdir(path)), lambda seen: seen == wanted, what="both are cleaned up")
+
+
+def fail_second(path: str) -> None:
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        raise LookupError("only one of us") from None
+
+
+def test_a_worker_where_it_fails_leaves_the_jobs_to_those_where_it_did_not(
+    make_cluster: MakeCluster, start_node: StartNode, tmp_path: Path
+) -> None:
+    node = start_node("--cpus", "2")
+    allocation = NodeAllocate("127.0.0.1", node.port, setup_args=(str(tmp_path / "one"),))
+    cluster = make_cluster(os.getpid, setup=fail_second, setup_per="worker", nodes=[allocation])
+    first = cluster.submit()()
+    assert {job() for job in [cluster.submit() for _ in range(50)]} == {first}
 
 
 def leave_thread() -> None:
@@ -271,6 +445,14 @@ def test_setup_runs_again_in_a_host_that_is_started_again(
 
 
 def test_what_cannot_be_setup_is_refused_at_once(place: Any) -> None:
+    for options, said in [
+        ({"setup_per": "job"}, "setup_per must be 'node' or 'worker', not 'job'"),
+        ({"setup_timeout": 0}, "setup_timeout must be a number of seconds, not 0"),
+        ({"setup_timeout": "1"}, "setup_timeout must be a number of seconds, not '1'"),
+        ({"setup_per": "worker", "isolate": True}, "isolate=True forks a process for each job"),
+    ]:
+        with pytest.raises(UsageError, match=said):
+            dispy.JobCluster(name_and, setup=load, **options)
     with pytest.raises(UsageError, match="setup must be a function, not int"):
         dispy.JobCluster(name_and, setup=3)
     with pytest.raises(UsageError, match="cleanup must be a function, not str"):

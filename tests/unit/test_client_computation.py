@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import math
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dispy import config
 from dispy.client.computation import Computation, check_depends
 from dispy.errors import NotYetError, UsageError
 from dispy.payload import load_code
@@ -25,10 +27,6 @@ class Thing:
 
 def function(x: int = 0) -> int:
     return x
-
-
-def init_depends() -> None:
-    """A name with a meaning of its own in older versions."""
 
 
 @pytest.mark.parametrize("depends", [None, [], ()])
@@ -75,19 +73,30 @@ def test_plain_values_cannot_be_dependencies(item: Any) -> None:
         check_depends([item])
 
 
-def test_a_function_that_older_versions_ran_by_its_name_is_not_available_yet() -> None:
-    with pytest.raises(NotYetError, match="init_depends"):
-        check_depends([init_depends])
-
-
 def test_a_computation_has_the_name_of_its_function() -> None:
     assert Computation(function, []).name == "function"
     assert Computation(functools.partial(function, 1), []).name == "partial"
 
 
-def test_a_program_is_not_available_yet_and_the_error_says_what_to_do() -> None:
-    with pytest.raises(NotYetError, match=r"subprocess\.run"):
-        Computation("/bin/true", [])
+@pytest.mark.parametrize("path", ["/bin/sh", Path("/bin/sh"), "sh"])
+def test_a_path_is_a_program(path: Any) -> None:
+    computation = Computation(path, [])
+    assert computation.name == str(path)
+    assert computation.is_program
+    assert load_code(computation.code).function.name == "sh"
+    assert computation.arguments((1, "a", b"b", Path("/c"), None), {"x": 1}) == (
+        "1",
+        "a",
+        "b",
+        "/c",
+        "None",
+    )
+
+
+def test_a_program_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "MaxFileSize", 10)
+    with pytest.raises(UsageError, match="MaxFileSize is 10"):
+        Computation("/bin/sh", [])
 
 
 @pytest.mark.parametrize("computation", [None, 7, [function], types.SimpleNamespace()])

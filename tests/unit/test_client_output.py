@@ -168,3 +168,14 @@ def test_nothing_is_done_for_jobs_that_nobody_follows() -> None:
     assert first.final == (0, (b"all", b""))
     assert not watching.is_active
     assert not watching.drop(1, first), "the job has ended"
+
+
+def test_a_reader_of_bytes_changes_nothing_and_says_what_is_missing_in_bytes() -> None:
+    reader = Reader(is_binary=True)
+    assert reader.take(Printed(1, 0, True, 0, b"\xff\xc3", 0, b"")) == [("stdout", b"\xff\xc3")]
+    assert reader.take(Printed(1, 0, False, 4, b"\xa4b", 0, b"")) == [
+        ("stdout", (CUT_MARK % 2).encode() + b"\xa4b")
+    ]
+    again = reader.take(Printed(1, 1, True, 0, b"c", 0, b""))
+    assert again == [("stdout", RESTART_MARK.encode() + b"c")]
+    assert reader.finish(Final(1, (b"cd", b"\xfe"))) == [("stdout", b"d"), ("stderr", b"\xfe")]

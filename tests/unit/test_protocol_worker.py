@@ -22,6 +22,7 @@ FROM_HOST: list[Any] = [
     worker.LoadFailed("no such module"),
     worker.WorkerStarted(1, 4711),
     worker.WorkerExited(1, -9),
+    worker.SettingUp(),
 ]
 RESULTS = [
     Ended(1, 0, FINISHED, 1.0, 2.0, b"value"),
@@ -57,6 +58,14 @@ def test_every_message_is_among_these_examples() -> None:
 def test_a_record_arrives_as_it_was_sent() -> None:
     record = worker.Record(3, [Job(1, 0, b"call"), Job(2, 1, b"", 7)], True)
     assert worker.record_decoder.decode(encode(record)) == record
+
+
+@pytest.mark.parametrize("reason", ["", "LookupError: \xe4", "\udc80", "x" * (limits.REASON_MAX + 10)])
+def test_how_the_setup_of_a_worker_went_arrives(reason: str) -> None:
+    packet = worker.pack_set_up(reason)
+    assert packet[0] == worker.SET_UP
+    assert len(packet) < worker.PACKET_MAX
+    assert worker.unpack_set_up(memoryview(packet)) == reason[: limits.REASON_MAX].replace("\udc80", "?")
 
 
 def test_a_provisional_value_and_its_acknowledgement_arrive_as_they_were_sent() -> None:

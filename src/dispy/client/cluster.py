@@ -30,7 +30,7 @@ from dispy.client.checking import (
     check_timeout,
     describe,
 )
-from dispy.client.computation import Computation
+from dispy.client.computation import Computation, check_job_depends, check_setup
 from dispy.client.engine import HELD_S, WARN_S, Engine, engine, stop_engine
 from dispy.client.job import (
     ABANDONED,
@@ -92,11 +92,15 @@ class JobCluster(Steering):
     """Run a function on all CPUs that can be found.
 
     Args:
-        computation: Any function; a bound method takes its object along.
+        computation: Any function; a bound method takes its object along. Or the path of a program, or its name in
+            ``PATH``: it is sent to the nodes, and started for each job with the arguments as texts; the result is its
+            exit code, its output is bytes.
         nodes: Hosts, addresses, patterns, ``(host, port, cpus)`` tuples, dictionaries or
             ``NodeAllocate`` objects; by default every node of this user on this machine, and a node
             of the program's own where there is none.
-        depends: Functions and classes that the computation finds by name.
+        depends: Functions and classes that the computation finds by name. A function called ``init_depends`` is
+            called on each node before the others are defined: it may import modules, and define names with
+            ``global``.
         setup: Called once on each node before any job there, with the ``setup_args`` of the ``NodeAllocate`` that the
             node is used for, in the working directory. Jobs see the globals that it sets, and share the memory of
             what it has loaded. A node where it raises, or returns anything but 0, 1, 2 or None, is not used.
@@ -131,6 +135,11 @@ class JobCluster(Steering):
             from the nodes. Callbacks are not made to wait: they would stop each other.
         recover_file: Where to keep a journal of all jobs and results, for ``recover_jobs``; must not exist.
         durable: Keep such a journal, in the user's state directory if ``recover_file`` does not say where.
+        setup_per: "node": setup runs once on each node, and jobs' processes are forked from that process. "worker":
+            in each of those, for libraries that do not survive a fork; so does cleanup, and threads and processes
+            that setup has made stay.
+        setup_timeout: Seconds that setup may take; a node where it takes longer is not used, and all that it has
+            started there is killed. None: as long as it takes.
         job_output: Called with (job, stream, text) while jobs run, some tenths of a second after they print, and
             before ``job_status`` with the rest; ``stream`` is "stdout" or "stderr". See ``DispyJob.output``.
 
@@ -178,6 +187,8 @@ class JobCluster(Steering):
         durable: bool = False,
         port: int | None = None,
         node_port: int | None = None,
+        setup_per: str = "node",
+        setup_timeout: float | None = None,
     ) -> None:
         self._is_closed = True
         dispy_port = _renamed(dispy_port, port, "port", "dispy_port")
@@ -243,6 +254,9 @@ class JobCluster(Steering):
         for allocation in self._allocations:
             self._code_for(allocation)  # what cannot be sent is refused here, and not when a node is found
         self._isolate = bool(isolate)
+        check_setup(setup_per, setup_timeout, self._isolate)
+        self._setup_per = setup_per
+        self._setup_timeout = setup_timeout
         self._exclusive = bool(exclusive)
         self._reentrant = reentrant
         self._pulse_s: float = PULSE_S if pulse_interval is None else pulse_interval
@@ -298,7 +312,7 @@ class JobCluster(Steering):
         if node_port is not None:
             vars(config)["NodePort"] = node_port
         self._engine: Engine = self._find_engine()
-        self._watching = Watching(job_output, self._engine.callbacks)
+        self._watching = Watching(job_output, self._engine.callbacks, self._gives_bytes)
         self._number = self._engine.new_computation()
         self._journal: Journal | None = None
         """With all jobs; None: only that of the program knows us."""
@@ -346,6 +360,9 @@ class JobCluster(Steering):
             cafile=describe(tls.cafile),
             tls=tls.wanted,
             isolate=self._isolate,
+            program=self._computation.is_program,
+            setup_per=self._setup_per,
+            setup_timeout=self._setup_timeout,
             reentrant=self._reentrant,
             exclusive=self._exclusive,
             pulse_s=self._pulse_s,
@@ -377,12 +394,19 @@ class JobCluster(Steering):
             self.name[:200],
             self._computation.code,
             0,
-            self._isolate,
+            self._isolate and not self._computation.is_program,  # it is a process of its own in any case
             float(config.CancelGrace),
             exclusive=self._exclusive,
             live=self.job_output is not None,
             message_timeout_s=config.message_timeout_s(),
+            setup_per_worker=self._setup_per == "worker",
+            setup_timeout_s=self._setup_timeout or 0.0,
         )
+
+    @property
+    def _gives_bytes(self) -> bool:
+        """Whether what jobs print is bytes, and not text."""
+        return self._computation.is_program
 
     @property
     def job_output(self) -> Callable[[DispyJob, str, str], object] | None:
@@ -393,6 +417,9 @@ class JobCluster(Steering):
 
     def submit(self, *args: Any, **kwargs: Any) -> DispyJob:
         """Run the computation once with these arguments, which are taken as they are now.
+
+        ``dispy_job_depends``, a list of functions and classes, is no argument: the job finds them by name, and no
+        other does; it runs in a process of its own for that.
 
         Returns:
             The job; calling it waits for its result.
@@ -432,11 +459,16 @@ class JobCluster(Steering):
         if self._is_closed or self._pid != this.pid:
             self._check_open()
         number = next(_numbers)
+        code: list[Any] = []
         if kwargs and "dispy_job_depends" in kwargs:
-            raise NotYetError("dispy_job_depends is not available yet", hint="use depends= of the cluster")
-        if self._computation.method is not None:
+            code = check_job_depends(kwargs.pop("dispy_job_depends"), self._computation)
+        if self._computation.adapts:
             args = self._computation.arguments(args, kwargs)
-        data = payload.dump_call(args, kwargs, None if job_id == number and type(job_id) is int else job_id)
+        given_id = None if job_id == number and type(job_id) is int else job_id
+        if code:
+            data = payload.dump_call_with(code, args, kwargs, given_id)
+        else:
+            data = payload.dump_call(args, kwargs, given_id)
         # A large payload is a view of memory; it goes out as a stream and is never encoded.
         message = Job(number, 0, data)  # type: ignore[arg-type]
         job = DispyJob(job_id, number, self, time.time())

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
+import os
 import types
 from collections.abc import Callable
 from typing import Any
 
 from dispy import payload
+from dispy.client.program import find_program
 from dispy.errors import NotYetError, UsageError
+from dispy.worker.program import as_text
+
+logger = logging.getLogger("dispy.client")
 
 
 class Computation:
-    """A function with what it depends on, pickled.
+    """A function or program with what it depends on, pickled.
 
     Attributes:
-        name: Of the function.
+        name: Of the function; the path of a program as it was given.
         code: The pickle, with setup and cleanup.
         method: The bound method that was given, if it was one.
+        is_program: Whether it is a program.
+        adapts: Whether the function is called with other arguments than those of the caller.
     """
 
-    __slots__ = ("_signature", "code", "method", "name")
+    __slots__ = ("_signature", "adapts", "code", "is_program", "method", "name")
 
     def __init__(
         self,
@@ -30,19 +38,19 @@ class Computation:
         setup: Callable[..., Any] | None = None,
         cleanup: Callable[..., Any] | None = None,
     ) -> None:
-        if isinstance(computation, str):
-            raise NotYetError(
-                f"programs as computations ({computation!r}) are not available yet",
-                hint="use a function that starts the program with subprocess.run",
-            )
-        if not callable(computation):
+        self.is_program = isinstance(computation, (str, os.PathLike))
+        path = os.fspath(computation) if self.is_program else ""
+        if self.is_program:
+            computation = find_program(path)
+        elif not callable(computation):
             raise UsageError(
-                f"computation must be a function, not {type(computation).__name__}",
+                f"computation must be a function or the path of a program, not {type(computation).__name__}",
                 hint="JobCluster(compute) where compute is a function",
             )
         self.method = computation if isinstance(computation, types.MethodType) else None
         function: Callable[..., Any] = self.method.__func__ if self.method is not None else computation
-        self.name = str(getattr(function, "__name__", "") or type(function).__name__)
+        self.name = path if self.is_program else _name(function)
+        self.adapts = self.is_program or self.method is not None
         items = check_depends(depends)
         if self.method is not None and not isinstance(self.method.__self__, type):
             items.append(type(self.method.__self__))
@@ -66,9 +74,12 @@ class Computation:
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """The arguments of the function for those of the caller.
 
-        For a bound method callers may give the object first, as they always had to; where they do
-        not, it is the one that the method was bound to.
+        A program gets texts, and no keyword arguments. For a bound method callers may give the object
+        first, as they always had to; where they do not, it is the one that the method was bound to.
         """
+        if self.is_program:
+            kwargs.clear()
+            return tuple([as_text(value) for value in args])
         assert self.method is not None
         assert self._signature is not None
         owner = self.method.__self__
@@ -82,6 +93,28 @@ class Computation:
             else:
                 return args
         return (owner, *args)
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", "") or type(function).__name__)
+
+
+def check_setup(per: Any, timeout: Any, is_isolated: bool) -> None:
+    """Refuse what cannot be ``setup_per`` and ``setup_timeout``.
+
+    Raises:
+        UsageError: It cannot, or not with isolated jobs.
+    """
+    if per not in ("node", "worker"):
+        raise UsageError(f"setup_per must be 'node' or 'worker', not {per!r}")
+    if per == "worker" and is_isolated:
+        raise UsageError(
+            "isolate=True forks a process for each job, which what needs setup_per='worker' does not survive",
+            hint="leave isolate out, or let each job do what setup does",
+        )
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if timeout is not None and not (is_number and 0 < timeout <= 1e9):
+        raise UsageError(f"setup_timeout must be a number of seconds, not {timeout!r}")
 
 
 def check_depends(depends: Any) -> list[Any]:
@@ -115,9 +148,32 @@ def check_depends(depends: Any) -> list[Any]:
                 )
             else:
                 item = type(item)
-        if getattr(item, "__name__", "") == "init_depends":
-            raise NotYetError(
-                "init_depends is not available yet", hint="import in the functions that need it"
-            )
         items.append(item)
+    return items
+
+
+def check_job_depends(depends: Any, computation: Computation) -> list[Any]:
+    """Functions and classes of ``dispy_job_depends``; what cannot be one is left out, with a warning.
+
+    Raises:
+        UsageError: It is no list.
+        NotYetError: Files and modules.
+    """
+    if depends is not None and (isinstance(depends, str) or not isinstance(depends, (list, tuple))):
+        raise UsageError(f"dispy_job_depends must be a list, not {type(depends).__name__}")
+    items: list[Any] = []
+    for item in depends or ():
+        try:
+            items += check_depends([item])
+        except NotYetError:
+            raise
+        except UsageError as error:
+            logger.warning(
+                "in dispy_job_depends of a job of %s: %s; it is left out", computation.name, error
+            )
+    if items and computation.is_program:
+        logger.warning(
+            "%s is a program, and finds no functions: dispy_job_depends is left out", computation.name
+        )
+        return []
     return items

@@ -103,6 +103,7 @@ class Dead:
         self.code = b""
         self.name = ""
         self.is_reentrant = False
+        self.is_program = False
         journal.ask(self._read)
 
     def _read(self, db: Any) -> None:
@@ -163,9 +164,9 @@ class Dead:
             session, numbers = msgspec.convert(each, tuple[int, bytes])
             for number in _numbers_of.decode(numbers):
                 self.session_of[number] = session
-        self.is_reentrant = any(
-            options.reentrant for session in self.sessions for _, options in session.computations.values()
-        )
+        options = [given for session in self.sessions for _, given in session.computations.values()]
+        self.is_reentrant = any(given.reentrant for given in options)
+        self.is_program = any(given.program for given in options)
 
     def session(self, number: int) -> Session:
         """Where a job was last."""

@@ -52,7 +52,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         end_time: When its run ended, by the node's clock; None before.
         ip_addr: Address of the node that runs or ran it.
         exception: Traceback, or what else ended it, as text; None on success.
-        stdout: What it printed, decoded as UTF-8; None if it never reported.
+        stdout: What it printed, decoded as UTF-8; of a program, as bytes; None if it never reported.
         stderr: Likewise.
 
     Not tracked by the garbage collector, so that a million queued jobs cost it nothing. A cycle of
@@ -103,7 +103,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     @property
     def stdout(self) -> Any:
         """What the job printed; None if it never reported."""
-        return _text(self._stdout)
+        return _shown(self._stdout, self._cluster)
 
     @stdout.setter
     def stdout(self, value: Any) -> None:
@@ -112,7 +112,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     @property
     def stderr(self) -> Any:
         """What the job printed to its standard error; None if it never reported."""
-        return _text(self._stderr)
+        return _shown(self._stderr, self._cluster)
 
     @stderr.setter
     def stderr(self, value: Any) -> None:
@@ -292,5 +292,7 @@ def _following() -> ModuleType:
     return output
 
 
-def _text(captured: Any) -> Any:
-    return captured.decode("utf-8", "backslashreplace") if isinstance(captured, bytes) else captured
+def _shown(captured: Any, cluster: Any) -> Any:
+    if not isinstance(captured, bytes) or getattr(cluster, "_gives_bytes", False):
+        return captured
+    return captured.decode("utf-8", "backslashreplace")

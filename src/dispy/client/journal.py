@@ -81,6 +81,10 @@ class Options(msgspec.Struct):
     isolate: bool = False
     reentrant: bool = False
     exclusive: bool = False
+    program: bool = False
+    """The computation is a program."""
+    setup_per: str = "node"
+    setup_timeout: float | None = None
     pulse_s: float | None = None
     nodes: list[tuple[str, int, int]] = []
     """Host or pattern, port (0: the default one) and CPUs."""

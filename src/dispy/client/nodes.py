@@ -47,8 +47,8 @@ class DispyNode:
         rx: Bytes received from it.
         update_time: When it was last heard of (seconds since the epoch).
         avail_info: What it has to spare, or None.
-        reason: Why it takes none, or fewer, of this cluster's jobs than its CPUs: who else uses it. Empty if it
-            takes all.
+        reason: Why it takes none, or fewer, of this cluster's jobs than its CPUs: who else uses it, how setup failed
+            there. Empty if it takes all.
     """
 
     Initialized: ClassVar[int] = CREATED - 1

@@ -11,7 +11,7 @@ import codecs
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dispy.client.callbacks import Caller, call_now
 from dispy.client.job import CREATED, DispyJob
@@ -38,11 +38,11 @@ class Output(NamedTuple):
 
     Attributes:
         stream: ``"stdout"`` or ``"stderr"``.
-        text: What was printed there, decoded as ``job.stdout`` is.
+        text: What was printed there, decoded as ``job.stdout`` is; of a program, as bytes.
     """
 
     stream: str
-    text: str
+    text: Any
 
 
 class Final(NamedTuple):
@@ -63,20 +63,25 @@ def final_of(ended: Ended) -> Final:
 
 
 class Reader:
-    """How far somebody has come in what a job printed."""
+    """How far somebody has come in what a job printed.
 
-    __slots__ = ("_attempt", "_streams")
+    Args:
+        is_binary: He wants it as bytes.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_attempt", "_make", "_streams")
+
+    def __init__(self, is_binary: bool = False) -> None:
         self._attempt = -1
-        self._streams = (_Stream(), _Stream())
+        self._make = _Bytes if is_binary else _Text
+        self._streams = (_Stream(self._make()), _Stream(self._make()))
 
     def take(self, printed: Printed) -> list[Output]:
         """What is new in a piece that a node told."""
         marks = self._begin(printed.attempt)
         pieces = ((printed.stdout_at, printed.stdout), (printed.stderr_at, printed.stderr))
         return _outputs(
-            mark + stream.take(at, data)
+            mark + stream.take(at, data) if mark else stream.take(at, data)
             for mark, stream, (at, data) in zip(marks, self._streams, pieces, strict=True)
         )
 
@@ -84,22 +89,75 @@ class Reader:
         """What is left when the job has ended."""
         marks = ("", "") if final.attempt is None else self._begin(final.attempt)
         return _outputs(
-            mark + stream.finish(kept)
+            mark + stream.finish(kept) if mark else stream.finish(kept)
             for mark, stream, kept in zip(marks, self._streams, final.texts, strict=True)
         )
 
-    def _begin(self, attempt: int) -> tuple[str, str]:
+    def _begin(self, attempt: int) -> tuple[Any, Any]:
         """What is to be said on each stream before something of this attempt."""
         if attempt == self._attempt:
             return "", ""
         self._attempt = attempt
-        before, self._streams = self._streams, (_Stream(), _Stream())
+        before, self._streams = self._streams, (_Stream(self._make()), _Stream(self._make()))
         first, second = (stream.restart() for stream in before)
         return first, second
 
 
-def _outputs(texts: Iterator[str]) -> list[Output]:
+def _outputs(texts: Iterator[Any]) -> list[Output]:
     return [Output(name, text) for name, text in zip(_STREAMS, texts, strict=True) if text]
+
+
+class _Text:
+    """Makes text of bytes. Characters may be cut in two between pieces."""
+
+    __slots__ = ("_decoder",)
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def decode(self, data: bytes) -> Any:
+        """What is whole by now."""
+        return self._decoder.decode(data)
+
+    def end(self) -> Any:
+        """What is left when nothing follows."""
+        text = self._decoder.decode(b"", True)
+        self._decoder.reset()
+        return text
+
+    @staticmethod
+    def whole(data: bytes) -> bytes:
+        """Without the rest of a character whose beginning is missing."""
+        return data[:3].lstrip(_CONTINUATION) + data[3:]
+
+    @staticmethod
+    def say(text: str) -> Any:
+        """Something of ours."""
+        return text
+
+
+class _Bytes:
+    """Leaves bytes as they are."""
+
+    __slots__ = ()
+
+    def decode(self, data: bytes) -> Any:
+        """Likewise."""
+        return data
+
+    def end(self) -> Any:
+        """Likewise."""
+        return b""
+
+    @staticmethod
+    def whole(data: bytes) -> bytes:
+        """Likewise."""
+        return data
+
+    @staticmethod
+    def say(text: str) -> Any:
+        """Likewise."""
+        return text.encode()
 
 
 class _Stream:
@@ -107,35 +165,33 @@ class _Stream:
 
     __slots__ = ("_decoder", "_position")
 
-    def __init__(self) -> None:
+    def __init__(self, decoder: _Text | _Bytes) -> None:
         self._position = 0
-        # Characters may be cut in two between pieces.
-        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+        self._decoder = decoder
 
-    def take(self, at: int, data: bytes) -> str:
+    def take(self, at: int, data: bytes) -> Any:
         end = at + len(data)
+        text = self._decoder.say("")
         if end <= self._position:
-            return ""
-        text = ""
+            return text
         if at <= self._position:
             data = data[self._position - at :]
         else:
             missing = at - self._position
-            # The rest of a character whose beginning is missing.
-            whole = data[:3].lstrip(_CONTINUATION) + data[3:]
-            text = self._decoder.decode(b"", True) + CUT_MARK % (missing + len(data) - len(whole))
-            self._decoder.reset()
+            whole = self._decoder.whole(data)
+            mark = CUT_MARK % (missing + len(data) - len(whole))
+            text = self._decoder.end() + self._decoder.say(mark)
             data = whole
         self._position = end
         return text + self._decoder.decode(data)
 
-    def finish(self, kept: bytes) -> str:
+    def finish(self, kept: bytes) -> Any:
         head, cut, tail = split_cut(kept)
-        return self.take(0, head) + self.take(len(head) + cut, tail) + self._decoder.decode(b"", True)
+        return self.take(0, head) + self.take(len(head) + cut, tail) + self._decoder.end()
 
-    def restart(self) -> str:
+    def restart(self) -> Any:
         """What is said when it begins anew."""
-        return self._decoder.decode(b"", True) + RESTART_MARK if self._position else ""
+        return self._decoder.end() + self._decoder.say(RESTART_MARK) if self._position else ""
 
 
 _CONTINUATION = bytes(range(0x80, 0xC0))
@@ -191,9 +247,16 @@ class Watching:
     Args:
         callback: Of the user, for all jobs; None for none.
         caller: What runs callbacks.
+        is_binary: The callback gets bytes.
     """
 
-    def __init__(self, callback: Callable[[DispyJob, str, str], object] | None, caller: Caller) -> None:
+    def __init__(
+        self,
+        callback: Callable[[DispyJob, str, str], object] | None,
+        caller: Caller,
+        is_binary: bool = False,
+    ) -> None:
+        self._is_binary = is_binary
         self.callback = callback
         self.is_active = callback is not None
         """Whether anybody wants to see anything."""
@@ -239,7 +302,7 @@ class Watching:
             size = len(item.stdout) + len(item.stderr)
             if self.callback is not None and size and self._size_in - self._size_out <= PENDING_MAX:
                 self._size_in += size
-                reader = self._readers.setdefault(item.number, Reader())
+                reader = self._readers.setdefault(item.number, Reader(self._is_binary))
                 self._caller.call(self._tell, [(job, reader, item)])
 
     def on_ended(self, jobs: Mapping[int, DispyJob], ended: list[Ended]) -> None:
@@ -253,7 +316,7 @@ class Watching:
             reader = self._readers.pop(item.number, None)
             job = jobs.get(item.number)
             if type(job) is DispyJob and (reader is not None or item.stdout or item.stderr):
-                calls.append((job, reader or Reader(), final_of(item)))
+                calls.append((job, reader or Reader(self._is_binary), final_of(item)))
         if calls:
             self._caller.call(self._tell_rest, calls)
         self.is_active = self.callback is not None or bool(self._followers)
@@ -280,7 +343,7 @@ def follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
 
 
 def _follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
-    reader = Reader()
+    reader = Reader(getattr(job._cluster, "_gives_bytes", False))
     if job._is_final:
         yield from reader.finish(_kept(job))
         return

@@ -31,6 +31,16 @@ class _Nowhere:
 nowhere = _Nowhere()
 
 
+class _OfProgram:
+    """Stands for the cluster of jobs that have ended, where that ran a program."""
+
+    _pid = -1
+    _gives_bytes = True
+
+
+_of_program = _OfProgram()
+
+
 def make_jobs(found: list[Dead], resumed: list[Resumed], is_last_word: bool) -> list[DispyJob]:
     """All jobs, with what became of them, in the order of their numbers. On the loop of ``Net``."""
     jobs: dict[int, DispyJob] = {}
@@ -140,7 +150,7 @@ def _ended_job(one: Dead, number: int, result: Result) -> DispyJob:
     if ended.job_id:
         job_id = _load_id(ended.job_id, number)
     job = _new_job(one, number, job_id)
-    job._cluster = None
+    job._cluster = _of_program if one.is_program else None
     job.status = ended.status
     if ended.ran:
         job.ip_addr = result.ip_addr
@@ -172,6 +182,8 @@ def _new_job(one: Dead, number: int, job_id: Any) -> DispyJob:
         try:
             call = payload.load_call(one.arguments(number))
             job_id = call[2] if len(call) > 2 else None
+        except payload.Apart as apart:
+            job_id = apart.job_id
         except Exception:  # of a class that is not here, say
             job_id = None
     job = DispyJob(number if job_id is None else job_id, number, nowhere, 0.0, CREATED)

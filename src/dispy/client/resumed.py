@@ -37,6 +37,8 @@ class Resumed(JobCluster):
             nodes=[(host, port or None, cpus) for host, port, cpus in options.nodes],
             reentrant=options.reentrant,
             isolate=options.isolate,
+            setup_per=options.setup_per,
+            setup_timeout=options.setup_timeout,
             exclusive=options.exclusive,
             pulse_interval=options.pulse_s,
             secret=f"dispy1-{key.hex()}",
@@ -53,6 +55,8 @@ class Resumed(JobCluster):
         made.name = self.dead.name
         made.code = self.dead.code
         made.method = None
+        made.is_program = self.dead.is_program
+        made.adapts = False  # of what was submitted that has been done
         return made
 
     def _find_engine(self) -> Engine:

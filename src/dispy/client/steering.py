@@ -442,10 +442,14 @@ class Steering:
         if action.reason:
             self._failures[info.name] = action.reason
             logger.warning("cluster %s cannot use node %s: %s", self.name, info.name, action.reason)
+            if shown is None:
+                # It was never used: who asks sees that it is there, and why it is not.
+                shown = self._dispy_nodes[action.node] = self._show(info)
         if shown is not None:
             del self._dispy_nodes[action.node]
             shown.cpus = 0
             shown.busy = 0
+            shown.reason = action.reason
             shown._touch()
             self._past_nodes.append(shown)
             self._tell_maps()

@@ -35,8 +35,8 @@ class WorkerHandle:
     """The daemon's ends of a worker: its channels, its slot, and the files that are its stdout and stderr."""
 
     __slots__ = (
-        "_arena", "_starts", "id", "jobs", "jobs_copy", "last_position", "output", "pid", "replies", "slot",
-        "their_replies", "words",
+        "_arena", "_starts", "failure", "id", "is_set_up", "jobs", "jobs_copy", "last_position", "output", "pid",
+        "replies", "slot", "their_replies", "words",
     )  # fmt: skip
 
     def __init__(self, worker: WorkerId, slot: int, memory: memoryview) -> None:
@@ -45,6 +45,10 @@ class WorkerHandle:
         self.pid = 0
         self.last_position = 0
         """Where it was at the last tick."""
+        self.is_set_up = False
+        """It has called ``setup``, where that is called in each worker."""
+        self.failure = ""
+        """Why that has failed."""
         start = slot * protocol.SLOT_SIZE
         head = memory[start : start + protocol.SLOT_HEADER]
         head[:] = bytes(protocol.SLOT_HEADER)
@@ -246,6 +250,9 @@ class HostProcess:
 
     def end(self) -> None:
         """Let the host end with all that it and its workers started."""
+        for handle in self.workers.values():
+            with suppress(OSError):
+                handle.jobs.shutdown(socket.SHUT_WR)
         with suppress(OSError):
             self.control.shutdown(socket.SHUT_WR)
 

@@ -61,6 +61,9 @@ CLEANUP_S = 5.0
 REAP_S = 0.05
 """How often it is looked whether it has ended."""
 
+SETUP_GRACE_S = 1.0
+"""Time for ``setup`` to heed that its time is over, and to say where it was."""
+
 STOP_S = 1.5
 """Time for hosts to end by themselves when the node stops."""
 
@@ -87,10 +90,22 @@ _encode = msgspec.msgpack.Encoder().encode
 class Loaded:
     """A computation's host and places."""
 
-    __slots__ = ("client", "host", "is_shared", "key", "objects", "segments", "sending", "values", "work")
+    __slots__ = (
+        "client", "failure", "host", "is_loaded", "is_shared", "key", "limit_s", "objects", "per_worker",
+        "segments", "sending", "values", "was_set_up", "work",
+    )  # fmt: skip
 
-    def __init__(self, key: Key, host: HostProcess, work: Path, segments: Path) -> None:
+    def __init__(
+        self, key: Key, host: HostProcess, work: Path, segments: Path, compute: node.Compute
+    ) -> None:
         self.key = key
+        self.per_worker = compute.setup_per_worker
+        self.limit_s = compute.setup_timeout_s
+        self.is_loaded = False
+        self.was_set_up = False
+        """Some worker has called ``setup`` with success."""
+        self.failure = ""
+        """Why the computation is to be given up when its host, which was killed for that, is dead."""
         self.client = key[0]
         self.host = host
         self.work = work
@@ -833,7 +848,8 @@ class NodeService:
         try:
             if host is None:
                 host = self._new_host()
-            loaded = Loaded(action.key, host, self._workspace.open(name), self._segments.open(name))
+            work, segments = self._workspace.open(name), self._segments.open(name)
+            loaded = Loaded(action.key, host, work, segments, action.compute)
             code_path = self._segments.put_code(loaded.segments, action.compute.code)
         except OSError as error:
             if host is not None:
@@ -859,6 +875,8 @@ class NodeService:
                 isolate=action.compute.isolate,
                 free_path=self._segments.free,
                 message_timeout_s=action.compute.message_timeout_s,
+                setup_per_worker=loaded.per_worker,
+                setup_timeout_s=loaded.limit_s,
             )
         )
         # The next computation finds a host that has done its imports already.
@@ -919,7 +937,10 @@ class NodeService:
 
     def _on_host_message(self, key: Key, loaded: Loaded, message: worker_protocol.FromHost) -> None:
         match message:
+            case worker_protocol.SettingUp():
+                self._loop.call_later(loaded.limit_s + SETUP_GRACE_S, self._end_late_setup, loaded)
             case worker_protocol.Loaded(warning):
+                loaded.is_loaded = True
                 if warning:
                     logger.warning("%s", block(warning))
                 self._handle(core.HostReady(key))
@@ -932,8 +953,42 @@ class NodeService:
             case worker_protocol.WorkerExited(worker, code, reason):
                 # Of its own workers only: jobs can make their host say anything.
                 if worker in loaded.host.workers:
-                    reason = reason or f"the job's process ended with {describe_exit(code)}"
+                    failure = loaded.host.workers[WorkerId(worker)].failure
+                    reason = failure or reason or f"the job's process ended with {describe_exit(code)}"
                     self._on_worker_exited(WorkerId(worker), reason)
+
+    def _end_late_setup(self, loaded: Loaded) -> None:
+        """``setup`` takes too long and has not heeded what its host raised in it."""
+        if not loaded.is_loaded:
+            self._fail_setup(loaded, self._late(loaded))
+
+    def _late(self, loaded: Loaded) -> str:
+        return f"setup failed on {self.name}: it took longer than setup_timeout, {loaded.limit_s:g} s"
+
+    def _fail_setup(self, loaded: Loaded, reason: str) -> None:
+        """Give a computation up: its host is killed, with all that ``setup`` has started."""
+        loaded.failure = reason
+        loaded.host.kill()
+
+    def _end_late_worker(self, handle: WorkerHandle) -> None:
+        """The same in a worker."""
+        if handle.id in self._owners and not handle.is_set_up:
+            self._on_set_up(handle, self._late(self._owners[handle.id][0]))
+            self._kill(core.KillWorker(handle.id))
+
+    def _on_set_up(self, handle: WorkerHandle, reason: str) -> None:
+        """A worker has called ``setup``, or has failed to.
+
+        If none of this host has ever succeeded the computation is given up. Otherwise the worker ends and others
+        go on; should there be no more to be had, it is given up with this reason.
+        """
+        loaded, _ = self._owners[handle.id]
+        handle.is_set_up = True
+        handle.failure = reason
+        if not reason:
+            loaded.was_set_up = True
+        elif not loaded.was_set_up:
+            self._fail_setup(loaded, reason)
 
     def _on_host_dead(self, key: Key, loaded: Loaded) -> None:
         """The process that holds a computation is gone: so are its workers, and what they started."""
@@ -948,7 +1003,8 @@ class NodeService:
         exits = [self._bury(handle, reason) for handle in list(loaded.host.workers.values())]
         self._close_host(loaded.host)
         loaded.host.is_dead = True
-        self._on_host_failed(core.HostFailed(key, reason, exits, has_died=True))
+        failed = core.HostFailed(key, loaded.failure or reason, exits, has_died=not loaded.failure)
+        self._on_host_failed(failed)
         if key in self._loaded:
             self._collect(loaded)
 
@@ -1032,6 +1088,8 @@ class NodeService:
             return
         self._owners[action.worker] = (loaded, handle)
         self._loop.add_reader(handle.replies, self._on_replies, handle)
+        if loaded.per_worker and loaded.limit_s:
+            self._loop.call_later(loaded.limit_s + SETUP_GRACE_S, self._end_late_worker, handle)
 
     def _fail_fork(self, action: core.ForkWorker, reason: str) -> None:
         self._handle(core.WorkerExited(action.worker, reason, 0, 0.0, 0.0, []))
@@ -1126,6 +1184,9 @@ class NodeService:
                         ended,
                     )
                 )
+            elif packet[0] == worker_protocol.SET_UP:
+                if handle.id in self._owners:
+                    self._on_set_up(handle, worker_protocol.unpack_set_up(packet))
             else:
                 value = worker_protocol.provisional_decoder.decode(packet[1:])
                 self._handle(

@@ -158,6 +158,9 @@ class Compute(Struct, array_like=True, tag=3):
     heard of neither, if its connection broke, and must not take what it has for what is meant."""
     message_timeout_s: Annotated[float, Meta(ge=0, le=1e6)] = 10.0
     """How long jobs wait by default for the client to have what they send."""
+    setup_per_worker: bool = False
+    setup_timeout_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    """0: it may take as long as it takes."""
 
 
 class RunJobs(Struct, array_like=True, tag=4):

@@ -96,6 +96,10 @@ class Load(Struct, array_like=True, tag=1):
     """Where segments lie that can be used again; empty for none."""
     message_timeout_s: float = 10.0
     """How long jobs wait by default for the client to have what they send."""
+    setup_per_worker: bool = False
+    """``setup`` is called in each worker and not in the host."""
+    setup_timeout_s: float = 0.0
+    """It is to take no longer (seconds); 0: as long as it takes."""
 
 
 class Fork(Struct, array_like=True, tag=2):
@@ -157,12 +161,17 @@ class WorkerExited(Struct, array_like=True, tag=35):
     """Why there was no process at all."""
 
 
+class SettingUp(Struct, array_like=True, tag=36):
+    """``setup`` is called now, and is to end in time."""
+
+
 ToHost = Load | Fork | Interrupt | Kill | Unbuffer
-FromHost = Loaded | LoadFailed | WorkerStarted | WorkerExited
+FromHost = Loaded | LoadFailed | WorkerStarted | WorkerExited | SettingUp
 
 # Replies. The first byte of a packet tells what it is.
 RAN = 0x52
 PROVISIONAL = 0x50
+SET_UP = 0x53
 
 _RAN = struct.Struct("<BBHIQ")
 RAN_HEADER = _RAN.size
@@ -184,6 +193,16 @@ def pack_ran(
     """
     _RAN.pack_into(buffer, offset, RAN, flags, executed, count, record)
     _ARRAY32.pack_into(buffer, offset + RAN_HEADER, 0xDD, count)
+
+
+def pack_set_up(reason: str) -> bytes:
+    """A worker has called ``setup``, and goes with a reason if that failed."""
+    return bytes((SET_UP,)) + reason.encode("utf-8", "replace")[: limits.REASON_MAX]
+
+
+def unpack_set_up(packet: memoryview) -> str:
+    """Why the worker's ``setup`` failed; empty if it did not."""
+    return bytes(packet[1:]).decode("utf-8", "replace")
 
 
 def unpack_ran(packet: memoryview) -> tuple[int, int, int, list[Ended]]:

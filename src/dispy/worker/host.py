@@ -15,7 +15,7 @@ import select
 import signal
 import socket
 import sys
-import threading
+import time
 import traceback
 from contextlib import suppress
 from types import FrameType
@@ -25,10 +25,22 @@ import msgspec
 
 from dispy import payload, processes
 from dispy.protocol import worker as protocol
-from dispy.protocol.worker import LENGTH, FromHost, Loaded, LoadFailed, WorkerExited, WorkerStarted
+from dispy.protocol.worker import (
+    LENGTH,
+    FromHost,
+    Loaded,
+    LoadFailed,
+    SettingUp,
+    WorkerExited,
+    WorkerStarted,
+)
 from dispy.text import Formatter
-from dispy.worker import loop, names, output
+from dispy.worker import loop, names, output, setup
+from dispy.worker.program import Program
 from dispy.worker.restore import Restorer
+
+_CLEANUP_S = 4.5
+"""Time for workers to call ``cleanup``: the node gives us a little more."""
 
 _TRIM_EVERY_MS = 500
 """How often the output of running jobs is kept from growing without end."""
@@ -130,6 +142,8 @@ class Host:
                 data = file.read()
             os.unlink(message.code_path)
             code = payload.load_code(data)
+            if isinstance(code.function, Program):
+                code.function.install(message.work_path, message.node_name)
             names.inject(
                 code.namespace,
                 code.modules,
@@ -142,16 +156,22 @@ class Host:
         except BaseException as error:
             text = "".join(traceback.format_exception(error))
             return LoadFailed(f"the computation cannot be loaded on {message.node_name}:\n{text}"[-60_000:])
-        reason = _set_up(code)
-        if reason:
-            return LoadFailed(f"setup failed on {message.node_name}: {reason}"[:60_000])
+        warning = ""
+        if not message.setup_per_worker and code.setup is not None:
+            if message.setup_timeout_s:
+                self._tell(SettingUp())
+            reason = setup.set_up(code, message.setup_timeout_s)
+            if reason:
+                return LoadFailed(_setup_failed(message, reason))
+            warning = setup.threads_left()
         self._code = code
         self._kept = set(processes.children(os.getpid()))
-        self._restorer = Restorer(message.work_path)
+        if not message.setup_per_worker:
+            self._restorer = Restorer(message.work_path)
         output.unbuffer_c_streams()
         gc.collect()
         gc.freeze()
-        return Loaded(_threads_left() if code.setup is not None else "")
+        return Loaded(warning)
 
     def _provisional_result(
         self, result: Any, relay: bool = False, timeout: float | None = AS_CONFIGURED
@@ -202,13 +222,18 @@ class Host:
             loop.reseed()
             assert self._load is not None
             assert self._code is not None
+            answers = socket.socket(fileno=replies)
+            if self._load.setup_per_worker:
+                self._set_up_worker(self._load, self._code, answers)
             capture = output.Capture(*files, self._load.output_max, self._streams)
+            if isinstance(self._code.function, Program):
+                self._code.function.begin(self._code.namespace, lambda: capture.is_live)
             start = slot * protocol.SLOT_SIZE
             worker = loop.Worker(
                 self._code.function,
                 self._code.namespace,
                 socket.socket(fileno=jobs),
-                socket.socket(fileno=replies),
+                answers,
                 memoryview(self._slots)[start : start + protocol.SLOT_SIZE],
                 capture,
                 self._restorer,
@@ -216,14 +241,29 @@ class Host:
                 self._load.isolate,
             )
             self._restorer.begin(capture)
+            if self._load.setup_per_worker:
+                worker.keep_what_is_there()
             self._current = worker
             worker.serve()
+            self._current = None
+            if self._load.setup_per_worker:
+                os.chdir(self._load.work_path)
+                setup.clean_up(self._code, self._load.name, self._logger)
             code = 0
         except BaseException:
             with suppress(BaseException):
                 os.write(_node_stderr, traceback.format_exc().encode())
         finally:
             os._exit(code)
+
+    def _set_up_worker(self, load: protocol.Load, code: payload.Code, answers: socket.socket) -> None:
+        """Call ``setup`` in a worker, before any job there, and say how that went."""
+        reason = setup.set_up(code, load.setup_timeout_s)
+        answers.send(protocol.pack_set_up(_setup_failed(load, reason) if reason else ""))
+        if reason:
+            loop.leave(78)  # EX_CONFIG
+        # What it changed is what jobs find.
+        self._restorer = Restorer(load.work_path)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._current is not None:
@@ -262,18 +302,21 @@ class Host:
 
     def finish(self) -> NoReturn:
         """End in good order: jobs have ended, ``cleanup`` is called."""
+        if self._load is not None and self._load.setup_per_worker:
+            self._await_workers()
         processes.kill_strays(self._kept)
-        if self._code is not None and self._code.cleanup is not None and self._load is not None:
-            try:
+        if self._code is not None and self._load is not None and not self._load.setup_per_worker:
+            with suppress(OSError):
                 os.chdir(self._load.work_path)
-                self._code.cleanup(*self._code.setup_args)
-            except BaseException as error:
-                where = "".join(traceback.format_tb(error.__traceback__)[-1:]).strip()
-                self._logger.error(
-                    "cleanup of %s failed: %s: %s; %s", self._load.name, type(error).__name__, error, where
-                )
-            sys.stdout.flush()
+            setup.clean_up(self._code, self._load.name, self._logger)
         self.leave()
+
+    def _await_workers(self) -> None:
+        """Let workers end, which have nothing to do any more and call ``cleanup``. Not one that runs a job."""
+        deadline = time.monotonic() + _CLEANUP_S
+        while self._workers and time.monotonic() < deadline:
+            self._reap()
+            time.sleep(0.002)
 
     def leave(self) -> NoReturn:
         """End with all descendants."""
@@ -284,32 +327,8 @@ class Host:
 _node_stderr = 2
 
 
-def _set_up(code: payload.Code) -> str:
-    """Call ``setup``; returns why it failed, with what it printed, empty if it did not."""
-    if code.setup is None:
-        return ""
-    said: list[str] = []
-    try:
-        with output.overheard(said):
-            result = code.setup(*code.setup_args)
-    except BaseException as error:
-        reason = f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"
-    else:
-        if result is None or (isinstance(result, int) and result in (0, 1, 2)):
-            return ""
-        reason = f"it returned {result!r:.200}, and not 0, 1, 2 or None"
-    return reason + (f"\nIt printed:\n{said[0]}" if said[0] else "")
-
-
-def _threads_left() -> str:
-    """Threads that ``setup`` has left running, in words: none of them is there after a fork."""
-    tasks = "/proc/self/task"
-    count = (len(os.listdir(tasks)) if os.path.isdir(tasks) else threading.active_count()) - 1
-    if count <= 0:
-        return ""
-    names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-    known = f" ({', '.join(names)})" if names else ""
-    return f"setup has left {count} threads running{known}: jobs do not have them, and may wait for them for ever"
+def _setup_failed(load: protocol.Load, reason: str) -> str:
+    return f"setup failed on {load.node_name}: {reason}"[:60_000]
 
 
 def _woken(number: int, frame: object) -> None:

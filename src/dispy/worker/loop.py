@@ -27,8 +27,8 @@ import msgspec
 
 from dispy import payload
 from dispy.buffers import claim_file, free_file
-from dispy.errors import PicklingError
-from dispy.processes import describe_exit, kill_strays, set_death_signal
+from dispy.errors import DispyError, PicklingError, ProgramError
+from dispy.processes import children, describe_exit, kill_strays, set_death_signal
 from dispy.protocol import limits
 from dispy.protocol import worker as protocol
 from dispy.protocol.node import FINISHED, TERMINATED, Ended, Job
@@ -112,6 +112,10 @@ class Segments:
                     os.unlink(path)
         else:
             free_file("" if is_given else self._free, path, size)
+
+    def leave_there(self) -> None:
+        """Another process takes the arguments."""
+        self._taken = None
 
     def remove(self, job: Job) -> None:
         """Remove the arguments of a job whose process has died."""
@@ -227,14 +231,25 @@ class Worker:
         self._is_isolated = is_isolated
         self._running: Job | None = None
         self._is_cancelled = False
+        self._has_died = False
+        """What the last job had started for itself was killed: it counts as if its own process had been."""
         self._child = 0
         """Pid of the process that runs the job, where that is another."""
+        self._threads = 0
+        """How many there are between jobs, besides this one."""
+        self._kept: set[int] = set()
+        """Processes that are there between jobs."""
         self._serial = 0
         self._values = threading.Lock()
         """One provisional result of a job at a time, from any of its threads."""
         self._words[protocol.SLOT_COMMITTED] = self._end
         self._drops = self._words[protocol.SLOT_DROPS]
         payload.find_object = segments.load_object
+
+    def keep_what_is_there(self) -> None:
+        """Take threads and processes that are there now, made by ``setup``, for no job's."""
+        self._threads = _thread._count()
+        self._kept = set(children(os.getpid()))
 
     def serve(self) -> None:
         """Run records until there is nobody to send any."""
@@ -279,7 +294,13 @@ class Worker:
                 self._run_apart(job)
                 self._flush_if_due(executed, record.record)
                 continue
-            self._keep(self._run(job))
+            ended = self._run(job)
+            if ended is None:
+                # It brings code, which no other job is to find.
+                self._run_apart(job)
+                self._flush_if_due(executed, record.record)
+                continue
+            self._keep(ended)
             self._flush_if_due(executed, record.record)
             is_last = executed == count
             restore(is_last)
@@ -290,7 +311,8 @@ class Worker:
         self._flush(flags, executed, record.record)
         return not is_retiring
 
-    def _run(self, job: Job) -> Ended:
+    def _run(self, job: Job) -> Ended | None:
+        """Run a job; None if that is to be done in a process of its own."""
         namespace = self._namespace
         self._serial = 0
         self._is_cancelled = False
@@ -333,6 +355,9 @@ class Worker:
             self._running = None
             step = "result"
             data = payload.dump(value)
+        except payload.Apart:
+            self._segments.leave_there()
+            return None
         except BaseException as error:
             self._running = None
             status = TERMINATED
@@ -355,6 +380,7 @@ class Worker:
             ended = Ended(job.number, job.attempt, FINISHED, start, end, data, stream)
         else:
             ended = self._large(job, status, start, end, data, stream, reason or "", stdout, stderr)
+            ended.died, self._has_died = self._has_died, False
         if job_id:
             ended.job_id = job_id
         return ended
@@ -391,7 +417,11 @@ class Worker:
                 reseed()
                 # Signals that came before the fork was complete were forgotten; of an interrupt the job itself knows.
                 self.on_unbuffer()
-                self._keep(self._run(job))
+                self._is_isolated = True
+                payload.accept_code(self._namespace)
+                ended = self._run(job)
+                assert ended is not None
+                self._keep(ended)
                 code = 0
             finally:
                 os._exit(code)
@@ -426,7 +456,7 @@ class Worker:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             return
-        kill_strays(set())
+        kill_strays(self._kept)
 
     def _large(
         self,
@@ -477,10 +507,15 @@ class Worker:
             return b"", "cancelled"
         if step == "result":
             culprit = payload.find_culprit(value, "the result") or f"{type(error).__name__}: {error}"
-            return _describe_ours(f"the job's result cannot be sent: {culprit}")
+            return _describe_ours(PicklingError(f"the job's result cannot be sent: {culprit}"))
         if step == "arguments":
             cause = f"{type(error).__name__}: {error}"
-            return _describe_ours(f"the job's arguments cannot be rebuilt on the node: {cause}")
+            return _describe_ours(
+                PicklingError(f"the job's arguments cannot be rebuilt on the node: {cause}")
+            )
+        if isinstance(error, ProgramError):
+            self._has_died = error.died and depth == 1
+            return _describe_ours(error)
         frames = error.__traceback__
         for _ in range(depth):
             frames = frames.tb_next if frames else None
@@ -534,11 +569,13 @@ class Worker:
 
         Asked after a job that started a process, and once per record, for those started from C.
         """
-        if _thread._count() > 0 or self._restorer.is_spoiled:
+        if _thread._count() > self._threads or self._restorer.is_spoiled:
             return True
         if not (is_last or self._restorer.has_spawned):
             return False
         self._restorer.has_spawned = False
+        if self._kept:
+            return self._has_other_children()
         try:
             while True:
                 child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
@@ -546,6 +583,15 @@ class Worker:
                     return True
         except ChildProcessError:
             return False
+
+    def _has_other_children(self) -> bool:
+        """The same where ``setup`` has started processes that stay."""
+        others = [pid for pid in children(os.getpid()) if pid not in self._kept]
+        for pid in others:
+            with suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                    return True
+        return False
 
     # What a job can call.
 
@@ -627,11 +673,11 @@ def _dump_id(value: Any) -> bytes:
     return data if len(data) <= ID_MAX else b""
 
 
-def _describe_ours(message: str) -> tuple[bytes, str]:
+def _describe_ours(error: DispyError) -> tuple[bytes, str]:
     """An error of ours in the form of a job's own."""
-    message = message[: limits.REASON_MAX // 8]
-    text = f"Traceback (most recent call last):\ndispy.errors.PicklingError: {message}\n"
-    return payload.dump_exception(PicklingError(message), text), text
+    message = str(error)[: limits.REASON_MAX // 8]
+    text = f"Traceback (most recent call last):\ndispy.errors.{type(error).__name__}: {message}\n"
+    return payload.dump_exception(type(error)(message), text), text
 
 
 def send_whole(replies: socket.socket, packet: bytes | memoryview) -> None:

@@ -1,0 +1,176 @@
+"""A program as computation: a file that is started once for each job, with the job's arguments.
+
+It inherits the worker's descriptors 1 and 2, so that its output is captured, bounded and followed as that of
+functions is; and it is a child of the worker, so that whatever it starts is found and ended as there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from dispy.errors import ProgramError
+from dispy.processes import describe_exit, kill_strays
+
+VALUE_MAX = 32 * 1024
+"""Characters of a global that is put into the environment: the kernel takes 128 KiB of one variable."""
+
+# Python ignores these, and what it starts would go on ignoring them.
+_DEFAULT_SIGNALS = [
+    getattr(signal, name) for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ") if hasattr(signal, name)
+]
+
+
+class Program:
+    """A program on its way to nodes, and there.
+
+    Args:
+        name: The file's base name.
+        content: What is in the file.
+        mode: Its permission bits.
+        java: Where the client expects Java on nodes.
+    """
+
+    def __init__(self, name: str, content: bytes, mode: int, java: str) -> None:
+        self.name = name
+        self._content = content
+        self._mode = mode
+        self._java = java
+        self._node = ""
+        self._path = ""
+        self._environment: dict[str, str] = {}
+        self._namespace: dict[str, Any] = {}
+        self._is_live: Callable[[], bool] = bool
+
+    def install(self, directory: str, node: str) -> None:
+        """Write the file into the working directory; once, in the host.
+
+        Raises:
+            OSError: That cannot be done.
+        """
+        self._node = node
+        self._path = f"{directory}/{self.name}"
+        # Renamed: two computations may share a directory, and what runs cannot be written to.
+        new = f"{self._path}.{os.getpid()}"
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb") as file:
+            file.write(self._content)
+            os.fchmod(descriptor, self._mode & 0o777 | 0o400)
+        os.rename(new, self._path)
+        self._content = b""
+
+    def begin(self, namespace: dict[str, Any], is_live: Callable[[], bool]) -> None:
+        """Make the environment of all jobs; in each worker, when ``setup`` has run.
+
+        Args:
+            namespace: Globals of the computation: those that are strings or numbers become variables.
+            is_live: Tells whether somebody wants to see what the job prints now.
+        """
+        variables = dict(os.environ)
+        variables["PATH"] = f"{os.path.dirname(self._path)}{os.pathsep}{variables.get('PATH', os.defpath)}"
+        for name, value in namespace.items():
+            if type(value) in (str, int) and not name.startswith("_"):
+                text = str(value)
+                if len(text) <= VALUE_MAX and "\0" not in text:
+                    variables[name] = text
+        self._environment = variables
+        self._namespace = namespace
+        self._is_live = is_live
+
+    def __call__(self, *args: Any) -> int:
+        """Run the program to its end.
+
+        Returns:
+            Its exit code.
+
+        Raises:
+            ProgramError: It could not be started, or was killed.
+        """
+        command = [*self._command(), *map(as_text, args)]
+        job_id = self._namespace.get("dispy_job_id")
+        self._environment["dispy_job_id"] = str(job_id) if type(job_id) in (str, int) else ""
+        pid = 0
+        try:
+            # A group of its own: an interrupt is for all of it, as a Ctrl-C is at a terminal.
+            pid = os.posix_spawn(
+                command[0], command, self._environment, setpgroup=0, setsigdef=_DEFAULT_SIGNALS
+            )
+            _, status = os.waitpid(pid, 0)
+        except KeyboardInterrupt:
+            # One that tidies up and ends in good order has ended; all else was cancelled.
+            if _interrupt(pid) != 0:
+                raise
+            return 0
+        except (OSError, ValueError) as error:
+            raise self._failed(command[0], error) from None
+        code = os.waitstatus_to_exitcode(status)
+        if code < 0:
+            raise ProgramError(
+                f"program {self.name!r} was killed by {describe_exit(code)} on node {self._node}", died=True
+            )
+        return code
+
+    def _command(self) -> list[str]:
+        if self.name.endswith(".py"):
+            # What somebody looks at is not to wait in a buffer.
+            return [sys.executable, "-u", self._path] if self._is_live() else [sys.executable, self._path]
+        if self.name.lower().endswith(".java"):
+            java = shutil.which(self._java) or shutil.which("java")
+            if java is None:
+                raise ProgramError(
+                    f"program {self.name!r} needs Java, and there is none on node {self._node}",
+                    hint=f"install it there; {self._java} and PATH were looked at (dispy.config.Java)",
+                )
+            return [java, self._path]
+        return [self._path]
+
+    def _failed(self, command: str, error: OSError | ValueError) -> ProgramError:
+        what = f"program {self.name!r} cannot be started on node {self._node}"
+        code = error.errno if isinstance(error, OSError) else None
+        if code == errno.ENOEXEC:
+            hint = "it is made for another platform, or is a script without a first line such as #!/bin/sh"
+        elif code == errno.ENOENT and os.path.exists(command):
+            hint = "the interpreter that its first line names, or the loader that it was linked for, is not there"
+        elif code == errno.EACCES and os.access(command, os.X_OK):
+            hint = "the interpreter that its first line names cannot be executed"
+        elif code == errno.EACCES:
+            hint = (
+                "check its executable bit, and that the file system of the working directory is not mounted "
+                "noexec (dispynode --dest_path_prefix)"
+            )
+        elif code == errno.E2BIG:
+            hint = "its arguments and environment are too long; put them into a file"
+        elif code is None:
+            hint = "no argument may hold a null character"
+        else:
+            hint = ""
+        return ProgramError(f"{what}: {error}", hint=hint)
+
+
+def as_text(value: Any) -> str:
+    """A job's argument as the program gets it."""
+    return os.fsdecode(value) if isinstance(value, (bytes, os.PathLike)) else str(value)
+
+
+def _interrupt(pid: int) -> int:
+    """Interrupt a program and wait for its end; returns its exit code, or anything but 0 if that is not known.
+
+    One that goes on is killed by the node, with this worker.
+    """
+    if not pid:
+        # The interrupt came before we knew it.
+        kill_strays(set())
+        return -1
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGINT)
+    try:
+        _, status = os.waitpid(pid, 0)
+    except ChildProcessError:
+        return -1
+    return os.waitstatus_to_exitcode(status)

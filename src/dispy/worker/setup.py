@@ -1,0 +1,100 @@
+"""``setup`` and ``cleanup``: called around all jobs, in the host or in each worker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from dispy import payload
+from dispy.worker import output
+
+_set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
+
+
+def set_up(code: payload.Code, limit_s: float) -> str:
+    """Call ``setup``.
+
+    Args:
+        code: Of the computation.
+        limit_s: It is to take no longer (seconds); 0: as long as it takes.
+
+    Returns:
+        Why it failed, with what it printed; empty if it did not.
+    """
+    if code.setup is None:
+        return ""
+    said: list[str] = []
+    is_late: list[str] = []
+    try:
+        with output.overheard(said), _limited(limit_s, is_late):
+            result = code.setup(*code.setup_args)
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"
+    else:
+        if is_late:  # and has caught what we raised
+            reason = is_late[0]
+        elif result is None or (isinstance(result, int) and result in (0, 1, 2)):
+            return ""
+        else:
+            reason = f"it returned {result!r:.200}, and not 0, 1, 2 or None"
+    return reason + (f"\nIt printed:\n{said[0]}" if said[0] else "")
+
+
+@contextmanager
+def _limited(limit_s: float, is_late: list[str]) -> Iterator[None]:
+    """Raise TimeoutError after so long, where Python code runs. What does not heed it is killed by the node."""
+    if not limit_s:
+        yield
+        return
+
+    def on_alarm(number: int, frame: FrameType | None) -> None:
+        is_late.append(f"it took longer than setup_timeout, {limit_s:g} s")
+        raise TimeoutError(is_late[0])
+
+    before = _set_handler(signal.SIGALRM, on_alarm)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _set_handler(signal.SIGALRM, before)
+
+
+def clean_up(code: payload.Code, name: str, logger: logging.Logger) -> None:
+    """Call ``cleanup``; what it raises is logged.
+
+    Args:
+        code: Of the computation.
+        name: Of the computation.
+        logger: Where.
+    """
+    if code.cleanup is None:
+        return
+    try:
+        code.cleanup(*code.setup_args)
+    except BaseException as error:
+        where = "".join(traceback.format_tb(error.__traceback__)[-1:]).strip()
+        logger.error("cleanup of %s failed: %s: %s; %s", name, type(error).__name__, error, where)
+    with suppress(ValueError, OSError):
+        sys.stdout.flush()
+
+
+def threads_left() -> str:
+    """Threads that ``setup`` has left running, in words: none of them is there after a fork."""
+    tasks = "/proc/self/task"
+    count = (len(os.listdir(tasks)) if os.path.isdir(tasks) else threading.active_count()) - 1
+    if count <= 0:
+        return ""
+    names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    known = f" ({', '.join(names)})" if names else ""
+    return (
+        f"setup has left {count} threads running{known}: jobs do not have them, and may wait for them for ever; "
+        "JobCluster(setup_per='worker') calls it in each worker"
+    )
