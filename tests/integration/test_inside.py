@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -347,3 +348,34 @@ def test_sending_files_says_not_yet(make_cluster: MakeCluster) -> None:
     assert job() is None
     assert "NotYetError" in job.exception
     assert "dispy_send_file" in str(job.error)
+
+
+def send_timed(gate: str, given: tuple[Any, ...]) -> tuple[int, float]:
+    while not os.path.exists(gate):
+        time.sleep(0.005)
+    started = time.monotonic()
+    return dispy_provisional_result("x", *given), time.monotonic() - started
+
+
+@pytest.mark.parametrize(("given", "least", "most"), [((), 0.19, 5), ((False, 0.05), 0.04, 0.19)])
+def test_a_provisional_result_waits_as_long_as_the_program_says(
+    make_cluster: MakeCluster,
+    gate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: Any,
+    least: float,
+    most: float,
+) -> None:
+    """``config.MsgTimeout`` of the program is what jobs wait by default for a client that does not answer."""
+    monkeypatch.setattr(dispy.config, "MsgTimeout", 0.2)
+    cluster = make_cluster(send_timed)
+    job = cluster.submit(str(gate), given)
+    wait_for(lambda: job.status, lambda status: status == dispy.DispyJob.Running, what="the job runs")
+    stands_still, goes_on = threading.Event(), threading.Event()
+    cluster._engine.post(stands_still.set)
+    cluster._engine.post(goes_on.wait, 1.0)
+    stands_still.wait()
+    gate.touch()
+    returned, took_s = job()
+    assert returned == -1
+    assert least <= took_s < most

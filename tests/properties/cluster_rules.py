@@ -88,6 +88,24 @@ class ClusterRules(RuleBasedStateMachine):
         """A user changes what a computation may use."""
         self.cluster.allocate(computation, self.cluster.links[index % 3], cpus, is_draining)
 
+    @rule(
+        computation=st.sampled_from([REENTRANT, ONCE]),
+        index=INDEX,
+        terminate=st.booleans(),
+        returns=st.sampled_from([True, True, False]),
+        at_once=st.booleans(),
+    )
+    def vacate(self, computation: int, index: int, terminate: bool, returns: bool, at_once: bool) -> None:
+        """A user closes a node for a computation, or has it set up again."""
+        self.cluster.returns_at_once = at_once
+        self.cluster.vacate(computation, self.cluster.links[index % 3], terminate, returns)
+
+    @precondition(lambda self: self.cluster.away)
+    @rule()
+    def come_back(self) -> None:
+        """What has left nodes comes back to them."""
+        self.cluster.return_all()
+
     @rule(index=INDEX, cpus=st.sampled_from([2, 1, 0, 9]))
     def limit(self, index: int, cpus: int) -> None:
         """A user changes what all computations together may use of a node."""

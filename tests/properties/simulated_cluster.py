@@ -102,6 +102,10 @@ class Cluster:
         """CPUs that a computation may have of a node (by link number); kept over its losses."""
         self.comparing: set[NodeId] = set()
         """Nodes that have not answered ``Reconcile`` yet."""
+        self.returns_at_once = True
+        """Whether a computation that has left a node comes back in the same turn."""
+        self.away: list[tuple[int, Link]] = []
+        """Those that have left, and are to come back."""
         self._new_node = new_node
 
     # The scheduler's service.
@@ -124,6 +128,8 @@ class Cluster:
                 case core.TellPrinted():
                     for printed in action.printed:
                         self._on_printed(self.models[action.computation], printed)
+                case core.TellVacated(_, number, node):
+                    self.on_vacated(number, node)
                 case core.TellNode() | core.TellValue() | core.TellCredit():
                     pass
 
@@ -213,6 +219,27 @@ class Cluster:
         self.wishes[number, link.number] = cpus
         if link.is_known:
             self.handle(core.Allocate(number, link.id, cpus, is_draining))
+
+    def vacate(self, number: int, link: Link, terminate: bool, returns: bool) -> None:
+        """A computation leaves a node, perhaps to come back."""
+        if not returns:
+            self.wishes[number, link.number] = 0
+        if link.is_known:
+            self.handle(core.Vacate(number, link.id, terminate, returns))
+
+    def on_vacated(self, number: int, node: NodeId) -> None:
+        """A computation has left a node: nothing of it runs there, and no result is on its way."""
+        assert not self.machine.state.computations[number].placements[node].assigned, "it has jobs there"
+        link = next(link for link in self.links if link.id == node)
+        if self.returns_at_once:
+            self.come_back(number, link)
+        else:
+            self.away.append((number, link))
+
+    def come_back(self, number: int, link: Link) -> None:
+        """It is allocated what it may have of the node that it has left."""
+        if link.is_known:
+            self.handle(core.Allocate(number, link.id, self.wishes.get((number, link.number), 2)))
 
     def limit(self, link: Link, cpus: int) -> None:
         """All computations together may use so much of a node."""
@@ -364,9 +391,16 @@ class Cluster:
                 moved |= link.node.settle()
         return moved
 
+    def return_all(self) -> None:
+        """Computations come back to the nodes that they have left, from now on at once."""
+        self.returns_at_once = True
+        while self.away:
+            self.come_back(*self.away.pop())
+
     def quiesce(self) -> None:
         """Let everything happen that can, without faults."""
         still = 0
+        self.return_all()
         for _ in range(300):
             moved = self.settle()
             self.check()
