@@ -340,10 +340,3 @@ def test_provisional_result_that_cannot_be_rebuilt_stops_nothing(
     cluster.shutdown()
     assert seen == [1, 2]
     assert "not a number" in caplog.text
-
-
-def test_sending_files_says_not_yet(make_cluster: MakeCluster) -> None:
-    job = make_cluster(lambda: dispy_send_file("x")).submit()
-    assert job() is None
-    assert "NotYetError" in job.exception
-    assert "dispy_send_file" in str(job.error)
