@@ -278,6 +278,7 @@ FROM_NODE = [
         ),
         node.JobsReturned(1, _ATTEMPTS, "why"),
         node.Provisional(1, 7, 1, 1, b"\x80\x05N.", 0),
+        node.Provisional(1, 7, 1, 1, b"part", 0, 0, node.FilePart(1, "a/b", 4, 0o644, 5, 6, 0)),
         node.Reconciled(_ATTEMPTS, [1]),
         node.Leaving("stopped"),
         node.NodeCpus(2),

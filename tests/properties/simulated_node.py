@@ -211,11 +211,25 @@ class SimulatedNode:
         """What clients have asked for with ``LimitCpus``."""
         self.event: core.Event = core.Flush()
         """What is being handled."""
+        self._events: deque[core.Event] = deque()
+        """This, and what the machine was not told yet."""
 
     # Events.
 
     def handle(self, event: core.Event) -> None:
-        """Tell the machine something and do what it decides, as the service does."""
+        """Tell the machine something and do what it decides; what comes of that is told when all of it is done,
+        as the service does."""
+        self._events.append(event)
+        if len(self._events) > 1:
+            return
+        try:
+            while self._events:
+                self._handle(self._events[0])
+                self._events.popleft()
+        finally:
+            self._events.clear()
+
+    def _handle(self, event: core.Event) -> None:
         state = self.machine.state
         before = state.busy
         busy_before = {client.id: client.busy for client in state.clients.values()}

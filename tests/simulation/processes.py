@@ -127,6 +127,8 @@ class WorkerHandle:
         self.slot = slot
         self.pid = 0
         self.last_position = 0
+        self.is_set_up = False
+        self.failure = ""
         self.words = [0] * protocol.SLOT_WORDS
         self.start = 0.0
         self.arena: list[bytes] = []

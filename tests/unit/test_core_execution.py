@@ -304,6 +304,21 @@ def test_no_job_waits_for_a_client_that_is_away() -> None:
     assert passed(say(machine, node.AcknowledgeProvisional(1, 1, 0, 3))) == [(1, 3, True)]
 
 
+def test_a_job_waits_for_the_value_that_it_has_sent_last() -> None:
+    """What it has given up waiting for is acknowledged all the same, and must not be taken for that."""
+    machine = machine_with_computation(1)
+    (offer,) = offers(run(machine, range(1, 2)))
+    part = node.FilePart(1, "a", 10, 0o644, 1, 2, 0)
+    for serial in (1, 2):
+        actions = machine.handle(core.ValueSent(offer.worker, 1, 0, serial, b"v", 0, part), 0.0)
+        assert told(actions) == [node.Provisional(1, 1, 0, serial, b"v", 0, 0, part)]
+    assert passed(say(machine, node.AcknowledgeProvisional(1, 1, 0, 1))) == []
+    refused = node.AcknowledgeProvisional(1, 1, 0, 2, False, "no room " * 1000)
+    (answer,) = [action.message for action in say(machine, refused) if isinstance(action, core.Pass)]
+    assert (answer.serial, answer.delivered, len(answer.reason)) == (2, False, 1000)
+    assert passed(say(machine, refused)) == []
+
+
 def test_workers_that_never_begin_end_the_computation_here_with_the_reason() -> None:
     """Jobs go back; a job that ends in between starts the count again."""
     machine = machine_with_computation(1)

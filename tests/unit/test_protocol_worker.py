@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispy.protocol import limits, worker
-from dispy.protocol.node import FINISHED, TERMINATED, Ended, Job
+from dispy.protocol.node import FINISHED, TERMINATED, Ended, FilePart, Job
 from dispy.protocol.worker import claim, pack_ran, split_claim, unpack_ran
 
 encode = msgspec.msgpack.Encoder().encode
@@ -71,7 +71,9 @@ def test_how_the_setup_of_a_worker_went_arrives(reason: str) -> None:
 def test_a_provisional_value_and_its_acknowledgement_arrive_as_they_were_sent() -> None:
     value = worker.ProvisionalValue(1, 2, 3, b"value", 4)
     assert worker.provisional_decoder.decode(encode(value)) == value
-    acknowledged = worker.SentAcknowledged(1, 2, 3, False)
+    part = worker.ProvisionalValue(1, 2, 3, b"part", 4, FilePart(6, "a/b", 7, 0o644, 8, 9, 10))
+    assert worker.provisional_decoder.decode(encode(part)) == part
+    acknowledged = worker.SentAcknowledged(1, 2, 3, False, "the disk is full")
     assert worker.acknowledged_decoder.decode(encode(acknowledged)) == acknowledged
 
 

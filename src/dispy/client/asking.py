@@ -144,6 +144,8 @@ class Ask:
                 passed = node.AcknowledgeProvisional(
                     number, message.number, message.attempt, message.serial
                 )
+                if message.file is not None:
+                    passed.delivered, passed.reason = False, "its program has died, and nobody takes files"
                 self.send([passed])
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:

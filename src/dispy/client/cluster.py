@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 from dispy import config, payload
 from dispy.client import journal, journal_files, mapping, this
 from dispy.client import status as status_module
+from dispy.client.arriving import note_root
 from dispy.client.callbacks import check_callback
 from dispy.client.checking import (
     check_flag,
@@ -192,6 +193,7 @@ class JobCluster(Steering):
     ) -> None:
         self._is_closed = True
         dispy_port = _renamed(dispy_port, port, "port", "dispy_port")
+        note_root()
         host = _renamed(host, ip_addr, "ip_addr", "host")
         ext_host = _renamed(ext_host, ext_ip_addr, "ext_ip_addr", "ext_host")
         job_status = _renamed(job_status, callback, "callback", "job_status")
@@ -955,6 +957,9 @@ class JobCluster(Steering):
 
     def _on_value(self, value: Provisional, info: NodeInfo) -> None:
         job = self._jobs.get(value.number)
+        if value.file is not None:
+            self._engine.take_part(self, value, info.node)
+            return
         if job is None or type(job) is Chunk:
             return
         self._loading[value.number] = self._loading.get(value.number, 0) + 1

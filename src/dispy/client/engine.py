@@ -29,17 +29,19 @@ from dispy import config, payload
 from dispy.buffers import SharedPool, pool
 from dispy.client import journal as journals
 from dispy.client import journal_files
+from dispy.client.arriving import Arrivals
 from dispy.client.callbacks import Caller
 from dispy.client.journal import Journal
 from dispy.client.log import notice
 from dispy.core.scheduling import state as core
-from dispy.errors import DispyError, UsageError
+from dispy.core.scheduling.state import NodeId
+from dispy.errors import DispyError, PicklingError, UsageError
 from dispy.net import discovery
 from dispy.net.addresses import is_loopback
 from dispy.net.directories import memory_directory
 from dispy.net.places import Place, sweep
 from dispy.net.secrets import Secret
-from dispy.protocol.node import JobsListed
+from dispy.protocol.node import AcknowledgeProvisional, JobsListed, Provisional
 from dispy.scheduler.service import NodeInfo, SchedulerService, Target
 
 if TYPE_CHECKING:
@@ -75,6 +77,8 @@ class Engine:
         self.callbacks = Caller("dispy callbacks")
         self.loader = Caller("dispy results")
         """Unpickles results that need the user's code, so that the loop never runs it."""
+        self.arrivals: Arrivals | None = None
+        """Files that jobs send; once one does."""
         self._private: dict[bytes, PrivateNode] = {}
         self._private_guard = threading.Lock()
         """Clusters may be made on several threads."""
@@ -183,6 +187,8 @@ class Engine:
             private.wait()
         self.callbacks.stop()
         self.loader.stop()
+        if self.arrivals is not None:
+            self.arrivals.stop()
         if self._journal is not None:
             self._journal.close(remove=not self._is_leaving)
         for journal in self._ended_journals:
@@ -324,10 +330,28 @@ class Engine:
         if self.clusters:
             self.service.set_pulse(min([cluster._pulse_s for cluster in self.clusters.values()]))
 
+    # Files of jobs.
+
+    def take_part(self, cluster: JobCluster, value: Provisional, node: NodeId) -> None:
+        """A job sent a part of a file."""
+        if self.arrivals is None:
+            self.arrivals = Arrivals(partial(self.post, self._answer_part), self._is_open)
+        self.arrivals.take(cluster, value, node)
+
+    def _answer_part(self, node: NodeId, message: AcknowledgeProvisional) -> None:
+        self.service.handle(core.AnswerValue(node, message))
+
+    def _is_open(self, computation: int, number: int) -> bool:
+        """Whether a job has not ended; on any thread."""
+        cluster = self.clusters.get(computation)
+        return cluster is not None and number in cluster._jobs
+
     # Finding nodes.
 
     def _discover(self) -> None:
         self._discovery = self._loop.call_later(DISCOVER_S, self._discover)
+        if self.arrivals is not None:
+            self.arrivals.tidy()
         for cluster in list(self.clusters.values()):
             self._look(cluster)
             cluster._check_waiting()

@@ -669,7 +669,8 @@ class NodeService:
         if loaded is None:
             return
         loaded.values[message.number, message.attempt, message.serial] = message.stream
-        if client in self._sharing:
+        # Not a part of a file: what reads results by name would look into it.
+        if client in self._sharing and message.file is None:
             loaded.is_shared = True
             message.segment, message.stream = message.stream, 0
             connection.send(message)
@@ -1191,7 +1192,13 @@ class NodeService:
                 value = worker_protocol.provisional_decoder.decode(packet[1:])
                 self._handle(
                     core.ValueSent(
-                        handle.id, value.number, value.attempt, value.serial, value.payload, value.stream
+                        handle.id,
+                        value.number,
+                        value.attempt,
+                        value.serial,
+                        value.payload,
+                        value.stream,
+                        value.file,
                     )
                 )
         except worker_protocol.NONSENSE as error:

@@ -47,5 +47,33 @@ REASON_MAX = 64 * KIB
 OUTPUT_MAX = 1 * MIB
 """Bytes kept of each of a job's stdout and stderr; the middle of longer output is cut."""
 
+FILE_PART = 4 * MIB
+"""Bytes of each part of a file that a job sends, but the last: one is under way at a time."""
+
 PRINTED_MAX = 128 * KIB
 """Bytes that a node tells at once of what the running jobs of a computation print: 100 ms at 10 Mbit/s."""
+
+PATH_MAX = 1024
+"""Characters of the path of a file below a working directory."""
+
+DEPTH_MAX = 64
+"""Names in such a path: each costs an open directory on the way."""
+
+FILE_NAME_MAX = 240
+"""Bytes of one of them: file systems take 255, and there must be room for a temporary one."""
+
+FILES_MAX = 20_000
+"""Files of one computation, or of one job."""
+
+MANIFEST_MAX = 4 * MIB
+"""Bytes that the list of them may take, encoded: half of what a control frame may have."""
+
+PIECES_MAX = 1024
+"""Pieces of files in one message."""
+
+PIECE_MAX = 2 * MIB
+"""Bytes of one piece of a file: what is lost of it when a connection breaks, and room that it needs at once."""
+
+PIECES_SIZE_MAX = 16 * MIB
+"""Bytes of files that a node asks a client for at once: 80 ms at 1.6 Gbit/s, and a quarter of a small memory file
+system, where they lie until they are on disk."""

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from dispy.protocol import limits
+from dispy.protocol.files import MODE_BITS, FilePath, Size
 
 Name = Annotated[str, Meta(max_length=limits.NAME_MAX)]
 Reason = Annotated[str, Meta(max_length=limits.REASON_MAX)]
@@ -204,12 +205,17 @@ class Acknowledge(Struct, array_like=True, tag=8):
 
 
 class AcknowledgeProvisional(Struct, array_like=True, tag=9):
-    """A provisional result has arrived; the job that sent it goes on."""
+    """A provisional result, or a part of a file, has arrived; the job that sent it goes on.
+
+    Not ``delivered``: with a reason it will never be, without it may be sent again.
+    """
 
     computation: Number
     number: Number
     attempt: Count
     serial: Count
+    delivered: bool = True
+    reason: Reason = ""
 
 
 class ShareMemory(Struct, array_like=True, tag=11):
@@ -370,8 +376,27 @@ class JobsReturned(Struct, array_like=True, tag=38):
     reason: Reason = ""
 
 
+class FilePart(Struct, array_like=True, gc=False):
+    """What a part of a file is of that a running job sends.
+
+    ``transfer`` tells the files of an attempt apart. All parts but the last have ``FILE_PART`` bytes; with the last,
+    ``size`` is reached, and the file appears at the client with these permission bits and times (since the epoch).
+    """
+
+    transfer: Number
+    path: FilePath
+    size: Size
+    mode: Annotated[int, Meta(ge=0, le=MODE_BITS)]
+    atime_ns: Number
+    mtime_ns: Number
+    offset: Size
+
+
 class Provisional(Struct, array_like=True, tag=39):
-    """A value that a running job sent; ``serial`` counts from 1 in each attempt, ``segment`` is as in ``Ended``."""
+    """A value that a running job sent; ``serial`` counts from 1 in each attempt, ``segment`` is as in ``Ended``.
+
+    Or, with ``file``, a part of a file, which is acknowledged when it has been written.
+    """
 
     computation: Number
     number: Number
@@ -380,6 +405,7 @@ class Provisional(Struct, array_like=True, tag=39):
     payload: Inline
     stream: Number = 0
     segment: Number = 0
+    file: FilePart | None = None
 
 
 class Reconciled(Struct, array_like=True, tag=40):

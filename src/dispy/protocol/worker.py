@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from dispy.protocol import limits
-from dispy.protocol.node import Ended, Job, Name, Number, Reason
+from dispy.protocol.node import Ended, FilePart, Job, Name, Number, Reason
 
 # A slot: eight 64-bit words, then the arena.
 SLOT_CLAIM = 0
@@ -225,15 +225,21 @@ class ProvisionalValue(Struct, array_like=True):
     serial: Number
     payload: Annotated[bytes, Meta(max_length=limits.INLINE_MAX)]
     stream: Number = 0
+    file: FilePart | None = None
+    """It is a part of this file."""
 
 
 class SentAcknowledged(Struct, array_like=True):
-    """The client has the provisional value ``serial`` of this attempt (or never will)."""
+    """The client has the provisional value ``serial`` of this attempt (or never will).
+
+    ``reason``: why it does not want this one.
+    """
 
     number: Number
     attempt: Number
     serial: Number
     delivered: bool = True
+    reason: Reason = ""
 
 
 def object_name(number: int) -> str:

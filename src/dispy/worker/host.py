@@ -151,6 +151,7 @@ class Host:
                 node_ip_addr=message.node_ip_addr,
                 job_path=message.work_path,
                 provisional_result=self._provisional_result,
+                send_file=self._send_file,
                 node_logger=self._logger,
             )
         except BaseException as error:
@@ -180,6 +181,15 @@ class Host:
         if timeout is AS_CONFIGURED:
             timeout = self._load.message_timeout_s if self._load is not None else None
         return self._current.provisional_result(result, relay, timeout) if self._current else -1
+
+    def _send_file(self, path: Any, relay: bool = False, timeout: float | None = 10) -> int:
+        """Send a file to the client while the job goes on; see ``Worker.send_file``."""
+        if self._current is None or self._load is None:
+            return -1
+        reason = self._current.send_file(path, self._load.work_path, timeout)
+        if reason:
+            self._logger.warning("file %r of a job of %s is not sent: %s", path, self._load.name, reason)
+        return -1 if reason else 0
 
     # Workers.
 

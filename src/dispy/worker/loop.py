@@ -31,14 +31,18 @@ from dispy.errors import DispyError, PicklingError, ProgramError
 from dispy.processes import children, describe_exit, kill_strays, set_death_signal
 from dispy.protocol import limits
 from dispy.protocol import worker as protocol
-from dispy.protocol.node import FINISHED, TERMINATED, Ended, Job
+from dispy.protocol.node import FINISHED, TERMINATED, Ended, FilePart, Job
 from dispy.protocol.worker import Record
 from dispy.worker.chunk import Chunk
 from dispy.worker.output import Capture
 from dispy.worker.restore import Restorer
+from dispy.worker.sending import SendPart, send_file
 
 ID_MAX = 1024
 """Bytes of a job's id that travels with its result."""
+
+_ANSWER_MAX = 8192
+"""Bytes of an acknowledgement: its reason has no more than 1,000 characters."""
 
 _FLUSH_AFTER_S = 0.002
 
@@ -150,7 +154,7 @@ class Segments:
     def _object_path(self, number: int) -> str:
         return f"{self._directory}/{protocol.object_name(number)}"
 
-    def put(self, data: bytes | payload.Parts) -> int:
+    def put(self, data: payload.Buffer | payload.Parts) -> int:
         """Write a result for the daemon; returns the name that finds it.
 
         Raises:
@@ -240,6 +244,7 @@ class Worker:
         self._kept: set[int] = set()
         """Processes that are there between jobs."""
         self._serial = 0
+        self._transfers = 0
         self._values = threading.Lock()
         """One provisional result of a job at a time, from any of its threads."""
         self._words[protocol.SLOT_COMMITTED] = self._end
@@ -609,35 +614,64 @@ class Worker:
         job = self._running
         if job is None:
             return -1
-        data = payload.dump(result)
+        answer = self._send_value(job, payload.dump(result), None, timeout)
+        return 0 if answer is not None and answer.delivered else -1
+
+    def send_file(self, path: Any, directory: str, timeout: float | None) -> str:
+        """Send a file to the client while the job goes on; waits until it is there, whole.
+
+        Args:
+            path: Of the file. Below ``directory`` it keeps its place there; of others the name counts.
+            directory: The working directory.
+            timeout: Seconds in which nothing of it arrives after which it is given up; None: as long as it takes.
+
+        Returns:
+            Why it is not there; empty if it is.
+        """
+        job = self._running
+        if job is None:
+            return "no job is running"
+        self._transfers += 1
+        send_part: SendPart = lambda data, part, left: self._send_value(job, data, part, left)  # noqa: E731
+        return send_file(os.fsdecode(path), directory, self._transfers, send_part, timeout)
+
+    def _send_value(
+        self,
+        job: Job,
+        data: payload.Buffer | payload.Parts,
+        part: FilePart | None,
+        timeout: float | None,
+    ) -> protocol.SentAcknowledged | None:
         with self._values:
             self._serial += 1
-            value = protocol.ProvisionalValue(job.number, job.attempt, self._serial, b"")
-            if type(data) is bytes and len(data) < limits.INLINE_MAX:
-                value.payload = data
+            value = protocol.ProvisionalValue(job.number, job.attempt, self._serial, b"", 0, part)
+            if not isinstance(data, payload.Parts) and len(data) < limits.INLINE_MAX:
+                value.payload = bytes(data)
             else:
                 value.stream = self._segments.put(data)
             send_whole(self._replies, bytes((protocol.PROVISIONAL,)) + _encode(value))
             return self._wait_acknowledged(value, timeout)
 
-    def _wait_acknowledged(self, value: protocol.ProvisionalValue, timeout: float | None) -> int:
+    def _wait_acknowledged(
+        self, value: protocol.ProvisionalValue, timeout: float | None
+    ) -> protocol.SentAcknowledged | None:
         deadline = None if timeout is None else time.monotonic() + timeout
         poller = select.poll()
         poller.register(self._replies, select.POLLIN)
         while True:
             left_ms = None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000))
             if not poller.poll(left_ms):
-                return -1
-            packet = self._replies.recv(4096)
+                return None
+            packet = self._replies.recv(_ANSWER_MAX)
             if not packet:
-                return -1
+                return None
             answer = protocol.acknowledged_decoder.decode(packet)
             if (answer.number, answer.attempt, answer.serial) == (
                 value.number,
                 value.attempt,
                 value.serial,
             ):
-                return 0 if answer.delivered else -1
+                return answer
 
     def is_cancelled(self) -> bool:
         """Whether the running job was interrupted because it was cancelled."""

@@ -16,6 +16,7 @@ def inject(
     node_ip_addr: str,
     job_path: str,
     provisional_result: Callable[..., int],
+    send_file: Callable[..., int],
     node_logger: logging.Logger,
 ) -> None:
     """Put the documented names into a computation's namespace.
@@ -31,15 +32,6 @@ def inject(
         dispy_job_path=job_path,
         dispy_job_id=None,
         dispy_provisional_result=provisional_result,
-        dispy_send_file=send_file_not_yet,
+        dispy_send_file=send_file,
         dispynode_logger=node_logger,
-    )
-
-
-def send_file_not_yet(path: str, relay: bool = False, timeout: float = 10) -> int:
-    """Stands in for sending files from jobs."""
-    from dispy.errors import NotYetError
-
-    raise NotYetError(
-        "dispy_send_file is not available yet", hint="return the content as (part of) the job's result"
     )

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from dispy.errors import ProgramError
-from dispy.processes import describe_exit, kill_strays
+from dispy.processes import describe_exit
 
 VALUE_MAX = 32 * 1024
 """Characters of a global that is put into the environment: the kernel takes 128 KiB of one variable."""
@@ -164,9 +164,7 @@ def _interrupt(pid: int) -> int:
     One that goes on is killed by the node, with this worker.
     """
     if not pid:
-        # The interrupt came before we knew it.
-        kill_strays(set())
-        return -1
+        return -1  # it came before we knew the program, which is found with what jobs leave behind
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGINT)
     try:

@@ -269,10 +269,15 @@ def give_up_values(state: State, out: Outbox, client: Client) -> None:
 def on_acknowledge_provisional(
     state: State, out: Outbox, client: Client, message: AcknowledgeProvisional, now: Seconds
 ) -> None:
-    """Let the job that sent a provisional result go on."""
+    """Let the job that sent a provisional result, or a part of a file, go on."""
     computation = state.computations.get((client.id, message.computation))
     if computation is None:
         return
-    worker, _ = computation.sending.pop((message.number, message.attempt), (None, 0))
-    if worker is not None and worker.id in computation.workers:
-        out.append(Pass(worker.id, SentAcknowledged(message.number, message.attempt, message.serial)))
+    key = (message.number, message.attempt)
+    worker, serial = computation.sending.get(key, (None, 0))
+    if worker is None or serial != message.serial:
+        return  # the job has not waited for this one
+    del computation.sending[key]
+    if worker.id in computation.workers:
+        answer = SentAcknowledged(*key, message.serial, message.delivered, message.reason[:1000])
+        out.append(Pass(worker.id, answer))

@@ -9,7 +9,17 @@ from typing import NamedTuple, NewType
 from msgspec import Struct
 
 from dispy.core.runtimes import RunTimes
-from dispy.protocol.node import Compute, Ended, FromNode, HeldJobs, Job, JobsEnded, JobsPrinted, ToNode
+from dispy.protocol.node import (
+    Compute,
+    Ended,
+    FilePart,
+    FromNode,
+    HeldJobs,
+    Job,
+    JobsEnded,
+    JobsPrinted,
+    ToNode,
+)
 from dispy.protocol.worker import Record, SentAcknowledged
 
 ClientId = NewType("ClientId", bytes)
@@ -69,6 +79,7 @@ class ValueSent(Struct):
     serial: int
     payload: bytes
     stream: int
+    file: FilePart | None = None
 
 
 class Recalled(Struct):

@@ -166,7 +166,14 @@ def on_value_sent(state: State, out: Outbox, event: ValueSent, now: Seconds) -> 
         return
     computation.sending[event.number, event.attempt] = worker, event.serial
     message = Provisional(
-        computation.key[1], event.number, event.attempt, event.serial, event.payload, event.stream
+        computation.key[1],
+        event.number,
+        event.attempt,
+        event.serial,
+        event.payload,
+        event.stream,
+        0,
+        event.file,
     )
     out.append(Tell(computation.client.id, message))
 

@@ -15,6 +15,7 @@ from dispy.core.scheduling.placing import (
     send_watch,
 )
 from dispy.core.scheduling.state import (
+    AnswerValue,
     LimitNode,
     Node,
     NodeLost,
@@ -341,7 +342,10 @@ def _take_assigned(placement: Placement, attempts: list[Attempt]) -> list[node.J
 
 
 def on_provisional(state: State, out: Outbox, known: Node, message: node.Provisional, now: Seconds) -> None:
-    """A running job sent a value: pass it on and let the job go on."""
+    """A running job sent a value: pass it on and let the job go on.
+
+    With a part of a file it goes on when that has been written: see ``on_answer_value``.
+    """
     placement = known.placements.get(message.computation)
     if placement is None:
         return
@@ -349,14 +353,19 @@ def on_provisional(state: State, out: Outbox, known: Node, message: node.Provisi
     job = placement.assigned.get(message.number)
     if job is not None and job.attempt == message.attempt:
         out.append(TellValue(computation.client, computation.number, known.id, message))
-    out.append(
-        Send(
-            known.id,
-            node.AcknowledgeProvisional(
-                message.computation, message.number, message.attempt, message.serial
-            ),
-        )
-    )
+        if message.file is not None:
+            return
+    told = node.AcknowledgeProvisional(message.computation, message.number, message.attempt, message.serial)
+    if message.file is not None:
+        told.delivered, told.reason = False, "its client waits for this run of the job no more"
+    out.append(Send(known.id, told))
+
+
+def on_answer_value(state: State, out: Outbox, event: AnswerValue, now: Seconds) -> None:
+    """A part of a file was written, or refused."""
+    known = state.nodes.get(event.node)
+    if known is not None and known.is_connected:
+        out.append(Send(known.id, event.message))
 
 
 def on_printed(state: State, out: Outbox, known: Node, message: node.JobsPrinted, now: Seconds) -> None:

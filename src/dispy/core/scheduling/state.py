@@ -9,7 +9,17 @@ from typing import NewType
 from msgspec import Struct
 
 from dispy.protocol import node
-from dispy.protocol.node import Compute, Ended, FromNode, Job, Printed, Provisional, Started, ToNode
+from dispy.protocol.node import (
+    AcknowledgeProvisional,
+    Compute,
+    Ended,
+    FromNode,
+    Job,
+    Printed,
+    Provisional,
+    Started,
+    ToNode,
+)
 
 ClientId = NewType("ClientId", int)
 NodeId = NewType("NodeId", bytes)
@@ -102,6 +112,13 @@ class WatchJobs(Struct):
     is_wanted: bool = True
 
 
+class AnswerValue(Struct):
+    """A part of a file that a job on a node has sent is written, or refused."""
+
+    node: NodeId
+    message: AcknowledgeProvisional
+
+
 class NodeUp(Struct):
     """A connection to a node stands. ``known``: it knows us from an earlier one."""
 
@@ -146,6 +163,7 @@ Event = (
     | PutObject
     | DropObjects
     | WatchJobs
+    | AnswerValue
     | NodeUp
     | NodeSilent
     | NodeLost

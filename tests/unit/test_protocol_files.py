@@ -1,0 +1,58 @@
+"""Names and paths of files: what may land somewhere, and what may not."""
+
+from __future__ import annotations
+
+import pytest
+
+from dispy.protocol import limits
+from dispy.protocol.files import FileEntry, check_entries, check_path
+
+
+def entry(path: str, content: int = 0) -> FileEntry:
+    return FileEntry(path, bytes([content]) * 32, 1, 0o644, 0)
+
+
+@pytest.mark.parametrize(
+    "path", ["a", "a/b", ".hidden", "a b", "ü/😀", "a..b", "...", "-rf", "a:b", "~", "$HOME"]
+)
+def test_an_ordinary_path_is_taken_apart(path: str) -> None:
+    assert "/".join(check_path(path)) == path
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        ("", "0 characters"),
+        ("/etc/passwd", "absolute"),
+        ("..", "'..' is not a name"),
+        ("a/../../b", "'..' is not a name"),
+        ("./a", "'.' is not a name"),
+        ("a//b", "'' is not a name"),
+        ("a/", "'' is not a name"),
+        ("a\\b", "backslash"),
+        ("a\nb", "cannot be printed"),
+        ("a\0b", "cannot be printed"),
+        ("a\x7f", "cannot be printed"),
+        ("\udcff", "cannot be printed"),
+        ("gpj\u202e.exe", "cannot be printed"),
+        (".dispy-1", "are ours"),
+        ("é" * 121, "more than 240 bytes"),
+        ("a" * 200 + "/" + "b" * 900, "characters"),
+        ("/".join("a" * (limits.DEPTH_MAX + 1)), "65 levels"),
+    ],
+)
+def test_a_path_that_is_refused_says_why(path: str, fault: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        check_path(path)
+    assert fault in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_files_must_not_lie_on_each_other() -> None:
+    check_entries([entry("a"), entry("b/c"), entry("b/d"), entry("a")])
+    with pytest.raises(ValueError, match="two different files are to be 'a'"):
+        check_entries([entry("a"), entry("a", 1)])
+    with pytest.raises(ValueError, match="'a' is to be a file and a directory"):
+        check_entries([entry("a/b/c"), entry("a")])
+    with pytest.raises(ValueError, match="two different files"):
+        check_entries([entry("a")], {"a": entry("a", 1)})
