@@ -35,7 +35,7 @@ from dispy.client.journal import Journal
 from dispy.client.log import notice
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
-from dispy.errors import DispyError, PicklingError, UsageError
+from dispy.errors import DispyError, UsageError
 from dispy.net import discovery
 from dispy.net.addresses import is_loopback
 from dispy.net.directories import memory_directory
