@@ -20,6 +20,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
+from contextlib import suppress
 
 from dispy.protocol.node import ABANDONED, CANCELLED, FINISHED, TERMINATED
 
@@ -73,7 +74,8 @@ def play(first: int, count: int, steps: int, processes: int, deadline: float | N
     """Play many worlds."""
     began = time.monotonic()
     total = Total()
-    with _outcomes(first, count, steps, processes, deadline) as outcomes:
+    # Who interrupts it is told what has come of it so far.
+    with suppress(KeyboardInterrupt), _outcomes(first, count, steps, processes, deadline) as outcomes:
         for batch in outcomes:
             for outcome in batch:
                 total.add(outcome)

@@ -420,6 +420,10 @@ class Simulation:
     def _has_idle(self, program: Program, number: int) -> bool:
         """Whether a node has an idle CPU for a computation, and everything between them is in order."""
         computation = program.service.state.computations[number]
+        links = program.service._links.values()
+        if any(link.connection is not None and link.connection.is_sending for link in links):
+            # Large arguments take their time on a slow line.
+            return False
         for computer in self.computers:
             service = computer.service
             if service is None or computer.party is None or not computer.party.is_running:
