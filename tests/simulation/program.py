@@ -382,7 +382,13 @@ class Program:
                 if cpus == 0:
                     self.account.has_losses = True
                 wanted = computer.cpus if cpus is None else cpus
-                self.service.handle(core.Allocate(cluster.number, info.node, wanted, is_draining))
+                computation = self.service.state.computations.get(cluster.number)
+                placement = computation.placements.get(info.node) if computation is not None else None
+                if wanted and placement is not None and placement.status is core.Status.LEAVING:
+                    # As ``allocate_node`` does: what is being left is come back to.
+                    self.service.handle(core.Vacate(cluster.number, info.node, returns=True))
+                else:
+                    self.service.handle(core.Allocate(cluster.number, info.node, wanted, is_draining))
 
     def vacate(self, cluster: Cluster, computer: Computer, terminate: bool, returns: bool) -> None:
         """Leave a computer when what runs there has ended (``close_node``), and come back (``resetup_node``)."""
