@@ -30,7 +30,6 @@ CLAIMS = (
     "isolation",
     "programs_run",
     "setup",
-    "setup",
     "encryption",
     "strangers",
     "import_time",

@@ -217,6 +217,40 @@ def test_nothing_is_seen_of_a_file_whose_job_or_node_is_killed_midway(
         assert (root / "large").stat().st_size == 12 << 20
 
 
+def send_twice(gate: str) -> tuple[int, int, int]:
+    import time
+
+    with open("large", "wb") as file:
+        file.truncate(6 << 20)
+    began = time.monotonic()
+    first = dispy_send_file("large", timeout=0.2)
+    took = time.monotonic() - began
+    open(gate, "w").close()
+    return first, dispy_send_file("large", timeout=None), dispy_provisional_result(took)
+
+
+def test_a_job_gives_up_waiting_and_may_try_again(
+    make_cluster: MakeCluster,
+    start_node: StartNode,
+    root: Path,
+    gate: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is acknowledged late is not taken for what it waits for then."""
+    held = Held(monkeypatch)
+    start_node("--cpus", "1")
+    seen: list[Any] = []
+    cluster = make_cluster(send_twice, job_status=lambda job: seen.append(job.result))
+    job = cluster.submit(str(gate))
+    wait_for(gate.exists, what="it has given up")
+    assert os.listdir(root) == []
+    held.go_on.set()
+    assert job() == (-1, 0, 0)
+    assert (root / "large").stat().st_size == 6 << 20
+    cluster.shutdown()
+    assert 0.2 <= seen[0] < 2
+
+
 def send_digest() -> tuple[int, str]:
     data = os.urandom(20 << 20)
     with open("through", "wb") as file:
