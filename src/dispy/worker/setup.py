@@ -64,7 +64,8 @@ def _limited(limit_s: float, is_late: list[str]) -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _set_handler(signal.SIGALRM, before)
+        if signal.getsignal(signal.SIGALRM) is on_alarm:  # and not one of its own
+            _set_handler(signal.SIGALRM, before)
 
 
 def clean_up(code: payload.Code, name: str, logger: logging.Logger) -> None:
