@@ -182,10 +182,12 @@ class Host:
             timeout = self._load.message_timeout_s if self._load is not None else None
         return self._current.provisional_result(result, relay, timeout) if self._current else -1
 
-    def _send_file(self, path: Any, relay: bool = False, timeout: float | None = 10) -> int:
+    def _send_file(self, path: Any, relay: bool = False, timeout: float | None = AS_CONFIGURED) -> int:
         """Send a file to the client while the job goes on; see ``Worker.send_file``."""
         if self._current is None or self._load is None:
             return -1
+        if timeout is AS_CONFIGURED:
+            timeout = self._load.message_timeout_s
         reason = self._current.send_file(path, self._load.work_path, timeout)
         if reason:
             self._logger.warning("file %r of a job of %s is not sent: %s", path, self._load.name, reason)
