@@ -1,4 +1,4 @@
-"""The ``dispy`` command: secrets and certificates for the machines that work together."""
+"""The ``dispy`` command: runs programs, and makes secrets and certificates for the machines that work together."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import click
 
 from dispy import __version__
 from dispy.cli.options import Underscores
+from dispy.cli.run import run
 from dispy.errors import DispyError, UsageError
 from dispy.net import certificates, secrets
 from dispy.net.directories import state_directory
@@ -24,10 +25,13 @@ C = TypeVar("C", bound=Callable[..., Any])
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="dispy")
 def command() -> None:
-    """Make what dispy's machines need to trust each other.
+    """Run a program on many CPUs; make what dispy's machines need to trust each other.
 
-    'dispynode' runs jobs; programs use dispy.JobCluster.
+    'dispynode' runs jobs; Python programs use dispy.JobCluster.
     """
+
+
+command.add_command(run)
 
 
 @command.group()
