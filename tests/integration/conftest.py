@@ -107,6 +107,7 @@ def place(place_root: Path, monkeypatch: pytest.MonkeyPatch, _deadline: None) ->
     except BaseException as error:
         faults.append(f"the engine does not stop: {error!r}")
     logging.getLogger("dispy").setLevel(level)
+    vars(config).pop("NodePort", None)  # it follows from the base port again
     checks: list[tuple[str, Callable[[], list[str]]]] = [
         ("threads", lambda: [t.name for t in threading.enumerate() if t not in threads_before]),
         ("descriptors", lambda: _new_descriptors(descriptors_before)),

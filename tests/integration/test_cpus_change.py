@@ -229,3 +229,32 @@ def test_set_node_cpus_to_none(make_cluster: MakeCluster, start_node: StartNode)
     )
     assert cluster.set_node_cpus("one", 1) == 1
     assert job.wait(5)
+
+
+@needs_two
+def test_other_cpus_are_no_reason_to_use_a_closed_node_again(
+    make_cluster: MakeCluster, terminal: Any
+) -> None:
+    """Nor is ``allocate`` asked about it; a cluster that uses the node is asked once."""
+    asked: list[tuple[str, int]] = []
+
+    class Asked(dispy.NodeAllocate):
+        def allocate(self, cluster: Any, ip_addr: str, name: str, cpus: int, *rest: Any) -> int:
+            asked.append((self.label, cpus))
+            return cpus
+
+        label = ""
+
+    console = terminal("--cpus", "2")
+    one, other = Asked("*"), Asked("*")
+    one.label, other.label = "one", "other"
+    cluster, left = make_cluster(jobs.name_and, [one]), make_cluster(jobs.name_and, [other])
+    for each in (cluster, left):
+        assert each.submit()()
+    assert left.close_node("127.0.0.1") == 0
+    asked.clear()
+    console.type("cpus 1")
+    wait_for(lambda: asked, bool, what="allocate is asked")
+    wait_for(lambda: cluster.status().nodes[0].cpus, lambda cpus: cpus == 1, what="one CPU")
+    assert asked == [("one", 1)]
+    assert [node.cpus for node in left.status().nodes] == [0]

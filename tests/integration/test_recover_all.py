@@ -392,7 +392,7 @@ def test_a_journal_is_not_overwritten(
     assert other.read_text() == "dear"
     with pytest.raises(UsageError, match="cannot be made: No such file"):
         dispy.JobCluster(abs, recover_file=place.root / "none" / "journal")
-    with pytest.raises(UsageError, match="recover_file must be a path, not int"):
+    with pytest.raises(UsageError, match="recover_file must be a path, not 3"):
         dispy.JobCluster(abs, recover_file=3)  # type: ignore[arg-type]
     start_node("--cpus", "1")
     dying = start_dying(2, recover_file=str(path), free=2)

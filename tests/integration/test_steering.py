@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import dispy
@@ -308,6 +309,8 @@ def test_a_node_says_what_runs_there(
     assert cluster.node_jobs("192.0.2.1", from_node=True) == -1
     monkeypatch.setattr(dispy.config, "MsgTimeout", 0.1)
     node.send(signal.SIGSTOP)
+    stopped = psutil.Process(node.process.pid)
+    wait_for(stopped.status, lambda status: status == psutil.STATUS_STOPPED, what="the node stands still")
     try:
         with pytest.raises(
             SilenceError, match=r"node one has not said within 0\.1 s what runs there; try again"

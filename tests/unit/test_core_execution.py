@@ -356,3 +356,26 @@ def test_a_job_that_waits_for_no_acknowledgement_any_more_is_forgotten() -> None
         else:
             finish(machine, offer)
         assert not machine.state.computations[KEY].sending
+
+
+def test_jobs_are_listed_that_workers_are_at() -> None:
+    """The one that each worker was at when it was looked last, of this computation; not what waits."""
+    machine = machine_with_computation(2)
+    assert told(say(machine, node.ListJobs(1, 7))) == [node.JobsListed(1, 7, [])]
+    assert told(say(machine, node.ListJobs(99, 8))) == [node.JobsListed(99, 8, [])]
+    sent = offers(run(machine, range(10, 15)))
+    workers = [offer.worker for offer in sent]
+    at = {offer.worker: (claim(offer.record.record, 0), 1.0) for offer in sent}
+    machine.handle(core.Tick(at), 0.01)
+    first = [offer.record.jobs[0].number for offer in sent]
+    assert len(workers) == 2
+    (listed,) = told(say(machine, node.ListJobs(1, 9)))
+    assert isinstance(listed, node.JobsListed)
+    assert sorted(listed.attempts, key=lambda attempt: attempt.number) == [
+        node.Attempt(number, 0) for number in sorted(first)
+    ]
+    finish(machine, sent[0])
+    (listed,) = told(say(machine, node.ListJobs(1, 10)))
+    assert isinstance(listed, node.JobsListed)
+    assert first[0] not in [attempt.number for attempt in listed.attempts]
+    assert first[1] in [attempt.number for attempt in listed.attempts]

@@ -312,7 +312,7 @@ class JobCluster(Steering):
         if dispy_port is not None:
             config.DispyPort = dispy_port
         if node_port is not None:
-            config.__dict__["NodePort"] = node_port
+            config.NodePort = node_port
         self._engine: Engine = self._find_engine()
         self._watching = Watching(job_output, self._engine.callbacks, self._gives_bytes)
         self._number = self._engine.new_computation()

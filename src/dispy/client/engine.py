@@ -439,6 +439,7 @@ class Engine:
             return
         private = self._private_of(info)
         if private is not None and (not cluster._wants_private or cluster._number in private.drained):
+            self._give_up(cluster, info)
             return
         cpus, allocation = cluster._allocated(info)
         if allocation is None:
@@ -491,9 +492,7 @@ class Engine:
             private.drained.discard(cluster._number)
             for info in self.service.nodes():
                 if info.node == private.node:
-                    self.service.handle(
-                        core.Allocate(cluster._number, info.node, cluster._allocated(info)[0])
-                    )
+                    self.allocate(cluster, info)
 
     def on_node_gone(self, found: NodeInfo, reason: str) -> None:
         """A node is lost."""
