@@ -14,6 +14,7 @@ CLAIMS = (
     "journal",
     "mapping",
     "put",
+    "files",
     "large_shared",
     "large_bytes",
     "large_tcp",

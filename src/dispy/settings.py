@@ -65,6 +65,8 @@ class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Bytes of results on disk, for clients that are gone; 0: none. As much as fits beside anything on a machine
     of today, and the results of an hour for jobs that return what fits on a page; what does not fit stays
     in memory."""
+    store_max: Annotated[int, Meta(ge=0)] = 8 << 30
+    """Bytes of files kept that clients have sent, to be used again; 0: none. A tenth of a small disk of today."""
     stall_s: Annotated[float, Meta(gt=0)] = STALL_S
     """After what time it is said that work stands still which could go on."""
 

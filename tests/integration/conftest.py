@@ -211,6 +211,15 @@ def make_cluster(place: Place, start_node: StartNode) -> Iterator[MakeCluster]:
 
 
 @pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current directory of our own."""
+    directory = tmp_path / "here"
+    directory.mkdir()
+    monkeypatch.chdir(directory)
+    return directory
+
+
+@pytest.fixture
 def run_program(place: Place) -> Iterator[RunProgram]:
     """Writes a program to a file and starts it with Python, warnings being errors."""
     started: list[Program] = []

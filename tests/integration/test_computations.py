@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 import operator
-import os
 import socket
 import threading
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 import dispy
-from dispy.errors import NotYetError, PicklingError, UsageError
+from dispy.errors import PicklingError, UsageError
 
 from .conftest import MakeCluster
 
@@ -217,8 +216,6 @@ def test_functions_share_one_namespace(make_cluster: MakeCluster) -> None:
 @pytest.mark.parametrize(
     ("depends", "error"),
     [
-        (["/etc/passwd"], NotYetError),
-        ([os], NotYetError),
         ("text", UsageError),
         ([7], UsageError),
         (helper, UsageError),

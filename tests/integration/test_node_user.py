@@ -20,6 +20,7 @@ import dispy
 from dispy.net.secrets import generate
 
 from .conftest import MakeCluster, StartNode
+from .filing import stored
 from .helpers import PYTHON, Node, Place, wait_for, wait_gone
 from .others import (
     NAME,
@@ -145,6 +146,61 @@ def test_large_values_output_and_files(
     assert sorted(values) == sorted(data[::-1] for data in given)
     node.stop()
     assert "Traceback" not in node.stderr
+
+
+def examine(names: list[str]) -> dict[str, tuple[int, int, str]]:
+    """Owner, links, and whether it can be written to and made writable, of files."""
+    found = {}
+    for name in names:
+        status = os.stat(name)
+        try:
+            os.chmod(name, status.st_mode | 0o200)
+            with open(name, "ab") as file:
+                file.write(b"!")
+            access = "ours"
+        except PermissionError:
+            access = "to be read"
+            with open(name, "rb") as file:
+                file.read()
+        found[name] = (status.st_uid, status.st_nlink, access)
+    return found
+
+
+def test_files_are_the_accounts_own_or_only_to_be_read(
+    node: Node, make_cluster: MakeCluster, secret: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large one that nobody was to write to is a link to the node's, which jobs cannot change."""
+    uid = account().pw_uid
+    here = place.root / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    large = os.urandom(1 << 20)
+    (here / "deep").mkdir()
+    for name, data, mode in (
+        ("small", b"small", 0o644),
+        ("large", large[::-1], 0o600),
+        ("deep/fixed", large, 0o444),
+        ("brought", b"brought", 0o640),
+    ):
+        (here / name).write_bytes(data)
+        (here / name).chmod(mode)
+    names = ["small", "large", "deep/fixed"]
+    for _ in range(2):
+        cluster = make_cluster(examine, depends=names, secret_file=str(secret), dest_path="a/b")
+        job = cluster.submit([*names, "brought"], dispy_job_depends=["brought"])
+        found = job()
+        assert job.exception is None, job.exception
+        assert found == {
+            "small": (uid, 1, "ours"),
+            "large": (uid, 1, "ours"),
+            "deep/fixed": (os.getuid(), 2, "to be read"),
+            "brought": (uid, 1, "ours"),
+        }
+        assert cluster.send_file("brought") == 0
+        assert cluster.submit(["brought"])() == {"brought": (uid, 1, "ours")}
+        cluster.close()
+    (kept,) = [path for path in stored(place) if path.name == hashlib.sha256(large).hexdigest()]
+    assert kept.read_bytes() == large
 
 
 def test_many_small_jobs(node: Node, make_cluster: MakeCluster, secret: Path) -> None:

@@ -223,7 +223,7 @@ class Computer:
         try:
             cpus = self.cpus
             parts = NodeParts(
-                SECRET, None, None, cpus, cpus, spare, incarnation, files, None, files, world,  # type: ignore[arg-type]
+                SECRET, None, None, cpus, cpus, spare, incarnation, files, None, files, files, world,  # type: ignore[arg-type]
                 read_available=lambda: Available(50.0, 1 << 30, 1 << 40, 100.0),
             )  # fmt: skip
             self.service = Service(self, settings, parts)

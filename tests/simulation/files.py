@@ -97,6 +97,10 @@ class Files:
         """Remove a subdirectory."""
         self.directories.pop(directory, None)
 
+    def leave(self, directory: PurePosixPath) -> bool:
+        """Nobody names directories here."""
+        return False
+
     def close(self) -> None:
         """Remove all."""
         self.directories.clear()

@@ -13,7 +13,7 @@ from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import ClientId, NodeId
 from dispy.net.connection import TICKS
 from dispy.protocol import node
-from dispy.protocol.node import Compute, Ended, Job
+from dispy.protocol.node import Compute, Ended, Job, NeedFiles
 from dispy.scheduler.service import NodeInfo, SchedulerService, Target
 from dispy.settings import PULSE_S, SILENT_PULSES
 
@@ -286,6 +286,12 @@ class Program:
 
     def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
         """A node takes more or fewer jobs, for another reason."""
+
+    def on_files_needed(self, message: NeedFiles, found: NodeInfo) -> None:
+        """A node wants pieces of files."""
+
+    def on_files(self, action: core.TellFiles) -> None:
+        """Files have been put somewhere."""
 
     def on_cpus(self, found: NodeInfo) -> None:
         """A node may offer another number of CPUs."""

@@ -12,7 +12,7 @@ import pytest
 
 from dispy import config
 from dispy.client.computation import Computation, check_depends
-from dispy.errors import NotYetError, UsageError
+from dispy.errors import UsageError
 from dispy.payload import load_code
 
 
@@ -56,15 +56,9 @@ def test_dependencies_must_be_a_list(depends: Any) -> None:
         check_depends(depends)
 
 
-@pytest.mark.parametrize("item", ["data.csv", b"data.csv"])
-def test_files_are_not_available_yet(item: Any) -> None:
-    with pytest.raises(NotYetError, match="files in depends"):
-        check_depends([item])
-
-
-def test_modules_are_not_available_yet() -> None:
-    with pytest.raises(NotYetError, match="modules in depends"):
-        check_depends([math])
+@pytest.mark.parametrize("item", ["data.csv", b"data.csv", Path("data.csv"), math])
+def test_files_travel_beside_the_code(item: Any) -> None:
+    assert check_depends([item, function]) == [function]
 
 
 @pytest.mark.parametrize("item", [7, None, [], {}, 1.5])

@@ -91,11 +91,19 @@ def test_depends_must_be_a_list(depends: Any) -> None:
         NodeAllocate("*", depends=depends)
 
 
-def test_depends_are_kept() -> None:
-    files = ["file"]
-    allocation = NodeAllocate("*", depends=files)
-    files.append("other")
-    assert allocation.depends == ["file"]
+@pytest.mark.parametrize(
+    ("depends", "fault"), [([7], "must be files"), (["no such file"], "there is no file")]
+)
+def test_what_a_node_depends_on_must_be_files(depends: Any, fault: str) -> None:
+    with pytest.raises(UsageError, match=fault):
+        NodeAllocate("*", depends=depends)
+
+
+def test_what_a_node_depends_on_is_a_list_of_its_own() -> None:
+    given = [__file__]
+    allocation = NodeAllocate("*", depends=given)
+    given.clear()
+    assert allocation.depends == [__file__]
 
 
 def test_a_host_that_cannot_be_resolved_is_warned_about_and_not_usable() -> None:

@@ -10,11 +10,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dispy.protocol import limits, node
+from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Attempt, Ended, Job, Started, from_node_decoder, to_node_decoder
 
 encode = msgspec.msgpack.Encoder().encode
 
 CLIENT = bytes(range(16))
+ENTRY = FileEntry("a/b", bytes(range(32)), 100, 0o755, 1_700_000_000_000_000_000)
 
 TO_NODE: list[Any] = [
     node.Attach(CLIENT, "program", 7),
@@ -36,6 +38,11 @@ TO_NODE: list[Any] = [
     node.LimitCpus(3),
     node.SetPulse(0.25),
     node.ListJobs(1, 2),
+    node.Compute(1, "compute", b"code", files=[ENTRY], keep=True),
+    node.RunJobs(1, [Job(1, 0, b"call")], [], [node.JobFiles(1, [ENTRY])]),
+    node.FileData(1, [node.FilePiece(ENTRY.digest, 5, b"data"), node.FilePiece(ENTRY.digest, 9, b"", 2)]),
+    node.FileUnreadable(1, ENTRY.digest, "it is gone"),
+    node.PlaceFiles(1, 2, [ENTRY]),
     node.Detach(),
 ]
 FROM_NODE: list[Any] = [
@@ -56,6 +63,9 @@ FROM_NODE: list[Any] = [
     node.Reconciled([Attempt(1, 0)], [1]),
     node.Leaving("service hours"),
     node.NodeCpus(2),
+    node.NeedFiles(1, [node.Piece(ENTRY.digest, 5, 6)]),
+    node.FilesProgress(1, 2, 3, 4, 5),
+    node.FilesPlaced(1, 2, "no room"),
     node.ObjectStored(1, 2, "no room"),
     node.JobsListed(1, 2, [Attempt(1, 0)]),
     node.Available(0.0, 0, 1 << 40, 50.0),

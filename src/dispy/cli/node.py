@@ -69,6 +69,13 @@ from dispy.settings import NodeSettings
     show_default=True,
     help="Disk space for such results, in bytes or with k, m, g, t; 0: none, they end with the node.",
 )
+@click.option(
+    "--store_max",
+    type=Size(),
+    default="8g",
+    show_default=True,
+    help="Disk space for files that clients have sent, kept to be used again; 0: none.",
+)
 @click.option("-d", "--debug", is_flag=True, help="Log what happens in detail.")
 @click.option("--daemon", is_flag=True, help="Do not use the terminal, and run on when it is closed.")
 def command(**options: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import logging
 import os
@@ -33,6 +34,7 @@ from dispy.client.checking import (
 )
 from dispy.client.computation import Computation, check_job_depends, check_setup
 from dispy.client.engine import HELD_S, WARN_S, Engine, engine, stop_engine
+from dispy.client.files import Held, Shipped, is_file_item
 from dispy.client.job import (
     ABANDONED,
     CANCELLED,
@@ -58,8 +60,18 @@ from dispy.errors import NotYetError, PicklingError, UsageError
 from dispy.net import secrets
 from dispy.net.addresses import is_loopback
 from dispy.net.tls import DialerTls, Tls, check, dialer_tls, warn_if_open
+from dispy.protocol.files import FileEntry, check_path
 from dispy.protocol.limits import OBJECTS_MAX
-from dispy.protocol.node import Compute, Ended, Job, Printed, Provisional, PutObject, Started
+from dispy.protocol.node import (
+    Compute,
+    Ended,
+    Job,
+    PlaceFiles,
+    Printed,
+    Provisional,
+    PutObject,
+    Started,
+)
 from dispy.scheduler.service import NodeInfo, Target
 from dispy.settings import PULSE_MIN_S, PULSE_S
 from dispy.stall import STALL_S, Stall
@@ -99,16 +111,21 @@ class JobCluster(Steering):
         nodes: Hosts, addresses, patterns, ``(host, port, cpus)`` tuples, dictionaries or
             ``NodeAllocate`` objects; by default every node of this user on this machine, and a node
             of the program's own where there is none.
-        depends: Functions and classes that the computation finds by name. A function called ``init_depends`` is
-            called on each node before the others are defined: it may import modules, and define names with
-            ``global``.
+        depends: What jobs need on the nodes: functions and classes, which the computation finds by name; paths of
+            files and directories, which lie in its working directory as they lie below the current one here, or
+            by their last names; modules, of which the whole package can be imported there. A function called
+            ``init_depends`` is called on each node before the others are defined: it may import modules, and
+            define names with ``global``.
         setup: Called once on each node before any job there, with the ``setup_args`` of the ``NodeAllocate`` that the
             node is used for, in the working directory. Jobs see the globals that it sets, and share the memory of
             what it has loaded. A node where it raises, or returns anything but 0, 1, 2 or None, is not used.
-        cleanup: Called likewise after all jobs, when the cluster leaves the node. True: only files are removed.
+        cleanup: Called likewise after all jobs, when the cluster leaves the node; then files are removed. True: only
+            that. False: the working directory stays as it is; with ``dest_path`` the next cluster finds it.
         job_status: Called with a job at each provisional result and at its end.
         cluster_status: Called with (status, node, job) at every event.
         host: Accepted; clients listen nowhere.
+        dest_path: Name of the working directory on the nodes, also ``a/b``, below one for the address of this
+            client; clusters that give the same share it. By default each has its own.
         dispy_port: Base port; nodes listen on the next one.
         loglevel: Level of dispy's logger.
         ext_host: Accepted; nodes do not call back, so no gateway has to let them through.
@@ -198,8 +215,7 @@ class JobCluster(Steering):
         ext_host = _renamed(ext_host, ext_ip_addr, "ext_ip_addr", "ext_host")
         job_status = _renamed(job_status, callback, "callback", "job_status")
         _refuse_not_yet(
-            ipv4_udp_multicast=ipv4_udp_multicast, dest_path=dest_path,
-            cleanup=False if cleanup is False or cleanup is None else None,
+            ipv4_udp_multicast=ipv4_udp_multicast,
         )  # fmt: skip
         check_paths(
             recover_file=recover_file,
@@ -250,9 +266,17 @@ class JobCluster(Steering):
                 secrets.require_given(self._secret, allocation.ip_addr)
                 warn_if_open(self._tls, allocation.ip_addr)
         self._secret_file = secret_file
+        self._dest_path = _check_dest_path(dest_path)
+        self._keeps_files = cleanup is False or cleanup is None
         self._computation = self._make_computation(
-            computation, depends, setup, None if cleanup is True else cleanup
+            computation,
+            depends,
+            setup,
+            cleanup if callable(cleanup) else None if cleanup in (True, False) else cleanup,
         )
+        self._shipped = Shipped(Path.cwd())
+        self._files, self._held_files = self._take_files(depends)
+        """What every node gets, and what has to be held for that."""
         for allocation in self._allocations:
             self._code_for(allocation)  # what cannot be sent is refused here, and not when a node is found
         self._isolate = bool(isolate)
@@ -274,8 +298,11 @@ class JobCluster(Steering):
         self._inbox: deque[Job] = deque()
         """Submitted jobs on their way to the loop."""
         self._is_posted = False
-        self._held: dict[int, list[Ref]] = {}
-        """References in the arguments of jobs that have not ended, by the job's number."""
+        self._held: dict[int, list[Ref | Held]] = {}
+        """References in the arguments of jobs that have not ended, and their files, by the job's number."""
+        self._sending: dict[tuple[NodeId, int], concurrent.futures.Future[str]] = {}
+        """Who waits for files to be put on a node, by request."""
+        self._requests = itertools.count(1)
         self._dropped: deque[int] = deque()
         """Numbers of references that are gone, on their way to the loop."""
         self._dispy_nodes: dict[NodeId, DispyNode] = {}
@@ -335,6 +362,9 @@ class JobCluster(Steering):
     def _make_computation(self, computation: Any, depends: Any, setup: Any, cleanup: Any) -> Computation:
         return Computation(computation, depends, setup, cleanup)
 
+    def _take_files(self, depends: Any) -> tuple[list[FileEntry], list[Held]]:
+        return self._shipped.take(filter(is_file_item, depends or ()))
+
     def _find_engine(self) -> Engine:
         return engine()
 
@@ -372,6 +402,10 @@ class JobCluster(Steering):
                 (a.host, a.port or (0 if a.ip_addr is None else config.node_port()), a.cpus)
                 for a in self._allocations
             ],
+            dest_path=self._dest_path,
+            keeps_files=self._keeps_files,
+            files=self._files,
+            sources=self._shipped.known(),
         )
         where.add_computation(self._number, self.name, options, self._computation.code)
 
@@ -398,12 +432,22 @@ class JobCluster(Steering):
             0,
             self._isolate and not self._computation.is_program,  # it is a process of its own in any case
             float(config.CancelGrace),
+            self._dest_path,
             exclusive=self._exclusive,
             live=self.job_output is not None,
             message_timeout_s=config.message_timeout_s(),
             setup_per_worker=self._setup_per == "worker",
             setup_timeout_s=self._setup_timeout or 0.0,
+            files=self._files,
+            keep=self._keeps_files,
         )
+
+    def _files_for(self, depends: list[Any]) -> list[FileEntry]:
+        """All files of a node that has some of its own. Reads them."""
+        own, held = self._shipped.take(depends, self._files)
+        self._held_files += held
+        paths = {entry.path for entry in own}
+        return [entry for entry in self._files if entry.path not in paths] + own
 
     @property
     def _gives_bytes(self) -> bool:
@@ -462,8 +506,12 @@ class JobCluster(Steering):
             self._check_open()
         number = next(_numbers)
         code: list[Any] = []
+        files: list[FileEntry] = []
+        held: list[Held] = []
         if kwargs and "dispy_job_depends" in kwargs:
-            code = check_job_depends(kwargs.pop("dispy_job_depends"), self._computation)
+            depends = kwargs.pop("dispy_job_depends")
+            code = check_job_depends(depends, self._computation)
+            files, held = self._shipped.take(filter(is_file_item, depends or ()))
         if self._computation.adapts:
             args = self._computation.arguments(args, kwargs)
         given_id = None if job_id == number and type(job_id) is int else job_id
@@ -479,6 +527,10 @@ class JobCluster(Steering):
         self._jobs[number] = job
         if self.cluster_status is not None:
             self._engine.callbacks.call(self.cluster_status, [(CREATED, None, job)])
+        if files:
+            self._held[number] = [*self._held.get(number, ()), *held]
+            self._engine.post(self._submit_filed, node, message, files)
+            return job
         if node is not None:
             self._engine.post(self._submit_pinned, node, message)
             return job
@@ -571,7 +623,7 @@ class JobCluster(Steering):
         """A job was pickled with references in it: they live until it has ended."""
         used = check_used(self)
         if used:
-            self._held[number] = used
+            self._held[number] = list(used)
 
     def _drop_later(self, number: int) -> None:
         """A reference is gone; on any thread, and in the middle of anything."""
@@ -587,6 +639,69 @@ class JobCluster(Steering):
             self._engine.service.handle(core.DropObjects(self._number, numbers))
             if self._engine.service.memory is not None:
                 self._engine.service.memory.trim()
+
+    def send_file(self, path: Any, node: Any = None, relay: bool = False) -> int:
+        """Put a file into the working directory of this cluster on a node, or on all its nodes; waits for that.
+
+        It lands where it would with ``depends``, whole or not at all, and jobs that start after this find it.
+        Nodes that are found later do not get it.
+
+        Args:
+            path: Of a file or directory; a module likewise.
+            node: ``DispyNode``, address or host name; None: all nodes that are in use now.
+            relay: Accepted; files go the way that everything goes.
+
+        Returns:
+            0 if it is there; -1, with a warning that says why, if it is not, or no such node is in use.
+
+        Raises:
+            UsageError: There is no such file, it cannot be sent, or the cluster is closed.
+        """
+        self._check_open()
+        if not is_file_item(path):
+            raise UsageError(f"send_file takes the path of a file, not {path!r}")
+        # Held until all have it.
+        entries, held = self._shipped.take([path])
+        waiting = self._engine.call(self._send_files, node, entries)
+        if not waiting:
+            which = "no node" if node is None else f"node {node!r}"
+            logger.warning("%s is in use by cluster %s; %s is not sent", which, self.name, path)
+        reasons = [self._wait_sent(future) for future in waiting]
+        for reason in filter(None, reasons):
+            logger.warning("cluster %s cannot send %s: %s", self.name, path, reason)
+        del held
+        return 0 if waiting and not any(reasons) else -1
+
+    def _wait_sent(self, future: concurrent.futures.Future[str]) -> str:
+        while True:
+            try:
+                return future.result(1.0)
+            except TimeoutError:
+                if self._is_closed or self._engine._is_stopped:
+                    return "the cluster was closed"
+
+    def _send_files(self, node: Any, entries: list[FileEntry]) -> list[concurrent.futures.Future[str]]:
+        placements = self._engine.service.state.computations[self._number].placements
+        if node is None:
+            nodes = [found for found, p in placements.items() if p.status is not core.Status.FAILED]
+        else:
+            one = self._find_node(node)
+            nodes = [one] if one is not None else []
+        futures = []
+        for found in nodes:
+            request = next(self._requests)
+            future: concurrent.futures.Future[str] = concurrent.futures.Future()
+            self._sending[found, request] = future
+            futures.append(future)
+            message = PlaceFiles(self._number, request, entries)
+            self._engine.service.handle(core.SendFiles(found, message))
+        return futures
+
+    def _on_files(self, action: core.TellFiles) -> None:
+        """Files are on a node, or cannot be put there."""
+        future = self._sending.pop((action.node, action.request), None)
+        if future is not None:
+            future.set_result(action.reason)
 
     # Maps.
 
@@ -648,6 +763,14 @@ class JobCluster(Steering):
                 self._journal.submitted(jobs)
             self._engine.service.submit(core.SubmitJobs(self._number, jobs))
             self._engine.service.schedule_tick()
+
+    def _submit_filed(self, node: NodeId | None, job: Job, files: list[FileEntry]) -> None:
+        self._take_inbox()
+        if self._journal is not None:
+            # Whoever resumes jobs does not have their files: like those for one node they are not.
+            self._journal.submitted([job], is_pinned=True)
+        self._engine.service.handle(core.SubmitJobs(self._number, [job], node, {job.number: files}))
+        self._engine.service.schedule_tick()
 
     def _submit_pinned(self, node: NodeId, job: Job) -> None:
         if self._journal is not None:
@@ -1206,9 +1329,31 @@ def _renamed(value: Any, old: Any, old_name: str, name: str) -> Any:
 
 _INSTEAD = {
     "ipv4_udp_multicast": "nodes of this machine are found without it; leave it out",
-    "dest_path": "jobs have a working directory of their own; leave it out",
-    "cleanup": "files of a computation are removed when the cluster closes; leave it out, or give a function",
 }
+
+
+def _check_dest_path(dest_path: Any) -> str:
+    """A name for a directory on the nodes, below that of this client; empty for one of its own.
+
+    Raises:
+        UsageError: It is none, or leads elsewhere.
+    """
+    if dest_path is None:
+        return ""
+    if not isinstance(dest_path, (str, os.PathLike)) or isinstance(os.fspath(dest_path), bytes):
+        raise UsageError(f"dest_path must be a text, not {dest_path!r}")
+    text = str(os.fspath(dest_path))
+    if text.startswith("/"):
+        warnings.warn(
+            f"dest_path {text!r} is below the directory of this client on the nodes all the same",
+            stacklevel=3,
+        )
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    try:
+        check_path("/".join(parts))
+    except ValueError as error:
+        raise UsageError(f"dest_path cannot be used: {error}", hint="dest_path='project/data'") from None
+    return "/".join(parts)
 
 
 def _refuse_not_yet(**given: Any) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dispy import payload
+from dispy.client.files import is_file_item
 from dispy.client.program import find_program
 from dispy.errors import NotYetError, UsageError
 from dispy.worker.program import as_text
@@ -118,11 +119,13 @@ def check_setup(per: Any, timeout: Any, is_isolated: bool) -> None:
 
 
 def check_depends(depends: Any) -> list[Any]:
-    """Functions and classes of a ``depends`` argument; an instance stands for its class, a partial for its function.
+    """Functions and classes of a ``depends`` argument: an instance stands for its class, a partial for its function.
+
+    Files and modules are left out.
 
     Raises:
         UsageError: Something that cannot be a dependency.
-        NotYetError: Files and modules.
+        NotYetError: ``init_depends``.
     """
     if depends is None:
         return []
@@ -130,12 +133,8 @@ def check_depends(depends: Any) -> list[Any]:
         raise UsageError(f"depends must be a list, not {type(depends).__name__}", hint="depends=[helper]")
     items: list[Any] = []
     for item in depends:
-        if isinstance(item, (str, bytes, types.ModuleType)):
-            kind = "modules" if isinstance(item, types.ModuleType) else "files"
-            raise NotYetError(
-                f"{kind} in depends ({item!r}) are not available yet",
-                hint="list functions and classes; modules beside the program travel with the code that uses them",
-            )
+        if is_file_item(item):
+            continue  # they travel beside the code
         if isinstance(item, functools.partial):
             item = item.func
         if not isinstance(item, (types.FunctionType, types.BuiltinFunctionType, type)):

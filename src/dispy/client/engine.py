@@ -41,7 +41,8 @@ from dispy.net.addresses import is_loopback
 from dispy.net.directories import memory_directory
 from dispy.net.places import Place, sweep
 from dispy.net.secrets import Secret
-from dispy.protocol.node import AcknowledgeProvisional, JobsListed, Provisional
+from dispy.protocol.files import FileEntry
+from dispy.protocol.node import AcknowledgeProvisional, JobsListed, NeedFiles, Provisional
 from dispy.scheduler.service import NodeInfo, SchedulerService, Target
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class Engine:
         """Unpickles results that need the user's code, so that the loop never runs it."""
         self.arrivals: Arrivals | None = None
         """Files that jobs send; once one does."""
+        self.files = Caller("dispy files")
+        """Reads files, so that the loop never waits for a disk."""
         self._private: dict[bytes, PrivateNode] = {}
         self._private_guard = threading.Lock()
         """Clusters may be made on several threads."""
@@ -189,6 +192,7 @@ class Engine:
         self.loader.stop()
         if self.arrivals is not None:
             self.arrivals.stop()
+        self.files.stop()
         if self._journal is not None:
             self._journal.close(remove=not self._is_leaving)
         for journal in self._ended_journals:
@@ -458,11 +462,10 @@ class Engine:
             self._give_up(cluster, info)
             return
         self._note_node(cluster, info, private is not None)
-        if cluster._journal is None:
-            self._use(cluster, info, cpus, code)
+        if allocation.depends:
+            self.files.call(self._use_with_files, [(cluster, info, cpus, code, list(allocation.depends))])
         else:
-            # Not before it is written: whoever recovers the jobs has to know all who may have one.
-            cluster._journal.after_note(partial(self._use, cluster, info, cpus, code))
+            self._use_noted(cluster, info, cpus, code)
 
     def _give_up(self, cluster: JobCluster, info: NodeInfo) -> None:
         """A node that was to be used again is not."""
@@ -470,10 +473,43 @@ class Engine:
         if placement is not None and placement.status is core.Status.LEFT:
             self.service.handle(core.Allocate(cluster._number, info.node, 0))
 
-    def _use(self, cluster: JobCluster, info: NodeInfo, cpus: int, code: bytes) -> None:
+    def _use_with_files(
+        self, cluster: JobCluster, info: NodeInfo, cpus: int, code: bytes, depends: list[Any]
+    ) -> None:
+        """Look at files that are for one node only. On the thread that reads them."""
+        try:
+            files = cluster._files_for(depends)
+        except DispyError as error:
+            logger.error("node %s is not used: %s", info.name, error)
+            self.post(self._give_up, cluster, info)
+            return
+        self.post(self._use_noted, cluster, info, cpus, code, files)
+
+    def _use_noted(
+        self,
+        cluster: JobCluster,
+        info: NodeInfo,
+        cpus: int,
+        code: bytes,
+        files: list[FileEntry] | None = None,
+    ) -> None:
+        if cluster._journal is None:
+            self._use(cluster, info, cpus, code, files)
+        else:
+            # Not before it is written: whoever recovers the jobs has to know all who may have one.
+            cluster._journal.after_note(partial(self._use, cluster, info, cpus, code, files))
+
+    def _use(
+        self,
+        cluster: JobCluster,
+        info: NodeInfo,
+        cpus: int,
+        code: bytes,
+        files: list[FileEntry] | None = None,
+    ) -> None:
         if info.node in cluster._set_aside:
             cpus = 0  # meanwhile
-        self.service.handle(core.Allocate(cluster._number, info.node, cpus, code=code))
+        self.service.handle(core.Allocate(cluster._number, info.node, cpus, code=code, files=files))
         private = self._private_of(info)
         if private is not None:
             self._drain(cluster, private)
@@ -574,6 +610,26 @@ class Engine:
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             cluster._on_node_changed(found)
+
+    def on_files_needed(self, message: NeedFiles, found: NodeInfo) -> None:
+        """A node wants pieces of files."""
+        cluster = self.clusters.get(message.computation)
+        if cluster is not None:
+            self.files.call(self._read_files, [(cluster, message, found.node)])
+
+    def _read_files(self, cluster: JobCluster, message: NeedFiles, node: core.NodeId) -> None:
+        """On the thread that reads files."""
+        pieces, unreadable = cluster._shipped.answer(message)
+        if pieces:
+            self.post(self.service.send_pieces, node, message.computation, pieces)
+        for item in unreadable:
+            self.post(self.service.send_unreadable, node, item)
+
+    def on_files(self, action: core.TellFiles) -> None:
+        """Files were put somewhere for a cluster, or cannot be."""
+        cluster = self.clusters.get(action.computation)
+        if cluster is not None:
+            cluster._on_files(action)
 
     def on_cpus(self, found: NodeInfo) -> None:
         """A node offers another number of CPUs: who uses it decides anew how many of them."""

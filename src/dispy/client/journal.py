@@ -32,6 +32,8 @@ from dispy.buffers import pool
 from dispy.client.journal_files import mark_path, remove
 from dispy.client.mapping import NUMBERS_FROM
 from dispy.errors import DispyError, UsageError
+from dispy.files.manifest import Signature
+from dispy.protocol.files import FileEntry
 from dispy.protocol.limits import INLINE_MAX, MIB
 from dispy.protocol.node import Ended, Job, RunJobs
 
@@ -88,6 +90,11 @@ class Options(msgspec.Struct):
     pulse_s: float | None = None
     nodes: list[tuple[str, int, int]] = []
     """Host or pattern, port (0: the default one) and CPUs."""
+    dest_path: str = ""
+    keeps_files: bool = False
+    files: list[FileEntry] = []
+    sources: list[tuple[bytes, str, Signature]] = []
+    """Where the bytes of those files are, by digest."""
 
 
 class NodeRow(msgspec.Struct, frozen=True):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
+import types
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from dispy.client.files import is_file_item
 from dispy.client.job import CREATED
 from dispy.errors import UsageError
 from dispy.net.addresses import is_loopback, resolve
@@ -90,7 +93,7 @@ class NodeAllocate:
         host: Name, address, or pattern with ``*``.
         port: The node's port, if it is not the default one.
         cpus: At most so many; 0: all; negative: all but so many.
-        depends: Files for these nodes only.
+        depends: Files, directories and modules for these nodes only; they lie there before ``setup`` is called.
         setup_args: Arguments of setup and cleanup there.
 
     Raises:
@@ -128,10 +131,21 @@ class NodeAllocate:
                 f"depends of node {host} must be a list of files, not {depends!r:.100}",
                 hint="depends=['data.csv'] for one file",
             )
+        depends = list(depends)
+        for item in depends:
+            if not is_file_item(item):
+                raise UsageError(
+                    f"depends of node {host} must be files, not {item!r:.100}",
+                    hint="functions and classes belong into depends of the cluster",
+                )
+            if not isinstance(item, types.ModuleType) and not os.path.exists(item):
+                raise UsageError(
+                    f"depends of node {host}: there is no file {item!r}", hint="check the current directory"
+                )
         self.host = host
         self.port = port
         self.cpus = cpus
-        self.depends = list(depends)
+        self.depends = depends
         self.setup_args = setup_args
         self.ip_addr: str | None = None
         if "*" not in host:

@@ -13,10 +13,12 @@ from dispy.client.cluster import JobCluster
 from dispy.client.computation import Computation
 from dispy.client.dead import Dead, read_part
 from dispy.client.engine import Engine
+from dispy.client.files import Held
 from dispy.client.job import DispyJob
 from dispy.client.journal import Journal
 from dispy.client.recovered import unstarted
 from dispy.core.scheduling import state as core
+from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Job, PutObject
 
 logger = logging.getLogger("dispy.client")
@@ -40,6 +42,8 @@ class Resumed(JobCluster):
             setup_per=options.setup_per,
             setup_timeout=options.setup_timeout,
             exclusive=options.exclusive,
+            dest_path=options.dest_path or None,
+            cleanup=not options.keeps_files,
             pulse_interval=options.pulse_s,
             secret=f"dispy1-{key.hex()}",
             certfile=options.certfile or None,
@@ -58,6 +62,10 @@ class Resumed(JobCluster):
         made.is_program = self.dead.is_program
         made.adapts = False  # of what was submitted that has been done
         return made
+
+    def _take_files(self, depends: Any) -> tuple[list[FileEntry], list[Held]]:
+        _, options = next(iter(self.dead.sessions[-1].keys.values()))
+        return options.files, self._shipped.restore(options.sources)
 
     def _find_engine(self) -> Engine:
         return Engine()
@@ -120,7 +128,10 @@ def resume_unstarted(net: Net, found: list[Dead]) -> list[Resumed]:
         jobs = net.call(partial(unstarted, one)) if one.journal.is_full else []
         pinned = [job for job in jobs if one.submitted[job._number].is_pinned]
         if pinned:
-            logger.warning("%d jobs were for one node and no other; they are not resumed", len(pinned))
+            logger.warning(
+                "%d jobs were for one node and no other, or brought files; they are not resumed",
+                len(pinned),
+            )
         jobs = [job for job in jobs if not one.submitted[job._number].is_pinned]
         if jobs:
             cluster = Resumed(one)

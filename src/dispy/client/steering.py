@@ -20,6 +20,7 @@ from dispy.client.nodes import (
     sort_nodes,
 )
 from dispy.core.scheduling import state as core
+from dispy.core.scheduling.explain import why_full
 from dispy.core.scheduling.state import NodeId
 from dispy.errors import SilenceError, UsageError
 from dispy.net import secrets
@@ -515,7 +516,21 @@ class Steering:
                 shown.busy = 0
                 if placement is not None:
                     shown.busy = min(len(placement.assigned), max(shown.cpus, len(placement.started)))
-        return self._last_nodes()
+        return [*self._last_nodes(), *self._receiving_nodes()]
+
+    def _receiving_nodes(self) -> list[DispyNode]:
+        """Nodes that are not used yet, as they wait for files."""
+        found = []
+        for info in self._engine.service.nodes():
+            placement = self._placement(info.node)
+            if placement is None or placement.progress is None or info.node in self._dispy_nodes:
+                continue
+            shown = DispyNode(info.ip_addr, info.name, 0)
+            shown.avail_cpus = info.cpus
+            shown.tx, shown.rx = info.bytes_sent, info.bytes_received
+            shown.reason = why_full(placement)
+            found.append(shown)
+        return found
 
 
 def avail_info(info: NodeInfo) -> DispyNodeAvailInfo | None:

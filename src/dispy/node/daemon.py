@@ -19,6 +19,7 @@ import msgspec
 from dispy import processes
 from dispy.core.execution.offers import workers_max
 from dispy.errors import DispyError, StateDirectoryError
+from dispy.files.store import Store
 from dispy.net import secrets
 from dispy.net.addresses import resolve
 from dispy.net.directories import state_directory
@@ -93,8 +94,9 @@ def _run_checked(
 
         workspace = WorkSpace(settings.dest_path_prefix, incarnation.hex(), account)
         gauge = Gauge(str(workspace.root), time)
+        store = Store(_store_directory(workspace), settings.store_max)
         parts = NodeParts(
-            secret, listens, account, *cpus, spare, incarnation, segments, spool, workspace,
+            secret, listens, account, *cpus, spare, incarnation, segments, spool, workspace, store,
             read_available=gauge.read,
         )  # fmt: skip
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -116,6 +118,15 @@ def _spool_directory(settings: NodeSettings) -> Path | None:
     except StateDirectoryError as error:
         logger.warning("results of clients that are away end with this node: %s", error)
         return None
+
+
+def _store_directory(workspace: WorkSpace) -> Path:
+    """Where files are kept that were sent to nodes of this user."""
+    try:
+        return state_directory() / "store"
+    except StateDirectoryError as error:
+        logger.warning("files that are sent to this node are not kept for others: %s", error)
+        return workspace.root / "store"
 
 
 async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> int:

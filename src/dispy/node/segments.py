@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import stat
@@ -12,11 +13,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from dispy.buffers import ADOPTED_MIN, claim_file, free_file, map_shared
+from dispy.files.tree import Tree
 from dispy.net.directories import FREE, GIVEN, GIVEN_BITS, memory_directory, private_directory
 from dispy.net.places import Place, is_abandoned, remove_tree, sweep
 from dispy.node.accounts import Account
 from dispy.processes import kill_marked
 from dispy.protocol import worker as worker_protocol
+from dispy.protocol.files import check_path
 from dispy.protocol.node import PutObject
 
 logger = logging.getLogger("dispy.node")
@@ -26,8 +29,33 @@ def _ids(account: Account | None) -> tuple[int, int] | None:
     return (account.uid, account.gid) if account is not None else None
 
 
+class _Destination:
+    """A working directory under a name that clients have given."""
+
+    __slots__ = ("is_kept", "lock", "note", "parts", "users")
+
+    def __init__(self, parts: tuple[str, ...], note: Path, is_kept: bool) -> None:
+        self.parts = parts
+        self.note = note
+        self.is_kept = is_kept
+        self.users = 0
+        self.lock = -1
+        """Its descriptor, with a lock that says that it is in use."""
+
+    def note_down(self) -> None:
+        """Leave word for whoever finds that we have died: it is to be removed, or it is not."""
+        if self.is_kept:
+            self.note.unlink(missing_ok=True)
+        else:
+            self.note.write_text("/".join(self.parts))
+
+
 class WorkSpace(Place):
     """Working directories, on disk.
+
+    Those that clients have named lie elsewhere, where they can stay: below ``dispy-files-…``, by the address of the
+    client. Whoever uses one holds a shared lock on it. One that is not to stay is noted in our own directory; so
+    whoever finds that without its owner, after a crash, removes it, too, unless somebody else uses it.
 
     Args:
         prefix: Directory below which they go; the temporary directory if empty.
@@ -36,8 +64,114 @@ class WorkSpace(Place):
     """
 
     def __init__(self, prefix: str, incarnation: str, account: Account | None = None) -> None:
-        name = f"dispy-node-{os.getuid()}" + (f"-{account.name}" if account else "")
-        super().__init__(Path(prefix or tempfile.gettempdir()) / name, incarnation, _ids(account))
+        ending = f"{os.getuid()}" + (f"-{account.name}" if account else "")
+        above = Path(prefix or tempfile.gettempdir())
+        self._kept = above / f"dispy-files-{ending}"
+        self._destinations: dict[Path, _Destination] = {}
+        self._next = 1
+        self._ids = _ids(account)
+        base = private_directory(above / f"dispy-node-{ending}", 0o700 if account is None else 0o711)
+        for path in base.iterdir():
+            if is_abandoned(path):
+                self._sweep_noted(path)
+        super().__init__(base, incarnation, self._ids)
+
+    def open_named(self, address: str, name: str, *, is_kept: bool) -> Path:
+        """A working directory that clients may share by its name, to be left by ``leave``.
+
+        Args:
+            address: Of the client.
+            name: A relative path.
+            is_kept: It stays when nobody uses it any more. Whoever opened it last decides: a program that has just
+                closed its cluster may still be using it.
+
+        Raises:
+            OSError: It cannot be made.
+            ValueError: The name leads elsewhere.
+        """
+        parts = (address.replace(":", "_") or "local", *check_path(name))
+        path = self._kept.joinpath(*parts)
+        known = self._destinations.get(path)
+        if known is None:
+            known = self._make(parts, is_kept=is_kept)
+            self._destinations[path] = known
+        known.users += 1
+        known.is_kept = is_kept
+        known.note_down()
+        return path
+
+    def _make(self, parts: tuple[str, ...], *, is_kept: bool) -> _Destination:
+        private_directory(self._kept, 0o700 if self._ids is None else 0o711)
+        note = self.root / f"{_NOTE}{self._next}"
+        self._next += 1
+        known = _Destination(parts, note, is_kept)
+        # Before it is made: if we are killed in between there is nothing to remove.
+        known.note_down()
+        while True:
+            with Tree(self._kept) as tree:
+                address = tree.descend(parts[:1])
+                if self._ids is not None:
+                    os.fchmod(address, 0o711)
+                with Tree(address, self._ids) as below:
+                    known.lock = os.dup(below.descend(parts[1:]))
+            fcntl.flock(known.lock, fcntl.LOCK_SH)
+            if os.fstat(known.lock).st_nlink:
+                return known
+            # Somebody has just removed it.
+            os.close(known.lock)
+
+    def leave(self, path: Path) -> bool:
+        """A computation does not use its named directory any more; False if it is none.
+
+        The last one to leave removes it, unless it is to stay or another node uses it, and with it what was left
+        since it lay around this one.
+        """
+        known = self._destinations.get(path)
+        if known is None:
+            return False
+        known.users -= 1
+        inner_first = sorted(self._destinations.items(), key=lambda item: len(item[0].parts), reverse=True)
+        for place, other in inner_first:
+            if other.users or any(place in used.parents for used in self._destinations):
+                continue
+            del self._destinations[place]
+            if not other.is_kept:
+                self._remove_named(other.parts, other.lock)
+            os.close(other.lock)
+            other.note.unlink(missing_ok=True)
+        return True
+
+    def _remove_named(self, parts: tuple[str, ...], lock: int) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # whoever has it removes it
+        with suppress(OSError):
+            with Tree(self._kept) as tree:
+                tree.remove_directory("/".join(parts))
+            self._kept.rmdir()
+
+    def _sweep_noted(self, abandoned: Path) -> None:
+        """Remove what a dead node had noted."""
+        for note in abandoned.glob(f"{_NOTE}*"):
+            with suppress(OSError, ValueError):
+                text = note.read_text()
+                parts = tuple(check_path(text))
+                with Tree(self._kept) as tree:
+                    self._remove_named(parts, tree.descend(parts, make=False))
+
+    def close(self) -> None:
+        """Remove all that is not to stay."""
+        for known in self._destinations.values():
+            known.users = 0
+        for path, known in list(self._destinations.items())[:1]:
+            known.users = 1
+            self.leave(path)
+        super().close()
+
+
+_NOTE = "remove-"
+"""Files that name what is to be removed with us."""
 
 
 class Segments(Place):
@@ -350,6 +484,21 @@ class Incoming:
         data = self.finish().read_bytes()
         free_file(self._free, str(self._path), self._size)
         return data
+
+    def view(self) -> bytes | memoryview:
+        """All of it, without a copy where that is possible, until ``let_go``.
+
+        Raises:
+            OSError: There was no room.
+        """
+        if self._error is not None:
+            raise self._error
+        return self._mapped if self._mapped is not None else os.pread(self._descriptor, self._size, 0)
+
+    def let_go(self) -> None:
+        """It was looked at, and its room can be used again."""
+        self._close()
+        free_file(self._free, str(self._path), self._size)
 
     def discard(self) -> None:
         """Give the room back."""

@@ -26,6 +26,7 @@ from dispy.core.execution.explain import find_stall
 from dispy.core.execution.offers import workers_max
 from dispy.core.execution.state import ClientId, Key, WorkerId
 from dispy.errors import RemoteProtocolError, SilenceError, UsageError
+from dispy.files.store import Store
 from dispy.net.addresses import is_loopback, local, outward
 from dispy.net.connection import Connection
 from dispy.net.directories import given_prefix
@@ -34,11 +35,13 @@ from dispy.net.listener import Listener
 from dispy.net.secrets import Secret
 from dispy.net.tls import ListenerTls
 from dispy.node.accounts import Account
+from dispy.node.brought import Brought
 from dispy.node.console import HELP, parse_cpus
 from dispy.node.hosts import HostProcess, WorkerHandle
 from dispy.node.printed import read_printed
 from dispy.node.segments import Segments, WorkSpace
 from dispy.node.spool import Damaged, Spool
+from dispy.node.staging import Seams, Stage, Stager
 from dispy.processes import describe_exit, kill_strays
 from dispy.protocol import limits, node
 from dispy.protocol import worker as worker_protocol
@@ -91,8 +94,8 @@ class Loaded:
     """A computation's host and places."""
 
     __slots__ = (
-        "client", "failure", "host", "is_loaded", "is_shared", "key", "limit_s", "objects", "per_worker",
-        "segments", "sending", "values", "was_set_up", "work",
+        "brought", "client", "failure", "host", "is_loaded", "is_shared", "key", "limit_s", "objects", "per_worker",
+        "segments", "sending", "stages", "values", "was_set_up", "work",
     )  # fmt: skip
 
     def __init__(
@@ -118,6 +121,18 @@ class Loaded:
         """Segments with provisional results that have been told, by number, attempt and serial."""
         self.is_shared = False
         """The client was told of results by the names of their files."""
+        self.brought: Brought | None = None
+        """Files that its jobs bring."""
+        self.stages: dict[int, Stage] = {}
+        """Files on their way for jobs that wait for them, by the job's number, and for requests, by less than 0."""
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A working directory whose computation has no host yet."""
+
+    work: Path
+    stage: Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +150,7 @@ class NodeParts:
         segments: Its place for large payloads, and what marks its processes.
         spool: Where results go on disk whose clients are away; None: nowhere.
         workspace: Its place for working directories.
+        store: Where it keeps files that were sent to it.
         clock: What it goes by.
         read_available: Says what the machine has to spare; None: nobody does.
     """
@@ -149,6 +165,7 @@ class NodeParts:
     segments: Segments
     spool: Path | None
     workspace: WorkSpace
+    store: Store
     clock: Clock = time
     read_available: Callable[[], node.Available] | None = None
 
@@ -181,9 +198,10 @@ class NodeService:
         self._sharing: set[ClientId] = set()
         """Clients that see our directory on the memory file system."""
         self._loaded: dict[Key, Loaded] = {}
+        self._prepared: dict[Key, Prepared] = {}
         self._leaving: dict[Key, Loaded] = {}
         """Those whose hosts are ending."""
-        self._waiting: dict[Key, core.StartHost] = {}
+        self._waiting: dict[Key, core.StartHost | core.StageFiles] = {}
         """Those that came back and wait for that: ``cleanup`` of one stay is over before the next begins."""
         self._owners: dict[WorkerId, tuple[Loaded, WorkerHandle]] = {}
         self._spare: HostProcess | None = parts.spare
@@ -195,6 +213,17 @@ class NodeService:
         """When clients were told last what there is to spare."""
         self._segments = parts.segments
         self._entry: Entry | None = None
+        self._stager = Stager(
+            parts.store,
+            Seams(
+                self._send_to,
+                self._post,
+                self._loop.call_later,
+                None if parts.account is None else (parts.account.uid, parts.account.gid),
+            ),
+        )
+        self._bringing: dict[WorkerId, Brought] = {}
+        """Workers whose job brings files, or brought some."""
         self._listener = Listener(self._new_connection, tls=parts.tls is not None)
         self._tick: asyncio.TimerHandle | None = None
         self._pulse: asyncio.TimerHandle | None = None
@@ -221,6 +250,8 @@ class NodeService:
             core.Pass: self._pass,
             core.StartHost: self._start_host,
             core.StopHost: self._stop_host,
+            core.StageFiles: self._stage_files,
+            core.StageJob: self._stage_job,
             core.Release: self._release,
             core.FlushSoon: self._flush_soon,
             core.Look: self._looks.append,
@@ -371,6 +402,10 @@ class NodeService:
         self._kill_strays(set())
         for host in hosts:
             self._close_host(host)
+        for loaded in self._loaded.values():
+            if loaded.brought is not None:
+                loaded.brought.close()
+        self._stager.close()
         if self._spool is not None:
             self._handle(core.Stopping(list(self._gone)))
             self._spool.close()
@@ -487,9 +522,25 @@ class NodeService:
         elif type(message) is node.DropObjects:
             self._drop_objects((client, message.computation), message.numbers)
             return
+        elif type(message) is node.FileData:
+            self._stager.on_data(
+                client,
+                [(p, connection.take_stream(p.stream) if p.stream else None) for p in message.pieces],
+            )
+            return
+        elif type(message) is node.FileUnreadable:
+            self._stager.on_unreadable(client, message.digest, message.reason)
+            return
+        elif type(message) is node.PlaceFiles:
+            self._place_files(client, message)
+            return
         elif type(message) is node.RunJobs and any(job.stream or job.given for job in message.jobs):
             self._store_arguments(connection, client, message)
         self._handle(core.FromClient(client, message))
+        if type(message) is node.Reconcile:
+            self._stager.on_connected(client)
+        elif type(message) is node.CancelJobs:
+            self._forget_brought((client, message.computation))
 
     def _take_farewell(self, client: ClientId, message: node.ToNode) -> None:
         """What clients say while we stop: that they have results, or that they go as well."""
@@ -556,6 +607,7 @@ class NodeService:
                 for segment in loaded.values.values():
                     self._segments.remove(loaded.segments, segment, was_shared=loaded.is_shared)
                 loaded.values.clear()
+        self._stager.on_lost(client)
         self._handle(core.ClientSilent(client, since_s))
 
     def _store_arguments(self, connection: Connection, client: ClientId, message: node.RunJobs) -> None:
@@ -834,13 +886,31 @@ class NodeService:
         if computation is not None and computation.spec is action.compute and not self._stopped.is_set():
             self._load(action)
 
+    def _open_work(self, key: Key, compute: node.Compute) -> Path:
+        """The working directory of a computation: the one that it has, or a new one."""
+        before = self._loaded.get(key)
+        if before is not None:
+            return before.work
+        prepared = self._prepared.get(key)
+        if prepared is not None:
+            return prepared.work
+        name = _place_name(key)
+        if not compute.dest_path and not compute.keep:
+            return self._workspace.open(name)
+        connection = self._clients.get(key[0])
+        address = connection.peer_address if connection is not None else ""
+        return self._workspace.open_named(address, compute.dest_path or name, is_kept=compute.keep)
+
+    def _drop_work(self, work: Path) -> None:
+        if not self._workspace.leave(work):
+            self._segments.drop(work)
+
     def _load(self, action: core.StartHost) -> None:
         if action.key in self._leaving:
             # The directory is needed, too, and empty.
             self._waiting[action.key] = action
             return
-        client, number = action.key
-        name = f"{client.hex()[:8]}-{number}"
+        name = _place_name(action.key)
         spare, self._spare = self._spare, None
         if spare is not None:
             self._loop.remove_reader(spare.control)
@@ -849,10 +919,10 @@ class NodeService:
         try:
             if host is None:
                 host = self._new_host()
-            work, segments = self._workspace.open(name), self._segments.open(name)
-            loaded = Loaded(action.key, host, work, segments, action.compute)
+            work = self._open_work(action.key, action.compute)
+            loaded = Loaded(action.key, host, work, self._segments.open(name), action.compute)
             code_path = self._segments.put_code(loaded.segments, action.compute.code)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             if host is not None:
                 host.kill()
                 host.process.wait()
@@ -862,7 +932,11 @@ class NodeService:
             self._loop.call_soon(self._on_host_failed, core.HostFailed(action.key, reason, has_died=True))
             self._loop.call_later(SPARE_S, self._start_spare)
             return
+        before = self._loaded.get(action.key)
+        if before is not None:
+            loaded.brought, loaded.stages = before.brought, before.stages
         self._loaded[action.key] = loaded
+        self._prepared.pop(action.key, None)
         self._loop.add_reader(host.output, self._on_output, host)
         self._loop.add_reader(host.control, self._on_host_readable, action.key, loaded)
         host.tell(
@@ -1015,6 +1089,8 @@ class NodeService:
         # Its directories stay if another host is started in its place, also after a while: what lies there
         # belongs to jobs that wait.
         is_over = event.key not in self._machine.state.computations
+        if is_over:
+            self._drop_prepared(event.key)
         if loaded is not None and loaded.host.is_dead and is_over:
             self._drop_places(event.key)
 
@@ -1032,9 +1108,11 @@ class NodeService:
 
     def _stop_host(self, action: core.StopHost) -> None:
         self._waiting.pop(action.key, None)
+        self._drop_prepared(action.key)
         loaded = self._loaded.get(action.key)
         if loaded is None:
             return
+        self._drop_brought(loaded)
         host = loaded.host
         if host.is_dead:
             self._drop_places(action.key)
@@ -1061,20 +1139,139 @@ class NodeService:
         leaving = self._leaving.get(key)
         if leaving is not None and leaving.host is host:
             del self._leaving[key]
-            self._segments.drop(leaving.work)
+            self._drop_work(leaving.work)
         if host in self._ending:
             self._ending.remove(host)
         self._close_host(host)
         self._kill_strays(self._own_children())
         waiting = self._waiting.pop(key, None)
         if waiting is not None and not self._stopped.is_set():
-            self._load(waiting)
+            self._perform_by_type[type(waiting)](waiting)
 
     def _drop_places(self, key: Key) -> None:
         loaded = self._loaded.pop(key, None)
         if loaded is not None:
+            self._drop_brought(loaded)
             self._segments.drop(loaded.segments)
-            self._segments.drop(loaded.work)
+            self._drop_work(loaded.work)
+
+    # Files.
+
+    def _send_to(self, client: ClientId, message: node.FromNode) -> bool:
+        connection = self._clients.get(client)
+        if connection is None or not connection.is_ready:
+            return False
+        connection.send(message)
+        return True
+
+    def _post(self, function: Callable[..., object], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _stage_files(self, action: core.StageFiles) -> None:
+        """Have the files of a computation in its working directory."""
+        key, compute = action.key, action.compute
+        if key in self._leaving:
+            self._waiting[key] = action
+            return
+        try:
+            work = self._open_work(key, compute)
+        except (OSError, ValueError) as error:
+            reason = f"node {self.name} has no working directory for the computation: {error}"
+            self._loop.call_soon(self._handle, core.FilesFailed(key, compute.life, reason))
+            return
+        done = partial(self._on_staged, key, compute.life)
+        stage = Stage(key[0], key[1], compute.files, work, done)
+        self._prepared[key] = Prepared(work, stage)
+        self._stager.stage(stage)
+
+    def _on_staged(self, key: Key, life: int, reason: str) -> None:
+        if not reason:
+            self._handle(core.FilesReady(key, life))
+            return
+        self._drop_prepared(key)
+        self._handle(core.FilesFailed(key, life, f"node {self.name}: {reason}"))
+
+    def _drop_prepared(self, key: Key) -> None:
+        prepared = self._prepared.pop(key, None)
+        if prepared is not None:
+            self._stager.drop(prepared.stage, partial(self._drop_work, prepared.work))
+
+    def _stage_job(self, action: core.StageJob) -> None:
+        """Have the files of a job here; they are put where it finds them when it starts."""
+        key, number = action.key, action.number
+        loaded = self._loaded.get(key)
+        if loaded is None:
+            reason = "its computation is not here any more"
+            self._loop.call_soon(self._handle, core.JobFilesReady(key, number, action.attempt, reason))
+            return
+        if loaded.brought is None:
+            loaded.brought = Brought(
+                loaded.work,
+                self._stager.owner,
+                lambda files, done: self._stager.stage(Stage(key[0], key[1], files, loaded.work, done)),
+                self._stager.drop,
+                self._give,
+                self._fail_offer,
+            )
+        self._forget_brought(key)
+        loaded.brought.entries[number] = action.files
+
+        def done(reason: str) -> None:
+            loaded.stages.pop(number, None)
+            if reason:
+                reason = f"node {self.name}: {reason}"
+            self._handle(core.JobFilesReady(key, number, action.attempt, reason))
+
+        loaded.stages[number] = self._stager.stage(Stage(key[0], key[1], action.files, None, done))
+
+    def _forget_brought(self, key: Key) -> None:
+        """Files of jobs that have left are not needed."""
+        loaded = self._loaded.get(key)
+        computation = self._machine.state.computations.get(key)
+        if loaded is None or loaded.brought is None or computation is None:
+            return
+        for number in [number for number in loaded.brought.entries if number not in computation.open]:
+            del loaded.brought.entries[number]
+            stage = loaded.stages.pop(number, None)
+            if stage is not None:
+                self._stager.drop(stage)
+
+    def _drop_brought(self, loaded: Loaded) -> None:
+        """A computation leaves: nothing is on its way for it any more."""
+        for stage in loaded.stages.values():
+            self._stager.drop(stage)
+        loaded.stages.clear()
+        brought, loaded.brought = loaded.brought, None
+        if brought is not None:
+            brought.close()
+            self._bringing = {worker: b for worker, b in self._bringing.items() if b is not brought}
+
+    def _place_files(self, client: ClientId, message: node.PlaceFiles) -> None:
+        """Put files into a working directory in which jobs may be at work."""
+        loaded = self._loaded.get((client, message.computation))
+        # A computation that is not here is sent again if it is wanted, and this after it.
+        if loaded is None or -message.request in loaded.stages:
+            return
+
+        def done(reason: str) -> None:
+            loaded.stages.pop(-message.request, None)
+            self._send_to(client, node.FilesPlaced(message.computation, message.request, reason))
+
+        stage = Stage(client, message.computation, message.files, loaded.work, done)
+        loaded.stages[-message.request] = self._stager.stage(stage)
+
+    def _fail_offer(self, worker: WorkerId, record: worker_protocol.Record, reason: str) -> None:
+        """A worker was not given its record: its job, which is the only one, ends."""
+        job = record.jobs[0]
+        now = self._clock.time()
+        ended = node.Ended(
+            job.number, job.attempt, node.TERMINATED, now, now, b"", reason=reason, ran=False
+        )
+        owner = self._owners.get(worker)
+        if owner is not None and job.stream:
+            self._release(core.Release(owner[0].key, [job.stream]))
+        self._handle(core.Ran(worker, record.record, 1, True, False, [ended]))
 
     # Workers.
 
@@ -1099,19 +1296,40 @@ class NodeService:
         owner = self._owners.get(action.worker)
         if owner is None:
             return  # it could not be started; its end is about to be told
-        handle = owner[1]
+        brought = owner[0].brought
+        if brought is not None and brought.offer(action.worker, action.record):
+            self._bringing[action.worker] = brought
+        else:
+            self._give(action.worker, action.record)
+        self._schedule_tick()
+
+    def _give(self, worker: WorkerId, record: worker_protocol.Record) -> None:
+        """Put a record where its worker finds it."""
+        owner = self._owners.get(worker)
+        if owner is None:
+            return
         try:
-            handle.jobs.send(_encode(action.record))
+            owner[1].jobs.send(_encode(record))
         except OSError as error:
             # Two records always fit, so the worker or its host is broken; its end brings the jobs back.
-            logger.error("worker %d takes no jobs: %s", action.worker, error)
-            self._kill(core.KillWorker(action.worker))
-        self._schedule_tick()
+            logger.error("worker %d takes no jobs: %s", worker, error)
+            self._kill(core.KillWorker(worker))
+
+    def _end_bringing(self, worker: WorkerId) -> None:
+        """The job that a worker was at has ended: what it brought goes."""
+        brought = self._bringing.pop(worker, None)
+        if brought is not None:
+            brought.release(worker)
 
     def _recall(self, action: core.Recall) -> None:
         owner = self._owners.get(action.worker)
         if owner is not None:
-            self._handle(core.Recalled(action.worker, owner[1].untaken()))
+            untaken = owner[1].untaken()
+            brought = self._bringing.get(action.worker)
+            withheld = brought.withdraw(action.worker) if brought is not None else None
+            if withheld is not None:
+                untaken.append(withheld.record)
+            self._handle(core.Recalled(action.worker, untaken))
 
     def _cut(self, action: core.Cut) -> None:
         owner = self._owners.get(action.worker)
@@ -1175,6 +1393,8 @@ class NodeService:
         try:
             if packet[0] == worker_protocol.RAN:
                 flags, executed, record, ended = worker_protocol.unpack_ran(packet)
+                if self._bringing:
+                    self._end_bringing(handle.id)
                 self._handle(
                     core.Ran(
                         handle.id,
@@ -1237,6 +1457,7 @@ class NodeService:
     def _bury(self, handle: WorkerHandle, reason: str) -> core.WorkerExited:
         """Forget a drained worker; what the core offered it until now is found untaken."""
         loaded, _ = self._owners.pop(handle.id)
+        self._end_bringing(handle.id)
         exited = core.WorkerExited(
             handle.id,
             reason,
@@ -1254,6 +1475,11 @@ class NodeService:
         poller = select.poll()
         poller.register(handle.replies, select.POLLIN)
         return any(event & select.POLLIN for _, event in poller.poll(0))
+
+
+def _place_name(key: Key) -> str:
+    """Of the directories of a computation; clients know it."""
+    return f"{key[0].hex()[:8]}-{key[1]}"
 
 
 def _is_large(result: node.Ended) -> bool:

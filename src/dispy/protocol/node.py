@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from dispy.protocol import limits
-from dispy.protocol.files import MODE_BITS, FilePath, Size
+from dispy.protocol.files import MODE_BITS, Digest, FileEntry, FilePath, Size
 
 Name = Annotated[str, Meta(max_length=limits.NAME_MAX)]
 Reason = Annotated[str, Meta(max_length=limits.REASON_MAX)]
@@ -29,6 +29,7 @@ WallTime = Annotated[float, Meta(ge=0, le=1e11)]
 """Seconds since the epoch: neither negative, infinite nor NaN, which arithmetic does not survive."""
 Percent = Annotated[float, Meta(ge=0, le=100)]
 Identity = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Files = Annotated[list[FileEntry], Meta(max_length=limits.FILES_MAX)]
 
 # What a job's attempt ended as. The values are those of ``DispyJob``'s final statuses.
 CANCELLED = 8
@@ -162,6 +163,17 @@ class Compute(Struct, array_like=True, tag=3):
     setup_per_worker: bool = False
     setup_timeout_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
     """0: it may take as long as it takes."""
+    files: Files = []
+    """What is to lie in its working directory before anything of it runs; the node asks for what it does not have."""
+    keep: bool = False
+    """The working directory stays when the computation is closed."""
+
+
+class JobFiles(Struct, array_like=True):
+    """What is to lie in the working directory while a job runs, and at no other time."""
+
+    number: Number
+    files: Files
 
 
 class RunJobs(Struct, array_like=True, tag=4):
@@ -173,6 +185,8 @@ class RunJobs(Struct, array_like=True, tag=4):
     computation: Number
     jobs: Annotated[list[Job], Meta(max_length=limits.BATCH_MAX)]
     watched: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)] = []
+    files: Annotated[list[JobFiles], Meta(max_length=limits.BATCH_MAX)] = []
+    """Of those that bring some."""
 
 
 class CancelJobs(Struct, array_like=True, tag=5):
@@ -251,6 +265,41 @@ class AcknowledgePrinted(Struct, array_like=True, tag=15):
     """The oldest ``JobsPrinted`` of this computation has arrived; the next one may come."""
 
     computation: Number
+
+
+class FilePiece(Struct, array_like=True, gc=False):
+    """A piece of a file, as it was asked for. ``data`` is empty where ``stream`` has it."""
+
+    digest: Digest
+    offset: Size
+    data: Inline
+    stream: Number = 0
+
+
+class FileData(Struct, array_like=True, tag=70):
+    """Answer to ``NeedFiles``, or to some of it."""
+
+    computation: Number
+    pieces: Annotated[list[FilePiece], Meta(max_length=limits.PIECES_MAX)]
+
+
+class FileUnreadable(Struct, array_like=True, tag=71):
+    """A file that was asked for cannot be sent, and why: what needs it fails."""
+
+    computation: Number
+    digest: Digest
+    reason: Reason
+
+
+class PlaceFiles(Struct, array_like=True, tag=72):
+    """Put files into the working directory of a computation now; answered by ``FilesPlaced``.
+
+    Sent again after a reconnect if there was no answer: files that are there already are left alone.
+    """
+
+    computation: Number
+    request: Number
+    files: Files
 
 
 class Recover(Struct, array_like=True, tag=20):
@@ -463,6 +512,43 @@ class JobsListed(Struct, array_like=True, tag=60):
     attempts: Annotated[list[Attempt], Meta(max_length=limits.OPEN_JOBS_MAX)]
 
 
+class Piece(Struct, array_like=True, gc=False):
+    """Bytes of a file that are wanted."""
+
+    digest: Digest
+    offset: Size
+    size: Annotated[int, Meta(ge=0, le=limits.PIECE_MAX)]
+
+
+class NeedFiles(Struct, array_like=True, tag=80):
+    """Pieces of files of a computation or its jobs that the node does not have.
+
+    It asks for no more than it can put away, and again for what has not come when its connection broke; so the
+    client remembers nothing.
+    """
+
+    computation: Number
+    pieces: Annotated[list[Piece], Meta(max_length=limits.PIECES_MAX)]
+
+
+class FilesProgress(Struct, array_like=True, tag=81):
+    """How much of what a computation was waiting for has come: files and bytes, of so many."""
+
+    computation: Number
+    files: Count
+    files_max: Count
+    size: Size
+    size_max: Size
+
+
+class FilesPlaced(Struct, array_like=True, tag=82):
+    """What ``PlaceFiles`` has asked for is done; with a reason it is not, and will not be."""
+
+    computation: Number
+    request: Number
+    reason: Reason = ""
+
+
 class NodeCpus(Struct, array_like=True, tag=42):
     """The node offers another number of CPUs from now on."""
 
@@ -489,6 +575,9 @@ ToNode = (
     | LimitCpus
     | SetPulse
     | ListJobs
+    | FileData
+    | FileUnreadable
+    | PlaceFiles
 )
 FromNode = (
     Welcome
@@ -507,6 +596,9 @@ FromNode = (
     | Held
     | JobsListed
     | Available
+    | NeedFiles
+    | FilesProgress
+    | FilesPlaced
 )
 
 to_node_decoder: msgspec.msgpack.Decoder[ToNode] = msgspec.msgpack.Decoder(ToNode)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dispy.core.execution import printing
-from dispy.core.execution.jobs import cancel_in_records, give_up_values, release
+from dispy.core.execution.files import load
+from dispy.core.execution.jobs import cancel_in_records, drop_unstarted, give_up_values, release
 from dispy.core.execution.keeping import close_recovered, come_back, drop_batches, forget_empty, forget_lost
 from dispy.core.execution.offers import recall_ahead
 from dispy.core.execution.shares import ask_exclusive, restrict, share_out, tell_credit
@@ -121,7 +122,7 @@ def on_compute(state: State, out: Outbox, client: Client, message: Compute, now:
         computation = state.computations[key] = Computation(key, client, message)
         if message.live:
             printing.watch(state, computation, [])
-        out.append(StartHost(key, message))
+        load(out, computation)
         ask_exclusive(state, computation)
         restrict(state)
         share_out(state, out, now)
@@ -201,9 +202,9 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
 
 def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int], now: Seconds) -> None:
     """Nobody wants these attempts: drop those waiting, end the others as if cancelled, untold."""
-    segments = [job.stream for job in computation.ready if job.number in numbers]
-    release(out, computation.key, segments)
-    computation.ready = type(computation.ready)(j for j in computation.ready if j.number not in numbers)
+    waiting = [*computation.ready, *computation.staging.values()]
+    release(out, computation.key, [job.stream for job in waiting if job.number in numbers])
+    drop_unstarted(computation, numbers)
     attempts = {(number, computation.open.pop(number).attempt) for number in numbers}
     cancel_in_records(out, computation, attempts, now)
 

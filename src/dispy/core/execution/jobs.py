@@ -18,6 +18,7 @@ from dispy.core.execution.state import (
     Recall,
     Release,
     Seconds,
+    StageJob,
     State,
     Store,
     Tell,
@@ -32,6 +33,7 @@ from dispy.protocol.node import (
     CancelJobs,
     Ended,
     Job,
+    JobFiles,
     JobsEnded,
     JobsListed,
     JobsReturned,
@@ -66,7 +68,23 @@ def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now
     if message.watched:
         watch(state, computation, message.watched)
     # Nobody but a scheduler with a fault names a job twice in one message; the last one counts.
-    computation.ready.extend(jobs if len(fresh) == len(jobs) else fresh.values())
+    if len(fresh) != len(jobs):
+        jobs = list(fresh.values())
+    if message.files:
+        jobs = _stage(out, computation, jobs, message.files)
+    computation.ready.extend(jobs)
+
+
+def _stage(out: Outbox, computation: Computation, jobs: list[Job], files: list[JobFiles]) -> list[Job]:
+    """Have the files of jobs fetched that bring some; returns the others."""
+    files_by_job = {item.number: item.files for item in files}
+    for job in jobs:
+        brought = files_by_job.get(job.number)
+        if brought:
+            computation.staging[job.number] = job
+            computation.filed.add(job.number)
+            out.append(StageJob(computation.key, job.number, job.attempt, brought))
+    return [job for job in jobs if job.number not in computation.staging]
 
 
 def on_list_jobs(state: State, out: Outbox, client: Client, message: ListJobs, now: Seconds) -> None:
@@ -97,12 +115,20 @@ def on_cancel_jobs(state: State, out: Outbox, client: Client, message: CancelJob
     if not wanted:
         return
     waiting = [job.number for job in computation.ready if job.number in wanted]
+    waiting += [number for number in computation.staging if number in wanted]
     if waiting:
-        computation.ready = type(computation.ready)(j for j in computation.ready if j.number not in wanted)
+        drop_unstarted(computation, wanted)
         end_unstarted(out, computation, waiting)
         wanted.difference_update(waiting)
     if wanted:
         cancel_in_records(out, computation, {(number, open_[number].attempt) for number in wanted}, now)
+
+
+def drop_unstarted(computation: Computation, numbers: set[int]) -> None:
+    """Take jobs out of those that wait."""
+    computation.ready = type(computation.ready)(j for j in computation.ready if j.number not in numbers)
+    for number in [number for number in computation.staging if number in numbers]:
+        del computation.staging[number]
 
 
 def cancel_in_records(

@@ -8,6 +8,7 @@ so that the next incarnation of the node can say what was lost with this one.
 
 from __future__ import annotations
 
+from dispy.core.execution.files import give_up_staging
 from dispy.core.execution.jobs import release
 from dispy.core.execution.offers import recall_ahead
 from dispy.core.execution.shares import leave_exclusive, share_out
@@ -211,6 +212,7 @@ def on_recover(state: State, out: Outbox, client: Client, message: Recover, now:
     """Say what is there of some computations."""
     flush(state, out)
     client.is_recovering = True
+    give_up_staging(state, out, client, now)
     wanted = set(message.computations)
     out.append(
         Tell(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dispy.core.execution import clients, jobs, keeping, printing, workers
+from dispy.core.execution import clients, files, jobs, keeping, printing, workers
 from dispy.core.execution.offers import settle
 from dispy.core.execution.state import (
     Action,
@@ -13,10 +13,13 @@ from dispy.core.execution.state import (
     ClientSilent,
     CpusChanged,
     Event,
+    FilesFailed,
+    FilesReady,
     Flush,
     FromClient,
     HostFailed,
     HostReady,
+    JobFilesReady,
     JobRefused,
     Looked,
     Outbox,
@@ -48,6 +51,9 @@ _HANDLERS: dict[type[Event], Handler] = {
     CpusChanged: clients.on_cpus_changed,
     HostReady: clients.on_host_ready,
     HostFailed: clients.on_host_failed,
+    FilesReady: files.on_files_ready,
+    FilesFailed: files.on_files_failed,
+    JobFilesReady: files.on_job_files_ready,
     Ran: workers.on_ran,
     ValueSent: workers.on_value_sent,
     Recalled: workers.on_recalled,

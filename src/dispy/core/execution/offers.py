@@ -135,13 +135,13 @@ def _next_jobs(state: State, computation: Computation) -> list[Job]:
     """Take the next jobs off the queue: one, or as many known-short ones as fill a record."""
     ready = computation.ready
     count = _record_jobs(state, computation)
-    if count == 1:
+    if count == 1 or ready[0].number in computation.filed:
         return [ready.popleft()]
     jobs: list[Job] = []
     size = 0
     while ready and len(jobs) < count:
         size += len(ready[0].payload) + _JOB_OVERHEAD
-        if size > RECORD_BYTES_MAX and jobs:
+        if jobs and (size > RECORD_BYTES_MAX or ready[0].number in computation.filed):
             break
         jobs.append(ready.popleft())
     return jobs
@@ -162,6 +162,9 @@ def _look_ahead(state: State, out: Outbox, computation: Computation, now: Second
     client = computation.client
     is_above = state.busy > state.cpus or client.busy > client.cpus_max
     if is_above or client.is_dead or not computation.sampled:
+        return
+    if computation.filed:
+        # Their files are there while they run, and not before.
         return
     single = computation.single
     for worker in list(single.values()):

@@ -9,6 +9,7 @@ from typing import NamedTuple, NewType
 from msgspec import Struct
 
 from dispy.core.runtimes import RunTimes
+from dispy.protocol.files import FileEntry
 from dispy.protocol.node import (
     Compute,
     Ended,
@@ -57,6 +58,30 @@ class HostReady(Struct):
     """A computation is loaded."""
 
     key: Key
+
+
+class FilesReady(Struct):
+    """The files of a computation lie where they belong."""
+
+    key: Key
+    life: int
+
+
+class FilesFailed(Struct):
+    """They will not, and why."""
+
+    key: Key
+    life: int
+    reason: str
+
+
+class JobFilesReady(Struct):
+    """The files of a job are here; with a reason they are not, and will not be."""
+
+    key: Key
+    number: int
+    attempt: int
+    reason: str = ""
 
 
 class Ran(Struct):
@@ -201,6 +226,9 @@ Event = (
     | FromClient
     | HostReady
     | HostFailed
+    | FilesReady
+    | FilesFailed
+    | JobFilesReady
     | Ran
     | ValueSent
     | Recalled
@@ -234,8 +262,25 @@ class StartHost(Struct):
     delay_s: Seconds = 0.0
 
 
+class StageFiles(Struct):
+    """Get the files of a computation and put them into its working directory; answered by ``FilesReady`` or
+    ``FilesFailed``, unless ``StopHost`` ends that."""
+
+    key: Key
+    compute: Compute
+
+
+class StageJob(Struct):
+    """Get the files of a job, so that they can be put there when it starts; answered by ``JobFilesReady``."""
+
+    key: Key
+    number: int
+    attempt: int
+    files: list[FileEntry]
+
+
 class StopHost(Struct):
-    """End a host and all its workers; not answered."""
+    """End a host and all its workers, or what was to be there before it starts; not answered."""
 
     key: Key
 
@@ -370,6 +415,8 @@ Action = (
     | FlushSoon
     | Tell
     | StartHost
+    | StageFiles
+    | StageJob
     | StopHost
     | ForkWorker
     | Offer
@@ -464,9 +511,9 @@ class Computation:
     """A computation on this node and its jobs."""
 
     __slots__ = (
-        "busy", "cancelling", "client", "crashes", "credit", "grant", "idle", "is_held_off", "key", "open",
-        "ready", "runtimes", "sampled", "sending", "single", "spec", "status", "stillborn", "unseen", "untold",
-        "vtime", "watched", "workers",
+        "busy", "cancelling", "client", "crashes", "credit", "filed", "grant", "idle", "is_held_off", "key", "open",
+        "ready", "runtimes", "sampled", "sending", "single", "spec", "staging", "status", "stillborn", "unseen",
+        "untold", "vtime", "watched", "workers",
     )  # fmt: skip
 
     def __init__(self, key: Key, client: Client, spec: Compute) -> None:
@@ -506,6 +553,10 @@ class Computation:
         """Workers that ended before they began a job, since a job last ended."""
         self.vtime = 0.0
         """CPU seconds had, level with the others of its client."""
+        self.staging: dict[int, Job] = {}
+        """Jobs whose files are not here yet, by number."""
+        self.filed: set[int] = set()
+        """Numbers of jobs that bring files; they are alone in their records. Some may have ended."""
         self.watched: set[int] = set()
         """Numbers of jobs whose output is wanted while they run. Some may have ended."""
         self.unseen: deque[JobsPrinted] = deque()

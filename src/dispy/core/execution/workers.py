@@ -146,6 +146,8 @@ def take_results(out: Outbox, computation: Computation, results: list[Ended]) ->
     # What a job says of its times can be made up; nothing negative comes of it.
     durations = [r.end - r.start if r.end > r.start else 0.0 for r in wanted]
     computation.runtimes.add([int(d * 1e6) for d in durations])
+    if computation.filed:
+        computation.filed.difference_update([r.number for r in wanted])
     computation.sampled += len(wanted)
     computation.crashes = computation.stillborn = 0
     computation.untold += wanted

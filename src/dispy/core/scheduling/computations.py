@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import structs
 
+from dispy.core.scheduling.files import give_up_files
 from dispy.core.scheduling.leaving import CLOSED, cancel_pinned, remove
 from dispy.core.scheduling.placing import (
     cancel_queued,
@@ -50,6 +51,7 @@ def on_close_computation(state: State, out: Outbox, event: CloseComputation, now
     if computation is None:
         return
     for placement in list(computation.placements.values()):
+        give_up_files(out, placement, "the cluster was closed")
         drop_placement(out, placement)
 
 
@@ -81,9 +83,10 @@ def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> Non
             placement = open_placement(computation, known, event.cpus)
         life = computation.stays.get(known.id, 0)
         computation.stays[known.id] = life + 1
-        if event.code or life:
+        if event.code or event.files is not None or life:
             code = event.code or computation.compute.code
-            placement.begin(structs.replace(computation.compute, code=code, life=life))
+            files = computation.compute.files if event.files is None else event.files
+            placement.begin(structs.replace(computation.compute, code=code, files=files, life=life))
         if known.is_connected:
             out.append(Send(known.id, placement.compute))
     placement.cpus_max = event.cpus
@@ -113,6 +116,7 @@ def give_up_placement(out: Outbox, placement: Placement, reason: str, now: Secon
     """
     computation = placement.computation
     drop_placement(out, placement)
+    give_up_files(out, placement, reason)
     end_here(out, computation, take_cancelling(placement), CANCELLED, "cancelled")
     jobs = list(placement.assigned.values())
     pinned = [job for job in jobs if job.number in computation.pinned] + list(placement.pinned)
@@ -133,6 +137,8 @@ def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -
     """Queue jobs and start what can start."""
     computation = state.computations[event.computation]
     computation.open += len(event.jobs)
+    if event.files:
+        computation.files.update(event.files)
     if event.node is None:
         computation.queue.extend(event.jobs)
     else:

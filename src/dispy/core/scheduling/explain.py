@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from dispy.core.scheduling.files import describe_progress
 from dispy.core.scheduling.state import Computation, Placement, Status
 
 
@@ -36,6 +37,8 @@ def why_full(placement: Placement) -> str:
     if not placement.node.is_connected:
         return "the connection to it is broken and is being made again"
     if placement.status is Status.LOADING:
+        if placement.progress is not None:
+            return describe_progress(placement.progress)
         return "it is loading the computation"
     if placement.status is Status.FAILED:
         return placement.reason

@@ -11,6 +11,7 @@ that can run nowhere else, until the client has said what its next stay is like.
 
 from __future__ import annotations
 
+from dispy.core.scheduling.files import give_up_files
 from dispy.core.scheduling.placing import end_here, end_if_hopeless, note_room, place
 from dispy.core.scheduling.state import (
     Outbox,
@@ -43,6 +44,7 @@ def on_vacate(state: State, out: Outbox, event: Vacate, now: Seconds) -> None:
     placement.status = Status.LEAVING
     placement.terminates |= event.terminate
     note_room(placement)
+    give_up_files(out, placement, CLOSED)
     if not event.returns:
         cancel_pinned(out, placement)
     send_off(out, placement)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dispy.core.scheduling import computations, leaving, nodes, objects
+from dispy.core.scheduling import computations, files, leaving, nodes, objects
 from dispy.core.scheduling.placing import steal
 from dispy.core.scheduling.state import (
     Action,
@@ -24,6 +24,7 @@ from dispy.core.scheduling.state import (
     Outbox,
     PutObject,
     Seconds,
+    SendFiles,
     State,
     SubmitJobs,
     Tick,
@@ -50,6 +51,7 @@ _HANDLERS: dict[type[Event], Handler] = {
     CancelJobs: computations.on_cancel_jobs,
     PutObject: objects.on_put_object,
     DropObjects: objects.on_drop_objects,
+    SendFiles: files.on_send_files,
     WatchJobs: computations.on_watch_jobs,
     AnswerValue: nodes.on_answer_value,
     NodeUp: nodes.on_node_up,
@@ -72,6 +74,8 @@ _MESSAGE_HANDLERS: dict[type[node.FromNode], MessageHandler] = {
     node.Reconciled: nodes.on_reconciled,
     node.NodeCpus: nodes.on_node_cpus,
     node.ObjectStored: objects.on_object_stored,
+    node.FilesPlaced: files.on_files_placed,
+    node.FilesProgress: files.on_files_progress,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dispy.core.scheduling.computations import give_up_placement
+from dispy.core.scheduling.files import give_up_files, send_files
 from dispy.core.scheduling.leaving import CLOSED, leave_if_empty, send_off
 from dispy.core.scheduling.objects import reconcile_objects, send_objects
 from dispy.core.scheduling.placing import (
@@ -131,7 +132,9 @@ def on_computation_ready(
     placement.status = Status.READY
     computation = placement.computation
     out.append(TellNode(computation.client, computation.number, known.id, True))
+    placement.progress = None
     send_objects(out, placement)
+    send_files(out, placement)
     note_room(placement)
 
 
@@ -150,6 +153,7 @@ def on_computation_failed(
     placement.status = Status.FAILED
     placement.reason = message.reason
     note_room(placement)
+    give_up_files(out, placement, message.reason)
     pinned = [job.number for job in placement.pinned]
     placement.pinned.clear()
     end_here(out, computation, pinned, ABANDONED, message.reason)
@@ -235,6 +239,8 @@ def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnde
         computation.watched.difference_update([result.number for result in ended])
     for result in ended if computation.deaths else ():
         computation.deaths.pop(result.number, None)
+    for result in ended if computation.files else ():
+        computation.files.pop(result.number, None)
     placement.asked_back = False
     out.append(TellEnded(computation.client, computation.number, known.id, ended))
     note_room(placement)
@@ -414,6 +420,7 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
                 attempts = [Attempt(job.number, job.attempt) for job in still[start : start + BATCH_MAX]]
                 out.append(Send(known.id, node.CancelJobs(placement.computation.number, attempts)))
         reconcile_objects(out, placement)
+        send_files(out, placement)
         # What was asked of it meanwhile, and what the broken link had swallowed.
         send_watch(out, placement, placement.computation.watched)
         note_room(placement)

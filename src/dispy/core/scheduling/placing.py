@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection
+from itertools import groupby
 
 from dispy.core.scheduling.state import (
     Computation,
@@ -21,7 +22,7 @@ from dispy.core.scheduling.state import (
     TellEndedHere,
 )
 from dispy.protocol.limits import BATCH_MAX
-from dispy.protocol.node import CANCELLED, TERMINATED, Job, RunJobs, TakeBack, WatchJobs
+from dispy.protocol.node import CANCELLED, TERMINATED, Job, JobFiles, RunJobs, TakeBack, WatchJobs
 
 STEAL_AFTER_S = 0.04
 """A job sent so long ago and not told as started waits: two ticks of a node and the way back."""
@@ -100,10 +101,27 @@ def _send(out: Outbox, placement: Placement, jobs: list[Job], now: Seconds) -> N
 def send_run(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
     """Send jobs that are assigned, one batch."""
     computation = placement.computation
+    if computation.files:
+        filed = [job for job in jobs if job.number in computation.files]
+        if filed and len(jobs) > 1:
+            _send_apart(out, placement, jobs)
+            return
+    else:
+        filed = []
     message = RunJobs(computation.number, jobs)
+    if filed:
+        message.files = [JobFiles(job.number, computation.files[job.number]) for job in filed]
     if computation.watched:
         message.watched = [job.number for job in jobs if job.number in computation.watched]
     out.append(Send(placement.node.id, message))
+
+
+def _send_apart(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
+    """Each job with files in a message of its own, since their list may be long; the order stays."""
+    files = placement.computation.files
+    for has_files, group in groupby(jobs, lambda job: job.number in files):
+        for batch in [[job] for job in group] if has_files else [list(group)]:
+            send_run(out, placement, batch)
 
 
 def send_watch(out: Outbox, placement: Placement, numbers: Collection[int], is_wanted: bool = True) -> None:
@@ -166,6 +184,8 @@ def end_here(out: Outbox, computation: Computation, numbers: list[int], status: 
         computation.watched.difference_update(numbers)
     for number in numbers if computation.deaths else ():
         computation.deaths.pop(number, None)
+    for number in numbers if computation.files else ():
+        computation.files.pop(number, None)
     # A million may be cancelled at once: nothing is made for each.
     out.append(TellEndedHere(computation.client, computation.number, numbers, status, reason))
 

@@ -9,12 +9,15 @@ from typing import NewType
 from msgspec import Struct
 
 from dispy.protocol import node
+from dispy.protocol.files import FileEntry
 from dispy.protocol.node import (
     AcknowledgeProvisional,
     Compute,
     Ended,
+    FilesProgress,
     FromNode,
     Job,
+    PlaceFiles,
     Printed,
     Provisional,
     Started,
@@ -46,7 +49,7 @@ class Allocate(Struct):
     """A computation may use (up to) so many CPUs of a node.
 
     0 takes the node away from it; with ``is_draining`` what runs there may end first. ``code`` is what that node is
-    sent; empty for what all are sent.
+    sent; empty for what all are sent. ``files``: likewise, None for those of all.
     """
 
     computation: int
@@ -54,6 +57,7 @@ class Allocate(Struct):
     cpus: int
     is_draining: bool = False
     code: bytes = b""
+    files: list[FileEntry] | None = None
 
 
 class Vacate(Struct):
@@ -77,11 +81,15 @@ class LimitNode(Struct):
 
 
 class SubmitJobs(Struct):
-    """Jobs to run, oldest first; on ``node`` and nowhere else, if one is named."""
+    """Jobs to run, oldest first; on ``node`` and nowhere else, if one is named.
+
+    ``files``: what some of them bring, by number.
+    """
 
     computation: int
     jobs: list[Job]
     node: NodeId | None = None
+    files: dict[int, list[FileEntry]] = {}
 
 
 class PutObject(Struct):
@@ -95,6 +103,13 @@ class DropObjects(Struct):
 
     computation: int
     numbers: list[int]
+
+
+class SendFiles(Struct):
+    """Files are to be put where a computation has its working directory on a node; answered by ``TellFiles``."""
+
+    node: NodeId
+    message: PlaceFiles
 
 
 class CancelJobs(Struct):
@@ -162,6 +177,7 @@ Event = (
     | CancelJobs
     | PutObject
     | DropObjects
+    | SendFiles
     | WatchJobs
     | AnswerValue
     | NodeUp
@@ -252,6 +268,15 @@ class TellVacated(Struct):
     node: NodeId
 
 
+class TellFiles(Struct):
+    """Files that were to be put somewhere are there; with a reason they are not, and will not be."""
+
+    computation: int
+    node: NodeId
+    request: int
+    reason: str
+
+
 class TellCredit(Struct):
     """A node takes more or fewer jobs of a computation than before, for another reason than before."""
 
@@ -271,6 +296,7 @@ Action = (
     | TellNode
     | TellVacated
     | TellCredit
+    | TellFiles
 )
 Outbox = list[Action]
 
@@ -294,8 +320,8 @@ class Placement:
 
     __slots__ = (
         "asked_back", "assigned", "backlog", "cancelling", "computation", "compute", "cpus_max", "dropped", "granted",
-        "last_sent", "node", "pinned", "reason", "returns", "shortage", "slots", "started", "status", "stored",
-        "storing", "terminates",
+        "last_sent", "node", "pinned", "placing", "progress", "reason", "returns", "shortage", "slots", "started",
+        "status", "stored", "storing", "terminates",
     )  # fmt: skip
 
     def __init__(self, computation: Computation, node: Node, cpus_max: int) -> None:
@@ -330,6 +356,10 @@ class Placement:
         """Those that were sent there: nothing else goes there until it has them."""
         self.dropped: dict[int, int] = {}
         """Those it was told to drop, unless it is known to have heard that; with the last object sent before that."""
+        self.placing: dict[int, PlaceFiles] = {}
+        """Files that it was asked to put there and has not said to have, by request."""
+        self.progress: FilesProgress | None = None
+        """How much of its files has come, as it said last."""
         self.last_sent: Seconds = 0.0
         self.asked_back = False
 
@@ -341,6 +371,7 @@ class Placement:
         self.reason = self.shortage = ""
         self.granted = (0, 0)
         self.slots = self.backlog = 0
+        self.progress = None
         self.stored.clear()
         self.storing.clear()
         self.dropped.clear()
@@ -369,8 +400,8 @@ class Computation:
     """What a client wants computed, and the jobs of it that have not been sent to a node."""
 
     __slots__ = (
-        "backlogs", "cancelled", "client", "compute", "deaths", "free", "number", "objects", "open", "pinned",
-        "placements", "queue", "reentrant", "stays", "watched",
+        "backlogs", "cancelled", "client", "compute", "deaths", "files", "free", "number", "objects", "open",
+        "pinned", "placements", "queue", "reentrant", "stays", "watched",
     )  # fmt: skip
 
     def __init__(self, client: ClientId, compute: Compute, reentrant: bool) -> None:
@@ -390,6 +421,8 @@ class Computation:
         """How often the process of a job has died that is run again after that, by the job's number."""
         self.objects: dict[int, node.PutObject] = {}
         """What jobs refer to, by number."""
+        self.files: dict[int, list[FileEntry]] = {}
+        """What jobs bring that have not ended, by number."""
         self.placements: dict[NodeId, Placement] = {}
         self.stays: dict[NodeId, int] = {}
         """How often it came to a node; see ``Compute.life``."""

@@ -1,0 +1,196 @@
+"""Files of a computation: a large one to two nodes, many small ones, and a second run that sends nothing.
+
+The large one is compared with the least that has to be done: the program hashes the file once and sends it to
+two processes over TCP, which hash what they get and keep nothing. Ours also stores it, puts it into two working
+directories, starts two processes for the computation and runs a job on each. The file is new each time. The nodes
+have one store, as those of one user on one machine do; and then one each, as on two machines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from benchmarks import harness
+from benchmarks.harness import ROOT, Row, at_least, at_most, median_row
+from dispy import JobCluster
+
+MANY = 2000
+SMALL = 4096
+
+
+def run(quick: bool) -> list[Row]:
+    """Measure all."""
+    size, repeats = (20_000_000, 1) if quick else (200_000_000, 7)
+    return [
+        *_large(size, repeats, is_shared=True),
+        *_large(size, repeats, is_shared=False),
+        *_many(MANY // 10 if quick else MANY, repeats),
+    ]
+
+
+def _large(size: int, repeats: int, *, is_shared: bool) -> list[Row]:
+    with harness.sandbox() as place, ExitStack() as stack:
+        os.chdir(place)
+        nodes = [stack.enter_context(_node(place, number, is_shared)) for number in range(2)]
+        ports = [stack.enter_context(_receiver(size)) for _ in range(2)]
+        path = place / "large"
+        _load(place, nodes, None)
+        pairs = []
+        again = 0
+        for number in range(repeats):
+            content = os.urandom(size)
+            path.write_bytes(content)
+            time.sleep(0.2)
+            if number % 2:
+                theirs = harness.timed(lambda: _send_raw(path, ports))
+                ours = harness.timed(lambda: _load(place, nodes, path))
+            else:
+                ours = harness.timed(lambda: _load(place, nodes, path))
+                theirs = harness.timed(lambda: _send_raw(path, ports))
+            pairs.append((theirs, ours))
+            again = _load(place, nodes, path)
+            for store in place.glob("**/store/??/*"):
+                store.unlink()
+    how = "nodes of one user on one machine" if is_shared else "nodes with a store each"
+    name = f"{size / 1e6:.0f} MB to two {how}"
+    return [
+        median_row(
+            f"{name}: speed, ratio to bare transfer and hash",
+            harness.ratios(pairs),
+            "x",
+            at_least(0.7),
+            at_least(1),
+        ),
+        median_row(f"  {name}", [pair[1] for pair in pairs], "s"),
+        median_row("  bare transfer and hash", [pair[0] for pair in pairs], "s"),
+        Row(f"{name}: sent in a second run", again / 1e3, "kB", at_most(100), at_most(50)),
+    ]
+
+
+def _many(count: int, repeats: int) -> list[Row]:
+    samples = []
+    with harness.sandbox() as place, _node(place, 0, True) as node:
+        os.chdir(place)
+        _load(place, [node], None)
+        for _ in range(repeats):
+            directory = place / "many"
+            directory.mkdir()
+            for number in range(count):
+                (directory / str(number)).write_bytes(os.urandom(SMALL))
+            samples.append(count / harness.timed(lambda: _load(place, [node], place / "many")))
+            again = harness.timed(lambda: _load(place, [node], place / "many"))
+            shutil.rmtree(directory)
+    return [
+        median_row(
+            f"{count} files of 4 KB: from the cluster to the first job",
+            samples,
+            "files/s",
+            at_least(2000),
+            at_least(4000),
+        ),
+        Row(f"  {count} files of 4 KB that are there already", count / again, "files/s"),
+    ]
+
+
+def _load(place: Path, nodes: list[int], path: Path | None) -> int:
+    """Make a cluster with a file, and run a job on each node; returns the bytes that were sent to them."""
+    cluster = JobCluster(
+        _size,
+        nodes=[("127.0.0.1", port) for port in nodes],
+        depends=[str(path)] if path else [],
+        cluster_status=_note,
+    )
+    _ready.clear()
+    try:
+        for port in nodes:
+            while port not in _ready:
+                _is_ready.wait(10)
+                _is_ready.clear()
+        wanted = len(nodes)
+        shown = {node.ip_addr + str(node._port): node for node in cluster.status().nodes}
+        jobs = [
+            cluster.submit_node(node, path.name if path else ".") for node in list(shown.values())[:wanted]
+        ]
+        for job in jobs:
+            if job is None or job() is None:
+                raise RuntimeError(f"no file: {job.exception if job is not None else 'no node'}")
+        return sum(node.tx for node in cluster.status().nodes)
+    finally:
+        cluster.shutdown()
+
+
+_ready: set[int] = set()
+_is_ready = threading.Event()
+
+
+def _note(status: int, node: object, job: object) -> None:
+    from dispy import DispyNode
+
+    if status == DispyNode.Initialized and isinstance(node, DispyNode):
+        _ready.add(node._port)
+        _is_ready.set()
+
+
+def _size(path: str) -> int:
+    return os.stat(path).st_size
+
+
+@contextmanager
+def _node(place: Path, number: int, is_shared: bool) -> Iterator[int]:
+    """A node, with the user's state directory or a copy of it; yields its port."""
+    before = os.environ["XDG_STATE_HOME"]
+    if not is_shared:
+        from dispy.net.secrets import choose
+
+        choose("", None)
+        state = place / f"state-{number}"
+        shutil.copytree(before, state)
+        os.environ["XDG_STATE_HOME"] = str(state)
+    try:
+        with harness.listening_node(1, "--dest_path_prefix", str(place)) as (_, port):
+            os.environ["XDG_STATE_HOME"] = before
+            yield port
+    finally:
+        os.environ["XDG_STATE_HOME"] = before
+
+
+@contextmanager
+def _receiver(size: int) -> Iterator[int]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.programs.receive_file", str(size)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    try:
+        yield int(process.stdout.readline())
+    finally:
+        harness.end(process)
+
+
+def _send_raw(path: Path, ports: list[int]) -> None:
+    with open(path, "rb") as file:
+        expected = hashlib.file_digest(file, "sha256").digest()
+
+    def send(port: int) -> None:
+        with open(path, "rb") as file, socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendfile(file)
+            if connection.recv(32) != expected:
+                raise RuntimeError("something else arrived")
+
+    threads = [threading.Thread(target=send, args=(port,)) for port in ports]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

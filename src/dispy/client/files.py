@@ -1,0 +1,89 @@
+"""The files that a cluster sends, and how nodes get them that ask."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+
+from dispy.files.manifest import Manifest, Signature, Source, collect, is_file_item, read
+from dispy.protocol.files import FileEntry
+from dispy.protocol.node import FilePiece, FileUnreadable, NeedFiles
+
+__all__ = ["Held", "Shipped", "is_file_item"]
+
+
+class Held:
+    """A file that nodes may ask for, as long as somebody holds this."""
+
+    __slots__ = ("__weakref__", "source")
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+
+class Shipped:
+    """Files of one cluster, by content.
+
+    Args:
+        base: Files below it keep their places relative to it.
+    """
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self._held: weakref.WeakValueDictionary[bytes, Held] = weakref.WeakValueDictionary()
+
+    def take(
+        self, items: Iterable[object], before: Iterable[FileEntry] = ()
+    ) -> tuple[list[FileEntry], list[Held]]:
+        """What paths and modules stand for; may take as long as reading the files.
+
+        Args:
+            items: Paths and modules.
+            before: Files that are there as well.
+
+        Returns:
+            The files, and what is to be held as long as nodes may ask for them.
+
+        Raises:
+            UsageError: One of them cannot be sent, and why.
+        """
+        manifest: Manifest = collect(items, self.base)
+        entries = manifest.listed(before)
+        held = []
+        for digest, source in manifest.sources.items():
+            # Of two files with this content, the one that was looked at last is the one to be there longer.
+            holder = self._held[digest] = Held(source)
+            held.append(holder)
+        return entries, held
+
+    def known(self) -> list[tuple[bytes, str, Signature]]:
+        """Where the bytes of all files are, by digest."""
+        return [(digest, held.source.path, held.source.signature) for digest, held in self._held.items()]
+
+    def restore(self, known: Iterable[tuple[bytes, str, Signature]]) -> list[Held]:
+        """Take up files that another program had; returns what is to be held."""
+        held = []
+        for digest, path, signature in known:
+            holder = self._held[digest] = Held(Source(path, signature))
+            held.append(holder)
+        return held
+
+    def answer(self, message: NeedFiles) -> tuple[list[FilePiece], list[FileUnreadable]]:
+        """Read what a node asks for; on a thread that may wait for disks."""
+        pieces = []
+        unreadable: dict[bytes, FileUnreadable] = {}
+        for piece in message.pieces:
+            holder = self._held.get(piece.digest)
+            if piece.digest in unreadable:
+                continue
+            try:
+                if holder is None:
+                    raise OSError("the program has no such file any more")
+                data = read(holder.source, piece.offset, piece.size)
+            except OSError as error:
+                reason = str(error)
+                unreadable[piece.digest] = FileUnreadable(message.computation, piece.digest, reason)
+                continue
+            pieces.append(FilePiece(piece.digest, piece.offset, data))  # type: ignore[arg-type]  # a view is never encoded
+        return pieces, list(unreadable.values())

@@ -1,0 +1,330 @@
+"""What a program sends: files, modules and packages, where they are to lie, and where their bytes are now."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import threading
+import time
+import types
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from dispy.buffers import pool
+from dispy.errors import UsageError
+from dispy.files.tree import digest_of
+from dispy.protocol import limits
+from dispy.protocol.files import MODE_BITS, FileEntry, check_entries, check_path
+
+FRESH_S = 2.0
+"""A file that was changed so short a time ago may change again without its time telling: its content is looked at
+each time."""
+
+_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_SKIPPED = ("__pycache__",)
+_SKIPPED_ENDINGS = (".pyc", ".pyo")
+
+
+Signature = tuple[int, int, int, int, int]
+"""Of a file: device, inode, size, times of the last change of its content and of what is known about it."""
+
+
+class Source(NamedTuple):
+    """Where the content of a file is: if its signature is another, it is not that content any more."""
+
+    path: str
+    signature: Signature
+
+
+@dataclass(slots=True)
+class Manifest:
+    """Files to be sent.
+
+    Attributes:
+        entries: By the path where each is to lie.
+        sources: Where their bytes are, by digest.
+    """
+
+    entries: dict[str, FileEntry] = field(default_factory=dict)
+    sources: dict[bytes, Source] = field(default_factory=dict)
+
+    def add(self, path: str, target: str) -> None:
+        """Take a file up, as it is now.
+
+        Raises:
+            UsageError: It cannot be read, is no ordinary file, or must not lie there.
+        """
+        digest, source, mode = _look(path)
+        size, mtime_ns = source.signature[2], max(0, source.signature[3])
+        try:
+            check_path(target)
+        except ValueError as error:
+            raise UsageError(f"file {path!r} cannot be sent: {error}", hint="rename it") from None
+        entry = FileEntry(target, digest, size, mode, mtime_ns)
+        known = self.entries.get(target)
+        if known is not None and known.digest != digest:
+            raise UsageError(
+                f"files {self.sources[known.digest].path!r} and {path!r} would both be {target!r} on the node",
+                hint="files outside the current directory land there by their last name; rename one of them",
+            )
+        self.entries[target] = entry
+        self.sources[digest] = source
+        if len(self.entries) > limits.FILES_MAX:
+            raise UsageError(
+                f"more than {limits.FILES_MAX} files", hint="put them into an archive that setup unpacks"
+            )
+
+    def listed(self, before: Iterable[FileEntry] = ()) -> list[FileEntry]:
+        """All files, in the order of their paths.
+
+        Args:
+            before: Files that are there already: these must not lie on them.
+
+        Raises:
+            UsageError: They do, or there are too many to be listed in one message.
+        """
+        entries = [self.entries[path] for path in sorted(self.entries)]
+        try:
+            check_entries(entries, {entry.path: entry for entry in before})
+        except ValueError as error:
+            raise UsageError(f"depends: {error}", hint="rename one of the files") from None
+        if len(msgspec.msgpack.encode(entries)) > limits.MANIFEST_MAX:
+            raise UsageError(
+                f"the names of {len(entries)} files are too long together",
+                hint="put them into an archive that setup unpacks",
+            )
+        return entries
+
+
+def is_file_item(item: object) -> bool:
+    """Whether an element of ``depends`` stands for files: a path or a module."""
+    return isinstance(item, (str, bytes, os.PathLike, types.ModuleType))
+
+
+def collect(items: Iterable[object], base: Path) -> Manifest:
+    """What paths and modules stand for.
+
+    Args:
+        items: Paths of files and directories, and modules.
+        base: What lies below it keeps its place relative to it.
+
+    Raises:
+        UsageError: One of them cannot be sent, and why.
+    """
+    manifest = Manifest()
+    for item in items:
+        if isinstance(item, types.ModuleType):
+            _add_module(manifest, item, base)
+        else:
+            path = os.fspath(item)  # type: ignore[call-overload]  # they are paths, see is_file_item
+            _add_path(manifest, os.fsdecode(path), base)
+    return manifest
+
+
+def _add_path(manifest: Manifest, path: str, base: Path) -> None:
+    if os.path.isdir(path):
+        target = _target(path, base)
+        for found, below in _walk(path):
+            manifest.add(found, f"{target}/{below}" if target else below)
+    else:
+        manifest.add(path, _target(path, base) or os.path.basename(path))
+
+
+def _target(path: str, base: Path) -> str:
+    """Where a file or directory lands: below ``base`` as it lies there, else by its last name."""
+    absolute = os.path.abspath(path)
+    # Both as they are named and as they are: a working directory may be reached by a link.
+    for ours, theirs in ((str(base), absolute), (os.path.realpath(base), _real(absolute))):
+        if theirs == ours:
+            return ""
+        if theirs.startswith(ours.rstrip("/") + "/"):
+            return theirs[len(ours.rstrip("/")) + 1 :]
+    return os.path.basename(absolute)
+
+
+def _real(path: str) -> str:
+    """A path whose directories are no links; what it names itself may be one."""
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
+def _walk(top: str) -> Iterator[tuple[str, str]]:
+    """The files below a directory, with their paths relative to it. Compiled Python is left out: it is made anew.
+
+    Raises:
+        UsageError: A link that leads out of it, or to a directory.
+    """
+    real = os.path.realpath(top)
+    for directory, names, files in os.walk(top, onerror=_refuse):
+        names[:] = sorted(name for name in names if name not in _SKIPPED)
+        for name in names:
+            if os.path.islink(f"{directory}/{name}"):
+                raise UsageError(
+                    f"{directory}/{name} is a link to a directory",
+                    hint="list the files themselves, or replace the link",
+                )
+        for name in sorted(files):
+            path = f"{directory}/{name}"
+            if name.endswith(_SKIPPED_ENDINGS):
+                continue
+            if os.path.islink(path) and not os.path.realpath(path).startswith(real + os.sep):
+                raise UsageError(
+                    f"{path} is a link that leads out of {top}",
+                    hint="list the file itself, or replace the link",
+                )
+            yield path, os.path.relpath(path, top)
+
+
+def _refuse(error: OSError) -> None:
+    raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+
+def _add_module(manifest: Manifest, module: types.ModuleType, base: Path) -> None:
+    """A module arrives importable, and with it the whole package that it is in.
+
+    It also lies where its file would: programs may look for it there.
+    """
+    name = module.__name__
+    if name == "__main__":
+        raise UsageError(
+            "the main program cannot be in depends as a module",
+            hint="list the functions that jobs need, or move them into a module",
+        )
+    top = name.partition(".")[0]
+    package = sys.modules.get(top, module) if top != name else module
+    if _comes_with_python(package):
+        return
+    places = list(getattr(package, "__path__", ()))
+    if not places and not getattr(package, "__file__", None):
+        raise UsageError(f"module {name!r} has no file that could be sent", hint="leave it out of depends")
+    for place in places:
+        if not os.path.isdir(place):
+            raise UsageError(
+                f"package {top!r} is not in a directory but in {place!r}",
+                hint="unpack it, or install it on the nodes",
+            )
+        for path, below in _walk(place):
+            manifest.add(path, f"{top}/{below}")
+            _add_beside(manifest, path, f"{top}/{below}", base)
+    if not places:
+        path = str(package.__file__)
+        # Compiled ones tell by their names what they were compiled for.
+        name = os.path.basename(path)
+        target = name if name.startswith(f"{top}.") else f"{top}.py"
+        manifest.add(path, target)
+        _add_beside(manifest, path, target, base)
+
+
+def _add_beside(manifest: Manifest, path: str, importable: str, base: Path) -> None:
+    target = _target(path, base)
+    if "/" in target and target != importable:
+        manifest.add(path, target)
+
+
+def _comes_with_python(module: types.ModuleType) -> bool:
+    """Whether a node has it in any case."""
+    if module.__name__ in sys.builtin_module_names:
+        return True
+    origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
+    if origin is None:
+        return getattr(getattr(module, "__spec__", None), "origin", None) in ("built-in", "frozen")
+    import sysconfig  # not before it is needed: it takes 8 ms
+
+    path = os.path.realpath(origin)
+    libraries = {os.path.realpath(sysconfig.get_path(which)) for which in ("stdlib", "platstdlib")}
+    is_package = any(part in path for part in ("/site-packages/", "/dist-packages/"))
+    return not is_package and any(path.startswith(library + os.sep) for library in libraries)
+
+
+# Content.
+
+_digests: dict[Signature, bytes] = {}
+"""Of files that were looked at; one that is changed has another signature."""
+
+_DIGESTS_MAX = 100_000
+_guard = threading.Lock()
+
+
+def _signature(status: os.stat_result) -> Signature:
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _look(path: str) -> tuple[bytes, Source, int]:
+    """Digest, source and mode of a file.
+
+    Raises:
+        UsageError: It cannot be read, is no ordinary file, or is being written to.
+    """
+    try:
+        descriptor = os.open(path, _OPEN)
+    except OSError as error:
+        raise UsageError(
+            f"file {path!r} cannot be sent: {error.strerror}",
+            hint="check its name and the current directory",
+        ) from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(
+                f"{path!r} is not an ordinary file", hint="only files and directories can be sent"
+            )
+        signature = _signature(status)
+        digest = _digests.get(signature)
+        if digest is None:
+            digest = digest_of(descriptor)
+            after = os.fstat(descriptor)
+            if _signature(after) != signature:
+                raise UsageError(
+                    f"file {path!r} was changed while it was read",
+                    hint="make the cluster when it is complete",
+                )
+            if time.time() - status.st_mtime > FRESH_S:
+                with _guard:
+                    if len(_digests) >= _DIGESTS_MAX:
+                        _digests.clear()
+                    _digests[signature] = digest
+    except OSError as error:
+        raise UsageError(f"file {path!r} cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+    return digest, Source(os.path.abspath(path), signature), stat.S_IMODE(status.st_mode) & MODE_BITS
+
+
+def read(source: Source, offset: int, size: int) -> bytes | memoryview:
+    """A piece of a file that is to be as it was; a large one in memory that is used again.
+
+    Raises:
+        OSError: It cannot be read, or has changed since; the text says which file.
+    """
+    try:
+        descriptor = os.open(source.path, _OPEN)
+    except OSError as error:
+        raise OSError(f"file {source.path} cannot be read any more: {error.strerror}") from error
+    try:
+        data = _read(descriptor, offset, size)
+        # Its node or links may be another's business: ctime does not count.
+        if _signature(os.fstat(descriptor))[:4] != source.signature[:4] or len(data) != size:
+            raise OSError(
+                f"file {source.path} has changed since it was given to dispy, and cannot be sent any more"
+            )
+        return data
+    finally:
+        os.close(descriptor)
+
+
+def _read(descriptor: int, offset: int, size: int) -> bytes | memoryview:
+    if size < _POOLED_MIN:
+        return os.pread(descriptor, size, offset)
+    data = pool.take(size)
+    count = 0
+    while count < size and (more := os.preadv(descriptor, [data[count:]], offset + count)):
+        count += more
+    return data[:count]
+
+
+_POOLED_MIN = 256 << 10
+"""Bytes from which fresh memory costs more than memory that is used again."""

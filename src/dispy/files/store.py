@@ -1,0 +1,353 @@
+"""What a user's nodes keep of the files that were sent to them, by content.
+
+A file lies under the name of its SHA-256, written once and never changed. Nothing in it is trusted for its
+name alone: what no node has written or looked through since the machine was started is looked through before it
+is used, so a file that a crash has cut, or that somebody has changed, is received anew. That takes the place of
+``fsync``.
+
+All nodes of a user share the store. Who receives a file holds a lock on its part; another that wants the
+same file waits as long as that one makes progress. A part that nobody holds is where the next one goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import functools
+import hashlib
+import itertools
+import os
+import stat
+import time
+from pathlib import Path
+
+from dispy.files.tree import CHUNK, Linker, digest_of
+from dispy.net.directories import private_directory
+from dispy.protocol.files import FileEntry
+
+SMALL = 48 * 1024
+"""Files up to this size come in one piece beside others, and have no part."""
+
+VERIFIED_MAX = 200_000
+"""Files that we remember to have looked through: 30 MB of memory."""
+
+YOUNG_S = 60
+"""A part that is no older may be one whose lock is being taken."""
+
+_NOFOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class BusyError(OSError):
+    """Another node of this user receives this file; ``size`` is how much of it has arrived."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__("another node receives it")
+        self.size = size
+
+
+class Store:
+    """Files by their content. Used by several threads.
+
+    Args:
+        root: Where; the user's alone. Made on first use.
+        size_max: Bytes that are kept when nobody needs them at once.
+    """
+
+    def __init__(self, root: Path, size_max: int) -> None:
+        self._root = root
+        self._size_max = size_max
+        self._verified: dict[bytes, tuple[int, int, int]] = {}
+        """Inode, size and time of what was looked through."""
+        self._numbers = itertools.count(1)
+        self._has_grown = True
+
+    def _path(self, digest: bytes, ending: str = "") -> str:
+        name = digest.hex()
+        return f"{self._root}/{name[:2]}/{name}{ending}"
+
+    def _make(self, digest: bytes) -> None:
+        private_directory(self._root)
+        os.makedirs(f"{self._root}/{digest.hex()[:2]}", 0o700, exist_ok=True)
+
+    def find(self, digest: bytes, size: int) -> int | None:
+        """Open a file for reading; None if it is not here, whole and unchanged."""
+        path = self._path(digest)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | _NOFOLLOW)
+        except OSError:
+            return None
+        try:
+            status = os.fstat(descriptor)
+            if self._is_intact(descriptor, digest, size, status):
+                # Who was used last stays longest.
+                os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))
+                return descriptor
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        except OSError:
+            pass
+        os.close(descriptor)
+        return None
+
+    def has(self, digest: bytes, size: int) -> bool:
+        """Whether a file is here, whole and unchanged."""
+        descriptor = self.find(digest, size)
+        if descriptor is not None:
+            os.close(descriptor)
+        return descriptor is not None
+
+    def _is_intact(self, descriptor: int, digest: bytes, size: int, status: os.stat_result) -> bool:
+        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+            return False
+        seen = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if self._verified.get(digest) != seen:
+            if not _has_mark(descriptor, seen) and digest_of(descriptor) != digest:
+                return False
+            self._remember(digest, seen)
+        return True
+
+    def _remember(self, digest: bytes, seen: tuple[int, int, int]) -> None:
+        if len(self._verified) >= VERIFIED_MAX:
+            self._verified.clear()
+        self._verified[digest] = seen
+
+    def add(self, digest: bytes, data: bytes | memoryview) -> bool:
+        """Store a small file; False if this is not its content.
+
+        Raises:
+            OSError: There is no room.
+        """
+        if hashlib.sha256(data).digest() != digest:
+            return False
+        self._make(digest)
+        temporary = self._path(digest, f"-{os.getpid()}-{next(self._numbers)}.part")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW, 0o400)
+        try:
+            if os.write(descriptor, data) != len(data):
+                raise OSError(errno.ENOSPC, "no space left on device")
+            status = os.fstat(descriptor)
+            os.rename(temporary, self._path(digest))
+        except OSError:
+            os.unlink(temporary)
+            raise
+        finally:
+            os.close(descriptor)
+        self._remember(digest, (status.st_ino, status.st_size, status.st_mtime_ns))
+        self._has_grown = True
+        return True
+
+    def begin(self, digest: bytes, size: int, *, apart: bool = False) -> Part:
+        """Receive a file, from where its part ends.
+
+        Args:
+            digest: Of the file.
+            size: Of the file.
+            apart: In a part of our own, should another node hold the common one.
+
+        Raises:
+            BusyError: Another node receives it.
+            OSError: It cannot be written.
+        """
+        self._make(digest)
+        ending = f"-{os.getpid()}-{next(self._numbers)}.part" if apart else ".part"
+        path = self._path(digest, ending)
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # It may have got its name, or been removed, between the two.
+                if os.fstat(descriptor).st_ino == os.stat(path, follow_symlinks=False).st_ino:
+                    return Part(self, descriptor, path, digest, size)
+            except BlockingIOError:
+                received = os.fstat(descriptor).st_size
+                os.close(descriptor)
+                raise BusyError(received) from None
+            except FileNotFoundError:
+                pass
+            os.close(descriptor)
+
+    def finish(self, part: Part) -> None:
+        """A part is whole: it gets its name."""
+        status = os.fstat(part.descriptor)
+        _mark(part.descriptor, (status.st_ino, status.st_size, status.st_mtime_ns))
+        os.fchmod(part.descriptor, 0o400)
+        os.rename(part.path, self._path(part.digest))
+        self._remember(part.digest, (status.st_ino, status.st_size, status.st_mtime_ns))
+        self._has_grown = True
+
+    def linker(self, entry: FileEntry, descriptor: int, group: int) -> Linker | None:
+        """Links a file to where jobs can read it and nothing else; None if it has to be copied.
+
+        Only for jobs of another account, who cannot write to what is ours, and for files that nobody was to write to
+        anyway. A link shares its mode and time with the file itself, so it has to be the first, or like it.
+
+        Args:
+            entry: What the file is to be there.
+            descriptor: Of it, here.
+            group: Of those jobs.
+        """
+        if entry.mode & 0o222 or not entry.mode & 0o004 or entry.size <= SMALL:
+            return None
+        status = os.fstat(descriptor)
+        is_like = stat.S_IMODE(status.st_mode) == entry.mode and status.st_mtime_ns == entry.mtime_ns
+        if not is_like and status.st_nlink > 1:
+            return None
+
+        def link(directory: int, name: str) -> bool:
+            try:
+                os.link(self._path(entry.digest), name, dst_dir_fd=directory, follow_symlinks=False)
+                if not is_like:
+                    os.fchmod(descriptor, entry.mode)
+                    os.utime(descriptor, ns=(time.time_ns(), entry.mtime_ns))
+                    os.fchown(descriptor, -1, group)
+                    self._remember(entry.digest, (status.st_ino, status.st_size, entry.mtime_ns))
+            except OSError:
+                return False
+            return True
+
+        return link
+
+    def trim(self) -> None:
+        """Remove what was used longest ago until the rest may be kept."""
+        if not self._has_grown or not self._root.is_dir():
+            return
+        self._has_grown = False
+        with contextlib.suppress(OSError):
+            lock = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | _NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._trim()
+            finally:
+                os.close(lock)
+
+    def _trim(self) -> None:
+        found = []
+        for directory in os.scandir(self._root):
+            if directory.is_dir(follow_symlinks=False):
+                for item in os.scandir(directory):
+                    with contextlib.suppress(OSError):
+                        status = item.stat(follow_symlinks=False)
+                        found.append((status.st_atime_ns, status.st_blocks * 512, item.path))
+        left = sum(size for _, size, _ in found)
+        young = time.time_ns() - YOUNG_S * 1_000_000_000
+        for used, size, path in sorted(found):
+            if left <= self._size_max:
+                return
+            if not path.endswith(".part") or (used < young and _is_free(path)):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+                    left -= size
+
+
+_MARK = "user.dispy.seen"
+"""Attribute of a file that a node has looked through: when, and as what."""
+
+
+def _mark(descriptor: int, seen: tuple[int, int, int]) -> None:
+    """Spare other nodes, and the next ones, the looking through, where the file system keeps such marks."""
+    with contextlib.suppress(OSError):
+        os.setxattr(descriptor, _MARK, _mark_of(seen))
+
+
+def _has_mark(descriptor: int, seen: tuple[int, int, int]) -> bool:
+    try:
+        return os.getxattr(descriptor, _MARK) == _mark_of(seen)
+    except OSError:
+        return False
+
+
+def _mark_of(seen: tuple[int, int, int]) -> bytes:
+    return f"{_boot()} {seen}".encode()
+
+
+@functools.cache
+def _boot() -> str:
+    """Names this run of the machine: what was not on disk when it ended is not there in the next."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"{os.getpid()}-{time.time_ns()}"
+
+
+def _is_free(path: str) -> bool:
+    """Whether nobody receives this part."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | _NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+class Part:
+    """A file on its way into the store; the lock on it goes with it.
+
+    Attributes:
+        offset: Bytes that are there.
+    """
+
+    __slots__ = ("_hash", "_store", "descriptor", "digest", "offset", "path", "size")
+
+    def __init__(self, store: Store, descriptor: int, path: str, digest: bytes, size: int) -> None:
+        self._store = store
+        self.descriptor = descriptor
+        self.path = path
+        self.digest = digest
+        self.size = size
+        self.offset = 0
+        self._hash = hashlib.sha256()
+        if os.fstat(descriptor).st_size > size:
+            os.ftruncate(descriptor, 0)
+        buffer = bytearray(CHUNK)
+        while count := os.preadv(descriptor, [buffer], self.offset):
+            self._hash.update(memoryview(buffer)[:count])
+            self.offset += count
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Take the next bytes.
+
+        Raises:
+            OSError: There is no room, or was none for those before them.
+        """
+        if offset != self.offset:
+            raise OSError(errno.ESPIPE, "what comes before it was not written")
+        view = memoryview(data)
+        self._hash.update(view)
+        while view:
+            count = os.pwrite(self.descriptor, view, self.offset)
+            self.offset += count
+            view = view[count:]
+
+    def finish(self) -> bool:
+        """All has come: store it; False, and nothing of it is kept, if it is not what it should be."""
+        try:
+            if self._hash.digest() == self.digest:
+                self._store.finish(self)
+                return True
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+            return False
+        finally:
+            self.close()
+
+    def abandon(self) -> None:
+        """It is not needed."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+        self.close()
+
+    def close(self) -> None:
+        """Leave it to whoever goes on; again is fine."""
+        if self.descriptor >= 0:
+            if not self.path.endswith(f"{self.digest.hex()}.part"):
+                with contextlib.suppress(OSError):
+                    os.unlink(self.path)
+            os.close(self.descriptor)
+            self.descriptor = -1

@@ -1,0 +1,288 @@
+"""A directory in which files are put and found, though others may write to it at any time.
+
+Jobs do as they like in their working directories: they may put a link where we are about to make a file, or
+move a directory away under us. So no path is ever handed to the system as a whole: directories are opened
+one by one, links are not followed, and a file gets its name when it is finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from dispy.net.places import remove_tree
+from dispy.protocol.files import MODE_BITS, RESERVED, FileEntry, check_path
+
+CHUNK = 1 << 20
+"""Bytes that are read and hashed at once: 0.6 ms, in which the interpreter is free for others."""
+
+SMALL_CHUNK = 64 << 10
+
+COPY_MAX = 64 << 20
+"""Bytes that are copied before somebody looks whether they are wanted: some 50 ms."""
+
+SAME_S = 1
+"""Times of files that differ by less are the same: some file systems count seconds."""
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_FICLONE = 0x40049409
+
+Linker = Callable[[int, str], bool]
+"""Makes a link of the content in a directory (descriptor and name); False if that is not possible."""
+
+
+class Tree:
+    """A directory with files of ours in it; to be closed.
+
+    Args:
+        path: Where; must exist. A descriptor stays the caller's.
+        owner: User and group that everything made here is given to; None: it stays ours.
+
+    Raises:
+        OSError: It is not there, or is a link.
+    """
+
+    def __init__(self, path: Path | str | int, owner: tuple[int, int] | None = None) -> None:
+        self._owner = owner
+        self._root = os.dup(path) if isinstance(path, int) else os.open(path, _DIRECTORY)
+        self._last: tuple[tuple[str, ...], int] = ((), self._root)
+        """The directory that was used last: many files lie in one."""
+
+    def close(self) -> None:
+        """No more is done here."""
+        if self._last[1] != self._root:
+            os.close(self._last[1])
+        os.close(self._root)
+
+    def __enter__(self) -> Tree:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def put(
+        self,
+        entry: FileEntry,
+        source: int,
+        link: Linker | None = None,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Make a file of what an open one holds; what had its name before is replaced.
+
+        Args:
+            entry: What it is to be.
+            source: The open one.
+            link: Tried first.
+            is_wanted: Asked while a large file is copied.
+
+        Raises:
+            OSError: There is no room, or something is in the way.
+            ValueError: Its path.
+        """
+        *above, name = check_path(entry.path)
+        parent = self.descend(tuple(above))
+        temporary = f"{RESERVED}{os.getpid()}-{entry.digest.hex()[:16]}"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary, dir_fd=parent)
+        try:
+            if link is None or not link(parent, temporary):
+                self._make(parent, temporary, entry, source, is_wanted)
+            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=parent)
+            raise
+
+    def _make(
+        self, parent: int, name: str, entry: FileEntry, source: int, is_wanted: Callable[[], bool]
+    ) -> None:
+        made = os.open(name, _NEW, 0o600, dir_fd=parent)
+        try:
+            copy(source, made, entry.size, is_wanted)
+            if self._owner is not None:
+                os.fchown(made, *self._owner)
+            os.fchmod(made, entry.mode & MODE_BITS)
+            os.utime(made, ns=(entry.mtime_ns, entry.mtime_ns))
+        finally:
+            os.close(made)
+
+    def holds(self, entry: FileEntry) -> bool:
+        """Whether this very file is here already: by size and time, and then by its content.
+
+        Its mode is made what it has to be.
+        """
+        *above, name = check_path(entry.path)
+        try:
+            parent = self.descend(tuple(above), make=False)
+            descriptor = os.open(name, _READ, dir_fd=parent)
+        except OSError:
+            return False
+        try:
+            status = os.fstat(descriptor)
+            if (
+                not stat.S_ISREG(status.st_mode)
+                or status.st_size != entry.size
+                or abs(status.st_mtime_ns - entry.mtime_ns) > SAME_S * 1_000_000_000
+                or digest_of(descriptor) != entry.digest
+            ):
+                return False
+            if stat.S_IMODE(status.st_mode) != entry.mode:
+                os.fchmod(descriptor, entry.mode)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def missing_directories(self, path: str) -> list[str]:
+        """Directories on the way to a file that are not there, the deepest first."""
+        names = check_path(path)
+        missing = []
+        for depth in range(len(names) - 1, 0, -1):
+            try:
+                self.descend(names[:depth], make=False)
+            except OSError:
+                missing.append("/".join(names[:depth]))
+            else:
+                break
+        return missing
+
+    def remove_empty(self, directories: list[str]) -> None:
+        """Remove those of these directories that are empty."""
+        for path in directories:
+            *above, name = check_path(path)
+            with contextlib.suppress(OSError):
+                os.rmdir(name, dir_fd=self.descend(tuple(above), make=False))
+
+    def set_aside(self, path: str, number: int) -> bool:
+        """Give what has this name another one, until it is ``put_back``; False if there is nothing."""
+        *above, name = check_path(path)
+        try:
+            parent = self.descend(tuple(above), make=False)
+            os.rename(name, f"{RESERVED}aside-{number}", src_dir_fd=parent, dst_dir_fd=parent)
+        except OSError:
+            return False
+        return True
+
+    def put_back(self, path: str, number: int) -> None:
+        """Undo ``set_aside``, unless that file is gone."""
+        *above, name = check_path(path)
+        with contextlib.suppress(OSError):
+            parent = self.descend(tuple(above), make=False)
+            os.rename(f"{RESERVED}aside-{number}", name, src_dir_fd=parent, dst_dir_fd=parent)
+
+    def remove(self, path: str) -> None:
+        """Remove a file; one that is gone is fine."""
+        *above, name = check_path(path)
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=self.descend(tuple(above), make=False))
+
+    def remove_directory(self, path: str) -> None:
+        """Remove a directory with all that is in it, and those above it that are empty then."""
+        names = check_path(path)
+        with contextlib.suppress(OSError):
+            # The way that leads there cannot be bent while it is being removed.
+            parent = self.descend(names[:-1], make=False)
+            remove_tree(Path(f"/proc/{os.getpid()}/fd/{parent}/{names[-1]}"))
+            for depth in range(len(names) - 1, 0, -1):
+                os.rmdir(names[depth - 1], dir_fd=self.descend(names[: depth - 1], make=False))
+
+    def descend(self, names: tuple[str, ...], *, make: bool = True) -> int:
+        """A descriptor of a directory below, which stays ours and is good until the next call.
+
+        Raises:
+            OSError: It is not there (with ``make``: cannot be made), or there is a link on the way.
+        """
+        if self._last[0] == names:
+            return self._last[1]
+        current = self._root
+        try:
+            for name in names:
+                following = self._step(current, name, make)
+                if current != self._root:
+                    os.close(current)
+                current = following
+        except BaseException:
+            if current != self._root:
+                os.close(current)
+            raise
+        if self._last[1] != self._root:
+            os.close(self._last[1])
+        self._last = (names, current)
+        return current
+
+    def _step(self, parent: int, name: str, make: bool) -> int:
+        is_made = False
+        if make:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o755 if self._owner is None else 0o700, dir_fd=parent)
+                is_made = True
+        try:
+            descriptor = os.open(name, _DIRECTORY, dir_fd=parent)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise NotADirectoryError(
+                    errno.ENOTDIR, "something is there that is no directory", name
+                ) from None
+            raise
+        if is_made and self._owner is not None:
+            os.fchown(descriptor, *self._owner)
+        return descriptor
+
+
+def digest_of(descriptor: int) -> bytes:
+    """The SHA-256 of an open file, from its beginning."""
+    found = hashlib.sha256()
+    # A buffer for a chunk costs more than hashing a small file.
+    data = os.pread(descriptor, SMALL_CHUNK, 0)
+    found.update(data)
+    if len(data) < SMALL_CHUNK:
+        return found.digest()
+    buffer = bytearray(CHUNK)
+    view = memoryview(buffer)
+    offset = len(data)
+    while count := os.preadv(descriptor, [buffer], offset):
+        found.update(view[:count])
+        offset += count
+    return found.digest()
+
+
+def copy(source: int, target: int, size: int, is_wanted: Callable[[], bool] = lambda: True) -> None:
+    """Copy an open file into another, empty one: as a second name for the same blocks where the file system knows
+    that (btrfs, XFS), else within the kernel.
+
+    Raises:
+        OSError: There is no room, the source is shorter, or nobody wants it any more.
+    """
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        pass
+    else:
+        return
+    offset = 0
+    while offset < size:
+        if not is_wanted():
+            raise OSError(errno.ECANCELED, "it is not wanted any more")
+        step = min(size - offset, COPY_MAX)
+        try:
+            count = os.copy_file_range(source, target, step, offset, offset)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM):
+                raise
+            os.lseek(target, offset, os.SEEK_SET)
+            count = os.sendfile(target, source, offset, step)
+        if not count:
+            raise OSError(errno.EIO, "the file became shorter while it was copied")
+        offset += count

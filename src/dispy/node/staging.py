@@ -1,0 +1,715 @@
+"""Gets files from clients into the store, and from there to where jobs find them.
+
+The node asks, piece by piece, for what it does not have, and for no more at once than it can put away: so a
+disk that is slow fills no memory, a broken connection costs a few pieces, and a client keeps no account. What
+is small comes first: it passes what is large, as everywhere on a link. Hashing, writing and copying are
+done by threads, during which the interpreter is free; what they found comes back to the loop.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from dispy.core.execution.state import ClientId
+from dispy.files.store import SMALL, BusyError, Part, Store
+from dispy.files.tree import Tree
+from dispy.protocol import limits, node
+from dispy.protocol.files import FileEntry, check_entries
+
+logger = logging.getLogger("dispy.node")
+
+PLACERS = 2
+"""Threads that look and copy: one large file does not keep all others waiting."""
+
+WRITERS = 2
+"""Threads that hash and write what arrives, each file always by the same one: 1.1 GB/s each."""
+
+LOOK_AGAIN_S = 0.02
+"""How often we look whether another node has received a file."""
+
+STUCK_S = 1.0
+"""One that has received nothing more for so long is not waited for."""
+
+PROGRESS_S = 0.1
+"""How often a client is told how much has come."""
+
+CHANGED = "its content is not what it was said to be: it has changed meanwhile"
+
+TRIES_MAX = 5
+"""So often a file is fetched that is gone from the store before it was used."""
+
+
+class Landed(Protocol):
+    """A payload that arrived as a stream (``segments.Incoming``)."""
+
+    def view(self) -> bytes | memoryview:
+        """All of it, until ``let_go``.
+
+        Raises:
+            OSError: There was no room for it.
+        """
+
+    def let_go(self) -> None:
+        """It was looked at."""
+
+    def discard(self) -> None:
+        """It is not wanted."""
+
+
+class Seams(NamedTuple):
+    """What the stager does to the world around it.
+
+    Attributes:
+        send: Tell a client something; False if it is not connected.
+        post: Have a function called on the loop; from any thread.
+        later: Likewise after some seconds; on the loop.
+        owner: User and group that files are given to; None: they are ours.
+    """
+
+    send: Callable[[ClientId, node.FromNode], bool]
+    post: Callable[..., object]
+    later: Callable[..., object]
+    owner: tuple[int, int] | None
+
+
+class Stage:
+    """Files that something waits for.
+
+    Args:
+        client: Who has them.
+        computation: Which of its computations they are of.
+        entries: The files.
+        work: Where they are put; None: they are only fetched, for now.
+        done: Called on the loop with the reason why not, empty if they are there.
+    """
+
+    __slots__ = (
+        "after", "client", "computation", "done", "entries", "files", "files_max", "is_dropped", "is_placing",
+        "is_told", "missing", "size", "size_max", "tries", "work",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        client: ClientId,
+        computation: int,
+        entries: list[FileEntry],
+        work: Path | None,
+        done: Callable[[str], None],
+    ) -> None:
+        self.client = client
+        self.computation = computation
+        self.entries = entries
+        self.work = work
+        self.done = done
+        self.missing: set[bytes] = set()
+        self.is_dropped = False
+        self.is_placing = False
+        """A thread puts files there now."""
+        self.after: Callable[[], None] | None = None
+        """What is to be done when it has noticed that it need not."""
+        self.tries = 0
+        self.files = self.files_max = self.size = self.size_max = 0
+        """How much has come, of how much."""
+        self.is_told = False
+        """Whether its client was told how much that is, and a moment has not passed since."""
+
+
+class _Fetch:
+    """A file that is not here yet."""
+
+    __slots__ = (
+        "asked", "asker", "digest", "early", "handed", "is_apart", "is_mixed", "is_opening", "origin", "part", "seen",
+        "size", "stages",
+    )  # fmt: skip
+
+    def __init__(self, digest: bytes, size: int) -> None:
+        self.digest = digest
+        self.size = size
+        self.stages: list[Stage] = []
+        self.part: Part | None = None
+        self.is_opening = False
+        self.is_apart = False
+        self.seen = (0, 0.0)
+        """How much another node had of it when we looked, and for how long no more than that (seconds)."""
+        self.asker: ClientId | None = None
+        """Who is being asked for it."""
+        self.asked = 0
+        """Where the next piece begins that is to be asked for."""
+        self.handed = 0
+        """Up to where all has been given to the thread that writes."""
+        self.origin: ClientId | None = None
+        """Whose pieces those were."""
+        self.is_mixed = False
+        """They were of several clients, or of an earlier time: should it be something else, nobody is to blame."""
+        self.early: dict[int, _Arrived] = {}
+        """Pieces that have overtaken others, by where they begin."""
+
+
+class _Asked(NamedTuple):
+    fetch: _Fetch
+    size: int
+
+
+class _Client:
+    """What a client has been asked for and has not sent."""
+
+    __slots__ = ("asked", "order", "size")
+
+    def __init__(self) -> None:
+        self.asked: dict[tuple[bytes, int], _Asked] = {}
+        self.size = 0
+        """Bytes that were asked for and are not on disk."""
+        self.order: list[tuple[int, int, _Fetch]] = []
+        """A heap of what is to be asked for: what has least left comes first."""
+
+
+class _Arrived(NamedTuple):
+    fetch: _Fetch
+    part: Part | None
+    offset: int
+    data: bytes | Landed
+    size: int
+
+
+class Stager:
+    """Files on their way to a node.
+
+    Args:
+        store: Where they are kept.
+        seams: The world around.
+    """
+
+    def __init__(self, store: Store, seams: Seams) -> None:
+        self._store = store
+        self._seams = seams
+        self._stages: set[Stage] = set()
+        self._fetches: dict[bytes, _Fetch] = {}
+        self._clients: dict[ClientId, _Client] = {}
+        self._numbers = itertools.count()
+        self._placers: ThreadPoolExecutor | None = None
+        self._writers: list[ThreadPoolExecutor] = []
+        self._is_closed = False
+
+    @property
+    def owner(self) -> tuple[int, int] | None:
+        """User and group that files are given to; None: they are ours."""
+        return self._seams.owner
+
+    # What the service asks for.
+
+    def stage(self, stage: Stage) -> Stage:
+        """Get files, and put them where they belong; ``stage.done`` is called later."""
+        try:
+            check_entries(stage.entries)
+        except ValueError as error:
+            self._seams.post(self._end, stage, f"files cannot be put there: {error}")
+            self._stages.add(stage)
+            return stage
+        self._stages.add(stage)
+        self._place(stage)
+        return stage
+
+    def drop(self, stage: Stage, then: Callable[[], None] | None = None) -> None:
+        """Files are not wanted any more; ``done`` is not called.
+
+        Args:
+            stage: Which.
+            then: Called when nothing is put there any more; perhaps at once.
+        """
+        is_placing = stage.is_placing
+        self._leave(stage)
+        if then is not None and is_placing:
+            stage.after = then
+        elif then is not None:
+            then()
+
+    def _leave(self, stage: Stage) -> None:
+        if stage not in self._stages:
+            return
+        self._stages.discard(stage)
+        stage.is_dropped = True
+        for digest in stage.missing:
+            fetch = self._fetches.get(digest)
+            if fetch is None:
+                continue
+            fetch.stages.remove(stage)
+            if fetch.asker == stage.client:
+                # Asked for in its name: the client may not know it any more.
+                self._unask(fetch)
+            if not fetch.stages:
+                self._forget(fetch)
+            elif fetch.asker is None:
+                self._want_again(fetch)
+        self._trim_if_idle()
+
+    def _unask(self, fetch: _Fetch) -> None:
+        """Whoever was asked for a file need not answer."""
+        known = self._clients.get(fetch.asker) if fetch.asker is not None else None
+        fetch.asker = None
+        for item in fetch.early.values():
+            self._discard(item)
+            if known is not None:
+                known.size -= item.size
+        fetch.early.clear()
+        if known is not None:
+            for key in [key for key, asked in known.asked.items() if asked.fetch is fetch]:
+                known.size -= known.asked.pop(key).size
+
+    @staticmethod
+    def _discard(item: _Arrived) -> None:
+        if not isinstance(item.data, bytes):
+            item.data.discard()
+
+    def _want_again(self, fetch: _Fetch) -> None:
+        """Somebody else is asked for a file."""
+        client = fetch.stages[0].client
+        self._want(client, fetch)
+        self._ask(client)
+
+    def on_lost(self, client: ClientId) -> None:
+        """What a client was asked for was lost with its connection."""
+        orphans = [fetch for fetch in self._fetches.values() if fetch.asker == client]
+        for fetch in orphans:
+            self._unask(fetch)
+        self._clients.pop(client, None)
+        for fetch in orphans:
+            other = next((stage.client for stage in fetch.stages if stage.client != client), None)
+            if other is not None:
+                self._want(other, fetch)
+                self._ask(other)
+
+    def on_connected(self, client: ClientId) -> None:
+        """A client is back: it is asked again."""
+        self.on_lost(client)
+        for fetch in self._fetches.values():
+            if fetch.asker is None and any(stage.client == client for stage in fetch.stages):
+                self._want(client, fetch)
+        self._ask(client)
+
+    def on_data(self, client: ClientId, pieces: Iterable[tuple[node.FilePiece, Landed | None]]) -> None:
+        """A client has sent some of what it was asked for; the rest of it is dropped.
+
+        Args:
+            client: Who.
+            pieces: With the streams that they refer to.
+        """
+        known = self._clients.get(client)
+        arrived: list[_Arrived] = []
+        for piece, landed in pieces:
+            asked = known.asked.pop((piece.digest, piece.offset), None) if known is not None else None
+            if asked is None or known is None:
+                if landed is not None:
+                    landed.discard()
+                continue
+            fetch = asked.fetch
+            item = _Arrived(fetch, fetch.part, piece.offset, landed or piece.data, asked.size)
+            fetch.early[piece.offset] = item
+            while fetch.handed in fetch.early:
+                item = fetch.early.pop(fetch.handed)
+                fetch.handed += item.size
+                fetch.is_mixed |= fetch.origin not in (None, client)
+                fetch.origin = client
+                arrived.append(item)
+                if fetch.handed >= fetch.size:
+                    break
+        for number in range(WRITERS):
+            mine = [item for item in arrived if item.fetch.digest[0] % WRITERS == number]
+            if mine:
+                self._run(self._writer(number), self._write, (mine,), self._on_written, (client, mine))
+
+    def on_unreadable(self, client: ClientId, digest: bytes, reason: str) -> None:
+        """A client cannot send a file."""
+        fetch = self._fetches.get(digest)
+        if fetch is not None and fetch.asker == client:
+            self._fail(fetch, client, reason)
+
+    def close(self) -> None:
+        """Nobody waits for anything any more."""
+        self._is_closed = True
+        for stage in self._stages:
+            stage.is_dropped = True
+        for pool in [self._placers, *self._writers]:
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)
+        for fetch in self._fetches.values():
+            if fetch.part is not None:
+                fetch.part.close()
+        self._fetches.clear()
+
+    # Threads.
+
+    def _run(
+        self,
+        pool: ThreadPoolExecutor,
+        work: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        then: Callable[..., None],
+        known: tuple[Any, ...],
+    ) -> None:
+        """Do something on a thread, and then call ``then(*known, result)`` on the loop."""
+
+        def finish(future: Future[Any]) -> None:
+            if not future.cancelled():
+                self._seams.post(self._finish, then, known, future)
+
+        pool.submit(work, *arguments).add_done_callback(finish)
+
+    def _finish(self, then: Callable[..., None], known: tuple[Any, ...], future: Future[Any]) -> None:
+        if not self._is_closed:
+            then(*known, future.result())
+
+    def _placer(self) -> ThreadPoolExecutor:
+        if self._placers is None:
+            self._placers = ThreadPoolExecutor(PLACERS, "dispy places")
+        return self._placers
+
+    def _writer(self, number: int) -> ThreadPoolExecutor:
+        while len(self._writers) <= number:
+            self._writers.append(ThreadPoolExecutor(1, "dispy writes"))
+        return self._writers[number]
+
+    # Looking and placing.
+
+    def _place(self, stage: Stage) -> None:
+        """Put all there that is here; what is not is fetched."""
+        stage.is_placing = True
+        self._run(self._placer(), self._put, (stage,), self._on_put, (stage,))
+
+    def _put(self, stage: Stage) -> tuple[dict[bytes, int], str]:
+        """On a thread: what is missing, with sizes; if nothing is, all is put there. And why that failed."""
+        missing: dict[bytes, int] = {}
+        try:
+            if stage.work is None:
+                missing = {
+                    entry.digest: entry.size
+                    for entry in stage.entries
+                    if not self._store.has(entry.digest, entry.size)
+                }
+            else:
+                missing = put_files(self._store, stage.entries, stage.work, self._seams.owner, stage)
+        except (OSError, ValueError) as error:
+            return {}, f"files cannot be put into the working directory: {error}"
+        return missing, ""
+
+    def _on_put(self, stage: Stage, result: tuple[dict[bytes, int], str]) -> None:
+        missing, reason = result
+        stage.is_placing = False
+        if stage.after is not None:
+            stage.after()
+        if stage not in self._stages:
+            return
+        if reason or not missing:
+            self._end(stage, reason)
+            return
+        stage.tries += 1
+        if stage.tries > TRIES_MAX:
+            self._end(
+                stage, "files are removed from the node's store before they can be used; it is too small"
+            )
+            return
+        stage.missing = set(missing)
+        stage.files_max = len(missing)
+        stage.size_max = sum(missing.values())
+        stage.files = stage.size = 0
+        for digest, size in missing.items():
+            fetch = self._fetches.get(digest)
+            if fetch is None:
+                fetch = self._fetches[digest] = _Fetch(digest, size)
+            fetch.stages.append(stage)
+            if fetch.asker is None:
+                self._want(stage.client, fetch)
+        self._tell(stage)
+        self._ask(stage.client)
+
+    def _end(self, stage: Stage, reason: str) -> None:
+        if stage in self._stages:
+            self._leave(stage)
+            stage.done(reason)
+
+    def _trim_if_idle(self) -> None:
+        if not self._stages and self._placers is not None and not self._is_closed:
+            self._placers.submit(self._store.trim)
+
+    # Asking.
+
+    def _want(self, client: ClientId, fetch: _Fetch) -> None:
+        """A file is to be asked for, of this client."""
+        known = self._clients.get(client)
+        if known is None:
+            known = self._clients[client] = _Client()
+        fetch.asker = client
+        fetch.asked = fetch.handed
+        heapq.heappush(known.order, (fetch.size - fetch.asked, next(self._numbers), fetch))
+
+    def _ask(self, client: ClientId) -> None:
+        """Ask for as much as may be under way."""
+        known = self._clients.get(client)
+        if known is None:
+            return
+        pieces: dict[int, list[node.Piece]] = {}
+        count = 0
+        while known.order and known.size < limits.PIECES_SIZE_MAX:
+            _, number, fetch = known.order[0]
+            stage = next((stage for stage in fetch.stages if stage.client == client), None)
+            if stage is None or fetch.asker != client or self._fetches.get(fetch.digest) is not fetch:
+                heapq.heappop(known.order)
+                continue
+            is_asked = (fetch.digest, fetch.asked) in known.asked
+            if is_asked or (fetch.size and fetch.asked >= fetch.size):
+                heapq.heappop(known.order)
+                continue
+            if fetch.size > SMALL and fetch.part is None:
+                # It comes back into the order when its part is open.
+                heapq.heappop(known.order)
+                self._open(fetch)
+                continue
+            size = min(limits.PIECE_MAX, fetch.size - fetch.asked)
+            pieces.setdefault(stage.computation, []).append(node.Piece(fetch.digest, fetch.asked, size))
+            known.asked[fetch.digest, fetch.asked] = _Asked(fetch, size)
+            known.size += size
+            fetch.asked += size
+            count += 1
+            if fetch.asked >= fetch.size:
+                heapq.heappop(known.order)
+            else:
+                heapq.heapreplace(known.order, (fetch.size - fetch.asked, number, fetch))
+        for computation, wanted in pieces.items():
+            for start in range(0, len(wanted), limits.PIECES_MAX):
+                message = node.NeedFiles(computation, wanted[start : start + limits.PIECES_MAX])
+                self._seams.send(client, message)
+
+    def _open(self, fetch: _Fetch) -> None:
+        """Have the part of a file opened."""
+        if not fetch.is_opening:
+            fetch.is_opening = True
+            self._run(
+                self._placer(),
+                self._begin,
+                (fetch.digest, fetch.size, fetch.is_apart),
+                self._on_open,
+                (fetch,),
+            )
+
+    def _begin(self, digest: bytes, size: int, is_apart: bool) -> Part | OSError | None:
+        """On a thread: the part of a file; None if it is here by now."""
+        try:
+            part = self._store.begin(digest, size, apart=is_apart)
+            if part.offset == 0 and self._store.has(digest, size):
+                # Another node was faster.
+                part.abandon()
+                return None
+        except OSError as error:
+            return error
+        return part
+
+    def _on_open(self, fetch: _Fetch, result: Part | OSError | None) -> None:
+        fetch.is_opening = False
+        if self._fetches.get(fetch.digest) is not fetch:
+            if isinstance(result, Part):
+                result.close()
+            return
+        if result is None:
+            self._on_stored(fetch)
+        elif isinstance(result, BusyError):
+            size, waited_s = fetch.seen
+            fetch.seen = (result.size, waited_s + LOOK_AGAIN_S if result.size == size else 0.0)
+            fetch.is_apart = fetch.seen[1] >= STUCK_S
+            self._seams.later(LOOK_AGAIN_S, self._open, fetch)
+        elif isinstance(result, OSError):
+            self._fail_all(fetch, f"there is no room for it in the store: {result}")
+        else:
+            fetch.part = result
+            self._add(fetch, result.offset)
+            fetch.handed = result.offset
+            fetch.is_mixed = result.offset > 0
+            if fetch.handed >= fetch.size:
+                # It was whole, but for its name.
+                self._run(self._placer(), result.finish, (), self._on_finished, (fetch,))
+                return
+            self._want_again(fetch)
+
+    def _on_finished(self, fetch: _Fetch, is_whole: bool) -> None:
+        if self._fetches.get(fetch.digest) is not fetch:
+            return
+        fetch.part = None
+        if is_whole:
+            self._on_stored(fetch)
+            return
+        self._begin_anew(fetch)
+
+    # What arrives.
+
+    def _write(self, arrived: list[_Arrived]) -> list[bool | str | None]:
+        """On a thread: put pieces away. For each whether its file is whole now, or is not what it should be (None),
+        or why it cannot be stored.
+        """
+        results: list[bool | str | None] = []
+        for fetch, part, offset, landed, size in arrived:
+            try:
+                data = landed if isinstance(landed, bytes) else landed.view()
+                results.append(self._put_away(fetch, part, offset, data, size))
+            except (OSError, ValueError) as error:
+                results.append(f"there is no room for it in the store: {error}")
+            data = b""
+            if not isinstance(landed, bytes):
+                landed.let_go()
+        return results
+
+    def _put_away(
+        self, fetch: _Fetch, part: Part | None, offset: int, data: bytes | memoryview, size: int
+    ) -> bool | None:
+        if len(data) != size:
+            return None
+        if part is None:
+            return True if self._store.add(fetch.digest, data) else None
+        part.write(offset, data)
+        if part.offset < fetch.size:
+            return False
+        return True if part.finish() else None
+
+    def _on_written(
+        self, client: ClientId, arrived: list[_Arrived], results: list[bool | str | None]
+    ) -> None:
+        known = self._clients.get(client)
+        for (fetch, part, _, _, size), result in zip(arrived, results, strict=True):
+            if known is not None:
+                known.size = max(0, known.size - size)
+            if self._fetches.get(fetch.digest) is not fetch or fetch.part is not part:
+                continue
+            if result is True:
+                fetch.part = None
+                self._add(fetch, size)
+                self._on_stored(fetch)
+            elif result is False:
+                self._add(fetch, size)
+            elif result is None:
+                fetch.part = None
+                if fetch.is_mixed:
+                    self._begin_anew(fetch)
+                else:
+                    self._fail(fetch, client, CHANGED)
+            else:
+                self._fail_all(fetch, result)
+        self._ask(client)
+
+    def _add(self, fetch: _Fetch, size: int) -> None:
+        for stage in fetch.stages:
+            stage.size += size
+            if not stage.is_told:
+                self._tell(stage)
+
+    def _on_stored(self, fetch: _Fetch) -> None:
+        """A file is here."""
+        del self._fetches[fetch.digest]
+        for stage in fetch.stages:
+            stage.missing.discard(fetch.digest)
+            stage.files += 1
+            if not stage.missing:
+                self._place(stage)
+
+    def _fail(self, fetch: _Fetch, client: ClientId, reason: str) -> None:
+        """A client cannot send what it said it has; others may."""
+        self._fail_stages(fetch, [stage for stage in fetch.stages if stage.client == client], reason)
+        if self._fetches.get(fetch.digest) is fetch:
+            self._begin_anew(fetch)
+
+    def _begin_anew(self, fetch: _Fetch) -> None:
+        """Forget what has come of a file, and ask for all of it."""
+        self._unask(fetch)
+        if fetch.part is not None:
+            self._close_part(fetch)
+        fetch.handed = 0
+        fetch.origin = None
+        fetch.is_mixed = False
+        self._want_again(fetch)
+
+    def _fail_all(self, fetch: _Fetch, reason: str) -> None:
+        self._fail_stages(fetch, list(fetch.stages), reason)
+
+    def _fail_stages(self, fetch: _Fetch, stages: list[Stage], reason: str) -> None:
+        for stage in stages:
+            path = next(entry.path for entry in stage.entries if entry.digest == fetch.digest)
+            self._end(stage, f"file {path!r} cannot be had: {reason}")
+
+    def _forget(self, fetch: _Fetch) -> None:
+        """Nobody wants a file any more. What is there of it stays for the next one."""
+        self._fetches.pop(fetch.digest, None)
+        if fetch.part is not None:
+            self._close_part(fetch)
+
+    def _close_part(self, fetch: _Fetch) -> None:
+        """Not before what was given to its thread has been written."""
+        if fetch.part is not None and not self._is_closed:
+            self._writer(fetch.digest[0] % WRITERS).submit(fetch.part.close)
+        fetch.part = None
+
+    # Saying how far it is.
+
+    def _tell(self, stage: Stage) -> None:
+        """Tell the client how much has come, ten times a second at most."""
+        stage.is_told = True
+        self._seams.later(PROGRESS_S, self._untell, stage)
+        self._seams.send(
+            stage.client,
+            node.FilesProgress(stage.computation, stage.files, stage.files_max, stage.size, stage.size_max),
+        )
+
+    def _untell(self, stage: Stage) -> None:
+        stage.is_told = False
+        if stage in self._stages and stage.missing:
+            self._tell(stage)
+
+
+def put_files(
+    store: Store,
+    entries: Iterable[FileEntry],
+    work: Path,
+    owner: tuple[int, int] | None,
+    stage: Stage | None = None,
+) -> dict[bytes, int]:
+    """Put files that are in the store into a directory, unless they are there already.
+
+    Args:
+        store: Where they are.
+        entries: Which, and where to.
+        work: The directory.
+        owner: User and group that they are given to.
+        stage: Ends this when it is dropped.
+
+    Returns:
+        Sizes of those that are not in the store, by digest.
+
+    Raises:
+        OSError: One cannot be put there.
+        ValueError: A path that leads elsewhere.
+    """
+    missing: dict[bytes, int] = {}
+
+    def is_wanted() -> bool:
+        return stage is None or not stage.is_dropped
+
+    with Tree(work, owner) as tree:
+        for entry in entries:
+            if not is_wanted():
+                break
+            if entry.digest in missing or tree.holds(entry):
+                continue
+            source = store.find(entry.digest, entry.size)
+            if source is None:
+                missing[entry.digest] = entry.size
+                continue
+            try:
+                link = store.linker(entry, source, owner[1]) if owner is not None else None
+                tree.put(entry, source, link, is_wanted)
+            except OSError as error:
+                raise OSError(error.errno, f"{entry.path}: {error.strerror or error}") from None
+            finally:
+                os.close(source)
+    return missing
