@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dispy.errors import NotYetError, PicklingError, UsageError
+from dispy.errors import PicklingError, UsageError
 
 from .conftest import MakeCluster, RunProgram, StartNode
 
@@ -178,7 +178,7 @@ def test_what_cannot_be_brought(
     assert caplog.text.count("it is left out") == 2
     with pytest.raises(UsageError, match="dispy_job_depends must be a list, not function"):
         cluster.submit("first", 1, dispy_job_depends=first)
-    with pytest.raises(NotYetError, match="files in depends"):
+    with pytest.raises(UsageError, match="file 'file' cannot be sent"):
         cluster.submit("first", 1, dispy_job_depends=["file"])
     held = os.scandir(".")
 

@@ -662,7 +662,8 @@ class JobCluster(Steering):
             raise UsageError(f"send_file takes the path of a file, not {path!r}")
         # Held until all have it.
         entries, held = self._shipped.take([path])
-        waiting = self._engine.call(self._send_files, node, entries)
+        names = None if node is None else NodeNames(node)
+        waiting = self._engine.call(self._send_files, names, entries)
         if not waiting:
             which = "no node" if node is None else f"node {node!r}"
             logger.warning("%s is in use by cluster %s; %s is not sent", which, self.name, path)
@@ -680,12 +681,14 @@ class JobCluster(Steering):
                 if self._is_closed or self._engine._is_stopped:
                     return "the cluster was closed"
 
-    def _send_files(self, node: Any, entries: list[FileEntry]) -> list[concurrent.futures.Future[str]]:
+    def _send_files(
+        self, names: NodeNames | None, entries: list[FileEntry]
+    ) -> list[concurrent.futures.Future[str]]:
         placements = self._engine.service.state.computations[self._number].placements
-        if node is None:
-            nodes = [found for found, p in placements.items() if p.status is not core.Status.FAILED]
+        if names is None:
+            nodes = [found for found, placement in placements.items() if placement.is_open()]
         else:
-            one = self._find_node(node)
+            one = self._find_open(names)
             nodes = [one] if one is not None else []
         futures = []
         for found in nodes:
@@ -1022,11 +1025,6 @@ class JobCluster(Steering):
 
         ``setup_args``: in place of those of the element of ``nodes``.
         """
-        if allocation.depends:
-            raise NotYetError(
-                f"depends of single nodes ({allocation.host}) are not available yet",
-                hint="pass what jobs need as arguments",
-            )
         arguments = allocation.setup_args if setup_args is None else setup_args
         return self._computation.code_with(arguments) if arguments else b""
 

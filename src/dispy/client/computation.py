@@ -13,7 +13,7 @@ from typing import Any
 from dispy import payload
 from dispy.client.files import is_file_item
 from dispy.client.program import find_program
-from dispy.errors import NotYetError, UsageError
+from dispy.errors import UsageError
 from dispy.worker.program import as_text
 
 logger = logging.getLogger("dispy.client")
@@ -125,7 +125,6 @@ def check_depends(depends: Any) -> list[Any]:
 
     Raises:
         UsageError: Something that cannot be a dependency.
-        NotYetError: ``init_depends``.
     """
     if depends is None:
         return []
@@ -156,7 +155,6 @@ def check_job_depends(depends: Any, computation: Computation) -> list[Any]:
 
     Raises:
         UsageError: It is no list.
-        NotYetError: Files and modules.
     """
     if depends is not None and (isinstance(depends, str) or not isinstance(depends, (list, tuple))):
         raise UsageError(f"dispy_job_depends must be a list, not {type(depends).__name__}")
@@ -164,8 +162,6 @@ def check_job_depends(depends: Any, computation: Computation) -> list[Any]:
     for item in depends or ():
         try:
             items += check_depends([item])
-        except NotYetError:
-            raise
         except UsageError as error:
             logger.warning(
                 "in dispy_job_depends of a job of %s: %s; it is left out", computation.name, error
