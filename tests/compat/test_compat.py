@@ -18,15 +18,10 @@ PARTS = {"script"}
 """Programs that others start."""
 WARNINGS = ("error", "default::DeprecationWarning", "ignore::ResourceWarning")
 """Old names are warned of; files that are left to the collector are the program's own affair."""
-NOT_YET = {
-    "creation", "delegate", "node_setup", "node_update", "own_scheduler", "replace_inmem",
-    "script_check", "script_output", "send_file",
-}  # fmt: skip
-"""What they need is refused by now, as the README says."""
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in PROGRAMS if path.stem not in PARTS | NOT_YET], ids=lambda path: path.stem
+    "path", [path for path in PROGRAMS if path.stem not in PARTS], ids=lambda path: path.stem
 )
 def test_program_of_dispy_4(
     path: Path, place: Place, start_node: StartNode, run_program: RunProgram

@@ -57,5 +57,7 @@ if __name__ == '__main__':
         assert os.path.basename(where) == 'mine', where
         cluster.close()
         assert os.path.isfile(os.path.join(where, 'file1'))
-    import shutil
-    shutil.rmtree(where)
+    # whoever uses it last without cleanup=False removes it
+    cluster = dispy.JobCluster(compute, dest_path='mine')
+    assert cluster.submit(0)()[0] == where
+    cluster.close()

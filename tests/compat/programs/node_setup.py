@@ -38,11 +38,10 @@ def compute(i, n):
 if __name__ == '__main__':
     import random
     lock = threading.Lock()
-    os.mkdir('files')
     for i in range(3):
-        with open('files/part%d.txt' % i, 'w') as fd:
+        with open('part%d.txt' % i, 'w') as fd:
             fd.write('%d' % i * 10000)
-    data_files = sorted(glob.glob('files/*.txt'))
+    data_files = sorted(glob.glob('part*.txt'))
     file_id = 0
     cluster = dispy.JobCluster(compute, nodes=[NodeAllocate(host='*')], setup=setup, cleanup=cleanup,
                                loglevel=dispy.logger.INFO if hasattr(dispy.logger, 'INFO') else 20)

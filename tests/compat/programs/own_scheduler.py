@@ -50,9 +50,11 @@ if __name__ == '__main__':
     import dispy, sys, os, threading, hashlib
     done = threading.Event()
     data_files = []
+    # elsewhere than this program: such files are found by their base names
+    data_dir = os.path.join(os.path.dirname(os.getcwd()), 'data')
+    os.mkdir(data_dir)
     for i in range(6):
-        data_files.append(os.path.join('data', 'data%03d' % i))
-    os.mkdir('data')
+        data_files.append(os.path.join(data_dir, 'data%03d' % i))
     for i, name in enumerate(data_files):
         with open(name, 'w') as fd:
             fd.write('%d ' % i * 1000)
