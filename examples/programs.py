@@ -1,4 +1,4 @@
-"""A program as computation: sent to the nodes, started for each job; its output is bytes, its result the exit code."""
+"""A program as computation: sent to nodes, started for each job; its output is bytes, its result the exit code."""
 
 import os
 import tempfile
