@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from dispy.protocol.files import FileEntry
 
 def test_threads_put_the_same_file_at_once(tmp_path: Path) -> None:
     """It is there whole, whoever was first, and nothing else is."""
-    content = os.urandom(300_000)
+    content = os.urandom(3_000_000)
     store = Store(tmp_path / "store", 1 << 30)
     digest = hashlib.sha256(content).digest()
     part = store.begin(digest, len(content))
@@ -25,11 +26,14 @@ def test_threads_put_the_same_file_at_once(tmp_path: Path) -> None:
     work.mkdir()
     entry = FileEntry("a/b", digest, len(content), 0o644, 10**18)
 
+    barrier = threading.Barrier(4)
+
     def put(_: int) -> dict[bytes, int]:
+        barrier.wait()
         return put_files(store, [entry], work, None)
 
     with ThreadPoolExecutor(4) as pool:
-        for _ in range(50):
+        for _ in range(20):
             assert list(pool.map(put, range(4))) == [{}] * 4
             assert (work / "a" / "b").read_bytes() == content
             assert os.listdir(work / "a") == ["b"]
