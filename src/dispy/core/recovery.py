@@ -206,6 +206,10 @@ class Recovery:
 
     # What the caller finds out.
 
+    def disown(self, incarnations: Iterable[bytes]) -> None:
+        """What these have comes too late: the program had told its jobs there to be lost."""
+        self._given_up.update(incarnations)
+
     def give_up(self, incarnation: bytes, status: PlaceStatus, reason: str) -> None:
         """Nobody speaks for an incarnation: for ever (``GONE``), or for now (``SILENT``)."""
         if self.places[incarnation].status in (PlaceStatus.SOUGHT, PlaceStatus.SILENT):
@@ -263,9 +267,9 @@ class Recovery:
                     messages.append((peer, CancelJobs(number, attempts)))
         return messages
 
-    def peers(self) -> list[Peer]:
-        """Those who keep something for us."""
-        return list(self._answers)
+    def has_answer(self, peer: Peer) -> bool:
+        """Whether a peer keeps something for us."""
+        return peer in self._answers
 
 
 class Fate(Struct):
