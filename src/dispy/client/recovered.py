@@ -75,7 +75,7 @@ def _results(one: Dead) -> dict[int, Result]:
     results = {
         number: result
         for session in one.sessions
-        for (_, number), result in session.recovery.results.items()
+        for (_, number), result in session.recovery.final_results().items()
     }
     return results | one.told
 

@@ -257,6 +257,14 @@ class Recovery:
             if place.status in (PlaceStatus.GONE, PlaceStatus.SILENT)
         ]
 
+    def final_results(self) -> dict[Key, Result]:
+        """How jobs have ended that are not run again: one whose process has died may have been started anew."""
+        again: dict[Key, int] = {}
+        for answer in self._answers.values():
+            for key, attempt in answer.open.items():
+                again[key] = max(attempt, again.get(key, 0))
+        return {key: one for key, one in self.results.items() if one.ended.attempt >= again.get(key, 0)}
+
     def cancels(self) -> list[tuple[Peer, CancelJobs]]:
         """What ends the jobs that are open."""
         messages = []
