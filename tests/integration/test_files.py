@@ -234,3 +234,31 @@ def test_links_within_a_directory_are_followed(
 def test_the_main_program_is_no_module_to_be_sent(place: Place) -> None:
     with pytest.raises(UsageError, match="main program"):
         dispy.JobCluster(listing, depends=[sys.modules["__main__"]])
+
+
+def test_a_node_that_is_set_up_anew_has_other_files(
+    make_cluster: MakeCluster, start_node: StartNode, here: Path
+) -> None:
+    """``allocate`` is asked again; what lay there before is gone, unless the directory is to stay."""
+    node = start_node("--cpus", "1")
+    write(here, "common", "first", "second")
+
+    class Chosen(NodeAllocate):
+        def allocate(self, cluster: Any, ip_addr: str, name: str, cpus: int, *rest: Any) -> int:
+            self.depends = ["second"] if self.depends == ["first"] else ["first"]
+            return cpus
+
+    for options in ({}, {"dest_path": "named"}):
+        allocation = Chosen("127.0.0.1", node.port)
+        cluster = make_cluster(tell, nodes=[allocation], depends=["common"], setup=load, **options)
+        assert cluster.submit()() == ["common", "first"]
+        (shown,) = cluster.status().nodes
+        assert cluster.resetup_node(shown) == 0
+        submit = cluster.submit
+        found = wait_for(
+            lambda submit=submit: submit()(),
+            lambda seen: "second" in seen,
+            what="the second file is there",
+        )
+        assert found == ["common", "second"]
+        cluster.close()

@@ -93,6 +93,7 @@ def test_different_files_of_one_name_are_not_there_at_once(
     paths = [str(tmp_path / name / "input") for name in "xyxxyy"]
     jobs = [cluster.submit("input", dispy_job_depends=[path]) for path in paths]
     results = [job() for job in jobs]
+    assert [job.exception for job in jobs] == [None] * 6
     assert [result[0] for result in results] == [f"{name}/input" for name in "xyxxyy"]
     spans = {name: [r[2:] for r in results if r[0].startswith(name)] for name in "xy"}
     for start, end in spans["x"]:

@@ -102,6 +102,26 @@ def test_every_job_that_was_submitted_comes_back(
     assert dispy.recover_jobs() == []
 
 
+SECOND = (
+    "second = dispy.JobCluster(run, durable=True); more = [second.submit(directory, n) for n in range(10, 20)]; "
+    "second.status(); second._journal.ask(lambda db: None)"
+)
+
+
+def test_all_clusters_of_a_program_come_back_together(
+    start_dying: StartDying, start_node: StartNode
+) -> None:
+    """Each from a journal, though their nodes know them as one client. None has a say about the others' jobs."""
+    start_node("--cpus", "2")
+    dying = start_dying(10, free=19, durable=True)
+    dying.order(SECOND)
+    dying.count = 20
+    dying.wait_started(20)
+    dying.kill()
+    dying.release()
+    check_all(dying, dispy.recover_jobs(timeout=5))
+
+
 def test_jobs_that_were_never_started_are_run(
     start_dying: StartDying, start_node: StartNode, path: Path
 ) -> None:

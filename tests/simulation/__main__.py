@@ -25,7 +25,7 @@ from contextlib import suppress
 from dispy.protocol.node import ABANDONED, CANCELLED, FINISHED, TERMINATED
 
 from .mutations import MUTATIONS, find, is_named
-from .simulation import STEPS, Outcome, run_batch, run_seed
+from .simulation import CLIMATES, STEPS, Outcome, run_batch, run_seed
 
 LINES = 60
 """The end of the trace of a world that failed that is shown."""
@@ -46,6 +46,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="play for so long")
     parser.add_argument("--steps", type=int, default=STEPS, help="steps until faults cease (%(default)s)")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument(
+        "--climate",
+        default="",
+        choices=sorted({name for name, _ in CLIMATES}),
+        help="the only one there is",
+    )
     parser.add_argument("--trace", action="store_true", help="tell everything that happens in one world")
     parser.add_argument(
         "--mutations", action="store_true", help="break guarantees on purpose, one at a time"
@@ -54,28 +60,31 @@ def main() -> None:
     if options.mutations:
         sys.exit(check_checker())
     if options.seed is not None and options.seeds is None and options.seconds is None:
-        sys.exit(play_one(options.seed, options.steps, options.trace))
+        sys.exit(play_one(options.seed, options.steps, options.trace, options.climate))
     first = options.seed or 0
     count = options.seeds if options.seeds is not None else 100 if options.seconds is None else 1 << 40
     deadline = None if options.seconds is None else time.monotonic() + options.seconds
-    sys.exit(play(first, count, options.steps, options.processes, deadline))
+    sys.exit(play(first, count, options.steps, options.processes, deadline, options.climate))
 
 
-def play_one(seed: int, steps: int, is_traced: bool) -> int:
+def play_one(seed: int, steps: int, is_traced: bool, climate: str) -> int:
     """Play one world."""
-    outcome = run_seed(seed, steps, print if is_traced else None)
+    outcome = run_seed(seed, steps, print if is_traced else None, climate)
     print(describe(outcome))
     if outcome.failure is not None and not is_traced:
-        show_trace(seed, steps)
+        show_trace(seed, steps, climate)
     return 1 if outcome.failure is not None else 0
 
 
-def play(first: int, count: int, steps: int, processes: int, deadline: float | None) -> int:
+def play(first: int, count: int, steps: int, processes: int, deadline: float | None, climate: str) -> int:
     """Play many worlds."""
     began = time.monotonic()
     total = Total()
     # Who interrupts it is told what has come of it so far.
-    with suppress(KeyboardInterrupt), _outcomes(first, count, steps, processes, deadline) as outcomes:
+    with (
+        suppress(KeyboardInterrupt),
+        _outcomes(first, count, steps, processes, deadline, climate) as outcomes,
+    ):
         for batch in outcomes:
             for outcome in batch:
                 total.add(outcome)
@@ -87,8 +96,9 @@ def play(first: int, count: int, steps: int, processes: int, deadline: float | N
     if total.failed:
         seed = min(total.failed)
         print(f"\nThe end of the trace of seed {seed}:\n")
-        show_trace(seed, steps)
+        show_trace(seed, steps, climate)
         flag = "" if steps == STEPS else f" --steps {steps}"
+        flag += f" --climate {climate}" if climate else ""
         print(f"\nplay it again: python -m tests.simulation --seed {seed}{flag} --trace")
         return 1
     return 0
@@ -97,9 +107,11 @@ def play(first: int, count: int, steps: int, processes: int, deadline: float | N
 class _outcomes:
     """What comes of worlds, some at a time, from several processes or from this one."""
 
-    def __init__(self, first: int, count: int, steps: int, processes: int, deadline: float | None) -> None:
+    def __init__(
+        self, first: int, count: int, steps: int, processes: int, deadline: float | None, climate: str
+    ) -> None:
         self._batches = (
-            (start, min(AT_ONCE, first + count - start), steps, deadline)
+            (start, min(AT_ONCE, first + count - start), steps, deadline, climate)
             for start in range(first, first + count, AT_ONCE)
         )
         self._processes = processes
@@ -153,6 +165,7 @@ class Total:
         self.statuses: Counter[int] = Counter()
         self.faults: Counter[str] = Counter()
         self.packets: Counter[str] = Counter()
+        self.recovered: Counter[str] = Counter()
         self.failed: list[int] = []
 
     def add(self, outcome: Outcome) -> None:
@@ -165,6 +178,7 @@ class Total:
         self.statuses.update(outcome.statuses)
         self.faults.update(outcome.faults)
         self.packets.update(outcome.packets)
+        self.recovered.update(outcome.recovered)
         if outcome.failure is not None:
             self.failed.append(outcome.seed)
 
@@ -173,6 +187,7 @@ class Total:
         ends = ", ".join(f"{self.statuses[status]:,} {name}" for status, name in NAMES.items())
         faults = ", ".join(f"{name} {count:,}" for name, count in sorted(self.faults.items()))
         packets = ", ".join(f"{count:,} {name}" for name, count in self.packets.items())
+        recovered = ", ".join(f"{count:,} {name}" for name, count in self.recovered.items())
         rate = self.steps / max(seconds, 1e-9)
         return (
             f"{self.worlds:,} worlds, {self.steps:,} events in {seconds:.0f} s ({rate:,.0f}/s), "
@@ -180,6 +195,7 @@ class Total:
             f"{self.jobs:,} jobs, begun {self.runs:,} times: {ends}\n"
             f"{sum(self.faults.values()):,} faults: {faults or 'none'}\n"
             f"packets: {packets}\n"
+            f"after deaths of programs: {recovered or 'nothing'}\n"
             f"failed: {', '.join(map(str, sorted(self.failed))) or 'none'}"
         )
 
@@ -192,10 +208,10 @@ def describe(outcome: Outcome) -> str:
     )
 
 
-def show_trace(seed: int, steps: int) -> None:
+def show_trace(seed: int, steps: int, climate: str) -> None:
     """The last that happened in a world."""
     lines: deque[str] = deque(maxlen=LINES)
-    run_seed(seed, steps, lines.append)
+    run_seed(seed, steps, lines.append, climate)
     for line in lines:
         print(line[:400])
 

@@ -33,9 +33,14 @@ def watch_node(computer: Computer, machine: ExecutionMachine) -> None:
     def handle(event: execution.Event, now: float) -> list[execution.Action]:
         nonlocal count
         before = state.busy
+        clients = list(state.clients) if computer.disk is not None else ()
         actions = decide(event, now)
+        if clients and type(event) is execution.Tick:
+            _note_ended_leases(computer, [client for client in clients if client not in state.clients])
         if world.is_traced:
             computer.show(event, actions)
+        if type(event) is execution.Stopping:
+            return actions  # it is of no use any more to anybody
         problem = find_in_node(state, before)
         count += 1
         if problem is None and count % EVERY == 0:
@@ -45,6 +50,15 @@ def watch_node(computer: Computer, machine: ExecutionMachine) -> None:
         return actions
 
     machine.handle = handle  # type: ignore[method-assign]
+
+
+def _note_ended_leases(computer: Computer, clients: list[execution.ClientId]) -> None:
+    """Clients are forgotten because they were silent for too long."""
+    for client in clients:
+        assert computer.disk is not None
+        computer.disk.forgotten.add((computer.incarnation, client))
+        computer.deaths += 1
+        computer.world.note(computer.name, f"the lease of {client[:3].hex()} has ended")
 
 
 def find_in_node(state: execution.State, busy_before: int) -> str | None:

@@ -19,6 +19,7 @@ from dispy.protocol.worker import SLOT_CLAIM
 from dispy.settings import NodeSettings
 
 from . import checks
+from .disk import Disk, Spool
 from .files import Files
 from .loop import Loop
 from .processes import HostProcess
@@ -78,6 +79,9 @@ class Service(NodeService):
         super().__init__(settings, parts)
         self.computer = computer
         self._listener = Listener(self._new_connection, computer)  # type: ignore[assignment]
+        if computer.disk is not None:
+            tell = self._tell_written
+            self._spool = Spool(computer, self.incarnation, SECRET.fingerprint(), tell)
         checks.watch_node(computer, self._machine)
 
     @property
@@ -91,11 +95,21 @@ class Service(NodeService):
             raise BlockingIOError(11, "Resource temporarily unavailable")
         return HostProcess(self.computer, workers_max(self.cpus))
 
+    def _handle(self, event: core.Event) -> None:
+        if type(event) is core.Restored and self.computer.disk is not None:
+            self.computer.disk.taken_over += sum(len(batch.ended) for batch in event.batches)
+        super()._handle(event)
+
     def _load(self, action: core.StartHost) -> None:
         super()._load(action)
         loaded = self._loaded.get(action.key)
         if loaded is not None:
             loaded.host.client = action.key[0]  # type: ignore[attr-defined]
+
+    def kill_spool(self) -> None:
+        """The node is dead."""
+        if isinstance(self._spool, Spool):
+            self._spool.kill()
 
     @property
     def is_ending(self) -> bool:
@@ -134,6 +148,8 @@ class Computer:
         number: Its number.
         cpus: Of the node.
         lease_s: Of the node.
+        silence_s: After so long a client counts as gone.
+        disk: What its nodes leave to those after them; None: they have no spool.
     """
 
     def __init__(
@@ -144,6 +160,8 @@ class Computer:
         number: int,
         cpus: int,
         lease_s: float,
+        silence_s: float,
+        disk: Disk | None,
     ) -> None:
         self.world = world
         self.network = network
@@ -153,6 +171,12 @@ class Computer:
         self.machine = network.machine(self.host)
         self.cpus = cpus
         self.lease_s = lease_s
+        self.silence_s = silence_s
+        self.disk = disk
+        self.deaths = 0
+        """How often something was lost here that nodes had."""
+        self.incarnation = b""
+        """Of the node, or of the last one."""
         self.slowness = 1.0
         self.load_s = 0.02
         self.loads_fail = False
@@ -214,8 +238,10 @@ class Computer:
         self.party = world.party(f"{self.name}.{self._starts}")
         self.world.note(self.party.name, f"starts with {self.cpus} CPUs")
         loop = Loop(world, self.party, self.network, self.host)
-        settings = NodeSettings(cpus=self.cpus, name=self.name, owner=1, lease_s=self.lease_s)
-        incarnation = world.random.randbytes(16)
+        settings = NodeSettings(
+            cpus=self.cpus, name=self.name, owner=1, lease_s=self.lease_s, silence_s=self.silence_s
+        )
+        incarnation = self.incarnation = world.random.randbytes(16)
         spare = HostProcess(self, workers_max(self.cpus))
         files: Any = self.files
         before = asyncio._get_running_loop()
@@ -239,7 +265,7 @@ class Computer:
             self.world.fail(f"{self.name} stops because of a fault of its own")
         if self.hosts:
             self.world.fail(f"{self.name} ends and leaves {len(self.hosts)} hosts behind")
-        self._gone("end")
+        self._gone("end", is_closed=True)
         if self._starts_again:
             self._starts_again = False
             self.world.soon(self.world.nature, self.start)
@@ -265,10 +291,13 @@ class Computer:
             # SIGTERM, which a host that is stopped does not see.
             self.reach(host.party, host.die, 0)
 
-    def _gone(self, how: str) -> None:
+    def _gone(self, how: str, *, is_closed: bool = False) -> None:
         party = self.party
         assert party is not None
         party.kill()
+        self.deaths += 1
+        if self.service is not None and not is_closed:
+            self.service.kill_spool()
         self.machine.listener = None
         self.network.drop(party, how)
         self.service = None
@@ -282,6 +311,9 @@ class Computer:
             self._gone("silent")
         for host in list(self.hosts):
             host.die(-9)
+        lost = self.disk.lose_power() if self.disk is not None else []
+        if lost:
+            self.world.note(self.name, f"has lost what was not synced: {lost}")
 
     def power_on(self) -> None:
         """It is there again, without a node."""

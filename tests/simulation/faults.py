@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .computer import Computer
     from .network import End, Network
     from .program import Program
+    from .recovery import Estate
 
 Undo = Callable[[], None]
 
@@ -23,6 +24,7 @@ class Faults:
         network: What it cuts.
         computers: Whom it may hit.
         programs: Whom it may hit, also those that start later.
+        estates: Those of dead programs, with whoever recovers them.
         weights: How often each kind comes, by its name; the others never.
         pause_s: Mean time from one fault to the next (seconds).
         longest_s: The longest that one lasts (seconds).
@@ -34,6 +36,7 @@ class Faults:
         network: Network,
         computers: list[Computer],
         programs: list[Program],
+        estates: list[Estate],
         weights: dict[str, float],
         pause_s: float,
         longest_s: float,
@@ -44,6 +47,7 @@ class Faults:
         self._network = network
         self._computers = computers
         self._programs = programs
+        self._estates = estates
         self._names = list(weights)
         self._weights = list(weights.values())
         self._pause_s = pause_s
@@ -74,6 +78,9 @@ class Faults:
             "memory full": self._memory_full,
             "cpus": self._change_cpus,
             "clock jumps": self._jump,
+            "recovery killed": self._kill_recovery,
+            "disk full": self._disk_full,
+            "disk damaged": self._damage_disk,
         }
         if self._names:
             self._schedule()
@@ -411,7 +418,44 @@ class Faults:
     def _crash_program(self) -> bool:
         """A program is killed, or its machine loses its power; it does not come back."""
         program = self._program()
-        if program is None:
+        if program is None or program.is_resuming:
             return False
         program.crash(self._world.random.choice(["reset", "end", "silent"]))
+        return True
+
+    # What is left of dead programs.
+
+    def _kill_recovery(self) -> bool:
+        """Somebody who recovers is killed, or his machine loses its power."""
+        alive = [estate.recovery for estate in self._estates if estate.recovery is not None]
+        if not alive:
+            return False
+        recovery = self._world.random.choice(alive)
+        recovery.kill(self._world.random.choice(["reset", "end", "silent"]))
+        return True
+
+    def _disk_full(self) -> bool:
+        """Nothing can be written to a node's spool."""
+        disk = self._computer().disk
+        if disk is None or disk.is_full:
+            return False
+        disk.is_full = True
+
+        def undo() -> None:
+            disk.is_full = False
+
+        self._for_a_while(undo)
+        return True
+
+    def _damage_disk(self) -> bool:
+        """A file of a spool is not what it was."""
+        computer = self._computer()
+        files = computer.disk.files() if computer.disk is not None else []
+        if computer.disk is None or not files:
+            return False
+        path = self._world.random.choice(files)
+        self._note(f"{path.name} of {computer.name} is damaged")
+        self._world.has_damage = True
+        computer.disk.damage(path, self._world.chance())
+        computer.deaths += 1
         return True

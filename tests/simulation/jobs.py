@@ -15,8 +15,11 @@ from dispy.protocol.node import ABANDONED, CANCELLED, FINISHED, TERMINATED, Ende
 
 from .world import World
 
-_ARGUMENTS = struct.Struct("<QIBBHII")
-_RESULT = struct.Struct("<QII")
+_ARGUMENTS = struct.Struct(
+    "<xQIBBHII"
+)  # a zero, with which no pickle begins: whoever looks for an id finds none
+_RESULT = struct.Struct("<3sIQII")  # the head of a pickle of bytes, their length; number, attempt, size
+_PICKLE_HEAD, _PICKLE_END = b"\x80\x04B", b"."
 
 
 class Kind(IntEnum):
@@ -66,7 +69,7 @@ class Task:
 
     def is_large(self) -> bool:
         """Whether its result travels as a stream."""
-        return self.result_size + _RESULT.size >= INLINE_MAX
+        return self.result_size + _RESULT.size + len(_PICKLE_END) >= INLINE_MAX
 
     def encode(self, number: int) -> bytes:
         """The arguments of the job that does it."""
@@ -91,8 +94,14 @@ def decode(data: bytes) -> tuple[int, Task]:
 
 
 def encode_result(number: int, attempt: int, size: int) -> bytes:
-    """What a job returns."""
-    return _RESULT.pack(number, attempt, size) + bytes((number & 0xFF,)) * size
+    """What a job returns: a pickle of bytes."""
+    body = bytes((number & 0xFF,)) * size + _PICKLE_END
+    return _RESULT.pack(_PICKLE_HEAD, 16 + size, number, attempt, size) + body
+
+
+def attempt_of(value: bytes) -> int:
+    """Which attempt has returned what was unpickled."""
+    return int.from_bytes(value[8:12], "little")
 
 
 def is_result(data: bytes | bytearray | memoryview, number: int, attempt: int, size: int) -> bool:
@@ -110,7 +119,8 @@ class Entry:
 
     __slots__ = (
         "acknowledged", "attempt", "computation", "died", "ended", "is_cancelled", "is_ended_by_us", "is_given_up",
-        "is_reentrant", "node", "number", "pinned", "serials", "starts", "status", "task", "unreachable",
+        "is_reentrant", "node", "number", "pinned", "places", "recovered", "runs", "serials", "starts", "status",
+        "task",
     )  # fmt: skip
 
     def __init__(
@@ -127,8 +137,15 @@ class Entry:
         """Which node that was."""
         self.starts: list[int] = []
         """Attempts that a worker has begun."""
+        self.runs: list[tuple[str, int]] = []
+        """All runs, those of programs that resumed it among them: the program, and its attempt."""
         self.ended: dict[int, int] = {}
         """How runs have ended, by attempt."""
+        self.places: dict[int, bytes] = {}
+        """On which incarnations of nodes that was."""
+        self.recovered: tuple[int, bytes, int] | None = None
+        """How it was said to have ended by the first recovery that said so, what it returned, and how often nodes
+        had died when it began."""
         self.died: set[int] = set()
         """Attempts whose worker died under them."""
         self.serials: dict[int, int] = {}
@@ -210,9 +227,11 @@ class Account:
         self.last_start[entry.computation] = self._world.now
         if attempt in entry.starts:
             self.fail(f"attempt {attempt} of job {number} is started twice")
-        if entry.starts and not entry.is_reentrant:
-            self.fail(f"job {number} is started twice, as attempts {entry.starts} and {attempt}")
+        if entry.runs and not entry.is_reentrant:
+            before = ", ".join(f"{other} of {name}" for name, other in entry.runs)
+            self.fail(f"job {number} is started twice, as attempts {before} and {attempt}")
         entry.starts.append(attempt)
+        entry.runs.append((self.name, attempt))
         return entry
 
     # What the program is told.
@@ -254,7 +273,11 @@ class Account:
         elif ended.status == TERMINATED:
             self._check_terminated(entry, ended)
         elif ended.status == CANCELLED:
-            if not entry.is_cancelled and (entry.pinned is None or ended.reason != CLOSED):
+            if (
+                not entry.is_ended_by_us
+                and not entry.is_cancelled
+                and (entry.pinned is None or ended.reason != CLOSED)
+            ):
                 self.fail(f"job {ended.number} ends as cancelled and nobody cancelled it")
         elif entry.is_reentrant and entry.pinned is None:
             self.fail(f"job {ended.number} may run again and is abandoned: {ended.reason}")

@@ -1,8 +1,8 @@
 """Guarantees broken on purpose, one at a time, to see that a simulation notices.
 
-Each of them is a machine that now and then does something else than the real one: a decision left out, taken
-twice, or taken about the wrong job. ``python -m tests.simulation --mutations`` plays worlds with each of them
-until one fails.
+Each of them is a machine, or what stands for one, that now and then does something else than the real one: a
+decision left out, taken twice, or taken about the wrong job. ``python -m tests.simulation --mutations`` plays
+worlds with each of them until one fails.
 """
 
 from __future__ import annotations
@@ -10,22 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from dispy.core.execution import Machine as ExecutionMachine
 from dispy.core.execution import state as execution
+from dispy.core.recovery import Fate, Judge, Recovery
 from dispy.core.scheduling import Machine as SchedulingMachine
 from dispy.core.scheduling import state as scheduling
 from dispy.core.scheduling.placing import note_room
 from dispy.protocol import node
 from dispy.protocol.node import Attempt
 
+from .program import Program
 from .simulation import Outcome, run_seed
 
 WORLDS_MAX = 60
 """Within so many worlds each has to be found."""
 
-Machine = ExecutionMachine | SchedulingMachine
 Decide = Callable[[Any, float], list[Any]]
 """What the real machine does with an event."""
 
@@ -40,13 +42,17 @@ class Mutation:
         handle: What it does instead, with the help of the real machine.
         finds: What the failure must say, one of these.
         first: A world in which it shows, unless these have changed meanwhile.
+        climate: That of the worlds; empty: any.
+        method: What is another one.
     """
 
     name: str
-    kind: type[ExecutionMachine] | type[SchedulingMachine]
-    handle: Callable[[Any, Decide, Any, float], list[Any]]
+    kind: type[Any]
+    handle: Callable[..., Any]
     finds: tuple[str, ...]
     first: int = 0
+    climate: str = ""
+    method: str = "handle"
 
 
 def forget_results(machine: ExecutionMachine, decide: Decide, event: Any, now: float) -> list[Any]:
@@ -175,6 +181,34 @@ def forget_cancel(machine: SchedulingMachine, decide: Decide, event: Any, now: f
     return decide(event, now)
 
 
+def note_nothing(machine: ExecutionMachine, decide: Decide, event: Any, now: float) -> list[Any]:
+    """A node does not say what else was open when it ended."""
+    return [
+        execution.NoteOpen(action.client, action.name, [], action.next_batch)
+        if type(action) is execution.NoteOpen
+        else action
+        for action in decide(event, now)
+    ]
+
+
+def acknowledge_at_once(
+    program: Program, real: Callable[[Callable[[], None]], None], told: Callable[[], None]
+) -> None:
+    """Nodes may forget results before the journal has them."""
+    told()
+
+
+def run_all(judge: Judge, real: Callable[[tuple[int, int]], Fate], key: tuple[int, int]) -> Fate:
+    """What may have been started is resumed."""
+    fate = real(key)
+    return Fate(None, is_unstarted=True) if fate.status == node.ABANDONED else fate
+
+
+def wait_for_none(recovery: Recovery, real: Callable[[], bool]) -> bool:
+    """Nodes are told to forget while jobs are running there."""
+    return recovery.is_told()
+
+
 MUTATIONS = [
     Mutation(
         "a job is run twice after a reconnect",
@@ -215,7 +249,42 @@ MUTATIONS = [
         ("provisional result", "not seen"),
     ),
     Mutation(
-        "a cancelled job is run elsewhere", SchedulingMachine, forget_cancel, ("was cancelled",), first=26
+        "a cancelled job is run elsewhere", SchedulingMachine, forget_cancel, ("was cancelled",), first=37
+    ),
+    Mutation(
+        "results are acknowledged before the journal has them",
+        Program,
+        acknowledge_at_once,
+        ("as never started, and it was", "started twice", "is returned as", "is not returned"),
+        first=13,
+        climate="recoveries",
+        method="_after_note",
+    ),
+    Mutation(
+        "what may have been started is resumed",
+        Judge,
+        run_all,
+        ("as never started, and it was", "started twice"),
+        first=3,
+        climate="recoveries",
+        method="fate",
+    ),
+    Mutation(
+        "what was lost with a node is not noted",
+        ExecutionMachine,
+        note_nothing,
+        ("as never started, and it was", "started twice"),
+        first=24,
+        climate="recoveries",
+    ),
+    Mutation(
+        "a recovery does not wait for jobs that run",
+        Recovery,
+        wait_for_none,
+        ("nobody cancelled it", "is killed for another", "is not returned", "is returned as"),
+        first=2,
+        climate="recoveries",
+        method="is_over",
     ),
 ]
 
@@ -223,17 +292,17 @@ MUTATIONS = [
 @contextmanager
 def applied(mutation: Mutation) -> Iterator[None]:
     """Machines made now are the broken ones."""
-    kind: Any = mutation.kind
-    real = kind.handle
+    kind = mutation.kind
+    real = getattr(kind, mutation.method)
 
-    def handle(machine: Machine, event: Any, now: float) -> list[Any]:
-        return mutation.handle(machine, lambda event, now: real(machine, event, now), event, now)
+    def handle(machine: Any, *arguments: Any) -> Any:
+        return mutation.handle(machine, partial(real, machine), *arguments)
 
-    kind.handle = handle
+    setattr(kind, mutation.method, handle)
     try:
         yield
     finally:
-        kind.handle = real
+        setattr(kind, mutation.method, real)
 
 
 def find(mutation: Mutation, worlds_max: int = WORLDS_MAX) -> tuple[int, Outcome | None]:
@@ -241,7 +310,7 @@ def find(mutation: Mutation, worlds_max: int = WORLDS_MAX) -> tuple[int, Outcome
     seeds = [mutation.first, *(seed for seed in range(worlds_max - 1) if seed != mutation.first)]
     with applied(mutation):
         for count, seed in enumerate(seeds, 1):
-            outcome = run_seed(seed)
+            outcome = run_seed(seed, climate=mutation.climate)
             if outcome.failure is not None:
                 return count, outcome
     return len(seeds), None

@@ -210,6 +210,8 @@ class HostProcess:
 
     def __init__(self, computer: Computer, slots_max: int) -> None:
         self.computer = computer
+        self.incarnation = computer.incarnation
+        """Of the node that started it."""
         pid = computer.new_pid()
         self.party = computer.world.party(f"host{pid}")
         self.process = Process(self, pid)
@@ -553,6 +555,7 @@ class Worker:
         if job.stream:
             computer.files.let_go(self._segments / str(job.stream))
         entry.ended[job.attempt] = status
+        entry.places[job.attempt] = self.host.incarnation
         end = computer.world.time()
         ended = Ended(
             job.number, job.attempt, status, self.handle.start, end, payload, stream, reason=reason

@@ -7,8 +7,11 @@ them, submit, cancel, put, close; and every word that the program is told goes i
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
+from dispy.client import journal as journals
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import ClientId, NodeId
 from dispy.net.connection import TICKS
@@ -20,9 +23,10 @@ from dispy.settings import PULSE_S, SILENT_PULSES
 from . import checks
 from .computer import PORT, SECRET, Computer
 from .jobs import Account, Entry, Kind, Task, said_by
+from .journals import Journal, Shelf
 from .loop import Loop
 from .show import show_event
-from .world import World
+from .world import Party, World
 
 if TYPE_CHECKING:
     from .network import Network
@@ -55,8 +59,8 @@ class Cluster:
     """One computation."""
 
     __slots__ = (
-        "chains", "computers", "cpus", "end_by", "grace_s", "is_closing", "is_exclusive", "is_reentrant", "number",
-        "objects", "wishes",
+        "chains", "computers", "cpus", "end_by", "grace_s", "is_closing", "is_exclusive", "is_reentrant", "journal",
+        "number", "objects", "options", "wishes",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +79,14 @@ class Cluster:
         self.is_closing = False
         self.end_by: float | None = None
         """When jobs are given up that have not ended."""
+        self.journal: Journal | None = None
+        """Its own, a full one."""
+        self.options = journals.Options(
+            SECRET.fingerprint(),
+            reentrant=is_reentrant,
+            exclusive=is_exclusive,
+            nodes=[(computer.host, PORT, 0) for computer in computers],
+        )
 
 
 class Program:
@@ -86,6 +98,9 @@ class Program:
         ledger: Where its account goes.
         number: Its number.
         computers: Those it knows.
+        shelf: Where its journals are; None: it has none.
+        party: The process that it is in; None: one of its own.
+        host: The address of its machine; None: one of its own.
     """
 
     def __init__(
@@ -95,13 +110,27 @@ class Program:
         ledger: dict[bytes, Account],
         number: int,
         computers: list[Computer],
+        shelf: Shelf | None = None,
+        party: Party | None = None,
+        host: str | None = None,
     ) -> None:
         self.world = world
         self.network = network
-        self.name = f"program{number}"
-        self.host = f"10.0.1.{number}"
+        self.name = f"program{number}" if party is None else f"{party.name}.{number}"
+        self.host = host or f"10.0.1.{number}"
         self.account = Account(world, self.name)
-        self.party = world.party(self.name)
+        self.party = party or world.party(self.name)
+        self.is_resuming = party is not None
+        """It runs jobs of another one that is dead."""
+        self.on_job_ended: Callable[[Ended], object] | None = None
+        """Is told, too."""
+        self.on_crash: Callable[[Program, str], object] | None = None
+        """Is told that it has crashed, and how."""
+        self.shelf = shelf
+        self._journal: Journal | None = None
+        """For clusters that have none of their own."""
+        self._noted: set[int] = set()
+        """Computations that are in it."""
         self.computers = computers
         self.identity = world.random.randbytes(16)
         ledger[self.identity] = self.account
@@ -116,7 +145,7 @@ class Program:
         self._next_computation = 1
         self._next_object = 1
         network.machine(self.host)
-        loop = Loop(world, self.party, network, self.host)
+        loop = self.party.loop or Loop(world, self.party, network, self.host)
         before = asyncio._get_running_loop()
         asyncio._set_running_loop(loop)
         try:
@@ -167,7 +196,66 @@ class Program:
         if computer in cluster.computers:
             cpus = cluster.wishes.get(computer.name, computer.cpus)
             if cpus > 0:
-                self.service.handle(core.Allocate(cluster.number, info.node, cpus))
+                self._note_node(cluster, info)
+                if cluster.journal is None:
+                    self._use(cluster, info, cpus)
+                else:
+                    # Not before it is written: whoever recovers the jobs has to know all who may have one.
+                    cluster.journal.after_note(partial(self._use, cluster, info, cpus))
+
+    def _use(self, cluster: Cluster, info: NodeInfo, cpus: int) -> None:
+        self.service.handle(core.Allocate(cluster.number, info.node, cpus))
+
+    # Journals, as in ``client.engine``.
+
+    def _note_node(self, cluster: Cluster, info: NodeInfo) -> None:
+        where = cluster.journal
+        if where is None:
+            if self.shelf is None:
+                return
+            if self._journal is None:
+                self._journal = self.shelf.make(self.party, is_full=False)
+                self._journal.begin(self.identity, self.name)
+            where = self._journal
+            if cluster.number not in self._noted:
+                self._noted.add(cluster.number)
+                where.add_computation(cluster.number, self.name, cluster.options, b"")
+        target = info.target
+        where.add_node(
+            journals.NodeRow(
+                info.node, target.host, target.port, target.name, info.name, False, SECRET.fingerprint()
+            )
+        )
+
+    def _begin_journal(self, cluster: Cluster, code: bytes) -> None:
+        assert self.shelf is not None
+        cluster.journal = self.shelf.make(self.party, is_full=True)
+        cluster.journal.begin(self.identity, self.name)
+        cluster.journal.add_computation(cluster.number, self.name, cluster.options, code)
+
+    def _journals(self) -> list[Journal]:
+        own = [cluster.journal for cluster in self.clusters.values() if cluster.journal is not None]
+        return own if self._journal is None else [*own, self._journal]
+
+    def _after_note(self, told: Callable[[], None]) -> None:
+        for cluster in self.clusters.values():
+            if cluster.journal is not None:
+                told = partial(cluster.journal.after_note, told)
+        told()
+
+    def _end_journal(self, cluster: Cluster) -> None:
+        self.service.on_send.pop(cluster.number, None)
+        if not any(other.journal is not None for other in self.clusters.values()):
+            self.service.after_note = None
+        if cluster.journal is not None:
+            cluster.journal.close(remove=True)
+        if self._journal is not None and cluster.number in self._noted:
+            self._noted.discard(cluster.number)
+            if self._noted:
+                self._journal.drop_computation(cluster.number)
+            else:
+                self._journal.end(remove=True)
+                self._journal = None
 
     # What the service tells.
 
@@ -184,6 +272,8 @@ class Program:
         self.world.note(self.name, reason)
         self.account.has_losses = True
         self._tried.pop(found.target, None)
+        for journal in self._journals():
+            journal.drop_node(found.node)
         service = self._by_host[found.target.host].service
         is_there = service is not None and service.incarnation == found.node and not service.is_ending
         if not is_there:
@@ -202,11 +292,17 @@ class Program:
 
     def on_ended(self, action: core.TellEnded, found: NodeInfo) -> None:
         """Jobs have ended on a node."""
+        cluster = self.clusters.get(action.computation)
+        if cluster is not None and cluster.journal is not None:
+            cluster.journal.ended(found.ip_addr, action.ended)
         self._end_all(action.computation, action.ended)
 
     def on_ended_here(self, action: core.TellEndedHere) -> None:
         """Jobs have ended that are on no node."""
         status, reason = action.status, action.reason
+        cluster = self.clusters.get(action.computation)
+        if cluster is not None and cluster.journal is not None:
+            cluster.journal.ended_here(action.numbers, status, reason)
         ended = [Ended(n, 0, status, 0.0, 0.0, b"", reason=reason, ran=False) for n in action.numbers]
         self._end_all(action.computation, ended)
 
@@ -223,6 +319,8 @@ class Program:
     def _end(self, cluster: Cluster, ended: Ended) -> None:
         number = ended.number
         self.account.on_told_ended(ended)
+        if self.on_job_ended is not None:
+            self.on_job_ended(ended)
         used = self.account.entries[number].task.object
         if used:
             self._let_go(cluster, used, 1)
@@ -312,15 +410,25 @@ class Program:
         code_size: int,
         is_live: bool,
         is_exclusive: bool = False,
+        is_durable: bool = False,
+        journal: Journal | None = None,
     ) -> Cluster:
-        """Create a cluster."""
+        """Create a cluster; with a full journal, a new one or that of a program that is dead."""
         number = self._next_computation
         self._next_computation += 1
         cluster = self.clusters[number] = Cluster(number, is_reentrant, computers, grace_s, is_exclusive)
         self.account.open[number] = {}
-        compute = Compute(
-            number, "f", b"c" * code_size, grace_s=grace_s, live=is_live, exclusive=is_exclusive
-        )
+        code = b"c" * code_size
+        if is_durable:
+            self._begin_journal(cluster, code)
+        elif journal is not None:
+            cluster.journal = journal
+            journal.add_computation(number, self.name, cluster.options, code)
+        if cluster.journal is not None:
+            assert cluster.journal.mark is not None
+            self.service.on_send[number] = cluster.journal.mark.note
+            self.service.after_note = self._after_note
+        compute = Compute(number, "f", code, grace_s=grace_s, live=is_live, exclusive=is_exclusive)
         self.service.handle(core.AddComputation(ClientId(0), compute, is_reentrant))
         for info in self.service.nodes():
             self._allocate(cluster, info)
@@ -330,6 +438,8 @@ class Program:
         """Submit some jobs; returns their numbers."""
         jobs = [self._accept(cluster, task, pinned) for task in tasks]
         numbers = [job.number for job in jobs]
+        if cluster.journal is not None:
+            cluster.journal.submitted(jobs, is_pinned=pinned is not None)
         if pinned is not None:
             for job in jobs:
                 self.service.handle(core.SubmitJobs(cluster.number, [job], pinned))
@@ -356,7 +466,9 @@ class Program:
         job = self._accept(cluster, task, None)
         if length > 1:
             cluster.chains[job.number] = length
-        if not self.service.try_submit(cluster.number, job):
+        if cluster.journal is not None:
+            cluster.journal.submitted([job])
+        if cluster.journal is not None or not self.service.try_submit(cluster.number, job):
             self.service.submit(core.SubmitJobs(cluster.number, [job]))
             self.service.schedule_tick()
 
@@ -420,9 +532,28 @@ class Program:
         """Put an object; returns its number."""
         number = self._next_object
         self._next_object += 1
+        data = b"o" * size
         cluster.objects[number] = Object()
-        self.service.handle(core.PutObject(node.PutObject(cluster.number, number, b"o" * size)))
+        if cluster.journal is not None:
+            cluster.journal.put_object(number, data)
+        self.service.handle(core.PutObject(node.PutObject(cluster.number, number, data)))
         return number
+
+    def resume(
+        self, cluster: Cluster, put: list[tuple[int, memoryview]], jobs: list[Job], was: list[Entry]
+    ) -> None:
+        """Run jobs of a program that is dead; of each there is what was known of it."""
+        for number, data in put:
+            cluster.objects[number] = Object()
+            self.service.handle(core.PutObject(node.PutObject(cluster.number, number, bytes(data))))
+        for job, before in zip(jobs, was, strict=True):
+            entry = Entry(job.number, cluster.number, before.task, cluster.is_reentrant, None)
+            entry.runs = before.runs
+            if entry.task.object:
+                cluster.objects[entry.task.object].uses += 1
+            self.account.submit(entry)
+        self.service.submit(core.SubmitJobs(cluster.number, jobs))
+        self.service.schedule_tick()
 
     def drop(self, cluster: Cluster, number: int) -> None:
         """Let go of a reference."""
@@ -436,10 +567,12 @@ class Program:
         there.uses -= uses
         if not there.uses and not there.is_referred_to:
             del cluster.objects[number]
-            self.world.soon(self.party, self._drop, cluster.number, number)
+            self.world.soon(self.party, self._drop, cluster, number)
 
-    def _drop(self, computation: int, number: int) -> None:
-        self.service.handle(core.DropObjects(computation, [number]))
+    def _drop(self, cluster: Cluster, number: int) -> None:
+        if cluster.journal is not None and cluster.number in self.clusters:
+            cluster.journal.drop_objects([number])
+        self.service.handle(core.DropObjects(cluster.number, [number]))
 
     # Ending.
 
@@ -470,6 +603,7 @@ class Program:
             del self.clusters[cluster.number]
             del self.account.open[cluster.number]
             self.service.handle(core.CloseComputation(cluster.number))
+            self._end_journal(cluster)
 
     def leave(self) -> None:
         """Exit in good order."""
@@ -484,14 +618,13 @@ class Program:
         self.network.drop(self.party, "end")
 
     def crash(self, how: str) -> None:
-        """It is gone in the middle of anything.
-
-        Nobody takes over what it has left behind: once there is a journal, and a spool on the nodes, this
-        is where a recovery begins, with what the journal would hold of ``self.account``. Until then its
-        leases run out.
-        """
+        """It is gone in the middle of anything; what it has left behind is for a recovery, if it has journals."""
         self.world.note(self.name, f"crashes ({how})")
         self.party.kill()
         self.network.drop(self.party, how)
         if how == "silent":
             self.network.machine(self.host).is_up = False
+        if self.shelf is not None:
+            self.shelf.crash(how)
+        if self.on_crash is not None:
+            self.on_crash(self, how)

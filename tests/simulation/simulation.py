@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import gc
 import logging
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
+from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.stall import STALL_S
 
-from . import checks
+from . import checks, recovered
 from .computer import Computer
+from .disk import Disk, watching
 from .faults import Faults
 from .jobs import Account, Task
+from .journals import Shelf
 from .network import Network
 from .program import Program
+from .recovery import Estate
 from .workload import Habits, Workload
 from .world import Failure, World
 
@@ -37,6 +45,17 @@ SLICE_S = 0.5
 
 STUCK_S = 4.0
 """A job that could run is not left waiting for longer while a CPU that it may use is idle and nothing is wrong."""
+
+SILENCE_S = PULSE_S * SILENT_PULSES
+"""After so long without a word a client counts as gone, unless nodes are told otherwise."""
+
+RESUME_S = 120.0
+"""In peace what never started is run, and what runs ends, within this time."""
+
+RECOVERED_S = 600.0
+"""All that a dead program has left is recovered or given up within this time."""
+
+MEMORY = Path("/dev/shm")
 
 LINKS = {
     "reset": 4.0,
@@ -72,6 +91,23 @@ SHORTAGES = {
     "host killed": 1.0,
     "worker killed": 1.0,
 }
+RECOVERIES = {
+    "program crashes": 4.0,
+    "recovery killed": 4.0,
+    "node killed": 2.0,
+    "node stopped": 1.0,
+    "power": 1.0,
+    "disk full": 1.0,
+    "disk damaged": 0.5,
+    "host killed": 0.5,
+    "worker killed": 0.5,
+    "reset": 2.0,
+    "half open": 0.5,
+    "partition": 1.0,
+    "node stands still": 1.0,
+    "program stands still": 1.0,
+    "memory full": 0.3,
+}
 CRASHES = {"program crashes": 1.0, "reset": 2.0, "node killed": 1.0, "partition": 1.0}
 
 CLIMATES: list[tuple[str, dict[str, float]]] = [
@@ -85,6 +121,8 @@ CLIMATES: list[tuple[str, dict[str, float]]] = [
     ("crashes", CRASHES),
     ("everything", {**CRASHES, **SHORTAGES, **STANDSTILLS, **DEATHS, **LINKS}),
     ("everything", {**CRASHES, **SHORTAGES, **STANDSTILLS, **DEATHS, **LINKS}),
+    ("recoveries", RECOVERIES),
+    ("recoveries", RECOVERIES),
 ]
 
 
@@ -102,6 +140,7 @@ class Outcome:
         statuses: How many ended how.
         faults: How many there were of each kind.
         packets: What the network did to how many of them.
+        recovered: What became of programs that died and had journals, counted.
         digest: Two runs of equal digests are the same run.
         failure: What must not have happened; None: all is well.
     """
@@ -115,6 +154,7 @@ class Outcome:
     statuses: dict[int, int] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
     packets: dict[str, int] = field(default_factory=dict)
+    recovered: dict[str, int] = field(default_factory=dict)
     digest: int = 0
     failure: str | None = None
 
@@ -131,6 +171,8 @@ class _Errors(logging.Handler):
         # While there are faults, work stands still for good reasons, and nodes do well to say so.
         is_stall = text.startswith("nothing has moved")
         is_excused = is_stall and self._world.now < self._world.peace_at + 2 * STALL_S
+        if self._world.has_damage:
+            is_excused |= "is damaged, what it held is lost" in text or "on disk cannot be read" in text
         if record.levelno >= logging.ERROR and self._world.failure is None and not is_excused:
             if record.exc_info and record.exc_info[1] is not None:
                 text += f": {record.exc_info[1]!r}"
@@ -165,14 +207,20 @@ class Simulation:
         seed: All chance comes from it.
         steps: Steps until its faults cease.
         trace: Takes a line for everything worth telling.
+        climate: The only one there is; empty: the seed chooses.
     """
 
-    def __init__(self, seed: int, steps: int = STEPS, trace: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, seed: int, steps: int = STEPS, trace: Callable[[str], None] | None = None, climate: str = ""
+    ) -> None:
         world = self.world = World(seed, trace)
         random = world.random
-        self.climate, weights = random.choice(CLIMATES)
+        self.climate, weights = random.choice([one for one in CLIMATES if climate in ("", one[0])])
         self.outcome = Outcome(seed, self.climate)
-        self._steps = steps
+        self.has_estates = "recovery killed" in weights
+        """Programs have journals, and what they leave behind is recovered."""
+        # Between two crashes there is less going on.
+        self._steps = 3 * steps if self.has_estates else steps
         delay_s = 20e-6 * 1000 ** random.random()
         network = self.network = Network(world, lambda: delay_s * (0.5 + random.random()))
         network.window = random.choice([16, 64, 256]) * 1024
@@ -181,45 +229,168 @@ class Simulation:
         network.splits = random.choice([0.0, 0.02, 0.3])
         self.ledger: dict[bytes, Account] = {}
         lease_s = random.choice([8.0, 20.0, 60.0])
+        silence_s = SILENCE_S
+        self._root: Path | None = None
+        if self.has_estates:
+            lease_s = random.choice([20.0, 100.0, 100.0])
+            silence_s = random.choice([0.5, 2.0, SILENCE_S])
+            self._root = Path(
+                tempfile.mkdtemp(prefix="dispy-simulation-", dir=MEMORY if MEMORY.is_dir() else None)
+            )
+            world.at_end.append(self._remove_disks)
         self.computers = [
-            Computer(world, network, self.ledger, number, random.choice([1, 1, 2, 3, 4]), lease_s)
+            Computer(
+                world, network, self.ledger, number, random.choice([1, 1, 2, 3, 4]), lease_s, silence_s,
+                self._new_disk(number),
+            )
             for number in range(1, 2 + int(random.random() * 4))
-        ]
+        ]  # fmt: skip
         self.programs: list[Program] = []
+        self.estates: list[Estate] = []
         self.workloads: list[Workload] = []
         for computer in self.computers:
             computer.load_s = 0.001 * 200 ** random.random()
             world.after(0.5 * random.random() ** 3, world.nature, computer.start)
         for _ in range(random.choice([1, 1, 2, 3])):
             world.after(0.5 * random.random() ** 3, world.nature, self._add_program, True)
-        pause_s = 0.05 * 60 ** random.random()
+        pause_s = (0.3 if self.has_estates else 0.05) * 60 ** random.random()
         self.faults = Faults(
             world,
             network,
             self.computers,
             self.programs,
+            self.estates,
             weights,
             pause_s,
-            random.choice([0.3, 3.0, 30.0]),
+            # Who recovers waits for ten seconds before he goes without a node.
+            random.choice([3.0, 30.0, 100.0] if self.has_estates else [0.3, 3.0, 30.0]),
         )
         self._idle_since: dict[tuple[int, int], float] = {}
 
+    def _new_disk(self, number: int) -> Disk | None:
+        if self._root is None:
+            return None
+        random = self.world.random
+        write_s = 0.001 * 1000 ** random.random()
+        return Disk(self._root / f"node{number}", write_s, random.choice([20_000, 1 << 30, 1 << 30]))
+
+    def _remove_disks(self) -> None:
+        assert self._root is not None
+        shutil.rmtree(self._root)
+
     def _add_program(self, is_busy: bool) -> Program:
-        program = Program(self.world, self.network, self.ledger, len(self.programs) + 1, self.computers)
+        number = len(self.programs) + 1
+        shelf = None
+        if self.has_estates:
+            shelf = Shelf(self.world, f"program{number}", 0.001 * 1000 ** self.world.random.random())
+        program = Program(self.world, self.network, self.ledger, number, self.computers, shelf)
+        program.on_crash = self._on_crash
         self.programs.append(program)
         # One that comes late finds peace.
         if is_busy and self.faults.is_on:
-            self.workloads.append(Workload(program, Habits(self.world.random)))
+            habits = Habits(self.world.random)
+            if self.has_estates:
+                habits.durable_share = self.world.random.choice([0.0, 0.5, 1.0, 1.0])
+                habits.pause_s = max(habits.pause_s, 0.1)
+            self.workloads.append(Workload(program, habits))
         return program
+
+    # What dead programs leave.
+
+    def _on_crash(self, program: Program, how: str) -> None:
+        if program.shelf is None:
+            return
+        estate = Estate(program, self.programs, self.ledger)
+        self.estates.append(estate)
+        estate.next = lambda: self._recover_some_time(estate)
+        self._recover_some_time(estate)
+        if self.world.chance() < 0.5:
+            self.world.after(3.0 * self.world.chance(), self.world.nature, self._add_program, True)
+
+    def _recover_some_time(self, estate: Estate) -> None:
+        delay_s = 0.01 * 1500 ** self.world.chance()
+        self.world.after(delay_s, self.world.nature, self._recover, estate)
+
+    def _recover(self, estate: Estate) -> None:
+        random = self.world.random
+        if self.faults.is_on:
+            estate.begin(
+                random.choice([0.5, 3.0, 10.0, 30.0]),
+                terminate_pending=random.random() < 0.15,
+                resume=random.random() < 0.4,
+                is_single=random.random() < 0.3,
+            )
+
+    def _recover_all(self) -> None:
+        """In peace all that is left is fetched, then what never started is run, and at last given up what goes on."""
+        world = self.world
+        for estate in self.estates:
+            stages = [False] * int(world.chance() * 2) + [True]
+            estate.next = partial(self._recover_more, estate, stages)
+            if estate.recovery is None:
+                self._recover_more(estate, stages)
+        deadline = world.now + RECOVERED_S
+        while any(estate.recovery is not None or estate.volumes() for estate in self.estates):
+            if world.now > deadline:
+                left = [e.program.name for e in self.estates if e.recovery is not None or e.volumes()]
+                world.fail(f"after {RECOVERED_S:g} s of peace not all is recovered of {left}")
+            world.run(world.now + SLICE_S)
+        deadline = world.now + RELEASED_S
+        while (kept := self._find_unrecovered()) is not None:
+            if world.now > deadline:
+                world.fail(f"{RELEASED_S:g} s after all is recovered {kept}")
+            world.run(world.now + SLICE_S)
+
+    def _recover_more(self, estate: Estate, stages: list[bool]) -> None:
+        world = self.world
+        last = estate.last
+        if last is not None and last.is_resuming and last.timeout == RESUME_S:
+            unended = recovered.find_unended(last)
+            if unended:
+                world.fail(
+                    f"{last.party.name}: jobs {unended} have not ended after {RESUME_S:g} s of peace"
+                )
+        if stages:
+            world.soon(
+                world.nature,
+                lambda resume: estate.begin(
+                    RESUME_S, terminate_pending=False, resume=resume, is_single=False
+                ),
+                stages.pop(0),
+            )
+        elif last is not None and last.is_terminating and last.is_last:
+            if estate.volumes():
+                world.fail(f"journals {[v.name for v in estate.volumes()]} are left after all was given up")
+        elif estate.volumes():
+            world.soon(world.nature, self._give_up, estate)
+
+    @staticmethod
+    def _give_up(estate: Estate) -> None:
+        estate.begin(1.0, terminate_pending=True, resume=False, is_single=False)
+        if estate.recovery is not None:
+            estate.recovery.is_last = True
+
+    def _find_unrecovered(self) -> str | None:
+        """What nodes keep of dead programs whose journals are gone."""
+        for estate in self.estates:
+            last = estate.last
+            for one in last.found if last is not None and last.is_last else ():
+                for session in one.sessions:
+                    for computer in self.computers:
+                        kept = recovered.find_kept(computer, session, estate.given_up)
+                        if kept is not None:
+                            return f"{computer.name} keeps {kept} of {estate.program.name}"
+        return None
 
     def run(self) -> Outcome:
         """Play it to its end; what fails is in the outcome."""
         outcome = self.outcome
         world = self.world
-        with _listening(world):
+        with _listening(world), watching([c.disk for c in self.computers if c.disk is not None]):
             try:
                 self._live()
                 self._make_peace()
+                self._recover_all()
                 self._settle()
                 self._release()
                 self._part()
@@ -239,6 +410,19 @@ class Simulation:
         outcome.virtual_s = world.now
         outcome.digest = world.digest
         outcome.faults = self.faults.counts
+        if self.has_estates:
+            outcome.faults["journal tail lost"] = sum(
+                p.shelf.lost for p in self.programs if p.shelf is not None
+            )
+            outcome.recovered = {
+                "programs recovered": len(self.estates),
+                "recoveries": sum(estate.tries for estate in self.estates),
+                "jobs returned": sum(estate.returned for estate in self.estates),
+                "jobs resumed": sum(estate.resumed for estate in self.estates),
+                "results taken over from disk": sum(
+                    c.disk.taken_over for c in self.computers if c.disk is not None
+                ),
+            }
         paths = self.network.paths.values()
         outcome.packets = {
             "sent": sum(path.sent for path in paths),
@@ -374,6 +558,7 @@ class Simulation:
             ("host processes", sum(host is not service._spare for host in computer.hosts)),
             ("directories", len(computer.files.directories)),
             ("payloads on their way", computer.files.arriving),
+            ("files in its spool", len(computer.disk.files()) if computer.disk is not None else 0),
         ]
         return ", ".join(f"{count} {what}" for what, count in held if count)
 
@@ -462,21 +647,23 @@ class Simulation:
         return False
 
 
-def run_seed(seed: int, steps: int = STEPS, trace: Callable[[str], None] | None = None) -> Outcome:
+def run_seed(
+    seed: int, steps: int = STEPS, trace: Callable[[str], None] | None = None, climate: str = ""
+) -> Outcome:
     """Play the world of a seed."""
-    return Simulation(seed, steps, trace).run()
+    return Simulation(seed, steps, trace, climate).run()
 
 
-def run_batch(batch: tuple[int, int, int, float | None]) -> list[Outcome]:
+def run_batch(batch: tuple[int, int, int, float | None, str]) -> list[Outcome]:
     """Play some worlds one after another."""
-    first, count, steps, deadline = batch
+    first, count, steps, deadline, climate = batch
     outcomes = []
     for seed in range(first, first + count):
         if deadline is not None and time.monotonic() > deadline:
             break
         # Worlds are full of cycles; one collection after each is cheaper than many in it.
         gc.disable()
-        outcomes.append(run_seed(seed, steps))
+        outcomes.append(run_seed(seed, steps, climate=climate))
         gc.enable()
         gc.collect()
     return outcomes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,29 @@ def test_a_world_is_well(seed: int) -> None:
     assert outcome.jobs > 0
 
 
-def test_a_seed_replays_its_world() -> None:
+def test_what_dead_programs_leave_is_recovered() -> None:
+    """Whatever happens to those who do it."""
+    total: Counter[str] = Counter()
+    for seed in range(10):
+        outcome = run_seed(seed, 1000, climate="recoveries")
+        assert outcome.failure is None, (
+            f"{describe(outcome)}; python -m tests.simulation --seed {seed} --steps 1000 --climate recoveries"
+        )
+        total.update(outcome.recovered)
+    assert all(
+        total[what] > 0 for what in ("programs recovered", "recoveries", "jobs returned", "jobs resumed")
+    )
+
+
+@pytest.mark.parametrize("climate", ["", "recoveries"])
+def test_a_seed_replays_its_world(climate: str) -> None:
     """In other processes, after other worlds, under other hash seeds; and another seed is another world."""
-    here = [run_seed(seed, 1000).digest & (1 << 64) - 1 for seed in (3, 4)]
+    here = [run_seed(seed, 1000, climate=climate).digest & (1 << 64) - 1 for seed in (3, 4)]
     assert here[0] != here[1]
     for hash_seed in ("1", "2"):
         program = (
-            "import sys; from tests.simulation.simulation import run_seed; print(run_seed(4, 1000).digest)"
+            "import sys; from tests.simulation.simulation import run_seed; "
+            f"print(run_seed(4, 1000, climate={climate!r}).digest)"
         )
         environment = {
             **os.environ,

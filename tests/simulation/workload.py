@@ -43,6 +43,8 @@ class Habits:
         self.puts = random.choice([False, False, True])
         self.is_live = random.random() < 0.2
         self.exclusive_share = random.choice([0.0, 0.0, 0.0, 0.2])
+        self.durable_share = 0.0
+        """Clusters with a full journal."""
         self.work_max_s = 30.0
         """Seconds of work that wait at most, so that a run comes to its end."""
 
@@ -86,6 +88,7 @@ class Workload:
             code_size=LARGE if random.random() < 0.05 else 100,
             is_live=self._habits.is_live,
             is_exclusive=random.random() < self._habits.exclusive_share,
+            is_durable=self._habits.durable_share > 0.0 and random.random() < self._habits.durable_share,
         )
         if cluster.is_exclusive:
             program.world.after(

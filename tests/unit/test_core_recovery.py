@@ -163,3 +163,16 @@ def test_jobs_that_come_back_unstarted_are_not_waited_for() -> None:
     assert judge(recovery, 1).is_unstarted
     recovery.on_returned("x", JobsReturned(C, [Attempt(2, 0)]))
     assert recovery.open_jobs() == {(C, 2)}
+
+
+def test_a_job_that_runs_again_has_not_ended() -> None:
+    """Its process died, and its program had started it anew: what it returns then is what counts."""
+    recovery = Recovery([C], [A])
+    recovery.on_welcome("a", welcome(A))
+    recovery.on_ended("a", JobsEnded(1, C, [ended(1), ended(2)]), "here")
+    again = [HeldJobs(C, [Attempt(1, 1)])]
+    recovery.on_held("a", Held(again, [1], []))
+    assert [number for _, number in recovery.final_results()] == [2]
+    assert recovery.open_jobs() == {(C, 1)}
+    recovery.on_ended("a", JobsEnded(2, C, [ended(1, 1)]), "here")
+    assert {n: one.ended.attempt for (_, n), one in recovery.final_results().items()} == {1: 1, 2: 0}

@@ -7,16 +7,19 @@ import concurrent.futures
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from dispy.client.dead import Session
-from dispy.client.journal import USED
-from dispy.core.recovery import PlaceStatus
-from dispy.errors import AuthenticationError, VersionError
+from dispy.client.journal import GIVEN_UP, USED
+from dispy.clock import Clock
+from dispy.core.recovery import PlaceStatus, Recovery
+from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
 from dispy.net import discovery
 from dispy.net.addresses import is_loopback
 from dispy.net.connection import Connection
+from dispy.net.discovery import Listing
 from dispy.net.tls import Tls, check, dialer_tls
 from dispy.protocol import node
 from dispy.scheduler.service import PoolSink, Target
@@ -52,7 +55,10 @@ class Ask:
         self._task: asyncio.Task[None] | None = None
         self._is_over = False
         self._address = target.host
-        self.is_released = False
+        self._asked: deque[tuple[Session, bool]] = deque()
+        """Whose questions have not been answered, in order, and whether it may forget what it answers about."""
+        self._released: set[int] = set()
+        """Numbers of the sessions of which it has nothing any more, as it says."""
 
     def dial(self) -> None:
         """Connect, unless that is done or under way."""
@@ -82,6 +88,7 @@ class Ask:
             tls=target.tls,
             peer_name=target.name or target.host,
             make_sink=PoolSink,
+            clock=self._asking.clock,
         )
         return self._connection
 
@@ -92,11 +99,26 @@ class Ask:
             for message in messages:
                 connection.send(message)
 
+    def _ask(self, session: Session, messages: list[node.ToNode], *, is_release: bool) -> None:
+        self._asked.extend((session, is_release) for message in messages if type(message) is node.Recover)
+        self.send(messages)
+
     def release(self) -> None:
         """The node may forget it all; it is asked what is left, so that we know that it has heard that."""
-        self.is_released = False
-        numbers = self._asking.session.recovery.computations
-        self.send([*map(node.CloseComputation, numbers), node.Recover(numbers)])
+        self._released.clear()
+        for session in self._sessions():
+            numbers = session.recovery.computations
+            self._ask(
+                session, [*map(node.CloseComputation, numbers), node.Recover(numbers)], is_release=True
+            )
+
+    def is_released(self) -> bool:
+        """Whether it has nothing any more."""
+        return all(id(session) in self._released for session in self._sessions())
+
+    def _sessions(self) -> list[Session]:
+        """Those of which it keeps something."""
+        return [session for session in self._asking.sessions if session.recovery.has_answer(self.peer)]
 
     def close(self) -> None:
         """No more is wanted."""
@@ -110,32 +132,40 @@ class Ask:
 
     def on_ready(self, connection: Connection) -> None:
         """The node has proved itself: it is asked in the name of the dead program."""
+        self._asked.clear()
         self._address = connection.peer_address
-        session = self._asking.session
+        session = self._asking.sessions[0]
         connection.set_pulse(PULSE_S)
         connection.send(node.Attach(session.identity, session.program, 0))
 
     def on_message(self, connection: Connection, message: Any) -> None:
         """The node said something."""
-        recovery = self._asking.session.recovery
         match message:
             case node.Welcome():
                 message.name = line(message.name)
                 self.welcome = message
-                self.send(recovery.on_welcome(self.peer, message))
+                for session in self._asking.sessions:
+                    self._ask(session, session.recovery.on_welcome(self.peer, message), is_release=False)
                 if self._asking.is_releasing:
                     self.release()
             case node.Held():
-                self.is_released = not message.open and not message.batches
-                recovery.on_held(self.peer, message)
+                if not self._asked:
+                    raise RemoteProtocolError("it says what it holds, and was not asked")
+                session, is_release = self._asked.popleft()
+                if is_release and not message.open and not message.batches:
+                    self._released.add(id(session))
+                session.recovery.on_held(self.peer, message)
             case node.JobsEnded():
                 _take_parts(connection, message)
-                recovery.on_ended(self.peer, message, self._address)
+                for recovery in self._recoveries(message.computation):
+                    recovery.on_ended(self.peer, message, self._address)
             case node.JobsStarted():
-                recovery.on_started(self.peer, message, self._address)
+                for recovery in self._recoveries(message.computation):
+                    recovery.on_started(self.peer, message, self._address)
             case node.JobsReturned():
                 message.reason = block(message.reason)
-                recovery.on_returned(self.peer, message)
+                for recovery in self._recoveries(message.computation):
+                    recovery.on_returned(self.peer, message)
             case node.Provisional():
                 # The job waits for this; nobody is there to see the value.
                 if message.stream:
@@ -148,6 +178,11 @@ class Ask:
                     passed.delivered, passed.reason = False, "its program has died, and nobody takes files"
                 self.send([passed])
 
+    def _recoveries(self, computation: int) -> list[Recovery]:
+        """Whom it concerns what is said of a computation."""
+        recoveries = [session.recovery for session in self._asking.sessions]
+        return [recovery for recovery in recoveries if computation in recovery.computations]
+
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
         """The connection is gone; another one is made."""
         if self._connection is not connection:
@@ -156,8 +191,10 @@ class Ask:
         self.error = str(error) if error is not None else "the connection was closed"
         if isinstance(error, (AuthenticationError, VersionError)):
             self._is_over = True
-        if not self.is_released:
-            self._asking.session.recovery.on_broken(self.peer)
+        self._asked.clear()
+        for session in self._sessions():
+            if id(session) not in self._released:
+                session.recovery.on_broken(self.peer)
 
 
 def _take_parts(connection: Connection, message: node.JobsEnded) -> None:
@@ -175,27 +212,49 @@ def _take_parts(connection: Connection, message: node.JobsEnded) -> None:
 
 
 class Asking:
-    """Asks the nodes of one session; on the loop of ``Net``."""
+    """Asks the nodes of one program that died; on the loop of ``Net``.
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    Args:
+        sessions: Its parts of journals, one or several: it is one client to its nodes, which talk to a client over
+            one connection and no more.
+        running: The nodes of this machine that have a secret with a fingerprint.
+        clock: What it goes by.
+    """
+
+    def __init__(
+        self,
+        sessions: list[Session],
+        running: Callable[[str], Iterable[Listing]] = discovery.running_nodes,
+        clock: Clock = time,
+    ) -> None:
+        self.sessions = sessions
+        self.clock = clock
+        self._running = running
         self._asks: dict[str, Ask] = {}
         self.is_releasing = False
         """Nodes may forget it all."""
 
     def look(self, elapsed_s: float) -> None:
         """Dial what is to be asked, and decide about what does not answer."""
-        recovery = self.session.recovery
-        for row in self.session.nodes:
-            if row.incarnation in recovery.places and row.state == USED:
-                self._reach(row.fingerprint, row.host, row.port, row.name, row.tls)
-        if any(is_loopback(row.host) for row in self.session.nodes) or not self.session.nodes:
+        for session in self.sessions:
+            self._look_for(session)
+        for session in self.sessions:
+            self._decide(session, elapsed_s)
+
+    def _look_for(self, session: Session) -> None:
+        for row in session.nodes:
+            if row.incarnation in session.recovery.places and row.state == USED:
+                self._reach(session, row.fingerprint, row.host, row.port, row.name, row.tls)
+        if any(is_loopback(row.host) for row in session.nodes) or not session.nodes:
             # A node of this machine may be started anew on another port.
-            for fingerprint in self.session.keys:
-                for listing in discovery.running_nodes(fingerprint):
-                    self._reach(fingerprint, listing.host, listing.port, listing.host, listing.tls)
+            for fingerprint in session.keys:
+                for listing in self._running(fingerprint):
+                    self._reach(session, fingerprint, listing.host, listing.port, listing.host, listing.tls)
+
+    def _decide(self, session: Session, elapsed_s: float) -> None:
+        recovery = session.recovery
         for incarnation in recovery.sought():
-            row = next(row for row in self.session.nodes if row.incarnation == incarnation)
+            row = next(row for row in session.nodes if row.incarnation == incarnation)
             ask = self._asks.get(f"{row.host}:{row.port}")
             welcome = ask.welcome if ask is not None else None
             is_other = welcome is not None and welcome.node != incarnation
@@ -211,11 +270,13 @@ class Asking:
         """Whether nobody is left who might speak for a node."""
         return all(ask.welcome is not None or ask.error for ask in self._asks.values())
 
-    def _reach(self, fingerprint: str, host: str, port: int, name: str, uses_tls: bool) -> None:
+    def _reach(
+        self, session: Session, fingerprint: str, host: str, port: int, name: str, uses_tls: bool
+    ) -> None:
         peer = f"{host}:{port}"
         ask = self._asks.get(peer)
         if ask is None:
-            found = self.session.keys.get(fingerprint)
+            found = session.keys.get(fingerprint)
             if found is None:
                 return
             key, options = found
@@ -230,25 +291,27 @@ class Asking:
 
     def give_up_silent(self) -> None:
         """There is no more time for nodes that have not answered."""
-        for incarnation in self.session.recovery.sought():
-            row = next(row for row in self.session.nodes if row.incarnation == incarnation)
-            reason = f"node {row.label} ({row.host}:{row.port}) has not answered"
-            self.session.recovery.give_up(incarnation, PlaceStatus.SILENT, reason)
+        for session in self.sessions:
+            for incarnation in session.recovery.sought():
+                row = next(row for row in session.nodes if row.incarnation == incarnation)
+                reason = f"node {row.label} ({row.host}:{row.port}) has not answered"
+                session.recovery.give_up(incarnation, PlaceStatus.SILENT, reason)
 
     def cancel_open(self) -> None:
         """Kill what has not ended."""
-        for peer, message in self.session.recovery.cancels():
-            self._asks[peer].send([message])
+        for session in self.sessions:
+            for peer, message in session.recovery.cancels():
+                self._asks[peer].send([message])
 
     def release(self) -> None:
         """Nodes may forget all this."""
         self.is_releasing = True
-        for peer in self.session.recovery.peers():
-            self._asks[peer].release()
+        for ask in self._asks.values():
+            ask.release()
 
     def is_released(self) -> bool:
         """Whether they have."""
-        return all(self._asks[peer].is_released for peer in self.session.recovery.peers())
+        return all(ask.is_released() for ask in self._asks.values())
 
     def close(self) -> None:
         """End all connections."""
@@ -256,11 +319,27 @@ class Asking:
             ask.close()
 
 
+def by_program(sessions: list[Session]) -> list[list[Session]]:
+    """Sessions of one program together.
+
+    What one of its journals says is lost was told as lost in all its clusters, also where the end of a journal is
+    missing: a node forgets a client as a whole.
+    """
+    groups: dict[bytes, list[Session]] = {}
+    for session in sessions:
+        groups.setdefault(session.identity, []).append(session)
+    for group in groups.values():
+        lost = [row.incarnation for session in group for row in session.nodes if row.state == GIVEN_UP]
+        for session in group:
+            session.recovery.disown(lost)
+    return list(groups.values())
+
+
 class Net:
     """The loop on which nodes are asked, in a thread of its own: the caller may have a loop running."""
 
     def __init__(self, sessions: list[Session]) -> None:
-        self.asking = [Asking(session) for session in sessions]
+        self.asking = [Asking(group) for group in by_program(sessions)]
         self._loop: asyncio.AbstractEventLoop
         self._started = time.monotonic()
         self._stop: asyncio.Event

@@ -13,7 +13,7 @@ import msgspec
 
 from dispy import payload
 from dispy.client import journal_files as files
-from dispy.client.journal import GIVEN_UP, PRIVATE, USED, Journal, NodeRow, Options, boot_id, read_mark
+from dispy.client.journal import GIVEN_UP, PRIVATE, USED, Journal, NodeRow, Options
 from dispy.client.journal_files import BusyError, EmptyError
 from dispy.client.log import notice
 from dispy.client.mapping import NUMBERS_FROM
@@ -142,8 +142,7 @@ class Dead:
             for row in private:
                 reason = "the program's own node ended with the program"
                 session.recovery.give_up(row.incarnation, PlaceStatus.GONE, reason)
-            if session.boot and session.boot == boot_id():
-                session.sent_max = read_mark(self.journal.path, number)
+            session.sent_max = self.journal.sent_max(number, session.boot)
         if self.journal.is_full:
             self._read_jobs(db)
 

@@ -201,6 +201,9 @@ class Journal:
         self._parts = 0
         self._answers: list[Callable[[], None]] = []
         """Tell those who asked, once it is on disk."""
+        self._start(open_, wait)
+
+    def _start(self, open_: Callable[[Path], sqlite3.Connection], wait: bool) -> None:
         started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(
             target=self._run, args=(open_, started, wait), name="dispy journal", daemon=True
@@ -221,9 +224,24 @@ class Journal:
     def begin(self, identity: bytes, program: str) -> None:
         """A program begins to use it."""
         if self.is_full:
-            self.mark = Mark(mark_path(self.path, self.session))
-        row = (self.session, identity, program, time.time(), boot_id())
+            self.mark = self._make_mark()
+        row = (self.session, identity, program, time.time(), self._boot_id())
         self._put(lambda db: db.execute("INSERT INTO session VALUES (?, ?, ?, ?, ?)", row))
+
+    def sent_max(self, session: int, boot: str) -> int | None:
+        """The highest number of a job that a program before us ever sent; None where that is not known.
+
+        Args:
+            session: Which of them.
+            boot: The run of the kernel that it began in: no mark outlives that.
+        """
+        return read_mark(self.path, session) if boot and boot == self._boot_id() else None
+
+    def _make_mark(self) -> Mark:
+        return Mark(mark_path(self.path, self.session))
+
+    def _boot_id(self) -> str:
+        return boot_id()
 
     # What is noted, on any thread.
 
@@ -418,11 +436,7 @@ class Journal:
 
         try:
             db = open_(self.path)
-            self.is_full = (
-                db.execute("SELECT 1 FROM sqlite_master WHERE name = 'part'").fetchone() is not None
-            )
-            if self.is_full:
-                self._parts = db.execute("SELECT coalesce(max(id), 0) FROM part").fetchone()[0]
+            self._look(db)
         except (OSError, sqlite3.Error, DispyError) as error:
             self._is_broken = True
             known = error if isinstance(error, DispyError) else UsageError(f"journal {self.path}: {error}")
@@ -435,16 +449,22 @@ class Journal:
         end = None
         while end is None:
             entries = [self._queue.get()]
-            if self.is_full and entries[-1][0] not in _ENDS:
+            if self.is_full and entries[-1][0] not in ENDS:
                 time.sleep(GATHER_S)
-            while entries[-1][0] not in _ENDS and not self._queue.empty():
+            while entries[-1][0] not in ENDS and not self._queue.empty():
                 entries.append(self._queue.get())
-            if entries[-1][0] in _ENDS:
+            if entries[-1][0] in ENDS:
                 end = entries.pop()[0]
             self._write(db, entries)
         db.close()
         if end is _remove:
             remove(self.path)
+
+    def _look(self, db: sqlite3.Connection) -> None:
+        """See what kind of journal it is."""
+        self.is_full = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'part'").fetchone() is not None
+        if self.is_full:
+            self._parts = db.execute("SELECT coalesce(max(id), 0) FROM part").fetchone()[0]
 
     def _write(self, db: sqlite3.Connection, entries: list[Entry]) -> None:
         try:
@@ -487,7 +507,7 @@ class Journal:
         """Nothing can be written: nobody waits for it."""
         while True:
             entry = self._queue.get()
-            if entry[0] in _ENDS:
+            if entry[0] in ENDS:
                 return
             self._tell([entry])
 
@@ -504,7 +524,9 @@ def _remove(db: sqlite3.Connection) -> None:
     """The end of the thread and of the journal."""
 
 
-_ENDS = (_close, _remove)
+REMOVE = _remove
+ENDS = (_close, _remove)
+"""The last entry is one of these."""
 
 
 def _copy(data: Any) -> memoryview:

@@ -86,7 +86,7 @@ def create(path: Path, *, is_full: bool = True) -> sqlite3.Connection:
         db.execute(f"PRAGMA application_id = {APPLICATION}")
         db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("PRAGMA journal_mode = WAL")
-        db.executescript(f"BEGIN; {_SHORT_SCHEMA} {_FULL_SCHEMA if is_full else ''} COMMIT;")
+        make_tables(db, is_full=is_full)
         # To the disk itself: nodes forget what is written here, and a machine may lose its power.
         db.execute("PRAGMA synchronous = FULL")
     except BaseException:
@@ -94,6 +94,11 @@ def create(path: Path, *, is_full: bool = True) -> sqlite3.Connection:
         remove(path)
         raise
     return db
+
+
+def make_tables(db: sqlite3.Connection, *, is_full: bool) -> None:
+    """Make what is empty a journal."""
+    db.executescript(f"BEGIN; {_SHORT_SCHEMA} {_FULL_SCHEMA if is_full else ''} COMMIT;")
 
 
 def create_short(path: Path) -> sqlite3.Connection:

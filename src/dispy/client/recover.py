@@ -10,19 +10,24 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable, Generator
+from typing import NamedTuple, Protocol, TypeVar
 
 from dispy import config
-from dispy.client.asking import Net
+from dispy.client.asking import Asking, Net
 from dispy.client.checking import check_flags, check_paths, check_timeout
 from dispy.client.dead import Dead, Session, open_journals
 from dispy.client.job import DispyJob
 from dispy.client.log import notice
 from dispy.client.recovered import by_address, load, make_jobs, why_not
-from dispy.client.resumed import Resumed, resume_unstarted
+from dispy.client.resumed import Resumed, Resuming, resume_unstarted
+from dispy.clock import Clock
 from dispy.core.recovery import PlaceStatus
 from dispy.errors import UsageError
 
 logger = logging.getLogger("dispy.client")
+
+T = TypeVar("T")
 
 RELEASE_S = 3.0
 """Time for nodes to say that they have let go."""
@@ -75,19 +80,65 @@ def recover_jobs(
                 "only a full journal has jobs to resume",
                 hint="create the cluster with durable=True, or with recover_file=PATH",
             )
-        return _recover(found, timeout, terminate_pending, resume)
+        net = Net([session for one in found for session in one.sessions])
+        try:
+            return _follow(recovering(found, net, Resumed, timeout, terminate_pending, resume), net)
+        finally:
+            net.stop()
     finally:
         for one in found:
             one.journal.close(remove=one.is_done)
 
 
-def _recover(
-    found: list[Dead], timeout: float | None, terminate_pending: bool, resume: bool
-) -> list[DispyJob]:
-    until = None if timeout is None else time.monotonic() + timeout
+class Wait(NamedTuple):
+    """Something to wait for: whether it is so, by what nodes say; and until when at most (monotonic seconds)."""
+
+    is_done: Callable[[], bool]
+    until: float | None
+
+
+class Nodes(Protocol):
+    """Those that are asked: ``Net``."""
+
+    asking: list[Asking]
+
+    def call(self, function: Callable[[], T]) -> T: ...
+
+
+def _follow(steps: Generator[Wait, bool, T], net: Net) -> T:
+    """Go through steps, and wait as they want between them."""
+    try:
+        wait = next(steps)
+        while True:
+            wait = steps.send(net.wait(wait.is_done, wait.until))
+    except StopIteration as end:
+        found: T = end.value
+        return found
+    finally:
+        steps.close()
+
+
+def recovering(
+    found: list[Dead],
+    net: Nodes,
+    make_resumed: Callable[[Dead], Resuming],
+    timeout: float | None,
+    terminate_pending: bool,
+    resume: bool,
+    clock: Clock = time,
+) -> Generator[Wait, bool, list[DispyJob]]:
+    """``recover_jobs`` with the journals at hand: yields what it waits for, and is sent whether that came in time.
+
+    Args:
+        found: The journals.
+        net: The nodes of all their sessions.
+        make_resumed: Makes what runs jobs that were never started.
+        timeout, terminate_pending, resume: As of ``recover_jobs``.
+        clock: What it goes by.
+    """
+    until = None if timeout is None else clock.monotonic() + timeout
     sessions = [session for one in found for session in one.sessions]
-    net = Net(sessions)
-    resumed: list[Resumed] = []
+    resumed: list[Resuming] = []
     kept: list[Dead] = []
     """Journals of which jobs were never started, and may be."""
     is_released = False
@@ -97,12 +148,14 @@ def _recover(
             return all(session.recovery.is_told() for session in sessions)
 
         def is_over() -> bool:
-            return all(session.recovery.is_over() for session in sessions)
+            return all(session.recovery.is_over() for session in sessions) and all(
+                cluster.has_ended() for cluster in resumed
+            )
 
         if resume:
-            net.wait(is_told, until)
-            resumed = resume_unstarted(net, found)
-        is_in_time = net.wait(is_over, until) and all(cluster.wait(_left(until)) for cluster in resumed)
+            yield Wait(is_told, until)
+            resumed = resume_unstarted(net.call, found, make_resumed)
+        is_in_time = yield Wait(is_over, until)
         if not is_in_time:
             for asking in net.asking:
                 net.call(asking.give_up_silent)
@@ -111,7 +164,9 @@ def _recover(
                     net.call(asking.cancel_open)
                 for cluster in resumed:
                     cluster.kill()
-                net.wait(is_over, time.monotonic() + config.CancelGrace + KILL_S)
+                yield Wait(is_over, clock.monotonic() + config.CancelGrace + KILL_S)
+                for cluster in resumed:
+                    cluster.give_up()
         is_whole = terminate_pending or (
             is_in_time and net.call(lambda: all(session.recovery.is_whole() for session in sessions))
         )
@@ -132,14 +187,18 @@ def _recover(
             if not terminate_pending:
                 run = {id(job) for cluster in resumed for job in cluster.resumed_jobs}
                 kept = [one for one in found if _keep_unstarted(one, [j for j in jobs if id(j) not in run])]
-            _release(net)
+            for asking in net.asking:
+                net.call(asking.release)
+            if not (yield Wait(lambda: _are_released(net), clock.monotonic() + RELEASE_S)):
+                logger.warning(
+                    "not all nodes have said that they have let go; they will when their lease ends"
+                )
             is_released = True
         else:
             _say_what_is_missing(found, sessions)
     finally:
         for cluster in resumed:
             cluster.leave()
-        net.stop()
     for one in found:
         one.is_done = is_released and one not in kept
     return jobs
@@ -162,17 +221,8 @@ def _keep_unstarted(one: Dead, jobs: list[DispyJob]) -> bool:
     return True
 
 
-def _left(until: float | None) -> float | None:
-    return None if until is None else max(0.0, until - time.monotonic())
-
-
-def _release(net: Net) -> None:
-    for asking in net.asking:
-        net.call(asking.release)
-    if not net.wait(
-        lambda: all(asking.is_released() for asking in net.asking), time.monotonic() + RELEASE_S
-    ):
-        logger.warning("not all nodes have said that they have let go; they will when their lease ends")
+def _are_released(net: Nodes) -> bool:
+    return all(asking.is_released() for asking in net.asking)
 
 
 def _say_what_is_missing(found: list[Dead], sessions: list[Session]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dispy import payload
@@ -12,7 +13,7 @@ from dispy.errors import UsageError
 from dispy.protocol.node import Ended
 
 if TYPE_CHECKING:
-    from dispy.client.resumed import Resumed
+    from dispy.client.resumed import Resuming
 
 
 class _Nowhere:
@@ -41,7 +42,7 @@ class _OfProgram:
 _of_program = _OfProgram()
 
 
-def make_jobs(found: list[Dead], resumed: list[Resumed], is_last_word: bool) -> list[DispyJob]:
+def make_jobs(found: list[Dead], resumed: Sequence[Resuming], is_last_word: bool) -> list[DispyJob]:
     """All jobs, with what became of them, in the order of their numbers. On the loop of ``Net``."""
     jobs: dict[int, DispyJob] = {}
     for one in found:
@@ -49,6 +50,8 @@ def make_jobs(found: list[Dead], resumed: list[Resumed], is_last_word: bool) -> 
             job._number: job for cluster in resumed if cluster.dead is one for job in cluster.resumed_jobs
         }
         results = _results(one)
+        others = []
+        """Its jobs that have no result."""
         for number in sorted({*results, *one.submitted, *running, *_mentioned(one)}):
             if number in running:
                 job = running[number]
@@ -58,8 +61,8 @@ def make_jobs(found: list[Dead], resumed: list[Resumed], is_last_word: bool) -> 
                 job = _ended_job(one, number, results[number])
             else:
                 job = _new_job(one, number, None)
+                others.append(job)
             jobs[number] = job
-        others = [job for number, job in jobs.items() if number not in results and number not in running]
         for session in one.sessions:
             _judge(
                 one, session, [job for job in others if one.session(job._number) is session], is_last_word
@@ -72,7 +75,7 @@ def _results(one: Dead) -> dict[int, Result]:
     results = {
         number: result
         for session in one.sessions
-        for (_, number), result in session.recovery.results.items()
+        for (_, number), result in session.recovery.final_results().items()
     }
     return results | one.told
 

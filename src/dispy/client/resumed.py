@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from dispy.client.asking import Net
 from dispy.client.cluster import JobCluster
 from dispy.client.computation import Computation
 from dispy.client.dead import Dead, read_part
@@ -72,22 +72,15 @@ class Resumed(JobCluster):
 
     def _open_journal(self, recover_file: Any) -> Journal:
         journal = self.dead.journal
-        journal.session = max(session.number for session in self.dead.sessions) + 1
-        journal.redirect(self._engine.post)
-        journal.begin(self._engine.service.identity, self._engine.service.name)
+        begin_session(
+            self.dead, self._engine.post, self._engine.service.identity, self._engine.service.name
+        )
         self._note_computation(journal)
         return journal
 
     def run(self, jobs: list[DispyJob]) -> None:
         """Run jobs, under the numbers that they had."""
-        assert self._journal is not None
-        journal, session = self._journal, self._journal.session
-        numbers = msgspec.msgpack.encode([job._number for job in jobs])
-        objects = journal.ask(lambda db: db.execute("SELECT number, part FROM object").fetchall())
-        put = [(number, journal.ask(partial(read_part, part=part))) for number, part in objects]
-        messages = [Job(job._number, 0, self.dead.arguments(job._number)) for job in jobs]
-        # From here on they are ours: whoever recovers us looks for them where we had them.
-        journal.ask(lambda db: db.execute("INSERT INTO resumed VALUES (?, ?)", (session, numbers)))
+        put, messages = take_jobs(self.dead, jobs)
         for job in jobs:
             job._cluster = self
             job.exception = None
@@ -102,10 +95,18 @@ class Resumed(JobCluster):
         service.submit(core.SubmitJobs(self._number, messages))
         service.schedule_tick()
 
+    def has_ended(self) -> bool:
+        """Whether all of them have."""
+        return not self._jobs
+
     def kill(self) -> None:
-        """End what has not ended."""
+        """Have ended what has not; ``give_up`` ends what goes on all the same."""
+        self._engine.call(lambda: self._cancel_open(list(self._jobs)))
+
+    def give_up(self) -> None:
+        """What has not ended is ended here."""
         if self._jobs:
-            self._end_jobs()
+            self._engine.call(self._give_up_jobs)
 
     def finish(self) -> None:
         """All has ended: close it, and leave nothing behind."""
@@ -121,11 +122,56 @@ class Resumed(JobCluster):
             self._engine.leave()
 
 
-def resume_unstarted(net: Net, found: list[Dead]) -> list[Resumed]:
-    """Run what was never started."""
+class Resuming(Protocol):
+    """What runs them: ``Resumed``."""
+
+    dead: Dead
+    resumed_jobs: list[DispyJob]
+
+    def run(self, jobs: list[DispyJob]) -> None: ...
+    def has_ended(self) -> bool: ...
+    def kill(self) -> None: ...
+    def give_up(self) -> None: ...
+    def finish(self) -> None: ...
+    def leave(self) -> None: ...
+
+
+def begin_session(
+    one: Dead, post: Callable[[Callable[[], object]], object], identity: bytes, program: str
+) -> None:
+    """A program goes on with the journal of another."""
+    one.journal.session = max(session.number for session in one.sessions) + 1
+    one.journal.redirect(post)
+    one.journal.begin(identity, program)
+
+
+def take_jobs(one: Dead, jobs: list[DispyJob]) -> tuple[list[tuple[int, memoryview]], list[Job]]:
+    """Have a journal know that jobs are run by the program that has it now; returns what was put, and the jobs."""
+    journal, session = one.journal, one.journal.session
+    numbers = msgspec.msgpack.encode([job._number for job in jobs])
+    objects = journal.ask(lambda db: db.execute("SELECT number, part FROM object").fetchall())
+    put = [(number, journal.ask(partial(read_part, part=part))) for number, part in objects]
+    messages = [Job(job._number, 0, one.arguments(job._number)) for job in jobs]
+    # From here on they are ours: whoever recovers us looks for them where we had them.
+    journal.ask(lambda db: db.execute("INSERT INTO resumed VALUES (?, ?)", (session, numbers)))
+    return put, messages
+
+
+def resume_unstarted(
+    call: Callable[[Callable[[], list[DispyJob]]], list[DispyJob]],
+    found: list[Dead],
+    make: Callable[[Dead], Resuming],
+) -> list[Resuming]:
+    """Run what was never started.
+
+    Args:
+        call: Calls a function where nodes are asked.
+        found: All journals.
+        make: Makes what runs the jobs of one.
+    """
     made = []
     for one in found:
-        jobs = net.call(partial(unstarted, one)) if one.journal.is_full else []
+        jobs = call(partial(unstarted, one)) if one.journal.is_full else []
         pinned = [job for job in jobs if one.submitted[job._number].is_pinned]
         if pinned:
             logger.warning(
@@ -134,7 +180,7 @@ def resume_unstarted(net: Net, found: list[Dead]) -> list[Resumed]:
             )
         jobs = [job for job in jobs if not one.submitted[job._number].is_pinned]
         if jobs:
-            cluster = Resumed(one)
+            cluster = make(one)
             made.append(cluster)
             cluster.run(jobs)
     return made

@@ -206,6 +206,10 @@ class Recovery:
 
     # What the caller finds out.
 
+    def disown(self, incarnations: Iterable[bytes]) -> None:
+        """What these have comes too late: the program had told its jobs there to be lost."""
+        self._given_up.update(incarnations)
+
     def give_up(self, incarnation: bytes, status: PlaceStatus, reason: str) -> None:
         """Nobody speaks for an incarnation: for ever (``GONE``), or for now (``SILENT``)."""
         if self.places[incarnation].status in (PlaceStatus.SOUGHT, PlaceStatus.SILENT):
@@ -253,6 +257,14 @@ class Recovery:
             if place.status in (PlaceStatus.GONE, PlaceStatus.SILENT)
         ]
 
+    def final_results(self) -> dict[Key, Result]:
+        """How jobs have ended that are not run again: one whose process has died may have been started anew."""
+        again: dict[Key, int] = {}
+        for answer in self._answers.values():
+            for key, attempt in answer.open.items():
+                again[key] = max(attempt, again.get(key, 0))
+        return {key: one for key, one in self.results.items() if one.ended.attempt >= again.get(key, 0)}
+
     def cancels(self) -> list[tuple[Peer, CancelJobs]]:
         """What ends the jobs that are open."""
         messages = []
@@ -263,9 +275,9 @@ class Recovery:
                     messages.append((peer, CancelJobs(number, attempts)))
         return messages
 
-    def peers(self) -> list[Peer]:
-        """Those who keep something for us."""
-        return list(self._answers)
+    def has_answer(self, peer: Peer) -> bool:
+        """Whether a peer keeps something for us."""
+        return peer in self._answers
 
 
 class Fate(Struct):

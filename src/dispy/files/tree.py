@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import itertools
 import os
 import stat
 from collections.abc import Callable
@@ -34,6 +35,7 @@ SAME_S = 1
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_numbers = itertools.count(1)
 _FICLONE = 0x40049409
 
 Linker = Callable[[int, str], bool]
@@ -92,7 +94,8 @@ class Tree:
         """
         *above, name = check_path(entry.path)
         parent = self.descend(tuple(above))
-        temporary = f"{RESERVED}{os.getpid()}-{entry.digest.hex()[:16]}"
+        # Other threads may be putting the same file there.
+        temporary = f"{RESERVED}{os.getpid()}-{next(_numbers)}"
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=parent)
         try:

@@ -91,13 +91,33 @@ def private_directory(path: Path, mode: int = 0o700) -> Path:
     return path
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, readable by this user only."""
+def write_private(path: Path, data: bytes, *, sync: bool = False) -> None:
+    """Write a file whole or not at all, readable by this user only.
+
+    Args:
+        path: The file.
+        data: All of it.
+        sync: Down to the disk, with its name: it is there when the power fails.
+    """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+    if sync:
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names in a directory on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -71,7 +71,7 @@ def running_nodes(fingerprint: str) -> list[Listing]:
                     path.unlink(missing_ok=True)
                     continue
                 listing = msgspec.json.decode(file.read(4096), type=Listing)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             continue
         if listing.fingerprint == fingerprint:
             found.append(listing)

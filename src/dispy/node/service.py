@@ -844,7 +844,7 @@ class NodeService:
         assert self._spool is not None
         try:
             message, data = self._spool.load(action.client, action.batch.batch)
-        except (OSError, Damaged, msgspec.DecodeError) as error:
+        except (OSError, Damaged) as error:
             logger.error("results on disk cannot be read: %s", error)
             reason = f"the job's result was lost on node {self.name}: it cannot be read from disk: {error}"
             lost = [

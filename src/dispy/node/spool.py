@@ -28,7 +28,7 @@ from msgspec import Meta, Struct
 
 from dispy.core.execution.state import ClientId, NoteOpen, Restored, Store, Stored
 from dispy.errors import StateDirectoryError
-from dispy.net.directories import private_directory, write_private
+from dispy.net.directories import private_directory, sync_directory, write_private
 from dispy.net.places import remove_tree
 from dispy.node.segments import Outgoing
 from dispy.protocol.limits import BATCH_MAX, MIB
@@ -88,6 +88,9 @@ class _Names(Struct):
 _header_decoder = msgspec.msgpack.Decoder(_Header)
 _note_decoder = msgspec.msgpack.Decoder(_Note)
 _encode = msgspec.msgpack.Encoder().encode
+
+
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Damaged(Exception):
@@ -223,7 +226,16 @@ class Spool:
             room = Room(path, descriptor)
             self._rooms.append(room)
             self._take_over(room, names, restored)
+        self._drop_damaged({client.hex() for client in restored})
         return list(restored.values())
+
+    def _drop_damaged(self, known: set[str]) -> None:
+        """Of clients of which nothing else is here nobody needs to know that something was damaged: they are told
+        that we do not know them. Nor would anybody remove it."""
+        for room in self._rooms:
+            for path in room.path.glob(f"*{DAMAGED}"):
+                if _client_of(path) not in known:
+                    path.unlink(missing_ok=True)
 
     def _is_ours(self, names: _Names) -> bool:
         if names.fingerprint != self._names.fingerprint:
@@ -234,7 +246,7 @@ class Spool:
     def _read_names(path: Path) -> _Names | None:
         try:
             return msgspec.json.decode((path / "node.json").read_bytes(), type=_Names)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *UNDECODABLE):
             return None
 
     def _take_over(self, room: Room, names: _Names, restored: dict[ClientId, Restored]) -> None:
@@ -247,7 +259,7 @@ class Spool:
                 names.ports + self._names.ports,
                 names.fingerprint,
             )
-            write_private(room.path / "node.json", msgspec.json.encode(together))
+            write_private(room.path / "node.json", msgspec.json.encode(together), sync=True)
         shift: dict[ClientId, int] = {client: one.next_batch - 1 for client, one in restored.items()}
         notes = []
         damaged: set[str] = set()
@@ -261,10 +273,10 @@ class Spool:
                     self._used += path.stat().st_size
                     self._restore_batches(path, header, before, shift, restored)
                 elif path.suffix == ".open":
-                    notes.append(_note_decoder.decode(path.read_bytes()))
+                    notes.append(_read_note(path))
                 elif path.suffix == DAMAGED:
                     damaged.add(_client_of(path))
-            except (OSError, Damaged, msgspec.DecodeError) as error:
+            except (OSError, Damaged) as error:
                 logger.error("%s is damaged, what it held is lost: %s", path, error)
                 damaged.add(_client_of(path))
                 with suppress(OSError):
@@ -412,14 +424,17 @@ class Spool:
             except queue.Empty:
                 tasks = []
             is_ending = None in tasks
-            todo, self._failed = self._failed, []
-            todo += [task for task in tasks if task is not None]
-            for group in _grouped(todo):
+            for group in self._groups([task for task in tasks if task is not None]):
                 self._do(group)
         if self._failed:
             logger.error(
                 "results of clients that are away are lost: they could not be written to %s", self._base
             )
+
+    def _groups(self, tasks: list[_Task]) -> Iterator[list[_Task]]:
+        """What is to be done, new tasks after those that have failed."""
+        todo, self._failed = self._failed, []
+        return _grouped(todo + tasks)
 
     def _do(self, group: list[_Task]) -> None:
         try:
@@ -471,9 +486,12 @@ class Spool:
             if descriptor is None:
                 raise OSError(f"{fresh} cannot be locked")
             try:
-                write_private(fresh / "node.json", msgspec.json.encode(self._names))
+                write_private(fresh / "node.json", msgspec.json.encode(self._names), sync=True)
                 path = self._base / self._names.nodes[0]
                 os.rename(fresh, path)
+                # Or the files in it, synced as they are, would be nowhere.
+                sync_directory(self._base)
+                sync_directory(self._base.parent)
             except OSError:
                 os.close(descriptor)
                 raise
@@ -483,7 +501,8 @@ class Spool:
 
     def _write_note(self, note: NoteOpen) -> None:
         data = _encode(_Note(note.client, note.name, note.open, note.next_batch))
-        _write(self._room().path, f"{note.client.hex()}.open", [data], None)
+        head = MAGIC + _HEAD.pack(len(data), zlib.crc32(data), 0)
+        _write(self._room().path, f"{note.client.hex()}.open", [head, data], None)
 
     def _drop_note(self, client: ClientId) -> None:
         self._failed = [task for task in self._failed if task.note is None or task.note.client != client]
@@ -601,11 +620,7 @@ def _write(directory: Path, name: str, pieces: list[bytes], parts: list[tuple[Pa
             temporary.unlink()
         raise
     # So that the name is there, too.
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(directory)
     return directory / name
 
 
@@ -627,6 +642,25 @@ def _copy(path: Path, size: int, target: int) -> None:
             left -= len(piece)
     finally:
         os.close(source)
+
+
+def _read_note(path: Path) -> _Note:
+    """What was open.
+
+    Raises:
+        Damaged: It is not what was written: who believed it might take jobs for never started that were.
+    """
+    data = path.read_bytes()
+    start = len(MAGIC) + _HEAD.size
+    if len(data) < start or not data.startswith(MAGIC):
+        raise Damaged("it does not begin as a note")
+    length, crc, parts = _HEAD.unpack_from(data, len(MAGIC))
+    if parts or length != len(data) - start or zlib.crc32(data[start:]) != crc:
+        raise Damaged("its checksum is wrong")
+    try:
+        return _note_decoder.decode(data[start:])
+    except UNDECODABLE as error:
+        raise Damaged(str(error)) from error
 
 
 def _read_header(descriptor: int) -> tuple[_Header, list[tuple[int, int]]]:
@@ -654,4 +688,7 @@ def _read_header(descriptor: int) -> tuple[_Header, list[tuple[int, int]]]:
         position += size
     if position != total:
         raise Damaged("it ends too early")
-    return _header_decoder.decode(header), parts
+    try:
+        return _header_decoder.decode(header), parts
+    except UNDECODABLE as error:
+        raise Damaged(str(error)) from error

@@ -1,0 +1,220 @@
+"""What must hold of what a recovery returns, by all that has happened to those jobs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dispy.client.dead import Dead, Session
+from dispy.client.job import DispyJob
+from dispy.client.journal import GIVEN_UP
+from dispy.core.execution.state import ClientId
+from dispy.core.scheduling.leaving import CLOSED
+from dispy.protocol.node import ABANDONED, CANCELLED, FINISHED, TERMINATED
+
+from .jobs import Entry, Kind, attempt_of
+
+if TYPE_CHECKING:
+    from .computer import Computer
+    from .recovery import Recovery
+
+
+def check(recovery: Recovery, jobs: list[DispyJob]) -> None:
+    """Compare what a recovery has returned with what has happened."""
+    truth = Truth(recovery)
+    by_number: dict[int, DispyJob] = {}
+    for job in jobs:
+        if job._number in by_number:
+            truth.fail(f"job {job._number} is returned twice")
+        by_number[job._number] = job
+        truth.check_job(job)
+    for one in recovery.found:
+        for number in one.submitted:
+            if number not in by_number:
+                truth.fail(f"job {number} is in the journal and is not returned")
+        is_whole = all(session.recovery.is_whole() for session in one.sessions)
+        for session in one.sessions:
+            if is_whole:
+                truth.check_complete(one, session, by_number)
+        if one.is_done and not recovery.is_terminating:
+            left = [n for n in one.submitted if not by_number[n]._is_final]
+            if left:
+                truth.fail(f"the journal of jobs {left} is given up, and they have not ended")
+
+
+class Truth:
+    """All that has happened to the jobs of a program.
+
+    Args:
+        recovery: Who has recovered it.
+    """
+
+    def __init__(self, recovery: Recovery) -> None:
+        self._recovery = recovery
+        self._estate = recovery.estate
+        self._world = recovery.estate.world
+        self._open = {
+            number
+            for one in recovery.found
+            for session in one.sessions
+            for _, number in session.recovery.open_jobs()
+        }
+        self._resumed = recovery.resumed_now
+        self._told = {number: result for one in recovery.found for number, result in one.told.items()}
+        self._accounts = self._estate.accounts
+
+    def fail(self, text: str) -> None:
+        """A guarantee is broken."""
+        self._world.fail(f"{self._recovery.party.name}: {text}")
+
+    def _lives(self, number: int) -> list[Entry]:
+        """What is known of a job by the program that submitted it, and by those that resumed it."""
+        return [a.entries[number] for a in self._accounts if number in a.entries]
+
+    def check_job(self, job: DispyJob) -> None:
+        """One job."""
+        number = job._number
+        lives = self._lives(number)
+        if not lives:
+            self.fail(f"job {number} is returned, and nobody submitted it")
+        if job._is_final:
+            self._check_final(job, lives)
+        elif (
+            job.status == DispyJob.Created
+            and not job.exception
+            and number not in self._open
+            and number not in self._resumed
+            and lives[0].runs
+            and not lives[0].is_reentrant
+        ):
+            self.fail(f"job {number} is returned as never started, and it was: {lives[0].runs}")
+
+    def _check_final(self, job: DispyJob, lives: list[Entry]) -> None:
+        number, status = job._number, job.status
+        value = b""
+        if status == FINISHED:
+            value = job.result
+            self._check_result(number, value, lives)
+        elif not job.exception:
+            self.fail(f"job {number} ends with status {status} and no reason")
+        elif status == CANCELLED:
+            is_wanted = self._recovery.is_terminating or any(
+                life.is_cancelled
+                or life.is_ended_by_us
+                or (life.pinned is not None and job.exception == CLOSED)
+                for life in lives
+            )
+            if not is_wanted:
+                self.fail(f"job {number} ends as cancelled and nobody cancelled it: {job.exception}")
+        elif status == TERMINATED:
+            self._check_terminated(job, lives)
+        elif status != ABANDONED:
+            self.fail(f"job {number} is final with status {status}")
+        first = lives[0]
+        if first.is_reentrant:
+            value = (
+                b""  # more than one run may have come to its end, on nodes that answer at different times
+            )
+        if number in self._told and self._told[number].ended.status != status:
+            self.fail(
+                f"job {number} was told as {self._told[number].ended.status} and is returned as {status}"
+            )
+        if first.recovered is None:
+            first.recovered = status, value, self._recovery.deaths
+        elif first.recovered[:2] != (status, value) and first.recovered[2] == self._estate.deaths():
+            self.fail(f"job {number} was returned as {first.recovered[0]} before, and as {status} now")
+
+    def _check_result(self, number: int, value: bytes, lives: list[Entry]) -> None:
+        attempt = attempt_of(value)
+        if not any(life.ended.get(attempt) == FINISHED for life in lives):
+            self.fail(f"job {number} is returned as finished, and its attempt {attempt} has not finished")
+        if len(value) != 16 + lives[0].task.result_size or value[:8] != number.to_bytes(8, "little"):
+            self.fail(f"job {number} is returned with a result that is not its own")
+
+    def _check_terminated(self, job: DispyJob, lives: list[Entry]) -> None:
+        is_own = any(TERMINATED in life.ended.values() or life.died for life in lives)
+        is_excused = self._world.has_refusals or any(
+            computer.disk is not None and computer.disk.damaged for computer in self._estate.computers
+        )
+        if not is_own and not is_excused and not self._recovery.is_terminating:
+            self.fail(f"job {job._number} is returned as terminated, and it was not: {job.exception}")
+
+    def check_complete(self, one: Dead, session: Session, returned: dict[int, DispyJob]) -> None:
+        """What a node has produced is there, if nothing has happened to it since."""
+        account = self._estate.ledger[session.identity]
+        used = {row.incarnation for row in session.nodes if row.state != GIVEN_UP}
+        for entry in account.entries.values():
+            if entry.computation not in session.computations or entry.status or entry.is_given_up:
+                continue
+            status = entry.ended.get(entry.attempt)
+            place = entry.places.get(entry.attempt, b"")
+            if status is None or entry.is_ended_by_us or entry.is_cancelled or place not in used:
+                continue
+            if not self._is_safe(session.identity, entry, place):
+                continue
+            job = returned.get(entry.number)
+            if job is None:
+                self.fail(f"job {entry.number} has ended as {status}, and is not returned")
+            elif job.status != status and not self._world.has_refusals:
+                self.fail(
+                    f"job {entry.number} has ended as {status}, and is returned as {job.status}: {job.exception}"
+                )
+
+    def _is_safe(self, client: bytes, entry: Entry, place: bytes) -> bool:
+        """Whether a result is still where it was produced, or on a disk that lives."""
+        key = (client, entry.computation, entry.number, entry.attempt)
+        for computer in self._estate.computers:
+            disk = computer.disk
+            if disk is None or client in disk.damaged or any(who == client for _, who in disk.forgotten):
+                continue
+            if computer.service is not None and computer.incarnation == place:
+                return True
+            if disk.holds(key):
+                return True
+        return False
+
+
+def find_unended(recovery: Recovery) -> list[int]:
+    """Jobs that a recovery with enough time, which resumed what was never started, should have brought to an end."""
+    jobs = recovery.jobs or []
+    waits: list[int] = []
+    if any(
+        _is_endless(entry)
+        for account in recovery.estate.ledger.values()
+        for entry in account.entries.values()
+    ):
+        # It may hold a CPU that others wait for.
+        return waits
+    for job in jobs:
+        one = next((one for one in recovery.found if job._number in one.submitted), None)
+        is_pinned = one is not None and one.submitted[job._number].is_pinned
+        if not job._is_final and not is_pinned:
+            waits.append(job._number)
+    return waits
+
+
+def _is_endless(entry: Entry) -> bool:
+    """Whether a job runs, or will, until somebody cancels it."""
+    return entry.task.kind in (Kind.HANGS, Kind.DEAF) and not entry.status and not entry.is_given_up
+
+
+def find_kept(computer: Computer, session: Session, given_up: set[bytes]) -> str | None:
+    """What a node keeps for a program of which all was recovered or given up; those are not asked that the
+    program itself had given up."""
+    if computer.service is None or computer.disk is None:
+        return None
+    if computer.disk.is_back(session.identity):
+        return None  # nobody syncs what is removed: its lease will end
+    client = computer.service.machine.state.clients.get(ClientId(session.identity))
+    if client is not None and given_up & {computer.incarnation, *client.before}:
+        return None  # nobody has asked it: its lease will end
+    if client is not None:
+        for number in session.computations:
+            if (client.id, number) in computer.service.machine.state.computations:
+                return f"computation {number}"
+            if any(batch.computation == number for batch in client.batches):
+                return f"results of computation {number}"
+            if any(jobs.computation == number for jobs in client.lost):
+                return f"a list of what was lost of computation {number}"
+        return None
+    files = computer.disk.files_of(session.identity)
+    return f"the files {files}" if files else None

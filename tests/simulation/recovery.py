@@ -1,0 +1,355 @@
+"""What a program leaves behind that has died, and those who recover it: one after the other, until it is done.
+
+Played is what ``client.recover.recover_jobs`` does once it has the journals: the real steps, on a process of
+their own, with nodes asked over the network. What they say of each job is compared with what happened to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, TypeVar
+
+from dispy.client.asking import LOOK_S, Asking, by_program
+from dispy.client.dead import Dead, Session
+from dispy.client.job import DispyJob
+from dispy.client.journal import GIVEN_UP
+from dispy.client.recover import Wait, recovering
+from dispy.client.resumed import begin_session, take_jobs
+from dispy.protocol.node import FINISHED, Ended, Job
+
+from . import recovered
+from .computer import SECRET, Computer
+from .jobs import Account, Entry
+from .journals import Journal, Volume
+from .loop import Loop
+from .program import Program
+from .world import Party, World
+
+if TYPE_CHECKING:
+    pass
+
+T = TypeVar("T")
+
+POLL_S = 0.05
+"""How often it is looked whether what is waited for is so."""
+
+
+class Asked(Asking):
+    """The nodes of one program; what is cancelled there is known to the account of its jobs."""
+
+    def __init__(self, sessions: list[Session], world: World, account: Account) -> None:
+        super().__init__(sessions, lambda _: (), world)
+        self._account = account
+
+    def cancel_open(self) -> None:
+        """As of the real one."""
+        for session in self.sessions:
+            for _, number in session.recovery.open_jobs():
+                entry = self._account.entries[number]
+                entry.is_cancelled = entry.is_ended_by_us = True
+        super().cancel_open()
+
+
+class Nodes:
+    """Those that are asked, as ``client.asking.Net`` but for the thread."""
+
+    def __init__(
+        self, world: World, party: Party, sessions: list[Session], ledger: dict[bytes, Account]
+    ) -> None:
+        self.asking: list[Asking] = [
+            Asked(group, world, ledger[group[0].identity]) for group in by_program(sessions)
+        ]
+        self._world = world
+        self._party = party
+        self._started = world.now
+        self.is_over = False
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Call a function; who asks is on the same loop."""
+        return function()
+
+    def look(self) -> None:
+        """Dial, and dial again."""
+        if not self.is_over:
+            for asking in self.asking:
+                asking.look(self._world.now - self._started)
+            self._world.after(LOOK_S, self._party, self.look)
+
+    def close(self) -> None:
+        """No more is wanted."""
+        self.is_over = True
+        for asking in self.asking:
+            asking.close()
+
+
+class Resumed:
+    """Runs jobs of a dead program that were never started: ``client.resumed.Resumed`` around a played program."""
+
+    def __init__(self, recovery: Recovery, one: Dead) -> None:
+        estate = recovery.estate
+        self.dead = one
+        self.resumed_jobs: list[DispyJob] = []
+        self._estate = estate
+        self._recovery = recovery
+        self._is_left = False
+        self._by_number: dict[int, DispyJob] = {}
+        self.program = program = Program(
+            estate.world, estate.network, estate.ledger, len(estate.programs) + 1, estate.computers,
+            party=recovery.party, host=estate.program.host,
+        )  # fmt: skip
+        estate.programs.append(program)
+        estate.accounts.append(program.account)
+        program.on_job_ended = self._on_ended
+        _, options = next(iter(one.sessions[-1].keys.values()))
+        hosts = {host for host, _, _ in options.nodes}
+        journal = one.journal
+        assert isinstance(journal, Journal)
+        begin_session(one, journal._post_soon, program.identity, program.name)
+        self._cluster = program.open_cluster(
+            options.reentrant,
+            [computer for computer in estate.computers if computer.host in hosts],
+            0.5,
+            len(one.code),
+            is_live=False,
+            is_exclusive=options.exclusive,
+            journal=journal,
+        )
+
+    def run(self, jobs: list[DispyJob]) -> None:
+        """As of the real one."""
+        put, messages = take_jobs(self.dead, jobs)
+        for job in jobs:
+            # Not we: nobody collects a cycle through a job.
+            job._cluster = None
+            job.exception = None
+            self._by_number[job._number] = job
+        self.resumed_jobs = jobs
+        plain = [Job(job.number, job.attempt, bytes(job.payload)) for job in messages]
+        self._estate.world.note(self.program.name, f"resumes jobs {[job.number for job in plain]}")
+        self._estate.resumed += len(plain)
+        self._recovery.resumed_now.update(self._by_number)
+        self.program.resume(self._cluster, put, plain, [self._estate.entry(job.number) for job in plain])
+
+    def _on_ended(self, ended: Ended) -> None:
+        job = self._by_number[ended.number]
+        job.status = ended.status
+        if ended.status == FINISHED:
+            job._value = ended.payload
+            job._is_encoded = True
+        else:
+            job.exception = ended.reason
+            job._error = b""
+        job._cluster = None
+        job._is_final = True
+
+    def has_ended(self) -> bool:
+        """As of the real one."""
+        return not self.program.open_jobs()
+
+    def kill(self) -> None:
+        """As of the real one."""
+        self.program.cancel_all(self._cluster)
+
+    def give_up(self) -> None:
+        """As of the real one."""
+        for entry in list(self.program.account.open[self._cluster.number].values()):
+            self.program.account.give_up(entry)
+            job = self._by_number[entry.number]
+            job.status, job.exception, job._is_final = DispyJob.Abandoned, "the cluster was closed", True
+
+    def finish(self) -> None:
+        """As of the real one."""
+        self._cluster.journal = None
+        self.program.close(self._cluster, terminate=False)
+        self._is_left = True
+        self.program.has_left = True
+        self.program.service.close()
+
+    def leave(self) -> None:
+        """As of the real one."""
+        if not self._is_left and self.program.is_alive:
+            self._is_left = True
+            self.program.service.close(forget=False)
+
+
+class Recovery:
+    """A process that recovers.
+
+    Args:
+        estate: What.
+        volumes: Which journals.
+        timeout, terminate_pending, resume: As of ``recover_jobs``.
+    """
+
+    def __init__(
+        self, estate: Estate, volumes: list[Volume], timeout: float, terminate_pending: bool, resume: bool
+    ) -> None:
+        self.estate = estate
+        self.is_terminating = terminate_pending
+        self.is_resuming = resume
+        self.timeout = timeout
+        self.is_last = False
+        """It gives up whatever is left, in peace."""
+        self.deaths = estate.deaths()
+        """How many there had been when it began."""
+        self.resumed_now: set[int] = set()
+        """Jobs that it has resumed."""
+        self.jobs: list[DispyJob] | None = None
+        """What it has returned."""
+        world = self._world = estate.world
+        estate.tries += 1
+        self.party = world.party(f"recovery{estate.program.party.index}.{estate.tries}")
+        world.note(
+            self.party.name,
+            f"recovers {estate.program.name} from {[volume.name for volume in volumes]}"
+            f"{', resumes' if resume else ''}{', terminates' if terminate_pending else ''}, {timeout:g} s",
+        )
+        self._arguments = timeout, terminate_pending, resume
+        self._volumes = volumes
+        self.found: list[Dead] = []
+        self._steps: Generator[Wait, bool, list[DispyJob]]
+        self._wait: Wait
+        Loop(world, self.party, estate.network, estate.program.host)
+        world.soon(self.party, self._begin)
+
+    def _begin(self) -> None:
+        timeout, terminate_pending, resume = self._arguments
+        for volume in self._volumes:
+            one = Dead(Journal(self.estate.program.shelf, volume, self.party))  # type: ignore[arg-type]
+            for session in one.sessions:
+                for _, options in session.computations.values():
+                    session.keys[options.fingerprint] = SECRET.key, options
+                rows = [row for row in session.nodes if row.state == GIVEN_UP]
+                self.estate.given_up.update(row.incarnation for row in rows)
+            self.found.append(one)
+        resume = resume and any(one.journal.is_full for one in self.found)
+        self.nodes = Nodes(
+            self._world,
+            self.party,
+            [session for one in self.found for session in one.sessions],
+            self.estate.ledger,
+        )
+        self.nodes.look()
+        self._steps = recovering(
+            self.found, self.nodes, self._make_resumed, timeout, terminate_pending, resume, self._world
+        )
+        self.estate.graveyard.append(self._steps)
+        self._go_on(None)
+
+    def _make_resumed(self, one: Dead) -> Resumed:
+        return Resumed(self, one)
+
+    def _go_on(self, answer: bool | None) -> None:
+        try:
+            self._wait = next(self._steps) if answer is None else self._steps.send(answer)
+        except StopIteration as end:
+            self._finish(end.value)
+        else:
+            self._poll()
+
+    def _poll(self) -> None:
+        wait = self._wait
+        is_so = wait.is_done()
+        if is_so or (wait.until is not None and self._world.now >= wait.until):
+            self._world.soon(self.party, self._go_on, is_so)
+        else:
+            self._world.after(POLL_S, self.party, self._poll)
+
+    def _finish(self, jobs: list[DispyJob]) -> None:
+        self.nodes.close()
+        self._world.note(
+            self.party.name,
+            f"returns {[(job._number, job.status, job.exception and job.exception[:40]) for job in jobs[:40]]}"
+            f"{', and is done' if all(one.is_done for one in self.found) else ''}",
+        )
+        self.jobs = jobs
+        self.estate.returned += len(jobs)
+        recovered.check(self, jobs)
+        for one in self.found:
+            one.journal.close(remove=one.is_done)
+        self._world.after(1e-3, self.party, self._exit)
+
+    def _exit(self) -> None:
+        self.party.kill()
+        self.estate.network.drop(self.party, "end")
+        self.estate.on_over(self)
+
+    def kill(self, how: str) -> None:
+        """It is gone in the middle of anything."""
+        self._world.note(self.party.name, f"is killed ({how})")
+        self.party.kill()
+        self.estate.network.drop(self.party, how)
+        assert self.estate.program.shelf is not None
+        self.estate.program.shelf.crash(how)
+        self.estate.on_over(self)
+
+
+class Estate:
+    """What a dead program has left.
+
+    Args:
+        program: The program.
+        programs: All there are; those that resume its jobs are added.
+        ledger: The accounts of all.
+    """
+
+    def __init__(self, program: Program, programs: list[Program], ledger: dict[bytes, Account]) -> None:
+        self.program = program
+        self.world = program.world
+        self.network = program.network
+        self.computers: list[Computer] = program.computers
+        self.programs = programs
+        self.ledger = ledger
+        self.accounts = [program.account]
+        """Its own, and those of programs that resumed its jobs."""
+        self.recovery: Recovery | None = None
+        """Who is at it."""
+        self.last: Recovery | None = None
+        """Who was."""
+        self.tries = 0
+        self.given_up: set[bytes] = set()
+        """Nodes that the program, or one that resumed its jobs, had given up, as its journals said some time."""
+        self.returned = 0
+        """Jobs that were returned."""
+        self.resumed = 0
+        """Jobs that were resumed."""
+        self.graveyard: list[object] = []
+        """Steps of those who were killed: they would end in good order if nobody held them."""
+        self.next: Callable[[], object] | None = None
+        """Is called when nobody is at it any more."""
+        program.world.at_end.append(self.graveyard.clear)
+
+    def deaths(self) -> int:
+        """How often something was lost that nodes had, and may have told a recovery: in memory, or on a disk."""
+        return sum(computer.deaths for computer in self.computers)
+
+    def entry(self, number: int) -> Entry:
+        """What the dead program knew of a job."""
+        return self.program.account.entries[number]
+
+    def volumes(self) -> list[Volume]:
+        """Journals that are left. Empty ones are removed, as they are after a while."""
+        shelf = self.program.shelf
+        assert shelf is not None
+        for volume in list(shelf.volumes.values()):
+            if volume.owner is None and volume.is_empty():
+                shelf.remove(volume)
+        return list(shelf.volumes.values())
+
+    def begin(self, timeout: float, terminate_pending: bool, resume: bool, is_single: bool) -> bool:
+        """Have somebody recover it; False if there is nothing left, or somebody is at it."""
+        volumes = self.volumes()
+        if not volumes or self.recovery is not None:
+            return False
+        machine = self.network.machine(self.program.host)
+        machine.is_up = True
+        if is_single:
+            volumes = [volumes[int(len(volumes) * self.world.chance())]]
+        self.recovery = Recovery(self, volumes, timeout, terminate_pending, resume)
+        return True
+
+    def on_over(self, recovery: Recovery) -> None:
+        """A recovery has ended, or was killed."""
+        self.recovery, self.last = None, recovery
+        if self.next is not None:
+            self.next()

@@ -1,0 +1,86 @@
+"""What a node has on disk for clients that are away, read by the one after it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dispy.core.execution.state import ClientId, NoteOpen, Restored, Store
+from dispy.node.spool import Spool
+from dispy.protocol.node import FINISHED, Attempt, Ended, HeldJobs, JobsEnded
+
+CLIENT = ClientId(b"c" * 16)
+
+
+def spool(base: Path, incarnation: bytes) -> Spool:
+    return Spool(base, incarnation, "node", "fingerprint", 1 << 20, os.getuid(), lambda *_: None)
+
+
+def leave(base: Path) -> None:
+    """A node stores a result and notes a job that has not ended, and ends."""
+    node = spool(base, b"a" * 16)
+    node.note(NoteOpen(CLIENT, "client", [HeldJobs(7, [Attempt(2, 0)])], 2))
+    batch = JobsEnded(1, 7, [Ended(1, 0, FINISHED, 1.0, 2.0, b"result")])
+    node.store(Store(CLIENT, "client", batch), None)
+    node.close()
+
+
+def take_over(base: Path) -> list[Restored]:
+    """The next one starts."""
+    node = spool(base, b"b" * 16)
+    restored = node.restore(51348)
+    node.close()
+    return restored
+
+
+def test_what_was_open_is_known_to_the_next_node(tmp_path: Path) -> None:
+    leave(tmp_path / "spool")
+    (found,) = take_over(tmp_path / "spool")
+    assert [e.number for batch in found.batches for e in batch.ended] == [1]
+    assert [attempt.number for jobs in found.lost for attempt in jobs.attempts] == [2]
+    assert not found.has_gaps
+
+
+@pytest.mark.parametrize("wrong", [b"\xc1", b"\x00"])
+def test_a_note_of_which_a_byte_is_wrong_is_not_used(
+    tmp_path: Path, wrong: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever it is: to believe in it would be to take jobs for never started that were. The node starts."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # which takes most of the time
+    base = tmp_path / "spool"
+    leave(base)
+    (note,) = base.glob("*/*.open")
+    data = note.read_bytes()
+    for place in range(len(data)):
+        if data[place : place + 1] == wrong:
+            continue
+        for damaged in note.parent.glob("*.damaged"):
+            damaged.unlink()
+        note.write_bytes(data[:place] + wrong + data[place + 1 :])
+        (found,) = take_over(base)
+        assert found.has_gaps, place
+        assert not found.lost, place
+
+
+def test_what_is_damaged_does_not_stay_for_ever(tmp_path: Path) -> None:
+    """It goes when nothing else is there of its client: who asks is told that nothing is known."""
+    base = tmp_path / "spool"
+    leave(base)
+    for path in [*base.glob("*/*.open"), *base.glob("*/*.results")]:
+        path.write_bytes(b"damaged")
+    assert take_over(base) == []
+    assert list(base.iterdir()) == []
+
+
+def test_what_is_stored_survives_the_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results are synced, and so is all by which they are found: names, directories, whose room it is."""
+    synced = set()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
+    base = tmp_path / "spool"
+    leave(base)
+    (room,) = base.iterdir()
+    kept = [base.parent, base, room, *(path for path in room.iterdir() if path.name != "lock")]
+    assert len(kept) == 6
+    assert [path.name for path in kept if path.stat().st_ino not in synced] == []
