@@ -141,13 +141,16 @@ def recovering(
     resumed: list[Resuming] = []
     kept: list[Dead] = []
     """Journals of which jobs were never started, and may be."""
-    is_released = False
+    is_released = is_whole = False
     try:
 
         def is_told() -> bool:
             return all(session.recovery.is_told() for session in sessions)
 
         def is_over() -> bool:
+            nonlocal is_whole
+            # Looked at together: a link that breaks after that takes nothing back.
+            is_whole = all(session.recovery.is_whole() for session in sessions)
             return all(session.recovery.is_over() for session in sessions) and all(
                 cluster.has_ended() for cluster in resumed
             )
@@ -167,9 +170,7 @@ def recovering(
                 yield Wait(is_over, clock.monotonic() + config.CancelGrace + KILL_S)
                 for cluster in resumed:
                     cluster.give_up()
-        is_whole = terminate_pending or (
-            is_in_time and net.call(lambda: all(session.recovery.is_whole() for session in sessions))
-        )
+        is_whole = terminate_pending or (is_in_time and is_whole)
         jobs = net.call(lambda: make_jobs(found, resumed, is_whole))
         unreadable = [job for job in jobs if not load(job)]
         if unreadable:
