@@ -61,7 +61,7 @@ def test_several_iterables_end_with_the_shortest(make_cluster: MakeCluster) -> N
     assert list(cluster.map(range(3), "abcd")) == [(0, "a", 0), (1, "b", 0), (2, "c", 0)]
     with pytest.raises(UsageError, match="at least one iterable"):
         cluster.map()
-    with pytest.raises(TypeError):
+    with pytest.raises(UsageError, match="argument 1 of map must be an iterable, not 5"):
         cluster.map(5)
     assert not cluster._maps
 

@@ -51,7 +51,7 @@ def test_as_completed_in_time(make_cluster: MakeCluster, gate: Path) -> None:
     assert job._waiter is None
     left = dispy.as_completed([job])
     left.close()
-    with pytest.raises(UsageError, match="not int"):
+    with pytest.raises(UsageError, match="takes jobs, not 5"):
         dispy.as_completed([5])
     with pytest.raises(UsageError, match="into a list"):
         dispy.wait(job)

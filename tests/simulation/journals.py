@@ -89,16 +89,15 @@ class Mark(journal.Mark):
     """A mark that is nobody's file."""
 
     def __init__(self) -> None:
-        self._mapped: Any = bytearray(8)
+        self._mapped: Any = bytearray(16)
         self._highest = 0
 
     def close(self) -> None:
         """It stays."""
 
-    @property
-    def highest(self) -> int:
+    def read(self) -> journal.Marked | None:
         """What can be read there."""
-        return int.from_bytes(self._mapped, "little")
+        return journal.read_mark(bytes(self._mapped))
 
 
 class Journal(journal.Journal):
@@ -141,10 +140,10 @@ class Journal(journal.Journal):
     def _boot_id(self) -> str:
         return f"boot {self._shelf.boot}"
 
-    def sent_max(self, session: int, boot: str) -> int | None:
+    def marked(self, session: int, boot: str) -> journal.Marked | None:
         """As of journals."""
         mark = self.volume.marks.get(session)
-        return mark.highest if mark is not None and boot == self._boot_id() else None
+        return mark.read() if mark is not None and boot == self._boot_id() else None
 
     def _take_turn(self) -> None:
         """What the thread does."""

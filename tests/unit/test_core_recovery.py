@@ -71,6 +71,17 @@ def test_a_recovery_is_over_when_all_have_told_and_all_has_ended() -> None:
     }
 
 
+def test_what_nobody_has_may_have_ended_where_the_journal_has_gaps() -> None:
+    """The program was told results that it could not note, and the nodes have forgotten them."""
+    recovery = Recovery([C], [A])
+    recovery.on_welcome("a", welcome(A))
+    recovery.on_held("a", held([], []))
+    judged = Judge(recovery, sent_max=4, has_gaps=True, is_reentrant=False, is_last_word=False)
+    assert judged.fate((C, 5)).is_unstarted, "above all that was sent"
+    assert judged.fate((C, 4)).status == ABANDONED
+    assert "could not write to its journal" in judged.fate((C, 4)).reason
+
+
 def test_what_nobody_has_was_never_started_once_all_have_told() -> None:
     recovery = Recovery([C], [A])
     assert judge(recovery, 5, sent_max=4) == Fate(None, is_unstarted=True), "above all that was sent"

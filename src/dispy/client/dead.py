@@ -13,7 +13,7 @@ import msgspec
 
 from dispy import payload
 from dispy.client import journal_files as files
-from dispy.client.journal import GIVEN_UP, PRIVATE, USED, Journal, NodeRow, Options
+from dispy.client.journal import GIVEN_UP, PRIVATE, USED, Journal, Marked, NodeRow, Options
 from dispy.client.journal_files import BusyError, EmptyError
 from dispy.client.log import notice
 from dispy.client.mapping import NUMBERS_FROM
@@ -81,8 +81,8 @@ class Session:
         self.nodes: list[NodeRow] = []
         self.computations: dict[int, tuple[str, Options]] = {}
         self.recovery: Recovery
-        self.sent_max: int | None = None
-        """No job above it was ever sent; None if that is not known."""
+        self.marked: Marked | None = None
+        """What jobs were sent, at most, and whether the journal has all that came; None if that is not known."""
         self.keys: dict[str, tuple[bytes, Options]] = {}
         """Secrets by fingerprint, and how a computation that has one reaches its nodes."""
 
@@ -142,7 +142,7 @@ class Dead:
             for row in private:
                 reason = "the program's own node ended with the program"
                 session.recovery.give_up(row.incarnation, PlaceStatus.GONE, reason)
-            session.sent_max = self.journal.sent_max(number, session.boot)
+            session.marked = self.journal.marked(number, session.boot)
         if self.journal.is_full:
             self._read_jobs(db)
 

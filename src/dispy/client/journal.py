@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -52,7 +52,7 @@ GATHER_S = 0.01
 PART_MAX = 64 * MIB
 """Bytes of a row: larger payloads take several. SQLite allows a thousand million."""
 
-_MARK = struct.Struct("<Q")
+_MARK = struct.Struct("<QQ")
 
 # States of a node.
 USED = 1
@@ -125,6 +125,7 @@ def boot_id() -> str:
 class Mark:
     """The highest number of a job that was ever sent to a node: written before it is sent, for the price of a store.
 
+    And whether the journal could not be written to any more: nodes may forget results then that it does not have.
     It lies in a file that is mapped, so it survives the program; and not the machine, for which the boot is noted.
     """
 
@@ -144,20 +145,30 @@ class Mark:
             highest = max([job.number for job in message.jobs if job.number < NUMBERS_FROM], default=0)
         if highest > self._highest:
             self._highest = highest
-            _MARK.pack_into(self._mapped, 0, highest)
+            struct.pack_into("<Q", self._mapped, 0, highest)
+
+    def note_broken(self) -> None:
+        """What comes from now on is not in the journal."""
+        struct.pack_into("<Q", self._mapped, 8, 1)
 
     def close(self) -> None:
         """No more is sent."""
         self._mapped.close()
 
 
-def read_mark(path: Path, session: int) -> int | None:
-    """What a mark was at last; None if it is not there."""
-    try:
-        data = mark_path(path, session).read_bytes()
-    except OSError:
+class Marked(NamedTuple):
+    """What a mark was at last."""
+
+    sent_max: int
+    is_broken: bool
+
+
+def read_mark(data: bytes) -> Marked | None:
+    """What is in the file of a mark; None if it is not whole."""
+    if len(data) != _MARK.size:
         return None
-    return int(_MARK.unpack(data)[0]) if len(data) == _MARK.size else None
+    highest, is_broken = _MARK.unpack(data)
+    return Marked(highest, bool(is_broken))
 
 
 class Journal:
@@ -228,14 +239,19 @@ class Journal:
         row = (self.session, identity, program, time.time(), self._boot_id())
         self._put(lambda db: db.execute("INSERT INTO session VALUES (?, ?, ?, ?, ?)", row))
 
-    def sent_max(self, session: int, boot: str) -> int | None:
-        """The highest number of a job that a program before us ever sent; None where that is not known.
+    def marked(self, session: int, boot: str) -> Marked | None:
+        """The mark of a program before us; None where that is not known.
 
         Args:
             session: Which of them.
             boot: The run of the kernel that it began in: no mark outlives that.
         """
-        return read_mark(self.path, session) if boot and boot == self._boot_id() else None
+        if not boot or boot != self._boot_id():
+            return None
+        try:
+            return read_mark(mark_path(self.path, session).read_bytes())
+        except OSError:
+            return None
 
     def _make_mark(self) -> Mark:
         return Mark(mark_path(self.path, self.session))
@@ -478,6 +494,8 @@ class Journal:
                     tell()
         except Exception as error:
             self._is_broken = True
+            if self.mark is not None and not self._is_closed:
+                self.mark.note_broken()
             with contextlib.suppress(Exception):
                 db.execute("ROLLBACK")
             if not isinstance(error, _AskerKnowsError):

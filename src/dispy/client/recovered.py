@@ -101,9 +101,7 @@ def unstarted(one: Dead) -> list[DispyJob]:
     left = [number for number in sorted(one.submitted) if number not in results]
     found = []
     for session in one.sessions:
-        judge = Judge(
-            session.recovery, sent_max=session.sent_max, is_reentrant=one.is_reentrant, is_last_word=False
-        )
+        judge = _judge_of(one, session, is_last_word=False)
         computation = session.recovery.computations[0]
         for number in left:
             if one.session(number) is session and judge.fate((computation, number)).is_unstarted:
@@ -121,12 +119,21 @@ def _mentioned(one: Dead) -> set[int]:
     }
 
 
+def _judge_of(one: Dead, session: Session, is_last_word: bool) -> Judge:
+    marked = session.marked
+    return Judge(
+        session.recovery,
+        sent_max=None if marked is None else marked.sent_max,
+        has_gaps=marked is not None and marked.is_broken,
+        is_reentrant=one.is_reentrant,
+        is_last_word=is_last_word,
+    )
+
+
 def _judge(one: Dead, session: Session, jobs: list[DispyJob], is_last_word: bool) -> None:
     """Say what became of jobs that have no result."""
     recovery = session.recovery
-    judge = Judge(
-        recovery, sent_max=session.sent_max, is_reentrant=one.is_reentrant, is_last_word=is_last_word
-    )
+    judge = _judge_of(one, session, is_last_word)
     open_jobs = {number: key for key in recovery.open_jobs() for number in key[1:]}
     for job in jobs:
         key = open_jobs.get(job._number)

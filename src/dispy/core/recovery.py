@@ -297,20 +297,30 @@ class Judge:
     Args:
         recovery: What nodes said, until now.
         sent_max: No job with a higher number was ever sent to a node; None: nothing is known of that.
+        has_gaps: The program could not note all results that it was told: nodes may have forgotten these.
         is_reentrant: Jobs may be run again.
         is_last_word: Nodes that do not answer now are not asked another time.
     """
 
     def __init__(
-        self, recovery: Recovery, *, sent_max: int | None, is_reentrant: bool, is_last_word: bool
+        self,
+        recovery: Recovery,
+        *,
+        sent_max: int | None,
+        has_gaps: bool = False,
+        is_reentrant: bool,
+        is_last_word: bool,
     ) -> None:
         self._recovery = recovery
         self._sent_max = sent_max
         self._is_reentrant = is_reentrant
         self._open = recovery.open_jobs()
-        self._is_certain = recovery.is_certain()
+        self._is_certain = recovery.is_certain() and not has_gaps
         self._is_told = recovery.is_told()
-        self._doubts = "; ".join(recovery.doubts()) or "not all nodes have answered"
+        doubts = recovery.doubts()
+        if has_gaps:
+            doubts.append("the program could not write to its journal any more")
+        self._doubts = "; ".join(doubts) or "not all nodes have answered"
         self._is_final = is_last_word or all(
             place.status not in (PlaceStatus.SOUGHT, PlaceStatus.SILENT)
             for place in recovery.places.values()
