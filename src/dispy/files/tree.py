@@ -96,11 +96,14 @@ class Tree:
         parent = self.descend(tuple(above))
         # Other threads may be putting the same file there.
         temporary = f"{RESERVED}{os.getpid()}-{next(_numbers)}"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary, dir_fd=parent)
         try:
             if link is None or not link(parent, temporary):
-                self._make(parent, temporary, entry, source, is_wanted)
+                try:
+                    self._make(parent, temporary, entry, source, is_wanted)
+                except FileExistsError:
+                    # Of a process that had our number.
+                    os.unlink(temporary, dir_fd=parent)
+                    self._make(parent, temporary, entry, source, is_wanted)
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
         except OSError:
             with contextlib.suppress(OSError):
