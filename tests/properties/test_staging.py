@@ -71,12 +71,14 @@ class World:
         self.stager = Stager(self.store, seams)
         self.stages: list[Stage] = []
         self.liars: set[ClientId] = set()
+        self.due: list[tuple[Any, ...]] = []
 
     def _post(self, function: Callable[..., object], *arguments: Any) -> None:
         self.calls.put((function, arguments))
 
     def _later(self, delay_s: float, *call: Any) -> None:
-        """Time does not pass."""
+        """Time passes when nothing else happens: ``settle``."""
+        self.due.append(call)
 
     def _send(self, client: ClientId, message: node.FromNode) -> bool:
         if not self.connected[client]:
@@ -149,6 +151,10 @@ class World:
                 while self.asked[client]:
                     self.answer(client, 0)
             quiet = 0 if self.pump(0.2) else quiet + 1
+            if quiet:
+                due, self.due = self.due, []
+                for function, *arguments in due:
+                    function(*arguments)
             assert quiet < 25, f"nothing moves: {[s.entries for s in self.stages if s not in self.ended]}"
 
 
