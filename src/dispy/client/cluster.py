@@ -921,6 +921,8 @@ class JobCluster(Steering):
     def close(self, timeout: float | None = None, terminate: bool = False) -> bool | None:
         """Wait for all jobs, then release the nodes.
 
+        Callbacks have been called by then for all that has happened; two seconds at most are waited for that.
+
         Args:
             timeout: Seconds to wait for jobs; None waits as long as they take.
             terminate: Cancel jobs that have not ended after ``timeout`` (at once if that is None).
@@ -944,7 +946,11 @@ class JobCluster(Steering):
             if self._jobs:
                 self._is_ending = True
                 self._end_jobs()
-            return self._finish_close()
+            is_closed = self._finish_close()
+            if self._has_callbacks():
+                # Who looks at what they have gathered finds all of it.
+                self._engine.callbacks.drain(CLOSE_S)
+            return is_closed
         finally:
             self._closers -= 1
 
@@ -973,12 +979,15 @@ class JobCluster(Steering):
 
     def _is_unheard(self) -> bool:
         """Whether results can be fetched that nobody in this program will see, once it has failed."""
-        if self.job_status is not None or self.cluster_status is not None or self.job_output is not None:
+        if self._has_callbacks():
             return False
         if self._journal is not None:
             return True
         has_jobs = any(type(job) is not Chunk for job in list(self._jobs.values()))
         return has_jobs and self._number in self._engine.noted
+
+    def _has_callbacks(self) -> bool:
+        return not (self.job_status is None and self.cluster_status is None and self.job_output is None)
 
     def _close_at_exit(self, is_interrupted: bool) -> None:
         if is_interrupted:
