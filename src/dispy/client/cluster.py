@@ -381,15 +381,15 @@ class JobCluster(Steering):
         """Have a journal know what it takes to find the jobs of this cluster, and to run them."""
         tls = self._tls
 
-        def describe(file: str | None) -> str:
+        def shown(file: str | None) -> str:
             return os.path.abspath(file) if file else ""
 
         options = journal.Options(
             self._secret.fingerprint(),
-            secret_file=describe(self._secret_file),
-            certfile=describe(tls.certfile),
-            keyfile=describe(tls.keyfile),
-            cafile=describe(tls.cafile),
+            secret_file=shown(self._secret_file),
+            certfile=shown(tls.certfile),
+            keyfile=shown(tls.keyfile),
+            cafile=shown(tls.cafile),
             tls=tls.wanted,
             isolate=self._isolate,
             program=self._computation.is_program,

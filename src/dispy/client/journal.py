@@ -33,6 +33,7 @@ from dispy.client.journal_files import mark_path, remove
 from dispy.client.mapping import NUMBERS_FROM
 from dispy.errors import DispyError, UsageError
 from dispy.files.manifest import Signature
+from dispy.processes import boot_id
 from dispy.protocol.files import FileEntry
 from dispy.protocol.limits import INLINE_MAX, MIB
 from dispy.protocol.node import Ended, Job, RunJobs
@@ -111,15 +112,6 @@ class NodeRow(msgspec.Struct, frozen=True):
     fingerprint: str
     """Of the secret that is used there."""
     state: int = USED
-
-
-def boot_id() -> str:
-    """Names this run of the machine's kernel; empty where there is no such name."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return ""
 
 
 class Mark:

@@ -24,6 +24,8 @@ from pathlib import Path
 
 from dispy.files.tree import CHUNK, Linker, digest_of
 from dispy.net.directories import private_directory
+from dispy.net.places import is_unlocked
+from dispy.processes import boot_id
 from dispy.protocol.files import FileEntry
 
 SMALL = 48 * 1024
@@ -264,26 +266,15 @@ def _mark_of(seen: tuple[int, int, int]) -> bytes:
 @functools.cache
 def _boot() -> str:
     """Names this run of the machine: what was not on disk when it ended is not there in the next."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return f"{os.getpid()}-{time.time_ns()}"
+    return boot_id() or f"{os.getpid()}-{time.time_ns()}"
 
 
 def _is_free(path: str) -> bool:
     """Whether nobody receives this part."""
     try:
-        descriptor = os.open(path, os.O_RDWR | _NOFOLLOW)
+        return is_unlocked(path)
     except OSError:
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)
 
 
 class Part:

@@ -95,12 +95,21 @@ def _is_young(path: Path) -> bool:
 def is_abandoned(path: Path) -> bool:
     """Whether the program that held the lock in this directory has ended without tidying up."""
     try:
-        descriptor = os.open(path / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return is_unlocked(path / "lock")
     except FileNotFoundError:
         # Whoever tidied up was killed at it; a directory gets its name when its lock is there.
         return path.is_dir()
     except OSError:
         return False
+
+
+def is_unlocked(path: Path | str) -> bool:
+    """Whether nobody holds the lock on a file.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
