@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dispy.core.execution import Machine
 from dispy.core.execution import state as core
 from dispy.core.execution.clients import segments_held
 from dispy.core.execution.offers import workers_max
 from dispy.core.execution.state import ClientId, WorkerId
-from dispy.core.execution.workers import STILLBORN_MAX
+from dispy.core.execution.workers import LONG_WAIT_S, STILLBORN_MAX
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import FINISHED, Compute, Ended, Job
@@ -210,6 +212,25 @@ def test_results_do_not_wait_for_company_for_ever() -> None:
     assert max(len(m.ended) for m in messages if isinstance(m, node.JobsEnded)) >= 256
     machine.handle(core.Flush(), 0.0)
     assert not machine.state.is_flushing
+
+
+@pytest.mark.parametrize(("seconds", "is_alone"), [(0.0021, False), (0.004, True)])
+def test_results_of_longer_jobs_wait_where_others_come_soon(seconds: float, is_alone: bool) -> None:
+    """And while there is work enough that nobody is kept idle; the last ones do not."""
+    machine = machine_with_computation(1)
+    waiting = offers(run(machine, range(100)))
+    sizes: list[int] = []
+    while waiting:
+        actions = finish(machine, waiting.pop(0), seconds)
+        soon = [action.after for action in actions if isinstance(action, core.FlushSoon)]
+        assert soon in ([], [LONG_WAIT_S])
+        waiting += offers(actions)
+        if len(machine.state.computations[KEY].untold) == 2:
+            actions += machine.handle(core.Flush(), 0.0)
+        sizes += [len(m.ended) for m in told(actions) if isinstance(m, node.JobsEnded)]
+    assert sum(sizes) == 100
+    assert (max(sizes) == 1) is is_alone
+    assert sizes[-9:] == [1] * 9  # 20 ms of work
 
 
 def test_a_large_result_is_told_apart_from_small_ones() -> None:

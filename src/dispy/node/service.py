@@ -55,9 +55,6 @@ logger = logging.getLogger("dispy.node")
 TICK_S = 0.01
 """How often a busy node looks where its workers are: what a long job delays those behind it."""
 
-FLUSH_S = 0.002
-"""How long results of short jobs wait for company."""
-
 CLEANUP_S = 5.0
 """Time for a host to end by itself, ``cleanup`` included, when its computation is closed."""
 
@@ -804,7 +801,7 @@ class NodeService:
                 connection.send(node.JobsEnded(batch.batch, batch.computation, []))
 
     def _flush_soon(self, action: core.FlushSoon) -> None:
-        self._loop.call_later(FLUSH_S, self._handle, core.Flush())
+        self._loop.call_later(action.after, self._handle, core.Flush())
 
     def _release(self, action: core.Release) -> None:
         loaded = self._loaded.get(action.key)

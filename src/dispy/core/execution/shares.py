@@ -19,7 +19,6 @@ that nobody else wants, and they use nothing exclusively. All is as before once 
 from __future__ import annotations
 
 from dispy.core.execution.state import (
-    RECORD_US,
     Client,
     Computation,
     Grant,
@@ -218,7 +217,7 @@ def tell_credit(state: State, out: Outbox, computation: Computation) -> None:
     slots, share, reason = computation.grant
     backlog = 0
     if computation.sampled and share:
-        backlog = max(slots, 1) * BACKLOG_US // computation.runtimes.expected_us(RECORD_US)
+        backlog = max(slots, 1) * BACKLOG_US // computation.runtimes.expected_us(BACKLOG_US)
         backlog = min(max(state.cpus, backlog), BACKLOG_MAX, 4 * computation.sampled)
     backlog = max(backlog, share - slots)
     told_slots, told_backlog, told_reason = computation.credit

@@ -333,7 +333,9 @@ class Pass(Struct):
 
 
 class FlushSoon(Struct):
-    """Come back with ``Flush`` in two milliseconds: results are waiting for company."""
+    """Come back with ``Flush`` after so many seconds: results are waiting for company."""
+
+    after: Seconds
 
 
 class Place(Struct):

@@ -6,6 +6,7 @@ from dispy.core.execution import printing
 from dispy.core.execution.jobs import cut_or_interrupt, release, requeue, take_ready, tell_ended
 from dispy.core.execution.offers import STILLBORN_MAX
 from dispy.core.execution.shares import (
+    BACKLOG_US,
     SHARE_S,
     charge,
     leave_exclusive,
@@ -55,7 +56,14 @@ COMPANY_OPEN = 64
 """Open jobs of a computation below which its results do not wait: somebody may wait for just these."""
 
 COMPANY_US = 2000
-"""Jobs that run longer (microseconds) are no crowd: their results do not wait."""
+"""Jobs of which hardly one runs longer (microseconds) are a crowd."""
+
+WAIT_S = 0.002
+"""How long results of a crowd wait for others."""
+
+LONG_WAIT_S = 0.005
+"""How long those of longer jobs do, where two may come in that time and work for four times as long is here:
+half of what a node and its client spend on a program that does nothing was messages of one result each."""
 
 
 def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:
@@ -92,23 +100,28 @@ def _release(state: State, worker: Worker, now: Seconds) -> None:
 
 
 def _tell_or_wait(state: State, out: Outbox, computation: Computation) -> None:
-    """Send results, or let those of short jobs wait two milliseconds for others.
+    """Send results, or let them wait for others.
 
-    A message costs its sender and its receiver some 100 us together, whatever it holds. While many jobs are
-    open here nobody can be kept idle by the delay.
+    A message costs its sender and its receiver some 100 us together, whatever it holds.
     """
-    count = len(computation.untold)
-    if not count:
+    if not computation.untold:
         return
-    if (
-        len(computation.open) < COMPANY_OPEN
-        or count >= COMPANY
-        or computation.runtimes.high_us() > COMPANY_US
-    ):
+    wait = _company_s(state, computation)
+    if not wait or len(computation.untold) >= COMPANY:
         tell_ended(out, computation, [])
     elif not state.is_flushing:
         state.is_flushing = True
-        out.append(FlushSoon())
+        out.append(FlushSoon(wait))
+
+
+def _company_s(state: State, computation: Computation) -> Seconds:
+    """How long results may wait: while many jobs are open here nobody can be kept idle by that."""
+    count = len(computation.open)
+    if computation.runtimes.high_us() <= COMPANY_US:
+        return WAIT_S if count >= COMPANY_OPEN else 0.0
+    mean_s = computation.runtimes.expected_us(BACKLOG_US) / 1e6
+    cpu_s = LONG_WAIT_S * state.cpus
+    return LONG_WAIT_S if 2 * mean_s <= cpu_s and count * mean_s >= 4 * cpu_s else 0.0
 
 
 def on_flush(state: State, out: Outbox, event: Flush, now: Seconds) -> None:
