@@ -1,9 +1,9 @@
 """What a user's nodes keep of the files that were sent to them, by content.
 
-A file lies under the name of its SHA-256, written once and never changed. Nothing in it is trusted for its
-name alone: what no node has written or looked through since the machine was started is looked through before it
-is used, so a file that a crash has cut, or that somebody has changed, is received anew. That takes the place of
-``fsync``.
+A file lies under the name of its SHA-256, written once. Jobs may be lent it, as a second name for it in their
+working directory. Nothing is trusted for its name alone: what no node has written or looked through since the
+machine was started, or since it was lent, is looked through before it is used; so a file that a crash has cut, or
+that a job has changed, is received anew. That takes the place of ``fsync``.
 
 All nodes of a user share the store. Who receives a file holds a lock on its part; another that wants the
 same file waits as long as that one makes progress. A part that nobody holds is where the next one goes on.
@@ -37,6 +37,9 @@ VERIFIED_MAX = 200_000
 YOUNG_S = 60
 """A part that is no older may be one whose lock is being taken."""
 
+FRESH_S = 60
+"""Uses within so short a time are one."""
+
 _NOFOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -59,18 +62,26 @@ class Store:
     def __init__(self, root: Path, size_max: int) -> None:
         self._root = root
         self._size_max = size_max
-        self._verified: dict[bytes, tuple[int, int, int]] = {}
-        """Inode, size and time of what was looked through."""
+        self._verified: dict[bytes, tuple[int, int, int, int]] = {}
+        """``_seen`` of what was looked through."""
         self._numbers = itertools.count(1)
         self._has_grown = True
+        self._is_ours = False
 
     def _path(self, digest: bytes, ending: str = "") -> str:
         name = digest.hex()
         return f"{self._root}/{name[:2]}/{name}{ending}"
 
-    def _make(self, digest: bytes) -> None:
-        private_directory(self._root)
-        os.makedirs(f"{self._root}/{digest.hex()[:2]}", 0o700, exist_ok=True)
+    def _open(self, path: str, flags: int, mode: int) -> int:
+        """Make a file here, and the directories above it if they are missing."""
+        if not self._is_ours:
+            private_directory(self._root)
+            self._is_ours = True
+        try:
+            return os.open(path, flags | os.O_CREAT | _NOFOLLOW, mode)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
+            return os.open(path, flags | os.O_CREAT | _NOFOLLOW, mode)
 
     def find(self, digest: bytes, size: int) -> int | None:
         """Open a file for reading; None if it is not here, whole and unchanged."""
@@ -80,10 +91,8 @@ class Store:
         except OSError:
             return None
         try:
-            status = os.fstat(descriptor)
-            if self._is_intact(descriptor, digest, size, status):
-                # Who was used last stays longest.
-                os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))
+            if self._is_intact(descriptor, digest, size):
+                self._touch(descriptor, digest)
                 return descriptor
             with contextlib.suppress(OSError):
                 os.unlink(path)
@@ -92,6 +101,15 @@ class Store:
         os.close(descriptor)
         return None
 
+    def _touch(self, descriptor: int, digest: bytes) -> None:
+        """Who was used last stays longest."""
+        now = time.time_ns()
+        status = os.fstat(descriptor)
+        # What is lent is left alone: setting its times would hide that it was written to.
+        if status.st_nlink == 1 and now - status.st_atime_ns > FRESH_S * 1_000_000_000:
+            os.utime(descriptor, ns=(now, status.st_mtime_ns))
+            self._remember(digest, os.fstat(descriptor))
+
     def has(self, digest: bytes, size: int) -> bool:
         """Whether a file is here, whole and unchanged."""
         descriptor = self.find(digest, size)
@@ -99,20 +117,24 @@ class Store:
             os.close(descriptor)
         return descriptor is not None
 
-    def _is_intact(self, descriptor: int, digest: bytes, size: int, status: os.stat_result) -> bool:
+    def _is_intact(self, descriptor: int, digest: bytes, size: int) -> bool:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size != size:
             return False
-        seen = (status.st_ino, status.st_size, status.st_mtime_ns)
-        if self._verified.get(digest) != seen:
-            if not _has_mark(descriptor, seen) and digest_of(descriptor) != digest:
+        if self._verified.get(digest) != _seen(status):
+            if not _has_mark(descriptor, status) and digest_of(descriptor) != digest:
                 return False
-            self._remember(digest, seen)
+            self._remember(digest, status)
         return True
 
-    def _remember(self, digest: bytes, seen: tuple[int, int, int]) -> None:
+    def is_unchanged(self, digest: bytes, descriptor: int) -> bool:
+        """Whether a file is still as it was when ``find`` opened it, or when it was lent."""
+        return self._verified.get(digest) == _seen(os.fstat(descriptor))
+
+    def _remember(self, digest: bytes, status: os.stat_result) -> None:
         if len(self._verified) >= VERIFIED_MAX:
             self._verified.clear()
-        self._verified[digest] = seen
+        self._verified[digest] = _seen(status)
 
     def add(self, digest: bytes, data: bytes | memoryview) -> bool:
         """Store a small file; False if this is not its content.
@@ -122,20 +144,19 @@ class Store:
         """
         if hashlib.sha256(data).digest() != digest:
             return False
-        self._make(digest)
         temporary = self._path(digest, f"-{os.getpid()}-{next(self._numbers)}.part")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW, 0o400)
+        descriptor = self._open(temporary, os.O_WRONLY | os.O_EXCL, 0o400)
         try:
             if os.write(descriptor, data) != len(data):
                 raise OSError(errno.ENOSPC, "no space left on device")
-            status = os.fstat(descriptor)
             os.rename(temporary, self._path(digest))
+            status = os.fstat(descriptor)
         except OSError:
             os.unlink(temporary)
             raise
         finally:
             os.close(descriptor)
-        self._remember(digest, (status.st_ino, status.st_size, status.st_mtime_ns))
+        self._remember(digest, status)
         self._has_grown = True
         return True
 
@@ -151,11 +172,10 @@ class Store:
             BusyError: Another node receives it.
             OSError: It cannot be written.
         """
-        self._make(digest)
         ending = f"-{os.getpid()}-{next(self._numbers)}.part" if apart else ".part"
         path = self._path(digest, ending)
         while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NOFOLLOW, 0o600)
+            descriptor = self._open(path, os.O_RDWR, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # It may have got its name, or been removed, between the two.
@@ -171,44 +191,69 @@ class Store:
 
     def finish(self, part: Part) -> None:
         """A part is whole: it gets its name."""
-        status = os.fstat(part.descriptor)
-        _mark(part.descriptor, (status.st_ino, status.st_size, status.st_mtime_ns))
+        _mark(part.descriptor)
         os.fchmod(part.descriptor, 0o400)
         os.rename(part.path, self._path(part.digest))
-        self._remember(part.digest, (status.st_ino, status.st_size, status.st_mtime_ns))
+        self._remember(part.digest, os.fstat(part.descriptor))
         self._has_grown = True
 
-    def linker(self, entry: FileEntry, descriptor: int, group: int) -> Linker | None:
-        """Links a file to where jobs can read it and nothing else; None if it has to be copied.
+    def linker(self, entry: FileEntry, descriptor: int, group: int | None) -> Linker | None:
+        """Lends a file: a second name for it where jobs find it, in place of a copy; None if it has to be copied.
 
-        Only for jobs of another account, who cannot write to what is ours, and for files that nobody was to write to
-        anyway. A link shares its mode and time with the file itself, so it has to be the first, or like it.
+        A link shares its mode and time with the file itself. Jobs of our own account may write to what they were
+        lent: then its time is no longer the one that we gave it, and we drop it. So there is one such link at a
+        time: nobody else's files change. Jobs of another account are lent what nobody was to write to, any number
+        of times.
 
         Args:
             entry: What the file is to be there.
             descriptor: Of it, here.
-            group: Of those jobs.
+            group: Of jobs of another account; None: it is ours.
         """
-        if entry.mode & 0o222 or not entry.mode & 0o004 or entry.size <= SMALL:
+        if group is None and not (self._knows_changes and entry.mode & 0o400):
             return None
-        status = os.fstat(descriptor)
-        is_like = stat.S_IMODE(status.st_mode) == entry.mode and status.st_mtime_ns == entry.mtime_ns
-        if not is_like and status.st_nlink > 1:
+        if group is not None and (entry.mode & 0o222 or not entry.mode & 0o004):
             return None
 
         def link(directory: int, name: str) -> bool:
             try:
-                os.link(self._path(entry.digest), name, dst_dir_fd=directory, follow_symlinks=False)
-                if not is_like:
-                    os.fchmod(descriptor, entry.mode)
-                    os.utime(descriptor, ns=(time.time_ns(), entry.mtime_ns))
-                    os.fchown(descriptor, -1, group)
-                    self._remember(entry.digest, (status.st_ino, status.st_size, entry.mtime_ns))
+                # Of two nodes one is first.
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try:
+                    return self._lend(entry, descriptor, group, directory, name)
+                finally:
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
             except OSError:
                 return False
-            return True
 
         return link
+
+    def _lend(
+        self, entry: FileEntry, descriptor: int, group: int | None, directory: int, name: str
+    ) -> bool:
+        status = os.fstat(descriptor)
+        is_like = stat.S_IMODE(status.st_mode) == entry.mode and status.st_mtime_ns == entry.mtime_ns
+        if status.st_nlink > 1 and not (is_like and group is not None):
+            return False
+        if self._verified.get(entry.digest) != _seen(status):
+            return False
+        # This very file, whatever has its name by now.
+        os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=directory)
+        if not is_like:
+            os.fchmod(descriptor, entry.mode)
+            os.utime(descriptor, ns=(time.time_ns(), entry.mtime_ns))
+            if group is not None:
+                os.fchown(descriptor, -1, group)
+                _mark(descriptor)
+        if group is None:
+            _unmark(descriptor)
+        self._remember(entry.digest, os.fstat(descriptor))
+        return True
+
+    @functools.cached_property
+    def _knows_changes(self) -> bool:
+        """Whether our file system notes the time of every write, mapped ones too, and cannot clone files."""
+        return filesystem(self._root) in ("ext2", "ext3", "ext4")
 
     def trim(self) -> None:
         """Remove what was used longest ago until the rest may be kept."""
@@ -246,27 +291,50 @@ _MARK = "user.dispy.seen"
 """Attribute of a file that a node has looked through: when, and as what."""
 
 
-def _mark(descriptor: int, seen: tuple[int, int, int]) -> None:
+def _mark(descriptor: int) -> None:
     """Spare other nodes, and the next ones, the looking through, where the file system keeps such marks."""
     with contextlib.suppress(OSError):
-        os.setxattr(descriptor, _MARK, _mark_of(seen))
+        os.setxattr(descriptor, _MARK, _mark_of(os.fstat(descriptor)))
 
 
-def _has_mark(descriptor: int, seen: tuple[int, int, int]) -> bool:
+def _unmark(descriptor: int) -> None:
+    """Have it looked through once more, by whoever uses it next: it will be where jobs can write to it."""
+    with contextlib.suppress(OSError):
+        os.removexattr(descriptor, _MARK)
+
+
+def _has_mark(descriptor: int, status: os.stat_result) -> bool:
     try:
-        return os.getxattr(descriptor, _MARK) == _mark_of(seen)
+        return os.getxattr(descriptor, _MARK) == _mark_of(status)
     except OSError:
         return False
 
 
-def _mark_of(seen: tuple[int, int, int]) -> bytes:
-    return f"{_boot()} {seen}".encode()
+def _mark_of(status: os.stat_result) -> bytes:
+    return f"{_boot()} {(status.st_ino, status.st_size, status.st_mtime_ns)}".encode()
+
+
+def _seen(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Differs when a file was written to, lent or given back."""
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @functools.cache
 def _boot() -> str:
     """Names this run of the machine: what was not on disk when it ended is not there in the next."""
     return boot_id() or f"{os.getpid()}-{time.time_ns()}"
+
+
+def filesystem(path: Path) -> str:
+    """Name of the kind of file system that a path is on; empty if the kernel does not tell."""
+    device = os.stat(path).st_dev
+    name = f"{os.major(device)}:{os.minor(device)}"
+    with contextlib.suppress(OSError), open("/proc/self/mountinfo") as mounts:
+        for mount in mounts:
+            place, _, kind = mount.partition(" - ")
+            if place.split()[2] == name:
+                return kind.split()[0]
+    return ""
 
 
 def _is_free(path: str) -> bool:

@@ -42,6 +42,10 @@ Linker = Callable[[int, str], bool]
 """Makes a link of the content in a directory (descriptor and name); False if that is not possible."""
 
 
+class ChangedError(OSError):
+    """A file was changed while it was copied."""
+
+
 class Tree:
     """A directory with files of ours in it; to be closed.
 
@@ -79,6 +83,7 @@ class Tree:
         source: int,
         link: Linker | None = None,
         is_wanted: Callable[[], bool] = lambda: True,
+        is_unchanged: Callable[[], bool] = lambda: True,
     ) -> None:
         """Make a file of what an open one holds; what had its name before is replaced.
 
@@ -87,13 +92,17 @@ class Tree:
             source: The open one.
             link: Tried first.
             is_wanted: Asked while a large file is copied.
+            is_unchanged: Asked when it was.
 
         Raises:
+            ChangedError: The open one is not what it was; nothing was put there.
             OSError: There is no room, or something is in the way.
             ValueError: Its path.
         """
         *above, name = check_path(entry.path)
         parent = self.descend(tuple(above))
+        if link is not None and link(parent, name):
+            return
         # Other threads may be putting the same file there.
         temporary = f"{RESERVED}{os.getpid()}-{next(_numbers)}"
         try:
@@ -104,6 +113,8 @@ class Tree:
                     # Of a process that had our number.
                     os.unlink(temporary, dir_fd=parent)
                     self._make(parent, temporary, entry, source, is_wanted)
+                if not is_unchanged():
+                    raise ChangedError
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
         except OSError:
             with contextlib.suppress(OSError):

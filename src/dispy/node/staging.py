@@ -14,12 +14,13 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from dispy.core.execution.state import ClientId
 from dispy.files.store import SMALL, BusyError, Part, Store
-from dispy.files.tree import Tree
+from dispy.files.tree import ChangedError, Tree
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry, check_entries
 
@@ -43,7 +44,7 @@ PROGRESS_S = 0.1
 CHANGED = "its content is not what it was said to be: it has changed meanwhile"
 
 TRIES_MAX = 5
-"""So often a file is fetched that is gone from the store before it was used."""
+"""So often a file is fetched that is gone from the store before it was used, and put there that changes under us."""
 
 
 class Landed(Protocol):
@@ -701,15 +702,28 @@ def put_files(
                 break
             if entry.digest in missing or tree.holds(entry):
                 continue
-            source = store.find(entry.digest, entry.size)
-            if source is None:
+            if not _put_file(store, entry, tree, owner, is_wanted):
                 missing[entry.digest] = entry.size
-                continue
-            try:
-                link = store.linker(entry, source, owner[1]) if owner is not None else None
-                tree.put(entry, source, link, is_wanted)
-            except OSError as error:
-                raise OSError(error.errno, f"{entry.path}: {error.strerror or error}") from None
-            finally:
-                os.close(source)
     return missing
+
+
+def _put_file(
+    store: Store, entry: FileEntry, tree: Tree, owner: tuple[int, int] | None, is_wanted: Callable[[], bool]
+) -> bool:
+    """False if the file is not in the store."""
+    for _ in range(TRIES_MAX):
+        source = store.find(entry.digest, entry.size)
+        if source is None:
+            return False
+        try:
+            link = store.linker(entry, source, owner[1] if owner is not None else None)
+            tree.put(entry, source, link, is_wanted, partial(store.is_unchanged, entry.digest, source))
+            return True
+        except ChangedError:
+            # It was lent or given back meanwhile; or the job that it was lent to has written to it.
+            continue
+        except OSError as error:
+            raise OSError(error.errno, f"{entry.path}: {error.strerror or error}") from None
+        finally:
+            os.close(source)
+    return False

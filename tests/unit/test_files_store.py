@@ -1,0 +1,148 @@
+"""The store lends files to jobs, and notices what these do to them."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from dispy.files.store import SMALL, Store, filesystem
+from dispy.files.tree import CHUNK
+from dispy.node.staging import Stage, put_files
+from dispy.protocol.files import FileEntry
+
+SIZES = [100, SMALL + 1, 3 * CHUNK]
+
+
+class Place:
+    """A store with one file, and working directories."""
+
+    def __init__(self, base: Path, size: int) -> None:
+        self.base = base
+        self.content = os.urandom(size)
+        self.entry = FileEntry("a/b", hashlib.sha256(self.content).digest(), size, 0o640, 10**18)
+        self.store = Store(base / "store", 1 << 30)
+        self.receive()
+
+    def receive(self) -> None:
+        """It comes from a client."""
+        if len(self.content) <= SMALL:
+            assert self.store.add(self.entry.digest, self.content)
+            return
+        part = self.store.begin(self.entry.digest, self.entry.size)
+        part.write(0, self.content)
+        assert part.finish()
+
+    def put(self, work: str, stage: Stage | None = None, store: Store | None = None) -> Path | None:
+        """Put it into a working directory; None if it is not in the store."""
+        directory = self.base / work
+        directory.mkdir(exist_ok=True)
+        path = directory / "a" / "b"
+        if put_files(store or self.store, [self.entry], directory, None, stage):
+            assert not path.exists()
+            return None
+        assert path.read_bytes() == self.content
+        assert os.listdir(path.parent) == ["b"]
+        status = path.stat()
+        assert (status.st_mode & 0o777, status.st_mtime_ns) == (0o640, 10**18)
+        return path
+
+
+@pytest.fixture(params=SIZES)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if filesystem(tmp_path) != "ext4":
+        pytest.skip("files are lent on ext4 only")
+    return Place(tmp_path, request.param)
+
+
+def put(place: Place, work: str, **kwargs: Any) -> Path:
+    path = place.put(work, **kwargs)
+    assert path is not None
+    return path
+
+
+def test_a_file_is_lent_to_one_at_a_time(place: Place) -> None:
+    first = put(place, "first")
+    second = put(place, "second")
+    assert [path.stat().st_nlink for path in (first, second)] == [2, 1]
+    second.write_bytes(b"changed")
+    assert first.read_bytes() == place.content
+    first.unlink()
+    third = put(place, "third", store=Store(place.base / "store", 1 << 30))
+    assert third.stat().st_nlink == 2
+
+
+def append(path: Path) -> None:
+    with open(path, "ab") as file:
+        file.write(b"more")
+
+
+def overwrite(path: Path) -> None:
+    with open(path, "r+b") as file:
+        file.write(b"else")
+
+
+def overwrite_mapped(path: Path) -> None:
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as view:
+        assert view[0:4]  # mapped for reading first
+        view[0:4] = b"else"
+
+
+def overwrite_secretly(path: Path) -> None:
+    overwrite(path)
+    os.utime(path, ns=(10**18, 10**18))
+
+
+def shorten(path: Path) -> None:
+    os.truncate(path, 10)
+
+
+@pytest.mark.parametrize("is_returned", [False, True])
+@pytest.mark.parametrize("change", [append, overwrite, overwrite_mapped, overwrite_secretly, shorten])
+def test_what_a_job_changes_is_dropped(
+    place: Place, change: Callable[[Path], None], is_returned: bool
+) -> None:
+    """For the one who lent it as for other nodes; and the job keeps what it has."""
+    path = put(place, "first")
+    change(path)
+    changed = path.read_bytes()
+    assert changed != place.content
+    if is_returned:
+        path.unlink()
+    other = Store(place.base / "store", 1 << 30)
+    assert place.put("second", store=other) is None
+    assert place.put("third") is None
+    place.receive()
+    assert put(place, "third").stat().st_nlink == 2
+    assert is_returned or path.read_bytes() == changed
+
+
+def test_what_changes_while_it_is_copied_is_not_used(place: Place) -> None:
+    path = put(place, "first")
+    looks: list[int] = []
+
+    class Writer:
+        """Looked at before the file is opened, and before it is copied."""
+
+        @property
+        def is_dropped(self) -> bool:
+            looks.append(1)
+            if len(looks) == 2:
+                overwrite(path)
+            return False
+
+    assert place.put("second", stage=cast(Stage, Writer())) is None
+    assert len(looks) == 2
+
+
+def test_a_file_that_nobody_may_read_is_not_lent(place: Place) -> None:
+    place.entry = FileEntry("a/b", place.entry.digest, place.entry.size, 0o200, 10**18)
+    directory = place.base / "work"
+    directory.mkdir()
+    assert put_files(place.store, [place.entry], directory, None) == {}
+    assert (directory / "a" / "b").stat().st_nlink == 1
