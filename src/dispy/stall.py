@@ -14,7 +14,7 @@ class Stall:
     """
 
     def __init__(self, limit_s: float = STALL_S) -> None:
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._found = ""
         self._since = 0.0
         self._is_told = False
@@ -31,7 +31,7 @@ class Stall:
         """
         if found != self._found:
             self._found, self._since, self._is_told = found, now, False
-        if not found or self._is_told or now - self._since < self._limit_s:
+        if not found or self._is_told or now - self._since < self.limit_s:
             return ""
         self._is_told = True
         return found

@@ -25,7 +25,7 @@ from dispy.protocol.node import AcknowledgeProvisional, FilePart, Provisional
 from dispy.text import line
 
 if TYPE_CHECKING:
-    from dispy.client.cluster import JobCluster
+    from dispy.client.state import ClusterState
 
 logger = logging.getLogger("dispy.client")
 
@@ -72,7 +72,7 @@ class Arrivals:
         self._arrived: set[Key] = set()
         """Whole ones of jobs that go on: they may not know it yet."""
 
-    def take(self, cluster: JobCluster, message: Provisional, node: NodeId) -> None:
+    def take(self, cluster: ClusterState, message: Provisional, node: NodeId) -> None:
         """A part has come; on the engine's loop."""
         self._caller.call(self._take, [(cluster.name, message, node)])
 

@@ -47,12 +47,6 @@ def check_flag(name: str, value: Any) -> bool:
     return value
 
 
-def check_flags(**given: Any) -> None:
-    """The same for several."""
-    for name, value in given.items():
-        check_flag(name, value)
-
-
 def check_text(name: str, value: Any, hint: str) -> None:
     """A text.
 
@@ -63,17 +57,14 @@ def check_text(name: str, value: Any, hint: str) -> None:
         raise UsageError(f"{name} must be a text, not {describe(value)}", hint=hint)
 
 
-def check_paths(**given: Any) -> None:
-    """Paths, or None.
+def check_path(name: str, value: Any) -> None:
+    """A path, or None.
 
     Raises:
         UsageError: Something else.
     """
-    for name, value in given.items():
-        if value is not None and not isinstance(value, (str, os.PathLike)):
-            raise UsageError(
-                f"{name} must be a path, not {describe(value)}", hint=f"{name}='path/of/the/file'"
-            )
+    if value is not None and not isinstance(value, (str, os.PathLike)):
+        raise UsageError(f"{name} must be a path, not {describe(value)}", hint=f"{name}='path/of/the/file'")
 
 
 def check_hosts(name: str, hosts: Any) -> None:

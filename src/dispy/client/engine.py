@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dispy import config, payload
 from dispy.buffers import SharedPool, pool
+from dispy.client import data, ending, journal_files, noting, reasons
 from dispy.client import journal as journals
-from dispy.client import journal_files
 from dispy.client.arriving import Arrivals
 from dispy.client.callbacks import Caller
 from dispy.client.journal import Journal
@@ -47,6 +47,7 @@ from dispy.scheduler.service import NodeInfo, SchedulerService, Target
 
 if TYPE_CHECKING:
     from dispy.client.cluster import JobCluster
+    from dispy.client.state import ClusterState
 
 logger = logging.getLogger("dispy.client")
 
@@ -60,12 +61,6 @@ RETRY_S = 2.0
 
 SWEEP_S = 0.5
 """What a dead node has left is removed after this time, in which its hosts and workers end."""
-
-WARN_S = 5.0
-"""Jobs that wait so long without any node are worth a warning."""
-
-HELD_S = 1.0
-"""Likewise where nodes are there, and are used by others."""
 
 
 class Engine:
@@ -273,7 +268,7 @@ class Engine:
                 return
         if cluster._number not in self.noted:
             self.noted.add(cluster._number)
-            cluster._note_computation(self._journal)
+            noting.note_computation(cluster, self._journal)
         self._journal.add_node(_node_row(info, is_private))
 
     def _new_journal(self) -> Journal | None:
@@ -336,7 +331,7 @@ class Engine:
 
     # Files of jobs.
 
-    def take_part(self, cluster: JobCluster, value: Provisional, node: NodeId) -> None:
+    def take_part(self, cluster: ClusterState, value: Provisional, node: NodeId) -> None:
         """A job sent a part of a file."""
         if self.arrivals is None:
             self.arrivals = Arrivals(partial(self.post, self._answer_part), self._is_open)
@@ -358,7 +353,7 @@ class Engine:
             self.arrivals.tidy()
         for cluster in list(self.clusters.values()):
             self._look(cluster)
-            cluster._check_waiting()
+            reasons.check_waiting(cluster)
 
     def _look(self, cluster: JobCluster) -> None:
         """Reach out for the nodes that a cluster may use."""
@@ -565,7 +560,7 @@ class Engine:
         if cluster is not None:
             if cluster._journal is not None:
                 cluster._journal.ended(found.ip_addr, action.ended)
-            cluster._on_ended(action.ended, found)
+            ending.on_ended(cluster, action.ended, found)
 
     def on_ended_here(self, action: core.TellEndedHere) -> None:
         """Jobs have ended with us."""
@@ -573,31 +568,31 @@ class Engine:
         if cluster is not None:
             if cluster._journal is not None:
                 cluster._journal.ended_here(action.numbers, action.status, action.reason)
-            cluster._on_ended_here(action.numbers, action.status, action.reason)
+            ending.on_ended_here(cluster, action.numbers, action.status, action.reason)
 
     def on_started(self, action: core.TellStarted, found: NodeInfo) -> None:
         """Jobs are running."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
-            cluster._on_started(action.started, found)
+            ending.on_started(cluster, action.started, found)
 
     def on_requeued(self, action: core.TellRequeued) -> None:
         """Jobs wait again."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
-            cluster._on_requeued(action.numbers)
+            ending.on_requeued(cluster, action.numbers)
 
     def on_value(self, action: core.TellValue, found: NodeInfo) -> None:
         """A job sent a provisional result."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
-            cluster._on_value(action.value, found)
+            ending.on_value(cluster, action.value, found)
 
     def on_printed(self, action: core.TellPrinted) -> None:
         """Running jobs have printed something."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
-            cluster._on_printed(action.printed)
+            cluster._watching.on_printed(cluster._jobs, action.printed)
 
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
         """A node became usable for a cluster, or ceased to be."""
@@ -629,7 +624,7 @@ class Engine:
         """Files were put somewhere for a cluster, or cannot be."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
-            cluster._on_files(action)
+            data.on_files(cluster, action)
 
     def on_cpus(self, found: NodeInfo) -> None:
         """A node offers another number of CPUs: who uses it decides anew how many of them."""

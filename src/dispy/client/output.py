@@ -11,14 +11,18 @@ import codecs
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy.client.callbacks import Caller, call_now
 from dispy.client.job import CREATED, DispyJob
 from dispy.client.waiting import Signal
+from dispy.core.scheduling import state as core
 from dispy.protocol.limits import MIB
 from dispy.protocol.node import Ended, Printed
 from dispy.protocol.output import CUT_MARK, split_cut
+
+if TYPE_CHECKING:
+    from dispy.client.state import ClusterState
 
 RESTART_MARK = "\n... [dispy: the job was started again; its output begins anew] ...\n"
 """Stands between what two attempts of a job printed."""
@@ -354,7 +358,7 @@ def _follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
     follower = Follower()
     job._add_waiter(follower)
     try:
-        cluster._engine.call(cluster._watch, job, follower)
+        cluster._engine.call(_watch, cluster, job, follower)
         while True:
             is_last = follower.is_ended  # asked first: then nothing comes after what is pending
             has_answer = bool(follower.pending)
@@ -369,7 +373,19 @@ def _follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
                 return
     finally:
         job._drop_waiter(follower)
-        cluster._engine.post(cluster._unwatch, job, follower)
+        cluster._engine.post(_unwatch, cluster, job, follower)
+
+
+def _watch(cluster: ClusterState, job: DispyJob, follower: Follower) -> None:
+    """Somebody wants to see what a job prints."""
+    if cluster._jobs.get(job._number) is job:
+        cluster._watching.add(job._number, follower)
+        cluster._engine.service.handle(core.WatchJobs(cluster._number, [job._number]))
+
+
+def _unwatch(cluster: ClusterState, job: DispyJob, follower: Follower) -> None:
+    if cluster._watching.drop(job._number, follower):
+        cluster._engine.service.handle(core.WatchJobs(cluster._number, [job._number], False))
 
 
 def _kept(job: DispyJob) -> Final:

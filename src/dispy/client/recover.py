@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from dispy import config
 from dispy.client.asking import Asking, Net
-from dispy.client.checking import check_flags, check_paths, check_timeout
+from dispy.client.checking import check_flag, check_path, check_timeout
 from dispy.client.dead import Dead, Session, open_journals
 from dispy.client.job import DispyJob
 from dispy.client.log import notice
@@ -69,8 +69,10 @@ def recover_jobs(
         UsageError: The file is no journal or in use, or the secret is another one.
     """
     check_timeout(timeout)
-    check_paths(recover_file=recover_file, secret_file=secret_file)
-    check_flags(terminate_pending=terminate_pending, resume=resume)
+    check_path("recover_file", recover_file)
+    check_path("secret_file", secret_file)
+    check_flag("terminate_pending", terminate_pending)
+    check_flag("resume", resume)
     found = open_journals(recover_file, {"secret": secret, "secret_file": secret_file})
     if not found:
         return []

@@ -7,10 +7,12 @@ import weakref
 from typing import TYPE_CHECKING
 
 from dispy import payload
+from dispy.client import this
+from dispy.core.scheduling import state as core
 from dispy.errors import UsageError
 
 if TYPE_CHECKING:
-    from dispy.client.cluster import JobCluster
+    from dispy.client.state import ClusterState
 
 _numbers = itertools.count(1)
 _refs: weakref.WeakValueDictionary[int, Ref] = weakref.WeakValueDictionary()
@@ -28,7 +30,7 @@ class Ref(payload.Reference):
 
     __slots__ = ("__weakref__", "_cluster", "_inner", "size")
 
-    def __init__(self, cluster: JobCluster, size: int, inner: list[Ref]) -> None:
+    def __init__(self, cluster: ClusterState, size: int, inner: list[Ref]) -> None:
         self._cluster = cluster
         self._inner = inner
         """References inside the object."""
@@ -40,7 +42,7 @@ class Ref(payload.Reference):
         cluster = getattr(self, "_cluster", None)
         if cluster is not None:
             try:  # where the interpreter ends, modules are empty
-                cluster._drop_later(self._number)
+                _drop_later(cluster, self._number)
             except (AttributeError, TypeError):
                 pass
 
@@ -48,7 +50,7 @@ class Ref(payload.Reference):
         return f"<Ref {self._number} of cluster {self._cluster.name}: {self.size} bytes>"
 
 
-def check_used(cluster: JobCluster) -> list[Ref]:
+def check_used(cluster: ClusterState) -> list[Ref]:
     """The references that were just pickled, to be kept as long as what they are in.
 
     Raises:
@@ -62,6 +64,31 @@ def check_used(cluster: JobCluster) -> list[Ref]:
                 hint="put the object into the cluster whose jobs read it",
             )
     return used
+
+
+def hold(cluster: ClusterState, number: int) -> None:
+    """A job was pickled with references in it: they live until it has ended."""
+    used = check_used(cluster)
+    if used:
+        cluster._held[number] = list(used)
+
+
+def _drop_later(cluster: ClusterState, number: int) -> None:
+    """A reference is gone; on any thread, and in the middle of anything."""
+    if cluster._pid == this.pid:
+        cluster._dropped.append(number)
+        cluster._engine.post(drop_refs, cluster)
+
+
+def drop_refs(cluster: ClusterState) -> None:
+    """Have nodes let go of what nobody refers to any more; on the loop."""
+    numbers = [cluster._dropped.popleft() for _ in range(len(cluster._dropped))]
+    if numbers and not cluster._is_closed:
+        if cluster._journal is not None:
+            cluster._journal.drop_objects(numbers)
+        cluster._engine.service.handle(core.DropObjects(cluster._number, numbers))
+        if cluster._engine.service.memory is not None:
+            cluster._engine.service.memory.trim()
 
 
 payload.find_object = _refs.__getitem__

@@ -12,10 +12,12 @@ import msgspec
 from dispy.client.cluster import JobCluster
 from dispy.client.computation import Computation
 from dispy.client.dead import Dead, read_part
+from dispy.client.ending import cancel_all, give_up_jobs
 from dispy.client.engine import Engine
 from dispy.client.files import Held
 from dispy.client.job import DispyJob
 from dispy.client.journal import Journal
+from dispy.client.noting import note_computation
 from dispy.client.recovered import unstarted
 from dispy.core.scheduling import state as core
 from dispy.protocol.files import FileEntry
@@ -75,7 +77,7 @@ class Resumed(JobCluster):
         begin_session(
             self.dead, self._engine.post, self._engine.service.identity, self._engine.service.name
         )
-        self._note_computation(journal)
+        note_computation(self, journal)
         return journal
 
     def run(self, jobs: list[DispyJob]) -> None:
@@ -101,12 +103,12 @@ class Resumed(JobCluster):
 
     def kill(self) -> None:
         """Have ended what has not; ``give_up`` ends what goes on all the same."""
-        self._engine.call(lambda: self._cancel_open(list(self._jobs)))
+        self._engine.call(cancel_all, self)
 
     def give_up(self) -> None:
         """What has not ended is ended here."""
         if self._jobs:
-            self._engine.call(self._give_up_jobs)
+            self._engine.call(give_up_jobs, self)
 
     def finish(self) -> None:
         """All has ended: close it, and leave nothing behind."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dispy import config
 from dispy.client.checking import check_flag, describe
 from dispy.client.job import DispyJob
-from dispy.client.mapping import Chunk, Mapping
+from dispy.client.mapping import Chunk
 from dispy.client.nodes import (
     DispyNode,
     DispyNodeAvailInfo,
@@ -19,20 +19,18 @@ from dispy.client.nodes import (
     parse_nodes,
     sort_nodes,
 )
+from dispy.client.state import ClusterState
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.explain import why_full
 from dispy.core.scheduling.state import NodeId
 from dispy.errors import SilenceError, UsageError
 from dispy.net import secrets
 from dispy.net.addresses import resolve
-from dispy.net.secrets import Secret
-from dispy.net.tls import Tls, warn_if_open
-from dispy.scheduler.service import NodeInfo, Target
+from dispy.net.tls import warn_if_open
+from dispy.scheduler.service import NodeInfo
 
 if TYPE_CHECKING:
     from dispy.client.cluster import JobCluster
-    from dispy.client.computation import Computation
-    from dispy.client.engine import Engine
 
 logger = logging.getLogger("dispy.client")
 
@@ -70,45 +68,8 @@ class NodeNames:
             pass
 
 
-class Steering:
+class Steering(ClusterState):
     """The nodes of a cluster. ``JobCluster`` is one of these; the rest of it is there."""
-
-    name: str
-    cluster_status: Callable[[int, DispyNode | None, DispyJob | None], object] | None
-    _allocations: list[NodeAllocate]
-    """Elements of ``nodes``, in the order in which they are asked."""
-    _computation: Computation
-    _dispy_nodes: dict[NodeId, DispyNode]
-    _engine: Engine
-    _failures: dict[str, str]
-    _is_closed: bool
-    _jobs: dict[int, DispyJob]
-    _maps: set[Mapping]
-    _number: int
-    _past_nodes: list[DispyNode]
-    _secret: Secret
-    _tls: Tls
-    _unreachable: dict[Target, str]
-
-    if TYPE_CHECKING:
-
-        def _check_open(self) -> None: ...
-
-        def _code_for(self, allocation: NodeAllocate) -> bytes: ...
-
-        def _target(self, host: str, port: int, name: str) -> Target: ...
-
-        def _tell(self, status: int, node: DispyNode | None, job: DispyJob | None) -> None: ...
-
-        def _tell_maps(self) -> None: ...
-
-    def _begin_steering(self) -> None:
-        self._set_aside: dict[NodeId, str] = {}
-        """Nodes that the program does not want to use any more, and what it has called for that."""
-        self._setup_args: dict[NodeId, tuple[Any, ...]] = {}
-        """What ``resetup_node`` was given, instead of those of the element of ``nodes``."""
-        self._offers: dict[NodeId, int] = {}
-        """CPUs that a node offered when ``allocate`` was asked about it."""
 
     # Which nodes.
 

@@ -1,0 +1,101 @@
+"""Why jobs wait, in words: for who asks, and in the log where nobody does."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from dispy.client.submitting import take_inbox
+from dispy.core.scheduling.explain import find_stall, why_open
+from dispy.errors import UsageError
+
+if TYPE_CHECKING:
+    from dispy.client.job import DispyJob
+    from dispy.client.state import ClusterState
+
+logger = logging.getLogger("dispy.client")
+
+WARN_S = 5.0
+"""Jobs that wait so long without any node are worth a warning."""
+
+HELD_S = 1.0
+"""Likewise where nodes are there, and are used by others."""
+
+
+def why(cluster: ClusterState, job: DispyJob) -> str:
+    """Where a job is that has not ended, and why; on the loop.
+
+    Raises:
+        UsageError: It is not one of this cluster.
+    """
+    if cluster._jobs.get(job._number) is not job:
+        raise UsageError(
+            f"{job!r} is not a job of cluster {cluster.name}",
+            hint="ask the cluster that it was submitted to",
+        )
+    take_inbox(cluster)
+    computation = cluster._engine.service.state.computations[cluster._number]
+    words = [why_open(computation, job._number) or _why_no_node(cluster)]
+    for info in cluster._engine.service.nodes():
+        silent_s = cluster._engine.service.silent_s(info.node)
+        if info.node in computation.placements and silent_s > 2 * cluster._engine.service.pulse_s:
+            words.append(f"node {info.name} has said nothing for {silent_s:g} s")
+    return "; ".join(words)
+
+
+def check_waiting(cluster: ClusterState) -> None:
+    """Jobs that wait without any node that takes them, or stand still, are not left without a word."""
+    stalled = cluster._stall.look(_find_stall(cluster) if cluster._jobs else "", time.monotonic())
+    if stalled:
+        logger.error(
+            "nothing of cluster %s has moved for %g s: %s", cluster.name, cluster._stall.limit_s, stalled
+        )
+    held = _why_held(cluster) if cluster._jobs and cluster._dispy_nodes else ""
+    if not cluster._jobs or (cluster._dispy_nodes and not held):
+        cluster._waiting_since = None
+        cluster._has_warned = ""
+        return
+    now = time.monotonic()
+    if cluster._waiting_since is None:
+        cluster._waiting_since = now
+    kind = held or "no node"
+    if cluster._has_warned != kind and now - cluster._waiting_since > (HELD_S if held else WARN_S):
+        cluster._has_warned = kind
+        waiting = f"{len(cluster._jobs)} jobs of cluster {cluster.name} wait: {held}"
+        logger.warning("%s", waiting if held else _why_no_node(cluster))
+
+
+def _find_stall(cluster: ClusterState) -> str:
+    service = cluster._engine.service
+    # What is large is on its way for a while.
+    if any(service.is_sending(node) for node in cluster._dispy_nodes):
+        return ""
+    return find_stall(service.state.computations[cluster._number], service.state.computations.values())
+
+
+def _why_held(cluster: ClusterState) -> str:
+    """Why no node takes any job now; empty if one does, or is at some."""
+    computation = cluster._engine.service.state.computations[cluster._number]
+    reasons = []
+    for node in cluster._dispy_nodes:
+        placement = computation.placements.get(node)
+        if placement is None or placement.granted[0] or placement.started or not placement.shortage:
+            return ""
+        reasons.append(f"node {placement.node.name}: {placement.shortage}")
+    return "; ".join(reasons)
+
+
+def _why_no_node(cluster: ClusterState) -> str:
+    tried = sorted(cluster._unreachable.values()) + [
+        f"{name}: {why}" for name, why in cluster._failures.items()
+    ]
+    tried += [
+        f"{info.name}: it offers no CPUs now" for info in cluster._engine.service.nodes() if not info.cpus
+    ]
+    wanted = ", ".join(allocation.host for allocation in cluster._allocations)
+    return (
+        f"{len(cluster._jobs)} jobs of cluster {cluster.name} wait: no node of nodes={wanted} can be used. "
+        + (f"Tried: {'; '.join(tried)}. " if tried else "")
+        + "Start 'dispynode' on this machine, with the same secret."
+    )
