@@ -13,7 +13,8 @@ from dispy.core.execution.offers import workers_max
 from dispy.errors import RemoteProtocolError
 from dispy.net.connection import HANDSHAKE_S, Connection
 from dispy.net.secrets import Secret
-from dispy.node.service import NodeParts, NodeService
+from dispy.node.service import NodeService
+from dispy.node.state import NodeParts
 from dispy.protocol.node import Available, Job
 from dispy.protocol.worker import SLOT_CLAIM
 from dispy.settings import NodeSettings
@@ -99,12 +100,6 @@ class Service(NodeService):
         if type(event) is core.Restored and self.computer.disk is not None:
             self.computer.disk.taken_over += sum(len(batch.ended) for batch in event.batches)
         super()._handle(event)
-
-    def _load(self, action: core.StartHost) -> None:
-        super()._load(action)
-        loaded = self._loaded.get(action.key)
-        if loaded is not None:
-            loaded.host.client = action.key[0]  # type: ignore[attr-defined]
 
     def kill_spool(self) -> None:
         """The node is dead."""
@@ -210,6 +205,11 @@ class Computer:
     def note_refusal(self) -> None:
         """Jobs or computations may be refused."""
         self.world.has_refusals = True
+
+    def client_of(self, host: HostProcess) -> bytes:
+        """Whose computation a host is given."""
+        assert self.service is not None
+        return next(key[0] for key, loaded in self.service._loaded.items() if loaded.host is host)  # type: ignore[comparison-overlap]
 
     def is_wanted(self, host: HostProcess, job: Job) -> bool:
         """Whether somebody still waits for this attempt of a job."""

@@ -232,6 +232,8 @@ class HostProcess:
     def tell(self, message: ToHost, descriptors: tuple[int, ...] = ()) -> None:
         """Send a message."""
         body = _encode(message)
+        if type(message) is protocol.Load:
+            self.client = self.computer.client_of(self)
         if not self.party.is_dead:
             self.computer.reach(self.party, self._do, protocol.to_host_decoder.decode(body))
 

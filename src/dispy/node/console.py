@@ -6,9 +6,14 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dispy.errors import UsageError
 from dispy.text import line
+
+if TYPE_CHECKING:
+    from dispy.node.service import NodeService
+    from dispy.node.state import NodeState
 
 BACKGROUND_S = 1.0
 """How often a node in the background looks whether the terminal is its own again."""
@@ -71,6 +76,35 @@ class Console:
         self._loop.remove_reader(self._descriptor)
         if self._timer is not None:
             self._timer.cancel()
+
+
+def answer(service: NodeService, typed: str) -> str:
+    """Do what an administrator types at the terminal; returns what to say."""
+    words = typed.split()
+    if not words:
+        return usage(service)
+    if words[0] != "cpus" or len(words) > 2:
+        return HELP
+    if len(words) == 2:
+        try:
+            service.set_cpus(parse_cpus(words[1], service.cpus_most))
+        except UsageError as error:
+            return str(error)
+    return f"{service.cpus} of {service.cpus_most} CPUs are offered"
+
+
+def usage(service: NodeState) -> str:
+    """Who uses this node, in a line for each client."""
+    state = service._machine.state
+    said = [f"CPUs: {service.cpus} offered, {state.busy} in use"]
+    for client in state.clients.values():
+        its = [c for c in state.computations.values() if c.client is client]
+        jobs = sum(len(c.open) for c in its)
+        names = ", ".join(line(c.spec.name) + (" (exclusive)" if c.spec.exclusive else "") for c in its)
+        where = "" if client.is_connected else ", gone"
+        its_jobs = f"jobs here: {jobs} of {names or 'nothing'}"
+        said.append(f"  {client.name}{where}: {client.busy} in use, {its_jobs}")
+    return "\n".join(said)
 
 
 def parse_cpus(text: str, most: int) -> int:

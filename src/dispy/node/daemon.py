@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -27,11 +28,12 @@ from dispy.net.tls import ListenerTls, Tls, check, listener_tls, warn_if_open
 from dispy.node import accounts
 from dispy.node.accounts import Account
 from dispy.node.available import Gauge
-from dispy.node.console import Console
+from dispy.node.console import Console, answer
 from dispy.node.cpus import usable_cpus
 from dispy.node.hosts import HostProcess
 from dispy.node.segments import Segments, WorkSpace
-from dispy.node.service import NodeParts, NodeService
+from dispy.node.service import NodeService
+from dispy.node.state import NodeParts
 from dispy.settings import NodeSettings, check_node, effective_cpus
 from dispy.text import Formatter
 
@@ -155,7 +157,7 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
         print(_greeting(settings, service, parts.cpus), flush=True)
     console = None
     if not settings.daemon and not settings.owner and _has_terminal():
-        console = Console(sys.stdin.fileno(), service.answer)
+        console = Console(sys.stdin.fileno(), partial(answer, service))
     await service.run()
     if console is not None:
         console.close()

@@ -1,0 +1,305 @@
+"""The lives of computations: a host is found or started, loads the code, sets up, ends, and is cleared away."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from functools import partial
+
+from dispy.core.execution import state as core
+from dispy.core.execution.state import Key, WorkerId
+from dispy.net.addresses import outward
+from dispy.node.filing import (
+    drop_brought,
+    drop_places,
+    drop_prepared,
+    drop_work,
+    open_work,
+    place_name,
+    stage_files,
+)
+from dispy.node.hosts import HostProcess
+from dispy.node.state import Loaded, NodeState
+from dispy.node.workers import (
+    SETUP_GRACE_S,
+    bury,
+    collect,
+    drain,
+    fail_setup,
+    on_worker_exited,
+    setup_is_late,
+)
+from dispy.processes import describe_exit
+from dispy.protocol import worker as worker_protocol
+from dispy.text import block, lines
+
+logger = logging.getLogger("dispy.node")
+
+CLEANUP_S = 5.0
+"""Time for a host to end by itself, ``cleanup`` included, when its computation is closed."""
+
+REAP_S = 0.05
+"""How often it is looked whether it has ended."""
+
+SPARE_S = 0.25
+"""How long after a computation has begun the host of the next one is started."""
+
+
+def start_host(service: NodeState, action: core.StartHost) -> None:
+    """Have a host load a computation, now or after a delay."""
+    if action.delay_s:
+        service._loop.call_later(action.delay_s, _restart_host, service, action)
+    else:
+        _load(service, action)
+
+
+def _restart_host(service: NodeState, action: core.StartHost) -> None:
+    computation = service._machine.state.computations.get(action.key)
+    if computation is not None and computation.spec is action.compute and not service._stopped.is_set():
+        _load(service, action)
+
+
+def _load(service: NodeState, action: core.StartHost) -> None:
+    if action.key in service._leaving:
+        # The directory is needed, too, and empty.
+        service._waiting[action.key] = action
+        return
+    name = place_name(action.key)
+    spare, service._spare = service._spare, None
+    if spare is not None:
+        service._loop.remove_reader(spare.control)
+        service._loop.remove_reader(spare.output)
+    host = spare if spare is not None and not spare.is_dead else None
+    try:
+        if host is None:
+            host = service._new_host()
+        work = open_work(service, action.key, action.compute)
+        loaded = Loaded(action.key, host, work, service._segments.open(name), action.compute)
+        code_path = service._segments.put_code(loaded.segments, action.compute.code)
+    except (OSError, ValueError) as error:
+        if host is not None:
+            host.kill()
+            host.process.wait()
+            close_host(service, host)
+        reason = f"node {service.name} cannot start a process for the computation: {error}"
+        # What is short now may be there again in a moment.
+        service._loop.call_soon(
+            _on_host_failed, service, core.HostFailed(action.key, reason, has_died=True)
+        )
+        service._loop.call_later(SPARE_S, _start_spare, service)
+        return
+    before = service._loaded.get(action.key)
+    if before is not None:
+        loaded.brought, loaded.stages = before.brought, before.stages
+    service._loaded[action.key] = loaded
+    service._prepared.pop(action.key, None)
+    service._loop.add_reader(host.output, _on_output, service, host)
+    service._loop.add_reader(host.control, _on_host_readable, service, action.key, loaded)
+    host.tell(
+        worker_protocol.Load(
+            name=action.compute.name,
+            code_path=str(code_path),
+            work_path=str(loaded.work),
+            segment_path=str(loaded.segments),
+            node_name=service.name,
+            node_ip_addr=outward(service.address[0]),
+            isolate=action.compute.isolate,
+            free_path=service._segments.free,
+            message_timeout_s=action.compute.message_timeout_s,
+            setup_per_worker=loaded.per_worker,
+            setup_timeout_s=loaded.limit_s,
+        )
+    )
+    # The next computation finds a host that has done its imports already.
+    service._loop.call_later(SPARE_S, _start_spare, service)
+
+
+# What hosts say.
+
+
+def _on_host_readable(service: NodeState, key: Key, loaded: Loaded) -> None:
+    if loaded.host.read(partial(_on_host_message, service, key, loaded)):
+        return
+    service._loop.remove_reader(loaded.host.control)
+    _on_host_dead(service, key, loaded)
+
+
+def _on_host_message(
+    service: NodeState, key: Key, loaded: Loaded, message: worker_protocol.FromHost
+) -> None:
+    match message:
+        case worker_protocol.SettingUp():
+            service._loop.call_later(loaded.limit_s + SETUP_GRACE_S, _end_late_setup, service, loaded)
+        case worker_protocol.Loaded(warning):
+            loaded.is_loaded = True
+            if warning:
+                logger.warning("%s", block(warning))
+            service._handle(core.HostReady(key))
+        case worker_protocol.LoadFailed(reason):
+            service._handle(core.HostFailed(key, reason))
+            stop_host(service, core.StopHost(key))
+        case worker_protocol.WorkerStarted(worker, pid):
+            if worker in loaded.host.workers:
+                loaded.host.workers[WorkerId(worker)].pid = pid
+        case worker_protocol.WorkerExited(worker, code, reason):
+            # Of its own workers only: jobs can make their host say anything.
+            if worker in loaded.host.workers:
+                failure = loaded.host.workers[WorkerId(worker)].failure
+                reason = failure or reason or f"the job's process ended with {describe_exit(code)}"
+                on_worker_exited(service, WorkerId(worker), reason)
+
+
+def _end_late_setup(service: NodeState, loaded: Loaded) -> None:
+    """``setup`` takes too long and has not heeded what its host raised in it."""
+    if not loaded.is_loaded:
+        fail_setup(service, loaded, setup_is_late(service, loaded))
+
+
+def _on_output(service: NodeState, host: HostProcess) -> None:
+    """A host, or code that it loads, has printed something."""
+    said = host.read_output()
+    if said is None:
+        service._loop.remove_reader(host.output)
+    elif said:
+        with contextlib.suppress(OSError):  # nobody reads what we say
+            sys.stderr.write(lines(said))
+            sys.stderr.flush()
+
+
+# How they end.
+
+
+def stop_host(service: NodeState, action: core.StopHost) -> None:
+    """A computation leaves: its host ends in good order, in a while by force."""
+    service._waiting.pop(action.key, None)
+    drop_prepared(service, action.key)
+    loaded = service._loaded.get(action.key)
+    if loaded is None:
+        return
+    drop_brought(service, loaded)
+    host = loaded.host
+    if host.is_dead:
+        drop_places(service, action.key)
+        return
+    service._loop.remove_reader(host.control)
+    for handle in list(host.workers.values()):
+        service._loop.remove_reader(handle.replies)
+        service._owners.pop(handle.id, None)
+        host.forget(handle)
+    host.end()
+    service._ending.append(host)
+    service._segments.drop(loaded.segments)
+    # Its directory goes when it has gone: ``cleanup`` may still want what is there.
+    service._leaving[action.key] = service._loaded.pop(action.key)
+    deadline = service._clock.monotonic() + CLEANUP_S
+    service._loop.call_later(REAP_S, _reap_host, service, host, deadline, action.key)
+
+
+def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key) -> None:
+    if host.process.poll() is None:
+        if service._clock.monotonic() > deadline:
+            host.kill()
+        service._loop.call_later(REAP_S, _reap_host, service, host, deadline, key)
+        return
+    leaving = service._leaving.get(key)
+    if leaving is not None and leaving.host is host:
+        del service._leaving[key]
+        drop_work(service, leaving.work)
+    if host in service._ending:
+        service._ending.remove(host)
+    close_host(service, host)
+    service._kill_strays(_own_children(service))
+    waiting = service._waiting.pop(key, None)
+    if waiting is None or service._stopped.is_set():
+        return
+    if isinstance(waiting, core.StageFiles):
+        stage_files(service, waiting)
+    else:
+        start_host(service, waiting)
+
+
+def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
+    """The process that holds a computation is gone: so are its workers, and what they started."""
+    loaded.host.kill()
+    loaded.host.process.wait()
+    loaded.host.kill_workers()
+    service._kill_strays(_own_children(service))
+    reason = f"the computation's host ended with {describe_exit(loaded.host.process.returncode)}"
+    for handle in list(loaded.host.workers.values()):
+        drain(service, handle)
+        service._handle_and_look(core.WorkerDying(handle.id, handle.words[worker_protocol.SLOT_CLAIM]))
+    exits = [bury(service, handle, reason) for handle in list(loaded.host.workers.values())]
+    close_host(service, loaded.host)
+    loaded.host.is_dead = True
+    failed = core.HostFailed(key, loaded.failure or reason, exits, has_died=not loaded.failure)
+    _on_host_failed(service, failed)
+    if key in service._loaded:
+        collect(service, loaded)
+
+
+def _on_host_failed(service: NodeState, event: core.HostFailed) -> None:
+    service._handle(event)
+    loaded = service._loaded.get(event.key)
+    # Its directories stay if another host is started in its place, also after a while: what lies there
+    # belongs to jobs that wait.
+    is_over = event.key not in service._machine.state.computations
+    if is_over:
+        drop_prepared(service, event.key)
+    if loaded is not None and loaded.host.is_dead and is_over:
+        drop_places(service, event.key)
+
+
+def close_host(service: NodeState, host: HostProcess) -> None:
+    """Release what we have of a host that has ended."""
+    if host.output >= 0:
+        _on_output(service, host)
+        service._loop.remove_reader(host.output)
+    host.close()
+
+
+def living_hosts(service: NodeState) -> list[HostProcess]:
+    """Those of computations."""
+    return [loaded.host for loaded in service._loaded.values() if not loaded.host.is_dead]
+
+
+def _own_children(service: NodeState) -> set[int]:
+    hosts = living_hosts(service) + service._ending
+    if service._spare is not None:
+        hosts.append(service._spare)
+    return {host.process.pid for host in hosts}
+
+
+# The spare host.
+
+
+def _start_spare(service: NodeState) -> None:
+    if service._spare is not None or service._stopped.is_set():
+        return
+    try:
+        service._spare = service._new_host()
+    except OSError as error:
+        # The next computation tries again, and says so if that fails.
+        logger.warning("no process can be started ahead: %s", error)
+        return
+    watch_spare(service)
+
+
+def watch_spare(service: NodeState) -> None:
+    """Notice when the spare host ends or prints something."""
+    spare = service._spare
+    if spare is not None:
+        service._loop.add_reader(spare.control, _on_spare_readable, service, spare)
+        service._loop.add_reader(spare.output, _on_output, service, spare)
+
+
+def _on_spare_readable(service: NodeState, spare: HostProcess) -> None:
+    """A spare host has nothing to say: it has died."""
+    service._loop.remove_reader(spare.control)
+    spare.is_dead = True
+    spare.kill()
+    spare.process.wait()
+    close_host(service, spare)
+    if service._spare is spare:
+        service._spare = None
+    logger.warning("a spare host ended with %s", describe_exit(spare.process.returncode))

@@ -1,0 +1,176 @@
+"""The directories of computations, and the files that are put there: those of all jobs, of one, and of requests."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from dispy.core.execution import state as core
+from dispy.core.execution.state import ClientId, Key, WorkerId
+from dispy.net.connection import Connection
+from dispy.node.brought import Brought
+from dispy.node.staging import Stage
+from dispy.node.state import Loaded, NodeState, Prepared
+from dispy.node.telling import release, send_to
+from dispy.node.workers import give
+from dispy.protocol import node
+from dispy.protocol import worker as worker_protocol
+
+
+def place_name(key: Key) -> str:
+    """Of the directories of a computation; clients know it."""
+    return f"{key[0].hex()[:8]}-{key[1]}"
+
+
+def open_work(service: NodeState, key: Key, compute: node.Compute) -> Path:
+    """The working directory of a computation: the one that it has, or a new one."""
+    before = service._loaded.get(key)
+    if before is not None:
+        return before.work
+    prepared = service._prepared.get(key)
+    if prepared is not None:
+        return prepared.work
+    name = place_name(key)
+    if not compute.dest_path and not compute.keep:
+        return service._workspace.open(name)
+    connection = service._clients.get(key[0])
+    address = connection.peer_address if connection is not None else ""
+    return service._workspace.open_named(address, compute.dest_path or name, is_kept=compute.keep)
+
+
+def drop_work(service: NodeState, work: Path) -> None:
+    """Nobody uses a working directory any more."""
+    if not service._workspace.leave(work):
+        service._segments.drop(work)
+
+
+def drop_places(service: NodeState, key: Key) -> None:
+    """Remove the directories of a computation that is over."""
+    loaded = service._loaded.pop(key, None)
+    if loaded is not None:
+        drop_brought(service, loaded)
+        service._segments.drop(loaded.segments)
+        drop_work(service, loaded.work)
+
+
+# Files of all jobs.
+
+
+def stage_files(service: NodeState, action: core.StageFiles) -> None:
+    """Have the files of a computation in its working directory."""
+    key, compute = action.key, action.compute
+    if key in service._leaving:
+        service._waiting[key] = action
+        return
+    try:
+        work = open_work(service, key, compute)
+    except (OSError, ValueError) as error:
+        reason = f"node {service.name} has no working directory for the computation: {error}"
+        service._loop.call_soon(service._handle, core.FilesFailed(key, compute.life, reason))
+        return
+    done = partial(_on_staged, service, key, compute.life)
+    stage = Stage(key[0], key[1], compute.files, work, done)
+    service._prepared[key] = Prepared(work, stage)
+    service._stager.stage(stage)
+
+
+def _on_staged(service: NodeState, key: Key, life: int, reason: str) -> None:
+    if not reason:
+        service._handle(core.FilesReady(key, life))
+        return
+    drop_prepared(service, key)
+    service._handle(core.FilesFailed(key, life, f"node {service.name}: {reason}"))
+
+
+def drop_prepared(service: NodeState, key: Key) -> None:
+    """A computation is not wanted whose files are on their way."""
+    prepared = service._prepared.pop(key, None)
+    if prepared is not None:
+        service._stager.drop(prepared.stage, partial(drop_work, service, prepared.work))
+
+
+# Files of single jobs.
+
+
+def stage_job(service: NodeState, action: core.StageJob) -> None:
+    """Have the files of a job here; they are put where it finds them when it starts."""
+    key, number = action.key, action.number
+    loaded = service._loaded.get(key)
+    if loaded is None:
+        reason = "its computation is not here any more"
+        service._loop.call_soon(service._handle, core.JobFilesReady(key, number, action.attempt, reason))
+        return
+    if loaded.brought is None:
+        loaded.brought = Brought(
+            loaded.work,
+            service._stager.owner,
+            lambda files, done: service._stager.stage(Stage(key[0], key[1], files, loaded.work, done)),
+            service._stager.drop,
+            partial(give, service),
+            partial(_fail_offer, service),
+        )
+    forget_brought(service, key)
+    loaded.brought.entries[number] = action.files
+
+    def done(reason: str) -> None:
+        loaded.stages.pop(number, None)
+        if reason:
+            reason = f"node {service.name}: {reason}"
+        service._handle(core.JobFilesReady(key, number, action.attempt, reason))
+
+    loaded.stages[number] = service._stager.stage(Stage(key[0], key[1], action.files, None, done))
+
+
+def _fail_offer(service: NodeState, worker: WorkerId, record: worker_protocol.Record, reason: str) -> None:
+    """A worker was not given its record: its job, which is the only one, ends."""
+    job = record.jobs[0]
+    now = service._clock.time()
+    ended = node.Ended(job.number, job.attempt, node.TERMINATED, now, now, b"", reason=reason, ran=False)
+    owner = service._owners.get(worker)
+    if owner is not None and job.stream:
+        release(service, core.Release(owner[0].key, [job.stream]))
+    service._handle(core.Ran(worker, record.record, 1, True, False, [ended]))
+
+
+def forget_brought(service: NodeState, key: Key) -> None:
+    """Files of jobs that have left are not needed."""
+    loaded = service._loaded.get(key)
+    computation = service._machine.state.computations.get(key)
+    if loaded is None or loaded.brought is None or computation is None:
+        return
+    for number in [number for number in loaded.brought.entries if number not in computation.open]:
+        del loaded.brought.entries[number]
+        stage = loaded.stages.pop(number, None)
+        if stage is not None:
+            service._stager.drop(stage)
+
+
+def drop_brought(service: NodeState, loaded: Loaded) -> None:
+    """A computation leaves: nothing is on its way for it any more."""
+    for stage in loaded.stages.values():
+        service._stager.drop(stage)
+    loaded.stages.clear()
+    brought, loaded.brought = loaded.brought, None
+    if brought is not None:
+        brought.close()
+        service._bringing = {worker: b for worker, b in service._bringing.items() if b is not brought}
+
+
+# Files that are sent later.
+
+
+def place_files(
+    service: NodeState, connection: Connection, client: ClientId, message: node.PlaceFiles
+) -> None:
+    """Put files into a working directory in which jobs may be at work."""
+    loaded = service._loaded.get((client, message.computation))
+    # A computation that is not here is sent again if it is wanted, and this after it.
+    if loaded is None or -message.request in loaded.stages:
+        return
+
+    def done(reason: str) -> None:
+        loaded.stages.pop(-message.request, None)
+        send_to(service, client, node.FilesPlaced(message.computation, message.request, reason))
+
+    stage = Stage(client, message.computation, message.files, loaded.work, done)
+    loaded.stages[-message.request] = service._stager.stage(stage)

@@ -1,0 +1,326 @@
+"""Workers: started, given records, looked after, listened to, and buried with what they leave."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+
+import msgspec
+
+from dispy.core.execution import state as core
+from dispy.core.execution.clients import segments_held
+from dispy.core.execution.state import WorkerId
+from dispy.node.hosts import WorkerHandle
+from dispy.node.state import Loaded, NodeState
+from dispy.protocol import limits
+from dispy.protocol import worker as worker_protocol
+
+logger = logging.getLogger("dispy.node")
+
+TICK_S = 0.01
+"""How often a busy node looks where its workers are: what a long job delays those behind it."""
+
+FORK_S = 0.2
+"""How long after a worker could not be started its jobs are free for the next one."""
+
+SETUP_GRACE_S = 1.0
+"""Time for ``setup`` to heed that its time is over, and to say where it was."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+assert limits.INLINE_MAX < worker_protocol.RECORD_BYTES_MAX
+
+
+# What the core decides.
+
+
+def fork(service: NodeState, action: core.ForkWorker) -> None:
+    """Have a worker started."""
+    loaded = service._loaded[action.key]
+    try:
+        handle = loaded.host.fork(action.worker)
+    except OSError as error:
+        # It has its jobs for a moment, so that we do not try without a pause.
+        logger.warning("no worker can be started: %s", error)
+        service._loop.call_later(FORK_S, _fail_fork, service, action, f"it cannot be started: {error}")
+        return
+    service._owners[action.worker] = (loaded, handle)
+    service._loop.add_reader(handle.replies, _on_replies, service, handle)
+    if loaded.per_worker and loaded.limit_s:
+        service._loop.call_later(loaded.limit_s + SETUP_GRACE_S, _end_late_worker, service, handle)
+
+
+def _fail_fork(service: NodeState, action: core.ForkWorker, reason: str) -> None:
+    service._handle(core.WorkerExited(action.worker, reason, 0, 0.0, 0.0, []))
+
+
+def offer(service: NodeState, action: core.Offer) -> None:
+    """Give a worker a record, once the files are in place that its job brings."""
+    owner = service._owners.get(action.worker)
+    if owner is None:
+        return  # it could not be started; its end is about to be told
+    brought = owner[0].brought
+    if brought is not None and brought.offer(action.worker, action.record):
+        service._bringing[action.worker] = brought
+    else:
+        give(service, action.worker, action.record)
+    _schedule_tick(service)
+
+
+def give(service: NodeState, worker: WorkerId, record: worker_protocol.Record) -> None:
+    """Put a record where its worker finds it."""
+    owner = service._owners.get(worker)
+    if owner is None:
+        return
+    try:
+        owner[1].jobs.send(_encode(record))
+    except OSError as error:
+        # Two records always fit, so the worker or its host is broken; its end brings the jobs back.
+        logger.error("worker %d takes no jobs: %s", worker, error)
+        kill(service, core.KillWorker(worker))
+
+
+def _end_bringing(service: NodeState, worker: WorkerId) -> None:
+    """The job that a worker was at has ended: what it brought goes."""
+    brought = service._bringing.pop(worker, None)
+    if brought is not None:
+        brought.release(worker)
+
+
+def recall(service: NodeState, action: core.Recall) -> None:
+    """Take back what a worker has not taken, and say what that is."""
+    owner = service._owners.get(action.worker)
+    if owner is not None:
+        untaken = owner[1].untaken()
+        brought = service._bringing.get(action.worker)
+        withheld = brought.withdraw(action.worker) if brought is not None else None
+        if withheld is not None:
+            untaken.append(withheld.record)
+        service._handle(core.Recalled(action.worker, untaken))
+
+
+def cut(service: NodeState, action: core.Cut) -> None:
+    """Have a worker stop at a position."""
+    owner = service._owners.get(action.worker)
+    if owner is not None:
+        owner[1].words[worker_protocol.SLOT_LIMIT] = action.position
+
+
+def interrupt(service: NodeState, action: core.InterruptWorker) -> None:
+    """Raise KeyboardInterrupt in a job."""
+    owner = service._owners.get(action.worker)
+    if owner is not None:
+        owner[1].words[worker_protocol.SLOT_INTERRUPT] = action.position
+        owner[0].host.tell(worker_protocol.Interrupt(action.worker))
+
+
+def kill(service: NodeState, action: core.KillWorker) -> None:
+    """End a worker."""
+    owner = service._owners.get(action.worker)
+    if owner is not None:
+        owner[0].host.tell(worker_protocol.Kill(action.worker))
+
+
+def unbuffer(service: NodeState, action: core.Unbuffer) -> None:
+    """Have a job print without a buffer."""
+    owner = service._owners.get(action.worker)
+    if owner is not None:
+        owner[1].words[worker_protocol.SLOT_UNBUFFER] = action.position
+        owner[0].host.tell(worker_protocol.Unbuffer(action.worker))
+
+
+def look(service: NodeState, action: core.Look) -> None:
+    """Read what running jobs have printed, when all is done that was decided with this."""
+    service._looks.append(action)
+
+
+def pass_on(service: NodeState, action: core.Pass) -> None:
+    """Tell a worker that its provisional result has arrived."""
+    owner = service._owners.get(action.worker)
+    if owner is not None:
+        with contextlib.suppress(OSError):
+            owner[1].replies.send(_encode(action.message))
+
+
+# What workers say.
+
+
+def _on_replies(service: NodeState, handle: WorkerHandle) -> None:
+    if not _read_reply(service, handle):
+        service._loop.remove_reader(handle.replies)
+    owner = service._owners.get(handle.id)
+    connection = service._clients.get(owner[0].client) if owner is not None else None
+    if connection is not None:
+        connection.flush()
+
+
+def _read_reply(service: NodeState, handle: WorkerHandle) -> bool:
+    """Take in one packet of a worker; False if there is none or will be none."""
+    try:
+        size = handle.replies.recv_into(service._packet)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    if not size:
+        return False
+    packet = service._packet_view[:size]
+    try:
+        if packet[0] == worker_protocol.RAN:
+            flags, executed, record, ended = worker_protocol.unpack_ran(packet)
+            if service._bringing:
+                _end_bringing(service, handle.id)
+            service._handle(
+                core.Ran(
+                    handle.id,
+                    record,
+                    executed,
+                    bool(flags & worker_protocol.LAST_OF_RECORD),
+                    bool(flags & worker_protocol.RETIRING),
+                    ended,
+                )
+            )
+        elif packet[0] == worker_protocol.SET_UP:
+            if handle.id in service._owners:
+                _on_set_up(service, handle, worker_protocol.unpack_set_up(packet))
+        else:
+            value = worker_protocol.provisional_decoder.decode(packet[1:])
+            service._handle(
+                core.ValueSent(
+                    handle.id,
+                    value.number,
+                    value.attempt,
+                    value.serial,
+                    value.payload,
+                    value.stream,
+                    value.file,
+                )
+            )
+    except worker_protocol.NONSENSE as error:
+        logger.error("worker %d sent nonsense and is ended: %s", handle.id, error)
+        kill(service, core.KillWorker(handle.id))
+    return True
+
+
+def _on_set_up(service: NodeState, handle: WorkerHandle, reason: str) -> None:
+    """A worker has called ``setup``, or has failed to.
+
+    If none of this host has ever succeeded the computation is given up. Otherwise the worker ends and others
+    go on; should there be no more to be had, it is given up with this reason.
+    """
+    loaded, _ = service._owners[handle.id]
+    handle.is_set_up = True
+    handle.failure = reason
+    if not reason:
+        loaded.was_set_up = True
+    elif not loaded.was_set_up:
+        fail_setup(service, loaded, reason)
+
+
+def _end_late_worker(service: NodeState, handle: WorkerHandle) -> None:
+    """The same in a worker."""
+    if handle.id in service._owners and not handle.is_set_up:
+        _on_set_up(service, handle, setup_is_late(service, service._owners[handle.id][0]))
+        kill(service, core.KillWorker(handle.id))
+
+
+def fail_setup(service: NodeState, loaded: Loaded, reason: str) -> None:
+    """Give a computation up: its host is killed, with all that ``setup`` has started."""
+    loaded.failure = reason
+    loaded.host.kill()
+
+
+def setup_is_late(service: NodeState, loaded: Loaded) -> str:
+    """What is said of it."""
+    return f"setup failed on {service.name}: it took longer than setup_timeout, {loaded.limit_s:g} s"
+
+
+# Where they are.
+
+
+def _schedule_tick(service: NodeState) -> None:
+    if service._tick is None:
+        service._tick = service._loop.call_later(TICK_S, _on_tick, service)
+
+
+def _on_tick(service: NodeState) -> None:
+    service._tick = None
+    positions = {
+        worker: (handle.words[worker_protocol.SLOT_CLAIM], handle.started())
+        for worker, (_, handle) in service._owners.items()
+    }
+    for worker, (position, _) in positions.items():
+        owner = service._owners.get(worker)
+        if owner is None:
+            continue
+        handle = owner[1]
+        if handle.last_position == position and handle.words[worker_protocol.SLOT_COUNT]:
+            _take_waiting(service, handle, position)
+        handle.last_position = position
+    service._handle_and_look(core.Tick(positions))
+    if service._machine.state.busy:
+        _schedule_tick(service)
+
+
+def _take_waiting(service: NodeState, handle: WorkerHandle, position: int) -> None:
+    """Take results that wait in the arena behind a long job of the same record.
+
+    The worker sends them again with its record; the core knows by then that those jobs have ended.
+    """
+    packet = handle.committed()
+    # A worker writes to the arena only after it has moved on from where it was.
+    if packet and handle.words[worker_protocol.SLOT_CLAIM] == position:
+        with contextlib.suppress(*worker_protocol.NONSENSE):
+            _, _, _, ended = worker_protocol.unpack_ran(packet)
+            service._handle(core.Ran(handle.id, 0, 0, False, False, ended))
+
+
+# How they end.
+
+
+def on_worker_exited(service: NodeState, worker: WorkerId, reason: str) -> None:
+    """A worker has ended: take in what it left, and say so."""
+    owner = service._owners.get(worker)
+    if owner is None:
+        return
+    _, handle = owner
+    drain(service, handle)
+    service._handle_and_look(core.WorkerDying(worker, handle.words[worker_protocol.SLOT_CLAIM]))
+    loaded, _ = service._owners[worker]
+    service._handle(bury(service, handle, reason))
+    collect(service, loaded)
+
+
+def collect(service: NodeState, loaded: Loaded) -> None:
+    """Remove what dead processes of a computation have left."""
+    held = segments_held(service._machine.state, loaded.key) | set(loaded.values.values())
+    service._segments.collect(loaded.segments, held)
+
+
+def drain(service: NodeState, handle: WorkerHandle) -> None:
+    """Take in what a dead worker left: packets on their way, and results in its arena."""
+    service._loop.remove_reader(handle.replies)
+    while service._has_reply(handle):
+        if not _read_reply(service, handle):
+            break
+    packet = handle.committed()
+    if packet:
+        with contextlib.suppress(*worker_protocol.NONSENSE):
+            _, _, _, ended = worker_protocol.unpack_ran(packet)
+            service._handle(core.Ran(handle.id, 0, 0, False, True, ended))
+
+
+def bury(service: NodeState, handle: WorkerHandle, reason: str) -> core.WorkerExited:
+    """Forget a drained worker; what the core offered it until now is found untaken."""
+    loaded, _ = service._owners.pop(handle.id)
+    _end_bringing(service, handle.id)
+    exited = core.WorkerExited(
+        handle.id,
+        reason,
+        handle.words[worker_protocol.SLOT_CLAIM],
+        handle.started(),
+        service._clock.time(),
+        handle.untaken(),
+    )
+    loaded.host.forget(handle)
+    return exited
