@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from benchmarks import harness
-from benchmarks.harness import JobCluster, Row, at_least, median_row, noop
+from benchmarks.harness import Row, at_least, median_row, noop
+from dispy import JobCluster
 
 
 def run(quick: bool) -> list[Row]:

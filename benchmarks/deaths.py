@@ -55,7 +55,7 @@ def kill(made: JobCluster, victim: Callable[[int], int]) -> float:
     killed = time.time()
     os.kill(victim(pid), signal.SIGKILL)
     following()
-    return following.start_time - killed
+    return harness.span(following)[0] - killed
 
 
 def kill_host() -> float:
@@ -80,4 +80,4 @@ def kill_node() -> float:
         os.kill(first, signal.SIGKILL)
         with open(gate, "x"):
             job()
-        return job.start_time - killed
+        return harness.span(job)[0] - killed

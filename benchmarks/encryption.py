@@ -11,6 +11,7 @@ import asyncio
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -112,20 +113,11 @@ def handshake_cpu_ms(tls: Tls, count: int) -> float:
             if number == 5:
                 start = time.process_time()
             side = Side()
-            transport, _ = await loop.create_connection(
-                lambda side=side: Connection(
-                    side,
-                    node.from_node_decoder,
-                    key,
-                    "client",
-                    "node",
-                    is_dialer=True,
-                    tls=dials,
-                    peer_name=host,
-                ),
-                host,
-                port,
-            )
+            make = partial(
+                Connection, side, node.from_node_decoder, key, "client", "node",
+                is_dialer=True, tls=dials, peer_name=host,
+            )  # fmt: skip
+            transport, _ = await loop.create_connection(make, host, port)
             await side.ready.wait()
             transport.close()
         cost = time.process_time() - start

@@ -87,6 +87,7 @@ def _large(size: int, repeats: int, *, is_shared: bool) -> list[Row]:
 
 def _many(count: int, repeats: int) -> list[Row]:
     samples = []
+    again = 0.0
     with harness.sandbox() as place, _node(place, 0, True) as node:
         os.chdir(place)
         _load(place, [node], None)

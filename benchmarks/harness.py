@@ -22,7 +22,7 @@ from typing import Any, Literal
 import msgspec
 import psutil
 
-from dispy import JobCluster
+from dispy import DispyJob, JobCluster
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -215,7 +215,7 @@ def end(process: subprocess.Popen[Any]) -> None:
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:
-        print(f"killed after {STOP_S:g} s: {process.args}", file=sys.stderr)
+        print(f"killed after {STOP_S:g} s: {process.args!r}", file=sys.stderr)
         process.kill()
         process.wait()
     if process.stdout is not None:
@@ -259,6 +259,13 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 
 
 # Running jobs.
+
+
+def span(job: DispyJob) -> tuple[float, float]:
+    """When a job that has ended began and ended (seconds since the epoch)."""
+    assert job.start_time is not None
+    assert job.end_time is not None
+    return job.start_time, job.end_time
 
 
 def noop(value: int) -> int:

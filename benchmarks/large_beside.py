@@ -15,14 +15,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy
 import psutil
 
 from benchmarks import harness
 from benchmarks.harness import ROOT, Row, at_least, at_most, quantile
-from dispy import JobCluster, config
+from dispy import DispyJob, JobCluster, config
 from dispy.processes import MARK
 
 PAUSE_S = 0.005
@@ -84,12 +86,12 @@ def took(name: str, seconds: list[float]) -> list[Row]:
     ]
 
 
-def take(data: numpy.ndarray) -> int:  # type: ignore[type-arg]  # what it holds does not matter
+def take(data: numpy.ndarray[Any, Any]) -> int:
     """A job that takes much."""
     return len(data)
 
 
-def make(size: int) -> numpy.ndarray:  # type: ignore[type-arg]  # likewise
+def make(size: int) -> numpy.ndarray[Any, Any]:
     """A job that returns much."""
     import numpy
 
@@ -109,6 +111,12 @@ def small_s(cluster: JobCluster) -> float:
     return harness.timed(lambda: cluster.submit(0.0)())
 
 
+def cancelled(cluster: JobCluster, job: DispyJob) -> None:
+    """Cancel a job, and wait until it has ended."""
+    cluster.cancel(job)
+    job.finish.wait()
+
+
 def beside(cluster: JobCluster, is_over: Callable[[], bool]) -> tuple[list[float], list[float]]:
     """Run small jobs, and cancel a running one after every tenth; returns how long each took (seconds)."""
     jobs_s: list[float] = []
@@ -119,7 +127,7 @@ def beside(cluster: JobCluster, is_over: Callable[[], bool]) -> tuple[list[float
             job = cluster.submit(600.0)
             while job.status != job.Running:
                 time.sleep(PAUSE_S)
-            cancels_s.append(harness.timed(lambda job=job: cluster.cancel(job) or job.finish.wait()))
+            cancels_s.append(harness.timed(partial(cancelled, cluster, job)))
         time.sleep(PAUSE_S)
     return jobs_s, cancels_s
 

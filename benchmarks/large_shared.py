@@ -7,6 +7,7 @@ bytes is to copy them twice, once for each way, into memory that is there.
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import numpy
 
@@ -47,7 +48,7 @@ def run(quick: bool) -> list[Row]:
     ]
 
 
-def pool_echo(pool: ProcessPoolExecutor, array: numpy.ndarray, count: int) -> None:  # type: ignore[type-arg]  # likewise
+def pool_echo(pool: ProcessPoolExecutor, array: numpy.ndarray[Any, Any], count: int) -> None:
     """The same with futures."""
     for future in [pool.submit(back, array) for _ in range(count)]:
         if future.result().shape != array.shape:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy
 
@@ -51,12 +52,12 @@ def run(quick: bool) -> list[Row]:
     ]
 
 
-def back(array: numpy.ndarray) -> numpy.ndarray:  # type: ignore[type-arg]  # what it holds does not matter
+def back(array: numpy.ndarray[Any, Any]) -> numpy.ndarray[Any, Any]:
     """The job."""
     return array
 
 
-def echo(cluster: JobCluster, array: numpy.ndarray, count: int) -> None:  # type: ignore[type-arg]  # likewise
+def echo(cluster: JobCluster, array: numpy.ndarray[Any, Any], count: int) -> None:
     """Submit so many jobs at once, then gather all results."""
     jobs = [cluster.submit(array) for _ in range(count)]
     for job in jobs:

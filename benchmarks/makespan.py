@@ -30,7 +30,7 @@ def run(quick: bool) -> list[Row]:
                 start = time.time()
                 jobs = [cluster.submit(duration) for duration in drawn]
                 harness.gather(jobs)
-            spans = [(job.start_time, job.end_time) for job in jobs]
+            spans = [harness.span(job) for job in jobs]
             makespan = max(end for _, end in spans) - start
             to_drawn.append(makespan / list_scheduling_s(drawn))
             to_measured.append(makespan / list_scheduling_s(end - begin for begin, end in spans))

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 from benchmarks import harness
 from benchmarks.harness import Row, at_least, at_most, median_row, noop
+from dispy import JobCluster
 
 CHUNK_SIZES = (1_000, 5_000, 20_000, 50_000, 100_000)
 
@@ -88,7 +89,7 @@ def spans(quick: bool) -> list[tuple[str, list[float]]]:
     ]
 
 
-def spread_of(cluster: harness.JobCluster, span: tuple[str, list[float]]) -> tuple[str, float]:
+def spread_of(cluster: JobCluster, span: tuple[str, list[float]]) -> tuple[str, float]:
     """How long both CPUs were in use, as a share of all the time."""
     text, pauses = span
     list(cluster.map([0.0] * 4))

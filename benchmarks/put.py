@@ -8,6 +8,7 @@ long the first job waits for the array is said beside it.
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy
 
@@ -16,7 +17,7 @@ from benchmarks.harness import Row, at_least, median_row, noop
 from dispy import JobCluster, Ref
 
 
-def element(array: numpy.ndarray, place: int) -> float:  # type: ignore[type-arg]  # what it holds does not matter
+def element(array: numpy.ndarray[Any, Any], place: int) -> float:
     """Read something."""
     return array[place].item()  # type: ignore[no-any-return]
 

@@ -14,6 +14,10 @@ from benchmarks.harness import Row, at_least, at_most, median_row, noop
 
 SIZE = 500 * 1000 * 1000
 
+# What setup leaves for the jobs.
+table: Any
+loaded_at: float
+
 
 def load() -> None:
     """The setup: eight bytes per number, so that it takes its time."""
@@ -60,7 +64,8 @@ def run(quick: bool) -> list[Row]:
 
     def ready_ms() -> float:
         with harness.cluster(came_up, setup=load) as cluster:
-            found = [job() for job in [cluster.submit(number) for number in range(2)]]
+            jobs = [cluster.submit(number) for number in range(2)]
+            found: list[tuple[float, int]] = [job() for job in jobs]
             if len({pid for _, pid in found}) != 2:
                 raise RuntimeError("one worker has done it all")
             return max(began for began, _ in found) * 1000

@@ -33,8 +33,8 @@ class Spent(NamedTuple):
     """Of one place."""
 
     cpu_us: float = 0.0
-    wakes: int = 0
-    faults: int = 0
+    wakes: float = 0
+    faults: float = 0
 
 
 def run(quick: bool) -> list[Row]:
@@ -101,7 +101,7 @@ def stage(name: str, places: Places, count: int, repeats: int, work: Callable[[]
     return rows
 
 
-PLACES = ("program", "engine", "node", "workers")
+PLACES: tuple[str, ...] = ("program", "engine", "node", "workers")
 
 
 class Places:

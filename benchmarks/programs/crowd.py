@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import uvloop
@@ -15,7 +17,7 @@ import uvloop
 from dispy.net.connection import Connection
 from dispy.net.listener import Listener
 from dispy.net.secrets import stretch
-from dispy.net.tls import Tls, listener_tls
+from dispy.net.tls import ListenerTls, Tls, listener_tls
 from dispy.protocol import node
 
 
@@ -41,26 +43,22 @@ class Peer:
         """The client has left."""
 
 
+def connection(
+    peer: Peer, key: bytes, tls: ListenerTls, on_settled: Callable[[Connection], None]
+) -> Connection:
+    """What a listener makes of somebody who comes."""
+    return Connection(
+        peer, node.to_node_decoder, key, "node", "client", is_dialer=False, tls=tls, on_settled=on_settled
+    )
+
+
 async def serve(key: bytes, count: int) -> None:
     """Listen on so many ports, until the end."""
     tls = listener_tls(Tls(wanted=True))
     ports = []
     listeners = []
     for number in range(count):
-        peer = Peer(number)
-        listener = Listener(
-            lambda on_settled, peer=peer: Connection(
-                peer,
-                node.to_node_decoder,
-                key,
-                "node",
-                "client",
-                is_dialer=False,
-                tls=tls,
-                on_settled=on_settled,
-            ),
-            tls=True,
-        )
+        listener = Listener(partial(connection, Peer(number), key, tls), tls=True)
         ports.append(listener.listen("127.0.0.1", 0)[1])
         listeners.append(listener)
     print(*ports, flush=True)

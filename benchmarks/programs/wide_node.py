@@ -9,5 +9,5 @@ from dispy.node import daemon
 
 if __name__ == "__main__":
     wanted = int(sys.argv[sys.argv.index("--cpus") + 1])
-    daemon.usable_cpus = lambda: wanted
+    setattr(daemon, "usable_cpus", lambda: wanted)  # noqa: B010  # a name that it imports
     main()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 DISCOVER_S = 0.2
 RETRY_S = 2.0
 CLOSE_S = 2.0
-"""These three as in ``client.engine`` and ``client.cluster``."""
+"""These three as in ``client.engine``, ``client.finding`` and ``client.cluster``."""
 
 SILENT_S = PULSE_S * SILENT_PULSES - 0.5
 """A node that was heard of less long ago is not silent."""

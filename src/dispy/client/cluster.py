@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
 from dispy import config, payload
-from dispy.client import data, ending, mapping, noting, reasons, submitting, this
+from dispy.client import data, ending, finding, mapping, noting, reasons, submitting, this
 from dispy.client import status as status_module
 from dispy.client.arriving import note_root
 from dispy.client.checking import check_flag, check_timeout, describe
@@ -230,7 +230,7 @@ class JobCluster(Steering):
         ):
             self._engine.share_memory()
         if self._wants_private and config.LocalNode:
-            self._engine.start_private_node(self._secret)
+            finding.start_private_node(self._engine, self._secret)
         self._engine.call(self._engine.add, self)
 
     # How a cluster is made; ``Resumed`` makes it of a journal.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from dispy import config
+from dispy.client import finding
 from dispy.client.checking import check_flag, describe
 from dispy.client.job import DispyJob
 from dispy.client.mapping import Chunk
@@ -96,8 +97,8 @@ class Steering(ClusterState):
             address = sought.ip_addr
             if address is not None and any(known.matches(address) for known in self._allocations):
                 port = sought.port or config.node_port()
-                self._engine.reach_now(self._target(address, port, sought.host))
-        self._engine.discover(self._as_cluster())
+                finding.reach_now(self._engine, self._target(address, port, sought.host))
+        finding.discover(self._engine, self)
 
     def _check_reach(self, wanted: list[NodeAllocate]) -> None:
         for allocation in wanted:
@@ -146,8 +147,8 @@ class Steering(ClusterState):
             if placement is not None and placement.status is core.Status.LEAVING:
                 self._engine.service.handle(core.Vacate(self._number, info.node, returns=True))
             else:
-                self._engine.allocate(self._as_cluster(), info)
-        self._engine.discover(self._as_cluster())
+                finding.allocate(self._engine, self, info)
+        finding.discover(self._engine, self)
 
     def deallocate_node(self, node: Any) -> int:
         """Send a node no more jobs of this cluster. What runs there goes on, and what ``setup`` has loaded stays.

@@ -1,0 +1,189 @@
+"""Nodes for clusters: looked for, reached, and taken as far as a cluster wants them. On the engine's loop."""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from dispy import config
+from dispy.client.noting import note_node
+from dispy.client.private import PrivateNode
+from dispy.core.scheduling import state as core
+from dispy.errors import DispyError, UsageError
+from dispy.net import discovery
+from dispy.net.addresses import is_loopback
+from dispy.scheduler.service import NodeInfo, Target
+
+if TYPE_CHECKING:
+    from dispy.client.engine import Engine
+    from dispy.client.steering import Steering
+    from dispy.net.secrets import Secret
+
+logger = logging.getLogger("dispy.client")
+
+RETRY_S = 2.0
+"""A target that refused or did not answer is tried again so often."""
+
+
+def look(engine: Engine, cluster: Steering) -> None:
+    """Reach out for the nodes that a cluster may use."""
+    secret = cluster._secret
+    listed = discovery.running_nodes(secret.fingerprint())
+    for listing in listed:
+        if any(
+            allocation.matches(listing.host) and not allocation.port for allocation in cluster._allocations
+        ):
+            _reach(engine, cluster._target(listing.host, listing.port, listing.host, listing.tls))
+    for allocation in cluster._allocations:
+        if allocation.ip_addr is not None:
+            port = allocation.port or config.node_port()
+            is_listed = is_loopback(allocation.ip_addr) and bool(listed) and not allocation.port
+            if not is_listed:
+                _reach(engine, cluster._target(allocation.ip_addr, port, allocation.host))
+    private = engine._private.get(secret.key)
+    if private is not None and private.has_ended():
+        # Once in a while, should it end at once again.
+        del engine._private[secret.key]
+        private.wait()
+        if cluster._wants_private and config.LocalNode and not listed:
+            logger.warning("the node that was started for this program has ended; starting another")
+            start_private_node(engine, secret)
+        private = None
+    if private is not None:
+        if private.address is not None:
+            _reach(engine, Target(*private.address, secret.key))
+        private.set_draining(bool(listed))
+        for other in engine.clusters.values():
+            _drain(engine, other, private)
+
+
+def _reach(engine: Engine, target: Target) -> None:
+    if engine.service.is_linked(target) or time.monotonic() - engine._tried.get(target, -RETRY_S) < RETRY_S:
+        return
+    engine._tried[target] = time.monotonic()
+    engine.service.reach(target)
+
+
+def reach_now(engine: Engine, target: Target) -> None:
+    """Connect to a node, also if that has just failed; on the loop."""
+    engine._tried.pop(target, None)
+    _reach(engine, target)
+
+
+def discover(engine: Engine, cluster: Steering) -> None:
+    """Look now; on the loop."""
+    engine._tried.clear()
+    look(engine, cluster)
+
+
+def start_private_node(engine: Engine, secret: Secret) -> None:
+    """Start a node of our own if none of this user runs on this machine; on any thread."""
+    with engine._private_guard:
+        if secret.key in engine._private or discovery.running_nodes(secret.fingerprint()):
+            return
+        private = engine._private[secret.key] = PrivateNode(secret)
+    engine.post(private.watch, partial(_on_private_ready, engine))
+
+
+def _on_private_ready(engine: Engine, private: PrivateNode) -> None:
+    """A node of our own listens."""
+    for cluster in engine.clusters.values():
+        if cluster._secret.key == private.secret.key:
+            look(engine, cluster)
+
+
+def _private_of(engine: Engine, info: NodeInfo) -> PrivateNode | None:
+    private = engine._private.get(info.target.key)
+    if private is not None and private.address == (info.target.host, info.target.port):
+        private.node = info.node
+        return private
+    return None
+
+
+# What of them is used.
+
+
+def allocate(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
+    """Have a cluster decide whether it uses a node, and how much of it; on the loop."""
+    private = _private_of(engine, info)
+    is_barred = info.target.key != cluster._secret.key or info.node in cluster._set_aside
+    if private is not None:
+        is_barred |= not cluster._wants_private or cluster._number in private.drained
+    cpus, allocation = (0, None) if is_barred else cluster._allocated(info)
+    if allocation is None:
+        _give_up(engine, cluster, info)
+        return
+    placement = cluster._placement(info.node)
+    if placement is not None and placement.status is not core.Status.LEFT:
+        engine.service.handle(core.Allocate(cluster._number, info.node, cpus))
+        cluster._on_node_changed(info)
+        return
+    try:
+        code = cluster._code_for(allocation, cluster._setup_args.get(info.node))
+    except UsageError as error:
+        # ``allocate`` has chosen other arguments than those that the cluster was made with.
+        logger.error("node %s is not used: %s", info.name, error)
+        _give_up(engine, cluster, info)
+        return
+    note_node(engine, cluster, info, private is not None)
+    wanted = core.Allocate(cluster._number, info.node, cpus, code=code)
+    if allocation.depends:
+        engine.files.call(_use_with_files, [(engine, cluster, info, wanted, list(allocation.depends))])
+    else:
+        _use_noted(engine, cluster, info, wanted)
+
+
+def _give_up(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
+    """A node that was to be used again is not."""
+    placement = cluster._placement(info.node)
+    if placement is not None and placement.status is core.Status.LEFT:
+        engine.service.handle(core.Allocate(cluster._number, info.node, 0))
+
+
+def _use_with_files(
+    engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate, depends: list[Any]
+) -> None:
+    """Look at files that are for one node only. On the thread that reads them."""
+    try:
+        wanted.files = cluster._files_for(depends)
+    except DispyError as error:
+        logger.error("node %s is not used: %s", info.name, error)
+        engine.post(_give_up, engine, cluster, info)
+        return
+    engine.post(_use_noted, engine, cluster, info, wanted)
+
+
+def _use_noted(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate) -> None:
+    if cluster._journal is None:
+        _use(engine, cluster, info, wanted)
+    else:
+        # Not before it is written: whoever recovers the jobs has to know all who may have one.
+        cluster._journal.after_note(partial(_use, engine, cluster, info, wanted))
+
+
+def _use(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate) -> None:
+    if info.node in cluster._set_aside:
+        wanted.cpus = 0  # meanwhile
+    engine.service.handle(wanted)
+    private = _private_of(engine, info)
+    if private is not None:
+        _drain(engine, cluster, private)
+
+
+def _drain(engine: Engine, cluster: Steering, private: PrivateNode) -> None:
+    """Our own node takes nothing new while another node of this machine is there."""
+    if private.node is None or cluster._secret.key != private.secret.key or not cluster._wants_private:
+        return
+    is_draining = private.is_draining and cluster._has_other_node(private.node)
+    if is_draining == (cluster._number in private.drained):
+        return
+    if is_draining:
+        private.drained.add(cluster._number)
+        engine.service.handle(core.Allocate(cluster._number, private.node, 0, is_draining=True))
+    else:
+        private.drained.discard(cluster._number)
+        for info in engine.service.nodes():
+            if info.node == private.node:
+                allocate(engine, cluster, info)
