@@ -280,7 +280,8 @@ def copy(source: int, target: int, size: int, is_wanted: Callable[[], bool] = la
     that (btrfs, XFS), else within the kernel.
 
     Raises:
-        OSError: There is no room, the source is shorter, or nobody wants it any more.
+        ChangedError: The source is shorter.
+        OSError: There is no room, or nobody wants it any more.
     """
     try:
         fcntl.ioctl(target, _FICLONE, source)
@@ -301,5 +302,5 @@ def copy(source: int, target: int, size: int, is_wanted: Callable[[], bool] = la
             os.lseek(target, offset, os.SEEK_SET)
             count = os.sendfile(target, source, offset, step)
         if not count:
-            raise OSError(errno.EIO, "the file became shorter while it was copied")
+            raise ChangedError(errno.EIO, "the file became shorter while it was copied")
         offset += count
