@@ -7,14 +7,14 @@ their own, with nodes asked over the network. What they say of each job is compa
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from dispy.client.asking import LOOK_S, Asking, by_program
 from dispy.client.dead import Dead, Session
 from dispy.client.job import DispyJob
 from dispy.client.journal import GIVEN_UP
 from dispy.client.recover import Wait, recovering
-from dispy.client.resumed import begin_session, take_jobs
+from dispy.client.resumed import Put, begin_session
 from dispy.protocol.node import FINISHED, Ended, Job
 
 from . import recovered
@@ -24,9 +24,6 @@ from .journals import Journal, Volume
 from .loop import Loop
 from .program import Program
 from .world import Party, World
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 
@@ -100,7 +97,7 @@ class Resumed:
         estate.programs.append(program)
         estate.accounts.append(program.account)
         program.on_job_ended = self._on_ended
-        _, options = next(iter(one.sessions[-1].keys.values()))
+        _, options = one.last_options()
         hosts = {host for host, _, _ in options.nodes}
         journal = one.journal
         assert isinstance(journal, Journal)
@@ -115,15 +112,9 @@ class Resumed:
             journal=journal,
         )
 
-    def run(self, jobs: list[DispyJob]) -> None:
+    def run(self, put: Put, messages: list[Job]) -> None:
         """As of the real one."""
-        put, messages = take_jobs(self.dead, jobs)
-        for job in jobs:
-            # Not we: nobody collects a cycle through a job.
-            job._cluster = None
-            job.exception = None
-            self._by_number[job._number] = job
-        self.resumed_jobs = jobs
+        self._by_number = {job._number: job for job in self.resumed_jobs}
         plain = [Job(job.number, job.attempt, bytes(job.payload)) for job in messages]
         self._estate.world.note(self.program.name, f"resumes jobs {[job.number for job in plain]}")
         self._estate.resumed += len(plain)

@@ -172,6 +172,10 @@ class Dead:
         wanted = self.session_of.get(number, self.sessions[0].number)
         return next(session for session in self.sessions if session.number == wanted)
 
+    def last_options(self) -> tuple[bytes, Options]:
+        """The secret of the computation and how it was run, the last time."""
+        return next(iter(self.sessions[-1].keys.values()))
+
     def arguments(self, number: int) -> Any:
         """The pickled call of a job that was submitted."""
         job = self.submitted[number]

@@ -26,6 +26,10 @@ from dispy.protocol.node import Job, PutObject
 logger = logging.getLogger("dispy.client")
 
 
+Put = list[tuple[int, memoryview]]
+"""Objects that jobs read, by number."""
+
+
 class Resumed(JobCluster):
     """Runs jobs of a dead program that were never started, under an identity and with nodes of its own."""
 
@@ -34,8 +38,7 @@ class Resumed(JobCluster):
         self.dead = one
         self.resumed_jobs: list[DispyJob] = []
         self._is_left = False
-        session = one.sessions[-1]
-        key, options = next(iter(session.keys.values()))
+        key, options = one.last_options()
         super().__init__(
             None,
             nodes=[(host, port or None, cpus) for host, port, cpus in options.nodes],
@@ -66,7 +69,7 @@ class Resumed(JobCluster):
         return made
 
     def _take_files(self, depends: Any) -> tuple[list[FileEntry], list[Held]]:
-        _, options = next(iter(self.dead.sessions[-1].keys.values()))
+        _, options = self.dead.last_options()
         return options.files, self._shipped.restore(options.sources)
 
     def _find_engine(self) -> Engine:
@@ -80,17 +83,14 @@ class Resumed(JobCluster):
         note_computation(self, journal)
         return journal
 
-    def run(self, jobs: list[DispyJob]) -> None:
-        """Run jobs, under the numbers that they had."""
-        put, messages = take_jobs(self.dead, jobs)
-        for job in jobs:
+    def run(self, put: Put, messages: list[Job]) -> None:
+        """Run ``resumed_jobs``, under the numbers that they had."""
+        for job in self.resumed_jobs:
             job._cluster = self
-            job.exception = None
             self._jobs[job._number] = job
-        self.resumed_jobs = jobs
         self._engine.call(self._submit_resumed, put, messages)
 
-    def _submit_resumed(self, put: list[tuple[int, memoryview]], messages: list[Job]) -> None:
+    def _submit_resumed(self, put: Put, messages: list[Job]) -> None:
         service = self._engine.service
         for number, data in put:
             service.handle(core.PutObject(PutObject(self._number, number, data)))  # type: ignore[arg-type]
@@ -130,7 +130,7 @@ class Resuming(Protocol):
     dead: Dead
     resumed_jobs: list[DispyJob]
 
-    def run(self, jobs: list[DispyJob]) -> None: ...
+    def run(self, put: Put, messages: list[Job]) -> None: ...
     def has_ended(self) -> bool: ...
     def kill(self) -> None: ...
     def give_up(self) -> None: ...
@@ -147,7 +147,7 @@ def begin_session(
     one.journal.begin(identity, program)
 
 
-def take_jobs(one: Dead, jobs: list[DispyJob]) -> tuple[list[tuple[int, memoryview]], list[Job]]:
+def _take_jobs(one: Dead, jobs: list[DispyJob]) -> tuple[Put, list[Job]]:
     """Have a journal know that jobs are run by the program that has it now; returns what was put, and the jobs."""
     journal, session = one.journal, one.journal.session
     numbers = msgspec.msgpack.encode([job._number for job in jobs])
@@ -156,6 +156,8 @@ def take_jobs(one: Dead, jobs: list[DispyJob]) -> tuple[list[tuple[int, memoryvi
     messages = [Job(job._number, 0, one.arguments(job._number)) for job in jobs]
     # From here on they are ours: whoever recovers us looks for them where we had them.
     journal.ask(lambda db: db.execute("INSERT INTO resumed VALUES (?, ?)", (session, numbers)))
+    for job in jobs:
+        job.exception = None  # why it was not run
     return put, messages
 
 
@@ -184,5 +186,6 @@ def resume_unstarted(
         if jobs:
             cluster = make(one)
             made.append(cluster)
-            cluster.run(jobs)
+            cluster.resumed_jobs = jobs
+            cluster.run(*_take_jobs(one, jobs))
     return made
