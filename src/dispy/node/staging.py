@@ -13,7 +13,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -72,12 +72,18 @@ class Seams(NamedTuple):
         post: Have a function called on the loop; from any thread.
         later: Likewise after some seconds; on the loop.
         owner: User and group that files are given to; None: they are ours.
+        threads: Makes so many of a name.
+        piece_max: Bytes of a piece.
+        pieces_max: Bytes of pieces that a client is asked for at once.
     """
 
     send: Callable[[ClientId, node.FromNode], bool]
     post: Callable[..., object]
     later: Callable[..., object]
     owner: tuple[int, int] | None
+    threads: Callable[[int, str], Executor] = ThreadPoolExecutor
+    piece_max: int = limits.PIECE_MAX
+    pieces_max: int = limits.PIECES_SIZE_MAX
 
 
 class Stage:
@@ -109,7 +115,8 @@ class Stage:
         self.entries = entries
         self.work = work
         self.done = done
-        self.missing: set[bytes] = set()
+        self.missing: dict[bytes, int] = {}
+        """Sizes of what is not here, by digest."""
         self.is_dropped = False
         self.is_placing = False
         """A thread puts files there now."""
@@ -194,8 +201,8 @@ class Stager:
         self._fetches: dict[bytes, _Fetch] = {}
         self._clients: dict[ClientId, _Client] = {}
         self._numbers = itertools.count()
-        self._placers: ThreadPoolExecutor | None = None
-        self._writers: list[ThreadPoolExecutor] = []
+        self._placers: Executor | None = None
+        self._writers: list[Executor] = []
         self._is_closed = False
 
     @property
@@ -348,7 +355,7 @@ class Stager:
 
     def _run(
         self,
-        pool: ThreadPoolExecutor,
+        pool: Executor,
         work: Callable[..., Any],
         arguments: tuple[Any, ...],
         then: Callable[..., None],
@@ -366,14 +373,14 @@ class Stager:
         if not self._is_closed:
             then(*known, future.result())
 
-    def _placer(self) -> ThreadPoolExecutor:
+    def _placer(self) -> Executor:
         if self._placers is None:
-            self._placers = ThreadPoolExecutor(PLACERS, "dispy places")
+            self._placers = self._seams.threads(PLACERS, "dispy places")
         return self._placers
 
-    def _writer(self, number: int) -> ThreadPoolExecutor:
+    def _writer(self, number: int) -> Executor:
         while len(self._writers) <= number:
-            self._writers.append(ThreadPoolExecutor(1, "dispy writes"))
+            self._writers.append(self._seams.threads(1, "dispy writes"))
         return self._writers[number]
 
     # Looking and placing.
@@ -415,7 +422,7 @@ class Stager:
                 stage, "files are removed from the node's store before they can be used; it is too small"
             )
             return
-        stage.missing = set(missing)
+        stage.missing = missing
         stage.files_max = len(missing)
         stage.size_max = sum(missing.values())
         stage.files = stage.size = 0
@@ -456,7 +463,7 @@ class Stager:
             return
         pieces: dict[int, list[node.Piece]] = {}
         count = 0
-        while known.order and known.size < limits.PIECES_SIZE_MAX:
+        while known.order and known.size < self._seams.pieces_max:
             _, number, fetch = known.order[0]
             stage = next((stage for stage in fetch.stages if stage.client == client), None)
             if stage is None or fetch.asker != client or self._fetches.get(fetch.digest) is not fetch:
@@ -471,7 +478,7 @@ class Stager:
                 heapq.heappop(known.order)
                 self._open(fetch)
                 continue
-            size = min(limits.PIECE_MAX, fetch.size - fetch.asked)
+            size = min(self._seams.piece_max, fetch.size - fetch.asked)
             pieces.setdefault(stage.computation, []).append(node.Piece(fetch.digest, fetch.asked, size))
             known.asked[fetch.digest, fetch.asked] = _Asked(fetch, size)
             known.size += size
@@ -610,7 +617,7 @@ class Stager:
         """A file is here."""
         del self._fetches[fetch.digest]
         for stage in fetch.stages:
-            stage.missing.discard(fetch.digest)
+            stage.missing.pop(fetch.digest, None)
             stage.files += 1
             if not stage.missing:
                 self._place(stage)
