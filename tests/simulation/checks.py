@@ -16,6 +16,8 @@ from dispy.protocol.node import CancelJobs, RunJobs
 from dispy.protocol.worker import object_name
 
 if TYPE_CHECKING:
+    from dispy.node.state import Loaded
+
     from .computer import Computer
     from .program import Program
 
@@ -97,7 +99,7 @@ def find_slowly_in_node(state: execution.State) -> str | None:
     for key, computation in state.computations.items():
         if state.clients.get(key[0]) is not computation.client:
             return f"computation {key[1]} of no client"
-        there = [job.number for job in computation.ready]
+        there = [*(job.number for job in computation.ready), *computation.staging]
         recorded = set()
         for worker in computation.workers.values():
             for record in worker.records:
@@ -221,12 +223,16 @@ def find_kept_by_program(program: Program) -> str | None:
             "open jobs": computation.open,
             "pinned jobs": len(computation.pinned),
             "deaths": len(computation.deaths),
+            "files of jobs": len(computation.files),
             "watched jobs": len(computation.watched),
             "jobs on nodes": sum(len(place.assigned) for place in computation.placements.values()),
         }
         for what, count in kept.items():
             if count:
                 return f"{count} {what}"
+    for cluster in program.clusters.values():
+        if cluster.sending:
+            return f"{len(cluster.sending)} files that it has sent, of which nothing is told"
     for link in service._by_node.values():
         under_way = [key for key, (_, group) in link._sending.items() if not group.is_over()]
         if under_way:
@@ -266,4 +272,28 @@ def find_kept_by_node(computer: Computer, program: Program) -> str | None:
             files -= {object_name(number) for number in (wanted.objects if wanted is not None else ())}
             if files:
                 return f"the files {sorted(files)}"
+            kept_files = find_kept_files(computer, loaded)
+            if kept_files is not None:
+                return kept_files
     return None
+
+
+def find_kept_files(computer: Computer, loaded: Loaded) -> str | None:
+    """What a node keeps of files of jobs that have ended, and what is not in a working directory as it has to be."""
+    if computer.work is None:
+        return None
+    brought = loaded.brought
+    kept = {
+        "files on their way": len(loaded.stages),
+        "files that are to be put there": len(loaded.requests),
+        "files of jobs": len(brought._placed) if brought is not None else 0,
+        "jobs that wait for their files": len(brought._offered) if brought is not None else 0,
+    }
+    for what, count in kept.items():
+        if count:
+            return f"{count} {what}"
+    wrong = computer.work.find_wrong(loaded.work, ())
+    if wrong is not None:
+        return f"a working directory in which {wrong}"
+    left = computer.work.find_left(loaded.work)
+    return f"{left} in a working directory" if left is not None else None

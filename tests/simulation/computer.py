@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dispy.core.execution import Machine
@@ -13,22 +15,30 @@ from dispy.core.execution.offers import workers_max
 from dispy.errors import RemoteProtocolError
 from dispy.net.connection import HANDSHAKE_S, Connection
 from dispy.net.secrets import Secret
+from dispy.node import filing, staging, telling
 from dispy.node.service import NodeService
 from dispy.node.state import NodeParts
+from dispy.protocol import node
 from dispy.protocol.node import Available, Job
 from dispy.protocol.worker import SLOT_CLAIM
 from dispy.settings import NodeSettings
 
 from . import checks
+from .contents import PIECE_MAX, PIECES_MAX
 from .disk import Disk, Spool
 from .files import Files
+from .kept import Kept
 from .loop import Loop
 from .processes import HostProcess
 from .show import show_event
+from .turns import Pool
+from .work import WorkSpace, find_wrong_of
 from .world import Party, World
 
 if TYPE_CHECKING:
-    from .jobs import Account
+    from dispy.protocol.files import FileEntry
+
+    from .jobs import Account, Entry
     from .network import End, Network
 
 SECRET = Secret(b"k" * 32, is_own=False)
@@ -73,13 +83,121 @@ class Listener:
         connection.refuse(RemoteProtocolError("no proof in time"))
 
 
+class Stager(staging.Stager):
+    """The node's stager, with threads that are played."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        computer = self._computer = service.computer
+        party = computer.party
+        assert party is not None
+
+        def pause() -> float:
+            return computer.put_s * computer.world.chance() * computer.slowness * computer.delay
+
+        def threads(count: int, _: str) -> Pool:
+            self.pools.append(pool := Pool(computer.world, party, count, pause))
+            return pool
+
+        self.pools: list[Pool] = []
+        self.writing: Counter[core.ClientId] = Counter()
+        """Bytes of each client that threads are to put away."""
+        super().__init__(
+            computer.kept,
+            staging.Seams(
+                self._send,
+                service._post,
+                service._loop.call_later,
+                None,
+                threads,
+                PIECE_MAX,
+                PIECES_MAX,
+            ),
+        )
+
+    def _send(self, client: core.ClientId, message: node.FromNode) -> bool:
+        if type(message) is node.NeedFiles:
+            self.check()
+        return telling.send_to(self._service, client, message)
+
+    def stage(self, stage: staging.Stage) -> staging.Stage:
+        """Note when files are said to be there that were sent."""
+        computer, done, work = self._computer, stage.done, stage.work
+        sent = self._service.placing.get(id(stage.entries))
+        if sent is stage.entries and work is not None:
+            del self._service.placing[id(sent)]
+
+            def note(reason: str) -> None:
+                if not reason and computer.work is not None:
+                    computer.work.on_placed(work, sent)
+                done(reason)
+
+            stage.done = note
+        return super().stage(stage)
+
+    def _run(self, pool: Any, work: Any, arguments: Any, then: Any, known: Any) -> None:
+        if work == self._write:
+            client, arrived = known
+            self.writing[client] += sum(item.size for item in arrived)
+        super()._run(pool, work, arguments, then, known)
+
+    def _on_written(self, client: core.ClientId, arrived: Any, results: Any) -> None:
+        self.writing[client] -= sum(item.size for item in arrived)
+        super()._on_written(client, arrived, results)
+
+    def check(self) -> None:
+        """No more is asked for at once than may be."""
+        for client, known in self._clients.items():
+            asked = sum(item.size for item in known.asked.values())
+            early = sum(
+                item.size
+                for fetch in self._fetches.values()
+                if fetch.asker == client
+                for item in fetch.early.values()
+            )
+            size = asked + early + self.writing[client]
+            if size >= PIECES_MAX + PIECE_MAX:
+                self._computer.world.fail(
+                    f"{self._computer.name} has {size} bytes of pieces of a client asked for and not put away"
+                )
+
+    def misses(self, client: bytes, computation: int) -> bool:
+        """Whether files of a computation, or of its jobs, are not here."""
+        return any(
+            stage.missing and stage.client == client and stage.computation == computation
+            for stage in self._stages
+        )
+
+    def held(self) -> list[tuple[str, int]]:
+        """What it holds, counted."""
+        return [
+            ("stages", len(self._stages)),
+            ("files that are fetched", len(self._fetches)),
+            ("pieces that were asked for", sum(len(known.asked) for known in self._clients.values())),
+            ("bytes of pieces", sum(known.size for known in self._clients.values())),
+            ("threads at work", sum(not pool.is_idle() for pool in self.pools)),
+        ]
+
+
+def _stage_files(service: Any, action: core.StageFiles) -> None:
+    filing.stage_files(service, action)
+    prepared = service._prepared.get(action.key)
+    if prepared is not None and service.computer.work is not None:
+        service.computer.work.on_stage(prepared.work, action.compute.files)
+
+
 class Service(NodeService):
     """The node's service; only what touches the machine below is another."""
+
+    _perform_by_type = {**NodeService._perform_by_type, core.StageFiles: _stage_files}
 
     def __init__(self, computer: Computer, settings: NodeSettings, parts: NodeParts) -> None:
         super().__init__(settings, parts)
         self.computer = computer
+        self.placing: dict[int, list[FileEntry]] = {}
+        """What it was told to put into directories, by itself."""
         self._listener = Listener(self._new_connection, computer)  # type: ignore[assignment]
+        self.stager = self._stager = Stager(self)
         if computer.disk is not None:
             tell = self._tell_written
             self._spool = Spool(computer, self.incarnation, SECRET.fingerprint(), tell)
@@ -100,6 +218,17 @@ class Service(NodeService):
         if type(event) is core.Restored and self.computer.disk is not None:
             self.computer.disk.taken_over += sum(len(batch.ended) for batch in event.batches)
         super()._handle(event)
+
+    def on_message(self, connection: Connection, message: Any) -> None:
+        """Files that are to be put somewhere are noted."""
+        client = self._connections.get(connection)
+        work = self.computer.work
+        if type(message) is node.PlaceFiles and client is not None and work is not None:
+            loaded = self._loaded.get((client, message.computation))
+            if loaded is not None and message.request not in loaded.requests:
+                work.on_place(loaded.work, message.files)
+                self.placing[id(message.files)] = message.files
+        super().on_message(connection, message)
 
     def kill_spool(self) -> None:
         """The node is dead."""
@@ -176,6 +305,17 @@ class Computer:
         self.load_s = 0.02
         self.loads_fail = False
         self.forks_fail = False
+        self.setups_hang = False
+        self.put_s = 0.0001
+        """How long half of it takes at most to look for files, put them away, or place them (seconds)."""
+        self.delay = 1.0
+        """How much longer that takes now."""
+        self.kept = Kept(world, 1 << 30)
+        """What nodes keep of files."""
+        self.root: Path | None = None
+        """A directory on the memory file system; None: computations have no files."""
+        self.work: WorkSpace | None = None
+        """Working directories of the node, if computations have files."""
         self.files = Files()
         self.hosts: dict[HostProcess, None] = {}
         """Host processes that live, of this node or of one that is dead."""
@@ -206,6 +346,14 @@ class Computer:
         """Jobs or computations may be refused."""
         self.world.has_refusals = True
 
+    def check_failure(self, host: HostProcess) -> None:
+        """A host is killed by its node, perhaps because of its ``setup``."""
+        for loaded in self.service._loaded.values() if self.service is not None else ():
+            if loaded.host is host and loaded.failure:  # type: ignore[comparison-overlap]
+                self.note_refusal()
+                if "longer than" in loaded.failure and self.world.now - host.began < loaded.limit_s:
+                    self.world.fail(f"{self.name}: setup is given up before its time is over")
+
     def client_of(self, host: HostProcess) -> bytes:
         """Whose computation a host is given."""
         assert self.service is not None
@@ -223,6 +371,27 @@ class Computer:
                 return current is not None and current.attempt == job.attempt
         return False
 
+    @property
+    def has_files(self) -> bool:
+        """Whether computations have files."""
+        return self.work is not None
+
+    def find_wrong_file(self, host: HostProcess, work: Path, entry: Entry) -> str | None:
+        """What is wrong in a working directory in which a job runs; what a dead node has left is nobody's."""
+        service = self.service
+        if service is None or self.work is None or host.incarnation != self.incarnation:
+            return None
+        if entry.files:
+            wrong = find_wrong_of(work, entry.files)
+            if wrong is not None:
+                return f"of its files {wrong}"
+        loaded = next((loaded for loaded in service._loaded.values() if loaded.host is host), None)
+        if loaded is None:
+            return None  # the computation has been closed
+        brought = loaded.brought
+        wrong = self.work.find_wrong(work, brought._placed if brought is not None else ())
+        return None if wrong is None else f"of the files of its computation {wrong}"
+
     # The node.
 
     def start(self) -> None:
@@ -235,6 +404,8 @@ class Computer:
         self._starts += 1
         world = self.world
         self.files = Files()
+        if self.root is not None:
+            self.work = WorkSpace(self.root / "work")
         self.party = world.party(f"{self.name}.{self._starts}")
         self.world.note(self.party.name, f"starts with {self.cpus} CPUs")
         loop = Loop(world, self.party, self.network, self.host)
@@ -244,12 +415,13 @@ class Computer:
         incarnation = self.incarnation = world.random.randbytes(16)
         spare = HostProcess(self, workers_max(self.cpus))
         files: Any = self.files
+        work: Any = self.files if self.work is None else self.work
         before = asyncio._get_running_loop()
         asyncio._set_running_loop(loop)
         try:
             cpus = self.cpus
             parts = NodeParts(
-                SECRET, None, None, cpus, cpus, spare, incarnation, files, None, files, files, world,  # type: ignore[arg-type]
+                SECRET, None, None, cpus, cpus, spare, incarnation, files, None, work, self.kept, world,  # type: ignore[arg-type]
                 read_available=lambda: Available(50.0, 1 << 30, 1 << 40, 100.0),
             )  # fmt: skip
             self.service = Service(self, settings, parts)
@@ -298,6 +470,7 @@ class Computer:
         self.deaths += 1
         if self.service is not None and not is_closed:
             self.service.kill_spool()
+        self.kept.close()
         self.machine.listener = None
         self.network.drop(party, how)
         self.service = None
@@ -311,6 +484,7 @@ class Computer:
             self._gone("silent")
         for host in list(self.hosts):
             host.die(-9)
+        self.kept.lose()
         lost = self.disk.lose_power() if self.disk is not None else []
         if lost:
             self.world.note(self.name, f"has lost what was not synced: {lost}")

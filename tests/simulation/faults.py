@@ -81,6 +81,13 @@ class Faults:
             "recovery killed": self._kill_recovery,
             "disk full": self._disk_full,
             "disk damaged": self._damage_disk,
+            "setups hang": self._setups_hang,
+            "file changes": self._change_file,
+            "file unreadable": self._hide_file,
+            "store full": self._fill_store,
+            "store trimmed": self._trim_store,
+            "file received by another": self._receive_elsewhere,
+            "slow disk": self._slow_disk,
         }
         if self._names:
             self._schedule()
@@ -382,6 +389,17 @@ class Faults:
         self._for_a_while(undo)
         return True
 
+    def _setups_hang(self) -> bool:
+        """``setup`` waits for something that does not come."""
+        computer = self._computer()
+        computer.setups_hang = True
+
+        def undo() -> None:
+            computer.setups_hang = False
+
+        self._for_a_while(undo)
+        return True
+
     def _memory_full(self) -> bool:
         """The memory file system, and the disk, are full."""
         computer = self._computer()
@@ -458,4 +476,90 @@ class Faults:
         self._world.has_damage = True
         computer.disk.damage(path, self._world.chance())
         computer.deaths += 1
+        return True
+
+    # Files.
+
+    def _change_file(self) -> bool:
+        """A file of a program changes after that has looked at it; that shows by its time, or not."""
+        program = self._program()
+        digest = program.shipped.choose() if program is not None else None
+        if program is None or digest is None:
+            return False
+        shows = self._world.chance() < 0.5
+        self._note(
+            f"a file of {program.name} changes, {digest[:3].hex()}{'' if shows else ', which does not show'}"
+        )
+        program.shipped.troubled.add(digest)
+        (program.shipped.changed if shows else program.shipped.lies).add(digest)
+        return True
+
+    def _hide_file(self) -> bool:
+        """A file of a program cannot be read for a while."""
+        program = self._program()
+        digest = program.shipped.choose() if program is not None else None
+        if program is None or digest is None:
+            return False
+        shipped = program.shipped
+        self._note(f"a file of {program.name} cannot be read, {digest[:3].hex()}")
+        shipped.troubled.add(digest)
+        shipped.unreadable.add(digest)
+        self._for_a_while(lambda: shipped.unreadable.discard(digest))
+        return True
+
+    def _fill_store(self) -> bool:
+        """The disk with a computer's store and working directories is full."""
+        computer = self._computer()
+        if computer.kept.is_full:
+            return False
+        self._note(f"the disk of {computer.name} is full")
+        self._world.has_disk_trouble = True
+        computer.kept.is_full = True
+
+        def undo() -> None:
+            computer.kept.is_full = False
+
+        self._for_a_while(undo)
+        return True
+
+    def _trim_store(self) -> bool:
+        """Other nodes of a computer have removed some files from the store, or all of its disk was damaged."""
+        computer = self._computer()
+        is_cut = self._world.chance() < 0.7
+        self._note(f"files of {computer.name} are removed from its store")
+        if is_cut:
+            computer.kept.cut()
+        else:
+            computer.kept.lose()
+        return True
+
+    def _receive_elsewhere(self) -> bool:
+        """Another node of a computer receives a file that programs have here; with luck it comes to an end."""
+        computer = self._computer()
+        program = self._program()
+        digest = program.shipped.choose() if program is not None else None
+        other = computer.kept.begin_other(digest) if digest is not None else None
+        if digest is None or other is None:
+            return False
+        self._note(f"another node of {computer.name} receives {digest[:3].hex()}")
+        kept, chance = computer.kept, self._world.chance
+        seconds = self._seconds()
+        for part in range(int(chance() * 5)):
+            self._world.after(seconds * part / 5, self._world.nature, kept.go_on_other, digest, other)
+        is_whole = chance() < 0.7
+        self._for_a_while(lambda: kept.end_other(digest, other, is_whole=is_whole), seconds)
+        return True
+
+    def _slow_disk(self) -> bool:
+        """Whatever a computer does with files takes longer."""
+        computer = self._computer()
+        if computer.delay > 1.0:
+            return False
+        computer.delay = 2.0 + 1000.0 * self._world.chance() ** 3
+        self._note(f"the disk of {computer.name} is {computer.delay:.0f} times as slow")
+
+        def undo() -> None:
+            computer.delay = 1.0
+
+        self._for_a_while(undo)
         return True

@@ -52,9 +52,21 @@ class Incoming:
 
     read = finish
 
+    def view(self) -> bytes:
+        """All of it, until ``let_go``.
+
+        Raises:
+            OSError: There was no room.
+        """
+        if self.error is not None:
+            raise self.error
+        return bytes(self._data)
+
     def discard(self) -> None:
         """It is not wanted."""
         self._files.arriving -= 1
+
+    let_go = discard
 
 
 class Files:

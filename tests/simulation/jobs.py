@@ -10,9 +10,11 @@ import struct
 from enum import IntEnum
 
 from dispy.core.scheduling.leaving import CLOSED
+from dispy.protocol.files import FileEntry
 from dispy.protocol.limits import INLINE_MAX
 from dispy.protocol.node import ABANDONED, CANCELLED, FINISHED, TERMINATED, Ended, Job, Provisional
 
+from .contents import Shipped
 from .world import World
 
 _ARGUMENTS = struct.Struct(
@@ -118,9 +120,9 @@ class Entry:
     """What is known of a job."""
 
     __slots__ = (
-        "acknowledged", "attempt", "computation", "died", "ended", "is_cancelled", "is_ended_by_us", "is_given_up",
-        "is_reentrant", "node", "number", "pinned", "places", "recovered", "runs", "serials", "starts", "status",
-        "task",
+        "acknowledged", "attempt", "computation", "died", "ended", "files", "is_cancelled", "is_ended_by_us",
+        "is_given_up", "is_reentrant", "node", "number", "pinned", "places", "recovered", "runs", "serials", "starts",
+        "status", "task",
     )  # fmt: skip
 
     def __init__(
@@ -131,6 +133,8 @@ class Entry:
         self.task = task
         self.is_reentrant = is_reentrant
         self.pinned = pinned
+        self.files: list[FileEntry] = []
+        """What it brings."""
         self.attempt = -1
         """The last one that was sent to a node."""
         self.node = b""
@@ -182,6 +186,10 @@ class Account:
         """When that was last, by computation."""
         self.has_losses = False
         """Whether a node was lost to it or taken away by it."""
+        self.shipped = Shipped(world, name)
+        """What it has in its files."""
+        self.files: dict[int, list[FileEntry]] = {}
+        """All files that there ever were of a computation, by its number."""
 
     def fail(self, text: str) -> None:
         """A guarantee is broken."""
@@ -281,8 +289,9 @@ class Account:
                 self.fail(f"job {ended.number} ends as cancelled and nobody cancelled it")
         elif entry.is_reentrant and entry.pinned is None:
             self.fail(f"job {ended.number} may run again and is abandoned: {ended.reason}")
-        elif not self.has_losses and not self._world.has_refusals:
-            self.fail(f"job {ended.number} is abandoned and no node was lost: {ended.reason}")
+        elif not self._is_for_files(entry, ended.reason) and not self.has_losses:
+            if not self._world.has_refusals:
+                self.fail(f"job {ended.number} is abandoned and no node was lost: {ended.reason}")
 
     def _check_finished(self, entry: Entry, ended: Ended) -> None:
         number, attempt = ended.number, ended.attempt
@@ -301,7 +310,7 @@ class Account:
     def _check_terminated(self, entry: Entry, ended: Ended) -> None:
         number, attempt = ended.number, ended.attempt
         if not ended.ran:
-            if not self._world.has_refusals:
+            if not self._is_for_files(entry, ended.reason) and not self._world.has_refusals:
                 self.fail(f"job {number} ends without having run: {ended.reason}")
             return
         if attempt != entry.attempt:
@@ -313,3 +322,19 @@ class Account:
         is_given_up = ended.reason == "cancelled" and entry.is_ended_by_us and entry.task.is_large()
         if not is_own and not is_given_up and attempt not in entry.died and not self._world.has_refusals:
             self.fail(f"job {number} is told as terminated, and it was not: {ended.reason}")
+
+    def _is_for_files(self, entry: Entry, reason: str) -> bool:
+        """Whether a job has not run because its files, or those of its computation, could not be had; it is then
+        said which, and something was wrong with it."""
+        if "file '" not in reason and "files " not in reason:
+            return False
+        files = [*entry.files, *self.files.get(entry.computation, ())]
+        named = {file.digest for file in files if file.path in reason}
+        if not named:
+            self.fail(f"job {entry.number} has not run for want of a file, and is not told which: {reason}")
+        if named & self.shipped.troubled or self._world.has_disk_trouble or self._world.has_refusals:
+            return True
+        self.fail(
+            f"job {entry.number} has not run for want of a file with which nothing is wrong: {reason}"
+        )
+        return False

@@ -15,11 +15,15 @@ from typing import Any
 
 from dispy.core.execution import Machine as ExecutionMachine
 from dispy.core.execution import state as execution
+from dispy.core.execution.state import ClientId
 from dispy.core.recovery import Fate, Judge, Recovery
 from dispy.core.scheduling import Machine as SchedulingMachine
 from dispy.core.scheduling import state as scheduling
 from dispy.core.scheduling.placing import note_room
+from dispy.node.brought import Brought
+from dispy.node.staging import Stage, Stager
 from dispy.protocol import node
+from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Attempt
 
 from .program import Program
@@ -204,6 +208,50 @@ def run_all(judge: Judge, real: Callable[[tuple[int, int]], Fate], key: tuple[in
     return Fate(None, is_unstarted=True) if fate.status == node.ABANDONED else fate
 
 
+def start_without_files(
+    machine: ExecutionMachine, decide: Decide, event: Any, now: float
+) -> list[execution.Action]:
+    """Jobs start without the files that they bring."""
+    actions = decide(event, now)
+    for action in [action for action in actions if type(action) is execution.StageJob]:
+        actions.remove(action)
+        actions += decide(execution.JobFilesReady(action.key, action.number, action.attempt), now)
+    return actions
+
+
+def load_without_files(
+    machine: ExecutionMachine, decide: Decide, event: Any, now: float
+) -> list[execution.Action]:
+    """Computations are loaded before their files are there."""
+    early = machine.__dict__.setdefault("early", set())
+    if type(event) is execution.FilesReady and (event.key, event.life) in early:
+        return []
+    actions = decide(event, now)
+    for action in [action for action in actions if type(action) is execution.StageFiles]:
+        early.add((action.key, action.compute.life))
+        actions += decide(execution.FilesReady(action.key, action.compute.life), now)
+    return actions
+
+
+def keep_fetching(stager: Stager, real: Callable[..., None], stage: Stage, then: Any = None) -> None:
+    """Files are fetched that nobody waits for any more."""
+    if then is not None:
+        then()
+
+
+def forget_writing(stager: Stager, real: Callable[[ClientId], None], client: ClientId) -> None:
+    """What a thread has still to put away does not count any more when its connection is broken."""
+    real(client)
+    stager._writing.pop(client, None)
+
+
+def put_at_once(
+    brought: Brought, real: Callable[..., None], entries: list[FileEntry], done: Callable[[str], None]
+) -> None:
+    """Files that are sent take the place of those that a running job brought."""
+    brought._stage(entries, done)
+
+
 def wait_for_none(recovery: Recovery, real: Callable[[], bool]) -> bool:
     """Nodes are told to forget while jobs are running there."""
     return recovery.is_told()
@@ -215,7 +263,7 @@ MUTATIONS = [
         ExecutionMachine,
         forget_results,
         ("started twice",),
-        first=3,
+        first=0,
     ),
     Mutation("a final status is told twice", SchedulingMachine, tell_again, ("is told twice",)),
     Mutation("a slot is leaked", ExecutionMachine, leak_slot, ("CPUs are said to be busy",)),
@@ -232,7 +280,7 @@ MUTATIONS = [
         SchedulingMachine,
         run_again,
         ("started twice",),
-        first=6,
+        first=10,
     ),
     Mutation("a job is lost with its connection", SchedulingMachine, send_once, ("do not end", "wait for")),
     Mutation("a running job is given back", ExecutionMachine, give_away, ("started twice", "are there")),
@@ -249,14 +297,14 @@ MUTATIONS = [
         ("provisional result", "not seen"),
     ),
     Mutation(
-        "a cancelled job is run elsewhere", SchedulingMachine, forget_cancel, ("was cancelled",), first=37
+        "a cancelled job is run elsewhere", SchedulingMachine, forget_cancel, ("was cancelled",), first=3
     ),
     Mutation(
         "results are acknowledged before the journal has them",
         Program,
         acknowledge_at_once,
         ("as never started, and it was", "started twice", "is returned as", "is not returned"),
-        first=13,
+        first=10,
         climate="recoveries",
         method="_after_note",
     ),
@@ -265,7 +313,7 @@ MUTATIONS = [
         Judge,
         run_all,
         ("as never started, and it was", "started twice"),
-        first=3,
+        first=1,
         climate="recoveries",
         method="fate",
     ),
@@ -274,7 +322,7 @@ MUTATIONS = [
         ExecutionMachine,
         note_nothing,
         ("as never started, and it was", "started twice"),
-        first=24,
+        first=11,
         climate="recoveries",
     ),
     Mutation(
@@ -285,6 +333,47 @@ MUTATIONS = [
         first=2,
         climate="recoveries",
         method="is_over",
+    ),
+    Mutation(
+        "a job starts without its files",
+        ExecutionMachine,
+        start_without_files,
+        ("of its files",),
+        climate="files",
+    ),
+    Mutation(
+        "a computation is loaded without its files",
+        ExecutionMachine,
+        load_without_files,
+        ("of the files of its computation",),
+        climate="files",
+    ),
+    Mutation(
+        "files are fetched for what has left",
+        Stager,
+        keep_fetching,
+        ("hold on", "keeps", "do not end"),
+        first=1,
+        climate="files",
+        method="drop",
+    ),
+    Mutation(
+        "after a reconnect too much of files is asked for",
+        Stager,
+        forget_writing,
+        ("bytes of pieces",),
+        first=9,
+        climate="files",
+        method="on_lost",
+    ),
+    Mutation(
+        "a file that is sent replaces that of a job",
+        Brought,
+        put_at_once,
+        ("of its files", "of the files of its computation", "keeps"),
+        first=2,
+        climate="files",
+        method="put",
     ),
 ]
 

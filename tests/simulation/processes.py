@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -35,6 +35,7 @@ VALUE_TIMEOUT_S = 10.0
 JOB_OVERHEAD_S = 4e-6
 SIGKILL, SIGSEGV = -9, -11
 NO_PROCESS = 71
+SETUP_FAILED = 78
 
 
 class Channel(Readable):
@@ -225,6 +226,8 @@ class HostProcess:
         """Workers that live, by number."""
         self._load: protocol.Load | None = None
         self.client = b""
+        self.began = 0.0
+        """When it was told to load."""
         computer.hosts[self] = None
 
     # The node's side.
@@ -265,6 +268,7 @@ class HostProcess:
 
     def kill(self) -> None:
         """End it at once, with its workers."""
+        self.computer.check_failure(self)
         self.die(SIGKILL)
 
     def end(self) -> None:
@@ -306,8 +310,11 @@ class HostProcess:
         match message:
             case protocol.Load():
                 self._load = message
-                seconds = computer.load_s * (0.2 + computer.world.chance()) * computer.slowness
-                computer.world.after(seconds, self.party, self._on_loaded, message)
+                self.began = computer.world.now
+                if message.setup_timeout_s and not message.setup_per_worker:
+                    self._tell(protocol.SettingUp())
+                if not self.hangs(in_worker=False):
+                    computer.world.after(self.setup_s(), self.party, self._on_loaded, message)
             case protocol.Fork(worker, _):
                 seconds = 0.002 * (0.2 + computer.world.chance()) * computer.slowness
                 computer.world.after(seconds, self.party, self._fork, WorkerId(worker))
@@ -329,11 +336,22 @@ class HostProcess:
         except OSError as error:
             self._tell(protocol.LoadFailed(str(error)))
             return
-        if self.computer.loads_fail:
+        if self.computer.loads_fail and not message.setup_per_worker:
             self.computer.note_refusal()
             self._tell(protocol.LoadFailed("no module named x"))
             return
         self._tell(protocol.Loaded())
+
+    def hangs(self, *, in_worker: bool) -> bool:
+        """Whether ``setup`` goes on until its time is over."""
+        load = self._load
+        assert load is not None
+        return self.computer.setups_hang and load.setup_timeout_s > 0 and load.setup_per_worker is in_worker
+
+    def setup_s(self) -> float:
+        """How long loading takes, or ``setup`` in a worker (seconds)."""
+        computer = self.computer
+        return computer.load_s * (0.2 + computer.world.chance()) * computer.slowness
 
     def _fork(self, worker: WorkerId) -> None:
         handle = self.workers.get(worker)
@@ -345,10 +363,10 @@ class HostProcess:
             self._tell(protocol.WorkerExited(worker, NO_PROCESS, "no process can be started for jobs"))
             return
         assert self._load is not None
-        process = Worker(self, handle, PurePosixPath(self._load.segment_path))
+        process = Worker(self, handle, self._load)
         self.processes[worker] = process
         self._tell(protocol.WorkerStarted(worker, process.pid))
-        process.wake()
+        process.begin()
 
     def on_child(self, worker: Worker, code: int) -> None:
         """SIGCHLD: a worker has ended."""
@@ -360,6 +378,7 @@ class HostProcess:
 class Phase(Enum):
     """Where a worker is."""
 
+    SETTING_UP = "in setup"
     WAITING = "waiting for a record"
     BETWEEN = "between two jobs"
     RUNNING = "in the job"
@@ -370,14 +389,16 @@ class Phase(Enum):
 class Worker:
     """A worker process."""
 
-    def __init__(self, host: HostProcess, handle: WorkerHandle, segments: PurePosixPath) -> None:
+    def __init__(self, host: HostProcess, handle: WorkerHandle, load: protocol.Load) -> None:
         self.host = host
         self.handle = handle
         self.id = handle.id
         self.pid = host.computer.new_pid()
         self.party = host.computer.world.party(f"worker{self.pid}")
         self.phase = Phase.WAITING
-        self._segments = segments
+        self._load = load
+        self._segments = PurePosixPath(load.segment_path)
+        self._work = Path(load.work_path)
         self._record: protocol.Record | None = None
         self._executed = 0
         self._flushed = 0.0
@@ -393,6 +414,26 @@ class Worker:
         self._drops = 0
         self._objects: set[int] = set()
         handle.process = self
+
+    def begin(self) -> None:
+        """Call ``setup``, if that is for workers to do; then take jobs."""
+        computer = self.host.computer
+        if not self._load.setup_per_worker:
+            self.wake()
+            return
+        self.phase = Phase.SETTING_UP
+        if not self.host.hangs(in_worker=True):
+            computer.world.after(self.host.setup_s(), self.party, self._on_set_up)
+
+    def _on_set_up(self) -> None:
+        fails = self.host.computer.loads_fail
+        self.handle.replies.arrive(protocol.pack_set_up("setup failed: no module named x" if fails else ""))
+        if fails:
+            self.host.computer.note_refusal()
+            self.die(SETUP_FAILED)
+            return
+        self.phase = Phase.WAITING
+        self.wake()
 
     # Records.
 
@@ -499,6 +540,7 @@ class Worker:
             world.fail(f"job {job.number} has the arguments of job {number}")
         self._task = task
         self._values_left = task.values
+        self._check_files(entry)
         if task.object and task.object not in self._objects:
             try:
                 computer.files.take(self._segments / protocol.object_name(task.object))
@@ -535,7 +577,17 @@ class Worker:
             self._keep(TERMINATED, "Traceback: ZeroDivisionError")
         else:
             self._is_retiring = task.kind is Kind.LEAVES
+            assert self._entry is not None
+            self._check_files(self._entry)
             self._keep(FINISHED, "")
+
+    def _check_files(self, entry: Entry) -> None:
+        """Its files are there, and nothing else under their names."""
+        computer = self.host.computer
+        if computer.has_files:
+            wrong = computer.find_wrong_file(self.host, self._work, entry)
+            if wrong is not None:
+                computer.world.fail(f"job {entry.number} runs on {computer.name}, and {wrong}")
 
     def _keep(self, status: int, reason: str) -> None:
         """Keep the result safe, and go on to the next job."""

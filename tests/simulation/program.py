@@ -26,9 +26,12 @@ from .jobs import Account, Entry, Kind, Task, said_by
 from .journals import Journal, Shelf
 from .loop import Loop
 from .show import show_event
+from .turns import Turns
 from .world import Party, World
 
 if TYPE_CHECKING:
+    from dispy.protocol.files import FileEntry
+
     from .network import Network
 
 DISCOVER_S = 0.2
@@ -59,8 +62,8 @@ class Cluster:
     """One computation."""
 
     __slots__ = (
-        "chains", "computers", "cpus", "end_by", "grace_s", "is_closing", "is_exclusive", "is_reentrant", "journal",
-        "number", "objects", "options", "wishes",
+        "chains", "computers", "cpus", "end_by", "files", "files_by_name", "grace_s", "is_closing", "is_exclusive",
+        "is_reentrant", "journal", "number", "objects", "options", "sending", "wishes",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +79,11 @@ class Cluster:
         self.chains: dict[int, int] = {}
         """Jobs that somebody waits for to submit another one, and how many more there will be."""
         self.objects: dict[int, Object] = {}
+        self.files: list[FileEntry] = []
+        self.files_by_name: dict[str, list[FileEntry]] = {}
+        """Those of computers that have others."""
+        self.sending: dict[tuple[NodeId, int], list[FileEntry]] = {}
+        """What is being put on nodes, by request."""
         self.is_closing = False
         self.end_by: float | None = None
         """When jobs are given up that have not ended."""
@@ -144,6 +152,12 @@ class Program:
         self._next_job = 1
         self._next_computation = 1
         self._next_object = 1
+        self._next_request = 1
+        self.shipped = self.account.shipped
+        self.read_s = 0.0001
+        """How long it takes at most to read what a node asks for (seconds)."""
+        self._reader = Turns(world, self.party, self._read_files, lambda: self.read_s * self.world.chance())
+        """The thread that reads files."""
         network.machine(self.host)
         loop = self.party.loop or Loop(world, self.party, network, self.host)
         before = asyncio._get_running_loop()
@@ -204,7 +218,8 @@ class Program:
                     cluster.journal.after_note(partial(self._use, cluster, info, cpus))
 
     def _use(self, cluster: Cluster, info: NodeInfo, cpus: int) -> None:
-        self.service.handle(core.Allocate(cluster.number, info.node, cpus))
+        files = cluster.files_by_name.get(self._by_host[info.target.host].name)
+        self.service.handle(core.Allocate(cluster.number, info.node, cpus, files=files))
 
     # Journals, as in ``client.engine``.
 
@@ -321,9 +336,10 @@ class Program:
         self.account.on_told_ended(ended)
         if self.on_job_ended is not None:
             self.on_job_ended(ended)
-        used = self.account.entries[number].task.object
-        if used:
-            self._let_go(cluster, used, 1)
+        entry = self.account.entries[number]
+        if entry.task.object:
+            self._let_go(cluster, entry.task.object, 1)
+        self.shipped.let_go(entry.files)
         left = cluster.chains.pop(number, None)
         if left and not cluster.is_closing and not self.is_leaving:
             delay = 20e-6 + 200e-6 * self.world.chance()
@@ -380,16 +396,39 @@ class Program:
         computer = self._by_host[info.target.host]
         cpus = cluster.wishes.get(computer.name, computer.cpus)
         if cluster.number in self.clusters:
-            self.service.handle(core.Allocate(cluster.number, info.node, cpus))
+            self._use(cluster, info, cpus)
 
     def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
         """A node takes more or fewer jobs, for another reason."""
 
     def on_files_needed(self, message: NeedFiles, found: NodeInfo) -> None:
         """A node wants pieces of files."""
+        if message.computation in self.clusters:
+            self._reader.put((message, found.node))
+
+    def _read_files(self) -> None:
+        message, asker = self._reader.get()
+        pieces, unreadable = self.shipped.answer(message)
+        if pieces:
+            self.world.soon(self.party, self.service.send_pieces, asker, message.computation, pieces)
+        for item in unreadable:
+            self.world.soon(self.party, self.service.send_unreadable, asker, item)
+        if not self._reader.empty():
+            self._reader.wake(self.read_s * self.world.chance())
 
     def on_files(self, action: core.TellFiles) -> None:
-        """Files have been put somewhere."""
+        """Files have been put somewhere, or not: of each request one is told, once."""
+        cluster = self.clusters.get(action.computation)
+        if cluster is None:
+            return
+        entries = cluster.sending.pop((action.node, action.request), None)
+        if entries is None:
+            self.world.fail(f"{self.name}: it is told twice what came of files that were sent")
+            return
+        self.shipped.let_go(entries)
+        reason = action.reason
+        if " cannot be " in reason and not any(entry.path in reason for entry in entries + cluster.files):
+            self.world.fail(f"{self.name}: a file cannot be sent, and it is not told which: {reason}")
 
     def on_cpus(self, found: NodeInfo) -> None:
         """A node may offer another number of CPUs."""
@@ -412,12 +451,18 @@ class Program:
         is_exclusive: bool = False,
         is_durable: bool = False,
         journal: Journal | None = None,
+        files: list[FileEntry] | None = None,
+        setup_timeout_s: float = 0.0,
+        is_setup_per_worker: bool = False,
     ) -> Cluster:
         """Create a cluster; with a full journal, a new one or that of a program that is dead."""
         number = self._next_computation
         self._next_computation += 1
         cluster = self.clusters[number] = Cluster(number, is_reentrant, computers, grace_s, is_exclusive)
         self.account.open[number] = {}
+        self.account.files[number] = []
+        self._hold(cluster, files or [])
+        cluster.files = files or []
         code = b"c" * code_size
         if is_durable:
             self._begin_journal(cluster, code)
@@ -428,7 +473,17 @@ class Program:
             assert cluster.journal.mark is not None
             self.service.on_send[number] = cluster.journal.mark.note
             self.service.after_note = self._after_note
-        compute = Compute(number, "f", code, grace_s=grace_s, live=is_live, exclusive=is_exclusive)
+        compute = Compute(
+            number,
+            "f",
+            code,
+            grace_s=grace_s,
+            live=is_live,
+            exclusive=is_exclusive,
+            setup_per_worker=is_setup_per_worker,
+            setup_timeout_s=setup_timeout_s,
+            files=cluster.files,
+        )
         self.service.handle(core.AddComputation(ClientId(0), compute, is_reentrant))
         for info in self.service.nodes():
             self._allocate(cluster, info)
@@ -447,6 +502,42 @@ class Program:
             self.service.submit(core.SubmitJobs(cluster.number, jobs))
             self.service.schedule_tick()
         return numbers
+
+    def submit_with_files(
+        self, cluster: Cluster, task: Task, pinned: NodeId | None, files: list[FileEntry]
+    ) -> None:
+        """Submit a job that brings files."""
+        job = self._accept(cluster, task, pinned)
+        self.account.entries[job.number].files = files
+        self.shipped.hold(files)
+        self.service.handle(core.SubmitJobs(cluster.number, [job], pinned, {job.number: files}))
+        self.service.schedule_tick()
+
+    def _hold(self, cluster: Cluster, files: list[FileEntry]) -> None:
+        """A cluster has these files as long as it is open."""
+        self.account.files[cluster.number] += files
+        self.shipped.hold(files)
+
+    def give_files(self, cluster: Cluster, computer: Computer, files: list[FileEntry]) -> None:
+        """When a computer is used next, it has these beside those of all."""
+        self._hold(cluster, files)
+        names = {entry.path for entry in files}
+        cluster.files_by_name[computer.name] = [e for e in cluster.files if e.path not in names] + files
+
+    def send_files(self, cluster: Cluster, files: list[FileEntry], computer: Computer | None) -> None:
+        """Put files into working directories, of all computers or one; who did that waits before doing so again."""
+        if cluster.sending:
+            return
+        placements = self.service.state.computations[cluster.number].placements
+        hosts = {info.node: info.target.host for info in self.service.nodes()}
+        for found, placement in list(placements.items()):
+            if placement.is_open() and (computer is None or hosts.get(found) == computer.host):
+                request = self._next_request
+                self._next_request += 1
+                cluster.sending[found, request] = files
+                self.shipped.hold(files)
+                message = node.PlaceFiles(cluster.number, request, files)
+                self.service.handle(core.SendFiles(found, message))
 
     def _accept(self, cluster: Cluster, task: Task, pinned: NodeId | None) -> Job:
         number = self._next_job
@@ -596,12 +687,16 @@ class Program:
             return
         for entry in list(self.account.open[cluster.number].values()):
             self.account.give_up(entry)
+            self.shipped.let_go(entry.files)
         self._close_if_done(cluster)
 
     def _close_if_done(self, cluster: Cluster) -> None:
         if cluster.number in self.clusters and not self.account.open[cluster.number]:
             del self.clusters[cluster.number]
             del self.account.open[cluster.number]
+            self.shipped.let_go(self.account.files[cluster.number])
+            for files in cluster.sending.values():
+                self.shipped.let_go(files)
             self.service.handle(core.CloseComputation(cluster.number))
             self._end_journal(cluster)
 

@@ -13,15 +13,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from dispy.core.scheduling.explain import why_full, why_open
+from dispy.core.scheduling.state import Computation
 from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.stall import STALL_S
 
 from . import checks, recovered
 from .computer import Computer
+from .contents import Catalogue
 from .disk import Disk, watching
 from .faults import Faults
 from .jobs import Account, Task
 from .journals import Shelf
+from .kept import Kept
 from .network import Network
 from .program import Program
 from .recovery import Estate
@@ -84,6 +88,7 @@ STANDSTILLS = {
 }
 SHORTAGES = {
     "loads fail": 1.0,
+    "setups hang": 1.0,
     "forks fail": 2.0,
     "memory full": 2.0,
     "cpus": 3.0,
@@ -108,6 +113,28 @@ RECOVERIES = {
     "program stands still": 1.0,
     "memory full": 0.3,
 }
+FILES = {
+    "file changes": 1.0,
+    "file unreadable": 1.0,
+    "store full": 1.0,
+    "store trimmed": 3.0,
+    "file received by another": 2.0,
+    "slow disk": 2.0,
+    "reset": 3.0,
+    "half open": 1.0,
+    "partition": 1.0,
+    "node killed": 1.0,
+    "power": 0.5,
+    "node stopped": 0.5,
+    "host killed": 1.0,
+    "worker killed": 1.0,
+    "node stands still": 0.5,
+    "program stands still": 0.5,
+    "program crashes": 0.1,
+    "memory full": 0.3,
+    "forks fail": 0.3,
+    "cpus": 1.0,
+}
 CRASHES = {"program crashes": 1.0, "reset": 2.0, "node killed": 1.0, "partition": 1.0}
 
 CLIMATES: list[tuple[str, dict[str, float]]] = [
@@ -123,7 +150,12 @@ CLIMATES: list[tuple[str, dict[str, float]]] = [
     ("everything", {**CRASHES, **SHORTAGES, **STANDSTILLS, **DEATHS, **LINKS}),
     ("recoveries", RECOVERIES),
     ("recoveries", RECOVERIES),
+    ("files", FILES),
+    ("files", FILES),
 ]
+
+FILED_SHARE = 0.25
+"""Worlds of other climates in which computations have files, but for those in which what is left is recovered."""
 
 
 @dataclass
@@ -234,6 +266,9 @@ class Simulation:
         if self.has_estates:
             lease_s = random.choice([20.0, 100.0, 100.0])
             silence_s = random.choice([0.5, 2.0, SILENCE_S])
+        has_files = "file changes" in weights or (not self.has_estates and random.random() < FILED_SHARE)
+        self._catalogue = Catalogue(random) if has_files else None
+        if self.has_estates or has_files:
             self._root = Path(
                 tempfile.mkdtemp(prefix="dispy-simulation-", dir=MEMORY if MEMORY.is_dir() else None)
             )
@@ -250,6 +285,8 @@ class Simulation:
         self.workloads: list[Workload] = []
         for computer in self.computers:
             computer.load_s = 0.001 * 200 ** random.random()
+            if has_files:
+                self._give_store(computer)
             world.after(0.5 * random.random() ** 3, world.nature, computer.start)
         for _ in range(random.choice([1, 1, 2, 3])):
             world.after(0.5 * random.random() ** 3, world.nature, self._add_program, True)
@@ -266,9 +303,25 @@ class Simulation:
             random.choice([3.0, 30.0, 100.0] if self.has_estates else [0.3, 3.0, 30.0]),
         )
         self._idle_since: dict[tuple[int, int], float] = {}
+        self._missing_since: dict[tuple[str, int], float] = {}
+
+    def _give_store(self, computer: Computer) -> None:
+        """A computer has files, some from earlier days; perhaps less room than it would need."""
+        world, random, catalogue = self.world, self.world.random, self._catalogue
+        assert catalogue is not None
+        assert self._root is not None
+        computer.root = self._root / computer.name
+        size = catalogue.size()
+        size_max = random.choice([size, size, size // 3, 0])
+        computer.kept = Kept(world, size_max)
+        for digest in catalogue.some(random.choice([0.0, 0.3, 0.9])):
+            computer.kept.put(digest)
+        computer.put_s = 0.0001 * 5000 ** random.random()
+        # What is put away is removed before it is used.
+        world.has_disk_trouble |= size_max < size
 
     def _new_disk(self, number: int) -> Disk | None:
-        if self._root is None:
+        if not self.has_estates or self._root is None:
             return None
         random = self.world.random
         write_s = 0.001 * 1000 ** random.random()
@@ -289,6 +342,8 @@ class Simulation:
         # One that comes late finds peace.
         if is_busy and self.faults.is_on:
             habits = Habits(self.world.random)
+            habits.catalogue = self._catalogue
+            program.read_s = 0.0001 * 1000 ** self.world.random.random()
             if self.has_estates:
                 habits.durable_share = self.world.random.choice([0.0, 0.5, 1.0, 1.0])
                 habits.pause_s = max(habits.pause_s, 0.1)
@@ -558,6 +613,9 @@ class Simulation:
             ("host processes", sum(host is not service._spare for host in computer.hosts)),
             ("directories", len(computer.files.directories)),
             ("payloads on their way", computer.files.arriving),
+            ("working directories", len(computer.work.wanted) if computer.work is not None else 0),
+            ("files that it receives", len(computer.kept.holders)),
+            *service.stager.held(),
             ("files in its spool", len(computer.disk.files()) if computer.disk is not None else 0),
         ]
         return ", ".join(f"{count} {what}" for what, count in held if count)
@@ -592,6 +650,41 @@ class Simulation:
                             f"{STUCK_S:g} s while a CPU is idle"
                         )
         self._idle_since = waiting
+        self._look_for_unexplained()
+
+    def _look_for_unexplained(self) -> None:
+        """A job that waits for something that nobody names."""
+        world = self.world
+        since: dict[tuple[str, int], float] = {}
+        for program in self.programs:
+            if not program.party.is_running:
+                continue
+            for number, jobs in program.account.open.items():
+                computation = program.service.state.computations[number]
+                for job in list(jobs)[:3]:
+                    why = why_open(computation, job)
+                    if (
+                        not why and computation.placements and job not in computation.pinned
+                    ) or ": ;" in f"{why};":
+                        world.fail(f"{program.name}: job {job} waits and nothing is said of why: {why!r}")
+                for placement in computation.placements.values():
+                    if placement.progress is None and self._misses(program, number, placement.node.id):
+                        key = (program.name, number)
+                        since[key] = self._missing_since.get(key, world.now)
+                        if world.now - since[key] > STUCK_S and self._is_in_order(program):
+                            world.fail(
+                                f"{program.name}: computation {number} waits for files at node "
+                                f"{placement.node.name}, and {why_full(placement)!r} is said"
+                            )
+        self._missing_since = since
+
+    def _misses(self, program: Program, number: int, node: bytes) -> bool:
+        """Whether a node waits for files of a computation or its jobs."""
+        for computer in self.computers:
+            service = computer.service
+            if service is not None and service.incarnation == node:
+                return service.stager.misses(program.identity, number)
+        return False
 
     def _waits(self, program: Program, number: int) -> list[int]:
         """Jobs of a computation that wait and could run on any of its nodes."""
@@ -599,7 +692,11 @@ class Simulation:
         return [
             entry.number
             for entry in entries.values()
-            if entry.pinned is None and entry.attempt not in entry.starts and not entry.is_cancelled
+            # A job with files may wait for those of another, and keeps its CPU meanwhile.
+            if entry.pinned is None
+            and not entry.files
+            and entry.attempt not in entry.starts
+            and not entry.is_cancelled
         ]
 
     def _has_idle(self, program: Program, number: int) -> bool:
@@ -609,6 +706,10 @@ class Simulation:
         if any(link.connection is not None and link.connection.is_sending for link in links):
             # Large arguments take their time on a slow line.
             return False
+        return self._is_in_order(program) and self._has_idle_node(computation)
+
+    def _is_in_order(self, program: Program) -> bool:
+        """Whether nothing is wrong with any node, or any way there."""
         for computer in self.computers:
             service = computer.service
             if service is None or computer.party is None or not computer.party.is_running:
@@ -618,14 +719,17 @@ class Simulation:
                 or computer.loads_fail
                 or computer.forks_fail
                 or computer.files.is_full
+                or computer.setups_hang
+                or computer.delay > 1.0
             ):
                 return False
             if any(not host.party.is_running for host in computer.hosts):
                 return False
         if any(path.is_cut or path.loss or path.delay_s > 0.1 for path in self.network.paths.values()):
             return False
-        if any(end.is_deaf or end.is_late for end in self.network.ends()):
-            return False
+        return not any(end.is_deaf or end.is_late for end in self.network.ends())
+
+    def _has_idle_node(self, computation: Computation) -> bool:
         for placement in computation.placements.values():
             computer = next(
                 (

@@ -40,7 +40,7 @@ def test_what_dead_programs_leave_is_recovered() -> None:
     )
 
 
-@pytest.mark.parametrize("climate", ["", "recoveries"])
+@pytest.mark.parametrize("climate", ["", "recoveries", "files"])
 def test_a_seed_replays_its_world(climate: str) -> None:
     """In other processes, after other worlds, under other hash seeds; and another seed is another world."""
     here = [run_seed(seed, 1000, climate=climate).digest & (1 << 64) - 1 for seed in (3, 4)]

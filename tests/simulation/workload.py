@@ -9,7 +9,10 @@ from .jobs import Kind, Task
 if TYPE_CHECKING:
     from random import Random
 
+    from dispy.protocol.files import FileEntry
+
     from .computer import Computer
+    from .contents import Catalogue
     from .program import Cluster, Program
 
 OPEN_MAX = 400
@@ -17,6 +20,15 @@ OPEN_MAX = 400
 
 LARGE = 70 * 1024
 """Bytes of arguments, results, code and objects that travel as streams."""
+
+FILED_MAX = 12
+"""Jobs that bring files that are submitted at once."""
+
+NAMES = ["one.bin", "two.bin", "data/three.bin", "data/more/four.bin"]
+"""Of files of computations."""
+
+NAMES_OF_JOBS = ["mine.bin", "two.bin", "data/five.bin", "other/six.bin"]
+"""Of files of jobs: some lie where others do."""
 
 _KINDS = [Kind.RAISES, Kind.DIES, Kind.HANGS, Kind.DEAF, Kind.LEAVES]
 
@@ -43,6 +55,12 @@ class Habits:
         self.puts = random.choice([False, False, True])
         self.is_live = random.random() < 0.2
         self.exclusive_share = random.choice([0.0, 0.0, 0.0, 0.2])
+        self.catalogue: Catalogue | None = None
+        """What is in its files; None: it has none."""
+        self.filed_share = random.choice([0.0, 0.1, 0.5])
+        """Jobs that bring files, of one submitted at once."""
+        self.setup_per_worker_share = random.choice([0.0, 0.0, 0.0, 0.5])
+        self.setup_timeout_share = random.choice([0.0, 0.0, 0.5])
         self.durable_share = 0.0
         """Clusters with a full journal."""
         self.work_max_s = 30.0
@@ -89,7 +107,12 @@ class Workload:
             is_live=self._habits.is_live,
             is_exclusive=random.random() < self._habits.exclusive_share,
             is_durable=self._habits.durable_share > 0.0 and random.random() < self._habits.durable_share,
+            files=self._files(NAMES, 0.8),
+            setup_timeout_s=2.0 if random.random() < self._habits.setup_timeout_share else 0.0,
+            is_setup_per_worker=random.random() < self._habits.setup_per_worker_share,
         )
+        if self._habits.catalogue is not None and random.random() < 0.2:
+            program.give_files(cluster, random.choice(computers), self._files(NAMES, 0.5))
         if cluster.is_exclusive:
             program.world.after(
                 3.0 * random.random(), program.party, program.close, cluster, random.random() < 0.5
@@ -97,6 +120,13 @@ class Workload:
         if random.random() < 0.3:
             program.start_chain(cluster, Task(100), 1 + int(random.random() * 30))
         return cluster
+
+    def _files(self, names: list[str], share: float) -> list[FileEntry]:
+        """Some files, or none; in most worlds none."""
+        catalogue = self._habits.catalogue
+        if catalogue is None or self._random.random() > share:
+            return []
+        return catalogue.entries(names, 1 + int(self._random.random() ** 2 * len(names)))
 
     def _act(self) -> None:
         if not self._is_on or self._program.is_leaving:
@@ -116,6 +146,7 @@ class Workload:
             self._allocate(cluster)
         elif choice < 0.90:
             self._put_or_drop(cluster)
+            self._send_files(cluster)
         elif choice < 0.96:
             self._program.start_chain(
                 cluster, Task(self._duration_us()), 1 + int(self._random.random() * 20)
@@ -154,6 +185,11 @@ class Workload:
         if count <= 0 or program.open_work_us() > habits.work_max_s * 1e6:
             return
         pinned = program.pin(cluster) if random.random() < 0.1 else None
+        if habits.catalogue is not None and random.random() < habits.filed_share:
+            for _ in range(min(count, FILED_MAX)):
+                files = self._files(NAMES_OF_JOBS, 1.0)
+                program.submit_with_files(cluster, self._task(cluster), pinned, files)
+            return
         program.submit(cluster, [self._task(cluster) for _ in range(count)], pinned)
 
     def _cancel(self, cluster: Cluster) -> None:
@@ -172,10 +208,18 @@ class Workload:
             return
         if self._random.random() < 0.3:
             chances = self._random.random(), self._random.random()
+            if self._habits.catalogue is not None and chances[0] < 0.7:
+                self._program.give_files(cluster, computer, self._files(NAMES, 0.7))
             self._program.vacate(cluster, computer, terminate=chances[0] < 0.5, returns=chances[1] < 0.7)
             return
         cpus = self._random.choice([None, None, 1, 2, 0])
         self._program.allocate(cluster, computer, cpus, is_draining=self._random.random() < 0.5)
+
+    def _send_files(self, cluster: Cluster) -> None:
+        files = self._files(NAMES + NAMES_OF_JOBS[:1], 1.0)[:2]
+        if files:
+            computer = self._random.choice(cluster.computers) if self._random.random() < 0.5 else None
+            self._program.send_files(cluster, files, computer)
 
     def _put_or_drop(self, cluster: Cluster) -> None:
         if not self._habits.puts:

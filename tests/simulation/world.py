@@ -142,6 +142,8 @@ class World:
         """When faults have ceased."""
         self.has_refusals = False
         """Whether a node may have refused something: no room, no processes, cannot load."""
+        self.has_disk_trouble = False
+        """Whether a store of files, or a working directory, may have had no room."""
         self.has_damage = False
         """Whether a file on a disk is not what was written."""
         self._trace = trace

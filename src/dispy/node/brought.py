@@ -2,7 +2,8 @@
 
 All jobs of a computation on a node have one working directory, so two jobs cannot have different files of
 one name at once: the second waits until the first has ended. The same file is there for both. What lay there
-under such a name before is moved aside, and back when no job needs its own any more.
+under such a name before is moved aside, and back when no job needs its own any more. Files that are sent meanwhile
+and are to stay wait likewise, or they would be gone with the job that has theirs.
 """
 
 from __future__ import annotations
@@ -46,6 +47,17 @@ class _Offered:
         self.is_placed = False
 
 
+class _Put:
+    """Files that are to stay, whatever jobs bring."""
+
+    __slots__ = ("done", "entries", "stage")
+
+    def __init__(self, entries: list[FileEntry], done: Callable[[str], None]) -> None:
+        self.entries = entries
+        self.done = done
+        self.stage: Stage | None = None
+
+
 class Brought:
     """The files that jobs of one computation bring to a node.
 
@@ -77,6 +89,7 @@ class Brought:
         """Of jobs that are here, by number."""
         self._placed: dict[str, _Placed] = {}
         self._offered: dict[WorkerId, _Offered] = {}
+        self._puts: list[_Put] = []
         self._numbers = itertools.count(1)
 
     def offer(self, worker: WorkerId, record: Record) -> bool:
@@ -91,6 +104,16 @@ class Brought:
         self._offered[worker] = _Offered(record, entries)
         self._place_waiting()
         return True
+
+    def put(self, entries: list[FileEntry], done: Callable[[str], None]) -> None:
+        """Put files there that stay: when no job has its own under their names, before jobs that come later.
+
+        Args:
+            entries: Which; they are on this machine.
+            done: Called with the reason why not, empty if they are there; not called after ``close``.
+        """
+        self._puts.append(_Put(entries, done))
+        self._place_waiting()
 
     def withdraw(self, worker: WorkerId) -> Record | None:
         """A worker is not to get its record; returns it, unless it has it already, or had none that waits."""
@@ -124,6 +147,10 @@ class Brought:
             if offered.stage is not None and not offered.is_placed:
                 self._drop(offered.stage, None)
         self._offered.clear()
+        for put in self._puts:
+            if put.stage is not None:
+                self._drop(put.stage, None)
+        self._puts.clear()
         if self._placed:
             with suppress(OSError), Tree(self._work, self._owner) as tree:
                 for placed in list(self._placed.values()):
@@ -131,17 +158,35 @@ class Brought:
                     self._remove(tree, placed.entry.path)
 
     def _place_waiting(self) -> None:
+        for put in list(self._puts):
+            if put.stage is None and not self._is_in_use(put):
+                self._begin(put)
         for worker, offered in list(self._offered.items()):
             if offered.stage is None and not any(self._is_taken(entry) for entry in offered.entries):
                 self._place(worker, offered)
 
+    def _is_in_use(self, put: _Put) -> bool:
+        """Whether jobs have files of such names, or others of them are to be put there before."""
+        before = self._puts[: self._puts.index(put)]
+        names = [*self._placed, *(entry.path for other in before for entry in other.entries)]
+        return any(_clash(entry.path, name) for entry in put.entries for name in names)
+
+    def _begin(self, put: _Put) -> None:
+        def done(reason: str) -> None:
+            if put in self._puts:
+                self._puts.remove(put)
+                put.done(reason)
+                self._place_waiting()
+
+        put.stage = self._stage(put.entries, done)
+
     def _is_taken(self, entry: FileEntry) -> bool:
+        if any(_clash(entry.path, other.path) for put in self._puts for other in put.entries):
+            return True
         placed = self._placed.get(entry.path)
         if placed is not None:
             return placed.entry.digest != entry.digest
-        return any(
-            path.startswith(entry.path + "/") or entry.path.startswith(path + "/") for path in self._placed
-        )
+        return any(_clash(entry.path, path) for path in self._placed)
 
     def _place(self, worker: WorkerId, offered: _Offered) -> None:
         reserved = []
@@ -193,3 +238,8 @@ class Brought:
         if placed.aside:
             tree.put_back(path, placed.aside)
         tree.remove_empty(placed.directories)
+
+
+def _clash(path: str, other: str) -> bool:
+    """Whether two files cannot be there at once: one has the name of the other, or of a directory that this is in."""
+    return path == other or path.startswith(other + "/") or other.startswith(path + "/")

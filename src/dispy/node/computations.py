@@ -17,7 +17,6 @@ from dispy.node.filing import (
     drop_work,
     open_work,
     place_name,
-    stage_files,
 )
 from dispy.node.hosts import HostProcess
 from dispy.node.state import Loaded, NodeState
@@ -61,7 +60,7 @@ def _restart_host(service: NodeState, action: core.StartHost) -> None:
 
 
 def _load(service: NodeState, action: core.StartHost) -> None:
-    if action.key in service._leaving:
+    if action.key in service._leaving or action.key in service._dropping:
         # The directory is needed, too, and empty.
         service._waiting[action.key] = action
         return
@@ -71,13 +70,20 @@ def _load(service: NodeState, action: core.StartHost) -> None:
         service._loop.remove_reader(spare.control)
         service._loop.remove_reader(spare.output)
     host = spare if spare is not None and not spare.is_dead else None
+    before = service._loaded.get(action.key)
+    had_work = before is not None or action.key in service._prepared
+    work = segments = None
     try:
         if host is None:
             host = service._new_host()
         work = open_work(service, action.key, action.compute)
-        loaded = Loaded(action.key, host, work, service._segments.open(name), action.compute)
-        code_path = service._segments.put_code(loaded.segments, action.compute.code)
+        segments = service._segments.open(name)
+        code_path = service._segments.put_code(segments, action.compute.code)
     except (OSError, ValueError) as error:
+        if segments is not None and before is None:
+            service._segments.drop(segments)
+        if work is not None and not had_work:
+            drop_work(service, action.key, work)
         if host is not None:
             host.kill()
             host.process.wait()
@@ -89,9 +95,10 @@ def _load(service: NodeState, action: core.StartHost) -> None:
         )
         service._loop.call_later(SPARE_S, _start_spare, service)
         return
-    before = service._loaded.get(action.key)
+    loaded = Loaded(action.key, host, work, segments, action.compute)
     if before is not None:
         loaded.brought, loaded.stages = before.brought, before.stages
+        loaded.requests = before.requests
     service._loaded[action.key] = loaded
     service._prepared.pop(action.key, None)
     service._loop.add_reader(host.output, _on_output, service, host)
@@ -205,18 +212,12 @@ def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key)
     leaving = service._leaving.get(key)
     if leaving is not None and leaving.host is host:
         del service._leaving[key]
-        drop_work(service, leaving.work)
     if host in service._ending:
         service._ending.remove(host)
     close_host(service, host)
     service._kill_strays(_own_children(service))
-    waiting = service._waiting.pop(key, None)
-    if waiting is None or service._stopped.is_set():
-        return
-    if isinstance(waiting, core.StageFiles):
-        stage_files(service, waiting)
-    else:
-        start_host(service, waiting)
+    if leaving is not None and leaving.host is host:
+        drop_work(service, key, leaving.work)
 
 
 def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:

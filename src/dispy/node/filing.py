@@ -38,10 +38,19 @@ def open_work(service: NodeState, key: Key, compute: node.Compute) -> Path:
     return service._workspace.open_named(address, compute.dest_path or name, is_kept=compute.keep)
 
 
-def drop_work(service: NodeState, work: Path) -> None:
-    """Nobody uses a working directory any more."""
+def drop_work(service: NodeState, key: Key, work: Path) -> None:
+    """Nobody uses a working directory any more: it goes when no thread puts anything there."""
+    service._dropping.add(key)
+    service._stager.leave(work, partial(_remove_work, service, key, work))
+
+
+def _remove_work(service: NodeState, key: Key, work: Path) -> None:
+    service._dropping.discard(key)
     if not service._workspace.leave(work):
         service._segments.drop(work)
+    waiting = service._waiting.pop(key, None)
+    if waiting is not None and not service._stopped.is_set():
+        service._perform_by_type[type(waiting)](service, waiting)
 
 
 def drop_places(service: NodeState, key: Key) -> None:
@@ -50,7 +59,7 @@ def drop_places(service: NodeState, key: Key) -> None:
     if loaded is not None:
         drop_brought(service, loaded)
         service._segments.drop(loaded.segments)
-        drop_work(service, loaded.work)
+        drop_work(service, key, loaded.work)
 
 
 # Files of all jobs.
@@ -59,7 +68,7 @@ def drop_places(service: NodeState, key: Key) -> None:
 def stage_files(service: NodeState, action: core.StageFiles) -> None:
     """Have the files of a computation in its working directory."""
     key, compute = action.key, action.compute
-    if key in service._leaving:
+    if key in service._leaving or key in service._dropping:
         service._waiting[key] = action
         return
     try:
@@ -86,7 +95,8 @@ def drop_prepared(service: NodeState, key: Key) -> None:
     """A computation is not wanted whose files are on their way."""
     prepared = service._prepared.pop(key, None)
     if prepared is not None:
-        service._stager.drop(prepared.stage, partial(drop_work, service, prepared.work))
+        service._stager.drop(prepared.stage)
+        drop_work(service, key, prepared.work)
 
 
 # Files of single jobs.
@@ -100,17 +110,9 @@ def stage_job(service: NodeState, action: core.StageJob) -> None:
         reason = "its computation is not here any more"
         service._loop.call_soon(service._handle, core.JobFilesReady(key, number, action.attempt, reason))
         return
-    if loaded.brought is None:
-        loaded.brought = Brought(
-            loaded.work,
-            service._stager.owner,
-            lambda files, done: service._stager.stage(Stage(key[0], key[1], files, loaded.work, done)),
-            service._stager.drop,
-            partial(give, service),
-            partial(_fail_offer, service),
-        )
+    brought = _brought(service, loaded)
     forget_brought(service, key)
-    loaded.brought.entries[number] = action.files
+    brought.entries[number] = action.files
 
     def done(reason: str) -> None:
         loaded.stages.pop(number, None)
@@ -119,6 +121,21 @@ def stage_job(service: NodeState, action: core.StageJob) -> None:
         service._handle(core.JobFilesReady(key, number, action.attempt, reason))
 
     loaded.stages[number] = service._stager.stage(Stage(key[0], key[1], action.files, None, done))
+
+
+def _brought(service: NodeState, loaded: Loaded) -> Brought:
+    """What keeps the files of a computation's jobs apart."""
+    if loaded.brought is None:
+        client, computation = loaded.key
+        loaded.brought = Brought(
+            loaded.work,
+            service._stager.owner,
+            lambda files, done: service._stager.stage(Stage(client, computation, files, loaded.work, done)),
+            service._stager.drop,
+            partial(give, service),
+            partial(_fail_offer, service),
+        )
+    return loaded.brought
 
 
 def _fail_offer(service: NodeState, worker: WorkerId, record: worker_protocol.Record, reason: str) -> None:
@@ -163,14 +180,25 @@ def place_files(
     service: NodeState, connection: Connection, client: ClientId, message: node.PlaceFiles
 ) -> None:
     """Put files into a working directory in which jobs may be at work."""
-    loaded = service._loaded.get((client, message.computation))
+    key = (client, message.computation)
+    loaded = service._loaded.get(key)
     # A computation that is not here is sent again if it is wanted, and this after it.
-    if loaded is None or -message.request in loaded.stages:
+    if loaded is None or message.request in loaded.requests:
         return
+    loaded.requests.add(message.request)
+
+    def fetched(reason: str) -> None:
+        loaded.stages.pop(-message.request, None)
+        # Another host may hold it by now.
+        current = service._loaded.get(key)
+        if reason or current is None:
+            done(reason)
+        else:
+            _brought(service, current).put(message.files, done)
 
     def done(reason: str) -> None:
-        loaded.stages.pop(-message.request, None)
+        loaded.requests.discard(message.request)
         send_to(service, client, node.FilesPlaced(message.computation, message.request, reason))
 
-    stage = Stage(client, message.computation, message.files, loaded.work, done)
+    stage = Stage(client, message.computation, message.files, None, fetched)
     loaded.stages[-message.request] = service._stager.stage(stage)

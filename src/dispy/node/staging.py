@@ -13,7 +13,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -72,12 +72,18 @@ class Seams(NamedTuple):
         post: Have a function called on the loop; from any thread.
         later: Likewise after some seconds; on the loop.
         owner: User and group that files are given to; None: they are ours.
+        threads: Makes so many of a name.
+        piece_max: Bytes of a piece.
+        pieces_max: Bytes of pieces that a client is asked for at once.
     """
 
     send: Callable[[ClientId, node.FromNode], bool]
     post: Callable[..., object]
     later: Callable[..., object]
     owner: tuple[int, int] | None
+    threads: Callable[[int, str], Executor] = ThreadPoolExecutor
+    piece_max: int = limits.PIECE_MAX
+    pieces_max: int = limits.PIECES_SIZE_MAX
 
 
 class Stage:
@@ -109,7 +115,8 @@ class Stage:
         self.entries = entries
         self.work = work
         self.done = done
-        self.missing: set[bytes] = set()
+        self.missing: dict[bytes, int] = {}
+        """Sizes of what is not here, by digest."""
         self.is_dropped = False
         self.is_placing = False
         """A thread puts files there now."""
@@ -166,7 +173,7 @@ class _Client:
     def __init__(self) -> None:
         self.asked: dict[tuple[bytes, int], _Asked] = {}
         self.size = 0
-        """Bytes that were asked for and are not on disk."""
+        """Bytes that were asked for and that no thread has been given."""
         self.order: list[tuple[int, int, _Fetch]] = []
         """A heap of what is to be asked for: what has least left comes first."""
 
@@ -191,11 +198,17 @@ class Stager:
         self._store = store
         self._seams = seams
         self._stages: set[Stage] = set()
+        self._placing: set[Stage] = set()
+        """Those for which a thread looks or copies now."""
+        self._left: dict[Path, list[Callable[[], None]]] = {}
+        """What is to be done when no thread puts anything into a directory any more."""
         self._fetches: dict[bytes, _Fetch] = {}
         self._clients: dict[ClientId, _Client] = {}
+        self._writing: dict[ClientId, int] = {}
+        """Bytes of clients that threads are to put away; also of connections that are broken."""
         self._numbers = itertools.count()
-        self._placers: ThreadPoolExecutor | None = None
-        self._writers: list[ThreadPoolExecutor] = []
+        self._placers: Executor | None = None
+        self._writers: list[Executor] = []
         self._is_closed = False
 
     @property
@@ -231,11 +244,24 @@ class Stager:
         elif then is not None:
             then()
 
+    def leave(self, work: Path, then: Callable[[], None]) -> None:
+        """Call a function when no thread puts anything into a directory any more; perhaps at once."""
+        self._left.setdefault(work, []).append(then)
+        self._look_at_left(work)
+
+    def _look_at_left(self, work: Path) -> None:
+        if work in self._left and not any(stage.work == work for stage in self._placing):
+            for then in self._left.pop(work):
+                then()
+
     def _leave(self, stage: Stage) -> None:
         if stage not in self._stages:
             return
         self._stages.discard(stage)
         stage.is_dropped = True
+        if stage.files_max:
+            # Or it would seem to wait for them for ever.
+            self._seams.send(stage.client, node.FilesProgress(stage.computation, 0, 0, 0, 0))
         for digest in stage.missing:
             fetch = self._fetches.get(digest)
             if fetch is None:
@@ -315,6 +341,8 @@ class Stager:
             while fetch.handed in fetch.early:
                 item = fetch.early.pop(fetch.handed)
                 fetch.handed += item.size
+                known.size -= item.size
+                self._writing[client] = self._writing.get(client, 0) + item.size
                 fetch.is_mixed |= fetch.origin not in (None, client)
                 fetch.origin = client
                 arrived.append(item)
@@ -348,7 +376,7 @@ class Stager:
 
     def _run(
         self,
-        pool: ThreadPoolExecutor,
+        pool: Executor,
         work: Callable[..., Any],
         arguments: tuple[Any, ...],
         then: Callable[..., None],
@@ -366,14 +394,14 @@ class Stager:
         if not self._is_closed:
             then(*known, future.result())
 
-    def _placer(self) -> ThreadPoolExecutor:
+    def _placer(self) -> Executor:
         if self._placers is None:
-            self._placers = ThreadPoolExecutor(PLACERS, "dispy places")
+            self._placers = self._seams.threads(PLACERS, "dispy places")
         return self._placers
 
-    def _writer(self, number: int) -> ThreadPoolExecutor:
+    def _writer(self, number: int) -> Executor:
         while len(self._writers) <= number:
-            self._writers.append(ThreadPoolExecutor(1, "dispy writes"))
+            self._writers.append(self._seams.threads(1, "dispy writes"))
         return self._writers[number]
 
     # Looking and placing.
@@ -381,6 +409,7 @@ class Stager:
     def _place(self, stage: Stage) -> None:
         """Put all there that is here; what is not is fetched."""
         stage.is_placing = True
+        self._placing.add(stage)
         self._run(self._placer(), self._put, (stage,), self._on_put, (stage,))
 
     def _put(self, stage: Stage) -> tuple[dict[bytes, int], str]:
@@ -402,8 +431,11 @@ class Stager:
     def _on_put(self, stage: Stage, result: tuple[dict[bytes, int], str]) -> None:
         missing, reason = result
         stage.is_placing = False
+        self._placing.discard(stage)
         if stage.after is not None:
             stage.after()
+        if stage.work is not None:
+            self._look_at_left(stage.work)
         if stage not in self._stages:
             return
         if reason or not missing:
@@ -415,7 +447,7 @@ class Stager:
                 stage, "files are removed from the node's store before they can be used; it is too small"
             )
             return
-        stage.missing = set(missing)
+        stage.missing = missing
         stage.files_max = len(missing)
         stage.size_max = sum(missing.values())
         stage.files = stage.size = 0
@@ -456,7 +488,7 @@ class Stager:
             return
         pieces: dict[int, list[node.Piece]] = {}
         count = 0
-        while known.order and known.size < limits.PIECES_SIZE_MAX:
+        while known.order and known.size + self._writing.get(client, 0) < self._seams.pieces_max:
             _, number, fetch = known.order[0]
             stage = next((stage for stage in fetch.stages if stage.client == client), None)
             if stage is None or fetch.asker != client or self._fetches.get(fetch.digest) is not fetch:
@@ -471,7 +503,7 @@ class Stager:
                 heapq.heappop(known.order)
                 self._open(fetch)
                 continue
-            size = min(limits.PIECE_MAX, fetch.size - fetch.asked)
+            size = min(self._seams.piece_max, fetch.size - fetch.asked)
             pieces.setdefault(stage.computation, []).append(node.Piece(fetch.digest, fetch.asked, size))
             known.asked[fetch.digest, fetch.asked] = _Asked(fetch, size)
             known.size += size
@@ -578,10 +610,10 @@ class Stager:
     def _on_written(
         self, client: ClientId, arrived: list[_Arrived], results: list[bool | str | None]
     ) -> None:
-        known = self._clients.get(client)
+        left = self._writing.pop(client, 0) - sum(item.size for item in arrived)
+        if left:
+            self._writing[client] = left
         for (fetch, part, _, _, size), result in zip(arrived, results, strict=True):
-            if known is not None:
-                known.size = max(0, known.size - size)
             if self._fetches.get(fetch.digest) is not fetch or fetch.part is not part:
                 continue
             if result is True:
@@ -610,7 +642,7 @@ class Stager:
         """A file is here."""
         del self._fetches[fetch.digest]
         for stage in fetch.stages:
-            stage.missing.discard(fetch.digest)
+            stage.missing.pop(fetch.digest, None)
             stage.files += 1
             if not stage.missing:
                 self._place(stage)

@@ -53,7 +53,7 @@ class Loaded:
 
     __slots__ = (
         "brought", "client", "failure", "host", "is_loaded", "is_shared", "key", "limit_s", "objects", "per_worker",
-        "segments", "sending", "stages", "values", "was_set_up", "work",
+        "requests", "segments", "sending", "stages", "values", "was_set_up", "work",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +83,8 @@ class Loaded:
         """Files that its jobs bring."""
         self.stages: dict[int, Stage] = {}
         """Files on their way for jobs that wait for them, by the job's number, and for requests, by less than 0."""
+        self.requests: set[int] = set()
+        """Those that are being done."""
 
 
 @dataclass(slots=True)
@@ -189,6 +191,8 @@ class NodeState:
         self._loaded: dict[Key, Loaded] = {}
         self._leaving: dict[Key, Loaded] = {}
         """Those whose hosts are ending."""
+        self._dropping: set[Key] = set()
+        """Those into whose directory a thread still puts files, though they have left."""
         self._waiting: dict[Key, core.StartHost | core.StageFiles] = {}
         """Those that came back and wait for that: ``cleanup`` of one stay is over before the next begins."""
         self._spare: HostProcess | None = parts.spare

@@ -532,7 +532,10 @@ class NeedFiles(Struct, array_like=True, tag=80):
 
 
 class FilesProgress(Struct, array_like=True, tag=81):
-    """How much of what a computation was waiting for has come: files and bytes, of so many."""
+    """How much of what a computation, or a job of it, waits for has come: files and bytes, of so many.
+
+    0 of 0: nothing is on its way any more.
+    """
 
     computation: Number
     files: Count

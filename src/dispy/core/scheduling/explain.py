@@ -29,6 +29,12 @@ def _why_assigned(placement: Placement, number: int) -> str:
     if number in placement.started:
         return f"it runs on node {name}"
     shortage = f" ({placement.shortage})" if placement.shortage else ""
+    if number in placement.computation.files:
+        progress = f"; {describe_progress(placement.progress)}" if placement.progress is not None else ""
+        return (
+            f"it is on node {name} and runs when its files are there, under whose names no other job has others, "
+            f"and a CPU is free{shortage}{progress}"
+        )
     return f"it is on node {name} and runs when a CPU is free there{shortage}"
 
 

@@ -58,7 +58,7 @@ def on_files_progress(
     """A node says how much of what it waits for has come."""
     placement = known.placements.get(message.computation)
     if placement is not None:
-        placement.progress = message
+        placement.progress = message if message.files < message.files_max else None
 
 
 def describe_progress(progress: node.FilesProgress) -> str:

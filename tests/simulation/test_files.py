@@ -1,0 +1,196 @@
+"""Small worlds without chance in what is done: what larger ones have found to go wrong with files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dispy.core.scheduling.explain import why_open
+from dispy.core.scheduling.state import Status
+from dispy.protocol.files import FileEntry
+from dispy.protocol.node import FINISHED
+
+from .computer import Computer
+from .contents import MTIME_NS, PIECE_MAX, PIECES_MAX, by_digest, make
+from .jobs import Account, Kind, Task
+from .kept import Kept
+from .network import Network
+from .program import Cluster, Program
+from .simulation import _listening
+from .world import World
+
+
+def file(path: str, number: int = 1, size: int = 1000) -> FileEntry:
+    digest = make(1000 + number, size)
+    return FileEntry(path, digest, size, 0o644, MTIME_NS)
+
+
+class Place:
+    """A program, a node, and nobody else."""
+
+    def __init__(self, root: Path) -> None:
+        world = self.world = World(1)
+        network = Network(world, lambda: 1e-4)
+        ledger: dict[bytes, Account] = {}
+        self.computer = Computer(world, network, ledger, 1, 2, 100.0, 5.0, None)
+        self.computer.root = root
+        self.computer.kept = Kept(world, 1 << 30)
+        self.computer.start()
+        self.program = Program(world, network, ledger, 1, [self.computer])
+
+    def open(self, files: list[FileEntry]) -> Cluster:
+        return self.program.open_cluster(False, [self.computer], 0.5, 100, is_live=False, files=files)
+
+    def call(self, what: Any, *arguments: Any) -> None:
+        """Have the program do something."""
+        self.world.soon(self.program.party, what, *arguments)
+
+    def wait(self, seconds: float) -> None:
+        self.world.run(self.world.now + seconds)
+
+    def status(self, cluster: Cluster) -> Status | None:
+        for placement in self.program.service.state.computations[cluster.number].placements.values():
+            return placement.status
+        return None
+
+    def reset(self) -> None:
+        """The connection breaks."""
+        for end in self.computer.network.ends():
+            self.world.arrive(self.world.now, end.party, end.reset)
+
+    def check_all_finished(self) -> None:
+        statuses = self.program.account.statuses
+        assert not self.program.open_jobs()
+        assert {status for status, count in statuses.items() if count} <= {FINISHED}, statuses
+
+
+@contextmanager
+def small(root: Path) -> Iterator[Place]:
+    place = Place(root)
+    with _listening(place.world):
+        try:
+            yield place
+        finally:
+            place.world.end()
+
+
+def test_what_comes_back_does_not_lose_its_directory_to_the_stay_before(tmp_path: Path) -> None:
+    """A thread still puts files there for the stay that is over; when it is done, that directory goes."""
+    with small(tmp_path) as place:
+        place.computer.put_s = 100.0
+        opened: list[Cluster] = []
+        place.call(lambda: opened.append(place.open([file("a.bin", size=100_000)])))
+        place.wait(1.0)
+        cluster = opened[0]
+        assert place.status(cluster) is Status.LOADING
+        assert place.computer.service is not None
+        assert any(stage.is_placing for stage in place.computer.service.stager._stages)
+        place.computer.put_s = 0.01
+        place.call(place.program.vacate, cluster, place.computer, False, True)
+        place.wait(200.0)
+        assert place.status(cluster) is Status.READY
+        place.call(place.program.submit, cluster, [Task(1000)])
+        place.wait(1.0)
+        place.check_all_finished()
+
+
+def test_a_file_that_is_sent_outlives_the_job_that_has_one_of_its_name(tmp_path: Path) -> None:
+    """And the job keeps its own to its end."""
+    with small(tmp_path) as place:
+        opened: list[Cluster] = []
+        place.call(lambda: opened.append(place.open([file("a.bin", 1)])))
+        place.wait(1.0)
+        cluster = opened[0]
+        place.call(place.program.submit_with_files, cluster, Task(3_000_000), None, [file("a.bin", 2)])
+        place.wait(1.0)
+        place.call(place.program.send_files, cluster, [file("a.bin", 3), file("b.bin", 4)], None)
+        place.wait(1.0)
+        assert cluster.sending, "it waits until the job has ended"
+        # One that comes later does not get ahead of it.
+        place.call(place.program.submit_with_files, cluster, Task(1_000_000), None, [file("b.bin", 5)])
+        place.wait(1.5)
+        assert not cluster.sending
+        place.wait(3.0)
+        place.check_all_finished()
+        assert place.computer.service is not None
+        (loaded,) = place.computer.service._loaded.values()
+        for sent in (file("a.bin", 3), file("b.bin", 4)):
+            assert (loaded.work / sent.path).read_bytes() == by_digest[sent.digest]
+
+
+def test_a_computation_that_cannot_be_started_leaves_no_directory(tmp_path: Path) -> None:
+    with small(tmp_path) as place:
+        place.wait(0.5)
+        place.computer.files.is_full = True
+        opened: list[Cluster] = []
+        place.call(lambda: opened.append(place.open([])))
+        place.wait(10.0)
+        assert place.status(opened[0]) is Status.FAILED
+        assert place.computer.work is not None
+        assert place.computer.work.wanted == {}
+        assert not list((tmp_path / "work").iterdir())
+
+
+def test_pieces_that_are_not_put_away_count_after_a_reconnect(tmp_path: Path) -> None:
+    """Or a slow disk and a bad line together would fill the memory file system."""
+    with small(tmp_path) as place:
+        files = [file(f"{number}.bin", number, 4 * PIECE_MAX) for number in range(8)]
+        place.computer.put_s = 0.01
+        place.program.read_s = 0.5
+        place.call(place.open, files)
+        assert place.computer.service is not None
+        stager = place.computer.service.stager
+        while sum(fetch.part is not None for fetch in stager._fetches.values()) < len(files):
+            place.wait(0.002)
+        place.computer.put_s = 100.0
+        place.program.read_s = 0.0001
+        for _ in range(4):
+            place.wait(0.8)
+            stager.check()
+            place.reset()
+        assert PIECES_MAX <= sum(stager.writing.values()) < PIECES_MAX + PIECE_MAX
+        place.computer.put_s = 0.0001
+        place.wait(300.0)
+        place.call(place.program.submit, place.program.clusters[1], [Task(1000)])
+        place.wait(1.0)
+        place.check_all_finished()
+
+
+def test_a_job_that_waits_for_its_files_says_so(tmp_path: Path) -> None:
+    with small(tmp_path) as place:
+        opened: list[Cluster] = []
+        place.call(lambda: opened.append(place.open([])))
+        place.wait(1.0)
+        cluster = opened[0]
+        place.program.read_s = 2.0
+        files = [file("a.bin", 1, 3 * PIECE_MAX), file("b.bin", 2, PIECE_MAX)]
+        place.call(place.program.submit_with_files, cluster, Task(1000, Kind.PLAIN), None, files)
+        place.wait(0.3)
+        computation = place.program.service.state.computations[cluster.number]
+        assert "it is receiving files: 0 of 2, 0 of 328 kB" in why_open(computation, 1)
+        place.wait(10.0)
+        place.check_all_finished()
+        (placement,) = computation.placements.values()
+        assert placement.progress is None, "nothing is on its way any more"
+
+
+@pytest.mark.parametrize("is_said", [True, False])
+def test_a_file_that_has_changed_is_named(tmp_path: Path, is_said: bool) -> None:
+    with small(tmp_path) as place:
+        opened: list[Cluster] = []
+        place.call(lambda: opened.append(place.open([])))
+        place.wait(1.0)
+        wanted = [file("a.bin", 1), file("b.bin", 2, 3 * PIECE_MAX)]
+        shipped = place.program.shipped
+        (shipped.changed if is_said else shipped.lies).add(wanted[1].digest)
+        shipped.troubled.add(wanted[1].digest)
+        reasons: list[str] = []
+        place.program.on_job_ended = lambda ended: reasons.append(ended.reason)
+        place.call(place.program.submit_with_files, opened[0], Task(1000), None, wanted)
+        place.wait(2.0)
+        assert len(reasons) == 1
+        assert "'b.bin'" in reasons[0]
