@@ -8,11 +8,10 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
-from dispy import config, payload
+from dispy import config, here, payload
 from dispy.client import data, ending, finding, mapping, noting, reasons, submitting, this
 from dispy.client import status as status_module
 from dispy.client.arriving import note_root
@@ -195,7 +194,7 @@ class JobCluster(Steering):
             setup,
             cleanup if callable(cleanup) else None if cleanup in (True, False) else cleanup,
         )
-        self._shipped = Shipped(Path.cwd())
+        self._shipped = Shipped(here.directory())
         self._files, self._held_files = self._take_files(depends)
         for allocation in self._allocations:
             self._code_for(allocation)  # what cannot be sent is refused here, and not when a node is found

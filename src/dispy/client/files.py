@@ -26,10 +26,10 @@ class Shipped:
     """Files of one cluster, by content.
 
     Args:
-        base: Files below it keep their places relative to it.
+        base: Files below it keep their places relative to it; None: there are none.
     """
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path | None) -> None:
         self.base = base
         self._held: weakref.WeakValueDictionary[bytes, Held] = weakref.WeakValueDictionary()
 

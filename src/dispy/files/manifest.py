@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from dispy import here
 from dispy.buffers import pool
 from dispy.errors import UsageError
 from dispy.files.tree import digest_of
@@ -106,12 +107,12 @@ def is_file_item(item: object) -> bool:
     return isinstance(item, (str, bytes, os.PathLike, types.ModuleType))
 
 
-def collect(items: Iterable[object], base: Path) -> Manifest:
+def collect(items: Iterable[object], base: Path | None) -> Manifest:
     """What paths and modules stand for.
 
     Args:
         items: Paths of files and directories, and modules.
-        base: What lies below it keeps its place relative to it.
+        base: What lies below it keeps its place relative to it; None: nothing does.
 
     Raises:
         UsageError: One of them cannot be sent, and why.
@@ -126,7 +127,7 @@ def collect(items: Iterable[object], base: Path) -> Manifest:
     return manifest
 
 
-def _add_path(manifest: Manifest, path: str, base: Path) -> None:
+def _add_path(manifest: Manifest, path: str, base: Path | None) -> None:
     if os.path.isdir(path):
         target = _target(path, base)
         for found, below in _walk(path):
@@ -135,9 +136,11 @@ def _add_path(manifest: Manifest, path: str, base: Path) -> None:
         manifest.add(path, _target(path, base) or os.path.basename(path))
 
 
-def _target(path: str, base: Path) -> str:
+def _target(path: str, base: Path | None) -> str:
     """Where a file or directory lands: below ``base`` as it lies there, else by its last name."""
-    absolute = os.path.abspath(path)
+    absolute = os.path.abspath(here.absolute(path, "file"))
+    if base is None:
+        return os.path.basename(absolute)
     # Both as they are named and as they are: a working directory may be reached by a link.
     for ours, theirs in ((str(base), absolute), (os.path.realpath(base), _real(absolute))):
         if theirs == ours:
@@ -183,7 +186,7 @@ def _refuse(error: OSError) -> None:
     raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
-def _add_module(manifest: Manifest, module: types.ModuleType, base: Path) -> None:
+def _add_module(manifest: Manifest, module: types.ModuleType, base: Path | None) -> None:
     """A module arrives importable, and with it the whole package that it is in.
 
     It also lies where its file would: programs may look for it there.
@@ -219,7 +222,7 @@ def _add_module(manifest: Manifest, module: types.ModuleType, base: Path) -> Non
         _add_beside(manifest, path, target, base)
 
 
-def _add_beside(manifest: Manifest, path: str, importable: str, base: Path) -> None:
+def _add_beside(manifest: Manifest, path: str, importable: str, base: Path | None) -> None:
     target = _target(path, base)
     if "/" in target and target != importable:
         manifest.add(path, target)
