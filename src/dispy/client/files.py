@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
+from dispy import config
 from dispy.files.manifest import Manifest, Signature, Source, collect, is_file_item, read
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import FilePiece, FileUnreadable, NeedFiles
@@ -48,7 +49,7 @@ class Shipped:
         Raises:
             UsageError: One of them cannot be sent, and why.
         """
-        manifest: Manifest = collect(items, self.base)
+        manifest: Manifest = collect(items, self.base, config.MaxFileSize)
         entries = manifest.listed(before)
         held = []
         for digest, source in manifest.sources.items():

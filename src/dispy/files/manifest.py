@@ -49,18 +49,20 @@ class Manifest:
     Attributes:
         entries: By the path where each is to lie.
         sources: Where their bytes are, by digest.
+        size_max: Bytes that each of them may have; 0: any number.
     """
 
     entries: dict[str, FileEntry] = field(default_factory=dict)
     sources: dict[bytes, Source] = field(default_factory=dict)
+    size_max: int = 0
 
     def add(self, path: str, target: str) -> None:
         """Take a file up, as it is now.
 
         Raises:
-            UsageError: It cannot be read, is no ordinary file, or must not lie there.
+            UsageError: It cannot be read, is no ordinary file, is too large, or must not lie there.
         """
-        digest, source, mode = _look(path)
+        digest, source, mode = _look(path, self.size_max)
         size, mtime_ns = source.signature[2], max(0, source.signature[3])
         try:
             check_path(target)
@@ -107,17 +109,18 @@ def is_file_item(item: object) -> bool:
     return isinstance(item, (str, bytes, os.PathLike, types.ModuleType))
 
 
-def collect(items: Iterable[object], base: Path | None) -> Manifest:
+def collect(items: Iterable[object], base: Path | None, size_max: int = 0) -> Manifest:
     """What paths and modules stand for.
 
     Args:
         items: Paths of files and directories, and modules.
         base: What lies below it keeps its place relative to it; None: nothing does.
+        size_max: Bytes that each of them may have; 0: any number.
 
     Raises:
         UsageError: One of them cannot be sent, and why.
     """
-    manifest = Manifest()
+    manifest = Manifest(size_max=size_max)
     for item in items:
         if isinstance(item, types.ModuleType):
             _add_module(manifest, item, base)
@@ -256,11 +259,11 @@ def _signature(status: os.stat_result) -> Signature:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _look(path: str) -> tuple[bytes, Source, int]:
+def _look(path: str, size_max: int) -> tuple[bytes, Source, int]:
     """Digest, source and mode of a file.
 
     Raises:
-        UsageError: It cannot be read, is no ordinary file, or is being written to.
+        UsageError: It cannot be read, is no ordinary file, is too large, or is being written to.
     """
     try:
         descriptor = os.open(path, _OPEN)
@@ -274,6 +277,11 @@ def _look(path: str) -> tuple[bytes, Source, int]:
         if not stat.S_ISREG(status.st_mode):
             raise UsageError(
                 f"{path!r} is not an ordinary file", hint="only files and directories can be sent"
+            )
+        if size_max and status.st_size > size_max:
+            raise UsageError(
+                f"file {path!r} has {status.st_size} bytes, and dispy.config.MaxFileSize is {size_max}",
+                hint="raise it before the cluster is made, or send less",
             )
         signature = _signature(status)
         digest = _digests.get(signature)

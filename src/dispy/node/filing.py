@@ -31,11 +31,12 @@ def open_work(service: NodeState, key: Key, compute: node.Compute) -> Path:
     if prepared is not None:
         return prepared.work
     name = place_name(key)
-    if not compute.dest_path and not compute.keep:
+    is_kept = compute.keep and not service.settings.force_cleanup
+    if not compute.dest_path and not is_kept:
         return service._workspace.open(name)
     connection = service._clients.get(key[0])
     address = connection.peer_address if connection is not None else ""
-    return service._workspace.open_named(address, compute.dest_path or name, is_kept=compute.keep)
+    return service._workspace.open_named(address, compute.dest_path or name, is_kept=is_kept)
 
 
 def drop_work(service: NodeState, work: Path) -> None:
@@ -170,6 +171,8 @@ def place_files(
 
     def done(reason: str) -> None:
         loaded.stages.pop(-message.request, None)
+        if reason:
+            reason = f"node {service.name}: {reason}"
         send_to(service, client, node.FilesPlaced(message.computation, message.request, reason))
 
     stage = Stage(client, message.computation, message.files, loaded.work, done)
