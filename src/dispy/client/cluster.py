@@ -310,8 +310,9 @@ class JobCluster(Steering):
     def send_file(self, path: Any, node: Any = None, relay: bool = False) -> int:
         """Put a file into the working directory of this cluster on a node, or on all its nodes; waits for that.
 
-        It lands where it would with ``depends``, whole or not at all, and jobs that start after this find it.
-        Nodes that are found later do not get it.
+        It lands where it would with ``depends``, whole or not at all, and jobs that start after this find it. A node
+        that ends and comes back, or is set up again, has it again before anything runs there; nodes that are found
+        later do not get it.
 
         Args:
             path: Of a file or directory; a module likewise.

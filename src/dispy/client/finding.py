@@ -166,6 +166,7 @@ def _use_noted(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.A
 def _use(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate) -> None:
     if info.node in cluster._set_aside:
         wanted.cpus = 0  # meanwhile
+    wanted.files = cluster._with_sent(info.target, wanted.files)
     engine.service.handle(wanted)
     private = _private_of(engine, info)
     if private is not None:

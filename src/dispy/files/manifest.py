@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from dispy import here
 from dispy.buffers import pool
 from dispy.errors import UsageError
 from dispy.files.tree import digest_of
 from dispy.protocol import limits
-from dispy.protocol.files import MODE_BITS, FileEntry, check_entries, check_path
+from dispy.protocol.files import MODE_BITS, FileEntry, check_entries, check_number, check_path
 
 FRESH_S = 2.0
 """A file that was changed so short a time ago may change again without its time telling: its content is looked at
@@ -96,11 +94,10 @@ class Manifest:
             check_entries(entries, {entry.path: entry for entry in before})
         except ValueError as error:
             raise UsageError(f"depends: {error}", hint="rename one of the files") from None
-        if len(msgspec.msgpack.encode(entries)) > limits.MANIFEST_MAX:
-            raise UsageError(
-                f"the names of {len(entries)} files are too long together",
-                hint="put them into an archive that setup unpacks",
-            )
+        try:
+            check_number(entries)
+        except ValueError as error:
+            raise UsageError(str(error), hint="put them into an archive that setup unpacks") from None
         return entries
 
 

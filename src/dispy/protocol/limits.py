@@ -68,6 +68,12 @@ FILES_MAX = 20_000
 MANIFEST_MAX = 4 * MIB
 """Bytes that the list of them may take, encoded: half of what a control frame may have."""
 
+ENTRY_BARE_MAX = 64
+"""Bytes of one file in it, but for the path."""
+
+ENTRY_MAX = 4 * PATH_MAX + ENTRY_BARE_MAX
+"""Bytes of one file in it."""
+
 PIECES_MAX = 1024
 """Pieces of files in one message."""
 
