@@ -14,7 +14,7 @@ from dispy.core.scheduling.explain import why_full
 from dispy.core.scheduling.state import NodeId
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
-from dispy.protocol.limits import FILES_MAX
+from dispy.protocol.limits import FILES_MAX, JOB_FILES_MAX
 from dispy.protocol.node import CANCELLED, FINISHED, TERMINATED, Attempt, Compute, Ended, Job, JobFiles
 
 CLIENT = ClientId(b"c" * 16)
@@ -271,6 +271,27 @@ def test_who_waits_for_files_to_be_sent_is_told(event: core.Event, reason: str) 
     again = heard(machine.handle(core.SendFiles(NODE, node.PlaceFiles(1, 6, [ENTRY])), 0.0))
     assert [request for request, _ in again] == [6]
     assert again[0][1]
+
+
+def test_a_node_has_no_more_jobs_than_it_can_list_the_files_of() -> None:
+    """The others wait here, and go there as those end. Jobs that bring few files are not concerned."""
+    machine = scheduler()
+    machine.handle(core.FromNodeEvent(NODE, node.Credit(1, 8, 100)), 0.0)
+
+    def submit(numbers: range, files: list[FileEntry]) -> int:
+        jobs = [Job(number, 0, b"") for number in numbers]
+        event = core.SubmitJobs(1, jobs, None, dict.fromkeys(numbers, files))
+        return len(sent(machine.handle(event, 0.0), node.RunJobs))
+
+    assert submit(range(1, 51), [ENTRY]) == 50
+    most = JOB_FILES_MAX // FILES_MAX
+    assert submit(range(101, 161), [ENTRY] * FILES_MAX) == 0
+    assigned = machine.state.nodes[NODE].placements[1].assigned
+    for number in range(1, 51):
+        ended = [Ended(number, 0, FINISHED, 0.0, 0.0, b"")]
+        machine.handle(core.FromNodeEvent(NODE, node.JobsEnded(number, 1, ended)), 0.0)
+        assert len(assigned) <= max(most, 50 - number)
+    assert len(assigned) >= most - most // 8, "room is filled by eighths"
 
 
 def test_what_a_node_waits_for_is_said() -> None:

@@ -125,6 +125,10 @@ class Arrivals:
                 )
             if len(self._arriving) >= OPEN_MAX:
                 return False
+            if len(self._arrived) >= limits.ARRIVED_MAX:
+                raise ValueError(
+                    f"jobs that have not ended have sent {limits.ARRIVED_MAX} files; put more into an archive"
+                )
             arriving = self._arriving[key] = _Arriving(_root, check_path(part.path))
         arriving.write(part.offset, data)
         if part.offset + len(data) == part.size:

@@ -9,12 +9,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dispy import config
+from dispy.errors import UsageError
 from dispy.files.manifest import Manifest, Signature, Source, collect, is_file_item, read
-from dispy.protocol.files import FileEntry, replace_entries
+from dispy.protocol.files import FileEntry, check_number, replace_entries
 from dispy.protocol.node import FilePiece, FileUnreadable, NeedFiles
 from dispy.scheduler.service import Target
 
-__all__ = ["Held", "Sending", "Sent", "Shipped", "is_file_item"]
+__all__ = ["Held", "Sending", "Sent", "Shipped", "is_file_item", "listed"]
+
+
+def listed(entries: list[FileEntry]) -> list[FileEntry]:
+    """A list of files, if it can be sent.
+
+    Raises:
+        UsageError: There are too many.
+    """
+    try:
+        check_number(entries)
+    except ValueError as error:
+        raise UsageError(
+            f"with its own files it would have {error}", hint="put them into an archive that setup unpacks"
+        ) from None
+    return entries
 
 
 class Held:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from dispy import config
 from dispy.client import this
-from dispy.client.files import Sent
+from dispy.client.files import Sent, listed
 from dispy.errors import UsageError
 from dispy.net.tls import DialerTls, Tls, dialer_tls
 from dispy.protocol.node import Compute
@@ -226,10 +226,10 @@ class ClusterState:
         own, held = self._shipped.take(depends, self._files)
         self._held_files += held
         paths = {entry.path for entry in own}
-        return [entry for entry in self._files if entry.path not in paths] + own
+        return listed([entry for entry in self._files if entry.path not in paths] + own)
 
     def _with_sent(self, target: Target, files: list[FileEntry] | None) -> list[FileEntry] | None:
         """The files of a node with those that ``send_file`` has put there; None: it has but those of all nodes."""
         known = self._files if files is None else files
         every = self._sent.with_files(target, known)
-        return files if every is known else every
+        return files if every is known else listed(every)
