@@ -96,6 +96,9 @@ def test_a_program_does_not_send_what_is_too_large(
     fault = "file '.*large' has 1025 bytes, and dispy.config.MaxFileSize is 1024; raise it"
     with pytest.raises(UsageError, match=fault):
         make_cluster(sizes, depends=[files])
+    os.chmod(files / "large", 0o700)
+    with pytest.raises(UsageError, match=fault):
+        make_cluster(files / "large")
     cluster = make_cluster(sizes, depends=["just"])
     calls: list[Any] = [
         lambda: cluster.submit(dispy_job_depends=["large"]),

@@ -238,7 +238,7 @@ class JobCluster(Steering):
         return Computation(computation, depends, setup, cleanup)
 
     def _take_files(self, depends: Any) -> tuple[list[FileEntry], list[Held]]:
-        return self._shipped.take(filter(is_file_item, depends or ()))
+        return self._shipped.take(filter(is_file_item, depends or ()), program=self._computation.program)
 
     def _find_engine(self) -> Engine:
         return engine()

@@ -82,13 +82,14 @@ class Shipped:
         self._held: weakref.WeakValueDictionary[bytes, Held] = weakref.WeakValueDictionary()
 
     def take(
-        self, items: Iterable[object], before: Iterable[FileEntry] = ()
+        self, items: Iterable[object], before: Iterable[FileEntry] = (), program: str = ""
     ) -> tuple[list[FileEntry], list[Held]]:
         """What paths and modules stand for; may take as long as reading the files.
 
         Args:
             items: Paths and modules.
             before: Files that are there as well.
+            program: A file that lies beside them, to be run.
 
         Returns:
             The files, and what is to be held as long as nodes may ask for them.
@@ -96,7 +97,7 @@ class Shipped:
         Raises:
             UsageError: One of them cannot be sent, and why.
         """
-        manifest: Manifest = collect(items, self.base, config.MaxFileSize)
+        manifest: Manifest = collect(items, self.base, config.MaxFileSize, program)
         entries = manifest.listed(before)
         held = []
         for digest, source in manifest.sources.items():

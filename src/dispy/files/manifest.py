@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from msgspec import structs
+
 from dispy import here
 from dispy.buffers import pool
 from dispy.errors import UsageError
@@ -106,13 +108,14 @@ def is_file_item(item: object) -> bool:
     return isinstance(item, (str, bytes, os.PathLike, types.ModuleType))
 
 
-def collect(items: Iterable[object], base: Path | None, size_max: int = 0) -> Manifest:
+def collect(items: Iterable[object], base: Path | None, size_max: int = 0, program: str = "") -> Manifest:
     """What paths and modules stand for.
 
     Args:
         items: Paths of files and directories, and modules.
         base: What lies below it keeps its place relative to it; None: nothing does.
         size_max: Bytes that each of them may have; 0: any number.
+        program: A file that is to be run; lies at the top by its last name, wherever it is here.
 
     Raises:
         UsageError: One of them cannot be sent, and why.
@@ -124,6 +127,12 @@ def collect(items: Iterable[object], base: Path | None, size_max: int = 0) -> Ma
         else:
             path = os.fspath(item)  # type: ignore[call-overload]  # they are paths, see is_file_item
             _add_path(manifest, os.fsdecode(path), base)
+    if program:
+        name = os.path.basename(program)
+        manifest.add(program, name)
+        # One that only root may read here is read by its interpreter there.
+        entry = manifest.entries[name]
+        manifest.entries[name] = structs.replace(entry, mode=entry.mode | stat.S_IRUSR)
     return manifest
 
 

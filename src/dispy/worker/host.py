@@ -143,7 +143,7 @@ class Host:
             os.unlink(message.code_path)
             code = payload.load_code(data)
             if isinstance(code.function, Program):
-                code.function.install(message.work_path, message.node_name)
+                code.function.arrive(message.work_path, message.node_name)
             names.inject(
                 code.namespace,
                 code.modules,
