@@ -28,7 +28,7 @@ MsgTimeout: float = 10
 """Seconds that ``dispy_provisional_result`` and ``cluster.node_jobs(from_node=True)`` wait for an answer."""
 
 MaxFileSize = 0
-"""Largest file transferred (bytes); 0 is unlimited."""
+"""Largest file that a program sends to nodes, or takes from jobs (bytes); 0 is unlimited."""
 
 Java = "/usr/bin/java"
 """What runs computations that are ``.java`` files, on the nodes; where it is not there, ``java`` in ``PATH``."""

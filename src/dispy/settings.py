@@ -67,6 +67,12 @@ class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     in memory."""
     store_max: Annotated[int, Meta(ge=0)] = 8 << 30
     """Bytes of files kept that clients have sent, to be used again; 0: none. A tenth of a small disk of today."""
+    max_file_size: Annotated[int, Meta(ge=0)] = 0
+    """Bytes of the largest file that is taken from a client, or sent to one; 0: no limit."""
+    listed_max: Annotated[int, Meta(gt=0)] = 1_000_000
+    """Files of which lists are kept for one client, of its computations and jobs together: 330 MB."""
+    force_cleanup: bool = False
+    """No working directory stays when its computation is closed, whatever its client wants."""
     stall_s: Annotated[float, Meta(gt=0)] = STALL_S
     """After what time it is said that work stands still which could go on."""
 

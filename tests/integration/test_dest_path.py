@@ -14,7 +14,7 @@ from dispy.errors import UsageError
 
 from .conftest import MakeCluster, StartNode
 from .filing import fill, listing, named, write
-from .helpers import Place, wait_for
+from .helpers import Place, free_base_port, wait_for
 from .jobs import until
 
 MB = 1_000_000
@@ -220,6 +220,49 @@ def test_a_file_that_cannot_be_sent(
     cluster.close()
     with pytest.raises(UsageError, match="closed"):
         cluster.send_file("file")
+
+
+def test_what_was_sent_is_there_again_when_its_node_comes_back(
+    make_cluster: MakeCluster, start_node: StartNode, here: Path
+) -> None:
+    """And when it is set up again: before anything runs there, also if it is not to be had here any more."""
+    port = str(free_base_port())
+    node = start_node("--cpus", "1", port=port)
+    write(here, "listed", "data", "deep/data")
+
+    def look() -> None:
+        global at_setup
+        at_setup = sorted(os.listdir("."))
+
+    def told() -> tuple[list[str], list[tuple[str, str]]]:
+        return at_setup, listing()
+
+    cluster = make_cluster(told, depends=["listed"], setup=look)
+    assert cluster.submit()() == (["listed"], [("listed", "listed")])
+    assert cluster.send_file("data") == 0
+    (here / "listed").write_text("newer")
+    assert cluster.send_file("listed", "127.0.0.1") == 0
+    assert cluster.send_file("deep") == 0
+    (here / "data").unlink()
+    everything = (
+        ["data", "deep", "listed"],
+        [("data", "data"), ("deep/data", "deep/data"), ("listed", "newer")],
+    )
+    (shown,) = cluster.status().nodes
+    assert cluster.resetup_node(shown) == 0
+    submit = cluster.submit
+    assert wait_for(lambda: submit()(), lambda seen: seen[0] != ["listed"], what="setup") == everything
+    assert node.stop() == 0
+
+    def in_use() -> list[dispy.DispyNode]:
+        return [shown for shown in cluster.status().nodes if shown.cpus]
+
+    wait_for(in_use, lambda nodes: not nodes, what="the node is gone")
+    later = start_node("--cpus", "1", port=port)
+    other = start_node("--cpus", "1")
+    wait_for(in_use, lambda nodes: len(nodes) == 2, what="both nodes")
+    found = {shown._port: cluster.submit_node(shown)()[0] for shown in in_use()}
+    assert found == {later.port: everything[0], other.port: ["listed"]}
 
 
 def test_files_are_sent_while_jobs_run_and_from_callbacks(

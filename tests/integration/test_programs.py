@@ -15,6 +15,7 @@ from dispy import NodeAllocate, config
 from dispy.errors import ProgramError, UsageError
 
 from .conftest import MakeCluster, RunProgram, StartNode
+from .filing import stored
 from .helpers import Place, wait_for, wait_gone
 
 FINISHED, TERMINATED = dispy.DispyJob.Finished, dispy.DispyJob.Terminated
@@ -164,11 +165,35 @@ def test_what_is_no_program_is_refused_at_once(place: Place, write: Any, tmp_pat
         ("/no/such/program", "neither a file here nor a program in PATH"),
         ("no-such-program", "neither a file here nor a program in PATH"),
         (write("", "flat", 0o644), "has no executable bit; chmod"),
-        (str(tmp_path), "cannot be read"),
+        (str(tmp_path), "is not an ordinary file"),
         ("", "neither a file here"),
     ]:
         with pytest.raises(UsageError, match=said):
             dispy.JobCluster(given)
+
+
+def test_the_file_of_a_program_travels_as_others_do(
+    make_cluster: MakeCluster, start_node: StartNode, here: Path, place: Place
+) -> None:
+    """By its last name, with its mode, beside files that are listed; one that has its name is refused."""
+    start_node("--cpus", "1")
+    (here / "bin").mkdir()
+    (here / "bin" / "tool").write_text("#!/bin/sh\nls -l *\n")
+    (here / "bin" / "tool").chmod(0o710)
+    (here / "data").write_text("x")
+    cluster = make_cluster("bin/tool", depends=["data"])
+    job = cluster.submit()
+    assert job() == 0
+    found = [line.split() for line in job.stdout.decode().splitlines()]
+    assert [(words[0][:10], words[-1]) for words in found] == [
+        ("-rw-r--r--", "data"),
+        ("-rwx--x---", "tool"),
+    ]
+    kept = [path.stat().st_size for path in stored(place)]
+    assert sorted(kept) == [1, (here / "bin/tool").stat().st_size]
+    (here / "tool").write_text("another")
+    with pytest.raises(UsageError, match=r"files '.*' and '.*' would both be 'tool' on the node"):
+        dispy.JobCluster("bin/tool", depends=["tool"])
 
 
 def test_it_is_shown_what_a_program_prints_while_it_runs(

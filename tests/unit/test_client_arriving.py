@@ -165,3 +165,15 @@ def test_what_a_file_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (str(tmp_path / "work2"), "work2"),
     ]:
         assert name_for(path, str(work)) == name
+
+
+def test_only_so_many_files_are_remembered(
+    arrivals: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of jobs that go on; what a job sends after that is refused, and it is told why."""
+    monkeypatch.setattr(arriving, "_root", str(tmp_path))
+    monkeypatch.setattr(limits, "ARRIVED_MAX", 2)
+    answers = [arrivals(FilePart(n, f"file {n}", 7, 0o600, 1, 2, 0)) for n in (1, 2, 3)]
+    assert [told.delivered for told in answers] == [True, True, False]
+    assert answers[2].reason == "jobs that have not ended have sent 2 files; put more into an archive"
+    assert sorted(os.listdir(tmp_path)) == ["file 1", "file 2"]

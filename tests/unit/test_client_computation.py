@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from dispy import config
 from dispy.client.computation import Computation, check_depends
 from dispy.errors import UsageError
 from dispy.payload import load_code
@@ -87,10 +86,13 @@ def test_a_path_is_a_program(path: Any) -> None:
     )
 
 
-def test_a_program_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(config, "MaxFileSize", 10)
-    with pytest.raises(UsageError, match="MaxFileSize is 10"):
-        Computation("/bin/sh", [])
+def test_a_program_is_not_read_into_memory(tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(1 << 40)
+    (tmp_path / "large").chmod(0o700)
+    computation = Computation(tmp_path / "large", [])
+    assert computation.program == str(tmp_path / "large")
+    assert len(computation.code) < 1000
 
 
 @pytest.mark.parametrize("computation", [None, 7, [function], types.SimpleNamespace()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from dispy.core.execution import Machine as NodeMachine
 from dispy.core.execution import state as execution
@@ -13,12 +14,17 @@ from dispy.core.scheduling.explain import why_full
 from dispy.core.scheduling.state import NodeId
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
+from dispy.protocol.limits import FILES_MAX, JOB_FILES_MAX
 from dispy.protocol.node import CANCELLED, FINISHED, TERMINATED, Attempt, Compute, Ended, Job, JobFiles
 
 CLIENT = ClientId(b"c" * 16)
 KEY = (CLIENT, 1)
 NODE, OTHER = NodeId(b"n" * 16), NodeId(b"o" * 16)
 ENTRY = FileEntry("a", bytes(32), 1, 0o644, 0)
+
+
+def at(path: str) -> FileEntry:
+    return structs.replace(ENTRY, path=path)
 
 
 # On a node.
@@ -216,6 +222,39 @@ def test_files_are_sent_when_there_is_a_place_for_them() -> None:
     assert heard(machine.handle(core.FromNodeEvent(NODE, node.FilesPlaced(1, 5)), 0.0)) == []
 
 
+def test_files_that_were_sent_come_with_the_computation_when_it_is_loaded_again() -> None:
+    """In place of those whose paths they have; not those that could not be put there."""
+    machine = scheduler()
+    newer = FileEntry("a", b"\1" * 32, 2, 0o644, 0)
+    for request, entry, reason in ((5, ENTRY, ""), (6, newer, ""), (7, at("b"), "no room")):
+        machine.handle(core.SendFiles(NODE, node.PlaceFiles(1, request, [entry])), 0.0)
+        machine.handle(core.FromNodeEvent(NODE, node.FilesPlaced(1, request, reason)), 0.0)
+    late = node.PlaceFiles(1, 8, [at("c")])
+    machine.handle(core.SendFiles(NODE, late), 0.0)
+    machine.handle(core.SubmitJobs(1, [Job(1, 0, b"")]), 0.0)
+    back = node.JobsReturned(1, [Attempt(1, 0)], "computation not known here")
+    (compute,) = sent(machine.handle(core.FromNodeEvent(NODE, back), 0.0), Compute)
+    assert compute.files == [newer]
+    assert machine.state.computations[1].compute.files == [ENTRY], "other nodes get them, too"
+    ready = machine.handle(core.FromNodeEvent(NODE, node.ComputationReady(1)), 0.0)
+    assert sent(ready, node.PlaceFiles) == [late], "what was not there yet is not put there again"
+
+
+def test_a_node_is_not_sent_more_files_than_it_could_be_told_of_again() -> None:
+    machine = scheduler()
+    for request in (1, 2):
+        files = [at(f"{request}/{number}") for number in range(FILES_MAX // 2 - (request - 1))]
+        machine.handle(core.SendFiles(NODE, node.PlaceFiles(1, request, files)), 0.0)
+        if request == 1:
+            machine.handle(core.FromNodeEvent(NODE, node.FilesPlaced(1, request)), 0.0)
+    refused = machine.handle(core.SendFiles(NODE, node.PlaceFiles(1, 3, [at("more")])), 0.0)
+    assert heard(refused) == [
+        (3, f"with these the computation would have {FILES_MAX + 1} files; {FILES_MAX} are allowed")
+    ]
+    again = node.PlaceFiles(1, 4, files[:1])
+    assert sent(machine.handle(core.SendFiles(NODE, again), 0.0), node.PlaceFiles) == [again]
+
+
 @pytest.mark.parametrize(
     ("event", "reason"),
     [
@@ -232,6 +271,27 @@ def test_who_waits_for_files_to_be_sent_is_told(event: core.Event, reason: str) 
     again = heard(machine.handle(core.SendFiles(NODE, node.PlaceFiles(1, 6, [ENTRY])), 0.0))
     assert [request for request, _ in again] == [6]
     assert again[0][1]
+
+
+def test_a_node_has_no_more_jobs_than_it_can_list_the_files_of() -> None:
+    """The others wait here, and go there as those end. Jobs that bring few files are not concerned."""
+    machine = scheduler()
+    machine.handle(core.FromNodeEvent(NODE, node.Credit(1, 8, 100)), 0.0)
+
+    def submit(numbers: range, files: list[FileEntry]) -> int:
+        jobs = [Job(number, 0, b"") for number in numbers]
+        event = core.SubmitJobs(1, jobs, None, dict.fromkeys(numbers, files))
+        return len(sent(machine.handle(event, 0.0), node.RunJobs))
+
+    assert submit(range(1, 51), [ENTRY]) == 50
+    most = JOB_FILES_MAX // FILES_MAX
+    assert submit(range(101, 161), [ENTRY] * FILES_MAX) == 0
+    assigned = machine.state.nodes[NODE].placements[1].assigned
+    for number in range(1, 51):
+        ended = [Ended(number, 0, FINISHED, 0.0, 0.0, b"")]
+        machine.handle(core.FromNodeEvent(NODE, node.JobsEnded(number, 1, ended)), 0.0)
+        assert len(assigned) <= max(most, 50 - number)
+    assert len(assigned) >= most - most // 8, "room is filled by eighths"
 
 
 def test_what_a_node_waits_for_is_said() -> None:

@@ -76,6 +76,16 @@ from dispy.settings import NodeSettings
     show_default=True,
     help="Disk space for files that clients have sent, kept to be used again; 0: none.",
 )
+@click.option(
+    "--max_file_size",
+    type=Size(),
+    default="0",
+    show_default=True,
+    help="Largest file that clients may send here, and jobs may send to them; 0: no limit.",
+)
+@click.option(
+    "--force_cleanup", is_flag=True, help="Remove working directories also of clusters with cleanup=False."
+)
 @click.option("-d", "--debug", is_flag=True, help="Log what happens in detail.")
 @click.option("--daemon", is_flag=True, help="Do not use the terminal, and run on when it is closed.")
 def command(**options: Any) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from dispy import config
+from dispy import config, here
 from dispy.client.callbacks import Caller
 from dispy.core.scheduling.state import NodeId
 from dispy.protocol import limits
@@ -39,8 +39,7 @@ def note_root() -> None:
     """The first cluster of the program is made: files go below the directory that is current now."""
     global _root
     if not _root:
-        with suppress(OSError):
-            _root = os.getcwd()
+        _root = str(here.directory() or "")
 
 
 class Key(NamedTuple):
@@ -126,6 +125,10 @@ class Arrivals:
                 )
             if len(self._arriving) >= OPEN_MAX:
                 return False
+            if len(self._arrived) >= limits.ARRIVED_MAX:
+                raise ValueError(
+                    f"jobs that have not ended have sent {limits.ARRIVED_MAX} files; put more into an archive"
+                )
             arriving = self._arriving[key] = _Arriving(_root, check_path(part.path))
         arriving.write(part.offset, data)
         if part.offset + len(data) == part.size:

@@ -8,11 +8,10 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
-from dispy import config, payload
+from dispy import config, here, payload
 from dispy.client import data, ending, finding, mapping, noting, reasons, submitting, this
 from dispy.client import status as status_module
 from dispy.client.arriving import note_root
@@ -195,7 +194,7 @@ class JobCluster(Steering):
             setup,
             cleanup if callable(cleanup) else None if cleanup in (True, False) else cleanup,
         )
-        self._shipped = Shipped(Path.cwd())
+        self._shipped = Shipped(here.directory())
         self._files, self._held_files = self._take_files(depends)
         for allocation in self._allocations:
             self._code_for(allocation)  # what cannot be sent is refused here, and not when a node is found
@@ -239,7 +238,7 @@ class JobCluster(Steering):
         return Computation(computation, depends, setup, cleanup)
 
     def _take_files(self, depends: Any) -> tuple[list[FileEntry], list[Held]]:
-        return self._shipped.take(filter(is_file_item, depends or ()))
+        return self._shipped.take(filter(is_file_item, depends or ()), program=self._computation.program)
 
     def _find_engine(self) -> Engine:
         return engine()
@@ -311,8 +310,9 @@ class JobCluster(Steering):
     def send_file(self, path: Any, node: Any = None, relay: bool = False) -> int:
         """Put a file into the working directory of this cluster on a node, or on all its nodes; waits for that.
 
-        It lands where it would with ``depends``, whole or not at all, and jobs that start after this find it.
-        Nodes that are found later do not get it.
+        It lands where it would with ``depends``, whole or not at all, and jobs that start after this find it. A node
+        that ends and comes back, or is set up again, has it again before anything runs there; nodes that are found
+        later do not get it.
 
         Args:
             path: Of a file or directory; a module likewise.

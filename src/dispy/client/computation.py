@@ -10,11 +10,11 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from dispy import payload
+from dispy import config, payload
 from dispy.client.files import is_file_item
 from dispy.client.program import find_program
 from dispy.errors import UsageError
-from dispy.worker.program import as_text
+from dispy.worker.program import Program, as_text
 
 logger = logging.getLogger("dispy.client")
 
@@ -26,11 +26,12 @@ class Computation:
         name: Of the function; the path of a program as it was given.
         code: The pickle, with setup and cleanup.
         method: The bound method that was given, if it was one.
-        is_program: Whether it is a program.
+        program: The path of its file here, if it is a program; empty otherwise.
+        is_program: Whether it is one.
         adapts: Whether the function is called with other arguments than those of the caller.
     """
 
-    __slots__ = ("_signature", "adapts", "code", "is_program", "method", "name")
+    __slots__ = ("_signature", "adapts", "code", "is_program", "method", "name", "program")
 
     def __init__(
         self,
@@ -41,8 +42,9 @@ class Computation:
     ) -> None:
         self.is_program = isinstance(computation, (str, os.PathLike))
         path = os.fspath(computation) if self.is_program else ""
+        self.program = find_program(path) if self.is_program else ""
         if self.is_program:
-            computation = find_program(path)
+            computation = Program(os.path.basename(self.program), config.Java)
         elif not callable(computation):
             raise UsageError(
                 f"computation must be a function or the path of a program, not {type(computation).__name__}",

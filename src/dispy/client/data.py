@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from dispy import payload
-from dispy.client.files import is_file_item
+from dispy.client.files import Sending, is_file_item
 from dispy.client.refs import Ref, check_used, drop_refs
 from dispy.client.steering import NodeNames
 from dispy.client.submitting import take_inbox
@@ -17,6 +17,7 @@ from dispy.protocol.limits import OBJECTS_MAX
 from dispy.protocol.node import PlaceFiles, PutObject
 
 if TYPE_CHECKING:
+    from dispy.client.files import Held
     from dispy.client.state import ClusterState
     from dispy.client.steering import Steering
     from dispy.protocol.files import FileEntry
@@ -56,7 +57,7 @@ def send_file(cluster: Steering, path: Any, node: Any) -> int:
     # Held until all have it.
     entries, held = cluster._shipped.take([path])
     names = None if node is None else NodeNames(node)
-    waiting = cluster._engine.call(_send_files, cluster, names, entries)
+    waiting = cluster._engine.call(_send_files, cluster, names, entries, held)
     if not waiting:
         which = "no node" if node is None else f"node {node!r}"
         logger.warning("%s is in use by cluster %s; %s is not sent", which, cluster.name, path)
@@ -68,7 +69,7 @@ def send_file(cluster: Steering, path: Any, node: Any) -> int:
 
 
 def _send_files(
-    cluster: Steering, names: NodeNames | None, entries: list[FileEntry]
+    cluster: Steering, names: NodeNames | None, entries: list[FileEntry], held: list[Held]
 ) -> list[concurrent.futures.Future[str]]:
     placements = cluster._engine.service.state.computations[cluster._number].placements
     if names is None:
@@ -80,7 +81,7 @@ def _send_files(
     for found in nodes:
         request = next(cluster._requests)
         future: concurrent.futures.Future[str] = concurrent.futures.Future()
-        cluster._sending[found, request] = future
+        cluster._sending[found, request] = Sending(future, entries, held)
         futures.append(future)
         message = PlaceFiles(cluster._number, request, entries)
         cluster._engine.service.handle(core.SendFiles(found, message))
@@ -96,8 +97,12 @@ def _wait_sent(cluster: ClusterState, future: concurrent.futures.Future[str]) ->
                 return "the cluster was closed"
 
 
-def on_files(cluster: ClusterState, action: core.TellFiles) -> None:
+def on_files(cluster: Steering, action: core.TellFiles) -> None:
     """Files are on a node, or cannot be put there."""
-    future = cluster._sending.pop((action.node, action.request), None)
-    if future is not None:
-        future.set_result(action.reason)
+    sending = cluster._sending.pop((action.node, action.request), None)
+    if sending is None:
+        return
+    info = cluster._info(action.node)
+    if info is not None and not action.reason:
+        cluster._sent.note(info.target, sending.entries, sending.held)
+    sending.future.set_result(action.reason)

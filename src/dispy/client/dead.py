@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from dispy import payload
+from dispy import here, payload
 from dispy.client import journal_files as files
 from dispy.client.journal import GIVEN_UP, PRIVATE, USED, Journal, Marked, NodeRow, Options
 from dispy.client.journal_files import BusyError, EmptyError
@@ -199,7 +199,7 @@ def open_journals(recover_file: str | os.PathLike[str] | None, given: dict[str, 
     if recover_file is not None:
         if not isinstance(recover_file, (str, os.PathLike)):
             raise UsageError(f"recover_file must be a path, not {type(recover_file).__name__}")
-        path = Path(recover_file).absolute()
+        path = Path(here.absolute(recover_file, "recover_file"))
         if not path.exists():
             notice(f"there is no journal {path}: nothing to recover")
             return []

@@ -166,6 +166,12 @@ def _use_noted(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.A
 def _use(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate) -> None:
     if info.node in cluster._set_aside:
         wanted.cpus = 0  # meanwhile
+    try:
+        wanted.files = cluster._with_sent(info.target, wanted.files)
+    except UsageError as error:
+        logger.error("node %s is not used: %s", info.name, error)
+        _give_up(engine, cluster, info)
+        return
     engine.service.handle(wanted)
     private = _private_of(engine, info)
     if private is not None:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from dispy import here
 from dispy.client.files import is_file_item
 from dispy.client.job import CREATED
 from dispy.errors import UsageError
@@ -139,6 +140,7 @@ class NodeAllocate:
                     hint="functions and classes belong into depends of the cluster",
                 )
             if not isinstance(item, types.ModuleType) and not os.path.exists(item):
+                here.absolute(os.fsdecode(item), f"depends of node {host}: file")
                 raise UsageError(
                     f"depends of node {host}: there is no file {item!r}", hint="check the current directory"
                 )

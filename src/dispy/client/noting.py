@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dispy import config
+from dispy import config, here
 from dispy.client import journal_files
 from dispy.client.journal import PRIVATE, USED, Journal, NodeRow, Options
 from dispy.client.log import notice
@@ -31,7 +31,7 @@ def open_journal(cluster: ClusterState, recover_file: str | os.PathLike[str] | N
         UsageError: ``recover_file`` exists, or cannot be made.
     """
     service, post = cluster._engine.service, cluster._engine.post
-    given = None if recover_file is None else Path(recover_file).absolute()
+    given = None if recover_file is None else Path(here.absolute(recover_file, "recover_file"))
     path = given or journal_files.new_path(service.identity, is_full=True)
     journal = Journal(path, journal_files.create, post, is_full=True, wait=True)
     journal.begin(service.identity, service.name)

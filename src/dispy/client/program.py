@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 
-from dispy import config
 from dispy.errors import UsageError
-from dispy.worker.program import Program
 
 _INTERPRETED = (".py", ".java")
 """What ends so is started by something else, and needs no executable bit."""
 
 
-def find_program(path: str) -> Program:
-    """Read a program that nodes are to run.
+def find_program(path: str) -> str:
+    """Find a program that nodes are to run; returns the path of its file.
 
     Args:
         path: A file, or the name of a program in ``PATH``.
@@ -24,9 +23,7 @@ def find_program(path: str) -> Program:
     """
     found = path if os.path.exists(path) or os.sep in path else shutil.which(path) or path
     try:
-        with open(found, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode & 0o777
-            content = file.read()
+        mode = os.stat(found).st_mode
     except FileNotFoundError:
         raise UsageError(
             f"program {path!r} is neither a file here nor a program in PATH",
@@ -34,10 +31,10 @@ def find_program(path: str) -> Program:
         ) from None
     except OSError as error:
         raise UsageError(f"program {path!r} cannot be read: {error}") from error
+    if not stat.S_ISREG(mode):
+        raise UsageError(
+            f"program {path!r} is not an ordinary file", hint="give the path of the program itself"
+        )
     if not mode & 0o111 and not path.lower().endswith(_INTERPRETED):
         raise UsageError(f"program {path!r} has no executable bit", hint=f"chmod +x {path}")
-    if config.MaxFileSize and len(content) > config.MaxFileSize:
-        raise UsageError(
-            f"program {path!r} has {len(content)} bytes, and dispy.config.MaxFileSize is {config.MaxFileSize}"
-        )
-    return Program(os.path.basename(found), content, mode, config.Java)
+    return found

@@ -10,7 +10,6 @@ engine's loop. Everything else belongs to the loop.
 
 from __future__ import annotations
 
-import concurrent.futures
 import itertools
 import threading
 from collections import deque
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from dispy import config
 from dispy.client import this
+from dispy.client.files import Sent, listed
 from dispy.errors import UsageError
 from dispy.net.tls import DialerTls, Tls, dialer_tls
 from dispy.protocol.node import Compute
@@ -28,7 +28,7 @@ from dispy.stall import STALL_S, Stall
 if TYPE_CHECKING:
     from dispy.client.computation import Computation
     from dispy.client.engine import Engine
-    from dispy.client.files import Held, Shipped
+    from dispy.client.files import Held, Sending, Shipped
     from dispy.client.job import DispyJob
     from dispy.client.journal import Journal
     from dispy.client.mapping import Mapping
@@ -105,8 +105,9 @@ class ClusterState:
         """Numbers of references that are gone, on their way to the loop."""
         self._held: dict[int, list[Ref | Held]] = {}
         """References in the arguments of jobs that have not ended, and their files, by the job's number."""
-        self._sending: dict[tuple[NodeId, int], concurrent.futures.Future[str]] = {}
+        self._sending: dict[tuple[NodeId, int], Sending] = {}
         """Who waits for files to be put on a node, by request."""
+        self._sent = Sent()
         self._requests = itertools.count(1)
 
         # Jobs that have not ended.
@@ -225,4 +226,10 @@ class ClusterState:
         own, held = self._shipped.take(depends, self._files)
         self._held_files += held
         paths = {entry.path for entry in own}
-        return [entry for entry in self._files if entry.path not in paths] + own
+        return listed([entry for entry in self._files if entry.path not in paths] + own)
+
+    def _with_sent(self, target: Target, files: list[FileEntry] | None) -> list[FileEntry] | None:
+        """The files of a node with those that ``send_file`` has put there; None: it has but those of all nodes."""
+        known = self._files if files is None else files
+        every = self._sent.with_files(target, known)
+        return files if every is known else listed(every)

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
+from msgspec import structs
 
+from dispy import here
 from dispy.buffers import pool
 from dispy.errors import UsageError
 from dispy.files.tree import digest_of
 from dispy.protocol import limits
-from dispy.protocol.files import MODE_BITS, FileEntry, check_entries, check_path
+from dispy.protocol.files import MODE_BITS, FileEntry, check_entries, check_number, check_path
 
 FRESH_S = 2.0
 """A file that was changed so short a time ago may change again without its time telling: its content is looked at
@@ -48,18 +49,20 @@ class Manifest:
     Attributes:
         entries: By the path where each is to lie.
         sources: Where their bytes are, by digest.
+        size_max: Bytes that each of them may have; 0: any number.
     """
 
     entries: dict[str, FileEntry] = field(default_factory=dict)
     sources: dict[bytes, Source] = field(default_factory=dict)
+    size_max: int = 0
 
     def add(self, path: str, target: str) -> None:
         """Take a file up, as it is now.
 
         Raises:
-            UsageError: It cannot be read, is no ordinary file, or must not lie there.
+            UsageError: It cannot be read, is no ordinary file, is too large, or must not lie there.
         """
-        digest, source, mode = _look(path)
+        digest, source, mode = _look(path, self.size_max)
         size, mtime_ns = source.signature[2], max(0, source.signature[3])
         try:
             check_path(target)
@@ -93,11 +96,10 @@ class Manifest:
             check_entries(entries, {entry.path: entry for entry in before})
         except ValueError as error:
             raise UsageError(f"depends: {error}", hint="rename one of the files") from None
-        if len(msgspec.msgpack.encode(entries)) > limits.MANIFEST_MAX:
-            raise UsageError(
-                f"the names of {len(entries)} files are too long together",
-                hint="put them into an archive that setup unpacks",
-            )
+        try:
+            check_number(entries)
+        except ValueError as error:
+            raise UsageError(str(error), hint="put them into an archive that setup unpacks") from None
         return entries
 
 
@@ -106,27 +108,35 @@ def is_file_item(item: object) -> bool:
     return isinstance(item, (str, bytes, os.PathLike, types.ModuleType))
 
 
-def collect(items: Iterable[object], base: Path) -> Manifest:
+def collect(items: Iterable[object], base: Path | None, size_max: int = 0, program: str = "") -> Manifest:
     """What paths and modules stand for.
 
     Args:
         items: Paths of files and directories, and modules.
-        base: What lies below it keeps its place relative to it.
+        base: What lies below it keeps its place relative to it; None: nothing does.
+        size_max: Bytes that each of them may have; 0: any number.
+        program: A file that is to be run; lies at the top by its last name, wherever it is here.
 
     Raises:
         UsageError: One of them cannot be sent, and why.
     """
-    manifest = Manifest()
+    manifest = Manifest(size_max=size_max)
     for item in items:
         if isinstance(item, types.ModuleType):
             _add_module(manifest, item, base)
         else:
             path = os.fspath(item)  # type: ignore[call-overload]  # they are paths, see is_file_item
             _add_path(manifest, os.fsdecode(path), base)
+    if program:
+        name = os.path.basename(program)
+        manifest.add(program, name)
+        # One that only root may read here is read by its interpreter there.
+        entry = manifest.entries[name]
+        manifest.entries[name] = structs.replace(entry, mode=entry.mode | stat.S_IRUSR)
     return manifest
 
 
-def _add_path(manifest: Manifest, path: str, base: Path) -> None:
+def _add_path(manifest: Manifest, path: str, base: Path | None) -> None:
     if os.path.isdir(path):
         target = _target(path, base)
         for found, below in _walk(path):
@@ -135,9 +145,11 @@ def _add_path(manifest: Manifest, path: str, base: Path) -> None:
         manifest.add(path, _target(path, base) or os.path.basename(path))
 
 
-def _target(path: str, base: Path) -> str:
+def _target(path: str, base: Path | None) -> str:
     """Where a file or directory lands: below ``base`` as it lies there, else by its last name."""
-    absolute = os.path.abspath(path)
+    absolute = os.path.abspath(here.absolute(path, "file"))
+    if base is None:
+        return os.path.basename(absolute)
     # Both as they are named and as they are: a working directory may be reached by a link.
     for ours, theirs in ((str(base), absolute), (os.path.realpath(base), _real(absolute))):
         if theirs == ours:
@@ -183,7 +195,7 @@ def _refuse(error: OSError) -> None:
     raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error
 
 
-def _add_module(manifest: Manifest, module: types.ModuleType, base: Path) -> None:
+def _add_module(manifest: Manifest, module: types.ModuleType, base: Path | None) -> None:
     """A module arrives importable, and with it the whole package that it is in.
 
     It also lies where its file would: programs may look for it there.
@@ -219,7 +231,7 @@ def _add_module(manifest: Manifest, module: types.ModuleType, base: Path) -> Non
         _add_beside(manifest, path, target, base)
 
 
-def _add_beside(manifest: Manifest, path: str, importable: str, base: Path) -> None:
+def _add_beside(manifest: Manifest, path: str, importable: str, base: Path | None) -> None:
     target = _target(path, base)
     if "/" in target and target != importable:
         manifest.add(path, target)
@@ -253,11 +265,11 @@ def _signature(status: os.stat_result) -> Signature:
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _look(path: str) -> tuple[bytes, Source, int]:
+def _look(path: str, size_max: int) -> tuple[bytes, Source, int]:
     """Digest, source and mode of a file.
 
     Raises:
-        UsageError: It cannot be read, is no ordinary file, or is being written to.
+        UsageError: It cannot be read, is no ordinary file, is too large, or is being written to.
     """
     try:
         descriptor = os.open(path, _OPEN)
@@ -271,6 +283,11 @@ def _look(path: str) -> tuple[bytes, Source, int]:
         if not stat.S_ISREG(status.st_mode):
             raise UsageError(
                 f"{path!r} is not an ordinary file", hint="only files and directories can be sent"
+            )
+        if size_max and status.st_size > size_max:
+            raise UsageError(
+                f"file {path!r} has {status.st_size} bytes, and dispy.config.MaxFileSize is {size_max}",
+                hint="raise it before the cluster is made, or send less",
             )
         signature = _signature(status)
         digest = _digests.get(signature)

@@ -87,10 +87,22 @@ class Brought:
         self._fail = fail
         self.entries: dict[int, list[FileEntry]] = {}
         """Of jobs that are here, by number."""
+        self.count = 0
+        """How many these are together."""
         self._placed: dict[str, _Placed] = {}
         self._offered: dict[WorkerId, _Offered] = {}
         self._puts: list[_Put] = []
         self._numbers = itertools.count(1)
+
+    def note(self, number: int, entries: list[FileEntry]) -> None:
+        """A job is here that brings files."""
+        self.forget(number)
+        self.entries[number] = entries
+        self.count += len(entries)
+
+    def forget(self, number: int) -> None:
+        """It is not any more."""
+        self.count -= len(self.entries.pop(number, ()))
 
     def offer(self, worker: WorkerId, record: Record) -> bool:
         """A worker is to run a record: if its job brings files it gets it when they are there.

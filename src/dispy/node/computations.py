@@ -116,6 +116,7 @@ def _load(service: NodeState, action: core.StartHost) -> None:
             message_timeout_s=action.compute.message_timeout_s,
             setup_per_worker=loaded.per_worker,
             setup_timeout_s=loaded.limit_s,
+            file_max=service.settings.max_file_size,
         )
     )
     # The next computation finds a host that has done its imports already.

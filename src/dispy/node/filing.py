@@ -31,11 +31,12 @@ def open_work(service: NodeState, key: Key, compute: node.Compute) -> Path:
     if prepared is not None:
         return prepared.work
     name = place_name(key)
-    if not compute.dest_path and not compute.keep:
+    is_kept = compute.keep and not service.settings.force_cleanup
+    if not compute.dest_path and not is_kept:
         return service._workspace.open(name)
     connection = service._clients.get(key[0])
     address = connection.peer_address if connection is not None else ""
-    return service._workspace.open_named(address, compute.dest_path or name, is_kept=compute.keep)
+    return service._workspace.open_named(address, compute.dest_path or name, is_kept=is_kept)
 
 
 def drop_work(service: NodeState, key: Key, work: Path) -> None:
@@ -68,6 +69,10 @@ def drop_places(service: NodeState, key: Key) -> None:
 def stage_files(service: NodeState, action: core.StageFiles) -> None:
     """Have the files of a computation in its working directory."""
     key, compute = action.key, action.compute
+    fault = _why_too_many(service, key[0], 0)
+    if fault:
+        service._loop.call_soon(service._handle, core.FilesFailed(key, compute.life, fault))
+        return
     if key in service._leaving or key in service._dropping:
         service._waiting[key] = action
         return
@@ -81,6 +86,30 @@ def stage_files(service: NodeState, action: core.StageFiles) -> None:
     stage = Stage(key[0], key[1], compute.files, work, done)
     service._prepared[key] = Prepared(work, stage)
     service._stager.stage(stage)
+
+
+def _why_too_many(service: NodeState, client: ClientId, more: int) -> str:
+    """Why no lists of files are kept for a client, besides those of what it has here; empty if they are.
+
+    Args:
+        service: Of the node.
+        client: Who.
+        more: Files that are to be listed besides.
+    """
+    count = more
+    for key, computation in service._machine.state.computations.items():
+        if key[0] == client:
+            count += len(computation.spec.files)
+            loaded = service._loaded.get(key)
+            if loaded is not None:
+                count += loaded.brought.count if loaded.brought is not None else 0
+                count += sum(len(stage.entries) for number, stage in loaded.stages.items() if number < 0)
+    if count <= service.settings.listed_max:
+        return ""
+    return (
+        f"node {service.name} would have {count} files of this program, and takes {service.settings.listed_max}; "
+        "close other clusters, or send archives that are unpacked there"
+    )
 
 
 def _on_staged(service: NodeState, key: Key, life: int, reason: str) -> None:
@@ -112,7 +141,12 @@ def stage_job(service: NodeState, action: core.StageJob) -> None:
         return
     brought = _brought(service, loaded)
     forget_brought(service, key)
-    brought.entries[number] = action.files
+    brought.note(number, action.files)
+    fault = _why_too_many(service, key[0], 0)
+    if fault:
+        brought.forget(number)
+        service._loop.call_soon(service._handle, core.JobFilesReady(key, number, action.attempt, fault))
+        return
 
     def done(reason: str) -> None:
         loaded.stages.pop(number, None)
@@ -156,7 +190,7 @@ def forget_brought(service: NodeState, key: Key) -> None:
     if loaded is None or loaded.brought is None or computation is None:
         return
     for number in [number for number in loaded.brought.entries if number not in computation.open]:
-        del loaded.brought.entries[number]
+        loaded.brought.forget(number)
         stage = loaded.stages.pop(number, None)
         if stage is not None:
             service._stager.drop(stage)
@@ -185,6 +219,10 @@ def place_files(
     # A computation that is not here is sent again if it is wanted, and this after it.
     if loaded is None or message.request in loaded.requests:
         return
+    fault = _why_too_many(service, client, len(message.files))
+    if fault:
+        send_to(service, client, node.FilesPlaced(message.computation, message.request, fault))
+        return
     loaded.requests.add(message.request)
 
     def fetched(reason: str) -> None:
@@ -198,6 +236,8 @@ def place_files(
 
     def done(reason: str) -> None:
         loaded.requests.discard(message.request)
+        if reason:
+            reason = f"node {service.name}: {reason}"
         send_to(service, client, node.FilesPlaced(message.computation, message.request, reason))
 
     stage = Stage(client, message.computation, message.files, None, fetched)

@@ -76,7 +76,8 @@ class NodeService(NodeState):
         account = parts.account
         owner = None if account is None else (account.uid, account.gid)
         send = partial(telling.send_to, self)
-        self._stager = Stager(parts.store, Seams(send, self._post, self._loop.call_later, owner))
+        seams = Seams(send, self._post, self._loop.call_later, owner)
+        self._stager = Stager(parts.store, seams, settings.max_file_size)
         self._listener = Listener(self._new_connection, tls=parts.tls is not None)
         self._spool = None
         if parts.spool is not None:

@@ -192,11 +192,13 @@ class Stager:
     Args:
         store: Where they are kept.
         seams: The world around.
+        file_max: Bytes of the largest file that is taken; 0: no limit.
     """
 
-    def __init__(self, store: Store, seams: Seams) -> None:
+    def __init__(self, store: Store, seams: Seams, file_max: int = 0) -> None:
         self._store = store
         self._seams = seams
+        self._file_max = file_max
         self._stages: set[Stage] = set()
         self._placing: set[Stage] = set()
         """Those for which a thread looks or copies now."""
@@ -220,15 +222,27 @@ class Stager:
 
     def stage(self, stage: Stage) -> Stage:
         """Get files, and put them where they belong; ``stage.done`` is called later."""
-        try:
-            check_entries(stage.entries)
-        except ValueError as error:
-            self._seams.post(self._end, stage, f"files cannot be put there: {error}")
-            self._stages.add(stage)
-            return stage
         self._stages.add(stage)
-        self._place(stage)
+        fault = self._fault_of(stage.entries)
+        if fault:
+            self._seams.post(self._end, stage, fault)
+        else:
+            self._place(stage)
         return stage
+
+    def _fault_of(self, entries: list[FileEntry]) -> str:
+        """Why files are not even asked for; empty if they are."""
+        try:
+            check_entries(entries)
+        except ValueError as error:
+            return f"files cannot be put there: {error}"
+        for entry in entries:
+            if self._file_max and entry.size > self._file_max:
+                return (
+                    f"file {entry.path!r} has {entry.size} bytes, and it takes files of up to {self._file_max}; "
+                    "start it with another --max_file_size, or leave it out of nodes"
+                )
+        return ""
 
     def drop(self, stage: Stage, then: Callable[[], None] | None = None) -> None:
         """Files are not wanted any more; ``done`` is not called.

@@ -7,7 +7,7 @@ here and another there, is refused by whoever sends it and again by whoever rece
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -98,3 +98,31 @@ def check_entries(entries: Iterable[FileEntry], known: Mapping[str, FileEntry] |
             directories.add("/".join(names[:depth]))
     for path in by_path.keys() & directories:
         raise ValueError(f"{path!r} is to be a file and a directory")
+
+
+def replace_entries(entries: Iterable[FileEntry], newer: Sequence[FileEntry]) -> list[FileEntry]:
+    """What lies in a directory after more has been put there: what had a path that is needed gives way."""
+    paths = {entry.path for entry in newer}
+    above = {path[:at] for path in paths for at, letter in enumerate(path) if letter == "/"}
+
+    def stays(path: str) -> bool:
+        if path in paths or path in above:
+            return False
+        return not any(path[:at] in paths for at, letter in enumerate(path) if letter == "/")
+
+    return [entry for entry in entries if stays(entry.path)] + list(newer)
+
+
+def check_number(entries: Sequence[FileEntry]) -> None:
+    """Check that a list of files fits a message.
+
+    Raises:
+        ValueError: There are too many, or their names are too long together.
+    """
+    if len(entries) > limits.FILES_MAX:
+        raise ValueError(f"{len(entries)} files; {limits.FILES_MAX} are allowed")
+    # A list that is shorter fits with the longest names.
+    if len(entries) > limits.MANIFEST_MAX // limits.ENTRY_MAX:
+        size = sum(len(entry.path.encode()) + limits.ENTRY_BARE_MAX for entry in entries)
+        if size > limits.MANIFEST_MAX:
+            raise ValueError(f"the names of {len(entries)} files are too long together")

@@ -68,6 +68,19 @@ FILES_MAX = 20_000
 MANIFEST_MAX = 4 * MIB
 """Bytes that the list of them may take, encoded: half of what a control frame may have."""
 
+JOB_FILES_MAX = 500_000
+"""Files that jobs of one computation bring which a node has at once; others wait with their client. Half of what a
+node lists for one client."""
+
+ARRIVED_MAX = 1_000_000
+"""Files that jobs which have not ended have sent to one program: it remembers them for as long, in 150 MB."""
+
+ENTRY_BARE_MAX = 64
+"""Bytes of one file in it, but for the path."""
+
+ENTRY_MAX = 4 * PATH_MAX + ENTRY_BARE_MAX
+"""Bytes of one file in it."""
+
 PIECES_MAX = 1024
 """Pieces of files in one message."""
 

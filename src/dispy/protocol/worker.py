@@ -100,6 +100,8 @@ class Load(Struct, array_like=True, tag=1):
     """``setup`` is called in each worker and not in the host."""
     setup_timeout_s: float = 0.0
     """It is to take no longer (seconds); 0: as long as it takes."""
+    file_max: Number = 0
+    """Bytes of the largest file that jobs may send; 0: no limit."""
 
 
 class Fork(Struct, array_like=True, tag=2):

@@ -143,7 +143,7 @@ class Host:
             os.unlink(message.code_path)
             code = payload.load_code(data)
             if isinstance(code.function, Program):
-                code.function.install(message.work_path, message.node_name)
+                code.function.arrive(message.work_path, message.node_name)
             names.inject(
                 code.namespace,
                 code.modules,
@@ -188,7 +188,7 @@ class Host:
             return -1
         if timeout is AS_CONFIGURED:
             timeout = self._load.message_timeout_s
-        reason = self._current.send_file(path, self._load.work_path, timeout)
+        reason = self._current.send_file(path, self._load.work_path, timeout, self._load.file_max)
         if reason:
             self._logger.warning("file %r of a job of %s is not sent: %s", path, self._load.name, reason)
         return -1 if reason else 0

@@ -622,13 +622,14 @@ class Worker:
         answer = self._send_value(job, payload.dump(result), None, timeout)
         return 0 if answer is not None and answer.delivered else -1
 
-    def send_file(self, path: Any, directory: str, timeout: float | None) -> str:
+    def send_file(self, path: Any, directory: str, timeout: float | None, size_max: int) -> str:
         """Send a file to the client while the job goes on; waits until it is there, whole.
 
         Args:
             path: Of the file. Below ``directory`` it keeps its place there; of others the name counts.
             directory: The working directory.
             timeout: Seconds in which nothing of it arrives after which it is given up; None: as long as it takes.
+            size_max: Bytes that it may have; 0: any number.
 
         Returns:
             Why it is not there; empty if it is.
@@ -638,7 +639,7 @@ class Worker:
             return "no job is running"
         self._transfers += 1
         send_part: SendPart = lambda data, part, left: self._send_value(job, data, part, left)  # noqa: E731
-        return send_file(os.fsdecode(path), directory, self._transfers, send_part, timeout)
+        return send_file(os.fsdecode(path), directory, self._transfers, send_part, timeout, size_max)
 
     def _send_value(
         self,

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -27,20 +28,20 @@ _DEFAULT_SIGNALS = [
 ]
 
 
+_BUSY_TRIES, _BUSY_S = 50, 0.01
+"""How often a program is started again that somebody seems to be writing to, and after what pause."""
+
+
 class Program:
     """A program on its way to nodes, and there.
 
     Args:
-        name: The file's base name.
-        content: What is in the file.
-        mode: Its permission bits.
+        name: Of its file, which is in the working directory.
         java: Where the client expects Java on nodes.
     """
 
-    def __init__(self, name: str, content: bytes, mode: int, java: str) -> None:
+    def __init__(self, name: str, java: str) -> None:
         self.name = name
-        self._content = content
-        self._mode = mode
         self._java = java
         self._node = ""
         self._path = ""
@@ -48,22 +49,10 @@ class Program:
         self._namespace: dict[str, Any] = {}
         self._is_live: Callable[[], bool] = bool
 
-    def install(self, directory: str, node: str) -> None:
-        """Write the file into the working directory; once, in the host.
-
-        Raises:
-            OSError: That cannot be done.
-        """
+    def arrive(self, directory: str, node: str) -> None:
+        """Note where it is: the working directory, and the node's name; once, in the host."""
         self._node = node
         self._path = f"{directory}/{self.name}"
-        # Renamed: two computations may share a directory, and what runs cannot be written to.
-        new = f"{self._path}.{os.getpid()}"
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(self._content)
-            os.fchmod(descriptor, self._mode & 0o777 | 0o400)
-        os.rename(new, self._path)
-        self._content = b""
 
     def begin(self, namespace: dict[str, Any], is_live: Callable[[], bool]) -> None:
         """Make the environment of all jobs; in each worker, when ``setup`` has run.
@@ -97,10 +86,7 @@ class Program:
         self._environment["dispy_job_id"] = str(job_id) if type(job_id) in (str, int) else ""
         pid = 0
         try:
-            # A group of its own: an interrupt is for all of it, as a Ctrl-C is at a terminal.
-            pid = os.posix_spawn(
-                command[0], command, self._environment, setpgroup=0, setsigdef=_DEFAULT_SIGNALS
-            )
+            pid = self._start(command)
             _, status = os.waitpid(pid, 0)
         except KeyboardInterrupt:
             # One that tidies up and ends in good order has ended; all else was cancelled.
@@ -115,6 +101,21 @@ class Program:
                 f"program {self.name!r} was killed by {describe_exit(code)} on node {self._node}", died=True
             )
         return code
+
+    def _start(self, command: list[str]) -> int:
+        tries = 0
+        while True:
+            try:
+                # A group of its own: an interrupt is for all of it, as a Ctrl-C is at a terminal.
+                return os.posix_spawn(
+                    command[0], command, self._environment, setpgroup=0, setsigdef=_DEFAULT_SIGNALS
+                )
+            except OSError as error:
+                # The node has just written the file, and what it started at that moment has not let go of it.
+                if error.errno != errno.ETXTBSY or tries == _BUSY_TRIES:
+                    raise
+                tries += 1
+                time.sleep(_BUSY_S)
 
     def _command(self) -> list[str]:
         if self.name.endswith(".py"):

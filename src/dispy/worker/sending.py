@@ -24,7 +24,9 @@ SendPart = Callable[[memoryview, FilePart, float | None], SentAcknowledged | Non
 """Sends a part and waits for the answer, not for longer than so many seconds; None if there was none."""
 
 
-def send_file(path: str, directory: str, transfer: int, send_part: SendPart, timeout: float | None) -> str:
+def send_file(
+    path: str, directory: str, transfer: int, send_part: SendPart, timeout: float | None, size_max: int
+) -> str:
     """Send a file; returns why it has not arrived, empty if it has.
 
     Args:
@@ -33,6 +35,7 @@ def send_file(path: str, directory: str, transfer: int, send_part: SendPart, tim
         transfer: Tells this file from others of the job.
         send_part: Sends one part.
         timeout: Seconds in which nothing of it arrives after which it is given up; None: as long as it takes.
+        size_max: Bytes that it may have; 0: any number.
     """
     try:
         name = name_for(path, directory)
@@ -42,7 +45,7 @@ def send_file(path: str, directory: str, transfer: int, send_part: SendPart, tim
     except (OSError, ValueError) as error:
         return str(error)
     try:
-        return _send(descriptor, name, transfer, send_part, timeout)
+        return _send(descriptor, name, transfer, send_part, timeout, size_max)
     except OSError as error:
         return str(error)
     finally:
@@ -58,11 +61,15 @@ def name_for(path: str, directory: str) -> str:
     return given[len(base) :] if given.startswith(base) else os.path.basename(given)
 
 
-def _send(descriptor: int, name: str, transfer: int, send_part: SendPart, timeout: float | None) -> str:
+def _send(
+    descriptor: int, name: str, transfer: int, send_part: SendPart, timeout: float | None, size_max: int
+) -> str:
     before = os.fstat(descriptor)
     if not stat.S_ISREG(before.st_mode):
         raise OSError(errno.EINVAL, "not an ordinary file", name)
     size = before.st_size
+    if size_max and size > size_max:
+        return f"it has {size} bytes, and this node sends files of up to {size_max} (dispynode --max_file_size)"
     if size > limits.PAYLOAD_MAX:
         raise OSError(errno.EFBIG, f"more than {limits.PAYLOAD_MAX} bytes", name)
     buffer = memoryview(bytearray(min(size, limits.FILE_PART)))

@@ -139,6 +139,12 @@ def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -
     computation.open += len(event.jobs)
     if event.files:
         computation.files.update(event.files)
+        most = max(map(len, event.files.values()))
+        if most > computation.files_most:
+            computation.files_most = most
+            for each in computation.placements.values():
+                each.apply_grant()
+                note_room(each)
     if event.node is None:
         computation.queue.extend(event.jobs)
     else:

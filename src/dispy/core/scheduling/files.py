@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from dispy.core.scheduling.state import (
     Node,
     Outbox,
@@ -14,6 +16,7 @@ from dispy.core.scheduling.state import (
     TellFiles,
 )
 from dispy.protocol import node
+from dispy.protocol.files import check_number, replace_entries
 
 
 def on_send_files(state: State, out: Outbox, event: SendFiles, now: Seconds) -> None:
@@ -23,6 +26,16 @@ def on_send_files(state: State, out: Outbox, event: SendFiles, now: Seconds) -> 
     if placement is None or placement.status not in (Status.LOADING, Status.READY):
         reason = placement.reason if placement is not None else ""
         reason = reason or "the node is not there any more"
+        out.append(TellFiles(event.message.computation, event.node, event.message.request, reason))
+        return
+    # All of it is sent again, in one message, if the node should lose the computation.
+    files = placement.compute.files
+    for message in [*placement.placing.values(), event.message]:
+        files = replace_entries(files, message.files)
+    try:
+        check_number(files)
+    except ValueError as error:
+        reason = f"with these the computation would have {error}"
         out.append(TellFiles(event.message.computation, event.node, event.message.request, reason))
         return
     placement.placing[event.message.request] = event.message
@@ -48,7 +61,12 @@ def on_files_placed(
 ) -> None:
     """Files lie where they were to be put, or cannot."""
     placement = known.placements.get(message.computation)
-    if placement is not None and placement.placing.pop(message.request, None) is not None:
+    placed = placement.placing.pop(message.request, None) if placement is not None else None
+    if placement is not None and placed is not None:
+        if not message.reason:
+            # Should the node lose the computation it gets them with it, before anything runs.
+            files = replace_entries(placement.compute.files, placed.files)
+            placement.compute = structs.replace(placement.compute, files=files)
         out.append(TellFiles(message.computation, known.id, message.request, message.reason))
 
 

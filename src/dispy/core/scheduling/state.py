@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
+from dispy.protocol.limits import JOB_FILES_MAX
 from dispy.protocol.node import (
     AcknowledgeProvisional,
     Compute,
@@ -386,6 +387,11 @@ class Placement:
         self.slots = min(slots, self.cpus_max)
         # With fewer CPUs than the node has, its queue would let more jobs run than were allocated.
         self.backlog = backlog if self.cpus_max >= self.node.cpus else 0
+        most = self.computation.files_most
+        if most:
+            jobs = max(1, JOB_FILES_MAX // most)
+            self.slots = min(self.slots, jobs)
+            self.backlog = min(self.backlog, jobs - self.slots)
 
     def room(self) -> int:
         """Jobs that would start at once there."""
@@ -400,8 +406,8 @@ class Computation:
     """What a client wants computed, and the jobs of it that have not been sent to a node."""
 
     __slots__ = (
-        "backlogs", "cancelled", "client", "compute", "deaths", "files", "free", "number", "objects", "open",
-        "pinned", "placements", "queue", "reentrant", "stays", "watched",
+        "backlogs", "cancelled", "client", "compute", "deaths", "files", "files_most", "free", "number", "objects",
+        "open", "pinned", "placements", "queue", "reentrant", "stays", "watched",
     )  # fmt: skip
 
     def __init__(self, client: ClientId, compute: Compute, reentrant: bool) -> None:
@@ -423,6 +429,8 @@ class Computation:
         """What jobs refer to, by number."""
         self.files: dict[int, list[FileEntry]] = {}
         """What jobs bring that have not ended, by number."""
+        self.files_most = 0
+        """Most files that one of them has brought so far."""
         self.placements: dict[NodeId, Placement] = {}
         self.stays: dict[NodeId, int] = {}
         """How often it came to a node; see ``Compute.life``."""
