@@ -41,8 +41,9 @@ CLEANUP_S = 5.0
 REAP_S = 0.05
 """How often it is looked whether it has ended."""
 
-SPARE_S = 0.25
-"""How long after a computation has begun the host of the next one is started."""
+SPARE_S = 2.0
+"""How long after a computation has begun the host of the next one is started: that takes 0.1 s of a CPU, which the
+first jobs want, too."""
 
 
 def start_host(service: NodeState, action: core.StartHost) -> None:
