@@ -194,3 +194,21 @@ def test_a_file_that_has_changed_is_named(tmp_path: Path, is_said: bool) -> None
         place.wait(2.0)
         assert len(reasons) == 1
         assert "'b.bin'" in reasons[0]
+
+
+@pytest.mark.parametrize("delay_s", [0.02 * step for step in range(6)])
+def test_a_node_that_stops_loads_nothing_any_more(tmp_path: Path, delay_s: float) -> None:
+    """Files of a computation come to their place while hosts are ended."""
+    with small(tmp_path) as place:
+        place.call(place.open, [])
+        place.wait(1.0)
+        place.computer.put_s = 0.1
+        wanted = file("a.bin")
+        place.computer.kept.put(wanted.digest)
+        place.call(place.open, [wanted])
+        place.wait(0.01 + delay_s)
+        # It takes its time over its farewell, and the node waits for that.
+        place.program.party.stop()
+        place.computer.stop_node()
+        place.wait(5.0)
+        assert place.computer.service is None
