@@ -32,7 +32,7 @@ from .loop import Loop
 from .processes import HostProcess
 from .show import show_event
 from .turns import Pool
-from .work import WorkSpace, find_wrong_of
+from .work import WorkSpace, find_wrong_among, find_wrong_of
 from .world import Party, World
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 SECRET = Secret(b"k" * 32, is_own=False)
 PORT = 51348
+
+PUT_MAX_S = 2.0
+"""What a thread does with a file takes no longer than twice that."""
 
 
 class Listener:
@@ -93,7 +96,8 @@ class Stager(staging.Stager):
         assert party is not None
 
         def pause() -> float:
-            return computer.put_s * computer.world.chance() * computer.slowness * computer.delay
+            seconds = computer.put_s * computer.world.chance() * computer.slowness * computer.delay
+            return min(seconds, PUT_MAX_S)
 
         def threads(count: int, _: str) -> Pool:
             self.pools.append(pool := Pool(computer.world, party, count, pause))
@@ -388,9 +392,15 @@ class Computer:
         loaded = next((loaded for loaded in service._loaded.values() if loaded.host is host), None)
         if loaded is None:
             return None  # the computation has been closed
-        brought = loaded.brought
-        wrong = self.work.find_wrong(work, brought._placed if brought is not None else ())
-        return None if wrong is None else f"of the files of its computation {wrong}"
+        brought = loaded.brought._placed if loaded.brought is not None else {}
+        wrong = self.work.find_wrong(work, brought)
+        if wrong is not None:
+            return f"of the files of its computation {wrong}"
+        sent = self.ledger[host.client].sent.get((entry.computation, self.incarnation), {})
+        wrong = find_wrong_among(
+            work, {path: digests for path, digests in sent.items() if path not in brought}
+        )
+        return None if wrong is None else f"of the files that were sent {wrong}"
 
     # The node.
 

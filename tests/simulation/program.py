@@ -289,6 +289,7 @@ class Program:
         self._tried.pop(found.target, None)
         for journal in self._journals():
             journal.drop_node(found.node)
+        self._forget_sent(found.node)
         service = self._by_host[found.target.host].service
         is_there = service is not None and service.incarnation == found.node and not service.is_ending
         if not is_there:
@@ -375,6 +376,8 @@ class Program:
 
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
         """A node became usable for a cluster, or ceased to be."""
+        if not action.is_usable:
+            self.account.sent.pop((action.computation, action.node), None)
         if action.is_usable:
             computation = self.service.state.computations.get(action.computation)
             if computation is None or action.node not in computation.placements:
@@ -427,6 +430,9 @@ class Program:
             return
         self.shipped.let_go(entries)
         reason = action.reason
+        there = self.account.sent.setdefault((action.computation, action.node), {})
+        for entry in () if reason else entries:
+            there[entry.path] = {entry.digest}
         if " cannot be " in reason and not any(entry.path in reason for entry in entries + cluster.files):
             self.world.fail(f"{self.name}: a file cannot be sent, and it is not told which: {reason}")
 
@@ -518,6 +524,10 @@ class Program:
         self.account.files[cluster.number] += files
         self.shipped.hold(files)
 
+    def _forget_sent(self, gone: NodeId) -> None:
+        for key in [key for key in self.account.sent if key[1] == gone]:
+            del self.account.sent[key]
+
     def give_files(self, cluster: Cluster, computer: Computer, files: list[FileEntry]) -> None:
         """When a computer is used next, it has these beside those of all."""
         self._hold(cluster, files)
@@ -536,6 +546,10 @@ class Program:
                 self._next_request += 1
                 cluster.sending[found, request] = files
                 self.shipped.hold(files)
+                there = self.account.sent.get((cluster.number, found), {})
+                for entry in files:
+                    if entry.path in there:
+                        there[entry.path].add(entry.digest)
                 message = node.PlaceFiles(cluster.number, request, files)
                 self.service.handle(core.SendFiles(found, message))
 
@@ -590,6 +604,7 @@ class Program:
             if info.target.host == computer.host:
                 if cpus == 0:
                     self.account.has_losses = True
+                    self.account.sent.pop((cluster.number, info.node), None)
                 wanted = computer.cpus if cpus is None else cpus
                 computation = self.service.state.computations.get(cluster.number)
                 placement = computation.placements.get(info.node) if computation is not None else None
@@ -604,6 +619,7 @@ class Program:
         for info in self.service.nodes():
             if info.target.host == computer.host:
                 self.account.has_losses = True
+                self.account.sent.pop((cluster.number, info.node), None)
                 self.service.handle(core.Vacate(cluster.number, info.node, terminate, returns))
 
     def limit(self, computer: Computer, cpus: int) -> None:

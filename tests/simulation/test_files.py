@@ -194,3 +194,50 @@ def test_a_file_that_has_changed_is_named(tmp_path: Path, is_said: bool) -> None
         place.wait(2.0)
         assert len(reasons) == 1
         assert "'b.bin'" in reasons[0]
+
+
+@pytest.mark.parametrize("delay_s", [0.02 * step for step in range(6)])
+def test_a_node_that_stops_loads_nothing_any_more(tmp_path: Path, delay_s: float) -> None:
+    """Files of a computation come to their place while hosts are ended."""
+    with small(tmp_path) as place:
+        place.call(place.open, [])
+        place.wait(1.0)
+        place.computer.put_s = 0.1
+        wanted = file("a.bin")
+        place.computer.kept.put(wanted.digest)
+        place.call(place.open, [wanted])
+        place.wait(0.01 + delay_s)
+        # It takes its time over its farewell, and the node waits for that.
+        place.program.party.stop()
+        place.computer.stop_node()
+        place.wait(5.0)
+        assert place.computer.service is None
+
+
+def test_a_job_that_its_worker_had_not_begun_leaves_no_files(tmp_path: Path) -> None:
+    """It had been put where its worker finds it, and is taken back from there."""
+    with small(tmp_path) as place:
+        opened: list[Cluster] = []
+        place.call(lambda: opened.append(place.open([])))
+        place.wait(1.0)
+        cluster = opened[0]
+        place.call(place.program.submit, cluster, [Task(1000), Task(1000)])
+        place.wait(1.0)
+        workers = [worker for host in place.computer.hosts for worker in host.processes.values()]
+        for worker in workers:
+            worker.party.stop()
+        place.call(place.program.submit_with_files, cluster, Task(1000), None, [file("a.bin", 1)])
+        place.wait(1.0)
+        place.call(place.program.cancel, cluster, [3])
+        place.wait(0.1)
+        for worker in workers:
+            worker.party.go_on()
+        place.wait(0.1)
+        assert not place.program.open_jobs()
+        # Nobody has that name any more.
+        place.call(place.program.submit_with_files, cluster, Task(1000), None, [file("a.bin", 2)])
+        place.wait(1.0)
+        assert not place.program.open_jobs()
+        assert place.computer.service is not None
+        (loaded,) = place.computer.service._loaded.values()
+        assert not list(loaded.work.iterdir())

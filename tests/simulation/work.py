@@ -14,7 +14,7 @@ from .contents import by_digest
 from .files import no_space
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from dispy.protocol.files import FileEntry
 
@@ -84,12 +84,8 @@ class WorkSpace:
         besides = set(brought)
         if path not in self.wanted:
             return "the directory itself is not there"
-        for name, digests in self.wanted[path].items():
-            if name not in besides:
-                found = read(path / name)
-                if not any(found == (by_digest[digest] if digest else None) for digest in digests):
-                    return f"{name} is {_describe(found)}"
-        return None
+        wanted = self.wanted[path].items()
+        return find_wrong_among(path, {name: digests for name, digests in wanted if name not in besides})
 
     def find_left(self, path: Path) -> str | None:
         """What lies in a directory and does not belong there, when nothing is being put there."""
@@ -108,6 +104,15 @@ def read(path: Path) -> bytes | None:
         return path.read_bytes()
     except OSError:
         return None
+
+
+def find_wrong_among(path: Path, wanted: Mapping[str, set[bytes]]) -> str | None:
+    """Which of these files has none of the contents that it may have; an empty digest stands for nothing."""
+    for name, digests in wanted.items():
+        found = read(path / name)
+        if not any(found == (by_digest[digest] if digest else None) for digest in digests):
+            return f"{name} is {_describe(found)}"
+    return None
 
 
 def find_wrong_of(path: Path, entries: Iterable[FileEntry]) -> str | None:

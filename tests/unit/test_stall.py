@@ -13,6 +13,7 @@ from dispy.core.scheduling import Machine
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.explain import find_stall
 from dispy.protocol import node
+from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Compute, Job
 from dispy.protocol.worker import claim
 from dispy.stall import Stall
@@ -37,14 +38,19 @@ def test_what_stands_still_is_said_once_and_again_after_it_has_moved() -> None:
     assert [at for at in (30.0, 39.9, 40.0) if stall.look("b", at)] == [40.0]
 
 
-def busy_node() -> tuple[NodeMachine, on_node.Offer]:
+ENTRY = FileEntry("data.bin", b"d" * 32, 10, 0o644, 0)
+
+
+def busy_node(files: list[node.JobFiles] | None = None) -> tuple[NodeMachine, on_node.Offer]:
     """A node of one CPU with one job running and one behind it."""
     machine = NodeMachine(1)
     machine.handle(on_node.ClientAttached(CLIENT, "program", 0), 0.0)
     machine.handle(on_node.FromClient(CLIENT, Compute(1, "f", b"")), 0.0)
     machine.handle(on_node.HostReady((CLIENT, 1)), 0.0)
-    jobs = node.RunJobs(1, [Job(1, 0, b""), Job(2, 0, b"")])
+    jobs = node.RunJobs(1, [Job(1, 0, b""), Job(2, 0, b"")], files=files or [])
     actions = machine.handle(on_node.FromClient(CLIENT, jobs), 0.0)
+    if files:
+        actions = machine.handle(on_node.JobFilesReady((CLIENT, 1), 1, 0), 0.0)
     return machine, next(action for action in actions if isinstance(action, on_node.Offer))
 
 
@@ -53,6 +59,13 @@ def test_a_worker_that_does_not_begin() -> None:
     found = find_stall_on_node(machine.state)
     assert found == "a process for f of program was given job 1 and has not begun it"
     machine.handle(on_node.Tick({offer.worker: (claim(offer.record.record, 0), 1.0)}), 1.0)
+    assert find_stall_on_node(machine.state) == ""
+
+
+def test_a_worker_that_waits_for_files_of_its_job() -> None:
+    """They may have the names of files that the job of another worker has, as long as that runs."""
+    machine, offer = busy_node([node.JobFiles(number, [ENTRY]) for number in (1, 2)])
+    assert [job.number for job in offer.record.jobs] == [1]
     assert find_stall_on_node(machine.state) == ""
 
 
@@ -100,12 +113,14 @@ def test_jobs_that_are_not_sent() -> None:
     assert stalled(machine) == "1 jobs wait, and node node has room for them"
 
 
-@pytest.mark.parametrize("case", ["of this program", "of another", "link"])
+@pytest.mark.parametrize("case", ["of this program", "of another", "link", "files"])
 def test_cpus_that_are_used_by_others_are_a_reason(case: str) -> None:
     machine = scheduler(slots=2, backlog=0)
     if case == "of this program":
         machine.handle(core.SubmitJobs(2, [Job(9, 0, b"")]), 0.0)
         machine.handle(core.FromNodeEvent(NODE, node.JobsStarted(2, [node.Started(9, 0, 1.0)])), 1.0)
+    elif case == "files":
+        machine.state.computations[1].files[2] = [ENTRY]
     elif case == "of another":
         machine.handle(core.FromNodeEvent(NODE, node.Credit(1, 2, 0, "shared with another")), 0.0)
     else:

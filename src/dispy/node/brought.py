@@ -127,13 +127,24 @@ class Brought:
         self._puts.append(_Put(entries, done))
         self._place_waiting()
 
-    def withdraw(self, worker: WorkerId) -> Record | None:
-        """A worker is not to get its record; returns it, unless it has it already, or had none that waits."""
+    def withdraw(self, worker: WorkerId, untaken: list[int]) -> list[int]:
+        """A worker is not to have its record, unless it has taken it.
+
+        Args:
+            worker: Which.
+            untaken: Numbers of records that were taken back from its channel.
+
+        Returns:
+            These, and the number of a record that had not been given to it yet.
+        """
         offered = self._offered.get(worker)
-        if offered is None or offered.is_placed:
-            return None
+        if offered is None:
+            return untaken
+        number = offered.record.record
+        if offered.is_placed and number not in untaken:
+            return untaken
         self.release(worker)
-        return offered.record
+        return untaken if number in untaken else [*untaken, number]
 
     def release(self, worker: WorkerId) -> None:
         """The job of a worker has ended, or the worker has."""

@@ -48,6 +48,9 @@ first jobs want, too."""
 
 def start_host(service: NodeState, action: core.StartHost) -> None:
     """Have a host load a computation, now or after a delay."""
+    if service._stopped.is_set():
+        # Nobody would end it: all hosts have been told to.
+        return
     if action.delay_s:
         service._loop.call_later(action.delay_s, _restart_host, service, action)
     else:

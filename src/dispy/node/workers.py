@@ -93,9 +93,8 @@ def recall(service: NodeState, action: core.Recall) -> None:
     if owner is not None:
         untaken = owner[1].untaken()
         brought = service._bringing.get(action.worker)
-        withheld = brought.withdraw(action.worker) if brought is not None else None
-        if withheld is not None:
-            untaken.append(withheld.record)
+        if brought is not None:
+            untaken = brought.withdraw(action.worker, untaken)
         service._handle(core.Recalled(action.worker, untaken))
 
 

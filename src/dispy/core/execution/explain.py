@@ -28,7 +28,10 @@ def find_stall(state: State) -> str:
             )
     for worker in state.workers.values():
         record = worker.records[0] if worker.records else None
-        if record is not None and record.jobs and split_claim(worker.position)[0] != record.record:
+        if record is None or not record.jobs or record.jobs[0].number in worker.computation.filed:
+            # One that brings files may wait for another job that has some of the same names.
+            continue
+        if split_claim(worker.position)[0] != record.record:
             return (
                 f"a process for {worker.computation.spec.name} of {worker.computation.client.name} was given job "
                 f"{record.jobs[0].number} and has not begun it"

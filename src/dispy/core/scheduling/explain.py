@@ -78,6 +78,8 @@ def find_stall(computation: Computation, others: Iterable[Computation]) -> str:
             and not placement.shortage
             and placement.status is Status.READY
             and placement.node.is_connected
+            # Files that jobs bring may take as long as they take.
+            and computation.files.keys().isdisjoint(placement.assigned)
             and not any(node in other.placements and other.placements[node].started for other in others)
         ):
             return (
