@@ -396,7 +396,7 @@ class Computer:
         wrong = self.work.find_wrong(work, brought)
         if wrong is not None:
             return f"of the files of its computation {wrong}"
-        sent = self.ledger[host.client].sent.get((entry.computation, self.incarnation), {})
+        sent = self.ledger[host.client].sent.get((entry.computation, self.host), {})
         wrong = find_wrong_among(
             work, {path: digests for path, digests in sent.items() if path not in brought}
         )

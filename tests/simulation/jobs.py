@@ -190,9 +190,9 @@ class Account:
         """What it has in its files."""
         self.files: dict[int, list[FileEntry]] = {}
         """All files that there ever were of a computation, by its number."""
-        self.sent: dict[tuple[int, bytes], dict[str, set[bytes]]] = {}
-        """What jobs of a computation find on a node because it was sent there, as the program knows: one content by
-        name, or several while another one is on its way."""
+        self.sent: dict[tuple[int, str], dict[str, set[bytes]]] = {}
+        """What jobs of a computation find at an address because it was sent there, as the program knows, also after
+        the node was lost: one content by name, or several while another one is on its way."""
 
     def fail(self, text: str) -> None:
         """A guarantee is broken."""

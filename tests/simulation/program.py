@@ -16,6 +16,7 @@ from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import ClientId, NodeId
 from dispy.net.connection import TICKS
 from dispy.protocol import node
+from dispy.protocol.files import replace_entries
 from dispy.protocol.node import Compute, Ended, Job, NeedFiles
 from dispy.scheduler.service import NodeInfo, SchedulerService, Target
 from dispy.settings import PULSE_S, SILENT_PULSES
@@ -62,8 +63,8 @@ class Cluster:
     """One computation."""
 
     __slots__ = (
-        "chains", "computers", "cpus", "end_by", "files", "files_by_name", "grace_s", "is_closing", "is_exclusive",
-        "is_reentrant", "journal", "number", "objects", "options", "sending", "wishes",
+        "chains", "computers", "cpus", "end_by", "files", "files_by_name", "grace_s", "hosts", "is_closing",
+        "is_exclusive", "is_reentrant", "journal", "number", "objects", "options", "sending", "sent", "wishes",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +85,10 @@ class Cluster:
         """Those of computers that have others."""
         self.sending: dict[tuple[NodeId, int], list[FileEntry]] = {}
         """What is being put on nodes, by request."""
+        self.hosts: dict[NodeId, str] = {}
+        """Addresses of those nodes."""
+        self.sent: dict[str, list[FileEntry]] = {}
+        """What was put there, by address: a node that comes back gets it again."""
         self.is_closing = False
         self.end_by: float | None = None
         """When jobs are given up that have not ended."""
@@ -218,8 +223,14 @@ class Program:
                     cluster.journal.after_note(partial(self._use, cluster, info, cpus))
 
     def _use(self, cluster: Cluster, info: NodeInfo, cpus: int) -> None:
-        files = cluster.files_by_name.get(self._by_host[info.target.host].name)
+        files = self._files_of(cluster, info.target.host)
         self.service.handle(core.Allocate(cluster.number, info.node, cpus, files=files))
+
+    def _files_of(self, cluster: Cluster, host: str) -> list[FileEntry] | None:
+        """The files that a computation is to have at an address; None: those that it has everywhere."""
+        files = cluster.files_by_name.get(self._by_host[host].name)
+        sent = cluster.sent.get(host)
+        return replace_entries(cluster.files if files is None else files, sent) if sent else files
 
     # Journals, as in ``client.engine``.
 
@@ -289,7 +300,6 @@ class Program:
         self._tried.pop(found.target, None)
         for journal in self._journals():
             journal.drop_node(found.node)
-        self._forget_sent(found.node)
         service = self._by_host[found.target.host].service
         is_there = service is not None and service.incarnation == found.node and not service.is_ending
         if not is_there:
@@ -376,8 +386,6 @@ class Program:
 
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
         """A node became usable for a cluster, or ceased to be."""
-        if not action.is_usable:
-            self.account.sent.pop((action.computation, action.node), None)
         if action.is_usable:
             computation = self.service.state.computations.get(action.computation)
             if computation is None or action.node not in computation.placements:
@@ -430,9 +438,13 @@ class Program:
             return
         self.shipped.let_go(entries)
         reason = action.reason
-        there = self.account.sent.setdefault((action.computation, action.node), {})
+        host = cluster.hosts[action.node]
+        there = self.account.sent.setdefault((action.computation, host), {})
         for entry in () if reason else entries:
             there[entry.path] = {entry.digest}
+        if not reason:
+            self._hold(cluster, entries)
+            cluster.sent[host] = replace_entries(cluster.sent.get(host, ()), entries)
         if " cannot be " in reason and not any(entry.path in reason for entry in entries + cluster.files):
             self.world.fail(f"{self.name}: a file cannot be sent, and it is not told which: {reason}")
 
@@ -524,10 +536,6 @@ class Program:
         self.account.files[cluster.number] += files
         self.shipped.hold(files)
 
-    def _forget_sent(self, gone: NodeId) -> None:
-        for key in [key for key in self.account.sent if key[1] == gone]:
-            del self.account.sent[key]
-
     def give_files(self, cluster: Cluster, computer: Computer, files: list[FileEntry]) -> None:
         """When a computer is used next, it has these beside those of all."""
         self._hold(cluster, files)
@@ -546,7 +554,8 @@ class Program:
                 self._next_request += 1
                 cluster.sending[found, request] = files
                 self.shipped.hold(files)
-                there = self.account.sent.get((cluster.number, found), {})
+                cluster.hosts[found] = hosts[found]
+                there = self.account.sent.get((cluster.number, hosts[found]), {})
                 for entry in files:
                     if entry.path in there:
                         there[entry.path].add(entry.digest)
@@ -604,7 +613,6 @@ class Program:
             if info.target.host == computer.host:
                 if cpus == 0:
                     self.account.has_losses = True
-                    self.account.sent.pop((cluster.number, info.node), None)
                 wanted = computer.cpus if cpus is None else cpus
                 computation = self.service.state.computations.get(cluster.number)
                 placement = computation.placements.get(info.node) if computation is not None else None
@@ -612,14 +620,16 @@ class Program:
                     # As ``allocate_node`` does: what is being left is come back to.
                     self.service.handle(core.Vacate(cluster.number, info.node, returns=True))
                 else:
-                    self.service.handle(core.Allocate(cluster.number, info.node, wanted, is_draining))
+                    files = self._files_of(cluster, computer.host)
+                    self.service.handle(
+                        core.Allocate(cluster.number, info.node, wanted, is_draining, files=files)
+                    )
 
     def vacate(self, cluster: Cluster, computer: Computer, terminate: bool, returns: bool) -> None:
         """Leave a computer when what runs there has ended (``close_node``), and come back (``resetup_node``)."""
         for info in self.service.nodes():
             if info.target.host == computer.host:
                 self.account.has_losses = True
-                self.account.sent.pop((cluster.number, info.node), None)
                 self.service.handle(core.Vacate(cluster.number, info.node, terminate, returns))
 
     def limit(self, computer: Computer, cpus: int) -> None:
