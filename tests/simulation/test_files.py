@@ -1,81 +1,18 @@
-"""Small worlds without chance in what is done: what larger ones have found to go wrong with files."""
+"""What larger worlds have found to go wrong with files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dispy.core.scheduling.explain import why_open
 from dispy.core.scheduling.state import Status
-from dispy.protocol.files import FileEntry
-from dispy.protocol.node import FINISHED
 
-from .computer import Computer
-from .contents import MTIME_NS, PIECE_MAX, PIECES_MAX, by_digest, make
-from .jobs import Account, Kind, Task
-from .kept import Kept
-from .network import Network
-from .program import Cluster, Program
-from .simulation import _listening
-from .world import World
-
-
-def file(path: str, number: int = 1, size: int = 1000) -> FileEntry:
-    digest = make(1000 + number, size)
-    return FileEntry(path, digest, size, 0o644, MTIME_NS)
-
-
-class Place:
-    """A program, a node, and nobody else."""
-
-    def __init__(self, root: Path) -> None:
-        world = self.world = World(1)
-        network = Network(world, lambda: 1e-4)
-        ledger: dict[bytes, Account] = {}
-        self.computer = Computer(world, network, ledger, 1, 2, 100.0, 5.0, None)
-        self.computer.root = root
-        self.computer.kept = Kept(world, 1 << 30)
-        self.computer.start()
-        self.program = Program(world, network, ledger, 1, [self.computer])
-
-    def open(self, files: list[FileEntry]) -> Cluster:
-        return self.program.open_cluster(False, [self.computer], 0.5, 100, is_live=False, files=files)
-
-    def call(self, what: Any, *arguments: Any) -> None:
-        """Have the program do something."""
-        self.world.soon(self.program.party, what, *arguments)
-
-    def wait(self, seconds: float) -> None:
-        self.world.run(self.world.now + seconds)
-
-    def status(self, cluster: Cluster) -> Status | None:
-        for placement in self.program.service.state.computations[cluster.number].placements.values():
-            return placement.status
-        return None
-
-    def reset(self) -> None:
-        """The connection breaks."""
-        for end in self.computer.network.ends():
-            self.world.arrive(self.world.now, end.party, end.reset)
-
-    def check_all_finished(self) -> None:
-        statuses = self.program.account.statuses
-        assert not self.program.open_jobs()
-        assert {status for status, count in statuses.items() if count} <= {FINISHED}, statuses
-
-
-@contextmanager
-def small(root: Path) -> Iterator[Place]:
-    place = Place(root)
-    with _listening(place.world):
-        try:
-            yield place
-        finally:
-            place.world.end()
+from .contents import PIECE_MAX, PIECES_MAX, by_digest
+from .jobs import Kind, Task
+from .program import Cluster
+from .small import file, small
 
 
 def test_what_comes_back_does_not_lose_its_directory_to_the_stay_before(tmp_path: Path) -> None:
