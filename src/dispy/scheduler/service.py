@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -24,8 +23,6 @@ from dispy.protocol import limits, node
 from dispy.protocol.frames import MemorySource
 from dispy.scheduler.link import SLOW_S, Link, NodeInfo, Target
 from dispy.settings import PULSE_S
-
-logger = logging.getLogger("dispy.scheduler")
 
 TICK_S = 0.02
 """How often idle CPUs look for work behind running jobs, while there are any."""
