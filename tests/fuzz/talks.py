@@ -16,7 +16,7 @@ from dispy.net.tls import Cipher, DialerTls, ListenerTls, Tls, dialer_tls, liste
 from dispy.protocol import frames, limits, node
 from dispy.protocol.frames import MemorySink
 from dispy.protocol.handshake import MAGIC, Challenge, Hello, Proof
-from dispy.scheduler.service import PoolSink
+from dispy.scheduler.link import PoolSink
 
 from .fakes import FakeLoop, FakeOwner, FakeTransport, Fault
 from .mutations import HEADER, Mutator, encode

@@ -14,7 +14,7 @@ from dispy.core import execution, scheduling
 from dispy.core.execution import state as on_node
 from dispy.core.scheduling import state as at_scheduler
 from dispy.protocol import node
-from dispy.scheduler.service import PoolSink
+from dispy.scheduler.link import PoolSink
 
 CLIENTS = [on_node.ClientId(bytes([number]) * 16) for number in range(2)]
 NODES = [at_scheduler.NodeId(bytes([number]) * 16) for number in range(2)]

@@ -18,7 +18,8 @@ from dispy.net.connection import TICKS
 from dispy.protocol import node
 from dispy.protocol.files import replace_entries
 from dispy.protocol.node import Compute, Ended, Job, NeedFiles
-from dispy.scheduler.service import NodeInfo, SchedulerService, Target
+from dispy.scheduler.link import NodeInfo, Target
+from dispy.scheduler.service import SchedulerService
 from dispy.settings import PULSE_S, SILENT_PULSES
 
 from . import checks

@@ -13,7 +13,7 @@ from dispy.net.connection import Connection
 from dispy.net.tls import Tls, dialer_tls, listener_tls
 from dispy.protocol import limits, node
 from dispy.protocol.frames import MemorySink, MemorySource
-from dispy.scheduler.service import PoolSink
+from dispy.scheduler.link import PoolSink
 
 KEY = bytes(32)
 

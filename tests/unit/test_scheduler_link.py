@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from dispy.protocol import node
-from dispy.scheduler.service import Link, Target
+from dispy.scheduler.link import Link, Target
 
 
 def test_a_result_that_is_gone_was_lost_and_its_job_may_run_again() -> None:

@@ -22,7 +22,7 @@ from dispy.net.connection import Connection
 from dispy.net.discovery import Listing
 from dispy.net.tls import Tls, check, dialer_tls
 from dispy.protocol import node
-from dispy.scheduler.service import PoolSink, Target
+from dispy.scheduler.link import PoolSink, Target
 from dispy.settings import PULSE_S
 from dispy.text import block, line, lines
 

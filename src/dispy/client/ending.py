@@ -31,7 +31,7 @@ from dispy.protocol.node import Ended, Provisional, Started
 if TYPE_CHECKING:
     from dispy.client.nodes import DispyNode
     from dispy.client.state import ClusterState
-    from dispy.scheduler.service import NodeInfo
+    from dispy.scheduler.link import NodeInfo
 
 JOBS_ARE = "jobs are what submit returns"
 

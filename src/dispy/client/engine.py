@@ -36,7 +36,8 @@ from dispy.net.addresses import is_loopback
 from dispy.net.directories import memory_directory
 from dispy.net.places import Place, sweep
 from dispy.protocol.node import AcknowledgeProvisional, JobsListed, NeedFiles, Provisional
-from dispy.scheduler.service import NodeInfo, SchedulerService, Target
+from dispy.scheduler.link import NodeInfo, Target
+from dispy.scheduler.service import SchedulerService
 
 if TYPE_CHECKING:
     from dispy.client.cluster import JobCluster
@@ -241,8 +242,6 @@ class Engine:
         self.service.handle(core.CloseComputation(cluster._number))
         noting.forget_noted(self, cluster)
 
-    # Journals.
-
     def _set_pulse(self) -> None:
         """Nodes serve all clusters over one link each: the smallest interval is for all."""
         if self.clusters:
@@ -264,7 +263,7 @@ class Engine:
         cluster = self.clusters.get(computation)
         return cluster is not None and number in cluster._jobs
 
-    # Finding nodes.
+    # Time.
 
     def _discover(self) -> None:
         self._discovery = self._loop.call_later(DISCOVER_S, self._discover)

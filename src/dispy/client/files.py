@@ -13,7 +13,7 @@ from dispy.errors import UsageError
 from dispy.files.manifest import Manifest, Signature, Source, collect, is_file_item, read
 from dispy.protocol.files import FileEntry, check_number, replace_entries
 from dispy.protocol.node import FilePiece, FileUnreadable, NeedFiles
-from dispy.scheduler.service import Target
+from dispy.scheduler.link import Target
 
 __all__ = ["Held", "Sending", "Sent", "Shipped", "is_file_item", "listed"]
 

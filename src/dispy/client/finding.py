@@ -14,7 +14,7 @@ from dispy.core.scheduling import state as core
 from dispy.errors import DispyError, UsageError
 from dispy.net import discovery
 from dispy.net.addresses import is_loopback
-from dispy.scheduler.service import NodeInfo, Target
+from dispy.scheduler.link import NodeInfo, Target
 
 if TYPE_CHECKING:
     from dispy.client.engine import Engine

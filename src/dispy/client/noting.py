@@ -19,7 +19,7 @@ from dispy.net.secrets import Secret
 if TYPE_CHECKING:
     from dispy.client.engine import Engine
     from dispy.client.state import ClusterState
-    from dispy.scheduler.service import NodeInfo
+    from dispy.scheduler.link import NodeInfo
 
 logger = logging.getLogger("dispy.client")
 

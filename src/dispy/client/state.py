@@ -22,7 +22,7 @@ from dispy.client.files import Sent, listed
 from dispy.errors import UsageError
 from dispy.net.tls import DialerTls, Tls, dialer_tls
 from dispy.protocol.node import Compute
-from dispy.scheduler.service import Target
+from dispy.scheduler.link import Target
 from dispy.stall import STALL_S, Stall
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from dispy.errors import SilenceError, UsageError
 from dispy.net import secrets
 from dispy.net.addresses import resolve
 from dispy.net.tls import warn_if_open
-from dispy.scheduler.service import NodeInfo
+from dispy.scheduler.link import NodeInfo
 
 if TYPE_CHECKING:
     from dispy.client.cluster import JobCluster

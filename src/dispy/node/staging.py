@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -23,8 +22,6 @@ from dispy.files.store import SMALL, BusyError, Part, Store
 from dispy.files.tree import ChangedError, Tree
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry, check_entries
-
-logger = logging.getLogger("dispy.node")
 
 PLACERS = 2
 """Threads that look and copy: one large file does not keep all others waiting."""
