@@ -219,8 +219,9 @@ class Storm:
         return True
 
     def _end_of_node(self, node: Node) -> None:
-        if "Traceback" in node.stderr or "has a fault" in node.stderr:
-            self._break("a node has a fault", node.stderr[-3000:])
+        fault = _fault_in(node.stderr)
+        if fault:
+            self._break("a node has a fault", fault)
         node.end()
 
     def kill_program(self) -> bool:
@@ -238,8 +239,9 @@ class Storm:
         with suppress(AssertionError):
             client.program.wait(5)
         os.close(client.program.input)  # type: ignore[attr-defined]
-        if "Traceback" in client.program.stderr:
-            self._break("a program has a fault", client.program.stderr[-3000:])
+        fault = _fault_in(client.program.stderr)
+        if fault:
+            self._break("a program has a fault", fault)
         client.program.end()
 
     def freeze(self) -> bool:
@@ -385,6 +387,12 @@ class Storm:
     def _break(self, what: str, note: str) -> None:
         self.outcome.broken[what] += 1
         self.outcome.notes.append(f"{what}: {note}")
+
+
+def _fault_in(text: str) -> str:
+    """What a process has said of a fault of its own, with what it said around it; empty if it has not."""
+    places = [at for at in (text.find("Traceback"), text.find("has a fault")) if at >= 0]
+    return text[max(0, min(places) - 500) : min(places) + 5000] if places else ""
 
 
 def _go_on(pid: int) -> None:
