@@ -15,6 +15,7 @@ CLAIMS = (
     "mapping",
     "put",
     "files",
+    "files_beside",
     "large_shared",
     "large_bytes",
     "large_tcp",

@@ -44,8 +44,8 @@ def _large(size: int, repeats: int, *, is_shared: bool) -> list[Row]:
     with harness.sandbox() as place, ExitStack() as stack:
         os.chdir(place)
         nodes = [stack.enter_context(_node(place, number, is_shared)) for number in range(2)]
-        ports = [stack.enter_context(_receiver(size)) for _ in range(2)]
-        keeping = [stack.enter_context(_receiver(size, place / f"kept-{number}")) for number in range(2)]
+        ports = [stack.enter_context(receiver(size)) for _ in range(2)]
+        keeping = [stack.enter_context(receiver(size, place / f"kept-{number}")) for number in range(2)]
         path = place / "large"
         _load(place, nodes, None)
         arms = {
@@ -175,7 +175,8 @@ def _node(place: Path, number: int, is_shared: bool) -> Iterator[int]:
 
 
 @contextmanager
-def _receiver(size: int, path: Path | None = None) -> Iterator[int]:
+def receiver(size: int, path: Path | None = None) -> Iterator[int]:
+    """Hashes what it gets; keeps it in a file if there is one. Yields its port."""
     arguments = [str(size)] if path is None else [str(size), str(path)]
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.programs.receive_file", *arguments],

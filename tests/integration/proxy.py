@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -34,7 +34,7 @@ RESET: Final = _Stop()
 Piece = bytes | float | _Stop
 """Bytes to send, seconds to wait, or the end."""
 
-Fault = Callable[[Direction, int, bytes], Sequence[Piece]]
+Fault = Callable[[Direction, int, bytes], Iterable[Piece]]
 """Called with the direction, how many bytes have gone that way before, and the next bytes."""
 
 
