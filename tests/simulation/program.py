@@ -446,7 +446,8 @@ class Program:
         if not reason:
             self._hold(cluster, entries)
             cluster.sent[host] = replace_entries(cluster.sent.get(host, ()), entries)
-        if " cannot be " in reason and not any(entry.path in reason for entry in entries + cluster.files):
+        known = entries + self.account.files[cluster.number]
+        if " cannot be " in reason and not any(entry.path in reason for entry in known):
             self.world.fail(f"{self.name}: a file cannot be sent, and it is not told which: {reason}")
 
     def on_cpus(self, found: NodeInfo) -> None:

@@ -178,3 +178,24 @@ def test_a_job_that_its_worker_had_not_begun_leaves_no_files(tmp_path: Path) -> 
         assert place.computer.service is not None
         (loaded,) = place.computer.service._loaded.values()
         assert not list(loaded.work.iterdir())
+
+
+def test_what_is_not_wanted_any_more_makes_room_for_others(tmp_path: Path) -> None:
+    """All that may be asked for at once was asked for one computation, which is closed before any of it comes."""
+    with small(tmp_path) as place:
+        opened: list[Cluster] = []
+        place.call(lambda: opened.append(place.open([])))
+        place.wait(1.0)
+        # The thread that reads files has something else to do, until what it was asked for first is not wanted.
+        reader = place.program._reader
+        reader._is_due = True
+        for number in (1, 2):
+            wanted = file("a.bin", number, 5 * PIECE_MAX)
+            place.call(lambda wanted=wanted: opened.append(place.open([wanted])))
+            place.wait(1.0)
+        assert sum(piece.size for message, _ in reader.entries for piece in message.pieces) == PIECES_MAX
+        reader.entries.clear()
+        reader._is_due = False
+        place.call(place.program.close, opened[1], False)
+        place.wait(5.0)
+        assert place.status(opened[2]) is Status.READY

@@ -273,6 +273,7 @@ class Stager:
         if stage.files_max:
             # Or it would seem to wait for them for ever.
             self._seams.send(stage.client, node.FilesProgress(stage.computation, 0, 0, 0, 0))
+        is_unasked = False
         for digest in stage.missing:
             fetch = self._fetches.get(digest)
             if fetch is None:
@@ -281,10 +282,14 @@ class Stager:
             if fetch.asker == stage.client:
                 # Asked for in its name: the client may not know it any more.
                 self._unask(fetch)
+                is_unasked = True
             if not fetch.stages:
                 self._forget(fetch)
             elif fetch.asker is None:
                 self._want_again(fetch)
+        if is_unasked:
+            # There is room for others, also if nothing else is under way. When all is dropped that is to be.
+            self._seams.post(self._ask, stage.client)
         self._trim_if_idle()
 
     def _unask(self, fetch: _Fetch) -> None:
