@@ -283,7 +283,7 @@ class JobCluster(Steering):
     def submit_job_id_node(self, job_id: Any, node: Any, /, *args: Any, **kwargs: Any) -> DispyJob | None:
         """``submit_node`` with the job's id given."""
         self._check_open()
-        names = NodeNames(node)
+        names = NodeNames(node, self._engine)
         found = self._engine.call(self._find_open, names)
         if found is None:
             logger.warning("submit_node: node %s is not in use by cluster %s", names.text, self.name)

@@ -56,7 +56,7 @@ def send_file(cluster: Steering, path: Any, node: Any) -> int:
         raise UsageError(f"send_file takes the path of a file, not {path!r}")
     # Held until all have it.
     entries, held = cluster._shipped.take([path])
-    names = None if node is None else NodeNames(node)
+    names = None if node is None else NodeNames(node, cluster._engine)
     waiting = cluster._engine.call(_send_files, cluster, names, entries, held)
     if not waiting:
         which = "no node" if node is None else f"node {node!r}"

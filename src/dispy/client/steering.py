@@ -32,6 +32,7 @@ from dispy.scheduler.link import NodeInfo
 
 if TYPE_CHECKING:
     from dispy.client.cluster import JobCluster
+    from dispy.client.engine import Engine
 
 logger = logging.getLogger("dispy.client")
 
@@ -42,13 +43,17 @@ CPUS_MAX = 1 << 31
 class NodeNames:
     """What a program names a node by: a ``DispyNode``, an address or a host name; resolved on the caller's thread.
 
+    Args:
+        node: That.
+        engine: Whose nodes are known by name: asking the DNS for those may take seconds, where there is no network.
+
     Raises:
         UsageError: Something else.
     """
 
     __slots__ = ("id", "names", "text")
 
-    def __init__(self, node: Any) -> None:
+    def __init__(self, node: Any, engine: Engine) -> None:
         self.id = b""
         self.names: set[str] = set()
         self.text = ""
@@ -63,6 +68,8 @@ class NodeNames:
             )
         self.text = node
         self.names.add(node)
+        if any(node in (info.name, info.ip_addr) for info in engine.call(engine.service.nodes)):
+            return
         try:
             self.names.add(resolve(node))
         except UsageError:  # a node may have a name that only it knows
@@ -230,8 +237,8 @@ class Steering(ClusterState):
 
     def _steer(self, node: Any, what: str, act: Callable[..., None], *arguments: Any) -> int:
         """Do something about a node that is in use; says so if there is no such node."""
-        names = NodeNames(node)
         self._check_open()
+        names = NodeNames(node, self._engine)
 
         def steer() -> int:
             found = self._find_node(names)
@@ -257,8 +264,8 @@ class Steering(ClusterState):
         Returns:
             The CPUs that are used now; -1 if the node is not in use by this cluster (with a warning).
         """
-        names = NodeNames(node)
         self._check_open()
+        names = NodeNames(node, self._engine)
         if isinstance(cpus, bool) or not isinstance(cpus, int):
             raise UsageError(
                 f"cpus must be a number of CPUs, not {describe(cpus)}", hint="negative: all but so many"
@@ -294,8 +301,8 @@ class Steering(ClusterState):
         Raises:
             SilenceError: The node has not answered within ``config.MsgTimeout`` seconds.
         """
-        names = NodeNames(node)
         self._check_open()
+        names = NodeNames(node, self._engine)
         if not check_flag("from_node", from_node):
             jobs = self._engine.call(self._node_jobs, names)
         else:
