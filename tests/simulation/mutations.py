@@ -263,7 +263,7 @@ MUTATIONS = [
         ExecutionMachine,
         forget_results,
         ("started twice",),
-        first=0,
+        first=1,
     ),
     Mutation("a final status is told twice", SchedulingMachine, tell_again, ("is told twice",)),
     Mutation("a slot is leaked", ExecutionMachine, leak_slot, ("CPUs are said to be busy",)),
@@ -282,8 +282,16 @@ MUTATIONS = [
         ("started twice",),
         first=10,
     ),
-    Mutation("a job is lost with its connection", SchedulingMachine, send_once, ("do not end", "wait for")),
-    Mutation("a running job is given back", ExecutionMachine, give_away, ("started twice", "are there")),
+    Mutation(
+        "a job is lost with its connection",
+        SchedulingMachine,
+        send_once,
+        ("do not end", "wait for"),
+        first=1,
+    ),
+    Mutation(
+        "a running job is given back", ExecutionMachine, give_away, ("started twice", "are there"), first=1
+    ),
     Mutation(
         "a job waits while a CPU is free",
         SchedulingMachine,
@@ -297,7 +305,7 @@ MUTATIONS = [
         ("provisional result", "not seen"),
     ),
     Mutation(
-        "a cancelled job is run elsewhere", SchedulingMachine, forget_cancel, ("was cancelled",), first=3
+        "a cancelled job is run elsewhere", SchedulingMachine, forget_cancel, ("was cancelled",), first=28
     ),
     Mutation(
         "results are acknowledged before the journal has them",
@@ -353,7 +361,7 @@ MUTATIONS = [
         Stager,
         keep_fetching,
         ("hold on", "keeps", "do not end"),
-        first=1,
+        first=3,
         climate="files",
         method="drop",
     ),

@@ -511,7 +511,9 @@ class Stager:
                 heapq.heappop(known.order)
                 continue
             is_asked = (fetch.digest, fetch.asked) in known.asked
-            if is_asked or (fetch.size and fetch.asked >= fetch.size):
+            # Of an empty file it shows by this that a thread has what has come.
+            is_given = fetch.asked >= fetch.size and (fetch.size or fetch.origin is not None)
+            if is_asked or is_given:
                 heapq.heappop(known.order)
                 continue
             if fetch.size > SMALL and fetch.part is None:
