@@ -8,6 +8,7 @@ import pytest
 
 from dispy.core.scheduling.explain import why_open
 from dispy.core.scheduling.state import Status
+from dispy.protocol.node import FINISHED
 
 from .contents import PIECE_MAX, PIECES_MAX, by_digest
 from .jobs import Kind, Task
@@ -94,6 +95,21 @@ def test_pieces_that_are_not_put_away_count_after_a_reconnect(tmp_path: Path) ->
         place.wait(300.0)
         place.call(place.program.submit, place.program.clusters[1], [Task(1000)])
         place.wait(1.0)
+        place.check_all_finished()
+
+
+def test_a_cpu_does_not_wait_until_the_files_of_all_later_jobs_were_looked_at(tmp_path: Path) -> None:
+    with small(tmp_path) as place:
+        opened: list[Cluster] = []
+        place.call(lambda: opened.append(place.open([])))
+        place.wait(1.0)
+        place.computer.put_s = 0.4
+        for _ in range(200):
+            place.call(place.program.submit_with_files, opened[0], Task(1000), None, [file("a.bin", 1)])
+        place.wait(10.0)
+        assert place.program.account.statuses[FINISHED] > 15, "0.4 s for each of two CPUs"
+        place.computer.put_s = 0.0001
+        place.wait(5.0)
         place.check_all_finished()
 
 

@@ -24,7 +24,11 @@ from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry, check_entries
 
 PLACERS = 2
-"""Threads that look and copy: one large file does not keep all others waiting."""
+"""Threads that copy, and open parts: one large file does not keep all others waiting."""
+
+LOOKERS = 1
+"""Those that look what is here of the files of jobs to come: a CPU that waits for its job's files does not wait for
+them."""
 
 WRITERS = 2
 """Threads that hash and write what arrives, each file always by the same one: 1.1 GB/s each."""
@@ -207,6 +211,7 @@ class Stager:
         """Bytes of clients that threads are to put away; also of connections that are broken."""
         self._numbers = itertools.count()
         self._placers: Executor | None = None
+        self._lookers: Executor | None = None
         self._writers: list[Executor] = []
         self._is_closed = False
 
@@ -380,7 +385,7 @@ class Stager:
         self._is_closed = True
         for stage in self._stages:
             stage.is_dropped = True
-        for pool in [self._placers, *self._writers]:
+        for pool in [self._placers, self._lookers, *self._writers]:
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
         for fetch in self._fetches.values():
@@ -415,6 +420,11 @@ class Stager:
             self._placers = self._seams.threads(PLACERS, "dispy places")
         return self._placers
 
+    def _looker(self) -> Executor:
+        if self._lookers is None:
+            self._lookers = self._seams.threads(LOOKERS, "dispy looks")
+        return self._lookers
+
     def _writer(self, number: int) -> Executor:
         while len(self._writers) <= number:
             self._writers.append(self._seams.threads(1, "dispy writes"))
@@ -426,7 +436,8 @@ class Stager:
         """Put all there that is here; what is not is fetched."""
         stage.is_placing = True
         self._placing.add(stage)
-        self._run(self._placer(), self._put, (stage,), self._on_put, (stage,))
+        pool = self._looker() if stage.work is None else self._placer()
+        self._run(pool, self._put, (stage,), self._on_put, (stage,))
 
     def _put(self, stage: Stage) -> tuple[dict[bytes, int], str]:
         """On a thread: what is missing, with sizes; if nothing is, all is put there. And why that failed."""
@@ -662,7 +673,11 @@ class Stager:
         for stage in fetch.stages:
             stage.missing.pop(fetch.digest, None)
             stage.files += 1
-            if not stage.missing:
+            if stage.missing or stage not in self._stages:
+                continue
+            if stage.work is None:
+                self._end(stage, "")
+            else:
                 self._place(stage)
 
     def _fail(self, fetch: _Fetch, client: ClientId, reason: str) -> None:
