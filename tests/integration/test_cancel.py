@@ -402,7 +402,14 @@ def test_close_with_a_timeout_changes_nothing_if_jobs_are_left(make_cluster: Mak
 
 
 @pytest.mark.parametrize("timeout", [None, 0, 0.1])
-def test_close_terminating(make_cluster: MakeCluster, start_node: StartNode, timeout: float | None) -> None:
+def test_close_terminating(
+    make_cluster: MakeCluster,
+    start_node: StartNode,
+    monkeypatch: pytest.MonkeyPatch,
+    timeout: float | None,
+) -> None:
+    # On a busy machine half a second may not be enough to return something.
+    monkeypatch.setattr(dispy.config, "CancelGrace", 2)
     start_node("--cpus", "2")
     cluster = make_cluster(long)
     catching, going_on = cluster.submit("catches"), cluster.submit("ignores")
@@ -410,7 +417,7 @@ def test_close_terminating(make_cluster: MakeCluster, start_node: StartNode, tim
     queued = [cluster.submit() for _ in range(10)]
     started = time.monotonic()
     assert cluster.close(timeout=timeout, terminate=True) is True
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 5
     assert (catching.status, catching.result) == (FINISHED, "best value")
     assert going_on.status == TERMINATED
     assert {job.status for job in queued} == {CANCELLED}
