@@ -668,7 +668,9 @@ class Simulation:
                     ) or ": ;" in f"{why};":
                         world.fail(f"{program.name}: job {job} waits and nothing is said of why: {why!r}")
                 for placement in computation.placements.values():
-                    if placement.progress is None and self._misses(program, number, placement.node.id):
+                    # While a connection is broken it is that which is said.
+                    is_unsaid = placement.progress is None and placement.node.is_connected
+                    if is_unsaid and self._misses(program, number, placement.node.id):
                         key = (program.name, number)
                         since[key] = self._missing_since.get(key, world.now)
                         if world.now - since[key] > STUCK_S and self._is_in_order(program):
