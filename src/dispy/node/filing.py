@@ -103,7 +103,8 @@ def _why_too_many(service: NodeState, client: ClientId, more: int) -> str:
             loaded = service._loaded.get(key)
             if loaded is not None:
                 count += loaded.brought.count if loaded.brought is not None else 0
-                count += sum(len(stage.entries) for number, stage in loaded.stages.items() if number < 0)
+                sent = [loaded.stages.get(-request) for request in loaded.requests]
+                count += sum(len(stage.entries) for stage in sent if stage is not None)
     if count <= service.settings.listed_max:
         return ""
     return (
