@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import stat
@@ -250,6 +251,48 @@ def test_a_recovery_that_runs_jobs_can_be_killed_and_run_again(
         recovery.wait()
     dying.release()
     check_all(dying, dispy.recover_jobs(path, resume=True))
+
+
+DIE_RELEASED = """
+import os
+import dispy.client.recover as recover
+are_released = recover._are_released
+recover._are_released = lambda net: are_released(net) and os._exit(7)
+"""
+
+
+def test_a_recovery_that_dies_when_nodes_have_forgotten_it_all(
+    start_dying: StartDying, start_node: StartNode, run_program: RunProgram, path: Path
+) -> None:
+    """Its journal has what was on the nodes."""
+    start_node("--cpus", "2")
+    dying = start_dying(20, recover_file=str(path), free=20, size=100_000)
+    dying.wait_started(20)
+    dying.kill()
+    options = {"recover_file": str(path), "resume": True}
+    recovery = run_program(DIE_RELEASED + RECOVER, repr(options), name="recover.py")
+    assert recovery.wait() == 7, recovery.stderr
+    check_all(dying, dispy.recover_jobs(path), 100_000)
+
+
+def test_nodes_that_die_after_what_they_had_was_returned(
+    start_dying: StartDying, start_node: StartNode, place: Place, path: Path
+) -> None:
+    """In part: the journal has that, and says so once more."""
+    node = start_node("--cpus", "2")
+    dying = start_dying(9, recover_file=str(path), free=8)
+    dying.wait_started(9)
+    dying.kill()
+    jobs = dispy.recover_jobs(path, timeout=0.5)
+    assert [dying.check(job) for job in jobs[:8]] == list(range(8))
+    assert jobs[8].status == RUNNING
+    place.is_swept = True
+    node.send(signal.SIGKILL)
+    node.wait()
+    shutil.rmtree(place.state / "dispy" / "spool", ignore_errors=True)
+    jobs = dispy.recover_jobs(path, timeout=0.5, terminate_pending=True)
+    assert [dying.check(job) for job in jobs[:8]] == list(range(8))
+    assert jobs[8].status == ABANDONED
 
 
 def test_two_recoveries_at_a_time(

@@ -221,6 +221,7 @@ class HostProcess:
         self.output: Output | int = self._output
         self.workers: dict[WorkerId, WorkerHandle] = {}
         self.is_dead = False
+        self.is_ending = False
         self._free_slots = list(range(slots_max - 1, -1, -1))
         self.processes: dict[int, Worker] = {}
         """Workers that live, by number."""
@@ -273,6 +274,7 @@ class HostProcess:
 
     def end(self) -> None:
         """Let it end with all that it started."""
+        self.is_ending = True
         if not self.party.is_dead:
             self.computer.reach(self.party, self.die, 0)
 
@@ -544,7 +546,10 @@ class Worker:
         if task.object and task.object not in self._objects:
             try:
                 computer.files.take(self._segments / protocol.object_name(task.object))
-            except OSError:
+            except OSError as error:
+                if self.host.is_ending:  # the computation has been closed, and nobody is told how this ends
+                    self._keep(TERMINATED, f"an object has gone: {error}")
+                    return
                 world.fail(f"job {job.number} does not find object {task.object} on {computer.name}")
             self._objects.add(task.object)
         words = handle.words

@@ -303,7 +303,7 @@ class Simulation:
             random.choice([3.0, 30.0, 100.0] if self.has_estates else [0.3, 3.0, 30.0]),
         )
         self._idle_since: dict[tuple[int, int], float] = {}
-        self._missing_since: dict[tuple[str, int], float] = {}
+        self._missing_since: dict[tuple[str, int, object], float] = {}
 
     def _give_store(self, computer: Computer) -> None:
         """A computer has files, some from earlier days; perhaps less room than it would need."""
@@ -655,7 +655,7 @@ class Simulation:
     def _look_for_unexplained(self) -> None:
         """A job that waits for something that nobody names."""
         world = self.world
-        since: dict[tuple[str, int], float] = {}
+        since: dict[tuple[str, int, object], float] = {}
         for program in self.programs:
             if not program.party.is_running:
                 continue
@@ -671,7 +671,9 @@ class Simulation:
                     # While a connection is broken it is that which is said.
                     is_unsaid = placement.progress is None and placement.node.is_connected
                     if is_unsaid and self._misses(program, number, placement.node.id):
-                        key = (program.name, number)
+                        # A way on which nothing comes from the node is only known to be broken after a while.
+                        link = program.service._by_node[placement.node.id]
+                        key = (program.name, number, link.connection)
                         since[key] = self._missing_since.get(key, world.now)
                         if world.now - since[key] > STUCK_S and self._is_in_order(program):
                             world.fail(

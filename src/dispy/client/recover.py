@@ -7,10 +7,12 @@ used: until then a recovery that is killed, or cannot load a result, has changed
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
 from dispy import config
@@ -23,7 +25,9 @@ from dispy.client.recovered import by_address, load, make_jobs, why_not
 from dispy.client.resumed import Resumed, Resuming, resume_unstarted
 from dispy.clock import Clock
 from dispy.core.recovery import PlaceStatus
-from dispy.errors import UsageError
+from dispy.errors import DispyError, UsageError
+from dispy.protocol.limits import MIB
+from dispy.protocol.node import Ended
 
 logger = logging.getLogger("dispy.client")
 
@@ -31,6 +35,9 @@ T = TypeVar("T")
 
 RELEASE_S = 3.0
 """Time for nodes to say that they have let go."""
+
+NOTE_SIZE = 100
+"""Bytes that a result takes in a journal beside its value, about."""
 
 KILL_S = 3.0
 """What killing jobs may take beyond the grace period."""
@@ -187,9 +194,14 @@ def recovering(
         if is_whole:
             for cluster in resumed:
                 cluster.finish()
+            # Whoever runs them has noted how they ended.
+            run = {id(job) for cluster in resumed for job in cluster.resumed_jobs}
+            others = [job for job in jobs if id(job) not in run]
+            unstarted = {id(one): _note_whole(one, others) for one in found}
             if not terminate_pending:
-                run = {id(job) for cluster in resumed for job in cluster.resumed_jobs}
-                kept = [one for one in found if _keep_unstarted(one, [j for j in jobs if id(j) not in run])]
+                kept = [one for one in found if unstarted[id(one)]]
+                for one in kept:
+                    _keep(one, unstarted[id(one)])
             for asking in net.asking:
                 net.call(asking.release)
             if not (yield Wait(lambda: _are_released(net), clock.monotonic() + RELEASE_S)):
@@ -198,6 +210,8 @@ def recovering(
                 )
             is_released = True
         else:
+            for one in found:
+                _note_ended(one, net.call(partial(by_address, one, jobs, is_whole=False)))
             _say_what_is_missing(found, sessions)
     finally:
         for cluster in resumed:
@@ -207,21 +221,49 @@ def recovering(
     return jobs
 
 
-def _keep_unstarted(one: Dead, jobs: list[DispyJob]) -> bool:
-    """Have a journal know all that became of its jobs, so that nodes need not, if some may still be run."""
-    mine = [job for job in jobs if job._number in one.submitted]
-    left = [job for job in mine if not job._is_final]
-    if not left:
-        return False
-    for ip_addr, ended in by_address(one, mine).items():
-        one.journal.ended(ip_addr, ended)
+def _note_ended(one: Dead, ended_by_address: dict[str, list[Ended]]) -> None:
+    """Have a journal know how jobs ended; returns when that is on disk. One whose disk is full has said so."""
+    for ip_addr, all_ended in ended_by_address.items():
+        for ended in _batches(all_ended):
+            one.journal.ended(ip_addr, ended)
+            one.journal.wait_for_room()
+    if ended_by_address:
+        with contextlib.suppress(DispyError):
+            one.journal.ask(lambda _: None)
+
+
+def _batches(all_ended: list[Ended]) -> Iterator[list[Ended]]:
+    """Of a MiB or so, or one larger result."""
+    batch: list[Ended] = []
+    size = 0
+    for ended in all_ended:
+        batch.append(ended)
+        size += len(ended.payload) + NOTE_SIZE
+        if size >= MIB:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _note_whole(one: Dead, jobs: list[DispyJob]) -> list[DispyJob]:
+    """Have a full journal know all that became of its jobs: nodes are about to forget it, and we may be killed.
+
+    Returns:
+        Jobs that were never started.
+    """
+    _note_ended(one, by_address(one, jobs, is_whole=True))
+    return [job for job in jobs if job._number in one.submitted and not job._is_final]
+
+
+def _keep(one: Dead, left: list[DispyJob]) -> None:
+    """A journal stays, of which jobs may still be run."""
     # Where nobody has to be asked, what has not ended was never started.
     one.journal.ask(lambda db: db.execute("DELETE FROM node"))
     notice(
         f"{len(left)} jobs were never started: recover_jobs({str(one.journal.path)!r}, resume=True) runs them, with "
         "terminate_pending=True it forgets them"
     )
-    return True
 
 
 def _are_released(net: Nodes) -> bool:

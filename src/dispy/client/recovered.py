@@ -80,15 +80,23 @@ def _results(one: Dead) -> dict[int, Result]:
     return results | one.told
 
 
-def by_address(one: Dead, jobs: list[DispyJob]) -> dict[str, list[Ended]]:
-    """How these jobs ended as far as the journal does not know it, by the nodes' addresses."""
+def by_address(one: Dead, jobs: list[DispyJob], *, is_whole: bool) -> dict[str, list[Ended]]:
+    """How these jobs ended as far as their journal, a full one, does not know it, by the nodes' addresses.
+
+    Args:
+        one: The journal.
+        jobs: Its jobs, and others.
+        is_whole: Nobody is asked any more: that jobs were lost is the last word, too.
+    """
     results = _results(one)
     found: dict[str, list[Ended]] = {}
     for job in jobs:
-        if job._number in one.told or not job._is_final:
+        if job._number not in one.submitted or job._number in one.told or not job._is_final:
             continue
         result = results.get(job._number)
         if result is None:
+            if not is_whole:
+                continue
             ended = Ended(job._number, 0, job.status, 0.0, 0.0, b"", reason=job.exception or "", ran=False)
             result = Result(ended, "")
         found.setdefault(result.ip_addr, []).append(result.ended)

@@ -193,18 +193,18 @@ class NodeService(NodeState):
                 loaded.brought.close()
         self._stager.close()
         if self._spool is not None:
-            self._handle(core.Stopping(list(self._gone)))
+            self._handle(core.Stopping(sorted(self._gone)))
             self._spool.close()
         self._segments.close()
         self._workspace.close()
 
     async def _say_farewell(self, deadline: float) -> None:
         """Tell clients that we leave, after the last byte of results; those who have all say so, and go."""
-        untold = {connection for connection, client in self._connections.items() if client is not None}
+        untold = [connection for connection, client in self._connections.items() if client is not None]
         while any(client is not None for client in self._connections.values()):
             for connection in list(untold):
                 if not connection.is_sending:
-                    untold.discard(connection)
+                    untold.remove(connection)
                     connection.send(node.Leaving("dispynode was stopped"))
             if self._clock.monotonic() > deadline:
                 break

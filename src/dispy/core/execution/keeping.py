@@ -29,7 +29,7 @@ from dispy.core.execution.state import (
     Tell,
     TellStored,
 )
-from dispy.core.execution.workers import flush, forget_client, forget_computation
+from dispy.core.execution.workers import drop_client, flush, forget_client, forget_computation
 from dispy.protocol.limits import OPEN_JOBS_MAX
 from dispy.protocol.node import Attempt, Ended, Held, HeldJobs, JobsEnded, Recover
 
@@ -159,10 +159,15 @@ def on_restored(state: State, out: Outbox, event: Restored, now: Seconds) -> Non
 
 
 def on_stopping(state: State, out: Outbox, event: Stopping, now: Seconds) -> None:
-    """The node ends: store what there is. For whoever it is that does not come back, that costs little."""
+    """The node has ended all processes: store what there is, but not for those who have gone for good.
+
+    For whoever else it is that does not come back, that costs little.
+    """
     flush(state, out)
     for gone in event.gone:
-        state.clients.pop(gone, None)
+        client = state.clients.get(gone)
+        if client is not None:
+            drop_client(state, out, client)
     for client in state.clients.values():
         if client.batches or any(key[0] == client.id for key in state.computations):
             _store_all(state, out, client)

@@ -353,25 +353,31 @@ def _free_rest(out: Outbox, worker: Worker, record: Record, position: int) -> No
 def forget_client(state: State, out: Outbox, client: Client, now: Seconds) -> None:
     """Drop all that a client had here."""
     computations = [c for c in state.computations.values() if c.client is client]
-    for computation in computations:
-        _drop(state, out, computation)
+    out.extend(StopHost(computation.key) for computation in computations)
+    drop_client(state, out, client)
+    leave(state, out, computations, now)
+
+
+def drop_client(state: State, out: Outbox, client: Client) -> None:
+    """Drop all that a client had in memory and on disk; its processes are somebody else's."""
+    for computation in [c for c in state.computations.values() if c.client is client]:
+        _drop(state, computation)
     state.clients.pop(client.id, None)
     if client.was_away or client.stored:
         out.append(Erase(client.id, [], gone=True))
-    leave(state, out, computations, now)
 
 
 def forget_computation(state: State, out: Outbox, computation: Computation, now: Seconds) -> None:
     """Drop a computation, its jobs and its processes."""
-    _drop(state, out, computation)
+    _drop(state, computation)
+    out.append(StopHost(computation.key))
     leave(state, out, [computation], now)
 
 
-def _drop(state: State, out: Outbox, computation: Computation) -> None:
+def _drop(state: State, computation: Computation) -> None:
     drop_workers(state, computation)
     del state.computations[computation.key]
     printing.forget(state, computation.key)
-    out.append(StopHost(computation.key))
 
 
 def leave(state: State, out: Outbox, computations: list[Computation], now: Seconds) -> None:
