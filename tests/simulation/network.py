@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from dispy.scheduler.link import Link
+
 from .world import Party, World
 
 SYN_AGAIN_S = (1.0, 3.0, 7.0)
@@ -255,7 +257,9 @@ class End:
             return
         if protocol.is_ready:
             self._world.saw(len(data))
-            self.party.heard[sender.machine.host] = self.party.awake(), self.party.stops
+            # A process that recovers asks nodes over connections of their own, and each is watched for itself.
+            if type(protocol._owner) is Link:
+                self.party.heard[sender.machine.host] = self.party.awake(), self.party.stops
         view = memoryview(data)
         while len(view):
             room = protocol.get_buffer(len(view))

@@ -64,6 +64,22 @@ def test_a_note_of_which_a_byte_is_wrong_is_not_used(
         assert not found.lost, place
 
 
+def test_a_result_that_is_damaged_leaves_a_gap_also_if_nothing_else_is_kept(tmp_path: Path) -> None:
+    """The note does not have its job, which was on disk: nobody must take that for one that was never started."""
+    base = tmp_path / "spool"
+    leave(base)
+    node = spool(base, b"d" * 16)
+    node.restore(51348)
+    node.note(NoteOpen(CLIENT, "client", [], 2))
+    node.close()
+    (results,) = base.glob("*/*.results")
+    results.write_bytes(results.read_bytes()[:-3])
+    for _ in range(2):
+        (found,) = take_over(base)
+        assert found.has_gaps
+        assert found.batches == []
+
+
 def test_what_is_damaged_does_not_stay_for_ever(tmp_path: Path) -> None:
     """It goes when nothing else is there of its client: who asks is told that nothing is known."""
     base = tmp_path / "spool"

@@ -411,7 +411,8 @@ class Steering(ClusterState):
             return
         if action.reason:
             self._failures[info.name] = action.reason
-            logger.warning("cluster %s cannot use node %s: %s", self.name, info.name, action.reason)
+            reason = action.reason.removeprefix(f"node {info.name}: ")
+            logger.warning("cluster %s cannot use node %s: %s", self.name, info.name, reason)
             if shown is None:
                 # It was never used: who asks sees that it is there, and why it is not.
                 shown = self._dispy_nodes[action.node] = self._show(info)

@@ -282,10 +282,6 @@ class Spool:
                 with suppress(OSError):
                     # So that the next node knows of it, too.
                     path.rename(path.with_suffix(DAMAGED))
-        noted = {ClientId(note.client) for note in notes}
-        for client, one in restored.items():
-            is_here = bool(set(before) & set(one.before))
-            one.has_gaps |= is_here and (client not in noted or client.hex() in damaged)
         for note in notes:
             one = _entry(restored, ClientId(note.client), note.name, before)
             one.next_batch = max(one.next_batch, note.next_batch + shift.get(one.client, 0))
@@ -298,6 +294,11 @@ class Spool:
                 ]
                 if attempts:
                     one.lost.append(HeldJobs(jobs.computation, attempts))
+        # Also of those of whom nothing is left but a note.
+        noted = {ClientId(note.client) for note in notes}
+        for client, one in restored.items():
+            is_here = bool(set(before) & set(one.before))
+            one.has_gaps |= is_here and (client not in noted or client.hex() in damaged)
 
     def _restore_batches(
         self,
