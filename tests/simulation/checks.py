@@ -43,7 +43,7 @@ def watch_node(computer: Computer, machine: ExecutionMachine) -> None:
             computer.show(event, actions)
         if type(event) is execution.Stopping:
             return actions  # it is of no use any more to anybody
-        problem = find_in_node(state, before)
+        problem = find_in_node(state, before) or find_offered(state, actions)
         count += 1
         if problem is None and count % EVERY == 0:
             problem = find_slowly_in_node(state)
@@ -79,8 +79,8 @@ def find_in_node(state: execution.State, busy_before: int) -> str | None:
     first = state.exclusive[0] if state.exclusive else None
     for computation in state.computations.values():
         client = computation.client
-        if first is not None and computation.busy and first.busy and computation is not first:
-            return "an exclusive computation runs beside another one"
+        if state.has_node and computation.busy and computation is not first:
+            return "an exclusive computation has the node, and another one runs there"
         if computation.ready and busy < state.cpus and computation.status is execution.Status.READY:
             may_start = client.busy < client.cpus_max and (first is None or first is computation)
             is_alone = first is None or busy == computation.busy
@@ -88,6 +88,17 @@ def find_in_node(state: execution.State, busy_before: int) -> str | None:
             has_place = computation.idle or (can_fork and computation.stillborn <= STILLBORN_MAX)
             if may_start and is_alone and has_place:
                 return f"{len(computation.ready)} jobs wait while a CPU is free"
+    return None
+
+
+def find_offered(state: execution.State, actions: list[execution.Action]) -> str | None:
+    """What is wrong with who was given a job. One whose program was away may still run what it had, beside others."""
+    if not state.exclusive:
+        return None
+    for action in actions:
+        worker = state.workers.get(action.worker) if type(action) is execution.Offer else None
+        if worker is not None and not (worker.computation is state.exclusive[0] and state.has_node):
+            return "a job is started though an exclusive computation has or awaits the node"
     return None
 
 
