@@ -146,6 +146,8 @@ class Truth:
 
     def check_complete(self, one: Dead, session: Session, returned: dict[int, DispyJob]) -> None:
         """What a node has produced is there, if nothing has happened to it since."""
+        if one.journal.path in self._estate.short_released:
+            return
         account = self._estate.ledger[session.identity]
         used = {row.incarnation for row in session.nodes if row.state != GIVEN_UP}
         for entry in account.entries.values():

@@ -7,6 +7,7 @@ their own, with nodes asked over the network. What they say of each job is compa
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import TypeVar
 
 from dispy.client.asking import LOOK_S, Asking, by_program
@@ -198,6 +199,7 @@ class Recovery:
         self._arguments = timeout, terminate_pending, resume
         self._volumes = volumes
         self.found: list[Dead] = []
+        self._is_begun = False
         self._steps: Generator[Wait, bool, list[DispyJob]]
         self._wait: Wait
         Loop(world, self.party, estate.network, estate.program.host)
@@ -221,6 +223,7 @@ class Recovery:
             self.estate.ledger,
         )
         self.nodes.look()
+        self._is_begun = True
         self._steps = recovering(
             self.found, self.nodes, self._make_resumed, timeout, terminate_pending, resume, self._world
         )
@@ -268,6 +271,10 @@ class Recovery:
     def kill(self, how: str) -> None:
         """It is gone in the middle of anything."""
         self._world.note(self.party.name, f"is killed ({how})")
+        if self._is_begun and any(asking.is_releasing for asking in self.nodes.asking):
+            self.estate.short_released.update(
+                one.journal.path for one in self.found if not one.journal.is_full
+            )
         self.party.kill()
         self.estate.network.drop(self.party, how)
         assert self.estate.program.shelf is not None
@@ -300,6 +307,8 @@ class Estate:
         self.tries = 0
         self.given_up: set[bytes] = set()
         """Nodes that the program, or one that resumed its jobs, had given up, as its journals said some time."""
+        self.short_released: set[Path] = set()
+        """Short journals. Nodes were told to forget what they had, by somebody who died before he returned it."""
         self.returned = 0
         """Jobs that were returned."""
         self.resumed = 0

@@ -84,18 +84,21 @@ def by_address(one: Dead, jobs: list[DispyJob], *, is_whole: bool) -> dict[str, 
     """How these jobs ended as far as their journal, a full one, does not know it, by the nodes' addresses.
 
     Args:
-        one: The journal.
+        one: The journal. Nothing is noted in a short one.
         jobs: Its jobs, and others.
         is_whole: Nobody is asked any more: that jobs were lost is the last word, too.
     """
-    results = _results(one)
     found: dict[str, list[Ended]] = {}
+    if not one.journal.is_full:
+        return found
+    results = _results(one)
     for job in jobs:
-        if job._number not in one.submitted or job._number in one.told or not job._is_final:
+        if job._number in one.told or not job._is_final:
             continue
+        # Also of a job that was submitted too late to be in the journal.
         result = results.get(job._number)
         if result is None:
-            if not is_whole:
+            if not is_whole or job._number not in one.submitted:
                 continue
             ended = Ended(job._number, 0, job.status, 0.0, 0.0, b"", reason=job.exception or "", ran=False)
             result = Result(ended, "")
