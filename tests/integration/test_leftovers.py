@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -124,3 +125,43 @@ def test_killed_worker_takes_its_jobs_children_with_it(
     assert "SIGKILL" in job.exception
     child = int(path.read_text())
     wait_for(lambda: is_alive(child), lambda alive: not alive, what="the job's child is gone")
+
+
+def forks_and_waits(how: str) -> tuple[int, int]:
+    pid = os.fork()
+    if pid == 0:
+        if how == "exits":
+            sys.exit(7)
+        if how == "raises":
+            raise ValueError("in the child")
+        return 0, 0
+    return os.getpid(), os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_a_forked_child_that_comes_back_ends_as_in_a_program(
+    make_cluster: MakeCluster, start_node: StartNode
+) -> None:
+    """It does not answer for the job, and is no second worker; the worker goes on."""
+    start_node("--cpus", "1")
+    for isolate in (False, True):
+        cluster = make_cluster(forks_and_waits, isolate=isolate)
+        jobs = [cluster.submit(how) for how in ("exits", "raises", "returns")]
+        results = [job() for job in jobs]
+        assert None not in results, [job.exception for job in jobs]
+        assert [code for _, code in results] == [7, 1, 0]
+        assert "ValueError: in the child" in jobs[1].stderr
+        assert jobs[2].stderr == ""
+        assert isolate or len({worker for worker, _ in results}) == 1
+
+
+def test_a_forked_child_of_setup_ends_as_in_a_program(
+    make_cluster: MakeCluster, start_node: StartNode
+) -> None:
+    start_node("--cpus", "1")
+
+    def prepare() -> int:
+        global found
+        found = forks_and_waits("exits")[1]
+        return 0
+
+    assert make_cluster(lambda: found, setup=prepare).submit()() == 7

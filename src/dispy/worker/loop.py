@@ -33,6 +33,7 @@ from dispy.protocol import limits
 from dispy.protocol import worker as protocol
 from dispy.protocol.node import FINISHED, TERMINATED, Ended, FilePart, Job
 from dispy.protocol.worker import Record
+from dispy.worker import forked
 from dispy.worker.chunk import Chunk
 from dispy.worker.output import Capture
 from dispy.worker.restore import Restorer
@@ -243,6 +244,9 @@ class Worker:
         """What the last job had started for itself was killed: it counts as if its own process had been."""
         self._child = 0
         """Pid of the process that runs the job, where that is another."""
+        self._is_copy = False
+        """This process was forked by a job: it has nothing to do here."""
+        os.register_at_fork(after_in_child=self._on_forked)
         self._threads = 0
         """How many there are between jobs, besides this one."""
         self._kept: set[int] = set()
@@ -362,6 +366,8 @@ class Worker:
                 value = chunk.results
                 if not chunk.run(self._function, self.is_cancelled):
                     reason = str(len(value))
+            if self._is_copy:
+                forked.end()
             self._running = None
             step = "result"
             data = payload.dump(value)
@@ -369,6 +375,8 @@ class Worker:
             self._segments.leave_there()
             return None
         except BaseException as error:
+            if self._is_copy:
+                forked.end(error)
             self._running = None
             status = TERMINATED
             if chunk is not None and step == "result":
@@ -394,6 +402,9 @@ class Worker:
         if job_id:
             ended.job_id = job_id
         return ended
+
+    def _on_forked(self) -> None:
+        self._is_copy = True
 
     def _store(
         self, data: bytes | payload.Parts, status: int, reason: str | None
@@ -428,6 +439,7 @@ class Worker:
                 # Signals that came before the fork was complete were forgotten; of an interrupt the job itself knows.
                 self.on_unbuffer()
                 self._is_isolated = True
+                self._is_copy = False
                 payload.accept_code(self._namespace)
                 ended = self._run(job)
                 assert ended is not None

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from dispy import payload
-from dispy.worker import output
+from dispy.worker import forked, output
 
 _set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
 
@@ -34,7 +34,7 @@ def set_up(code: payload.Code, limit_s: float) -> str:
     is_late: list[str] = []
     try:
         with output.overheard(said), _limited(limit_s, is_late):
-            result = code.setup(*code.setup_args)
+            result = forked.call(code.setup, code.setup_args)
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"
     else:
@@ -79,7 +79,7 @@ def clean_up(code: payload.Code, name: str, logger: logging.Logger) -> None:
     if code.cleanup is None:
         return
     try:
-        code.cleanup(*code.setup_args)
+        forked.call(code.cleanup, code.setup_args)
     except BaseException as error:
         where = "".join(traceback.format_tb(error.__traceback__)[-1:]).strip()
         logger.error("cleanup of %s failed: %s: %s; %s", name, type(error).__name__, error, where)
