@@ -17,7 +17,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import psutil
 import pytest
 import uvloop
 
@@ -26,7 +25,7 @@ from dispy import config
 from dispy.client.engine import stop_engine
 from dispy.net.discovery import running_nodes
 
-from .helpers import PYTHON, Node, Place, Program, describe, wait_for, wait_gone
+from .helpers import PYTHON, Node, Place, Program, descendants, describe, wait_for, wait_gone
 from .others import find_python
 from .pem import Files
 
@@ -98,7 +97,7 @@ def place(place_root: Path, monkeypatch: pytest.MonkeyPatch, _deadline: None) ->
     monkeypatch.setattr(config, "CancelGrace", 0.5)
     level = logging.getLogger("dispy").level
     threads_before = set(threading.enumerate())
-    children_before = {child.pid for child in psutil.Process().children(recursive=True)}
+    children_before = set(descendants(os.getpid()))
     descriptors_before = _descriptors()
     yield here
     faults = []
@@ -120,17 +119,16 @@ def place(place_root: Path, monkeypatch: pytest.MonkeyPatch, _deadline: None) ->
             wait_for(look, lambda left: not left, what=f"no {name} left behind", deadline_s=3)
         except AssertionError as error:
             faults.append(str(error))
-    for pid in here.processes():
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
     here.close()
     if faults:
+        for pid in here.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         pytest.fail("\n".join(faults))
 
 
 def _new_children(before: set[int]) -> list[str]:
-    pids = [child.pid for child in psutil.Process().children(recursive=True)]
-    return [describe(pid) for pid in pids if pid not in before]
+    return [describe(pid) for pid in descendants(os.getpid()) if pid not in before]
 
 
 def _new_descriptors(before: dict[int, str]) -> list[str]:

@@ -19,6 +19,7 @@ from typing import TypeVar
 import psutil
 
 from dispy.net.directories import FREE, GIVEN, memory_directory
+from dispy.processes import children
 
 T = TypeVar("T")
 
@@ -72,6 +73,14 @@ def wait_gone(
         what=what,
         deadline_s=deadline_s,
     )
+
+
+def descendants(pid: int) -> list[int]:
+    """Pids of all processes below one, zombies too; without a look at all others, which psutil takes."""
+    found = children(pid)
+    for child in found:
+        found += children(child)
+    return found
 
 
 def describe(pid: int) -> str:
@@ -261,10 +270,7 @@ class Program:
 
     def descendants(self) -> list[int]:
         """Pids of all processes below it."""
-        try:
-            return [child.pid for child in psutil.Process(self.pid).children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
+        return descendants(self.pid)
 
     def send(self, number: int) -> None:
         """Send a signal to the process alone."""
