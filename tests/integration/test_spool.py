@@ -258,6 +258,58 @@ def test_a_damaged_file_is_no_reason_to_run_jobs_twice(
     assert jobs[2].status == ABANDONED
 
 
+def _damage_values(place: Place) -> None:
+    """Change a byte in the middle of all large values on disk."""
+    for path in spooled(place):
+        data = bytearray(path.read_bytes())
+        place_in = data.index(b"y" * 1000) + 500
+        data[place_in] ^= 1
+        path.write_bytes(data)
+
+
+def test_a_large_result_that_was_damaged_on_disk_is_not_told(
+    start_dying: StartDying, start_quick: StartQuick, place: Place
+) -> None:
+    """Whatever the file system says: a value that is not what the job returned is lost, with a reason."""
+    node = start_quick(cpus=2)
+    dying = start_dying(2, size=200_000)
+    dying.wait_started([0, 1])
+    dying.kill()
+    dying.release()
+    wait_for(lambda: _results_of(place), lambda numbers: numbers == {1, 2}, what="all is on disk")
+    kill(place, node)
+    _damage_values(place)
+    start_quick()
+    jobs = dispy.recover_jobs()
+    assert [job.status for job in jobs] == [TERMINATED, FINISHED]
+    assert jobs[0].exception == "the job's result was lost: it was damaged on its node's disk"
+    assert jobs[0].result is None
+    assert dying.check(jobs[1]) == 1
+
+
+def test_a_large_result_that_was_damaged_while_its_client_stood_still(
+    start_dying: StartDying, start_quick: StartQuick, place: Place
+) -> None:
+    node = start_quick()
+    dying = start_dying(1, size=200_000)
+    dying.wait_started([0])
+    dying.program.send(signal.SIGSTOP)
+    try:
+        wait_for(lambda: noted(place), what="the client is away")
+        dying.release(0)
+        wait_for(lambda: spooled(place), what="a result is on disk")
+        kill(place, node)
+        _damage_values(place)
+        start_quick(listen_port=node.port)
+    finally:
+        dying.program.send(signal.SIGCONT)
+    dying.order("jobs[0].wait(); print(jobs[0].status, jobs[0].result, jobs[0].exception, flush=True)")
+    lost = "the job's result was lost: it was damaged on its node's disk"
+    dying.program.wait_line(f"^{TERMINATED} None {lost}$", deadline_s=15)
+    dying.order("cluster.close()")
+    wait_for(lambda: journals(place), lambda left: not left, what="the journal is removed")
+
+
 # Where there is no room.
 
 

@@ -22,7 +22,7 @@ from dispy.net.connection import Connection
 from dispy.net.discovery import Listing
 from dispy.net.tls import Tls, check, dialer_tls
 from dispy.protocol import node
-from dispy.scheduler.link import PoolSink, Target
+from dispy.scheduler.link import PoolSink, Target, check_stored
 from dispy.settings import PULSE_S
 from dispy.text import block, line, lines
 
@@ -209,6 +209,8 @@ def _take_parts(connection: Connection, message: node.JobsEnded) -> None:
         if ended.output_stream:
             output = bytes(connection.take_stream(ended.output_stream).data or b"")
             ended.stdout, ended.stderr = output[: ended.stdout_size], output[ended.stdout_size :]
+        if ended.checksum:
+            check_stored(ended)
 
 
 class Asking:

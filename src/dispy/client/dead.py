@@ -53,6 +53,7 @@ class _EndedRow(msgspec.Struct, array_like=True):
     segment: int = 0
     died: bool = False
     job_id: bytes = b""
+    checksum: int = 0
 
 
 class _JobRow(msgspec.Struct, array_like=True):

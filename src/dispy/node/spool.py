@@ -36,9 +36,12 @@ from dispy.protocol.node import Ended, HeldJobs, Identity, JobsEnded, Name, Numb
 
 logger = logging.getLogger("dispy.node")
 
-MAGIC = b"dispy spool 1\n\0\0"
+MAGIC = b"dispy spool 2\n\0\0"
 _HEAD = struct.Struct("<QII")  # length of the header, its CRC, parts
 _LENGTH = struct.Struct("<Q")
+_CRC = struct.Struct(
+    "<I"
+)  # one for each part, behind the last; of a result's second part it goes on from the first
 
 FILE_BYTES = 16 * MIB
 """Batches are put together into files up to this size: what is synced together costs little more than one."""
@@ -382,6 +385,12 @@ class Spool:
             wanted = [n for e in found.ended for n in (e.stream, e.output_stream) if n]
             if any(n > len(parts) for n in wanted):
                 raise Damaged("parts are missing")
+            if wanted:
+                crcs = os.pread(opened.fileno(), _CRC.size * len(parts), sum(parts[-1]))
+                for ended in found.ended:
+                    last = ended.output_stream or ended.stream
+                    if last:
+                        (ended.checksum,) = _CRC.unpack_from(crcs, _CRC.size * (last - 1))
             data = [
                 Outgoing(os.dup(opened.fileno()), size, start)
                 for start, size in (parts[n - 1] for n in wanted)
@@ -503,7 +512,7 @@ class Spool:
     def _write_note(self, note: NoteOpen) -> None:
         data = _encode(_Note(note.client, note.name, note.open, note.next_batch))
         head = MAGIC + _HEAD.pack(len(data), zlib.crc32(data), 0)
-        _write(self._room().path, f"{note.client.hex()}.open", [head, data], None)
+        _write(self._room().path, f"{note.client.hex()}.open", [head, data], [])
 
     def _drop_note(self, client: ClientId) -> None:
         self._failed = [task for task in self._failed if task.note is None or task.note.client != client]
@@ -515,6 +524,8 @@ class Spool:
         """Write batches of one client into one file."""
         batches: list[JobsEnded] = []
         paths: list[Path] = []
+        seconds: set[int] = set()
+        """Parts that go with the one before them."""
         for task in group:
             assert task.store is not None
             batch = task.store.batch
@@ -529,6 +540,8 @@ class Spool:
                                 raise FileNotFoundError("its computation is gone")
                             paths.append(task.directory / str(segment))
                             setattr(result, attribute, len(paths))
+                    if result.stream and result.output_stream:
+                        seconds.add(result.output_stream)
                 ended.append(result)
             batches.append(JobsEnded(batch.batch, batch.computation, ended))
         first = group[0].store
@@ -538,13 +551,17 @@ class Spool:
         lengths = [_LENGTH.pack(size) for size in sizes]
         crc = zlib.crc32(b"".join(lengths), zlib.crc32(header))
         head = MAGIC + _HEAD.pack(len(header), crc, len(paths)) + b"".join(lengths) + header
-        size = len(head) + sum(sizes)
+        size = len(head) + sum(sizes) + _CRC.size * len(sizes)
         if self._used + size > self._bytes_max:
             raise OSError(f"{self._bytes_max} bytes are allowed, {self._used} are used")
         room = self._room()
         name = f"{first.client.hex()}-{self._next:08}.results"
         self._next += 1
-        path = _write(room.path, name, [head], list(zip(paths, sizes, strict=True)))
+        parts = [
+            (path, size, number in seconds)
+            for number, (path, size) in enumerate(zip(paths, sizes, strict=True), 1)
+        ]
+        path = _write(room.path, name, [head], parts)
         self._used += size
         self._tell(Stored(first.client, [batch.batch for batch in batches]), path)
 
@@ -604,16 +621,26 @@ def _grouped(tasks: list[_Task]) -> Iterator[list[_Task]]:
         yield group
 
 
-def _write(directory: Path, name: str, pieces: list[bytes], parts: list[tuple[Path, int]] | None) -> Path:
-    """Write a file whole or not at all, and to the disk itself."""
+def _write(directory: Path, name: str, pieces: list[bytes], parts: list[tuple[Path, int, bool]]) -> Path:
+    """Write a file whole or not at all, and to the disk itself.
+
+    Args:
+        directory, name: Where.
+        pieces: What it begins with.
+        parts: Segments that follow: path, size and whether the checksum goes on from the one before.
+    """
     temporary = directory / f".{name}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             for piece in pieces:
                 _write_all(file.fileno(), memoryview(piece))
-            for path, size in parts or ():
-                _copy(path, size, file.fileno())
+            crc = 0
+            crcs = []
+            for path, size, goes_on in parts:
+                crc = _copy(path, size, file.fileno(), crc if goes_on else 0)
+                crcs.append(_CRC.pack(crc))
+            _write_all(file.fileno(), memoryview(b"".join(crcs)))
             os.fsync(file.fileno())
         os.rename(temporary, directory / name)
     except BaseException:
@@ -630,8 +657,11 @@ def _write_all(descriptor: int, data: memoryview) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _copy(path: Path, size: int, target: int) -> None:
-    """Append a segment. It is read and not mapped: one that is used again meanwhile may shrink."""
+def _copy(path: Path, size: int, target: int, crc: int) -> int:
+    """Append a segment; returns a checksum that goes on from another.
+
+    It is read and not mapped: one that is used again meanwhile may shrink.
+    """
     source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         left = size
@@ -640,9 +670,11 @@ def _copy(path: Path, size: int, target: int) -> None:
             if not piece:
                 raise FileNotFoundError(f"{path} is shorter than it was")
             _write_all(target, memoryview(piece))
+            crc = zlib.crc32(piece, crc)
             left -= len(piece)
     finally:
         os.close(source)
+    return crc
 
 
 def _read_note(path: Path) -> _Note:
@@ -687,7 +719,7 @@ def _read_header(descriptor: int) -> tuple[_Header, list[tuple[int, int]]]:
     for (size,) in _LENGTH.iter_unpack(lengths):
         parts.append((position, size))
         position += size
-    if position != total:
+    if position + _CRC.size * count != total:
         raise Damaged("it ends too early")
     try:
         return _header_decoder.decode(header), parts

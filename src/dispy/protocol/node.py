@@ -88,6 +88,8 @@ class Ended(Struct, array_like=True, gc=False):
     """The job's process died, and nobody had asked for that, or its result is lost: it is run again if it may."""
     job_id: Inline = b""
     """The pickled id of a job whose id is not its number: who recovers its result does not know it otherwise."""
+    checksum: Annotated[int, Meta(ge=0, lt=1 << 32)] = 0
+    """CRC-32 of the two streams, one after the other, where they were on a disk meanwhile; 0 otherwise."""
 
 
 class Started(Struct, array_like=True, gc=False):

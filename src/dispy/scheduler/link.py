@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import zlib
 from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -139,6 +140,18 @@ class Owner(Protocol):
 
     def link_message(self, link: Link, message: node.FromNode) -> None:
         """It said something."""
+
+
+def check_stored(ended: node.Ended) -> None:
+    """A result that was on its node's disk is what was written there, or it is lost."""
+    crc = zlib.crc32(ended.payload) if ended.stream else 0
+    if ended.output_stream:
+        crc = zlib.crc32(ended.stderr, zlib.crc32(ended.stdout, crc))
+    if crc != ended.checksum and ended.status != node.CANCELLED:
+        ended.status = node.TERMINATED
+        ended.payload = b""
+        ended.reason = "the job's result was lost: it was damaged on its node's disk"
+        ended.died = True
 
 
 class Link:
@@ -469,9 +482,15 @@ class Link:
                     ended.payload = b""
                     ended.status = node.TERMINATED
                     ended.reason = "there is not enough memory here for the job's result"
+                    ended.checksum = 0
             if ended.output_stream:
-                output = bytes(connection.take_stream(ended.output_stream).data or b"")
+                data = connection.take_stream(ended.output_stream).data
+                if data is None:  # no memory for it
+                    data, ended.checksum = memoryview(b""), 0
+                output = bytes(data)
                 ended.stdout, ended.stderr = output[: ended.stdout_size], output[ended.stdout_size :]
+            if ended.checksum:
+                check_stored(ended)
 
     def _take_shared(self, ended: node.Ended, computation: int) -> None:
         """A result that lies in the node's directory becomes ours; there it stays until it is acknowledged."""
