@@ -99,6 +99,11 @@ def fail_by_error() -> None:
     raise LookupError("no data here")
 
 
+def fail_by_odd_name() -> None:
+    """As where a file has a name that is not UTF-8."""
+    raise LookupError("no part \udcff here")
+
+
 def fail_by_value() -> str:
     return "ready"
 
@@ -120,6 +125,7 @@ def fail_by_death() -> None:
     ("setup", "reasons"),
     [
         (fail_by_error, ["LookupError: no data here", "as far as here", "Traceback"]),
+        (fail_by_odd_name, ["LookupError: no part \\udcff here"]),
         (fail_by_value, ["it returned 'ready', and not 0, 1, 2 or None"]),
         (fail_by_false, ["it returned 0.5"]),
         (fail_by_exit, ["SystemExit: 3"]),

@@ -34,7 +34,7 @@ from dispy.protocol.worker import (
     WorkerExited,
     WorkerStarted,
 )
-from dispy.text import Formatter
+from dispy.text import Formatter, sendable
 from dispy.worker import loop, names, output, setup
 from dispy.worker.program import Program
 from dispy.worker.restore import Restorer
@@ -155,7 +155,7 @@ class Host:
                 node_logger=self._logger,
             )
         except BaseException as error:
-            text = "".join(traceback.format_exception(error))
+            text = sendable("".join(traceback.format_exception(error)))
             return LoadFailed(f"the computation cannot be loaded on {message.node_name}:\n{text}"[-60_000:])
         warning = ""
         if not message.setup_per_worker and code.setup is not None:
@@ -340,7 +340,7 @@ _node_stderr = 2
 
 
 def _setup_failed(load: protocol.Load, reason: str) -> str:
-    return f"setup failed on {load.node_name}: {reason}"[:60_000]
+    return f"setup failed on {load.node_name}: {sendable(reason)}"[:60_000]
 
 
 def _woken(number: int, frame: object) -> None:
