@@ -358,7 +358,12 @@ def main() -> None:
     handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))
     # What jobs log is the text of strangers to whoever watches the node.
     handler.setFormatter(Formatter("%(asctime)s %(name)s - %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.INFO)
+    for name in ("dispynode", "dispy"):
+        # Theirs alone: what user code logs by loggers of its own, however it has set them up, is its output.
+        ours = logging.getLogger(name)
+        ours.addHandler(handler)
+        ours.setLevel(logging.INFO)
+        ours.propagate = False
     control = socket.socket(fileno=control_fd)
     slots = mmap.mmap(slots_fd, 0)
     os.close(slots_fd)
