@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from dispy import payload, processes
+from dispy.errors import DispyError
 from dispy.protocol import worker as protocol
 from dispy.protocol.worker import (
     LENGTH,
@@ -154,6 +155,8 @@ class Host:
                 send_file=self._send_file,
                 node_logger=self._logger,
             )
+        except DispyError as error:
+            return LoadFailed(f"the computation cannot be loaded on {message.node_name}: {error}")
         except BaseException as error:
             text = sendable("".join(traceback.format_exception(error)))
             return LoadFailed(f"the computation cannot be loaded on {message.node_name}:\n{text}"[-60_000:])
