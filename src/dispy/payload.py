@@ -675,7 +675,8 @@ def dump_code(
             hint="import or create it inside the function, or pass it as an argument",
         ) from error
     modules = sorted(pickler.global_names & STANDARD_MODULES)
-    return pickle.dumps((stream.getvalue(), modules, b""), PROTOCOL)
+    version = _VERSION if pickler.has_code else ()
+    return pickle.dumps((stream.getvalue(), modules, b"", version), PROTOCOL)
 
 
 def with_setup_args(code: bytes, args: tuple[Any, ...]) -> bytes:
@@ -684,7 +685,7 @@ def with_setup_args(code: bytes, args: tuple[Any, ...]) -> bytes:
     Raises:
         PicklingError: An argument that cannot be sent.
     """
-    data, modules, _ = pickle.loads(code)
+    data, modules, _, version = pickle.loads(code)
     stream = io.BytesIO()
     try:
         _Pickler(stream).dump(args)
@@ -692,12 +693,23 @@ def with_setup_args(code: bytes, args: tuple[Any, ...]) -> bytes:
         raise PicklingError(
             f"setup_args cannot be sent: {find_culprit(args, 'setup_args') or error}"
         ) from error
-    return pickle.dumps((data, modules, stream.getvalue()), PROTOCOL)
+    return pickle.dumps((data, modules, stream.getvalue(), version), PROTOCOL)
 
 
 def load_code(payload: bytes) -> Code:
-    """Rebuild what ``dump_code`` made."""
-    data, modules, args = pickle.loads(payload)
+    """Rebuild what ``dump_code`` made.
+
+    Raises:
+        PicklingError: It was made by another version of Python.
+    """
+    data, modules, args, version = pickle.loads(payload)
+    if version and version != _VERSION:
+        theirs, ours = (".".join(map(str, each)) for each in (version, _VERSION))
+        raise PicklingError(
+            f"the program runs on Python {theirs}, and this node on Python {ours}; functions travel compiled, and "
+            "no version runs what another has compiled",
+            hint=f"start dispynode with Python {theirs}, or the program with Python {ours}",
+        )
     shared, _, function, names, setup, cleanup = pickle.loads(data)
     for name, item in names.items():
         shared.setdefault(name, item)
@@ -738,6 +750,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             file, protocol=PROTOCOL, buffer_callback=buffers.take if buffers is not None else None
         )
         self.global_names: set[str] = set()
+        self.has_code = False
+        """There is something in it that was compiled."""
         self._explicit = {id(item) for item in explicit}
         self._is_definition = False
         if shared is not None:
@@ -748,6 +762,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
                         shared.setdefault("__name__", function.__globals__.get("__name__", "__main__"))
             shared.setdefault("__name__", "__main__")
 
+    def _dynamic_function_reduce(self, func: Any) -> Any:
+        self.has_code = True
+        return super()._dynamic_function_reduce(func)
+
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, types.FunctionType):
             if not _is_installed(obj.__module__):
@@ -755,6 +773,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
                 return self._dynamic_function_reduce(obj)
         elif isinstance(obj, type):
             if not _is_installed(obj.__module__) or obj in _by_value._DYNAMIC_CLASS_TRACKER_BY_CLASS:
+                self.has_code = True
                 if self._is_definition or id(obj) in self._explicit:
                     return _reduce_definition(obj)
                 return _reduce_class(obj)
@@ -775,6 +794,9 @@ def _dump_by_value(value: Any, buffers: _Collector | None = None) -> bytes:
     _Pickler(stream, buffers=buffers).dump(value)
     return stream.getvalue()
 
+
+_VERSION = sys.version_info[:2]
+"""Bytecode is another in each minor version of Python, and running that of another ends in a crash at best."""
 
 _class_blobs: dict[str, tuple[type, bytes]] = {}
 

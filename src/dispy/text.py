@@ -29,6 +29,21 @@ def block(text: str) -> str:
     return lines(text).replace("\n", "\n    ")
 
 
+def sendable(text: str) -> str:
+    """The same, with halves of surrogate pairs as escapes: names of files that are not UTF-8 have them, and no
+    message can."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def of_error(error: BaseException) -> str:
+    """Type and message of an exception; its class may be a user's, and fail at that."""
+    try:
+        message = str(error)
+    except Exception:
+        message = "<its str() fails>"
+    return f"{type(error).__name__}: {message}"
+
+
 def _escaped(match: re.Match[str]) -> str:
     return match.group().encode("unicode_escape", "backslashreplace").decode("ascii")
 

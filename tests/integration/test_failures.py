@@ -142,6 +142,23 @@ def test_very_long_exception(make_cluster: MakeCluster) -> None:
     assert "cut" in job.exception
 
 
+def test_exception_with_the_name_of_a_file_that_is_not_utf_8(
+    make_cluster: MakeCluster, start_node: StartNode
+) -> None:
+    """No message can hold half of a character: it is shown as an escape, and costs no worker."""
+    start_node("--cpus", "1")
+    cluster = make_cluster(works)
+    first = cluster.submit("pid")()
+    name = os.fsdecode(b"part-\xff.dat")
+    for error in (ValueError(name), ValueError(name * 10_000)):
+        job = cluster.submit("raise", error)
+        job()
+        assert "ValueError: part-\\udcff.dat" in job.exception, job.exception
+        assert len(job.exception) < 200_000
+        assert cluster.submit("pid")() == first
+    assert str(cluster.submit("value", ValueError(name))()) == name
+
+
 def test_unpicklable_result(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(works)
     job = cluster.submit("lock")

@@ -76,6 +76,34 @@ def test_output_arrives_with_its_job(make_cluster: MakeCluster, start_node: Star
     assert node.stdout.count("\n") == 1, f"output of jobs at the node's terminal: {node.stdout!r}"
 
 
+def test_what_a_job_logs_is_its_output(make_cluster: MakeCluster, start_node: StartNode) -> None:
+    """As in any program: of its own loggers, set up or not. ``dispynode_logger`` is the node's."""
+
+    def compute(n: int) -> int:
+        import logging
+
+        if n:
+            logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+        logging.getLogger("model").info("step %d", n)
+        logging.getLogger("model").warning("loss %d", n)
+        dispynode_logger.info("for the node %d", n)
+        return n
+
+    node = start_node("--cpus", "1")
+    cluster = make_cluster(compute)
+    jobs = [cluster.submit(n) for n in range(3)]
+    assert [job() for job in jobs] == [0, 1, 2]
+    assert [job.stderr for job in jobs] == [
+        "loss 0\n",
+        "INFO: step 1\nWARNING: loss 1\n",
+        "INFO: step 2\nWARNING: loss 2\n",
+    ]
+    cluster.shutdown()
+    node.stop()
+    assert "loss" not in node.stdout + node.stderr
+    assert all(f"for the node {n}" in node.stderr for n in range(3))
+
+
 def test_output_of_a_job_that_was_killed_is_not_anybody_elses(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(prints)
     for _ in range(3):

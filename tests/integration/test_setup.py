@@ -14,6 +14,7 @@ import pytest
 
 import dispy
 from dispy import NodeAllocate
+from dispy.client import reasons
 from dispy.errors import PicklingError, UsageError
 
 from .conftest import MakeCluster, RunProgram, StartNode
@@ -99,6 +100,11 @@ def fail_by_error() -> None:
     raise LookupError("no data here")
 
 
+def fail_by_odd_name() -> None:
+    """As where a file has a name that is not UTF-8."""
+    raise LookupError("no part \udcff here")
+
+
 def fail_by_value() -> str:
     return "ready"
 
@@ -120,6 +126,7 @@ def fail_by_death() -> None:
     ("setup", "reasons"),
     [
         (fail_by_error, ["LookupError: no data here", "as far as here", "Traceback"]),
+        (fail_by_odd_name, ["LookupError: no part \\udcff here"]),
         (fail_by_value, ["it returned 'ready', and not 0, 1, 2 or None"]),
         (fail_by_false, ["it returned 0.5"]),
         (fail_by_exit, ["SystemExit: 3"]),
@@ -505,6 +512,28 @@ if __name__ == "__main__":
     cluster = dispy.JobCluster(compute, nodes=nodes, setup=prepare, depends=[double])
     print([cluster.submit(n)() for n in range(5)])
 """
+
+
+def test_who_waits_for_setup_is_not_told_to_start_a_node(
+    make_cluster: MakeCluster,
+    start_node: StartNode,
+    gate: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reasons, "WARN_S", 0.1)
+    node = start_node("--cpus", "1")
+
+    def prepare() -> None:
+        while not gate.exists():
+            time.sleep(0.01)
+
+    job = make_cluster(name_and, setup=prepare).submit(1)
+    said = f"wait: node {node.name}: it is loading the computation, or runs its setup"
+    wait_for(lambda: caplog.text, lambda text: said in text, what="why it waits")
+    assert "no node" not in caplog.text
+    gate.touch()
+    assert job() == (node.name, 1)
 
 
 def test_a_program_in_one_file(run_program: RunProgram, start_node: StartNode) -> None:

@@ -366,6 +366,7 @@ def test_allocate_is_told_all_about_a_node(make_cluster: MakeCluster, start_node
     [
         (ValueError("no idea"), "ValueError: no idea"),
         ("2", "allocate must return a number of CPUs, not '2'"),
+        (float("nan"), "ValueError"),
     ],
 )
 def test_an_allocate_that_fails_skips_the_node(
@@ -379,9 +380,37 @@ def test_an_allocate_that_fails_skips_the_node(
     wait_for(lambda: caplog.text, lambda text: said in text, what="it is said")
     assert "allocate for node one failed; the node is not used" in caplog.text
     assert cluster.status().nodes == []
+    assert f"one: allocate failed: {said}" in cluster.why(job).replace("TypeError: ", "")
     judging.answer = 1
     assert cluster.allocate_node(judging) == 0
     assert job() == ("one", 1)
+
+
+def test_why_tells_of_nodes_that_are_there_and_not_used(
+    make_cluster: MakeCluster, start_node: StartNode
+) -> None:
+    """Whoever reads it does not start more nodes, of which there are enough."""
+    start_node("--name", "one", "--cpus", "1")
+    judging = Judging("*", 0)
+    cluster = make_cluster(name_and, [judging])
+    job = cluster.submit(1)
+    wait_for(lambda: cluster.why(job), lambda why: "one: allocate returned 0" in why, what="why")
+    assert "dispynode" not in cluster.why(job)
+    judging.answer = 0.5
+    assert cluster.allocate_node(judging) == 0
+    assert job() == ("one", 1)
+    (node,) = cluster.status().nodes
+    assert node.cpus == 1
+    cluster.close_node(node)
+    later = cluster.submit(2)
+    wait_for(lambda: cluster.why(later), lambda why: "one: close_node was called for it" in why, what="why")
+    judging = Judging("*", 1)
+    judging.depends = ["missing.csv"]
+    cluster = make_cluster(name_and, [judging])
+    job = cluster.submit(1)
+    wait_for(
+        lambda: cluster.why(job), lambda why: "one: file 'missing.csv' cannot be sent" in why, what="why"
+    )
 
 
 def test_nodes_say_what_they_have_to_spare(make_cluster: MakeCluster, start_node: StartNode) -> None:

@@ -297,7 +297,7 @@ def test_a_node_has_no_more_jobs_than_it_can_list_the_files_of() -> None:
 def test_what_a_node_waits_for_is_said() -> None:
     machine = scheduler(is_ready=False)
     placement = machine.state.nodes[NODE].placements[1]
-    assert why_full(placement) == "it is loading the computation"
+    assert why_full(placement) == "it is loading the computation, or runs its setup"
     for progress, words in (
         (node.FilesProgress(1, 3, 10, 12_400_000, 200_000_001), "3 of 10, 12 of 201 MB"),
         (node.FilesProgress(1, 0, 1, 0, 300), "0 of 1, 0 of 1 kB"),

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import functools
+import json
+import math
 import os
+import pickle
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from dispy import payload
+from dispy.errors import PicklingError
 
 if TYPE_CHECKING:
     from conftest import Elsewhere
@@ -216,3 +223,24 @@ def test_a_builtin_function(elsewhere: Elsewhere) -> None:
 def test_globals_live_on_between_jobs_of_a_worker_and_not_here(elsewhere: Elsewhere) -> None:
     assert elsewhere.run(remember, (1,), (2,)) == [[1], [1, 2]]
     assert CALLS == []
+
+
+class Thing:
+    """Of the tests: it travels by value."""
+
+    def value(self) -> int:
+        return 1
+
+
+def test_code_of_another_version_of_python_is_refused() -> None:
+    """Its bytecode would crash the worker. What both sides import runs with any version."""
+    for function in (triple, Thing, functools.partial(triple, 2), lambda: json.dumps(triple)):
+        code = payload.with_setup_args(payload.dump_code(function, []), (1,))
+        *parts, version = pickle.loads(code)
+        assert version == sys.version_info[:2]
+        payload.load_code(code)
+        with pytest.raises(PicklingError, match=r"runs on Python 3\.99.*start dispynode with Python 3\.99"):
+            payload.load_code(pickle.dumps((*parts, (3, 99))))
+    for installed in (json.dumps, functools.partial(math.pow, 2), len):
+        *_, version = pickle.loads(payload.dump_code(installed, []))
+        assert version == ()

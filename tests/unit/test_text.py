@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dispy.text import Formatter, line, lines
+from dispy.text import Formatter, line, lines, of_error, sendable
 
 TURNING = {
     "\u061c",
@@ -152,3 +152,20 @@ def test_a_record_of_one_line_is_as_always() -> None:
         "dispy.test", logging.INFO, __file__, 1, "node %r has %d CPUs", ("a", 3), None
     )
     assert Formatter("%(asctime)s %(name)s - %(message)s").format(record) == usual.format(record)
+
+
+@example("part-\udcff.dat")
+@given(anything)
+def test_whatever_is_said_can_be_sent(text: str) -> None:
+    sent = sendable(text)
+    sent.encode()
+    assert sent == text or dangerous(text) > dangerous(sent)
+
+
+def test_an_exception_that_cannot_say_what_it_is_has_a_name() -> None:
+    class StrFailsError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    assert of_error(ValueError("text")) == "ValueError: text"
+    assert of_error(StrFailsError()) == "StrFailsError: <its str() fails>"

@@ -124,8 +124,7 @@ def allocate(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
         code = cluster._code_for(allocation, cluster._setup_args.get(info.node))
     except UsageError as error:
         # ``allocate`` has chosen other arguments than those that the cluster was made with.
-        logger.error("node %s is not used: %s", info.name, error)
-        _give_up(engine, cluster, info)
+        _refuse(engine, cluster, info, error)
         return
     note_node(engine, cluster, info, private is not None)
     wanted = core.Allocate(cluster._number, info.node, cpus, code=code)
@@ -133,6 +132,13 @@ def allocate(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
         engine.files.call(_use_with_files, [(engine, cluster, info, wanted, list(allocation.depends))])
     else:
         _use_noted(engine, cluster, info, wanted)
+
+
+def _refuse(engine: Engine, cluster: Steering, info: NodeInfo, error: DispyError) -> None:
+    """What a cluster wants on a node cannot be sent there."""
+    logger.error("node %s is not used: %s", info.name, error)
+    cluster._failures[info.name] = str(error)
+    _give_up(engine, cluster, info)
 
 
 def _give_up(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
@@ -149,8 +155,7 @@ def _use_with_files(
     try:
         wanted.files = cluster._files_for(depends)
     except DispyError as error:
-        logger.error("node %s is not used: %s", info.name, error)
-        engine.post(_give_up, engine, cluster, info)
+        engine.post(_refuse, engine, cluster, info, error)
         return
     engine.post(_use_noted, engine, cluster, info, wanted)
 
@@ -169,8 +174,7 @@ def _use(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocat
     try:
         wanted.files = cluster._with_sent(info.target, wanted.files)
     except UsageError as error:
-        logger.error("node %s is not used: %s", info.name, error)
-        _give_up(engine, cluster, info)
+        _refuse(engine, cluster, info, error)
         return
     engine.service.handle(wanted)
     private = _private_of(engine, info)

@@ -7,8 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 from dispy.client.submitting import take_inbox
-from dispy.core.scheduling.explain import find_stall, why_open
+from dispy.core.scheduling.explain import find_stall, why_full, why_open
+from dispy.core.scheduling.state import Status
 from dispy.errors import UsageError
+from dispy.net.addresses import is_loopback
 
 if TYPE_CHECKING:
     from dispy.client.job import DispyJob
@@ -62,8 +64,9 @@ def check_waiting(cluster: ClusterState) -> None:
     kind = held or "no node"
     if cluster._has_warned != kind and now - cluster._waiting_since > (HELD_S if held else WARN_S):
         cluster._has_warned = kind
-        waiting = f"{len(cluster._jobs)} jobs of cluster {cluster.name} wait: {held}"
-        logger.warning("%s", waiting if held else _why_no_node(cluster))
+        reason = held or _why_loading(cluster)
+        waiting = f"{len(cluster._jobs)} jobs of cluster {cluster.name} wait: {reason}"
+        logger.warning("%s", waiting if reason else _why_no_node(cluster))
 
 
 def _find_stall(cluster: ClusterState) -> str:
@@ -86,6 +89,16 @@ def _why_held(cluster: ClusterState) -> str:
     return "; ".join(reasons)
 
 
+def _why_loading(cluster: ClusterState) -> str:
+    """What goes on at nodes that are going to be used; empty if there are none."""
+    placements = cluster._engine.service.state.computations[cluster._number].placements.values()
+    return "; ".join(
+        f"node {placement.node.name}: {why_full(placement)}"
+        for placement in placements
+        if placement.status is Status.LOADING
+    )
+
+
 def _why_no_node(cluster: ClusterState) -> str:
     tried = sorted(cluster._unreachable.values()) + [
         f"{name}: {why}" for name, why in cluster._failures.items()
@@ -93,9 +106,19 @@ def _why_no_node(cluster: ClusterState) -> str:
     tried += [
         f"{info.name}: it offers no CPUs now" for info in cluster._engine.service.nodes() if not info.cpus
     ]
+    known = [info for info in cluster._engine.service.nodes() if info.target.key == cluster._secret.key]
+    tried += [
+        f"{info.name}: {cluster._set_aside[info.node]} was called for it, and allocate_node uses it again"
+        for info in known
+        if info.node in cluster._set_aside
+    ]
     wanted = ", ".join(allocation.host for allocation in cluster._allocations)
-    return (
-        f"{len(cluster._jobs)} jobs of cluster {cluster.name} wait: no node of nodes={wanted} can be used. "
-        + (f"Tried: {'; '.join(tried)}. " if tried else "")
-        + "Start 'dispynode' on this machine, with the same secret."
+    said = (
+        f"{len(cluster._jobs)} jobs of cluster {cluster.name} wait: no node of nodes={wanted} can be used."
     )
+    if tried:
+        said += f" Tried: {'; '.join(tried)}."
+    if not known:
+        is_here = any(a.ip_addr is None or is_loopback(a.ip_addr) for a in cluster._allocations)
+        said += f" Start 'dispynode' {'on this machine' if is_here else 'there'}, with the same secret."
+    return said

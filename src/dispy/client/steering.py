@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,6 +30,7 @@ from dispy.net import secrets
 from dispy.net.addresses import resolve
 from dispy.net.tls import warn_if_open
 from dispy.scheduler.link import NodeInfo
+from dispy.text import of_error
 
 if TYPE_CHECKING:
     from dispy.client.cluster import JobCluster
@@ -386,13 +388,18 @@ class Steering(ClusterState):
                 cpus = allocation.allocate(
                     self._as_cluster(), info.ip_addr, info.name, info.cpus, avail_info(info), info.platform
                 )
-                if not isinstance(cpus, int):
+                if not isinstance(cpus, (int, float)):
                     raise TypeError(f"allocate must return a number of CPUs, not {cpus!r}")
-            except Exception:
+                cpus = math.ceil(cpus)  # half of three is two, as it was in dispy 4
+            except Exception as error:
                 logger.exception("allocate for node %s failed; the node is not used", info.name)
+                self._failures[info.name] = f"allocate failed: {of_error(error)}"
                 return 0, None
             if cpus > 0:
+                self._failures.pop(info.name, None)
                 return min(cpus, info.cpus), allocation
+            if allocation.matches(info.ip_addr):
+                self._failures[info.name] = f"allocate returned {cpus}, so it is not to be used"
         return 0, None
 
     def _has_other_node(self, private: NodeId) -> bool:

@@ -24,6 +24,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from dispy import payload, processes
+from dispy.errors import DispyError
 from dispy.protocol import worker as protocol
 from dispy.protocol.worker import (
     LENGTH,
@@ -34,7 +35,7 @@ from dispy.protocol.worker import (
     WorkerExited,
     WorkerStarted,
 )
-from dispy.text import Formatter
+from dispy.text import Formatter, sendable
 from dispy.worker import loop, names, output, setup
 from dispy.worker.program import Program
 from dispy.worker.restore import Restorer
@@ -154,8 +155,10 @@ class Host:
                 send_file=self._send_file,
                 node_logger=self._logger,
             )
+        except DispyError as error:
+            return LoadFailed(f"the computation cannot be loaded on {message.node_name}: {error}")
         except BaseException as error:
-            text = "".join(traceback.format_exception(error))
+            text = sendable("".join(traceback.format_exception(error)))
             return LoadFailed(f"the computation cannot be loaded on {message.node_name}:\n{text}"[-60_000:])
         warning = ""
         if not message.setup_per_worker and code.setup is not None:
@@ -340,7 +343,7 @@ _node_stderr = 2
 
 
 def _setup_failed(load: protocol.Load, reason: str) -> str:
-    return f"setup failed on {load.node_name}: {reason}"[:60_000]
+    return f"setup failed on {load.node_name}: {sendable(reason)}"[:60_000]
 
 
 def _woken(number: int, frame: object) -> None:
@@ -358,7 +361,12 @@ def main() -> None:
     handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))
     # What jobs log is the text of strangers to whoever watches the node.
     handler.setFormatter(Formatter("%(asctime)s %(name)s - %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.INFO)
+    for name in ("dispynode", "dispy"):
+        # Theirs alone: what user code logs by loggers of its own, however it has set them up, is its output.
+        ours = logging.getLogger(name)
+        ours.addHandler(handler)
+        ours.setLevel(logging.INFO)
+        ours.propagate = False
     control = socket.socket(fileno=control_fd)
     slots = mmap.mmap(slots_fd, 0)
     os.close(slots_fd)

@@ -33,6 +33,7 @@ from dispy.protocol import limits
 from dispy.protocol import worker as protocol
 from dispy.protocol.node import FINISHED, TERMINATED, Ended, FilePart, Job
 from dispy.protocol.worker import Record
+from dispy.text import of_error, sendable
 from dispy.worker import forked
 from dispy.worker.chunk import Chunk
 from dispy.worker.output import Capture
@@ -528,12 +529,11 @@ class Worker:
         if isinstance(error, KeyboardInterrupt) and self._is_cancelled:
             return b"", "cancelled"
         if step == "result":
-            culprit = payload.find_culprit(value, "the result") or f"{type(error).__name__}: {error}"
+            culprit = payload.find_culprit(value, "the result") or of_error(error)
             return _describe_ours(PicklingError(f"the job's result cannot be sent: {culprit}"))
         if step == "arguments":
-            cause = f"{type(error).__name__}: {error}"
             return _describe_ours(
-                PicklingError(f"the job's arguments cannot be rebuilt on the node: {cause}")
+                PicklingError(f"the job's arguments cannot be rebuilt on the node: {of_error(error)}")
             )
         if isinstance(error, ProgramError):
             self._has_died = error.died and depth == 1
@@ -542,7 +542,7 @@ class Worker:
         for _ in range(depth):
             frames = frames.tb_next if frames else None
         lines = traceback.format_exception(type(error), error, frames)
-        text = "".join(lines)
+        text = sendable("".join(lines))
         if len(text) > limits.REASON_MAX // 2:
             half = limits.REASON_MAX // 4
             text = f"{text[:half]}\n... [dispy: cut here] ...\n{text[-half:]}"
@@ -727,7 +727,7 @@ def _dump_id(value: Any) -> bytes:
 
 def _describe_ours(error: DispyError) -> tuple[bytes, str]:
     """An error of ours in the form of a job's own."""
-    message = str(error)[: limits.REASON_MAX // 8]
+    message = sendable(str(error))[: limits.REASON_MAX // 8]
     text = f"Traceback (most recent call last):\ndispy.errors.{type(error).__name__}: {message}\n"
     return payload.dump_exception(type(error)(message), text), text
 

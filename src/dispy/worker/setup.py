@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from dispy import payload
+from dispy.text import of_error
 from dispy.worker import forked, output
 
 _set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
@@ -36,7 +37,7 @@ def set_up(code: payload.Code, limit_s: float) -> str:
         with output.overheard(said), _limited(limit_s, is_late):
             result = forked.call(code.setup, code.setup_args)
     except BaseException as error:
-        reason = f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}"
+        reason = f"{of_error(error)}\n{''.join(traceback.format_exception(error))}"
     else:
         if is_late:  # and has caught what we raised
             reason = is_late[0]
@@ -82,7 +83,7 @@ def clean_up(code: payload.Code, name: str, logger: logging.Logger) -> None:
         forked.call(code.cleanup, code.setup_args)
     except BaseException as error:
         where = "".join(traceback.format_tb(error.__traceback__)[-1:]).strip()
-        logger.error("cleanup of %s failed: %s: %s; %s", name, type(error).__name__, error, where)
+        logger.error("cleanup of %s failed: %s; %s", name, of_error(error), where)
     with suppress(ValueError, OSError):
         sys.stdout.flush()
 

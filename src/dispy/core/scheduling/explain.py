@@ -45,7 +45,7 @@ def why_full(placement: Placement) -> str:
     if placement.status is Status.LOADING:
         if placement.progress is not None:
             return describe_progress(placement.progress)
-        return "it is loading the computation"
+        return "it is loading the computation, or runs its setup"
     if placement.status is Status.FAILED:
         return placement.reason
     if placement.status in (Status.LEAVING, Status.LEFT):
