@@ -102,6 +102,8 @@ def _reap(pid: int, wait_s: float = 1.0) -> bool:
 MARK = "DISPY_NODE"
 """Environment variable of everything that runs below a node: the directory that the node keeps locked."""
 
+_MARKED = f"\0{MARK}=".encode()
+
 
 def kill_marked(is_dead: Callable[[str], bool]) -> int:
     """Kill what nodes that are dead have left behind, where all who should have seen to it are dead, too.
@@ -126,13 +128,11 @@ def kill_marked(is_dead: Callable[[str], bool]) -> int:
 def _mark_of(pid: str) -> str:
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
-            variables = file.read().split(b"\0")
+            variables = b"\0" + file.read()
     except OSError:  # gone, or somebody else's
         return ""
-    prefix = MARK.encode() + b"="
-    return next(
-        (v[len(prefix) :].decode("ascii", "replace") for v in variables if v.startswith(prefix)), ""
-    )
+    _, _, rest = variables.partition(_MARKED)
+    return rest.partition(b"\0")[0].decode("ascii", "replace")
 
 
 def describe_exit(code: int) -> str:

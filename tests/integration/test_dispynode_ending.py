@@ -46,6 +46,14 @@ def test_signal_ends_an_idle_node(start_node: StartNode, number: int) -> None:
     assert node.stderr == ""
 
 
+def test_a_node_has_closed_all_that_it_opened(tuned_node: StartNode, make_cluster: MakeCluster) -> None:
+    """Of what is still open an interpreter warns as it is taken apart, which ``dispynode`` leaves out."""
+    node = tuned_node()
+    assert make_cluster(abs).submit(-1)() == 1
+    assert node.stop() == 0
+    assert node.stderr == ""
+
+
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_signal_ends_a_busy_node(
     start_node: StartNode, make_cluster: MakeCluster, place: Place, number: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 from typing import Any
@@ -94,10 +95,11 @@ def command(**options: Any) -> None:
     Clients of the same user on this machine find the node by themselves. SIGINT (Ctrl-C) and SIGTERM end it with
     everything that runs on it.
     """
-    from dispy.node.daemon import run
+    gc.disable()  # until all is loaded; see ``daemon.main``
+    from dispy.node import daemon
 
     minutes = options.pop("zombie_interval")
-    sys.exit(run(NodeSettings(lease_s=minutes * 60 if minutes else math.inf, **options)))
+    daemon.main(NodeSettings(lease_s=minutes * 60 if minutes else math.inf, **options))
 
 
 def main() -> None:

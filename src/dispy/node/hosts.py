@@ -160,7 +160,7 @@ class HostProcess:
         self.process = subprocess.Popen(
             [
                 # Not -m: the user's own __main__ must not meet the host's names.
-                sys.executable, "-P", "-c", "from dispy.worker.host import main; main()",
+                sys.executable, "-P", "-c", "import gc; gc.disable(); from dispy.worker.host import main; main()",
                 str(theirs.fileno()), str(descriptor), str(os.getpid()),
             ],
             pass_fds=(theirs.fileno(), descriptor),

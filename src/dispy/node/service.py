@@ -169,6 +169,7 @@ class NodeService(NodeState):
         self._handle(core.Flush())
         hosts = computations.living_hosts(self) + self._ending
         if self._spare is not None:
+            self._spare.kill()  # it may still be loading, and has started nothing
             hosts.append(self._spare)
         for host in hosts:
             self._loop.remove_reader(host.control)

@@ -10,7 +10,7 @@ job. A pair of both is never reused, so a late message can always be told from a
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
@@ -606,5 +606,17 @@ FromNode = (
     | FilesPlaced
 )
 
-to_node_decoder: msgspec.msgpack.Decoder[ToNode] = msgspec.msgpack.Decoder(ToNode)
-from_node_decoder: msgspec.msgpack.Decoder[FromNode] = msgspec.msgpack.Decoder(FromNode)
+if TYPE_CHECKING:
+    to_node_decoder: msgspec.msgpack.Decoder[ToNode]
+    from_node_decoder: msgspec.msgpack.Decoder[FromNode]
+
+_DECODED = {"to_node_decoder": ToNode, "from_node_decoder": FromNode}
+
+
+def __getattr__(name: str) -> Any:
+    # Made when first asked for: each takes 2.5 ms, a node and a program need one of them, and what runs jobs none.
+    if name not in _DECODED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    decoder: Any = msgspec.msgpack.Decoder(_DECODED[name])
+    globals()[name] = decoder
+    return decoder

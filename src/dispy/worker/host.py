@@ -353,6 +353,9 @@ def _woken(number: int, frame: object) -> None:
 def main() -> None:
     """Entry of a host: ``argv`` names the control socket, the slots' memory file and the daemon's pid."""
     global _node_stderr
+    # Whoever starts us has turned it off: what is loaded stays, and is not to be looked through again and again.
+    gc.freeze()
+    gc.enable()
     control_fd, slots_fd, parent = map(int, sys.argv[1:4])
     sys.argv[:] = ["dispy"]
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import sys
 import time
@@ -122,6 +121,8 @@ class Program:
             # What somebody looks at is not to wait in a buffer.
             return [sys.executable, "-u", self._path] if self._is_live() else [sys.executable, self._path]
         if self.name.lower().endswith(".java"):
+            import shutil  # 3 ms at the start of every host, with all the formats that it can unpack
+
             java = shutil.which(self._java) or shutil.which("java")
             if java is None:
                 raise ProgramError(
