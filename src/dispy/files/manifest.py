@@ -125,8 +125,13 @@ def collect(items: Iterable[object], base: Path | None, size_max: int = 0, progr
         if isinstance(item, types.ModuleType):
             _add_module(manifest, item, base)
         else:
-            path = os.fspath(item)  # type: ignore[call-overload]  # they are paths, see is_file_item
-            _add_path(manifest, os.fsdecode(path), base)
+            path = os.fsdecode(os.fspath(item))  # type: ignore[call-overload]  # they are paths, see is_file_item
+            if "\0" in path:
+                raise UsageError(
+                    f"{path!r} is no path of a file: it has a null character",
+                    hint="give its path, relative to the current directory or absolute",
+                )
+            _add_path(manifest, path, base)
     if program:
         name = os.path.basename(program)
         manifest.add(program, name)
