@@ -9,6 +9,7 @@ that comes back is one of the very class that it left as.
 
 from __future__ import annotations
 
+import dis
 import enum
 import functools
 import importlib
@@ -639,6 +640,7 @@ def dump_code(
     depends: Iterable[Any],
     setup: Callable[..., Any] | None = None,
     cleanup: Callable[..., Any] | None = None,
+    imports: set[str] | None = None,
 ) -> bytes:
     """Pickle a function and the functions and classes it depends on, by value.
 
@@ -651,6 +653,7 @@ def dump_code(
             all else is defined.
         setup: Called before any job, in the namespace of the computation: jobs see the globals that it sets.
         cleanup: Called after all jobs.
+        imports: Takes the names of modules that the code imports when it runs.
 
     Raises:
         PicklingError: Names the global, closure variable or default that cannot be sent.
@@ -676,6 +679,8 @@ def dump_code(
         ) from error
     modules = sorted(pickler.global_names & STANDARD_MODULES)
     version = _VERSION if pickler.has_code else ()
+    if imports is not None:
+        imports |= pickler.imports
     return pickle.dumps((stream.getvalue(), modules, b"", version), PROTOCOL)
 
 
@@ -750,6 +755,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             file, protocol=PROTOCOL, buffer_callback=buffers.take if buffers is not None else None
         )
         self.global_names: set[str] = set()
+        self.imports: set[str] = set()
+        """Names of modules that functions import when they run."""
         self.has_code = False
         """There is something in it that was compiled."""
         self._explicit = {id(item) for item in explicit}
@@ -764,6 +771,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
 
     def _dynamic_function_reduce(self, func: Any) -> Any:
         self.has_code = True
+        self.imports |= _imports(func.__code__, func.__globals__)
         return super()._dynamic_function_reduce(func)
 
     def reducer_override(self, obj: Any) -> Any:
@@ -776,7 +784,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
                 self.has_code = True
                 if self._is_definition or id(obj) in self._explicit:
                     return _reduce_definition(obj)
-                return _reduce_class(obj)
+                reduced, imports = _reduce_class(obj)
+                self.imports |= imports
+                return reduced
         elif isinstance(obj, functools._lru_cache_wrapper) and not _is_installed(obj.__module__):
             attributes = {name: value for name, value in vars(obj).items() if name != "__wrapped__"}
             return _cached, (obj.__wrapped__, obj.cache_parameters()), attributes
@@ -798,11 +808,11 @@ def _dump_by_value(value: Any, buffers: _Collector | None = None) -> bytes:
 _VERSION = sys.version_info[:2]
 """Bytecode is another in each minor version of Python, and running that of another ends in a crash at best."""
 
-_class_blobs: dict[str, tuple[type, bytes]] = {}
+_class_blobs: dict[str, tuple[type, bytes, set[str]]] = {}
 
 
-def _reduce_class(cls: type) -> Any:
-    """A class of the user's own: its identity, and its definition for those who do not know it."""
+def _reduce_class(cls: type) -> tuple[Any, set[str]]:
+    """A class of the user's own: its identity, its definition for those who do not know it, and what it imports."""
     identity = _by_value._get_or_create_tracker_id(cls)
     known = _class_blobs.get(identity)
     if known is None:
@@ -810,8 +820,8 @@ def _reduce_class(cls: type) -> Any:
         pickler = _Pickler(stream, explicit=(cls,))
         pickler._is_definition = True
         pickler.dump(cls)
-        known = _class_blobs[identity] = (cls, stream.getvalue())
-    return _resolve_class, (identity, cls.__module__, cls.__qualname__, known[1])
+        known = _class_blobs[identity] = (cls, stream.getvalue(), pickler.imports)
+    return (_resolve_class, (identity, cls.__module__, cls.__qualname__, known[1])), known[2]
 
 
 _unfilled: set[type] = set()
@@ -890,6 +900,24 @@ def _code_names(code: types.CodeType) -> set[str]:
     return names
 
 
+def _imports(code: types.CodeType, namespace: Namespace) -> set[str]:
+    """Names of the modules that a function imports when it runs, and those within it."""
+    found = set()
+    if _IMPORT_NAME in code.co_code[::2]:
+        before: list[Any] = [None, None]  # level and names, pushed before each import
+        for instruction in dis.get_instructions(code):
+            if instruction.opname == "IMPORT_NAME":
+                package = namespace.get("__package__") or namespace.get("__name__") or ""
+                found.add(package if before[0] else instruction.argval)
+            before = [before[1], instruction.argval]
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found |= _imports(constant, namespace)
+    return found
+
+
+_IMPORT_NAME = dis.opmap["IMPORT_NAME"]
+
 # Which modules the other side can import.
 
 
@@ -928,7 +956,12 @@ def _lies_with_packages(module: types.ModuleType | None) -> bool:
     origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
     if origin is None:
         return getattr(module, "__spec__", None) is not None
-    path = os.path.realpath(origin)
+    return lies_with_packages(origin)
+
+
+def lies_with_packages(path: str) -> bool:
+    """Whether it is where Python or packages keep their modules."""
+    path = os.path.realpath(path)
     return path.startswith(_package_directories()) or f"{os.sep}site-packages{os.sep}" in path
 
 

@@ -124,6 +124,8 @@ PARAMETERS: list[tuple[str, Any, str]] = [
     ("nodes", [5], "none of nodes=[5] can be used"),
     ("depends", 5, "depends must be a list, not int"),
     ("depends", [5], "5 in depends is not a function"),
+    ("depends", ["a\0b"], "'a\\x00b' is no path of a file"),
+    ("computation", "a\0b", "program 'a\\x00b' is neither a file here nor a program in PATH"),
     ("job_status", 5, "job_status must be callable, not 5"),
     ("job_status", takes_two, "job_status cannot be called with (job)"),
     ("cluster_status", takes_two, "cluster_status cannot be called with (status, node, job)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 from typing import Any
 
@@ -228,3 +229,25 @@ def test_a_program_in_one_file(run_program: RunProgram, start_node: StartNode) -
         str([value for n in range(4) for value in (n + 10, 10 * n)]),
         "None",
     ]
+
+
+@pytest.mark.parametrize("where", ["job", "map", "setup"])
+def test_a_module_that_the_node_does_not_have_is_named_with_what_to_do(
+    make_cluster: MakeCluster, start_node: StartNode, where: str
+) -> None:
+    node = start_node("--cpus", "1")
+
+    def use(n: int) -> None:
+        importlib.import_module("not_there.inside")
+
+    advice = f"node {node.name} has no module 'not_there': list it in depends, or install it there"
+    if where == "map":
+        with pytest.raises(ModuleNotFoundError) as caught:
+            list(make_cluster(use).map([1]))
+        assert any(advice in note for note in caught.value.__notes__)
+    else:
+        cluster = make_cluster(use, setup=(lambda: use(1)) if where == "setup" else None)
+        job = cluster.submit(1)
+        assert job() is None
+        assert "No module named 'not_there'" in job.exception
+        assert advice in job.exception

@@ -183,6 +183,40 @@ def test_modules_beside_the_program_travel_without_being_named(
     assert make_cluster(module.compute).submit(9)() == (14, [])
 
 
+def test_modules_that_are_imported_in_functions_travel_without_being_named(
+    make_cluster: MakeCluster, start_node: StartNode, here: Path, modules: Path
+) -> None:
+    """With what they import, and packages whole but for their data; nothing is imported for that here."""
+    start_node("--cpus", "1")
+    write(modules, "late_package/data.csv", "late_package/deeper/__init__.py")
+    (modules / "late_package" / "__init__.py").write_text("")
+    (modules / "late_package" / "leaf.py").write_text("from .deeper.value import VALUE\n")
+    (modules / "late_package" / "deeper" / "__init__.py").write_text("")
+    (modules / "late_package" / "deeper" / "value.py").write_text("VALUE = 2\n")
+    (modules / "late_other.py").write_text("import late_helper\nVALUE = 40\n")
+    (modules / "late_helper.py").write_text(
+        "def answer():\n    import late_other\n    return late_other.VALUE\n"
+    )
+    (modules / "late_program.py").write_text(
+        "import os\n"
+        "class Asked:\n"
+        "    def value(self):\n"
+        "        from late_package.leaf import VALUE\n"
+        "        return VALUE\n"
+        "def compute():\n"
+        "    import late_helper, json\n"
+        "    try:\n"
+        "        import late_and_nowhere\n"
+        "    except ImportError:\n"
+        "        pass\n"
+        "    return late_helper.answer() + Asked().value(), os.path.exists('late_package/data.csv')\n"
+    )
+    module = importlib.import_module("late_program")
+    assert make_cluster(module.compute).submit()() == (42, False)
+    assert make_cluster(module.compute, isolate=True).submit()() == (42, False)
+    assert [name for name in sys.modules if name.startswith("late_")] == ["late_program"]
+
+
 # What cannot be sent.
 
 

@@ -66,6 +66,8 @@ def test_interrupt_ends_the_program_and_all_it_started(
     if waits_in != "the exit":
         assert "KeyboardInterrupt" in program.stderr, program.stderr
         assert "in <module>" in program.stderr, f"not raised in the main thread: {program.stderr}"
+    else:
+        assert "5 are cancelled" in program.stderr
     wait_gone(before, what="everything that the program started is gone", deadline_s=3)
     assert time.monotonic() - started < 4
 

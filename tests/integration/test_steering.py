@@ -292,6 +292,8 @@ def test_a_node_that_is_not_in_use_is_said_so(
     result = getattr(cluster, name)("192.0.2.1", *arguments)
     assert result == (None if name == "submit_node" else -1)
     assert f"{name}: node 192.0.2.1 is not in use by cluster name_and" in caplog.text
+    assert cluster.send_file(__file__, "192.0.2.1") == -1
+    assert "send_file: node 192.0.2.1 is not in use by cluster name_and" in caplog.text
 
 
 def test_a_node_says_what_runs_there(

@@ -28,10 +28,11 @@ class Computation:
         method: The bound method that was given, if it was one.
         program: The path of its file here, if it is a program; empty otherwise.
         is_program: Whether it is one.
+        imports: Names of modules that the code imports when it runs.
         adapts: Whether the function is called with other arguments than those of the caller.
     """
 
-    __slots__ = ("_signature", "adapts", "code", "is_program", "method", "name", "program")
+    __slots__ = ("_signature", "adapts", "code", "imports", "is_program", "method", "name", "program")
 
     def __init__(
         self,
@@ -63,7 +64,8 @@ class Computation:
                     f"{what} must be a function, not {type(item).__name__}",
                     hint="the function, without parentheses",
                 )
-        self.code = payload.dump_code(function, items, setup, cleanup)
+        self.imports: set[str] = set()
+        self.code = payload.dump_code(function, items, setup, cleanup, self.imports)
         self._signature = inspect.signature(function) if self.method is not None else None
 
     def code_with(self, setup_args: tuple[Any, ...]) -> bytes:

@@ -59,8 +59,8 @@ def send_file(cluster: Steering, path: Any, node: Any) -> int:
     names = None if node is None else NodeNames(node, cluster._engine)
     waiting = cluster._engine.call(_send_files, cluster, names, entries, held)
     if not waiting:
-        which = "no node" if node is None else f"node {node!r}"
-        logger.warning("%s is in use by cluster %s; %s is not sent", which, cluster.name, path)
+        which = "no node is" if names is None else f"node {names.text} is not"
+        logger.warning("send_file: %s in use by cluster %s", which, cluster.name)
     reasons = [_wait_sent(cluster, future) for future in waiting]
     for reason in filter(None, reasons):
         logger.warning("cluster %s cannot send %s: %s", cluster.name, path, reason)

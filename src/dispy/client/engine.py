@@ -28,6 +28,7 @@ from dispy.client import data, ending, finding, noting, reasons
 from dispy.client.arriving import Arrivals
 from dispy.client.callbacks import Caller
 from dispy.client.journal import Journal
+from dispy.client.log import notice
 from dispy.client.private import PrivateNode
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
@@ -466,6 +467,9 @@ def _at_exit() -> None:
             cluster._close_at_exit(is_interrupted)
     except KeyboardInterrupt:
         is_leaving = False
+        left = sum(len(cluster._jobs) for cluster in running.clusters.values())
+        if left:
+            notice(f"interrupted while the program waited for its jobs at its end: {left} are cancelled")
         for cluster in list(running.clusters.values()):
             cluster._close_at_exit(True)
     running.callbacks.drain(10)

@@ -82,7 +82,11 @@ class Shipped:
         self._held: weakref.WeakValueDictionary[bytes, Held] = weakref.WeakValueDictionary()
 
     def take(
-        self, items: Iterable[object], before: Iterable[FileEntry] = (), program: str = ""
+        self,
+        items: Iterable[object],
+        before: Iterable[FileEntry] = (),
+        program: str = "",
+        modules: Iterable[tuple[str, str]] = (),
     ) -> tuple[list[FileEntry], list[Held]]:
         """What paths and modules stand for; may take as long as reading the files.
 
@@ -90,6 +94,7 @@ class Shipped:
             items: Paths and modules.
             before: Files that are there as well.
             program: A file that lies beside them, to be run.
+            modules: Files that are only convenient, and where they are to lie.
 
         Returns:
             The files, and what is to be held as long as nodes may ask for them.
@@ -97,7 +102,7 @@ class Shipped:
         Raises:
             UsageError: One of them cannot be sent, and why.
         """
-        manifest: Manifest = collect(items, self.base, config.MaxFileSize, program)
+        manifest: Manifest = collect(items, self.base, config.MaxFileSize, program, modules)
         entries = manifest.listed(before)
         held = []
         for digest, source in manifest.sources.items():

@@ -24,7 +24,7 @@ def find_program(path: str) -> str:
     found = path if os.path.exists(path) or os.sep in path else shutil.which(path) or path
     try:
         mode = os.stat(found).st_mode
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # or no path at all
         raise UsageError(
             f"program {path!r} is neither a file here nor a program in PATH",
             hint="give its path, relative to the current directory or absolute",

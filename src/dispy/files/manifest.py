@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import sys
@@ -21,6 +22,8 @@ from dispy.errors import UsageError
 from dispy.files.tree import digest_of
 from dispy.protocol import limits
 from dispy.protocol.files import MODE_BITS, FileEntry, check_entries, check_number, check_path
+
+logger = logging.getLogger("dispy.files")
 
 FRESH_S = 2.0
 """A file that was changed so short a time ago may change again without its time telling: its content is looked at
@@ -108,7 +111,13 @@ def is_file_item(item: object) -> bool:
     return isinstance(item, (str, bytes, os.PathLike, types.ModuleType))
 
 
-def collect(items: Iterable[object], base: Path | None, size_max: int = 0, program: str = "") -> Manifest:
+def collect(
+    items: Iterable[object],
+    base: Path | None,
+    size_max: int = 0,
+    program: str = "",
+    modules: Iterable[tuple[str, str]] = (),
+) -> Manifest:
     """What paths and modules stand for.
 
     Args:
@@ -116,6 +125,7 @@ def collect(items: Iterable[object], base: Path | None, size_max: int = 0, progr
         base: What lies below it keeps its place relative to it; None: nothing does.
         size_max: Bytes that each of them may have; 0: any number.
         program: A file that is to be run; lies at the top by its last name, wherever it is here.
+        modules: Files that nobody has named, and where they are to lie: those that cannot be sent are left out.
 
     Raises:
         UsageError: One of them cannot be sent, and why.
@@ -125,14 +135,25 @@ def collect(items: Iterable[object], base: Path | None, size_max: int = 0, progr
         if isinstance(item, types.ModuleType):
             _add_module(manifest, item, base)
         else:
-            path = os.fspath(item)  # type: ignore[call-overload]  # they are paths, see is_file_item
-            _add_path(manifest, os.fsdecode(path), base)
+            path = os.fsdecode(os.fspath(item))  # type: ignore[call-overload]  # they are paths, see is_file_item
+            if "\0" in path:
+                raise UsageError(
+                    f"{path!r} is no path of a file: it has a null character",
+                    hint="give its path, relative to the current directory or absolute",
+                )
+            _add_path(manifest, path, base)
     if program:
         name = os.path.basename(program)
         manifest.add(program, name)
         # One that only root may read here is read by its interpreter there.
         entry = manifest.entries[name]
         manifest.entries[name] = structs.replace(entry, mode=entry.mode | stat.S_IRUSR)
+    for path, target in modules:
+        if target not in manifest.entries:
+            try:
+                manifest.add(path, target)
+            except UsageError as error:
+                logger.warning("a module that the computation imports is left out: %s", error)
     return manifest
 
 

@@ -232,6 +232,8 @@ def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
     loaded.host.kill_workers()
     service._kill_strays(_own_children(service))
     reason = f"the computation's host ended with {describe_exit(loaded.host.process.returncode)}"
+    if not loaded.is_loaded:
+        reason += ", while it loaded the code or ran setup"
     for handle in list(loaded.host.workers.values()):
         drain(service, handle)
         service._handle_and_look(core.WorkerDying(handle.id, handle.words[worker_protocol.SLOT_CLAIM]))

@@ -158,13 +158,14 @@ class Host:
         except DispyError as error:
             return LoadFailed(f"the computation cannot be loaded on {message.node_name}: {error}")
         except BaseException as error:
+            names.note_missing(error, message.node_name)
             text = sendable("".join(traceback.format_exception(error)))
             return LoadFailed(f"the computation cannot be loaded on {message.node_name}:\n{text}"[-60_000:])
         warning = ""
         if not message.setup_per_worker and code.setup is not None:
             if message.setup_timeout_s:
                 self._tell(SettingUp())
-            reason = setup.set_up(code, message.setup_timeout_s)
+            reason = setup.set_up(code, message.setup_timeout_s, message.node_name)
             if reason:
                 return LoadFailed(_setup_failed(message, reason))
             warning = setup.threads_left()
@@ -273,7 +274,7 @@ class Host:
 
     def _set_up_worker(self, load: protocol.Load, code: payload.Code, answers: socket.socket) -> None:
         """Call ``setup`` in a worker, before any job there, and say how that went."""
-        reason = setup.set_up(code, load.setup_timeout_s)
+        reason = setup.set_up(code, load.setup_timeout_s, load.node_name)
         answers.send(protocol.pack_set_up(_setup_failed(load, reason) if reason else ""))
         if reason:
             loop.leave(78)  # EX_CONFIG

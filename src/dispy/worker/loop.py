@@ -36,6 +36,7 @@ from dispy.protocol.worker import Record
 from dispy.text import of_error, sendable
 from dispy.worker import forked
 from dispy.worker.chunk import Chunk
+from dispy.worker.names import note_missing
 from dispy.worker.output import Capture
 from dispy.worker.restore import Restorer
 from dispy.worker.sending import SendPart, send_file
@@ -532,12 +533,15 @@ class Worker:
             culprit = payload.find_culprit(value, "the result") or of_error(error)
             return _describe_ours(PicklingError(f"the job's result cannot be sent: {culprit}"))
         if step == "arguments":
+            note_missing(error, self._namespace["dispy_node_name"])
+            cause = "; ".join([of_error(error), *getattr(error, "__notes__", ())])
             return _describe_ours(
-                PicklingError(f"the job's arguments cannot be rebuilt on the node: {of_error(error)}")
+                PicklingError(f"the job's arguments cannot be rebuilt on the node: {cause}")
             )
         if isinstance(error, ProgramError):
             self._has_died = error.died and depth == 1
             return _describe_ours(error)
+        note_missing(error, self._namespace["dispy_node_name"])
         frames = error.__traceback__
         for _ in range(depth):
             frames = frames.tb_next if frames else None

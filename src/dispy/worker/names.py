@@ -35,3 +35,11 @@ def inject(
         dispy_send_file=send_file,
         dispynode_logger=node_logger,
     )
+
+
+def note_missing(error: BaseException, node_name: str) -> None:
+    """Add to an exception of user code, if a module was not found, what to do so that it is."""
+    if isinstance(error, ModuleNotFoundError) and error.name and not hasattr(error, "__notes__"):
+        error.add_note(
+            f"dispy: node {node_name} has no module {error.name!r}: list it in depends, or install it there"
+        )

@@ -15,16 +15,18 @@ from types import FrameType
 from dispy import payload
 from dispy.text import of_error
 from dispy.worker import forked, output
+from dispy.worker.names import note_missing
 
 _set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
 
 
-def set_up(code: payload.Code, limit_s: float) -> str:
+def set_up(code: payload.Code, limit_s: float, node_name: str) -> str:
     """Call ``setup``.
 
     Args:
         code: Of the computation.
         limit_s: It is to take no longer (seconds); 0: as long as it takes.
+        node_name: Where.
 
     Returns:
         Why it failed, with what it printed; empty if it did not.
@@ -37,6 +39,7 @@ def set_up(code: payload.Code, limit_s: float) -> str:
         with output.overheard(said), _limited(limit_s, is_late):
             result = forked.call(code.setup, code.setup_args)
     except BaseException as error:
+        note_missing(error, node_name)
         reason = f"{of_error(error)}\n{''.join(traceback.format_exception(error))}"
     else:
         if is_late:  # and has caught what we raised
