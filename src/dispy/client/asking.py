@@ -22,6 +22,7 @@ from dispy.net.connection import Connection
 from dispy.net.discovery import Listing
 from dispy.net.tls import Tls, check, dialer_tls
 from dispy.protocol import node
+from dispy.protocol.node import from_node_decoder
 from dispy.scheduler.link import PoolSink, Target, check_stored
 from dispy.settings import PULSE_S
 from dispy.text import block, line, lines
@@ -80,7 +81,7 @@ class Ask:
         target = self.target
         self._connection = Connection(
             self,
-            node.from_node_decoder,
+            from_node_decoder,
             target.key,
             "client",
             "node",

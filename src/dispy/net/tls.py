@@ -14,7 +14,8 @@ import logging
 import os
 import ssl
 import tempfile
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dispy.errors import AuthenticationError, UsageError
 from dispy.net.addresses import is_loopback
@@ -25,8 +26,7 @@ Channel = bytes
 """SHA-256 of the listener's certificate: what a proof is bound to. Empty without TLS."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
+class Tls(Struct, frozen=True):
     """What was asked for.
 
     Attributes:
@@ -72,8 +72,7 @@ def check(tls: Tls) -> Tls:
     return tls
 
 
-@dataclass(frozen=True, slots=True)
-class ListenerTls:
+class ListenerTls(Struct, frozen=True):
     """A listener's side: the context, and the channel of all its connections."""
 
     context: ssl.SSLContext
@@ -84,8 +83,7 @@ class ListenerTls:
         return Cipher(self.context, None)
 
 
-@dataclass(frozen=True, slots=True)
-class DialerTls:
+class DialerTls(Struct, frozen=True):
     """A dialer's side.
 
     Attributes:

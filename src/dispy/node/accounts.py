@@ -6,15 +6,15 @@ import os
 import pwd
 import subprocess
 import sys
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from dispy.errors import UsageError
 
 _KEPT = ("PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR")
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(Struct, frozen=True):
     """Whom hosts and workers become before they run any code of others."""
 
     name: str

@@ -25,6 +25,7 @@ from dispy.node.spool import Spool
 from dispy.node.staging import Seams, Stager
 from dispy.node.state import NodeParts, NodeState
 from dispy.protocol import node
+from dispy.protocol.node import to_node_decoder
 from dispy.settings import PULSE_S, NodeSettings
 
 logger = logging.getLogger("dispy.node")
@@ -130,7 +131,7 @@ class NodeService(NodeState):
     def _new_connection(self, on_settled: Callable[[Connection], None]) -> Connection:
         return Connection(
             self,
-            node.to_node_decoder,
+            to_node_decoder,
             self._secret.key,
             "node",
             "client",

@@ -15,9 +15,10 @@ import select
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from msgspec import Struct
 
 from dispy.clock import Clock
 from dispy.core.execution import Machine
@@ -87,16 +88,14 @@ class Loaded:
         """Those that are being done."""
 
 
-@dataclass(slots=True)
-class Prepared:
+class Prepared(Struct):
     """A working directory whose computation has no host yet."""
 
     work: Path
     stage: Stage
 
 
-@dataclass(frozen=True, slots=True)
-class NodeParts:
+class NodeParts(Struct, frozen=True):
     """What a node is made of before its loop runs.
 
     Attributes:

@@ -615,6 +615,7 @@ _DECODED = {"to_node_decoder": ToNode, "from_node_decoder": FromNode}
 
 def __getattr__(name: str) -> Any:
     # Made when first asked for: each takes 2.5 ms, a node and a program need one of them, and what runs jobs none.
+    # They ask while they are loaded, since nothing is to be compiled on behalf of strangers.
     if name not in _DECODED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     decoder: Any = msgspec.msgpack.Decoder(_DECODED[name])

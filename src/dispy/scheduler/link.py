@@ -23,7 +23,7 @@ from dispy.net.directories import FREE, shared_with
 from dispy.net.tls import DialerTls
 from dispy.protocol import node
 from dispy.protocol.frames import Group, MemorySource, Source
-from dispy.protocol.node import Available
+from dispy.protocol.node import Available, from_node_decoder
 from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.text import block, line, lines
 
@@ -225,7 +225,7 @@ class Link:
     def _new_connection(self) -> Connection:
         self._made = Connection(
             self,
-            node.from_node_decoder,
+            from_node_decoder,
             self.target.key,
             "client",
             "node",
