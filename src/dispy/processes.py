@@ -40,6 +40,19 @@ def hide_memory() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
+def fill_standard_descriptors() -> None:
+    """Open descriptors 0, 1 and 2 where whoever started us has closed them.
+
+    Before sockets are made: these would get such numbers, be written to by whoever means a terminal, and libuv
+    aborts when it is to close one.
+    """
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:
+        os.set_inheritable(descriptor, True)
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
+
+
 def set_subreaper() -> None:
     """Become the parent of orphaned descendants, so that none is lost from sight."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)

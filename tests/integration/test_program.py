@@ -8,7 +8,7 @@ import re
 import pytest
 
 from .conftest import RunProgram, StartNode
-from .helpers import SOON_S, Place, Program, free_base_port, wait_for
+from .helpers import PYTHON, SOON_S, Place, Program, free_base_port, wait_for
 
 CANONICAL = """
 import random
@@ -213,3 +213,20 @@ def test_import_works_without_a_writable_home(run_program: RunProgram, place: Pl
     assert program.wait(SOON_S) == 0, program.stderr
     assert program.stdout.strip()
     assert wait_for(place.processes, lambda found: not found, what="no process") == []
+
+
+@pytest.mark.parametrize("node", ["own", "other"])
+def test_closed_standard_descriptors(run_program: RunProgram, start_node: StartNode, node: str) -> None:
+    """As some launchers leave them: neither sockets nor the output of jobs take their places."""
+    closing = ("sh", "-c", 'exec "$0" "$@" <&- >&-')
+    if node == "other":
+        start_node("--cpus", "1", "--name", "shared")
+    source = (
+        "import dispy, os, sys\n"
+        "job = dispy.JobCluster(lambda: (os.write(1, b'out'), os.system('echo said'))).submit()\n"
+        "job()\n"
+        "print(repr(job.stdout), os.readlink('/proc/self/fd/0'), file=sys.stderr)\n"
+    )
+    program = run_program(source, python=(*closing, *PYTHON))
+    assert program.wait(15) == 0, program.stderr
+    assert "'outsaid\\n' /dev/null" in program.stderr

@@ -21,6 +21,7 @@ from dispy.net.addresses import is_loopback
 from dispy.net.connection import Connection
 from dispy.net.discovery import Listing
 from dispy.net.tls import Tls, check, dialer_tls
+from dispy.processes import fill_standard_descriptors
 from dispy.protocol import node
 from dispy.protocol.node import from_node_decoder
 from dispy.scheduler.link import PoolSink, Target, check_stored
@@ -348,6 +349,7 @@ class Net:
         self._stop: asyncio.Event
         self._error: Exception | None = None
         """Why it has ended early."""
+        fill_standard_descriptors()
         ready: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._run, args=(ready,), name="dispy recovery", daemon=True)
         self._thread.start()

@@ -36,6 +36,7 @@ from dispy.errors import DispyError, UsageError
 from dispy.net.addresses import is_loopback
 from dispy.net.directories import memory_directory
 from dispy.net.places import Place, sweep
+from dispy.processes import fill_standard_descriptors
 from dispy.protocol.node import AcknowledgeProvisional, JobsListed, NeedFiles, Provisional
 from dispy.scheduler.link import NodeInfo, Target
 from dispy.scheduler.service import SchedulerService
@@ -93,6 +94,7 @@ class Engine:
         self._is_leaving = False
         """Nodes are to keep what they have: somebody will fetch it."""
         self._is_stopped = False
+        fill_standard_descriptors()
         started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._run, args=(started,), name="dispy engine", daemon=True)
         self._thread.start()

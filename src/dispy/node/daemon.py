@@ -62,6 +62,7 @@ def run(settings: NodeSettings) -> int:
 
     SIGINT, SIGTERM and (unless ``daemon``) SIGHUP stop it with all its children.
     """
+    processes.fill_standard_descriptors()
     early: list[int] = []
     _catch_signals(settings, lambda number, _: early.append(number))
     handler = logging.StreamHandler()
