@@ -10,8 +10,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import dispy
+from dispy.client import arriving
 
 from .conftest import MakeCluster, StartNode
 from .helpers import Place, is_alive, wait_for, wait_gone
@@ -165,3 +169,34 @@ def test_a_forked_child_of_setup_ends_as_in_a_program(
         return 0
 
     assert make_cluster(lambda: found, setup=prepare).submit()() == 7
+
+
+def test_forked_children_of_a_job_send_values_and_files(
+    make_cluster: MakeCluster, start_node: StartNode, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All at once: each waits for its own answer, and is not given that of another."""
+    monkeypatch.setattr(arriving, "_root", str(place.root))
+    start_node("--cpus", "1")
+
+    def compute(count: int) -> list[int]:
+        def send(child: int) -> None:
+            codes = [dispy_provisional_result((child, n)) for n in range(20)]
+            Path(f"from-{child}").write_text("sent")
+            sys.exit(any(codes) or dispy_send_file(f"from-{child}"))
+
+        fork = multiprocessing.get_context("fork")
+        children = [fork.Process(target=send, args=(child,)) for child in range(count)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()
+        return [child.exitcode for child in children]
+
+    told: list[Any] = []
+    cluster = make_cluster(compute, job_status=lambda job: told.append(job.result))
+    assert cluster.submit(4)() == [0] * 4
+    wait_for(lambda: len(told), lambda count: count == 81, what="all values and the result")
+    assert [sorted(n for child, n in told[:-1] if child == which) for which in range(4)] == [
+        list(range(20))
+    ] * 4
+    assert all((place.root / f"from-{child}").read_text() == "sent" for child in range(4))

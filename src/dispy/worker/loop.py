@@ -256,7 +256,7 @@ class Worker:
         self._serial = 0
         self._transfers = 0
         self._values = threading.Lock()
-        """One provisional result of a job at a time, from any of its threads."""
+        """One provisional result of a job at a time, from any of its threads; and processes, see there."""
         self._words[protocol.SLOT_COMMITTED] = self._end
         self._drops = self._words[protocol.SLOT_DROPS]
         payload.find_object = segments.load_object
@@ -407,6 +407,10 @@ class Worker:
 
     def _on_forked(self) -> None:
         self._is_copy = True
+        # It may still send values and files, under numbers (of 31 bits) of its own: a late answer to another must
+        # not pass for one to it, and its files are not theirs. A thread that it does not have may hold the lock.
+        self._serial = self._transfers = (os.getpid() % 1000 + 1) << 20
+        self._values = threading.Lock()
 
     def _store(
         self, data: bytes | payload.Parts, status: int, reason: str | None
@@ -664,7 +668,7 @@ class Worker:
         part: FilePart | None,
         timeout: float | None,
     ) -> protocol.SentAcknowledged | None:
-        with self._values:
+        with self._values, self._capture.one_process_at_a_time():
             self._serial += 1
             value = protocol.ProvisionalValue(job.number, job.attempt, self._serial, b"", 0, part)
             if not isinstance(data, payload.Parts) and len(data) < limits.INLINE_MAX:

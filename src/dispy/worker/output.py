@@ -11,6 +11,7 @@ not keep anything in its buffer: ``Capture.set_live``.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import io
 import os
 import sys
@@ -100,6 +101,16 @@ class Capture:
         if self.is_live:
             self.is_live = False
             self.set_live(True)
+
+    @contextmanager
+    def one_process_at_a_time(self) -> Iterator[None]:
+        """Keep other processes that the job has forked out: a lock on its output, which ends with its holder."""
+        file = self._files[0]
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(file, fcntl.LOCK_UN)
 
     def set_live(self, is_live: bool) -> None:
         """Have Python code print past the buffer of ``sys.stdout``, or through it as usual.
