@@ -155,6 +155,7 @@ def test_a_program_that_cannot_be_started_says_why(
     start_node("--cpus", "1")
     for text, argument, reason in [
         ("#!/nowhere/interpreter\n", "", "the interpreter that its first line names"),
+        ("#!/bin/sh\r\n", "", "its lines end as on Windows"),
         ("\0\0\0", "", "made for another platform"),
         ("#!/bin/sh\n", "a\0b", "null character"),
         ("#!/bin/sh\n", "x" * 200_000, "arguments and environment are too long"),

@@ -137,6 +137,8 @@ class Program:
         code = error.errno if isinstance(error, OSError) else None
         if code == errno.ENOEXEC:
             hint = "it is made for another platform, or is a script without a first line such as #!/bin/sh"
+        elif code == errno.ENOENT and _has_windows_line_ends(command):
+            hint = "its lines end as on Windows, and no interpreter has such a name; convert it (dos2unix)"
         elif code == errno.ENOENT and os.path.exists(command):
             hint = "the interpreter that its first line names, or the loader that it was linked for, is not there"
         elif code == errno.EACCES and os.access(command, os.X_OK):
@@ -149,10 +151,18 @@ class Program:
         elif code == errno.E2BIG:
             hint = "its arguments and environment are too long; put them into a file"
         elif code is None:
-            hint = "no argument may hold a null character"
+            hint = "no argument may hold a null character, or half of a surrogate pair"
         else:
             hint = ""
         return ProgramError(f"{what}: {error}", hint=hint)
+
+
+def _has_windows_line_ends(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.readline(256).endswith(b"\r\n")
+    except OSError:
+        return False
 
 
 def as_text(value: Any) -> str:
