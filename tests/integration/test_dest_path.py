@@ -211,7 +211,7 @@ def test_a_file_that_cannot_be_sent(
     assert "something is there that is no directory" in caplog.text
     assert not os.path.exists("/tmp/b")
     assert cluster.send_file("file", "192.0.2.1") == -1
-    assert "'192.0.2.1' is in use" in caplog.text
+    assert "node 192.0.2.1 is not in use" in caplog.text
     for wrong in ("missing", 7, None):
         with pytest.raises(UsageError):
             cluster.send_file(wrong)
