@@ -20,11 +20,12 @@ import itertools
 import os
 import stat
 import time
+from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 
 from dispy.files.following import Following
-from dispy.files.tree import CHUNK, Linker, digest_of
+from dispy.files.tree import CHUNK, Linker, copy_range, digest_of
 from dispy.net.directories import private_directory
 from dispy.net.places import is_unlocked
 from dispy.processes import boot_id
@@ -100,22 +101,29 @@ class Store:
             return os.open(path, flags | os.O_CREAT | _NOFOLLOW, mode)
 
     def find(self, digest: bytes, size: int) -> int | None:
-        """Open a file for reading; None if it is not here, whole and unchanged."""
+        """Open a file for reading, or a copy of it; None if it is not here, whole and unchanged."""
+        return self._look(digest, size, self._checked)
+
+    def _look(self, digest: bytes, size: int, check: Callable[[int, bytes, int], int | None]) -> int | None:
+        """Open a file; what ``check`` makes of it. One that is not what it should be is dropped."""
         path = self._path(digest)
         try:
             descriptor = os.open(path, os.O_RDONLY | _NOFOLLOW)
         except OSError:
             return None
+        found = None
         try:
-            if self._is_intact(descriptor, digest, size):
+            found = check(descriptor, digest, size)
+            if found is None:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+            elif found == descriptor:
                 self._touch(descriptor, digest)
-                return descriptor
-            with contextlib.suppress(OSError):
-                os.unlink(path)
         except OSError:
-            pass
-        os.close(descriptor)
-        return None
+            found = None
+        if found != descriptor:
+            os.close(descriptor)
+        return found
 
     def _touch(self, descriptor: int, digest: bytes) -> None:
         """Who was used last stays longest."""
@@ -128,21 +136,59 @@ class Store:
 
     def has(self, digest: bytes, size: int) -> bool:
         """Whether a file is here, whole and unchanged."""
-        descriptor = self.find(digest, size)
+        descriptor = self._look(digest, size, self._glanced)
         if descriptor is not None:
             os.close(descriptor)
         return descriptor is not None
 
-    def _is_intact(self, descriptor: int, digest: bytes, size: int) -> bool:
+    def _is_known(self, digest: bytes, descriptor: int, status: os.stat_result) -> bool:
+        """Whether it is as somebody has found it, or lent it."""
+        return (
+            self._verified.get(digest) == _seen(status)
+            or _has_mark(descriptor, status)
+            or self._is_noted(digest, status)
+        )
+
+    def _glanced(self, descriptor: int, digest: bytes, size: int) -> int | None:
+        """The file, if it is what it should be now."""
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size != size:
-            return False
-        if self._verified.get(digest) != _seen(status):
-            is_known = _has_mark(descriptor, status) or self._is_noted(digest, status)
-            if not is_known and digest_of(descriptor) != digest:
-                return False
+            return None
+        is_known = self._is_known(digest, descriptor, status)
+        if not is_known and digest_of(descriptor) != digest:
+            return None
+        if is_known or status.st_nlink == 1:
             self._remember(digest, status)
-        return True
+        return descriptor
+
+    def _checked(self, descriptor: int, digest: bytes, size: int) -> int | None:
+        """The file, if it is what it should be, and shows it when somebody changes it.
+
+        What is lent and may have been written to is copied, and the copy is looked at: a write sets the time first
+        and the bytes after that, and a mapped page is written to again without any time. So what is right while
+        it is hashed can be wrong after that, and look the same.
+        """
+        status = os.fstat(descriptor)
+        if status.st_nlink == 1 or status.st_size != size or self._is_known(digest, descriptor, status):
+            return self._glanced(descriptor, digest, size)
+        copied = self._nameless(size)
+        try:
+            copy_range(descriptor, copied, 0, size, lambda: True)
+            is_right = digest_of(copied) == digest
+            if is_right:
+                self._remember(digest, os.fstat(copied))
+                return copied
+        except OSError:
+            os.close(copied)
+            raise
+        os.close(copied)
+        return None
+
+    def _nameless(self, size: int) -> int:
+        """An empty file that is gone when it is closed."""
+        if size <= NOTED_MIN:
+            return os.memfd_create("dispy", os.MFD_CLOEXEC)
+        return os.open(self._root, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
     def is_unchanged(self, digest: bytes, descriptor: int) -> bool:
         """Whether a file is still as it was when ``find`` opened it, or when it was lent."""
