@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ class Part(store.Part):
         self.is_apart = is_apart
         self.is_open = True
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
+    def write(self, offset: int, data: bytes | memoryview, hasher: Executor | None = None) -> None:
         """As of the real one."""
         if not self.is_open:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))

@@ -141,6 +141,27 @@ def test_what_changes_while_it_is_copied_is_not_used(place: Place, change: Calla
     assert len(looks) >= 2
 
 
+def test_what_may_be_written_to_at_any_time_is_not_used_itself(place: Place) -> None:
+    """A page that is mapped for writing takes a second write without any time: what was looked through is a copy."""
+    path = put(place, "first")
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as view:
+        view[0] = view[0]
+        looks: list[int] = []
+
+        class Writer:
+            """Looked at before the file is opened, and before it is copied."""
+
+            @property
+            def is_dropped(self) -> bool:
+                looks.append(1)
+                if len(looks) == 2:
+                    view[0] ^= 255
+                return False
+
+        second = put(place, "second", stage=cast(Stage, Writer()))
+        assert second.stat().st_nlink == 1
+
+
 def test_a_file_that_nobody_may_read_is_not_lent(place: Place) -> None:
     place.entry = FileEntry("a/b", place.entry.digest, place.entry.size, 0o200, 10**18)
     directory = place.base / "work"

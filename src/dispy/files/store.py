@@ -20,9 +20,12 @@ import itertools
 import os
 import stat
 import time
+from collections.abc import Callable
+from concurrent.futures import Executor
 from pathlib import Path
 
-from dispy.files.tree import CHUNK, Linker, digest_of
+from dispy.files.following import Following
+from dispy.files.tree import CHUNK, Linker, copy_range, digest_of
 from dispy.net.directories import private_directory
 from dispy.net.places import is_unlocked
 from dispy.processes import boot_id
@@ -39,6 +42,20 @@ YOUNG_S = 60
 
 FRESH_S = 60
 """Uses within so short a time are one."""
+
+NOTED_MIN = 1 << 20
+"""Files from this size on that are lent are noted for other nodes: to hash a smaller one is no more work."""
+
+FOLLOWED_MIN = 16 << 20
+"""Files from this size on are copied while another node receives them: a smaller one is copied in 5 ms."""
+
+WRITE_MAX = 256 << 10
+"""Bytes that are written at once. The kernel takes memory for so many in one piece. Large free pieces are what the
+host of a virtual machine takes back, and gives again page by page: 200 MB in writes of 1 or 2 MiB take 0.3 to 0.6 s
+where they take 0.05 in writes of up to 512 KiB, for which it uses what is left of memory that was in use."""
+
+HASHED_APART_MIN = 1 << 20
+"""Bytes from which it pays to hash them on another thread meanwhile: 0.6 ms."""
 
 _NOFOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -84,22 +101,29 @@ class Store:
             return os.open(path, flags | os.O_CREAT | _NOFOLLOW, mode)
 
     def find(self, digest: bytes, size: int) -> int | None:
-        """Open a file for reading; None if it is not here, whole and unchanged."""
+        """Open a file for reading, or a copy of it; None if it is not here, whole and unchanged."""
+        return self._look(digest, size, self._checked)
+
+    def _look(self, digest: bytes, size: int, check: Callable[[int, bytes, int], int | None]) -> int | None:
+        """Open a file; what ``check`` makes of it. One that is not what it should be is dropped."""
         path = self._path(digest)
         try:
             descriptor = os.open(path, os.O_RDONLY | _NOFOLLOW)
         except OSError:
             return None
+        found = None
         try:
-            if self._is_intact(descriptor, digest, size):
+            found = check(descriptor, digest, size)
+            if found is None:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+            elif found == descriptor:
                 self._touch(descriptor, digest)
-                return descriptor
-            with contextlib.suppress(OSError):
-                os.unlink(path)
         except OSError:
-            pass
-        os.close(descriptor)
-        return None
+            found = None
+        if found != descriptor:
+            os.close(descriptor)
+        return found
 
     def _touch(self, descriptor: int, digest: bytes) -> None:
         """Who was used last stays longest."""
@@ -112,20 +136,59 @@ class Store:
 
     def has(self, digest: bytes, size: int) -> bool:
         """Whether a file is here, whole and unchanged."""
-        descriptor = self.find(digest, size)
+        descriptor = self._look(digest, size, self._glanced)
         if descriptor is not None:
             os.close(descriptor)
         return descriptor is not None
 
-    def _is_intact(self, descriptor: int, digest: bytes, size: int) -> bool:
+    def _is_known(self, digest: bytes, descriptor: int, status: os.stat_result) -> bool:
+        """Whether it is as somebody has found it, or lent it."""
+        return (
+            self._verified.get(digest) == _seen(status)
+            or _has_mark(descriptor, status)
+            or self._is_noted(digest, status)
+        )
+
+    def _glanced(self, descriptor: int, digest: bytes, size: int) -> int | None:
+        """The file, if it is what it should be now."""
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size != size:
-            return False
-        if self._verified.get(digest) != _seen(status):
-            if not _has_mark(descriptor, status) and digest_of(descriptor) != digest:
-                return False
+            return None
+        is_known = self._is_known(digest, descriptor, status)
+        if not is_known and digest_of(descriptor) != digest:
+            return None
+        if is_known or status.st_nlink == 1:
             self._remember(digest, status)
-        return True
+        return descriptor
+
+    def _checked(self, descriptor: int, digest: bytes, size: int) -> int | None:
+        """The file, if it is what it should be, and shows it when somebody changes it.
+
+        What is lent and may have been written to is copied, and the copy is looked at: a write sets the time first
+        and the bytes after that, and a mapped page is written to again without any time. So what is right while
+        it is hashed can be wrong after that, and look the same.
+        """
+        status = os.fstat(descriptor)
+        if status.st_nlink == 1 or status.st_size != size or self._is_known(digest, descriptor, status):
+            return self._glanced(descriptor, digest, size)
+        copied = self._nameless(size)
+        try:
+            copy_range(descriptor, copied, 0, size, lambda: True)
+            is_right = digest_of(copied) == digest
+            if is_right:
+                self._remember(digest, os.fstat(copied))
+                return copied
+        except OSError:
+            os.close(copied)
+            raise
+        os.close(copied)
+        return None
+
+    def _nameless(self, size: int) -> int:
+        """An empty file that is gone when it is closed."""
+        if size <= NOTED_MIN:
+            return os.memfd_create("dispy", os.MFD_CLOEXEC)
+        return os.open(self._root, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
     def is_unchanged(self, digest: bytes, descriptor: int) -> bool:
         """Whether a file is still as it was when ``find`` opened it, or when it was lent."""
@@ -212,7 +275,7 @@ class Store:
         """
         if group is None and not (self._knows_changes and entry.mode & 0o400):
             return None
-        if group is not None and (entry.mode & 0o222 or not entry.mode & 0o004):
+        if group is not None and not _is_for_all(entry):
             return None
 
         def link(directory: int, name: str) -> bool:
@@ -247,13 +310,60 @@ class Store:
                 _mark(descriptor)
         if group is None:
             _unmark(descriptor)
-        self._remember(entry.digest, os.fstat(descriptor))
+        status = os.fstat(descriptor)
+        self._remember(entry.digest, status)
+        if group is None and entry.size >= NOTED_MIN:
+            self._note(entry.digest, status)
         return True
 
+    def _note(self, digest: bytes, status: os.stat_result) -> None:
+        """Spare other nodes the looking through of what is lent, as long as nobody writes to it."""
+        path = self._path(digest, _NOTE)
+        with contextlib.suppress(OSError):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            descriptor = self._open(path, os.O_WRONLY | os.O_EXCL, 0o400)
+            try:
+                os.write(descriptor, _note_of(status))
+            finally:
+                os.close(descriptor)
+
+    def _is_noted(self, digest: bytes, status: os.stat_result) -> bool:
+        try:
+            descriptor = os.open(self._path(digest, _NOTE), os.O_RDONLY | _NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            return os.read(descriptor, 1024) == _note_of(status)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+
+    def follow(self, entry: FileEntry, work: Path, group: int | None) -> Following | None:
+        """Begin a copy of a file that another node receives; None if there is none, or none will be needed.
+
+        Args:
+            entry: Which.
+            work: The directory below which it is to be.
+            group: Of jobs of another account; None: it is ours.
+        """
+        is_needed = group is None or not _is_for_all(entry)
+        if entry.size < FOLLOWED_MIN or self._kind in _CLONING or not is_needed:
+            return None
+        with contextlib.suppress(OSError):
+            return Following(self._path(entry.digest, ".part"), work)
+        return None
+
     @functools.cached_property
+    def _kind(self) -> str:
+        """Of our file system."""
+        return filesystem(self._root)
+
+    @property
     def _knows_changes(self) -> bool:
         """Whether our file system notes the time of every write, mapped ones too, and cannot clone files."""
-        return filesystem(self._root) in ("ext2", "ext3", "ext4")
+        return self._kind in ("ext2", "ext3", "ext4")
 
     def trim(self) -> None:
         """Remove what was used longest ago until the rest may be kept."""
@@ -285,7 +395,15 @@ class Store:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
                     left -= size
+                    if not path.endswith((".part", _NOTE)):
+                        os.unlink(path + _NOTE)
 
+
+_NOTE = ".lent"
+"""Ending of what lies beside a file that was lent: how it was then."""
+
+_CLONING = ("bcachefs", "btrfs", "ocfs2", "xfs")
+"""File systems on which a copy may cost nothing."""
 
 _MARK = "user.dispy.seen"
 """Attribute of a file that a node has looked through: when, and as what."""
@@ -317,6 +435,16 @@ def _mark_of(status: os.stat_result) -> bytes:
 def _seen(status: os.stat_result) -> tuple[int, int, int, int]:
     """Differs when a file was written to, lent or given back."""
     return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _note_of(status: os.stat_result) -> bytes:
+    """By the time of change, which a job that writes to the file cannot keep, unlike that of writing."""
+    return f"{_boot()} {_seen(status)}".encode()
+
+
+def _is_for_all(entry: FileEntry) -> bool:
+    """Whether jobs of another account may share one file: all may read it, and nobody was to write to it."""
+    return not entry.mode & 0o222 and bool(entry.mode & 0o004)
 
 
 @functools.cache
@@ -369,8 +497,13 @@ class Part:
             self._hash.update(memoryview(buffer)[:count])
             self.offset += count
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
+    def write(self, offset: int, data: bytes | memoryview, hasher: Executor | None = None) -> None:
         """Take the next bytes.
+
+        Args:
+            offset: Where they begin.
+            data: They.
+            hasher: Hashes them while they are written; None: before.
 
         Raises:
             OSError: There is no room, or was none for those before them.
@@ -378,11 +511,19 @@ class Part:
         if offset != self.offset:
             raise OSError(errno.ESPIPE, "what comes before it was not written")
         view = memoryview(data)
-        self._hash.update(view)
-        while view:
-            count = os.pwrite(self.descriptor, view, self.offset)
-            self.offset += count
-            view = view[count:]
+        hashing = None
+        if hasher is not None and len(view) >= HASHED_APART_MIN:
+            hashing = hasher.submit(self._hash.update, view)
+        else:
+            self._hash.update(view)
+        try:
+            while view:
+                count = os.pwrite(self.descriptor, view[:WRITE_MAX], self.offset)
+                self.offset += count
+                view = view[count:]
+        finally:
+            if hashing is not None:
+                hashing.result()
 
     def finish(self) -> bool:
         """All has come: store it; False, and nothing of it is kept, if it is not what it should be."""

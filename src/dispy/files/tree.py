@@ -289,11 +289,21 @@ def copy(source: int, target: int, size: int, is_wanted: Callable[[], bool] = la
         pass
     else:
         return
-    offset = 0
-    while offset < size:
+    copy_range(source, target, 0, size, is_wanted)
+
+
+def copy_range(source: int, target: int, start: int, end: int, is_wanted: Callable[[], bool]) -> None:
+    """Copy bytes of an open file to the same place in another, within the kernel.
+
+    Raises:
+        ChangedError: The source is shorter.
+        OSError: There is no room, or nobody wants it any more.
+    """
+    offset = start
+    while offset < end:
         if not is_wanted():
             raise OSError(errno.ECANCELED, "it is not wanted any more")
-        step = min(size - offset, COPY_MAX)
+        step = min(end - offset, COPY_MAX)
         try:
             count = os.copy_file_range(source, target, step, offset, offset)
         except OSError as error:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from dispy.core.execution.state import ClientId
+from dispy.files.following import Following
 from dispy.files.store import SMALL, BusyError, Part, Store
-from dispy.files.tree import ChangedError, Tree
+from dispy.files.tree import ChangedError, Linker, Tree
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry, check_entries
 
@@ -33,8 +34,8 @@ them."""
 WRITERS = 2
 """Threads that hash and write what arrives, each file always by the same one: 1.1 GB/s each."""
 
-LOOK_AGAIN_S = 0.02
-"""How often we look whether another node has received a file."""
+LOOK_AGAIN_S = 0.01
+"""How often we look whether another node has received a file, and copy what has come of it."""
 
 STUCK_S = 1.0
 """One that has received nothing more for so long is not waited for."""
@@ -99,8 +100,8 @@ class Stage:
     """
 
     __slots__ = (
-        "after", "client", "computation", "done", "entries", "files", "files_max", "is_dropped", "is_placing",
-        "is_told", "missing", "size", "size_max", "tries", "work",
+        "after", "begun", "client", "computation", "done", "entries", "files", "files_max", "is_dropped",
+        "is_placing", "is_told", "missing", "size", "size_max", "tries", "work",
     )  # fmt: skip
 
     def __init__(
@@ -118,6 +119,8 @@ class Stage:
         self.done = done
         self.missing: dict[bytes, int] = {}
         """Sizes of what is not here, by digest."""
+        self.begun: dict[bytes, Following | None] = {}
+        """Copies of what another node receives, by digest; None: it is copied when it is there."""
         self.is_dropped = False
         self.is_placing = False
         """A thread puts files there now."""
@@ -213,6 +216,7 @@ class Stager:
         self._placers: Executor | None = None
         self._lookers: Executor | None = None
         self._writers: list[Executor] = []
+        self._hashers: Executor | None = None
         self._is_closed = False
 
     @property
@@ -275,6 +279,8 @@ class Stager:
             return
         self._stages.discard(stage)
         stage.is_dropped = True
+        if stage.begun and not self._is_closed:
+            self._placer().submit(_close_begun, stage)
         if stage.files_max:
             # Or it would seem to wait for them for ever.
             self._seams.send(stage.client, node.FilesProgress(stage.computation, 0, 0, 0, 0))
@@ -385,9 +391,11 @@ class Stager:
         self._is_closed = True
         for stage in self._stages:
             stage.is_dropped = True
-        for pool in [self._placers, self._lookers, *self._writers]:
+        for pool in [self._placers, self._lookers, *self._writers, self._hashers]:
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
+        for stage in self._stages:
+            _close_begun(stage)
         for fetch in self._fetches.values():
             if fetch.part is not None:
                 fetch.part.close()
@@ -430,6 +438,11 @@ class Stager:
             self._writers.append(self._seams.threads(1, "dispy writes"))
         return self._writers[number]
 
+    def _hasher(self) -> Executor:
+        if self._hashers is None:
+            self._hashers = self._seams.threads(WRITERS, "dispy hashes")
+        return self._hashers
+
     # Looking and placing.
 
     def _place(self, stage: Stage) -> None:
@@ -450,7 +463,9 @@ class Stager:
                     if not self._store.has(entry.digest, entry.size)
                 }
             else:
-                missing = put_files(self._store, stage.entries, stage.work, self._seams.owner, stage)
+                missing = put_files(
+                    self._store, stage.entries, stage.work, self._seams.owner, stage, stage.begun
+                )
         except (OSError, ValueError) as error:
             return {}, f"files cannot be put into the working directory: {error}"
         return missing, ""
@@ -551,15 +566,18 @@ class Stager:
         """Have the part of a file opened."""
         if not fetch.is_opening:
             fetch.is_opening = True
+            stage = next((stage for stage in fetch.stages if stage.work is not None), None)
             self._run(
                 self._placer(),
                 self._begin,
-                (fetch.digest, fetch.size, fetch.is_apart),
+                (fetch.digest, fetch.size, fetch.is_apart, stage),
                 self._on_open,
                 (fetch,),
             )
 
-    def _begin(self, digest: bytes, size: int, is_apart: bool) -> Part | OSError | None:
+    def _begin(
+        self, digest: bytes, size: int, is_apart: bool, stage: Stage | None
+    ) -> Part | OSError | None:
         """On a thread: the part of a file; None if it is here by now."""
         try:
             part = self._store.begin(digest, size, apart=is_apart)
@@ -567,9 +585,31 @@ class Stager:
                 # Another node was faster.
                 part.abandon()
                 return None
+        except BusyError as error:
+            if stage is not None and stage.work is not None:
+                self._follow(stage, stage.work, digest)
+            return error
         except OSError as error:
             return error
         return part
+
+    def _follow(self, stage: Stage, work: Path, digest: bytes) -> None:
+        """On a thread: copy what another node has received by now."""
+        begun = stage.begun.get(digest)
+        if begun is None and digest not in stage.begun:
+            entry = next(entry for entry in stage.entries if entry.digest == digest)
+            group = self._seams.owner[1] if self._seams.owner is not None else None
+            begun = stage.begun[digest] = self._store.follow(entry, work, group)
+        if begun is None:
+            return
+        try:
+            begun.advance(lambda: not stage.is_dropped)
+        except OSError:
+            # What is to be said of it is said when it is put there.
+            stage.begun[digest] = None
+            begun.close()
+        if stage.is_dropped:
+            _close_begun(stage)
 
     def _on_open(self, fetch: _Fetch, result: Part | OSError | None) -> None:
         fetch.is_opening = False
@@ -631,7 +671,7 @@ class Stager:
             return None
         if part is None:
             return True if self._store.add(fetch.digest, data) else None
-        part.write(offset, data)
+        part.write(offset, data, self._hasher())
         if part.offset < fetch.size:
             return False
         return True if part.finish() else None
@@ -739,6 +779,7 @@ def put_files(
     work: Path,
     owner: tuple[int, int] | None,
     stage: Stage | None = None,
+    begun: dict[bytes, Following | None] | None = None,
 ) -> dict[bytes, int]:
     """Put files that are in the store into a directory, unless they are there already.
 
@@ -748,6 +789,7 @@ def put_files(
         work: The directory.
         owner: User and group that they are given to.
         stage: Ends this when it is dropped.
+        begun: Copies that were begun, by digest; those that are used are taken out.
 
     Returns:
         Sizes of those that are not in the store, by digest.
@@ -767,13 +809,23 @@ def put_files(
                 break
             if entry.digest in missing or tree.holds(entry):
                 continue
-            if not _put_file(store, entry, tree, owner, is_wanted):
-                missing[entry.digest] = entry.size
+            early = begun.pop(entry.digest, None) if begun else None
+            try:
+                if not _put_file(store, entry, tree, owner, is_wanted, early):
+                    missing[entry.digest] = entry.size
+            finally:
+                if early is not None:
+                    early.close()
     return missing
 
 
 def _put_file(
-    store: Store, entry: FileEntry, tree: Tree, owner: tuple[int, int] | None, is_wanted: Callable[[], bool]
+    store: Store,
+    entry: FileEntry,
+    tree: Tree,
+    owner: tuple[int, int] | None,
+    is_wanted: Callable[[], bool],
+    early: Following | None,
 ) -> bool:
     """False if the file is not in the store."""
     for _ in range(TRIES_MAX):
@@ -781,8 +833,12 @@ def _put_file(
         if source is None:
             return False
         try:
+            is_unchanged = partial(store.is_unchanged, entry.digest, source)
             link = store.linker(entry, source, owner[1] if owner is not None else None)
-            tree.put(entry, source, link, is_wanted, partial(store.is_unchanged, entry.digest, source))
+            if early is not None:
+                # First: who has received it cannot be lent it as well.
+                link = _first_of(early.linker(entry, source, owner, is_wanted, is_unchanged), link)
+            tree.put(entry, source, link, is_wanted, is_unchanged)
             return True
         except ChangedError:
             # It was lent or given back meanwhile; or the job that it was lent to has written to it.
@@ -792,3 +848,18 @@ def _put_file(
         finally:
             os.close(source)
     return False
+
+
+def _first_of(first: Linker, second: Linker | None) -> Linker:
+    def link(directory: int, name: str) -> bool:
+        return first(directory, name) or (second is not None and second(directory, name))
+
+    return link
+
+
+def _close_begun(stage: Stage) -> None:
+    """What was copied early is not needed."""
+    for begun in list(stage.begun.values()):
+        if begun is not None:
+            begun.close()
+    stage.begun.clear()
