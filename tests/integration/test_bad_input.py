@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,7 +118,23 @@ def takes_two(first: int, second: int) -> int:
     return first + second
 
 
+async def awaits(number: int) -> int:
+    return number
+
+
+async def awaits_and_yields(number: int) -> AsyncIterator[int]:
+    yield number
+
+
+def yields(number: int) -> Iterator[int]:
+    yield number
+
+
 PARAMETERS: list[tuple[str, Any, str]] = [
+    ("computation", awaits, "computation awaits is asynchronous"),
+    ("computation", awaits_and_yields, "computation awaits_and_yields is asynchronous"),
+    ("computation", yields, "computation yields is a generator"),
+    ("computation", functools.partial(yields, 1), "computation partial is a generator"),
     ("computation", None, "computation must be a function"),
     ("computation", 5, "computation must be a function"),
     ("nodes", 5, "nodes must be a list of hosts, not int"),

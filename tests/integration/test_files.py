@@ -128,16 +128,24 @@ def use_package() -> list[Any]:
     import shipped_package.inner.leaf as leaf
 
     with open(os.path.join(os.path.dirname(shipped_package.__file__), "data", "table.csv")) as file:
-        return [shipped_package.NAME, leaf.answer(), file.read(), os.path.relpath(shipped_package.__file__)]
+        found = [
+            shipped_package.NAME,
+            leaf.answer(),
+            file.read(),
+            os.path.relpath(shipped_package.__file__),
+        ]
+    beside = os.path.dirname(os.path.dirname(shipped_package.__file__))
+    return [*found, os.path.exists(f"{beside}/shipped_package.libs/libfast.so")]
 
 
 def test_a_package_arrives_whole_and_importable(
     make_cluster: MakeCluster, start_node: StartNode, here: Path, modules: Path
 ) -> None:
-    """With submodules and data, wherever it lies here, whichever of its modules was named."""
+    """With submodules, data and the libraries of its wheel, wherever it lies and whichever module was named."""
     start_node("--cpus", "1")
     package = modules / "shipped_package"
     write(package, "data/table.csv")
+    write(modules, "shipped_package.libs/libfast.so")
     (package / "inner").mkdir()
     (package / "__init__.py").write_text("NAME = __name__\n")
     (package / "inner" / "__init__.py").write_text("")
@@ -145,7 +153,7 @@ def test_a_package_arrives_whole_and_importable(
     leaf = importlib.import_module("shipped_package.inner.leaf")
     cluster = make_cluster(use_package, depends=[leaf])
     expected = ["shipped_package", ("shipped_package", 42), "data/table.csv", "shipped_package/__init__.py"]
-    assert cluster.submit()() == expected
+    assert cluster.submit()() == [*expected, True]
 
 
 def use_module() -> tuple[int, bool]:

@@ -257,7 +257,7 @@ class JobCluster(Steering):
 
     # Submitting.
 
-    def submit(self, *args: Any, **kwargs: Any) -> DispyJob:
+    def submit(self, /, *args: Any, **kwargs: Any) -> DispyJob:
         """Run the computation once with these arguments, which are taken as they are now.
 
         ``dispy_job_depends``, a list of functions and classes, is no argument: the job finds them by name, and no

@@ -51,6 +51,7 @@ class Computation:
                 f"computation must be a function or the path of a program, not {type(computation).__name__}",
                 hint="JobCluster(compute) where compute is a function",
             )
+        _check_returns(computation)
         self.method = computation if isinstance(computation, types.MethodType) else None
         function: Callable[..., Any] = self.method.__func__ if self.method is not None else computation
         self.name = path if self.is_program else _name(function)
@@ -98,6 +99,20 @@ class Computation:
             else:
                 return args
         return (owner, *args)
+
+
+def _check_returns(function: Any) -> None:
+    """Refuse what only makes something that would have to be run."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise UsageError(
+            f"computation {_name(function)} is asynchronous: nobody would await what it returns on a node",
+            hint="write a function that calls asyncio.run and returns the result",
+        )
+    if inspect.isgeneratorfunction(function):
+        raise UsageError(
+            f"computation {_name(function)} is a generator: nobody would iterate over what it returns on a node",
+            hint="return a list; dispy_provisional_result sends what is there before the end",
+        )
 
 
 def _name(function: Any) -> str:

@@ -243,6 +243,10 @@ def _add_module(manifest: Manifest, module: types.ModuleType, base: Path | None)
         for path, below in _walk(place):
             manifest.add(path, f"{top}/{below}")
             _add_beside(manifest, path, f"{top}/{below}", base)
+        # Shared libraries that came with it in a wheel, which it finds by this place.
+        libraries = f"{os.path.dirname(place)}/{top}.libs"
+        for path, below in _walk(libraries) if os.path.isdir(libraries) else ():
+            manifest.add(path, f"{top}.libs/{below}")
     if not places:
         path = str(package.__file__)
         # Compiled ones tell by their names what they were compiled for.
