@@ -21,6 +21,8 @@ from dispy.processes import describe_exit
 VALUE_MAX = 32 * 1024
 """Characters of a global that is put into the environment: the kernel takes 128 KiB of one variable."""
 
+_INTERRUPT = {signal.SIGINT}
+
 # Python ignores these, and what it starts would go on ignoring them.
 _DEFAULT_SIGNALS = [
     getattr(signal, name) for name in ("SIGPIPE", "SIGXFZ", "SIGXFSZ") if hasattr(signal, name)
@@ -85,7 +87,12 @@ class Program:
         self._environment["dispy_job_id"] = str(job_id) if type(job_id) in (str, int) else ""
         pid = 0
         try:
-            pid = self._start(command)
+            # An interrupt that came when it has started and we do not know its number yet could not be passed on.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPT)
+            try:
+                pid = self._start(command)
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPT)
             _, status = os.waitpid(pid, 0)
         except KeyboardInterrupt:
             # One that tidies up and ends in good order has ended; all else was cancelled.
@@ -107,7 +114,12 @@ class Program:
             try:
                 # A group of its own: an interrupt is for all of it, as a Ctrl-C is at a terminal.
                 return os.posix_spawn(
-                    command[0], command, self._environment, setpgroup=0, setsigdef=_DEFAULT_SIGNALS
+                    command[0],
+                    command,
+                    self._environment,
+                    setpgroup=0,
+                    setsigmask=(),
+                    setsigdef=_DEFAULT_SIGNALS,
                 )
             except OSError as error:
                 # The node has just written the file, and what it started at that moment has not let go of it.
@@ -176,7 +188,7 @@ def _interrupt(pid: int) -> int:
     One that goes on is killed by the node, with this worker.
     """
     if not pid:
-        return -1  # it came before we knew the program, which is found with what jobs leave behind
+        return -1  # it came before there was one
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGINT)
     try:
