@@ -18,7 +18,7 @@ from dispy.client import reasons
 from dispy.errors import PicklingError, UsageError
 
 from .conftest import MakeCluster, RunProgram, StartNode
-from .helpers import PYTHON, wait_for
+from .helpers import PYTHON, describe, wait_for
 from .jobs import name_and, until
 
 TERMINATED = dispy.DispyJob.Terminated
@@ -354,7 +354,7 @@ def test_a_node_where_it_takes_too_long_is_not_used(
     assert job.status == TERMINATED
     for text in [f"setup failed on {node.name}", "it took longer than setup_timeout, 0.1 s", *said]:
         assert text in job.exception
-    wait_for(lambda: [pid for pid in node.descendants() if psutil.Process(pid).name() == "sleep"],
+    wait_for(lambda: [pid for pid in node.descendants() if "sleep 1000" in describe(pid)],
              lambda left: not left, what="what it started is gone")  # fmt: skip
     assert make_cluster(name_and, setup=load, setup_timeout=20).submit(2)() == (node.name, 2)
 
