@@ -380,7 +380,6 @@ def test_programs_are_recovered_one_by_one_the_last_one_first(
             "    while not os.path.exists(gate): time.sleep(0.005)\n"
             "    return name\n"
             "clusters = [dispy.JobCluster(run), dispy.JobCluster(run)]\n"
-            "time.sleep(1.1 - time.time() % 1)  # so that the names of journals tell which is the older one\n"
             "jobs = [cluster.submit(f'{sys.argv[1]} {n}', sys.argv[2]) for n, cluster in enumerate(clusters)]\n"
             "while any(job.status != job.Running for job in jobs):\n"
             "    time.sleep(0.005)\n"

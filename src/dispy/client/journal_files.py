@@ -222,8 +222,10 @@ def new_path(identity: bytes, *, is_full: bool) -> Path:
     Raises:
         StateDirectoryError: The user's state directory cannot be used.
     """
-    now = time.strftime("%Y%m%d-%H%M%S")
-    name = f"{now}-{identity.hex()[:12]}-{next(_made)}"
+    now = time.time()
+    # To the microsecond: programs that begin in one second have an order, too.
+    began = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}{int(now % 1 * 1e6):06}"
+    name = f"{began}-{identity.hex()[:12]}-{next(_made)}"
     return journals_directory() / f"{name}{FULL if is_full else SHORT}"
 
 
