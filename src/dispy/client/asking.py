@@ -24,7 +24,7 @@ from dispy.net.tls import Tls, check, dialer_tls
 from dispy.processes import fill_standard_descriptors
 from dispy.protocol import node
 from dispy.protocol.node import from_node_decoder
-from dispy.scheduler.link import PoolSink, Target, check_stored
+from dispy.scheduler.link import PoolSink, Target, take_output
 from dispy.settings import PULSE_S
 from dispy.text import block, line, lines
 
@@ -208,11 +208,7 @@ def _take_parts(connection: Connection, message: node.JobsEnded) -> None:
             if data is None:
                 raise MemoryError("there is not enough memory here for a job's result")
             ended.payload = data
-        if ended.output_stream:
-            output = bytes(connection.take_stream(ended.output_stream).data or b"")
-            ended.stdout, ended.stderr = output[: ended.stdout_size], output[ended.stdout_size :]
-        if ended.checksum:
-            check_stored(ended)
+        take_output(connection, ended)
 
 
 class Asking:

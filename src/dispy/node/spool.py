@@ -39,9 +39,8 @@ logger = logging.getLogger("dispy.node")
 MAGIC = b"dispy spool 2\n\0\0"
 _HEAD = struct.Struct("<QII")  # length of the header, its CRC, parts
 _LENGTH = struct.Struct("<Q")
-_CRC = struct.Struct(
-    "<I"
-)  # one for each part, behind the last; of a result's second part it goes on from the first
+_CRC = struct.Struct("<I")
+"""One for each part, behind the last; of a result's second part it goes on from the first."""
 
 FILE_BYTES = 16 * MIB
 """Batches are put together into files up to this size: what is synced together costs little more than one."""

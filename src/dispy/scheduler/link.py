@@ -142,7 +142,19 @@ class Owner(Protocol):
         """It said something."""
 
 
-def check_stored(ended: node.Ended) -> None:
+def take_output(connection: Connection, ended: node.Ended) -> None:
+    """What a job printed, where that came as a stream; and its value, which is here, is what it was."""
+    if ended.output_stream:
+        data = connection.take_stream(ended.output_stream).data
+        if data is None:  # no memory for it
+            data, ended.checksum = memoryview(b""), 0
+        output = bytes(data)
+        ended.stdout, ended.stderr = output[: ended.stdout_size], output[ended.stdout_size :]
+    if ended.checksum:
+        _check_stored(ended)
+
+
+def _check_stored(ended: node.Ended) -> None:
     """A result that was on its node's disk is what was written there, or it is lost."""
     crc = zlib.crc32(ended.payload) if ended.stream else 0
     if ended.output_stream:
@@ -483,14 +495,7 @@ class Link:
                     ended.status = node.TERMINATED
                     ended.reason = "there is not enough memory here for the job's result"
                     ended.checksum = 0
-            if ended.output_stream:
-                data = connection.take_stream(ended.output_stream).data
-                if data is None:  # no memory for it
-                    data, ended.checksum = memoryview(b""), 0
-                output = bytes(data)
-                ended.stdout, ended.stderr = output[: ended.stdout_size], output[ended.stdout_size :]
-            if ended.checksum:
-                check_stored(ended)
+            take_output(connection, ended)
 
     def _take_shared(self, ended: node.Ended, computation: int) -> None:
         """A result that lies in the node's directory becomes ours; there it stays until it is acknowledged."""
