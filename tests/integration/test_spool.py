@@ -23,6 +23,7 @@ from .recovering import (
     CREATED,
     FINISHED,
     TERMINATED,
+    Dying,
     QuickNode,
     StartDying,
     dying_programs,
@@ -177,12 +178,10 @@ def _results_of(place: Place) -> set[int]:
     return numbers
 
 
-def test_a_client_that_stood_still_has_its_results_from_the_next_node(
-    start_dying: StartDying, start_quick: StartQuick, place: Place
+def _stand_still(
+    dying: Dying, node: QuickNode, start_quick: StartQuick, place: Place, meanwhile: Callable[[], object]
 ) -> None:
-    """It was away for longer than the limit, and its node was killed meanwhile: what had ended is not lost."""
-    node = start_quick()
-    dying = start_dying(3, size=100_000)
+    """A program stands still while its first job ends and its node is killed, and goes on when there is the next."""
     dying.wait_started([0])
     dying.program.send(signal.SIGSTOP)
     try:
@@ -190,9 +189,19 @@ def test_a_client_that_stood_still_has_its_results_from_the_next_node(
         dying.release(0)
         wait_for(lambda: spooled(place), what="a result is on disk")
         kill(place, node)
-        node = start_quick(listen_port=node.port)
+        meanwhile()
+        start_quick(listen_port=node.port)
     finally:
         dying.program.send(signal.SIGCONT)
+
+
+def test_a_client_that_stood_still_has_its_results_from_the_next_node(
+    start_dying: StartDying, start_quick: StartQuick, place: Place
+) -> None:
+    """It was away for longer than the limit, and its node was killed meanwhile: what had ended is not lost."""
+    node = start_quick()
+    dying = start_dying(3, size=100_000)
+    _stand_still(dying, node, start_quick, place, lambda: None)
     dying.order("print('first', jobs[0]()[0], jobs[0].status == jobs[0].Finished, flush=True)")
     dying.program.wait_line("^first 0 True$", deadline_s=15)
     dying.release()
@@ -292,17 +301,7 @@ def test_a_large_result_that_was_damaged_while_its_client_stood_still(
 ) -> None:
     node = start_quick()
     dying = start_dying(1, size=200_000)
-    dying.wait_started([0])
-    dying.program.send(signal.SIGSTOP)
-    try:
-        wait_for(lambda: noted(place), what="the client is away")
-        dying.release(0)
-        wait_for(lambda: spooled(place), what="a result is on disk")
-        kill(place, node)
-        _damage_values(place)
-        start_quick(listen_port=node.port)
-    finally:
-        dying.program.send(signal.SIGCONT)
+    _stand_still(dying, node, start_quick, place, lambda: _damage_values(place))
     dying.order("jobs[0].wait(); print(jobs[0].status, jobs[0].result, jobs[0].exception, flush=True)")
     lost = "the job's result was lost: it was damaged on its node's disk"
     dying.program.wait_line(f"^{TERMINATED} None {lost}$", deadline_s=15)
