@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .helpers import Place
+from .helpers import Place, below
 
 
 def write(base: Path, *paths: str) -> list[str]:
@@ -39,7 +39,7 @@ def fill(path: Path, size: int) -> bytes:
 
 def stored(place: Place) -> list[Path]:
     """Files in the store of a place's nodes, whole or not."""
-    return sorted(path for path in (place.state / "dispy" / "store").glob("??/*"))
+    return below(place.state / "dispy" / "store", "??/*")
 
 
 def named(place: Place) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import glob
 import os
 import re
 import signal
@@ -52,6 +53,16 @@ def wait_for(
         if is_last:
             raise AssertionError(f"after {deadline_s:g} s not: {what}; last seen: {seen!r}")
         time.sleep(_POLL_S)
+
+
+def below(directory: Path, pattern: str) -> list[Path]:
+    """What a directory has that matches, hidden or not; ``**`` are all below it.
+
+    Others change it meanwhile: what goes while it is looked at is not there, where ``Path.glob`` raises an error
+    (before Python 3.13).
+    """
+    found = glob.glob(pattern, root_dir=directory, recursive=True, include_hidden=True)
+    return sorted(directory / name for name in found if name)
 
 
 def is_alive(pid: int) -> bool:
@@ -187,9 +198,9 @@ class Place:
 
     def files(self) -> list[str]:
         """What nodes and programs have left: listings, work, segments."""
-        left = [path for path in self.runtime.rglob("*") if not path.is_dir()]
+        left = [path for path in below(self.runtime, "**/*") if not path.is_dir()]
         work = self.temporary / f"dispy-node-{os.getuid()}"
-        left += [path for path in self.temporary.rglob("*") if path != work]
+        left += [path for path in below(self.temporary, "**/*") if path != work]
         memory = Path(f"/dev/shm/dispy-{os.getuid()}")
         left += [memory / name for name in self._watch.names() if (memory / name).exists()]
         return sorted(map(str, left))

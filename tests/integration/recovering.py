@@ -16,7 +16,7 @@ import msgspec
 import dispy
 
 from .conftest import RunProgram
-from .helpers import Node, Place, Program, wait_for
+from .helpers import Node, Place, Program, below, wait_for
 
 CREATED, RUNNING = dispy.DispyJob.Created, dispy.DispyJob.Running
 CANCELLED, TERMINATED = dispy.DispyJob.Cancelled, dispy.DispyJob.Terminated
@@ -162,8 +162,7 @@ print('recovered', [(job.id, job.status, job.result and job.result[0]) for job i
 
 def journals(place: Place) -> list[Path]:
     """Files in the usual place of journals."""
-    directory = place.state / "dispy" / "journals"
-    return sorted(directory.iterdir()) if directory.exists() else []
+    return below(place.state / "dispy" / "journals", "*")
 
 
 def wait_journal(place: Place, program: Program) -> Path:
@@ -186,12 +185,12 @@ def wait_journal(place: Place, program: Program) -> Path:
 
 def spooled(place: Place) -> list[Path]:
     """Files with results on disk."""
-    return sorted((place.state / "dispy" / "spool").glob("*/[!.]*.results"))
+    return below(place.state / "dispy" / "spool", "*/[!.]*.results")
 
 
 def noted(place: Place) -> list[Path]:
     """Files that tell what was open."""
-    return sorted((place.state / "dispy" / "spool").glob("*/[!.]*.open"))
+    return below(place.state / "dispy" / "spool", "*/[!.]*.open")
 
 
 def rows(path: Path, query: str) -> list[Any]:

@@ -14,7 +14,7 @@ from dispy.errors import UsageError
 
 from .conftest import MakeCluster, StartNode
 from .filing import fill, listing, named, write
-from .helpers import Place, free_base_port, wait_for
+from .helpers import Place, below, free_base_port, wait_for
 from .jobs import until
 
 MB = 1_000_000
@@ -139,7 +139,7 @@ def test_what_a_killed_node_has_left_is_removed_by_the_next(
     for cluster in (killed, kept, both[0]):
         cluster.close(terminate=True)
     start_node("--cpus", "1")
-    found = sorted(str(path.relative_to(named(place))) for path in named(place).rglob("made"))
+    found = sorted(str(path.relative_to(named(place))) for path in below(named(place), "**/made"))
     assert found == ["a/kept/made", "b/alive/made", "b/both/made"]
     assert not (named(place) / "a" / "gone").exists()
     alive.close()

@@ -21,7 +21,7 @@ from dispy.net.secrets import generate
 
 from .conftest import MakeCluster, StartNode
 from .filing import stored
-from .helpers import PYTHON, Node, Place, wait_for, wait_gone
+from .helpers import PYTHON, Node, Place, below, wait_for, wait_gone
 from .others import (
     NAME,
     account,
@@ -329,14 +329,14 @@ def test_nothing_of_the_nodes_can_be_reached(
     start_node("--secret", "another")
     other = make_cluster(identity, secret="another").submit()()
     bases = [place.state, place.runtime, place.temporary / f"dispy-node-{os.getuid()}"]
-    paths = [path for base in bases for path in base.rglob("*")]
+    paths = [path for base in bases for path in below(base, "**/*")]
     (incarnation,) = place.incarnations()
     ours = Path("/dev/shm", f"dispy-{os.getuid()}")
     paths += [
         secret,
         ours,
         ours / incarnation,
-        *(ours / incarnation).rglob("*"),
+        *below(ours / incarnation, "**/*"),
         Path(other["directory"][0]),
     ]
     theirs = [f"/dev/shm/dispy-{os.getuid()}-{NAME}", f"{place.temporary}/dispy-node-{os.getuid()}-{NAME}"]

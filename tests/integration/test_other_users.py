@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from .conftest import MakeCluster, RunProgram, StartNode
-from .helpers import Node, Place, wait_for
+from .helpers import Node, Place, below, wait_for
 from .others import (
     NAME,
     account,
@@ -71,7 +71,7 @@ def test_directories_are_closed(busy: Node, place: Place) -> None:
     (incarnation,) = place.incarnations()
     bases = [place.state / "dispy", place.runtime / "dispy", place.temporary / f"dispy-node-{os.getuid()}"]
     bases += [memory, memory / incarnation]
-    paths = [path for base in bases for path in (base, *(base.rglob("*") if base != memory else ()))]
+    paths = [path for base in bases for path in (base, *(below(base, "**/*") if base != memory else ()))]
     names = {path.name for path in paths}
     assert {"secret", "nodes", "lock", "for everybody", f"{incarnation}.json"} <= names
     assert reachable([place.state, place.runtime, place.temporary]) != [], (

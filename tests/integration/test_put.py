@@ -19,7 +19,7 @@ import dispy
 from dispy.errors import PicklingError, UsageError
 
 from .conftest import MakeCluster, StartNode
-from .helpers import Node, Place, wait_for
+from .helpers import Node, Place, below, wait_for
 from .jobs import until
 
 MIB = 1024 * 1024
@@ -41,7 +41,7 @@ def objects(node: Node) -> list[str]:
     """Files of the node with what was put."""
     # Named by the incarnation, which is not known: by the node's mark in its hosts.
     marks = {mark_of(child) for child in psutil.Process(node.pid).children(recursive=True)}
-    return [str(path) for mark in marks if mark for path in Path(mark).rglob("object-*")]
+    return [str(path) for mark in marks if mark for path in below(Path(mark), "**/object-*")]
 
 
 def mark_of(process: psutil.Process) -> str:

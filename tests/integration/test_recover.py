@@ -17,7 +17,7 @@ from dispy import config
 from dispy.errors import UsageError
 
 from .conftest import MakeCluster, RunProgram, StartNode
-from .helpers import Node, Place, Program, wait_for
+from .helpers import Node, Place, Program, below, wait_for
 from .recovering import (
     CANCELLED,
     RECOVER,
@@ -129,7 +129,7 @@ def test_results_of_before_the_death_wait_on_the_node(start_dying: StartDying, p
         jobs = dispy.recover_jobs()
         assert sorted(dying.check(job, 300_000) for job in jobs) == dying.started()
         wait_for(
-            lambda: [*place.state.glob("dispy/spool/*/*.*s")],
+            lambda: below(place.state, "dispy/spool/*/*.*s"),
             lambda left: not left,
             what="the spool is empty",
         )
@@ -482,11 +482,11 @@ def test_the_end_of_the_lease(start_dying: StartDying, place: Place) -> None:
         dying = start_dying(3, size=300_000)
         dying.wait_started(1)
         dying.kill()
-        wait_for(lambda: [*place.state.glob("dispy/spool/*/*.open")], what="it is noted what is open")
+        wait_for(lambda: below(place.state, "dispy/spool/*/*.open"), what="it is noted what is open")
         assert len(node.descendants()) >= 2
         wait_for(node.descendants, lambda left: len(left) <= 1, what="its processes are gone")
         wait_for(
-            lambda: [*place.state.glob("dispy/spool/*/*.open"), *spooled(place)],
+            lambda: below(place.state, "dispy/spool/*/*.open") + spooled(place),
             lambda left: not left,
             what="its files are gone",
         )

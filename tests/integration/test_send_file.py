@@ -17,7 +17,7 @@ from dispy.client import arriving
 from dispy.protocol.limits import FILE_PART
 
 from .conftest import MakeCluster, RunProgram, StartNode
-from .helpers import SOON_S, wait_for
+from .helpers import SOON_S, below, wait_for
 from .proxy import At, proxy, reset
 
 WHEN = 1_500_000_000
@@ -48,7 +48,9 @@ def send(files: dict[str, bytes], mode: int = 0o640, before: str = "") -> dict[s
 
 def tree(root: Path) -> dict[str, bytes]:
     """All files below a directory, by path."""
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in below(root, "**/*") if path.is_file()
+    }
 
 
 def test_files_land_as_below_the_working_directory_or_by_their_names(

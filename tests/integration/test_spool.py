@@ -17,7 +17,7 @@ import dispy
 from dispy import config
 
 from .conftest import RunProgram, StartNode
-from .helpers import Node, Place, wait_for
+from .helpers import Node, Place, below, wait_for
 from .recovering import (
     ABANDONED,
     CREATED,
@@ -82,7 +82,7 @@ def _nothing_stays(place: Place, start_quick: StartQuick) -> Iterator[None]:
     yield
     assert journals(place) == []
     wait_for(
-        lambda: [*place.state.glob("dispy/spool/*/*.[rod]*")],
+        lambda: below(place.state, "dispy/spool/*/*.[rod]*"),
         lambda left: not left,
         what="nothing is left on disk",
     )
