@@ -9,6 +9,7 @@ that comes back is one of the very class that it left as.
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import enum
 import functools
@@ -423,16 +424,40 @@ def accept_code(namespace: Namespace) -> None:
 class _Gate:
     """Stands before code in a pickle. What follows is not loaded where it does not belong."""
 
-    def __init__(self, job_id: Any) -> None:
+    def __init__(self, job_id: Any, paths: list[str]) -> None:
         self._job_id = job_id
+        self._paths = paths
 
-    def __reduce__(self) -> tuple[Any, tuple[Any]]:
-        return _pass_gate, (self._job_id,)
+    def __reduce__(self) -> tuple[Any, tuple[Any, list[str]]]:
+        return _pass_gate, (self._job_id, self._paths)
 
 
-def _pass_gate(job_id: Any) -> None:
+def _pass_gate(job_id: Any, paths: list[str]) -> None:
     if _job_namespace is None:
         raise Apart(job_id)
+    if paths:
+        _forget_modules(paths)
+
+
+def _forget_modules(paths: list[str]) -> None:
+    """Files of modules are new here: what was imported, found and compiled of others in their places is not used.
+
+    Compiled code is known by the time and size of its source, which another file of that name may have, too.
+    """
+    import importlib.util
+
+    tops = {path.partition("/")[0].partition(".")[0] for path in paths}
+    directory = os.getcwd() + "/"
+    for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is None or os.path.realpath(file).startswith(directory):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+    sys.dont_write_bytecode = True
+    for path in paths:
+        if path.endswith(".py"):
+            with contextlib.suppress(OSError):
+                os.unlink(importlib.util.cache_from_source(path))
 
 
 class _There(dict[str, Any]):
@@ -447,10 +472,30 @@ def _find_namespace() -> Namespace:
     return _job_namespace
 
 
+def imports_of(depends: list[Any]) -> set[str]:
+    """Names of the modules that functions and classes import when they run; none of what cannot be sent."""
+    pickler = _Pickler(io.BytesIO(), shared={}, explicit=depends)
+    with contextlib.suppress(Exception):  # ``dump_call_with`` says why
+        pickler.dump(depends)
+    take_used()
+    return pickler.imports
+
+
 def dump_call_with(
-    depends: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any = None
+    depends: list[Any],
+    paths: list[str],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    job_id: Any = None,
 ) -> Buffer:
-    """``dump_call`` for a job that brings functions and classes, which it finds by name.
+    """``dump_call`` for a job that brings functions and classes, which it finds by name, or modules.
+
+    Args:
+        depends: Functions and classes.
+        paths: Where the files of modules lie on the node, relative to the working directory.
+        args: Of the job.
+        kwargs: Of the job.
+        job_id: Of the job, if that is not its number.
 
     Raises:
         PicklingError: Names the argument, or the dependency, and what in it cannot be sent.
@@ -463,7 +508,7 @@ def dump_call_with(
         pickler = _Pickler(stream, shared=there, explicit=depends, buffers=buffers)
         firsts, names = _definitions(depends)
         args = tuple([_out_of_band(value) for value in args])
-        pickler.dump((_Gate(job_id), there, firsts, names, args, kwargs, job_id))
+        pickler.dump((_Gate(job_id, paths), there, firsts, names, args, kwargs, job_id))
     except Exception as error:
         for item in depends:
             culprit = find_culprit(item, _describe(item))

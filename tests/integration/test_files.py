@@ -222,7 +222,12 @@ def test_modules_that_are_imported_in_functions_travel_without_being_named(
     module = importlib.import_module("late_program")
     assert make_cluster(module.compute).submit()() == (42, False)
     assert make_cluster(module.compute, isolate=True).submit()() == (42, False)
+    cluster = make_cluster(lambda name: globals()[name]())  # not imported before: it comes with the job
+    assert cluster.submit("compute", dispy_job_depends=[module.compute])() == (42, False)
     assert [name for name in sys.modules if name.startswith("late_")] == ["late_program"]
+    other = importlib.import_module("late_other")
+    cluster = make_cluster(lambda: __import__("late_other").late_helper.answer())
+    assert cluster.submit(dispy_job_depends=[other])() == 40
 
 
 # What cannot be sent.

@@ -110,6 +110,35 @@ def test_different_files_of_one_name_are_not_there_at_once(
     assert [job()[0] for job in same] == ["x/input"] * 2
 
 
+def use() -> str:
+    import brought_module  # type: ignore[import-not-found]
+
+    value: str = brought_module.VALUE
+    return value
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["shared", "isolated"])
+def test_a_job_imports_the_module_that_it_brings(
+    make_cluster: MakeCluster, start_node: StartNode, here: Path, tmp_path: Path, isolate: bool
+) -> None:
+    """Not another one of its name, size and time: of another job, or of the computation."""
+    start_node("--cpus", "1")
+    paths = {name: tmp_path / name / "brought_module.py" for name in "xyz"}
+    for name, path in paths.items():
+        path.parent.mkdir()
+        path.write_text(f"VALUE = {name!r}\n")
+        os.utime(path, (1_500_000_000, 1_500_000_000))
+    cluster = make_cluster(use, isolate=isolate)
+    jobs = [cluster.submit(dispy_job_depends=[paths[name]]) for name in "xyyx"]
+    last = cluster.submit()
+    assert [job() for job in jobs] == ["x", "y", "y", "x"]
+    assert last() is None
+    assert "has no module 'brought_module'" in last.exception
+    cluster = make_cluster(use, isolate=isolate, depends=[paths["z"]])
+    jobs = [cluster.submit(dispy_job_depends=[paths[name]] if name != "z" else []) for name in "zxzyxz"]
+    assert [job() for job in jobs] == ["z", "x", "z", "y", "x", "z"]
+
+
 def test_a_job_that_waits_for_a_name_can_be_cancelled(
     make_cluster: MakeCluster, start_node: StartNode, here: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
 from dispy import config, here, payload
@@ -19,7 +19,7 @@ from dispy.client.checking import check_flag, check_timeout, describe
 from dispy.client.computation import Computation, check_setup
 from dispy.client.engine import Engine, engine, stop_engine
 from dispy.client.files import Held, Shipped, is_file_item
-from dispy.client.imports import find_modules
+from dispy.client.imports import find_modules, names_of
 from dispy.client.job import CANCELLED, STATUS_NAMES, DispyJob
 from dispy.client.journal import Journal
 from dispy.client.log import notice
@@ -240,8 +240,7 @@ class JobCluster(Steering):
 
     def _take_files(self, depends: Any) -> tuple[list[FileEntry], list[Held]]:
         items = list(filter(is_file_item, depends or ()))
-        named = {item.__name__ for item in items if isinstance(item, ModuleType)}
-        modules = find_modules(self._computation.imports | named)
+        modules = find_modules(self._computation.imports | names_of(items))
         return self._shipped.take(items, program=self._computation.program, modules=modules)
 
     def _find_engine(self) -> Engine:

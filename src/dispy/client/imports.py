@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
 from itertools import islice
+from types import ModuleType
 
 from dispy import payload
 
@@ -17,7 +18,13 @@ logger = logging.getLogger("dispy.client")
 MODULE_FILES_MAX = 1000
 """Of a package that nobody has named: reading and sending so many takes less than a second."""
 
-_ENDINGS = (".py", *EXTENSION_SUFFIXES)
+ENDINGS = (".py", *EXTENSION_SUFFIXES)
+"""Of files that can be imported."""
+
+
+def names_of(items: Iterable[object]) -> set[str]:
+    """Names of the modules among what is listed in ``depends``."""
+    return {item.__name__ for item in items if isinstance(item, ModuleType)}
 
 
 def find_modules(names: Iterable[str]) -> list[tuple[str, str]]:
@@ -74,7 +81,7 @@ def _files_of(top: str) -> Iterator[tuple[str, str]]:
             yield from _code_below(place, top)
     if spec.submodule_search_locations is None and spec.origin and os.path.isfile(spec.origin):
         name = os.path.basename(spec.origin)
-        if name.endswith(_ENDINGS) and not payload.lies_with_packages(spec.origin):
+        if name.endswith(ENDINGS) and not payload.lies_with_packages(spec.origin):
             yield spec.origin, name
 
 
@@ -83,7 +90,7 @@ def _code_below(place: str, top: str) -> Iterator[tuple[str, str]]:
         names[:] = sorted(name for name in names if name.isidentifier() and name != "__pycache__")
         below = os.path.relpath(directory, place)
         for name in sorted(files):
-            if name.endswith(_ENDINGS):
+            if name.endswith(ENDINGS):
                 path = f"{directory}/{name}"
                 yield path, f"{top}/{name}" if below == "." else f"{top}/{below}/{name}"
 

@@ -12,6 +12,7 @@ from dispy import payload
 from dispy.client import mapping, this
 from dispy.client.computation import check_job_depends
 from dispy.client.files import Held, is_file_item
+from dispy.client.imports import ENDINGS, find_modules, names_of
 from dispy.client.job import CREATED, DispyJob
 from dispy.client.mapping import Chunk
 from dispy.client.refs import hold
@@ -56,16 +57,17 @@ def submit_at_once(
     code: list[Any] = []
     files: list[FileEntry] = []
     held: list[Held] = []
+    modules: list[str] = []
     if kwargs and "dispy_job_depends" in kwargs:
-        depends = kwargs.pop("dispy_job_depends")
-        code = check_job_depends(depends, cluster._computation)
-        files, held = cluster._shipped.take(filter(is_file_item, depends or ()))
+        code, files, held = _take_depends(cluster, kwargs.pop("dispy_job_depends"))
+        if not cluster._computation.is_program:
+            modules = [entry.path for entry in files if entry.path.endswith(ENDINGS)]
     if cluster._computation.adapts:
         args = cluster._computation.arguments(args, kwargs)
     given_id = None if job_id == number and type(job_id) is int else job_id
     data = (
-        payload.dump_call_with(code, args, kwargs, given_id)
-        if code
+        payload.dump_call_with(code, modules, args, kwargs, given_id)
+        if code or modules
         else payload.dump_call(args, kwargs, given_id)
     )
     # A large payload is a view of memory; it goes out as a stream and is never encoded.
@@ -95,6 +97,20 @@ def submit_at_once(
         cluster._is_posted = True
         cluster._engine.post(take_inbox, cluster)
     return job
+
+
+def _take_depends(cluster: ClusterState, depends: Any) -> tuple[list[Any], list[FileEntry], list[Held]]:
+    """What a job brings: code, and files, with modules of the user's own that they import and the cluster lacks."""
+    code = check_job_depends(depends, cluster._computation)
+    items = list(filter(is_file_item, depends or ()))
+    names = names_of(items)
+    if code:
+        names |= payload.imports_of(code)
+    modules = find_modules(names)
+    if modules:
+        sent = {entry.path for entry in cluster._files}
+        modules = [(path, target) for path, target in modules if target not in sent]
+    return code, *cluster._shipped.take(items, modules=modules)
 
 
 def submit_bounded(
