@@ -228,6 +228,10 @@ def test_modules_that_are_imported_in_functions_travel_without_being_named(
     other = importlib.import_module("late_other")
     cluster = make_cluster(lambda: __import__("late_other").late_helper.answer())
     assert cluster.submit(dispy_job_depends=[other])() == 40
+    cluster = make_cluster(
+        lambda: __import__("late_other").late_helper.answer(), [dispy.NodeAllocate("*", depends=[other])]
+    )
+    assert cluster.submit()() == 40
 
 
 # What cannot be sent.

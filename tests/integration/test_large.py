@@ -25,7 +25,7 @@ from .proxy import At, Direction, Piece, Proxy, Slow, proxy, reset
 
 MIB = 1024 * 1024
 
-PASSED_S = 0.1
+PASSED_S = 0.2
 """Small jobs and cancels pass large data within this time."""
 
 

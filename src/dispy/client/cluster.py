@@ -19,7 +19,6 @@ from dispy.client.checking import check_flag, check_timeout, describe
 from dispy.client.computation import Computation, check_setup
 from dispy.client.engine import Engine, engine, stop_engine
 from dispy.client.files import Held, Shipped, is_file_item
-from dispy.client.imports import find_modules, names_of
 from dispy.client.job import CANCELLED, STATUS_NAMES, DispyJob
 from dispy.client.journal import Journal
 from dispy.client.log import notice
@@ -240,8 +239,9 @@ class JobCluster(Steering):
 
     def _take_files(self, depends: Any) -> tuple[list[FileEntry], list[Held]]:
         items = list(filter(is_file_item, depends or ()))
-        modules = find_modules(self._computation.imports | names_of(items))
-        return self._shipped.take(items, program=self._computation.program, modules=modules)
+        return self._shipped.take(
+            items, program=self._computation.program, imports=self._computation.imports
+        )
 
     def _find_engine(self) -> Engine:
         return engine()

@@ -6,9 +6,10 @@ import concurrent.futures
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dispy import config
+from dispy.client.imports import find_modules, names_of
 from dispy.errors import UsageError
 from dispy.files.manifest import Manifest, Signature, Source, collect, is_file_item, read
 from dispy.protocol.files import FileEntry, check_number, replace_entries
@@ -83,18 +84,20 @@ class Shipped:
 
     def take(
         self,
-        items: Iterable[object],
+        items: list[Any],
         before: Iterable[FileEntry] = (),
         program: str = "",
-        modules: Iterable[tuple[str, str]] = (),
+        imports: Iterable[str] = (),
+        sent: Iterable[FileEntry] = (),
     ) -> tuple[list[FileEntry], list[Held]]:
         """What paths and modules stand for; may take as long as reading the files.
 
         Args:
-            items: Paths and modules.
-            before: Files that are there as well.
+            items: Paths and modules; of the latter also what they import, if that is not installed.
+            before: Files that are there as well, and stay.
             program: A file that lies beside them, to be run.
-            modules: Files that are only convenient, and where they are to lie.
+            imports: Names of modules that code imports: those that are not installed are taken, too.
+            sent: Files that are there as well: what is only imported is not sent in their places.
 
         Returns:
             The files, and what is to be held as long as nodes may ask for them.
@@ -102,6 +105,10 @@ class Shipped:
         Raises:
             UsageError: One of them cannot be sent, and why.
         """
+        modules = find_modules({*imports, *names_of(items)})
+        if modules:
+            paths = {entry.path for entry in (*before, *sent)}
+            modules = [(path, target) for path, target in modules if target not in paths]
         manifest: Manifest = collect(items, self.base, config.MaxFileSize, program, modules)
         entries = manifest.listed(before)
         held = []

@@ -12,7 +12,7 @@ from dispy import payload
 from dispy.client import mapping, this
 from dispy.client.computation import check_job_depends
 from dispy.client.files import Held, is_file_item
-from dispy.client.imports import ENDINGS, find_modules, names_of
+from dispy.client.imports import ENDINGS
 from dispy.client.job import CREATED, DispyJob
 from dispy.client.mapping import Chunk
 from dispy.client.refs import hold
@@ -100,17 +100,11 @@ def submit_at_once(
 
 
 def _take_depends(cluster: ClusterState, depends: Any) -> tuple[list[Any], list[FileEntry], list[Held]]:
-    """What a job brings: code, and files, with modules of the user's own that they import and the cluster lacks."""
+    """What a job brings: code and files."""
     code = check_job_depends(depends, cluster._computation)
     items = list(filter(is_file_item, depends or ()))
-    names = names_of(items)
-    if code:
-        names |= payload.imports_of(code)
-    modules = find_modules(names)
-    if modules:
-        sent = {entry.path for entry in cluster._files}
-        modules = [(path, target) for path, target in modules if target not in sent]
-    return code, *cluster._shipped.take(items, modules=modules)
+    imports = payload.imports_of(code) if code else ()
+    return code, *cluster._shipped.take(items, imports=imports, sent=cluster._files)
 
 
 def submit_bounded(
