@@ -186,7 +186,7 @@ class Dead:
 def read_part(db: Any, part: int) -> memoryview:
     """A large payload."""
     rows = db.execute("SELECT data FROM part WHERE id = ? ORDER BY place", (part,)).fetchall()
-    block = payload.take(sum(len(row[0]) for row in rows))
+    block = payload.blocks.take(sum(len(row[0]) for row in rows))
     position = 0
     for (data,) in rows:
         block[position : position + len(data)] = data

@@ -187,7 +187,7 @@ class Engine:
         for journal in self._ended_journals:
             journal.close(remove=True)
         if self._place is not None:
-            payload.take = self._take_before
+            payload.blocks.take = self._take_before
             if self.service.memory is not None:
                 self.service.memory.close()
             self._place.close()
@@ -210,8 +210,8 @@ class Engine:
                 return
             memory = self.service.memory = SharedPool(str(self._place.root), payload.read_bytes)
 
-        self._take_before = payload.take
-        payload.take = memory.take
+        self._take_before = payload.blocks.take
+        payload.blocks.take = memory.take
 
     # Clusters.
 

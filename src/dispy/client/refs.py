@@ -91,5 +91,5 @@ def drop_refs(cluster: ClusterState) -> None:
             cluster._engine.service.memory.trim()
 
 
-payload.find_object = _refs.__getitem__
-payload.reference_type = Ref
+payload.references.find_object = _refs.__getitem__
+payload.references.reference_type = Ref

@@ -259,7 +259,7 @@ class Worker:
         """One provisional result of a job at a time, from any of its threads; and processes, see there."""
         self._words[protocol.SLOT_COMMITTED] = self._end
         self._drops = self._words[protocol.SLOT_DROPS]
-        payload.find_object = segments.load_object
+        payload.references.find_object = segments.load_object
 
     def keep_what_is_there(self) -> None:
         """Take threads and processes that are there now, made by ``setup``, for no job's."""

@@ -1,0 +1,146 @@
+"""Calls of jobs that bring code or modules, for a process of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from typing import Any
+
+from dispy.errors import PicklingError
+from dispy.payload.blocks import Buffer, Collector, Parts, out_of_band, whole
+from dispy.payload.by_value import Namespace, Pickler, functions_of
+from dispy.payload.code import definitions, describe, import_named
+from dispy.payload.culprits import blame, find_culprit
+from dispy.payload.references import take_used
+
+
+class Apart(Exception):
+    """A job brings code, which is for a process of its own: nothing of it has been loaded.
+
+    Args:
+        job_id: Of the job, if that is not its number.
+    """
+
+    def __init__(self, job_id: Any) -> None:
+        super().__init__("the job brings code, which is for a process of its own")
+        self.job_id = job_id
+
+
+_job_namespace: Namespace | None = None
+"""Where code that a job brings belongs; None where none does."""
+
+
+def accept_code(namespace: Namespace) -> None:
+    """This process is for one job: code that it brings is defined here."""
+    global _job_namespace
+    _job_namespace = namespace
+
+
+class _Gate:
+    """Stands before code in a pickle. What follows is not loaded where it does not belong."""
+
+    def __init__(self, job_id: Any, paths: list[str]) -> None:
+        self._job_id = job_id
+        self._paths = paths
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, list[str]]]:
+        return _pass_gate, (self._job_id, self._paths)
+
+
+def _pass_gate(job_id: Any, paths: list[str]) -> None:
+    if _job_namespace is None:
+        raise Apart(job_id)
+    if paths:
+        _forget_modules(paths)
+
+
+def _forget_modules(paths: list[str]) -> None:
+    """Files of modules are new here: what was imported, found and compiled of others in their places is not used.
+
+    Compiled code is known by the time and size of its source, which another file of that name may have, too.
+    """
+    import importlib.util
+
+    tops = {path.partition("/")[0].partition(".")[0] for path in paths}
+    directory = os.getcwd() + "/"
+    for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is None or os.path.realpath(file).startswith(directory):
+            del sys.modules[name]
+    importlib.invalidate_caches()
+    sys.dont_write_bytecode = True
+    for path in paths:
+        if path.endswith(".py"):
+            with contextlib.suppress(OSError):
+                os.unlink(importlib.util.cache_from_source(path))
+
+
+class _There(dict[str, Any]):
+    """Stands for the namespace of the computation, where a job is run."""
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return _find_namespace, ()
+
+
+def _find_namespace() -> Namespace:
+    assert _job_namespace is not None
+    return _job_namespace
+
+
+def imports_of(depends: list[Any]) -> set[str]:
+    """Names of the modules that functions and classes import when they run; none of what cannot be sent."""
+    pickler = Pickler(io.BytesIO(), shared={}, explicit=depends)
+    with contextlib.suppress(Exception):  # ``dump_call_with`` says why
+        pickler.dump(depends)
+    take_used()
+    return pickler.imports
+
+
+def dump_call_with(
+    depends: list[Any],
+    paths: list[str],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    job_id: Any = None,
+) -> Buffer:
+    """``dump_call`` for a job that brings functions and classes, which it finds by name, or modules.
+
+    Args:
+        depends: Functions and classes.
+        paths: Where the files of modules lie on the node, relative to the working directory.
+        args: Of the job.
+        kwargs: Of the job.
+        job_id: Of the job, if that is not its number.
+
+    Raises:
+        PicklingError: Names the argument, or the dependency, and what in it cannot be sent.
+    """
+    take_used()
+    there = _There()
+    buffers = Collector()
+    stream = io.BytesIO()
+    try:
+        pickler = Pickler(stream, shared=there, explicit=depends, buffers=buffers)
+        firsts, names = definitions(depends)
+        args = tuple([out_of_band(value) for value in args])
+        pickler.dump((_Gate(job_id, paths), there, firsts, names, args, kwargs, job_id))
+    except Exception as error:
+        for item in depends:
+            culprit = find_culprit(item, describe(item))
+            if culprit:
+                hint = "import or create it inside the function, or pass it as an argument"
+                raise PicklingError(f"dispy_job_depends cannot be sent: {culprit}", hint=hint) from error
+        raise blame(args, kwargs, job_id, error) from error
+    data = stream.getvalue()
+    return whole(Parts(data, buffers) if buffers else data)
+
+
+def with_code(call: tuple[Any, ...]) -> tuple[Any, ...]:
+    _, namespace, _, names, args, kwargs, job_id = call
+    for name, item in names.items():
+        namespace[name] = item
+        for function in functions_of(item):
+            import_named(function)
+    return args, kwargs, job_id

@@ -1,0 +1,142 @@
+"""Arguments of jobs, and items of a ``map``: the path of every job."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from typing import Any
+
+from dispy.errors import PicklingError
+from dispy.payload import references
+from dispy.payload.blocks import OUT_OF_BAND, PROTOCOL, Buffer, Collector, Parts, out_of_band, whole
+from dispy.payload.brought import with_code
+from dispy.payload.culprits import blame, find_culprit
+from dispy.payload.references import take_used, used
+from dispy.payload.values import STACK_GLOBAL, dump, load, names_local
+
+_dumps = pickle.dumps
+
+
+def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any = None) -> Buffer:
+    """Pickle a job's arguments as they are now, and its id if that is not its number.
+
+    Raises:
+        PicklingError: Names the argument, and what in it cannot be sent.
+    """
+    if used:
+        take_used()  # what was pickled by others, or for a job that could not be sent
+    has_references = False
+    reference_type = references.reference_type
+    for value in args:
+        kind = type(value)
+        if kind is bytes and len(value) >= OUT_OF_BAND:
+            args = tuple([out_of_band(value) for value in args])
+            break
+        if kind is reference_type:
+            has_references = True
+    call: tuple[Any, ...] = (args,)
+    if has_references:
+        call = _without_references(args, kwargs, job_id)
+    elif kwargs or job_id is not None:
+        call = (args, kwargs) if job_id is None else (args, kwargs, job_id)
+    try:
+        # The common case without another call: it is on the path of every job.
+        buffers = Collector()
+        data = _dumps(call, PROTOCOL, buffer_callback=buffers.take)
+        if STACK_GLOBAL not in data or not names_local(data):
+            return whole(Parts(data, buffers) if buffers else data)
+    except Exception:
+        pass
+    try:
+        return whole(dump(call))
+    except Exception as error:
+        raise blame(args, kwargs, job_id, error) from error
+
+
+def _without_references(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any) -> tuple[Any, ...]:
+    """A call with the numbers of references beside its arguments: 1 us, where pickling each takes 5."""
+    this = threading.get_ident()
+    numbers = {}
+    bare = list(args)
+    for place, value in enumerate(args):
+        if type(value) is references.reference_type:
+            used.append((this, value))
+            numbers[place] = value._number
+            bare[place] = None
+    return tuple(bare), kwargs, job_id, None, numbers
+
+
+def _with_objects(call: tuple[Any, ...]) -> tuple[Any, ...]:
+    args, kwargs, job_id, _, numbers = call
+    full = list(args)
+    for place, number in numbers.items():
+        full[place] = references.find_object(number)
+    return tuple(full), kwargs, job_id
+
+
+CHUNK_PARTS = 4
+"""Length of the tuple of a chunk, by which it is told from a call; that of a call with references is longer."""
+
+
+def dump_chunk(items: list[Any], is_starred: bool, long_s: float) -> Buffer:
+    """Pickle the items of a chunk of a ``map`` in one go: what they share is sent once, and stays shared.
+
+    Args:
+        items: Arguments of the calls.
+        is_starred: Whether each is a tuple of arguments.
+        long_s: How long the chunk may run before what is left of it is given back.
+
+    Raises:
+        Exception: One of the items cannot be pickled; see ``find_unsendable``.
+    """
+    take_used()
+    return whole(dump((items, is_starred, None, long_s)))
+
+
+def find_unsendable(items: list[Any], first: int) -> tuple[int, PicklingError] | None:
+    """The first item that cannot be pickled, and the error that says why; None if all can be.
+
+    Args:
+        items: The items of a chunk.
+        first: Number of the first one in the ``map``.
+    """
+    for place, item in enumerate(items):
+        culprit = find_culprit(item, f"item {first + place}")
+        if culprit:
+            hint = "map over plain data, or create the object in the function"
+            return place, PicklingError(f"an item of a map cannot be sent: {culprit}", hint=hint)
+    return None
+
+
+def load_items(payload: Buffer) -> list[Any]:
+    """The items of a chunk."""
+    items: list[Any] = load(payload)[0]
+    return items
+
+
+def dump_failure(results: list[Any], error: bytes) -> bytes:
+    """Pickle what a chunk says when one of its items failed: the results before it, and the exception."""
+    return pickle.dumps((bytes(whole(dump(results))), error), PROTOCOL)
+
+
+def load_failure(payload: Buffer) -> tuple[list[Any], bytes] | None:
+    """Results before the item that failed, and its pickled exception (empty where there is none).
+
+    None if it was the chunk that failed and not one of its items.
+    """
+    failure = load(payload)
+    return (load(failure[0]), failure[1]) if type(failure) is tuple else None
+
+
+def load_call(payload: Buffer) -> tuple[Any, ...]:
+    """``(args,)``, ``(args, kwargs)`` or ``(args, kwargs, job_id)``; or a chunk: see ``dump_chunk``.
+
+    Arrays in it lie where the payload lies.
+
+    Raises:
+        Apart: It brings code, and this is not the process for that.
+    """
+    call: tuple[Any, ...] = load(payload)
+    if len(call) <= CHUNK_PARTS:
+        return call
+    return _with_objects(call) if len(call) == CHUNK_PARTS + 1 else with_code(call)

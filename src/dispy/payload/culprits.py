@@ -1,0 +1,78 @@
+"""Which part of a value cannot be sent."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterable
+from typing import Any
+
+from dispy.errors import PicklingError
+from dispy.payload.by_value import code_names, dump_by_value
+
+
+def find_culprit(value: Any, where: str, depth: int = 0, seen: set[int] | None = None) -> str:
+    """Say which part of a value cannot be pickled ("" if all can): the innermost one that is at fault."""
+    seen = seen if seen is not None else set()
+    if id(value) in seen or depth > 8:
+        return ""
+    seen.add(id(value))
+    try:
+        dump_by_value(value)
+        return ""
+    except RecursionError:
+        return f"{where} is nested too deeply"
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        if isinstance(error, PicklingError) and "__reduce__" in vars(type(value)):
+            return f"{where}: {reason}"  # it says itself why not
+    for part, name in _parts(value, where):
+        inner = find_culprit(part, name, depth + 1, seen)
+        if inner:
+            return inner
+    return f"{where} (of type {type(value).__module__}.{type(value).__qualname__}): {reason}"
+
+
+def _parts(value: Any, where: str) -> Iterable[tuple[Any, str]]:
+    if isinstance(value, types.MethodType):
+        yield value.__func__, where
+        yield value.__self__, f"the object of {where}"
+    elif isinstance(value, types.FunctionType):
+        for name, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=False):
+            try:
+                yield cell.cell_contents, f"variable {name!r} that {where} closes over"
+            except ValueError:
+                continue
+        for name in sorted(code_names(value.__code__)):
+            if name in value.__globals__:
+                yield value.__globals__[name], f"global {name!r} that {where} uses"
+        for default in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()):
+            yield default, f"a default of {where}"
+        if hasattr(value, "__wrapped__"):
+            yield value.__wrapped__, where
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key, f"key {key!r:.60} of {where}"
+            yield item, f"item {key!r:.60} of {where}"
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for index, item in enumerate(value):
+            yield item, f"item {index} of {where}"
+    elif isinstance(value, type):
+        for name, item in vars(value).items():
+            if not (name.startswith("__") and name.endswith("__")) or name == "__init__":
+                yield item, f"attribute {name!r} of {where}"
+    elif hasattr(value, "__dict__"):
+        for name, item in vars(value).items():
+            yield item, f"attribute {name!r} of {where}"
+
+
+def blame(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any, error: Exception) -> PicklingError:
+    parts = [(value, f"argument {place}") for place, value in enumerate(args, 1)]
+    parts += [(value, f"argument {name!r}") for name, value in kwargs.items()]
+    for value, where in [*parts, (job_id, "the job's id")]:
+        culprit = find_culprit(value, where)
+        if culprit:
+            return PicklingError(
+                f"a job cannot be sent: {culprit}",
+                hint="pass plain data, or create the object in the job",
+            )
+    return PicklingError(f"a job cannot be sent: {error}")
