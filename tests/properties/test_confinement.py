@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from dispy.errors import UsageError
 from dispy.files.manifest import Manifest, collect
+from dispy.files.placing import put_files
 from dispy.files.store import Store
 from dispy.files.tree import Tree
-from dispy.node.staging import put_files
 from dispy.protocol.files import FileEntry, check_entries, check_path
 
 CONTENT = b"what is sent"

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from dispy.core.execution.state import ClientId
 from dispy.files.store import SMALL, Store
-from dispy.node.staging import Seams, Stage, Stager
+from dispy.node.stages import Seams, Stage
+from dispy.node.staging import Stager
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry
 

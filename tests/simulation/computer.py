@@ -15,7 +15,7 @@ from dispy.core.execution.offers import workers_max
 from dispy.errors import RemoteProtocolError
 from dispy.net.connection import HANDSHAKE_S, Connection
 from dispy.net.secrets import Secret
-from dispy.node import filing, staging, telling
+from dispy.node import filing, stages, staging, telling
 from dispy.node.service import NodeService
 from dispy.node.state import NodeParts
 from dispy.protocol import node
@@ -108,7 +108,7 @@ class Stager(staging.Stager):
         """Bytes of each client that threads are to put away."""
         super().__init__(
             computer.kept,
-            staging.Seams(
+            stages.Seams(
                 self._send,
                 service._post,
                 service._loop.call_later,
@@ -124,7 +124,7 @@ class Stager(staging.Stager):
             self.check()
         return telling.send_to(self._service, client, message)
 
-    def stage(self, stage: staging.Stage) -> staging.Stage:
+    def stage(self, stage: stages.Stage) -> stages.Stage:
         """Note when files are said to be there that were sent."""
         computer, done, work = self._computer, stage.done, stage.work
         sent = self._service.placing.get(id(stage.entries))

@@ -21,7 +21,8 @@ from dispy.core.scheduling import Machine as SchedulingMachine
 from dispy.core.scheduling import state as scheduling
 from dispy.core.scheduling.placing import note_room
 from dispy.node.brought import Brought
-from dispy.node.staging import Stage, Stager
+from dispy.node.stages import Stage
+from dispy.node.staging import Stager
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Attempt

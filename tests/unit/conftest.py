@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import marshal
 import subprocess
 import sys
@@ -89,3 +90,20 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.delenv("DISPY_SECRET", raising=False)
     return tmp_path
+
+
+@pytest.fixture
+def at_second_look() -> Callable[[Callable[[], object]], Callable[[], bool]]:
+    """Makes an ``is_wanted`` that does something when it is asked for the second time: before a file is copied."""
+
+    def make(change: Callable[[], object]) -> Callable[[], bool]:
+        looks = itertools.count(1)
+
+        def is_wanted() -> bool:
+            if next(looks) == 2:
+                change()
+            return True
+
+        return is_wanted
+
+    return make

@@ -7,14 +7,13 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import cast
 
 import pytest
 
 from dispy.files.following import Following
+from dispy.files.placing import put_files
 from dispy.files.store import FOLLOWED_MIN, SMALL, Store, filesystem
 from dispy.files.tree import COPY_MAX
-from dispy.node.staging import Stage, put_files
 from dispy.protocol.files import FileEntry
 
 SIZE = 2 << 20
@@ -152,27 +151,16 @@ def test_what_a_job_has_changed_is_not_copied(pair: Pair) -> None:
     assert not (pair.base / "second" / "a").exists()
 
 
-def test_what_changes_while_the_rest_is_copied_is_not_used(pair: Pair) -> None:
+def test_what_changes_while_the_rest_is_copied_is_not_used(
+    pair: Pair, at_second_look: Callable[[Callable[[], object]], Callable[[], bool]]
+) -> None:
     pair.copy.advance(wanted)
     path = pair.complete()
-    looks: list[int] = []
-
-    class Writer:
-        """Looked at before the file is opened, and before its end is copied."""
-
-        @property
-        def is_dropped(self) -> bool:
-            looks.append(1)
-            if len(looks) == 2:
-                alter(path)
-            return False
-
     begun: dict[bytes, Following | None] = {pair.entry.digest: pair.copy}
-    stage = cast(Stage, Writer())
-    missing = put_files(pair.stores[1], [pair.entry], pair.base / "second", None, stage, begun)
+    is_wanted = at_second_look(lambda: alter(path))
+    missing = put_files(pair.stores[1], [pair.entry], pair.base / "second", None, is_wanted, begun)
     assert missing == {pair.entry.digest: SIZE}
     assert not (pair.base / "second" / "a" / "b").exists()
-    assert len(looks) >= 2
 
 
 def test_a_part_that_was_begun_anew_is_another(pair: Pair) -> None:

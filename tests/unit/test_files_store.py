@@ -7,16 +7,17 @@ import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
+from dispy.files.placing import put_files
 from dispy.files.store import SMALL, Store, filesystem
 from dispy.files.tree import CHUNK
-from dispy.node.staging import Stage, put_files
 from dispy.protocol.files import FileEntry
 
 SIZES = [100, SMALL + 1, 3 * CHUNK]
+
+AtSecondLook = Callable[[Callable[[], object]], Callable[[], bool]]
 
 
 class Place:
@@ -38,12 +39,14 @@ class Place:
         part.write(0, self.content)
         assert part.finish()
 
-    def put(self, work: str, stage: Stage | None = None, store: Store | None = None) -> Path | None:
+    def put(
+        self, work: str, is_wanted: Callable[[], bool] = lambda: True, store: Store | None = None
+    ) -> Path | None:
         """Put it into a working directory; None if it is not in the store."""
         directory = self.base / work
         directory.mkdir(exist_ok=True)
         path = directory / "a" / "b"
-        if put_files(store or self.store, [self.entry], directory, None, stage):
+        if put_files(store or self.store, [self.entry], directory, None, is_wanted):
             assert not path.exists()
             return None
         assert path.read_bytes() == self.content
@@ -60,8 +63,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return Place(tmp_path, request.param)
 
 
-def put(place: Place, work: str, **kwargs: Any) -> Path:
-    path = place.put(work, **kwargs)
+def put(place: Place, work: str, *args: Any, **kwargs: Any) -> Path:
+    path = place.put(work, *args, **kwargs)
     assert path is not None
     return path
 
@@ -123,42 +126,25 @@ def test_what_a_job_changes_is_dropped(
 
 
 @pytest.mark.parametrize("change", [overwrite, shorten])
-def test_what_changes_while_it_is_copied_is_not_used(place: Place, change: Callable[[Path], None]) -> None:
+def test_what_changes_while_it_is_copied_is_not_used(
+    place: Place, at_second_look: AtSecondLook, change: Callable[[Path], None]
+) -> None:
     path = put(place, "first")
-    looks: list[int] = []
-
-    class Writer:
-        """Looked at before the file is opened, and before it is copied."""
-
-        @property
-        def is_dropped(self) -> bool:
-            looks.append(1)
-            if len(looks) == 2:
-                change(path)
-            return False
-
-    assert place.put("second", stage=cast(Stage, Writer())) is None
-    assert len(looks) >= 2
+    assert place.put("second", at_second_look(lambda: change(path))) is None
 
 
-def test_what_may_be_written_to_at_any_time_is_not_used_itself(place: Place) -> None:
+def test_what_may_be_written_to_at_any_time_is_not_used_itself(
+    place: Place, at_second_look: AtSecondLook
+) -> None:
     """A page that is mapped for writing takes a second write without any time: what was looked through is a copy."""
     path = put(place, "first")
     with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as view:
         view[0] = view[0]
-        looks: list[int] = []
 
-        class Writer:
-            """Looked at before the file is opened, and before it is copied."""
+        def write() -> None:
+            view[0] ^= 255
 
-            @property
-            def is_dropped(self) -> bool:
-                looks.append(1)
-                if len(looks) == 2:
-                    view[0] ^= 255
-                return False
-
-        second = put(place, "second", stage=cast(Stage, Writer()))
+        second = put(place, "second", at_second_look(write))
         assert second.stat().st_nlink == 1
 
 

@@ -8,9 +8,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from dispy.files.placing import put_files
 from dispy.files.store import Store
 from dispy.files.tree import Tree
-from dispy.node.staging import put_files
 from dispy.protocol.files import FileEntry
 
 

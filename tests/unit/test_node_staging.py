@@ -11,7 +11,8 @@ from typing import Any
 
 from dispy.core.execution.state import ClientId
 from dispy.files.store import FOLLOWED_MIN, Store
-from dispy.node.staging import Seams, Stage, Stager
+from dispy.node.stages import Seams, Stage
+from dispy.node.staging import Stager
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dispy.core.execution.state import WorkerId
 from dispy.files.tree import Tree
-from dispy.node.staging import Stage
+from dispy.node.stages import Stage
 from dispy.protocol.files import FileEntry
 from dispy.protocol.worker import Record
 

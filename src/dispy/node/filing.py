@@ -9,7 +9,7 @@ from dispy.core.execution import state as core
 from dispy.core.execution.state import ClientId, Key, WorkerId
 from dispy.net.connection import Connection
 from dispy.node.brought import Brought
-from dispy.node.staging import Stage
+from dispy.node.stages import Stage
 from dispy.node.state import Loaded, NodeState, Prepared
 from dispy.node.telling import release, send_to
 from dispy.node.workers import give

@@ -22,7 +22,8 @@ from dispy.net.discovery import Entry, Listing
 from dispy.net.listener import Listener
 from dispy.node import clients, computations, filing, telling, workers
 from dispy.node.spool import Spool
-from dispy.node.staging import Seams, Stager
+from dispy.node.stages import Seams
+from dispy.node.staging import Stager
 from dispy.node.state import NodeParts, NodeState
 from dispy.protocol import node
 from dispy.protocol.node import to_node_decoder

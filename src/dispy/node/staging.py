@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from dispy.core.execution.state import ClientId
-from dispy.files.following import Following
+from dispy.files.placing import put_files
 from dispy.files.store import SMALL, BusyError, Part, Store
-from dispy.files.tree import ChangedError, Linker, Tree
+from dispy.node.stages import Arrived, Asked, Fetch, Landed, Seams, Stage, Supplier, close_begun
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry, check_entries
 
@@ -43,151 +41,10 @@ STUCK_S = 1.0
 PROGRESS_S = 0.1
 """How often a client is told how much has come."""
 
+REFETCHES_MAX = 5
+"""So often a file is fetched that is gone from the store before it was used."""
+
 CHANGED = "its content is not what it was said to be: it has changed meanwhile"
-
-TRIES_MAX = 5
-"""So often a file is fetched that is gone from the store before it was used, and put there that changes under us."""
-
-
-class Landed(Protocol):
-    """A payload that arrived as a stream (``segments.Incoming``)."""
-
-    def view(self) -> bytes | memoryview:
-        """All of it, until ``let_go``.
-
-        Raises:
-            OSError: There was no room for it.
-        """
-
-    def let_go(self) -> None:
-        """It was looked at."""
-
-    def discard(self) -> None:
-        """It is not wanted."""
-
-
-class Seams(NamedTuple):
-    """What the stager does to the world around it.
-
-    Attributes:
-        send: Tell a client something; False if it is not connected.
-        post: Have a function called on the loop; from any thread.
-        later: Likewise after some seconds; on the loop.
-        owner: User and group that files are given to; None: they are ours.
-        threads: Makes so many of a name.
-        piece_max: Bytes of a piece.
-        pieces_max: Bytes of pieces that a client is asked for at once.
-    """
-
-    send: Callable[[ClientId, node.FromNode], bool]
-    post: Callable[..., object]
-    later: Callable[..., object]
-    owner: tuple[int, int] | None
-    threads: Callable[[int, str], Executor] = ThreadPoolExecutor
-    piece_max: int = limits.PIECE_MAX
-    pieces_max: int = limits.PIECES_SIZE_MAX
-
-
-class Stage:
-    """Files that something waits for.
-
-    Args:
-        client: Who has them.
-        computation: Which of its computations they are of.
-        entries: The files.
-        work: Where they are put; None: they are only fetched, for now.
-        done: Called on the loop with the reason why not, empty if they are there.
-    """
-
-    __slots__ = (
-        "after", "begun", "client", "computation", "done", "entries", "files", "files_max", "is_dropped",
-        "is_placing", "is_told", "missing", "size", "size_max", "tries", "work",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        client: ClientId,
-        computation: int,
-        entries: list[FileEntry],
-        work: Path | None,
-        done: Callable[[str], None],
-    ) -> None:
-        self.client = client
-        self.computation = computation
-        self.entries = entries
-        self.work = work
-        self.done = done
-        self.missing: dict[bytes, int] = {}
-        """Sizes of what is not here, by digest."""
-        self.begun: dict[bytes, Following | None] = {}
-        """Copies of what another node receives, by digest; None: it is copied when it is there."""
-        self.is_dropped = False
-        self.is_placing = False
-        """A thread puts files there now."""
-        self.after: Callable[[], None] | None = None
-        """What is to be done when it has noticed that it need not."""
-        self.tries = 0
-        self.files = self.files_max = self.size = self.size_max = 0
-        """How much has come, of how much."""
-        self.is_told = False
-        """Whether its client was told how much that is, and a moment has not passed since."""
-
-
-class _Fetch:
-    """A file that is not here yet."""
-
-    __slots__ = (
-        "asked", "asker", "digest", "early", "handed", "is_apart", "is_mixed", "is_opening", "origin", "part", "seen",
-        "size", "stages",
-    )  # fmt: skip
-
-    def __init__(self, digest: bytes, size: int) -> None:
-        self.digest = digest
-        self.size = size
-        self.stages: list[Stage] = []
-        self.part: Part | None = None
-        self.is_opening = False
-        self.is_apart = False
-        self.seen = (0, 0.0)
-        """How much another node had of it when we looked, and for how long no more than that (seconds)."""
-        self.asker: ClientId | None = None
-        """Who is being asked for it."""
-        self.asked = 0
-        """Where the next piece begins that is to be asked for."""
-        self.handed = 0
-        """Up to where all has been given to the thread that writes."""
-        self.origin: ClientId | None = None
-        """Whose pieces those were."""
-        self.is_mixed = False
-        """They were of several clients, or of an earlier time: should it be something else, nobody is to blame."""
-        self.early: dict[int, _Arrived] = {}
-        """Pieces that have overtaken others, by where they begin."""
-
-
-class _Asked(NamedTuple):
-    fetch: _Fetch
-    size: int
-
-
-class _Client:
-    """What a client has been asked for and has not sent."""
-
-    __slots__ = ("asked", "order", "size")
-
-    def __init__(self) -> None:
-        self.asked: dict[tuple[bytes, int], _Asked] = {}
-        self.size = 0
-        """Bytes that were asked for and that no thread has been given."""
-        self.order: list[tuple[int, int, _Fetch]] = []
-        """A heap of what is to be asked for: what has least left comes first."""
-
-
-class _Arrived(NamedTuple):
-    fetch: _Fetch
-    part: Part | None
-    offset: int
-    data: bytes | Landed
-    size: int
 
 
 class Stager:
@@ -208,8 +65,8 @@ class Stager:
         """Those for which a thread looks or copies now."""
         self._left: dict[Path, list[Callable[[], None]]] = {}
         """What is to be done when no thread puts anything into a directory any more."""
-        self._fetches: dict[bytes, _Fetch] = {}
-        self._clients: dict[ClientId, _Client] = {}
+        self._fetches: dict[bytes, Fetch] = {}
+        self._clients: dict[ClientId, Supplier] = {}
         self._writing: dict[ClientId, int] = {}
         """Bytes of clients that threads are to put away; also of connections that are broken."""
         self._numbers = itertools.count()
@@ -280,7 +137,7 @@ class Stager:
         self._stages.discard(stage)
         stage.is_dropped = True
         if stage.begun and not self._is_closed:
-            self._placer().submit(_close_begun, stage)
+            self._placer().submit(close_begun, stage)
         if stage.files_max:
             # Or it would seem to wait for them for ever.
             self._seams.send(stage.client, node.FilesProgress(stage.computation, 0, 0, 0, 0))
@@ -303,7 +160,7 @@ class Stager:
             self._seams.post(self._ask, stage.client)
         self._trim_if_idle()
 
-    def _unask(self, fetch: _Fetch) -> None:
+    def _unask(self, fetch: Fetch) -> None:
         """Whoever was asked for a file need not answer."""
         known = self._clients.get(fetch.asker) if fetch.asker is not None else None
         fetch.asker = None
@@ -317,11 +174,11 @@ class Stager:
                 known.size -= known.asked.pop(key).size
 
     @staticmethod
-    def _discard(item: _Arrived) -> None:
+    def _discard(item: Arrived) -> None:
         if not isinstance(item.data, bytes):
             item.data.discard()
 
-    def _want_again(self, fetch: _Fetch) -> None:
+    def _want_again(self, fetch: Fetch) -> None:
         """Somebody else is asked for a file."""
         client = fetch.stages[0].client
         self._want(client, fetch)
@@ -355,7 +212,7 @@ class Stager:
             pieces: With the streams that they refer to.
         """
         known = self._clients.get(client)
-        arrived: list[_Arrived] = []
+        arrived: list[Arrived] = []
         for piece, landed in pieces:
             asked = known.asked.pop((piece.digest, piece.offset), None) if known is not None else None
             if asked is None or known is None:
@@ -363,7 +220,7 @@ class Stager:
                     landed.discard()
                 continue
             fetch = asked.fetch
-            item = _Arrived(fetch, fetch.part, piece.offset, landed or piece.data, asked.size)
+            item = Arrived(fetch, fetch.part, piece.offset, landed or piece.data, asked.size)
             fetch.early[piece.offset] = item
             while fetch.handed in fetch.early:
                 item = fetch.early.pop(fetch.handed)
@@ -395,7 +252,7 @@ class Stager:
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
         for stage in self._stages:
-            _close_begun(stage)
+            close_begun(stage)
         for fetch in self._fetches.values():
             if fetch.part is not None:
                 fetch.part.close()
@@ -464,7 +321,12 @@ class Stager:
                 }
             else:
                 missing = put_files(
-                    self._store, stage.entries, stage.work, self._seams.owner, stage, stage.begun
+                    self._store,
+                    stage.entries,
+                    stage.work,
+                    self._seams.owner,
+                    lambda: not stage.is_dropped,
+                    stage.begun,
                 )
         except (OSError, ValueError) as error:
             return {}, f"files cannot be put into the working directory: {error}"
@@ -484,7 +346,7 @@ class Stager:
             self._end(stage, reason)
             return
         stage.tries += 1
-        if stage.tries > TRIES_MAX:
+        if stage.tries > REFETCHES_MAX:
             self._end(
                 stage, "files are removed from the node's store before they can be used; it is too small"
             )
@@ -496,7 +358,7 @@ class Stager:
         for digest, size in missing.items():
             fetch = self._fetches.get(digest)
             if fetch is None:
-                fetch = self._fetches[digest] = _Fetch(digest, size)
+                fetch = self._fetches[digest] = Fetch(digest, size)
             fetch.stages.append(stage)
             if fetch.asker is None:
                 self._want(stage.client, fetch)
@@ -514,11 +376,11 @@ class Stager:
 
     # Asking.
 
-    def _want(self, client: ClientId, fetch: _Fetch) -> None:
+    def _want(self, client: ClientId, fetch: Fetch) -> None:
         """A file is to be asked for, of this client."""
         known = self._clients.get(client)
         if known is None:
-            known = self._clients[client] = _Client()
+            known = self._clients[client] = Supplier()
         fetch.asker = client
         fetch.asked = fetch.handed
         heapq.heappush(known.order, (fetch.size - fetch.asked, next(self._numbers), fetch))
@@ -549,7 +411,7 @@ class Stager:
                 continue
             size = min(self._seams.piece_max, fetch.size - fetch.asked)
             pieces.setdefault(stage.computation, []).append(node.Piece(fetch.digest, fetch.asked, size))
-            known.asked[fetch.digest, fetch.asked] = _Asked(fetch, size)
+            known.asked[fetch.digest, fetch.asked] = Asked(fetch, size)
             known.size += size
             fetch.asked += size
             count += 1
@@ -562,7 +424,7 @@ class Stager:
                 message = node.NeedFiles(computation, wanted[start : start + limits.PIECES_MAX])
                 self._seams.send(client, message)
 
-    def _open(self, fetch: _Fetch) -> None:
+    def _open(self, fetch: Fetch) -> None:
         """Have the part of a file opened."""
         if not fetch.is_opening:
             fetch.is_opening = True
@@ -609,9 +471,9 @@ class Stager:
             stage.begun[digest] = None
             begun.close()
         if stage.is_dropped:
-            _close_begun(stage)
+            close_begun(stage)
 
-    def _on_open(self, fetch: _Fetch, result: Part | OSError | None) -> None:
+    def _on_open(self, fetch: Fetch, result: Part | OSError | None) -> None:
         fetch.is_opening = False
         if self._fetches.get(fetch.digest) is not fetch:
             if isinstance(result, Part):
@@ -637,7 +499,7 @@ class Stager:
                 return
             self._want_again(fetch)
 
-    def _on_finished(self, fetch: _Fetch, is_whole: bool) -> None:
+    def _on_finished(self, fetch: Fetch, is_whole: bool) -> None:
         if self._fetches.get(fetch.digest) is not fetch:
             return
         fetch.part = None
@@ -648,7 +510,7 @@ class Stager:
 
     # What arrives.
 
-    def _write(self, arrived: list[_Arrived]) -> list[bool | str | None]:
+    def _write(self, arrived: list[Arrived]) -> list[bool | str | None]:
         """On a thread: put pieces away. For each whether its file is whole now, or is not what it should be (None),
         or why it cannot be stored.
         """
@@ -665,7 +527,7 @@ class Stager:
         return results
 
     def _put_away(
-        self, fetch: _Fetch, part: Part | None, offset: int, data: bytes | memoryview, size: int
+        self, fetch: Fetch, part: Part | None, offset: int, data: bytes | memoryview, size: int
     ) -> bool | None:
         if len(data) != size:
             return None
@@ -677,7 +539,7 @@ class Stager:
         return True if part.finish() else None
 
     def _on_written(
-        self, client: ClientId, arrived: list[_Arrived], results: list[bool | str | None]
+        self, client: ClientId, arrived: list[Arrived], results: list[bool | str | None]
     ) -> None:
         left = self._writing.pop(client, 0) - sum(item.size for item in arrived)
         if left:
@@ -701,13 +563,13 @@ class Stager:
                 self._fail_all(fetch, result)
         self._ask(client)
 
-    def _add(self, fetch: _Fetch, size: int) -> None:
+    def _add(self, fetch: Fetch, size: int) -> None:
         for stage in fetch.stages:
             stage.size += size
             if not stage.is_told:
                 self._tell(stage)
 
-    def _on_stored(self, fetch: _Fetch) -> None:
+    def _on_stored(self, fetch: Fetch) -> None:
         """A file is here."""
         del self._fetches[fetch.digest]
         for stage in fetch.stages:
@@ -720,13 +582,13 @@ class Stager:
             else:
                 self._place(stage)
 
-    def _fail(self, fetch: _Fetch, client: ClientId, reason: str) -> None:
+    def _fail(self, fetch: Fetch, client: ClientId, reason: str) -> None:
         """A client cannot send what it said it has; others may."""
         self._fail_stages(fetch, [stage for stage in fetch.stages if stage.client == client], reason)
         if self._fetches.get(fetch.digest) is fetch:
             self._begin_anew(fetch)
 
-    def _begin_anew(self, fetch: _Fetch) -> None:
+    def _begin_anew(self, fetch: Fetch) -> None:
         """Forget what has come of a file, and ask for all of it."""
         self._unask(fetch)
         if fetch.part is not None:
@@ -736,21 +598,21 @@ class Stager:
         fetch.is_mixed = False
         self._want_again(fetch)
 
-    def _fail_all(self, fetch: _Fetch, reason: str) -> None:
+    def _fail_all(self, fetch: Fetch, reason: str) -> None:
         self._fail_stages(fetch, list(fetch.stages), reason)
 
-    def _fail_stages(self, fetch: _Fetch, stages: list[Stage], reason: str) -> None:
+    def _fail_stages(self, fetch: Fetch, stages: list[Stage], reason: str) -> None:
         for stage in stages:
             path = next(entry.path for entry in stage.entries if entry.digest == fetch.digest)
             self._end(stage, f"file {path!r} cannot be had: {reason}")
 
-    def _forget(self, fetch: _Fetch) -> None:
+    def _forget(self, fetch: Fetch) -> None:
         """Nobody wants a file any more. What is there of it stays for the next one."""
         self._fetches.pop(fetch.digest, None)
         if fetch.part is not None:
             self._close_part(fetch)
 
-    def _close_part(self, fetch: _Fetch) -> None:
+    def _close_part(self, fetch: Fetch) -> None:
         """Not before what was given to its thread has been written."""
         if fetch.part is not None and not self._is_closed:
             self._writer(fetch.digest[0] % WRITERS).submit(fetch.part.close)
@@ -771,95 +633,3 @@ class Stager:
         stage.is_told = False
         if stage in self._stages and stage.missing:
             self._tell(stage)
-
-
-def put_files(
-    store: Store,
-    entries: Iterable[FileEntry],
-    work: Path,
-    owner: tuple[int, int] | None,
-    stage: Stage | None = None,
-    begun: dict[bytes, Following | None] | None = None,
-) -> dict[bytes, int]:
-    """Put files that are in the store into a directory, unless they are there already.
-
-    Args:
-        store: Where they are.
-        entries: Which, and where to.
-        work: The directory.
-        owner: User and group that they are given to.
-        stage: Ends this when it is dropped.
-        begun: Copies that were begun, by digest; those that are used are taken out.
-
-    Returns:
-        Sizes of those that are not in the store, by digest.
-
-    Raises:
-        OSError: One cannot be put there.
-        ValueError: A path that leads elsewhere.
-    """
-    missing: dict[bytes, int] = {}
-
-    def is_wanted() -> bool:
-        return stage is None or not stage.is_dropped
-
-    with Tree(work, owner) as tree:
-        for entry in entries:
-            if not is_wanted():
-                break
-            if entry.digest in missing or tree.holds(entry):
-                continue
-            early = begun.pop(entry.digest, None) if begun else None
-            try:
-                if not _put_file(store, entry, tree, owner, is_wanted, early):
-                    missing[entry.digest] = entry.size
-            finally:
-                if early is not None:
-                    early.close()
-    return missing
-
-
-def _put_file(
-    store: Store,
-    entry: FileEntry,
-    tree: Tree,
-    owner: tuple[int, int] | None,
-    is_wanted: Callable[[], bool],
-    early: Following | None,
-) -> bool:
-    """False if the file is not in the store."""
-    for _ in range(TRIES_MAX):
-        source = store.find(entry.digest, entry.size)
-        if source is None:
-            return False
-        try:
-            is_unchanged = partial(store.is_unchanged, entry.digest, source)
-            link = store.linker(entry, source, owner[1] if owner is not None else None)
-            if early is not None:
-                # First: who has received it cannot be lent it as well.
-                link = _first_of(early.linker(entry, source, owner, is_wanted, is_unchanged), link)
-            tree.put(entry, source, link, is_wanted, is_unchanged)
-            return True
-        except ChangedError:
-            # It was lent or given back meanwhile; or the job that it was lent to has written to it.
-            continue
-        except OSError as error:
-            raise OSError(error.errno, f"{entry.path}: {error.strerror or error}") from None
-        finally:
-            os.close(source)
-    return False
-
-
-def _first_of(first: Linker, second: Linker | None) -> Linker:
-    def link(directory: int, name: str) -> bool:
-        return first(directory, name) or (second is not None and second(directory, name))
-
-    return link
-
-
-def _close_begun(stage: Stage) -> None:
-    """What was copied early is not needed."""
-    for begun in list(stage.begun.values()):
-        if begun is not None:
-            begun.close()
-    stage.begun.clear()

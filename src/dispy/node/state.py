@@ -43,7 +43,8 @@ if TYPE_CHECKING:
     from dispy.node.brought import Brought
     from dispy.node.segments import Segments, WorkSpace
     from dispy.node.spool import Spool
-    from dispy.node.staging import Stage, Stager
+    from dispy.node.stages import Stage
+    from dispy.node.staging import Stager
     from dispy.protocol.frames import Group
 
 logger = logging.getLogger("dispy.node")
