@@ -380,7 +380,7 @@ def deceive(kind: str, target: str) -> bytes:
     """From now on this worker puts something else in the place of each large result."""
     import socket
 
-    import dispy.worker.loop
+    import dispy.worker.segments
 
     def put(segments: Any, *_: Any) -> int:
         name = (os.getpid() << 24) | len(os.listdir(segments._directory)) + 1000
@@ -409,7 +409,7 @@ def deceive(kind: str, target: str) -> bytes:
                 file.truncate(1 << 50)  # more than any process can have
         return name
 
-    dispy.worker.loop.Segments.put = put  # type: ignore[method-assign]
+    dispy.worker.segments.Segments.put = put  # type: ignore[method-assign]
     if kind == "hidden":
         os.rename(os.environ["DISPY_NODE"] + "/" + os.path.basename(dispy_job_path), "moved")
     return bytes(LARGE)
@@ -440,14 +440,14 @@ def test_what_is_no_result_is_not_sent(node: Node, make_cluster: MakeCluster, se
 
 def deceive_otherwise(target: str, how: str) -> Any:
     """The same for provisional results and for output."""
-    import dispy.worker.loop
+    import dispy.worker.segments
 
     def put(segments: Any, *_: Any) -> int:
         name = (os.getpid() << 24) | 77
         os.symlink(target, f"{segments._directory}/{name}")
         return name
 
-    dispy.worker.loop.Segments.put = put  # type: ignore[method-assign]
+    dispy.worker.segments.Segments.put = put  # type: ignore[method-assign]
     if how == "output":
         print("x" * LARGE)
         return None

@@ -39,6 +39,7 @@ from dispy.text import Formatter, sendable
 from dispy.worker import loop, names, output, setup
 from dispy.worker.program import Program
 from dispy.worker.restore import Restorer
+from dispy.worker.segments import Segments
 
 _CLEANUP_S = 4.5
 """Time for workers to call ``cleanup``: the node gives us a little more."""
@@ -253,7 +254,7 @@ class Host:
                 memoryview(self._slots)[start : start + protocol.SLOT_SIZE],
                 capture,
                 self._restorer,
-                loop.Segments(self._load.segment_path, self._load.free_path),
+                Segments(self._load.segment_path, self._load.free_path),
                 self._load.isolate,
             )
             self._restorer.begin(capture)
