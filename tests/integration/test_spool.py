@@ -155,12 +155,12 @@ def test_results_that_came_after_the_client_had_gone_are_there(
 
 def _end_alone(dying: Dying, place: Place) -> list[int]:
     """A program dies, then its jobs end; returns those that its node had, when the results of all are on disk."""
-    from dispy.node.spool import _read_note
+    from dispy.node.spool_files import read_note
 
     dying.wait_started(1)
     dying.kill()
     (path,) = wait_for(lambda: noted(place), what="what is open is noted")
-    held = {attempt.number for jobs in _read_note(path).open for attempt in jobs.attempts}
+    held = {attempt.number for jobs in read_note(path).open for attempt in jobs.attempts}
     assert held
     assert spooled(place) == []
     dying.release()
@@ -172,12 +172,12 @@ def _end_alone(dying: Dying, place: Place) -> list[int]:
 
 def _results_of(place: Place) -> set[int]:
     """Numbers of the jobs whose results are on disk."""
-    from dispy.node.spool import _read_header
+    from dispy.node.spool_files import read_header
 
     numbers = set()
     for path in spooled(place):
         with open(path, "rb") as file:
-            header, _ = _read_header(file.fileno())
+            header, _ = read_header(file.fileno())
         numbers |= {ended.number for batch in header.batches for ended in batch.ended}
     return numbers
 

@@ -238,3 +238,22 @@ def test_a_directory_that_others_can_write_to_is_refused(tmp_path: Path) -> None
     space.root.parent.chmod(0o777)
     with pytest.raises(StateDirectoryError):
         WorkSpace(str(tmp_path), "node")
+
+
+def test_what_a_dead_node_has_left_may_go_while_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another node that starts was faster."""
+    left = tmp_path / f"dispy-node-{os.getuid()}" / "dead"
+    left.mkdir(parents=True)
+    left.parent.chmod(0o700)
+    scandir = os.scandir
+
+    def remove_before(path: str | os.PathLike[str]) -> object:
+        if path in (left, str(left)):
+            left.rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", remove_before)
+    WorkSpace(str(tmp_path), "new").close()
+    assert not left.exists()

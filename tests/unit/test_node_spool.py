@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,20 @@ def test_what_is_stored_survives_the_power(tmp_path: Path, monkeypatch: pytest.M
     kept = [base.parent, base, room, *(path for path in room.iterdir() if path.name != "lock")]
     assert len(kept) == 6
     assert [path.name for path in kept if path.stat().st_ino not in synced] == []
+
+
+def test_a_room_that_is_removed_while_it_is_looked_at_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node that had it has ended in order just now, and needs nobody to take over."""
+    base = tmp_path / "spool"
+    leave(base)
+    (room,) = base.iterdir()
+    flock = fcntl.flock
+
+    def remove_before(descriptor: int, operation: int) -> None:
+        shutil.rmtree(room)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_before)
+    assert take_over(base) == []

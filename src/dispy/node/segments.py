@@ -153,7 +153,11 @@ class WorkSpace(Place):
 
     def _sweep_noted(self, abandoned: Path) -> None:
         """Remove what a dead node had noted."""
-        for note in abandoned.glob(f"{_NOTE}*"):
+        try:
+            notes = list(abandoned.glob(f"{_NOTE}*"))
+        except OSError:
+            return  # another node that starts has removed it since we looked
+        for note in notes:
             with suppress(OSError, ValueError):
                 text = note.read_text()
                 parts = tuple(check_path(text))

@@ -14,33 +14,36 @@ import logging
 import os
 import queue
 import stat
-import struct
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from dispy.core.execution.state import ClientId, NoteOpen, Restored, Store, Stored
 from dispy.errors import StateDirectoryError
 from dispy.net.directories import private_directory, sync_directory, write_private
 from dispy.net.places import remove_tree
 from dispy.node.segments import Outgoing
-from dispy.protocol.limits import BATCH_MAX, MIB
-from dispy.protocol.node import Ended, HeldJobs, Identity, JobsEnded, Name, Number
+from dispy.node.spool_files import (
+    CRC,
+    UNDECODABLE,
+    Damaged,
+    Header,
+    Note,
+    pack_header,
+    pack_note,
+    read_header,
+    read_note,
+    write,
+)
+from dispy.protocol.limits import MIB
+from dispy.protocol.node import Ended, HeldJobs, JobsEnded
 
 logger = logging.getLogger("dispy.node")
-
-MAGIC = b"dispy spool 2\n\0\0"
-_HEAD = struct.Struct("<QII")  # length of the header, its CRC, parts
-_LENGTH = struct.Struct("<Q")
-_CRC = struct.Struct("<I")
-"""One for each part, behind the last; of a result's second part it goes on from the first."""
 
 FILE_BYTES = 16 * MIB
 """Batches are put together into files up to this size: what is synced together costs little more than one."""
@@ -56,26 +59,7 @@ DAMAGED = ".damaged"
 LEFT_S = 30 * 86400.0
 """A room that no node has taken over for so long is removed."""
 
-_COPY = 1 * MIB
-
 LoadedBatch = tuple[JobsEnded, list[Outgoing]]
-
-
-class _Header(Struct, array_like=True):
-    """What a file of results begins with. The streams of the results number the parts behind it, from 1."""
-
-    client: Identity
-    name: Name
-    batches: Annotated[list[JobsEnded], Meta(max_length=BATCH_MAX)]
-
-
-class _Note(Struct, array_like=True):
-    """A file that tells what was open."""
-
-    client: Identity
-    name: Name
-    open: list[HeldJobs]
-    next_batch: Number
 
 
 class _Names(Struct):
@@ -85,18 +69,6 @@ class _Names(Struct):
     names: list[str]
     ports: list[int]
     fingerprint: str
-
-
-_header_decoder = msgspec.msgpack.Decoder(_Header)
-_note_decoder = msgspec.msgpack.Decoder(_Note)
-_encode = msgspec.msgpack.Encoder().encode
-
-
-UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
-
-class Damaged(Exception):
-    """A file is not what was written."""
 
 
 class Room:
@@ -129,6 +101,10 @@ def _lock(path: Path, *, make: bool = False) -> int | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        os.close(descriptor)
+        return None
+    if not os.fstat(descriptor).st_nlink:
+        # Whoever had it has removed the room since we opened it.
         os.close(descriptor)
         return None
     return descriptor
@@ -271,11 +247,11 @@ class Spool:
                     path.unlink()  # one that was not finished
                 elif path.suffix == ".results":
                     with open(path, "rb") as file:
-                        header, _ = _read_header(file.fileno())
+                        header, _ = read_header(file.fileno())
                     self._used += path.stat().st_size
                     self._restore_batches(path, header, before, shift, restored)
                 elif path.suffix == ".open":
-                    notes.append(_read_note(path))
+                    notes.append(read_note(path))
                 elif path.suffix == DAMAGED:
                     damaged.add(_client_of(path))
             except (OSError, Damaged) as error:
@@ -305,7 +281,7 @@ class Spool:
     def _restore_batches(
         self,
         path: Path,
-        header: _Header,
+        header: Header,
         before: list[bytes],
         shift: dict[ClientId, int],
         restored: dict[ClientId, Restored],
@@ -378,18 +354,18 @@ class Spool:
             raise Damaged("it is not there")
         file, place = self._files[client, batch]
         with open(file.path, "rb") as opened:
-            header, parts = _read_header(opened.fileno())
+            header, parts = read_header(opened.fileno())
             found = header.batches[place]
             found.batch = batch
             wanted = [n for e in found.ended for n in (e.stream, e.output_stream) if n]
             if any(n > len(parts) for n in wanted):
                 raise Damaged("parts are missing")
             if wanted:
-                crcs = os.pread(opened.fileno(), _CRC.size * len(parts), sum(parts[-1]))
+                crcs = os.pread(opened.fileno(), CRC.size * len(parts), sum(parts[-1]))
                 for ended in found.ended:
                     last = ended.output_stream or ended.stream
                     if last:
-                        (ended.checksum,) = _CRC.unpack_from(crcs, _CRC.size * (last - 1))
+                        (ended.checksum,) = CRC.unpack_from(crcs, CRC.size * (last - 1))
             data = [
                 Outgoing(os.dup(opened.fileno()), size, start)
                 for start, size in (parts[n - 1] for n in wanted)
@@ -509,9 +485,8 @@ class Spool:
         return self._own
 
     def _write_note(self, note: NoteOpen) -> None:
-        data = _encode(_Note(note.client, note.name, note.open, note.next_batch))
-        head = MAGIC + _HEAD.pack(len(data), zlib.crc32(data), 0)
-        _write(self._room().path, f"{note.client.hex()}.open", [head, data], [])
+        content = Note(note.client, note.name, note.open, note.next_batch)
+        write(self._room().path, f"{note.client.hex()}.open", pack_note(content), [])
 
     def _drop_note(self, client: ClientId) -> None:
         self._failed = [task for task in self._failed if task.note is None or task.note.client != client]
@@ -545,12 +520,9 @@ class Spool:
             batches.append(JobsEnded(batch.batch, batch.computation, ended))
         first = group[0].store
         assert first is not None
-        header = _encode(_Header(first.client, first.name, batches))
         sizes = [self._size(path) for path in paths]
-        lengths = [_LENGTH.pack(size) for size in sizes]
-        crc = zlib.crc32(b"".join(lengths), zlib.crc32(header))
-        head = MAGIC + _HEAD.pack(len(header), crc, len(paths)) + b"".join(lengths) + header
-        size = len(head) + sum(sizes) + _CRC.size * len(sizes)
+        head = pack_header(Header(first.client, first.name, batches), sizes)
+        size = len(head) + sum(sizes) + CRC.size * len(sizes)
         if self._used + size > self._bytes_max:
             raise OSError(f"{self._bytes_max} bytes are allowed, {self._used} are used")
         room = self._room()
@@ -560,7 +532,7 @@ class Spool:
             (path, size, number in seconds)
             for number, (path, size) in enumerate(zip(paths, sizes, strict=True), 1)
         ]
-        path = _write(room.path, name, [head], parts)
+        path = write(room.path, name, head, parts)
         self._used += size
         self._tell(Stored(first.client, [batch.batch for batch in batches]), path)
 
@@ -618,109 +590,3 @@ def _grouped(tasks: list[_Task]) -> Iterator[list[_Task]]:
         size += own
     if group:
         yield group
-
-
-def _write(directory: Path, name: str, pieces: list[bytes], parts: list[tuple[Path, int, bool]]) -> Path:
-    """Write a file whole or not at all, and to the disk itself.
-
-    Args:
-        directory, name: Where.
-        pieces: What it begins with.
-        parts: Segments that follow: path, size and whether the checksum goes on from the one before.
-    """
-    temporary = directory / f".{name}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            for piece in pieces:
-                _write_all(file.fileno(), memoryview(piece))
-            crc = 0
-            crcs = []
-            for path, size, goes_on in parts:
-                crc = _copy(path, size, file.fileno(), crc if goes_on else 0)
-                crcs.append(_CRC.pack(crc))
-            _write_all(file.fileno(), memoryview(b"".join(crcs)))
-            os.fsync(file.fileno())
-        os.rename(temporary, directory / name)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    # So that the name is there, too.
-    sync_directory(directory)
-    return directory / name
-
-
-def _write_all(descriptor: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
-
-
-def _copy(path: Path, size: int, target: int, crc: int) -> int:
-    """Append a segment; returns a checksum that goes on from another.
-
-    It is read and not mapped: one that is used again meanwhile may shrink.
-    """
-    source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        left = size
-        while left:
-            piece = os.read(source, min(left, _COPY))
-            if not piece:
-                raise FileNotFoundError(f"{path} is shorter than it was")
-            _write_all(target, memoryview(piece))
-            crc = zlib.crc32(piece, crc)
-            left -= len(piece)
-    finally:
-        os.close(source)
-    return crc
-
-
-def _read_note(path: Path) -> _Note:
-    """What was open.
-
-    Raises:
-        Damaged: It is not what was written: who believed it might take jobs for never started that were.
-    """
-    data = path.read_bytes()
-    start = len(MAGIC) + _HEAD.size
-    if len(data) < start or not data.startswith(MAGIC):
-        raise Damaged("it does not begin as a note")
-    length, crc, parts = _HEAD.unpack_from(data, len(MAGIC))
-    if parts or length != len(data) - start or zlib.crc32(data[start:]) != crc:
-        raise Damaged("its checksum is wrong")
-    try:
-        return _note_decoder.decode(data[start:])
-    except UNDECODABLE as error:
-        raise Damaged(str(error)) from error
-
-
-def _read_header(descriptor: int) -> tuple[_Header, list[tuple[int, int]]]:
-    """The header of a file, and where its parts are: offsets and sizes.
-
-    Raises:
-        Damaged: It is none of ours, or not whole.
-    """
-    total = os.fstat(descriptor).st_size
-    head = os.pread(descriptor, len(MAGIC) + _HEAD.size, 0)
-    if len(head) < len(MAGIC) + _HEAD.size or not head.startswith(MAGIC):
-        raise Damaged("it does not begin as a file of results")
-    length, crc, count = _HEAD.unpack_from(head, len(MAGIC))
-    start = len(head) + _LENGTH.size * count
-    if start + length > total:
-        raise Damaged("it ends too early")
-    lengths = os.pread(descriptor, _LENGTH.size * count, len(head))
-    header = os.pread(descriptor, length, start)
-    if zlib.crc32(lengths, zlib.crc32(header)) != crc:
-        raise Damaged("its checksum is wrong")
-    parts = []
-    position = start + length
-    for (size,) in _LENGTH.iter_unpack(lengths):
-        parts.append((position, size))
-        position += size
-    if position + _CRC.size * count != total:
-        raise Damaged("it ends too early")
-    try:
-        return _header_decoder.decode(header), parts
-    except UNDECODABLE as error:
-        raise Damaged(str(error)) from error

@@ -1,0 +1,173 @@
+"""Files of a spool, as bytes: written whole or not at all, and known for damaged if they are not as written."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from dispy.net.directories import sync_directory
+from dispy.protocol.limits import BATCH_MAX, MIB
+from dispy.protocol.node import HeldJobs, Identity, JobsEnded, Name, Number
+
+MAGIC = b"dispy spool 2\n\0\0"
+_HEAD = struct.Struct("<QII")  # length of the header, its CRC, parts
+_LENGTH = struct.Struct("<Q")
+CRC = struct.Struct("<I")
+"""One for each part, behind the last; of a result's second part it goes on from the first."""
+
+_COPY = 1 * MIB
+
+
+class Header(Struct, array_like=True):
+    """What a file of results begins with. The streams of the results number the parts behind it, from 1."""
+
+    client: Identity
+    name: Name
+    batches: Annotated[list[JobsEnded], Meta(max_length=BATCH_MAX)]
+
+
+class Note(Struct, array_like=True):
+    """A file that tells what was open."""
+
+    client: Identity
+    name: Name
+    open: list[HeldJobs]
+    next_batch: Number
+
+
+_header_decoder = msgspec.msgpack.Decoder(Header)
+_note_decoder = msgspec.msgpack.Decoder(Note)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class Damaged(Exception):
+    """A file is not what was written."""
+
+
+def pack_note(note: Note) -> bytes:
+    """A file with a note."""
+    data = _encode(note)
+    return MAGIC + _HEAD.pack(len(data), zlib.crc32(data), 0) + data
+
+
+def pack_header(header: Header, sizes: list[int]) -> bytes:
+    """What a file of results begins with; parts of these sizes are to follow."""
+    data = _encode(header)
+    lengths = b"".join(_LENGTH.pack(size) for size in sizes)
+    crc = zlib.crc32(lengths, zlib.crc32(data))
+    return MAGIC + _HEAD.pack(len(data), crc, len(sizes)) + lengths + data
+
+
+def write(directory: Path, name: str, head: bytes, parts: list[tuple[Path, int, bool]]) -> Path:
+    """Write a file whole or not at all, and to the disk itself.
+
+    Args:
+        directory, name: Where.
+        head: What it begins with.
+        parts: Segments that follow: path, size and whether the checksum goes on from the one before.
+    """
+    temporary = directory / f".{name}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            _write_all(file.fileno(), memoryview(head))
+            crc = 0
+            crcs = []
+            for path, size, goes_on in parts:
+                crc = _copy(path, size, file.fileno(), crc if goes_on else 0)
+                crcs.append(CRC.pack(crc))
+            _write_all(file.fileno(), memoryview(b"".join(crcs)))
+            os.fsync(file.fileno())
+        os.rename(temporary, directory / name)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    # So that the name is there, too.
+    sync_directory(directory)
+    return directory / name
+
+
+def _write_all(descriptor: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _copy(path: Path, size: int, target: int, crc: int) -> int:
+    """Append a segment; returns a checksum that goes on from another.
+
+    It is read and not mapped: one that is used again meanwhile may shrink.
+    """
+    source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        left = size
+        while left:
+            piece = os.read(source, min(left, _COPY))
+            if not piece:
+                raise FileNotFoundError(f"{path} is shorter than it was")
+            _write_all(target, memoryview(piece))
+            crc = zlib.crc32(piece, crc)
+            left -= len(piece)
+    finally:
+        os.close(source)
+    return crc
+
+
+def read_note(path: Path) -> Note:
+    """What was open.
+
+    Raises:
+        Damaged: It is not what was written: who believed it might take jobs for never started that were.
+    """
+    data = path.read_bytes()
+    start = len(MAGIC) + _HEAD.size
+    if len(data) < start or not data.startswith(MAGIC):
+        raise Damaged("it does not begin as a note")
+    length, crc, parts = _HEAD.unpack_from(data, len(MAGIC))
+    if parts or length != len(data) - start or zlib.crc32(data[start:]) != crc:
+        raise Damaged("its checksum is wrong")
+    try:
+        return _note_decoder.decode(data[start:])
+    except UNDECODABLE as error:
+        raise Damaged(str(error)) from error
+
+
+def read_header(descriptor: int) -> tuple[Header, list[tuple[int, int]]]:
+    """The header of a file, and where its parts are: offsets and sizes.
+
+    Raises:
+        Damaged: It is none of ours, or not whole.
+    """
+    total = os.fstat(descriptor).st_size
+    head = os.pread(descriptor, len(MAGIC) + _HEAD.size, 0)
+    if len(head) < len(MAGIC) + _HEAD.size or not head.startswith(MAGIC):
+        raise Damaged("it does not begin as a file of results")
+    length, crc, count = _HEAD.unpack_from(head, len(MAGIC))
+    start = len(head) + _LENGTH.size * count
+    if start + length > total:
+        raise Damaged("it ends too early")
+    lengths = os.pread(descriptor, _LENGTH.size * count, len(head))
+    header = os.pread(descriptor, length, start)
+    if zlib.crc32(lengths, zlib.crc32(header)) != crc:
+        raise Damaged("its checksum is wrong")
+    parts = []
+    position = start + length
+    for (size,) in _LENGTH.iter_unpack(lengths):
+        parts.append((position, size))
+        position += size
+    if position + CRC.size * count != total:
+        raise Damaged("it ends too early")
+    try:
+        return _header_decoder.decode(header), parts
+    except UNDECODABLE as error:
+        raise Damaged(str(error)) from error
