@@ -17,6 +17,9 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS_MAX = 1000  # a process that forks faster than we kill is a fork bomb; leave it to its limits
+_LOOKS_MAX = (
+    20  # threads of one process end one by one; where the kernel tells no children it is asked in vain
+)
 
 
 # Opened once: in a forked worker it would cost a quarter of a millisecond.
@@ -60,21 +63,34 @@ def set_subreaper() -> None:
 
 def children(pid: int) -> list[int]:
     """Pids of the living and unreaped children of a process."""
-    try:
-        found: list[int] = []
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
-                found += map(int, file.read().split())
-        return found
-    except FileNotFoundError:
-        return []
-    except OSError:
-        import psutil
-
+    for _ in range(_LOOKS_MAX):
         try:
-            return [child.pid for child in psutil.Process(pid).children()]
-        except psutil.Error:
-            return []
+            tasks = os.listdir(f"/proc/{pid}/task")
+        except FileNotFoundError:
+            if sys.platform == "linux":
+                return []
+            break
+        try:
+            return _children_of(pid, tasks)
+        except (FileNotFoundError, ProcessLookupError):
+            # One of its threads has ended meanwhile, and another has its children now.
+            continue
+        except OSError:
+            break
+    import psutil
+
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.Error:
+        return []
+
+
+def _children_of(pid: int, tasks: list[str]) -> list[int]:
+    found: list[int] = []
+    for task in tasks:
+        with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+            found += map(int, file.read().split())
+    return found
 
 
 def kill_strays(keep: set[int]) -> int:

@@ -30,6 +30,8 @@ class Recorder:
         self.events.append(("job", job.status, None, job))
 
     def on_cluster(self, status: int, node: DispyNode | None, job: DispyJob | None) -> None:
+        if status == DispyNode.AvailInfo:
+            return  # comes now and then, and how often depends on how long all takes
         self.threads.add(threading.current_thread().name)
         self.events.append(("cluster", status, node, job))
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from dispy import config
 from dispy.errors import PicklingError, UsageError
 
 from .conftest import MakeCluster, RunProgram, StartNode
+from .helpers import wait_for
 
 
 class Base:
@@ -150,19 +152,21 @@ def end_here(number: int) -> None:
 def sleep_on() -> None:
     import time
 
+    dispy_provisional_result("begun")
     time.sleep(1000)
 
 
 def test_such_jobs_die_and_are_cancelled_as_others(
-    make_cluster: MakeCluster, start_node: StartNode
+    make_cluster: MakeCluster, start_node: StartNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(config, "CancelGrace", 5)
     start_node("--cpus", "1")
     cluster = make_cluster(look)
     dead = cluster.submit("end_here", 9, dispy_job_depends=[end_here])
     dead.wait(20)
     assert "SIGKILL" in dead.exception
     slow = cluster.submit("sleep_on", dispy_job_depends=[sleep_on])
-    assert not slow.wait(0.1)
+    wait_for(lambda: slow.result, what="it runs")
     cluster.cancel(slow)
     assert slow.wait(20)
     assert (slow.status, slow.exception) == (slow.Terminated, "cancelled")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,10 @@ def test_exclusive_cluster_is_alone(
     """It starts when what runs has ended, keeps others off while it is open, idle or not, and says so."""
     start_node("--cpus", "2", "--name", "one")
     seen: list[tuple[int, str]] = []
-    heard = threading.Event()
 
     def note(status: int, node: DispyNode | None, job: Any) -> None:
         if status == DispyNode.AvailInfo and node is not None:
             seen.append((status, node.reason))
-            heard.set()
 
     ordinary = make_cluster(jobs.until, cluster_status=note)
     running = [ordinary.submit(str(gate)) for _ in range(4)]
@@ -68,14 +66,21 @@ def test_exclusive_cluster_is_alone(
     with caplog.at_level(logging.WARNING, "dispy"):
         gate.touch()
         assert first() == 1
-        assert [job.status for job in running].count(dispy.DispyJob.Finished) == 2
+        wait_for(
+            lambda: [job.status for job in running].count(dispy.DispyJob.Finished),
+            lambda count: count == 2,
+            what="those that ran have ended, and no others",
+        )
         wait_for(
             lambda: caplog.text,
             lambda text: "2 jobs of cluster until wait: node one: used exclusively by cluster noop" in text,
             what="a warning",
         )
-    assert heard.wait(1)
-    assert any("used exclusively by cluster noop" in reason for _, reason in seen)
+    wait_for(
+        lambda: [reason for _, reason in seen],
+        lambda reasons: any("used exclusively by cluster noop" in reason for reason in reasons),
+        what="cluster_status is told for whom they wait",
+    )
     assert alone.close()
     assert ordinary.wait(5)
     wait_for(lambda: reason_of(ordinary), lambda reason: not reason, what="the reason is gone")
@@ -87,16 +92,18 @@ def test_exclusive_clusters_have_their_turns(make_cluster: MakeCluster, start_no
     start_node("--cpus", "1")
     first = make_cluster(noop, exclusive=True)
     assert first.submit(1)() == 1
-    second, third = (make_cluster(jobs.name_and, exclusive=True) for _ in range(2))
-    waiting = [cluster.submit() for cluster in (second, third)]
-    for cluster in (second, third):
+    waiting = []
+    for _ in range(2):
+        cluster = make_cluster(jobs.name_and, exclusive=True)
+        waiting.append((cluster, cluster.submit()))
         wait_for(lambda c=cluster: reason_of(c), lambda reason: "cluster noop of" in reason, what="told")
+    (second, its_job), (third, last) = waiting
     first.close()
-    assert waiting[0].wait(5)
+    assert its_job.wait(5)
     wait_for(lambda: reason_of(third), lambda reason: "cluster name_and of" in reason, what="told anew")
-    assert not waiting[1].finish.is_set()
+    assert not last.finish.is_set()
     second.close()
-    assert waiting[1].wait(5)
+    assert last.wait(5)
 
 
 def test_exclusive_clusters_use_what_they_have(make_cluster: MakeCluster, start_node: StartNode) -> None:
@@ -117,19 +124,31 @@ def test_exclusive_clusters_use_what_they_have(make_cluster: MakeCluster, start_
     )
 
 
-def test_jobs_at_the_node_go_elsewhere(make_cluster: MakeCluster, start_node: StartNode) -> None:
+def until(path: str, value: int = 0) -> tuple[str, int]:
+    while not os.path.exists(path):
+        time.sleep(0.005)
+    return dispy_node_name, value
+
+
+def test_jobs_at_the_node_go_elsewhere(
+    make_cluster: MakeCluster, start_node: StartNode, gate: Path
+) -> None:
     """What had not begun where an exclusive cluster comes runs on another node, as the second attempt."""
     one = start_node("--cpus", "1", "--name", "one")
-    ordinary = make_cluster(jobs.name_and)
-    [ordinary.submit(None, 0.001)() for _ in range(3)]
-    held = [ordinary.submit(number, 0.2) for number in range(4)]
+    ordinary = make_cluster(until)
+    [ordinary.submit(str(gate.parent))() for _ in range(3)]  # so short that more are sent ahead
+    held = [ordinary.submit(str(gate), number) for number in range(4)]
     alone = make_cluster(noop, nodes=[("127.0.0.1", one.port)], exclusive=True)
-    assert alone.submit(1)() == 1
-    assert not all(job.finish.is_set() for job in held)
+    first = alone.submit(1)
+    wait_for(
+        lambda: alone.why(first), lambda why: "jobs of" in why and "have to end" in why, what="it is there"
+    )
+    gate.touch()
+    assert first() == 1
+    assert not held[-1].finish.is_set()
     start_node("--cpus", "1", "--name", "two")
     assert ordinary.wait(5)
-    assert [job.result[1] for job in held] == [0, 1, 2, 3]
-    assert held[-1].result[0] == "two"
+    assert [job.result for job in held] == [("one", 0), ("two", 1), ("two", 2), ("two", 3)]
 
 
 def test_two_programs_of_one_name_can_be_told_apart(

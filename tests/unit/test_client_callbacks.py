@@ -122,3 +122,28 @@ def test_a_callback_may_wait_for_all_others_without_blocking_itself() -> None:
 
 def test_draining_before_any_call_returns_at_once() -> None:
     Caller("callbacks").drain(60)
+
+
+def test_nothing_is_called_while_the_calls_are_held() -> None:
+    """By several threads, of which one may be a callback; then all comes in its order."""
+    caller, seen = Caller("callbacks"), []
+    done = threading.Event()
+    first = threading.Event()
+
+    def hold() -> None:
+        with caller.held():
+            caller.call(seen.append, [("third",)])
+            seen.append("second")
+            caller.call(done.set, [()])
+
+    with caller.held():
+        caller.call(first.set, [()])
+        caller.call(seen.append, [("first",)])
+        with caller.held():
+            assert not first.wait(0.05)
+        assert not first.wait(0.05)
+        caller.call(hold, [()])
+    assert first.wait(5)
+    assert done.wait(5)
+    caller.stop()
+    assert seen == ["first", "second", "third"]

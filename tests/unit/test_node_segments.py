@@ -188,6 +188,18 @@ def test_closing_leaves_nothing(tmp_path: Path) -> None:
     assert not opened.root.exists()
 
 
+def test_a_named_directory_that_is_left_after_the_node_has_closed_stays_if_it_is_to(tmp_path: Path) -> None:
+    """Nobody takes it for one of those that go with their computation."""
+    space = WorkSpace(str(tmp_path), "node")
+    directory = space.open_named("127.0.0.1", "kept", is_kept=True)
+    (directory / "file").write_text("x")
+    private = space.open("computation")
+    space.close()
+    assert space.leave(directory) is True
+    assert space.leave(private) is False
+    assert (directory / "file").read_text() == "x"
+
+
 def test_work_directories_are_private_and_gone_when_the_node_closes(tmp_path: Path) -> None:
     space = WorkSpace(str(tmp_path), "node")
     directory = space.open("computation")

@@ -6,7 +6,8 @@ import inspect
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dispy.errors import UsageError
@@ -30,6 +31,21 @@ class Caller:
         self._thread: threading.Thread | None = None
         self._is_stopped = False
         self._name = name
+        self._holders = 0
+        self._let_go = threading.Condition()
+        """Guards and tells of ``_holders``."""
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nothing more is called meanwhile; what is given waits. Several threads may hold it."""
+        with self._let_go:
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._let_go:
+                self._holders -= 1
+                self._let_go.notify_all()
 
     def call(self, function: Callable[..., Any], arguments: list[tuple[Any, ...]]) -> None:
         """Call a function once for each tuple of arguments, after all that was given before."""
@@ -49,6 +65,9 @@ class Caller:
             if item is None:
                 return
             function, batch = item
+            if self._holders:
+                with self._let_go:
+                    self._let_go.wait_for(lambda: not self._holders)
             for arguments in batch:
                 call_now(function, arguments)
                 arguments = ()

@@ -230,7 +230,10 @@ class JobCluster(Steering):
             self._engine.share_memory()
         if self._wants_private and config.LocalNode:
             finding.start_private_node(self._engine, self._secret)
-        self._engine.call(self._engine.add, self)
+        # Callbacks use the name that the cluster is given when this has returned, and nodes may be quicker than that
+        # on a machine that does much else.
+        with self._engine.callbacks.held():
+            self._engine.call(self._engine.add, self)
 
     # How a cluster is made; ``Resumed`` makes it of a journal.
 

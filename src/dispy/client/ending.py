@@ -216,14 +216,20 @@ def _load_ended(cluster: ClusterState, job: DispyJob, item: Ended, info: NodeInf
             item.status = TERMINATED
             item.reason = f"the job's result cannot be rebuilt here: {type(error).__name__}: {error}"
             item.payload = b""
-    with cluster._status_guard:
+    # Who waits for all jobs, as ``close`` does, goes on when the callbacks have been given to their thread; who waits
+    # for this one, when it has been counted. On the loop both come after the whole batch in any case.
+    with cluster._idle, cluster._status_guard:
         cluster._ended.discard(item.number)
-        if cluster._jobs.get(item.number) is not job:
+        if cluster._jobs.pop(item.number, None) is not job:
             return  # given up meanwhile
         _fill(job, item, info.ip_addr)
         if item.status == FINISHED:
             job.result = value
-        _finish(cluster, [job], item.end - item.start, info)
+        job._is_final = True
+        cluster._held.pop(item.number, None)
+        _call_back(cluster, [job], _count(cluster, 1, item.end - item.start, info))
+    if job._waiter is not None:
+        job._wake()
 
 
 def _fill(job: DispyJob, item: Ended, ip_addr: str) -> None:

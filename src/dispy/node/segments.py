@@ -128,7 +128,8 @@ class WorkSpace(Place):
         """
         known = self._destinations.get(path)
         if known is None:
-            return False
+            # It is ours all the same once the node has ended: hosts are seen to be gone after that, too.
+            return self._kept in path.parents
         known.users -= 1
         inner_first = sorted(self._destinations.items(), key=lambda item: len(item[0].parts), reverse=True)
         for place, other in inner_first:
