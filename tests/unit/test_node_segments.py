@@ -7,8 +7,9 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -220,6 +221,28 @@ def test_what_a_dead_node_left_is_removed_by_the_next(tmp_path: Path) -> None:
     space = WorkSpace(str(tmp_path), "next")
     assert not left.exists()
     space.close()
+
+
+def test_what_a_dead_node_left_may_be_removed_by_another_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that start at once look at the same."""
+    WorkSpace(str(tmp_path), "node").close()
+    left = tmp_path / f"dispy-node-{os.getuid()}" / "dead"
+    left.mkdir()
+
+    def removes(look: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def looking(path: Any) -> Any:
+            if path == left and left.exists():
+                left.rmdir()
+            return look(path)
+
+        return looking
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, removes(getattr(os, name)))
+    WorkSpace(str(tmp_path), "next").close()
+    assert not left.exists()
 
 
 def test_what_a_living_node_has_is_left_alone(tmp_path: Path) -> None:

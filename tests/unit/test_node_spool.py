@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,23 @@ def test_what_is_damaged_does_not_stay_for_ever(tmp_path: Path) -> None:
         path.write_bytes(b"damaged")
     assert take_over(base) == []
     assert list(base.iterdir()) == []
+
+
+def test_a_room_that_its_node_removes_meanwhile_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends in order, while we start."""
+    base = tmp_path / "spool"
+    leave(base)
+    (room,) = base.iterdir()
+    lock = fcntl.flock
+
+    def removes(descriptor: int, operation: int) -> None:
+        shutil.rmtree(room, ignore_errors=True)
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removes)
+    assert take_over(base) == []
 
 
 def test_what_is_stored_survives_the_power(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,9 +153,14 @@ class WorkSpace(Place):
 
     def _sweep_noted(self, abandoned: Path) -> None:
         """Remove what a dead node had noted."""
-        for note in abandoned.glob(f"{_NOTE}*"):
+        names = []
+        with suppress(OSError):  # another node that starts removes it, too
+            names = os.listdir(abandoned)
+        for name in names:
+            if not name.startswith(_NOTE):
+                continue
             with suppress(OSError, ValueError):
-                text = note.read_text()
+                text = (abandoned / name).read_text()
                 parts = tuple(check_path(text))
                 with Tree(self._kept) as tree:
                     self._remove_named(parts, tree.descend(parts, make=False))

@@ -128,7 +128,11 @@ def _lock(path: Path, *, make: bool = False) -> int | None:
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_there = os.fstat(descriptor).st_nlink > 0
     except OSError:
+        is_there = False
+    if not is_there:
+        # Its node has it; or had it until now, and has removed the room.
         os.close(descriptor)
         return None
     return descriptor
