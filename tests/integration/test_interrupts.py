@@ -48,8 +48,8 @@ BODIES = {
     "wait of the cluster": "cluster.wait()",
     "a context manager": "with cluster: time.sleep(600)",
     "sleeping": "time.sleep(600)",
-    # Called before what waits for the jobs: it was registered later.
-    "the exit": "import atexit; atexit.register(print, 'ends', flush=True)",
+    # Called before what waits for the jobs: it was registered later. By print it could be amid another thread's line.
+    "the exit": r"import atexit, os; atexit.register(os.write, 1, b'ends\n')",
 }
 
 
