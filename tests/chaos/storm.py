@@ -101,7 +101,8 @@ class Storm:
         self._marks.mkdir()
         self._logs = root / "logs"
         self._logs.mkdir()
-        self._ports = [_free_port() for _ in range(nodes)]
+        self._reserved = [_reserved_port() for _ in range(nodes)]
+        self._ports: list[int] = [probe.getsockname()[1] for probe in self._reserved]
         self._weather = [Weather() for _ in range(nodes)]
         self._nodes = [self._start_node(index) for index in range(nodes)]
         self._proxies = [
@@ -334,6 +335,8 @@ class Storm:
             self._break("files are left", f"{left[:10]}")
         for proxy in self._proxies:
             proxy.close()
+        for probe in self._reserved:
+            probe.close()
         if self._machines is not None:
             self._machines.close()
         self._place.close()
@@ -415,10 +418,12 @@ def _descriptors(pid: int) -> Counter[str]:
     return found
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _reserved_port() -> socket.socket:
+    """A socket with a port that nobody is given as long as it is open; who names it can listen there, as nodes do."""
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", 0))
+    return probe
 
 
 def run(

@@ -65,6 +65,16 @@ def below(directory: Path, pattern: str) -> list[Path]:
     return sorted(directory / name for name in found if name)
 
 
+def opened(pid: int) -> list[str]:
+    """What the descriptors of a process refer to; without those that it closes while we look."""
+    found = []
+    with suppress(FileNotFoundError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(FileNotFoundError):
+                found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+    return found
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process exists and is not a zombie."""
     try:

@@ -16,7 +16,7 @@ import pytest
 import dispy
 
 from .conftest import MakeCluster, RunProgram, StartNode
-from .helpers import Place, wait_for
+from .helpers import SOON_S, Place, wait_for
 
 
 def documented_names() -> tuple[str, str, str, Any]:
@@ -347,7 +347,10 @@ def send_timed(gate: str, given: tuple[Any, ...]) -> tuple[int, float]:
     while not os.path.exists(gate):
         time.sleep(0.005)
     started = time.monotonic()
-    return dispy_provisional_result("x", *given), time.monotonic() - started
+    returned = dispy_provisional_result("x", *given)
+    took_s = time.monotonic() - started
+    open(gate + ".sent", "w").close()
+    return returned, took_s
 
 
 @pytest.mark.parametrize(("given", "default_s", "least"), [((), 0.2, 0.19), ((False, 0.05), 60, 0.04)])
@@ -366,9 +369,13 @@ def test_a_provisional_result_waits_as_long_as_the_program_says(
     wait_for(lambda: job.status, lambda status: status == dispy.DispyJob.Running, what="the job runs")
     stands_still, goes_on = threading.Event(), threading.Event()
     cluster._engine.post(stands_still.set)
-    cluster._engine.post(goes_on.wait, 1.0)
+    cluster._engine.post(goes_on.wait, SOON_S)
     stands_still.wait()
     gate.touch()
+    try:
+        wait_for(gate.with_name("gate.sent").exists, what="the job does not wait any more")
+    finally:
+        goes_on.set()
     returned, took_s = job()
     assert returned == -1
     assert took_s >= least

@@ -39,8 +39,8 @@ def act(what: str, *args: Any) -> Any:
     if what == "child":
         return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
     if what == "wait":
-        Path(args[0]).write_text(f"{os.getpid()} {os.getppid()}")
         try:
+            Path(args[0]).write_text(f"{os.getpid()} {os.getppid()}")
             time.sleep(60)
         except KeyboardInterrupt:
             if len(args) > 1:

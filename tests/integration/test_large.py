@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from operator import eq
 from pathlib import Path
@@ -91,16 +91,20 @@ def test_what_is_small_passes_what_is_large(
     data = numpy.arange(6 * MIB // 8)
     large.submit(1)()
     small.submit(0)()
-    count = iter(range(10))
-    # Other tests and programs run on this machine, too.
-    alone = look(small, lambda: next(count, None) is None)
-    jobs = [large.submit(data) for _ in range(8)]
-    beside = look(small, jobs[-1].finish.is_set)
-    for job in jobs:
-        assert numpy.array_equal(job(), data)
-    limit = PASSED_S + quantile(alone, 0.9)
-    assert quantile(beside, 0.9) < limit, ([f"{1e3 * each:.0f}" for each in beside], alone)
-    assert quantile(beside, 0.5) < 0.7 * limit, ([f"{1e3 * each:.0f}" for each in beside], alone)
+    seen = []
+    # Other tests and programs run on this machine, too, for a while: then it is looked at again.
+    for _ in range(3):
+        count = iter(range(10))
+        alone = look(small, lambda: next(count, None) is None)  # noqa: B023
+        jobs = [large.submit(data) for _ in range(8)]
+        beside = look(small, jobs[-1].finish.is_set)
+        for job in jobs:
+            assert numpy.array_equal(job(), data)
+        limit = PASSED_S + quantile(alone, 0.9)
+        if quantile(beside, 0.9) < limit and quantile(beside, 0.5) < 0.7 * limit:
+            return
+        seen.append(([f"{1e3 * each:.0f}" for each in beside], limit))
+    pytest.fail(f"they took (ms) {seen}")
 
 
 def test_the_result_of_a_small_job_does_not_wait_for_a_large_one_of_the_same_cluster(
@@ -212,17 +216,25 @@ def test_a_line_that_breaks_in_the_middle_of_large_data(
 
 def held(directory: Path) -> tuple[int, list[str]]:
     """Bytes that a node's files take, and those of them that are not just kept to be used again."""
-    total, found = 0, []
+    seen = [files_below(directory) for _ in range(2)]
+    # What is there before the second look begins is in both, under whatever name.
+    files = {inode: seen[1][inode] for inode in seen[0].keys() & seen[1].keys()}
+    sizes = {inode: min(each[inode][0] for each in seen) for inode in files}
+    return sum(sizes.values()), [
+        path for inode, (_, path) in files.items() if sizes[inode] and Path(path).parent.name != FREE
+    ]
+
+
+def files_below(directory: Path) -> dict[int, tuple[int, str]]:
+    """Bytes that files take, and their paths, by number. Others make, rename and remove them meanwhile."""
+    found = {}
     for parent, _, names in os.walk(directory):
         for name in names:
-            try:
-                size = os.stat(f"{parent}/{name}").st_blocks * 512
-            except FileNotFoundError:
-                continue
-            total += size
-            if size and Path(parent).name != FREE:
-                found.append(f"{parent}/{name}")
-    return total, found
+            path = f"{parent}/{name}"
+            with suppress(FileNotFoundError):
+                status = os.stat(path)
+                found[status.st_ino] = status.st_blocks * 512, path
+    return found
 
 
 PROGRAM = """
@@ -265,7 +277,8 @@ def test_nobody_holds_large_data_twice(
     files = own = 0
     while program.process.poll() is None:
         files = max(files, held(directory)[0])
-        own = max(own, node.memory_info().rss - before - node.memory_info().shared)
+        memory = node.memory_info()
+        own = max(own, memory.rss - before - memory.shared)
         time.sleep(0.002)
     assert program.wait() == 0, program.stderr
     grown = int(program.wait_line(r"^grown (\d+)")[1]) * 1024

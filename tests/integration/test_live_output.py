@@ -226,8 +226,10 @@ def test_what_was_printed_so_far(make_cluster: MakeCluster, gate: Path) -> None:
     cluster.close(terminate=True)
     job = make_cluster(compute).submit(str(gate))
     wait_running(job)
+    expected = [("stdout", "so far\n"), ("stderr", "!")]
     for _ in range(2):
-        assert list(job.output()) == [("stdout", "so far\n"), ("stderr", "!")]
+        # It runs, and may not have printed yet; nor has it emptied its buffer when the node looks for the first time.
+        wait_for(lambda: list(job.output()), lambda seen: seen == expected, what="what was printed so far")
     gate.touch()
     job()
     for follow in (False, True):

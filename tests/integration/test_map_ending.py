@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 
 from dispy.errors import JobError, PicklingError, RemoteTraceback, UsageError
 
-from .conftest import MakeCluster, RunProgram
+from .conftest import MakeCluster, RunProgram, StartNode
 
 
 def double(value: Any) -> Any:
@@ -105,6 +106,24 @@ def test_an_iterable_that_fails_does_so_in_its_place(make_cluster: MakeCluster) 
         next(results)
 
 
+def test_an_interrupt_while_items_are_read_is_raised_at_once(make_cluster: MakeCluster, gate: Path) -> None:
+    """It is none of the items' errors, which wait for the results of those before them."""
+
+    def until(path: str) -> None:
+        while not os.path.exists(path):
+            time.sleep(0.005)
+
+    def paths() -> Iterator[str]:
+        yield str(gate)
+        signal.raise_signal(signal.SIGINT)
+
+    cluster = make_cluster(until)
+    with pytest.raises(KeyboardInterrupt):
+        cluster.map(paths())
+    assert cluster.wait(5), cluster.status()
+    assert not cluster._maps
+
+
 def test_an_item_that_kills_its_worker(make_cluster: MakeCluster) -> None:
     def die(item: int) -> int:
         if item == 3:
@@ -184,26 +203,35 @@ def test_a_cluster_that_is_closed_meanwhile(make_cluster: MakeCluster, gate: Pat
         cluster.map([1])
 
 
-def test_ctrl_c_ends_a_map(run_program: RunProgram) -> None:
+def test_ctrl_c_ends_a_map(run_program: RunProgram, start_node: StartNode) -> None:
+    start_node("--cpus", "2")
     program = run_program(
         """
 import dispy, itertools, time
 
-def hang(item):
-    time.sleep(60)
+def hang_but_at_1(item):
+    time.sleep(0 if item == 1 else 60)
+
+def numbers():
+    for number in itertools.count():
+        if is_sent:
+            print("waits", flush=True)
+        yield number
 
 if __name__ == "__main__":
-    cluster = dispy.JobCluster(hang)
-    results = cluster.map(itertools.count())
-    print("begun", flush=True)
+    is_sent = False
+    cluster = dispy.JobCluster(hang_but_at_1)
+    results = cluster.map(numbers())
+    is_sent = True
     try:
+        # Item 1 has ended when another one is read here, and item 0 never does.
         next(results)
     except KeyboardInterrupt:
         print("interrupted", cluster.wait(20), flush=True)
     cluster.shutdown()
 """
     )
-    program.wait_line("begun")
+    program.wait_line("^waits$")
     program.interrupt_group()
     program.wait_line("interrupted True")
     assert program.wait() == 0

@@ -15,7 +15,7 @@ import pytest
 from dispy.net.directories import GIVEN, memory_directory
 
 from .conftest import RunProgram, StartNode
-from .helpers import Node, Place, Program, in_use, wait_for, wait_gone
+from .helpers import Node, Place, Program, in_use, opened, wait_for, wait_gone
 
 PROGRAM = """
 import os, sys, time
@@ -73,11 +73,9 @@ class Running:
 
     def directory(self) -> Path | None:
         """Its own on the memory file system, if it has one."""
-        for entry in Path(f"/proc/{self.program.pid}/fd").iterdir():
-            with suppress(OSError):
-                target = os.readlink(entry)
-                if target.startswith(f"{memory_directory()}/client-"):
-                    return Path(target).parent
+        for target in opened(self.program.pid):
+            if target.startswith(f"{memory_directory()}/client-"):
+                return Path(target).parent
         return None
 
     def wait_idle(self) -> None:
@@ -133,7 +131,8 @@ def test_killed_workers_and_hosts_leave_nothing(
         time.sleep(chance.random() / 50)  # no wait for anything: that is the moment
         victims = workers(node)
         if kills == 3 and victims:
-            kill(victims[0].ppid())
+            with suppress(psutil.NoSuchProcess):  # one that was killed before, and is gone by now
+                kill(victims[0].ppid())
         else:
             for victim in victims[:1]:
                 kill(victim.pid)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from .conftest import MakeCluster, RunProgram, StartNode
-from .helpers import Node, Place, below, wait_for
+from .helpers import Node, Place, below, opened, wait_for
 from .others import (
     NAME,
     account,
@@ -137,10 +137,7 @@ def test_sockets_have_no_names(busy: Node) -> None:
     """The port on loopback is the only way to talk to a node."""
     inodes = set()
     for pid in (busy.pid, *busy.descendants()):
-        for entry in Path(f"/proc/{pid}/fd").iterdir():
-            target = os.readlink(entry)
-            if target.startswith("socket:["):
-                inodes.add(target[8:-1])
+        inodes.update(target[8:-1] for target in opened(pid) if target.startswith("socket:["))
     named = []
     for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
         fields = line.split(None, 7)

@@ -264,6 +264,8 @@ class Mapping:
         try:
             # On an error what was read before it stays in the list.
             items.extend(islice(self._items, size))
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:
             self._error = error
             self._is_exhausted = True
