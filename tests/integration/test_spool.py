@@ -185,6 +185,10 @@ def _results_of(place: Place) -> set[int]:
     return numbers
 
 
+PULSE_S = 0.4
+"""Of a program that stands still: after five of them its node takes it for gone."""
+
+
 def _stand_still(
     dying: Dying, node: QuickNode, start_quick: StartQuick, place: Place, meanwhile: Callable[[], object]
 ) -> None:
@@ -207,7 +211,7 @@ def test_a_client_that_stood_still_has_its_results_from_the_next_node(
 ) -> None:
     """It was away for longer than the limit, and its node was killed meanwhile: what had ended is not lost."""
     node = start_quick()
-    dying = start_dying(3, size=100_000)
+    dying = start_dying(3, size=100_000, pulse_interval=PULSE_S)
     _stand_still(dying, node, start_quick, place, lambda: None)
     dying.order("print('first', jobs[0]()[0], jobs[0].status == jobs[0].Finished, flush=True)")
     dying.program.wait_line("^first 0 True$", deadline_s=15)
@@ -313,7 +317,7 @@ def test_a_large_result_that_was_damaged_while_its_client_stood_still(
     start_dying: StartDying, start_quick: StartQuick, place: Place
 ) -> None:
     node = start_quick()
-    dying = start_dying(1, size=200_000)
+    dying = start_dying(1, size=200_000, pulse_interval=PULSE_S)
     _stand_still(dying, node, start_quick, place, lambda: _damage_values(place))
     dying.order("jobs[0].wait(); print(jobs[0].status, jobs[0].result, jobs[0].exception, flush=True)")
     lost = "the job's result was lost: it was damaged on its node's disk"
