@@ -84,10 +84,23 @@ def test_with_a_running_node(run_program: RunProgram, start_node: StartNode, pla
     assert len(place.incarnations()) == 1, "it started a node although one was running"
 
 
+MEET = """
+    import os
+    open(f'{directory}/{dispy_node_name}', 'w').close()
+    while len(os.listdir('{directory}')) < 2:
+        time.sleep(0.005)
+"""
+"""In a job: one node alone does not run them all, however late the other is."""
+
+
 def test_with_two_running_nodes(run_program: RunProgram, start_node: StartNode, place: Place) -> None:
     start_node("--name", "left", "--cpus", "1")
     start_node("--name", "right", "--cpus", "1")
-    nodes, table = check_canonical(run_program(CANONICAL % ""))
+    directory = place.root / "met"
+    directory.mkdir()
+    meet = MEET.replace("{directory}", str(directory))
+    program = run_program((CANONICAL % "").replace("    time.sleep(n)\n", "    time.sleep(n)" + meet))
+    nodes, table = check_canonical(program)
     assert nodes == {"left", "right"}
     assert {name: cpus for name, (cpus, _) in table.items()} == {"left": 1, "right": 1}
     assert len(place.incarnations()) == 2

@@ -50,8 +50,8 @@ encode = msgspec.msgpack.encode
 RETRIED_S = 12.0
 """A connection that waits for what never comes has its deadline after 5 s, and is tried anew 2 s later."""
 
-TOLD_S = 2.0
-"""Whoever waits for a node is told within this time what is wrong."""
+LATE_S = 4.0
+"""Whoever waits for a node is told within two seconds what is wrong; a busy machine may add to it."""
 
 
 Between = Callable[..., Proxy]
@@ -115,7 +115,7 @@ def test_a_handshake_that_is_changed_fails_and_is_tried_again(
             lambda: [each.port for each in proxies if f"127.0.0.1:{each.port}: " not in caplog.text],
             lambda missing: not missing,
             what="every fault is told",
-            deadline_s=TOLD_S + 1,
+            deadline_s=LATE_S,
         )
         assert result_of(job) == 42
         if tls:
@@ -233,12 +233,18 @@ def test_a_man_in_the_middle_of_tls_is_found_out(
         heard.append(data)
         return [data]
 
-    passing = between(serving.port, lambda _: listen_in, listens=theirs.context, dials=ours.context)
+    # The first connection only: soon there is another.
+    passing = between(
+        serving.port,
+        lambda number: clean if number else listen_in,
+        listens=theirs.context,
+        dials=ours.context,
+    )
     with caplog.at_level(logging.WARNING, "dispy"):
         cluster = make_cluster(triple, nodes=[("127.0.0.1", passing.port)], tls=True)
         job = cluster.submit(1)
         told = f"node at 127.0.0.1:{passing.port}: the peer refused our secret; give both sides the same secret"
-        wait_for(lambda: caplog.text, lambda text: told in text, what="the client tells", deadline_s=TOLD_S)
+        wait_for(lambda: caplog.text, lambda text: told in text, what="the client tells", deadline_s=LATE_S)
     # The node was the first to notice: the client's proof is about another certificate than its own.
     serving.wait_line(
         r"refused a connection from 127\.0\.0\.1: the peer does not know our secret", stream="stderr"
@@ -269,7 +275,7 @@ def test_a_man_in_the_middle_of_tls_who_plays_the_node_is_found_out(
         cluster = make_cluster(triple, nodes=[("127.0.0.1", passing.port)], tls=True)
         cluster.submit(1)
         told = f"node at 127.0.0.1:{passing.port}: the peer does not know our secret"
-        wait_for(lambda: caplog.text, lambda text: told in text, what="the client tells", deadline_s=TOLD_S)
+        wait_for(lambda: caplog.text, lambda text: told in text, what="the client tells", deadline_s=LATE_S)
     assert cluster.status().nodes == []
 
 

@@ -57,7 +57,7 @@ cluster = dispy.JobCluster(run)
 while not cluster.status().nodes:
     time.sleep(0.005)
 for line in open('orders'):
-    job = cluster.submit()
+    job = cluster.submit(f'{os.getcwd()}/dead-{os.getpid()}')
     while job.status != job.Running:
         time.sleep(0.005)
     os.kill(os.getpid(), 9)
@@ -65,11 +65,12 @@ for line in open('orders'):
 
 
 def kill_with_one_job(program: Program, place: Place) -> None:
-    """Let a program submit a job once its journal is written, and die when that runs."""
+    """Let a program submit a job once its journal is written, and die when that runs; the job goes on after that."""
     wait_journal(place, program)
     with open(place.root / "orders", "w") as orders:
         orders.write("go\n")
     assert program.wait() == -signal.SIGKILL, program.stderr
+    (place.root / f"dead-{program.pid}").touch()
 
 
 @pytest.fixture(autouse=True)
@@ -189,7 +190,8 @@ def test_what_has_not_ended_in_time_can_be_killed(start_dying: StartDying, start
     dying.wait_started(2)
     dying.kill()
     dying.release(0)
-    jobs = dispy.recover_jobs(timeout=0.3, terminate_pending=True)
+    # In this time the node has to answer, and the first job to end.
+    jobs = dispy.recover_jobs(timeout=1, terminate_pending=True)
     assert dying.check(jobs[0]) == 0
     assert {job.status for job in jobs[1:]} <= {CANCELLED, TERMINATED}
     assert all(job.finish.is_set() and job.exception for job in jobs[1:])
@@ -225,12 +227,12 @@ def test_a_recovery_that_cannot_load_results_changes_nothing(
     program = run_program(
         "import os, time, dispy\n"
         "dispy.config.LocalNode = False\n"
-        "def run():\n"
+        "def run(dead):\n"
         "    import os, time\n"
         "    class Picky:\n"
         "        def __reduce__(self):\n"
         f"            return os.path.getsize, ({str(place.root / 'needed')!r},)\n"
-        "    time.sleep(0.3)\n"
+        "    while not os.path.exists(dead): time.sleep(0.005)\n"
         "    return Picky()\n" + ONE_JOB
     )
     kill_with_one_job(program, place)
@@ -356,8 +358,10 @@ def test_the_journal_of_a_program_that_lives_is_left_alone(
     with pytest.raises(UsageError, match="in use: its program runs"):
         dispy.recover_jobs(path)
     dying.release()
-    dying.order("print('all', [job() and job.result[0] for job in jobs], flush=True); cluster.close()")
+    dying.order("print('all', [job() and job.result[0] for job in jobs], flush=True)")
     dying.program.wait_line(r"^all \[0, 1\]$")
+    dying.order("cluster.shutdown(); print('closed', flush=True)")
+    dying.program.wait_line("^closed$")
     assert own.submit(-5)() == 5
 
 
@@ -411,13 +415,15 @@ def test_another_secret_is_said_to_be_another(
     source = (
         "import os, time, dispy\n"
         "dispy.config.LocalNode = False\n"
-        "def run():\n"
-        "    import time; time.sleep(0.3); return dispy_node_name\n"
+        "def run(dead):\n"
+        "    import os, time\n"
+        "    while not os.path.exists(dead): time.sleep(0.005)\n"
+        "    return dispy_node_name\n"
     ) + ONE_JOB
-    kill_with_one_job(run_program(source.replace("run)", "run, secret_file='secret')")), place)
+    kill_with_one_job(run_program(source.replace("(run)", "(run, secret_file='secret')")), place)
     (job,) = dispy.recover_jobs()
     assert job.result == "file"
-    kill_with_one_job(run_program(source.replace("run)", "run, secret='typed')")), place)
+    kill_with_one_job(run_program(source.replace("(run)", "(run, secret='typed')")), place)
     with pytest.raises(UsageError, match=r"used a secret with the fingerprint .*that is another one"):
         dispy.recover_jobs()
     (job,) = dispy.recover_jobs(secret="typed")
@@ -438,6 +444,11 @@ def test_what_is_no_journal_is_refused(place: Place, content: bytes) -> None:
 # Nodes.
 
 
+def has_ended(jobs: list[dispy.DispyJob]) -> bool:
+    """Whether a job came in time, and had ended."""
+    return bool(jobs) and jobs[0].finish.is_set()
+
+
 def test_a_node_that_does_not_answer_is_asked_another_time(
     start_dying: StartDying, start_node: StartNode, place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -451,7 +462,7 @@ def test_a_node_that_does_not_answer_is_asked_another_time(
     silent.send(signal.SIGSTOP)
     try:
         dying.release()
-        jobs = dispy.recover_jobs(timeout=1)
+        jobs = wait_for(lambda: dispy.recover_jobs(timeout=0.5), has_ended, what="the other has answered")
         assert [dying.check(job) for job in jobs] == [0]
         assert f"node {where} (127.0.0.1:{silent.port}) has not answered" in caplog.text
     finally:
@@ -471,7 +482,8 @@ def test_a_node_that_is_gone_for_good_can_be_given_up(
     lost.send(signal.SIGKILL)
     lost.wait()
     dying.release()
-    assert [dying.check(job) for job in dispy.recover_jobs(timeout=1)] == [0]
+    jobs = wait_for(lambda: dispy.recover_jobs(timeout=0.5), has_ended, what="the other has answered")
+    assert [dying.check(job) for job in jobs] == [0]
     assert journals(place)
     assert [dying.check(job) for job in dispy.recover_jobs(timeout=1, terminate_pending=True)] == [0]
 
@@ -481,9 +493,10 @@ def test_the_end_of_the_lease(start_dying: StartDying, place: Place) -> None:
     with quick_node(place, lease_s=0.5, cpus=1) as node:
         dying = start_dying(3, size=300_000)
         dying.wait_started(1)
-        dying.kill()
-        wait_for(lambda: below(place.state, "dispy/spool/*/*.open"), what="it is noted what is open")
         assert len(node.descendants()) >= 2
+        dying.kill()
+        # The note is there for a moment; the directory that is made for it stays.
+        wait_for(lambda: below(place.state, "dispy/spool/*"), what="it is noted what is open")
         wait_for(node.descendants, lambda left: len(left) <= 1, what="its processes are gone")
         wait_for(
             lambda: below(place.state, "dispy/spool/*/*.open") + spooled(place),

@@ -105,7 +105,7 @@ def test_every_job_that_was_submitted_comes_back(
 
 SECOND = (
     "second = dispy.JobCluster(run, durable=True); more = [second.submit(directory, n) for n in range(10, 20)]; "
-    "second.status(); second._journal.ask(lambda db: None)"
+    "second.status(); second._journal.ask(lambda db: None); print('second', flush=True)"
 )
 
 
@@ -116,6 +116,7 @@ def test_all_clusters_of_a_program_come_back_together(
     start_node("--cpus", "2")
     dying = start_dying(10, free=19, durable=True)
     dying.order(SECOND)
+    dying.program.wait_line("^second$")
     dying.count = 20
     dying.wait_started(20)
     dying.kill()
@@ -143,7 +144,8 @@ def test_unstarted_jobs_can_be_given_up(start_dying: StartDying, start_node: Sta
     dying = start_dying(30, recover_file=str(path), free=5)
     dying.wait_started(6)
     dying.kill()
-    jobs = dispy.recover_jobs(path, timeout=0.2, terminate_pending=True)
+    # In this time the node has to answer.
+    jobs = dispy.recover_jobs(path, timeout=0.8, terminate_pending=True)
     started = dying.started()
     assert len(jobs) == 30
     assert [dying.check(job) for job in jobs[:5]] == list(range(5))
@@ -162,9 +164,12 @@ def test_what_has_not_ended_in_time_is_as_it_is(
     dying = start_dying(30, recover_file=str(path), free=3)
     dying.wait_started(4)
     dying.kill()
-    jobs = dispy.recover_jobs(path, timeout=0.3)
+    jobs = wait_for(
+        lambda: dispy.recover_jobs(path, timeout=0.3),
+        lambda jobs: jobs[3].status == RUNNING,
+        what="the node has answered",
+    )
     assert [dying.check(job) for job in jobs[:3]] == [0, 1, 2]
-    assert jobs[3].status == RUNNING
     assert {job.status for job in jobs[4:]} == {CREATED}
     dying.release()
     check_all(dying, dispy.recover_jobs(path, resume=True))
@@ -283,9 +288,12 @@ def test_nodes_that_die_after_what_they_had_was_returned(
     dying = start_dying(9, recover_file=str(path), free=8)
     dying.wait_started(9)
     dying.kill()
-    jobs = dispy.recover_jobs(path, timeout=0.5)
+    jobs = wait_for(
+        lambda: dispy.recover_jobs(path, timeout=0.3),
+        lambda jobs: jobs[8].status == RUNNING,
+        what="the node has answered",
+    )
     assert [dying.check(job) for job in jobs[:8]] == list(range(8))
-    assert jobs[8].status == RUNNING
     place.is_swept = True
     node.send(signal.SIGKILL)
     node.wait()
@@ -355,6 +363,9 @@ def test_the_nodes_die_as_well(
         runs = len(dying.runs(name))
         if name not in started:
             assert runs <= 1
+        elif name % 5 == 4:
+            # It does not wait: where one came first, its end may have been told before.
+            assert 1 <= runs <= 1 + reentrant
         elif reentrant:
             assert runs == 2
         else:
@@ -477,7 +488,7 @@ def ended(start_dying: StartDying, start_node: StartNode, path: Path) -> Dying:
     """A program that died when all its jobs had ended."""
     start_node("--cpus", "1")
     dying = start_dying(100, recover_file=str(path), free=100)
-    dying.order("[job() for job in jobs]; print('told', flush=True)")
+    dying.order("[job() for job in jobs]; cluster._journal.ask(lambda db: None); print('told', flush=True)")
     dying.program.wait_line("^told$")
     dying.kill()
     # All of it into one file.

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -133,15 +134,14 @@ def test_stranger_learns_nothing_and_is_dropped(start_node: StartNode, make_clus
     node = start_node()
     for data in (b"", b"GET / HTTP/1.1\r\n\r\n", bytes(100_000), b"\xff" * 1000, os.urandom(5000)):
         with socket.create_connection((node.host, node.port), timeout=8) as link:
-            link.sendall(data)
-            if not data:
-                link.shutdown(socket.SHUT_WR)
             answer = b""
-            try:
+            # It may close before it was sent all.
+            with suppress(ConnectionResetError, BrokenPipeError):
+                link.sendall(data)
+                if not data:
+                    link.shutdown(socket.SHUT_WR)
                 while part := link.recv(65536):
                     answer += part
-            except ConnectionResetError:
-                pass
         assert len(answer) < 400, "a stranger is told much"
         assert node.name.encode() not in answer
         assert b"linux" not in answer.lower()
@@ -161,15 +161,19 @@ def test_replayed_conversation_is_refused(start_node: StartNode, make_cluster: M
             with client, socket.create_connection((node.host, node.port)) as link:
 
                 def back() -> None:
-                    while data := link.recv(65536):
-                        client.sendall(data)
+                    # What the node says last the client may not wait for.
+                    with suppress(ConnectionError):
+                        while data := link.recv(65536):
+                            client.sendall(data)
 
                 thread = threading.Thread(target=back)
                 thread.start()
-                while data := client.recv(65536):
-                    recorded.extend(data)
-                    link.sendall(data)
-                link.shutdown(socket.SHUT_WR)
+                with suppress(ConnectionError):
+                    while data := client.recv(65536):
+                        recorded.extend(data)
+                        link.sendall(data)
+                with suppress(OSError):
+                    link.shutdown(socket.SHUT_RDWR)
                 thread.join()
 
         thread = threading.Thread(target=relay)
@@ -281,6 +285,8 @@ def test_secret_is_in_no_listing_and_no_process_list(
         assert secret not in str(listing)
         assert "fingerprint" in listing
     for pid in place.processes():
-        shown = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
+        shown = b""
+        with suppress(OSError):  # one that has ended meanwhile
+            shown = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
         assert secret.encode() not in shown
         assert b"typed by hand" not in shown

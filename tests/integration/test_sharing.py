@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import signal
+import statistics
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from .conftest import MakeCluster, RunProgram, StartNode
 from .helpers import Place, Program, wait_for
 
 FINISHED = dispy.DispyJob.Finished
+
+PARTS = 15
+"""Of the time in which two programs share a node, each is looked at by itself."""
 
 OTHER = """
 import json, sys
@@ -90,9 +94,13 @@ def test_two_programs_have_halves(make_cluster: MakeCluster, start_node: StartNo
     begin, until = min(start for start, _ in theirs), max(end for _, end in theirs)
     ours = [(job.start_time, job.end_time) for job in mine if job.status == FINISHED]
     assert len(ours) < len(mine), "the comparison needs more jobs"
-    had = seconds_within(ours, begin, until)
-    share = had / (had + seconds_within(theirs, begin, until))
-    assert 0.4 < share < 0.6
+    # Who stands still for a moment, as on a busy machine, has none in that, and the other more.
+    shares = []
+    for part in range(PARTS):
+        span = (begin + (until - begin) * part / PARTS, begin + (until - begin) * (part + 1) / PARTS)
+        had = seconds_within(ours, *span)
+        shares.append(had / max(1e-9, had + seconds_within(theirs, *span)))
+    assert 0.4 < statistics.median(shares) < 0.6, shares
     cluster.cancel(mine)
     end(program)
 

@@ -59,7 +59,7 @@ def change(what: str) -> str:
     elif what == "blocked":
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     elif what == "timer":
-        signal.alarm(1)
+        signal.alarm(1000)
     elif what == "replaced stdout":
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     elif what == "closed stdout":
@@ -158,11 +158,22 @@ def test_isolated_jobs_have_processes_of_their_own(make_cluster: MakeCluster) ->
     assert len({pid for _, pid in results}) == 30
 
 
-def test_shared_processes_are_used_again(make_cluster: MakeCluster, start_node: StartNode) -> None:
-    node = start_node("--cpus", "2")
-    cluster = make_cluster(lambda: (time.sleep(0.002), os.getpid())[1])
-    jobs = [cluster.submit() for _ in range(100)]
-    assert len({job() for job in jobs}) == node.cpus
+def meet(path: str) -> int:
+    """Ends when jobs have run in two processes."""
+    open(f"{path}/{os.getpid()}", "w").close()
+    while len(os.listdir(path)) < 2:
+        time.sleep(0.002)
+    return os.getpid()
+
+
+def test_shared_processes_are_used_again(
+    make_cluster: MakeCluster, start_node: StartNode, tmp_path: Path
+) -> None:
+    start_node("--cpus", "2")
+    cluster = make_cluster(meet)
+    (tmp_path / "met").mkdir()
+    jobs = [cluster.submit(str(tmp_path / "met")) for _ in range(100)]
+    assert len({job() for job in jobs}) == 2
 
 
 def test_generators_differ_between_workers(make_cluster: MakeCluster) -> None:

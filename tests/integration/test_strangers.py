@@ -160,6 +160,7 @@ def test_strangers_are_refused_at_once(start_node: StartNode, make_cluster: Make
     wait_descriptors(node, before)
     cluster = make_cluster(name_and, nodes=[("127.0.0.1", node.port)], tls=tls)
     assert cluster.submit(3)() == ("serving", 3)
+    node.wait_line("refused a connection from 127.0.0.1", stream="stderr")
     refused = [text for text in node.stderr.splitlines() if "refused a connection from 127.0.0.1" in text]
     assert len(refused) == 1, node.stderr
 
@@ -195,6 +196,7 @@ def test_tls_that_is_changed_before_the_proof_is_refused(start_node: StartNode) 
             link.sendall(cipher.pending() + b"\x17\x03\x03\0\x40" + bytes(64))
             answer = read_end(link)
         assert len(answer) < 100, "an alert of TLS at most"
+    node.wait_line("refused a connection from 127.0.0.1", stream="stderr")
     # One line for each address and minute; and no traceback, which is checked when the node ends.
     assert len(node.stderr.splitlines()) == 1, node.stderr
 
@@ -237,6 +239,7 @@ def test_who_is_slow_on_purpose_has_a_deadline(start_node: StartNode) -> None:
     plain, encrypted = start_node(), start_node("--tls")
     nodes = [plain, encrypted]
     before = [descriptors(node) for node in nodes]
+    opening = time.monotonic()
     with ExitStack() as stack:
         silent, begun, slow = ([open_slowly(node, stack, 5) for node in nodes] for _ in range(3))
         for links, start in zip(begun, (HELLO, client_hello()), strict=True):
@@ -246,8 +249,9 @@ def test_who_is_slow_on_purpose_has_a_deadline(start_node: StartNode) -> None:
         drips |= dict.fromkeys(slow[1], client_hello())
         began = time.monotonic()
         said = collect([link for kind in (silent, begun, slow) for links in kind for link in links], drips)
-        took_s = time.monotonic() - began
-    assert HANDSHAKE_S - 1 < took_s < LATE_S
+        ended = time.monotonic()
+    assert ended - opening > HANDSHAKE_S - 1
+    assert ended - began < LATE_S
     assert {said[link] for kind in (silent, begun, slow) for link in kind[0]} == {REFUSED}
     assert {said[link] for kind in (silent, begun, slow) for link in kind[1]} == {b""}, (
         "nothing to say without TLS"
@@ -289,9 +293,9 @@ def test_a_crowd_of_strangers_disturbs_nobody(
     comer = run_program(COMER, str(node.port), str(tls), str(go))
     comer.wait_line("here")
     before, rss_before_kb = descriptors(node), rss_kb(node)
-    most = 0
     with ExitStack() as stack:
         crowd = open_slowly(node, stack, 300)
+        most = wait_for(lambda: descriptors(node), lambda count: count > before, what="some are let in")
         go.touch()
         slowest_s = 0.0
         while "done" not in comer.stdout:
@@ -299,7 +303,7 @@ def test_a_crowd_of_strangers_disturbs_nobody(
             assert cluster.submit(4)()[1] == 4
             slowest_s = max(slowest_s, time.monotonic() - start)
             most = max(most, descriptors(node))
-            assert comer.process.poll() is None or "done" in comer.stdout, comer.stderr
+            assert comer.process.poll() in (None, 0), comer.stderr
         took_s = float(comer.wait_line(r"^done after (\S+)$")[1])
         closed = wait_for(
             lambda: select.select(crowd, [], [], 0)[0],
@@ -311,7 +315,7 @@ def test_a_crowd_of_strangers_disturbs_nobody(
     assert comer.wait() == 0, comer.stderr
     assert took_s < PROMPT_S
     assert slowest_s < 1.5, "those who are in already do not wait"
-    assert before < most < before + 2 * HALF_OPEN_PER_ADDRESS + 20
+    assert most < before + 2 * HALF_OPEN_PER_ADDRESS + 20
     assert running.status == dispy.DispyJob.Running
     gate.touch()
     assert running() == node.name
@@ -492,7 +496,7 @@ def check_told(
             lambda: caplog.text,
             lambda text: f"node at 127.0.0.1:{port}: " in text,
             what="a warning",
-            deadline_s=TOLD_S + 1,  # a busy machine may add to it
+            deadline_s=TOLD_S + 2,  # a busy machine may add to it; less than the deadline of all that
         )
     assert told in caplog.text
     assert not job.finish.is_set()

@@ -146,7 +146,7 @@ def test_wait_with_timeouts(make_cluster: MakeCluster, gate: Any) -> None:
     assert cluster.wait(0.1) is False
     assert job.wait(0.1) is False
     assert job.finish.wait(0.1) is False
-    assert 0.3 <= time.monotonic() - started < 1
+    assert 0.3 <= time.monotonic() - started < 3
     assert cluster.wait(0) is False
     gate.touch()
     assert job.wait(5) is True

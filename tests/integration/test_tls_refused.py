@@ -19,8 +19,8 @@ from .conftest import MakeCluster, StartNode
 from .helpers import Node, Place, wait_for
 from .pem import Files, options
 
-TOLD_S = 2.0
-"""A client is told within this time why it is refused."""
+LATE_S = 4.0
+"""A client is told within two seconds why it is refused; a busy machine may add to it."""
 
 
 def where() -> str:
@@ -84,7 +84,7 @@ def test_what_is_not_believed(
     with caplog.at_level(logging.WARNING, "dispy"):
         cluster = make_cluster(lasting, nodes=nodes, **parameters(client_has))
         job = cluster.submit(str(place.root / "has run"))
-        wait_for(lambda: caplog.messages, bool, what="the client is told", deadline_s=TOLD_S)
+        wait_for(lambda: caplog.messages, bool, what="the client is told", deadline_s=LATE_S)
     assert f"127.0.0.1:{node.port}" in caplog.messages[0]
     assert re.search(told, caplog.messages[0]), caplog.messages
     assert cluster.status().nodes == []
@@ -96,7 +96,7 @@ def test_what_is_not_believed(
     assert not (place.root / "has run").exists()
     if logged:
         node.wait_line("refused a connection from 127.0.0.1: ", stream="stderr")
-    assert re.search(logged, node.stderr), node.stderr
+        node.wait_line(logged, stream="stderr")
     assert "Traceback" not in node.stderr
 
 
@@ -109,7 +109,7 @@ def test_the_right_certificate_without_the_secret(
             where, nodes=[("127.0.0.1", node.port)], secret="wrong", **files.parameters("client", "ours")
         )
         job = cluster.submit()
-        wait_for(lambda: caplog.text, lambda text: "same secret" in text, what="told", deadline_s=TOLD_S)
+        wait_for(lambda: caplog.text, lambda text: "same secret" in text, what="told", deadline_s=LATE_S)
     assert not job.finish.is_set()
     assert cluster.cancel(job) == 0
 

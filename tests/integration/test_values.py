@@ -165,7 +165,7 @@ def test_large_values_leave_the_node(make_cluster: MakeCluster) -> None:
         )
 
     second = make_cluster(segments)
-    assert second.submit()() <= 1
+    wait_for(lambda: second.submit()(), lambda count: count <= 1, what="segments are gone")
 
 
 @pytest.mark.parametrize("shares", [True, False], ids=["by name", "by stream"])

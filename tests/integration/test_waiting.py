@@ -181,8 +181,13 @@ def test_submit_waits_for_room(make_cluster: MakeCluster, start_node: StartNode,
     threads = [threading.Thread(target=produce) for _ in range(4)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: cluster._room_waiters, what="somebody waits for room")
-    assert len(cluster._jobs) == len(jobs) == 3
+    # What has been submitted may not be in the list yet when the next one waits.
+    wait_for(
+        lambda: (cluster._room_waiters, len(jobs)),
+        lambda seen: seen[0] and seen[1] == 3,
+        what="somebody waits for room",
+    )
+    assert len(cluster._jobs) == 3
     gate.touch()
     for thread in threads:
         thread.join()
