@@ -17,9 +17,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS_MAX = 1000  # a process that forks faster than we kill is a fork bomb; leave it to its limits
-_LOOKS_MAX = (
-    20  # threads of one process end one by one; where the kernel tells no children it is asked in vain
-)
+_LOOKS_MAX = 20  # threads of a process end one by one; some kernels do not tell children at all
 
 
 # Opened once: in a forked worker it would cost a quarter of a millisecond.
