@@ -234,6 +234,34 @@ def test_modules_that_are_imported_in_functions_travel_without_being_named(
     assert cluster.submit()() == 40
 
 
+@pytest.mark.parametrize("isolate", [False, True], ids=["shared", "isolated"])
+def test_a_class_of_a_module_that_was_sent_is_one_here_and_there(
+    make_cluster: MakeCluster, start_node: StartNode, here: Path, modules: Path, isolate: bool
+) -> None:
+    """Instances that travel by value are of the very class that jobs import, and those that jobs make of ours."""
+    start_node("--cpus", "1")
+    (modules / "shapes").mkdir()
+    (modules / "shapes" / "__init__.py").write_text("")
+    (modules / "shapes" / "square.py").write_text(
+        "class Square:\n    def __init__(self, side):\n        self.side = side\n    class Part:\n        pass\n"
+    )
+    (modules / "one_class.py").write_text(
+        "def compute(given, part):\n"
+        "    from shapes.square import Square\n"
+        "    return type(given) is Square, type(part) is Square.Part, Square(given.side + 1), Square.Part()\n"
+    )
+    module = importlib.import_module("one_class")
+    square = importlib.import_module("shapes.square").Square
+    cluster = make_cluster(module.compute, isolate=isolate)
+    for side in range(2):
+        is_one, is_part, other, part = cluster.submit(square(side), square.Part())()
+        assert is_one
+        assert is_part
+        assert type(other) is square
+        assert type(part) is square.Part
+        assert other.side == side + 1
+
+
 # What cannot be sent.
 
 

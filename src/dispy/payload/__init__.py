@@ -6,7 +6,7 @@ refers to code of the user's own (``__main__``, a script beside the program, clo
 ``by_value``, which sends such code by value. What is large lies beside a pickle, in a block (``blocks``).
 """
 
-from dispy.payload import blocks, references
+from dispy.payload import blocks, by_value, references
 from dispy.payload.blocks import OUT_OF_BAND, PROTOCOL, Buffer, Parts, Ready, read_bytes, whole
 from dispy.payload.brought import Apart, accept_code, dump_call_with, imports_of
 from dispy.payload.calls import (
@@ -38,6 +38,7 @@ __all__ = [
     "Reference",
     "accept_code",
     "blocks",
+    "by_value",
     "dump",
     "dump_call",
     "dump_call_with",

@@ -5,10 +5,13 @@ A class is sent with an identity, so that an instance that comes back is one of 
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import enum
 import functools
+import importlib
 import io
+import os
 import pickle
 import sys
 import types
@@ -22,6 +25,9 @@ from dispy.payload.blocks import PROTOCOL, Collector
 from dispy.payload.installed import is_installed
 
 Namespace = dict[str, Any]
+
+sent_directory = ""
+"""Where files lie that came with the code; empty in a program, which has its modules itself."""
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
@@ -153,14 +159,31 @@ def _resolve_class(identity: str, module: str, qualname: str, definition: bytes)
     known = _cloud._DYNAMIC_CLASS_TRACKER_BY_ID.get(identity)
     if known is not None:
         return known
-    if module == "__main__":
-        # A program that was started anew finds its own class again in what an earlier run left.
-        found: Any = sys.modules.get(module)
-        for part in qualname.split("."):
-            found = getattr(found, part, None)
-        if isinstance(found, type):
-            return found
-    return pickle.loads(definition)
+    found = _find_class(module, qualname)
+    if found is None:
+        return pickle.loads(definition)
+    if sent_directory:
+        # Not in a program, where every isolated job would leave an identity of its own.
+        _cloud._DYNAMIC_CLASS_TRACKER_BY_ID[identity] = found
+    return found
+
+
+def _find_class(module: str, qualname: str) -> type | None:
+    """A class of the user's own that is here already: in the program, or on a node in a file that came with the code.
+
+    A program that was started anew finds its own class again in what an earlier run left.
+    """
+    found: Any = sys.modules.get(module)
+    if found is None and sent_directory:
+        top = f"{sent_directory}/{module.partition('.')[0]}"
+        if os.path.isfile(f"{top}.py") or os.path.isdir(top):
+            with contextlib.suppress(Exception):  # who needs it imports it, and is told
+                found = importlib.import_module(module)
+    if found is None or is_installed(module):
+        return None
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, type) else None
 
 
 def functions_of(item: Any) -> Iterable[types.FunctionType]:

@@ -143,6 +143,7 @@ class Host:
             with open(message.code_path, "rb") as file:
                 data = file.read()
             os.unlink(message.code_path)
+            payload.by_value.sent_directory = message.work_path
             code = payload.load_code(data)
             if isinstance(code.function, Program):
                 code.function.arrive(message.work_path, message.node_name)
