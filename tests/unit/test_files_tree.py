@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -50,3 +52,19 @@ def test_what_lay_there_comes_back(tmp_path: Path) -> None:
         tree.put_back("a", 2)
         assert tree.missing_directories("x/y/z") == ["x/y", "x"]
     assert (tmp_path / "a").read_text() == "first"
+
+
+def test_what_was_compiled_of_the_file_before_is_not_used(tmp_path: Path) -> None:
+    """Their sizes and times are the same; a script may write both within a second."""
+    store = Store(tmp_path / "store", 1 << 30)
+    work = tmp_path / "work"
+    work.mkdir()
+    for content in (b"print(1)", b"print(2)"):
+        digest = hashlib.sha256(content).digest()
+        assert store.add(digest, content)
+        entry = FileEntry("package/module.py", digest, len(content), 0o644, 10**18)
+        assert put_files(store, [entry], work, None) == {}
+        command = [sys.executable, "-c", "import package.module"]
+        printed = subprocess.run(command, cwd=work, capture_output=True, check=True).stdout
+        assert printed.strip() == content[6:7]
+        assert os.listdir(work / "package" / "__pycache__")

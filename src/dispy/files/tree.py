@@ -14,6 +14,7 @@ import hashlib
 import itertools
 import os
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -101,8 +102,21 @@ class Tree:
         """
         *above, name = check_path(entry.path)
         parent = self.descend(tuple(above))
-        if link is not None and link(parent, name):
-            return
+        if link is None or not link(parent, name):
+            self._replace(parent, name, entry, source, link, is_wanted, is_unchanged)
+        if name.endswith(".py"):
+            _forget_compiled(parent, name)
+
+    def _replace(
+        self,
+        parent: int,
+        name: str,
+        entry: FileEntry,
+        source: int,
+        link: Linker | None,
+        is_wanted: Callable[[], bool],
+        is_unchanged: Callable[[], bool],
+    ) -> None:
         # Other threads may be putting the same file there.
         temporary = f"{RESERVED}{os.getpid()}-{next(_numbers)}"
         try:
@@ -256,6 +270,16 @@ class Tree:
         if is_made and self._owner is not None:
             os.fchown(descriptor, *self._owner)
         return descriptor
+
+
+def _forget_compiled(parent: int, name: str) -> None:
+    """Compiled code is known by time (in seconds) and size of its source: those of the one before may be the same."""
+    with contextlib.suppress(OSError):
+        compiled = os.open("__pycache__", _DIRECTORY, dir_fd=parent)
+        try:
+            os.unlink(f"{name[:-3]}.{sys.implementation.cache_tag}.pyc", dir_fd=compiled)
+        finally:
+            os.close(compiled)
 
 
 def digest_of(descriptor: int) -> bytes:

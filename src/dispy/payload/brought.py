@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import sys
@@ -57,24 +58,20 @@ def _pass_gate(job_id: Any, paths: list[str]) -> None:
 
 
 def _forget_modules(paths: list[str]) -> None:
-    """Files of modules are new here: what was imported, found and compiled of others in their places is not used.
+    """Files of modules are new here: what was imported or found of others in their places is not used.
 
-    Compiled code is known by the time and size of its source, which another file of that name may have, too.
+    Nor is anything compiled that would be taken for that of others later.
     """
-    import importlib.util
-
     tops = {path.partition("/")[0].partition(".")[0] for path in paths}
     directory = os.getcwd() + "/"
     for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
-        file = getattr(sys.modules[name], "__file__", None)
-        if file is None or os.path.realpath(file).startswith(directory):
+        module = sys.modules[name]
+        # Packages without an __init__.py have no file, but places; what is built into Python has neither.
+        place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
+        if os.path.realpath(place).startswith(directory):
             del sys.modules[name]
     importlib.invalidate_caches()
     sys.dont_write_bytecode = True
-    for path in paths:
-        if path.endswith(".py"):
-            with contextlib.suppress(OSError):
-                os.unlink(importlib.util.cache_from_source(path))
 
 
 class _There(dict[str, Any]):
