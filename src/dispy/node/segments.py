@@ -154,7 +154,10 @@ class WorkSpace(Place):
 
     def _sweep_noted(self, abandoned: Path) -> None:
         """Remove what a dead node had noted."""
-        for note in abandoned.glob(f"{_NOTE}*"):
+        notes: list[Path] = []
+        with suppress(OSError):  # another node that starts now may have done all this, and removed it
+            notes = [abandoned / name for name in os.listdir(abandoned) if name.startswith(_NOTE)]
+        for note in notes:
             with suppress(OSError, ValueError):
                 text = note.read_text()
                 parts = tuple(check_path(text))
