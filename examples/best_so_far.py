@@ -40,12 +40,15 @@ def on_cluster(status: int, node: dispy.DispyNode | None, job: dispy.DispyJob | 
                 jobs.append(mine)
     elif status == dispy.DispyJob.ProvisionalResult and job is not None:
         print(f"job {job.id}: {job.result[0]:.6f} at {job.result[1]:.4f}")
-        if job.result[0] > 2.79:
+        found[job.id] = job.result[0]
+        # One that has not begun to search has nothing to return.
+        if len(found) == len(jobs) and max(found.values()) > 2.79:
             is_good.set()
 
 
 if __name__ == "__main__":
     jobs: list[dispy.DispyJob] = []
+    found: dict[int, float] = {}
     is_good = threading.Event()
     cluster = dispy.JobCluster(search, nodes=[TwoCpus("*")], cluster_status=on_cluster)
     assert is_good.wait(60), "nothing good was found in a minute"

@@ -94,6 +94,30 @@ class Slow:
         return [data, free_at - now]
 
 
+class Hold:
+    """A line on which nothing goes to the node after so many bytes, until it is let go.
+
+    Args:
+        size: Bytes of a connection that go before that.
+
+    Attributes:
+        holds: Set when that is so.
+        let_go: To be set.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.holds = threading.Event()
+        self.let_go = threading.Event()
+
+    def __call__(self, direction: Direction, before: int, data: bytes) -> Iterator[Piece]:
+        if direction == "to node" and before + len(data) > self._size:
+            while not self.let_go.is_set():
+                self.holds.set()
+                yield 0.005
+        yield data
+
+
 def flip(mask: int) -> Change:
     """Some bits of the byte are changed."""
     return lambda data: [bytes([data[0] ^ mask]), data[1:]]

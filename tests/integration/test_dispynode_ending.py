@@ -41,7 +41,7 @@ def test_signal_ends_an_idle_node(start_node: StartNode, number: int) -> None:
     started = time.monotonic()
     node.send(number)
     assert node.wait(STOP_S) == 0
-    wait_gone(below, deadline_s=0.5)
+    wait_gone(below, deadline_s=2)
     assert time.monotonic() - started < STOP_S
     assert node.stderr == ""
 
@@ -66,12 +66,17 @@ def test_signal_ends_a_busy_node(
         lambda seen: sum(map(bool, seen)) == node.cpus,
         what="jobs run",
     )
+    # Of each job its worker, a shell with two children, and a sleeping process; and the host.
+    wait_for(
+        lambda: [describe(pid) for pid in node.descendants()],
+        lambda seen: len(seen) > node.cpus * 5,
+        what="all that jobs have started is there",
+    )
     below = node.descendants()
-    assert len(below) >= node.cpus * 4, [describe(pid) for pid in below]
     started = time.monotonic()
     node.send(number)
     assert node.wait(STOP_S + 0.5) == 0
-    wait_gone(below, what="all that ran on the node is gone", deadline_s=0.5)
+    wait_gone(below, what="all that ran on the node is gone", deadline_s=2)
     assert time.monotonic() - started < STOP_S + 0.5
     for job in jobs[: node.cpus]:
         assert job.wait(5), "the job of a stopped node does not end"
@@ -88,7 +93,7 @@ def test_second_signal_does_no_harm(start_node: StartNode, make_cluster: MakeClu
     for number in SIGNALS:
         node.send(number)
     assert node.wait(STOP_S + 0.5) == 0
-    wait_gone(below, deadline_s=0.5)
+    wait_gone(below, deadline_s=2)
     assert "Traceback" not in node.stderr
 
 
@@ -121,10 +126,11 @@ def test_signal_while_starting(place: Place, number: int, moment: int) -> None:
         below = node.descendants()
         started = time.monotonic()
         node.send(number)
-        code = node.wait(STOP_S)
+        # It takes down what it has made by then, and makes some of it first: an interpreter, and a host.
+        code = node.wait(STOP_S + 2)
         assert code in (0, 1, 130, -number), (code, node.stderr)
-        assert time.monotonic() - started < STOP_S
-        wait_gone(below, deadline_s=0.5)
+        assert time.monotonic() - started < STOP_S + 2
+        wait_gone(below, deadline_s=2)
         assert moment < 5 or node.stderr == ""
         wait_for(
             lambda: (place.processes(), place.files()), lambda left: left == ([], []), what="nothing left"
@@ -162,7 +168,7 @@ def test_closing_its_terminal_ends_it(place: Place, make_cluster: MakeCluster, i
         before = place.processes()
         os.close(terminal)
         process.wait(STOP_S + 0.5)
-        wait_gone(before, deadline_s=0.5)
+        wait_gone(before, deadline_s=2)
     finally:
         process.kill()
         process.wait()
@@ -174,7 +180,7 @@ def test_interrupt_at_its_terminal_ends_it(place: Place) -> None:
         before = place.processes()
         os.write(terminal, b"\x03")
         assert process.wait(STOP_S) == 0
-        wait_gone(before, deadline_s=0.5)
+        wait_gone(before, deadline_s=2)
     finally:
         os.close(terminal)
         process.kill()
@@ -209,7 +215,7 @@ def test_what_a_killed_node_left_is_removed_by_the_next_one_and_its_client(
     next_node = start_node()
     assert make_cluster(lambda: 1).submit()() == 1
     next_node.stop()
-    assert place.files() == []
+    wait_for(place.files, lambda left: not left, what="nothing is left")
 
 
 def test_listing_is_private_and_says_who(start_node: StartNode, place: Place) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 from .conftest import MakeCluster, RunProgram, StartNode
 from .filing import fill
 from .helpers import wait_for
-from .proxy import Direction, Piece, proxy
+from .proxy import Hold, proxy
 
 MB = 1_000_000
 
@@ -24,22 +22,6 @@ if __name__ == "__main__":
     with dispy.JobCluster(look, nodes=[("127.0.0.1", int(sys.argv[1]))], depends=sys.argv[2:]) as cluster:
         print(cluster.submit()())
 """
-
-
-class Hold:
-    """A line to a node on which nothing goes on after so many bytes, until it is let go."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self.holds = threading.Event()
-        self.let_go = threading.Event()
-
-    def __call__(self, direction: Direction, before: int, data: bytes) -> Iterator[Piece]:
-        if direction == "to node" and before + len(data) > self._size:
-            while not self.let_go.is_set():
-                self.holds.set()
-                yield 0.005
-        yield data
 
 
 def test_jobs_do_not_wait_for_files_of_others(

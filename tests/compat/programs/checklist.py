@@ -66,6 +66,8 @@ if __name__ == '__main__':
     thread.start()
     thread.join()
     assert answers[0][4].startswith('thread on')
+    while not hasattr(recorder, 'first'): # callbacks have a thread of their own
+        time.sleep(0.01)
     assert recorder.first()[4].startswith('from callback')
     cluster.wait()
     cluster.close()

@@ -29,12 +29,14 @@ def cluster_status(status, node, job):
             jobs.add(job)
     elif status == dispy.DispyJob.ProvisionalResult:
         print('job %s: %s' % (job.id, job.result[1]))
-        if job.result[1] < 0.001:
+        told[job.id] = job.result[1]
+        # a job that has not started has nothing to return when it is cancelled
+        if len(told) == len(jobs) and min(told.values()) < 0.001:
             good.set()
 
 if __name__ == '__main__':
     import threading
-    submitted, jobs, good = 0, set(), threading.Event()
+    submitted, jobs, told, good = 0, set(), {}, threading.Event()
     cluster = dispy.JobCluster(compute, nodes=[NodeAllocate('*')], cluster_status=cluster_status)
     assert good.wait(25)
     for job in jobs:

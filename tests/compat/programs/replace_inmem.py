@@ -52,6 +52,8 @@ if __name__ == '__main__':
         return found
     before = run()
     assert {result[1] for result in before} == {'replace0.dat:1'}, before
+    while not nodes: # callbacks have a thread of their own
+        threading.Event().wait(0.01)
     for ip_addr in list(nodes):
         cluster.resetup_node(ip_addr)
     after = run()
