@@ -78,7 +78,10 @@ def test_bound_methods(make_cluster: MakeCluster) -> None:
     assert list(make_cluster(Scale(3).times).map(range(500))) == [3 * n for n in range(500)]
 
 
-def test_endless_iterables_are_read_ahead_within_bounds(make_cluster: MakeCluster) -> None:
+def test_endless_iterables_are_read_ahead_within_bounds(
+    make_cluster: MakeCluster, start_node: StartNode
+) -> None:
+    start_node("--cpus", "2")
     numbers = Counted()
     results = make_cluster(double).map(numbers)
     assert 0 < numbers.read < 100
