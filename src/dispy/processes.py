@@ -60,21 +60,25 @@ def set_subreaper() -> None:
 
 def children(pid: int) -> list[int]:
     """Pids of the living and unreaped children of a process."""
-    try:
-        found: list[int] = []
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
-                found += map(int, file.read().split())
-        return found
-    except FileNotFoundError:
-        return []
-    except OSError:
-        import psutil
-
+    for _ in range(_ROUNDS_MAX):
         try:
-            return [child.pid for child in psutil.Process(pid).children()]
-        except psutil.Error:
-            return []
+            found: list[int] = []
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+                    found += map(int, file.read().split())
+            return found
+        except (FileNotFoundError, ProcessLookupError):
+            if not os.path.exists(f"/proc/{pid}/task/{pid}/children"):
+                return []
+            # A thread has ended while we looked: its children are another's now, of which we may have read before.
+        except OSError:
+            break
+    import psutil
+
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.Error:
+        return []
 
 
 def kill_strays(keep: set[int]) -> int:
