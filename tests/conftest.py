@@ -19,7 +19,7 @@ for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
-# How hard the properties are tried: ``DISPY_HYPOTHESIS=deep`` looks for new failures, the others repeat, with the same
+# How hard properties are tried: ``DISPY_HYPOTHESIS=deep`` looks for new failures, the others repeat, with the same
 # examples on every machine and under every hash seed. No example has a deadline: on a busy machine any may stand
 # still for a while. Here and not beside one kind of tests, so that it is so whichever are run.
 for profile, count in {"default": 100, "ci": 250}.items():
