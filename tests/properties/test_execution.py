@@ -37,6 +37,8 @@ class Caller:
         """CPUs that it wants to use."""
         self.is_asking = False
         """Whether it has sent ``TakeBack`` and was not answered."""
+        self.wanted = 0
+        """Jobs that it wants by that; of several that are recalled it may get more, never by one message."""
 
     def key(self, computation: int) -> Key:
         return (self.id, computation)
@@ -76,9 +78,11 @@ class Execution(RuleBasedStateMachine):
             caller.inbox.append(message)
 
     def note_returned(self, caller: Caller, message: protocol.JobsReturned) -> None:
-        """Each ``TakeBack`` has one answer, said first; what else comes back could not run here."""
-        if caller.is_asking:
+        """Each ``TakeBack`` has one answer, said first, and what is recalled for it follows. What else comes back
+        could not run here."""
+        if caller.is_asking or (caller.wanted and type(self.node.event) is core.Recalled):
             caller.is_asking = False
+            assert len(message.attempts) <= caller.wanted, "more jobs come back than were wanted"
             return
         state = self.node.machine.state
         is_closed = not state.cpus or caller.limit == 0 or bool(self.node.exclusive)
@@ -242,9 +246,10 @@ class Execution(RuleBasedStateMachine):
         caller = self.caller(index)
         if caller is not None and caller.computations:
             computation = list(caller.computations)[which % len(caller.computations)]
-            caller.is_asking = True
+            caller.is_asking, caller.wanted = True, count
             self.send(caller, protocol.TakeBack(computation, count))
             assert not caller.is_asking, "a request is not answered"
+            caller.wanted = 0
 
     @rule(index=INDEX, cpus=st.sampled_from([0, 1, 2, 9]))
     def limit(self, index: int, cpus: int) -> None:
