@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 
+from hypothesis import settings
+
 # They start some thousand interpreters, each of which would compile all that it imports: 0.3 s for a program, a node
 # and its host.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -15,6 +17,19 @@ sys.dont_write_bytecode = False
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+# How hard the properties are tried: ``DISPY_HYPOTHESIS=deep`` looks for new failures, the others repeat, with the
+# same examples on every machine and under every hash seed. No example has a deadline: on a busy machine any may stand
+# still for a while. Here and not beside one kind of tests, so that it is so whichever are run.
+for name, count in {"default": 100, "ci": 250}.items():
+    settings.register_profile(
+        name, max_examples=count, stateful_step_count=50, deadline=None, derandomize=True, database=None
+    )
+settings.register_profile(
+    "deep", max_examples=4000, stateful_step_count=100, deadline=None, database=None, print_blob=True
+)
+settings.load_profile(os.environ.get("DISPY_HYPOTHESIS", "default"))
 
 
 def pytest_collection_finish() -> None:
