@@ -6,10 +6,12 @@ import gc
 import itertools
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -120,6 +122,29 @@ def test_an_interrupt_while_items_are_read_is_raised_at_once(make_cluster: MakeC
     cluster = make_cluster(until)
     with pytest.raises(KeyboardInterrupt):
         cluster.map(paths())
+    assert cluster.wait(5), cluster.status()
+    assert not cluster._maps
+
+
+def test_an_interrupt_while_items_are_sent_leaves_none_behind(
+    make_cluster: MakeCluster, gate: Path
+) -> None:
+    def until(path: str) -> None:
+        while not os.path.exists(path):
+            time.sleep(0.005)
+
+    def interrupt(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_name == "post":
+            sys.setprofile(None)
+            signal.raise_signal(signal.SIGINT)
+
+    cluster = make_cluster(until)
+    sys.setprofile(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cluster.map([str(gate)])
+    finally:
+        sys.setprofile(None)
     assert cluster.wait(5), cluster.status()
     assert not cluster._maps
 

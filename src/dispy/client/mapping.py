@@ -292,12 +292,13 @@ class Mapping:
             data = self._dump(items)
         self._item_bytes = _learnt(self._item_bytes, len(data) / len(items))
         chunk = Chunk(0, _cluster=None, _mapping=self, _items=data, _first=first, _count=len(items))
-        self._cluster._submit_chunk(chunk, data)
+        # First: whatever is in the window is cancelled when Ctrl-C ends us, perhaps in the middle of this.
         self._open += 1
         if place is None:
             self._window.append(chunk)
         else:
             self._window.insert(place, chunk)
+        self._cluster._submit_chunk(chunk, data)
 
     def _dump(self, items: list[Any]) -> payload.Buffer:
         return payload.dump_chunk(items, self._is_starred, LONG_S)
