@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import marshal
 import subprocess
 import sys
@@ -92,18 +91,25 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+class SecondLook:
+    """An ``is_wanted`` that does something when it is asked for the second time: before a file is copied.
+
+    Attributes:
+        looks: How often it was asked.
+    """
+
+    def __init__(self, change: Callable[[], object]) -> None:
+        self.looks = 0
+        self._change = change
+
+    def __call__(self) -> bool:
+        self.looks += 1
+        if self.looks == 2:
+            self._change()
+        return True
+
+
 @pytest.fixture
-def at_second_look() -> Callable[[Callable[[], object]], Callable[[], bool]]:
-    """Makes an ``is_wanted`` that does something when it is asked for the second time: before a file is copied."""
-
-    def make(change: Callable[[], object]) -> Callable[[], bool]:
-        looks = itertools.count(1)
-
-        def is_wanted() -> bool:
-            if next(looks) == 2:
-                change()
-            return True
-
-        return is_wanted
-
-    return make
+def at_second_look() -> type[SecondLook]:
+    """Makes such."""
+    return SecondLook

@@ -7,6 +7,7 @@ import mmap
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from dispy.protocol.files import FileEntry
 
 SIZES = [100, SMALL + 1, 3 * CHUNK]
 
-AtSecondLook = Callable[[Callable[[], object]], Callable[[], bool]]
+AtSecondLook = Callable[[Callable[[], object]], Any]
 
 
 class Place:
@@ -130,7 +131,9 @@ def test_what_changes_while_it_is_copied_is_not_used(
     place: Place, at_second_look: AtSecondLook, change: Callable[[Path], None]
 ) -> None:
     path = put(place, "first")
-    assert place.put("second", at_second_look(lambda: change(path))) is None
+    is_wanted = at_second_look(lambda: change(path))
+    assert place.put("second", is_wanted) is None
+    assert is_wanted.looks >= 2
 
 
 def test_what_may_be_written_to_at_any_time_is_not_used_itself(

@@ -59,9 +59,7 @@ def submit_at_once(
     held: list[Held] = []
     modules: list[str] = []
     if kwargs and "dispy_job_depends" in kwargs:
-        code, files, held = _take_depends(cluster, kwargs.pop("dispy_job_depends"))
-        if not cluster._computation.is_program:
-            modules = [entry.path for entry in files if entry.path.endswith(ENDINGS)]
+        code, modules, files, held = _take_depends(cluster, kwargs.pop("dispy_job_depends"))
     if cluster._computation.adapts:
         args = cluster._computation.arguments(args, kwargs)
     given_id = None if job_id == number and type(job_id) is int else job_id
@@ -99,12 +97,17 @@ def submit_at_once(
     return job
 
 
-def _take_depends(cluster: ClusterState, depends: Any) -> tuple[list[Any], list[FileEntry], list[Held]]:
-    """What a job brings: code and files."""
+def _take_depends(
+    cluster: ClusterState, depends: Any
+) -> tuple[list[Any], list[str], list[FileEntry], list[Held]]:
+    """What a job brings: code, the places of modules that it can import, and all files."""
     code = check_job_depends(depends, cluster._computation)
     items = list(filter(is_file_item, depends or ()))
     imports = payload.imports_of(code) if code else ()
-    return code, *cluster._shipped.take(items, imports=imports, sent=cluster._files)
+    files, held = cluster._shipped.take(items, imports=imports, sent=cluster._files)
+    is_program = cluster._computation.is_program  # to which they are files as any others
+    modules = [] if is_program else [entry.path for entry in files if entry.path.endswith(ENDINGS)]
+    return code, modules, files, held
 
 
 def submit_bounded(

@@ -135,6 +135,7 @@ def dump_call_with(
 
 
 def with_code(call: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Define what ``dump_call_with`` sent; returns arguments and id of the job."""
     _, namespace, _, names, args, kwargs, job_id = call
     for name, item in names.items():
         namespace[name] = item

@@ -204,6 +204,7 @@ def functions_of(item: Any) -> Iterable[types.FunctionType]:
 
 
 def code_names(code: types.CodeType) -> set[str]:
+    """Globals and attributes that a function names, and those within it."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):

@@ -157,6 +157,7 @@ def _name_of(item: Any) -> str:
 
 
 def describe(item: Any) -> str:
+    """A function or class, as errors name it."""
     return f"{'class' if isinstance(item, type) else 'function'} {getattr(item, '__qualname__', item)!r}"
 
 

@@ -66,6 +66,7 @@ def _parts(value: Any, where: str) -> Iterable[tuple[Any, str]]:
 
 
 def blame(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any, error: Exception) -> PicklingError:
+    """The error that says which part of a job cannot be sent."""
     parts = [(value, f"argument {place}") for place, value in enumerate(args, 1)]
     parts += [(value, f"argument {name!r}") for name, value in kwargs.items()]
     for value, where in [*parts, (job_id, "the job's id")]:
