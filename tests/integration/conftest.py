@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import cloudpickle
 import pytest
 import uvloop
 
@@ -31,6 +32,9 @@ from .pem import Files
 
 TEST_S = 30
 """A test that hangs is ended after this time (seconds)."""
+
+# The modules of tests go by value: each node that imported one would import pytest with it (0.2 s).
+cloudpickle.register_pickle_by_value(sys.modules[__package__])
 
 MakeCluster = Callable[..., dispy.JobCluster]
 StartNode = Callable[..., Node]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from dispy import payload
@@ -18,6 +19,7 @@ import importlib, marshal, sys
 from dispy import payload
 
 code, calls = marshal.load(sys.stdin.buffer)
+payload.begin_worker("modules", ".")
 loaded = payload.load_code(code)
 for name in loaded.modules:
     loaded.namespace.setdefault(name, importlib.import_module(name))
@@ -51,7 +53,8 @@ class Elsewhere:
         self, function: Callable[..., Any], *calls: tuple[Any, ...], depends: Iterable[Any] = ()
     ) -> list[Any]:
         """Results of calls that one and the same process runs, one after another."""
-        task = (payload.dump_code(function, list(depends)), [payload.dump_call(args, {}) for args in calls])
+        sent = payload.dump_code(function, list(depends))
+        task = (sent.data, [payload.dump_call(args, {}, None, sent.known) for args in calls])
         done = subprocess.run(
             [sys.executable, "-c", CHILD],
             input=marshal.dumps(task),
@@ -72,6 +75,16 @@ class Elsewhere:
     def back(self, value: Any) -> Any:
         """A value as it comes back from there."""
         return self.call(lambda given: given, value)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Have the modules of tests go by value: another process would import pytest with each (0.2 s)."""
+    if isinstance(item, pytest.Function) and item.module.__name__ not in registered:
+        registered.add(item.module.__name__)
+        cloudpickle.register_pickle_by_value(item.module)
+
+
+registered: set[str] = set()
 
 
 @pytest.fixture

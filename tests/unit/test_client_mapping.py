@@ -24,7 +24,7 @@ class Cluster:
         self.open: list[Chunk] = []
         self.sizes: list[int] = []
         self.cancelled: list[int] = []
-        self._computation = SimpleNamespace(method=None)
+        self._computation = SimpleNamespace(method=None, known=payload.NOTHING)
         self._isolate = False
         self._is_closed = False
         self._is_ending = False

@@ -145,14 +145,14 @@ def test_helpers_of_another_module_keep_their_own_globals(
     assert elsewhere.call(compute) == (100, False)
 
 
-def test_explicit_dependencies_of_another_module_share_the_namespace(
+def test_dependencies_of_another_module_are_found_and_keep_their_own_globals(
     elsewhere: Elsewhere, helpers: types.ModuleType
 ) -> None:
     def compute() -> int:
         globals()["STEP"] = 5
         return step(0)  # type: ignore[name-defined,no-any-return]
 
-    assert elsewhere.call(compute, depends=[helpers.step]) == 5
+    assert elsewhere.call(compute, depends=[helpers.step]) == 100
 
 
 def test_a_module_of_the_user_that_is_used_goes_by_value(
@@ -164,11 +164,12 @@ def test_a_module_of_the_user_that_is_used_goes_by_value(
     assert elsewhere.call(compute, 1) == (101, 100)
 
 
-def test_the_module_of_a_function_is_not_imported_elsewhere(elsewhere: Elsewhere) -> None:
-    def compute() -> bool:
-        return __name__ in sys.modules
+def test_the_module_of_a_function_is_there_with_what_is_used_of_it(elsewhere: Elsewhere) -> None:
+    def compute() -> tuple[bool, bool]:
+        there = vars(sys.modules[__name__])
+        return there is globals(), "Callable2" in there
 
-    assert elsewhere.call(compute) is (__name__ == "__main__")
+    assert elsewhere.call(compute) == (True, False)
 
 
 def names_modules() -> Any:
@@ -179,7 +180,7 @@ def names_modules() -> Any:
 
 
 def test_standard_modules_that_code_names_are_told() -> None:
-    code = payload.load_code(payload.dump_code(names_modules, []))
+    code = payload.load_code(payload.dump_code(names_modules, []).data)
     assert code.modules == ["hashlib", "os", "struct", "time"]
 
 
@@ -197,12 +198,12 @@ def test_standard_modules_that_helpers_and_dependencies_name_are_told() -> None:
     def compute() -> str:
         return helper()
 
-    code = payload.load_code(payload.dump_code(compute, [depended, Named]))
+    code = payload.load_code(payload.dump_code(compute, [depended, Named]).data)
     assert code.modules == ["glob", "platform", "socket"]
 
 
 def test_modules_that_code_does_not_name_are_not_told() -> None:
-    assert payload.load_code(payload.dump_code(lambda x: x, [])).modules == []
+    assert payload.load_code(payload.dump_code(lambda x: x, []).data).modules == []
 
 
 def test_a_module_of_the_list_can_be_used_without_import(elsewhere: Elsewhere) -> None:
@@ -217,7 +218,7 @@ def test_every_module_of_the_list_exists() -> None:
 
 
 def test_dependencies_may_be_any_iterable() -> None:
-    code = payload.load_code(payload.dump_code(use_by_name, iter([triple])))
+    code = payload.load_code(payload.dump_code(use_by_name, iter([triple])).data)
     assert "triple" in code.namespace
 
 

@@ -243,7 +243,7 @@ class JobCluster(Steering):
     def _take_files(self, depends: Any) -> tuple[list[FileEntry], list[Held]]:
         items = list(filter(is_file_item, depends or ()))
         return self._shipped.take(
-            items, program=self._computation.program, imports=self._computation.imports
+            items, program=self._computation.program, extensions=self._computation.extensions
         )
 
     def _find_engine(self) -> Engine:

@@ -12,6 +12,7 @@ from typing import Any
 
 from dispy import config, payload
 from dispy.client.files import is_file_item
+from dispy.client.imports import names_of
 from dispy.client.program import find_program
 from dispy.errors import UsageError
 from dispy.worker.program import Program, as_text
@@ -28,11 +29,14 @@ class Computation:
         method: The bound method that was given, if it was one.
         program: The path of its file here, if it is a program; empty otherwise.
         is_program: Whether it is one.
-        imports: Names of modules that the code imports when it runs.
+        extensions: Compiled modules of the user's own, which travel as files.
+        known: What nodes have of the program by the code.
         adapts: Whether the function is called with other arguments than those of the caller.
     """
 
-    __slots__ = ("_signature", "adapts", "code", "imports", "is_program", "method", "name", "program")
+    __slots__ = (
+        "_signature", "adapts", "code", "extensions", "is_program", "known", "method", "name", "program",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -65,8 +69,8 @@ class Computation:
                     f"{what} must be a function, not {type(item).__name__}",
                     hint="the function, without parentheses",
                 )
-        self.imports: set[str] = set()
-        self.code = payload.dump_code(function, items, setup, cleanup, self.imports)
+        named = names_of(depends) if isinstance(depends, (list, tuple)) else ()
+        self.code, self.known, self.extensions = payload.dump_code(function, items, setup, cleanup, named)
         self._signature = inspect.signature(function) if self.method is not None else None
 
     def code_with(self, setup_args: tuple[Any, ...]) -> bytes:

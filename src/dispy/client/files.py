@@ -87,7 +87,7 @@ class Shipped:
         items: list[Any],
         before: Iterable[FileEntry] = (),
         program: str = "",
-        imports: Iterable[str] = (),
+        extensions: Iterable[tuple[str, str]] = (),
         sent: Iterable[FileEntry] = (),
     ) -> tuple[list[FileEntry], list[Held]]:
         """What paths and modules stand for; may take as long as reading the files.
@@ -96,7 +96,7 @@ class Shipped:
             items: Paths and modules; of the latter also what they import, if that is not installed.
             before: Files that are there as well, and stay.
             program: A file that lies beside them, to be run.
-            imports: Names of modules that code imports: those that are not installed are taken, too.
+            extensions: Compiled modules that code needs: where they lie, and where they are to lie.
             sent: Files that are there as well: what is only imported is not sent in their places.
 
         Returns:
@@ -105,7 +105,7 @@ class Shipped:
         Raises:
             UsageError: One of them cannot be sent, and why.
         """
-        modules = find_modules({*imports, *names_of(items)})
+        modules = [*extensions, *find_modules(names_of(items))]
         if modules:
             paths = {entry.path for entry in (*before, *sent)}
             modules = [(path, target) for path, target in modules if target not in paths]

@@ -301,7 +301,7 @@ class Mapping:
         self._cluster._submit_chunk(chunk, data)
 
     def _dump(self, items: list[Any]) -> payload.Buffer:
-        return payload.dump_chunk(items, self._is_starred, LONG_S)
+        return payload.dump_chunk(items, self._is_starred, LONG_S, self._cluster._computation.known)
 
     # Results.
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from dispy import payload
 from dispy.client.cluster import JobCluster
 from dispy.client.computation import Computation
 from dispy.client.dead import Dead, read_part
@@ -63,6 +64,8 @@ class Resumed(JobCluster):
         made = Computation.__new__(Computation)
         made.name = self.dead.name
         made.code = self.dead.code
+        made.known = payload.NOTHING
+        made.extensions = []
         made.method = None
         made.is_program = self.dead.is_program
         made.adapts = False  # of what was submitted that has been done

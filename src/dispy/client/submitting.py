@@ -64,9 +64,9 @@ def submit_at_once(
         args = cluster._computation.arguments(args, kwargs)
     given_id = None if job_id == number and type(job_id) is int else job_id
     data = (
-        payload.dump_call_with(code, modules, args, kwargs, given_id)
+        payload.dump_call_with(code, modules, args, kwargs, given_id, cluster._computation.known)
         if code or modules
-        else payload.dump_call(args, kwargs, given_id)
+        else payload.dump_call(args, kwargs, given_id, cluster._computation.known)
     )
     # A large payload is a view of memory; it goes out as a stream and is never encoded.
     message = Job(number, 0, data)  # type: ignore[arg-type]
@@ -103,8 +103,7 @@ def _take_depends(
     """What a job brings: code, the places of modules that it can import, and all files."""
     code = check_job_depends(depends, cluster._computation)
     items = list(filter(is_file_item, depends or ()))
-    imports = payload.imports_of(code) if code else ()
-    files, held = cluster._shipped.take(items, imports=imports, sent=cluster._files)
+    files, held = cluster._shipped.take(items, sent=cluster._files)
     is_program = cluster._computation.is_program  # to which they are files as any others
     modules = [] if is_program else [entry.path for entry in files if entry.path.endswith(ENDINGS)]
     return code, modules, files, held

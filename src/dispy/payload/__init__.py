@@ -1,14 +1,18 @@
 """User objects to bytes and back: the only package that unpickles. Used by client and worker alone.
 
 Most arguments and results consist of numbers, strings and containers, or of objects of installed
-libraries. The C pickler takes those without calling back into Python (``calls``, ``values``). Everything that
-refers to code of the user's own (``__main__``, a script beside the program, closures) goes through
-``by_value``, which sends such code by value. What is large lies beside a pickle, in a block (``blocks``).
+libraries. The C pickler takes those without calling back into Python (``calls``, ``values``). What is large lies beside
+a pickle, in a block (``blocks``).
+
+Code of the user's own travels in one of two ways. Modules that can be imported are sent (``modules``, with the globals
+that the program has set, ``configured``), imported where jobs run (``imported``), and what they define goes by name.
+All else (the script, a notebook, closures) goes by value (``by_value``, ``classes``, ``things``), into one module object
+under its name (``scopes``).
 """
 
-from dispy.payload import blocks, by_value, references
+from dispy.payload import blocks, by_value, references, scopes
 from dispy.payload.blocks import OUT_OF_BAND, PROTOCOL, Buffer, Parts, Ready, read_bytes, whole
-from dispy.payload.brought import Apart, accept_code, dump_call_with, imports_of
+from dispy.payload.brought import Apart, accept_code, dump_call_with
 from dispy.payload.calls import (
     CHUNK_PARTS,
     dump_call,
@@ -19,24 +23,40 @@ from dispy.payload.calls import (
     load_failure,
     load_items,
 )
-from dispy.payload.code import STANDARD_MODULES, Code, dump_code, load_code, with_setup_args
+from dispy.payload.code import (
+    STANDARD_MODULES,
+    Code,
+    Dumped,
+    dump_code,
+    load_code,
+    with_setup_args,
+)
 from dispy.payload.culprits import find_culprit
+from dispy.payload.imported import Finder, begin_worker
 from dispy.payload.installed import lies_with_packages
+from dispy.payload.modules import gather
 from dispy.payload.references import Reference, has_used, take_used
+from dispy.payload.stamps import NOTHING, Known
 from dispy.payload.values import dump, dump_exception, dump_object, is_plain, load, load_exception
+
 
 __all__ = [
     "CHUNK_PARTS",
+    "NOTHING",
     "OUT_OF_BAND",
     "PROTOCOL",
     "STANDARD_MODULES",
     "Apart",
     "Buffer",
     "Code",
+    "Dumped",
+    "Finder",
+    "Known",
     "Parts",
     "Ready",
     "Reference",
     "accept_code",
+    "begin_worker",
     "blocks",
     "by_value",
     "dump",
@@ -49,8 +69,8 @@ __all__ = [
     "dump_object",
     "find_culprit",
     "find_unsendable",
+    "gather",
     "has_used",
-    "imports_of",
     "is_plain",
     "lies_with_packages",
     "load",
@@ -61,6 +81,7 @@ __all__ = [
     "load_items",
     "read_bytes",
     "references",
+    "scopes",
     "take_used",
     "whole",
     "with_setup_args",

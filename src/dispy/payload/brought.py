@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import io
 import os
+import pickle
 import sys
 from typing import Any
 
 from dispy.errors import PicklingError
-from dispy.payload.blocks import Buffer, Collector, Parts, out_of_band, whole
+from dispy.payload.blocks import PROTOCOL, Buffer, Collector, Parts, out_of_band, whole
+from dispy.payload import imported
 from dispy.payload.by_value import Namespace, Pickler, functions_of
-from dispy.payload.code import definitions, describe, import_named
+from dispy.payload.code import (
+    add_modules,
+    definitions,
+    describe,
+    import_named,
+    pack_modules,
+    sent_modules,
+)
 from dispy.payload.culprits import blame, find_culprit
 from dispy.payload.references import take_used
+from dispy.payload.stamps import Known
 
 
 class Apart(Exception):
@@ -42,19 +51,19 @@ def accept_code(namespace: Namespace) -> None:
 class _Gate:
     """Stands before code in a pickle. What follows is not loaded where it does not belong."""
 
-    def __init__(self, job_id: Any, paths: list[str]) -> None:
-        self._job_id = job_id
-        self._paths = paths
+    def __init__(self, job_id: Any, paths: list[str], modules: bytes) -> None:
+        self._parts = job_id, paths, modules
 
-    def __reduce__(self) -> tuple[Any, tuple[Any, list[str]]]:
-        return _pass_gate, (self._job_id, self._paths)
+    def __reduce__(self) -> tuple[Any, tuple[Any, list[str], bytes]]:
+        return _pass_gate, self._parts
 
 
-def _pass_gate(job_id: Any, paths: list[str]) -> None:
+def _pass_gate(job_id: Any, paths: list[str], modules: bytes) -> None:
     if _job_namespace is None:
         raise Apart(job_id)
     if paths:
         _forget_modules(paths)
+    add_modules(modules)
 
 
 def _forget_modules(paths: list[str]) -> None:
@@ -63,12 +72,13 @@ def _forget_modules(paths: list[str]) -> None:
     Nor is anything compiled that would be taken for that of others later.
     """
     tops = {path.partition("/")[0].partition(".")[0] for path in paths}
+    imported.forget(tops)
     directory = os.getcwd() + "/"
     for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
         module = sys.modules[name]
         # Packages without an __init__.py have no file, but places; what is built into Python has neither.
         place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
-        if os.path.realpath(place).startswith(directory):
+        if os.path.realpath(place).startswith(directory) or imported.is_sent(module):
             del sys.modules[name]
     importlib.invalidate_caches()
     sys.dont_write_bytecode = True
@@ -86,21 +96,13 @@ def _find_namespace() -> Namespace:
     return _job_namespace
 
 
-def imports_of(depends: list[Any]) -> set[str]:
-    """Names of the modules that functions and classes import when they run; none of what cannot be sent."""
-    pickler = Pickler(io.BytesIO(), shared={}, explicit=depends)
-    with contextlib.suppress(Exception):  # ``dump_call_with`` says why
-        pickler.dump(depends)
-    take_used()
-    return pickler.imports
-
-
 def dump_call_with(
     depends: list[Any],
     paths: list[str],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    job_id: Any = None,
+    job_id: Any,
+    known: Known,
 ) -> Buffer:
     """``dump_call`` for a job that brings functions and classes, which it finds by name, or modules.
 
@@ -110,6 +112,7 @@ def dump_call_with(
         args: Of the job.
         kwargs: Of the job.
         job_id: Of the job, if that is not its number.
+        known: What nodes have of the program.
 
     Raises:
         PicklingError: Names the argument, or the dependency, and what in it cannot be sent.
@@ -118,11 +121,12 @@ def dump_call_with(
     there = _There()
     buffers = Collector()
     stream = io.BytesIO()
+    brought = {path.partition("/")[0].partition(".")[0] for path in paths}
     try:
-        pickler = Pickler(stream, shared=there, explicit=depends, buffers=buffers)
-        firsts, names = definitions(depends)
+        pickler = Pickler(stream, buffers=buffers, is_inline=True, known=known)
+        firsts, names = definitions(depends, there)
         args = tuple([out_of_band(value) for value in args])
-        pickler.dump((_Gate(job_id, paths), there, firsts, names, args, kwargs, job_id))
+        pickler.dump((there, firsts, names, args, kwargs, job_id))
     except Exception as error:
         for item in depends:
             culprit = find_culprit(item, describe(item))
@@ -130,15 +134,42 @@ def dump_call_with(
                 hint = "import or create it inside the function, or pass it as an argument"
                 raise PicklingError(f"dispy_job_depends cannot be sent: {culprit}", hint=hint) from error
         raise blame(args, kwargs, job_id, error) from error
-    data = stream.getvalue()
-    return whole(Parts(data, buffers) if buffers else data)
+    sent = [
+        module
+        for module in sent_modules(pickler)[0]
+        if module.name not in known.modules and module.name.partition(".")[0] not in brought
+    ]
+    gate = _Gate(job_id, paths, pack_modules(sent, pickler.sources))
+    call = _Call(gate, stream.getvalue(), [pickle.PickleBuffer(buffer) for buffer in buffers])
+    outer = Collector()
+    data = pickle.dumps((call, *[None] * CALL_PARTS), PROTOCOL, buffer_callback=outer.take)
+    return whole(Parts(data, outer) if outer else data)
+
+
+CALL_PARTS = 6
+"""Parts besides the first of the tuple of such a call, by which it is told from others."""
+
+
+class _Call:
+    """A pickle behind a gate."""
+
+    def __init__(self, gate: _Gate, data: bytes, buffers: list[pickle.PickleBuffer]) -> None:
+        self._parts = gate, data, buffers
+
+    def __reduce__(self) -> tuple[Any, tuple[_Gate, bytes, list[pickle.PickleBuffer]]]:
+        return _open, self._parts
+
+
+def _open(_: None, data: bytes, buffers: list[Any]) -> tuple[Any, ...]:
+    opened: tuple[Any, ...] = pickle.loads(data, buffers=buffers)
+    return opened
 
 
 def with_code(call: tuple[Any, ...]) -> tuple[Any, ...]:
     """Define what ``dump_call_with`` sent; returns arguments and id of the job."""
-    _, namespace, _, names, args, kwargs, job_id = call
+    namespace, _, names, args, kwargs, job_id = call[0]
     for name, item in names.items():
-        namespace[name] = item
+        namespace.setdefault(name, item)
         for function in functions_of(item):
             import_named(function)
     return args, kwargs, job_id

@@ -1,195 +1,413 @@
-"""Code of the user's own, by value.
+"""The pickler of code: what can be imported goes by name, all else of the user's own by value.
 
-A class is sent with an identity, so that an instance that comes back is one of the very class that it left as.
+Theory of operation. Every function has a *scope*, the dictionary of its globals. Three kinds:
+
+- of a module that can be imported (installed, or the user's own, whose source is sent): the other side uses the
+  dictionary of that module, and nothing of it is in the pickle;
+- of a module that cannot be imported, such as the script: in a worker there is one module object under its name, in
+  ``sys.modules``, however many pickles bring parts of it. Each global travels with a *stamp*, which changes when the
+  program changes the global: what has not changed since it was sent leaves alone what setup or jobs have made of it;
+- of code that belongs to no module (``exec`` with a dictionary of its own): a dictionary for each pickle.
+
+A program that loads results never has its own modules changed by them: there each pickle has a scope of its own.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dis
-import enum
 import functools
 import importlib
 import io
-import os
 import pickle
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import cloudpickle
 from cloudpickle import cloudpickle as _cloud
 
+from dispy.payload import bytecode, classes, modules, stamps, things
 from dispy.payload.blocks import PROTOCOL, Collector
-from dispy.payload.installed import is_installed
+from dispy.payload.bytecode import Imported, Namespace, global_names
+from dispy.payload.installed import MAINS, Origin, origin_of
+from dispy.payload.scopes import (
+    attribute_of,
+    fill_scope,
+    fresh_scope,
+    global_value,
+    import_module,
+    module_of_value,
+    scope_of_module,
+    scope_of_value,
+)
 
-Namespace = dict[str, Any]
+Stamped = tuple[str, Any, Any]
+"""A global: name, stamp (None: unknown) and value."""
 
-sent_directory = ""
-"""Where files lie that came with the code; empty in a program, which has its modules itself."""
+
+class Scope:
+    """Stands for the globals of functions in a pickle; one object for each dictionary, so that it stays one."""
+
+    __slots__ = ("_reduced",)
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self._reduced = function, args
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self._reduced
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
-    """cloudpickle that takes code of the user's own modules by value, and classes with an identity.
+    """Pickles any value; modules that have to be there are told.
 
     Args:
         file: Where the pickle goes.
-        shared: Namespace for the functions of ``explicit`` and all that is defined beside them.
-        explicit: The computation and its dependencies.
         buffers: Takes large buffers; without it they go into the pickle.
+        is_inline: Definitions of classes go into this pickle, so that they share what they have in common with the
+            rest. Otherwise each is a pickle within the pickle, which is not opened where the class is known.
+        known: What the other side has already; None for nothing.
+        only: The user's own module whose objects go by value here, though it can be imported.
     """
 
     def __init__(
         self,
-        file: io.BytesIO,
+        file: io.BytesIO | stamps.Sink,
         *,
-        shared: Namespace | None = None,
-        explicit: Iterable[Any] = (),
         buffers: Collector | None = None,
+        is_inline: bool = False,
+        known: stamps.Known | None = None,
+        only: str = "",
     ) -> None:
         super().__init__(
             file, protocol=PROTOCOL, buffer_callback=buffers.take if buffers is not None else None
         )
-        self.global_names: set[str] = set()
-        self.imports: set[str] = set()
-        """Names of modules that functions import when they run."""
+        self.names: set[str] = set()
+        """Globals and attributes that functions name."""
+        self.imports: set[Imported] = set()
+        """Import statements of functions that go by value."""
+        self.modules: set[str] = set()
+        """The user's own modules that are to be imported there."""
+        self.used: dict[str, set[str]] = {}
+        """What is used of them by name, as far as that is known."""
+        self.sources: dict[str, str] = {}
+        """Texts of the files of code that goes by value, by file name."""
+        self.sent: dict[int, Any] = {}
+        """Functions and classes that go by value, by identity."""
         self.has_code = False
         """There is something in it that was compiled."""
-        self._explicit = {id(item) for item in explicit}
-        self._is_definition = False
-        if shared is not None:
-            for item in explicit:
-                for function in functions_of(item):
-                    if not is_installed(function.__module__):
-                        self.globals_ref[id(function.__globals__)] = shared
-                        shared.setdefault("__name__", function.__globals__.get("__name__", "__main__"))
-            shared.setdefault("__name__", "__main__")
-
-    def _dynamic_function_reduce(self, func: Any) -> Any:
-        self.has_code = True
-        self.imports |= _imports(func.__code__, func.__globals__)
-        return super()._dynamic_function_reduce(func)
+        self._is_inline = is_inline
+        self._known = known
+        self._only = only
+        self._scopes: dict[int, Scope] = {}
+        self._globals: dict[tuple[int, str], Scope] = {}
+        self._kept: list[Any] = []
+        """What the pickle memo knows by address only."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, types.FunctionType):
-            if not is_installed(obj.__module__):
-                self.global_names |= code_names(obj.__code__)
-                return self._dynamic_function_reduce(obj)
-        elif isinstance(obj, type):
-            if not is_installed(obj.__module__) or obj in _cloud._DYNAMIC_CLASS_TRACKER_BY_CLASS:
-                self.has_code = True
-                if self._is_definition or id(obj) in self._explicit:
-                    return _reduce_definition(obj)
-                reduced, imports = _reduce_class(obj)
-                self.imports |= imports
-                return reduced
-        elif isinstance(obj, functools._lru_cache_wrapper) and not is_installed(obj.__module__):
-            attributes = {name: value for name, value in vars(obj).items() if name != "__wrapped__"}
-            return _cached, (obj.__wrapped__, obj.cache_parameters()), attributes
-        elif isinstance(obj, types.ModuleType) and not is_installed(obj.__name__):
-            state = {name: value for name, value in vars(obj).items() if name not in _MODULE_PRIVATE}
-            return types.ModuleType, (obj.__name__,), state
-        return super().reducer_override(obj)
+            return self._reduce_function(obj)
+        if isinstance(obj, type):
+            return self._reduce_class(obj)
+        kind = type(obj)
+        if kind is types.CodeType:
+            return self._reduce_code(obj)
+        if isinstance(obj, types.ModuleType):
+            return self._reduce_module(obj)
+        reduce = things.REDUCERS.get(kind)
+        if reduce is not None:
+            return reduce(self, obj)
+        if isinstance(kind, classes.EnumType) and self.is_by_value(kind):
+            return classes.reduce_member(obj)
+        if kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__:
+            found = things.find_singleton(obj)
+            if found is not None:
+                if self.origin(found[0]) is not Origin.VALUE:
+                    return self.by_name(*found)
+                return things.singleton, (*found, kind)
+        return NotImplemented
+
+    # Modules.
+
+    def origin(self, name: str | None) -> Origin:
+        """Where a module comes from, as far as this pickle is concerned."""
+        origin = origin_of(name)
+        if origin is Origin.OWN and (name == self._only or not modules.can_be_sent(name)):
+            return Origin.VALUE
+        return origin
+
+    def is_by_value(self, obj: Any) -> bool:
+        """Whether a function, class or the like goes by value: there is no name under which it is found."""
+        module = getattr(obj, "__module__", None)
+        name = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", "")
+        if module is None:
+            module = _whichmodule(obj, name)
+        origin = self.origin(module)
+        if origin is Origin.VALUE or attribute_of(sys.modules.get(module), name) is not obj:
+            return True
+        if origin is Origin.OWN:
+            self._use(module, name)
+        return False
+
+    def _use(self, module: str, name: str) -> None:
+        self.modules.add(module)
+        self.used.setdefault(module, set()).add(name.partition(".")[0])
+
+    def by_name(self, module: str, name: str) -> Any:
+        """How something is pickled that is an attribute of a module."""
+        if self.origin(module) is Origin.OWN:
+            self._use(module, name)
+        return things.named, (module, name)
+
+    def _reduce_module(self, module: types.ModuleType) -> Any:
+        name = module.__name__
+        origin = self.origin(name) if sys.modules.get(name) is module else Origin.VALUE
+        if origin is Origin.VALUE:
+            values = {key: value for key, value in vars(module).items() if key not in _MODULE_PRIVATE}
+            sendable, reasons = things.sendable_part(self, values, f"module {name}")
+            state = [(key, stamps.of(value), value) for key, value in sendable.items()], reasons
+            return module_of_value, (name, about(vars(module))), state, None, None, fill_module
+        if origin is Origin.OWN:
+            self.modules.add(name)
+        return import_module, (name,)
+
+    # Functions.
+
+    def _reduce_function(self, function: types.FunctionType) -> Any:
+        if not self.is_by_value(function):
+            return NotImplemented
+        if self._known is not None and self._known.has(function):
+            return things.named, (function.__module__, function.__qualname__)
+        generic = things.reduce_generic_function(function)
+        if generic is not None:
+            return generic
+        self.has_code = True
+        self.sent[id(function)] = function
+        code = function.__code__
+        if self.origin(function.__module__) is not Origin.INSTALLED:
+            self.names |= bytecode.all_names(code)
+        package = package_of(function.__globals__)
+        self.imports.update(bytecode.imports(code, package))
+        scope = self.scope_of(function.__globals__)
+        home = module_of(function.__globals__)
+        if home is not None and self.origin(home) is Origin.OWN:
+            for name in global_names(code):
+                self._use(home, name)
+        cells = None if function.__closure__ is None else len(function.__closure__)
+        make = (code, scope, function.__name__, cells)
+        return _make_function, make, self._state_of(function), None, None, fill_function
+
+    def _state_of(self, function: types.FunctionType) -> tuple[Any, ...]:
+        about = {
+            name: getattr(function, name)
+            for name in _FUNCTION_PARTS
+            if getattr(function, name, None) not in (None, (), {})
+        }
+        if about.get("__annotations__") == {}:
+            del about["__annotations__"]
+        namespace = function.__globals__
+        values: list[Stamped] = []
+        submodules: list[str] = []
+        if self.goes_along(namespace):
+            names = [name for name in sorted(global_names(function.__code__)) if name in namespace]
+            if namespace.get(function.__name__) is function and function.__name__ not in names:
+                names.append(function.__name__)  # ordinary pickles find it by its name
+            values = self.stamped(namespace, [*names, *named_in(function.__annotations__, namespace, names)])
+            closed = [_content(cell) for cell in function.__closure__ or ()]
+            submodules = self._submodules(function.__code__, [*(value for *_, value in values), *closed])
+        for name in ("__defaults__", "__kwdefaults__"):
+            if name in about:
+                about[name] = self.shared_in(namespace, about[name])
+        cells = [self.shared(namespace, _content(cell)) for cell in function.__closure__ or ()]
+        return about, dict(vars(function)), cells, values, submodules
+
+    def stamped(self, namespace: Namespace, names: Iterable[str]) -> list[Stamped]:
+        """Globals of a scope that goes by value, with their stamps."""
+        found = []
+        for name in names:
+            value = namespace[name]
+            reference = self._in_other_module(value)
+            found.append((name, stamps.of(value), value if reference is None else reference))
+        return found
+
+    def shared(self, namespace: Namespace, value: Any) -> Any:
+        """A value, or what stands for it if it is one that a module holds as well: it is to stay one object."""
+        reference = self._in_other_module(value)
+        if reference is None and not isinstance(value, modules.PLAIN) and self.goes_along(namespace):
+            reference = self._in_scope(namespace, value)
+        return value if reference is None else reference
+
+    def shared_in(self, namespace: Namespace, values: Any) -> Any:
+        """``shared`` for the values of a tuple or dictionary."""
+        if isinstance(values, dict):
+            return {name: self.shared(namespace, value) for name, value in values.items()}
+        return tuple([self.shared(namespace, value) for value in values])
+
+    def _in_scope(self, namespace: Namespace, value: Any) -> Scope | None:
+        for name, other in namespace.items():
+            if other is value and not name.startswith("__"):
+                break
+        else:
+            return None
+        if module_of(namespace) is None:
+            return None
+        reference = self._globals.get((id(namespace), name))
+        if reference is None:
+            reference = Scope(global_value, self.scope_of(namespace), name, stamps.of(value), value)
+            self._globals[id(namespace), name] = reference
+        return reference
+
+    def _in_other_module(self, value: Any) -> Scope | None:
+        """What stands for an object that an own module has made and others have imported from it by name."""
+        found = modules.find_home(value)
+        if found is None or self.origin(found[0]) is not Origin.OWN:
+            return None
+        reference = Scope(*self.by_name(*found)[:1], *found)
+        self._kept.append(reference)
+        return reference
+
+    def _submodules(self, code: types.CodeType, values: Iterable[Any]) -> list[str]:
+        """Modules that were imported below those that a function names, as ``import xml.dom`` does."""
+        found = []
+        for value in values:
+            if not isinstance(value, types.ModuleType) or not hasattr(value, "__path__"):
+                continue
+            prefix = f"{value.__name__}."
+            names = bytecode.all_names(code)
+            for name in list(sys.modules):
+                if name.startswith(prefix) and names.issuperset(name[len(prefix) :].split(".")):
+                    origin = self.origin(name)
+                    if origin is Origin.OWN:
+                        self.modules.add(name)
+                    if origin is not Origin.VALUE:
+                        found.append(name)
+        return found
+
+    def goes_along(self, namespace: Namespace) -> bool:
+        """Whether globals of a scope are in the pickle, and not in a module there."""
+        module = module_of(namespace)
+        return module is None or self.origin(module) is Origin.VALUE
+
+    def scope_of(self, namespace: Namespace) -> Scope:
+        """What stands for the globals of functions."""
+        scope = self._scopes.get(id(namespace))
+        if scope is None:
+            name = module_of(namespace)
+            origin = Origin.VALUE if name is None else self.origin(name)
+            if name is None:
+                scope = Scope(fresh_scope, about(namespace))
+            elif origin is Origin.VALUE:
+                scope = Scope(scope_of_value, name, about(namespace))
+            else:
+                if origin is Origin.OWN:
+                    self.modules.add(name)
+                scope = Scope(scope_of_module, name)
+            self._scopes[id(namespace)] = scope
+            self._kept.append(namespace)
+        return scope
+
+    def _reduce_code(self, code: types.CodeType) -> Any:
+        filename = code.co_filename
+        if filename not in self.sources:
+            self.sources[filename] = "" if _is_no_file(filename) else bytecode.source_of(filename, {})
+        try:
+            return bytecode.reduce_code(code)
+        except ValueError:
+            return NotImplemented
+
+    # Classes.
+
+    def _reduce_class(self, cls: type) -> Any:
+        if cls in _BUILT_IN:
+            return super().reducer_override(cls)
+        if not self.is_by_value(cls):
+            return NotImplemented
+        if self._known is not None and self._known.has(cls):
+            return things.named, (cls.__module__, cls.__qualname__)
+        self.has_code = True
+        if self._is_inline:
+            self.sent[id(cls)] = cls
+            return classes.reduce_definition(self, cls)
+        definition = classes.definition_of(cls)
+        self.modules |= definition.modules
+        self.imports |= definition.imports
+        self.sources.update(definition.sources)
+        return classes.resolve, (
+            classes.identity_of(cls), definition.digest, cls.__module__, cls.__qualname__, definition.data
+        )  # fmt: skip
 
 
 _MODULE_PRIVATE = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
 
+_FUNCTION_PARTS = (
+    "__qualname__", "__annotations__", "__kwdefaults__", "__defaults__", "__module__", "__doc__", "__type_params__",
+)  # fmt: skip
+
+_BUILT_IN = frozenset({type(None), type(Ellipsis), type(NotImplemented), *_cloud._BUILTIN_TYPE_NAMES})
+
 
 def dump_by_value(value: Any, buffers: Collector | None = None) -> bytes:
+    """Pickle a value with the code that it needs."""
     stream = io.BytesIO()
     Pickler(stream, buffers=buffers).dump(value)
     return stream.getvalue()
 
 
-_class_blobs: dict[str, tuple[type, bytes, set[str]]] = {}
+def package_of(namespace: Namespace) -> str:
+    """What relative imports in a scope are relative to."""
+    package = namespace.get("__package__")
+    if package is None:
+        name = namespace.get("__name__") or ""
+        package = name if "__path__" in namespace else name.rpartition(".")[0]
+    return str(package)
 
 
-def _reduce_class(cls: type) -> tuple[Any, set[str]]:
-    """A class of the user's own: its identity, its definition for those who do not know it, and what it imports."""
-    identity = _cloud._get_or_create_tracker_id(cls)
-    known = _class_blobs.get(identity)
-    if known is None:
-        stream = io.BytesIO()
-        pickler = Pickler(stream, explicit=(cls,))
-        pickler._is_definition = True
-        pickler.dump(cls)
-        known = _class_blobs[identity] = (cls, stream.getvalue(), pickler.imports)
-    return (_resolve_class, (identity, cls.__module__, cls.__qualname__, known[1])), known[2]
+def module_of(namespace: Namespace) -> str | None:
+    """Name of the module whose globals these are; None for those of no module."""
+    name = namespace.get("__name__")
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    return name if module is not None and vars(module) is namespace else None
 
 
-_unfilled: set[type] = set()
-"""Classes that a definition being loaded has made and not filled yet."""
-
-
-def _reduce_definition(cls: type) -> Any:
-    """A class by value; where it is known already its definition changes nothing."""
-    make, args, state, *_ = _cloud._dynamic_class_reduce(cls)
-    attributes = state[0]
-    if attributes.get("__slots__") and not issubclass(cls, enum.Enum):
-        # Slots have to be there when the class is made; their descriptors come with them.
-        args[3]["__slots__"] = attributes.pop("__slots__")
-        for name in [n for n, value in attributes.items() if isinstance(value, types.MemberDescriptorType)]:
-            del attributes[name]
-    return _make_class, (make, args), state, None, None, _fill_class
-
-
-def _make_class(make: Callable[..., type], args: tuple[Any, ...]) -> type:
-    known: type | None = _cloud._DYNAMIC_CLASS_TRACKER_BY_ID.get(args[-2])
-    if known is not None:
-        return known
-    cls = make(*args)
-    _unfilled.add(cls)
-    return cls
-
-
-def _fill_class(cls: type, state: Any) -> type:
-    if cls in _unfilled:
-        _unfilled.discard(cls)
-        _cloud._class_setstate(cls, state)
-    return cls
-
-
-def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
-    """A function with a cache of its own, as empty as a fresh one."""
-    return functools.lru_cache(**parameters)(function)
-
-
-def _resolve_class(identity: str, module: str, qualname: str, definition: bytes) -> Any:
-    known = _cloud._DYNAMIC_CLASS_TRACKER_BY_ID.get(identity)
-    if known is not None:
-        return known
-    found = _find_class(module, qualname)
-    if found is None:
-        return pickle.loads(definition)
-    if sent_directory:
-        # Not in a program, where every isolated job would leave an identity of its own.
-        _cloud._DYNAMIC_CLASS_TRACKER_BY_ID[identity] = found
+def about(namespace: Namespace) -> dict[str, Any]:
+    """What is known of a module that goes by value, besides its globals."""
+    found = {
+        name: namespace[name]
+        for name in ("__name__", "__package__", "__file__", "__path__", "__doc__")
+        if isinstance(namespace.get(name), (str, list))
+    }
+    spec = namespace.get("__spec__")
+    if spec is not None and namespace.get("__name__") in MAINS:
+        found["spec"] = spec.name
     return found
 
 
-def _find_class(module: str, qualname: str) -> type | None:
-    """A class of the user's own that is here already: in the program, or on a node in a file that came with the code.
+def named_in(annotations: Any, namespace: Namespace, besides: Iterable[str] = ()) -> list[str]:
+    """Globals that annotations name which are text: ``typing.get_type_hints`` looks them up."""
+    if not isinstance(annotations, dict):
+        return []
+    texts = [name for value in annotations.values() for name in _texts(value)]
+    known = set(besides)
+    return [name for name in dict.fromkeys(texts) if name in namespace and name not in known]
 
-    A program that was started anew finds its own class again in what an earlier run left.
-    """
-    found: Any = sys.modules.get(module)
-    if found is None and sent_directory:
-        top = f"{sent_directory}/{module.partition('.')[0]}"
-        if os.path.isfile(f"{top}.py") or os.path.isdir(top):
-            with contextlib.suppress(Exception):  # who needs it imports it, and is told
-                found = importlib.import_module(module)
-    if found is None or is_installed(module):
-        return None
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return found if isinstance(found, type) else None
+
+def _texts(annotation: Any) -> Iterator[str]:
+    if isinstance(annotation, str):
+        yield from bytecode.names_in(annotation)
+    else:
+        forward = getattr(annotation, "__forward_arg__", None)
+        if isinstance(forward, str):
+            yield from bytecode.names_in(forward)
+        for part in getattr(annotation, "__args__", ()) or ():
+            if part is not annotation:
+                yield from _texts(part)
 
 
 def functions_of(item: Any) -> Iterable[types.FunctionType]:
-    """The functions whose globals a computation or dependency brings along."""
+    """The functions whose globals a computation or dependency uses."""
     if isinstance(item, types.MethodType):
         item = item.__func__
+    if isinstance(item, (functools._lru_cache_wrapper, functools.partial)):
+        item = getattr(item, "__wrapped__", None) or item.func  # type: ignore[union-attr]
     if isinstance(item, types.FunctionType):
         yield item
         wrapped = getattr(item, "__wrapped__", None)
@@ -197,35 +415,66 @@ def functions_of(item: Any) -> Iterable[types.FunctionType]:
             yield wrapped
     elif isinstance(item, type):
         for value in vars(item).values():
-            if isinstance(value, types.FunctionType):
-                yield value
-    elif hasattr(item, "func") and isinstance(item.func, types.FunctionType):
-        yield item.func
+            function = getattr(value, "__func__", value)
+            if isinstance(function, types.FunctionType):
+                yield function
+    elif not isinstance(item, types.BuiltinFunctionType) and not isinstance(item, types.ModuleType):
+        yield from functions_of(type(item)) if type(item).__module__ != "builtins" else ()
 
 
-def code_names(code: types.CodeType) -> set[str]:
-    """Globals and attributes that a function names, and those within it."""
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names |= code_names(constant)
-    return names
+def _whichmodule(obj: Any, name: str) -> str:
+    module: str = pickle.whichmodule(obj, name)
+    return module
 
 
-def _imports(code: types.CodeType, namespace: Namespace) -> set[str]:
-    """Names of the modules that a function imports when it runs, and those within it."""
-    found = set()
-    if _IMPORT_NAME in code.co_code[::2]:
-        before: list[Any] = [None, None]  # level and names, pushed before each import
-        for instruction in dis.get_instructions(code):
-            if instruction.opname == "IMPORT_NAME":
-                package = namespace.get("__package__") or namespace.get("__name__") or ""
-                found.add(package if before[0] else instruction.argval)
-            before = [before[1], instruction.argval]
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            found |= _imports(constant, namespace)
-    return found
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return EMPTY
 
 
-_IMPORT_NAME = dis.opmap["IMPORT_NAME"]
+def _is_no_file(filename: str) -> bool:
+    """Whether code has no text: what ``exec`` and libraries make, but not a notebook's cell, which has one."""
+    return filename in ("<string>", "<stdin>") and sys.version_info < (3, 13)
+
+
+class _Empty:
+    """Stands for a variable that has no value yet."""
+
+    def __reduce__(self) -> str:
+        return "EMPTY"
+
+
+EMPTY = _Empty()
+
+# What pickles call where they are loaded.
+
+
+def _make_function(code: types.CodeType, scope: Namespace, name: str, cells: int | None) -> types.FunctionType:
+    closure = None if cells is None else tuple([types.CellType() for _ in range(cells)])
+    return types.FunctionType(code, scope, name, None, closure)
+
+
+def fill_function(function: types.FunctionType, state: tuple[Any, ...]) -> types.FunctionType:
+    """Give a function what may refer to it again."""
+    about, attributes, cells, values, submodules = state
+    for name in submodules:
+        importlib.import_module(name)
+    fill_scope(function.__globals__, values)
+    for cell, value in zip(function.__closure__ or (), cells, strict=True):
+        if value is not EMPTY:
+            cell.cell_contents = value
+    vars(function).update(attributes)
+    for name, value in about.items():
+        setattr(function, name, value)
+    return function
+
+
+def fill_module(module: types.ModuleType, state: tuple[Any, ...]) -> types.ModuleType:
+    """Give a module that came by value its attributes; those that could not be sent say so when they are used."""
+    values, reasons = state
+    fill_scope(vars(module), values)
+    things.explain_missing(module, reasons)
+    return module
+

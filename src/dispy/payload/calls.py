@@ -12,13 +12,22 @@ from dispy.payload.blocks import OUT_OF_BAND, PROTOCOL, Buffer, Collector, Parts
 from dispy.payload.brought import with_code
 from dispy.payload.culprits import blame, find_culprit
 from dispy.payload.references import take_used, used
+from dispy.payload.stamps import Known
 from dispy.payload.values import STACK_GLOBAL, dump, load, names_local
 
 _dumps = pickle.dumps
 
 
-def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any = None) -> Buffer:
+def dump_call(
+    args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any = None, known: Known | None = None
+) -> Buffer:
     """Pickle a job's arguments as they are now, and its id if that is not its number.
+
+    Args:
+        args: Of the job.
+        kwargs: Of the job.
+        job_id: Of the job, if that is not its number.
+        known: What nodes have of the program.
 
     Raises:
         PicklingError: Names the argument, and what in it cannot be sent.
@@ -43,12 +52,12 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any = None)
         # The common case without another call: it is on the path of every job.
         buffers = Collector()
         data = _dumps(call, PROTOCOL, buffer_callback=buffers.take)
-        if STACK_GLOBAL not in data or not names_local(data):
+        if STACK_GLOBAL not in data or not names_local(data, known):
             return whole(Parts(data, buffers) if buffers else data)
     except Exception:
         pass
     try:
-        return whole(dump(call))
+        return whole(dump(call, known))
     except Exception as error:
         raise blame(args, kwargs, job_id, error) from error
 
@@ -78,19 +87,22 @@ CHUNK_PARTS = 4
 """Length of the tuple of a chunk, by which it is told from a call; that of a call with references is longer."""
 
 
-def dump_chunk(items: list[Any], is_starred: bool, long_s: float) -> Buffer:
+def dump_chunk(
+    items: list[Any], is_starred: bool, long_s: float, known: Known | None = None
+) -> Buffer:
     """Pickle the items of a chunk of a ``map`` in one go: what they share is sent once, and stays shared.
 
     Args:
         items: Arguments of the calls.
         is_starred: Whether each is a tuple of arguments.
         long_s: How long the chunk may run before what is left of it is given back.
+        known: What nodes have of the program.
 
     Raises:
         Exception: One of the items cannot be pickled; see ``find_unsendable``.
     """
     take_used()
-    return whole(dump((items, is_starred, None, long_s)))
+    return whole(dump((items, is_starred, None, long_s), known))
 
 
 def find_unsendable(items: list[Any], first: int) -> tuple[int, PicklingError] | None:

@@ -1,20 +1,28 @@
-"""What a computation consists of: functions and classes, in one namespace."""
+"""What a computation consists of: functions and classes, and the modules of the user's own that they need."""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import io
+import marshal
 import pickle
 import sys
 import types
-from collections.abc import Callable, Iterable
-from typing import Any
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.machinery import EXTENSION_SUFFIXES
+from typing import Any, NamedTuple
 
 from dispy.errors import PicklingError
+from dispy.payload import bytecode, configured, imported, modules, scopes, stamps
 from dispy.payload.blocks import PROTOCOL
-from dispy.payload.by_value import Namespace, Pickler, code_names
+from dispy.payload.by_value import Namespace, Pickler, functions_of
 from dispy.payload.culprits import find_culprit
+from dispy.payload.installed import Origin, origin_of
+from dispy.payload.modules import Module
 from dispy.payload.references import take_used
 
 STANDARD_MODULES = frozenset({
@@ -27,6 +35,9 @@ STANDARD_MODULES = frozenset({
 CALLED_FIRST = "init_depends"
 """A dependency of this name is called where it arrives, before anything that comes after it is defined."""
 
+FALLBACK_MAX = 1024 * 1024
+"""Bytes of what is used of a module up to which it is sent by value, too, for nodes where it cannot be imported."""
+
 _VERSION = sys.version_info[:2]
 """Bytecode is another in each minor version of Python, and running that of another ends in a crash at best."""
 
@@ -36,11 +47,11 @@ class Code:
 
     Attributes:
         function: The computation.
-        namespace: The globals that it shares with setup, cleanup and the explicit dependencies.
+        namespace: Its globals.
         modules: Names of standard modules that the code uses without importing them.
         setup: Called before any job; None for nothing.
         cleanup: Called after all jobs; None for nothing.
-        setup_args: What both are called with, pickled; they are loaded in the namespace of the user's code.
+        setup_args: What both are called with.
     """
 
     __slots__ = ("cleanup", "function", "modules", "namespace", "setup", "setup_args")
@@ -61,26 +72,44 @@ class Code:
         self.cleanup = cleanup
         self.setup_args = setup_args
 
+    @contextmanager
+    def sharing(self, function: Callable[..., Any]) -> Iterator[None]:
+        """Have the computation find what a function of another module newly defines by ``global`` meanwhile."""
+        with sharing(function, self.namespace):
+            yield
+
+
+class Dumped(NamedTuple):
+    """A computation on its way.
+
+    Attributes:
+        data: What ``load_code`` takes.
+        known: What of the program a node has by it.
+        extensions: Compiled modules of the user's own, which travel as files: where they lie, and where they are to
+            lie relative to the working directory.
+    """
+
+    data: bytes
+    known: stamps.Known
+    extensions: list[tuple[str, str]]
+
 
 def dump_code(
     function: Callable[..., Any],
     depends: Iterable[Any],
     setup: Callable[..., Any] | None = None,
     cleanup: Callable[..., Any] | None = None,
-    imports: set[str] | None = None,
-) -> bytes:
-    """Pickle a function and the functions and classes it depends on, by value.
-
-    All of them share one namespace on the other side; helpers that they refer to in other modules
-    of the user's own keep one per module.
+    names: Iterable[str] = (),
+) -> Dumped:
+    """Pickle a function and the functions and classes it depends on, with the modules that they need.
 
     Args:
         function: Any callable.
         depends: Functions and classes that the function finds by name. One called ``init_depends`` is called before
             all else is defined.
-        setup: Called before any job, in the namespace of the computation: jobs see the globals that it sets.
+        setup: Called before any job.
         cleanup: Called after all jobs.
-        imports: Takes the names of modules that the code imports when it runs.
+        names: Of modules that are sent in any case.
 
     Raises:
         PicklingError: Names the global, closure variable or default that cannot be sent.
@@ -88,13 +117,13 @@ def dump_code(
     depends = list(depends)
     around = [item.func if isinstance(item, functools.partial) else item for item in (setup, cleanup)]
     explicit = [function, *depends, *[item for item in around if item is not None]]
-    shared: Namespace = {}
     stream = io.BytesIO()
-    pickler = Pickler(stream, shared=shared, explicit=explicit)
-    firsts, names = definitions(depends)
+    pickler = Pickler(stream, is_inline=True)
+    scope = pickler.scope_of(_globals_of(function))
+    firsts, by_name = definitions(depends, scope)
     take_used()
     try:
-        pickler.dump((shared, firsts, function, names, setup, cleanup))
+        pickler.dump((scope, firsts, function, by_name, setup, cleanup))
         if take_used():
             raise PicklingError("it refers to an object that was put")
     except Exception as error:
@@ -104,11 +133,118 @@ def dump_code(
             f"computation {label!r} cannot be sent: {culprit}",
             hint="import or create it inside the function, or pass it as an argument",
         ) from error
-    modules = sorted(pickler.global_names & STANDARD_MODULES)
-    version = _VERSION if pickler.has_code else ()
-    if imports is not None:
-        imports |= pickler.imports
-    return pickle.dumps((stream.getvalue(), modules, b"", version), PROTOCOL)
+    named = pickler.names.union(
+        *[bytecode.all_names(found.__code__) for item in explicit for found in functions_of(item)]
+    )
+    standard = sorted(named & STANDARD_MODULES)
+    sent, extensions = sent_modules(pickler, names)
+    version = _VERSION if pickler.has_code or sent else ()
+    packed = pack_modules(sent, pickler.sources) if version else b""
+    data = pickle.dumps((stream.getvalue(), standard, b"", version, packed), PROTOCOL)
+    known = stamps.Known([module.name for module in sent], pickler.sent.values())
+    return Dumped(data, known, extensions)
+
+
+def _globals_of(function: Any) -> Namespace:
+    """The globals of a computation; for one without any, such as a function of a library, new ones."""
+    for found in functions_of(function):
+        if origin_of(found.__module__) is not Origin.INSTALLED:
+            return found.__globals__
+    return {"__name__": "__main__"}
+
+
+def sent_modules(
+    pickler: Pickler, names: Iterable[str] = ()
+) -> tuple[list[Module], list[tuple[str, str]]]:
+    """The user's own modules that what was pickled needs; and the files of those that are compiled."""
+    roots = {name for name in names if origin_of(name) is Origin.OWN} | pickler.modules
+    package = getattr(sys.modules.get("__main__"), "__package__", None)
+    if package and origin_of(package) is Origin.OWN:
+        roots.add(package)
+    _add_used_by_script(roots)
+    found = modules.gather(roots, pickler.imports)
+    fallbacks = _dump_fallbacks(pickler)
+    sent, extensions = [], []
+    for module in found:
+        if module.path.endswith(tuple(EXTENSION_SUFFIXES)):
+            directory = module.name.rpartition(".")[0].replace(".", "/")
+            name = module.path.rpartition("/")[2]
+            extensions.append((module.path, f"{directory}/{name}" if directory else name))
+            continue
+        if module.name in sys.modules and module.code:
+            module = module._replace(
+                globals=configured.dump_globals(module.name), by_value=fallbacks.get(module.name, b"")
+            )
+        sent.append(module)
+    return sent, extensions
+
+
+def _add_used_by_script(roots: set[str]) -> None:
+    """Modules whose objects the script holds: it may give these to jobs."""
+    for value in list(vars(sys.modules["__main__"]).values()):
+        name = value.__name__ if isinstance(value, types.ModuleType) else None
+        if isinstance(value, (types.FunctionType, type)):
+            name = value.__module__
+        if name is not None and origin_of(name) is Origin.OWN:
+            roots.add(name)
+
+
+def _dump_fallbacks(pickler: Pickler) -> dict[str, bytes]:
+    """What is used of each module, by value: a node may be unable to import it."""
+    used = {name: set(names) for name, names in pickler.used.items()}
+    for name in pickler.modules:
+        used.setdefault(name, set()).update(pickler.names & vars(sys.modules[name]).keys())
+    left = list(used)
+    found: dict[str, bytes] = {}
+    while left:
+        name = left.pop()
+        more = _dump_fallback(name, used[name], found)
+        for other, names in more.items():
+            if not names <= used.setdefault(other, set()):
+                used[other] |= names
+                left.append(other)
+    return found
+
+
+def _dump_fallback(name: str, used: set[str], found: dict[str, bytes]) -> dict[str, set[str]]:
+    stream = _Limited()
+    pickler = Pickler(stream, is_inline=True, only=name)
+    namespace = vars(sys.modules[name])
+    try:
+        pickler.dump(pickler.stamped(namespace, sorted(used & namespace.keys())))
+    except Exception:  # it cannot be sent so
+        found.pop(name, None)
+        return {}
+    found[name] = stream.getvalue()
+    own = pickler.used
+    for other in pickler.modules:
+        own.setdefault(other, set()).update(pickler.names & vars(sys.modules[other]).keys())
+    own.pop(name, None)
+    return own
+
+
+class _Limited(io.BytesIO):
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > FALLBACK_MAX:
+            raise stamps.TooLarge
+        return super().write(data)
+
+
+def pack_modules(sent: list[Module], sources: dict[str, str]) -> bytes:
+    """Modules, and texts of files of code, as they travel."""
+    plain = [tuple(module) for module in sent], {name: text for name, text in sources.items() if text}
+    return zlib.compress(marshal.dumps(plain), 1)
+
+
+def add_modules(packed: bytes) -> dict[str, str]:
+    """Have modules found that arrive; returns the texts of files of code."""
+    if not packed:
+        return {}
+    sent, sources = marshal.loads(zlib.decompress(packed))
+    imported.add([Module(*parts) for parts in sent])
+    for name, text in sources.items():
+        bytecode.show_source(name, text)
+    return sources  # type: ignore[no-any-return]
 
 
 def with_setup_args(code: bytes, args: tuple[Any, ...]) -> bytes:
@@ -117,7 +253,7 @@ def with_setup_args(code: bytes, args: tuple[Any, ...]) -> bytes:
     Raises:
         PicklingError: An argument that cannot be sent.
     """
-    data, modules, _, version = pickle.loads(code)
+    data, standard, _, version, packed = pickle.loads(code)
     stream = io.BytesIO()
     try:
         Pickler(stream).dump(args)
@@ -125,7 +261,7 @@ def with_setup_args(code: bytes, args: tuple[Any, ...]) -> bytes:
         raise PicklingError(
             f"setup_args cannot be sent: {find_culprit(args, 'setup_args') or error}"
         ) from error
-    return pickle.dumps((data, modules, stream.getvalue(), version), PROTOCOL)
+    return pickle.dumps((data, standard, stream.getvalue(), version, packed), PROTOCOL)
 
 
 def load_code(payload: bytes) -> Code:
@@ -134,7 +270,7 @@ def load_code(payload: bytes) -> Code:
     Raises:
         PicklingError: It was made by another version of Python.
     """
-    data, modules, args, version = pickle.loads(payload)
+    data, standard, args, version, packed = pickle.loads(payload)
     if version and version != _VERSION:
         theirs, ours = (".".join(map(str, each)) for each in (version, _VERSION))
         raise PicklingError(
@@ -142,13 +278,20 @@ def load_code(payload: bytes) -> Code:
             "no version runs what another has compiled",
             hint=f"start dispynode with Python {theirs}, or the program with Python {ours}",
         )
-    shared, _, function, names, setup, cleanup = pickle.loads(data)
+    sources = add_modules(packed)
+    if scopes.is_worker:
+        scopes.find_file = partial(imported.place_script, sources=sources)
+    scope, _, function, names, setup, cleanup = pickle.loads(data)
     for name, item in names.items():
-        shared.setdefault(name, item)
+        scope.setdefault(name, item)
     name = getattr(function, "__name__", "")
     if name.isidentifier():
-        shared.setdefault(name, function)
-    return Code(function, shared, modules, setup, cleanup, pickle.loads(args) if args else ())
+        scope.setdefault(name, function)
+    if scopes.is_worker:
+        stamps.here = stamps.Known(imported.names(), ())
+    code = Code(function, scope, standard, setup, cleanup, pickle.loads(args) if args else ())
+    scopes.end_loading()
+    return code
 
 
 def _name_of(item: Any) -> str:
@@ -161,13 +304,18 @@ def describe(item: Any) -> str:
     return f"{'class' if isinstance(item, type) else 'function'} {getattr(item, '__qualname__', item)!r}"
 
 
-def definitions(depends: Iterable[Any]) -> tuple[list[_Call], dict[str, Any]]:
-    """What is to be called first of dependencies, and the others by name."""
+def definitions(depends: Iterable[Any], scope: Any) -> tuple[list[_Call], dict[str, Any]]:
+    """What is to be called first of dependencies, and the others by name.
+
+    Args:
+        depends: Functions and classes.
+        scope: Stands for the globals of the computation.
+    """
     firsts: list[_Call] = []
     names = {}
     for item in depends:
         if isinstance(item, types.FunctionType) and item.__name__ == CALLED_FIRST:
-            firsts.append(_Call(item))
+            firsts.append(_Call(item, scope))
         else:
             names[_name_of(item)] = item
     return firsts, names
@@ -176,20 +324,35 @@ def definitions(depends: Iterable[Any]) -> tuple[list[_Call], dict[str, Any]]:
 class _Call:
     """A call of a function, made where it is unpickled."""
 
-    def __init__(self, function: types.FunctionType) -> None:
+    def __init__(self, function: types.FunctionType, scope: Any) -> None:
         self._function = function
+        self._scope = scope
 
-    def __reduce__(self) -> tuple[Any, tuple[types.FunctionType]]:
-        return _call_first, (self._function,)
+    def __reduce__(self) -> tuple[Any, tuple[types.FunctionType, Any]]:
+        return _call_first, (self._function, self._scope)
 
 
-def _call_first(function: types.FunctionType) -> None:
+def _call_first(function: types.FunctionType, scope: Namespace) -> None:
     import_named(function)
-    function()
+    with sharing(function, scope):
+        function()
+
+
+@contextmanager
+def sharing(function: Any, namespace: Namespace) -> Iterator[None]:
+    """Have code in a namespace find what a function newly defines by ``global`` meanwhile, in its own module."""
+    theirs = next((found.__globals__ for found in functions_of(function)), namespace)
+    before = set(theirs)
+    try:
+        yield
+    finally:
+        if theirs is not namespace:
+            for name in theirs.keys() - before:
+                namespace.setdefault(name, theirs[name])
 
 
 def import_named(function: types.FunctionType) -> None:
     """Have a function find the standard modules that it names without importing them."""
-    for name in code_names(function.__code__) & STANDARD_MODULES:
+    for name in bytecode.all_names(function.__code__) & STANDARD_MODULES:
         if name not in function.__globals__:
             function.__globals__[name] = importlib.import_module(name)

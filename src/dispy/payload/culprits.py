@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from dispy.errors import PicklingError
-from dispy.payload.by_value import code_names, dump_by_value
+from dispy.payload.by_value import dump_by_value
+from dispy.payload.bytecode import global_names
 
 
 def find_culprit(value: Any, where: str, depth: int = 0, seen: set[int] | None = None) -> str:
@@ -42,7 +43,7 @@ def _parts(value: Any, where: str) -> Iterable[tuple[Any, str]]:
                 yield cell.cell_contents, f"variable {name!r} that {where} closes over"
             except ValueError:
                 continue
-        for name in sorted(code_names(value.__code__)):
+        for name in sorted(global_names(value.__code__)):
             if name in value.__globals__:
                 yield value.__globals__[name], f"global {name!r} that {where} uses"
         for default in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()):

@@ -1,65 +1,206 @@
-"""Which modules the other side can import, and which are the user's own."""
+"""Where a module comes from: what nodes have too, what is the user's own and is sent, what travels by value."""
 
 from __future__ import annotations
 
+import enum
 import functools
+import glob
 import os
 import sys
-import types
+from types import ModuleType
+
+import cloudpickle
+
+
+class Origin(enum.Enum):
+    """Of a module.
+
+    Attributes:
+        INSTALLED: It comes with Python or a package: nodes have it, and its objects go by name.
+        OWN: The user's, and can be imported: it is sent, imported on the node, and its objects go by name.
+        VALUE: The user's, and cannot be imported: a script, a notebook, what was made while the program runs. What is
+            used of it goes by value.
+    """
+
+    INSTALLED = 1
+    OWN = 2
+    VALUE = 3
+
+
+MAINS = frozenset({"__main__", "__mp_main__"})
+
+_PARTS = ("site-packages", "dist-packages")
+"""Directories of packages, Debian's too, wherever they lie."""
 
 
 @functools.cache
 def _package_directories() -> tuple[str, ...]:
     """Where Python and packages keep their modules. Not asked before it is needed: it takes 8 ms."""
+    import site
     import sysconfig
 
     paths = sysconfig.get_paths()
     names = ("stdlib", "platstdlib", "purelib", "platlib")
-    return tuple(os.path.realpath(paths[name]) + os.sep for name in names if name in paths)
-
-
-_installed: dict[str, bool] = {"__main__": False, "__mp_main__": False, "builtins": True, "dispy": True}
-
-_names_of_local: tuple[int, tuple[bytes, ...]] = (0, ())
-
-
-def is_installed(module: str | None) -> bool:
-    """Whether a module comes with Python or a package, so that a node has it too."""
-    if module is None:
-        return False
-    answer = _installed.get(module)
-    if answer is None:
-        top = module.partition(".")[0]
-        answer = _installed.get(top)
-        if answer is None:
-            answer = _lies_with_packages(sys.modules.get(top))
-            if top in sys.modules:
-                _installed[top] = answer
-    return answer
-
-
-def _lies_with_packages(module: types.ModuleType | None) -> bool:
-    if module is None:
-        return False
-    origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-    if origin is None:
-        return getattr(module, "__spec__", None) is not None
-    return lies_with_packages(origin)
+    found = [paths[name] for name in names if name in paths]
+    found += getattr(site, "getsitepackages", list)()
+    if site.ENABLE_USER_SITE:
+        found.append(site.getusersitepackages())
+    return tuple({os.path.realpath(path) + os.sep: None for path in found})
 
 
 def lies_with_packages(path: str) -> bool:
-    """Whether it is where Python or packages keep their modules."""
-    path = os.path.realpath(path)
-    return path.startswith(_package_directories()) or f"{os.sep}site-packages{os.sep}" in path
+    """Whether a file is where Python or packages keep their modules."""
+    if _is_below_packages(path):
+        return True
+    real = os.path.realpath(path)
+    return real != path and _is_below_packages(real)
+
+
+def _is_below_packages(path: str) -> bool:
+    return path.startswith(_package_directories()) or any(f"{os.sep}{part}{os.sep}" in path for part in _PARTS)
+
+
+@functools.cache
+def holds_distribution(directory: str, top: str) -> bool:
+    """Whether a package was installed into a directory, as by ``pip install --target``, and has this module."""
+    for record in glob.glob(f"{glob.escape(directory)}/*.dist-info/RECORD"):
+        try:
+            with open(record, encoding="utf-8", errors="replace") as file:
+                if any(line.startswith((f"{top}/", f"{top}.")) for line in file):
+                    return True
+        except OSError:
+            continue
+    return False
+
+
+_known: dict[str, tuple[ModuleType | None, Origin]] = {}
+"""Answers, each with the module that had the name then: another one may have it now."""
+
+
+def origin_of(name: str | None) -> Origin:
+    """Where a module comes from, by its name as objects know it.
+
+    Namespace packages are judged part by part, as each of their modules has a file of its own.
+    """
+    if name is None or name in MAINS:
+        return Origin.VALUE
+    if name == "builtins" or name == "dispy" or name.startswith("dispy."):
+        return Origin.INSTALLED
+    module = sys.modules.get(name)
+    known = _known.get(name)
+    if known is not None and known[0] is module:
+        answer = known[1]
+    else:
+        answer = _judge(name, module)
+        if module is not None:
+            _known[name] = (module, answer)
+    return Origin.VALUE if answer is Origin.OWN and is_registered(name) else answer
+
+
+def is_installed(name: str | None) -> bool:
+    """Whether nodes have a module by themselves."""
+    return origin_of(name) is Origin.INSTALLED
+
+
+def is_registered(name: str) -> bool:
+    """Whether the user has said by ``cloudpickle.register_pickle_by_value`` that a module goes by value."""
+    registered = cloudpickle.list_registry_pickle_by_value()
+    if not registered:
+        return False
+    while name not in registered:
+        name, dot, _ = name.rpartition(".")
+        if not dot:
+            return False
+    return True
+
+
+def _judge(name: str, module: ModuleType | None) -> Origin:
+    if module is None:
+        return Origin.VALUE
+    top, dot, _ = name.partition(".")
+    package = sys.modules.get(top)
+    if dot and getattr(package, "__file__", None) and len(getattr(package, "__path__", ())) == 1:
+        if origin_of(top) is Origin.INSTALLED:
+            return Origin.INSTALLED  # without a look at each of a thousand files
+    spec = getattr(module, "__spec__", None)
+    places = [getattr(module, "__file__", None) or ""]
+    if not places[0]:
+        places = [str(place) for place in getattr(module, "__path__", ())]
+    if not any(places):
+        # Built into Python, or made while the program runs.
+        return Origin.INSTALLED if spec is not None and spec.origin in ("built-in", "frozen") else Origin.VALUE
+    if any(lies_with_packages(place) for place in places):
+        return Origin.INSTALLED if all(map(lies_with_packages, places)) else Origin.OWN
+    if is_library(name, places[0]):
+        return Origin.INSTALLED
+    if spec is None or spec.name != name or not getattr(spec, "loader", None):
+        return Origin.VALUE
+    return Origin.OWN
+
+
+def is_library(name: str, path: str) -> bool:
+    """Whether a module belongs to a package that was installed into a directory of the user's, with compiled parts.
+
+    Packages of Python code alone are sent from there: a node does not have that directory.
+    """
+    top = name.partition(".")[0]
+    directory = os.path.dirname(path)
+    for _ in range(name.count(".") + (os.path.basename(path).startswith("__init__."))):
+        directory = os.path.dirname(directory)
+    return holds_distribution(directory, top) and _is_compiled(directory, top)
+
+
+@functools.cache
+def _is_compiled(directory: str, top: str) -> bool:
+    root = f"{glob.escape(directory)}/{glob.escape(top)}"
+    return bool(glob.glob(f"{root}*.so") or glob.glob(f"{root}/**/*.so", recursive=True))
+
+
+_looked: tuple[int, str] = (0, "")
+_local: tuple[bytes, ...] = ()
+_own: tuple[str, ...] = ()
+_value: tuple[str, ...] = ()
+
+
+def _look() -> None:
+    """Gather the user's own modules anew when the number of loaded modules or the last of them has changed.
+
+    One that takes the place of another comes last.
+    """
+    global _looked, _local, _own, _value
+    if _looked == (len(sys.modules), next(reversed(sys.modules), "")):
+        return
+    loaded = list(sys.modules)
+    tops: set[str] = {"__main__"}
+    own = []
+    value = []
+    for name in loaded:
+        origin = origin_of(name)
+        if origin is not Origin.INSTALLED:
+            tops.add(name.partition(".")[0])
+        if origin is Origin.OWN:
+            own.append(name)
+        elif origin is Origin.VALUE and name not in MAINS:
+            value.append(name)
+    _local = tuple(top.encode() for top in sorted(tops))
+    _own = tuple(own)
+    _value = tuple(value)
+    _looked = len(loaded), loaded[-1]
 
 
 def local_modules() -> tuple[bytes, ...]:
-    """Names of the loaded modules that are the user's own, as they would stand in a pickle."""
-    global _names_of_local
-    count, names = _names_of_local
-    if count != len(sys.modules):
-        count = len(sys.modules)
-        tops = {name.partition(".")[0] for name in list(sys.modules)}
-        names = tuple(top.encode() for top in sorted(tops) if not is_installed(top))
-        _names_of_local = (count, names)
-    return names
+    """Top names of the loaded modules that are the user's own, as they would stand in a pickle."""
+    _look()
+    return _local
+
+
+def own_modules() -> tuple[str, ...]:
+    """Names of the loaded modules that are the user's own and can be imported."""
+    _look()
+    return _own
+
+
+def value_modules() -> tuple[str, ...]:
+    """Names of the loaded modules, besides the script, of which what is used goes by value."""
+    _look()
+    return _value

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from typing import Any
 
 from dispy.errors import PicklingError, RemoteTraceback
+from dispy.payload import stamps
 from dispy.payload.blocks import (
     MAGIC,
     OUT_OF_BAND,
@@ -19,10 +21,12 @@ from dispy.payload.blocks import (
     out_of_band,
     whole,
 )
-from dispy.payload.by_value import dump_by_value
+from dispy.payload.by_value import Pickler
+from dispy.payload.code import add_modules, pack_modules, sent_modules
 from dispy.payload.culprits import find_culprit
 from dispy.payload.installed import local_modules
 from dispy.payload.references import take_used
+from dispy.payload.stamps import Known
 
 STACK_GLOBAL = b"\x93"
 """The opcode by which protocol 4 and later name any class or function. Its absence proves that a
@@ -32,25 +36,71 @@ _STRINGS = (b"\x8c", b"X", b"\x8d")
 """The opcodes for strings."""
 
 
-def dump(value: Any) -> bytes | Parts:
-    """Pickle any value; code of the user's own goes by value."""
+_LONE = b"\x8c\x06object"
+"""Names ``object``, of which an instance may be a sentinel that is to stay one."""
+
+
+def dump(value: Any, known: Known | None = None) -> bytes | Parts:
+    """Pickle any value; code of the user's own that cannot be imported goes by value.
+
+    Args:
+        value: Anything.
+        known: What is there already, where a worker is to load it. Modules that are not go with it.
+    """
     value = out_of_band(value)
+    known = known or stamps.here
     buffers = Collector()
     try:
         data = pickle.dumps(value, PROTOCOL, buffer_callback=buffers.take)
-        is_whole = not names_local(data)
+        is_whole = not names_local(data, known)
     except Exception:
         # A lambda, a local class, a class that was itself received by value, …
         is_whole = False
     if not is_whole:
         buffers.clear()
-        data = dump_by_value(value, buffers)
+        data = _dump_by_value(value, buffers, known)
     return Parts(data, buffers) if buffers else data
 
 
-def names_local(data: bytes) -> bool:
-    """Whether a pickle may name code of the user's own."""
-    return STACK_GLOBAL in data and any(name in data for name in local_modules())
+def _dump_by_value(value: Any, buffers: Collector, known: Known | None) -> bytes:
+    stream = io.BytesIO()
+    pickler = Pickler(stream, buffers=buffers, known=known)
+    pickler.dump(value)
+    data = stream.getvalue()
+    if known is not None and known is not stamps.here and not pickler.modules <= known.modules:
+        sent, _ = sent_modules(pickler)
+        missing = [module for module in sent if module.name not in known.modules]
+        carried = _Carried(pack_modules(missing, pickler.sources), data, list(buffers))
+        buffers.clear()
+        data = pickle.dumps(carried, PROTOCOL, buffer_callback=buffers.take)
+    return data
+
+
+class _Carried:
+    """A pickle that needs modules, which go with it."""
+
+    def __init__(self, modules: bytes, data: bytes, buffers: list[memoryview]) -> None:
+        self._parts = modules, data, [pickle.PickleBuffer(buffer) for buffer in buffers]
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes, bytes, list[pickle.PickleBuffer]]]:
+        return _load_carried, self._parts
+
+
+def _load_carried(modules: bytes, data: bytes, buffers: list[Any]) -> Any:
+    add_modules(modules)
+    return pickle.loads(data, buffers=buffers)
+
+
+def names_local(data: bytes, known: Known | None) -> bool:
+    """Whether a pickle may name code of the user's own that is not imported where it is loaded."""
+    if STACK_GLOBAL not in data:
+        return False
+    if _LONE in data:
+        return True
+    names = local_modules()
+    if known is not None:
+        return any(name in data for name in names if name not in known.tops)
+    return any(name in data for name in names)
 
 
 def load(payload: Buffer | Ready) -> Any:
@@ -73,15 +123,19 @@ def is_plain(payload: Buffer | Ready) -> bool:
     return STACK_GLOBAL not in payload or not any(opcode in payload for opcode in _STRINGS)
 
 
-def dump_object(value: Any) -> Buffer:
+def dump_object(value: Any, known: Known | None = None) -> Buffer:
     """Pickle what many jobs will read, as it is now.
+
+    Args:
+        value: Anything.
+        known: What is there already.
 
     Raises:
         PicklingError: Names what in it cannot be sent.
     """
     take_used()
     try:
-        return whole(dump(value))
+        return whole(dump(value, known))
     except Exception as error:
         culprit = find_culprit(value, "the object") or str(error)
         raise PicklingError(f"an object cannot be put: {culprit}", hint="put plain data") from error

@@ -65,6 +65,10 @@ class Host:
         self._pids: dict[int, int] = {}
         self._load: protocol.Load | None = None
         self._code: payload.Code | None = None
+        self._data = b""
+        """The computation, as it arrived."""
+        self._names: dict[str, Any] = {}
+        self._finder: payload.Finder
         self._current: loop.Worker | None = None
         self._kept: set[int] = set()
         """Processes that ``setup`` has started: they stay until we go."""
@@ -141,37 +145,26 @@ class Host:
             os.chdir(message.work_path)
             sys.path.insert(0, message.work_path)
             with open(message.code_path, "rb") as file:
-                data = file.read()
+                self._data = file.read()
             os.unlink(message.code_path)
-            payload.by_value.sent_directory = message.work_path
-            code = payload.load_code(data)
-            if isinstance(code.function, Program):
-                code.function.arrive(message.work_path, message.node_name)
-            names.inject(
-                code.namespace,
-                code.modules,
-                node_name=message.node_name,
-                node_ip_addr=message.node_ip_addr,
-                job_path=message.work_path,
-                provisional_result=self._provisional_result,
-                send_file=self._send_file,
-                node_logger=self._logger,
-            )
-        except DispyError as error:
+            self._offer_names(message)
+        except OSError as error:
             return LoadFailed(f"the computation cannot be loaded on {message.node_name}: {error}")
-        except BaseException as error:
-            names.note_missing(error, message.node_name)
-            text = sendable("".join(traceback.format_exception(error)))
-            return LoadFailed(f"the computation cannot be loaded on {message.node_name}:\n{text}"[-60_000:])
         warning = ""
+        if not message.setup_per_worker:
+            reason = self._import_code(message)
+            if reason:
+                return LoadFailed(reason)
+            assert self._code is not None
+            code = self._code
+            warning = "; ".join(self._finder.warnings)
         if not message.setup_per_worker and code.setup is not None:
             if message.setup_timeout_s:
                 self._tell(SettingUp())
             reason = setup.set_up(code, message.setup_timeout_s, message.node_name)
             if reason:
                 return LoadFailed(_setup_failed(message, reason))
-            warning = setup.threads_left()
-        self._code = code
+            warning = "; ".join(filter(None, [warning, setup.threads_left()]))
         self._kept = set(processes.children(os.getpid()))
         if not message.setup_per_worker:
             self._restorer = Restorer(message.work_path)
@@ -179,6 +172,38 @@ class Host:
         gc.collect()
         gc.freeze()
         return Loaded(warning)
+
+    def _offer_names(self, message: protocol.Load) -> None:
+        """Have code find the documented names, and modules that come with it."""
+        self._names = names.offer(
+            node_name=message.node_name,
+            node_ip_addr=message.node_ip_addr,
+            job_path=message.work_path,
+            provisional_result=self._provisional_result,
+            send_file=self._send_file,
+            node_logger=self._logger,
+        )
+        self._finder = payload.begin_worker(
+            f"{message.segment_path}/modules-{os.getpid()}",
+            message.work_path,
+            lambda module: names.replace(module, self._names),
+        )
+
+    def _import_code(self, message: protocol.Load) -> str:
+        """Load the computation, and import the modules that it needs; returns why that failed, if it did."""
+        try:
+            code = payload.load_code(self._data)
+            if isinstance(code.function, Program):
+                code.function.arrive(message.work_path, message.node_name)
+            names.inject(code.namespace, code.modules, self._names)
+        except DispyError as error:
+            return f"the computation cannot be loaded on {message.node_name}: {error}"
+        except BaseException as error:
+            names.note_missing(error, message.node_name)
+            text = sendable("".join(traceback.format_exception(error)))
+            return f"the computation cannot be loaded on {message.node_name}:\n{text}"[-60_000:]
+        self._code = code
+        return ""
 
     def _provisional_result(
         self, result: Any, relay: bool = False, timeout: float | None = AS_CONFIGURED
@@ -239,10 +264,10 @@ class Host:
             loop.set_handlers(self._on_interrupt)
             loop.reseed()
             assert self._load is not None
-            assert self._code is not None
             answers = socket.socket(fileno=replies)
             if self._load.setup_per_worker:
-                self._set_up_worker(self._load, self._code, answers)
+                self._set_up_worker(self._load, answers)
+            assert self._code is not None
             capture = output.Capture(*files, self._load.output_max, self._streams)
             if isinstance(self._code.function, Program):
                 self._code.function.begin(self._code.namespace, lambda: capture.is_live)
@@ -274,10 +299,14 @@ class Host:
         finally:
             os._exit(code)
 
-    def _set_up_worker(self, load: protocol.Load, code: payload.Code, answers: socket.socket) -> None:
-        """Call ``setup`` in a worker, before any job there, and say how that went."""
-        reason = setup.set_up(code, load.setup_timeout_s, load.node_name)
-        answers.send(protocol.pack_set_up(_setup_failed(load, reason) if reason else ""))
+    def _set_up_worker(self, load: protocol.Load, answers: socket.socket) -> None:
+        """Import the code and call ``setup`` in a worker, before any job there, and say how that went."""
+        reason = self._import_code(load)
+        if not reason:
+            assert self._code is not None
+            reason = setup.set_up(self._code, load.setup_timeout_s, load.node_name)
+            reason = _setup_failed(load, reason) if reason else ""
+        answers.send(protocol.pack_set_up(reason))
         if reason:
             loop.leave(78)  # EX_CONFIG
         # What it changed is what jobs find.

@@ -9,6 +9,7 @@ with its neighbours, at the end of the record or after two milliseconds.
 from __future__ import annotations
 
 import _thread
+import builtins
 import mmap
 import os
 import select
@@ -66,6 +67,9 @@ _set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
 
 _encode = msgspec.msgpack.Encoder().encode
 
+_changes = payload.scopes.changes
+"""What the arguments of the running job have changed of the computation."""
+
 
 class Worker:
     """The state of one worker process.
@@ -96,6 +100,7 @@ class Worker:
     ) -> None:
         self._function = function
         self._namespace = namespace
+        self._builtins = vars(builtins)
         self._jobs = jobs
         self._replies = replies
         self._words = slot[: protocol.SLOT_HEADER].cast("q")
@@ -215,13 +220,14 @@ class Worker:
             call = payload.load_call(
                 self._segments.take(job.stream, job.given > 0) if job.stream else job.payload
             )
-            if len(call) < payload.CHUNK_PARTS - 1:
-                namespace["dispy_job_id"] = job.number
-            elif call[2] is not None:
-                namespace["dispy_job_id"] = call[2]
-                job_id = _dump_id(call[2])
-            else:
-                namespace["dispy_job_id"] = job.number if len(call) < payload.CHUNK_PARTS else None
+            given_id: Any = job.number
+            if len(call) >= payload.CHUNK_PARTS - 1:
+                if call[2] is not None:
+                    given_id = call[2]
+                    job_id = _dump_id(given_id)
+                elif len(call) >= payload.CHUNK_PARTS:
+                    given_id = None
+            namespace["dispy_job_id"] = self._builtins["dispy_job_id"] = given_id
             step = ""
             self._running = job
             if words[protocol.SLOT_INTERRUPT] == words[protocol.SLOT_CLAIM]:
@@ -261,6 +267,8 @@ class Worker:
             data = b""
         # Freed now: the next job may need the memory.
         value = call = chunk = None
+        if _changes:
+            payload.scopes.put_back()
         if job.stream:
             self._segments.let_go(self._is_isolated)
         stdout, stderr = self._capture.take()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import logging
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 
-def inject(
-    namespace: dict[str, Any],
-    modules: list[str],
+def offer(
     *,
     node_name: str,
     node_ip_addr: str,
@@ -18,15 +18,9 @@ def inject(
     provisional_result: Callable[..., int],
     send_file: Callable[..., int],
     node_logger: logging.Logger,
-) -> None:
-    """Put the documented names into a computation's namespace.
-
-    Names that the computation defines itself are left alone, except the documented ones.
-    """
-    for name in modules:
-        if name not in namespace:
-            namespace[name] = importlib.import_module(name)
-    namespace.update(
+) -> dict[str, Any]:
+    """Have the documented names found by all code of this process, as built-ins are; returns them."""
+    names = dict(
         dispy_node_name=node_name,
         dispy_node_ip_addr=node_ip_addr,
         dispy_job_path=job_path,
@@ -35,6 +29,29 @@ def inject(
         dispy_send_file=send_file,
         dispynode_logger=node_logger,
     )
+    vars(builtins).update(names)
+    return names
+
+
+def inject(namespace: dict[str, Any], modules: list[str], names: dict[str, Any]) -> None:
+    """Put the documented names, and standard modules, into the computation's namespace.
+
+    Names that the computation defines itself are left alone, except the documented ones.
+
+    Args:
+        namespace: Of the computation.
+        modules: Names of the standard modules that it uses without importing them.
+        names: The documented names.
+    """
+    for name in modules:
+        if name not in namespace:
+            namespace[name] = importlib.import_module(name)
+    namespace.update(names)
+
+
+def replace(module: ModuleType, names: dict[str, Any]) -> None:
+    """Give a module of the user's the documented names where it defines them itself, for checkers mostly."""
+    vars(module).update({name: value for name, value in names.items() if name in vars(module)})
 
 
 def note_missing(error: BaseException, node_name: str) -> None:

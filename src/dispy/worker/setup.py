@@ -36,7 +36,7 @@ def set_up(code: payload.Code, limit_s: float, node_name: str) -> str:
     said: list[str] = []
     is_late: list[str] = []
     try:
-        with output.overheard(said), _limited(limit_s, is_late):
+        with output.overheard(said), _limited(limit_s, is_late), code.sharing(code.setup):
             result = forked.call(code.setup, code.setup_args)
     except BaseException as error:
         note_missing(error, node_name)

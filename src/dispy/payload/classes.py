@@ -1,0 +1,437 @@
+"""Classes by value: copied, not made again.
+
+A class is made empty and given its attributes one by one. Hooks of the user's own do not run a second time:
+``__init_subclass__``, a metaclass and ``__set_name__`` have done their work in the program, and what they did is among
+the attributes. A class keeps an identity, so that an instance that comes back is one of the very class that it left as.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+import io
+import pickle
+import sys
+import threading
+import types
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from dispy.payload import scopes, stamps
+from dispy.payload.bytecode import Imported, global_names
+from dispy.payload.installed import Origin, origin_of
+from dispy.payload.stamps import give_identity, identity_of
+
+if TYPE_CHECKING:
+    from dispy.payload.by_value import Pickler
+
+EnumType = enum.EnumMeta
+
+_by_identity: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
+"""Classes that were sent or have arrived."""
+
+_digests: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
+"""Digests of the definitions that classes here were made, or changed, by."""
+
+_MAKE = ("__module__", "__qualname__", "__slots__")
+"""Attributes that a class is made with."""
+
+_LEFT_OUT = frozenset({
+    "__dict__", "__weakref__", "_abc_impl", "__slotnames__", "__annotate_func__", "__annotations_cache__",
+})  # fmt: skip
+
+
+class Definition(NamedTuple):
+    """A class, pickled by itself."""
+
+    data: bytes
+    digest: bytes
+    modules: set[str]
+    imports: set[Imported]
+    sources: dict[str, str]
+
+
+# In the program.
+
+
+def is_global(cls: type) -> bool:
+    """Whether a class is found under its own name in its module."""
+    return scopes.attribute_of(sys.modules.get(cls.__module__), cls.__qualname__) is cls
+
+
+_definitions: dict[int, tuple[weakref.ref[type], Any, Definition]] = {}
+
+
+def definition_of(cls: type) -> Definition:
+    """The class as it is now; made anew when something of it has changed."""
+    from dispy.payload.by_value import Pickler
+
+    known = _definitions.get(id(cls))
+    fingerprint = fingerprint_of(cls)
+    if known is not None and known[0]() is cls and fingerprint is not None and known[1] == fingerprint:
+        return known[2]
+    stream = io.BytesIO()
+    pickler = Pickler(stream, is_inline=True)
+    pickler.dump(cls)
+    data = stream.getvalue()
+    sink = stamps.Sink(sys.maxsize)
+    sink.write(data)
+    found = Definition(data, sink.digest(), pickler.modules, pickler.imports, pickler.sources)
+    _by_identity[identity_of(cls)] = cls
+    _definitions[id(cls)] = (weakref.ref(cls), fingerprint, found)
+    return found
+
+
+def fingerprint_of(cls: type) -> Any:
+    """Another one where the class, or a global that its methods use, has changed; cheap.
+
+    None where that cannot be told without looking into values.
+    """
+    found: list[Any] = []
+    for name, value in vars(cls).items():
+        if name in _LEFT_OUT:
+            continue
+        found.append(name)
+        function = getattr(value, "__func__", value)
+        if isinstance(function, property):
+            function = function.fget
+        if isinstance(function, types.FunctionType):
+            found += (id(value), id(function.__code__))
+            namespace = function.__globals__
+            for each in global_names(function.__code__):
+                if each in namespace:
+                    found.append(_mark(namespace[each]))
+        else:
+            found.append(_mark(value))
+    if _CHANGING in found:
+        return None
+    return tuple(found)
+
+
+_CHANGING = object()
+_LASTING = (
+    types.FunctionType, type, types.ModuleType, types.BuiltinFunctionType, types.MemberDescriptorType,
+    types.GetSetDescriptorType, classmethod, staticmethod, property, types.WrapperDescriptorType,
+)  # fmt: skip
+
+
+def _mark(value: Any) -> Any:
+    if isinstance(value, _LASTING):
+        return id(value)
+    stamp = stamps.of(value)
+    return _CHANGING if stamp is None else stamp
+
+
+def reduce_definition(pickler: Pickler, cls: type) -> Any:
+    """How a class is pickled: made empty, then filled."""
+    from dispy.payload.by_value import named_in
+
+    identity = identity_of(cls)
+    _by_identity[identity] = cls
+    bases = cls.__bases__
+    meta = type(cls)
+    namespace = {name: vars(cls)[name] for name in _MAKE if name in vars(cls)}
+    namespace.setdefault("__module__", cls.__module__)
+    namespace["__qualname__"] = cls.__qualname__
+    attributes = _attributes_of(cls)
+    make: tuple[Any, ...] = make_class, (identity, meta, cls.__name__, bases, namespace)
+    if not _is_plain_metaclass(meta):
+        namespace.pop("__slots__", None)
+        keywords = {}
+        if issubclass(cls, msgspec.Struct):
+            struct, attributes, keywords = _struct_parts(cls, attributes)
+            namespace |= struct
+        else:
+            given = {name: value for name, value in attributes.items() if not _is_code(value)}
+            attributes = {name: value for name, value in attributes.items() if name not in given}
+            namespace |= given
+        make = make_by_metaclass, (identity, meta, cls.__name__, bases, namespace, keywords)
+    registered = abc._get_dump(cls)[0] if isinstance(cls, abc.ABCMeta) else ()  # type: ignore[attr-defined]
+    subclasses = [found for found in (each() for each in registered) if found is not None]
+    home = sys.modules.get(cls.__module__)
+    values: list[Any] = []
+    scope = None
+    if home is not None and origin_of(cls.__module__) is not Origin.INSTALLED:
+        names = named_in(vars(cls).get("__annotations__"), vars(home))
+        if vars(home).get(cls.__name__) is cls and cls.__qualname__ == cls.__name__:
+            names = [cls.__name__, *[name for name in names if name != cls.__name__]]
+        scope = pickler.scope_of(vars(home)) if names else None
+        values = pickler.stamped(vars(home), names) if pickler.goes_along(vars(home)) else []
+    if home is not None:
+        attributes = pickler.shared_in(vars(home), attributes)
+    state = attributes, subclasses, scope, values
+    return *make, state, None, None, fill_class
+
+
+def _is_code(value: Any) -> bool:
+    return isinstance(value, (types.FunctionType, classmethod, staticmethod, property))
+
+
+def _attributes_of(cls: type) -> dict[str, Any]:
+    """What a class is given after it was made, in order."""
+    found = {}
+    for name, value in vars(cls).items():
+        if name in _LEFT_OUT or name in ("__module__", "__qualname__"):
+            continue
+        if isinstance(value, types.MemberDescriptorType) and value.__objclass__ is cls:
+            continue  # slots come with the class
+        if isinstance(value, types.GetSetDescriptorType) and value.__objclass__ is cls:
+            continue
+        if name.startswith("__") and not isinstance(value, _LASTING) and not stamps.can_be_pickled(value):
+            continue  # what a library keeps there for itself, such as a decoder for the class
+        found[name] = value
+    return found
+
+
+def _is_plain_metaclass(meta: type) -> bool:
+    """Whether ``type`` itself can make classes of a metaclass; those written in C make their own."""
+    for base in meta.__mro__:
+        if base is type:
+            return True
+        if isinstance(vars(base).get("__new__"), types.BuiltinFunctionType):
+            return False
+    return True
+
+
+def _struct_parts(cls: type, attributes: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Of a ``msgspec.Struct``: what it is made of, what it is given afterwards, and its keywords."""
+    struct: Any = cls
+    own = vars(cls).get("__annotations__", {})
+    fields: dict[str, Any] = {"__annotations__": own}
+    defaults = struct.__struct_defaults__
+    for name, default in zip(struct.__struct_fields__[-len(defaults) :] if defaults else (), defaults, strict=True):
+        if name in own and isinstance(default, _FACTORY):
+            fields[name] = FactoryField(default.factory)
+        elif name in own and default is not msgspec.NODEFAULT:
+            fields[name] = default
+    keywords = {name: getattr(struct.__struct_config__, name) for name in _STRUCT_OPTIONS}
+    if own and not any(name in struct.__match_args__ for name in own):
+        keywords["kw_only"] = True
+    encoded = dict(zip(struct.__struct_fields__, struct.__struct_encode_fields__, strict=True))
+    rename = {name: other for name, other in encoded.items() if name != other}
+    if rename:
+        keywords["rename"] = rename
+    rest = {
+        name: value
+        for name, value in attributes.items()
+        if not name.startswith("__struct_") and name not in (*own, "__match_args__", "__annotations__", "__slots__")
+    }
+    return fields, rest, keywords
+
+
+_STRUCT_OPTIONS = (
+    "frozen", "eq", "order", "array_like", "gc", "repr_omit_defaults", "omit_defaults", "forbid_unknown_fields",
+    "weakref", "dict", "cache_hash", "tag", "tag_field",
+)  # fmt: skip
+
+class FactoryField(NamedTuple):
+    """A field of a ``msgspec.Struct`` whose default is made anew for each; what msgspec has for it cannot be sent."""
+
+    factory: Any
+
+
+_FACTORY = type(msgspec.defstruct("Probe", [("a", list, msgspec.field(default_factory=list))]).__struct_defaults__[0])
+
+
+# Where classes arrive.
+
+
+def make_class(
+    identity: str, meta: type, name: str, bases: tuple[type, ...], namespace: dict[str, Any]
+) -> type:
+    """The class of this identity, empty if it is new here."""
+    known = _by_identity.get(identity)
+    if known is not None:
+        return known
+    with _without_hooks(bases):
+        cls: type = type.__new__(meta, name, bases, namespace)
+    if isinstance(cls, abc.ABCMeta):
+        abc._abc_init(cls)  # type: ignore[attr-defined]
+    return _note(cls, identity)
+
+
+def make_by_metaclass(
+    identity: str, meta: Any, name: str, bases: tuple[type, ...], namespace: dict[str, Any], keywords: Any
+) -> type:
+    """The class of this identity, made by a metaclass that is written in C."""
+    known = _by_identity.get(identity)
+    if known is not None:
+        return known
+    for key, value in namespace.items():
+        if isinstance(value, FactoryField):
+            namespace[key] = msgspec.field(default_factory=value.factory)
+    with _without_hooks(bases):
+        cls: type = meta(name, bases, namespace, **keywords)
+    return _note(cls, identity)
+
+
+def _note(cls: type, identity: str) -> type:
+    _by_identity[identity] = cls
+    give_identity(cls, identity)
+    _unfilled.add(cls)
+    return cls
+
+
+_unfilled: set[type] = set()
+"""Classes that a definition being loaded has made and not filled yet."""
+
+_hooks = threading.RLock()
+"""Guards classes whose ``__init_subclass__`` is away."""
+
+_quiet = classmethod(lambda cls, **keywords: None)
+
+
+@contextmanager
+def _without_hooks(bases: tuple[type, ...]) -> Iterator[None]:
+    """Have no ``__init_subclass__`` run: it has, with keywords that nobody knows any more."""
+    owners = {owner for base in bases for owner in base.__mro__ if "__init_subclass__" in vars(owner)} - {object}
+    if not owners:
+        yield
+        return
+    with _hooks:
+        before = [(owner, vars(owner)["__init_subclass__"]) for owner in owners]
+        try:
+            for owner, _ in before:
+                type.__setattr__(owner, "__init_subclass__", _quiet)
+            yield
+        finally:
+            for owner, hook in before:
+                type.__setattr__(owner, "__init_subclass__", hook)
+
+
+def fill_class(cls: type, state: tuple[Any, ...]) -> type:
+    """Give a class its attributes; one that is here already keeps its own."""
+    attributes, subclasses, scope, values = state
+    if cls in _unfilled:
+        _unfilled.discard(cls)
+        _set(cls, attributes)
+        for other in subclasses:
+            cls.register(other)  # type: ignore[attr-defined]
+    elif _changing is cls:
+        _change(cls, attributes)
+    if scope is not None and scopes.is_worker:
+        scopes.fill_scope(scope, values)
+    return cls
+
+
+def _set(cls: type, attributes: dict[str, Any]) -> None:
+    for name, value in attributes.items():
+        type.__setattr__(cls, name, value)
+    # Python 3.13 drops the line of a class when attributes of it are set.
+    if "__firstlineno__" in attributes:
+        type.__setattr__(cls, "__firstlineno__", attributes["__firstlineno__"])
+
+
+_changing: type | None = None
+"""The class that a definition being loaded changes."""
+
+
+def _change(cls: type, attributes: dict[str, Any]) -> None:
+    """Have a class as the program has it now; put back after the job, if it is one of the computation's."""
+    before = _attributes_of(cls)
+    digest = _digests.get(cls)
+
+    def put_back() -> None:
+        for name in set(_attributes_of(cls)) - set(before):
+            type.__delattr__(cls, name)
+        _set(cls, before)
+        if digest is None:
+            _digests.pop(cls, None)
+        else:
+            _digests[cls] = digest
+
+    scopes.note_change(put_back)
+    for name in set(before) - set(attributes):
+        type.__delattr__(cls, name)
+    _set(cls, attributes)
+
+
+def resolve(identity: str, digest: bytes, module: str, qualname: str, definition: bytes) -> type:
+    """A class that came by value: the one that is here, as it is now in the program that has sent it.
+
+    A program that loads results has its own class, which nothing that comes back changes. One that was started anew
+    finds its class again in what an earlier run left.
+    """
+    global _changing
+    known = _by_identity.get(identity)
+    if known is None and not scopes.is_worker:
+        known = _find_class(module, qualname)
+    if known is not None and (not scopes.is_worker or _digests.get(known) == digest):
+        return known
+    before, _changing = _changing, known
+    try:
+        cls: type = pickle.loads(definition)
+    finally:
+        _changing = before
+    _digests[cls] = digest
+    return cls
+
+
+def _find_class(module: str, qualname: str) -> type | None:
+    if origin_of(module) is Origin.INSTALLED:
+        return None
+    found = scopes.attribute_of(sys.modules.get(module), qualname)
+    return found if isinstance(found, type) else None
+
+
+# Members of enumerations.
+
+
+def reduce_member(member: enum.Enum) -> Any:
+    """How a member of an enumeration is pickled whose class goes by value: by its name, once the class is there."""
+    cls = type(member)
+    name = member._name_
+    if name is None or cls._member_map_.get(name) is not member:
+        # Flags of several bits.
+        return _composite, (cls, member._value_), dict(vars(member)), None, None, _fill_member
+    base: Any = cls._member_type_
+    arguments: tuple[Any, ...] = ()
+    if base is not object:
+        arguments = _underlying(member, base)
+    return _member, (cls, name, base, arguments), dict(vars(member)), None, None, _fill_member
+
+
+def _underlying(member: Any, base: Any) -> tuple[Any, ...]:
+    """Arguments that make the plain value below a member, such as the number of an ``IntEnum``."""
+    arguments = getattr(base, "__getnewargs__", None)
+    if arguments is not None:
+        return tuple(arguments(member))
+    if base.__new__ is object.__new__:
+        return ()
+    return tuple(base.__reduce__(member)[1])
+
+
+def _member(cls: Any, name: str, base: Any, arguments: tuple[Any, ...]) -> Any:
+    found = vars(cls).get("_member_map_", {}).get(name)
+    if found is not None:
+        return found
+    # The class is being filled. One object for each name, whoever comes first.
+    pending = _pending.setdefault(cls, {})
+    if name not in pending:
+        pending[name] = base.__new__(cls, *arguments)
+    return pending[name]
+
+
+_pending: weakref.WeakKeyDictionary[type, dict[str, Any]] = weakref.WeakKeyDictionary()
+
+
+def _fill_member(member: Any, state: dict[str, Any]) -> Any:
+    if "_value_" not in vars(member):
+        vars(member).update(state)
+    return member
+
+
+def _composite(cls: Any, value: Any) -> Any:
+    if cls not in _unfilled:
+        return cls(value)
+    base = _base_of(cls)
+    return base.__new__(cls, value) if base is not object else object.__new__(cls)
+
+
+def _base_of(cls: type) -> type:
+    """The type whose values the members of an enumeration are."""
+    return int if issubclass(cls, int) else object

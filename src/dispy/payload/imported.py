@@ -1,0 +1,236 @@
+"""Modules that were sent, imported where jobs run: found before anything else of the same name.
+
+Their files lie in a directory of the host, for what jobs start, read or inspect. Tracebacks name the files of the
+program.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import marshal
+import os
+import pickle
+import sys
+import types
+from collections.abc import Callable, Iterable, Sequence
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, SourceFileLoader
+
+
+from dispy.payload import bytecode, configured, scopes
+from dispy.payload.modules import Module
+
+Note = Callable[[types.ModuleType], None]
+
+
+class Finder:
+    """Finds the modules of a computation; stands first in ``sys.meta_path``.
+
+    Args:
+        directory: Where their files go; made when it is needed.
+        work: Where files that were sent by name lie, among them packages with their data; those are preferred.
+        on_imported: Called with each module that was imported.
+    """
+
+    def __init__(self, directory: str, work: str, on_imported: Note) -> None:
+        self.directory = directory
+        self._work = work
+        self._modules: dict[str, Module] = {}
+        self.on_imported = on_imported
+        self.warnings: list[str] = []
+        """Modules that cannot be imported here, with the reasons."""
+
+    def add(self, modules: Iterable[Module]) -> None:
+        """Have modules found that were not known before; their files are written."""
+        added = [module for module in modules if module.name not in self._modules]
+        for module in added:
+            self._modules[module.name] = module
+            self._write(module)
+            known = sys.modules.get(module.name)
+            if known is not None and module.code and not is_sent(known):
+                # A module of this name that comes with Python: the program has its own.
+                del sys.modules[module.name]
+        if added and self.directory not in sys.path:
+            sys.path.insert(0, self.directory)
+            importlib.invalidate_caches()
+
+    def names(self) -> list[str]:
+        """Of the modules that are found."""
+        return list(self._modules)
+
+    def forget(self, tops: set[str]) -> None:
+        """Have modules not found any more: others of their names are there for a job."""
+        self._modules = {
+            name: module for name, module in self._modules.items() if name.partition(".")[0] not in tops
+        }
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """As ``importlib`` asks."""
+        module = self._modules.get(name)
+        if module is None or not module.path or (module.source is None and not module.code):
+            return None
+        place = self._place(module)
+        loader = Loader(name, place, module, self)
+        if not module.is_package:
+            return importlib.util.spec_from_file_location(name, place, loader=loader)
+        relative = name.replace(".", "/")
+        places = [os.path.dirname(place), f"{self.directory}/{relative}", f"{self._work}/{relative}"]
+        below = [each for each in dict.fromkeys(places) if os.path.isdir(each)]
+        return importlib.util.spec_from_file_location(
+            name, place, loader=loader, submodule_search_locations=below
+        )
+
+    def _place(self, module: Module) -> str:
+        """Where a module's file is here: sent by name, in its own place if the machine has it, or written by us."""
+        relative = self._relative(module)
+        staged = f"{self._work}/{relative}"
+        if os.path.isfile(staged):
+            return staged
+        if module.source is not None and has_content(module.path, module.source):
+            return module.path
+        return f"{self.directory}/{relative}"
+
+    def _relative(self, module: Module) -> str:
+        path = module.name.replace(".", "/")
+        return f"{path}/__init__.py" if module.is_package else f"{path}.py"
+
+    def _write(self, module: Module) -> None:
+        if not module.path or module.path.endswith(tuple(EXTENSION_SUFFIXES)):
+            return
+        path = f"{self.directory}/{self._relative(module)}"
+        if module.source is None:
+            path += "c"  # a module of which there is compiled code alone
+        write(path, _as_file(module.code) if module.source is None else module.source)
+        for relative, data in module.files.items():
+            write(f"{os.path.dirname(path)}/{relative}", data)
+
+
+def _as_file(code: bytes) -> bytes:
+    return importlib.util.MAGIC_NUMBER + bytes(12) + code
+
+
+def write(path: str, data: bytes) -> None:
+    """Write a file, with the directories above it."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(data)
+
+
+def has_content(path: str, data: bytes) -> bool:
+    """Whether a file of this machine is the program's."""
+    try:
+        if os.stat(path).st_size != len(data):
+            return False
+        with open(path, "rb") as file:
+            return file.read() == data
+    except (OSError, ValueError):
+        return False
+
+
+class Loader(SourceFileLoader):
+    """Runs the code of a module that was sent.
+
+    Args:
+        name: Of the module.
+        path: Of its file here.
+        module: What was sent.
+        finder: Of the computation.
+    """
+
+    def __init__(self, name: str, path: str, module: Module, finder: Finder) -> None:
+        super().__init__(name, path)
+        self._module = module
+        self._finder = finder
+
+    def get_source(self, fullname: str) -> str | None:
+        """The text, as it was in the program."""
+        source = self._module.source
+        return None if source is None else importlib.util.decode_source(source)
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        """Compiled as it ran in the program, or now."""
+        module = self._module
+        if module.code:
+            code: types.CodeType = marshal.loads(module.code)
+            return code
+        assert module.source is not None
+        compiled: types.CodeType = compile(module.source, module.path, "exec", dont_inherit=True)
+        return compiled
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Run the top level of the module; where it fails, take what the program has sent of it by value."""
+        sent = self._module
+        source = self.get_source(sent.name)
+        if source:
+            bytecode.show_source(sent.path, source)
+        before = dict(vars(module))
+        try:
+            exec(self.get_code(sent.name), vars(module))
+        except Exception as error:
+            if not sent.by_value:
+                raise
+            self._finder.warnings.append(
+                f"module {sent.name} cannot be imported: {type(error).__name__}: {error}; "
+                "what the computation uses of it was taken from the program"
+            )
+            vars(module).clear()
+            vars(module).update(before)
+            scopes.fill_from_value(module, lambda: pickle.loads(sent.by_value))
+        else:
+            if sent.globals:
+                configured.settle(module, sent.globals)
+        self._finder.on_imported(module)
+
+
+_finder: Finder | None = None
+
+
+def begin_worker(directory: str, work: str, on_imported: Note = lambda module: None) -> Finder:
+    """Have this process run jobs: modules that are sent are found, those that come by value are registered.
+
+    Args:
+        directory: Where files of modules go; made when it is needed.
+        work: The working directory.
+        on_imported: Called with each module of the user's that was imported.
+    """
+    global _finder
+    _finder = Finder(directory, work, on_imported)
+    sys.meta_path.insert(0, _finder)
+    scopes.is_worker = True
+    return _finder
+
+
+def add(modules: Iterable[Module]) -> None:
+    """Have modules found that arrive with a job; nothing where none are taken."""
+    if _finder is not None:
+        _finder.add(modules)
+
+
+def names() -> list[str]:
+    """Of the modules that were sent."""
+    return [] if _finder is None else _finder.names()
+
+
+def is_sent(module: types.ModuleType) -> bool:
+    """Whether a module was imported from what was sent."""
+    return isinstance(getattr(module, "__loader__", None), Loader)
+
+
+def forget(tops: set[str]) -> None:
+    """Have modules of these top names not found any more."""
+    if _finder is not None:
+        _finder.forget(tops)
+
+
+def place_script(path: str, sources: dict[str, str]) -> str:
+    """Where the user's script lies here: in its place if this machine has it, or in a file that is written."""
+    source = sources.get(path, "").encode()
+    if not source or has_content(path, source) or _finder is None:
+        return path
+    place = f"{_finder.directory}/__main__/{os.path.basename(path)}"
+    write(place, source)
+    return place
+
+

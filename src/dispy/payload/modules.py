@@ -1,0 +1,452 @@
+"""The user's own modules, as they are sent: code as it runs, source, files that importing needs, changed globals.
+
+They are found without importing anything that the program has not imported: from what pickles name, along the import
+statements of the code, whole packages with it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import marshal
+import os
+import sys
+import time
+import types
+import zipfile
+from collections.abc import Iterable, Iterator
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
+from itertools import islice
+from typing import Any, NamedTuple
+
+from dispy.payload import bytecode
+from dispy.payload.bytecode import Imported
+from dispy.payload.installed import Origin, is_library, lies_with_packages, origin_of, own_modules
+
+logger = logging.getLogger("dispy.client")
+
+PACKAGE_FILES_MAX = 1000
+"""Modules of a package that are sent whether something is known to import them or not."""
+
+BESIDE_MAX = 8 * 1024 * 1024
+"""Bytes of files that are sent with a module because it may read them when it is imported."""
+
+_CODE = (".py", ".pyc", *EXTENSION_SUFFIXES)
+
+
+class Module(NamedTuple):
+    """One module on its way.
+
+    Attributes:
+        name: As it is imported.
+        is_package: It has modules below it.
+        path: Of its file here; names the file in tracebacks.
+        source: Its text; None if there is none.
+        code: Compiled, as it runs here; empty where it was not imported: compiled where it is used then.
+        globals: Pickled values that its globals have here.
+        by_value: Pickled: what of it is used, for a node where it cannot be imported; empty if that cannot be sent.
+        files: Files that it may read, by their path relative to the module's directory.
+    """
+
+    name: str
+    is_package: bool
+    path: str
+    source: bytes | None
+    code: bytes
+    globals: bytes = b""
+    by_value: bytes = b""
+    files: dict[str, bytes] = {}
+
+
+# What a loaded module consists of.
+
+_codes: dict[str, tuple[types.ModuleType, types.CodeType | None]] = {}
+
+
+def can_be_sent(name: str | None) -> bool:
+    """Whether a module that is loaded here can be imported elsewhere as it runs here."""
+    return name is not None and code_of(name) is not None
+
+
+def code_of(name: str) -> types.CodeType | None:
+    """The code that a loaded module of the user's own was made by; None if that is not there any more."""
+    module = sys.modules.get(name)
+    if module is None:
+        return None
+    known = _codes.get(name)
+    if known is None or known[0] is not module:
+        known = _codes[name] = module, _find_code(name, module)
+    return known[1]
+
+
+def _find_code(name: str, module: types.ModuleType) -> types.CodeType | None:
+    spec: Any = module.__spec__
+    path = getattr(module, "__file__", None)
+    if path is None:
+        return _EMPTY  # a namespace package
+    if path.endswith(tuple(EXTENSION_SUFFIXES)):
+        return _EMPTY  # its file is sent, see ``extensions``
+    try:
+        code = spec.loader.get_code(name)
+    except Exception:
+        code = None
+    if code is None:
+        code = _compile(path)
+    if code is None or not _is_changed(path) or _made_by(code, module):
+        return code
+    try:
+        with open(importlib.util.cache_from_source(path), "rb") as file:
+            cached: types.CodeType = marshal.loads(file.read()[16:])
+    except (OSError, ValueError, EOFError, TypeError, NotImplementedError):
+        cached = code
+    if _made_by(cached, module):
+        return cached
+    logger.warning(
+        "%s has changed since the program has imported it: what jobs use of module %s goes by value",
+        path, name,
+    )  # fmt: skip
+    return None
+
+
+_EMPTY = compile("", "<nothing>", "exec")
+
+
+def _compile(path: str) -> types.CodeType | None:
+    try:
+        with open(path, "rb") as file:
+            return compile(file.read(), path, "exec", dont_inherit=True)
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def _start_time() -> float:
+    """When this process began (seconds since the epoch)."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+_started: list[float] = []
+
+
+def _started_ns() -> float:
+    if not _started:
+        _started.append(_start_time())
+    return _started[0] * 1e9
+
+
+def _is_changed(path: str) -> bool:
+    """Whether a file may have been changed since the program began. The time of its inode cannot be set back."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False  # in an archive
+    return max(found.st_mtime, found.st_ctime) >= _started_ns() / 1e9 - 1
+
+
+def _made_by(code: types.CodeType, module: types.ModuleType) -> bool:
+    """Whether the functions of a module are those that this code makes."""
+    known = set(_nested(code))
+    for value in vars(module).values():
+        for function in _functions(value, module.__name__):
+            if function.__code__.co_filename == code.co_filename and function.__code__ not in known:
+                return False
+    return True
+
+
+def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _nested(constant)
+
+
+def _functions(value: Any, module: str) -> Iterator[types.FunctionType]:
+    if isinstance(value, type) and value.__module__ == module:
+        for item in vars(value).values():
+            function = getattr(item, "__func__", item)
+            if isinstance(function, types.FunctionType):
+                yield function
+    elif isinstance(value, types.FunctionType) and value.__module__ == module:
+        yield value
+
+
+# Objects that own modules have made.
+
+PLAIN = (
+    type(None), bool, int, float, complex, str, bytes, tuple, frozenset, types.FunctionType, type, types.ModuleType,
+    types.BuiltinFunctionType,
+)  # fmt: skip
+
+
+def find_home(value: Any) -> tuple[str, str] | None:
+    """Module and name of an object that a module of the user's own holds as a global, such as a lock or registry."""
+    if isinstance(value, PLAIN):
+        return None
+    for name in own_modules():
+        module = sys.modules.get(name)
+        if module is None:
+            continue
+        for key, other in list(vars(module).items()):
+            if other is value and not key.startswith("__"):
+                return name, key
+    return None
+
+
+# Which modules are sent.
+
+
+class _Search:
+    """Modules that are found one from another."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+        """Paths of files of code by name; "" for those that are loaded from no file."""
+        self.left: list[str] = []
+        """Those whose import statements are to be followed."""
+        self.along: dict[str, str] = {}
+        """Modules of packages that nothing is known to import; packages may load them by name."""
+        self._tops: dict[str, ModuleSpec | None] = {}
+
+    def want(self, name: str) -> None:
+        """Take a module, the packages above it, and the package that it is in as a whole."""
+        parts = name.split(".")
+        for count in range(1, len(parts) + 1):
+            self._take(".".join(parts[:count]))
+
+    def _take(self, name: str) -> None:
+        if name in self.found or name in ("", "__main__", "dispy"):
+            return
+        module = sys.modules.get(name)
+        if module is not None:
+            if origin_of(name) is not Origin.OWN or not can_be_sent(name):
+                return
+            path = getattr(module, "__file__", None) or ""
+            places = list(getattr(module, "__path__", ()))
+        else:
+            spec = self._find(name)
+            if spec is None:
+                return
+            path = spec.origin if spec.has_location and spec.origin else ""
+            places = list(spec.submodule_search_locations or ())
+        self.found[name] = path
+        self.left.append(name)
+        if "." not in name:
+            below = [entry for place in places for entry in islice(_below(place, name), PACKAGE_FILES_MAX + 1)]
+            if len(below) > PACKAGE_FILES_MAX:
+                logger.info("package %s has more than %d modules: those in use are sent", name, PACKAGE_FILES_MAX)
+            else:
+                self.along.update(below)
+
+    def _find(self, name: str) -> ModuleSpec | None:
+        """Where a module that is not loaded lies, if it is the user's own; nothing is imported for that."""
+        top, dot, _ = name.partition(".")
+        if dot:
+            parent = sys.modules.get(name.rpartition(".")[0])
+            places = list(getattr(parent, "__path__", ()))
+            if not places:
+                return None
+            spec = PathFinder.find_spec(name, places)
+        else:
+            if top not in self._tops:
+                self._tops[top] = _find_top(top)
+            spec = self._tops[top]
+        return spec if spec is not None and _is_own(spec) else None
+
+
+def _find_top(name: str) -> ModuleSpec | None:
+    for finder in sys.meta_path:
+        find = getattr(finder, "find_spec", None)
+        try:
+            spec = find(name, None) if find is not None else None
+        except Exception:  # a finder of the user's own
+            spec = None
+        if spec is not None:
+            return spec  # type: ignore[no-any-return]
+    return None
+
+
+def _is_own(spec: ModuleSpec) -> bool:
+    places = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
+    if not places or any(lies_with_packages(place) for place in places):
+        return False
+    return not is_library(spec.name, places[0])
+
+
+def _below(place: str, top: str) -> Iterator[tuple[str, str]]:
+    """Modules below a directory, also one in an archive, with their files."""
+    if lies_with_packages(place):
+        return
+    if os.path.isdir(place):
+        for directory, names, files in os.walk(place):
+            names[:] = sorted(name for name in names if name.isidentifier() and name != "__pycache__")
+            below = os.path.relpath(directory, place)
+            parts = [] if below == "." else below.split(os.sep)
+            for name in sorted(files):
+                yield from _module_at(f"{directory}/{name}", [top, *parts], name)
+        return
+    archive, inside = _in_archive(place)
+    if archive:
+        with zipfile.ZipFile(archive) as file:
+            for entry in file.namelist():
+                if entry.startswith(f"{inside}/"):
+                    *parts, name = entry[len(inside) + 1 :].split("/")
+                    yield from _module_at(f"{archive}/{entry}", [top, *parts], name)
+
+
+def _module_at(path: str, parts: list[str], name: str) -> Iterator[tuple[str, str]]:
+    stem, dot, ending = name.partition(".")
+    if dot and f".{ending}" in _CODE and (stem.isidentifier() or stem == "__init__"):
+        yield ".".join(parts if stem == "__init__" else [*parts, stem]), path
+
+
+def _in_archive(path: str) -> tuple[str, str]:
+    """The archive that a path leads into, and the path within; empty if it leads into none."""
+    archive = path
+    while archive and not os.path.exists(archive):
+        archive = os.path.dirname(archive)
+    if os.path.isfile(archive) and zipfile.is_zipfile(archive):
+        return archive, path[len(archive) + 1 :]
+    return "", ""
+
+
+_texts: dict[str, tuple[tuple[int, int], bytes]] = {}
+"""Contents of files of code with time of change and size: clusters of one program send the same ones."""
+
+
+def _read(path: str) -> bytes:
+    try:
+        if os.path.isfile(path):
+            found = os.stat(path)
+            signature = found.st_mtime_ns, found.st_size
+            known = _texts.get(path)
+            if known is not None and known[0] == signature and signature[0] < _started_ns():
+                return known[1]
+            with open(path, "rb") as file:
+                data = file.read()
+            if path.endswith(_CODE):
+                _texts[path] = signature, data
+            return data
+        archive, inside = _in_archive(path)
+        if archive:
+            with zipfile.ZipFile(archive) as opened:
+                return opened.read(inside)
+    except (OSError, KeyError, zipfile.BadZipFile):
+        pass
+    return b""
+
+
+def gather(names: Iterable[str], statements: Iterable[Imported]) -> list[Module]:
+    """The user's own modules of these names, and those that they and some code import.
+
+    Args:
+        names: Of modules that are loaded.
+        statements: Import statements of code that goes by value.
+    """
+    search = _Search()
+    for name in sorted(names):
+        search.want(name)
+    _follow(search, statements)
+    modules = []
+    while search.left:
+        name = search.left.pop()
+        module, code = _describe(name, search.found[name])
+        if module is None:
+            continue
+        modules.append(module)
+        loaded = sys.modules.get(name)
+        if code is not None:
+            _follow(search, bytecode.imports(code, name if module.is_package else name.rpartition(".")[0]))
+        if loaded is not None:
+            _follow_values(search, loaded)
+    for name, path in search.along.items():
+        if name not in search.found:
+            modules.append(_describe_unused(name, path))
+    return modules
+
+
+def _describe_unused(name: str, path: str) -> Module:
+    is_package = os.path.basename(path).startswith("__init__.")
+    if path.endswith(".py"):
+        return Module(name, is_package, path, _read(path), b"")
+    code = _read(path)[16:] if path.endswith(".pyc") else b""
+    return Module(name, is_package, path, None, code)
+
+
+def _follow(search: _Search, statements: Iterable[Imported]) -> None:
+    for module, names in statements:
+        if module:
+            search.want(module)
+            for name in names:
+                if f"{module}.{name}" in sys.modules or module in search.found:
+                    search.want(f"{module}.{name}")
+
+
+def _follow_values(search: _Search, module: types.ModuleType) -> None:
+    """Modules that a module has got hold of in another way than by an import statement."""
+    for value in list(vars(module).values()):
+        if isinstance(value, types.ModuleType):
+            search.want(value.__name__)
+        elif isinstance(value, (types.FunctionType, type)):
+            search.want(value.__module__ or "")
+
+
+def _describe(name: str, path: str) -> tuple[Module | None, types.CodeType | None]:
+    loaded = name in sys.modules
+    code = code_of(name) if loaded else None
+    is_package = path == "" or os.path.basename(path).startswith("__init__.")
+    if path.endswith(tuple(EXTENSION_SUFFIXES)):
+        return Module(name, is_package, path, None, b""), None
+    if path.endswith(".pyc"):
+        data = _read(path)
+        code = code or marshal.loads(data[16:])
+        return Module(name, is_package, path, None, marshal.dumps(code)), code
+    source = _read(path) if path else None
+    if loaded and code is None:
+        return None, None
+    compiled = marshal.dumps(code) if code is not None else b""
+    if code is None and source is not None:
+        code = _compiled_text(source, path)
+    files = _files_beside(path, is_package, name, code) if path and code is not None else {}
+    return Module(name, is_package, path, source, compiled, files=files), code
+
+
+def _compiled_text(source: bytes, path: str) -> types.CodeType | None:
+    try:
+        return compile(source, path, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return None
+
+
+def _files_beside(path: str, is_package: bool, name: str, code: types.CodeType) -> dict[str, bytes]:
+    """Files that a module may read when it is imported: those of its package, and those beside it that it names."""
+    directory = os.path.dirname(path)
+    if not os.path.isdir(directory):
+        return {}
+    named = {text for text in bytecode.constants(code) if 0 < len(text) < 200 and "\0" not in text}
+    wanted = [text for text in named if os.path.isfile(f"{directory}/{text}")]
+    for text in named:
+        if text not in (".", "..", "/", "") and os.path.isdir(f"{directory}/{text}"):
+            wanted += [f"{text}/{other}" for other in named if os.path.isfile(f"{directory}/{text}/{other}")]
+    if is_package and "." not in name:
+        wanted += list(islice(_data_below(directory), PACKAGE_FILES_MAX))
+    found: dict[str, bytes] = {}
+    left = BESIDE_MAX
+    for relative in dict.fromkeys(map(os.path.normpath, sorted(wanted))):
+        full = f"{directory}/{relative}"
+        if relative.startswith(("..", "/")) or relative.endswith(_CODE) or os.path.getsize(full) > left:
+            continue
+        found[relative] = _read(full)
+        left -= len(found[relative])
+    return found
+
+
+def _data_below(directory: str) -> Iterator[str]:
+    for place, names, files in os.walk(directory):
+        names[:] = sorted(name for name in names if name != "__pycache__" and not name.startswith("."))
+        for name in sorted(files):
+            if not name.endswith(_CODE) and os.path.isfile(f"{place}/{name}"):
+                yield os.path.relpath(f"{place}/{name}", directory)

@@ -1,0 +1,163 @@
+"""Scopes of functions where code arrives: one module object for each module that came by value.
+
+In a worker such modules stand in ``sys.modules`` under their names, the script as ``__main__`` and ``__mp_main__``, so
+that what a job pickles, forks or spawns finds them. Elsewhere (a program that loads results) nothing of that happens.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import sys
+import types
+from collections.abc import Callable, Iterable
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+from dispy.payload.bytecode import Namespace
+from dispy.payload.installed import MAINS
+
+is_worker = False
+"""Whether modules that come by value are registered here; see ``imported.begin_worker``."""
+
+_made: dict[str, types.ModuleType] = {}
+"""Modules that came by value, by name."""
+
+_stamps: dict[int, dict[str, Any]] = {}
+"""Stamps of the globals that arrived, by the address of their scope."""
+
+_is_loaded = False
+"""Whether the computation is here: what arguments change of it from now on is put back after their job."""
+
+changes: list[Callable[[], object]] = []
+"""What puts back the changes that the arguments of the running job have brought, in order."""
+
+_MISSING = object()
+
+find_file: Callable[[str], str] = str
+"""Where a file of the program lies here; set where sources are unpacked."""
+
+
+def end_loading() -> None:
+    """The computation is here, as its program had it when the cluster was made."""
+    global _is_loaded
+    _is_loaded = True
+
+
+def put_back() -> None:
+    """Have the computation as it arrived: a job with changed code among its arguments has ended."""
+    while changes:
+        changes.pop()()
+
+
+def note_change(undo: Callable[[], object]) -> None:
+    """Something of the computation is changed by what arrives; ``undo`` puts it back."""
+    if _is_loaded:
+        changes.append(undo)
+
+
+# What pickles call.
+
+
+def import_module(name: str) -> types.ModuleType:
+    """A module that can be imported here."""
+    return importlib.import_module(name)
+
+
+def scope_of_module(name: str) -> Namespace:
+    """The globals of a module that can be imported here."""
+    return vars(importlib.import_module(name))
+
+
+def fresh_scope(about: dict[str, Any]) -> Namespace:
+    """Globals of code that belongs to no module."""
+    scope = {name: value for name, value in about.items() if name != "spec"}
+    scope.setdefault("__builtins__", builtins)
+    return scope
+
+
+def scope_of_value(name: str, about: dict[str, Any]) -> Namespace:
+    """The globals of a module that came by value."""
+    return vars(module_of_value(name, about)) if is_worker else fresh_scope(about)
+
+
+def module_of_value(name: str, about: dict[str, Any]) -> types.ModuleType:
+    """A module that came by value; in a worker there is one under each name."""
+    module = _made.get(name) if is_worker else None
+    if module is not None:
+        return module
+    module = types.ModuleType(name)
+    vars(module).update(fresh_scope(about))
+    if not is_worker:
+        return module
+    _made[name] = module
+    if name in MAINS:
+        _make_main(module, about)
+    elif name not in sys.modules:
+        sys.modules[name] = module
+    return module
+
+
+def _make_main(module: types.ModuleType, about: dict[str, Any]) -> None:
+    """Give a worker the user's script as its main module; processes that jobs spawn read it from its file."""
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+    path = about.get("__file__")
+    if path:
+        module.__file__ = find_file(path)
+    name = about.get("spec")
+    module.__spec__ = ModuleSpec(name, None, origin=module.__file__ if path else None) if name else None
+
+
+def fill_scope(scope: Namespace, values: Iterable[tuple[str, Any, Any]]) -> None:
+    """Set globals of a scope: those that are new, and those that the program has changed since it sent them."""
+    if not is_worker:
+        for name, _, value in values:
+            scope[name] = value
+        return
+    stamps = _stamps.setdefault(id(scope), {})
+    for name, stamp, value in values:
+        if name in scope and stamp is not None and stamps.get(name, _MISSING) == stamp:
+            continue
+        if name in scope:
+            note_change(_putting_back(scope, stamps, name))
+        scope[name] = value
+        stamps[name] = stamp
+
+
+def global_value(scope: Namespace, name: str, stamp: Any, value: Any) -> Any:
+    """A value that arrives with something else and is a global as well: the one object for both."""
+    if not is_worker:
+        return value
+    fill_scope(scope, [(name, stamp, value)])
+    return scope[name]
+
+
+def fill_from_value(module: types.ModuleType, load: Callable[[], Any]) -> None:
+    """Give a module that cannot be imported here what the program has sent of it by value.
+
+    Args:
+        module: Empty, and in ``sys.modules``.
+        load: Unpickles the values.
+    """
+    _made[module.__name__] = module
+    fill_scope(vars(module), load())
+
+
+def _putting_back(scope: Namespace, stamps: dict[str, Any], name: str) -> Callable[[], None]:
+    value, stamp = scope[name], stamps.get(name)
+
+    def put_back() -> None:
+        scope[name] = value
+        stamps[name] = stamp
+
+    return put_back
+
+
+def attribute_of(module: Any, path: str) -> Any:
+    """What a module has under a name with dots in it; None if there is nothing."""
+    found = module
+    for part in path.split("."):
+        found = getattr(found, part, None)
+        if found is None:
+            return None
+    return found

@@ -1,0 +1,155 @@
+"""Stamps by which it is seen that the program has changed a global, a class or a function since it was sent."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import itertools
+import sys
+import types
+import uuid
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import cloudpickle
+
+from dispy.payload.blocks import PROTOCOL
+
+STAMPED_MAX = 1024 * 1024
+"""Bytes of a value up to which its content is compared. What is larger counts as changed each time."""
+
+_SMALL = 64
+
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type(Ellipsis)})
+
+_names = itertools.count(1)
+_program = uuid.uuid4().hex
+
+_identities: dict[int, tuple[weakref.ref[Any], str]] = {}
+
+
+def identity_of(obj: Any) -> str:
+    """A name for a function, class or module that no other one has or had, in any program."""
+    known = _identities.get(id(obj))
+    if known is not None and known[0]() is obj:
+        return known[1]
+    name = f"{_program}-{next(_names)}"
+    give_identity(obj, name)
+    return name
+
+
+def give_identity(obj: Any, name: str) -> None:
+    """Have an object that arrived known under the name that it has where it comes from."""
+    address = id(obj)
+
+    def forget(_: object) -> None:
+        _identities.pop(address, None)
+
+    _identities[address] = (weakref.ref(obj, forget), name)
+
+
+class TooLarge(Exception):
+    """More was written than is compared."""
+
+
+class Sink(io.RawIOBase):
+    """A file that keeps a digest of what is written to it, and refuses more than so many bytes."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._left = limit
+
+    def write(self, data: Any) -> int:
+        """Take bytes.
+
+        Raises:
+            TooLarge: They are too many.
+        """
+        size = len(data)
+        self._left -= size
+        if self._left < 0:
+            raise TooLarge
+        self._digest.update(data)
+        return size
+
+    def digest(self) -> bytes:
+        """Of all that was written."""
+        return self._digest.digest()
+
+
+class _Stamper(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
+    """Pickles content for comparison; functions, classes and modules by identity."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (types.FunctionType, type, types.ModuleType)):
+            return sys.intern, (_name_of(obj),)  # neither a function of Python nor a class, which would come here
+        return NotImplemented
+
+
+def _name_of(obj: Any) -> str:
+    return obj.__name__ if isinstance(obj, types.ModuleType) else identity_of(obj)
+
+
+def of(value: Any) -> Any:
+    """The stamp of a value: equal where nothing has changed; None where that is not known."""
+    kind = type(value)
+    if kind in _ATOMS and (kind not in (str, bytes) or len(value) <= _SMALL):
+        return kind.__name__, value
+    if isinstance(value, (types.FunctionType, type, types.ModuleType)):
+        return _name_of(value)
+    sink = Sink(STAMPED_MAX)
+    try:
+        _Stamper(sink, protocol=PROTOCOL).dump(value)
+    except Exception:  # it is too large, or the pickle that it is for says why it cannot be sent
+        return None
+    return sink.digest()
+
+
+def can_be_pickled(value: Any) -> bool:
+    """Whether a value can be pickled, whatever becomes of the code that it refers to."""
+    if type(value) in _ATOMS:
+        return True
+    try:
+        _Stamper(Sink(sys.maxsize), protocol=PROTOCOL).dump(value)
+    except Exception:
+        return False
+    return True
+
+
+class Known:
+    """What nodes have of a program by its computation.
+
+    Attributes:
+        modules: The user's own modules that were sent.
+        tops: Their top names, as they stand in pickles.
+    """
+
+    __slots__ = ("_classes", "modules", "tops")
+
+    def __init__(self, modules: Iterable[str], sent: Iterable[Any]) -> None:
+        from dispy.payload import classes
+
+        self.modules = frozenset(modules)
+        self.tops = frozenset(name.partition(".")[0].encode() for name in self.modules)
+        self._classes = {
+            id(item): (item, classes.fingerprint_of(item))
+            for item in sent
+            if isinstance(item, type) and classes.is_global(item)
+        }
+
+    def has(self, cls: Any) -> bool:
+        """Whether a class is there as it is now."""
+        known = self._classes.get(id(cls))
+        if known is None:
+            return False
+        from dispy.payload import classes
+
+        return classes.fingerprint_of(cls) == known[1]
+
+
+NOTHING = Known((), ())
+
+here: Known | None = None
+"""In a worker: the modules that were sent, which the program has."""

@@ -1,0 +1,311 @@
+"""Other things that code consists of: caches, generic functions, types of annotations, lone objects."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import sys
+import types
+import typing
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dispy.errors import PicklingError
+from dispy.payload import scopes, stamps
+from dispy.payload.installed import Origin, origin_of, own_modules, value_modules
+
+if TYPE_CHECKING:
+    from dispy.payload.by_value import Pickler
+
+# Things that are found by name.
+
+
+def named(module: str, name: str) -> Any:
+    """What a module has under a name, where something is loaded.
+
+    Raises:
+        PicklingError: There is nothing.
+    """
+    home = sys.modules.get(module)
+    if home is None:
+        home = scopes.import_module(module)
+    found = home
+    try:
+        for part in name.split("."):
+            found = getattr(found, part)
+    except AttributeError:
+        raise PicklingError(f"module {module} has no {name!r} here") from None
+    return found
+
+
+def singleton(module: str, name: str, kind: type) -> Any:
+    """An object that is nothing but itself, of a module that goes by value: one for each name."""
+    known = scopes.attribute_of(sys.modules.get(module), name)
+    if type(known) is kind and not getattr(known, "__dict__", None):
+        return known
+    made = object.__new__(kind)
+    if scopes.is_worker:
+        vars(scopes.module_of_value(module, {"__name__": module})).setdefault(name, made)
+    return made
+
+
+def find_singleton(obj: Any) -> tuple[str, str] | None:
+    """Module and name of an object that is nothing but itself, such as ``MISSING = object()``.
+
+    Two such objects are told apart by identity alone; a copy would be another one. One that could be given attributes
+    has to have the name of a constant: what is in other variables is for a job to change.
+    """
+    kind = type(obj)
+    if getattr(obj, "__dict__", None) or not _is_bare(kind):
+        return None
+    is_fixed = not hasattr(obj, "__dict__")
+    first = sys.modules.get(kind.__module__)
+    if first is not None and kind is not object:
+        for name, value in vars(first).items():
+            if value is obj and (is_fixed or name.isupper()):
+                return kind.__module__, name
+    for module_name in (*own_modules(), "__main__", *value_modules()):
+        module = sys.modules.get(module_name)
+        for name, value in list(vars(module).items()) if module is not None else ():
+            if value is obj and (is_fixed or name.isupper()):
+                return module_name, name
+    return None
+
+
+@functools.cache
+def _is_bare(kind: type) -> bool:
+    """Whether instances of a class hold nothing besides attributes."""
+    if kind.__basicsize__ > _BARE_SIZE or kind.__itemsize__ or kind.__new__ is not object.__new__:
+        return False
+    return not any(
+        isinstance(value, types.MemberDescriptorType) for base in kind.__mro__ for value in vars(base).values()
+    )
+
+
+_BARE_SIZE = type("Bare", (), {}).__basicsize__
+"""Of an object that has a dictionary at most."""
+
+
+# Attributes of modules that go by value.
+
+
+def sendable_part(
+    pickler: Pickler, values: dict[str, Any], where: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Those attributes that can be sent, and for the others the reason."""
+    from dispy.payload.by_value import Pickler as ByValue
+
+    sendable, reasons = {}, {}
+    for name, value in values.items():
+        if name.startswith("__") and name.endswith("__"):
+            continue
+        if not isinstance(value, (types.FunctionType, type, types.ModuleType)):
+            try:
+                ByValue(stamps.Sink(sys.maxsize)).dump(value)
+            except Exception as error:
+                reasons[name] = f"{where} was sent without its global {name!r}: {error}"
+                continue
+        sendable[name] = value
+    return sendable, reasons
+
+
+def explain_missing(module: types.ModuleType, reasons: dict[str, str]) -> None:
+    """Have a module say why it lacks a global, where somebody uses it."""
+    if not reasons or "__getattr__" in vars(module):
+        return
+
+    def missing(name: str) -> Any:
+        raise AttributeError(reasons.get(name, f"module {module.__name__!r} has no attribute {name!r}"))
+
+    vars(module)["__getattr__"] = missing
+
+
+# Functions with several implementations.
+
+_dispatching = functools.singledispatch(lambda argument: None).__code__
+
+
+def reduce_generic_function(function: types.FunctionType) -> Any:
+    """How a function of ``functools.singledispatch`` is pickled; None if it is none."""
+    if function.__code__ is not _dispatching:
+        return None
+    implementations = dict(function.registry)  # type: ignore[attr-defined]
+    attributes = {
+        name: value
+        for name, value in vars(function).items()
+        if name not in ("register", "dispatch", "registry", "_clear_cache")
+    }
+    parts = {name: getattr(function, name) for name in ("__name__", "__qualname__", "__module__", "__doc__")}
+    return _generic_function, (), (implementations, attributes, parts), None, None, _fill_generic_function
+
+
+def _generic_function() -> Any:
+    return functools.singledispatch(lambda argument: None)
+
+
+def _fill_generic_function(function: Any, state: tuple[Any, ...]) -> Any:
+    implementations, attributes, parts = state
+    for kind, implementation in implementations.items():
+        function.register(kind, implementation)
+    vars(function).update(attributes)
+    for name, value in parts.items():
+        setattr(function, name, value)
+    return function
+
+
+# Objects of the standard library that hold what cannot be sent.
+
+
+def _reduce_cache(pickler: Pickler, function: Any) -> Any:
+    if not pickler.is_by_value(function):
+        return NotImplemented
+    attributes = {name: value for name, value in vars(function).items() if name != "__wrapped__"}
+    return _cached, (function.__wrapped__, function.cache_parameters()), attributes
+
+
+def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    """A function with a cache of its own, as empty as a fresh one."""
+    return functools.lru_cache(**parameters)(function)
+
+
+def _reduce_cached_property(pickler: Pickler, obj: Any) -> Any:
+    return _cached_property, (), (obj.func, obj.attrname, obj.__doc__), None, None, _fill_cached_property
+
+
+def _cached_property() -> Any:
+    return functools.cached_property(lambda obj: None)
+
+
+def _fill_cached_property(obj: Any, state: tuple[Any, ...]) -> Any:
+    obj.func, obj.attrname, obj.__doc__ = state
+    return obj
+
+
+def _reduce_generic_method(pickler: Pickler, method: Any) -> Any:
+    return _generic_method, (), (method.dispatcher, method.func), None, None, _fill_generic_method
+
+
+def _generic_method() -> Any:
+    return functools.singledispatchmethod(lambda self: None)
+
+
+def _fill_generic_method(method: Any, state: tuple[Any, Any]) -> Any:
+    method.dispatcher, method.func = state
+    return method
+
+
+def _reduce_weak(pickler: Pickler, table: Any) -> Any:
+    return type(table), (), None, None, iter(list(table.items()))
+
+
+def _reduce_context_manager(pickler: Pickler, manager: Any) -> Any:
+    if inspect.getgeneratorstate(manager.gen) != inspect.GEN_CREATED:
+        raise PicklingError("it is a context manager that has been entered")
+    return type(manager), (manager.func, manager.args, manager.kwds)
+
+
+# Types of annotations.
+
+
+def _reduce_new_type(pickler: Pickler, kind: Any) -> Any:
+    if not pickler.is_by_value(kind):
+        return NotImplemented
+    return _new_type, (kind.__name__, kind.__qualname__, kind.__module__, kind.__supertype__)
+
+
+def _new_type(name: str, qualname: str, module: str, supertype: Any) -> Any:
+    known = _existing(module, qualname, typing.NewType)
+    if known is not None:
+        return known
+    kind: Any = typing.NewType(name, supertype)
+    kind.__module__, kind.__qualname__ = module, qualname
+    return kind
+
+
+def _existing(module: str, name: str, kind: Any) -> Any:
+    """What is here already under the name of something that arrives, so that it stays one."""
+    found = scopes.attribute_of(sys.modules.get(module), name)
+    return found if isinstance(found, kind) and origin_of(module) is not Origin.INSTALLED else None
+
+
+def _reduce_type_parameter(pickler: Pickler, parameter: Any) -> Any:
+    module = getattr(parameter, "__module__", None)
+    name = parameter.__name__
+    home = sys.modules.get(module) if module else None
+    origin = pickler.origin(module)
+    if origin is not Origin.VALUE and home is not None and getattr(home, name, None) is parameter:
+        return pickler.by_name(str(module), name)
+    options = {
+        key: getattr(parameter, f"__{key}__")
+        for key in ("bound", "covariant", "contravariant", "infer_variance")
+        if getattr(parameter, f"__{key}__", None)
+    }
+    if sys.version_info >= (3, 13) and parameter.has_default():
+        options["default"] = parameter.__default__
+    constraints = getattr(parameter, "__constraints__", ())
+    return _type_parameter, (stamps.identity_of(parameter), type(parameter), name, constraints, options, module)
+
+
+_parameters: dict[str, Any] = {}
+
+
+def _type_parameter(
+    identity: str, kind: Any, name: str, constraints: Any, options: dict[str, Any], module: str | None
+) -> Any:
+    parameter = _parameters.get(identity)
+    if parameter is None:
+        parameter = _parameters[identity] = kind(name, *constraints, **options)
+        with contextlib.suppress(AttributeError):
+            parameter.__module__ = module
+    return parameter
+
+
+def _reduce_alias(pickler: Pickler, alias: Any) -> Any:
+    if not pickler.is_by_value(alias):
+        return NotImplemented
+    make = _alias, (alias.__name__, alias.__type_params__, alias.__module__)
+    return *make, alias.__value__, None, None, _fill_alias
+
+
+_values: dict[int, Any] = {}
+"""What aliases stand for that were made here, by address: they are kept for good."""
+
+
+def _alias(name: str, parameters: tuple[Any, ...], module: str) -> Any:
+    known = _existing(module, name, typing.TypeAliasType)  # type: ignore[attr-defined,unused-ignore]
+    if known is not None:
+        return known
+    # What it stands for may name the alias again, and so is asked for when somebody looks.
+    scope: dict[str, Any] = {"__name__": module, "value_of": lambda: _values[id(scope[name])][1]}
+    listed = f"[{', '.join(map(str, parameters))}]" if parameters else ""
+    exec(f"type {name}{listed} = value_of()", scope)
+    return scope[name]
+
+
+def _fill_alias(alias: Any, value: Any) -> Any:
+    _values.setdefault(id(alias), (alias, value))
+    return alias
+
+
+Reducer = Callable[["Pickler", Any], Any]
+
+REDUCERS: dict[type, Reducer] = {
+    functools._lru_cache_wrapper: _reduce_cache,
+    functools.singledispatchmethod: _reduce_generic_method,
+    weakref.WeakKeyDictionary: _reduce_weak,
+    weakref.WeakValueDictionary: _reduce_weak,
+    contextlib._GeneratorContextManager: _reduce_context_manager,
+    contextlib._AsyncGeneratorContextManager: _reduce_context_manager,
+    typing.NewType: _reduce_new_type,
+    typing.TypeVar: _reduce_type_parameter,
+    typing.ParamSpec: _reduce_type_parameter,
+    typing.TypeVarTuple: _reduce_type_parameter,
+}
+"""How instances of these very types are pickled."""
+
+if sys.version_info < (3, 12):
+    REDUCERS[functools.cached_property] = _reduce_cached_property
+else:
+    REDUCERS[typing.TypeAliasType] = _reduce_alias
