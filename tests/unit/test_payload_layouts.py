@@ -60,7 +60,9 @@ class Row(NamedTuple):
 
 def compile_only(directory: Path) -> None:
     """Leave compiled code alone of ``helpers``."""
-    subprocess.run([sys.executable, "-m", "compileall", "-q", "-b", "helpers.py"], cwd=directory, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "compileall", "-q", "-b", "helpers.py"], cwd=directory, check=True
+    )
     (directory / "helpers.py").unlink()
 
 

@@ -1,18 +1,18 @@
 """User objects to bytes and back: the only package that unpickles. Used by client and worker alone.
 
-Most arguments and results consist of numbers, strings and containers, or of objects of installed
-libraries. The C pickler takes those without calling back into Python (``calls``, ``values``). What is large lies beside
-a pickle, in a block (``blocks``).
+Most arguments and results consist of numbers, strings and containers, or of objects of installed libraries. The C
+pickler takes those without calling back into Python (``calls``, ``values``). Large data lies beside a pickle, in a
+block (``blocks``).
 
-Code of the user's own travels in one of two ways. Modules that can be imported are sent (``modules``, with the globals
-that the program has set, ``configured``), imported where jobs run (``imported``), and what they define goes by name.
-All else (the script, a notebook, closures) goes by value (``by_value``, ``classes``, ``things``), into one module object
-under its name (``scopes``).
+Code of the user's own travels in one of two ways. Modules that can be imported are sent and imported where jobs run;
+what they define goes by name (``modules``). All else goes by value: the script, a notebook, closures (``by_value``).
+``code`` is a whole computation, ``brought`` what a single job brings, ``known`` what a node has already.
 """
 
-from dispy.payload import blocks, by_value, references, scopes
+from dispy.payload import blocks, references
 from dispy.payload.blocks import OUT_OF_BAND, PROTOCOL, Buffer, Parts, Ready, read_bytes, whole
 from dispy.payload.brought import Apart, accept_code, dump_call_with
+from dispy.payload.by_value import scopes
 from dispy.payload.calls import (
     CHUNK_PARTS,
     dump_call,
@@ -32,13 +32,12 @@ from dispy.payload.code import (
     with_setup_args,
 )
 from dispy.payload.culprits import find_culprit
-from dispy.payload.imported import Finder, begin_worker
-from dispy.payload.installed import lies_with_packages
-from dispy.payload.modules import gather
+from dispy.payload.known import NOTHING, Known
+from dispy.payload.modules.importing import Finder, begin_worker
+from dispy.payload.modules.origins import lies_with_packages
+from dispy.payload.modules.sending import gather
 from dispy.payload.references import Reference, has_used, take_used
-from dispy.payload.stamps import NOTHING, Known
 from dispy.payload.values import dump, dump_exception, dump_object, is_plain, load, load_exception
-
 
 __all__ = [
     "CHUNK_PARTS",
@@ -58,7 +57,6 @@ __all__ = [
     "accept_code",
     "begin_worker",
     "blocks",
-    "by_value",
     "dump",
     "dump_call",
     "dump_call_with",

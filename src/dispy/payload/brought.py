@@ -11,8 +11,8 @@ from typing import Any
 
 from dispy.errors import PicklingError
 from dispy.payload.blocks import PROTOCOL, Buffer, Collector, Parts, out_of_band, whole
-from dispy.payload import imported
-from dispy.payload.by_value import Namespace, Pickler, functions_of
+from dispy.payload.by_value.bytecode import Namespace
+from dispy.payload.by_value.pickler import Pickler, functions_of
 from dispy.payload.code import (
     add_modules,
     definitions,
@@ -22,8 +22,9 @@ from dispy.payload.code import (
     sent_modules,
 )
 from dispy.payload.culprits import blame, find_culprit
+from dispy.payload.known import Known
+from dispy.payload.modules import importing
 from dispy.payload.references import take_used
-from dispy.payload.stamps import Known
 
 
 class Apart(Exception):
@@ -72,13 +73,13 @@ def _forget_modules(paths: list[str]) -> None:
     Nor is anything compiled that would be taken for that of others later.
     """
     tops = {path.partition("/")[0].partition(".")[0] for path in paths}
-    imported.forget(tops)
+    importing.forget(tops)
     directory = os.getcwd() + "/"
     for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
         module = sys.modules[name]
         # Packages without an __init__.py have no file, but places; what is built into Python has neither.
         place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
-        if os.path.realpath(place).startswith(directory) or imported.is_sent(module):
+        if os.path.realpath(place).startswith(directory) or importing.is_sent(module):
             del sys.modules[name]
     importlib.invalidate_caches()
     sys.dont_write_bytecode = True

@@ -11,8 +11,8 @@ from dispy.payload import references
 from dispy.payload.blocks import OUT_OF_BAND, PROTOCOL, Buffer, Collector, Parts, out_of_band, whole
 from dispy.payload.brought import with_code
 from dispy.payload.culprits import blame, find_culprit
+from dispy.payload.known import Known
 from dispy.payload.references import take_used, used
-from dispy.payload.stamps import Known
 from dispy.payload.values import STACK_GLOBAL, dump, load, names_local
 
 _dumps = pickle.dumps
@@ -87,9 +87,7 @@ CHUNK_PARTS = 4
 """Length of the tuple of a chunk, by which it is told from a call; that of a call with references is longer."""
 
 
-def dump_chunk(
-    items: list[Any], is_starred: bool, long_s: float, known: Known | None = None
-) -> Buffer:
+def dump_chunk(items: list[Any], is_starred: bool, long_s: float, known: Known | None = None) -> Buffer:
     """Pickle the items of a chunk of a ``map`` in one go: what they share is sent once, and stays shared.
 
     Args:

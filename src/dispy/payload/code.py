@@ -17,12 +17,16 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from typing import Any, NamedTuple
 
 from dispy.errors import PicklingError
-from dispy.payload import bytecode, configured, imported, modules, scopes, stamps
+from dispy.payload import known as known_module
 from dispy.payload.blocks import PROTOCOL
-from dispy.payload.by_value import Namespace, Pickler, functions_of
+from dispy.payload.by_value import bytecode, scopes, stamps
+from dispy.payload.by_value.bytecode import Namespace
+from dispy.payload.by_value.pickler import Pickler, functions_of
 from dispy.payload.culprits import find_culprit
-from dispy.payload.installed import Origin, origin_of
-from dispy.payload.modules import Module
+from dispy.payload.known import Known
+from dispy.payload.modules import configured, importing, sending
+from dispy.payload.modules.origins import Origin, origin_of
+from dispy.payload.modules.sending import Module
 from dispy.payload.references import take_used
 
 STANDARD_MODULES = frozenset({
@@ -90,7 +94,7 @@ class Dumped(NamedTuple):
     """
 
     data: bytes
-    known: stamps.Known
+    known: Known
     extensions: list[tuple[str, str]]
 
 
@@ -141,7 +145,7 @@ def dump_code(
     version = _VERSION if pickler.has_code or sent else ()
     packed = pack_modules(sent, pickler.sources) if version else b""
     data = pickle.dumps((stream.getvalue(), standard, b"", version, packed), PROTOCOL)
-    known = stamps.Known([module.name for module in sent], pickler.sent.values())
+    known = Known([module.name for module in sent], pickler.sent.values())
     return Dumped(data, known, extensions)
 
 
@@ -153,16 +157,14 @@ def _globals_of(function: Any) -> Namespace:
     return {"__name__": "__main__"}
 
 
-def sent_modules(
-    pickler: Pickler, names: Iterable[str] = ()
-) -> tuple[list[Module], list[tuple[str, str]]]:
+def sent_modules(pickler: Pickler, names: Iterable[str] = ()) -> tuple[list[Module], list[tuple[str, str]]]:
     """The user's own modules that what was pickled needs; and the files of those that are compiled."""
     roots = {name for name in names if origin_of(name) is Origin.OWN} | pickler.modules
     package = getattr(sys.modules.get("__main__"), "__package__", None)
     if package and origin_of(package) is Origin.OWN:
         roots.add(package)
     _add_used_by_script(roots)
-    found = modules.gather(roots, pickler.imports)
+    found = sending.gather(roots, pickler.imports)
     fallbacks = _dump_fallbacks(pickler)
     sent, extensions = [], []
     for module in found:
@@ -241,7 +243,7 @@ def add_modules(packed: bytes) -> dict[str, str]:
     if not packed:
         return {}
     sent, sources = marshal.loads(zlib.decompress(packed))
-    imported.add([Module(*parts) for parts in sent])
+    importing.add([Module(*parts) for parts in sent])
     for name, text in sources.items():
         bytecode.show_source(name, text)
     return sources  # type: ignore[no-any-return]
@@ -280,7 +282,7 @@ def load_code(payload: bytes) -> Code:
         )
     sources = add_modules(packed)
     if scopes.is_worker:
-        scopes.find_file = partial(imported.place_script, sources=sources)
+        scopes.find_file = partial(importing.place_script, sources=sources)
     scope, _, function, names, setup, cleanup = pickle.loads(data)
     for name, item in names.items():
         scope.setdefault(name, item)
@@ -288,7 +290,7 @@ def load_code(payload: bytes) -> Code:
     if name.isidentifier():
         scope.setdefault(name, function)
     if scopes.is_worker:
-        stamps.here = stamps.Known(imported.names(), ())
+        known_module.here = Known(importing.names(), ())
     code = Code(function, scope, standard, setup, cleanup, pickle.loads(args) if args else ())
     scopes.end_loading()
     return code

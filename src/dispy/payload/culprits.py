@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from dispy.errors import PicklingError
-from dispy.payload.by_value import dump_by_value
-from dispy.payload.bytecode import global_names
+from dispy.payload.by_value.bytecode import global_names
+from dispy.payload.by_value.pickler import dump_by_value
 
 
 def find_culprit(value: Any, where: str, depth: int = 0, seen: set[int] | None = None) -> str:

@@ -7,7 +7,7 @@ import pickle
 from typing import Any
 
 from dispy.errors import PicklingError, RemoteTraceback
-from dispy.payload import stamps
+from dispy.payload import known as known_module
 from dispy.payload.blocks import (
     MAGIC,
     OUT_OF_BAND,
@@ -21,12 +21,12 @@ from dispy.payload.blocks import (
     out_of_band,
     whole,
 )
-from dispy.payload.by_value import Pickler
+from dispy.payload.by_value.pickler import Pickler
 from dispy.payload.code import add_modules, pack_modules, sent_modules
 from dispy.payload.culprits import find_culprit
-from dispy.payload.installed import local_modules
+from dispy.payload.known import Known
+from dispy.payload.modules.origins import local_modules
 from dispy.payload.references import take_used
-from dispy.payload.stamps import Known
 
 STACK_GLOBAL = b"\x93"
 """The opcode by which protocol 4 and later name any class or function. Its absence proves that a
@@ -48,7 +48,7 @@ def dump(value: Any, known: Known | None = None) -> bytes | Parts:
         known: What is there already, where a worker is to load it. Modules that are not go with it.
     """
     value = out_of_band(value)
-    known = known or stamps.here
+    known = known or known_module.here
     buffers = Collector()
     try:
         data = pickle.dumps(value, PROTOCOL, buffer_callback=buffers.take)
@@ -67,7 +67,7 @@ def _dump_by_value(value: Any, buffers: Collector, known: Known | None) -> bytes
     pickler = Pickler(stream, buffers=buffers, known=known)
     pickler.dump(value)
     data = stream.getvalue()
-    if known is not None and known is not stamps.here and not pickler.modules <= known.modules:
+    if known is not None and known is not known_module.here and not pickler.modules <= known.modules:
         sent, _ = sent_modules(pickler)
         missing = [module for module in sent if module.name not in known.modules]
         carried = _Carried(pack_modules(missing, pickler.sources), data, list(buffers))

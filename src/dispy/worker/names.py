@@ -20,15 +20,15 @@ def offer(
     node_logger: logging.Logger,
 ) -> dict[str, Any]:
     """Have the documented names found by all code of this process, as built-ins are; returns them."""
-    names = dict(
-        dispy_node_name=node_name,
-        dispy_node_ip_addr=node_ip_addr,
-        dispy_job_path=job_path,
-        dispy_job_id=None,
-        dispy_provisional_result=provisional_result,
-        dispy_send_file=send_file,
-        dispynode_logger=node_logger,
-    )
+    names = {
+        "dispy_node_name": node_name,
+        "dispy_node_ip_addr": node_ip_addr,
+        "dispy_job_path": job_path,
+        "dispy_job_id": None,
+        "dispy_provisional_result": provisional_result,
+        "dispy_send_file": send_file,
+        "dispynode_logger": node_logger,
+    }
     vars(builtins).update(names)
     return names
 

@@ -354,11 +354,22 @@ def check_new_subclass_in_job():
 
 
 def check_registries():
-    return sorted(Plugin.registry), Plugin.registry["First"] is First, REGISTRY, REGISTRY["Registered"] is Registered
+    return (
+        sorted(Plugin.registry),
+        Plugin.registry["First"] is First,
+        REGISTRY,
+        REGISTRY["Registered"] is Registered,
+    )
 
 
 def check_metaclass():
-    return len(Measured), Measured.size, LOG.count("meta Measured"), type(Measured) is Meta, Only() is Only()
+    return (
+        len(Measured),
+        Measured.size,
+        LOG.count("meta Measured"),
+        type(Measured) is Meta,
+        Only() is Only(),
+    )
 
 
 def check_set_name():
@@ -392,7 +403,12 @@ def check_abstract():
     try:
         Abstract()
     except TypeError:
-        return Concrete().do(), issubclass(Virtual, Abstract), isinstance(Virtual(), Abstract), isinstance(3, Abstract)
+        return (
+            Concrete().do(),
+            issubclass(Virtual, Abstract),
+            isinstance(Virtual(), Abstract),
+            isinstance(3, Abstract),
+        )
 
 
 def check_generic():
@@ -404,7 +420,15 @@ def check_protocol():
 
 
 def check_named_tuples():
-    return Row(1), Row(1).both(), Row._fields, Row(1)._replace(y="z"), Pair(1), Pair._field_defaults, Row(2)._asdict()
+    return (
+        Row(1),
+        Row(1).both(),
+        Row._fields,
+        Row(1)._replace(y="z"),
+        Pair(1),
+        Pair._field_defaults,
+        Row(2)._asdict(),
+    )
 
 
 def check_typed_dict():
@@ -412,7 +436,12 @@ def check_typed_dict():
 
 
 def check_dataclasses():
-    return Plain(1), Plain(1, w=0) == Plain(1, w=0), dataclasses.asdict(Plain(2)), dataclasses.replace(Strict(a=1), b="q")
+    return (
+        Plain(1),
+        Plain(1, w=0) == Plain(1, w=0),
+        dataclasses.asdict(Plain(2)),
+        dataclasses.replace(Strict(a=1), b="q"),
+    )
 
 
 def check_dataclass_fields():
@@ -442,13 +471,19 @@ def check_frozen():
 
 def check_type_hints():
     return [
-        sorted((k, str(v)) for k, v in typing.get_type_hints(cls).items()) for cls in (Plain, Tree, Loose, Strict, Row)
+        sorted((k, str(v)) for k, v in typing.get_type_hints(cls).items())
+        for cls in (Plain, Tree, Loose, Strict, Row)
     ]
 
 
 def check_structs():
     data = msgspec.json.encode([Struct(1), Sub(2), Renamed(first_name="x")])
-    return data, Struct(1).double(), msgspec.json.decode(b'{"type":"s","a":5}', type=Struct), Sub(1).double()
+    return (
+        data,
+        Struct(1).double(),
+        msgspec.json.decode(b'{"type":"s","a":5}', type=Struct),
+        Sub(1).double(),
+    )
 
 
 def check_struct_is_frozen():
@@ -499,8 +534,22 @@ def check_made_by_type():
 
 
 def check_pickled_in_the_job():
-    values = [Row(1), Plain(1), Strict(a=2), Money(1), Table(a=1), Outer.make(), Struct(3), Pair(1, 2), Tree([Tree()])]
-    return [pickle.loads(pickle.dumps(value)) == value for value in values if not isinstance(value, Outer.Inner.Deep)]
+    values = [
+        Row(1),
+        Plain(1),
+        Strict(a=2),
+        Money(1),
+        Table(a=1),
+        Outer.make(),
+        Struct(3),
+        Pair(1, 2),
+        Tree([Tree()]),
+    ]
+    return [
+        pickle.loads(pickle.dumps(value)) == value
+        for value in values
+        if not isinstance(value, Outer.Inner.Deep)
+    ]
 
 
 def check_names():
@@ -512,7 +561,10 @@ def check_names():
 
 def check_dir():
     left_out = {"__slotnames__", "__msgspec_cache__"}
-    return [sorted(vars(cls).keys() - left_out) for cls in (A, Child, Measured, Described, Outer, Concrete, Plain, Strict, Row, Tree)]
+    return [
+        sorted(vars(cls).keys() - left_out)
+        for cls in (A, Child, Measured, Described, Outer, Concrete, Plain, Strict, Row, Tree)
+    ]
 
 
 def call(check):

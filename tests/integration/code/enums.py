@@ -164,7 +164,13 @@ def check_attributes():
 
 
 def check_new():
-    return Coordinate.PX.name, Coordinate.PY.label, Coordinate(1).unit, Ordered.LOW < Ordered.HIGH, Ordered(2).label
+    return (
+        Coordinate.PX.name,
+        Coordinate.PY.label,
+        Coordinate(1).unit,
+        Ordered.LOW < Ordered.HIGH,
+        Ordered(2).label,
+    )
 
 
 def check_aliases():
@@ -176,7 +182,12 @@ def check_flags():
 
 
 def check_int_flags():
-    return Permission.RW.name, Permission(6) is Permission.RW, Permission.R | 1, Permission.RWX & ~Permission.W
+    return (
+        Permission.RW.name,
+        Permission(6) is Permission.RW,
+        Permission.R | 1,
+        Permission.RWX & ~Permission.W,
+    )
 
 
 def check_flag_of_bits_only():
@@ -196,7 +207,13 @@ def check_missing():
 
 
 def check_member_and_nonmember():
-    return Functions.TEN.value, Functions.helper, Functions.run.value(1), Functions.TEN.method(), len(Functions)
+    return (
+        Functions.TEN.value,
+        Functions.helper,
+        Functions.run.value(1),
+        Functions.TEN.method(),
+        len(Functions),
+    )
 
 
 def check_dates():
@@ -216,7 +233,10 @@ def check_unusual():
 
 
 def check_order_and_names():
-    return [[(member.name, repr(member._value_)[:20] if cls is not Functions else "") for member in cls] for cls in ALL]
+    return [
+        [(member.name, repr(member._value_)[:20] if cls is not Functions else "") for member in cls]
+        for cls in ALL
+    ]
 
 
 def check_members():
@@ -224,7 +244,11 @@ def check_members():
 
 
 def check_pickled_in_the_job():
-    return [pickle.loads(pickle.dumps(member)) is member for cls in (Planet, Status, Level, Word) for member in cls]
+    return [
+        pickle.loads(pickle.dumps(member)) is member
+        for cls in (Planet, Status, Level, Word)
+        for member in cls
+    ]
 
 
 def check_as_keys_and_in_containers():
@@ -263,6 +287,10 @@ if __name__ == "__main__":
                     if found is None or found[0] is not True or found[1] is not member:
                         print(f"DIFFERS {cls.__name__}.{name}: {found} {job.exception}")
         for flag in (Colour.R | Colour.B, Permission.R | Permission.X, Keeping(9)):
-            job = cluster.submit(flag, "R", type(flag)) if flag.__class__ is not Keeping else cluster.submit(flag, "A", Keeping)
+            job = (
+                cluster.submit(flag, "R", type(flag))
+                if flag.__class__ is not Keeping
+                else cluster.submit(flag, "A", Keeping)
+            )
             if job() is None or job()[1] is not flag:
                 print("DIFFERS", flag, job.exception)

@@ -219,7 +219,14 @@ def local_class():
         class Inner:
             deep = DEFAULT
 
-    return Row(), Record(), WithConstant.first, WithConstant.third, WithConstant().method(), WithConstant.Inner.deep
+    return (
+        Row(),
+        Record(),
+        WithConstant.first,
+        WithConstant.third,
+        WithConstant().method(),
+        WithConstant.Inner.deep,
+    )
 
 
 def check_singledispatch():
@@ -257,11 +264,26 @@ def check_async_context_manager():
 
 def check_caches():
     cached.cache_clear()
-    return cached(2), cached(2), cached.cache_info().hits, cached.cache_parameters(), fibonacci(30), cached.__name__
+    return (
+        cached(2),
+        cached(2),
+        cached.cache_info().hits,
+        cached.cache_parameters(),
+        fibonacci(30),
+        cached.__name__,
+    )
 
 
 def check_decorators():
-    return wrapped(1), wrapped.__doc__, wrapped.__name__, bare(1), both(2), by_object(1)[0], by_object.__name__
+    return (
+        wrapped(1),
+        wrapped.__doc__,
+        wrapped.__name__,
+        bare(1),
+        both(2),
+        by_object(1)[0],
+        by_object.__name__,
+    )
 
 
 def check_wrapped_attribute():
@@ -289,11 +311,18 @@ def check_new_types():
 
 
 def check_type_hints():
-    return [sorted(map(str, typing.get_type_hints(f).items())) for f in (annotated, with_type_variable, wrapped)]
+    return [
+        sorted(map(str, typing.get_type_hints(f).items())) for f in (annotated, with_type_variable, wrapped)
+    ]
 
 
 def check_type_variables():
-    return with_type_variable.__annotations__["x"] is R, P.__name__, R.__name__, typing.get_type_hints(annotated)["f"]
+    return (
+        with_type_variable.__annotations__["x"] is R,
+        P.__name__,
+        R.__name__,
+        typing.get_type_hints(annotated)["f"],
+    )
 
 
 def check_class_bodies():
@@ -308,7 +337,13 @@ def check_global_statement():
 
 def check_metadata():
     return [
-        (f.__module__, f.__qualname__, f.__doc__, f.__defaults__ and len(f.__defaults__), f.__code__.co_firstlineno)
+        (
+            f.__module__,
+            f.__qualname__,
+            f.__doc__,
+            f.__defaults__ and len(f.__defaults__),
+            f.__code__.co_firstlineno,
+        )
         for f in (recursive, wrapped, defaults, local_class, closure)
     ]
 
@@ -322,7 +357,12 @@ def check_traceback():
 
 
 def check_get_source():
-    return inspect.getsource(recursive), inspect.getsource(Visitor), inspect.getsourcefile(even), inspect.getsource(late[0])
+    return (
+        inspect.getsource(recursive),
+        inspect.getsource(Visitor),
+        inspect.getsourcefile(even),
+        inspect.getsource(late[0]),
+    )
 
 
 def check_warnings():
@@ -343,7 +383,12 @@ def check_pickled_in_the_job():
 
 def check_module():
     module = sys.modules["__main__"]
-    return module.recursive is recursive, module.__name__, recursive.__globals__ is vars(module), module.__doc__
+    return (
+        module.recursive is recursive,
+        module.__name__,
+        recursive.__globals__ is vars(module),
+        module.__doc__,
+    )
 
 
 def check_eval():

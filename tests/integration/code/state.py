@@ -1,5 +1,6 @@
 """State of the user's modules: made where jobs run, configured by the program, one wherever it is used."""
 
+import importlib
 import pickle
 import sys
 
@@ -78,13 +79,18 @@ def check_attribute_is_set():
 
 
 def check_one_identity():
-    return kept.importing.is_one(), Config is settings.Config, options is settings.options, Mode.FAST is settings.Mode.FAST
+    return (
+        kept.importing.is_one(),
+        Config is settings.Config,
+        options is settings.options,
+        Mode.FAST is settings.Mode.FAST,
+    )
 
 
 def check_modules():
     return [
-        (sys.modules[name].__name__, sys.modules[name].__package__, sys.modules[name].__spec__.name)
-        for name in ("kept", "kept.states", "kept.settings")
+        (module.__name__, module.__package__, module.__spec__.name, module is sys.modules[module.__name__])
+        for module in map(importlib.import_module, ("kept", "kept.states", "kept.settings"))
     ]
 
 
@@ -119,12 +125,22 @@ if __name__ == "__main__":
 
     harness.main(globals(), call, by_name)
     with dispy.JobCluster(same) as cluster:
-        for name, value in (("MISSING", MISSING), ("sentinel", sentinel), ("Mode", Mode), ("Config", Config)):
+        for name, value in (
+            ("MISSING", MISSING),
+            ("sentinel", sentinel),
+            ("Mode", Mode),
+            ("Config", Config),
+        ):
             job = cluster.submit(value, name)
             if job() is None or job()[0] is not True or job()[1] is not value:
                 print("DIFFERS", name, job.result, job.exception)
     with dispy.JobCluster(with_classes) as cluster:
         job = cluster.submit(options, Mode.SLOW, settings.model)
         found = job()
-        if not found or found[:3] != (True, True, True) or found[3] != options or type(found[5]) is not Model:
+        if (
+            not found
+            or found[:3] != (True, True, True)
+            or found[3] != options
+            or type(found[5]) is not Model
+        ):
             print("DIFFERS", found, job.exception)

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dispy.errors import PicklingError
-from dispy.payload import scopes, stamps
-from dispy.payload.installed import Origin, origin_of, own_modules, value_modules
+from dispy.payload.by_value import scopes, stamps
+from dispy.payload.modules.origins import Origin, origin_of, own_modules, value_modules
 
 if TYPE_CHECKING:
-    from dispy.payload.by_value import Pickler
+    from dispy.payload.by_value.pickler import Pickler
 
 # Things that are found by name.
 
@@ -45,7 +45,7 @@ def singleton(module: str, name: str, kind: type) -> Any:
     known = scopes.attribute_of(sys.modules.get(module), name)
     if type(known) is kind and not getattr(known, "__dict__", None):
         return known
-    made = object.__new__(kind)
+    made: Any = object.__new__(kind)
     if scopes.is_worker:
         vars(scopes.module_of_value(module, {"__name__": module})).setdefault(name, made)
     return made
@@ -57,7 +57,7 @@ def find_singleton(obj: Any) -> tuple[str, str] | None:
     Two such objects are told apart by identity alone; a copy would be another one. One that could be given attributes
     has to have the name of a constant: what is in other variables is for a job to change.
     """
-    kind = type(obj)
+    kind: Any = type(obj)
     if getattr(obj, "__dict__", None) or not _is_bare(kind):
         return None
     is_fixed = not hasattr(obj, "__dict__")
@@ -75,12 +75,14 @@ def find_singleton(obj: Any) -> tuple[str, str] | None:
 
 
 @functools.cache
-def _is_bare(kind: type) -> bool:
+def _is_bare(kind: Any) -> bool:
     """Whether instances of a class hold nothing besides attributes."""
     if kind.__basicsize__ > _BARE_SIZE or kind.__itemsize__ or kind.__new__ is not object.__new__:
         return False
     return not any(
-        isinstance(value, types.MemberDescriptorType) for base in kind.__mro__ for value in vars(base).values()
+        isinstance(value, types.MemberDescriptorType)
+        for base in kind.__mro__
+        for value in vars(base).values()
     )
 
 
@@ -95,15 +97,13 @@ def sendable_part(
     pickler: Pickler, values: dict[str, Any], where: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Those attributes that can be sent, and for the others the reason."""
-    from dispy.payload.by_value import Pickler as ByValue
-
     sendable, reasons = {}, {}
     for name, value in values.items():
         if name.startswith("__") and name.endswith("__"):
             continue
         if not isinstance(value, (types.FunctionType, type, types.ModuleType)):
             try:
-                ByValue(stamps.Sink(sys.maxsize)).dump(value)
+                type(pickler)(stamps.Sink(sys.maxsize)).dump(value)
             except Exception as error:
                 reasons[name] = f"{where} was sent without its global {name!r}: {error}"
                 continue
@@ -124,7 +124,8 @@ def explain_missing(module: types.ModuleType, reasons: dict[str, str]) -> None:
 
 # Functions with several implementations.
 
-_dispatching = functools.singledispatch(lambda argument: None).__code__
+_generic: Any = functools.singledispatch(lambda _: None)
+_dispatching = _generic.__code__
 
 
 def reduce_generic_function(function: types.FunctionType) -> Any:
@@ -137,12 +138,14 @@ def reduce_generic_function(function: types.FunctionType) -> Any:
         for name, value in vars(function).items()
         if name not in ("register", "dispatch", "registry", "_clear_cache")
     }
-    parts = {name: getattr(function, name) for name in ("__name__", "__qualname__", "__module__", "__doc__")}
+    parts = {
+        name: getattr(function, name) for name in ("__name__", "__qualname__", "__module__", "__doc__")
+    }
     return _generic_function, (), (implementations, attributes, parts), None, None, _fill_generic_function
 
 
 def _generic_function() -> Any:
-    return functools.singledispatch(lambda argument: None)
+    return functools.singledispatch(lambda _: None)
 
 
 def _fill_generic_function(function: Any, state: tuple[Any, ...]) -> Any:
@@ -175,7 +178,7 @@ def _reduce_cached_property(pickler: Pickler, obj: Any) -> Any:
 
 
 def _cached_property() -> Any:
-    return functools.cached_property(lambda obj: None)
+    return functools.cached_property(lambda _: None)
 
 
 def _fill_cached_property(obj: Any, state: tuple[Any, ...]) -> Any:
@@ -188,7 +191,7 @@ def _reduce_generic_method(pickler: Pickler, method: Any) -> Any:
 
 
 def _generic_method() -> Any:
-    return functools.singledispatchmethod(lambda self: None)
+    return functools.singledispatchmethod(lambda *_: None)
 
 
 def _fill_generic_method(method: Any, state: tuple[Any, Any]) -> Any:
@@ -219,7 +222,8 @@ def _new_type(name: str, qualname: str, module: str, supertype: Any) -> Any:
     known = _existing(module, qualname, typing.NewType)
     if known is not None:
         return known
-    kind: Any = typing.NewType(name, supertype)
+    make: Any = typing.NewType
+    kind = make(name, supertype)
     kind.__module__, kind.__qualname__ = module, qualname
     return kind
 
@@ -245,7 +249,14 @@ def _reduce_type_parameter(pickler: Pickler, parameter: Any) -> Any:
     if sys.version_info >= (3, 13) and parameter.has_default():
         options["default"] = parameter.__default__
     constraints = getattr(parameter, "__constraints__", ())
-    return _type_parameter, (stamps.identity_of(parameter), type(parameter), name, constraints, options, module)
+    return _type_parameter, (
+        stamps.identity_of(parameter),
+        type(parameter),
+        name,
+        constraints,
+        options,
+        module,
+    )
 
 
 _parameters: dict[str, Any] = {}

@@ -57,7 +57,9 @@ def lies_with_packages(path: str) -> bool:
 
 
 def _is_below_packages(path: str) -> bool:
-    return path.startswith(_package_directories()) or any(f"{os.sep}{part}{os.sep}" in path for part in _PARTS)
+    return path.startswith(_package_directories()) or any(
+        f"{os.sep}{part}{os.sep}" in path for part in _PARTS
+    )
 
 
 @functools.cache
@@ -128,7 +130,9 @@ def _judge(name: str, module: ModuleType | None) -> Origin:
         places = [str(place) for place in getattr(module, "__path__", ())]
     if not any(places):
         # Built into Python, or made while the program runs.
-        return Origin.INSTALLED if spec is not None and spec.origin in ("built-in", "frozen") else Origin.VALUE
+        return (
+            Origin.INSTALLED if spec is not None and spec.origin in ("built-in", "frozen") else Origin.VALUE
+        )
     if any(lies_with_packages(place) for place in places):
         return Origin.INSTALLED if all(map(lies_with_packages, places)) else Origin.OWN
     if is_library(name, places[0]):

@@ -1,15 +1,13 @@
 """Classes by value: copied, not made again.
 
 A class is made empty and given its attributes one by one. Hooks of the user's own do not run a second time:
-``__init_subclass__``, a metaclass and ``__set_name__`` have done their work in the program, and what they did is among
-the attributes. A class keeps an identity, so that an instance that comes back is one of the very class that it left as.
+``__init_subclass__``, a metaclass and ``__set_name__`` have run in the program, and their effects are attributes. A class keeps an identity, so that an instance that comes back is of the class that it left with.
 """
 
 from __future__ import annotations
 
 import abc
 import enum
-import io
 import pickle
 import sys
 import threading
@@ -21,13 +19,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from dispy.payload import scopes, stamps
-from dispy.payload.bytecode import Imported, global_names
-from dispy.payload.installed import Origin, origin_of
-from dispy.payload.stamps import give_identity, identity_of
+from dispy.payload.by_value import scopes, stamps
+from dispy.payload.by_value.bytecode import global_names, named_in
+from dispy.payload.by_value.stamps import give_identity, identity_of
+from dispy.payload.modules.origins import Origin, origin_of
 
 if TYPE_CHECKING:
-    from dispy.payload.by_value import Pickler
+    from dispy.payload.by_value.pickler import Pickler
 
 EnumType = enum.EnumMeta
 
@@ -45,45 +43,12 @@ _LEFT_OUT = frozenset({
 })  # fmt: skip
 
 
-class Definition(NamedTuple):
-    """A class, pickled by itself."""
-
-    data: bytes
-    digest: bytes
-    modules: set[str]
-    imports: set[Imported]
-    sources: dict[str, str]
-
-
 # In the program.
 
 
 def is_global(cls: type) -> bool:
     """Whether a class is found under its own name in its module."""
     return scopes.attribute_of(sys.modules.get(cls.__module__), cls.__qualname__) is cls
-
-
-_definitions: dict[int, tuple[weakref.ref[type], Any, Definition]] = {}
-
-
-def definition_of(cls: type) -> Definition:
-    """The class as it is now; made anew when something of it has changed."""
-    from dispy.payload.by_value import Pickler
-
-    known = _definitions.get(id(cls))
-    fingerprint = fingerprint_of(cls)
-    if known is not None and known[0]() is cls and fingerprint is not None and known[1] == fingerprint:
-        return known[2]
-    stream = io.BytesIO()
-    pickler = Pickler(stream, is_inline=True)
-    pickler.dump(cls)
-    data = stream.getvalue()
-    sink = stamps.Sink(sys.maxsize)
-    sink.write(data)
-    found = Definition(data, sink.digest(), pickler.modules, pickler.imports, pickler.sources)
-    _by_identity[identity_of(cls)] = cls
-    _definitions[id(cls)] = (weakref.ref(cls), fingerprint, found)
-    return found
 
 
 def fingerprint_of(cls: type) -> Any:
@@ -126,12 +91,15 @@ def _mark(value: Any) -> Any:
     return _CHANGING if stamp is None else stamp
 
 
+def keep(cls: type) -> None:
+    """Have a class found by its identity when it comes back."""
+    _by_identity[identity_of(cls)] = cls
+
+
 def reduce_definition(pickler: Pickler, cls: type) -> Any:
     """How a class is pickled: made empty, then filled."""
-    from dispy.payload.by_value import named_in
-
     identity = identity_of(cls)
-    _by_identity[identity] = cls
+    keep(cls)
     bases = cls.__bases__
     meta = type(cls)
     namespace = {name: vars(cls)[name] for name in _MAKE if name in vars(cls)}
@@ -141,7 +109,7 @@ def reduce_definition(pickler: Pickler, cls: type) -> Any:
     make: tuple[Any, ...] = make_class, (identity, meta, cls.__name__, bases, namespace)
     if not _is_plain_metaclass(meta):
         namespace.pop("__slots__", None)
-        keywords = {}
+        keywords: dict[str, Any] = {}
         if issubclass(cls, msgspec.Struct):
             struct, attributes, keywords = _struct_parts(cls, attributes)
             namespace |= struct
@@ -197,13 +165,17 @@ def _is_plain_metaclass(meta: type) -> bool:
     return True
 
 
-def _struct_parts(cls: type, attributes: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def _struct_parts(
+    cls: type, attributes: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Of a ``msgspec.Struct``: what it is made of, what it is given afterwards, and its keywords."""
     struct: Any = cls
     own = vars(cls).get("__annotations__", {})
     fields: dict[str, Any] = {"__annotations__": own}
     defaults = struct.__struct_defaults__
-    for name, default in zip(struct.__struct_fields__[-len(defaults) :] if defaults else (), defaults, strict=True):
+    for name, default in zip(
+        struct.__struct_fields__[-len(defaults) :] if defaults else (), defaults, strict=True
+    ):
         if name in own and isinstance(default, _FACTORY):
             fields[name] = FactoryField(default.factory)
         elif name in own and default is not msgspec.NODEFAULT:
@@ -218,7 +190,8 @@ def _struct_parts(cls: type, attributes: dict[str, Any]) -> tuple[dict[str, Any]
     rest = {
         name: value
         for name, value in attributes.items()
-        if not name.startswith("__struct_") and name not in (*own, "__match_args__", "__annotations__", "__slots__")
+        if not name.startswith("__struct_")
+        and name not in (*own, "__match_args__", "__annotations__", "__slots__")
     }
     return fields, rest, keywords
 
@@ -228,13 +201,16 @@ _STRUCT_OPTIONS = (
     "weakref", "dict", "cache_hash", "tag", "tag_field",
 )  # fmt: skip
 
+
 class FactoryField(NamedTuple):
     """A field of a ``msgspec.Struct`` whose default is made anew for each; what msgspec has for it cannot be sent."""
 
     factory: Any
 
 
-_FACTORY = type(msgspec.defstruct("Probe", [("a", list, msgspec.field(default_factory=list))]).__struct_defaults__[0])
+_FACTORY = type(
+    msgspec.defstruct("Probe", [("a", list, msgspec.field(default_factory=list))]).__struct_defaults__[0]
+)
 
 
 # Where classes arrive.
@@ -282,13 +258,15 @@ _unfilled: set[type] = set()
 _hooks = threading.RLock()
 """Guards classes whose ``__init_subclass__`` is away."""
 
-_quiet = classmethod(lambda cls, **keywords: None)
+_quiet = classmethod(lambda *_, **__: None)
 
 
 @contextmanager
 def _without_hooks(bases: tuple[type, ...]) -> Iterator[None]:
     """Have no ``__init_subclass__`` run: it has, with keywords that nobody knows any more."""
-    owners = {owner for base in bases for owner in base.__mro__ if "__init_subclass__" in vars(owner)} - {object}
+    owners = {owner for base in bases for owner in base.__mro__ if "__init_subclass__" in vars(owner)} - {
+        object
+    }
     if not owners:
         yield
         return
@@ -383,7 +361,7 @@ def _find_class(module: str, qualname: str) -> type | None:
 
 def reduce_member(member: enum.Enum) -> Any:
     """How a member of an enumeration is pickled whose class goes by value: by its name, once the class is there."""
-    cls = type(member)
+    cls: Any = type(member)
     name = member._name_
     if name is None or cls._member_map_.get(name) is not member:
         # Flags of several bits.

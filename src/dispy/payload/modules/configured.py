@@ -24,10 +24,12 @@ import types
 import uuid
 from typing import Any
 
-from dispy.payload import bytecode, modules
 from dispy.payload.blocks import PROTOCOL
-from dispy.payload.installed import Origin, origin_of
-from dispy.payload.stamps import Sink, TooLarge
+from dispy.payload.by_value import bytecode
+from dispy.payload.by_value.pickler import Pickler
+from dispy.payload.by_value.stamps import Sink, TooLarge
+from dispy.payload.modules import sending
+from dispy.payload.modules.origins import Origin, origin_of
 
 logger = logging.getLogger("dispy.client")
 
@@ -45,10 +47,8 @@ _CONTAINERS = (list, dict, set, frozenset, tuple, collections.deque)
 
 def dump_globals(name: str) -> bytes:
     """Pickle those globals of a loaded module that may differ from what importing it gives; empty for none."""
-    from dispy.payload.by_value import Pickler
-
     module = sys.modules[name]
-    code = modules.code_of(name)
+    code = sending.code_of(name)
     assert code is not None
     constants = bytecode.constant_assignments(code)
     assigned = bytecode.assigned(code)
@@ -65,7 +65,9 @@ def dump_globals(name: str) -> bytes:
         if _is_plain(value):
             found[key] = value
         elif isinstance(value, type) and value.__module__ == name:
-            plain = {attribute: item for attribute, item in vars(value).items() if _is_attribute(attribute, item)}
+            plain = {
+                attribute: item for attribute, item in vars(value).items() if _is_attribute(attribute, item)
+            }
             if plain:
                 found[key] = ClassValues(plain)
         elif isinstance(value, _CONTAINERS) or _is_record(value) or is_foreign or _is_of_script(value):
@@ -111,7 +113,11 @@ def _is_submodule(module: types.ModuleType, key: str, value: Any) -> bool:
 
 
 def _is_attribute(name: str, value: Any) -> bool:
-    return not (name.startswith("__") and name.endswith("__")) and not name.startswith("_abc_") and _is_plain(value)
+    return (
+        not (name.startswith("__") and name.endswith("__"))
+        and not name.startswith("_abc_")
+        and _is_plain(value)
+    )
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
@@ -135,7 +141,9 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
 def _is_record(value: Any) -> bool:
     """Whether a value is an object with plain attributes, as settings are."""
     kind = type(value)
-    is_ours = kind in (types.SimpleNamespace, argparse.Namespace) or origin_of(kind.__module__) is Origin.OWN
+    is_ours = (
+        kind in (types.SimpleNamespace, argparse.Namespace) or origin_of(kind.__module__) is Origin.OWN
+    )
     return is_ours and bool(getattr(value, "__dict__", None)) and all(map(_is_plain, vars(value).values()))
 
 
@@ -146,8 +154,6 @@ def _is_of_script(value: Any) -> bool:
 
 
 def _why_not(value: Any, limit: int) -> str:
-    from dispy.payload.by_value import Pickler
-
     try:
         Pickler(Sink(limit)).dump(value)
     except TooLarge:
@@ -197,7 +203,9 @@ def _is_same(mine: Any, theirs: Any) -> bool:
 
 
 def _has_plain_attributes(value: Any) -> bool:
-    return hasattr(value, "__dict__") and not isinstance(value, (type, types.FunctionType, types.ModuleType))
+    return hasattr(value, "__dict__") and not isinstance(
+        value, (type, types.FunctionType, types.ModuleType)
+    )
 
 
 def _taken_over(mine: Any, theirs: Any) -> Any:
@@ -219,5 +227,3 @@ def _taken_over(mine: Any, theirs: Any) -> Any:
     else:
         return theirs
     return mine
-
-

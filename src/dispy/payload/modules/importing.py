@@ -16,9 +16,9 @@ import types
 from collections.abc import Callable, Iterable, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, SourceFileLoader
 
-
-from dispy.payload import bytecode, configured, scopes
-from dispy.payload.modules import Module
+from dispy.payload.by_value import bytecode, scopes
+from dispy.payload.modules import configured
+from dispy.payload.modules.sending import Module
 
 Note = Callable[[types.ModuleType], None]
 
@@ -187,7 +187,7 @@ class Loader(SourceFileLoader):
 _finder: Finder | None = None
 
 
-def begin_worker(directory: str, work: str, on_imported: Note = lambda module: None) -> Finder:
+def begin_worker(directory: str, work: str, on_imported: Note = lambda _: None) -> Finder:
     """Have this process run jobs: modules that are sent are found, those that come by value are registered.
 
     Args:
@@ -232,5 +232,3 @@ def place_script(path: str, sources: dict[str, str]) -> str:
     place = f"{_finder.directory}/__main__/{os.path.basename(path)}"
     write(place, source)
     return place
-
-

@@ -12,7 +12,7 @@ import marshal
 import re
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import CodeType
 from typing import Any, NamedTuple
 
@@ -91,9 +91,25 @@ def all_names(code: CodeType) -> set[str]:
     return names
 
 
-def names_in(annotation: str) -> list[str]:
-    """Identifiers in an annotation that is text."""
-    return _IDENTIFIER.findall(annotation)
+def named_in(annotations: Any, namespace: Namespace, besides: Iterable[str] = ()) -> list[str]:
+    """Globals that annotations name which are text: ``typing.get_type_hints`` looks them up."""
+    if not isinstance(annotations, dict):
+        return []
+    texts = [name for value in annotations.values() for name in _texts(value)]
+    known = set(besides)
+    return [name for name in dict.fromkeys(texts) if name in namespace and name not in known]
+
+
+def _texts(annotation: Any) -> Iterator[str]:
+    if isinstance(annotation, str):
+        yield from _IDENTIFIER.findall(annotation)
+    else:
+        forward = getattr(annotation, "__forward_arg__", None)
+        if isinstance(forward, str):
+            yield from _IDENTIFIER.findall(forward)
+        for part in getattr(annotation, "__args__", ()) or ():
+            if part is not annotation:
+                yield from _texts(part)
 
 
 def imports(code: CodeType, package: str) -> Iterator[Imported]:

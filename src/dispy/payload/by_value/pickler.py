@@ -20,17 +20,17 @@ import io
 import pickle
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import cloudpickle
 from cloudpickle import cloudpickle as _cloud
 
-from dispy.payload import bytecode, classes, modules, stamps, things
 from dispy.payload.blocks import PROTOCOL, Collector
-from dispy.payload.bytecode import Imported, Namespace, global_names
-from dispy.payload.installed import MAINS, Origin, origin_of
-from dispy.payload.scopes import (
+from dispy.payload.by_value import bytecode, classes, stamps, things
+from dispy.payload.by_value.bytecode import Imported, Namespace, global_names
+from dispy.payload.by_value.scopes import (
     attribute_of,
     fill_scope,
     fresh_scope,
@@ -40,6 +40,9 @@ from dispy.payload.scopes import (
     scope_of_module,
     scope_of_value,
 )
+from dispy.payload.known import Known
+from dispy.payload.modules import sending
+from dispy.payload.modules.origins import MAINS, Origin, origin_of
 
 Stamped = tuple[str, Any, Any]
 """A global: name, stamp (None: unknown) and value."""
@@ -75,7 +78,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         *,
         buffers: Collector | None = None,
         is_inline: bool = False,
-        known: stamps.Known | None = None,
+        known: Known | None = None,
         only: str = "",
     ) -> None:
         super().__init__(
@@ -118,7 +121,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             return reduce(self, obj)
         if isinstance(kind, classes.EnumType) and self.is_by_value(kind):
             return classes.reduce_member(obj)
-        if kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__:
+        if _is_reduced_plainly(kind):
             found = things.find_singleton(obj)
             if found is not None:
                 if self.origin(found[0]) is not Origin.VALUE:
@@ -131,16 +134,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
     def origin(self, name: str | None) -> Origin:
         """Where a module comes from, as far as this pickle is concerned."""
         origin = origin_of(name)
-        if origin is Origin.OWN and (name == self._only or not modules.can_be_sent(name)):
+        if origin is Origin.OWN and (name == self._only or not sending.can_be_sent(name)):
             return Origin.VALUE
         return origin
 
     def is_by_value(self, obj: Any) -> bool:
         """Whether a function, class or the like goes by value: there is no name under which it is found."""
-        module = getattr(obj, "__module__", None)
-        name = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", "")
-        if module is None:
-            module = _whichmodule(obj, name)
+        name = str(getattr(obj, "__qualname__", None) or getattr(obj, "__name__", ""))
+        module = str(getattr(obj, "__module__", None) or _whichmodule(obj, name))
         origin = self.origin(module)
         if origin is Origin.VALUE or attribute_of(sys.modules.get(module), name) is not obj:
             return True
@@ -211,7 +212,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             names = [name for name in sorted(global_names(function.__code__)) if name in namespace]
             if namespace.get(function.__name__) is function and function.__name__ not in names:
                 names.append(function.__name__)  # ordinary pickles find it by its name
-            values = self.stamped(namespace, [*names, *named_in(function.__annotations__, namespace, names)])
+            values = self.stamped(
+                namespace, [*names, *bytecode.named_in(function.__annotations__, namespace, names)]
+            )
             closed = [_content(cell) for cell in function.__closure__ or ()]
             submodules = self._submodules(function.__code__, [*(value for *_, value in values), *closed])
         for name in ("__defaults__", "__kwdefaults__"):
@@ -232,7 +235,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
     def shared(self, namespace: Namespace, value: Any) -> Any:
         """A value, or what stands for it if it is one that a module holds as well: it is to stay one object."""
         reference = self._in_other_module(value)
-        if reference is None and not isinstance(value, modules.PLAIN) and self.goes_along(namespace):
+        if reference is None and not isinstance(value, sending.PLAIN) and self.goes_along(namespace):
             reference = self._in_scope(namespace, value)
         return value if reference is None else reference
 
@@ -258,7 +261,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
 
     def _in_other_module(self, value: Any) -> Scope | None:
         """What stands for an object that an own module has made and others have imported from it by name."""
-        found = modules.find_home(value)
+        found = sending.find_home(value)
         if found is None or self.origin(found[0]) is not Origin.OWN:
             return None
         reference = Scope(*self.by_name(*found)[:1], *found)
@@ -327,13 +330,44 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         if self._is_inline:
             self.sent[id(cls)] = cls
             return classes.reduce_definition(self, cls)
-        definition = classes.definition_of(cls)
+        definition = definition_of(cls)
         self.modules |= definition.modules
         self.imports |= definition.imports
         self.sources.update(definition.sources)
         return classes.resolve, (
-            classes.identity_of(cls), definition.digest, cls.__module__, cls.__qualname__, definition.data
+            stamps.identity_of(cls), definition.digest, cls.__module__, cls.__qualname__, definition.data
         )  # fmt: skip
+
+
+class Definition(NamedTuple):
+    """A class, pickled by itself."""
+
+    data: bytes
+    digest: bytes
+    modules: set[str]
+    imports: set[Imported]
+    sources: dict[str, str]
+
+
+_definitions: dict[int, tuple[weakref.ref[type], Any, Definition]] = {}
+
+
+def definition_of(cls: type) -> Definition:
+    """The class as it is now; made anew when something of it has changed."""
+    known = _definitions.get(id(cls))
+    fingerprint = classes.fingerprint_of(cls)
+    if known is not None and known[0]() is cls and fingerprint is not None and known[1] == fingerprint:
+        return known[2]
+    stream = io.BytesIO()
+    pickler = Pickler(stream, is_inline=True)
+    pickler.dump(cls)
+    data = stream.getvalue()
+    sink = stamps.Sink(sys.maxsize)
+    sink.write(data)
+    found = Definition(data, sink.digest(), pickler.modules, pickler.imports, pickler.sources)
+    classes.keep(cls)
+    _definitions[id(cls)] = (weakref.ref(cls), fingerprint, found)
+    return found
 
 
 _MODULE_PRIVATE = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
@@ -381,27 +415,6 @@ def about(namespace: Namespace) -> dict[str, Any]:
     return found
 
 
-def named_in(annotations: Any, namespace: Namespace, besides: Iterable[str] = ()) -> list[str]:
-    """Globals that annotations name which are text: ``typing.get_type_hints`` looks them up."""
-    if not isinstance(annotations, dict):
-        return []
-    texts = [name for value in annotations.values() for name in _texts(value)]
-    known = set(besides)
-    return [name for name in dict.fromkeys(texts) if name in namespace and name not in known]
-
-
-def _texts(annotation: Any) -> Iterator[str]:
-    if isinstance(annotation, str):
-        yield from bytecode.names_in(annotation)
-    else:
-        forward = getattr(annotation, "__forward_arg__", None)
-        if isinstance(forward, str):
-            yield from bytecode.names_in(forward)
-        for part in getattr(annotation, "__args__", ()) or ():
-            if part is not annotation:
-                yield from _texts(part)
-
-
 def functions_of(item: Any) -> Iterable[types.FunctionType]:
     """The functions whose globals a computation or dependency uses."""
     if isinstance(item, types.MethodType):
@@ -422,8 +435,12 @@ def functions_of(item: Any) -> Iterable[types.FunctionType]:
         yield from functions_of(type(item)) if type(item).__module__ != "builtins" else ()
 
 
+def _is_reduced_plainly(kind: Any) -> bool:
+    return kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
+
+
 def _whichmodule(obj: Any, name: str) -> str:
-    module: str = pickle.whichmodule(obj, name)
+    module: str = pickle.whichmodule(obj, name)  # type: ignore[attr-defined]  # documented for picklers
     return module
 
 
@@ -451,7 +468,9 @@ EMPTY = _Empty()
 # What pickles call where they are loaded.
 
 
-def _make_function(code: types.CodeType, scope: Namespace, name: str, cells: int | None) -> types.FunctionType:
+def _make_function(
+    code: types.CodeType, scope: Namespace, name: str, cells: int | None
+) -> types.FunctionType:
     closure = None if cells is None else tuple([types.CellType() for _ in range(cells)])
     return types.FunctionType(code, scope, name, None, closure)
 
@@ -477,4 +496,3 @@ def fill_module(module: types.ModuleType, state: tuple[Any, ...]) -> types.Modul
     fill_scope(vars(module), values)
     things.explain_missing(module, reasons)
     return module
-

@@ -9,7 +9,6 @@ import sys
 import types
 import uuid
 import weakref
-from collections.abc import Iterable
 from typing import Any
 
 import cloudpickle
@@ -84,12 +83,14 @@ class _Stamper(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (types.FunctionType, type, types.ModuleType)):
-            return sys.intern, (_name_of(obj),)  # neither a function of Python nor a class, which would come here
+            return sys.intern, (
+                _name_of(obj),
+            )  # neither a function of Python nor a class, which would come here
         return NotImplemented
 
 
 def _name_of(obj: Any) -> str:
-    return obj.__name__ if isinstance(obj, types.ModuleType) else identity_of(obj)
+    return str(obj.__name__) if isinstance(obj, types.ModuleType) else identity_of(obj)
 
 
 def of(value: Any) -> Any:
@@ -113,43 +114,6 @@ def can_be_pickled(value: Any) -> bool:
         return True
     try:
         _Stamper(Sink(sys.maxsize), protocol=PROTOCOL).dump(value)
+        return True
     except Exception:
         return False
-    return True
-
-
-class Known:
-    """What nodes have of a program by its computation.
-
-    Attributes:
-        modules: The user's own modules that were sent.
-        tops: Their top names, as they stand in pickles.
-    """
-
-    __slots__ = ("_classes", "modules", "tops")
-
-    def __init__(self, modules: Iterable[str], sent: Iterable[Any]) -> None:
-        from dispy.payload import classes
-
-        self.modules = frozenset(modules)
-        self.tops = frozenset(name.partition(".")[0].encode() for name in self.modules)
-        self._classes = {
-            id(item): (item, classes.fingerprint_of(item))
-            for item in sent
-            if isinstance(item, type) and classes.is_global(item)
-        }
-
-    def has(self, cls: Any) -> bool:
-        """Whether a class is there as it is now."""
-        known = self._classes.get(id(cls))
-        if known is None:
-            return False
-        from dispy.payload import classes
-
-        return classes.fingerprint_of(cls) == known[1]
-
-
-NOTHING = Known((), ())
-
-here: Known | None = None
-"""In a worker: the modules that were sent, which the program has."""

@@ -19,9 +19,9 @@ from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
 from itertools import islice
 from typing import Any, NamedTuple
 
-from dispy.payload import bytecode
-from dispy.payload.bytecode import Imported
-from dispy.payload.installed import Origin, is_library, lies_with_packages, origin_of, own_modules
+from dispy.payload.by_value import bytecode
+from dispy.payload.by_value.bytecode import Imported
+from dispy.payload.modules.origins import Origin, is_library, lies_with_packages, origin_of, own_modules
 
 logger = logging.getLogger("dispy.client")
 
@@ -87,7 +87,7 @@ def _find_code(name: str, module: types.ModuleType) -> types.CodeType | None:
     if path.endswith(tuple(EXTENSION_SUFFIXES)):
         return _EMPTY  # its file is sent, see ``extensions``
     try:
-        code = spec.loader.get_code(name)
+        code: types.CodeType | None = spec.loader.get_code(name)
     except Exception:
         code = None
     if code is None:
@@ -235,9 +235,13 @@ class _Search:
         self.found[name] = path
         self.left.append(name)
         if "." not in name:
-            below = [entry for place in places for entry in islice(_below(place, name), PACKAGE_FILES_MAX + 1)]
+            below = [
+                entry for place in places for entry in islice(_below(place, name), PACKAGE_FILES_MAX + 1)
+            ]
             if len(below) > PACKAGE_FILES_MAX:
-                logger.info("package %s has more than %d modules: those in use are sent", name, PACKAGE_FILES_MAX)
+                logger.info(
+                    "package %s has more than %d modules: those in use are sent", name, PACKAGE_FILES_MAX
+                )
             else:
                 self.along.update(below)
 
@@ -270,7 +274,9 @@ def _find_top(name: str) -> ModuleSpec | None:
 
 
 def _is_own(spec: ModuleSpec) -> bool:
-    places = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
+    places = (
+        [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
+    )
     if not places or any(lies_with_packages(place) for place in places):
         return False
     return not is_library(spec.name, places[0])
@@ -430,7 +436,9 @@ def _files_beside(path: str, is_package: bool, name: str, code: types.CodeType) 
     wanted = [text for text in named if os.path.isfile(f"{directory}/{text}")]
     for text in named:
         if text not in (".", "..", "/", "") and os.path.isdir(f"{directory}/{text}"):
-            wanted += [f"{text}/{other}" for other in named if os.path.isfile(f"{directory}/{text}/{other}")]
+            wanted += [
+                f"{text}/{other}" for other in named if os.path.isfile(f"{directory}/{text}/{other}")
+            ]
     if is_package and "." not in name:
         wanted += list(islice(_data_below(directory), PACKAGE_FILES_MAX))
     found: dict[str, bytes] = {}

@@ -1,7 +1,7 @@
 """Scopes of functions where code arrives: one module object for each module that came by value.
 
-In a worker such modules stand in ``sys.modules`` under their names, the script as ``__main__`` and ``__mp_main__``, so
-that what a job pickles, forks or spawns finds them. Elsewhere (a program that loads results) nothing of that happens.
+In a worker such modules stand in ``sys.modules`` under their names, the script as ``__main__`` and ``__mp_main__``:
+what a job pickles, forks or spawns finds them there. A program that loads results registers nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-from dispy.payload.bytecode import Namespace
-from dispy.payload.installed import MAINS
+from dispy.payload.by_value.bytecode import Namespace
+from dispy.payload.modules.origins import MAINS
 
 is_worker = False
 """Whether modules that come by value are registered here; see ``imported.begin_worker``."""

@@ -1,0 +1,1 @@
+"""Code that cannot be imported elsewhere: pickled by value."""
