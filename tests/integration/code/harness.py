@@ -62,3 +62,9 @@ def compare(way: str, here: dict[str, str], jobs: dict[str, Any]) -> int:
         if there != here[name]:
             print(f"DIFFERS {way}: {name}: here {here[name]}, there {there}")
     return len(jobs)
+
+
+def expect(what: str, found: Any, expected: Any) -> None:
+    """Print what differs from what is expected."""
+    if found != expected:
+        print(f"DIFFERS {what}: {found!r}, expected {expected!r}")

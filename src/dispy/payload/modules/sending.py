@@ -60,7 +60,8 @@ class Module(NamedTuple):
 
 # What a loaded module consists of.
 
-_codes: dict[str, tuple[types.ModuleType, types.CodeType | None]] = {}
+_codes: dict[str, tuple[types.ModuleType, ModuleSpec | None, types.CodeType | None]] = {}
+"""Code by name of the module, for that module and specification: a module that is reloaded gets another one."""
 
 
 def can_be_sent(name: str | None) -> bool:
@@ -74,9 +75,9 @@ def code_of(name: str) -> types.CodeType | None:
     if module is None:
         return None
     known = _codes.get(name)
-    if known is None or known[0] is not module:
-        known = _codes[name] = module, _find_code(name, module)
-    return known[1]
+    if known is None or known[0] is not module or known[1] is not module.__spec__:
+        known = _codes[name] = module, module.__spec__, _find_code(name, module)
+    return known[2]
 
 
 def _find_code(name: str, module: types.ModuleType) -> types.CodeType | None:
