@@ -139,11 +139,11 @@ class Stager(staging.Stager):
             stage.done = note
         return super().stage(stage)
 
-    def _run(self, pool: Any, work: Any, arguments: Any, then: Any, known: Any) -> None:
+    def _run(self, pool: Any, work: Any, arguments: Any, then: Any, known: Any) -> Any:
         if work == self._write:
             client, arrived = known
             self.writing[client] += sum(item.size for item in arrived)
-        super()._run(pool, work, arguments, then, known)
+        return super()._run(pool, work, arguments, then, known)
 
     def _on_written(self, client: core.ClientId, arrived: Any, results: Any) -> None:
         self.writing[client] -= sum(item.size for item in arrived)
@@ -171,6 +171,16 @@ class Stager(staging.Stager):
             stage.missing and stage.client == client and stage.computation == computation
             for stage in self._stages
         )
+
+    def find_unwanted(self) -> str | None:
+        """What a thread is to do though nobody wants it."""
+        for pool in self.pools:
+            for work, arguments in pool.waiting():
+                if work == self._put and arguments[0].is_dropped:
+                    return "a thread is to look for files that nobody wants"
+                if work == self._begin and arguments[0] not in self._fetches:
+                    return "a thread is to open the part of a file that nobody wants"
+        return None
 
     def held(self) -> list[tuple[str, int]]:
         """What it holds, counted."""
@@ -233,6 +243,16 @@ class Service(NodeService):
                 work.on_place(loaded.work, message.files)
                 self.placing[id(message.files)] = message.files
         super().on_message(connection, message)
+
+    def find_unwanted(self) -> str | None:
+        """What is done about files though nobody wants it."""
+        for key, loaded in self._loaded.items():
+            computation = self._machine.state.computations.get(key)
+            for number in loaded.stages:
+                # Those of files that are sent are negative.
+                if number > 0 and (computation is None or number not in computation.staging):
+                    return f"files are on their way for job {number}, which does not wait for them"
+        return self.stager.find_unwanted()
 
     def kill_spool(self) -> None:
         """The node is dead."""

@@ -8,6 +8,7 @@ worlds with each of them until one fails.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -240,6 +241,19 @@ def keep_fetching(stager: Stager, real: Callable[..., None], stage: Stage, then:
         then()
 
 
+def leave_queued(stager: Stager, real: Callable[..., Future[Any]], *arguments: Any) -> Future[Any]:
+    """What a thread has not begun with is not taken back when nobody wants it any more."""
+    real(*arguments)
+    uncancelled: Future[Any] = Future()
+    uncancelled.set_running_or_notify_cancel()
+    return uncancelled
+
+
+def stage_on(machine: ExecutionMachine, decide: Decide, event: Any, now: float) -> list[execution.Action]:
+    """The files of jobs that have left before these were here are got all the same."""
+    return [action for action in decide(event, now) if type(action) is not execution.UnstageJobs]
+
+
 def forget_writing(stager: Stager, real: Callable[[ClientId], None], client: ClientId) -> None:
     """What a thread has still to put away does not count any more when its connection is broken."""
     real(client)
@@ -367,6 +381,23 @@ MUTATIONS = [
         method="drop",
     ),
     Mutation(
+        "threads look for files of what has left",
+        Stager,
+        leave_queued,
+        ("that nobody wants",),
+        first=9,
+        climate="files",
+        method="_run",
+    ),
+    Mutation(
+        "files are fetched for jobs that have left",
+        ExecutionMachine,
+        stage_on,
+        ("which does not wait for them",),
+        first=9,
+        climate="files",
+    ),
+    Mutation(
         "after a reconnect too much of files is asked for",
         Stager,
         forget_writing,
@@ -380,7 +411,7 @@ MUTATIONS = [
         Brought,
         put_at_once,
         ("of its files", "of the files of its computation", "keeps"),
-        first=2,
+        first=18,
         climate="files",
         method="put",
     ),

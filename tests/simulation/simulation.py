@@ -651,6 +651,10 @@ class Simulation:
                         )
         self._idle_since = waiting
         self._look_for_unexplained()
+        for computer in self.computers:
+            unwanted = computer.service.find_unwanted() if computer.service is not None else None
+            if unwanted is not None:
+                world.fail(f"{computer.name}: {unwanted}")
 
     def _look_for_unexplained(self) -> None:
         """A job that waits for something that nobody names."""

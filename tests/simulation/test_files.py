@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dispy.core.execution.state import FromClient
 from dispy.core.scheduling.explain import why_open
 from dispy.core.scheduling.state import Status
-from dispy.protocol.node import FINISHED
+from dispy.protocol.node import FINISHED, Reconcile
 
 from .contents import PIECE_MAX, PIECES_MAX, by_digest
 from .jobs import Kind, Task
@@ -215,3 +216,52 @@ def test_what_is_not_wanted_any_more_makes_room_for_others(tmp_path: Path) -> No
         place.call(place.program.close, opened[1], False)
         place.wait(5.0)
         assert place.status(opened[2]) is Status.READY
+
+
+def test_a_job_does_not_wait_until_the_files_of_cancelled_ones_were_looked_at(tmp_path: Path) -> None:
+    """Nor is anything before a thread when all have ended."""
+    with small(tmp_path) as place:
+        opened: list[Cluster] = []
+        place.call(lambda: opened.append(place.open([])))
+        place.wait(1.0)
+        program, cluster = place.program, opened[0]
+        place.call(program.submit, cluster, [Task(1000)] * 100)
+        place.wait(1.0)
+        place.computer.put_s = 0.4
+        for _ in range(50):
+            place.call(program.submit_with_files, cluster, Task(1000), None, [file("a.bin", 1)])
+        place.wait(0.1)
+        assert place.computer.service is not None
+        (loaded,) = place.computer.service._loaded.values()
+        assert len(loaded.stages) > 10, "a node takes many jobs that are known to be short"
+        place.call(program.cancel, cluster, list(range(101, 151)))
+        place.wait(0.1)
+        place.call(program.submit_with_files, cluster, Task(1000), None, [file("b.bin", 2)])
+        place.wait(5 * 0.8)
+        assert program.account.statuses[FINISHED] == 101, (
+            "looked at, put away, placed: 0.8 s at most for each"
+        )
+        assert not program.open_jobs()
+        place.wait(0.8)
+        assert dict(place.computer.service.stager.held())["threads at work"] == 0
+
+
+def test_no_files_are_fetched_for_a_job_that_its_program_does_not_know(tmp_path: Path) -> None:
+    """The node learns that when the program comes back."""
+    with small(tmp_path) as place:
+        opened: list[Cluster] = []
+        place.call(lambda: opened.append(place.open([])))
+        place.wait(1.0)
+        program, cluster = place.program, opened[0]
+        program.read_s = 100.0
+        place.call(program.submit_with_files, cluster, Task(1000), None, [file("a.bin", 1)])
+        place.wait(0.5)
+        service = place.computer.service
+        assert service is not None
+        (loaded,) = service._loaded.values()
+        assert list(loaded.stages) == [1]
+        said = Reconcile([], {cluster.number: 0})
+        place.world.soon(place.computer.party, service._handle, FromClient(loaded.key[0], said))
+        place.wait(0.1)
+        assert not loaded.stages
+        assert not any(count for _, count in service.stager.held())

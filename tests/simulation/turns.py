@@ -110,6 +110,10 @@ class Pool(Executor):
         """Whether there is nothing that it does or is to do."""
         return not self._waiting and not self._begun
 
+    def waiting(self) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
+        """What no thread has begun with, and one will."""
+        return [(task.work, task.arguments) for task in self._waiting if not task.future.cancelled()]
+
     def submit(self, work: Callable[..., Any], /, *arguments: Any, **_: Any) -> Future[Any]:
         """As of executors."""
         task = _Task(work, arguments)
@@ -119,8 +123,10 @@ class Pool(Executor):
 
     def _begin(self) -> None:
         while self._free and self._waiting:
-            self._free -= 1
             task = self._waiting.popleft()
+            if not task.future.set_running_or_notify_cancel():
+                continue
+            self._free -= 1
             self._begun[task] = None
             self._world.after(self._pause(), self._party, self._do, task)
 

@@ -54,6 +54,10 @@ def told(actions: list[execution.Action]) -> list[node.FromNode]:
     return [action.message for action in actions if isinstance(action, execution.Tell)]
 
 
+def unstaged(actions: list[execution.Action]) -> list[list[int]]:
+    return [action.numbers for action in actions if isinstance(action, execution.UnstageJobs)]
+
+
 def offered(actions: list[execution.Action]) -> list[list[int]]:
     return [[job.number for job in a.record.jobs] for a in actions if isinstance(a, execution.Offer)]
 
@@ -141,6 +145,26 @@ def test_who_recovers_a_dead_program_does_not_wait_for_its_files() -> None:
     assert [(e.number, e.status) for e in batch.ended] == [(1, TERMINATED)]
     (held,) = [message for message in actions if isinstance(message, node.Held)]
     assert held.open == []
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        execution.FromClient(CLIENT, node.CancelJobs(1, [Attempt(n, 0) for n in (1, 2, 4)])),
+        execution.FromClient(CLIENT, node.Reconcile([Attempt(3, 0)], {1: 0})),
+        execution.FromClient(CLIENT, node.Recover([1])),
+    ],
+    ids=["cancelled", "not known after a reconnect", "recovered"],
+)
+def test_files_of_jobs_that_leave_are_given_up(event: execution.Event) -> None:
+    machine = ready()
+    jobs = [Job(number, 0, b"") for number in range(1, 5)]
+    files = [JobFiles(number, [ENTRY]) for number in range(1, 4)]
+    say(machine, node.RunJobs(1, jobs, [], files))
+    machine.handle(execution.JobFilesReady(KEY, 3, 0), 0.0)
+    assert unstaged(machine.handle(event, 0.0)) == [[1, 2]], "those of job 3 are here, and job 4 has none"
+    assert not machine.state.computations[KEY].staging
+    assert unstaged(machine.handle(event, 0.0)) == []
 
 
 # With a scheduler.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
+import pytest
+from msgspec.structs import replace
+
 from dispy.core.execution.state import ClientId
-from dispy.files.store import FOLLOWED_MIN, Store
+from dispy.files.store import FOLLOWED_MIN, Part, Store
 from dispy.node.stages import Seams, Stage
 from dispy.node.staging import Stager
 from dispy.protocol import node
@@ -23,12 +26,17 @@ EMPTY = FileEntry("empty", hashlib.sha256(b"").digest(), 0, 0o644, 10**18)
 class Threads(Executor):
     """They do what they are given when they are told to."""
 
-    def __init__(self, left: list[Callable[[], None]]) -> None:
+    def __init__(self, left: list[Callable[[], Any]]) -> None:
         self._left = left
 
     def submit(self, work: Callable[..., Any], /, *arguments: Any, **_: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        self._left.append(lambda: future.set_result(work(*arguments)))
+
+        def do() -> None:
+            if future.set_running_or_notify_cancel():
+                future.set_result(work(*arguments))
+
+        self._left.append(do)
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -136,3 +144,148 @@ def test_a_node_that_ends_lets_go_of_what_it_copied(tmp_path: Path) -> None:
     assert not stage.begun
     assert len(os.listdir("/proc/self/fd")) == before
     part.close()
+
+
+class Noted(Store):
+    """A store that notes what it is asked."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, 1 << 20)
+        self.asked: list[str] = []
+        self.on_asked: Callable[[], None] = lambda: None
+
+    def _on_asked(self, what: str) -> None:
+        self.asked.append(what)
+        self.on_asked()
+
+    def has(self, digest: bytes, size: int) -> bool:
+        self._on_asked("has")
+        return super().has(digest, size)
+
+    def find(self, digest: bytes, size: int) -> int | None:
+        self._on_asked("find")
+        return super().find(digest, size)
+
+    def begin(self, digest: bytes, size: int, *, apart: bool = False) -> Part:
+        self._on_asked("begin")
+        return super().begin(digest, size, apart=apart)
+
+    def trim(self) -> None:
+        self._on_asked("trim")
+
+
+class Place:
+    """A stager whose threads, loop and clock go on when they are told to."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Noted(root / "store")
+        self.threads: list[Callable[[], object]] = []
+        self.calls: list[Callable[[], object]] = []
+        self.timers: list[Callable[[], object]] = []
+        self.sent: list[node.FromNode] = []
+        self.ended: list[str] = []
+        seams = Seams(self._send, self._post, self._later, None, lambda *_: Threads(self.threads))
+        self.stager = Stager(self.store, seams)
+
+    def _send(self, client: ClientId, message: node.FromNode) -> bool:
+        self.sent.append(message)
+        return True
+
+    def _post(self, call: Callable[..., object], *rest: Any) -> None:
+        self.calls.append(lambda: call(*rest))
+
+    def _later(self, _: float, call: Callable[..., object], *rest: Any) -> None:
+        self.timers.append(lambda: call(*rest))
+
+    def stage(self, entries: list[FileEntry], work: Path | None = None) -> Stage:
+        return self.stager.stage(Stage(CLIENT, 1, entries, work, self.ended.append))
+
+    def run(self, *what: list[Callable[[], object]]) -> None:
+        """Do what is due, and what comes of it."""
+        while any(what):
+            for due in what:
+                while due:
+                    due.pop(0)()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    made.stager.close()
+
+
+def test_no_thread_looks_for_files_that_nobody_wants_any_more(place: Place) -> None:
+    """A program cancels many jobs; what another waits for is looked at next."""
+    stages = [place.stage([EMPTY]) for _ in range(100)]
+    for stage in stages:
+        place.stager.drop(stage)
+    place.run(place.calls, place.threads)
+    assert "has" not in place.store.asked
+    assert not any(stage.is_placing for stage in stages)
+    place.stage([EMPTY])
+    place.run(place.threads, place.calls)
+    assert place.store.asked.count("has") == 1
+
+
+def test_a_thread_that_looks_stops_after_the_file_that_it_is_at(place: Place) -> None:
+    stage = place.stage([replace(EMPTY, path=f"{n}", digest=bytes([n] * 32), size=9) for n in range(50)])
+    place.store.on_asked = lambda: place.stager.drop(stage)
+    place.run(place.threads, place.calls)
+    assert place.store.asked == ["has"]
+    assert not stage.is_placing
+    assert not place.ended
+    assert not any(type(message) is node.NeedFiles for message in place.sent)
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_directory_is_left_when_what_was_to_be_put_there_is_dropped(
+    place: Place, tmp_path: Path, has_begun: bool
+) -> None:
+    """Without waiting until a thread would have come to it; never while one is at it, and never within a call."""
+    done: list[str] = []
+    stage = place.stage([EMPTY], tmp_path)
+    place.stager.leave(tmp_path, lambda: done.append("left"))
+    if has_begun:
+        place.run(place.threads)
+    place.stager.drop(stage, lambda: done.append("dropped"))
+    assert done == []
+    place.run(place.calls)
+    assert done == ["dropped", "left"]
+    place.run(place.threads, place.calls)
+    assert done == ["dropped", "left"]
+    assert place.store.asked.count("find") == has_begun
+
+
+def test_no_thread_opens_the_part_of_a_file_that_nobody_wants_any_more(
+    place: Place, tmp_path: Path
+) -> None:
+    stage = place.stage([replace(EMPTY, digest=bytes(32), size=1 << 20)])
+    place.threads.pop(0)()
+    place.run(place.calls)
+    assert len(place.threads) == 1, "a thread is to open it"
+    place.stager.drop(stage)
+    place.run(place.threads, place.calls)
+    assert "begin" not in place.store.asked
+
+
+def test_nobody_looks_again_for_a_file_that_another_node_receives_and_nobody_wants(place: Place) -> None:
+    entry = replace(EMPTY, digest=bytes(32), size=1 << 20)
+    part = Store(place.store._root, 1 << 20).begin(entry.digest, entry.size)
+    stage = place.stage([entry])
+    place.run(place.threads, place.calls)
+    assert place.store.asked.count("begin") == 1
+    place.stager.drop(stage)
+    place.run(place.calls, place.threads, place.timers)
+    assert place.store.asked.count("begin") == 1
+    part.close()
+
+
+def test_the_store_is_trimmed_once_for_all_that_has_ended(place: Place, tmp_path: Path) -> None:
+    for _ in range(10):
+        place.stager.drop(place.stage([EMPTY], tmp_path))
+    place.run(place.threads, place.calls)
+    assert place.store.asked == ["trim"]
+    place.stager.drop(place.stage([EMPTY], tmp_path))
+    place.run(place.threads, place.calls)
+    assert place.store.asked == ["trim"] * 2

@@ -184,17 +184,27 @@ def _fail_offer(service: NodeState, worker: WorkerId, record: worker_protocol.Re
     service._handle(core.Ran(worker, record.record, 1, True, False, [ended]))
 
 
+def unstage_jobs(service: NodeState, action: core.UnstageJobs) -> None:
+    """Stop getting the files of jobs that have left."""
+    loaded = service._loaded.get(action.key)
+    if loaded is None:
+        return
+    for number in action.numbers:
+        if loaded.brought is not None:
+            loaded.brought.forget(number)
+        stage = loaded.stages.pop(number, None)
+        if stage is not None:
+            service._stager.drop(stage)
+
+
 def forget_brought(service: NodeState, key: Key) -> None:
-    """Files of jobs that have left are not needed."""
+    """Forget the lists of files of jobs that have ended."""
     loaded = service._loaded.get(key)
     computation = service._machine.state.computations.get(key)
     if loaded is None or loaded.brought is None or computation is None:
         return
     for number in [number for number in loaded.brought.entries if number not in computation.open]:
         loaded.brought.forget(number)
-        stage = loaded.stages.pop(number, None)
-        if stage is not None:
-            service._stager.drop(stage)
 
 
 def drop_brought(service: NodeState, loaded: Loaded) -> None:

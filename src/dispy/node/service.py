@@ -63,6 +63,7 @@ class NodeService(NodeState):
         core.Unbuffer: workers.unbuffer,
         core.StageFiles: filing.stage_files,
         core.StageJob: filing.stage_job,
+        core.UnstageJobs: filing.unstage_jobs,
         core.Tell: telling.tell,
         core.TellStored: telling.tell_stored,
         core.FlushSoon: telling.flush_soon,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from dispy.core.execution.state import ClientId
 from dispy.files.following import Following
@@ -66,7 +66,7 @@ class Stage:
 
     __slots__ = (
         "after", "begun", "client", "computation", "done", "entries", "files", "files_max", "is_dropped",
-        "is_placing", "is_told", "missing", "size", "size_max", "tries", "work",
+        "is_told", "missing", "size", "size_max", "task", "tries", "work",
     )  # fmt: skip
 
     def __init__(
@@ -87,22 +87,27 @@ class Stage:
         self.begun: dict[bytes, Following | None] = {}
         """Copies of what another node receives, by digest; None: it is copied when it is there."""
         self.is_dropped = False
-        self.is_placing = False
-        """A thread puts files there now."""
+        self.task: Future[Any] | None = None
+        """What a thread does for it, or is to do: it looks for the files, or puts them there."""
         self.after: Callable[[], None] | None = None
-        """What is to be done when it has noticed that it need not."""
+        """What is to be done when the thread has noticed that it need not."""
         self.tries = 0
         self.files = self.files_max = self.size = self.size_max = 0
         """How much has come, of how much."""
         self.is_told = False
         """Whether its client was told how much that is, and a moment has not passed since."""
 
+    @property
+    def is_placing(self) -> bool:
+        """Whether a thread looks for files or puts them there, or is to."""
+        return self.task is not None
+
 
 class Fetch:
     """A file that is not here yet."""
 
     __slots__ = (
-        "asked", "asker", "digest", "early", "handed", "is_apart", "is_mixed", "is_opening", "origin", "part", "seen",
+        "asked", "asker", "digest", "early", "handed", "is_apart", "is_mixed", "opening", "origin", "part", "seen",
         "size", "stages",
     )  # fmt: skip
 
@@ -111,7 +116,8 @@ class Fetch:
         self.size = size
         self.stages: list[Stage] = []
         self.part: Part | None = None
-        self.is_opening = False
+        self.opening: Future[Any] | None = None
+        """A thread opens the part, or is to."""
         self.is_apart = False
         self.seen = (0, 0.0)
         """How much another node had of it when we looked, and for how long no more than that (seconds)."""

@@ -3,7 +3,8 @@
 The node asks, piece by piece, for what it does not have, and for no more at once than it can put away: so a
 disk that is slow fills no memory, a broken connection costs a few pieces, and a client keeps no account. What
 is small comes first: it passes what is large, as everywhere on a link. Hashing, writing and copying are
-done by threads, during which the interpreter is free; what they found comes back to the loop.
+done by threads, during which the interpreter is free; what they found comes back to the loop. What nobody wants
+any more before a thread has begun with it is taken back from the queue: what is wanted may be behind it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Stager:
         self._file_max = file_max
         self._stages: set[Stage] = set()
         self._placing: set[Stage] = set()
-        """Those for which a thread looks or copies now."""
+        """Those for which a thread looks or copies, or is to."""
         self._left: dict[Path, list[Callable[[], None]]] = {}
         """What is to be done when no thread puts anything into a directory any more."""
         self._fetches: dict[bytes, Fetch] = {}
@@ -74,6 +75,8 @@ class Stager:
         self._lookers: Executor | None = None
         self._writers: list[Executor] = []
         self._hashers: Executor | None = None
+        self._trimming: Future[None] | None = None
+        """The last time that the store was to be trimmed."""
         self._is_closed = False
 
     @property
@@ -114,11 +117,11 @@ class Stager:
             stage: Which.
             then: Called when nothing is put there any more; perhaps at once.
         """
-        is_placing = stage.is_placing
-        self._leave(stage)
-        if then is not None and is_placing:
+        if then is not None and stage.is_placing:
             stage.after = then
-        elif then is not None:
+            then = None
+        self._leave(stage)
+        if then is not None:
             then()
 
     def leave(self, work: Path, then: Callable[[], None]) -> None:
@@ -136,6 +139,9 @@ class Stager:
             return
         self._stages.discard(stage)
         stage.is_dropped = True
+        if stage.task is not None and stage.task.cancel():
+            # No thread has begun with it.
+            self._seams.post(self._on_idle, stage)
         if stage.begun and not self._is_closed:
             self._placer().submit(close_begun, stage)
         if stage.files_max:
@@ -267,14 +273,16 @@ class Stager:
         arguments: tuple[Any, ...],
         then: Callable[..., None],
         known: tuple[Any, ...],
-    ) -> None:
-        """Do something on a thread, and then call ``then(*known, result)`` on the loop."""
+    ) -> Future[Any]:
+        """Do something on a thread, and then call ``then(*known, result)`` on the loop, unless it is cancelled."""
 
         def finish(future: Future[Any]) -> None:
             if not future.cancelled():
                 self._seams.post(self._finish, then, known, future)
 
-        pool.submit(work, *arguments).add_done_callback(finish)
+        task = pool.submit(work, *arguments)
+        task.add_done_callback(finish)
+        return task
 
     def _finish(self, then: Callable[..., None], known: tuple[Any, ...], future: Future[Any]) -> None:
         if not self._is_closed:
@@ -304,10 +312,9 @@ class Stager:
 
     def _place(self, stage: Stage) -> None:
         """Put all there that is here; what is not is fetched."""
-        stage.is_placing = True
         self._placing.add(stage)
         pool = self._looker() if stage.work is None else self._placer()
-        self._run(pool, self._put, (stage,), self._on_put, (stage,))
+        stage.task = self._run(pool, self._put, (stage,), self._on_put, (stage,))
 
     def _put(self, stage: Stage) -> tuple[dict[bytes, int], str]:
         """On a thread: what is missing, with sizes; if nothing is, all is put there. And why that failed."""
@@ -317,7 +324,7 @@ class Stager:
                 missing = {
                     entry.digest: entry.size
                     for entry in stage.entries
-                    if not self._store.has(entry.digest, entry.size)
+                    if not stage.is_dropped and not self._store.has(entry.digest, entry.size)
                 }
             else:
                 missing = put_files(
@@ -334,12 +341,7 @@ class Stager:
 
     def _on_put(self, stage: Stage, result: tuple[dict[bytes, int], str]) -> None:
         missing, reason = result
-        stage.is_placing = False
-        self._placing.discard(stage)
-        if stage.after is not None:
-            stage.after()
-        if stage.work is not None:
-            self._look_at_left(stage.work)
+        self._on_idle(stage)
         if stage not in self._stages:
             return
         if reason or not missing:
@@ -365,14 +367,29 @@ class Stager:
         self._tell(stage)
         self._ask(stage.client)
 
+    def _on_idle(self, stage: Stage) -> None:
+        """No thread does anything for a stage any more, or is to."""
+        if self._is_closed:
+            return
+        stage.task = None
+        self._placing.discard(stage)
+        if stage.after is not None:
+            stage.after()
+        if stage.work is not None:
+            self._look_at_left(stage.work)
+
     def _end(self, stage: Stage, reason: str) -> None:
         if stage in self._stages:
             self._leave(stage)
             stage.done(reason)
 
     def _trim_if_idle(self) -> None:
-        if not self._stages and self._placers is not None and not self._is_closed:
-            self._placers.submit(self._store.trim)
+        if self._stages or self._placers is None or self._is_closed:
+            return
+        due = self._trimming
+        # One that has not begun does for all.
+        if due is None or due.running() or due.done():
+            self._trimming = self._placers.submit(self._store.trim)
 
     # Asking.
 
@@ -425,11 +442,10 @@ class Stager:
                 self._seams.send(client, message)
 
     def _open(self, fetch: Fetch) -> None:
-        """Have the part of a file opened."""
-        if not fetch.is_opening:
-            fetch.is_opening = True
+        """Have the part of a file opened, unless nobody wants it any more."""
+        if fetch.opening is None and self._fetches.get(fetch.digest) is fetch:
             stage = next((stage for stage in fetch.stages if stage.work is not None), None)
-            self._run(
+            fetch.opening = self._run(
                 self._placer(),
                 self._begin,
                 (fetch.digest, fetch.size, fetch.is_apart, stage),
@@ -474,7 +490,7 @@ class Stager:
             close_begun(stage)
 
     def _on_open(self, fetch: Fetch, result: Part | OSError | None) -> None:
-        fetch.is_opening = False
+        fetch.opening = None
         if self._fetches.get(fetch.digest) is not fetch:
             if isinstance(result, Part):
                 result.close()
@@ -609,6 +625,8 @@ class Stager:
     def _forget(self, fetch: Fetch) -> None:
         """Nobody wants a file any more. What is there of it stays for the next one."""
         self._fetches.pop(fetch.digest, None)
+        if fetch.opening is not None:
+            fetch.opening.cancel()
         if fetch.part is not None:
             self._close_part(fetch)
 

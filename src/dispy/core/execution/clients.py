@@ -204,7 +204,7 @@ def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int], now:
     """Nobody wants these attempts: drop those waiting, end the others as if cancelled, untold."""
     waiting = [*computation.ready, *computation.staging.values()]
     release(out, computation.key, [job.stream for job in waiting if job.number in numbers])
-    drop_unstarted(computation, numbers)
+    drop_unstarted(out, computation, numbers)
     attempts = {(number, computation.open.pop(number).attempt) for number in numbers}
     cancel_in_records(out, computation, attempts, now)
 

@@ -16,6 +16,7 @@ from dispy.core.execution.state import (
     StartHost,
     State,
     Status,
+    UnstageJobs,
 )
 from dispy.core.execution.workers import give_up
 from dispy.protocol.node import TERMINATED, Ended
@@ -69,7 +70,8 @@ def on_job_files_ready(state: State, out: Outbox, event: JobFilesReady, now: Sec
 def give_up_staging(state: State, out: Outbox, client: Client, now: Seconds) -> None:
     """The program that had the files is dead: what still waits for some will not get them."""
     reason = "its files had not arrived when the program that had them ended"
-    for computation in [c for c in state.computations.values() if c.client is client]:
+    for computation in [c for c in state.computations.values() if c.client is client and c.staging]:
+        out.append(UnstageJobs(computation.key, list(computation.staging)))
         for job in list(computation.staging.values()):
             event = JobFilesReady(computation.key, job.number, job.attempt, reason)
             on_job_files_ready(state, out, event, now)

@@ -22,6 +22,7 @@ from dispy.core.execution.state import (
     State,
     Store,
     Tell,
+    UnstageJobs,
     Worker,
 )
 from dispy.protocol.limits import BATCH_MAX
@@ -117,18 +118,21 @@ def on_cancel_jobs(state: State, out: Outbox, client: Client, message: CancelJob
     waiting = [job.number for job in computation.ready if job.number in wanted]
     waiting += [number for number in computation.staging if number in wanted]
     if waiting:
-        drop_unstarted(computation, wanted)
+        drop_unstarted(out, computation, wanted)
         end_unstarted(out, computation, waiting)
         wanted.difference_update(waiting)
     if wanted:
         cancel_in_records(out, computation, {(number, open_[number].attempt) for number in wanted}, now)
 
 
-def drop_unstarted(computation: Computation, numbers: set[int]) -> None:
-    """Take jobs out of those that wait."""
+def drop_unstarted(out: Outbox, computation: Computation, numbers: set[int]) -> None:
+    """Take jobs out of those that wait, and give up the files that they wait for."""
     computation.ready = type(computation.ready)(j for j in computation.ready if j.number not in numbers)
-    for number in [number for number in computation.staging if number in numbers]:
+    staging = [number for number in computation.staging if number in numbers]
+    for number in staging:
         del computation.staging[number]
+    if staging:
+        out.append(UnstageJobs(computation.key, staging))
 
 
 def cancel_in_records(

@@ -279,6 +279,13 @@ class StageJob(Struct):
     files: list[FileEntry]
 
 
+class UnstageJobs(Struct):
+    """Give up the files of jobs that have left before these were here; not answered."""
+
+    key: Key
+    numbers: list[int]
+
+
 class StopHost(Struct):
     """End a host and all its workers, or what was to be there before it starts; not answered."""
 
@@ -419,6 +426,7 @@ Action = (
     | StartHost
     | StageFiles
     | StageJob
+    | UnstageJobs
     | StopHost
     | ForkWorker
     | Offer
