@@ -36,6 +36,7 @@ CLAIMS = (
     "strangers",
     "import_time",
     "start_time",
+    "code",
     "scheduling",
     "deaths",
     "drill",

@@ -3,6 +3,7 @@
     python -m benchmarks              all of them
     python -m benchmarks NAME...      some
     python -m benchmarks --quick      everything small: does it run?
+    python -m benchmarks code --against PATH    with another checkout, in turns: the ratios
 
 Results are kept in ``benchmarks/results/NAME.json``, what a benchmark had to say in ``NAME.log``.
 The exit code tells whether all ran; no figure is asserted.
@@ -34,19 +35,26 @@ QUICK_S = 20.0
 FULL_S = 400.0
 """A benchmark that takes longer hangs."""
 
+TURN_S = 120.0
+"""Time for each turn of a comparison, on top of that."""
+
 
 def main() -> None:
     """Entry of ``python -m benchmarks``."""
     parser = argparse.ArgumentParser(prog="benchmarks", description="Measure what dispy claims.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of: {', '.join(CLAIMS)}")
     parser.add_argument("--quick", action="store_true", help="everything small; figures mean nothing")
+    parser.add_argument("--against", metavar="PATH", help="compare with another checkout (code only)")
+    parser.add_argument("--times", type=int, help="measurements of everything (code only)")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     for name in options.names:
         if name not in CLAIMS:
             parser.error(f"no benchmark {name!r}; there are {', '.join(CLAIMS)}")
+    if (options.against or options.times) and options.names != ["code"]:
+        parser.error("--against and --times belong to code: python -m benchmarks code --against PATH")
     if options.here:
-        run_here(options.names[0], options.quick)
+        run_here(options.names[0], options.quick, options.against, options.times)
         return
     # The floors belong to every run: they say how fast the machine was just then.
     names = [name for name in CLAIMS if name == "floors" or name in options.names or not options.names]
@@ -56,7 +64,10 @@ def main() -> None:
     failures = {}
     for name in names:
         with console.status(name):
-            reason = run_apart(name, options.quick)
+            if name == "code":
+                reason = run_apart(name, options.quick, options.against, options.times)
+            else:
+                reason = run_apart(name, options.quick)
         if reason:
             failures[name] = reason
     console.print(_table([name for name in names if name not in failures], load, options.quick))
@@ -65,13 +76,14 @@ def main() -> None:
     sys.exit(1 if failures else 0)
 
 
-def run_here(name: str, is_quick: bool) -> None:
+def run_here(name: str, is_quick: bool, against: str | None = None, times: int | None = None) -> None:
     """Run one benchmark in this process and write its result."""
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     signal.signal(signal.SIGTERM, _leave)
     load = os.getloadavg()[0]
     start = time.perf_counter()
-    rows = importlib.import_module(f"benchmarks.{name}").run(is_quick)
+    module = importlib.import_module(f"benchmarks.{name}")
+    rows = module.run(is_quick, against, times) if name == "code" else module.run(is_quick)
     seconds = time.perf_counter() - start
     cpus = os.cpu_count() or 1
     result = Result(name, is_quick, platform.python_version(), cpus, load, seconds, rows)
@@ -82,10 +94,24 @@ def _leave(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def run_apart(name: str, is_quick: bool) -> str:
-    """Run one benchmark in a process of its own; returns what went wrong."""
+def run_apart(name: str, is_quick: bool, against: str | None = None, times: int | None = None) -> str:
+    """Run one benchmark in a process of its own; returns what went wrong.
+
+    Args:
+        name: Of the benchmark.
+        is_quick: Everything small.
+        against: Another checkout to compare with.
+        times: How often to measure everything.
+    """
     (RESULTS / f"{name}.json").unlink(missing_ok=True)
     command = [sys.executable, "-m", "benchmarks", "--here", *(["--quick"] if is_quick else []), name]
+    limit_s = QUICK_S if is_quick else FULL_S
+    if against:
+        command += ["--against", os.path.abspath(against)]
+    if times:
+        command += ["--times", str(times)]
+    if against or times:
+        limit_s += TURN_S * (times or 15)
     # Unbuffered output or unwritten bytecode, say, are not what users have.
     environment = {
         key: value
@@ -97,7 +123,7 @@ def run_apart(name: str, is_quick: bool) -> str:
             command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
         try:
-            code = process.wait(QUICK_S if is_quick else FULL_S)
+            code = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGUSR1)  # where it hangs goes to the log
             time.sleep(0.2)

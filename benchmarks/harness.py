@@ -283,12 +283,23 @@ def gather(jobs: Sequence[Any]) -> None:
 
 def run_jobs(made: JobCluster, count: int) -> float:
     """Submit so many jobs one by one, then gather all results; returns seconds."""
+    return run_values(made, range(count), range(count))
+
+
+def run_values(made: JobCluster, values: Sequence[Any], expected: Sequence[Any]) -> float:
+    """Submit a job for each value, then gather all results; returns seconds.
+
+    Args:
+        made: The cluster.
+        values: An argument for each job.
+        expected: What the jobs return.
+    """
     submit = made.submit
     start = time.perf_counter()
-    jobs = [submit(number) for number in range(count)]
+    jobs = [submit(value) for value in values]
     results = [job() for job in jobs]
     seconds = time.perf_counter() - start
-    if results != list(range(count)):
+    if results != list(expected):
         gather(jobs)
         raise RuntimeError("jobs returned something else than they should")
     return seconds
