@@ -55,7 +55,7 @@ class Row(NamedTuple):
     start: tuple[str, ...] = ("main.py",)
     directory: str = "."
     path: str = ""
-    prepare: Callable[[Path], object] = lambda directory: None
+    prepare: Callable[[Path], object] = lambda _: None
 
 
 def compile_only(directory: Path) -> None:
@@ -217,6 +217,36 @@ ROWS = {
         "main.py": "import tables\ndef work():\n    return tables.count()\nSEND",
         "tables.py": "import os\nROWS = open(os.environ['SENT'] + '.rows').read().split()\ndef count():\n    return len(ROWS)\n",
     }, prepare=lambda directory: Path(os.environ.get("SENT", str(directory.parent / "sent")) + ".rows").write_text("a b")),
+    "tracebacks": Row({
+        "main.py": "import traceback, helpers\ndef fail():\n    return 1 / 0\ndef work():\n    found = []\n"
+        "    for function in (fail, helpers.fail, helpers.Thing().fail, lambda: 1 / 0):\n        try:\n"
+        "            function()\n        except ZeroDivisionError:\n"
+        "            found.append(traceback.format_exc())\n    return found\nSEND",
+        "helpers.py": "def fail():\n    return 1 / 0\nclass Thing:\n    def fail(self):\n        return 1 / 0\n",
+    }),
+    "sources": Row({
+        "main.py": "import inspect, warnings, helpers\ndef work():\n    with warnings.catch_warnings(record=True) as caught:\n"
+        "        warnings.simplefilter('always')\n        warnings.warn('w')\n        helpers.warn()\n"
+        "    return [(w.filename, w.lineno) for w in caught], inspect.getsource(work), inspect.getsource(helpers.warn), "
+        "inspect.getsource(helpers), inspect.getsource(helpers.Thing), inspect.getsourcefile(work)\nSEND",
+        "helpers.py": "import warnings\ndef warn():\n    warnings.warn('x')\nclass Thing:\n    pass\n",
+    }),
+    "tracebacks of an archive": Row({
+        "__main__.py": "import traceback, helpers\nfrom pkg import inner\ndef work():\n    found = []\n"
+        "    for function in (helpers.fail, inner.fail):\n        try:\n            function()\n"
+        "        except ZeroDivisionError as error:\n"
+        "            found.append(traceback.extract_tb(error.__traceback__)[-1])\n"
+        "    return [(frame.filename, frame.lineno, frame.line) for frame in found]\nSEND",
+        "helpers.py": "def fail():\n    return 1 / 0\n",
+        "pkg/__init__.py": "", "pkg/inner.py": "def fail():\n    return 1 / 0\n",
+    }, ("app.pyz",), prepare=as_zipapp),
+    "a process that is spawned": Row({
+        "main.py": "import multiprocessing, helpers\nfrom concurrent.futures import ProcessPoolExecutor\n"
+        "def square(x):\n    return x * x\ndef work():\n    found = []\n    for method in ('fork', 'spawn', 'forkserver'):\n"
+        "        context = multiprocessing.get_context(method)\n        with context.Pool(1) as pool:\n"
+        "            found.append(pool.map(square, [1, 2]) + pool.map(helpers.f, [1]))\n    return found\nSEND",
+        "helpers.py": LOCKED,
+    }),
     "a name that the node has not": Row({
         "main.py": "import helpers\n" + WORK,
         "helpers.py": "import os\nif 'PROGRAM' not in os.environ:\n    raise RuntimeError('no display here')\n" + HELPERS,

@@ -136,7 +136,7 @@ def same_cluster():
         use.__defaults__ = (9,)
         expect("its default", cluster.submit(use)()[2], 9)
         captured = [1]
-        closure = lambda: list(captured)  # noqa: E731
+        closure = lambda: list(captured)
         expect("closure", cluster.submit(closure)(), [1])
         captured.append(2)
         expect("its variable", cluster.submit(closure)(), [1, 2])
@@ -172,7 +172,9 @@ def put_back():
 def modules():
     """Modules of the user's: what is set, reloaded, replaced."""
     path = pathlib.Path("changing.py")
-    path.write_text("N = 1\ndef f():\n    return N, 'first'\nclass C:\n    level = 1\n    def get(self):\n        return self.level\n")
+    path.write_text(
+        "N = 1\ndef f():\n    return N, 'first'\nclass C:\n    level = 1\n    def get(self):\n        return self.level\n"
+    )
     importlib.invalidate_caches()
     import changing
 
@@ -203,11 +205,17 @@ def modules():
 def redefined():
     """A function or class is defined again under its name, as in a notebook."""
     space = globals()
-    exec("def cell():\n    return 'one'\nclass Cell:\n    n = 1\n    def get(self):\n        return self.n", space)
+    exec(
+        "def cell():\n    return 'one'\nclass Cell:\n    n = 1\n    def get(self):\n        return self.n",
+        space,
+    )
     expect("cell", run(space["cell"]), "one")
     with dispy.JobCluster(look, nodes=[ONE]) as cluster:
         expect("cell's class", cluster.submit(space["Cell"]())(), 1)
-        exec("def cell():\n    return 'two'\nclass Cell:\n    n = 2\n    def get(self):\n        return self.n", space)
+        exec(
+            "def cell():\n    return 'two'\nclass Cell:\n    n = 2\n    def get(self):\n        return self.n",
+            space,
+        )
         expect("cell's class again", cluster.submit(space["Cell"]())(), 2)
     expect("cell again", run(space["cell"]), "two")
     expect("by another", run(lambda: (cell(), Cell().get())), ("two", 2))

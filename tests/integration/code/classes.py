@@ -11,8 +11,9 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypedDict, TypeVar
 
-import harness
 import msgspec
+
+import harness
 
 T = TypeVar("T")
 LOG: list[str] = []
@@ -133,7 +134,7 @@ class Slotted:
 
 
 class SlottedChild(Slotted):
-    __slots__ = ("b", "__weakref__")
+    __slots__ = ("__weakref__", "b")
 
 
 class Abstract(abc.ABC):

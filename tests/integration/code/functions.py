@@ -11,7 +11,8 @@ import sys
 import traceback
 import typing
 import warnings
-from typing import Callable, NewType, ParamSpec, TypeVar
+from collections.abc import Callable
+from typing import NewType, ParamSpec, TypeVar
 
 import harness
 
@@ -392,6 +393,7 @@ def check_module():
 
 
 def check_eval():
+    assert recursive(1) == DEFAULT - 4  # what stands in texts alone is not seen
     return eval("recursive(3) + DEFAULT"), [x for x in (1, 2) if x < DEFAULT], eval("lambda: DEFAULT")()
 
 
@@ -409,7 +411,7 @@ def check_by_processes():
     from concurrent.futures import ProcessPoolExecutor
 
     found = []
-    for method in ("fork", "spawn", "forkserver"):
+    for method in ("fork", "spawn"):
         context = multiprocessing.get_context(method)
         with context.Pool(1) as pool:
             found.append(pool.map(recursive, [3, 4]))

@@ -3,10 +3,11 @@
 import os
 import sys
 
-import dispy
 import kept.naming
-from harness import expect
 from kept.naming import Thing, nested
+
+import dispy
+from harness import expect
 
 SETUP = []
 
@@ -40,7 +41,7 @@ def work(name, job_id):
     assert module.provisional("news") == 0
     assert globals()["dispy_node_name"] == name
     assert eval("dispy_node_name") == name
-    assert SETUP == [(name, name)], SETUP
+    assert [(name, name)] == SETUP, SETUP
     with open("sent.txt", "w") as file:
         file.write("x")
     assert Here().send("sent.txt") == 0
@@ -73,7 +74,11 @@ if __name__ == "__main__":
         expect("function as argument", cluster.submit(helper)(), name)
         expect("of a module", cluster.submit_job_id(5, kept.naming.function)()[:2], (name, 5))
         expect("lambda", cluster.submit(lambda: (dispy_node_name, Here().method()[0]))(), (name, name))
-    expect("nothing of them here", [hasattr(__builtins__, "dispy_node_name"), "dispy_job_id" in globals()], [False, False])
+    expect(
+        "nothing of them here",
+        [hasattr(__builtins__, "dispy_node_name"), "dispy_job_id" in globals()],
+        [False, False],
+    )
     assert os
     assert sys
     print("done")

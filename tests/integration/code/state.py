@@ -4,12 +4,13 @@ import importlib
 import pickle
 import sys
 
-import harness
 import kept.importing
 import kept.settings as settings
 from kept import states
 from kept.settings import Config, Mode, Model, Options, everything, options
 from kept.states import MISSING, is_missing, lock, registry, use
+
+import harness
 
 settings.N = 100
 settings.TEXT = "other"

@@ -1,7 +1,8 @@
 """Classes by value: copied, not made again.
 
 A class is made empty and given its attributes one by one. Hooks of the user's own do not run a second time:
-``__init_subclass__``, a metaclass and ``__set_name__`` have run in the program, and their effects are attributes. A class keeps an identity, so that an instance that comes back is of the class that it left with.
+``__init_subclass__``, a metaclass and ``__set_name__`` have run in the program, and their effects are attributes. A
+class keeps an identity, so that an instance that comes back is of the class that it left with.
 """
 
 from __future__ import annotations
