@@ -22,7 +22,7 @@ class Known:
         self.modules = frozenset(modules)
         self.tops = frozenset(name.partition(".")[0].encode() for name in self.modules)
         self._classes = {
-            id(item): (item, classes.fingerprint_of(item))
+            id(item): (item, classes.version_of(item))
             for item in sent
             if isinstance(item, type) and classes.is_global(item)
         }
@@ -32,8 +32,7 @@ class Known:
         known = self._classes.get(id(cls))
         if known is None:
             return False
-        now = classes.fingerprint_of(cls)
-        return now is not None and bool(now == known[1])
+        return classes.version_of(cls) == known[1]
 
 
 NOTHING = Known((), ())

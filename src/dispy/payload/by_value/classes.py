@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import abc
 import enum
+import operator
 import pickle
 import sys
 import threading
@@ -52,44 +53,70 @@ def is_global(cls: type) -> bool:
     return scopes.attribute_of(sys.modules.get(cls.__module__), cls.__qualname__) is cls
 
 
-def fingerprint_of(cls: type) -> Any:
-    """Another one where the class, or a global that its methods use, has changed; cheap.
+class _Watch:
+    """A class as it was when it was looked at last. What it had is held, so that no address is used again."""
 
-    None where that cannot be told without looking into values.
+    __slots__ = ("changing", "globals", "held", "ref", "values", "version")
+
+    def __init__(self, cls: type, version: int) -> None:
+        self.ref = weakref.ref(cls)
+        self.version = version
+        self.values = tuple(vars(cls).values())
+        self.globals: list[tuple[dict[str, Any], str]] = []
+        for value in self.values:
+            function = getattr(value, "__func__", value)
+            if isinstance(function, property):
+                function = function.fget
+            if isinstance(function, types.FunctionType):
+                namespace = function.__globals__
+                self.globals += [
+                    (namespace, name) for name in global_names(function.__code__) if name in namespace
+                ]
+        self.held = tuple([namespace[name] for namespace, name in self.globals])
+        changing = [
+            value
+            for name, value in vars(cls).items()
+            if not (name.startswith("__") and name.endswith("__")) and _may_change(value)
+        ]
+        changing += filter(_may_change, self.held)
+        self.changing = [(value, stamps.of(value)) for value in changing]
+
+    def is_same(self, cls: type) -> bool:
+        """Whether nothing has changed of the class, and of the globals that its methods use."""
+        values = vars(cls).values()
+        if len(values) != len(self.values) or not all(map(operator.is_, values, self.values)):
+            return False
+        now = [namespace.get(name) for namespace, name in self.globals]
+        if not all(map(operator.is_, now, self.held)):
+            return False
+        return all(stamp is not None and stamps.of(value) == stamp for value, stamp in self.changing)
+
+
+_watches: dict[int, _Watch] = {}
+
+
+def version_of(cls: type) -> int:
+    """Another number when the class, or a global that its methods use, has changed since the last call.
+
+    1 us for a class without lists, dictionaries and the like, whose content has to be looked at.
     """
-    found: list[Any] = []
-    for name, value in vars(cls).items():
-        if name in _LEFT_OUT:
-            continue
-        found.append(name)
-        function = getattr(value, "__func__", value)
-        if isinstance(function, property):
-            function = function.fget
-        if isinstance(function, types.FunctionType):
-            found += (id(value), id(function.__code__))
-            namespace = function.__globals__
-            for each in global_names(function.__code__):
-                if each in namespace:
-                    found.append(_mark(namespace[each]))
-        else:
-            found.append(_mark(value))
-    if _CHANGING in found:
-        return None
-    return tuple(found)
+    watch = _watches.get(id(cls))
+    if watch is not None and watch.ref() is cls and (scopes.is_worker or watch.is_same(cls)):
+        # What a worker sends is for a program that has the class; others take what they get.
+        return watch.version
+    is_known = watch is not None and watch.ref() is cls
+    watch = _watches[id(cls)] = _Watch(cls, watch.version + 1 if is_known and watch is not None else 1)
+    return watch.version
 
 
-_CHANGING = object()
+def _may_change(value: Any) -> bool:
+    return not isinstance(value, _LASTING) and not stamps.is_atom(value)
+
+
 _LASTING = (
     types.FunctionType, type, types.ModuleType, types.BuiltinFunctionType, types.MemberDescriptorType,
     types.GetSetDescriptorType, classmethod, staticmethod, property, types.WrapperDescriptorType,
 )  # fmt: skip
-
-
-def _mark(value: Any) -> Any:
-    if isinstance(value, _LASTING):
-        return id(value)
-    stamp = stamps.of(value)
-    return _CHANGING if stamp is None else stamp
 
 
 def keep(cls: type) -> None:

@@ -349,14 +349,14 @@ class Definition(NamedTuple):
     sources: dict[str, str]
 
 
-_definitions: dict[int, tuple[weakref.ref[type], Any, Definition]] = {}
+_definitions: dict[int, tuple[weakref.ref[type], int, Definition]] = {}
 
 
 def definition_of(cls: type) -> Definition:
     """The class as it is now; made anew when something of it has changed."""
     known = _definitions.get(id(cls))
-    fingerprint = classes.fingerprint_of(cls)
-    if known is not None and known[0]() is cls and fingerprint is not None and known[1] == fingerprint:
+    version = classes.version_of(cls)
+    if known is not None and known[0]() is cls and known[1] == version:
         return known[2]
     stream = io.BytesIO()
     pickler = Pickler(stream, is_inline=True)
@@ -366,7 +366,7 @@ def definition_of(cls: type) -> Definition:
     sink.write(data)
     found = Definition(data, sink.digest(), pickler.modules, pickler.imports, pickler.sources)
     classes.keep(cls)
-    _definitions[id(cls)] = (weakref.ref(cls), fingerprint, found)
+    _definitions[id(cls)] = (weakref.ref(cls), version, found)
     return found
 
 

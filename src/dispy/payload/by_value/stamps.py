@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import os
 import sys
 import types
-import uuid
 import weakref
 from typing import Any
 
@@ -23,7 +23,7 @@ _SMALL = 64
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type(Ellipsis)})
 
 _names = itertools.count(1)
-_program = uuid.uuid4().hex
+_program = os.urandom(16).hex()
 
 _identities: dict[int, tuple[weakref.ref[Any], str]] = {}
 
@@ -91,6 +91,11 @@ class _Stamper(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
 
 def _name_of(obj: Any) -> str:
     return str(obj.__name__) if isinstance(obj, types.ModuleType) else identity_of(obj)
+
+
+def is_atom(value: Any) -> bool:
+    """Whether a value cannot change in itself and holds nothing else."""
+    return type(value) in _ATOMS
 
 
 def of(value: Any) -> Any:

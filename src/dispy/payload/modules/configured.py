@@ -7,21 +7,14 @@ them goes on sharing them.
 
 from __future__ import annotations
 
-import argparse
 import collections
-import datetime
-import decimal
 import enum
-import fractions
 import io
 import logging
 import marshal
-import pathlib
 import pickle
-import re
 import sys
 import types
-import uuid
 from typing import Any
 
 from dispy.payload.blocks import PROTOCOL
@@ -37,10 +30,14 @@ COMPARED_MAX = 1024 * 1024
 """Bytes of a container with objects in it up to which it is sent; plain values are sent whatever their size."""
 
 _ATOMS = frozenset({
-    type(None), bool, int, float, complex, str, bytes, type(Ellipsis), range, decimal.Decimal, fractions.Fraction,
-    datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone, uuid.UUID, re.Pattern,
-    pathlib.PosixPath, pathlib.PurePosixPath, pathlib.PureWindowsPath,
+    "builtins.NoneType", "builtins.bool", "builtins.int", "builtins.float", "builtins.complex", "builtins.str",
+    "builtins.bytes", "builtins.ellipsis", "builtins.range", "decimal.Decimal", "fractions.Fraction", "datetime.date",
+    "datetime.time", "datetime.datetime", "datetime.timedelta", "datetime.timezone", "uuid.UUID", "re.Pattern",
+    "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.PureWindowsPath",
 })  # fmt: skip
+"""Types of plain values, by name: most need not be imported to know that nothing is of them."""
+
+_RECORDS = frozenset({"types.SimpleNamespace", "argparse.Namespace"})
 
 _CONTAINERS = (list, dict, set, frozenset, tuple, collections.deque)
 
@@ -122,7 +119,7 @@ def _is_attribute(name: str, value: Any) -> bool:
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
     kind = type(value)
-    if kind in _ATOMS:
+    if _name_of(kind) in _ATOMS:
         return True
     if isinstance(value, enum.Enum):
         return origin_of(kind.__module__) is not Origin.VALUE
@@ -138,12 +135,15 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
     return all(_is_plain(item, depth + 1) for item in value)
 
 
+def _name_of(kind: type) -> str:
+    module = kind.__module__.removesuffix("._local")  # of pathlib, in Python 3.13
+    return f"{module}.{kind.__qualname__}"
+
+
 def _is_record(value: Any) -> bool:
     """Whether a value is an object with plain attributes, as settings are."""
     kind = type(value)
-    is_ours = (
-        kind in (types.SimpleNamespace, argparse.Namespace) or origin_of(kind.__module__) is Origin.OWN
-    )
+    is_ours = _name_of(kind) in _RECORDS or origin_of(kind.__module__) is Origin.OWN
     return is_ours and bool(getattr(value, "__dict__", None)) and all(map(_is_plain, vars(value).values()))
 
 

@@ -13,7 +13,6 @@ import os
 import sys
 import time
 import types
-import zipfile
 from collections.abc import Iterable, Iterator
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
 from itertools import islice
@@ -297,7 +296,7 @@ def _below(place: str, top: str) -> Iterator[tuple[str, str]]:
         return
     archive, inside = _in_archive(place)
     if archive:
-        with zipfile.ZipFile(archive) as file:
+        with _opened(archive) as file:
             for entry in file.namelist():
                 if entry.startswith(f"{inside}/"):
                     *parts, name = entry[len(inside) + 1 :].split("/")
@@ -315,9 +314,15 @@ def _in_archive(path: str) -> tuple[str, str]:
     archive = path
     while archive and not os.path.exists(archive):
         archive = os.path.dirname(archive)
-    if os.path.isfile(archive) and zipfile.is_zipfile(archive):
+    if os.path.isfile(archive) and archive != path:
         return archive, path[len(archive) + 1 :]
     return "", ""
+
+
+def _opened(archive: str) -> Any:
+    import zipfile  # 6 ms, for the few who need it
+
+    return zipfile.ZipFile(archive)
 
 
 _texts: dict[str, tuple[tuple[int, int], bytes]] = {}
@@ -339,9 +344,9 @@ def _read(path: str) -> bytes:
             return data
         archive, inside = _in_archive(path)
         if archive:
-            with zipfile.ZipFile(archive) as opened:
-                return opened.read(inside)
-    except (OSError, KeyError, zipfile.BadZipFile):
+            with _opened(archive) as opened:
+                return bytes(opened.read(inside))
+    except Exception:  # it is no archive, or has no such file
         pass
     return b""
 
