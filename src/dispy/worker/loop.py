@@ -632,8 +632,13 @@ def reseed() -> None:
         torch.manual_seed(int.from_bytes(os.urandom(7), "little"))
 
 
-def set_handlers(on_interrupt: Callable[[int, FrameType | None], None]) -> None:
-    """Handlers as a fresh program has them, where the host had its own; and ours."""
+Handler = Callable[[int, FrameType | None], None]
+
+
+def set_handlers(on_interrupt: Handler, on_unbuffer: Handler) -> None:
+    """Handlers as a fresh program has them, where the host had its own; and ours. No signal is blocked."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         _set_handler(number, signal.SIG_DFL)
     _set_handler(signal.SIGINT, on_interrupt)
+    _set_handler(signal.SIGURG, on_unbuffer)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

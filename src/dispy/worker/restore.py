@@ -195,6 +195,9 @@ class Restorer:
                 if handler is not None:  # one that was not set from Python cannot be put back
                     self._set_handler(number, handler)
             self._handlers.clear()
+            for number in (signal.SIGINT, signal.SIGURG):
+                # Set anew: siginterrupt may have had system calls go on, and what waits in one would not hear of it.
+                self._set_handler(number, signal.getsignal(number))
         if "descriptors" in self._changed:
             self._capture.restore()
         self._changed.clear()
