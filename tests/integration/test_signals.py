@@ -242,7 +242,7 @@ def work(what: str) -> Any:
 def test_setup_does_not_take_signals_from_us(
     make_cluster: MakeCluster, start_node: StartNode, tmp_path: Path, way: str, per: str
 ) -> None:
-    """As a library may that it uses, such as an event loop that looks after its own child processes."""
+    """A library that it uses may: an event loop that looks after its own child processes, say."""
     start_node("--cpus", "1")
     path = tmp_path / "status"
     nodes = [dispy.NodeAllocate("*", setup_args=(way, str(path)))]

@@ -44,7 +44,7 @@ logger = logging.getLogger("dispy.node")
 _STOP = (signal.SIGINT, signal.SIGTERM)
 
 _STARTERS_WISH = (signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
-"""What a terminal sends: whoever ignores these before starting a node wants one that runs on without the terminal."""
+"""Signals of a terminal: whoever ignores these before starting a node wants one that runs on without the terminal."""
 
 
 def main(settings: NodeSettings) -> NoReturn:

@@ -68,7 +68,8 @@ class Host:
         self._current: loop.Worker | None = None
         self._kept: set[int] = set()
         """Processes that ``setup`` has started: they stay until we go."""
-        self._restorer: Restorer
+        # Made before user code is loaded, which may import the functions by which changes are noticed.
+        self._restorer = Restorer()
         self._streams = output.new_streams()
         self._logger = logging.getLogger("dispynode")
 
@@ -186,7 +187,7 @@ class Host:
         self._kept = set(processes.children(os.getpid()))
         self._set_signals()
         if not message.setup_per_worker:
-            self._restorer = Restorer(message.work_path)
+            self._restorer.note(message.work_path)
         output.unbuffer_c_streams()
         gc.collect()
         gc.freeze()
@@ -274,7 +275,7 @@ class Host:
             if self._load.setup_per_worker:
                 worker.keep_what_is_there()
             self._current = worker
-            worker.serve()
+            self._restorer.context.run(worker.serve)
             self._current = None
             if self._load.setup_per_worker:
                 os.chdir(self._load.work_path)
@@ -294,7 +295,7 @@ class Host:
             loop.leave(78)  # EX_CONFIG
         # What it changed is what jobs find, but for what we need ourselves.
         loop.set_handlers(self._on_interrupt, self._on_unbuffer)
-        self._restorer = Restorer(load.work_path)
+        self._restorer.note(load.work_path)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._current is not None:

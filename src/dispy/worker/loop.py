@@ -163,7 +163,8 @@ class Worker:
         executed = 0
         is_retiring = False
         count = len(record.jobs)
-        restore = self._restorer.restore
+        restorer = self._restorer
+        restore = restorer.restore
         self._flushed = _clock()
         if self._capture.is_live is not record.live:
             self._capture.set_live(record.live)
@@ -177,7 +178,7 @@ class Worker:
                 self._run_apart(job)
                 self._flush_if_due(executed, record.record)
                 continue
-            ended = self._run(job)
+            ended = restorer.run(self._run, job) if restorer.is_context_changed else self._run(job)
             if ended is None:
                 # It brings code, which no other job is to find.
                 self._run_apart(job)
