@@ -290,3 +290,25 @@ def test_a_job_is_interrupted_in_calls_that_one_before_had_restarted(
     )
     cluster.cancel(waits)
     assert waits() == "best"
+
+
+def lose_one() -> str:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    dispy_provisional_result("runs")
+    signal.sigwait([signal.SIGINT])
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        time.sleep(600)
+    except KeyboardInterrupt:
+        return "best"
+    return "slept"
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_an_interrupt_that_is_lost_is_repeated(make_cluster: MakeCluster, isolate: bool) -> None:
+    """Python loses one that comes just before a system call."""
+    cluster = make_cluster(lose_one, isolate=isolate)
+    job = cluster.submit()
+    wait_for(lambda: job.status, lambda status: status == dispy.DispyJob.ProvisionalResult, what="it runs")
+    cluster.cancel(job)
+    assert job() == "best", job.exception
