@@ -17,6 +17,9 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS_MAX = 1000  # a process that forks faster than we kill is a fork bomb; leave it to its limits
+_AS_IN_PYTHON = ("SIGPIPE", "SIGXFSZ")
+"""Python ignores these in every program, and gives errors instead."""
+
 _LOOKS_MAX = 20  # threads of a process end one by one; some kernels do not tell children at all
 
 
@@ -34,6 +37,23 @@ def set_death_signal(number: int, parent: int) -> None:
     _prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os.kill(os.getpid(), number)
+
+
+def reset_signals(*kept: int) -> None:
+    """Have signals do what they do in a program that is started from a terminal: none is blocked, none ignored.
+
+    Both are inherited by whatever a program starts. A program that awaits signals in a thread blocks them everywhere,
+    one that wants no zombies ignores SIGCHLD, a shell ignores SIGINT for what runs in the background.
+
+    Args:
+        kept: Signals that stay ignored if they are.
+    """
+    kept = (*kept, *(getattr(signal, name) for name in _AS_IN_PYTHON if hasattr(signal, name)))
+    for number in signal.valid_signals():
+        if number not in kept and signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    # Last: what has come meanwhile finds the handlers of the caller.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def hide_memory() -> None:

@@ -25,6 +25,9 @@ logger = logging.getLogger("dispy.client")
 AGAIN_S = 2.0
 """One that ends is not started again sooner than so long after its start."""
 
+END_S = 4.0
+"""Seconds that it has to end, when it is told to."""
+
 
 class PrivateNode:
     """A node that this program started for itself.
@@ -105,10 +108,16 @@ class PrivateNode:
 
     def wait(self) -> None:
         """Wait until it has ended; end it by force if it does not."""
-        try:
-            self._process.wait(4)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        deadline = time.monotonic() + END_S
+        while True:
+            try:
+                self._process.wait(0.2)
+                break
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > deadline:
+                    self._process.kill()
+                elif self.address is None:
+                    # If this program ignores SIGTERM, so does the node until it has handlers of its own: again.
+                    self.stop()
         if self._process.stdout is not None:
             self._process.stdout.close()

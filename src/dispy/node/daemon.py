@@ -41,6 +41,11 @@ from dispy.text import Formatter
 
 logger = logging.getLogger("dispy.node")
 
+_STOP = (signal.SIGINT, signal.SIGTERM)
+
+_STARTERS_WISH = (signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+"""Signals of a terminal: whoever ignores these before starting a node wants one that runs on without the terminal."""
+
 
 def main(settings: NodeSettings) -> NoReturn:
     """Be a node until the end of this process; whoever loads this has turned off the collection of garbage.
@@ -60,7 +65,8 @@ def main(settings: NodeSettings) -> NoReturn:
 def run(settings: NodeSettings) -> int:
     """Run a node until it is told to stop; returns the exit code.
 
-    SIGINT, SIGTERM and (unless ``daemon``) SIGHUP stop it with all its children.
+    SIGINT, SIGTERM and SIGHUP stop it with all its children. Not SIGHUP, if ``daemon`` is set or whoever starts
+    us ignores it, as ``nohup`` does.
     """
     processes.fill_standard_descriptors()
     early: list[int] = []
@@ -91,9 +97,13 @@ def run(settings: NodeSettings) -> int:
 
 def _catch_signals(settings: NodeSettings, handler: Callable[[int, FrameType | None], object]) -> None:
     """Have signals that come while we start noted: what was made by then is taken down in order."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOP:
         signal.signal(number, handler)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN if settings.daemon else handler)
+    if settings.daemon:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    elif signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, handler)
+    processes.reset_signals(*_STARTERS_WISH)
 
 
 def _run_checked(
@@ -122,6 +132,8 @@ def _run_checked(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(settings, parts, early))
     finally:
+        for number in _STOP:  # the loop has given its handlers back, and we are ending already
+            signal.signal(number, signal.SIG_IGN)
         spare.kill()
         spare.process.wait()
         spare.close()
@@ -152,8 +164,8 @@ def _store_directory(workspace: WorkSpace) -> Path:
 async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> int:
     loop = asyncio.get_running_loop()
     service = NodeService(settings, parts)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or not settings.daemon:
+    for number in (*_STOP, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
             loop.add_signal_handler(number, service.stop)
     if early:
         service.stop()

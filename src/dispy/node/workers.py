@@ -20,6 +20,10 @@ logger = logging.getLogger("dispy.node")
 TICK_S = 0.01
 """How often a busy node looks where its workers are: what a long job delays those behind it."""
 
+INTERRUPT_S = 0.1
+"""After what time a job is interrupted again that has not noticed. A signal that comes just before Python enters a
+system call does not end that: one cancel of a sleeping job in some 500, where the job has only begun to sleep."""
+
 FORK_S = 0.2
 """How long after a worker could not be started its jobs are free for the next one."""
 
@@ -111,6 +115,16 @@ def interrupt(service: NodeState, action: core.InterruptWorker) -> None:
     if owner is not None:
         owner[1].words[worker_protocol.SLOT_INTERRUPT] = action.position
         owner[0].host.tell(worker_protocol.Interrupt(action.worker))
+        service._loop.call_later(INTERRUPT_S, _interrupt_again, service, action)
+
+
+def _interrupt_again(service: NodeState, action: core.InterruptWorker) -> None:
+    """Send the signal once more, if the job runs and has not taken it."""
+    owner = service._owners.get(action.worker)
+    if owner is not None:
+        words = owner[1].words
+        if words[worker_protocol.SLOT_INTERRUPT] == words[worker_protocol.SLOT_CLAIM] == action.position:
+            interrupt(service, action)
 
 
 def kill(service: NodeState, action: core.KillWorker) -> None:

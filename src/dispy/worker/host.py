@@ -72,16 +72,17 @@ class Host:
         self._current: loop.Worker | None = None
         self._kept: set[int] = set()
         """Processes that ``setup`` has started: they stay until we go."""
-        self._restorer: Restorer
+        # Made before user code is loaded, which may import the functions by which changes are noticed.
+        self._restorer = Restorer()
         self._streams = output.new_streams()
         self._logger = logging.getLogger("dispynode")
 
     def serve(self) -> None:
         """Do what the daemon says until it is gone."""
-        wake, woken = os.pipe()
-        os.set_blocking(woken, False)
+        wake, self._woken = os.pipe()
+        os.set_blocking(self._woken, False)
         os.set_blocking(wake, False)
-        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        self._set_signals()
         poller = select.poll()
         poller.register(self._control, select.POLLIN)
         poller.register(wake, select.POLLIN)
@@ -96,6 +97,17 @@ class Host:
                     self._reap()
                 elif not self._read_control():
                     return
+
+    def _set_signals(self) -> None:
+        """Have signals reach us: at the start, and when user code was loaded, which may have changed that."""
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, _woken)
+        signal.signal(signal.SIGTERM, self._on_term)
+        # Ignored by whoever does not know it, such as programs that jobs start. System calls are interrupted by it,
+        # or a job that waits in one would not notice; Python takes them up again.
+        signal.signal(signal.SIGURG, self._on_unbuffer)
+        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     # The daemon.
 
@@ -166,8 +178,9 @@ class Host:
                 return LoadFailed(_setup_failed(message, reason))
             warning = "; ".join(filter(None, [warning, setup.threads_left()]))
         self._kept = set(processes.children(os.getpid()))
+        self._set_signals()
         if not message.setup_per_worker:
-            self._restorer = Restorer(message.work_path)
+            self._restorer.note(message.work_path)
         output.unbuffer_c_streams()
         gc.collect()
         gc.freeze()
@@ -261,7 +274,7 @@ class Host:
             for _, other in self._workers.values():
                 for descriptor in other:
                     os.close(descriptor)
-            loop.set_handlers(self._on_interrupt)
+            loop.set_handlers(self._on_interrupt, self._on_unbuffer)
             loop.reseed()
             assert self._load is not None
             answers = socket.socket(fileno=replies)
@@ -287,7 +300,7 @@ class Host:
             if self._load.setup_per_worker:
                 worker.keep_what_is_there()
             self._current = worker
-            worker.serve()
+            self._restorer.context.run(worker.serve)
             self._current = None
             if self._load.setup_per_worker:
                 os.chdir(self._load.work_path)
@@ -309,14 +322,15 @@ class Host:
         answers.send(protocol.pack_set_up(reason))
         if reason:
             loop.leave(78)  # EX_CONFIG
-        # What it changed is what jobs find.
-        self._restorer = Restorer(load.work_path)
+        # What it changed is what jobs find, but for what we need ourselves.
+        loop.set_handlers(self._on_interrupt, self._on_unbuffer)
+        self._restorer.note(load.work_path)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._current is not None:
             self._current.on_interrupt(number, frame)
 
-    def on_unbuffer(self, number: int, frame: FrameType | None) -> None:
+    def _on_unbuffer(self, number: int, frame: FrameType | None) -> None:
         """SIGURG: somebody wants to see what the running job prints."""
         if self._current is not None:
             self._current.on_unbuffer()
@@ -346,6 +360,9 @@ class Host:
         for _, files in self._workers.values():
             for descriptor in files:
                 output.trim(descriptor, self._load.output_max)
+
+    def _on_term(self, number: int, frame: FrameType | None) -> None:
+        self.leave()
 
     def finish(self) -> NoReturn:
         """End in good order: jobs have ended, ``cleanup`` is called."""
@@ -379,7 +396,10 @@ def _setup_failed(load: protocol.Load, reason: str) -> str:
 
 
 def _woken(number: int, frame: object) -> None:
-    """SIGCHLD: the wake-up descriptor tells the loop."""
+    """SIGCHLD: the wake-up descriptor tells the loop. SIGINT and SIGHUP, which are not for us, only wake it.
+
+    Not ignored, which the programs that ``setup`` starts would inherit.
+    """
 
 
 def main() -> None:
@@ -390,7 +410,8 @@ def main() -> None:
     gc.enable()
     control_fd, slots_fd, parent = map(int, sys.argv[1:4])
     sys.argv[:] = ["dispy"]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    processes.reset_signals()
+    signal.signal(signal.SIGINT, _woken)
     processes.set_subreaper()
     _node_stderr = os.dup(2)
     handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))
@@ -406,16 +427,6 @@ def main() -> None:
     slots = mmap.mmap(slots_fd, 0)
     os.close(slots_fd)
     host = Host(control, slots)
-
-    def on_term(number: int, frame: object) -> None:
-        host.leave()
-
-    signal.signal(signal.SIGTERM, on_term)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, _woken)
-    # Ignored by whoever does not know it, such as programs that jobs start. System calls are interrupted by it, or a
-    # job that waits in one would not notice; Python takes them up again.
-    signal.signal(signal.SIGURG, host.on_unbuffer)
     processes.set_death_signal(signal.SIGTERM, parent)
     host.serve()
     host.finish()

@@ -168,7 +168,8 @@ class Worker:
         executed = 0
         is_retiring = False
         count = len(record.jobs)
-        restore = self._restorer.restore
+        restorer = self._restorer
+        restore = restorer.restore
         self._flushed = _clock()
         if self._capture.is_live is not record.live:
             self._capture.set_live(record.live)
@@ -182,7 +183,7 @@ class Worker:
                 self._run_apart(job)
                 self._flush_if_due(executed, record.record)
                 continue
-            ended = self._run(job)
+            ended = restorer.run(self._run, job) if restorer.is_context_changed else self._run(job)
             if ended is None:
                 # It brings code, which no other job is to find.
                 self._run_apart(job)
@@ -640,8 +641,13 @@ def reseed() -> None:
         torch.manual_seed(int.from_bytes(os.urandom(7), "little"))
 
 
-def set_handlers(on_interrupt: Callable[[int, FrameType | None], None]) -> None:
-    """Handlers as a fresh program has them, where the host had its own; and ours."""
+Handler = Callable[[int, FrameType | None], None]
+
+
+def set_handlers(on_interrupt: Handler, on_unbuffer: Handler) -> None:
+    """Handlers as a fresh program has them, where the host had its own; and ours. No signal is blocked."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         _set_handler(number, signal.SIG_DFL)
     _set_handler(signal.SIGINT, on_interrupt)
+    _set_handler(signal.SIGURG, on_unbuffer)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())

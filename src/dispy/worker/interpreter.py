@@ -1,0 +1,178 @@
+"""Settings of the interpreter and of C libraries that a job may change, put back before the next job.
+
+A change is noticed at the function that makes it, so it costs the job that makes it and nobody else. What a module
+sets while it is imported stays, as the module does: the next job finds it imported, and would not have it set again.
+"""
+
+from __future__ import annotations
+
+import _locale
+import _socket
+import _thread
+import _tracemalloc
+import faulthandler
+import functools
+import gc
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NamedTuple
+
+_BOOTSTRAP = "<frozen importlib._bootstrap>"
+
+
+class _Setting(NamedTuple):
+    """How a setting is read and put back, and the functions that change it: module and name."""
+
+    read: Callable[[], Any]
+    put_back: Callable[[Any], object]
+    functions: tuple[tuple[Any, str], ...]
+
+
+class Settings:
+    """Watches all settings of this process from now on."""
+
+    def __init__(self) -> None:
+        self._settings = _all_settings()
+        self.before: dict[int, Any] = {}
+        """Values before a job has changed them, by the place of the setting in the list."""
+        for place, setting in enumerate(self._settings):
+            for module, name in setting.functions:
+                if hasattr(module, name):
+                    self._watch(module, name, place)
+
+    def forget(self) -> None:
+        """Let changes up to now stay."""
+        self.before.clear()
+
+    def put_back(self) -> bool:
+        """Put back all that was changed; False if something does not let itself be put back."""
+        try:
+            for place in sorted(self.before):
+                self._settings[place].put_back(self.before[place])
+        except Exception:
+            return False
+        finally:
+            self.before.clear()
+        return True
+
+    def _watch(self, module: Any, name: str, place: int) -> None:
+        original = getattr(module, name)
+        note = self._note
+
+        @functools.wraps(original)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            note(place)
+            return original(*args, **kwargs)
+
+        is_profiler = module is sys and "setprofile" in name
+        setattr(
+            module, name, _Frameless(functools.partial(note, place), original) if is_profiler else watched
+        )
+
+    def _note(self, place: int) -> None:
+        if place not in self.before and not is_importing():
+            self.before[place] = self._settings[place].read()
+
+
+class _Frameless:
+    """A function that is noted when it is called, and has no frame of its own.
+
+    The return from that frame would be the first event for the profiler that ``sys.setprofile`` sets, and some fail
+    at a return from a function that they have not seen called.
+    """
+
+    def __init__(self, note: Callable[[], None], original: Callable[..., Any]) -> None:
+        self._note = note
+        self._original = original
+
+    @property
+    def __call__(self) -> Callable[..., Any]:
+        """Looked up by the interpreter at every call, which then calls the original itself."""
+        self._note()
+        return self._original
+
+
+def is_importing() -> bool:
+    """Whether the code that called us runs because a module is being imported."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename == _BOOTSTRAP:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _all_settings() -> list[_Setting]:
+    """First what would look on while the others are put back.
+
+    The functions that put back are taken before they are watched.
+    """
+    modules = sys.modules.get
+    # These take the functions from the module in C when they are imported: they may be already, or may not be yet.
+    locale, tracemalloc = modules("locale"), modules("tracemalloc")
+    set_locale, set_threshold, set_zone = _locale.setlocale, gc.set_threshold, time.tzset
+    cancel_dump = faulthandler.cancel_dump_traceback_later
+    return [
+        _Setting(sys.gettrace, sys.settrace, ((sys, "settrace"), (sys, "_settraceallthreads"))),
+        _Setting(sys.getprofile, sys.setprofile, ((sys, "setprofile"), (sys, "_setprofileallthreads"))),
+        _Setting(
+            threading.gettrace,
+            threading.settrace,
+            ((threading, "settrace"), (threading, "settrace_all_threads")),
+        ),
+        _Setting(
+            threading.getprofile,
+            threading.setprofile,
+            ((threading, "setprofile"), (threading, "setprofile_all_threads")),
+        ),
+        _Setting(sys.getrecursionlimit, sys.setrecursionlimit, ((sys, "setrecursionlimit"),)),
+        _Setting(sys.getswitchinterval, sys.setswitchinterval, ((sys, "setswitchinterval"),)),
+        _Setting(
+            sys.get_int_max_str_digits, sys.set_int_max_str_digits, ((sys, "set_int_max_str_digits"),)
+        ),
+        _Setting(sys.getdlopenflags, sys.setdlopenflags, ((sys, "setdlopenflags"),)),
+        _Setting(gc.isenabled, _switch(gc.enable, gc.disable), ((gc, "enable"), (gc, "disable"))),
+        _Setting(gc.get_threshold, lambda before: set_threshold(*before), ((gc, "set_threshold"),)),
+        _Setting(gc.get_debug, gc.set_debug, ((gc, "set_debug"),)),
+        _Setting(
+            lambda: set_locale(_locale.LC_ALL, None),
+            lambda before: set_locale(_locale.LC_ALL, before),
+            ((_locale, "setlocale"), (locale, "_setlocale")),
+        ),
+        # By the variable TZ, which is put back before.
+        _Setting(bool, lambda _: set_zone(), ((time, "tzset"),)),
+        _Setting(
+            socket.getdefaulttimeout,
+            socket.setdefaulttimeout,
+            ((_socket, "setdefaulttimeout"), (socket, "setdefaulttimeout")),
+        ),
+        _Setting(
+            threading.stack_size,
+            threading.stack_size,
+            ((_thread, "stack_size"), (threading, "stack_size")),
+        ),
+        _Setting(
+            _tracemalloc.is_tracing,
+            _switch(_tracemalloc.start, _tracemalloc.stop),
+            (
+                (_tracemalloc, "start"),
+                (_tracemalloc, "stop"),
+                (tracemalloc, "start"),
+                (tracemalloc, "stop"),
+            ),
+        ),
+        _Setting(
+            faulthandler.is_enabled,
+            _switch(faulthandler.enable, faulthandler.disable),
+            ((faulthandler, "enable"), (faulthandler, "disable")),
+        ),
+        _Setting(bool, lambda _: cancel_dump(), ((faulthandler, "dump_traceback_later"),)),
+    ]
+
+
+def _switch(on: Callable[[], object], off: Callable[[], object]) -> Callable[[bool], object]:
+    return lambda is_on: on() if is_on else off()
