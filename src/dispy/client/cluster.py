@@ -184,6 +184,9 @@ class JobCluster(Steering):
         self._wants_private = all(allocation.host == "*" for allocation in self._allocations)
         self._secret = secrets.choose(secret, secret_file)
         self._secret_file = secret_file
+        payload.hide(
+            secret or os.environ.get(secrets.VARIABLE, "")
+        )  # if it stands in the script, whose text is sent
         self._tls = check(Tls(certfile, keyfile, cafile, tls))
         self._check_reach(self._allocations)
         self._dest_path = check_dest_path(dest_path)

@@ -13,6 +13,7 @@ from dispy.payload import blocks, references
 from dispy.payload.blocks import OUT_OF_BAND, PROTOCOL, Buffer, Parts, Ready, read_bytes, whole
 from dispy.payload.brought import Apart, accept_code, dump_call_with
 from dispy.payload.by_value import scopes
+from dispy.payload.by_value.bytecode import hide
 from dispy.payload.calls import (
     CHUNK_PARTS,
     dump_call,
@@ -69,6 +70,7 @@ __all__ = [
     "find_unsendable",
     "gather",
     "has_used",
+    "hide",
     "is_plain",
     "lies_with_packages",
     "load",

@@ -13,7 +13,7 @@ from dispy.payload.brought import with_code
 from dispy.payload.culprits import blame, find_culprit
 from dispy.payload.known import Known
 from dispy.payload.references import take_used, used
-from dispy.payload.values import STACK_GLOBAL, dump, load, names_local
+from dispy.payload.values import STACK_GLOBAL, dump, dump_with_code, load, names_local
 
 _dumps = pickle.dumps
 
@@ -57,7 +57,7 @@ def dump_call(
     except Exception:
         pass
     try:
-        return whole(dump(call, known))
+        return whole(dump_with_code(call, known))
     except Exception as error:
         raise blame(args, kwargs, job_id, error) from error
 

@@ -57,8 +57,14 @@ def dump(value: Any, known: Known | None = None) -> bytes | Parts:
         # A lambda, a local class, a class that was itself received by value, …
         is_whole = False
     if not is_whole:
-        buffers.clear()
-        data = _dump_by_value(value, buffers, known)
+        return dump_with_code(value, known)
+    return Parts(data, buffers) if buffers else data
+
+
+def dump_with_code(value: Any, known: Known | None) -> bytes | Parts:
+    """Pickle a value of which is known that it refers to code of the user's own."""
+    buffers = Collector()
+    data = _dump_by_value(value, buffers, known)
     return Parts(data, buffers) if buffers else data
 
 

@@ -169,7 +169,7 @@ class Host:
                 return LoadFailed(reason)
             assert self._code is not None
             code = self._code
-            warning = "; ".join(self._finder.warnings)
+            warning = "; ".join(filter(None, [*self._finder.warnings, setup.threads_imported()]))
         if not message.setup_per_worker and code.setup is not None:
             if message.setup_timeout_s:
                 self._tell(SettingUp())

@@ -103,3 +103,17 @@ def threads_left() -> str:
         f"setup has left {count} threads running{known}: jobs do not have them, and may wait for them for ever; "
         "JobCluster(setup_per='worker') calls it in each worker"
     )
+
+
+def threads_imported() -> str:
+    """Threads that modules of the user's have started when they were imported, in words.
+
+    Only those of Python: libraries of linear algebra start their own again in each process.
+    """
+    names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if not names:
+        return ""
+    return (
+        f"importing your modules has started threads ({', '.join(names)}): jobs do not have them, and may wait for "
+        "them for ever; JobCluster(setup_per='worker') imports modules in each worker"
+    )

@@ -181,12 +181,25 @@ def assigned(code: CodeType) -> set[str]:
 # Sources.
 
 
+_hidden: set[str] = set()
+"""Secrets that may stand in the script: they are not sent with its text."""
+
+
+def hide(secret: str) -> None:
+    """Have a secret replaced in the texts of files of code that are sent."""
+    if secret:
+        _hidden.add(secret)
+
+
 def source_of(filename: str, namespace: Namespace) -> str:
     """The text of a file of code, also of a notebook's cell or a file in an archive; empty if there is none."""
     try:
-        return "".join(linecache.getlines(filename, namespace))
+        text = "".join(linecache.getlines(filename, namespace))
     except Exception:  # a loader of the user's own
         return ""
+    for secret in _hidden:
+        text = text.replace(secret, "*" * len(secret))
+    return text
 
 
 def show_source(filename: str, text: str) -> None:

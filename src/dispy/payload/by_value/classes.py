@@ -56,12 +56,13 @@ def is_global(cls: type) -> bool:
 class _Watch:
     """A class as it was when it was looked at last. What it had is held, so that no address is used again."""
 
-    __slots__ = ("changing", "globals", "held", "ref", "values", "version")
+    __slots__ = ("attributes", "changing", "globals", "held", "ref", "values", "version")
 
     def __init__(self, cls: type, version: int) -> None:
         self.ref = weakref.ref(cls)
         self.version = version
         self.values = tuple(vars(cls).values())
+        self.attributes = _attributes_of(cls)
         self.globals: list[tuple[dict[str, Any], str]] = []
         for value in self.values:
             function = getattr(value, "__func__", value)
@@ -85,7 +86,12 @@ class _Watch:
         """Whether nothing has changed of the class, and of the globals that its methods use."""
         values = vars(cls).values()
         if len(values) != len(self.values) or not all(map(operator.is_, values, self.values)):
-            return False
+            attributes = _attributes_of(cls)
+            if attributes.keys() != self.attributes.keys() or not all(
+                map(operator.is_, attributes.values(), self.attributes.values())
+            ):
+                return False
+            self.values = tuple(vars(cls).values())  # a library keeps something there, such as slot names
         now = [namespace.get(name) for namespace, name in self.globals]
         if not all(map(operator.is_, now, self.held)):
             return False
