@@ -247,6 +247,28 @@ ROWS = {
         "            found.append(pool.map(square, [1, 2]) + pool.map(helpers.f, [1]))\n    return found\nSEND",
         "helpers.py": LOCKED,
     }),
+    "reads a file relative to the current directory": Row({
+        "main.py": "import tables\nfrom pkg import more\ndef work():\n    return tables.ROWS, more.TEXT, more.SAME\nSEND",
+        "tables.py": "with open('data/rows.txt') as file:\n    ROWS = file.read()\nCONSTANT = 'data'\nNAME = 'rows.txt'\n",
+        "data/rows.txt": "rows",
+        "pkg/__init__.py": "", "pkg/more.py": "import os\nhere = os.getcwd()\nwith open('below.txt') as file:\n"
+        "    TEXT = file.read()\nSAME = os.path.exists('data')\ndel here\n",
+        "below.txt": "below",
+    }),
+    "looks at the words it was started with": Row({
+        "main.py": "import options\ndef work():\n    return options.ARGS.n, options.WORDS[1:]\nSEND",
+        "options.py": "import argparse, sys\nparser = argparse.ArgumentParser()\nparser.add_argument('-n', type=int, required=True)\n"
+        "ARGS = parser.parse_args()\nWORDS = list(sys.argv)\n",
+    }, ("main.py", "-n", "5")),
+    "ends the process when it is imported": Row({
+        "main.py": "import helpers\n" + WORK,
+        "helpers.py": "import os, sys\nif 'PROGRAM' not in os.environ:\n    sys.exit(3)\n" + HELPERS,
+    }),
+    "makes a cluster when it is imported": Row({
+        "main.py": "import pipeline\ndef work():\n    return pipeline.f(1)\nSEND",
+        "pipeline.py": "import dispy\nN = 2\ndef f(x):\n    return x + N\n"
+        "cluster = dispy.JobCluster(f, nodes=['127.0.0.1'])\n",
+    }),
     "a name that the node has not": Row({
         "main.py": "import helpers\n" + WORK,
         "helpers.py": "import os\nif 'PROGRAM' not in os.environ:\n    raise RuntimeError('no display here')\n" + HELPERS,

@@ -161,6 +161,11 @@ class JobCluster(Steering):
         setup_timeout: float | None = None,
     ) -> None:
         super().__init__()
+        if payload.is_importing():
+            raise UsageError(
+                "a cluster is made by a module that is imported on a node",
+                hint="make it in a function, or below 'if __name__ == \"__main__\":'",
+            )
         note_root()
         dispy_port = renamed(dispy_port, port, "port", "dispy_port")
         host = renamed(host, ip_addr, "ip_addr", "host")

@@ -34,7 +34,7 @@ from dispy.payload.code import (
 )
 from dispy.payload.culprits import find_culprit
 from dispy.payload.known import NOTHING, Known
-from dispy.payload.modules.importing import Finder, begin_worker
+from dispy.payload.modules.importing import Finder, begin_worker, is_importing
 from dispy.payload.modules.origins import lies_with_packages
 from dispy.payload.modules.sending import gather
 from dispy.payload.references import Reference, has_used, take_used
@@ -71,6 +71,7 @@ __all__ = [
     "gather",
     "has_used",
     "hide",
+    "is_importing",
     "is_plain",
     "lies_with_packages",
     "load",

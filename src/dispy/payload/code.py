@@ -234,15 +234,18 @@ class _Limited(io.BytesIO):
 
 def pack_modules(sent: list[Module], sources: dict[str, str]) -> bytes:
     """Modules, and texts of files of code, as they travel."""
-    plain = [tuple(module) for module in sent], {name: text for name, text in sources.items() if text}
-    return zlib.compress(marshal.dumps(plain), 1)
+    texts = {name: text for name, text in sources.items() if text}
+    words = [bytecode.without_secrets(str(word)) for word in sys.argv]
+    return zlib.compress(marshal.dumps(([tuple(module) for module in sent], texts, words)), 1)
 
 
 def add_modules(packed: bytes) -> dict[str, str]:
     """Have modules found that arrive; returns the texts of files of code."""
     if not packed:
         return {}
-    sent, sources = marshal.loads(zlib.decompress(packed))
+    sent, sources, words = marshal.loads(zlib.decompress(packed))
+    if scopes.is_worker:
+        sys.argv[:] = words  # modules may look at them when they are imported
     importing.add([Module(*parts) for parts in sent])
     for name, text in sources.items():
         bytecode.show_source(name, text)

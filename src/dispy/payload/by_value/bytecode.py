@@ -197,6 +197,11 @@ def source_of(filename: str, namespace: Namespace) -> str:
         text = "".join(linecache.getlines(filename, namespace))
     except Exception:  # a loader of the user's own
         return ""
+    return without_secrets(text)
+
+
+def without_secrets(text: str) -> str:
+    """A text with stars in place of secrets."""
     for secret in _hidden:
         text = text.replace(secret, "*" * len(secret))
     return text

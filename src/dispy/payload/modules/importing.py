@@ -13,12 +13,13 @@ import os
 import pickle
 import sys
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, SourceFileLoader
 
 from dispy.payload.by_value import bytecode, scopes
 from dispy.payload.modules import configured
-from dispy.payload.modules.sending import Module
+from dispy.payload.modules.sending import Module, root_of
 
 Note = Callable[[types.ModuleType], None]
 
@@ -37,6 +38,8 @@ class Finder:
         self._work = work
         self._modules: dict[str, Module] = {}
         self.on_imported = on_imported
+        self.depth = 0
+        """Modules whose top level is running."""
         self.warnings: list[str] = []
         """Modules that cannot be imported here, with the reasons."""
 
@@ -53,6 +56,21 @@ class Finder:
         if added and self.directory not in sys.path:
             sys.path.insert(0, self.directory)
             importlib.invalidate_caches()
+
+    @contextmanager
+    def importing(self, directory: str) -> Iterator[None]:
+        """Note that the top level of a module runs, in a directory as that of the program if one is given."""
+        self.depth += 1
+        before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if directory else -1
+        try:
+            if directory:
+                os.chdir(directory)
+            yield
+        finally:
+            self.depth -= 1
+            if before >= 0:
+                os.fchdir(before)
+                os.close(before)
 
     def names(self) -> list[str]:
         """Of the modules that are found."""
@@ -104,7 +122,7 @@ class Finder:
             path += "c"  # a module of which there is compiled code alone
         write(path, _as_file(module.code) if module.source is None else module.source)
         for relative, data in module.files.items():
-            write(f"{os.path.dirname(path)}/{relative}", data)
+            write(f"{self.directory}/{relative}", data)
 
 
 def _as_file(code: bytes) -> bytes:
@@ -144,6 +162,11 @@ class Loader(SourceFileLoader):
         self._module = module
         self._finder = finder
 
+    def _root(self) -> str:
+        """The directory here from which the module is imported."""
+        sent = self._module
+        return root_of(sent._replace(path=self.path))
+
     def get_source(self, fullname: str) -> str | None:
         """The text, as it was in the program."""
         source = self._module.source
@@ -167,8 +190,9 @@ class Loader(SourceFileLoader):
             bytecode.show_source(sent.path, source)
         before = dict(vars(module))
         try:
-            exec(self.get_code(sent.name), vars(module))
-        except Exception as error:
+            with self._finder.importing(self._root() if sent.home else ""):
+                exec(self.get_code(sent.name), vars(module))
+        except (Exception, SystemExit) as error:
             if not sent.by_value:
                 raise
             self._finder.warnings.append(
@@ -211,6 +235,11 @@ def add(modules: Iterable[Module]) -> None:
 def names() -> list[str]:
     """Of the modules that were sent."""
     return [] if _finder is None else _finder.names()
+
+
+def is_importing() -> bool:
+    """Whether a module that was sent is being imported."""
+    return _finder is not None and _finder.depth > 0
 
 
 def is_sent(module: types.ModuleType) -> bool:

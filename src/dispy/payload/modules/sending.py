@@ -44,7 +44,8 @@ class Module(NamedTuple):
         code: Compiled, as it runs here; empty where it was not imported: compiled where it is used then.
         globals: Pickled values that its globals have here.
         by_value: Pickled: what of it is used, for a node where it cannot be imported; empty if that cannot be sent.
-        files: Files that it may read, by their path relative to the module's directory.
+        files: Files that it may read, by their paths relative to the directory from which it is imported.
+        home: The program's current directory is that one: what the module opens is relative to it.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Module(NamedTuple):
     globals: bytes = b""
     by_value: bytes = b""
     files: dict[str, bytes] = {}
+    home: bool = False
 
 
 # What a loaded module consists of.
@@ -422,8 +424,26 @@ def _describe(name: str, path: str) -> tuple[Module | None, types.CodeType | Non
     compiled = marshal.dumps(code) if code is not None else b""
     if code is None and source is not None:
         code = _compiled_text(source, path)
-    files = _files_beside(path, is_package, name, code) if path and code is not None else {}
-    return Module(name, is_package, path, source, compiled, files=files), code
+    if not path or code is None:
+        return Module(name, is_package, path, source, compiled), code
+    module = Module(name, is_package, path, source, compiled)
+    module = module._replace(home=os.path.realpath(root_of(module)) == _current())
+    return module._replace(files=_files_beside(module, code)), code
+
+
+def root_of(module: Module) -> str:
+    """The directory from which a module is imported."""
+    path = module.path
+    for _ in range(module.name.count(".") + 1 + module.is_package):
+        path = os.path.dirname(path)
+    return path
+
+
+def _current() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return ""
 
 
 def _compiled_text(source: bytes, path: str) -> types.CodeType | None:
@@ -433,28 +453,32 @@ def _compiled_text(source: bytes, path: str) -> types.CodeType | None:
         return None
 
 
-def _files_beside(path: str, is_package: bool, name: str, code: types.CodeType) -> dict[str, bytes]:
-    """Files that a module may read when it is imported: those of its package, and those beside it that it names."""
-    directory = os.path.dirname(path)
+def _files_beside(module: Module, code: types.CodeType) -> dict[str, bytes]:
+    """Files that a module may read when it is imported: those of its package, and those that it names.
+
+    Names are taken relative to its directory, and to the current one if it is imported from there.
+    """
+    root, directory = root_of(module), os.path.dirname(module.path)
     if not os.path.isdir(directory):
         return {}
     named = {text for text in bytecode.constants(code) if 0 < len(text) < 200 and "\0" not in text}
-    wanted = [text for text in named if os.path.isfile(f"{directory}/{text}")]
-    for text in named:
-        if text not in (".", "..", "/", "") and os.path.isdir(f"{directory}/{text}"):
-            wanted += [
-                f"{text}/{other}" for other in named if os.path.isfile(f"{directory}/{text}/{other}")
-            ]
-    if is_package and "." not in name:
-        wanted += list(islice(_data_below(directory), PACKAGE_FILES_MAX))
+    wanted: list[str] = []
+    for base in {directory, root} if module.home else {directory}:
+        for text in named:
+            path = f"{base}/{text}"
+            if os.path.isfile(path):
+                wanted.append(path)
+            elif text not in (".", "..", "/") and os.path.isdir(path):
+                wanted += [f"{path}/{other}" for other in named if os.path.isfile(f"{path}/{other}")]
+    if module.is_package and "." not in module.name:
+        wanted += [f"{directory}/{path}" for path in islice(_data_below(directory), PACKAGE_FILES_MAX)]
     found: dict[str, bytes] = {}
     left = BESIDE_MAX
-    for relative in dict.fromkeys(map(os.path.normpath, sorted(wanted))):
-        full = f"{directory}/{relative}"
-        if relative.startswith(("..", "/")) or relative.endswith(_CODE) or os.path.getsize(full) > left:
+    for path in dict.fromkeys(map(os.path.normpath, sorted(wanted))):
+        if not path.startswith(f"{root}/") or path.endswith(_CODE) or os.path.getsize(path) > left:
             continue
-        found[relative] = _read(full)
-        left -= len(found[relative])
+        data = found[path[len(root) + 1 :]] = _read(path)
+        left -= len(data)
     return found
 
 
