@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 from dispy.errors import PicklingError
 from dispy.payload import known as known_module
 from dispy.payload.blocks import PROTOCOL
-from dispy.payload.by_value import bytecode, scopes, stamps
+from dispy.payload.by_value import bytecode, scopes
 from dispy.payload.by_value.bytecode import Namespace
 from dispy.payload.by_value.pickler import Pickler, functions_of
 from dispy.payload.culprits import find_culprit
 from dispy.payload.known import Known
 from dispy.payload.modules import configured, importing, sending
+from dispy.payload.modules.fallbacks import dump_fallbacks
 from dispy.payload.modules.origins import Origin, origin_of
 from dispy.payload.modules.sending import Module
 from dispy.payload.references import take_used
@@ -38,9 +39,6 @@ STANDARD_MODULES = frozenset({
 
 CALLED_FIRST = "init_depends"
 """A dependency of this name is called where it arrives, before anything that comes after it is defined."""
-
-FALLBACK_MAX = 1024 * 1024
-"""Bytes of what is used of a module up to which it is sent by value, too, for nodes where it cannot be imported."""
 
 _VERSION = sys.version_info[:2]
 """Bytecode is another in each minor version of Python, and running that of another ends in a crash at best."""
@@ -165,7 +163,7 @@ def sent_modules(pickler: Pickler, names: Iterable[str] = ()) -> tuple[list[Modu
         roots.add(package)
     _add_used_by_script(roots)
     found = sending.gather(roots, pickler.imports)
-    fallbacks = _dump_fallbacks(pickler)
+    fallbacks = dump_fallbacks(pickler, [module.name for module in found])
     sent, extensions = [], []
     for module in found:
         if module.path.endswith(tuple(EXTENSION_SUFFIXES)):
@@ -189,47 +187,6 @@ def _add_used_by_script(roots: set[str]) -> None:
             name = value.__module__
         if name is not None and origin_of(name) is Origin.OWN:
             roots.add(name)
-
-
-def _dump_fallbacks(pickler: Pickler) -> dict[str, bytes]:
-    """What is used of each module, by value: a node may be unable to import it."""
-    used = {name: set(names) for name, names in pickler.used.items()}
-    for name in pickler.modules:
-        used.setdefault(name, set()).update(pickler.names & vars(sys.modules[name]).keys())
-    left = list(used)
-    found: dict[str, bytes] = {}
-    while left:
-        name = left.pop()
-        more = _dump_fallback(name, used[name], found)
-        for other, names in more.items():
-            if not names <= used.setdefault(other, set()):
-                used[other] |= names
-                left.append(other)
-    return found
-
-
-def _dump_fallback(name: str, used: set[str], found: dict[str, bytes]) -> dict[str, set[str]]:
-    stream = _Limited()
-    pickler = Pickler(stream, is_inline=True, only=name)
-    namespace = vars(sys.modules[name])
-    try:
-        pickler.dump(pickler.stamped(namespace, sorted(used & namespace.keys())))
-    except Exception:  # it cannot be sent so
-        found.pop(name, None)
-        return {}
-    found[name] = stream.getvalue()
-    own = pickler.used
-    for other in pickler.modules:
-        own.setdefault(other, set()).update(pickler.names & vars(sys.modules[other]).keys())
-    own.pop(name, None)
-    return own
-
-
-class _Limited(io.BytesIO):
-    def write(self, data: Any) -> int:
-        if self.tell() + len(data) > FALLBACK_MAX:
-            raise stamps.TooLarge
-        return super().write(data)
 
 
 def pack_modules(sent: list[Module], sources: dict[str, str]) -> bytes:

@@ -25,7 +25,7 @@ _LOAD_NAME = dis.opmap["LOAD_NAME"]
 _STORE_NAME = dis.opmap["STORE_NAME"]
 _LOAD_GLOBAL = dis.opmap["LOAD_GLOBAL"]
 _IMPORT_NAME = dis.opmap["IMPORT_NAME"]
-_IMPORT_FROM = dis.opmap["IMPORT_FROM"]
+_RAISE = dis.opmap["RAISE_VARARGS"]
 _LOAD_CONST = dis.opmap["LOAD_CONST"]
 _LOAD_SMALL_INT = dis.opmap.get("LOAD_SMALL_INT", -1)  # Python 3.14
 _EXTENDED_ARG = dis.EXTENDED_ARG
@@ -61,9 +61,14 @@ def _instructions(code: CodeType) -> Iterator[tuple[int, int]]:
 _names: weakref.WeakKeyDictionary[CodeType, frozenset[str]] = weakref.WeakKeyDictionary()
 
 
-def global_names(code: CodeType) -> frozenset[str]:
-    """Globals that a function and the code within it look up or set; attributes are not among them."""
-    known = _names.get(code)
+def global_names(code: CodeType, is_deep: bool = True) -> frozenset[str]:
+    """Globals that a function looks up or sets; attributes are not among them.
+
+    Args:
+        code: Of the function.
+        is_deep: And those of the code within it.
+    """
+    known = _names.get(code) if is_deep else None
     if known is None:
         found: set[str] = set()
         stored: set[int] = set()
@@ -75,6 +80,8 @@ def global_names(code: CodeType) -> frozenset[str]:
             elif op == _LOAD_NAME and arg not in stored:
                 # In the body of a class: its own name if it has set it before, else a global.
                 found.add(code.co_names[arg])
+        if not is_deep:
+            return frozenset(found)
         for constant in code.co_consts:
             if isinstance(constant, CodeType):
                 found |= global_names(constant)
@@ -140,6 +147,11 @@ def _absolute(module: str, level: int, names: tuple[str, ...], package: str) -> 
         return Imported(module, names)
     base = package.rsplit(".", level - 1)[0] if package.count(".") >= level - 1 else ""
     return Imported(f"{base}.{module}" if base and module else base, names)
+
+
+def raises(code: CodeType) -> bool:
+    """Whether a raise statement stands at the top level of some code."""
+    return _RAISE in code.co_code[::2]
 
 
 def constants(code: CodeType) -> Iterator[str]:

@@ -42,7 +42,7 @@ from dispy.payload.by_value.scopes import (
 )
 from dispy.payload.known import Known
 from dispy.payload.modules import sending
-from dispy.payload.modules.origins import MAINS, Origin, origin_of
+from dispy.payload.modules.origins import MAINS, Origin, modules_below, origin_of
 
 Stamped = tuple[str, Any, Any]
 """A global: name, stamp (None: unknown) and value."""
@@ -275,9 +275,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             if not isinstance(value, types.ModuleType) or not hasattr(value, "__path__"):
                 continue
             prefix = f"{value.__name__}."
-            names = bytecode.all_names(code)
-            for name in list(sys.modules):
-                if name.startswith(prefix) and names.issuperset(name[len(prefix) :].split(".")):
+            names = set(bytecode.all_names(code))
+            for name in modules_below(value.__name__):
+                if names.issuperset(name[len(prefix) :].split(".")):
                     origin = self.origin(name)
                     if origin is Origin.OWN:
                         self.modules.add(name)

@@ -49,7 +49,6 @@ def dump_globals(name: str) -> bytes:
     assert code is not None
     constants = bytecode.constant_assignments(code)
     assigned = bytecode.assigned(code)
-    set_inside = _set_in_functions(code)
     found: dict[str, Any] = {}
     for key, value in list(vars(module).items()):
         if key.startswith("__") and key.endswith("__"):
@@ -71,7 +70,7 @@ def dump_globals(name: str) -> bytes:
             reason = _why_not(value, sys.maxsize if is_foreign else COMPARED_MAX)
             if not reason:
                 found[key] = value
-            elif is_foreign and key not in set_inside:
+            elif is_foreign and key not in _set_in_functions(code):
                 logger.warning("global %s of module %s is not as it is here in jobs: %s", key, name, reason)
     if not found:
         return b""

@@ -166,6 +166,9 @@ _own: tuple[str, ...] = ()
 _value: tuple[str, ...] = ()
 
 
+_below: dict[str, list[str]] = {}
+
+
 def _look() -> None:
     """Gather the user's own modules anew when the number of loaded modules or the last of them has changed.
 
@@ -189,6 +192,7 @@ def _look() -> None:
     _local = tuple(top.encode() for top in sorted(tops))
     _own = tuple(own)
     _value = tuple(value)
+    _below.clear()
     _looked = len(loaded), loaded[-1]
 
 
@@ -208,3 +212,13 @@ def value_modules() -> tuple[str, ...]:
     """Names of the loaded modules, besides the script, of which what is used goes by value."""
     _look()
     return _value
+
+
+def modules_below(name: str) -> list[str]:
+    """Names of the loaded modules below a package."""
+    _look()
+    found = _below.get(name)
+    if found is None:
+        prefix = f"{name}."
+        found = _below[name] = [each for each in list(sys.modules) if each.startswith(prefix)]
+    return found

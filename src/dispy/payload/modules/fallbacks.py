@@ -1,0 +1,145 @@
+"""What is used of a module, by value: for nodes where it cannot be imported.
+
+An import may fail where a library, a file or a display is missing. Modules whose top level needs none of these have
+no such part; of the others it costs as much as all of a program's code did before modules were imported.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import types
+from collections.abc import Iterable
+from typing import Any
+
+from dispy.payload.by_value import bytecode
+from dispy.payload.by_value.pickler import Pickler
+from dispy.payload.by_value.stamps import TooLarge
+from dispy.payload.modules.origins import Origin, origin_of
+from dispy.payload.modules.sending import code_of
+
+FALLBACK_MAX = 1024 * 1024
+"""Bytes of what is used of a module up to which it is sent by value, too."""
+
+_SURROUNDINGS = frozenset({
+    "dispy",
+    "os", "sys", "pathlib", "io", "posix", "posixpath", "socket", "subprocess", "urllib", "http", "ctypes", "ssl",
+    "multiprocessing", "importlib", "pkgutil", "sqlite3", "shutil", "tempfile", "glob", "getpass", "pwd", "locale",
+})  # fmt: skip
+"""Modules by which the top level of another depends on the machine, if it does more than to import them."""
+
+_OPTIONAL = frozenset({
+    "tkinter", "_tkinter", "turtle", "curses", "readline", "sqlite3", "lzma", "bz2", "dbm", "ctypes", "ssl",
+})  # fmt: skip
+"""Modules of Python itself that some machines lack."""
+
+_OPENING = frozenset({"open", "exit", "quit", "input", "exec", "eval", "__file__"})
+
+
+def dump_fallbacks(pickler: Pickler, names: Iterable[str]) -> dict[str, bytes]:
+    """Pickle what is used of modules whose import may fail elsewhere.
+
+    Args:
+        pickler: Has pickled what uses them.
+        names: Of all modules that are sent.
+    """
+    failing = _failing({name for name in names if name in sys.modules})
+    used = {name: set(uses) for name, uses in pickler.used.items()}
+    for name in pickler.modules:
+        used.setdefault(name, set()).update(pickler.names & vars(sys.modules[name]).keys())
+    # Importers first: then what they use of others is known when it is the turn of these.
+    left = [name for name in _importers_first(failing) if name in used]
+    found: dict[str, bytes] = {}
+    while left:
+        name = left.pop(0)
+        for other, uses in _dump_fallback(name, used[name], found).items():
+            if other in failing and not uses <= used.setdefault(other, set()):
+                used[other] |= uses
+                if other not in left:
+                    left.append(other)
+    return found
+
+
+def _dump_fallback(name: str, used: set[str], found: dict[str, bytes]) -> dict[str, set[str]]:
+    """Pickle what is used of a module; returns what that uses of others."""
+    stream = _Limited()
+    pickler = Pickler(stream, is_inline=True, only=name)
+    namespace = vars(sys.modules[name])
+    try:
+        pickler.dump(pickler.stamped(namespace, sorted(used & namespace.keys())))
+    except Exception:  # it cannot be sent so
+        found.pop(name, None)
+        return {}
+    found[name] = stream.getvalue()
+    own = pickler.used
+    for other in pickler.modules:
+        own.setdefault(other, set()).update(pickler.names & vars(sys.modules[other]).keys())
+    own.pop(name, None)
+    return own
+
+
+class _Limited(io.BytesIO):
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > FALLBACK_MAX:
+            raise TooLarge
+        return super().write(data)
+
+
+def _failing(names: set[str]) -> set[str]:
+    """Modules whose import may fail where the program is not: by themselves, or because of what they import."""
+    failing = {name for name in names if _may_fail(sys.modules[name])}
+    while True:
+        more = {name for name in names - failing if _imported_by(name) & failing}
+        if not more:
+            return failing
+        failing |= more
+
+
+def _imported_by(name: str) -> set[str]:
+    module = sys.modules[name]
+    code = code_of(name)
+    if code is None:
+        return set()
+    package = name if hasattr(module, "__path__") else name.rpartition(".")[0]
+    found = set()
+    for statement in bytecode.imports(code, package):
+        found.add(statement.module)
+        found.update(f"{statement.module}.{each}" for each in statement.names)
+    return found
+
+
+def _may_fail(module: types.ModuleType) -> bool:
+    code = code_of(module.__name__)
+    if code is None:
+        return True
+    if bytecode.raises(code) or not _OPENING.isdisjoint(code.co_names):
+        return True
+    for name in _imported_by(module.__name__):
+        top = name.partition(".")[0]
+        if name in _OPTIONAL or top in _OPTIONAL:
+            return True
+        if top not in sys.stdlib_module_names and origin_of(top) is Origin.INSTALLED and top != "dispy":
+            return True
+    for name in bytecode.global_names(code, is_deep=False):
+        value = vars(module).get(name)
+        home = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+        if isinstance(home, str) and home.partition(".")[0] in _SURROUNDINGS:
+            return True
+    return False
+
+
+def _importers_first(names: set[str]) -> list[str]:
+    order: list[str] = []
+    seen: set[str] = set()
+
+    def visit(name: str) -> None:
+        if name in seen:
+            return
+        seen.add(name)
+        for other in sorted(_imported_by(name) & names):
+            visit(other)
+        order.append(name)
+
+    for name in sorted(names):
+        visit(name)
+    return order[::-1]
