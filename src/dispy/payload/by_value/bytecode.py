@@ -61,14 +61,9 @@ def _instructions(code: CodeType) -> Iterator[tuple[int, int]]:
 _names: weakref.WeakKeyDictionary[CodeType, frozenset[str]] = weakref.WeakKeyDictionary()
 
 
-def global_names(code: CodeType, is_deep: bool = True) -> frozenset[str]:
-    """Globals that a function looks up or sets; attributes are not among them.
-
-    Args:
-        code: Of the function.
-        is_deep: And those of the code within it.
-    """
-    known = _names.get(code) if is_deep else None
+def global_names(code: CodeType) -> frozenset[str]:
+    """Globals that a function and the code within it look up or set; attributes are not among them."""
+    known = _names.get(code)
     if known is None:
         found: set[str] = set()
         stored: set[int] = set()
@@ -80,8 +75,6 @@ def global_names(code: CodeType, is_deep: bool = True) -> frozenset[str]:
             elif op == _LOAD_NAME and arg not in stored:
                 # In the body of a class: its own name if it has set it before, else a global.
                 found.add(code.co_names[arg])
-        if not is_deep:
-            return frozenset(found)
         for constant in code.co_consts:
             if isinstance(constant, CodeType):
                 found |= global_names(constant)
@@ -147,6 +140,11 @@ def _absolute(module: str, level: int, names: tuple[str, ...], package: str) -> 
         return Imported(module, names)
     base = package.rsplit(".", level - 1)[0] if package.count(".") >= level - 1 else ""
     return Imported(f"{base}.{module}" if base and module else base, names)
+
+
+def names_used(code: CodeType) -> set[str]:
+    """Names that the top level of a module looks up, those that it has set among them."""
+    return {code.co_names[arg] for op, arg in _instructions(code) if op == _LOAD_NAME}
 
 
 def raises(code: CodeType) -> bool:

@@ -120,7 +120,7 @@ def _may_fail(module: types.ModuleType) -> bool:
             return True
         if top not in sys.stdlib_module_names and origin_of(top) is Origin.INSTALLED and top != "dispy":
             return True
-    for name in bytecode.global_names(code, is_deep=False):
+    for name in bytecode.names_used(code):
         value = vars(module).get(name)
         home = value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
         if isinstance(home, str) and home.partition(".")[0] in _SURROUNDINGS:
