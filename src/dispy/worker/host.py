@@ -158,7 +158,7 @@ class Host:
                 node_logger=self._logger,
             )
         except DispyError as error:
-            return LoadFailed(f"the computation cannot be loaded on {message.node_name}: {error}")
+            return LoadFailed(f"the computation cannot be loaded on {message.node_name}: {error}"[:60_000])
         except BaseException as error:
             names.note_missing(error, message.node_name)
             text = sendable("".join(traceback.format_exception(error)))
