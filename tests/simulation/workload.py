@@ -21,6 +21,9 @@ OPEN_MAX = 400
 LARGE = 70 * 1024
 """Bytes of arguments, results, code and objects that travel as streams."""
 
+MIDDLING = 60 * 1024
+"""Bytes of arguments and results that do not, and are more than a message holds where many jobs come at once."""
+
 FILED_MAX = 12
 """Jobs that bring files that are submitted at once."""
 
@@ -52,6 +55,8 @@ class Habits:
         """Jobs that do not simply return."""
         self.value_share = random.choice([0.0, 0.0, 0.1])
         self.large_share = random.choice([0.0, 0.0, 0.03])
+        self.size = MIDDLING if self.burst == 80 and self.large_share else 0
+        """Bytes of the arguments and results of its jobs that are not large."""
         self.puts = random.choice([False, False, True])
         self.is_live = random.random() < 0.2
         self.exclusive_share = random.choice([0.0, 0.0, 0.0, 0.2])
@@ -168,10 +173,8 @@ class Workload:
             task.kind = random.choice(_KINDS)
         if random.random() < habits.value_share:
             task.values = 1 + int(random.random() * 3)
-        if random.random() < habits.large_share:
-            task.arguments_size = LARGE
-        if random.random() < habits.large_share:
-            task.result_size = LARGE
+        task.arguments_size = LARGE if random.random() < habits.large_share else habits.size
+        task.result_size = LARGE if random.random() < habits.large_share else habits.size
         if cluster.objects and random.random() < 0.5:
             numbers = [n for n, known in cluster.objects.items() if known.is_referred_to]
             task.object = random.choice(numbers) if numbers else 0

@@ -8,10 +8,11 @@ from dispy.core.execution import Machine
 from dispy.core.execution import state as core
 from dispy.core.execution.clients import segments_held
 from dispy.core.execution.offers import workers_max
+from dispy.core.execution.shares import BACKLOG_MAX, BACKLOGS_MAX
 from dispy.core.execution.state import ClientId, WorkerId
 from dispy.core.execution.workers import LONG_WAIT_S, STILLBORN_MAX
 from dispy.protocol import node
-from dispy.protocol.limits import BATCH_MAX
+from dispy.protocol.limits import BATCH_MAX, BATCH_SIZE_MAX, REASON_MAX
 from dispy.protocol.node import FINISHED, Compute, Ended, Job
 from dispy.protocol.worker import RECORD_BYTES_MAX, RECORD_JOBS_MAX, claim
 
@@ -121,6 +122,40 @@ def test_messages_keep_to_the_limit() -> None:
     left = told(machine.handle(core.HostFailed(KEY, "died"), 0.0))
     returned = [m for m in left if isinstance(m, node.JobsReturned)]
     assert [len(m.attempts) for m in returned] == [BATCH_MAX, BATCH_MAX]
+
+
+def test_a_batch_of_results_has_no_more_bytes_than_fit() -> None:
+    """Many results that leave together are several batches, which are kept as they are told."""
+    machine = machine_with_computation(1)
+    (offer,) = offers(run(machine, range(200)))
+    ended = [
+        Ended(number, 0, FINISHED, 0.0, 1e-6, bytes(30_000), stdout=bytes(30_000)) for number in range(200)
+    ]
+    actions = machine.handle(core.Ran(offer.worker, offer.record.record, 1, True, False, ended), 0.0)
+    batches = [
+        m for m in told(actions + machine.handle(core.Flush(), 0.0)) if isinstance(m, node.JobsEnded)
+    ]
+    assert [result.number for batch in batches for result in batch.ended] == list(range(200))
+    most = BATCH_SIZE_MAX // 60_000
+    assert [len(batch.ended) for batch in batches] == [most] * (200 // most) + [200 % most]
+    assert list(machine.state.clients[CLIENT].batches) == batches
+
+
+def test_computations_together_have_no_more_jobs_waiting_than_one_message_lists() -> None:
+    """However many there are, what one has with the node is listed in one message after a reconnect."""
+    machine = machine_with_computation(1)
+    warm_up(machine, 2000)
+
+    def credit() -> int:
+        told_ = told(machine.handle(core.CpusChanged(2), 0.0)) + told(
+            machine.handle(core.CpusChanged(1), 0.0)
+        )
+        return max(m.backlog for m in told_ if isinstance(m, node.Credit) and m.computation == 1)
+
+    assert credit() == BACKLOG_MAX
+    for number in range(2, 101):
+        say(machine, Compute(number, "f", b""))
+    assert credit() == BACKLOGS_MAX // 100
 
 
 def test_segments_are_let_go_of() -> None:
@@ -360,8 +395,34 @@ def test_workers_that_never_begin_end_the_computation_here_with_the_reason() -> 
     assert machine.state.busy == 0
 
 
-def died(offer: core.Offer, position: int) -> core.WorkerExited:
-    return core.WorkerExited(offer.worker, "no memory", position, 0.0, 0.0, [])
+def died(offer: core.Offer, position: int, reason: str = "no memory") -> core.WorkerExited:
+    return core.WorkerExited(offer.worker, reason, position, 0.0, 0.0, [])
+
+
+def test_a_reason_is_no_longer_than_a_scheduler_takes() -> None:
+    """A host may say as much of its worker, and the node puts words of its own in front of that."""
+    machine = machine_with_computation(1)
+    waiting = offers(run(machine, range(5)))
+    for _ in range(STILLBORN_MAX):
+        waiting = offers(machine.handle(died(waiting[0], position=0), 0.0))
+    failed, back = told(machine.handle(died(waiting[0], position=0, reason="x" * REASON_MAX), 0.0))
+    assert isinstance(failed, node.ComputationFailed)
+    assert isinstance(back, node.JobsReturned)
+    assert len(failed.reason) == len(back.reason) == REASON_MAX
+
+
+def test_more_jobs_than_a_message_names_begin_at_once() -> None:
+    """On as many CPUs."""
+    cpus = BATCH_MAX + 1
+    machine = machine_with_computation(cpus)
+    waiting = offers(run(machine, range(1, cpus + 1)))
+    positions = {offer.worker: (claim(offer.record.record, 0), 5.0) for offer in waiting}
+    machine.handle(core.Tick(positions), 0.01)
+    started = told(machine.handle(core.Tick(positions), 0.02))
+    assert [len(message.started) for message in started if isinstance(message, node.JobsStarted)] == [
+        BATCH_MAX,
+        1,
+    ]
 
 
 def test_a_job_that_waits_for_no_acknowledgement_any_more_is_forgotten() -> None:

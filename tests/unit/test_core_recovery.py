@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dispy.core.recovery import Fate, Judge, PlaceStatus, Recovery
+from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import (
     ABANDONED,
     FINISHED,
@@ -187,3 +188,12 @@ def test_a_job_that_runs_again_has_not_ended() -> None:
     assert recovery.open_jobs() == {(C, 1)}
     recovery.on_ended("a", JobsEnded(2, C, [ended(1, 1)]), "here")
     assert {n: one.ended.attempt for (_, n), one in recovery.final_results().items()} == {1: 1, 2: 0}
+
+
+def test_cancels_keep_to_the_limit() -> None:
+    """A node would refuse more in one message."""
+    recovery = Recovery([C], [A])
+    recovery.on_welcome("a", welcome(A))
+    recovery.on_held("a", held(list(range(BATCH_MAX + 1)), []))
+    cancels = [message for _, message in recovery.cancels()]
+    assert [len(message.attempts) for message in cancels] == [BATCH_MAX, 1]

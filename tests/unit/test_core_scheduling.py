@@ -8,7 +8,7 @@ from dispy.core.scheduling import Machine
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import ClientId, NodeId
 from dispy.protocol import node
-from dispy.protocol.limits import BATCH_MAX
+from dispy.protocol.limits import BATCH_MAX, BATCH_SIZE_MAX, INLINE_MAX, OBJECTS_MAX
 from dispy.protocol.node import Attempt, Compute, Ended, Job
 
 NODE = NodeId(b"n" * 16)
@@ -62,6 +62,27 @@ def test_a_reconnect_keeps_to_the_limit(kind: type[node.ToNode]) -> None:
     messages = sent(machine.handle(core.FromNodeEvent(NODE, node.Reconciled(missing, [])), 0.0), kind)
     sizes = [len(m.jobs if isinstance(m, node.RunJobs) else m.attempts) for m in messages]  # type: ignore[union-attr]  # one of the two
     assert sizes == [BATCH_MAX, 5]
+
+
+def test_jobs_of_middling_size_are_sent_in_several_messages() -> None:
+    """By the bytes that are in the messages: a large payload is not, wherever it stands in the queue."""
+    machine = machine_with_node(5000)
+    small, large = bytes(6800), bytes(INLINE_MAX)
+    submitted = [Job(number, 0, large if number % 10 == 0 else small) for number in range(1, 3001)]
+    batches = sent(machine.handle(core.SubmitJobs(1, submitted), 0.0), node.RunJobs)
+    runs = [batch.jobs for batch in batches if isinstance(batch, node.RunJobs)]
+    assert [job for run in runs for job in run] == submitted
+    sizes = [sum(len(job.payload) for job in run if job.payload is small) for run in runs]
+    assert len(runs) == -(-sum(sizes) // (BATCH_SIZE_MAX // 6800 * 6800))
+    assert max(sizes) <= BATCH_SIZE_MAX
+
+
+def test_more_objects_than_a_node_can_have_are_dropped_in_parts() -> None:
+    """After a reconnect, drops that may have been lost are told again with those of objects that came since."""
+    machine = machine_with_node(1)
+    machine.state.computations[1].placements[NODE].stored.update(range(1, OBJECTS_MAX + 2))
+    drops = sent(machine.handle(core.DropObjects(1, [1]), 0.0), node.DropObjects)
+    assert [len(drop.numbers) for drop in drops if isinstance(drop, node.DropObjects)] == [OBJECTS_MAX, 1]
 
 
 def test_a_node_back_with_other_cpus_is_known_so() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 import uvloop
 
+from dispy.errors import InternalError
 from dispy.net.connection import Connection
 from dispy.net.tls import Tls, dialer_tls, listener_tls
 from dispy.protocol import limits, node
@@ -26,6 +28,7 @@ class Side:
         self.closed = asyncio.Event()
         self.changed = asyncio.Event()
         self.messages: list[Any] = []
+        self.error: Exception | None = None
 
     def on_ready(self, connection: Connection) -> None:
         self.ready.set()
@@ -35,6 +38,7 @@ class Side:
         self.changed.set()
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
+        self.error = error
         self.closed.set()
 
     async def wait_messages(self, count: int) -> list[Any]:
@@ -79,6 +83,7 @@ def connected(test: Test, tls: bool = False, make_sink: Callable[[int], Any] = P
                 Connection(
                     theirs, node.to_node_decoder, KEY, "node", "client", is_dialer=False,
                     tls=listener_tls(Tls(wanted=True)) if tls else None, make_sink=make_sink,
+                    farewell=lambda error: node.Leaving(str(error)),
                 )
             )  # fmt: skip
             return made[0]
@@ -221,5 +226,50 @@ def test_a_connection_that_ends_lets_go_of_what_it_was_sending() -> None:
             while not source.is_closed:
                 await asyncio.sleep(0.001)
         assert not client.give_up(group)
+
+    connected(test)
+
+
+def too_large() -> node.RunJobs:
+    payload = bytes(limits.INLINE_MAX - 1)
+    return node.RunJobs(1, [node.Job(number, 0, payload) for number in range(130)])
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_message_that_is_too_large_ends_the_connection_at_its_sender(is_streamed: bool) -> None:
+    """The peer would refuse it, and not know what it was. What was said before arrives."""
+
+    async def test(connection: Connection, ours: Side, peer: Connection, theirs: Side) -> None:
+        message = too_large()
+        assert not connection.try_send_now([message])
+        connection.send(node.Acknowledge(1))
+        source = Counted(bytes(100))
+        if is_streamed:
+            group = connection.send_streamed([(message.jobs[0], "stream", source)], message)
+            assert source.is_closed
+            assert not connection.give_up(group)
+        else:
+            connection.send(message)
+        connection.send(message)
+        async with asyncio.timeout(10):
+            await ours.closed.wait()
+            await theirs.closed.wait()
+        assert isinstance(ours.error, InternalError)
+        assert re.match(r"a RunJobs of 8\d{6} bytes was to be sent", str(ours.error))
+        assert theirs.messages == [node.Acknowledge(1)]
+
+    connected(test)
+
+
+def test_a_peer_is_told_why_a_connection_ends_that_cannot_go_on() -> None:
+    async def test(connection: Connection, ours: Side, peer: Connection, theirs: Side) -> None:
+        ended = [node.Ended(1, 0, node.FINISHED, 1.0, 2.0, bytes(limits.INLINE_MAX - 1))] * 130
+        peer.send(node.JobsEnded(1, 1, ended))
+        (said,) = await ours.wait_messages(1)
+        assert isinstance(said, node.Leaving)
+        assert "a JobsEnded of 8" in said.reason
+        async with asyncio.timeout(10):
+            await theirs.closed.wait()
+        assert isinstance(theirs.error, InternalError)
 
     connected(test)

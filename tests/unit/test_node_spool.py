@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dispy.core.execution.state import ClientId, NoteOpen, Restored, Store
-from dispy.node.spool import Spool
+from dispy.node.spool import Spool, _grouped, _Task
+from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import FINISHED, Attempt, Ended, HeldJobs, JobsEnded
 
 CLIENT = ClientId(b"c" * 16)
@@ -43,6 +44,18 @@ def test_what_was_open_is_known_to_the_next_node(tmp_path: Path) -> None:
     assert [e.number for batch in found.batches for e in batch.ended] == [1]
     assert [attempt.number for jobs in found.lost for attempt in jobs.attempts] == [2]
     assert not found.has_gaps
+
+
+def test_many_batches_are_readable_for_the_next_node(tmp_path: Path) -> None:
+    """A large result is a batch of its own, and the list of batches at the head of a file has its limit, too."""
+    node = spool(tmp_path / "spool", b"a" * 16)
+    batches = [JobsEnded(number, 7, []) for number in range(1, BATCH_MAX + 2)]
+    # As the thread does when it finds them all waiting.
+    for group in _grouped([_Task(store=Store(CLIENT, "client", batch)) for batch in batches]):
+        node._do(group)
+    node.close()
+    (found,) = take_over(tmp_path / "spool")
+    assert found.batches == batches
 
 
 @pytest.mark.parametrize("wrong", [b"\xc1", b"\x00"])

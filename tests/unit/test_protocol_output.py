@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispy.protocol.output import CUT_MARK, LATE_MAX, join_cut, next_span, split_cut
+from dispy.protocol.limits import REASON_MAX
+from dispy.protocol.output import CUT_MARK, LATE_MAX, cut_reason, join_cut, next_span, split_cut
 
 
 @given(st.binary(max_size=300), st.integers(0, 40))
@@ -48,3 +49,19 @@ def test_what_is_longer_than_it_can_be_is_taken_as_it_is() -> None:
 def test_what_is_told_next(told: int, size: int, span: tuple[int, int]) -> None:
     """In order; but when it would come too late the newest."""
     assert next_span(told, size, 10) == span
+
+
+@pytest.mark.parametrize("character", ["x", "é", "€", "😀"])
+@pytest.mark.parametrize("extra", [0, 1, 2, 3])
+def test_a_long_traceback_is_cut_by_its_bytes(character: str, extra: int) -> None:
+    """A worker's slot has no room for more, and characters take up to four."""
+    most = REASON_MAX // 2
+    short = "a" * (most - most // len(character.encode()) * len(character.encode()))
+    short += character * (most // len(character.encode()))
+    assert cut_reason(short) == short
+    long = "a" * extra + character * REASON_MAX + "end"
+    shown = cut_reason(long)
+    assert most - 10 < len(shown.encode()) < most + 100
+    assert shown.startswith("a" * extra + character)
+    assert shown.endswith(character + "end")
+    assert "[dispy: cut here]" in shown

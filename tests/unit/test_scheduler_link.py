@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from dispy.errors import InternalError
 from dispy.protocol import node
 from dispy.scheduler.link import Link, Target
 
@@ -17,3 +18,15 @@ def test_a_result_that_is_gone_was_lost_and_its_job_may_run_again() -> None:
     link._take_shared(ended, 1)
     assert (ended.status, ended.died) == (node.TERMINATED, True)
     assert "lost on its way" in ended.reason
+
+
+def test_a_node_to_which_something_cannot_be_said_is_lost() -> None:
+    """After a reconnect the same would be said again, and again."""
+    failed: list[Exception] = []
+    owner: Any = SimpleNamespace(link_failed=lambda _, error: failed.append(error))
+    link = Link(owner, Target("127.0.0.1", 1, b""))
+    known: Any = SimpleNamespace(bytes_sent=0, bytes_received=0)
+    link.info, link.connection = known, known
+    error = InternalError("a RunJobs of 9000000 bytes was to be sent")
+    link.on_closed(known, error)
+    assert failed == [error]

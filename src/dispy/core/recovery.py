@@ -14,6 +14,7 @@ from enum import Enum
 
 from msgspec import Struct
 
+from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import (
     ABANDONED,
     Attempt,
@@ -271,8 +272,8 @@ class Recovery:
         for peer, answer in self._answers.items():
             for number in self.computations:
                 attempts = [Attempt(n, attempt) for (c, n), attempt in answer.open.items() if c == number]
-                if attempts:
-                    messages.append((peer, CancelJobs(number, attempts)))
+                for start in range(0, len(attempts), BATCH_MAX):
+                    messages.append((peer, CancelJobs(number, attempts[start : start + BATCH_MAX])))
         return messages
 
     def has_answer(self, peer: Peer) -> bool:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import msgspec
 
 from dispy.clock import Clock
-from dispy.errors import DispyError, RemoteProtocolError, SilenceError
+from dispy.errors import DispyError, InternalError, RemoteProtocolError, SilenceError
 from dispy.net.tls import Channel, Cipher, DialerTls, ListenerTls, channel_of, explain
 from dispy.protocol import frames, limits
 from dispy.protocol.frames import guess_protocol
@@ -81,6 +81,7 @@ class Connection(asyncio.BufferedProtocol):
         on_settled: Told once, when both sides have proved themselves or the connection is gone.
         make_sink: Where payloads go that arrive as streams, from their sizes.
         clock: What streams are paced by.
+        farewell: Makes what a peer is told before a connection ends by our own fault.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Connection(asyncio.BufferedProtocol):
         on_settled: Callable[[Connection], None] | None = None,
         make_sink: Callable[[int], frames.Sink] = frames.MemorySink,
         clock: Clock = time,
+        farewell: Callable[[InternalError], Any] | None = None,
     ) -> None:
         self._on_settled = on_settled
         self._owner = owner
@@ -126,6 +128,7 @@ class Connection(asyncio.BufferedProtocol):
         self._outgoing: dict[int, frames.OutgoingStream] = {}
         self._pace = Pace()
         self._clock = clock
+        self._farewell = farewell
         self._is_oldest_due = True
         self._next_stream = 1
         self.error: Exception | None = None
@@ -342,8 +345,15 @@ class Connection(asyncio.BufferedProtocol):
     # Sending.
 
     def send(self, message: Any) -> None:
-        """Queue a message; it leaves at the end of this turn of the loop."""
+        """Queue a message; it leaves at the end of this turn of the loop.
+
+        One that is larger than a peer takes is not sent: the connection ends with ``InternalError``, since the
+        peer would end it, and nobody would know why it does so again and again.
+        """
         body = _encode(message)
+        if len(body) > limits.CONTROL_FRAME_MAX:
+            self._end_with_too_large(message, len(body))
+            return
         self._write(frames.header(frames.CONTROL, len(body)))
         self._out.append(body)
 
@@ -363,6 +373,11 @@ class Connection(asyncio.BufferedProtocol):
         for number, (holder, attribute, _) in zip(numbers, parts, strict=True):
             setattr(holder, attribute, number)
         body = _encode(message)
+        if len(body) > limits.CONTROL_FRAME_MAX:
+            for _, _, source in parts:
+                source.close()
+            self._end_with_too_large(message, len(body))
+            return frames.Group([], b"")
         # Streams of one connection overtake each other, so the message goes with the one that ends last.
         group = frames.Group(numbers, body)
         for number, (_, _, source) in zip(numbers, parts, strict=True):
@@ -371,6 +386,17 @@ class Connection(asyncio.BufferedProtocol):
             if stream.is_done():  # there is nothing in it
                 self._write_control(self._end_stream(stream))
         return group
+
+    def _end_with_too_large(self, message: Any, size: int) -> None:
+        if not self.is_ready:
+            return  # it ends already
+        error = InternalError(
+            f"a {type(message).__name__} of {size} bytes was to be sent; {limits.CONTROL_FRAME_MAX} are allowed",
+            hint="this is a fault of dispy: please report it",
+        )
+        if self._farewell is not None:
+            self._write_control(_encode(self._farewell(error)))
+        self.refuse(error)
 
     def give_up(self, group: frames.Group) -> bool:
         """Do not send what has not gone of some streams, nor their message; False if that has gone."""
@@ -408,6 +434,8 @@ class Connection(asyncio.BufferedProtocol):
             if self._out or self._outgoing or self._left or transport.get_write_buffer_size():
                 return False
             bodies = [_encode(message) for message in messages]
+            if any(len(body) > limits.CONTROL_FRAME_MAX for body in bodies):
+                return False
             data = b"".join(
                 [part for body in bodies for part in (frames.header(frames.CONTROL, len(body)), body)]
             )

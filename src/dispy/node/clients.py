@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Callable
 from typing import Any
 
 from dispy.core.execution import state as core
 from dispy.core.execution.state import ClientId
-from dispy.errors import RemoteProtocolError, SilenceError
+from dispy.errors import InternalError, RemoteProtocolError, SilenceError
 from dispy.net.addresses import is_loopback
 from dispy.net.connection import Connection
 from dispy.net.directories import given_prefix
@@ -18,6 +19,8 @@ from dispy.node.telling import cancel_results, give_up_results, release_value
 from dispy.protocol import limits, node
 from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.text import line
+
+logger = logging.getLogger("dispy.node")
 
 
 def on_message(service: NodeState, connection: Connection, message: Any) -> None:
@@ -58,6 +61,14 @@ def on_closed(service: NodeState, connection: Connection, error: Exception | Non
     if client is not None and service._clients.get(client) is connection:
         silent_s = connection.pulse_s * SILENT_PULSES if isinstance(error, SilenceError) else 0.0
         _lose(service, client, silent_s)
+        known = service._machine.state.clients.get(client)
+        if isinstance(error, InternalError):
+            logger.error(
+                "client %s is given up: %s", known.name if known is not None else client.hex(), error
+            )
+            if known is not None and not known.was_away:
+                # It was told that we leave it. What could not be said would be said again when it comes back.
+                service._handle(core.FromClient(client, node.Detach()))
 
 
 def _take_farewell(service: NodeState, client: ClientId, message: node.ToNode) -> None:

@@ -142,6 +142,7 @@ class NodeService(NodeState):
             on_settled=on_settled,
             make_sink=self._segments.incoming,
             clock=self._clock,
+            farewell=lambda error: node.Leaving(str(error)),
         )
 
     def set_cpus(self, cpus: int) -> None:

@@ -40,7 +40,7 @@ from dispy.node.spool_files import (
     read_note,
     write,
 )
-from dispy.protocol.limits import MIB
+from dispy.protocol.limits import BATCH_MAX, MIB
 from dispy.protocol.node import Ended, HeldJobs, JobsEnded
 
 logger = logging.getLogger("dispy.node")
@@ -295,10 +295,10 @@ class Spool:
                 continue
             batch.ended = [Ended(e.number, e.attempt, e.status, e.start, e.end, b"") for e in batch.ended]
             one.batches.append(batch)
-            one.batches.sort(key=lambda batch: batch.batch)
             one.next_batch = max(one.next_batch, batch.batch + 1)
             file.batches.add(batch.batch)
             self._files[client, batch.batch] = (file, place)
+        one.batches.sort(key=lambda batch: batch.batch)
 
     # What the node does.
 
@@ -566,7 +566,7 @@ def _client(task: _Task) -> ClientId | None:
 
 
 def _grouped(tasks: list[_Task]) -> Iterator[list[_Task]]:
-    """Batches of one client together, up to a size; all in order."""
+    """Batches of one client together, up to a size and a number that ``Header`` may have; all in order."""
     group: list[_Task] = []
     size = 0
     for task in tasks:
@@ -581,7 +581,8 @@ def _grouped(tasks: list[_Task]) -> Iterator[list[_Task]]:
             for e in task.store.batch.ended
         )
         first = group[0].store if group else None
-        if first is not None and (first.client != task.store.client or size + own > FILE_BYTES):
+        is_full = size + own > FILE_BYTES or len(group) == BATCH_MAX
+        if first is not None and (first.client != task.store.client or is_full):
             yield group
             group = []
         if not group:

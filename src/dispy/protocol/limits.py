@@ -12,7 +12,7 @@ HANDSHAKE_FRAME_MAX = 512
 """Bytes of a frame before the proof: the largest honest one takes about 100."""
 
 CONTROL_FRAME_MAX = 8 * MIB
-"""Bytes of a control frame: a full batch of jobs just below the inline limit fits with room."""
+"""Bytes of a control frame: twice the longest list of files, eight times the largest batch of jobs."""
 
 INLINE_MAX = 64 * KIB
 """Payloads of this size and more travel as streams, so that they delay no control frame."""
@@ -31,6 +31,10 @@ PAYLOAD_MAX = 64 * 1024 * MIB
 
 BATCH_MAX = 4096
 """Jobs in one message."""
+
+BATCH_SIZE_MAX = 1 * MIB
+"""Bytes of payloads, output and reasons in one message of jobs: what waits behind it waits as long as behind a chunk.
+All else in such a message takes at most 128 bytes per job, 0.5 MiB together."""
 
 OBJECTS_MAX = 4096
 """Objects put into one computation: each is a file on its nodes."""

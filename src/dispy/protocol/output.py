@@ -34,6 +34,20 @@ def split_cut(kept: bytes, size_max: int = limits.OUTPUT_MAX) -> tuple[bytes, in
     return kept[: found.start()], int(found[1]), kept[found.end() :]
 
 
+def cut_reason(text: str) -> str:
+    """A traceback that leaves room for a payload in a worker's slot: the middle of a longer one is cut.
+
+    By bytes, not characters, which take up to four.
+    """
+    data = text.encode() if len(text) > limits.REASON_MAX // 8 else b""
+    if len(data) <= limits.REASON_MAX // 2:
+        return text
+    half = limits.REASON_MAX // 4
+    # Halves of characters where it is cut are left out.
+    head, tail = data[:half].decode(errors="ignore"), data[-half:].decode(errors="ignore")
+    return f"{head}\n... [dispy: cut here] ...\n{tail}"
+
+
 def next_span(told: int, size: int, share: int) -> tuple[int, int]:
     """Which bytes of a growing output to tell next: where they begin, and how many.
 

@@ -16,7 +16,14 @@ from typing import Any, Protocol
 from dispy.buffers import SharedPool, pool
 from dispy.clock import Clock
 from dispy.core.scheduling.state import NodeId
-from dispy.errors import AuthenticationError, DispyError, RemoteProtocolError, SilenceError, VersionError
+from dispy.errors import (
+    AuthenticationError,
+    DispyError,
+    InternalError,
+    RemoteProtocolError,
+    SilenceError,
+    VersionError,
+)
 from dispy.net.addresses import is_loopback
 from dispy.net.connection import TICKS, Connection
 from dispy.net.directories import FREE, shared_with
@@ -380,6 +387,10 @@ class Link:
             self.connection = None
             self._sending.clear()
         if self.is_closed:
+            return
+        if isinstance(error, InternalError):
+            # What could not be said would be said again.
+            self._fail(error)
             return
         if isinstance(error, (AuthenticationError, VersionError)):
             self._refusals += 1

@@ -210,7 +210,7 @@ class Host:
                 code.function.arrive(message.work_path, message.node_name)
             names.inject(code.namespace, code.modules, self._names)
         except DispyError as error:
-            return f"the computation cannot be loaded on {message.node_name}: {error}"
+            return f"the computation cannot be loaded on {message.node_name}: {error}"[:60_000]
         except BaseException as error:
             names.note_missing(error, message.node_name)
             text = sendable("".join(traceback.format_exception(error)))

@@ -32,6 +32,7 @@ from dispy.processes import children, describe_exit, kill_strays, set_death_sign
 from dispy.protocol import limits
 from dispy.protocol import worker as protocol
 from dispy.protocol.node import FINISHED, TERMINATED, Ended, FilePart, Job
+from dispy.protocol.output import cut_reason
 from dispy.protocol.worker import Record
 from dispy.text import of_error, sendable
 from dispy.worker import forked
@@ -427,10 +428,7 @@ class Worker:
         for _ in range(depth):
             frames = frames.tb_next if frames else None
         lines = traceback.format_exception(type(error), error, frames)
-        text = sendable("".join(lines))
-        if len(text) > limits.REASON_MAX // 2:
-            half = limits.REASON_MAX // 4
-            text = f"{text[:half]}\n... [dispy: cut here] ...\n{text[-half:]}"
+        text = cut_reason(sendable("".join(lines)))
         data = payload.dump_exception(error, text)
         return (data if len(data) < limits.INLINE_MAX else b""), text
 

@@ -25,6 +25,7 @@ from dispy.core.execution.state import (
     UnstageJobs,
     Worker,
 )
+from dispy.protocol.batches import cut, sizes_of
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import (
     CANCELLED,
@@ -219,9 +220,8 @@ def tell_ended(out: Outbox, computation: Computation, ended: list[Ended]) -> Non
     large = [result for result in ended if result.stream or result.output_stream]
     if large:
         ended = [result for result in ended if not (result.stream or result.output_stream)]
-    batches = [ended[start : start + BATCH_MAX] for start in range(0, len(ended), BATCH_MAX)]
     client = computation.client
-    for results in batches + [[result] for result in large]:
+    for results in cut(ended, sizes_of(ended)) + [[result] for result in large]:
         batch = JobsEnded(client.next_batch, computation.key[1], results)
         client.next_batch += 1
         client.batches.append(batch)

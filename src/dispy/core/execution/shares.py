@@ -45,7 +45,11 @@ BACKLOG_US = 50_000
 interpreter with a busy program comes to speak every 5 to 20 ms."""
 
 BACKLOG_MAX = 4096
-"""Most jobs held so: what 50 ms takes of the shortest."""
+"""Most jobs of a computation held so: what 50 ms takes of the shortest."""
+
+BACKLOGS_MAX = 200_000
+"""Most jobs held so of all computations together, which clients and nodes list in one message after a reconnect: with
+15 bytes each at most, 3 MB. What was granted before others came may be that much more."""
 
 NAMES_MAX = 3
 """Clients that a reason names."""
@@ -218,7 +222,8 @@ def tell_credit(state: State, out: Outbox, computation: Computation) -> None:
     backlog = 0
     if computation.sampled and share:
         backlog = max(slots, 1) * BACKLOG_US // computation.runtimes.expected_us(BACKLOG_US)
-        backlog = min(max(state.cpus, backlog), BACKLOG_MAX, 4 * computation.sampled)
+        most = min(BACKLOG_MAX, BACKLOGS_MAX // max(1, len(state.computations)))
+        backlog = min(max(state.cpus, backlog), most, 4 * computation.sampled)
     backlog = max(backlog, share - slots)
     told_slots, told_backlog, told_reason = computation.credit
     if slots != told_slots or backlog > told_backlog or backlog * 2 < told_backlog or reason != told_reason:

@@ -35,7 +35,7 @@ from dispy.core.execution.state import (
     Worker,
     WorkerExited,
 )
-from dispy.protocol.limits import BATCH_MAX
+from dispy.protocol.limits import BATCH_MAX, REASON_MAX
 from dispy.protocol.node import (
     TERMINATED,
     Attempt,
@@ -323,7 +323,9 @@ def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
         cut_or_interrupt(out, worker, now)
     for key, jobs in started.items():
         computation = by_computation[key]
-        out.append(Tell(computation.client.id, JobsStarted(computation.key[1], jobs)))
+        for start in range(0, len(jobs), BATCH_MAX):
+            message = JobsStarted(computation.key[1], jobs[start : start + BATCH_MAX])
+            out.append(Tell(computation.client.id, message))
     if state.watched:
         printing.look(state, out, event.positions, now)
     if len(state.clients) > 1 and now - state.share_at >= SHARE_S:
@@ -389,6 +391,8 @@ def leave(state: State, out: Outbox, computations: list[Computation], now: Secon
 def give_up(state: State, out: Outbox, computation: Computation, reason: str, now: Seconds) -> None:
     """Tell the scheduler that this computation cannot run here, and give its jobs back."""
     client, number = computation.client, computation.key[1]
+    # A host says what it likes, and its words may have others in front of them by now.
+    reason = reason[:REASON_MAX]
     if computation.untold:
         tell_ended(out, computation, [])
     del state.computations[computation.key]

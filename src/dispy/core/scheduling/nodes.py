@@ -12,7 +12,7 @@ from dispy.core.scheduling.placing import (
     note_room,
     place,
     requeue,
-    send_run,
+    send_runs,
     send_watch,
 )
 from dispy.core.scheduling.state import (
@@ -411,8 +411,7 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
             # The computation has to come first, and the data that they read; or it will not come again.
             _requeue(out, placement, again)
             again = []
-        for start in range(0, len(again), BATCH_MAX):
-            send_run(out, placement, again[start : start + BATCH_MAX])
+        send_runs(out, placement, again)
         # Cancels that were on their way when the link broke.
         still = [placement.assigned[n] for n in placement.cancelling if n in placement.assigned]
         if still:

@@ -21,6 +21,7 @@ from dispy.core.scheduling.state import (
     TellNode,
 )
 from dispy.protocol import node
+from dispy.protocol.limits import OBJECTS_MAX
 from dispy.protocol.node import ABANDONED
 
 
@@ -92,7 +93,10 @@ def _drop_unwanted(out: Outbox, placement: Placement) -> None:
     unwanted = sorted(placement.stored - placement.computation.objects.keys())
     if unwanted and placement.node.is_connected:
         placement.stored.difference_update(unwanted)
-        out.append(Send(placement.node.id, _drop(placement, unwanted)))
+        # After a reconnect they may be twice as many as a node can have.
+        for start in range(0, len(unwanted), OBJECTS_MAX):
+            message = _drop(placement, unwanted[start : start + OBJECTS_MAX])
+            out.append(Send(placement.node.id, message))
 
 
 def _drop(placement: Placement, numbers: list[int]) -> node.DropObjects:

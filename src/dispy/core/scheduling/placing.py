@@ -21,7 +21,8 @@ from dispy.core.scheduling.state import (
     Status,
     TellEndedHere,
 )
-from dispy.protocol.limits import BATCH_MAX
+from dispy.protocol.batches import cut
+from dispy.protocol.limits import BATCH_MAX, BATCH_SIZE_MAX, INLINE_MAX
 from dispy.protocol.node import CANCELLED, TERMINATED, Job, JobFiles, RunJobs, TakeBack, WatchJobs
 
 STEAL_AFTER_S = 0.04
@@ -90,15 +91,23 @@ def _send(out: Outbox, placement: Placement, jobs: list[Job], now: Seconds) -> N
         placement.assigned.update([(job.number, job) for job in jobs])
         placement.last_sent = now
         placement.asked_back = False
-        if len(jobs) <= BATCH_MAX:
-            send_run(out, placement, jobs)
-        else:
-            for start in range(0, len(jobs), BATCH_MAX):
-                send_run(out, placement, jobs[start : start + BATCH_MAX])
+        send_runs(out, placement, jobs)
     note_room(placement)
 
 
-def send_run(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
+def send_runs(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
+    """Send jobs that are assigned, in as many messages as their number and the size of their arguments take.
+
+    Arguments that travel as streams, or lie in files of their own, are not in these messages.
+    """
+    sizes = [len(job.payload) for job in jobs]
+    if sum(sizes) > BATCH_SIZE_MAX:
+        sizes = [size if size < INLINE_MAX else 0 for size in sizes]
+    for batch in cut(jobs, sizes):
+        _send_run(out, placement, batch)
+
+
+def _send_run(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
     """Send jobs that are assigned, one batch."""
     computation = placement.computation
     if computation.files:
@@ -121,7 +130,7 @@ def _send_apart(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
     files = placement.computation.files
     for has_files, group in groupby(jobs, lambda job: job.number in files):
         for batch in [[job] for job in group] if has_files else [list(group)]:
-            send_run(out, placement, batch)
+            _send_run(out, placement, batch)
 
 
 def send_watch(out: Outbox, placement: Placement, numbers: Collection[int], is_wanted: bool = True) -> None:
