@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from typing import Any
 
 from dispy.errors import UsageError
@@ -19,19 +21,34 @@ def describe(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def check_timeout(value: Any, name: str = "timeout") -> None:
+def check_timeout(value: Any, name: str = "timeout") -> float | None:
     """Seconds, or None for as long as it takes.
 
+    Returns:
+        The same as locks take it, of which some refuse what is endless or negative, or take it for something else:
+        None for infinity, and for more than a lock can count (292 years on Linux); 0 for negative ones.
+
     Raises:
-        UsageError: Something else.
+        UsageError: Something else; NaN is no number of seconds either.
     """
-    if value is None or (type(value) is float and value == value) or type(value) is int:
-        return
+    if value is None:
+        return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise UsageError(
             f"{name} must be a number of seconds, not {describe(value)}",
             hint="leave it out to wait without limit",
         )
+    return None if value >= threading.TIMEOUT_MAX else float(max(0, value))
+
+
+def deadline(timeout: Any, name: str = "timeout") -> float | None:
+    """When a wait that begins now has to end (monotonic seconds); None for never.
+
+    Raises:
+        UsageError: Something else than seconds or None.
+    """
+    seconds = check_timeout(timeout, name)
+    return None if seconds is None else time.monotonic() + seconds
 
 
 def check_flag(name: str, value: Any) -> bool:

@@ -405,7 +405,7 @@ class JobCluster(Steering):
         """Wait for all submitted jobs; False if some have not ended after ``timeout`` seconds."""
         if self._pid != this.pid:
             self._check_open()
-        check_timeout(timeout)
+        timeout = check_timeout(timeout)
         with self._idle:
             return self._idle.wait_for(lambda: not self._jobs, timeout)
 

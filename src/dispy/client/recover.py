@@ -75,7 +75,7 @@ def recover_jobs(
     Raises:
         UsageError: The file is no journal or in use, or the secret is another one.
     """
-    check_timeout(timeout)
+    timeout = check_timeout(timeout)
     check_path("recover_file", recover_file)
     check_path("secret_file", secret_file)
     check_flag("terminate_pending", terminate_pending)
