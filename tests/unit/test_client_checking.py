@@ -1,14 +1,17 @@
-"""What is checked before a cluster is made: seconds."""
+"""What is checked before a cluster is made: seconds, and that threads are threads."""
 
 from __future__ import annotations
 
 import math
+import sys
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from dispy.client.checking import check_timeout, deadline
+import dispy
+from dispy.client.checking import check_threads, check_timeout, deadline
 from dispy.errors import UsageError
 
 
@@ -39,3 +42,39 @@ def test_seconds_are_such_as_locks_take(given: Any, seconds: float | None) -> No
 def test_what_is_no_number_is_refused(given: Any) -> None:
     with pytest.raises(UsageError, match="grace must be a number of seconds, not"):
         check_timeout(given, "grace")
+
+
+PATCHED = {
+    "gevent": (
+        "gevent.monkey",
+        "is_module_patched",
+        "threading",
+        r"gevent.monkey.patch_all\(thread=False\)",
+    ),
+    "eventlet": (
+        "eventlet.patcher",
+        "is_monkey_patched",
+        "thread",
+        r"eventlet.monkey_patch\(thread=False\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("package", PATCHED)
+def test_threads_that_are_none_are_refused(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once: the engine's would never let its maker go on."""
+    module, function, name, hint = PATCHED[package]
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{function: lambda asked: asked == name}))  # type: ignore[arg-type]
+    for make in (lambda: dispy.JobCluster(len), dispy.recover_jobs):
+        with pytest.raises(UsageError, match=f"{package} has patched threading") as caught:
+            make()
+        assert caught.match(hint)
+
+
+@pytest.mark.parametrize("package", PATCHED)
+def test_threads_that_are_some_are_accepted(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is loaded, and has patched nothing, or something else."""
+    module, function, name, _ = PATCHED[package]
+    for known in ({function: lambda asked: asked != name}, {}):
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(**known))  # type: ignore[arg-type]
+        check_threads()

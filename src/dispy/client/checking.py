@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from typing import Any
@@ -49,6 +50,31 @@ def deadline(timeout: Any, name: str = "timeout") -> float | None:
     """
     seconds = check_timeout(timeout, name)
     return None if seconds is None else time.monotonic() + seconds
+
+
+_PATCHERS = (
+    ("gevent.monkey", "is_module_patched", "threading"),
+    ("eventlet.patcher", "is_monkey_patched", "thread"),
+)
+"""Modules that make greenlets of threads; a function of theirs, and what it is asked."""
+
+
+def check_threads() -> None:
+    """Check that threads are threads. As a greenlet dispy's own would let no other run, and all would stand still.
+
+    Raises:
+        UsageError: They have been patched.
+    """
+    for name, asked, what in _PATCHERS:
+        is_patched = getattr(sys.modules.get(name), asked, None)
+        if is_patched is not None and is_patched(what):
+            package = name.partition(".")[0]
+            raise UsageError(
+                f"{package} has patched threading, and dispy needs real threads",
+                hint=f"{package}.monkey.patch_all(thread=False)"
+                if package == "gevent"
+                else f"{package}.monkey_patch(thread=False)",
+            )
 
 
 def check_flag(name: str, value: Any) -> bool:

@@ -15,7 +15,7 @@ from dispy import config, here, payload
 from dispy.client import data, ending, finding, mapping, noting, reasons, submitting, this
 from dispy.client import status as status_module
 from dispy.client.arriving import note_root
-from dispy.client.checking import check_flag, check_timeout, describe
+from dispy.client.checking import check_flag, check_threads, check_timeout, describe
 from dispy.client.computation import Computation, check_setup
 from dispy.client.engine import Engine, engine, stop_engine
 from dispy.client.files import Held, Shipped, is_file_item
@@ -160,6 +160,7 @@ class JobCluster(Steering):
         setup_per: str = "node",
         setup_timeout: float | None = None,
     ) -> None:
+        check_threads()
         super().__init__()
         note_root()
         dispy_port = renamed(dispy_port, port, "port", "dispy_port")
