@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
+import time
 from typing import Any
 
 from dispy.errors import UsageError
@@ -19,19 +22,59 @@ def describe(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def check_timeout(value: Any, name: str = "timeout") -> None:
+def check_timeout(value: Any, name: str = "timeout") -> float | None:
     """Seconds, or None for as long as it takes.
 
+    Returns:
+        The same as locks take it, of which some refuse what is endless or negative, or take it for something else:
+        None for infinity, and for more than a lock can count (292 years on Linux); 0 for negative ones.
+
     Raises:
-        UsageError: Something else.
+        UsageError: Something else; NaN is no number of seconds either.
     """
-    if value is None or (type(value) is float and value == value) or type(value) is int:
-        return
+    if value is None:
+        return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise UsageError(
             f"{name} must be a number of seconds, not {describe(value)}",
             hint="leave it out to wait without limit",
         )
+    return None if value >= threading.TIMEOUT_MAX else float(max(0, value))
+
+
+def deadline(timeout: Any, name: str = "timeout") -> float | None:
+    """When a wait that begins now has to end (monotonic seconds); None for never.
+
+    Raises:
+        UsageError: Something else than seconds or None.
+    """
+    seconds = check_timeout(timeout, name)
+    return None if seconds is None else time.monotonic() + seconds
+
+
+_PATCHERS = (
+    ("gevent.monkey", "is_module_patched", "threading"),
+    ("eventlet.patcher", "is_monkey_patched", "thread"),
+)
+"""Modules that make greenlets of threads; a function of theirs, and what it is asked."""
+
+
+def check_threads() -> None:
+    """Check that threads are threads. As a greenlet dispy's own would let no other run, and all would stand still.
+
+    Raises:
+        UsageError: They have been patched.
+    """
+    for name, asked, what in _PATCHERS:
+        is_patched = getattr(sys.modules.get(name), asked, None)
+        if is_patched is not None and is_patched(what):
+            package = name.partition(".")[0]
+            raise UsageError(
+                f"{package} has patched threading, and dispy needs real threads",
+                hint=f"{package}.monkey.patch_all(thread=False)"
+                if package == "gevent"
+                else f"{package}.monkey_patch(thread=False)",
+            )
 
 
 def check_flag(name: str, value: Any) -> bool:

@@ -12,16 +12,27 @@ from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
 from dispy import config, here, payload
-from dispy.client import data, ending, finding, mapping, noting, reasons, submitting, this
+from dispy.client import (
+    callbacks,
+    closing,
+    data,
+    ending,
+    finding,
+    mapping,
+    noting,
+    reasons,
+    submitting,
+    this,
+)
 from dispy.client import status as status_module
 from dispy.client.arriving import note_root
-from dispy.client.checking import check_flag, check_timeout, describe
+from dispy.client.callbacks import Waited
+from dispy.client.checking import check_threads, check_timeout, deadline, describe
 from dispy.client.computation import Computation, check_setup
 from dispy.client.engine import Engine, engine, stop_engine
 from dispy.client.files import Held, Shipped, is_file_item
 from dispy.client.job import CANCELLED, STATUS_NAMES, DispyJob
 from dispy.client.journal import Journal
-from dispy.client.log import notice
 from dispy.client.mapping import Chunk, Mapping
 from dispy.client.nodes import DispyNode, parse_nodes
 from dispy.client.output import Watching
@@ -36,9 +47,6 @@ from dispy.protocol.files import FileEntry
 from dispy.settings import PULSE_S
 
 logger = logging.getLogger("dispy.client")
-
-CLOSE_S = 2.0
-"""What an orderly end may take beyond waiting for jobs."""
 
 
 class ClusterStatus(NamedTuple):
@@ -160,6 +168,7 @@ class JobCluster(Steering):
         setup_per: str = "node",
         setup_timeout: float | None = None,
     ) -> None:
+        check_threads()
         super().__init__()
         if payload.is_importing():
             raise UsageError(
@@ -410,15 +419,17 @@ class JobCluster(Steering):
         return 0
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for all submitted jobs; False if some have not ended after ``timeout`` seconds."""
+        """Wait for all submitted jobs and their callbacks; False if that takes longer than ``timeout`` seconds.
+
+        In a callback, for jobs only. Jobs that callbacks submit are waited for, too. False also if a callback is
+        given up that waits for a lock, with a warning: see ``close``.
+        """
         if self._pid != this.pid:
             self._check_open()
-        check_timeout(timeout)
-        with self._idle:
-            return self._idle.wait_for(lambda: not self._jobs, timeout)
+        return callbacks.wait_all(self, deadline(timeout)) is Waited.CALLED
 
     def __call__(self) -> bool:
-        """Wait for all submitted jobs."""
+        """Wait for all submitted jobs and their callbacks."""
         return self.wait()
 
     # Looking.
@@ -457,86 +468,41 @@ class JobCluster(Steering):
     # Ending.
 
     def close(self, timeout: float | None = None, terminate: bool = False) -> bool | None:
-        """Wait for all jobs, then release the nodes.
+        """Wait for all jobs and their callbacks, also for jobs that callbacks submit; then release the nodes.
 
-        Callbacks have been called by then for all that has happened; two seconds at most are waited for that.
+        Callbacks are waited for as long as they take; in a callback, not at all. One that has waited for the same
+        lock or event for ten seconds is given up with a warning if no other thread of the program is at work, for a
+        minute otherwise: it may want what is held by the thread that waits here. It goes on when it can, and so do
+        those after it: at the end of the program they are waited for again.
 
         Args:
-            timeout: Seconds to wait for jobs; None waits as long as they take.
-            terminate: Cancel jobs that have not ended after ``timeout`` (at once if that is None).
+            timeout: Seconds to wait for jobs and callbacks; None waits as long as they take.
+            terminate: Cancel jobs that have not ended after ``timeout`` (at once if that is None). Callbacks are
+                waited for all the same; they cannot submit jobs any more.
 
         Returns:
-            True when closed; False if jobs are left after ``timeout``, and nothing has changed;
+            True when closed; False if jobs or callbacks are left after ``timeout``, and nothing has changed;
             None if it was closed before.
         """
-        if self._is_closed:
-            return None
-        if self._pid != this.pid:
-            self._check_open()
-        check_timeout(timeout)
-        check_flag("terminate", terminate)
-        with self._idle:
-            self._closers += 1
-            self._idle.notify_all()
-        try:
-            if not (terminate and timeout is None) and not self.wait(timeout) and not terminate:
-                return False
-            if self._jobs:
-                self._is_ending = True
-                self._end_jobs()
-            is_closed = self._finish_close()
-            if self._has_callbacks():
-                # Who looks at what they have gathered finds all of it.
-                self._engine.callbacks.drain(CLOSE_S)
-            return is_closed
-        finally:
-            self._closers -= 1
-
-    def _end_jobs(self) -> None:
-        """Cancel all that is open; what does not end in the grace period is ended here."""
-        self._engine.call(ending.cancel_all, self)
-        if not self.wait(float(config.CancelGrace) + CLOSE_S):
-            self._engine.call(ending.give_up_jobs, self)
-
-    def _finish_close(self) -> bool:
-        self._engine.call(self._refresh_nodes)
-        self._is_closed = True
-        self.end_time = self.end_time or time.time()
-        self._engine.call(self._engine.remove, self)
-        self._tell_maps()
-        if self._journal is not None:
-            self._journal.close(remove=not self._keeps_journal)
-            if self._keeps_journal:
-                notice(
-                    f"dispy.recover_jobs({str(self._journal.path)!r}) returns the jobs of cluster {self.name}"
-                )
-        return True
+        return closing.close(self, timeout, terminate)
 
     def _is_unheard(self) -> bool:
         """Whether results can be fetched that nobody in this program will see, once it has failed."""
-        if self._has_callbacks():
+        if callbacks.has_callbacks(self):
             return False
         if self._journal is not None:
             return True
         has_jobs = any(type(job) is not Chunk for job in list(self._jobs.values()))
         return has_jobs and self._number in self._engine.noted
 
-    def _has_callbacks(self) -> bool:
-        return not (self.job_status is None and self.cluster_status is None and self.job_output is None)
-
-    def _close_at_exit(self, is_interrupted: bool) -> None:
-        if is_interrupted:
-            self._is_ending = True
-            self._engine.call(ending.give_up_jobs, self)
-            self._finish_close()
-        else:
-            self.close()
-
     def shutdown(self) -> None:
-        """Close, and end dispy's background thread once no other cluster of the program is open."""
+        """Close, and end dispy's background thread once no other cluster of the program is open.
+
+        All callbacks have been called then, also those of other clusters; they are waited for as by ``close``.
+        """
         self.close()
-        self._engine.callbacks.drain(CLOSE_S)
         if self._pid == this.pid and not self._engine.clusters:
+            self._engine.callbacks.wait_called(None, "shutdown")
             stop_engine()
 
     def __enter__(self) -> JobCluster:
@@ -548,10 +514,13 @@ class JobCluster(Steering):
     ) -> None:
         """Close; after an exception cancel what has not ended, and let the exception pass.
 
-        A full journal stays then, so that what was computed can be had.
+        A full journal stays then, so that what was computed can be had. After Ctrl-C callbacks have two seconds.
         """
         self._keeps_journal = kind is not None
-        self.close(terminate=kind is not None)
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            closing.close(self, None, terminate=True, is_interrupted=True)
+        else:
+            self.close(terminate=kind is not None)
 
     def __reduce__(self) -> NoReturn:
         raise PicklingError(

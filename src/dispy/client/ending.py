@@ -331,6 +331,7 @@ def _count(cluster: ClusterState, calls: int, seconds: float, info: NodeInfo | N
     shown = cluster._dispy_nodes.get(info.node) if info is not None else None
     with cluster._idle:
         cluster.cpu_time += seconds
+        cluster._ends += 1
         if shown is not None:
             shown.jobs_done += calls
             shown.cpu_time += seconds

@@ -24,11 +24,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dispy import payload
 from dispy.buffers import SharedPool, pool
-from dispy.client import data, ending, finding, noting, reasons
+from dispy.client import closing, data, ending, finding, noting, reasons
 from dispy.client.arriving import Arrivals
 from dispy.client.callbacks import Caller
 from dispy.client.journal import Journal
-from dispy.client.log import notice
 from dispy.client.private import PrivateNode
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
@@ -442,6 +441,7 @@ def engine() -> Engine:
         if _engine is not None and _engine.pid != os.getpid():
             # Its thread and sockets belong to our parent; we start afresh.
             _engine = None
+            _unfinished.clear()
         if _engine is None or _engine._is_stopped:
             _engine = Engine()
         return _engine
@@ -452,29 +452,24 @@ def stop_engine() -> None:
     with _guard:
         if _engine is not None and _engine.pid == os.getpid():
             _engine.stop()
+            if _engine.callbacks.count_left():  # stopped in one of them, or while one is stuck
+                _unfinished.append(_engine.callbacks)
+
+
+_unfinished: list[Caller] = []
+"""What still calls callbacks, of engines that were stopped."""
 
 
 def _at_exit() -> None:
-    """Wait for the jobs of all clusters, then end. After an unhandled Ctrl-C, or by one now, end at once."""
+    """Wait for the jobs and callbacks of all clusters, then end; soon after an unhandled Ctrl-C, or by one now."""
     running = _engine
-    if running is None or running.pid != os.getpid() or running._is_stopped:
+    if running is None or running.pid != os.getpid():
         return
-    failed = getattr(sys, "last_type", None) if not hasattr(sys, "ps1") else None
-    is_interrupted = failed is KeyboardInterrupt
-    is_leaving = False
-    try:
-        if failed is not None and not is_interrupted:
-            is_leaving = noting.leave_results(running)
-        for cluster in list(running.clusters.values()):
-            cluster._close_at_exit(is_interrupted)
-    except KeyboardInterrupt:
-        is_leaving = False
-        left = sum(len(cluster._jobs) for cluster in running.clusters.values())
-        if left:
-            notice(f"interrupted while the program waited for its jobs at its end: {left} are cancelled")
-        for cluster in list(running.clusters.values()):
-            cluster._close_at_exit(True)
-    running.callbacks.drain(10)
+    is_interrupted = is_leaving = False
+    if not running._is_stopped:
+        is_interrupted, is_leaving = closing.close_all(running)
+        _unfinished.append(running.callbacks)
+    closing.finish_callbacks(_unfinished, is_interrupted)
     if is_leaving:
         running.leave()
     else:

@@ -168,7 +168,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the job has ended; False if it has not after ``timeout`` seconds."""
         if timeout is not None:
-            check_timeout(timeout)
+            timeout = check_timeout(timeout)
         if self._is_final:
             return True
         self._check_process()

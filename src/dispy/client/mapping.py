@@ -14,7 +14,6 @@ worker stops a chunk that runs too long and gives back the rest, which is cut an
 from __future__ import annotations
 
 import sys
-import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
@@ -22,7 +21,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 from dispy import payload
-from dispy.client.checking import check_timeout, describe
+from dispy.client.checking import deadline, describe
 from dispy.client.job import FINISHED, DispyJob
 from dispy.client.waiting import Signal
 from dispy.errors import JobError, PicklingError, UsageError
@@ -370,8 +369,7 @@ def start(cluster: JobCluster, iterables: tuple[Any, ...], timeout: float | None
                 hint="cluster.map([value]) for one item",
             )
     cluster._check_open()
-    check_timeout(timeout)
-    mapping = Mapping(cluster, iterables, None if timeout is None else time.monotonic() + timeout)
+    mapping = Mapping(cluster, iterables, deadline(timeout))
     cluster._maps.add(mapping)
     results = mapping.results()
     next(results)

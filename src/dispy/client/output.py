@@ -307,7 +307,7 @@ class Watching:
             if self.callback is not None and size and self._size_in - self._size_out <= PENDING_MAX:
                 self._size_in += size
                 reader = self._readers.setdefault(item.number, Reader(self._is_binary))
-                self._caller.call(self._tell, [(job, reader, item)])
+                self._caller.call(self._tell, [(job, reader, item)], self.callback)
 
     def on_ended(self, jobs: Mapping[int, DispyJob], ended: list[Ended]) -> None:
         """Jobs are about to end: the rest of what they printed."""
@@ -322,7 +322,7 @@ class Watching:
             if type(job) is DispyJob and (reader is not None or item.stdout or item.stderr):
                 calls.append((job, reader or Reader(self._is_binary), final_of(item)))
         if calls:
-            self._caller.call(self._tell_rest, calls)
+            self._caller.call(self._tell_rest, calls, self.callback)
         self.is_active = self.callback is not None or bool(self._followers)
 
     # On the callbacks' thread.

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from dispy import config
 from dispy.client.asking import Asking, Net
-from dispy.client.checking import check_flag, check_path, check_timeout
+from dispy.client.checking import check_flag, check_path, check_threads, check_timeout
 from dispy.client.dead import Dead, Session, open_journals
 from dispy.client.job import DispyJob
 from dispy.client.log import notice
@@ -75,7 +75,8 @@ def recover_jobs(
     Raises:
         UsageError: The file is no journal or in use, or the secret is another one.
     """
-    check_timeout(timeout)
+    check_threads()
+    timeout = check_timeout(timeout)
     check_path("recover_file", recover_file)
     check_path("secret_file", secret_file)
     check_flag("terminate_pending", terminate_pending)

@@ -128,6 +128,8 @@ class ClusterState:
         self._room = threading.RLock()
         """With ``max_queued``: held by the one thread that waits for room, until its job is in ``_jobs``."""
         self._room_waiters = 0
+        self._ends = 0
+        """How often jobs have ended; several at once count as one. With ``_idle``."""
         self._closers = 0
         """Threads in ``close``: nobody waits for room any more."""
 

@@ -18,7 +18,7 @@ from concurrent.futures import FIRST_COMPLETED as FIRST_COMPLETED
 from concurrent.futures import FIRST_EXCEPTION as FIRST_EXCEPTION
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dispy.client.checking import check_timeout, describe
+from dispy.client.checking import deadline, describe
 from dispy.client.job import FINISHED, DispyJob
 from dispy.errors import UsageError
 
@@ -122,12 +122,6 @@ def _check_jobs(jobs: Iterable[DispyJob], name: str) -> dict[DispyJob, None]:
     for job in found:
         job._check_process()
     return found
-
-
-def deadline(timeout: float | None) -> float | None:
-    """When a wait that begins now has to end (monotonic seconds)."""
-    check_timeout(timeout)
-    return None if timeout is None else time.monotonic() + timeout
 
 
 class Signal:

@@ -1,0 +1,153 @@
+"""How clusters are closed, by the program or at its end: jobs and callbacks are waited for, nodes released."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+from dispy import config
+from dispy.client import callbacks, ending, noting, this
+from dispy.client.callbacks import Caller, Waited
+from dispy.client.checking import check_flag, deadline
+from dispy.client.log import notice
+from dispy.errors import UsageError
+
+if TYPE_CHECKING:
+    from dispy.client.cluster import JobCluster
+    from dispy.client.engine import Engine
+
+CLOSE_S = 2.0
+"""What an orderly end may take beyond waiting for jobs; and after Ctrl-C, for callbacks."""
+
+
+def close(
+    cluster: JobCluster, timeout: float | None, terminate: bool, is_interrupted: bool = False
+) -> bool | None:
+    """What ``JobCluster.close`` does.
+
+    Args:
+        cluster: Which.
+        timeout, terminate: As they are given there.
+        is_interrupted: After Ctrl-C, which callbacks are not waited for as long as they take.
+    """
+    was_closed = cluster._is_closed
+    if cluster._pid != this.pid:
+        if was_closed:
+            return None
+        cluster._check_open()
+    until = deadline(timeout)
+    check_flag("terminate", terminate)
+    with cluster._idle:
+        cluster._closers += 1
+        cluster._idle.notify_all()
+    try:
+        waited = Waited.CALLED
+        if not was_closed and not (terminate and timeout is None):
+            waited = callbacks.wait_all(cluster, until)
+            if waited is Waited.LATE and not terminate:
+                return False
+        # A callback or another thread may have been quicker.
+        is_closed = None if cluster._is_closed else _finish(cluster)
+        if waited is not Waited.STUCK:
+            _wait_rest(cluster, None if terminate else until, is_interrupted)
+        return is_closed
+    finally:
+        cluster._closers -= 1
+
+
+def _finish(cluster: JobCluster) -> bool:
+    """Cancel all that is open; what does not end in the grace period is ended here. Then release the nodes."""
+    # A callback that submits what was cancelled anew would go on with that for ever.
+    cluster._submit = _refuse
+    if cluster._jobs:
+        cluster._is_ending = True
+        cluster._engine.call(ending.cancel_all, cluster)
+        if not callbacks.wait_jobs(cluster, deadline(float(config.CancelGrace) + CLOSE_S)):
+            cluster._engine.call(ending.give_up_jobs, cluster)
+    return _release(cluster)
+
+
+def _refuse(cluster: JobCluster, *_job: object) -> NoReturn:
+    """Takes the place of ``submit``."""
+    cluster._check_open()
+    raise UsageError(f"cluster {cluster.name} is being closed", hint="close it after the last submit")
+
+
+def _release(cluster: JobCluster) -> bool:
+    cluster._engine.call(cluster._refresh_nodes)
+    cluster._is_closed = True
+    if cluster._jobs:  # submitted by another thread meanwhile
+        cluster._engine.call(ending.give_up_jobs, cluster)
+    cluster.end_time = cluster.end_time or time.time()
+    cluster._engine.call(cluster._engine.remove, cluster)
+    cluster._tell_maps()
+    if cluster._journal is not None:
+        cluster._journal.close(remove=not cluster._keeps_journal)
+        if cluster._keeps_journal:
+            path = str(cluster._journal.path)
+            notice(f"dispy.recover_jobs({path!r}) returns the jobs of cluster {cluster.name}")
+    return True
+
+
+def _wait_rest(cluster: JobCluster, until: float | None, is_interrupted: bool) -> None:
+    """Wait for callbacks of a closed cluster."""
+    if not is_interrupted:
+        callbacks.wait_called(cluster, until)
+        return
+    if callbacks.wait_called(cluster, time.monotonic() + CLOSE_S) is Waited.LATE:
+        left = callbacks.left(cluster._engine.callbacks.count_left())
+        notice(f"interrupted: cluster {cluster.name} does not wait for callbacks, and {left}")
+
+
+# At the end of the program.
+
+
+def close_all(running: Engine) -> tuple[bool, bool]:
+    """Close all clusters of an engine.
+
+    Returns:
+        Whether there was a Ctrl-C, and whether nodes are to keep what they have.
+    """
+    failed = getattr(sys, "last_type", None) if not hasattr(sys, "ps1") else None
+    is_interrupted = failed is KeyboardInterrupt
+    is_leaving = False
+    try:
+        if failed is not None and not is_interrupted:
+            is_leaving = noting.leave_results(running)
+        for cluster in list(running.clusters.values()):
+            _close_at_exit(cluster, is_interrupted)
+    except KeyboardInterrupt:
+        is_interrupted = True
+        is_leaving = False
+        left = sum(len(cluster._jobs) for cluster in running.clusters.values())
+        if left:
+            notice(f"interrupted while the program waited for its jobs at its end: {left} are cancelled")
+        with contextlib.suppress(KeyboardInterrupt):
+            for cluster in list(running.clusters.values()):
+                _close_at_exit(cluster, True)
+    return is_interrupted, is_leaving
+
+
+def _close_at_exit(cluster: JobCluster, is_interrupted: bool) -> None:
+    """The program ends: close a cluster; after Ctrl-C without waiting for anything."""
+    if is_interrupted:
+        cluster._is_ending = True
+        cluster._engine.call(ending.give_up_jobs, cluster)
+        _release(cluster)
+    else:
+        close(cluster, None, terminate=False)
+
+
+def finish_callbacks(callers: list[Caller], is_interrupted: bool) -> None:
+    """Wait for callbacks, after Ctrl-C for a moment only; and say how many are not called."""
+    with contextlib.suppress(KeyboardInterrupt):
+        for caller in callers:
+            if is_interrupted:
+                caller.drain(CLOSE_S)
+            else:
+                caller.wait_called(None, "the end of the program")
+    count = sum([caller.count_left() for caller in callers])
+    if count:
+        notice(f"the program ends, and {callbacks.left(count)}: not called, or not to the end")
