@@ -21,7 +21,7 @@ from dispy.payload import known as known_module
 from dispy.payload.blocks import PROTOCOL
 from dispy.payload.by_value import bytecode, scopes
 from dispy.payload.by_value.bytecode import Namespace
-from dispy.payload.by_value.pickler import Pickler, functions_of
+from dispy.payload.by_value.pickler import Pickler, functions_of, is_global
 from dispy.payload.culprits import find_culprit
 from dispy.payload.known import Known
 from dispy.payload.modules import configured, importing, sending
@@ -143,7 +143,8 @@ def dump_code(
     version = _VERSION if pickler.has_code or sent else ()
     packed = pack_modules(sent, pickler.sources) if version else b""
     data = pickle.dumps((stream.getvalue(), standard, b"", version, packed), PROTOCOL)
-    known = Known([module.name for module in sent], pickler.sent.values())
+    globals_sent = filter(is_global, pickler.sent.values())
+    known = Known([module.name for module in sent], globals_sent, pickler.watch)
     return Dumped(data, known, extensions)
 
 
@@ -250,7 +251,7 @@ def load_code(payload: bytes) -> Code:
     if name.isidentifier():
         scope.setdefault(name, function)
     if scopes.is_worker:
-        known_module.here = Known(importing.names(), ())
+        known_module.here = Known(importing.names())
     code = Code(function, scope, standard, setup, cleanup, pickle.loads(args) if args else ())
     scopes.end_loading()
     return code

@@ -5,6 +5,7 @@ text of its file goes beside it, so that tracebacks, ``inspect.getsource``, warn
 """
 
 from __future__ import annotations
+import __future__
 
 import dis
 import linecache
@@ -13,7 +14,7 @@ import re
 import sys
 import weakref
 from collections.abc import Iterable, Iterator
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 _GLOBAL = frozenset(
@@ -89,6 +90,33 @@ def all_names(code: CodeType) -> set[str]:
         if isinstance(constant, CodeType):
             names |= all_names(constant)
     return names
+
+
+def names_in_texts(code: CodeType, namespace: Namespace) -> list[str]:
+    """Types and modules that annotations of classes name which are texts in the code within a function.
+
+    Where ``annotations`` is imported from ``__future__`` they are nothing else, and no instruction names them.
+    """
+    if not code.co_flags & _FUTURE_ANNOTATIONS:
+        return []
+    words = {word for text in _class_texts(code) for word in _IDENTIFIER.findall(text)}
+    return [word for word in sorted(words) if _is_annotation(namespace.get(word))]
+
+
+def _class_texts(code: CodeType) -> Iterator[str]:
+    """Texts in the bodies of classes with annotations."""
+    if "__annotations__" in code.co_names:
+        yield from (constant for constant in code.co_consts if isinstance(constant, str))
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _class_texts(constant)
+
+
+_FUTURE_ANNOTATIONS = __future__.annotations.compiler_flag
+
+
+def _is_annotation(value: Any) -> bool:
+    return isinstance(value, (type, ModuleType)) or type(value).__module__ == "typing"
 
 
 def named_in(annotations: Any, namespace: Namespace, besides: Iterable[str] = ()) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import abc
 import enum
-import operator
 import pickle
 import sys
 import threading
@@ -17,13 +16,14 @@ import types
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from dispy.payload.by_value import scopes, stamps
-from dispy.payload.by_value.bytecode import global_names, named_in
-from dispy.payload.by_value.stamps import give_identity, identity_of
+from dispy.payload.by_value import scopes, stamps, things
+from dispy.payload.by_value.bytecode import named_in
+from dispy.payload.by_value.stamps import attributes_of, give_identity, identity_of
 from dispy.payload.modules.origins import Origin, origin_of
 
 if TYPE_CHECKING:
@@ -40,89 +40,7 @@ _digests: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
 _MAKE = ("__module__", "__qualname__", "__slots__")
 """Attributes that a class is made with."""
 
-_LEFT_OUT = frozenset({
-    "__dict__", "__weakref__", "_abc_impl", "__slotnames__", "__annotate_func__", "__annotations_cache__",
-})  # fmt: skip
-
-
 # In the program.
-
-
-def is_global(cls: type) -> bool:
-    """Whether a class is found under its own name in its module."""
-    return scopes.attribute_of(sys.modules.get(cls.__module__), cls.__qualname__) is cls
-
-
-class _Watch:
-    """A class as it was when it was looked at last. What it had is held, so that no address is used again."""
-
-    __slots__ = ("attributes", "changing", "globals", "held", "ref", "values", "version")
-
-    def __init__(self, cls: type, version: int) -> None:
-        self.ref = weakref.ref(cls)
-        self.version = version
-        self.values = tuple(vars(cls).values())
-        self.attributes = _attributes_of(cls)
-        self.globals: list[tuple[dict[str, Any], str]] = []
-        for value in self.values:
-            function = getattr(value, "__func__", value)
-            if isinstance(function, property):
-                function = function.fget
-            if isinstance(function, types.FunctionType):
-                namespace = function.__globals__
-                self.globals += [
-                    (namespace, name) for name in global_names(function.__code__) if name in namespace
-                ]
-        self.held = tuple([namespace[name] for namespace, name in self.globals])
-        changing = [
-            value
-            for name, value in vars(cls).items()
-            if not (name.startswith("__") and name.endswith("__")) and _may_change(value)
-        ]
-        changing += filter(_may_change, self.held)
-        self.changing = [(value, stamps.of(value)) for value in changing]
-
-    def is_same(self, cls: type) -> bool:
-        """Whether nothing has changed of the class, and of the globals that its methods use."""
-        values = vars(cls).values()
-        if len(values) != len(self.values) or not all(map(operator.is_, values, self.values)):
-            attributes = _attributes_of(cls)
-            if attributes.keys() != self.attributes.keys() or not all(
-                map(operator.is_, attributes.values(), self.attributes.values())
-            ):
-                return False
-            self.values = tuple(vars(cls).values())  # a library keeps something there, such as slot names
-        now = [namespace.get(name) for namespace, name in self.globals]
-        if not all(map(operator.is_, now, self.held)):
-            return False
-        return all(stamp is not None and stamps.of(value) == stamp for value, stamp in self.changing)
-
-
-_watches: dict[int, _Watch] = {}
-
-
-def version_of(cls: type) -> int:
-    """Another number when the class, or a global that its methods use, has changed since the last call.
-
-    1 us for a class without lists, dictionaries and the like, whose content has to be looked at.
-    """
-    watch = _watches.get(id(cls))
-    if watch is not None and watch.ref() is cls and (scopes.is_worker or watch.is_same(cls)):
-        # What a worker sends is for a program that has the class; others take what they get.
-        return watch.version
-    is_known = watch is not None and watch.ref() is cls
-    watch = _watches[id(cls)] = _Watch(cls, watch.version + 1 if is_known and watch is not None else 1)
-    return watch.version
-
-
-def _may_change(value: Any) -> bool:
-    return not isinstance(value, _LASTING) and not stamps.is_atom(value)
-
-
-_LASTING = (
-    types.FunctionType, type, types.ModuleType, types.BuiltinFunctionType, types.MemberDescriptorType,
-    types.GetSetDescriptorType, classmethod, staticmethod, property, types.WrapperDescriptorType,
-)  # fmt: skip
 
 
 def keep(cls: type) -> None:
@@ -139,7 +57,7 @@ def reduce_definition(pickler: Pickler, cls: type) -> Any:
     namespace = {name: vars(cls)[name] for name in _MAKE if name in vars(cls)}
     namespace.setdefault("__module__", cls.__module__)
     namespace["__qualname__"] = cls.__qualname__
-    attributes = _attributes_of(cls)
+    attributes = attributes_of(cls)
     make: tuple[Any, ...] = make_class, (identity, meta, cls.__name__, bases, namespace)
     if not _is_plain_metaclass(meta):
         namespace.pop("__slots__", None)
@@ -165,28 +83,55 @@ def reduce_definition(pickler: Pickler, cls: type) -> Any:
         values = pickler.stamped(vars(home), names) if pickler.goes_along(vars(home)) else []
     if home is not None:
         attributes = pickler.shared_in(vars(home), attributes)
-    state = attributes, subclasses, scope, values
+    functions = [
+        function
+        for value in attributes.values()
+        for function in _functions_in(value)
+        if pickler.is_by_value(function)
+    ]
+    # Those first that may be called when objects of the class arrive, as keys of a dictionary say.
+    later = pickler.later(sorted(functions, key=lambda function: not function.__name__.startswith("__")))
+    first = {name: value for name, value in attributes.items() if _is_first(name, value)}
+    rest = {name: value for name, value in attributes.items() if name not in first}
+    state = First(cls, first), later, rest, subclasses, scope, values
     return *make, state, None, None, fill_class
+
+
+class First:
+    """Gives a class its methods and the like before anything arrives that may hold objects of it."""
+
+    __slots__ = ("_attributes", "_cls")
+
+    def __init__(self, cls: type, attributes: dict[str, Any]) -> None:
+        self._cls = cls
+        self._attributes = attributes
+
+    def __reduce__(self) -> tuple[Any, tuple[type, dict[str, Any]]]:
+        return set_first, (self._cls, self._attributes)
+
+
+def set_first(cls: type, attributes: dict[str, Any]) -> dict[str, Any]:
+    """Where a class arrives that is new there: set its methods and the like."""
+    if cls in _unfilled:
+        _set(cls, attributes)
+    return attributes
+
+
+def _is_first(name: str, value: Any) -> bool:
+    return _is_code(value) or stamps.is_atom(value) or (name.startswith("__") and name.endswith("__"))
+
+
+def _functions_in(value: Any) -> list[types.FunctionType]:
+    parts = [value]
+    if isinstance(value, (classmethod, staticmethod)):
+        parts = [value.__func__]
+    elif isinstance(value, property):
+        parts = [value.fget, value.fset, value.fdel]
+    return [part for part in parts if isinstance(part, types.FunctionType) and not things.is_generic(part)]
 
 
 def _is_code(value: Any) -> bool:
     return isinstance(value, (types.FunctionType, classmethod, staticmethod, property))
-
-
-def _attributes_of(cls: type) -> dict[str, Any]:
-    """What a class is given after it was made, in order."""
-    found = {}
-    for name, value in vars(cls).items():
-        if name in _LEFT_OUT or name in ("__module__", "__qualname__"):
-            continue
-        if isinstance(value, types.MemberDescriptorType) and value.__objclass__ is cls:
-            continue  # slots come with the class
-        if isinstance(value, types.GetSetDescriptorType) and value.__objclass__ is cls:
-            continue
-        if name.startswith("__") and not isinstance(value, _LASTING) and not stamps.can_be_pickled(value):
-            continue  # what a library keeps there for itself, such as a decoder for the class
-        found[name] = value
-    return found
 
 
 def _is_plain_metaclass(meta: type) -> bool:
@@ -317,14 +262,14 @@ def _without_hooks(bases: tuple[type, ...]) -> Iterator[None]:
 
 def fill_class(cls: type, state: tuple[Any, ...]) -> type:
     """Give a class its attributes; one that is here already keeps its own."""
-    attributes, subclasses, scope, values = state
+    first, _, rest, subclasses, scope, values = state
     if cls in _unfilled:
         _unfilled.discard(cls)
-        _set(cls, attributes)
+        _set(cls, rest)
         for other in subclasses:
             cls.register(other)  # type: ignore[attr-defined]
     elif _changing is cls:
-        _change(cls, attributes)
+        _change(cls, {**first, **rest})
     if scope is not None and scopes.is_worker:
         scopes.fill_scope(scope, values)
     return cls
@@ -344,17 +289,12 @@ _changing: type | None = None
 
 def _change(cls: type, attributes: dict[str, Any]) -> None:
     """Have a class as the program has it now; put back after the job, if it is one of the computation's."""
-    before = _attributes_of(cls)
-    digest = _digests.get(cls)
+    before = attributes_of(cls)
 
     def put_back() -> None:
-        for name in set(_attributes_of(cls)) - set(before):
+        for name in set(attributes_of(cls)) - set(before):
             type.__delattr__(cls, name)
         _set(cls, before)
-        if digest is None:
-            _digests.pop(cls, None)
-        else:
-            _digests[cls] = digest
 
     scopes.note_change(put_back)
     for name in set(before) - set(attributes):
@@ -375,12 +315,23 @@ def resolve(identity: str, digest: bytes, module: str, qualname: str, definition
     if known is not None and (not scopes.is_worker or _digests.get(known) == digest):
         return known
     before, _changing = _changing, known
+    changes = len(scopes.changes)
     try:
         cls: type = pickle.loads(definition)
     finally:
         _changing = before
+    if len(scopes.changes) > changes:
+        # What it has brought besides is put back after the job, so that the next one has to bring it again.
+        scopes.note_change(partial(_forget_digest, cls, _digests.get(cls)))
     _digests[cls] = digest
     return cls
+
+
+def _forget_digest(cls: type, digest: bytes | None) -> None:
+    if digest is None:
+        _digests.pop(cls, None)
+    else:
+        _digests[cls] = digest
 
 
 def _find_class(module: str, qualname: str) -> type | None:

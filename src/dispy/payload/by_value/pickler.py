@@ -17,10 +17,8 @@ from __future__ import annotations
 import functools
 import importlib
 import io
-import pickle
 import sys
 import types
-import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -28,7 +26,7 @@ import cloudpickle
 from cloudpickle import cloudpickle as _cloud
 
 from dispy.payload.blocks import PROTOCOL, Collector
-from dispy.payload.by_value import bytecode, classes, stamps, things
+from dispy.payload.by_value import bytecode, classes, scopes, stamps, things
 from dispy.payload.by_value.bytecode import Imported, Namespace, global_names
 from dispy.payload.by_value.scopes import (
     attribute_of,
@@ -40,6 +38,7 @@ from dispy.payload.by_value.scopes import (
     scope_of_module,
     scope_of_value,
 )
+from dispy.payload.by_value.stamps import Watch
 from dispy.payload.known import Known
 from dispy.payload.modules import sending
 from dispy.payload.modules.origins import MAINS, Origin, modules_below, origin_of
@@ -98,13 +97,23 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         """Functions and classes that go by value, by identity."""
         self.has_code = False
         """There is something in it that was compiled."""
+        self.watch = Watch()
+        """What of the program has to be as it is now for this pickle to be right."""
         self._is_inline = is_inline
         self._known = known
+        self._is_known_same: bool | None = None
         self._only = only
         self._scopes: dict[int, Scope] = {}
         self._globals: dict[tuple[int, str], Scope] = {}
         self._kept: list[Any] = []
         """What the pickle memo knows by address only."""
+        self._late: set[int] = set()
+        """Functions of classes: made with the class, filled when it has all of them."""
+        self._cells: set[int] = set()
+        """Variables of functions: what they hold is set with a function."""
+        self._filled: set[int] = set()
+        self._bare: dict[int, tuple[str, str]] | None = None
+        """Objects that are nothing but themselves, by address, with the names under which modules hold them."""
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, types.FunctionType):
@@ -114,6 +123,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         kind = type(obj)
         if kind is types.CodeType:
             return self._reduce_code(obj)
+        if kind is types.CellType:
+            return self._reduce_cell(obj)
         if isinstance(obj, types.ModuleType):
             return self._reduce_module(obj)
         reduce = things.REDUCERS.get(kind)
@@ -121,13 +132,39 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             return reduce(self, obj)
         if isinstance(kind, classes.EnumType) and self.is_by_value(kind):
             return classes.reduce_member(obj)
-        if _is_reduced_plainly(kind):
-            found = things.find_singleton(obj)
+        return self._reduce_object(obj, kind)
+
+    def _reduce_object(self, obj: Any, kind: Any) -> Any:
+        if kind.__module__ == "sys":  # such as sys.version_info
+            return things.named, ("sys", kind.__name__.rpartition(".")[2])
+        if not _is_reduced_plainly(kind):
+            return (
+                things.reduce_named(self, obj)
+                if self.origin(kind.__module__) is Origin.VALUE
+                else NotImplemented
+            )
+        if things.is_bare(obj, kind):
+            if self._bare is None:
+                self._bare = things.find_bare()
+            found = self._bare.get(id(obj))
+            if found is not None and self.origin(found[0]) is not Origin.VALUE:
+                return self.by_name(*found)
             if found is not None:
-                if self.origin(found[0]) is not Origin.VALUE:
-                    return self.by_name(*found)
                 return things.singleton, (*found, kind)
+        if (
+            "__getattr__" in dir(kind)
+            and "__getstate__" not in vars(kind)
+            and not hasattr(kind, "__setstate__")
+        ):
+            return things.reduce_delegating(obj)
         return NotImplemented
+
+    def _reduce_cell(self, cell: types.CellType) -> Any:
+        if id(cell) in self._cells:
+            return things.make_cell, ()
+        self._filled.add(id(cell))
+        self._kept.append(cell)
+        return things.make_cell, (), _content(cell), None, None, things.fill_cell
 
     # Modules.
 
@@ -141,7 +178,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
     def is_by_value(self, obj: Any) -> bool:
         """Whether a function, class or the like goes by value: there is no name under which it is found."""
         name = str(getattr(obj, "__qualname__", None) or getattr(obj, "__name__", ""))
-        module = str(getattr(obj, "__module__", None) or _whichmodule(obj, name))
+        module = str(getattr(obj, "__module__", None) or "")
         origin = self.origin(module)
         if origin is Origin.VALUE or attribute_of(sys.modules.get(module), name) is not obj:
             return True
@@ -173,11 +210,25 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
 
     # Functions.
 
+    def is_known(self, obj: Any) -> bool:
+        """Whether the other side has a function or class of the script, as it is now."""
+        if self._known is None or not self._known.has(obj):
+            return False
+        if self._is_known_same is None:
+            self._is_known_same = self._known.watch.is_same()
+        return self._is_known_same
+
     def _reduce_function(self, function: types.FunctionType) -> Any:
         if not self.is_by_value(function):
             return NotImplemented
-        if self._known is not None and self._known.has(function):
+        if self.is_known(function):
             return things.named, (function.__module__, function.__qualname__)
+        other = self._other_name(function)
+        if other is not None:
+            return self.by_name(*other)
+        if scopes.is_worker and not self._is_inline and is_global(function):
+            data = function_data(function)
+            return things.resolve_function, (function.__module__, function.__qualname__, data)
         generic = things.reduce_generic_function(function)
         if generic is not None:
             return generic
@@ -193,11 +244,30 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         if home is not None and self.origin(home) is Origin.OWN:
             for name in global_names(code):
                 self._use(home, name)
-        cells = None if function.__closure__ is None else len(function.__closure__)
-        make = (code, scope, function.__name__, cells)
-        return _make_function, make, self._state_of(function), None, None, fill_function
+        self._cells.update(map(id, function.__closure__ or ()))
+        make = (code, scope, function.__name__, function.__closure__)
+        if id(function) in self._late:
+            return _make_function, make
+        return _make_function, make, self.state_of(function), None, None, fill_function
 
-    def _state_of(self, function: types.FunctionType) -> tuple[Any, ...]:
+    def later(self, functions: list[types.FunctionType]) -> list[Later]:
+        """Have functions made where they are met first, and filled where what is returned here is pickled."""
+        self._kept += functions
+        self._late.update(map(id, functions))
+        return [Later(self, function) for function in functions]
+
+    def _other_name(self, obj: Any) -> tuple[str, str] | None:
+        """Another name under which a module of the user's holds a function or class that it has made."""
+        module = str(getattr(obj, "__module__", None) or "")
+        if self.origin(module) is not Origin.OWN:
+            return None
+        for name, value in vars(sys.modules[module]).items():
+            if value is obj:
+                return module, name
+        return None
+
+    def state_of(self, function: types.FunctionType) -> tuple[Any, ...]:
+        """What a function is given after it was made."""
         about = {
             name: getattr(function, name)
             for name in _FUNCTION_PARTS
@@ -208,8 +278,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         namespace = function.__globals__
         values: list[Stamped] = []
         submodules: list[str] = []
+        self.watch.add_function(function)
         if self.goes_along(namespace):
             names = [name for name in sorted(global_names(function.__code__)) if name in namespace]
+            names += [
+                name for name in bytecode.names_in_texts(function.__code__, namespace) if name not in names
+            ]
             if namespace.get(function.__name__) is function and function.__name__ not in names:
                 names.append(function.__name__)  # ordinary pickles find it by its name
             values = self.stamped(
@@ -220,7 +294,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         for name in ("__defaults__", "__kwdefaults__"):
             if name in about:
                 about[name] = self.shared_in(namespace, about[name])
-        cells = [self.shared(namespace, _content(cell)) for cell in function.__closure__ or ()]
+        cells = []
+        for cell in function.__closure__ or ():
+            if id(cell) not in self._filled:
+                self._filled.add(id(cell))
+                cells.append((cell, self.shared(namespace, _content(cell))))
         return about, dict(vars(function)), cells, values, submodules
 
     def stamped(self, namespace: Namespace, names: Iterable[str]) -> list[Stamped]:
@@ -229,7 +307,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         for name in names:
             value = namespace[name]
             reference = self._in_other_module(value)
-            found.append((name, stamps.of(value), value if reference is None else reference))
+            stamp = stamps.of(value)
+            self.watch.add_global(namespace, name, value, stamp)
+            found.append((name, stamp, value if reference is None else reference))
         return found
 
     def shared(self, namespace: Namespace, value: Any) -> Any:
@@ -324,11 +404,15 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             return super().reducer_override(cls)
         if not self.is_by_value(cls):
             return NotImplemented
-        if self._known is not None and self._known.has(cls):
+        if self.is_known(cls):
             return things.named, (cls.__module__, cls.__qualname__)
+        other = self._other_name(cls)
+        if other is not None:
+            return self.by_name(*other)
         self.has_code = True
         if self._is_inline:
             self.sent[id(cls)] = cls
+            self.watch.add_class(cls)
             return classes.reduce_definition(self, cls)
         definition = definition_of(cls)
         self.modules |= definition.modules
@@ -349,15 +433,19 @@ class Definition(NamedTuple):
     sources: dict[str, str]
 
 
-_definitions: dict[int, tuple[weakref.ref[type], int, Definition]] = {}
+_definitions: dict[str, tuple[Watch, Definition]] = {}
+"""By identity, the oldest first."""
+
+_DEFINITIONS_MAX = 1000
 
 
 def definition_of(cls: type) -> Definition:
-    """The class as it is now; made anew when something of it has changed."""
-    known = _definitions.get(id(cls))
-    version = classes.version_of(cls)
-    if known is not None and known[0]() is cls and known[1] == version:
-        return known[2]
+    """The class as it is now; made anew when something of it, or of what it uses, has changed."""
+    identity = stamps.identity_of(cls)
+    known = _definitions.get(identity)
+    # What a worker sends is for a program that has the class; others take what they get.
+    if known is not None and (scopes.is_worker or known[0].is_same()):
+        return known[1]
     stream = io.BytesIO()
     pickler = Pickler(stream, is_inline=True)
     pickler.dump(cls)
@@ -366,8 +454,42 @@ def definition_of(cls: type) -> Definition:
     sink.write(data)
     found = Definition(data, sink.digest(), pickler.modules, pickler.imports, pickler.sources)
     classes.keep(cls)
-    _definitions[id(cls)] = (weakref.ref(cls), version, found)
+    while len(_definitions) >= _DEFINITIONS_MAX:
+        del _definitions[next(iter(_definitions))]
+    _definitions[identity] = (pickler.watch, found)
     return found
+
+
+_functions: dict[str, bytes] = {}
+
+
+def function_data(function: types.FunctionType) -> bytes:
+    """A function of the script that a job returns, by value, for a program that does not have it."""
+    identity = stamps.identity_of(function)
+    data = _functions.get(identity)
+    if data is None:
+        stream = io.BytesIO()
+        Pickler(stream, is_inline=True).dump(function)
+        data = _functions[identity] = stream.getvalue()
+    return data
+
+
+def is_global(obj: Any) -> bool:
+    """Whether a function or class is found under its own name in its module."""
+    return attribute_of(sys.modules.get(obj.__module__), obj.__qualname__) is obj
+
+
+class Later:
+    """Fills a function where this is pickled."""
+
+    __slots__ = ("_function", "_pickler")
+
+    def __init__(self, pickler: Pickler, function: types.FunctionType) -> None:
+        self._pickler = pickler
+        self._function = function
+
+    def __reduce__(self) -> tuple[Any, tuple[types.FunctionType, tuple[Any, ...]]]:
+        return fill_function, (self._function, self._pickler.state_of(self._function))
 
 
 _MODULE_PRIVATE = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
@@ -439,16 +561,11 @@ def _is_reduced_plainly(kind: Any) -> bool:
     return kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
 
 
-def _whichmodule(obj: Any, name: str) -> str:
-    module: str = pickle.whichmodule(obj, name)  # type: ignore[attr-defined]  # documented for picklers
-    return module
-
-
 def _content(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:
-        return EMPTY
+        return things.EMPTY
 
 
 def _is_no_file(filename: str) -> bool:
@@ -456,22 +573,12 @@ def _is_no_file(filename: str) -> bool:
     return filename in ("<string>", "<stdin>") and sys.version_info < (3, 13)
 
 
-class _Empty:
-    """Stands for a variable that has no value yet."""
-
-    def __reduce__(self) -> str:
-        return "EMPTY"
-
-
-EMPTY = _Empty()
-
 # What pickles call where they are loaded.
 
 
 def _make_function(
-    code: types.CodeType, scope: Namespace, name: str, cells: int | None
+    code: types.CodeType, scope: Namespace, name: str, closure: tuple[types.CellType, ...] | None
 ) -> types.FunctionType:
-    closure = None if cells is None else tuple([types.CellType() for _ in range(cells)])
     return types.FunctionType(code, scope, name, None, closure)
 
 
@@ -481,9 +588,8 @@ def fill_function(function: types.FunctionType, state: tuple[Any, ...]) -> types
     for name in submodules:
         importlib.import_module(name)
     fill_scope(function.__globals__, values)
-    for cell, value in zip(function.__closure__ or (), cells, strict=True):
-        if value is not EMPTY:
-            cell.cell_contents = value
+    for cell, value in cells:
+        things.fill_cell(cell, value)
     vars(function).update(attributes)
     for name, value in about.items():
         setattr(function, name, value)

@@ -24,7 +24,7 @@ _made: dict[str, types.ModuleType] = {}
 """Modules that came by value, by name."""
 
 _stamps: dict[int, dict[str, Any]] = {}
-"""Stamps of the globals that arrived, by the address of their scope."""
+"""Stamps of the globals that arrived, by the address of their scope: those of ``_made``, which live on."""
 
 _is_loaded = False
 """Whether the computation is here: what arguments change of it from now on is put back after their job."""
@@ -91,6 +91,7 @@ def module_of_value(name: str, about: dict[str, Any]) -> types.ModuleType:
     if not is_worker:
         return module
     _made[name] = module
+    _stamps[id(vars(module))] = {}
     if name in MAINS:
         _make_main(module, about)
     elif name not in sys.modules:
@@ -110,11 +111,11 @@ def _make_main(module: types.ModuleType, about: dict[str, Any]) -> None:
 
 def fill_scope(scope: Namespace, values: Iterable[tuple[str, Any, Any]]) -> None:
     """Set globals of a scope: those that are new, and those that the program has changed since it sent them."""
-    if not is_worker:
+    stamps = _stamps.get(id(scope))
+    if stamps is None:
         for name, _, value in values:
             scope[name] = value
         return
-    stamps = _stamps.setdefault(id(scope), {})
     for name, stamp, value in values:
         if name in scope and stamp is not None and stamps.get(name, _MISSING) == stamp:
             continue
@@ -140,6 +141,7 @@ def fill_from_value(module: types.ModuleType, load: Callable[[], Any]) -> None:
         load: Unpickles the values.
     """
     _made[module.__name__] = module
+    _stamps[id(vars(module))] = {}
     fill_scope(vars(module), load())
 
 

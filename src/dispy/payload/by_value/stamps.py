@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+import operator
 import os
 import sys
 import types
@@ -98,12 +99,31 @@ def is_atom(value: Any) -> bool:
     return type(value) in _ATOMS
 
 
+def _state_of(function: types.FunctionType) -> tuple[Any, ...]:
+    """What a function has besides its code and globals."""
+    cells = function.__closure__
+    closed = None if cells is None else tuple([_content(cell) for cell in cells])
+    return function.__defaults__, function.__kwdefaults__, closed, vars(function) or None
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
 def of(value: Any) -> Any:
     """The stamp of a value: equal where nothing has changed; None where that is not known."""
     kind = type(value)
     if kind in _ATOMS and (kind not in (str, bytes) or len(value) <= _SMALL):
         return kind.__name__, value
-    if isinstance(value, (types.FunctionType, type, types.ModuleType)):
+    if isinstance(value, types.FunctionType):
+        state = _state_of(value)
+        if state == (None, None, None, None):
+            return identity_of(value), identity_of(value.__code__)
+        return identity_of(value), identity_of(value.__code__), of(state)
+    if isinstance(value, (type, types.ModuleType)):
         return _name_of(value)
     sink = Sink(STAMPED_MAX)
     try:
@@ -111,6 +131,111 @@ def of(value: Any) -> Any:
     except Exception:  # it is too large, or the pickle that it is for says why it cannot be sent
         return None
     return sink.digest()
+
+
+class Watch:
+    """What of a program has to be as it is for a pickle of its code to be right.
+
+    What it had is held, so that no address is used again.
+    """
+
+    __slots__ = ("_attributes", "_classes", "_contents", "_functions", "_globals")
+
+    def __init__(self) -> None:
+        self._functions: list[tuple[types.FunctionType, Any, tuple[Any, ...]]] = []
+        self._globals: list[tuple[dict[str, Any], str, Any]] = []
+        self._classes: list[tuple[type, tuple[Any, ...]]] = []
+        self._attributes: dict[int, dict[str, Any]] = {}
+        self._contents: list[tuple[Any, Any]] = []
+        """Values that may change in themselves, with their stamps. Of larger ones it is not known."""
+
+    def add_function(self, function: types.FunctionType) -> None:
+        """A function: its code, defaults, variables and attributes."""
+        state = _state_of(function)
+        self._functions.append((function, function.__code__, state))
+        for value in (*(state[0] or ()), *(state[1] or {}).values(), *(state[2] or ())):
+            self._add_content(value, _MISSING)
+
+    def add_global(self, namespace: dict[str, Any], name: str, value: Any, stamp: Any) -> None:
+        """A global, with the stamp of its value."""
+        self._globals.append((namespace, name, value))
+        self._add_content(value, stamp)
+
+    def add_class(self, cls: type) -> None:
+        """A class: its attributes."""
+        self._classes.append((cls, tuple(vars(cls).values())))
+        self._attributes[id(cls)] = attributes_of(cls)
+        for name, value in vars(cls).items():
+            if not (name.startswith("__") and name.endswith("__")):
+                self._add_content(value, _MISSING)
+
+    def _add_content(self, value: Any, stamp: Any) -> None:
+        if type(value) in _ATOMS or isinstance(value, _LASTING):
+            return
+        stamp = of(value) if stamp is _MISSING else stamp
+        if stamp is not None:
+            self._contents.append((value, stamp))
+
+    def is_same(self) -> bool:
+        """Whether nothing of it has changed; 0.1 us for each function, global and class."""
+        for namespace, name, value in self._globals:
+            if namespace.get(name, _MISSING) is not value:
+                return False
+        for place, (cls, values) in enumerate(self._classes):
+            now = tuple(vars(cls).values())
+            if len(now) != len(values) or not all(map(operator.is_, now, values)):
+                before, after = self._attributes[id(cls)], attributes_of(cls)
+                if before.keys() != after.keys() or not all(
+                    map(operator.is_, after.values(), before.values())
+                ):
+                    return False
+                self._classes[place] = cls, now  # a library keeps something there, such as slot names
+        for function, code, state in self._functions:
+            if function.__code__ is not code or not _is_same_state(_state_of(function), state):
+                return False
+        return all(of(value) == stamp for value, stamp in self._contents)
+
+
+def _is_same_state(now: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
+    if now[0] is not before[0] or (now[2] is None) != (before[2] is None):
+        return False
+    if now[2] is not None and not all(map(operator.is_, now[2], before[2])):
+        return False
+    for ours, theirs in ((now[1], before[1]), (now[3], before[3])):
+        if ours is not theirs and ours != theirs:
+            return False
+    return True
+
+
+_MISSING = object()
+
+_LASTING = (
+    types.FunctionType, type, types.ModuleType, types.BuiltinFunctionType, types.MemberDescriptorType,
+    types.GetSetDescriptorType, classmethod, staticmethod, property, types.WrapperDescriptorType,
+)  # fmt: skip
+"""Types of values that do not change in themselves, or are looked at elsewhere."""
+
+LEFT_OUT = frozenset({
+    "__dict__", "__weakref__", "_abc_impl", "__slotnames__", "__annotate_func__", "__annotations_cache__",
+})  # fmt: skip
+"""Attributes of classes that each process has its own of."""
+
+
+def attributes_of(cls: type) -> dict[str, Any]:
+    """What a class is given after it was made, in order."""
+    found = {}
+    for name, value in vars(cls).items():
+        if name in LEFT_OUT or name in ("__module__", "__qualname__"):
+            continue
+        if (
+            isinstance(value, (types.MemberDescriptorType, types.GetSetDescriptorType))
+            and value.__objclass__ is cls
+        ):
+            continue  # slots come with the class
+        if name.startswith("__") and not isinstance(value, _LASTING) and not can_be_pickled(value):
+            continue  # what a library keeps there for itself, such as a decoder for the class
+        found[name] = value
+    return found
 
 
 def can_be_pickled(value: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import pickle
 import sys
 import types
 import typing
@@ -51,43 +52,105 @@ def singleton(module: str, name: str, kind: type) -> Any:
     return made
 
 
-def find_singleton(obj: Any) -> tuple[str, str] | None:
-    """Module and name of an object that is nothing but itself, such as ``MISSING = object()``.
+def is_bare(obj: Any, kind: Any) -> bool:
+    """Whether an object is nothing but itself, such as ``MISSING = object()``: a copy would be another one."""
+    return not getattr(obj, "__dict__", None) and _is_bare(kind)
 
-    Two such objects are told apart by identity alone; a copy would be another one. One that could be given attributes
-    has to have the name of a constant: what is in other variables is for a job to change.
+
+def find_bare() -> dict[int, tuple[str, str]]:
+    """Objects that are nothing but themselves and that modules of the user's hold, by address, with module and name.
+
+    One that could be given attributes has to have the name of a constant: what is in other variables is for a job to
+    change.
     """
-    kind: Any = type(obj)
-    if getattr(obj, "__dict__", None) or not _is_bare(kind):
-        return None
-    is_fixed = not hasattr(obj, "__dict__")
-    first = sys.modules.get(kind.__module__)
-    if first is not None and kind is not object:
-        for name, value in vars(first).items():
-            if value is obj and (is_fixed or name.isupper()):
-                return kind.__module__, name
-    for module_name in (*own_modules(), "__main__", *value_modules()):
+    found: dict[int, tuple[str, str]] = {}
+    for module_name in (*own_modules(), "__main__", *value_modules(), *sys.modules):
         module = sys.modules.get(module_name)
+        is_installed = origin_of(module_name) is Origin.INSTALLED
         for name, value in list(vars(module).items()) if module is not None else ():
-            if value is obj and (is_fixed or name.isupper()):
-                return module_name, name
-    return None
+            kind: Any = type(value)
+            if kind is object or (
+                kind.__module__ == module_name if is_installed else not isinstance(value, type)
+            ):
+                if is_bare(value, kind) and (name.isupper() or not hasattr(value, "__dict__")):
+                    found.setdefault(id(value), (module_name, name))
+    return found
 
 
-@functools.cache
 def _is_bare(kind: Any) -> bool:
     """Whether instances of a class hold nothing besides attributes."""
-    if kind.__basicsize__ > _BARE_SIZE or kind.__itemsize__ or kind.__new__ is not object.__new__:
-        return False
-    return not any(
-        isinstance(value, types.MemberDescriptorType)
-        for base in kind.__mro__
-        for value in vars(base).values()
-    )
+    known = _bare_kinds.get(kind)
+    if known is None:
+        known = not (
+            kind.__basicsize__ > _BARE_SIZE or kind.__itemsize__ or kind.__new__ is not object.__new__
+        ) and not any(
+            isinstance(value, types.MemberDescriptorType)
+            for base in kind.__mro__
+            for value in vars(base).values()
+        )
+        _bare_kinds[kind] = known
+    return known
 
+
+_bare_kinds: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 
 _BARE_SIZE = type("Bare", (), {}).__basicsize__
 """Of an object that has a dictionary at most."""
+
+
+def reduce_named(pickler: Pickler, obj: Any) -> Any:
+    """How an object of the script is pickled that says itself by which name it is found."""
+    if not isinstance(type(obj).__reduce__, types.FunctionType):
+        return NotImplemented
+    name = obj.__reduce__()
+    if not isinstance(name, str):
+        return NotImplemented
+    return singleton, (type(obj).__module__, name, type(obj)), dict(vars(obj)) if vars(obj) else None
+
+
+def reduce_delegating(obj: Any) -> Any:
+    """How an object is pickled whose class hands on what it does not have: not asked before it is complete."""
+    return _delegating, (type(obj),), dict(vars(obj)), None, None, _fill_delegating
+
+
+def _delegating(kind: Any) -> Any:
+    return object.__new__(kind)
+
+
+def _fill_delegating(obj: Any, state: dict[str, Any]) -> Any:
+    object.__getattribute__(obj, "__dict__").update(state)
+    return obj
+
+
+# Variables that functions share.
+
+
+def make_cell() -> types.CellType:
+    """A variable that has no value yet."""
+    return types.CellType()
+
+
+def fill_cell(cell: types.CellType, value: Any) -> types.CellType:
+    """Give a variable its value, if it has one."""
+    if value is not EMPTY:
+        cell.cell_contents = value
+    return cell
+
+
+class _Empty:
+    """Stands for the value of a variable that has none yet."""
+
+    def __reduce__(self) -> str:
+        return "EMPTY"
+
+
+EMPTY = _Empty()
+
+
+def resolve_function(module: str, name: str, data: bytes) -> Any:
+    """A function of the script that a job has returned: the program's own, or what came by value."""
+    found = scopes.attribute_of(sys.modules.get(module), name)
+    return found if isinstance(found, types.FunctionType) else pickle.loads(data)
 
 
 # Attributes of modules that go by value.
@@ -128,9 +191,14 @@ _generic: Any = functools.singledispatch(lambda _: None)
 _dispatching = _generic.__code__
 
 
+def is_generic(function: Any) -> bool:
+    """Whether it is a function of ``functools.singledispatch``."""
+    return function.__code__ is _dispatching
+
+
 def reduce_generic_function(function: types.FunctionType) -> Any:
     """How a function of ``functools.singledispatch`` is pickled; None if it is none."""
-    if function.__code__ is not _dispatching:
+    if not is_generic(function):
         return None
     implementations = dict(function.registry)  # type: ignore[attr-defined]
     attributes = {
@@ -259,7 +327,7 @@ def _reduce_type_parameter(pickler: Pickler, parameter: Any) -> Any:
     )
 
 
-_parameters: dict[str, Any] = {}
+_parameters: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 
 
 def _type_parameter(
