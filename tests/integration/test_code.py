@@ -28,7 +28,7 @@ def code(place: Place) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("enums", 57), ("classes", 99), ("functions", 81), ("state", 30)],
+    [("enums", 57), ("classes", 99), ("functions", 81), ("state", 30), ("reports", 36)],
 )
 def test_what_a_function_gives_here_it_gives_in_a_job(
     code: Path, run_program: RunProgram, start_node: StartNode, name: str, least: int

@@ -63,7 +63,18 @@ def test_where_a_module_comes_from(
 
 
 def test_modules_of_python_and_of_dispy_are_installed() -> None:
-    for name in ("os", "sys", "builtins", "json", "zipimport", "_io", "dispy", "dispy.payload", "msgspec", "pytest"):
+    for name in (
+        "os",
+        "sys",
+        "builtins",
+        "json",
+        "zipimport",
+        "_io",
+        "dispy",
+        "dispy.payload",
+        "msgspec",
+        "pytest",
+    ):
         importlib.import_module(name)
         assert origin_of(name) is Origin.INSTALLED, name
 

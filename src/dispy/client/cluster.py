@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing.process
 import os
 import sys
 import time
@@ -170,6 +171,11 @@ class JobCluster(Steering):
     ) -> None:
         check_threads()
         super().__init__()
+        if getattr(multiprocessing.process.current_process(), "_inheriting", False):
+            raise UsageError(
+                "a cluster is made by a process that multiprocessing starts, which runs the script once more",
+                hint="guard what the script does with 'if __name__ == \"__main__\":'",
+            )
         if payload.is_importing():
             raise UsageError(
                 "a cluster is made by a module that is imported on a node",

@@ -116,6 +116,7 @@ def dump_code(
     Raises:
         PicklingError: Names the global, closure variable or default that cannot be sent.
     """
+    sending.look_again()
     depends = list(depends)
     around = [item.func if isinstance(item, functools.partial) else item for item in (setup, cleanup)]
     explicit = [function, *depends, *[item for item in around if item is not None]]
@@ -140,9 +141,10 @@ def dump_code(
     )
     standard = sorted(named & STANDARD_MODULES)
     sent, extensions = sent_modules(pickler, names)
+    besides = sending.imported_besides(pickler.modules, {module.name for module in sent})
     version = _VERSION if pickler.has_code or sent else ()
     packed = pack_modules(sent, pickler.sources) if version else b""
-    data = pickle.dumps((stream.getvalue(), standard, b"", version, packed), PROTOCOL)
+    data = pickle.dumps((stream.getvalue(), standard, b"", version, (packed, besides)), PROTOCOL)
     globals_sent = filter(is_global, pickler.sent.values())
     known = Known([module.name for module in sent], globals_sent, pickler.watch)
     return Dumped(data, known, extensions)
@@ -163,7 +165,20 @@ def sent_modules(pickler: Pickler, names: Iterable[str] = ()) -> tuple[list[Modu
     if package and origin_of(package) is Origin.OWN:
         roots.add(package)
     _add_used_by_script(roots)
-    found = sending.gather(roots, pickler.imports)
+    statements = set(pickler.imports)
+    values: dict[str, configured.Configured] = {}
+    while True:
+        found = sending.gather(roots, statements)
+        loaded = [module.name for module in found if module.name in sys.modules and module.code]
+        more = False
+        for name in loaded:
+            if name not in values:
+                values[name] = configured.dump_globals(name)
+                more |= not values[name].modules <= roots or not values[name].imports <= statements
+                roots |= values[name].modules
+                statements |= values[name].imports
+        if not more:
+            break
     fallbacks = dump_fallbacks(pickler, [module.name for module in found])
     sent, extensions = [], []
     for module in found:
@@ -172,9 +187,9 @@ def sent_modules(pickler: Pickler, names: Iterable[str] = ()) -> tuple[list[Modu
             name = module.path.rpartition("/")[2]
             extensions.append((module.path, f"{directory}/{name}" if directory else name))
             continue
-        if module.name in sys.modules and module.code:
+        if module.name in values:
             module = module._replace(
-                globals=configured.dump_globals(module.name), by_value=fallbacks.get(module.name, b"")
+                globals=values[module.name].data, by_value=fallbacks.get(module.name, b"")
             )
         sent.append(module)
     return sent, extensions
@@ -241,10 +256,13 @@ def load_code(payload: bytes) -> Code:
             "no version runs what another has compiled",
             hint=f"start dispynode with Python {theirs}, or the program with Python {ours}",
         )
-    sources = add_modules(packed)
+    sent, besides = packed
+    sources = add_modules(sent)
     if scopes.is_worker:
         scopes.find_file = partial(importing.place_script, sources=sources)
     scope, _, function, names, setup, cleanup = pickle.loads(data)
+    if scopes.is_worker:
+        importing.import_besides(besides)
     for name, item in names.items():
         scope.setdefault(name, item)
     name = getattr(function, "__name__", "")

@@ -22,6 +22,7 @@ from dispy.payload.blocks import (
     whole,
 )
 from dispy.payload.by_value.pickler import Pickler
+from dispy.payload.by_value.things import Rebuilt
 from dispy.payload.code import add_modules, pack_modules, sent_modules
 from dispy.payload.culprits import find_culprit
 from dispy.payload.known import Known
@@ -152,11 +153,16 @@ def dump_exception(error: BaseException, text: str) -> bytes:
     try:
         bare = error.with_traceback(None)
         bare.__cause__ = bare.__context__ = None
-        data = bytes(whole(dump(bare)))
-        load(data)
     except Exception:
         return b""
-    return data
+    for value in (bare, Rebuilt(bare)):
+        try:
+            data = bytes(whole(dump(value)))
+            load(data)
+            return data
+        except Exception:
+            continue
+    return b""
 
 
 def load_exception(payload: bytes, text: str) -> BaseException | None:

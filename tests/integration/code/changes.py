@@ -187,6 +187,9 @@ def modules():
     expect("its global is set", run(ask), ((5, "first"), 6))
     path.write_text("N = 1\ndef f():\n    return N, 'second edition'\nclass C:\n    level = 1\n")
     expect("its file was changed, which has no effect here", run(ask), ((5, "first"), 6))
+    exec(compile(path.read_text(), str(path.resolve()), "exec"), vars(changing))
+    changing.N = 2
+    expect("functions put into it by a tool", run(ask), ((2, "second edition"), 1))
     importlib.reload(changing)
     expect("reloaded", run(ask), ((1, "second edition"), 1))
     changing.f = lambda: "patched"

@@ -26,6 +26,8 @@ _LOAD_NAME = dis.opmap["LOAD_NAME"]
 _STORE_NAME = dis.opmap["STORE_NAME"]
 _LOAD_GLOBAL = dis.opmap["LOAD_GLOBAL"]
 _IMPORT_NAME = dis.opmap["IMPORT_NAME"]
+_IMPORT_FROM = dis.opmap["IMPORT_FROM"]
+_STORES = frozenset({_STORE_NAME, dis.opmap["STORE_GLOBAL"]})
 _RAISE = dis.opmap["RAISE_VARARGS"]
 _LOAD_CONST = dis.opmap["LOAD_CONST"]
 _LOAD_SMALL_INT = dis.opmap.get("LOAD_SMALL_INT", -1)  # Python 3.14
@@ -180,6 +182,44 @@ def raises(code: CodeType) -> bool:
     return _RAISE in code.co_code[::2]
 
 
+def bound_by_import(code: CodeType, package: str) -> dict[str, tuple[str, str]]:
+    """Globals that a module binds by import statements, with module and name there ("" for the module itself)."""
+    found: dict[str, tuple[str, str]] = {}
+    before: list[Any] = [None, None]
+    module, attribute = "", ""
+    for op, arg in _instructions(code):
+        if op == _IMPORT_NAME:
+            module = _absolute(code.co_names[arg], before[0] or 0, (), package).module
+            attribute = ""
+        elif op == _IMPORT_FROM:
+            attribute = code.co_names[arg]
+        elif op == _STORE_NAME and module:
+            name = code.co_names[arg]
+            found[name] = (module, attribute)
+            if not attribute:
+                module = ""
+        elif op not in _WHILE_IMPORTING:
+            module = ""
+        value = arg if op == _LOAD_SMALL_INT else code.co_consts[arg] if op == _LOAD_CONST else None
+        before = [before[1], value]
+    return found
+
+
+_WHILE_IMPORTING = frozenset(
+    dis.opmap[name]
+    for name in ("LOAD_CONST", "POP_TOP", "CACHE", "SWAP", "COPY", "NOP")
+    if name in dis.opmap
+)
+
+
+def nested(code: CodeType) -> Iterator[CodeType]:
+    """Some code and the code within it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from nested(constant)
+
+
 def constants(code: CodeType) -> Iterator[str]:
     """Texts that stand in some code and the code within it."""
     for constant in code.co_consts:
@@ -200,7 +240,7 @@ def constant_assignments(code: CodeType) -> dict[str, Any]:
     spoiled: set[str] = set()
     value: Any = _NOTHING
     for op, arg in _instructions(code):
-        if op == _STORE_NAME:
+        if op in _STORES:  # STORE_GLOBAL where a function declares the name global
             name = code.co_names[arg]
             if value is _NOTHING or name in found:
                 spoiled.add(name)

@@ -151,11 +151,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
                 return self.by_name(*found)
             if found is not None:
                 return things.singleton, (*found, kind)
-        if (
-            "__getattr__" in dir(kind)
-            and "__getstate__" not in vars(kind)
-            and not hasattr(kind, "__setstate__")
-        ):
+        if things.is_delegating(kind):
             return things.reduce_delegating(obj)
         return NotImplemented
 

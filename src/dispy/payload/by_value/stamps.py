@@ -165,7 +165,7 @@ class Watch:
         """A class: its attributes."""
         self._classes.append((cls, tuple(vars(cls).values())))
         self._attributes[id(cls)] = attributes_of(cls)
-        for name, value in vars(cls).items():
+        for name, value in list(vars(cls).items()):
             if not (name.startswith("__") and name.endswith("__")):
                 self._add_content(value, _MISSING)
 
@@ -224,7 +224,7 @@ LEFT_OUT = frozenset({
 def attributes_of(cls: type) -> dict[str, Any]:
     """What a class is given after it was made, in order."""
     found = {}
-    for name, value in vars(cls).items():
+    for name, value in list(vars(cls).items()):
         if name in LEFT_OUT or name in ("__module__", "__qualname__"):
             continue
         if (

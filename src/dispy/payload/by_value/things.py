@@ -54,7 +54,7 @@ def singleton(module: str, name: str, kind: type) -> Any:
 
 def is_bare(obj: Any, kind: Any) -> bool:
     """Whether an object is nothing but itself, such as ``MISSING = object()``: a copy would be another one."""
-    return not getattr(obj, "__dict__", None) and _is_bare(kind)
+    return _is_bare(kind) and not (kind.__dictoffset__ and object.__getattribute__(obj, "__dict__"))
 
 
 def find_bare() -> dict[int, tuple[str, str]]:
@@ -92,6 +92,11 @@ def _is_bare(kind: Any) -> bool:
     return known
 
 
+def has_attributes_alone(kind: Any) -> bool:
+    """Whether objects of a class consist of their attributes, which are in a dictionary."""
+    return kind.__basicsize__ <= _BARE_SIZE and bool(kind.__dictoffset__) and not kind.__itemsize__
+
+
 _bare_kinds: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 
 _BARE_SIZE = type("Bare", (), {}).__basicsize__
@@ -108,9 +113,51 @@ def reduce_named(pickler: Pickler, obj: Any) -> Any:
     return singleton, (type(obj).__module__, name, type(obj)), dict(vars(obj)) if vars(obj) else None
 
 
+def is_delegating(kind: Any) -> bool:
+    """Whether objects of a class cannot be made empty and asked for their attributes, as pickles do.
+
+    It hands on attributes that they do not have, or makes them of arguments, and does not say how they are pickled.
+    """
+    known = _delegating_kinds.get(kind)
+    if known is None:
+        names = {name for base in kind.__mro__[:-1] for name in vars(base)}
+        is_asking = "__getattr__" in names or _wants_arguments(kind.__new__)
+        known = is_asking and not names & _PICKLING and _is_of_python(kind)
+        _delegating_kinds[kind] = known
+    return known
+
+
+def _wants_arguments(make: Any) -> bool:
+    code = getattr(make, "__code__", None)
+    return code is not None and code.co_argcount - len(make.__defaults__ or ()) > 1
+
+
+_PICKLING = frozenset({"__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__"})
+
+
+def _is_of_python(kind: Any) -> bool:
+    """Whether objects of a class consist of a dictionary and slots."""
+    slots = sum(
+        isinstance(value, types.MemberDescriptorType)
+        for base in kind.__mro__
+        for value in vars(base).values()
+    )
+    return kind.__basicsize__ <= _BARE_SIZE + 8 * slots and not kind.__itemsize__
+
+
+_delegating_kinds: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
+
+
 def reduce_delegating(obj: Any) -> Any:
     """How an object is pickled whose class hands on what it does not have: not asked before it is complete."""
-    return _delegating, (type(obj),), dict(vars(obj)), None, None, _fill_delegating
+    kind: Any = type(obj)
+    state = dict(object.__getattribute__(obj, "__dict__")) if kind.__dictoffset__ else {}
+    for base in kind.__mro__:
+        for name, value in vars(base).items():
+            if isinstance(value, types.MemberDescriptorType):
+                with contextlib.suppress(AttributeError):
+                    state[name] = value.__get__(obj, kind)
+    return _delegating, (kind,), state, None, None, _fill_delegating
 
 
 def _delegating(kind: Any) -> Any:
@@ -118,7 +165,8 @@ def _delegating(kind: Any) -> Any:
 
 
 def _fill_delegating(obj: Any, state: dict[str, Any]) -> Any:
-    object.__getattribute__(obj, "__dict__").update(state)
+    for name, value in state.items():
+        object.__setattr__(obj, name, value)
     return obj
 
 
@@ -145,6 +193,29 @@ class _Empty:
 
 
 EMPTY = _Empty()
+
+
+# Exceptions.
+
+
+class Rebuilt:
+    """Stands for an exception whose class takes other arguments than ``Exception`` keeps."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return _rebuild, (type(self._error), self._error.args, dict(vars(self._error)))
+
+
+def _rebuild(kind: Any, arguments: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    """An exception with its arguments and attributes; its own ``__init__`` has run where it was raised."""
+    error: BaseException = kind.__new__(kind, *arguments)
+    error.args = arguments
+    vars(error).update(attributes)
+    return error
 
 
 def resolve_function(module: str, name: str, data: bytes) -> Any:
@@ -317,8 +388,10 @@ def _reduce_type_parameter(pickler: Pickler, parameter: Any) -> Any:
     if sys.version_info >= (3, 13) and parameter.has_default():
         options["default"] = parameter.__default__
     constraints = getattr(parameter, "__constraints__", ())
+    identity = stamps.identity_of(parameter)
+    _parameters[identity] = parameter
     return _type_parameter, (
-        stamps.identity_of(parameter),
+        identity,
         type(parameter),
         name,
         constraints,
@@ -336,6 +409,7 @@ def _type_parameter(
     parameter = _parameters.get(identity)
     if parameter is None:
         parameter = _parameters[identity] = kind(name, *constraints, **options)
+        stamps.give_identity(parameter, identity)
         with contextlib.suppress(AttributeError):
             parameter.__module__ = module
     return parameter

@@ -1,12 +1,14 @@
-"""Globals of imported modules that the program has set: ``helpers.N = args.n`` holds in jobs, too.
+"""Globals of imported modules that the program has changed: ``helpers.N = args.n`` holds in jobs, too.
 
-A module is imported on the node from its file, and its globals have the values that this gives. The program sends the
-values that they have there: those that differ are set, containers and plain objects in place, so that whoever shares
-them goes on sharing them.
+A module is imported on the node from its file, and its globals have the values that this gives. The program sends
+its own values, and of its classes the attributes: those that differ are set, containers and plain objects in place,
+so that whoever shares them goes on sharing them. What the module's own code has made is not sent: functions
+of its code, and what its import statements bind.
 """
 
 from __future__ import annotations
 
+import abc
 import collections
 import enum
 import io
@@ -15,19 +17,21 @@ import marshal
 import pickle
 import sys
 import types
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from dispy.payload.blocks import PROTOCOL
-from dispy.payload.by_value import bytecode
-from dispy.payload.by_value.pickler import Pickler
-from dispy.payload.by_value.stamps import Sink, TooLarge
-from dispy.payload.modules import sending
+from dispy.payload.by_value import bytecode, things
+from dispy.payload.by_value.bytecode import Imported
+from dispy.payload.by_value.pickler import Pickler, package_of
+from dispy.payload.by_value.stamps import Sink, TooLarge, attributes_of
 from dispy.payload.modules.origins import Origin, origin_of
+from dispy.payload.modules.sending import code_of
 
 logger = logging.getLogger("dispy.client")
 
 COMPARED_MAX = 1024 * 1024
-"""Bytes of a container with objects in it up to which it is sent; plain values are sent whatever their size."""
+"""Bytes of an object up to which it is sent to be compared; plain values are sent whatever their size."""
 
 _ATOMS = frozenset({
     "builtins.NoneType", "builtins.bool", "builtins.int", "builtins.float", "builtins.complex", "builtins.str",
@@ -37,62 +41,207 @@ _ATOMS = frozenset({
 })  # fmt: skip
 """Types of plain values, by name: most need not be imported to know that nothing is of them."""
 
-_RECORDS = frozenset({"types.SimpleNamespace", "argparse.Namespace"})
-
 _CONTAINERS = (list, dict, set, frozenset, tuple, collections.deque)
 
+_GENERATED = ("<string>", "<attrs", "<array_function")
+"""How file names of methods begin that libraries make of a class."""
 
-def dump_globals(name: str) -> bytes:
-    """Pickle those globals of a loaded module that may differ from what importing it gives; empty for none."""
+
+class Configured(NamedTuple):
+    """What the globals of a module have in the program.
+
+    Attributes:
+        data: For ``settle``; empty for nothing.
+        modules: The user's own modules that it needs.
+        imports: Import statements of functions in it.
+    """
+
+    data: bytes
+    modules: set[str]
+    imports: set[Imported]
+
+
+def dump_globals(name: str) -> Configured:
+    """Pickle those globals of a loaded module that may differ from what importing it gives."""
     module = sys.modules[name]
-    code = sending.code_of(name)
+    code = code_of(name)
     assert code is not None
     constants = bytecode.constant_assignments(code)
     assigned = bytecode.assigned(code)
-    found: dict[str, Any] = {}
+    made = set(bytecode.nested(code))
+    imported = bytecode.bound_by_import(code, package_of(vars(module)))
+    plain: dict[str, Any] = {}
+    parts = _Parts()
+    foreign: set[str] = set()
     for key, value in list(vars(module).items()):
         if key.startswith("__") and key.endswith("__"):
             continue
         if key in constants and type(constants[key]) is type(value) and constants[key] == value:
             continue
-        is_foreign = key not in assigned or key in constants
-        if is_foreign and key not in assigned and _is_submodule(module, key, value):
+        if key in imported and _is_bound(value, *imported[key]):
             continue
-        if _is_plain(value):
-            found[key] = value
-        elif isinstance(value, type) and value.__module__ == name:
-            plain = {
-                attribute: item for attribute, item in vars(value).items() if _is_attribute(attribute, item)
-            }
-            if plain:
-                found[key] = ClassValues(plain)
-        elif isinstance(value, _CONTAINERS) or _is_record(value) or is_foreign or _is_of_script(value):
-            reason = _why_not(value, sys.maxsize if is_foreign else COMPARED_MAX)
-            if not reason:
-                found[key] = value
-            elif is_foreign and key not in _set_in_functions(code):
+        is_foreign = key not in assigned or key in constants
+        if is_foreign and isinstance(value, types.ModuleType) and value.__name__ == f"{name}.{key}":
+            continue  # a submodule
+        if isinstance(value, type) and value.__module__ == name:
+            parts.add(key, _class_values(value, made), COMPARED_MAX)
+        elif (
+            isinstance(value, types.FunctionType) and value.__module__ == name and things.is_generic(value)
+        ):
+            parts.add(key, _registrations(value, made), COMPARED_MAX)
+        elif isinstance(value, types.FunctionType) and value.__code__ in made:
+            continue
+        elif _is_plain(value):
+            plain[key] = value
+        else:
+            reason = parts.add(key, value, sys.maxsize if is_foreign else COMPARED_MAX)
+            if is_foreign:
+                foreign.add(key)
+            if reason and is_foreign and key not in _set_in_functions(code):
                 logger.warning("global %s of module %s is not as it is here in jobs: %s", key, name, reason)
-    if not found:
-        return b""
-    stream = io.BytesIO()
-    Pickler(stream).dump(found)
-    return stream.getvalue()
+    if not plain and not parts.pickles:
+        return Configured(b"", set(), set())
+    return Configured(pickle.dumps((plain, parts.pickles, foreign), PROTOCOL), parts.modules, parts.imports)
+
+
+class _Parts:
+    """Values that are pickled each by itself, so that one that fails on the node does not take the others along."""
+
+    def __init__(self) -> None:
+        self.pickles: dict[str, bytes] = {}
+        self.modules: set[str] = set()
+        self.imports: set[Imported] = set()
+
+    def add(self, key: str, value: Any, limit: int) -> str:
+        """Pickle a value; says why that is not possible."""
+        if value is None:
+            return ""
+        stream = _Limited(limit)
+        pickler = Pickler(stream)
+        try:
+            pickler.dump(value)
+        except TooLarge:
+            return "it is too large"
+        except Exception as error:
+            return str(error) or type(error).__name__
+        self.pickles[key] = stream.getvalue()
+        self.modules |= pickler.modules
+        self.imports |= pickler.imports
+        return ""
+
+
+class _Limited(io.BytesIO):
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > self._limit:
+            raise TooLarge
+        return super().write(data)
+
+
+def _is_bound(value: Any, module: str, attribute: str) -> bool:
+    """Whether a global is still what an import statement has bound."""
+    source = sys.modules.get(module)
+    if source is None:
+        return False
+    if not attribute:
+        return isinstance(value, types.ModuleType) and (
+            value is source or module.startswith(f"{value.__name__}.")
+        )
+    return getattr(source, attribute, None) is value or sys.modules.get(f"{module}.{attribute}") is value
 
 
 class ClassValues:
-    """Plain attributes of a class of the module.
+    """Attributes of a class that may differ from those it is made with.
 
     Args:
         values: By name.
+        registered: Classes that were registered as subclasses.
     """
 
-    __slots__ = ("values",)
+    __slots__ = ("registered", "values")
 
-    def __init__(self, values: dict[str, Any]) -> None:
+    def __init__(self, values: dict[str, Any], registered: list[type]) -> None:
         self.values = values
+        self.registered = registered
 
-    def __reduce__(self) -> tuple[type, tuple[dict[str, Any]]]:
-        return ClassValues, (self.values,)
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Any], list[type]]]:
+        return ClassValues, (self.values, self.registered)
+
+
+class Registrations:
+    """Implementations of a function of ``functools.singledispatch`` that its own module has not registered.
+
+    Args:
+        implementations: By class.
+    """
+
+    __slots__ = ("implementations",)
+
+    def __init__(self, implementations: dict[Any, Any]) -> None:
+        self.implementations = implementations
+
+    def __reduce__(self) -> tuple[type, tuple[dict[Any, Any]]]:
+        return Registrations, (self.implementations,)
+
+
+def _registrations(function: Any, made: set[types.CodeType]) -> Registrations | None:
+    found = {
+        kind: implementation
+        for kind, implementation in function.registry.items()
+        if getattr(implementation, "__code__", None) not in made
+    }
+    return Registrations(found) if found else None
+
+
+def _class_values(cls: type, made: set[types.CodeType]) -> ClassValues | None:
+    if issubclass(cls, enum.Enum):
+        return None  # its members are made by its own module
+    values = {}
+    for name, value in attributes_of(cls).items():
+        if name.startswith("__") and not _is_code(value):
+            continue
+        if isinstance(value, type) and value.__qualname__ == f"{cls.__qualname__}.{name}":
+            value = _class_values(value, made)
+            if value is not None:
+                values[name] = value
+        elif _is_code(value):
+            if any(_is_patched(function, made) for function in _functions_in(value)):
+                values[name] = value
+        elif _is_plain(value) or not _why_not(value):
+            values[name] = value
+    registered = abc._get_dump(cls)[0] if isinstance(cls, abc.ABCMeta) else ()  # type: ignore[attr-defined]
+    subclasses = [found for found in (each() for each in registered) if found is not None]
+    return ClassValues(values, subclasses) if values or subclasses else None
+
+
+def _is_code(value: Any) -> bool:
+    return isinstance(value, (types.FunctionType, classmethod, staticmethod, property))
+
+
+def _functions_in(value: Any) -> Iterator[types.FunctionType]:
+    parts = [value]
+    if isinstance(value, (classmethod, staticmethod)):
+        parts = [value.__func__]
+    elif isinstance(value, property):
+        parts = [value.fget, value.fset, value.fdel]
+    yield from (part for part in parts if isinstance(part, types.FunctionType))
+
+
+def _is_patched(function: types.FunctionType, made: set[types.CodeType]) -> bool:
+    return function.__code__ not in made and not function.__code__.co_filename.startswith(_GENERATED)
+
+
+def _why_not(value: Any) -> str:
+    if isinstance(value, (types.MemberDescriptorType, types.GetSetDescriptorType, types.ModuleType)):
+        return "it is of the interpreter"
+    try:
+        Pickler(Sink(COMPARED_MAX)).dump(value)
+    except Exception as error:
+        return str(error) or type(error).__name__
+    return ""
 
 
 def _set_in_functions(code: types.CodeType) -> set[str]:
@@ -104,24 +253,12 @@ def _set_in_functions(code: types.CodeType) -> set[str]:
     return found
 
 
-def _is_submodule(module: types.ModuleType, key: str, value: Any) -> bool:
-    return isinstance(value, types.ModuleType) and value.__name__ == f"{module.__name__}.{key}"
-
-
-def _is_attribute(name: str, value: Any) -> bool:
-    return (
-        not (name.startswith("__") and name.endswith("__"))
-        and not name.startswith("_abc_")
-        and _is_plain(value)
-    )
-
-
 def _is_plain(value: Any, depth: int = 0) -> bool:
     kind = type(value)
     if _name_of(kind) in _ATOMS:
         return True
     if isinstance(value, enum.Enum):
-        return origin_of(kind.__module__) is not Origin.VALUE
+        return origin_of(kind.__module__) is Origin.INSTALLED
     if kind not in _CONTAINERS or depth > 20:
         return False
     try:
@@ -139,45 +276,59 @@ def _name_of(kind: type) -> str:
     return f"{module}.{kind.__qualname__}"
 
 
-def _is_record(value: Any) -> bool:
-    """Whether a value is an object with plain attributes, as settings are."""
-    kind = type(value)
-    is_ours = _name_of(kind) in _RECORDS or origin_of(kind.__module__) is Origin.OWN
-    return is_ours and bool(getattr(value, "__dict__", None)) and all(map(_is_plain, vars(value).values()))
-
-
-def _is_of_script(value: Any) -> bool:
-    """Whether the program has put a function or class of its script into the module."""
-    is_code = isinstance(value, (types.FunctionType, type))
-    return is_code and origin_of(value.__module__) is Origin.VALUE
-
-
-def _why_not(value: Any, limit: int) -> str:
-    try:
-        Pickler(Sink(limit)).dump(value)
-    except TooLarge:
-        return "it is too large"
-    except Exception as error:
-        return str(error) or type(error).__name__
-    return ""
-
-
 # On the node.
 
 
-def settle(module: types.ModuleType, data: bytes) -> None:
-    """Set the globals of a module that differ from the program's."""
-    values: dict[str, Any] = pickle.loads(data)
+def settle(module: types.ModuleType, data: bytes, warn: Callable[[str], None]) -> None:
+    """Set what differs from the program's.
+
+    Args:
+        module: Imported here.
+        data: From ``dump_globals``.
+        warn: Called with a sentence about each global that the program has set and that cannot be set here.
+    """
+    plain, pickles, foreign = pickle.loads(data)
     namespace = vars(module)
-    for key, value in values.items():
+    for key, value in plain.items():
+        _set(namespace, key, value)
+    for key, pickled in pickles.items():
+        try:
+            value = pickle.loads(pickled)
+            if isinstance(value, ClassValues):
+                _settle_class(namespace.get(key), value)
+            elif isinstance(value, Registrations):
+                for kind, implementation in value.implementations.items():
+                    namespace[key].register(kind, implementation)
+            else:
+                _set(namespace, key, value)
+        except Exception as error:
+            if key not in foreign:
+                continue  # what importing has made of it stays
+            warn(
+                f"global {key} of module {module.__name__} is as importing it gives, and not as in the program: "
+                f"{type(error).__name__}: {error}"
+            )
+
+
+def _set(namespace: dict[str, Any], key: str, value: Any) -> None:
+    mine = namespace.get(key, _MISSING)
+    if not _is_same(mine, value):
+        namespace[key] = _taken_over(mine, value)
+
+
+def _settle_class(cls: Any, values: ClassValues) -> None:
+    if not isinstance(cls, type):
+        return
+    for name, value in values.values.items():
+        mine = vars(cls).get(name, _MISSING)
         if isinstance(value, ClassValues):
-            cls = namespace.get(key)
-            if isinstance(cls, type):
-                for name, item in value.values.items():
-                    if not _is_same(vars(cls).get(name, _MISSING), item):
-                        type.__setattr__(cls, name, item)
-        elif not _is_same(namespace.get(key, _MISSING), value):
-            namespace[key] = _taken_over(namespace.get(key), value)
+            _settle_class(mine, value)
+        elif not _is_same(mine, value):
+            taken = _taken_over(mine, value)
+            if taken is not mine:
+                type.__setattr__(cls, name, taken)
+    for subclass in values.registered:
+        cls.register(subclass)  # type: ignore[attr-defined]
 
 
 _MISSING = object()
@@ -191,20 +342,12 @@ def _is_same(mine: Any, theirs: Any) -> bool:
     try:
         if bool(mine == theirs):
             return True
-    except Exception:  # of the user's own
-        return False
-    if _has_plain_attributes(mine) and vars(mine).keys() == vars(theirs).keys():
-        return all(_is_same(value, vars(theirs)[name]) for name, value in vars(mine).items())
+    except Exception:  # arrays, and what the user has written
+        pass
     try:
-        return pickle.dumps(mine, PROTOCOL) == pickle.dumps(theirs, PROTOCOL)  # not-a-number
+        return pickle.dumps(mine, PROTOCOL) == pickle.dumps(theirs, PROTOCOL)
     except Exception:
         return False
-
-
-def _has_plain_attributes(value: Any) -> bool:
-    return hasattr(value, "__dict__") and not isinstance(
-        value, (type, types.FunctionType, types.ModuleType)
-    )
 
 
 def _taken_over(mine: Any, theirs: Any) -> Any:
@@ -212,17 +355,18 @@ def _taken_over(mine: Any, theirs: Any) -> Any:
     kind = type(mine)
     if kind is not type(theirs):
         return theirs
-    if kind is list:
+    if isinstance(mine, list):
         mine[:] = theirs
     elif isinstance(mine, dict):
         mine.clear()
         mine.update(theirs)
-    elif kind is set:
+    elif isinstance(mine, set):
         mine.clear()
         mine |= theirs
-    elif _has_plain_attributes(mine) and not hasattr(kind, "__slots__") and not isinstance(mine, enum.Enum):
-        vars(mine).clear()
-        vars(mine).update(vars(theirs))
-    else:
+    elif not things.has_attributes_alone(kind) or isinstance(mine, enum.Enum):
         return theirs
+    if kind.__dictoffset__:
+        attributes = vars(mine)
+        attributes.clear()
+        attributes.update(vars(theirs))
     return mine

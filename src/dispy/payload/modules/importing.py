@@ -38,6 +38,8 @@ class Finder:
         self._work = work
         self._modules: dict[str, Module] = {}
         self.on_imported = on_imported
+        self.pending: list[tuple[types.ModuleType, bytes]] = []
+        """Modules whose globals are to be set when the import that has led to them is over."""
         self.depth = 0
         """Modules whose top level is running."""
         self.warnings: list[str] = []
@@ -72,6 +74,12 @@ class Finder:
                 os.fchdir(before)
                 os.close(before)
 
+    def settle(self) -> None:
+        """Set globals of modules as they are in the program, unless an import is under way."""
+        while self.pending and not self.depth:
+            module, data = self.pending.pop(0)
+            configured.settle(module, data, self.warnings.append)
+
     def names(self) -> list[str]:
         """Of the modules that are found."""
         return list(self._modules)
@@ -81,6 +89,10 @@ class Finder:
         self._modules = {
             name: module for name, module in self._modules.items() if name.partition(".")[0] not in tops
         }
+        if self.directory in sys.path:
+            # Their files lie there still.
+            sys.path.remove(self.directory)
+            sys.path.append(self.directory)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
@@ -204,8 +216,9 @@ class Loader(SourceFileLoader):
             scopes.fill_from_value(module, lambda: pickle.loads(sent.by_value))
         else:
             if sent.globals:
-                configured.settle(module, sent.globals)
+                self._finder.pending.append((module, sent.globals))
         self._finder.on_imported(module)
+        self._finder.settle()
 
 
 _finder: Finder | None = None
@@ -235,6 +248,19 @@ def add(modules: Iterable[Module]) -> None:
 def names() -> list[str]:
     """Of the modules that were sent."""
     return [] if _finder is None else _finder.names()
+
+
+def import_besides(names: Iterable[str]) -> None:
+    """Import modules that the program has loaded and that may have done something to those which are needed."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except (Exception, SystemExit) as error:
+            if _finder is not None:
+                _finder.warnings.append(
+                    f"module {name}, which the program has imported, cannot be imported: "
+                    f"{type(error).__name__}: {error}"
+                )
 
 
 def is_importing() -> bool:

@@ -139,6 +139,8 @@ def _judge(name: str, module: ModuleType | None) -> Origin:
         return Origin.INSTALLED
     if spec is None or spec.name != name or not getattr(spec, "loader", None):
         return Origin.VALUE
+    if dot and name.rpartition(".")[0] not in sys.modules:
+        return Origin.VALUE  # loaded by its path under such a name: nobody could import it
     return Origin.OWN
 
 

@@ -20,7 +20,14 @@ from typing import Any, NamedTuple
 
 from dispy.payload.by_value import bytecode
 from dispy.payload.by_value.bytecode import Imported
-from dispy.payload.modules.origins import Origin, is_library, lies_with_packages, origin_of, own_modules
+from dispy.payload.modules.origins import (
+    Origin,
+    is_library,
+    lies_with_packages,
+    modules_below,
+    origin_of,
+    own_modules,
+)
 
 logger = logging.getLogger("dispy.client")
 
@@ -61,7 +68,7 @@ class Module(NamedTuple):
 
 # What a loaded module consists of.
 
-_codes: dict[str, tuple[types.ModuleType, ModuleSpec | None, types.CodeType | None]] = {}
+_codes: dict[str, tuple[types.ModuleType, Any, types.CodeType | None]] = {}
 """Code by name of the module, for that module and specification: a module that is reloaded gets another one."""
 
 
@@ -79,6 +86,28 @@ def code_of(name: str) -> types.CodeType | None:
     if known is None or known[0] is not module or known[1] is not module.__spec__:
         known = _codes[name] = module, module.__spec__, _find_code(name, module)
     return known[2]
+
+
+def look_again() -> None:
+    """Forget the code of modules whose functions are others now, as tools that reload parts of modules leave them."""
+    for name, (module, _, code) in list(_codes.items()):
+        if code is not None and sys.modules.get(name) is module and _has_functions_since(module):
+            del _codes[name]
+
+
+_seen: dict[str, dict[str, types.CodeType]] = {}
+
+
+def _has_functions_since(module: types.ModuleType) -> bool:
+    """Whether functions of a module have other code than when it was looked at last."""
+    now = {
+        function.__qualname__: function.__code__
+        for value in list(vars(module).values())
+        for function in _functions(value, module.__name__)
+    }
+    before = _seen.get(module.__name__)
+    _seen[module.__name__] = now
+    return before is not None and any(before.get(name, code) is not code for name, code in now.items())
 
 
 def _find_code(name: str, module: types.ModuleType) -> types.CodeType | None:
@@ -151,19 +180,12 @@ def _is_changed(path: str) -> bool:
 
 def _made_by(code: types.CodeType, module: types.ModuleType) -> bool:
     """Whether the functions of a module are those that this code makes."""
-    known = set(_nested(code))
+    known = set(bytecode.nested(code))
     for value in vars(module).values():
         for function in _functions(value, module.__name__):
             if function.__code__.co_filename == code.co_filename and function.__code__ not in known:
                 return False
     return True
-
-
-def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _nested(constant)
 
 
 def _functions(value: Any, module: str) -> Iterator[types.FunctionType]:
@@ -388,6 +410,52 @@ def _describe_unused(name: str, path: str) -> Module:
         return Module(name, is_package, path, _read(path), b"")
     code = _read(path)[16:] if path.endswith(".pyc") else b""
     return Module(name, is_package, path, None, code)
+
+
+def imported_besides(needed: set[str], names: set[str]) -> list[str]:
+    """Modules that the program has loaded, in the order in which it did, that may have changed those which jobs need.
+
+    They import one of these, as plug-ins do that register something; or are below a package of which these use them.
+
+    Args:
+        needed: Modules that are imported in any case.
+        names: Of all that are sent.
+    """
+    statements = {
+        name: _imports_of(name) for name in names if name in sys.modules and code_of(name) is not None
+    }
+    reached: set[str] = set()
+    left = [name for name in needed if name in statements]
+    while left:
+        name = left.pop()
+        if name not in reached:
+            reached.add(name)
+            left += [other for other in statements[name] if other in statements]
+    found = {name for name, others in statements.items() if name not in reached and others & reached}
+    for name in reached:
+        code = code_of(name)
+        for value in list(vars(sys.modules[name]).values()) if code is not None else ():
+            if isinstance(value, types.ModuleType) and hasattr(value, "__path__"):
+                words = bytecode.all_names(code)  # type: ignore[arg-type]
+                prefix = f"{value.__name__}."
+                found |= {
+                    below
+                    for below in modules_below(value.__name__)
+                    if below not in reached
+                    and origin_of(below) is not Origin.VALUE
+                    and words.issuperset(below[len(prefix) :].split("."))
+                }
+    return [name for name in list(sys.modules) if name in found]
+
+
+def _imports_of(name: str) -> set[str]:
+    module, code = sys.modules[name], code_of(name)
+    package = name if hasattr(module, "__path__") else name.rpartition(".")[0]
+    found: set[str] = set()
+    for statement in bytecode.imports(code, package) if code is not None else ():
+        found.add(statement.module)
+        found.update(f"{statement.module}.{each}" for each in statement.names)
+    return found
 
 
 def _follow(search: _Search, statements: Iterable[Imported]) -> None:
