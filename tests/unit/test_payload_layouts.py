@@ -58,6 +58,16 @@ class Row(NamedTuple):
     prepare: Callable[[Path], object] = lambda _: None
 
 
+def with_compiled_parts(directory: Path) -> None:
+    """Leave a library with compiled parts in a place of its own, which stays."""
+    vendor = directory.parent / "vendor"
+    (vendor / "tool").mkdir(parents=True)
+    (vendor / "tool" / "__init__.py").write_text(LOCKED)
+    (vendor / "tool" / "fast.so").write_text("")
+    (vendor / "tool-1.0.dist-info").mkdir()
+    (vendor / "tool-1.0.dist-info" / "RECORD").write_text("tool/__init__.py,,\n")
+
+
 def compile_only(directory: Path) -> None:
     """Leave compiled code alone of ``helpers``."""
     subprocess.run(
@@ -197,6 +207,9 @@ ROWS = {
         "main.py": "import sys\nsys.path.insert(0, 'vendor')\nimport tool\ndef work():\n    return tool.f(1)\nSEND",
         "vendor/tool/__init__.py": LOCKED, "vendor/tool-1.0.dist-info/RECORD": "tool/__init__.py,,\n",
     }),
+    "pip install --target with compiled parts": Row({
+        "main.py": "import sys\nsys.path.insert(0, '../vendor')\nimport tool\ndef work():\n    return tool.f(1)\nSEND",
+    }, prepare=with_compiled_parts),
     "in a directory called dist-packages": Row({
         "main.py": "import tool\ndef work():\n    return 11\nSEND", "dist-packages/tool.py": LOCKED,
     }, path="dist-packages"),

@@ -6,6 +6,7 @@ import functools
 import importlib
 import io
 import marshal
+import os
 import pickle
 import sys
 import types
@@ -26,7 +27,7 @@ from dispy.payload.culprits import find_culprit
 from dispy.payload.known import Known
 from dispy.payload.modules import configured, importing, sending
 from dispy.payload.modules.fallbacks import dump_fallbacks
-from dispy.payload.modules.origins import Origin, origin_of
+from dispy.payload.modules.origins import Origin, library_paths, origin_of
 from dispy.payload.modules.sending import Module
 from dispy.payload.references import take_used
 
@@ -209,16 +210,19 @@ def pack_modules(sent: list[Module], sources: dict[str, str]) -> bytes:
     """Modules, and texts of files of code, as they travel."""
     texts = {name: text for name, text in sources.items() if text}
     words = [bytecode.without_secrets(str(word)) for word in sys.argv]
-    return zlib.compress(marshal.dumps(([tuple(module) for module in sent], texts, words)), 1)
+    plain = [tuple(module) for module in sent], texts, words, library_paths()
+    return zlib.compress(marshal.dumps(plain), 1)
 
 
 def add_modules(packed: bytes) -> dict[str, str]:
     """Have modules found that arrive; returns the texts of files of code."""
     if not packed:
         return {}
-    sent, sources, words = marshal.loads(zlib.decompress(packed))
+    sent, sources, words, paths = marshal.loads(zlib.decompress(packed))
     if scopes.is_worker:
         sys.argv[:] = words  # modules may look at them when they are imported
+        # Libraries with compiled parts are not sent; this machine may have those of the program.
+        sys.path += [path for path in paths if path not in sys.path and os.path.isdir(path)]
     importing.add([Module(*parts) for parts in sent])
     for name, text in sources.items():
         bytecode.show_source(name, text)

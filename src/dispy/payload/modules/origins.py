@@ -75,6 +75,15 @@ def holds_distribution(directory: str, top: str) -> bool:
     return False
 
 
+def library_paths() -> list[str]:
+    """Directories on the search path into which packages were installed, besides those of the interpreter."""
+    found = []
+    for path in sys.path:
+        if path and not lies_with_packages(f"{path}/x") and glob.glob(f"{glob.escape(path)}/*.dist-info"):
+            found.append(os.path.abspath(path))
+    return found
+
+
 _known: dict[str, tuple[ModuleType | None, Origin]] = {}
 """Answers, each with the module that had the name then: another one may have it now."""
 
