@@ -189,6 +189,15 @@ ROWS = {
         "main.py": "import sys, types\nmade = types.ModuleType('made')\nexec('K = 4\\ndef f(x):\\n    return x * K', vars(made))\n"
         "sys.modules['made'] = made\nfrom made import f\ndef work():\n    import made\n    return f(2), made.f(3)\nSEND",
     }),
+    "two modules of one name": Row({
+        "main.py": "import sys\nsys.path.insert(0, 'a')\nimport lib as one\ndel sys.modules['lib']\nsys.path[0] = 'b'\n"
+        "import lib as two\nf1 = one.f\ndef work():\n    return one.f(), two.f(), f1(), one.V, two.V\nSEND",
+        "a/lib.py": "V = 'a'\ndef f():\n    return V\n", "b/lib.py": "V = 'b'\ndef f():\n    return V\n",
+    }),
+    "an object in the place of a module": Row({
+        "main.py": "import sys, helpers\nclass Odd:\n    __slots__ = ()\nsys.modules['odd'] = Odd()\n" + WORK,
+        "helpers.py": LOCKED,
+    }),
     "loaded by its path": Row({
         "main.py": "import importlib.util, sys\nspec = importlib.util.spec_from_file_location('plugin', 'plugins/p.py')\n"
         "plugin = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(plugin)\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing.process
 import os
 import sys
 import time
@@ -171,7 +170,8 @@ class JobCluster(Steering):
     ) -> None:
         check_threads()
         super().__init__()
-        if getattr(multiprocessing.process.current_process(), "_inheriting", False):
+        process = sys.modules.get("multiprocessing.process")
+        if process is not None and getattr(process.current_process(), "_inheriting", False):
             raise UsageError(
                 "a cluster is made by a process that multiprocessing starts, which runs the script once more",
                 hint="guard what the script does with 'if __name__ == \"__main__\":'",

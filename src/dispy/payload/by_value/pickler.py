@@ -34,6 +34,7 @@ from dispy.payload.by_value.scopes import (
     fresh_scope,
     global_value,
     import_module,
+    lone_module,
     module_of_value,
     scope_of_module,
     scope_of_value,
@@ -199,7 +200,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             values = {key: value for key, value in vars(module).items() if key not in _MODULE_PRIVATE}
             sendable, reasons = things.sendable_part(self, values, f"module {name}")
             state = [(key, stamps.of(value), value) for key, value in sendable.items()], reasons
-            return module_of_value, (name, about(vars(module))), state, None, None, fill_module
+            # Another module of its name may have taken its place.
+            make = module_of_value if sys.modules.get(name) in (module, None) else lone_module
+            return make, (name, about(vars(module))), state, None, None, fill_module
         if origin is Origin.OWN:
             self.modules.add(name)
         return import_module, (name,)
@@ -304,7 +307,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             value = namespace[name]
             reference = self._in_other_module(value)
             stamp = stamps.of(value)
-            self.watch.add_global(namespace, name, value, stamp)
+            self.watch.add_global(namespace, name, value)
             found.append((name, stamp, value if reference is None else reference))
         return found
 
@@ -517,7 +520,7 @@ def module_of(namespace: Namespace) -> str | None:
     """Name of the module whose globals these are; None for those of no module."""
     name = namespace.get("__name__")
     module = sys.modules.get(name) if isinstance(name, str) else None
-    return name if module is not None and vars(module) is namespace else None
+    return name if getattr(module, "__dict__", None) is namespace else None
 
 
 def about(namespace: Namespace) -> dict[str, Any]:

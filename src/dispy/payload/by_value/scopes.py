@@ -99,6 +99,13 @@ def module_of_value(name: str, about: dict[str, Any]) -> types.ModuleType:
     return module
 
 
+def lone_module(name: str, about: dict[str, Any]) -> types.ModuleType:
+    """A module that is not the one of its name: it is registered nowhere."""
+    module = types.ModuleType(name)
+    vars(module).update(fresh_scope(about))
+    return module
+
+
 def _make_main(module: types.ModuleType, about: dict[str, Any]) -> None:
     """Give a worker the user's script as its main module; processes that jobs spawn read it from its file."""
     sys.modules["__main__"] = sys.modules["__mp_main__"] = module

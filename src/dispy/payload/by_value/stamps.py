@@ -19,6 +19,9 @@ from dispy.payload.blocks import PROTOCOL
 STAMPED_MAX = 1024 * 1024
 """Bytes of a value up to which its content is compared. What is larger counts as changed each time."""
 
+WATCHED_MAX = 64 * 1024
+"""Bytes of a value up to which it is looked at before each job whose arguments have classes of the script (50 us)."""
+
 _SMALL = 64
 
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type(Ellipsis)})
@@ -113,8 +116,13 @@ def _content(cell: types.CellType) -> Any:
         return None
 
 
-def of(value: Any) -> Any:
-    """The stamp of a value: equal where nothing has changed; None where that is not known."""
+def of(value: Any, limit: int = STAMPED_MAX) -> Any:
+    """The stamp of a value: equal where nothing has changed; None where that is not known.
+
+    Args:
+        value: Anything.
+        limit: Bytes up to which its content is looked at.
+    """
     kind = type(value)
     if kind in _ATOMS and (kind not in (str, bytes) or len(value) <= _SMALL):
         return kind.__name__, value
@@ -125,7 +133,7 @@ def of(value: Any) -> Any:
         return identity_of(value), identity_of(value.__code__), of(state)
     if isinstance(value, (type, types.ModuleType)):
         return _name_of(value)
-    sink = Sink(STAMPED_MAX)
+    sink = Sink(limit)
     try:
         _Stamper(sink, protocol=PROTOCOL).dump(value)
     except Exception:  # it is too large, or the pickle that it is for says why it cannot be sent
@@ -154,12 +162,12 @@ class Watch:
         state = _state_of(function)
         self._functions.append((function, function.__code__, state))
         for value in (*(state[0] or ()), *(state[1] or {}).values(), *(state[2] or ())):
-            self._add_content(value, _MISSING)
+            self._add_content(value)
 
-    def add_global(self, namespace: dict[str, Any], name: str, value: Any, stamp: Any) -> None:
-        """A global, with the stamp of its value."""
+    def add_global(self, namespace: dict[str, Any], name: str, value: Any) -> None:
+        """A global."""
         self._globals.append((namespace, name, value))
-        self._add_content(value, stamp)
+        self._add_content(value)
 
     def add_class(self, cls: type) -> None:
         """A class: its attributes."""
@@ -167,12 +175,12 @@ class Watch:
         self._attributes[id(cls)] = attributes_of(cls)
         for name, value in list(vars(cls).items()):
             if not (name.startswith("__") and name.endswith("__")):
-                self._add_content(value, _MISSING)
+                self._add_content(value)
 
-    def _add_content(self, value: Any, stamp: Any) -> None:
+    def _add_content(self, value: Any) -> None:
         if type(value) in _ATOMS or isinstance(value, _LASTING):
             return
-        stamp = of(value) if stamp is _MISSING else stamp
+        stamp = of(value, WATCHED_MAX)
         if stamp is not None:
             self._contents.append((value, stamp))
 
@@ -193,7 +201,7 @@ class Watch:
         for function, code, state in self._functions:
             if function.__code__ is not code or not _is_same_state(_state_of(function), state):
                 return False
-        return all(of(value) == stamp for value, stamp in self._contents)
+        return all(of(value, WATCHED_MAX) == stamp for value, stamp in self._contents)
 
 
 def _is_same_state(now: tuple[Any, ...], before: tuple[Any, ...]) -> bool:

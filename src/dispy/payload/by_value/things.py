@@ -67,7 +67,7 @@ def find_bare() -> dict[int, tuple[str, str]]:
     for module_name in (*own_modules(), "__main__", *value_modules(), *sys.modules):
         module = sys.modules.get(module_name)
         is_installed = origin_of(module_name) is Origin.INSTALLED
-        for name, value in list(vars(module).items()) if module is not None else ():
+        for name, value in list(getattr(module, "__dict__", {}).items()):
             kind: Any = type(value)
             if kind is object or (
                 kind.__module__ == module_name if is_installed else not isinstance(value, type)

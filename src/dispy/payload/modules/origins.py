@@ -126,7 +126,7 @@ def is_registered(name: str) -> bool:
 
 
 def _judge(name: str, module: ModuleType | None) -> Origin:
-    if module is None:
+    if not isinstance(module, ModuleType):
         return Origin.VALUE
     top, dot, _ = name.partition(".")
     package = sys.modules.get(top)

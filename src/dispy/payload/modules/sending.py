@@ -211,10 +211,7 @@ def find_home(value: Any) -> tuple[str, str] | None:
     if isinstance(value, PLAIN):
         return None
     for name in own_modules():
-        module = sys.modules.get(name)
-        if module is None:
-            continue
-        for key, other in list(vars(module).items()):
+        for key, other in list(getattr(sys.modules.get(name), "__dict__", {}).items()):
             if other is value and not key.startswith("__"):
                 return name, key
     return None
