@@ -147,13 +147,15 @@ class Watch:
     What it had is held, so that no address is used again.
     """
 
-    __slots__ = ("_attributes", "_classes", "_contents", "_functions", "_globals")
+    __slots__ = ("_attributes", "_classes", "_contents", "_functions", "_globals", "_kept", "_noted")
 
     def __init__(self) -> None:
         self._functions: list[tuple[types.FunctionType, Any, tuple[Any, ...]]] = []
         self._globals: list[tuple[dict[str, Any], str, Any]] = []
         self._classes: list[tuple[type, tuple[Any, ...]]] = []
         self._attributes: dict[int, dict[str, Any]] = {}
+        self._noted: set[int | tuple[int, str]] = set()
+        self._kept: list[Any] = []
         self._contents: list[tuple[Any, Any]] = []
         """Values that may change in themselves, with their stamps. Of larger ones it is not known."""
 
@@ -166,8 +168,10 @@ class Watch:
 
     def add_global(self, namespace: dict[str, Any], name: str, value: Any) -> None:
         """A global."""
-        self._globals.append((namespace, name, value))
-        self._add_content(value)
+        if (id(namespace), name) not in self._noted:
+            self._noted.add((id(namespace), name))
+            self._globals.append((namespace, name, value))
+            self._add_content(value)
 
     def add_class(self, cls: type) -> None:
         """A class: its attributes."""
@@ -178,8 +182,10 @@ class Watch:
                 self._add_content(value)
 
     def _add_content(self, value: Any) -> None:
-        if type(value) in _ATOMS or isinstance(value, _LASTING):
+        if type(value) in _ATOMS or isinstance(value, _LASTING) or id(value) in self._noted:
             return
+        self._noted.add(id(value))
+        self._kept.append(value)
         stamp = of(value, WATCHED_MAX)
         if stamp is not None:
             self._contents.append((value, stamp))
