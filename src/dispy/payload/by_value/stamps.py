@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import itertools
@@ -15,6 +16,7 @@ from typing import Any
 import cloudpickle
 
 from dispy.payload.blocks import PROTOCOL
+from dispy.payload.modules.origins import lies_with_packages
 
 STAMPED_MAX = 1024 * 1024
 """Bytes of a value up to which its content is compared. What is larger counts as changed each time."""
@@ -163,6 +165,8 @@ class Watch:
         """A function: its code, defaults, variables and attributes."""
         state = _state_of(function)
         self._functions.append((function, function.__code__, state))
+        if _is_of_library(function.__code__.co_filename):
+            return  # such as what dataclasses make: nobody changes what it holds
         for value in (*(state[0] or ()), *(state[1] or {}).values(), *(state[2] or ())):
             self._add_content(value)
 
@@ -208,6 +212,11 @@ class Watch:
             if function.__code__ is not code or not _is_same_state(_state_of(function), state):
                 return False
         return all(of(value, WATCHED_MAX) == stamp for value, stamp in self._contents)
+
+
+@functools.cache
+def _is_of_library(filename: str) -> bool:
+    return filename == "<string>" or (os.path.isabs(filename) and lies_with_packages(filename))
 
 
 def _is_same_state(now: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
