@@ -102,15 +102,28 @@ def test_exception_with_a_cause(make_cluster: MakeCluster) -> None:
 
 
 class Unfriendly(Exception):
-    """Cannot be rebuilt from its args."""
+    """Takes other arguments than it keeps."""
 
     def __init__(self, a: int, b: int) -> None:
         super().__init__(f"{a} and {b}")
+        self.a = a
+
+
+def test_exception_with_arguments_of_its_own(make_cluster: MakeCluster) -> None:
+    def compute() -> None:
+        raise Unfriendly(1, 2)
+
+    job = make_cluster(compute).submit()
+    job()
+    assert isinstance(job.error, Unfriendly)
+    assert (job.error.args, job.error.a) == (("1 and 2",), 1)
 
 
 def test_exception_that_cannot_be_rebuilt(make_cluster: MakeCluster) -> None:
     def compute() -> None:
-        raise Unfriendly(1, 2)
+        error = Unfriendly(1, 2)
+        error.held = threading.Lock()  # type: ignore[attr-defined]
+        raise error
 
     job = make_cluster(compute).submit()
     job()

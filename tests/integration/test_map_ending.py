@@ -59,6 +59,7 @@ def test_errors_that_cannot_be_rebuilt(make_cluster: MakeCluster) -> None:
         class Odd(Exception):
             def __init__(self, one: int, two: int) -> None:
                 super().__init__(f"{one} and {two}")
+                self.held = threading.Lock()
 
         if item == "bad":
             raise Odd(1, 2)
