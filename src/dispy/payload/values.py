@@ -49,17 +49,15 @@ def dump(value: Any, known: Known | None = None) -> bytes | Parts:
         known: What is there already, where a worker is to load it. Modules that are not go with it.
     """
     value = out_of_band(value)
-    known = known or known_module.here
     buffers = Collector()
     try:
         data = pickle.dumps(value, PROTOCOL, buffer_callback=buffers.take)
-        is_whole = not names_local(data, known)
+        # The common case without another call: it is on the path of every job.
+        if STACK_GLOBAL not in data or not names_local(data, known or known_module.here):
+            return Parts(data, buffers) if buffers else data
     except Exception:
-        # A lambda, a local class, a class that was itself received by value, …
-        is_whole = False
-    if not is_whole:
-        return dump_with_code(value, known)
-    return Parts(data, buffers) if buffers else data
+        pass  # a lambda, a local class, a class that was itself received by value, …
+    return dump_with_code(value, known or known_module.here)
 
 
 def dump_with_code(value: Any, known: Known | None) -> bytes | Parts:

@@ -101,8 +101,10 @@ def send_runs(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
     Arguments that travel as streams, or lie in files of their own, are not in these messages.
     """
     sizes = [len(job.payload) for job in jobs]
-    if sum(sizes) > BATCH_SIZE_MAX:
-        sizes = [size if size < INLINE_MAX else 0 for size in sizes]
+    if 0 < len(jobs) <= BATCH_MAX and sum(sizes) <= BATCH_SIZE_MAX:
+        _send_run(out, placement, jobs)
+        return
+    sizes = [size if size < INLINE_MAX else 0 for size in sizes]
     for batch in cut(jobs, sizes):
         _send_run(out, placement, batch)
 
