@@ -81,7 +81,7 @@ class Caller:
         """Nothing is being called. Set before the thread looks for more, cleared before it takes that."""
         self._name = name
         self._named: Callable[..., Any] | None = None
-        """What of the user is being called."""
+        """The user's function that is being called."""
         self._left: Iterator[tuple[Any, ...]] = iter(())
         """Calls of it that come next."""
         self._holders = 0
@@ -218,7 +218,7 @@ class Caller:
         return self._left, operator.length_hint(self._left)
 
     def name_running(self) -> str:
-        """What of the user is being called, for a message."""
+        """Name and line of the user's function that is being called, for a message."""
         return "a callback" if self._named is None else name_of(self._named)
 
     def stop(self) -> None:

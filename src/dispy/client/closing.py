@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from dispy.client.engine import Engine
 
 CLOSE_S = 2.0
-"""What an orderly end may take beyond waiting for jobs; and after Ctrl-C, for callbacks."""
+"""Seconds that an orderly end may take beyond waiting for jobs; after Ctrl-C, seconds for callbacks."""
 
 
 def close(
     cluster: JobCluster, timeout: float | None, terminate: bool, is_interrupted: bool = False
 ) -> bool | None:
-    """What ``JobCluster.close`` does.
+    """Close a cluster: the work of ``JobCluster.close``.
 
     Args:
         cluster: Which.

@@ -457,7 +457,7 @@ def stop_engine() -> None:
 
 
 _unfinished: list[Caller] = []
-"""What still calls callbacks, of engines that were stopped."""
+"""Callers of stopped engines that have callbacks left to call."""
 
 
 def _at_exit() -> None:

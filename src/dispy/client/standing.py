@@ -31,7 +31,7 @@ _OWN = "dispy."
 
 
 class Standing:
-    """What is seen of a thread, look after look.
+    """Successive looks at one thread: where it stands, and for how long.
 
     Args:
         thread: That is waited for.

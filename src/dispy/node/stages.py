@@ -88,9 +88,9 @@ class Stage:
         """Copies of what another node receives, by digest; None: it is copied when it is there."""
         self.is_dropped = False
         self.task: Future[Any] | None = None
-        """What a thread does for it, or is to do: it looks for the files, or puts them there."""
+        """The work of a thread for this stage, running or queued: looking for files, or placing them."""
         self.after: Callable[[], None] | None = None
-        """What is to be done when the thread has noticed that it need not."""
+        """Called when the thread has noticed that nobody wants the stage any more."""
         self.tries = 0
         self.files = self.files_max = self.size = self.size_max = 0
         """How much has come, of how much."""

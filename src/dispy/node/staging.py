@@ -63,7 +63,7 @@ class Stager:
         self._file_max = file_max
         self._stages: set[Stage] = set()
         self._placing: set[Stage] = set()
-        """Those for which a thread looks or copies, or is to."""
+        """Stages for which a thread looks or copies, or has that queued."""
         self._left: dict[Path, list[Callable[[], None]]] = {}
         """What is to be done when no thread puts anything into a directory any more."""
         self._fetches: dict[bytes, Fetch] = {}

@@ -1,4 +1,4 @@
-"""What a computation consists of: functions and classes, and the modules of the user's own that they need."""
+"""A computation on its way: functions and classes, and the modules of the user's own that they need."""
 
 from __future__ import annotations
 
@@ -290,7 +290,7 @@ def describe(item: Any) -> str:
 
 
 def definitions(depends: Iterable[Any], scope: Any) -> tuple[list[_Call], dict[str, Any]]:
-    """What is to be called first of dependencies, and the others by name.
+    """Split dependencies into those to call first and, by name, the others.
 
     Args:
         depends: Functions and classes.

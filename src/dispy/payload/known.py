@@ -1,4 +1,4 @@
-"""What nodes have of a program already, by its computation: it need not be sent again."""
+"""Parts of a program that nodes have by its computation, and that need not be sent again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dispy.payload.by_value.stamps import Watch
 
 
 class Known:
-    """What nodes have of a program by its computation.
+    """Parts of a program that nodes have by its computation.
 
     Attributes:
         modules: The user's own modules that were sent.

@@ -69,7 +69,7 @@ _set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
 _encode = msgspec.msgpack.Encoder().encode
 
 _changes = payload.scopes.changes
-"""What the arguments of the running job have changed of the computation."""
+"""Undo list of the running job: see ``payload.scopes.changes``."""
 
 
 class Worker:

@@ -91,15 +91,15 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         self.modules: set[str] = set()
         """The user's own modules that are to be imported there."""
         self.used: dict[str, set[str]] = {}
-        """What is used of them by name, as far as that is known."""
+        """Names that are used of each of these modules, as far as that is known."""
         self.sources: dict[str, str] = {}
         """Texts of the files of code that goes by value, by file name."""
         self.sent: dict[int, Any] = {}
         """Functions and classes that go by value, by identity."""
         self.has_code = False
-        """There is something in it that was compiled."""
+        """True once something compiled is in the pickle: another minor version of Python cannot load it."""
         self.watch = Watch()
-        """What of the program has to be as it is now for this pickle to be right."""
+        """Parts of the program that must not change for this pickle to stay right."""
         self._is_inline = is_inline
         self._known = known
         self._is_known_same: bool | None = None
@@ -107,7 +107,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         self._scopes: dict[int, Scope] = {}
         self._globals: dict[tuple[int, str], Scope] = {}
         self._kept: list[Any] = []
-        """What the pickle memo knows by address only."""
+        """Objects held so that no address in the memo of the pickle is used again."""
         self._late: set[int] = set()
         """Functions of classes: made with the class, filled when it has all of them."""
         self._cells: set[int] = set()
@@ -266,7 +266,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return None
 
     def state_of(self, function: types.FunctionType) -> tuple[Any, ...]:
-        """What a function is given after it was made."""
+        """The second half of a pickled function: what may refer to the function again."""
         about = {
             name: getattr(function, name)
             for name in _FUNCTION_PARTS
@@ -339,7 +339,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return reference
 
     def _in_other_module(self, value: Any) -> Scope | None:
-        """What stands for an object that an own module has made and others have imported from it by name."""
+        """Stand-in for an object that one module of the user's made and another took from it by name."""
         found = sending.find_home(value)
         if found is None or self.origin(found[0]) is not Origin.OWN:
             return None
@@ -370,7 +370,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return module is None or self.origin(module) is Origin.VALUE
 
     def scope_of(self, namespace: Namespace) -> Scope:
-        """What stands for the globals of functions."""
+        """Stand-in for the globals of functions."""
         scope = self._scopes.get(id(namespace))
         if scope is None:
             name = module_of(namespace)
@@ -508,7 +508,7 @@ def dump_by_value(value: Any, buffers: Collector | None = None) -> bytes:
 
 
 def package_of(namespace: Namespace) -> str:
-    """What relative imports in a scope are relative to."""
+    """Name of the package that relative imports in a scope start from."""
     package = namespace.get("__package__")
     if package is None:
         name = namespace.get("__name__") or ""
@@ -524,7 +524,7 @@ def module_of(namespace: Namespace) -> str | None:
 
 
 def about(namespace: Namespace) -> dict[str, Any]:
-    """What is known of a module that goes by value, besides its globals."""
+    """Name, package, file and the like of a module that goes by value."""
     found = {
         name: namespace[name]
         for name in ("__name__", "__package__", "__file__", "__path__", "__doc__")

@@ -30,7 +30,7 @@ _is_loaded = False
 """Whether the computation is here: what arguments change of it from now on is put back after their job."""
 
 changes: list[Callable[[], object]] = []
-"""What puts back the changes that the arguments of the running job have brought, in order."""
+"""Undo list: puts back what the arguments of the running job have changed, last change first."""
 
 _MISSING = object()
 
@@ -163,7 +163,7 @@ def _putting_back(scope: Namespace, stamps: dict[str, Any], name: str) -> Callab
 
 
 def attribute_of(module: Any, path: str) -> Any:
-    """What a module has under a name with dots in it; None if there is nothing."""
+    """Look up a name with dots in a module; None if there is nothing."""
     found = module
     for part in path.split("."):
         found = getattr(found, part, None)

@@ -105,7 +105,7 @@ def is_atom(value: Any) -> bool:
 
 
 def _state_of(function: types.FunctionType) -> tuple[Any, ...]:
-    """What a function has besides its code and globals."""
+    """Defaults, closure contents and attributes of a function."""
     cells = function.__closure__
     closed = None if cells is None else tuple([_content(cell) for cell in cells])
     return function.__defaults__, function.__kwdefaults__, closed, vars(function) or None
@@ -144,7 +144,7 @@ def of(value: Any, limit: int = STAMPED_MAX) -> Any:
 
 
 class Watch:
-    """What of a program has to be as it is for a pickle of its code to be right.
+    """Functions, globals and classes that must not change for a pickle of their code to stay right.
 
     What it had is held, so that no address is used again.
     """
@@ -245,7 +245,7 @@ LEFT_OUT = frozenset({
 
 
 def attributes_of(cls: type) -> dict[str, Any]:
-    """What a class is given after it was made, in order."""
+    """Attributes to set on a class after it was made, in order."""
     found = {}
     for name, value in list(vars(cls).items()):
         if name in LEFT_OUT or name in ("__module__", "__qualname__"):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def named(module: str, name: str) -> Any:
-    """What a module has under a name, where something is loaded.
+    """Look up a name with dots in a module, importing it if need be.
 
     Raises:
         PicklingError: There is nothing.
@@ -230,7 +230,7 @@ def resolve_function(module: str, name: str, data: bytes) -> Any:
 def sendable_part(
     pickler: Pickler, values: dict[str, Any], where: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Those attributes that can be sent, and for the others the reason."""
+    """Split attributes into those that can be sent and, for the others, reasons by name."""
     sendable, reasons = {}, {}
     for name, value in values.items():
         if name.startswith("__") and name.endswith("__"):
@@ -368,7 +368,7 @@ def _new_type(name: str, qualname: str, module: str, supertype: Any) -> Any:
 
 
 def _existing(module: str, name: str, kind: Any) -> Any:
-    """What is here already under the name of something that arrives, so that it stays one."""
+    """Find the object that already has the name of one that arrives, so that there is one of it."""
     found = scopes.attribute_of(sys.modules.get(module), name)
     return found if isinstance(found, kind) and origin_of(module) is not Origin.INSTALLED else None
 
@@ -423,7 +423,7 @@ def _reduce_alias(pickler: Pickler, alias: Any) -> Any:
 
 
 _values: dict[int, Any] = {}
-"""What aliases stand for that were made here, by address: they are kept for good."""
+"""Values of type aliases made here, by address of the alias; both are kept for good."""
 
 
 def _alias(name: str, parameters: tuple[Any, ...], module: str) -> Any:

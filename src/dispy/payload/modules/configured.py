@@ -48,7 +48,7 @@ _GENERATED = ("<string>", "<attrs", "<array_function")
 
 
 class Configured(NamedTuple):
-    """What the globals of a module have in the program.
+    """Values of a module's globals in the program, pickled.
 
     Attributes:
         data: For ``settle``; empty for nothing.

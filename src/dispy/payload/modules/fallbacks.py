@@ -1,4 +1,4 @@
-"""What is used of a module, by value: for nodes where it cannot be imported.
+"""Fallback for nodes that cannot import a module: the part of it that jobs use, by value.
 
 An import may fail where a library, a file or a display is missing. Modules whose top level needs none of these have
 no such part; of the others it costs as much as all of a program's code did before modules were imported.

@@ -97,7 +97,7 @@ class Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
-        """As ``importlib`` asks."""
+        """Find a sent module; part of the protocol of ``sys.meta_path``."""
         module = self._modules.get(name)
         if module is None or not module.path or (module.source is None and not module.code):
             return None

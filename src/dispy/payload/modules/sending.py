@@ -227,7 +227,7 @@ class _Search:
         self.found: dict[str, str] = {}
         """Paths of files of code by name; "" for those that are loaded from no file."""
         self.left: list[str] = []
-        """Those whose import statements are to be followed."""
+        """Modules whose import statements are still to be followed."""
         self.along: dict[str, str] = {}
         """Modules of packages that nothing is known to import; packages may load them by name."""
         self._tops: dict[str, ModuleSpec | None] = {}
