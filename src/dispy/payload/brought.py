@@ -12,7 +12,8 @@ from typing import Any
 from dispy.errors import PicklingError
 from dispy.payload.blocks import PROTOCOL, Buffer, Collector, Parts, out_of_band, whole
 from dispy.payload.by_value.bytecode import Namespace
-from dispy.payload.by_value.pickler import Pickler, functions_of
+from dispy.payload.by_value.namespaces import functions_of
+from dispy.payload.by_value.pickler import Pickler
 from dispy.payload.code import (
     add_modules,
     definitions,

@@ -22,10 +22,11 @@ from dispy.payload import known as known_module
 from dispy.payload.blocks import PROTOCOL
 from dispy.payload.by_value import bytecode, scopes
 from dispy.payload.by_value.bytecode import Namespace
-from dispy.payload.by_value.pickler import Pickler, functions_of, is_global
+from dispy.payload.by_value.namespaces import functions_of, is_global
+from dispy.payload.by_value.pickler import Pickler
 from dispy.payload.culprits import find_culprit
 from dispy.payload.known import Known
-from dispy.payload.modules import configured, importing, sending
+from dispy.payload.modules import configured, importing, loaded, sending
 from dispy.payload.modules.fallbacks import dump_fallbacks
 from dispy.payload.modules.origins import Origin, library_paths, origin_of
 from dispy.payload.modules.sending import Module
@@ -117,7 +118,7 @@ def dump_code(
     Raises:
         PicklingError: Names the global, closure variable or default that cannot be sent.
     """
-    sending.look_again()
+    loaded.look_again()
     depends = list(depends)
     around = [item.func if isinstance(item, functools.partial) else item for item in (setup, cleanup)]
     explicit = [function, *depends, *[item for item in around if item is not None]]

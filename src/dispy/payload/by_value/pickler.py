@@ -14,8 +14,6 @@ A program that loads results never has its own modules changed by them: there ea
 
 from __future__ import annotations
 
-import functools
-import importlib
 import io
 import sys
 import types
@@ -28,9 +26,10 @@ from cloudpickle import cloudpickle as _cloud
 from dispy.payload.blocks import PROTOCOL, Collector
 from dispy.payload.by_value import bytecode, classes, scopes, stamps, things
 from dispy.payload.by_value.bytecode import Imported, Namespace, global_names
+from dispy.payload.by_value.functions import PARTS, content_of, fill_function, fill_module, make_function
+from dispy.payload.by_value.namespaces import about, is_global, module_of, package_of
 from dispy.payload.by_value.scopes import (
     attribute_of,
-    fill_scope,
     fresh_scope,
     global_value,
     import_module,
@@ -41,8 +40,8 @@ from dispy.payload.by_value.scopes import (
 )
 from dispy.payload.by_value.stamps import Watch
 from dispy.payload.known import Known
-from dispy.payload.modules import sending
-from dispy.payload.modules.origins import MAINS, Origin, modules_below, origin_of
+from dispy.payload.modules import loaded
+from dispy.payload.modules.origins import Origin, modules_below, origin_of
 
 Stamped = tuple[str, Any, Any]
 """A global: name, stamp (None: unknown) and value."""
@@ -161,14 +160,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             return things.make_cell, ()
         self._filled.add(id(cell))
         self._kept.append(cell)
-        return things.make_cell, (), _content(cell), None, None, things.fill_cell
+        return things.make_cell, (), content_of(cell), None, None, things.fill_cell
 
     # Modules.
 
     def origin(self, name: str | None) -> Origin:
         """Where a module comes from, as far as this pickle is concerned."""
         origin = origin_of(name)
-        if origin is Origin.OWN and (name == self._only or not sending.can_be_sent(name)):
+        if origin is Origin.OWN and (name == self._only or not loaded.can_be_sent(name)):
             return Origin.VALUE
         return origin
 
@@ -246,8 +245,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         self._cells.update(map(id, function.__closure__ or ()))
         make = (code, scope, function.__name__, function.__closure__)
         if id(function) in self._late:
-            return _make_function, make
-        return _make_function, make, self.state_of(function), None, None, fill_function
+            return make_function, make
+        return make_function, make, self.state_of(function), None, None, fill_function
 
     def later(self, functions: list[types.FunctionType]) -> list[Later]:
         """Have functions made where they are met first, and filled where what is returned here is pickled."""
@@ -269,7 +268,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         """The second half of a pickled function: what may refer to the function again."""
         about = {
             name: getattr(function, name)
-            for name in _FUNCTION_PARTS
+            for name in PARTS
             if getattr(function, name, None) not in (None, (), {})
         }
         if about.get("__annotations__") == {}:
@@ -288,7 +287,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             values = self.stamped(
                 namespace, [*names, *bytecode.named_in(function.__annotations__, namespace, names)]
             )
-            closed = [_content(cell) for cell in function.__closure__ or ()]
+            closed = [content_of(cell) for cell in function.__closure__ or ()]
             submodules = self._submodules(function.__code__, [*(value for *_, value in values), *closed])
         for name in ("__defaults__", "__kwdefaults__"):
             if name in about:
@@ -297,7 +296,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         for cell in function.__closure__ or ():
             if id(cell) not in self._filled:
                 self._filled.add(id(cell))
-                cells.append((cell, self.shared(namespace, _content(cell))))
+                cells.append((cell, self.shared(namespace, content_of(cell))))
         return about, dict(vars(function)), cells, values, submodules
 
     def stamped(self, namespace: Namespace, names: Iterable[str]) -> list[Stamped]:
@@ -314,7 +313,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
     def shared(self, namespace: Namespace, value: Any) -> Any:
         """A value, or what stands for it if it is one that a module holds as well: it is to stay one object."""
         reference = self._in_other_module(value)
-        if reference is None and not isinstance(value, sending.PLAIN) and self.goes_along(namespace):
+        if reference is None and not isinstance(value, loaded.PLAIN) and self.goes_along(namespace):
             reference = self._in_scope(namespace, value)
         return value if reference is None else reference
 
@@ -340,7 +339,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
 
     def _in_other_module(self, value: Any) -> Scope | None:
         """Stand-in for an object that one module of the user's made and another took from it by name."""
-        found = sending.find_home(value)
+        found = loaded.find_home(value)
         if found is None or self.origin(found[0]) is not Origin.OWN:
             return None
         reference = Scope(*self.by_name(*found)[:1], *found)
@@ -473,11 +472,6 @@ def function_data(function: types.FunctionType) -> bytes:
     return data
 
 
-def is_global(obj: Any) -> bool:
-    """Whether a function or class is found under its own name in its module."""
-    return attribute_of(sys.modules.get(obj.__module__), obj.__qualname__) is obj
-
-
 class Later:
     """Fills a function where this is pickled."""
 
@@ -493,10 +487,6 @@ class Later:
 
 _MODULE_PRIVATE = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
 
-_FUNCTION_PARTS = (
-    "__qualname__", "__annotations__", "__kwdefaults__", "__defaults__", "__module__", "__doc__", "__type_params__",
-)  # fmt: skip
-
 _BUILT_IN = frozenset({type(None), type(Ellipsis), type(NotImplemented), *_cloud._BUILTIN_TYPE_NAMES})
 
 
@@ -507,97 +497,10 @@ def dump_by_value(value: Any, buffers: Collector | None = None) -> bytes:
     return stream.getvalue()
 
 
-def package_of(namespace: Namespace) -> str:
-    """Name of the package that relative imports in a scope start from."""
-    package = namespace.get("__package__")
-    if package is None:
-        name = namespace.get("__name__") or ""
-        package = name if "__path__" in namespace else name.rpartition(".")[0]
-    return str(package)
-
-
-def module_of(namespace: Namespace) -> str | None:
-    """Name of the module whose globals these are; None for those of no module."""
-    name = namespace.get("__name__")
-    module = sys.modules.get(name) if isinstance(name, str) else None
-    return name if getattr(module, "__dict__", None) is namespace else None
-
-
-def about(namespace: Namespace) -> dict[str, Any]:
-    """Name, package, file and the like of a module that goes by value."""
-    found = {
-        name: namespace[name]
-        for name in ("__name__", "__package__", "__file__", "__path__", "__doc__")
-        if isinstance(namespace.get(name), (str, list))
-    }
-    spec = namespace.get("__spec__")
-    if spec is not None and namespace.get("__name__") in MAINS:
-        found["spec"] = spec.name
-    return found
-
-
-def functions_of(item: Any) -> Iterable[types.FunctionType]:
-    """The functions whose globals a computation or dependency uses."""
-    if isinstance(item, types.MethodType):
-        item = item.__func__
-    if isinstance(item, (functools._lru_cache_wrapper, functools.partial)):
-        item = getattr(item, "__wrapped__", None) or item.func  # type: ignore[union-attr]
-    if isinstance(item, types.FunctionType):
-        yield item
-        wrapped = getattr(item, "__wrapped__", None)
-        if isinstance(wrapped, types.FunctionType):
-            yield wrapped
-    elif isinstance(item, type):
-        for value in vars(item).values():
-            function = getattr(value, "__func__", value)
-            if isinstance(function, types.FunctionType):
-                yield function
-    elif not isinstance(item, types.BuiltinFunctionType) and not isinstance(item, types.ModuleType):
-        yield from functions_of(type(item)) if type(item).__module__ != "builtins" else ()
-
-
 def _is_reduced_plainly(kind: Any) -> bool:
     return kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
-
-
-def _content(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return things.EMPTY
 
 
 def _is_no_file(filename: str) -> bool:
     """Whether code has no text: what ``exec`` and libraries make, but not a notebook's cell, which has one."""
     return filename in ("<string>", "<stdin>") and sys.version_info < (3, 13)
-
-
-# What pickles call where they are loaded.
-
-
-def _make_function(
-    code: types.CodeType, scope: Namespace, name: str, closure: tuple[types.CellType, ...] | None
-) -> types.FunctionType:
-    return types.FunctionType(code, scope, name, None, closure)
-
-
-def fill_function(function: types.FunctionType, state: tuple[Any, ...]) -> types.FunctionType:
-    """Give a function what may refer to it again."""
-    about, attributes, cells, values, submodules = state
-    for name in submodules:
-        importlib.import_module(name)
-    fill_scope(function.__globals__, values)
-    for cell, value in cells:
-        things.fill_cell(cell, value)
-    vars(function).update(attributes)
-    for name, value in about.items():
-        setattr(function, name, value)
-    return function
-
-
-def fill_module(module: types.ModuleType, state: tuple[Any, ...]) -> types.ModuleType:
-    """Give a module that came by value its attributes; those that could not be sent say so when they are used."""
-    values, reasons = state
-    fill_scope(vars(module), values)
-    things.explain_missing(module, reasons)
-    return module

@@ -23,10 +23,11 @@ from typing import Any, NamedTuple
 from dispy.payload.blocks import PROTOCOL
 from dispy.payload.by_value import bytecode, things
 from dispy.payload.by_value.bytecode import Imported
-from dispy.payload.by_value.pickler import Pickler, package_of
+from dispy.payload.by_value.namespaces import package_of
+from dispy.payload.by_value.pickler import Pickler
 from dispy.payload.by_value.stamps import Sink, TooLarge, attributes_of
+from dispy.payload.modules.loaded import code_of
 from dispy.payload.modules.origins import Origin, origin_of
-from dispy.payload.modules.sending import code_of
 
 logger = logging.getLogger("dispy.client")
 

@@ -15,8 +15,8 @@ from typing import Any
 from dispy.payload.by_value import bytecode
 from dispy.payload.by_value.pickler import Pickler
 from dispy.payload.by_value.stamps import TooLarge
+from dispy.payload.modules.loaded import code_of
 from dispy.payload.modules.origins import Origin, origin_of
-from dispy.payload.modules.sending import code_of
 
 FALLBACK_MAX = 1024 * 1024
 """Bytes of what is used of a module up to which it is sent by value, too."""

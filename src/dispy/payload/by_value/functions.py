@@ -1,0 +1,55 @@
+"""Functions by value: made first, filled when all that they may refer to is there."""
+
+from __future__ import annotations
+
+import importlib
+import types
+from typing import Any
+
+from dispy.payload.by_value import things
+from dispy.payload.by_value.bytecode import Namespace
+from dispy.payload.by_value.scopes import fill_scope
+
+PARTS = (
+    "__qualname__", "__annotations__", "__kwdefaults__", "__defaults__", "__module__", "__doc__", "__type_params__",
+)  # fmt: skip
+
+
+def content_of(cell: types.CellType) -> Any:
+    """Value of a variable that functions share; ``EMPTY`` if it has none yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return things.EMPTY
+
+
+# What pickles call where they are loaded.
+
+
+def make_function(
+    code: types.CodeType, scope: Namespace, name: str, closure: tuple[types.CellType, ...] | None
+) -> types.FunctionType:
+    """A function without anything that may refer to it again."""
+    return types.FunctionType(code, scope, name, None, closure)
+
+
+def fill_function(function: types.FunctionType, state: tuple[Any, ...]) -> types.FunctionType:
+    """Give a function what may refer to it again."""
+    about, attributes, cells, values, submodules = state
+    for name in submodules:
+        importlib.import_module(name)
+    fill_scope(function.__globals__, values)
+    for cell, value in cells:
+        things.fill_cell(cell, value)
+    vars(function).update(attributes)
+    for name, value in about.items():
+        setattr(function, name, value)
+    return function
+
+
+def fill_module(module: types.ModuleType, state: tuple[Any, ...]) -> types.ModuleType:
+    """Give a module that came by value its attributes; those that could not be sent say so when they are used."""
+    values, reasons = state
+    fill_scope(vars(module), values)
+    things.explain_missing(module, reasons)
+    return module

@@ -1,0 +1,170 @@
+"""Modules that the program has loaded: their code as it runs, and objects that they hold."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import marshal
+import os
+import sys
+import time
+import types
+from collections.abc import Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
+from typing import Any
+
+from dispy.payload.by_value import bytecode
+from dispy.payload.modules.origins import own_modules
+
+logger = logging.getLogger("dispy.client")
+
+_codes: dict[str, tuple[types.ModuleType, Any, types.CodeType | None]] = {}
+"""Code by name of the module, for that module and specification: a module that is reloaded gets another one."""
+
+
+def can_be_sent(name: str | None) -> bool:
+    """Whether a module that is loaded here can be imported elsewhere as it runs here."""
+    return name is not None and code_of(name) is not None
+
+
+def code_of(name: str) -> types.CodeType | None:
+    """The code that a loaded module of the user's own was made by; None if that is not there any more."""
+    module = sys.modules.get(name)
+    if module is None:
+        return None
+    known = _codes.get(name)
+    if known is None or known[0] is not module or known[1] is not module.__spec__:
+        known = _codes[name] = module, module.__spec__, _find_code(name, module)
+    return known[2]
+
+
+def look_again() -> None:
+    """Forget the code of modules whose functions are others now, as tools that reload parts of modules leave them."""
+    for name, (module, _, code) in list(_codes.items()):
+        if code is not None and sys.modules.get(name) is module and _has_functions_since(module):
+            del _codes[name]
+
+
+_seen: dict[str, dict[str, types.CodeType]] = {}
+
+
+def _has_functions_since(module: types.ModuleType) -> bool:
+    """Whether functions of a module have other code than when it was looked at last."""
+    now = {
+        function.__qualname__: function.__code__
+        for value in list(vars(module).values())
+        for function in _functions(value, module.__name__)
+    }
+    before = _seen.get(module.__name__)
+    _seen[module.__name__] = now
+    return before is not None and any(before.get(name, code) is not code for name, code in now.items())
+
+
+def _find_code(name: str, module: types.ModuleType) -> types.CodeType | None:
+    spec: Any = module.__spec__
+    path = getattr(module, "__file__", None)
+    if path is None:
+        return _EMPTY  # a namespace package
+    if path.endswith(tuple(EXTENSION_SUFFIXES)):
+        return _EMPTY  # its file is sent, see ``extensions``
+    try:
+        code: types.CodeType | None = spec.loader.get_code(name)
+    except Exception:
+        code = None
+    if code is None:
+        code = _compile(path)
+    if code is None or not _is_changed(path) or _made_by(code, module):
+        return code
+    try:
+        with open(importlib.util.cache_from_source(path), "rb") as file:
+            cached: types.CodeType = marshal.loads(file.read()[16:])
+    except (OSError, ValueError, EOFError, TypeError, NotImplementedError):
+        cached = code
+    if _made_by(cached, module):
+        return cached
+    logger.warning(
+        "%s has changed since the program has imported it: what jobs use of module %s goes by value",
+        path, name,
+    )  # fmt: skip
+    return None
+
+
+_EMPTY = compile("", "<nothing>", "exec")
+
+
+def _compile(path: str) -> types.CodeType | None:
+    try:
+        with open(path, "rb") as file:
+            return compile(file.read(), path, "exec", dont_inherit=True)
+    except (OSError, SyntaxError, ValueError):
+        return None
+
+
+def _start_time() -> float:
+    """When this process began (seconds since the epoch)."""
+    try:
+        with open("/proc/self/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])
+        return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
+_started: list[float] = []
+
+
+def started_ns() -> float:
+    if not _started:
+        _started.append(_start_time())
+    return _started[0] * 1e9
+
+
+def _is_changed(path: str) -> bool:
+    """Whether a file may have been changed since the program began. The time of its inode cannot be set back."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False  # in an archive
+    return max(found.st_mtime, found.st_ctime) >= started_ns() / 1e9 - 1
+
+
+def _made_by(code: types.CodeType, module: types.ModuleType) -> bool:
+    """Whether the functions of a module are those that this code makes."""
+    known = set(bytecode.nested(code))
+    for value in vars(module).values():
+        for function in _functions(value, module.__name__):
+            if function.__code__.co_filename == code.co_filename and function.__code__ not in known:
+                return False
+    return True
+
+
+def _functions(value: Any, module: str) -> Iterator[types.FunctionType]:
+    if isinstance(value, type) and value.__module__ == module:
+        for item in vars(value).values():
+            function = getattr(item, "__func__", item)
+            if isinstance(function, types.FunctionType):
+                yield function
+    elif isinstance(value, types.FunctionType) and value.__module__ == module:
+        yield value
+
+
+# Objects that own modules have made.
+
+PLAIN = (
+    type(None), bool, int, float, complex, str, bytes, tuple, frozenset, types.FunctionType, type, types.ModuleType,
+    types.BuiltinFunctionType,
+)  # fmt: skip
+
+
+def find_home(value: Any) -> tuple[str, str] | None:
+    """Module and name of an object that a module of the user's own holds as a global, such as a lock or registry."""
+    if isinstance(value, PLAIN):
+        return None
+    for name in own_modules():
+        for key, other in list(getattr(sys.modules.get(name), "__dict__", {}).items()):
+            if other is value and not key.startswith("__"):
+                return name, key
+    return None
+
+
+# Which modules are sent.
