@@ -56,6 +56,58 @@ def test_what_programs_expect(
     assert program.stdout == "done\n"
 
 
+NEWER = """
+import typing
+import harness
+
+type Pair[T] = tuple[T, T]
+type Json = dict[str, Json] | list[Json] | int
+type Name = str
+
+def first[T](pair: Pair[T]) -> T:
+    return pair[0]
+
+def bounded[T: int](x: T) -> T:
+    return x
+
+class Box[T]:
+    def __init__(self, item: T):
+        self.item = item
+
+    def get[U](self, other: U) -> tuple[T, U]:
+        return self.item, other
+
+def check_functions():
+    return first((1, 2)), bounded(3), first.__type_params__[0].__name__, str(bounded.__type_params__[0].__bound__)
+
+def check_classes():
+    return Box(1).get("x"), Box[int](2).item, Box.__type_params__[0].__name__, str(Box[str])
+
+def check_aliases():
+    return str(Name.__value__), str(Pair.__value__), Json.__name__, str(typing.get_args(Json.__value__)[0])
+
+def check_hints():
+    return str(typing.get_type_hints(first)), Pair[int].__args__
+
+def call(check):
+    return check()
+
+def by_name(name):
+    return globals()[name]()
+
+if __name__ == "__main__":
+    harness.main(globals(), call, by_name)
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="type parameters are of Python 3.12")
+def test_type_parameters(code: Path, run_program: RunProgram, start_node: StartNode) -> None:
+    start_node("--cpus", "2")
+    program = run_program(NEWER, name="newer.py")
+    assert program.wait(25) == 0, program.stderr
+    assert program.stdout == "12 outcomes compared\n"
+
+
 PROMPT = """\
 import dispy
 class Held:
