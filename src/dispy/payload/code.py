@@ -24,6 +24,7 @@ from dispy.payload.by_value import bytecode, scopes
 from dispy.payload.by_value.bytecode import Namespace
 from dispy.payload.by_value.namespaces import functions_of, is_global
 from dispy.payload.by_value.pickler import Pickler
+from dispy.payload.by_value.stamps import Sink
 from dispy.payload.culprits import find_culprit
 from dispy.payload.known import Known
 from dispy.payload.modules import configured, importing, loaded, sending
@@ -41,6 +42,11 @@ STANDARD_MODULES = frozenset({
 
 CALLED_FIRST = "init_depends"
 """A dependency of this name is called where it arrives, before anything that comes after it is defined."""
+
+SCRIPT_CLASS_MAX = 64 * 1024
+"""Bytes of a class of the script, with what its methods use, up to which it is sent with each computation."""
+
+SCRIPT_CLASSES_MAX = 100
 
 _VERSION = sys.version_info[:2]
 """Bytecode is another in each minor version of Python, and running that of another ends in a crash at best."""
@@ -128,7 +134,7 @@ def dump_code(
     firsts, by_name = definitions(depends, scope)
     take_used()
     try:
-        pickler.dump((scope, firsts, function, by_name, setup, cleanup))
+        pickler.dump((scope, firsts, function, by_name, setup, cleanup, _classes_of_script()))
         if take_used():
             raise PicklingError("it refers to an object that was put")
     except Exception as error:
@@ -150,6 +156,25 @@ def dump_code(
     globals_sent = filter(is_global, pickler.sent.values())
     known = Known([module.name for module in sent], globals_sent, pickler.watch)
     return Dumped(data, known, extensions)
+
+
+def _classes_of_script() -> list[type]:
+    """Classes of the script, which arguments and results may be of: nodes have them, and they go by name then.
+
+    Without what cannot be sent, or is much: that comes with the objects, if there are any.
+    """
+    found = []
+    for value in list(vars(sys.modules["__main__"]).values()):
+        if isinstance(value, type) and value.__module__ == "__main__" and is_global(value):
+            try:
+                Pickler(Sink(SCRIPT_CLASS_MAX), is_inline=True).dump(value)
+            except Exception:
+                continue
+            found.append(value)
+            if len(found) == SCRIPT_CLASSES_MAX:
+                break
+    take_used()
+    return found
 
 
 def _globals_of(function: Any) -> Namespace:
@@ -265,7 +290,7 @@ def load_code(payload: bytes) -> Code:
     sources = add_modules(sent)
     if scopes.is_worker:
         scopes.find_file = partial(importing.place_script, sources=sources)
-    scope, _, function, names, setup, cleanup = pickle.loads(data)
+    scope, _, function, names, setup, cleanup, _ = pickle.loads(data)
     if scopes.is_worker:
         importing.import_besides(besides)
     for name, item in names.items():
