@@ -56,6 +56,59 @@ def test_what_programs_expect(
     assert program.stdout == "done\n"
 
 
+def test_a_module_of_a_job_takes_the_place_of_the_computations(
+    code: Path, run_program: RunProgram, start_node: StartNode
+) -> None:
+    start_node("--cpus", "1")
+    (code / "lib.py").write_text("K = 1\n")
+    program = run_program(
+        "import dispy\ndef work():\n    import lib\n    return lib.K\n"
+        "with dispy.JobCluster(work) as cluster:\n    print(cluster.submit()())\n"
+        "    open('lib.py', 'w').write('K = 22222')\n"
+        "    print(cluster.submit(dispy_job_depends=['lib.py'])(), cluster.submit()())\n",
+        cwd=code,
+        warnings=("ignore",),
+    )
+    assert program.wait(20) == 0, program.stderr
+    assert program.stdout == "1\n22222 1\n"
+
+
+def test_threads_that_a_module_starts_when_it_is_imported_are_told(
+    code: Path, run_program: RunProgram, start_node: StartNode
+) -> None:
+    """Forked workers do not have them; with a worker's own import they do."""
+    start_node("--cpus", "1")
+    (code / "side.py").write_text(
+        "from concurrent.futures import ThreadPoolExecutor\nPOOL = ThreadPoolExecutor(1)\n"
+        "POOL.submit(pow, 2, 3).result()\ndef f(x):\n    return POOL.submit(abs, x).result()\n"
+    )
+    program = run_program(
+        "import dispy, side\nwith dispy.JobCluster(side.f, setup_per='worker') as cluster:\n"
+        "    print(cluster.submit(-4)())\ncluster = dispy.JobCluster(lambda: side.__name__)\n"
+        "print(cluster.submit()())\ncluster.close()\n",
+        warnings=("ignore",),
+    )
+    assert program.wait(20) == 0, program.stderr
+    assert program.stdout == "4\nside\n"
+    assert "importing your modules has started threads" in program.stderr
+
+
+def test_a_script_without_a_guard_that_a_job_spawns(run_program: RunProgram, start_node: StartNode) -> None:
+    """The process that runs the script once more is refused a cluster, and so on without end."""
+    start_node("--cpus", "1")
+    program = run_program(
+        "import dispy, multiprocessing\nfrom concurrent.futures import ProcessPoolExecutor\n"
+        "def square(x):\n    return x * x\ndef work():\n"
+        "    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context('spawn')) as pool:\n"
+        "        return list(pool.map(square, [1, 2]))\n"
+        "cluster = dispy.JobCluster(work)\njob = cluster.submit()\njob()\n"
+        "print('BrokenProcessPool' in job.exception)\ncluster.close()\n",
+        warnings=("ignore",),
+    )
+    assert program.wait(25) == 0, program.stderr
+    assert program.stdout == "True\n"
+
+
 NEWER = """
 import typing
 import harness

@@ -189,6 +189,11 @@ ROWS = {
         "main.py": "import sys, types\nmade = types.ModuleType('made')\nexec('K = 4\\ndef f(x):\\n    return x * K', vars(made))\n"
         "sys.modules['made'] = made\nfrom made import f\ndef work():\n    import made\n    return f(2), made.f(3)\nSEND",
     }),
+    "submodules that others have imported": Row({
+        "main.py": "import lib, pkg.a, xml.dom.minidom\ndef work():\n    return lib.f(), lib.g()\nSEND",
+        "lib.py": "import pkg, xml\ndef f():\n    return pkg.a.V\ndef g():\n    return xml.dom.minidom.__name__\n",
+        "pkg/__init__.py": "", "pkg/a.py": "V = 'a'\n",
+    }),
     "two modules of one name": Row({
         "main.py": "import sys\nsys.path.insert(0, 'a')\nimport lib as one\ndel sys.modules['lib']\nsys.path[0] = 'b'\n"
         "import lib as two\nf1 = one.f\ndef work():\n    return one.f(), two.f(), f1(), one.V, two.V\nSEND",

@@ -143,6 +143,8 @@ class ClusterState:
         self._offers: dict[NodeId, int] = {}
         """CPUs that a node offered when ``allocate`` was asked about it."""
         self._unreachable: dict[Target, str] = {}
+        self._warned: set[str] = set()
+        """Warnings of nodes that were passed on: each is said once, however many nodes give it."""
         self._failures: dict[str, str] = {}
 
         # What is said of jobs that wait.

@@ -410,6 +410,9 @@ class Steering(ClusterState):
         if action.is_usable:
             self._unreachable.pop(info.target, None)
             self._failures.pop(info.name, None)
+            if action.reason and action.reason not in self._warned:
+                self._warned.add(action.reason)
+                logger.warning("cluster %s on node %s: %s", self.name, info.name, action.reason)
             if shown is None:
                 shown = self._dispy_nodes[action.node] = self._show(info)
             self._show_cpus(shown, info)

@@ -147,7 +147,7 @@ def _on_host_message(
             loaded.is_loaded = True
             if warning:
                 logger.warning("%s", block(warning))
-            service._handle(core.HostReady(key))
+            service._handle(core.HostReady(key, warning))
         case worker_protocol.LoadFailed(reason):
             service._handle(core.HostFailed(key, reason))
             stop_host(service, core.StopHost(key))

@@ -377,10 +377,14 @@ class Welcome(Struct, array_like=True, tag=32):
 
 
 class ComputationReady(Struct, array_like=True, tag=33):
-    """The computation is loaded; credit follows. ``life`` as in its ``Compute``."""
+    """The computation is loaded; credit follows. ``life`` as in its ``Compute``.
+
+    ``warning`` says what of the code is not there as in the program.
+    """
 
     computation: Number
     life: Number = 0
+    warning: Reason = ""
 
 
 class ComputationFailed(Struct, array_like=True, tag=34):

@@ -45,6 +45,7 @@ from dispy.protocol.node import (
     Reconcile,
     Reconciled,
 )
+from dispy.protocol.output import cut_reason
 
 __all__ = ["Client"]
 
@@ -151,7 +152,8 @@ def on_host_ready(state: State, out: Outbox, event: HostReady, now: Seconds) -> 
     computation.status = Status.READY
     # What is sampled once holds for a host that was started again, too.
     computation.credit = UNTOLD
-    out.append(Tell(computation.client.id, ComputationReady(event.key[1], computation.spec.life)))
+    ready = ComputationReady(event.key[1], computation.spec.life, cut_reason(event.warning))
+    out.append(Tell(computation.client.id, ready))
     tell_credit(state, out, computation)
 
 

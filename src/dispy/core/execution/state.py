@@ -55,9 +55,10 @@ class FromClient(Struct):
 
 
 class HostReady(Struct):
-    """A computation is loaded."""
+    """A computation is loaded; ``warning`` says what of it is not as in the program, if anything."""
 
     key: Key
+    warning: str = ""
 
 
 class FilesReady(Struct):

@@ -131,7 +131,7 @@ def on_computation_ready(
         return
     placement.status = Status.READY
     computation = placement.computation
-    out.append(TellNode(computation.client, computation.number, known.id, True))
+    out.append(TellNode(computation.client, computation.number, known.id, True, message.warning))
     placement.progress = None
     send_objects(out, placement)
     send_files(out, placement)

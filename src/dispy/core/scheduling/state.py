@@ -252,7 +252,7 @@ class TellPrinted(Struct):
 
 
 class TellNode(Struct):
-    """A node became usable for a computation (``reason`` empty), or is not any more, and why."""
+    """A node became usable for a computation (``reason`` is a warning, if anything), or is not any more, and why."""
 
     client: ClientId
     computation: int
