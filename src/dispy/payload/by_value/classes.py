@@ -23,6 +23,7 @@ import msgspec
 
 from dispy.payload.by_value import scopes, stamps, things
 from dispy.payload.by_value.bytecode import named_in
+from dispy.payload.by_value.functions import functions_in, is_code
 from dispy.payload.by_value.stamps import attributes_of, give_identity, identity_of
 from dispy.payload.modules.origins import Origin, origin_of
 
@@ -66,7 +67,7 @@ def reduce_definition(pickler: Pickler, cls: type) -> Any:
             struct, attributes, keywords = _struct_parts(cls, attributes)
             namespace |= struct
         else:
-            given = {name: value for name, value in attributes.items() if not _is_code(value)}
+            given = {name: value for name, value in attributes.items() if not is_code(value)}
             attributes = {name: value for name, value in attributes.items() if name not in given}
             namespace |= given
         make = make_by_metaclass, (identity, meta, cls.__name__, bases, namespace, keywords)
@@ -86,8 +87,8 @@ def reduce_definition(pickler: Pickler, cls: type) -> Any:
     functions = [
         function
         for value in attributes.values()
-        for function in _functions_in(value)
-        if pickler.is_by_value(function)
+        for function in functions_in(value)
+        if pickler.is_by_value(function) and not things.is_generic(function)
     ]
     # Those first that may be called when objects of the class arrive, as keys of a dictionary say.
     later = pickler.later(sorted(functions, key=lambda function: not function.__name__.startswith("__")))
@@ -118,20 +119,7 @@ def set_first(cls: type, attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_first(name: str, value: Any) -> bool:
-    return _is_code(value) or stamps.is_atom(value) or (name.startswith("__") and name.endswith("__"))
-
-
-def _functions_in(value: Any) -> list[types.FunctionType]:
-    parts = [value]
-    if isinstance(value, (classmethod, staticmethod)):
-        parts = [value.__func__]
-    elif isinstance(value, property):
-        parts = [value.fget, value.fset, value.fdel]
-    return [part for part in parts if isinstance(part, types.FunctionType) and not things.is_generic(part)]
-
-
-def _is_code(value: Any) -> bool:
-    return isinstance(value, (types.FunctionType, classmethod, staticmethod, property))
+    return is_code(value) or stamps.is_atom(value) or (name.startswith("__") and name.endswith("__"))
 
 
 def _is_plain_metaclass(meta: type) -> bool:

@@ -23,6 +23,21 @@ def content_of(cell: types.CellType) -> Any:
         return things.EMPTY
 
 
+def is_code(value: Any) -> bool:
+    """Whether an attribute of a class is a function, or a method or property made of one."""
+    return isinstance(value, (types.FunctionType, classmethod, staticmethod, property))
+
+
+def functions_in(value: Any) -> list[types.FunctionType]:
+    """The functions that an attribute of a class is made of."""
+    parts = [value]
+    if isinstance(value, (classmethod, staticmethod)):
+        parts = [value.__func__]
+    elif isinstance(value, property):
+        parts = [value.fget, value.fset, value.fdel]
+    return [part for part in parts if isinstance(part, types.FunctionType)]
+
+
 # What pickles call where they are loaded.
 
 

@@ -84,6 +84,24 @@ class Sink(io.RawIOBase):
         return self._digest.digest()
 
 
+class Limited(io.BytesIO):
+    """A file in memory that refuses more than so many bytes, before they are copied."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def write(self, data: Any) -> int:
+        """Take bytes.
+
+        Raises:
+            TooLarge: They are too many.
+        """
+        if self.tell() + len(data) > self._limit:
+            raise TooLarge
+        return super().write(data)
+
+
 class _Stamper(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
     """Pickles content for comparison; functions, classes and modules by identity."""
 

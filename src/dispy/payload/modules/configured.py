@@ -11,21 +11,21 @@ from __future__ import annotations
 import abc
 import collections
 import enum
-import io
 import logging
 import marshal
 import pickle
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dispy.payload.blocks import PROTOCOL
 from dispy.payload.by_value import bytecode, things
 from dispy.payload.by_value.bytecode import Imported
+from dispy.payload.by_value.functions import functions_in, is_code
 from dispy.payload.by_value.namespaces import package_of
 from dispy.payload.by_value.pickler import Pickler
-from dispy.payload.by_value.stamps import Sink, TooLarge, attributes_of
+from dispy.payload.by_value.stamps import Limited, Sink, TooLarge, attributes_of
 from dispy.payload.modules.loaded import code_of
 from dispy.payload.modules.origins import Origin, origin_of
 
@@ -117,7 +117,7 @@ class _Parts:
         """Pickle a value; says why that is not possible."""
         if value is None:
             return ""
-        stream = _Limited(limit)
+        stream = Limited(limit)
         pickler = Pickler(stream)
         try:
             pickler.dump(value)
@@ -129,17 +129,6 @@ class _Parts:
         self.modules |= pickler.modules
         self.imports |= pickler.imports
         return ""
-
-
-class _Limited(io.BytesIO):
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self._limit = limit
-
-    def write(self, data: Any) -> int:
-        if self.tell() + len(data) > self._limit:
-            raise TooLarge
-        return super().write(data)
 
 
 def _is_bound(value: Any, module: str, attribute: str) -> bool:
@@ -202,33 +191,20 @@ def _class_values(cls: type, made: set[types.CodeType]) -> ClassValues | None:
         return None  # its members are made by its own module
     values = {}
     for name, value in attributes_of(cls).items():
-        if name.startswith("__") and not _is_code(value):
+        if name.startswith("__") and not is_code(value):
             continue
         if isinstance(value, type) and value.__qualname__ == f"{cls.__qualname__}.{name}":
             value = _class_values(value, made)
             if value is not None:
                 values[name] = value
-        elif _is_code(value):
-            if any(_is_patched(function, made) for function in _functions_in(value)):
+        elif is_code(value):
+            if any(_is_patched(function, made) for function in functions_in(value)):
                 values[name] = value
         elif _is_plain(value) or not _why_not(value):
             values[name] = value
     registered = abc._get_dump(cls)[0] if isinstance(cls, abc.ABCMeta) else ()  # type: ignore[attr-defined]
     subclasses = [found for found in (each() for each in registered) if found is not None]
     return ClassValues(values, subclasses) if values or subclasses else None
-
-
-def _is_code(value: Any) -> bool:
-    return isinstance(value, (types.FunctionType, classmethod, staticmethod, property))
-
-
-def _functions_in(value: Any) -> Iterator[types.FunctionType]:
-    parts = [value]
-    if isinstance(value, (classmethod, staticmethod)):
-        parts = [value.__func__]
-    elif isinstance(value, property):
-        parts = [value.fget, value.fset, value.fdel]
-    yield from (part for part in parts if isinstance(part, types.FunctionType))
 
 
 def _is_patched(function: types.FunctionType, made: set[types.CodeType]) -> bool:

@@ -6,16 +6,14 @@ no such part; of the others it costs as much as all of a program's code did befo
 
 from __future__ import annotations
 
-import io
 import sys
 import types
 from collections.abc import Iterable
-from typing import Any
 
 from dispy.payload.by_value import bytecode
 from dispy.payload.by_value.pickler import Pickler
-from dispy.payload.by_value.stamps import TooLarge
-from dispy.payload.modules.loaded import code_of
+from dispy.payload.by_value.stamps import Limited
+from dispy.payload.modules.loaded import code_of, imported_by
 from dispy.payload.modules.origins import Origin, origin_of
 
 FALLBACK_MAX = 1024 * 1024
@@ -62,7 +60,7 @@ def dump_fallbacks(pickler: Pickler, names: Iterable[str]) -> dict[str, bytes]:
 
 def _dump_fallback(name: str, used: set[str], found: dict[str, bytes]) -> dict[str, set[str]]:
     """Pickle what is used of a module; returns what that uses of others."""
-    stream = _Limited()
+    stream = Limited(FALLBACK_MAX)
     pickler = Pickler(stream, is_inline=True, only=name)
     namespace = vars(sys.modules[name])
     try:
@@ -78,34 +76,14 @@ def _dump_fallback(name: str, used: set[str], found: dict[str, bytes]) -> dict[s
     return own
 
 
-class _Limited(io.BytesIO):
-    def write(self, data: Any) -> int:
-        if self.tell() + len(data) > FALLBACK_MAX:
-            raise TooLarge
-        return super().write(data)
-
-
 def _failing(names: set[str]) -> set[str]:
     """Modules whose import may fail where the program is not: by themselves, or because of what they import."""
     failing = {name for name in names if _may_fail(sys.modules[name])}
     while True:
-        more = {name for name in names - failing if _imported_by(name) & failing}
+        more = {name for name in names - failing if imported_by(name) & failing}
         if not more:
             return failing
         failing |= more
-
-
-def _imported_by(name: str) -> set[str]:
-    module = sys.modules[name]
-    code = code_of(name)
-    if code is None:
-        return set()
-    package = name if hasattr(module, "__path__") else name.rpartition(".")[0]
-    found = set()
-    for statement in bytecode.imports(code, package):
-        found.add(statement.module)
-        found.update(f"{statement.module}.{each}" for each in statement.names)
-    return found
 
 
 def _may_fail(module: types.ModuleType) -> bool:
@@ -114,7 +92,7 @@ def _may_fail(module: types.ModuleType) -> bool:
         return True
     if bytecode.raises(code) or not _OPENING.isdisjoint(code.co_names):
         return True
-    for name in _imported_by(module.__name__):
+    for name in imported_by(module.__name__):
         top = name.partition(".")[0]
         if name in _OPTIONAL or top in _OPTIONAL:
             return True
@@ -136,7 +114,7 @@ def _importers_first(names: set[str]) -> list[str]:
         if name in seen:
             return
         seen.add(name)
-        for other in sorted(_imported_by(name) & names):
+        for other in sorted(imported_by(name) & names):
             visit(other)
         order.append(name)
 

@@ -38,6 +38,19 @@ def code_of(name: str) -> types.CodeType | None:
     return known[2]
 
 
+def imported_by(name: str) -> set[str]:
+    """Names that the import statements of a loaded module may stand for, those in its functions among them."""
+    module, code = sys.modules[name], code_of(name)
+    if code is None:
+        return set()
+    package = name if hasattr(module, "__path__") else name.rpartition(".")[0]
+    found: set[str] = set()
+    for statement in bytecode.imports(code, package):
+        found.add(statement.module)
+        found.update(f"{statement.module}.{each}" for each in statement.names)
+    return found
+
+
 def look_again() -> None:
     """Forget the code of modules whose functions are others now, as tools that reload parts of modules leave them."""
     for name, (module, _, code) in list(_codes.items()):

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from dispy.payload.by_value import bytecode
 from dispy.payload.by_value.bytecode import Imported
-from dispy.payload.modules.loaded import can_be_sent, code_of, started_ns
+from dispy.payload.modules.loaded import can_be_sent, code_of, imported_by, started_ns
 from dispy.payload.modules.origins import (
     Origin,
     is_library,
@@ -263,7 +263,7 @@ def imported_besides(needed: set[str], names: set[str]) -> list[str]:
         names: Of all that are sent.
     """
     statements = {
-        name: _imports_of(name) for name in names if name in sys.modules and code_of(name) is not None
+        name: imported_by(name) for name in names if name in sys.modules and code_of(name) is not None
     }
     reached: set[str] = set()
     left = [name for name in needed if name in statements]
@@ -287,16 +287,6 @@ def imported_besides(needed: set[str], names: set[str]) -> list[str]:
                     and words.issuperset(below[len(prefix) :].split("."))
                 }
     return [name for name in list(sys.modules) if name in found]
-
-
-def _imports_of(name: str) -> set[str]:
-    module, code = sys.modules[name], code_of(name)
-    package = name if hasattr(module, "__path__") else name.rpartition(".")[0]
-    found: set[str] = set()
-    for statement in bytecode.imports(code, package) if code is not None else ():
-        found.add(statement.module)
-        found.update(f"{statement.module}.{each}" for each in statement.names)
-    return found
 
 
 def _follow(search: _Search, statements: Iterable[Imported]) -> None:
