@@ -120,6 +120,10 @@ class JobCluster(Steering):
             started there is killed. None: as long as it takes.
         job_output: Called with (job, stream, text) while jobs run, some tenths of a second after they print, and
             before ``job_status`` with the rest; ``stream`` is "stdout" or "stderr". See ``DispyJob.output``.
+        seed: Number from 0 that ``dispy_job_seed()`` in jobs depends on, beside the job's place among those of the
+            cluster; random if not given, and then to be read from ``JobCluster.seed``.
+        reseed: Random generators that many workers have a copy of are given a stream of their own in each. False:
+            they are left alone, and jobs of different workers draw the same numbers.
 
     The other parameters are not available yet and are refused.
 
@@ -167,6 +171,8 @@ class JobCluster(Steering):
         node_port: int | None = None,
         setup_per: str = "node",
         setup_timeout: float | None = None,
+        seed: int | None = None,
+        reseed: bool = True,
     ) -> None:
         check_threads()
         super().__init__()
@@ -192,7 +198,7 @@ class JobCluster(Steering):
             poll_interval=poll_interval, pulse_interval=pulse_interval, host=host, ext_host=ext_host,
             dispy_port=dispy_port, node_port=node_port, isolate=isolate, exclusive=exclusive, durable=durable,
             tls=tls, loglevel=loglevel, secret=secret, max_queued=max_queued, job_status=job_status,
-            cluster_status=cluster_status, job_output=job_output,
+            cluster_status=cluster_status, job_output=job_output, seed=seed, reseed=reseed,
         )  # fmt: skip
         if node_port is not None:
             warnings.warn("node_port is now called dispy.config.NodePort", DeprecationWarning, stacklevel=2)
@@ -211,6 +217,8 @@ class JobCluster(Steering):
         self._check_reach(self._allocations)
         self._dest_path = check_dest_path(dest_path)
         self._keeps_files = cleanup is False or cleanup is None
+        self.seed = payload.generators.new_seed() if seed is None else seed
+        self._seeding = payload.Seeding(self.seed, submitting.next_number(), reseed)
         self._computation = self._make_computation(
             computation,
             depends,
@@ -261,7 +269,7 @@ class JobCluster(Steering):
     # How a cluster is made; ``Resumed`` makes it of a journal.
 
     def _make_computation(self, computation: Any, depends: Any, setup: Any, cleanup: Any) -> Computation:
-        return Computation(computation, depends, setup, cleanup)
+        return Computation(computation, depends, setup, cleanup, self._seeding)
 
     def _take_files(self, depends: Any) -> tuple[list[FileEntry], list[Held]]:
         items = list(filter(is_file_item, depends or ()))

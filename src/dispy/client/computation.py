@@ -35,7 +35,7 @@ class Computation:
     """
 
     __slots__ = (
-        "_signature", "adapts", "code", "extensions", "is_program", "known", "method", "name", "program",
+        "_owner", "_signature", "adapts", "code", "extensions", "is_program", "known", "method", "name", "program",
     )  # fmt: skip
 
     def __init__(
@@ -44,6 +44,7 @@ class Computation:
         depends: Any,
         setup: Callable[..., Any] | None = None,
         cleanup: Callable[..., Any] | None = None,
+        seeding: payload.Seeding = payload.generators.UNSEEDED,
     ) -> None:
         self.is_program = isinstance(computation, (str, os.PathLike))
         path = os.fspath(computation) if self.is_program else ""
@@ -70,7 +71,12 @@ class Computation:
                     hint="the function, without parentheses",
                 )
         named = names_of(depends) if isinstance(depends, (list, tuple)) else ()
-        self.code, self.known, self.extensions = payload.dump_code(function, items, setup, cleanup, named)
+        self.code, self.known, self.extensions = payload.dump_code(
+            function, items, setup, cleanup, named, seeding
+        )
+        self._owner: Any = self.method.__self__ if self.method is not None else None
+        if self.method is not None and seeding.is_on and not isinstance(self._owner, type):
+            self._owner = payload.generators.shared(self._owner, f"jobs of {self.name}")
         self._signature = inspect.signature(function) if self.method is not None else None
 
     def code_with(self, setup_args: tuple[Any, ...]) -> bytes:
@@ -102,7 +108,7 @@ class Computation:
                 pass
             else:
                 return args
-        return (owner, *args)
+        return (self._owner, *args)
 
 
 def _check_returns(function: Any) -> None:

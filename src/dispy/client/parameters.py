@@ -83,6 +83,13 @@ def _check_loglevel(name: str, value: Any) -> None:
         raise UsageError(f"{name} must be a number, not {describe(value)}", hint="dispy.logger.DEBUG")
 
 
+def _check_seed(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise UsageError(
+            f"{name} must be a number from 0, not {describe(value)}", hint="leave it out for a random one"
+        )
+
+
 def _check_queued(name: str, value: Any) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise UsageError(
@@ -120,6 +127,8 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "dispy_port": check_port,
     "node_port": check_port,
     "isolate": check_flag,
+    "seed": _check_seed,
+    "reseed": check_flag,
     "exclusive": check_flag,
     "durable": check_flag,
     "tls": _check_flag_or_none,

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dispy.client.refs import Ref
     from dispy.core.scheduling.state import NodeId
     from dispy.net.secrets import Secret
+    from dispy.payload import Seeding
     from dispy.protocol.files import FileEntry
     from dispy.protocol.node import Job
 
@@ -60,6 +61,8 @@ class ClusterState:
     _dest_path: str
     _keeps_files: bool
     _computation: Computation
+    seed: int
+    _seeding: Seeding
     _shipped: Shipped
     _files: list[FileEntry]
     """What every node gets."""

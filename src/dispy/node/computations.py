@@ -145,7 +145,7 @@ def _on_host_message(
             service._loop.call_later(loaded.limit_s + SETUP_GRACE_S, _end_late_setup, service, loaded)
         case worker_protocol.Loaded(warning):
             loaded.is_loaded = True
-            if warning:
+            if warning and not service.settings.owner:  # whose program says it
                 logger.warning("%s", block(warning))
             service._handle(core.HostReady(key, warning))
         case worker_protocol.LoadFailed(reason):

@@ -9,7 +9,7 @@ what they define goes by name (``modules``). All else goes by value: the script,
 ``code`` is a whole computation, ``brought`` what a single job brings, ``known`` what a node has already.
 """
 
-from dispy.payload import blocks, references
+from dispy.payload import blocks, generators, references
 from dispy.payload.blocks import OUT_OF_BAND, PROTOCOL, Buffer, Parts, Ready, read_bytes, whole
 from dispy.payload.brought import Apart, accept_code, dump_call_with
 from dispy.payload.by_value import scopes
@@ -33,6 +33,7 @@ from dispy.payload.code import (
     with_setup_args,
 )
 from dispy.payload.culprits import find_culprit
+from dispy.payload.generators import Seeding
 from dispy.payload.known import NOTHING, Known
 from dispy.payload.modules.importing import Finder, begin_worker, is_importing
 from dispy.payload.modules.origins import lies_with_packages
@@ -55,6 +56,7 @@ __all__ = [
     "Parts",
     "Ready",
     "Reference",
+    "Seeding",
     "accept_code",
     "begin_worker",
     "blocks",
@@ -69,6 +71,7 @@ __all__ = [
     "find_culprit",
     "find_unsendable",
     "gather",
+    "generators",
     "has_used",
     "hide",
     "is_importing",

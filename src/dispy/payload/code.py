@@ -26,6 +26,7 @@ from dispy.payload.by_value.namespaces import functions_of, is_global
 from dispy.payload.by_value.pickler import Pickler
 from dispy.payload.by_value.stamps import Sink
 from dispy.payload.culprits import find_culprit
+from dispy.payload.generators import UNSEEDED, Seeding
 from dispy.payload.known import Known
 from dispy.payload.modules import configured, importing, loaded, sending
 from dispy.payload.modules.fallbacks import dump_fallbacks
@@ -62,9 +63,10 @@ class Code:
         setup: Called before any job; None for nothing.
         cleanup: Called after all jobs; None for nothing.
         setup_args: What both are called with.
+        seeding: Of random generators.
     """
 
-    __slots__ = ("cleanup", "function", "modules", "namespace", "setup", "setup_args")
+    __slots__ = ("cleanup", "function", "modules", "namespace", "seeding", "setup", "setup_args")
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class Code:
         setup: Callable[..., Any] | None,
         cleanup: Callable[..., Any] | None,
         setup_args: tuple[Any, ...],
+        seeding: Seeding = UNSEEDED,
     ) -> None:
         self.function = function
         self.namespace = namespace
@@ -81,6 +84,7 @@ class Code:
         self.setup = setup
         self.cleanup = cleanup
         self.setup_args = setup_args
+        self.seeding = seeding
 
     @contextmanager
     def sharing(self, function: Callable[..., Any]) -> Iterator[None]:
@@ -110,6 +114,7 @@ def dump_code(
     setup: Callable[..., Any] | None = None,
     cleanup: Callable[..., Any] | None = None,
     names: Iterable[str] = (),
+    seeding: Seeding = UNSEEDED,
 ) -> Dumped:
     """Pickle a function and the functions and classes it depends on, with the modules that they need.
 
@@ -120,6 +125,7 @@ def dump_code(
         setup: Called before any job.
         cleanup: Called after all jobs.
         names: Of modules that are sent in any case.
+        seeding: Of random generators.
 
     Raises:
         PicklingError: Names the global, closure variable or default that cannot be sent.
@@ -152,7 +158,9 @@ def dump_code(
     besides = sending.imported_besides(pickler.modules, {module.name for module in sent})
     version = _VERSION if pickler.has_code or sent else ()
     packed = pack_modules(sent, pickler.sources) if version else b""
-    data = pickle.dumps((stream.getvalue(), standard, b"", version, (packed, besides)), PROTOCOL)
+    data = pickle.dumps(
+        (stream.getvalue(), standard, b"", version, (packed, besides, tuple(seeding))), PROTOCOL
+    )
     globals_sent = filter(is_global, pickler.sent.values())
     known = Known([module.name for module in sent], globals_sent, pickler.watch)
     return Dumped(data, known, extensions)
@@ -286,7 +294,7 @@ def load_code(payload: bytes) -> Code:
             "no version runs what another has compiled",
             hint=f"start dispynode with Python {theirs}, or the program with Python {ours}",
         )
-    sent, besides = packed
+    sent, besides, seeding = packed
     sources = add_modules(sent)
     if scopes.is_worker:
         scopes.find_file = partial(importing.place_script, sources=sources)
@@ -300,7 +308,8 @@ def load_code(payload: bytes) -> Code:
         scope.setdefault(name, function)
     if scopes.is_worker:
         known_module.here = Known(importing.names())
-    code = Code(function, scope, standard, setup, cleanup, pickle.loads(args) if args else ())
+    setup_args = pickle.loads(args) if args else ()
+    code = Code(function, scope, standard, setup, cleanup, setup_args, Seeding(*seeding))
     scopes.end_loading()
     return code
 

@@ -38,6 +38,7 @@ from dispy.protocol.worker import (
 from dispy.text import Formatter, sendable
 from dispy.worker import loop, names, output, setup
 from dispy.worker.program import Program
+from dispy.worker.randomness import Randomness
 from dispy.worker.restore import Restorer
 from dispy.worker.segments import Segments
 
@@ -75,6 +76,7 @@ class Host:
         # Made before user code is loaded, which may import the functions by which changes are noticed.
         self._restorer = Restorer()
         self._streams = output.new_streams()
+        self._randomness = Randomness()
         self._logger = logging.getLogger("dispynode")
 
     def serve(self) -> None:
@@ -169,14 +171,18 @@ class Host:
                 return LoadFailed(reason)
             assert self._code is not None
             code = self._code
-            warning = "; ".join(filter(None, [*self._finder.warnings, setup.threads_imported()]))
-        if not message.setup_per_worker and code.setup is not None:
-            if message.setup_timeout_s:
-                self._tell(SettingUp())
-            reason = setup.set_up(code, message.setup_timeout_s, message.node_name)
-            if reason:
-                return LoadFailed(_setup_failed(message, reason))
-            warning = "; ".join(filter(None, [warning, setup.threads_left()]))
+            said = [*self._finder.warnings]
+            started_by = "importing your modules"
+            if code.setup is not None:
+                started_by = "setup"
+                if message.setup_timeout_s:
+                    self._tell(SettingUp())
+                reason = setup.set_up(code, message.setup_timeout_s, message.node_name)
+                if reason:
+                    return LoadFailed(_setup_failed(message, reason))
+            said.append(setup.threads_left(started_by))
+            said.append(self._randomness.take(code.seeding, message.isolate))
+            warning = "; ".join(filter(None, said))
         self._kept = set(processes.children(os.getpid()))
         self._set_signals()
         if not message.setup_per_worker:
@@ -194,6 +200,7 @@ class Host:
             job_path=message.work_path,
             provisional_result=self._provisional_result,
             send_file=self._send_file,
+            job_seed=self._job_seed,
             node_logger=self._logger,
         )
         self._finder = payload.begin_worker(
@@ -237,6 +244,12 @@ class Host:
             self._logger.warning("file %r of a job of %s is not sent: %s", path, self._load.name, reason)
         return -1 if reason else 0
 
+    def _job_seed(self) -> int:
+        """The seed of the running job; see ``Worker.job_seed``."""
+        if self._current is None:
+            raise RuntimeError("dispy_job_seed() is for jobs, and none is running here")
+        return self._current.job_seed()
+
     # Workers.
 
     def _fork(self, message: protocol.Fork) -> None:
@@ -275,11 +288,12 @@ class Host:
                 for descriptor in other:
                     os.close(descriptor)
             loop.set_handlers(self._on_interrupt, self._on_unbuffer)
-            loop.reseed()
             assert self._load is not None
             answers = socket.socket(fileno=replies)
             if self._load.setup_per_worker:
                 self._set_up_worker(self._load, answers)
+            if not self._load.isolate:
+                self._randomness.begin_process()
             assert self._code is not None
             capture = output.Capture(*files, self._load.output_max, self._streams)
             if isinstance(self._code.function, Program):
@@ -293,6 +307,7 @@ class Host:
                 memoryview(self._slots)[start : start + protocol.SLOT_SIZE],
                 capture,
                 self._restorer,
+                self._randomness,
                 Segments(self._load.segment_path, self._load.free_path),
                 self._load.isolate,
             )
@@ -319,6 +334,10 @@ class Host:
             assert self._code is not None
             reason = setup.set_up(self._code, load.setup_timeout_s, load.node_name)
             reason = _setup_failed(load, reason) if reason else ""
+        if self._code is not None:
+            said = self._randomness.take(self._code.seeding, False)
+            if said:
+                self._logger.warning("%s: %s", load.name, said)
         answers.send(protocol.pack_set_up(reason))
         if reason:
             loop.leave(78)  # EX_CONFIG

@@ -15,7 +15,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import threading
 import time
 import traceback
@@ -35,10 +34,11 @@ from dispy.protocol.node import FINISHED, TERMINATED, Ended, FilePart, Job
 from dispy.protocol.output import cut_reason
 from dispy.protocol.worker import Record
 from dispy.text import of_error, sendable
-from dispy.worker import forked
+from dispy.worker import forked, native_threads
 from dispy.worker.chunk import Chunk
 from dispy.worker.names import note_missing
 from dispy.worker.output import Capture
+from dispy.worker.randomness import Randomness
 from dispy.worker.restore import Restorer
 from dispy.worker.segments import Segments
 from dispy.worker.sending import SendPart, send_file
@@ -83,6 +83,7 @@ class Worker:
         slot: Memory shared with the daemon (see ``protocol.worker``).
         capture: The output.
         restorer: What to put back between jobs.
+        randomness: Of generators.
         segments: Large payloads.
         is_isolated: Run every job in a process of its own, forked from this one.
     """
@@ -96,6 +97,7 @@ class Worker:
         slot: memoryview,
         capture: Capture,
         restorer: Restorer,
+        randomness: Randomness,
         segments: Segments,
         is_isolated: bool,
     ) -> None:
@@ -112,6 +114,7 @@ class Worker:
         self._flushed = 0.0
         self._capture = capture
         self._restorer = restorer
+        self._randomness = randomness
         self._segments = segments
         self._is_isolated = is_isolated
         self._running: Job | None = None
@@ -310,6 +313,8 @@ class Worker:
         parent = os.getpid()
         start = _wall()
         began = _clock()
+        if not self._is_isolated:
+            native_threads.rest()  # jobs have run here
         try:
             pid = os.fork()
         except OSError as error:
@@ -319,7 +324,7 @@ class Worker:
             code = 70  # EX_SOFTWARE
             try:
                 set_death_signal(signal.SIGKILL, parent)
-                reseed()
+                self._randomness.begin_job(self._randomness.job_seed(job.number))
                 # Signals that came before the fork was complete were forgotten; of an interrupt the job itself knows.
                 self.on_unbuffer()
                 self._is_isolated = True
@@ -574,6 +579,17 @@ class Worker:
             ):
                 return answer
 
+    def job_seed(self) -> int:
+        """The seed of the running job.
+
+        Raises:
+            RuntimeError: No job is running.
+        """
+        job = self._running
+        if job is None:
+            raise RuntimeError("dispy_job_seed() is for jobs, and none is running here")
+        return self._randomness.job_seed(job.number)
+
     def is_cancelled(self) -> bool:
         """Whether the running job was interrupted because it was cancelled."""
         return self._is_cancelled
@@ -627,16 +643,6 @@ def leave(code: int) -> None:
     """End this process without running anything that was registered for its exit."""
     kill_strays(set())
     os._exit(code)
-
-
-def reseed() -> None:
-    """Give a forked process random generators of its own; ``random`` sees to that itself."""
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and hasattr(numpy, "random"):
-        numpy.random.seed()
-    torch = sys.modules.get("torch")
-    if torch is not None and hasattr(torch, "manual_seed"):
-        torch.manual_seed(int.from_bytes(os.urandom(7), "little"))
 
 
 Handler = Callable[[int, FrameType | None], None]

@@ -17,6 +17,7 @@ def offer(
     job_path: str,
     provisional_result: Callable[..., int],
     send_file: Callable[..., int],
+    job_seed: Callable[[], int],
     node_logger: logging.Logger,
 ) -> dict[str, Any]:
     """Have the documented names found by all code of this process, as built-ins are; returns them."""
@@ -27,6 +28,7 @@ def offer(
         "dispy_job_id": None,
         "dispy_provisional_result": provisional_result,
         "dispy_send_file": send_file,
+        "dispy_job_seed": job_seed,
         "dispynode_logger": node_logger,
     }
     vars(builtins).update(names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 import threading
@@ -14,7 +13,7 @@ from types import FrameType
 
 from dispy import payload
 from dispy.text import of_error
-from dispy.worker import forked, output
+from dispy.worker import forked, native_threads, output
 from dispy.worker.names import note_missing
 
 _set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
@@ -91,29 +90,19 @@ def clean_up(code: payload.Code, name: str, logger: logging.Logger) -> None:
         sys.stdout.flush()
 
 
-def threads_left() -> str:
-    """Threads that ``setup`` has left running, in words: none of them is there after a fork."""
-    tasks = "/proc/self/task"
-    count = (len(os.listdir(tasks)) if os.path.isdir(tasks) else threading.active_count()) - 1
-    if count <= 0:
-        return ""
-    names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-    known = f" ({', '.join(names)})" if names else ""
-    return (
-        f"setup has left {count} threads running{known}: jobs do not have them, and may wait for them for ever; "
-        "JobCluster(setup_per='worker') calls it in each worker"
-    )
+def threads_left(started_by: str) -> str:
+    """Threads that run here and that jobs cannot do without, in words; empty if there are none.
 
-
-def threads_imported() -> str:
-    """Threads that modules of the user's have started when they were imported, in words.
-
-    Only those of Python: libraries of linear algebra start their own again in each process.
+    Args:
+        started_by: Code of the user's that may have started some.
     """
+    native_threads.rest()
     names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-    if not names:
+    libraries = native_threads.libraries_left()
+    if not names and not libraries:
         return ""
+    whose = ", ".join([*names, *[f"threads of {library}" for library in libraries]])
     return (
-        f"importing your modules has started threads ({', '.join(names)}): jobs do not have them, and may wait for "
-        "them for ever; JobCluster(setup_per='worker') imports modules in each worker"
+        f"{started_by} has started threads ({whose}): jobs do not have them, and may wait for them for ever; "
+        "JobCluster(setup_per='worker') calls setup, and imports your modules, in each worker"
     )

@@ -1,0 +1,350 @@
+"""Random generators that many processes have a copy of: found, named, and given a stream of its own in each.
+
+A process that is forked has the generators of its parent in the same state, and so has each that unpickles the same
+bytes: all would draw the same numbers. ``found`` looks through all objects that the garbage collector knows, so it
+does not matter where a generator hides; ``reseed`` gives each a new state, made of its old one and a key, in place.
+Equal generators stay equal in one process, and one seed and one key give the same numbers again.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import logging
+import os
+import random
+import sys
+import types
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from dispy.payload.modules.origins import MAINS, Origin, origin_of
+
+logger = logging.getLogger("dispy.payload")
+
+NAMED_MAX = 5
+"""So many are named in a message."""
+
+_CHAIN_MAX = 8
+"""Containers between a generator and the global, variable or attribute that it is named after."""
+
+_HELD_MAX = 100_000
+"""Objects that are looked at in one value: 20 ms."""
+
+
+_KINDS = (("numpy.random", "BitGenerator"), ("numpy.random", "RandomState"), ("torch", "Generator"))
+"""Classes beside ``random.Random``. All generators of numpy draw from one of the first class."""
+
+
+def _kinds() -> tuple[type, ...]:
+    kinds = [getattr(sys.modules.get(module), name, None) for module, name in _KINDS]
+    return (random.Random, *[kind for kind in kinds if isinstance(kind, type)])
+
+
+def _of_kind(objects: list[Any]) -> list[Any]:
+    kinds = _kinds()
+    wanted = {
+        kind
+        for kind in set(map(type, objects))  # at the speed of C: of many objects few are of another class
+        if issubclass(kind, kinds) and not issubclass(kind, random.SystemRandom)
+    }
+    return [item for item in objects if type(item) in wanted] if wanted else []
+
+
+def found() -> list[Any]:
+    """All generators of this process that the collector sees: not those of objects that are frozen.
+
+    Without the ones that modules of Python, numpy and torch share among all their users: see ``reseed_shared``.
+    """
+    shared = {id(getattr(random, "_inst", None))}
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        usual = numpy_random.mtrand._rand
+        shared |= {id(usual), id(usual._bit_generator)}
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        shared.add(id(getattr(torch, "default_generator", None)))
+    objects = gc.get_objects()
+    if torch is not None:
+        objects += gc.get_referents(*objects)  # the collector does not know them, but who refers to them
+    unlike = {id(item): item for item in _of_kind(objects) if id(item) not in shared}
+    return list(unlike.values())
+
+
+def held_by(value: Any) -> list[Any]:
+    """The generators that a value holds: those that it would be pickled with."""
+    passed = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.FrameType)
+    seen = {id(value)}
+    frontier = [value]
+    generators: list[Any] = []
+    while frontier and len(seen) < _HELD_MAX:
+        generators += _of_kind(frontier)
+        reached = gc.get_referents(*[item for item in frontier if gc.is_tracked(item)])
+        frontier = []
+        for item in reached:
+            if id(item) not in seen and not isinstance(item, passed):
+                seen.add(id(item))
+                frontier.append(item)
+    return generators
+
+
+# Their state.
+
+
+class Seeding(NamedTuple):
+    """How the random numbers of a cluster's jobs come about.
+
+    Attributes:
+        seed: Of the cluster.
+        first: Number of its first job.
+        is_on: Whether generators that jobs have copies of are given streams of their own.
+    """
+
+    seed: int
+    first: int
+    is_on: bool
+
+
+UNSEEDED = Seeding(0, 0, False)
+
+
+def new_seed() -> int:
+    """A random seed for a cluster, short enough to be copied from a log."""
+    return int.from_bytes(os.urandom(6))
+
+
+def seed_of(seed: int, index: int, group: int = 0) -> int:
+    """The seed of a job: 32 bits, as many as every library takes; no two jobs of a group have the same.
+
+    Args:
+        seed: Of the cluster.
+        index: Of the job, or of the item of a map.
+        group: 0 for jobs; number of a map.
+    """
+    base = hashlib.blake2b(b"%d %d" % (seed, group), digest_size=4, person=b"dispy job seed").digest()
+    mixed = (int.from_bytes(base) + index) & 0xFFFFFFFF
+    # The last steps of MurmurHash3: each number of 32 bits becomes another one, and neighbours look unlike.
+    mixed = ((mixed ^ mixed >> 16) * 0x85EBCA6B) & 0xFFFFFFFF
+    mixed = ((mixed ^ mixed >> 13) * 0xC2B2AE35) & 0xFFFFFFFF
+    return mixed ^ mixed >> 16
+
+
+def reseed(generators: Iterable[Any], key: bytes) -> None:
+    """Give generators other streams, in place: each by the means of its library.
+
+    Args:
+        generators: From ``found`` or ``held_by``.
+        key: Of the process or job that is to have streams of its own.
+    """
+    for generator in generators:
+        if isinstance(generator, random.Random):
+            generator.seed(_number(_state_of_python(generator), key))
+        elif hasattr(generator, "manual_seed"):  # torch
+            generator.manual_seed(_number(generator.get_state().tolist(), key) >> 193)  # it takes 63 bits
+        elif hasattr(generator, "set_state"):  # numpy's older class, whose bit generator is found, too
+            state = generator.get_state(legacy=False)
+            generator.set_state({**state, "has_gauss": 0, "gauss": 0.0})
+        else:
+            # With its seed sequence, where it has one: that is where ``spawn`` takes new ones from.
+            seeds = sys.modules["numpy.random"].SeedSequence(_number(generator.state, key))
+            generator.__setstate__(type(generator)(seeds).__reduce__()[2])
+
+
+def _number(state: Any, key: bytes) -> int:
+    """Of 256 bits; a state may hold arrays."""
+    text = json.dumps(state, sort_keys=True, default=lambda value: value.tolist())
+    return int.from_bytes(hashlib.sha256(key + text.encode()).digest())
+
+
+def _state_of_python(generator: random.Random) -> Any:
+    try:
+        state = generator.getstate()
+        json.dumps(state)
+    except Exception:  # a class of the user's, without a state, or with one of its own
+        return None
+    return state
+
+
+def reseed_shared(seed: int | None = None) -> None:
+    """Give ``random``, ``numpy.random`` and ``torch`` another state, as far as they are loaded.
+
+    Args:
+        seed: Of 32 bits; None: one of the system's.
+    """
+    random.seed(seed)
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed(seed)
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "manual_seed"):
+        torch.manual_seed(random.SystemRandom().getrandbits(63) if seed is None else seed)
+
+
+# Objects that each job, or each process, has a copy of.
+
+
+class Shared:
+    """A value whose generators are given streams of their own where it arrives, as each place has a copy."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __reduce__(self) -> tuple[Callable[[Any], Any], tuple[Any]]:
+        return arrive, (self._value,)
+
+
+def shared(value: Any, who: str) -> Any:
+    """A value that many get a copy of; as a ``Shared``, with a word in the log, if it holds generators."""
+    generators = held_by(value)
+    if not generators:
+        return value
+    logger.warning(
+        "%s have a copy of random generators each, with a stream of its own: %s",
+        who,
+        describe(generators, value),
+    )
+    return Shared(value)
+
+
+def arrive(value: Any) -> Any:
+    """What a ``Shared`` is unpickled to."""
+    reseed(held_by(value), key_here())
+    return value
+
+
+def _no_key() -> bytes:
+    return b""
+
+
+key_here: Callable[[], bytes] = _no_key
+"""The key of the job that runs here; set in workers."""
+
+
+# Their names.
+
+
+def describe(generators: list[Any], within: Any = None) -> str:
+    """Where the user's code keeps generators, in words; empty if none of them is the user's.
+
+    Args:
+        generators: From ``found`` or ``held_by``.
+        within: The value that holds them, if it is known.
+    """
+    names = sorted(set(filter(None, _names(generators, within).values())))
+    if len(names) > NAMED_MAX:
+        names[NAMED_MAX:] = [f"{len(names) - NAMED_MAX} more"]
+    return ", ".join(names)
+
+
+def _names(generators: list[Any], within: Any) -> dict[int, str]:
+    """By address of the generator: where it is; empty for those of libraries.
+
+    From each generator up to who refers to it, all in step: a look at who refers to what passes over all objects.
+    """
+    namespaces = {
+        id(vars(module)): name
+        for name, module in reversed(list(sys.modules.items()))  # a module's first name is its own
+        if hasattr(module, "__dict__")
+    }
+    named: dict[int, str] = {}
+    paths: dict[int, tuple[int, str]] = {id(item): (id(item), "") for item in generators}
+    generator_ids = set(paths)
+    frontier = list(generators)
+    ours = {id(frontier), id(generators), id(paths), id(namespaces)}
+    for _ in range(_CHAIN_MAX):
+        if not frontier:
+            break
+        above = gc.get_referrers(*frontier)
+        ours |= {id(above), id(frontier)}
+        reached: list[Any] = []
+        for holder in above:
+            if id(holder) in ours or isinstance(holder, types.FrameType):
+                continue
+            for item in frontier:
+                key = _key_in(holder, item)
+                if key is None:
+                    continue
+                generator, path = paths[id(item)]
+                if generator in named:
+                    continue
+                if id(holder) in generator_ids:
+                    named[generator] = ""  # the other is named
+                    continue
+                module = namespaces.get(id(holder))
+                if module is not None:
+                    named[generator] = _global_name(module, key + path)
+                elif isinstance(holder, (types.FunctionType, type)):
+                    named[generator] = _name_in_code(holder, item, key + path)
+                elif holder is within:
+                    named[generator] = f"{(key + path).lstrip('.')} of a {type(holder).__name__}"
+                elif id(holder) not in paths:
+                    paths[id(holder)] = generator, key + path
+                    reached.append(holder)
+        frontier = [item for item in reached if paths[id(item)][0] not in named]
+        ours.add(id(reached))
+    held = {generator for generator, path in paths.values() if path}
+    return {
+        id(item): named.get(id(item), _unknown(item) if id(item) in held else "") for item in generators
+    }
+
+
+def _global_name(module: str, path: str) -> str:
+    where = "the script" if module in MAINS else module
+    return f"{path.lstrip('.')} (a global of {where})" if _is_own(module) else ""
+
+
+def _name_in_code(holder: Any, item: Any, path: str) -> str:
+    """Of an attribute of a class, or of a variable or default of a function."""
+    if not _is_own(holder.__module__ or "__main__"):
+        return ""
+    names: tuple[str, ...] = ()
+    if isinstance(holder, types.FunctionType):
+        code = holder.__code__
+        if item is holder.__closure__:
+            names = code.co_freevars
+        elif item is holder.__defaults__ and isinstance(item, tuple):
+            names = code.co_varnames[code.co_argcount - len(item) : code.co_argcount]
+    place, _, rest = path.removeprefix("[").partition("]")
+    path = f"{names[int(place)]}{rest}" if names else path.lstrip(".")
+    return f"{path} of {holder.__qualname__}"
+
+
+def _unknown(item: Any) -> str:
+    return f"one of {type(item).__module__.partition('.')[0]}"
+
+
+def _is_own(module: str) -> bool:
+    return origin_of(module) is not Origin.INSTALLED
+
+
+def _key_in(holder: Any, item: Any) -> str | None:
+    """How an object refers to another: ``.name``, ``[0]``, nothing for what has no name; None if it does not."""
+    if isinstance(holder, dict):
+        for key, value in list(holder.items()):
+            if value is item:
+                return f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{key!r:.40}]"
+        return None
+    if isinstance(holder, (list, tuple)):
+        return next((f"[{place}]" for place, value in enumerate(holder) if value is item), None)
+    if isinstance(holder, types.CellType):
+        return "" if holder.cell_contents is item else None
+    if isinstance(holder, types.FunctionType):
+        parts = (
+            holder.__defaults__,
+            holder.__closure__,
+            holder.__kwdefaults__,
+            holder.__globals__,
+            vars(holder),
+        )
+        return "" if any(part is item for part in parts) else None
+    attributes = getattr(holder, "__dict__", None)
+    if attributes is item:
+        return ""
+    if isinstance(attributes, dict):
+        for key, value in list(attributes.items()):
+            if value is item:
+                return f".{key}"
+    return "" if any(value is item for value in gc.get_referents(holder)) else None

@@ -1,0 +1,129 @@
+"""Threads that compiled libraries have started here: whose they are, and whether a forked process can do without.
+
+A process that is forked has the calling thread alone. OpenBLAS and others notice and start theirs again. The OpenMP
+of GCC does not: scikit-learn and torch would wait for ever in jobs once ``setup`` has computed with them. It can be
+told to let its threads go, and has new ones when it next needs some. For what is left there is only a warning.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import time
+from contextlib import suppress
+from typing import NamedTuple
+
+_GCC_OPENMP = re.compile(r"/libgomp[-.]")
+
+_PAUSE_HARD = 2
+"""``omp_pause_hard`` of OpenMP 5: let go of the threads, whatever is lost with them."""
+
+_SURVIVE = re.compile(r"openblas|/libmkl_|/libiomp5|/libomp|/libblis|/libarrow|/numexpr/|jemalloc_bg_thd")
+"""Libraries that see to a fork by themselves, each tried: what setup has used works in jobs."""
+
+_PLAIN = re.compile(
+    r"/(libc|libm|ld-linux[^/]*|libpthread|libstdc\+\+|libgcc_s|libpython[^/]*)[-.]|/python[^/]*$|/numpy/"
+)
+"""Code that threads of others run, or have run."""
+
+_STACK_MAX = 64 * 1024
+"""Bytes of a thread's stack that are looked at: idle ones have less."""
+
+_BUSY_S = 0.2
+"""Threads that have just computed turn in circles for some 30 ms, to be quicker at the next call."""
+
+
+class _Code(NamedTuple):
+    start: int
+    end: int
+    path: str
+
+
+def rest() -> None:
+    """Have the OpenMP of GCC let its threads go, in all copies of it that are loaded."""
+    if len(_tasks()) < 2:
+        return
+    for path in sorted({code.path for code in _executable() if _GCC_OPENMP.search(code.path)}):
+        with suppress(OSError, AttributeError):  # too old for that
+            ctypes.CDLL(path).omp_pause_resource_all(_PAUSE_HARD)
+
+
+def libraries_left() -> list[str]:
+    """File names of libraries whose threads run here, and are not known to come back after a fork."""
+    deadline = time.monotonic() + _BUSY_S
+    own = str(os.getpid())
+    tasks = [task for task in _tasks() if task != own]
+    if not tasks:
+        return []
+    code = _executable()
+    left = set()
+    for task in tasks:
+        owner = _owner(task, code)
+        while owner is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+            owner = _owner(task, code)
+        if owner and not _SURVIVE.search(owner):
+            left.add(os.path.basename(owner))
+    return sorted(left)
+
+
+def _tasks() -> list[str]:
+    try:
+        return os.listdir("/proc/self/task")
+    except OSError:  # a system that does not tell
+        return []
+
+
+def _executable() -> list[_Code]:
+    """Where the code of libraries lies."""
+    found = []
+    with suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            fields = line.split(maxsplit=5)
+            if len(fields) == 6 and "x" in fields[1] and fields[5].startswith("/"):
+                start, end = (int(number, 16) for number in fields[0].split("-"))
+                found.append(_Code(start, end, fields[5].rstrip()))
+    return found
+
+
+def _owner(task: str, code: list[_Code]) -> str | None:
+    """Path of the library that has started a thread.
+
+    Found by the innermost address of code on its stack that is not the C library's: idle threads are where their pool
+    waits, and what lies above the frames is storage of all libraries. Empty for a thread that is
+    Python's, has ended or cannot be looked at; None for one that is running just now.
+    """
+    try:
+        with open(f"/proc/self/task/{task}/comm", encoding="utf-8", errors="replace") as file:
+            name = file.read().strip()
+        with open(f"/proc/self/task/{task}/syscall", encoding="ascii") as file:
+            fields = file.read().split()
+        if fields[0] == "running":
+            return None
+        stack = _stack(int(fields[-2], 16))
+    except (OSError, ValueError, IndexError):
+        return ""
+    if _SURVIVE.search(name):
+        return name
+    for place in range(0, len(stack) - 7, 8):
+        address = int.from_bytes(stack[place : place + 8], "little")
+        for library in code:
+            if library.start <= address < library.end and not _PLAIN.search(library.path):
+                return library.path
+    return ""
+
+
+def _stack(pointer: int) -> bytes:
+    """The stack of a thread, from where it is to its beginning."""
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            start, end = (int(number, 16) for number in line.split(maxsplit=1)[0].split("-"))
+            if start <= pointer < end:
+                break
+        else:
+            return b""
+    pointer &= ~7
+    with open("/proc/self/mem", "rb", buffering=0) as memory:
+        memory.seek(pointer)
+        return memory.read(min(end - pointer, _STACK_MAX))

@@ -1,0 +1,68 @@
+"""Random numbers of jobs: generators that a worker has of its host, and seeds that jobs can ask for."""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+from dispy.payload import generators
+from dispy.payload.generators import UNSEEDED, Seeding, seed_of
+
+
+class Randomness:
+    """The generators of this process, and how they are seeded."""
+
+    def __init__(self) -> None:
+        self._generators: list[object] = []
+        self._seeding = UNSEEDED
+        self._key = b""
+        self._arrivals = itertools.count()
+        generators.key_here = self._next_key
+
+    def take(self, seeding: Seeding, is_isolated: bool) -> str:
+        """Look for generators that the user's code has made, before anything is forked from here.
+
+        Args:
+            seeding: Of the cluster.
+            is_isolated: Each job has a process of its own.
+
+        Returns:
+            What is to be said about them; empty for nothing.
+        """
+        self._seeding = seeding
+        if not seeding.is_on:
+            return ""
+        self._generators = generators.found()
+        names = generators.describe(self._generators)
+        where = "job" if is_isolated else "worker"
+        return f"random generators have a stream of their own in each {where}: {names}" if names else ""
+
+    def begin_process(self) -> None:
+        """Give a worker streams that no other process has."""
+        if self._seeding.is_on:
+            self._key = os.urandom(16)
+            generators.reseed(self._generators, self._key)
+            generators.reseed_shared()
+
+    def begin_job(self, seed: int) -> None:
+        """Give the process of one job streams that depend on the job's seed alone."""
+        if self._seeding.is_on:
+            self._key = b"%d %d" % (self._seeding.seed, seed)
+            generators.reseed(self._generators, self._key)
+            generators.reseed_shared(seed)
+
+    def job_seed(self, number: int) -> int:
+        """The seed of the job with this number."""
+        return seed_of(self._seeding.seed, number - self._seeding.first)
+
+    def item_seed(self, mapping: int, item: int) -> int:
+        """The seed of an item of a map.
+
+        Args:
+            mapping: Number of the map in its cluster.
+            item: Number of the item there.
+        """
+        return seed_of(self._seeding.seed, item, mapping)
+
+    def _next_key(self) -> bytes:
+        return b"%s %d" % (self._key, next(self._arrivals))
