@@ -109,6 +109,7 @@ def test_where_they_run_and_what_they_find_in_their_environment(
     assert (found["dispy_node_name"], found["dispy_node_ip_addr"]) == ("here", "127.0.0.1")
     assert (found["label"], found["answer"], found["dispy_level"]) == ("a label", "42", "3")
     assert found["dispy_job_id"] == str(job.id)
+    assert found["dispy_job_seed"].isdecimal()
     assert found.keys().isdisjoint({"_hidden", "ratio", "prepare"})
     assert found["HOME"] == os.environ["HOME"]
     cluster.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import functools
 import os
 import threading
@@ -553,3 +554,43 @@ def test_a_program_in_one_file(run_program: RunProgram, start_node: StartNode) -
     program = run_program(SCRIPT)
     assert program.wait(20) == 0, program.stderr
     assert program.stdout.splitlines()[-1] == str([12 * n + 8 for n in range(5)])
+
+
+def compute_with_openmp() -> None:
+    """Run something in threads of the OpenMP of GCC, as scikit-learn does."""
+    import ctypes
+    import ctypes.util
+
+    library = ctypes.CDLL(ctypes.util.find_library("gomp") or "")
+    library.GOMP_parallel(ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None), None, 4, 0)
+
+
+def multiply() -> float:
+    import numpy
+
+    return float((numpy.ones((300, 300)) @ numpy.ones((300, 300)))[0, 0])
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["shared", "isolated"])
+def test_libraries_that_setup_has_computed_with_compute_in_jobs(
+    make_cluster: MakeCluster, start_node: StartNode, caplog: pytest.LogCaptureFixture, isolate: bool
+) -> None:
+    has_openmp = ctypes.util.find_library("gomp") is not None
+    depends = [multiply, compute_with_openmp]
+
+    def prepare() -> None:
+        multiply()
+        if has_openmp:
+            compute_with_openmp()
+
+    def compute() -> float:
+        if has_openmp:
+            compute_with_openmp()
+        return multiply()
+
+    node = start_node("--cpus", "2")
+    cluster = make_cluster(compute, setup=prepare, depends=depends, isolate=isolate)
+    jobs = [cluster.submit() for _ in range(4)]
+    assert dispy.wait(jobs, timeout=30).not_done == set()
+    assert [job() for job in jobs] == [300.0] * 4
+    assert "threads" not in caplog.text + node.stderr

@@ -22,7 +22,7 @@ def script(tmp_path: Path) -> Program:
     path.chmod(0o700)
     made = Program("script", "java")
     made.arrive(str(tmp_path), "node")
-    made.begin({}, bool)
+    made.begin({"dispy_job_seed": int}, bool)
     return made
 
 

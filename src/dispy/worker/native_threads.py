@@ -31,7 +31,8 @@ _STACK_MAX = 64 * 1024
 """Bytes of a thread's stack that are looked at: idle ones have less."""
 
 _BUSY_S = 0.2
-"""Threads that have just computed turn in circles for some 30 ms, to be quicker at the next call."""
+"""Threads that have just computed turn in circles for some 30 ms, to be quicker at the next call; and those that
+were let go take their time."""
 
 
 class _Code(NamedTuple):
@@ -60,7 +61,7 @@ def libraries_left() -> list[str]:
     left = set()
     for task in tasks:
         owner = _owner(task, code)
-        while owner is None and time.monotonic() < deadline:
+        while (owner is None or _GCC_OPENMP.search(owner)) and time.monotonic() < deadline:
             time.sleep(0.005)
             owner = _owner(task, code)
         if owner and not _SURVIVE.search(owner):

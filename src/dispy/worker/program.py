@@ -85,6 +85,7 @@ class Program:
         command = [*self._command(), *map(as_text, args)]
         job_id = self._namespace.get("dispy_job_id")
         self._environment["dispy_job_id"] = str(job_id) if type(job_id) in (str, int) else ""
+        self._environment["dispy_job_seed"] = str(self._namespace["dispy_job_seed"]())
         pid = 0
         try:
             # An interrupt that came when it has started and we do not know its number yet could not be passed on.
