@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -30,7 +29,7 @@ from dispy.net.tls import ListenerTls, Tls, check, listener_tls, warn_if_open
 from dispy.node import accounts
 from dispy.node.accounts import Account
 from dispy.node.available import Gauge
-from dispy.node.console import Console, answer
+from dispy.node.console import HINT, Console, Prompt
 from dispy.node.cpus import usable_cpus
 from dispy.node.hosts import HostProcess
 from dispy.node.segments import Segments, WorkSpace
@@ -183,11 +182,10 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
         )
         return 1
     _watch_owner(loop, service, settings.owner)
+    is_typed_at = not settings.daemon and not settings.owner and _has_terminal()
     with contextlib.suppress(OSError):  # nobody reads it: no reason to stop
-        print(_greeting(settings, service, parts.cpus), flush=True)
-    console = None
-    if not settings.daemon and not settings.owner and _has_terminal():
-        console = Console(sys.stdin.fileno(), partial(answer, service))
+        print(_greeting(settings, service, parts.cpus) + (f"\n{HINT}" if is_typed_at else ""), flush=True)
+    console = Console(sys.stdin.fileno(), Prompt(service).answer) if is_typed_at else None
     await service.run()
     if console is not None:
         console.close()
