@@ -75,13 +75,14 @@ def run(settings: NodeSettings) -> int:
     logging.basicConfig(handlers=[handler], level=logging.DEBUG if settings.debug else logging.INFO)
     present = usable_cpus()
     try:
-        check_node(settings, present)
+        settings = check_node(settings, present)
         address = resolve(settings.host)
         tls = check(Tls(settings.certfile, settings.keyfile, settings.cafile, settings.tls))
         secret = secrets.choose(settings.secret, settings.secret_file)
         os.environ.pop(secrets.VARIABLE, None)
         secrets.require_given(secret, address)
         account = accounts.find(settings.user)
+        accounts.prepare_prefix(settings.dest_path_prefix, account)
         settings = msgspec.structs.replace(settings, host=address)
         listens = listener_tls(tls) if tls.is_used(address) else None
         warn_if_open(tls, address)
