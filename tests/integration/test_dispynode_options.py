@@ -14,7 +14,7 @@ import pytest
 import dispy
 
 from .conftest import MakeCluster, StartNode
-from .helpers import Node, Place, Program, free_base_port
+from .helpers import PYTHON, Node, Place, Program, free_base_port
 
 CPUS = len(os.sched_getaffinity(0))
 
@@ -117,6 +117,35 @@ def test_all_faults_are_told_at_once(place: Place) -> None:
     said = refused(place, "--cpus", "100000", "--dest_path_prefix", "/dev/null/x")
     assert "100000" in said
     assert "/dev/null/x" in said
+
+
+def test_an_option_that_is_given_twice(start_node: StartNode, make_cluster: MakeCluster) -> None:
+    """The last one counts, as start scripts rely on, and a line says so without its value; flags do no harm."""
+    node = start_node(
+        "--cpus", "1000", "-s", "first", "--secret", "second", "--cpus=1", "--tls", "--no_tls", "-d", "--debug",
+        "-i", "127.0.0.1", "-i", "127.0.0.1",
+    )  # fmt: skip
+    assert node.cpus == 1
+    assert not node.uses_tls
+    assert make_cluster(lambda: 1, secret="second").submit()() == 1
+    said = [line for line in node.stderr.splitlines() if " is given " in line]
+    assert said == [
+        f"dispynode: {name} is given 2 times; the last one counts"
+        for name in ("-c/--cpus", "-s/--secret", "--tls/--no_tls")
+    ]
+
+
+def test_a_start_script_of_dispy_4(start_node: StartNode, make_cluster: MakeCluster, place: Place) -> None:
+    """All options that are taken, as it gives them; nobody reads what is said about them."""
+    start_node(
+        "--clean", "--daemon", "-d", "--cpus", "1", "-i", "127.0.0.1", "--ext_host", "192.0.2.1", "--name", "old",
+        "--dest_path_prefix", str(place.root / "scratch" / "me"), "--max_file_size", "10m",
+        "--zombie_interval", "5", "--ping_interval", "60", "--msg_timeout", "20", "--force_cleanup",
+        "--unsafe_setup", "--serve", "-1", "--secret", "open sesame", "--admin_secret", "", "--init", "",
+        "--scheduler_host", "",
+        command=["sh", "-c", 'exec "$@" 2>/dev/full', "sh", *PYTHON, "-m", "dispy.cli.node"],
+    )  # fmt: skip
+    assert make_cluster(lambda: dispy_node_name, secret="open sesame").submit()() == "old"
 
 
 def test_busy_listen_port(place: Place) -> None:

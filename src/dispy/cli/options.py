@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -31,7 +32,8 @@ class Underscores(click.Command):
 
 def say(ctx: click.Context, text: str) -> None:
     """A line about how the command was typed, on stderr."""
-    click.echo(f"{ctx.find_root().info_name}: {text}", err=True)
+    with suppress(OSError):  # nobody can read it: no reason to stop
+        click.echo(f"{ctx.find_root().info_name}: {text}", err=True)
 
 
 def _is_replaced(parameter: click.Parameter) -> bool:
