@@ -14,7 +14,7 @@ import dispy
 from dispy.net.secrets import generate
 
 from .conftest import MakeCluster, RunProgram, StartNode
-from .helpers import PYTHON, Node, Place, free_base_port
+from .helpers import PYTHON, Node, Place
 from .others import as_other, needs_root
 from .pem import Files, options
 
@@ -63,8 +63,9 @@ def test_a_home_directory_that_no_shell_has_replaced(
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.parametrize("secret", ["dispy.secret", "~/dispy.secret"])
 def test_a_program_may_change_its_directory(
-    start_node: StartNode, run_program: RunProgram, place: Place, here: Path, files: Files
+    start_node: StartNode, run_program: RunProgram, place: Place, here: Path, files: Files, secret: str
 ) -> None:
     """All files were found where it made the cluster: also those that are read when a node is found, or later."""
     (here / "dispy.secret").write_text(generate())
@@ -77,15 +78,17 @@ def test_a_program_may_change_its_directory(
         }
         for name in ("node", "client")
     }
-    port = free_base_port() + 1
     program = run_program(
         "import os, dispy\n"
         "def compute():\n"
-        "    return open('data.txt').read()\n"
-        "open('data.txt', 'w').write('data')\n"
+        "    with open('data.txt') as file:\n"
+        "        return file.read()\n"
+        "with open('data.txt', 'w') as file:\n"
+        "    file.write('data')\n"
         "os.environ['HOME'] = os.getcwd()\n"
-        f"cluster = dispy.JobCluster(compute, nodes=[('127.0.0.1', {port})], depends=['data.txt'],\n"
-        f"    secret_file='~/dispy.secret', recover_file='journal', **{named['client']!r})\n"
+        "dispy.config.LocalNode = False\n"
+        "cluster = dispy.JobCluster(compute, depends=['data.txt'],\n"
+        f"    secret_file={secret!r}, recover_file='journal', **{named['client']!r})\n"
         "os.chdir('/')\n"
         "print('made', flush=True)\n"
         "input()\n"
@@ -94,7 +97,7 @@ def test_a_program_may_change_its_directory(
         cwd=here, stdin=subprocess.PIPE,
     )  # fmt: skip
     program.wait_line("made")
-    start_node(*options(named["node"]), "--secret_file", "dispy.secret", port=str(port), cwd=here)
+    start_node(*options(named["node"]), "--secret_file", "dispy.secret", cwd=here)
     assert program.process.stdin is not None
     program.process.stdin.write(b"\n")
     program.process.stdin.close()
