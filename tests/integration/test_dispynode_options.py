@@ -104,7 +104,7 @@ def refused(place: Place, *arguments: str, code: int = 2) -> str:
         (["--name", "x" * 300], r"name.*255"),
         (["--name", "a\nb"], r"name.*printable"),
         (["--bogus"], r"(?i)no such option.*--bogus"),
-        (["--secrt_file", "x"], r"(?i)no such option.*did you mean.*--secret_file"),
+        (["--secrt_file", "x"], r"(?i)no such option.*--secrt_file.*--secret_file"),
         (["argument"], r"(?i)unexpected.*argument"),
     ],
 )
