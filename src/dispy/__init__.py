@@ -84,13 +84,22 @@ _GONE = {
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
-        why = f": {_GONE[name]}" if name in _GONE else ""
-        raise AttributeError(f"module 'dispy' has no attribute {name!r}{why}")
+        raise AttributeError(f"module 'dispy' has no attribute {name!r}{_why_not(name)}")
     import importlib
 
     value = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value
+
+
+def _why_not(name: str) -> str:
+    """What is to be said of a name that is not there."""
+    if name in _GONE:
+        return f": {_GONE[name]}"
+    from dispy.later import MODULES, not_yet
+
+    later = MODULES.get(f"dispy.{name}")
+    return f": {not_yet('it', later)}" if later is not None else ""
 
 
 def _moved(name: str) -> property:

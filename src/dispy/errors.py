@@ -30,6 +30,10 @@ class NotYetError(UsageError):
     """A documented feature that this version does not offer yet."""
 
 
+class MissingModuleError(NotYetError, ModuleNotFoundError):
+    """A module of dispy 4 that this version does not offer yet; ``except ImportError`` sees it, too."""
+
+
 class PicklingError(UsageError):
     """A function, argument or result that cannot be sent to another process."""
 

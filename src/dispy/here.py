@@ -36,3 +36,38 @@ def absolute(path: str | os.PathLike[str], what: str = "path") -> str:
             f"{what} {text!r} is relative to the current directory, and that was removed",
             hint="give an absolute path, or go to a directory that is there with os.chdir",
         ) from error
+
+
+def expanded(path: str | os.PathLike[str], what: str = "path") -> str:
+    """A path with the home directory for ``~`` or ``~NAME`` at its beginning.
+
+    Args:
+        path: As somebody wrote it.
+        what: What the path is of, for the error.
+
+    Raises:
+        UsageError: There is no such directory.
+    """
+    text = os.fspath(path)
+    if not text.startswith("~"):
+        return text
+    found = os.path.expanduser(text)
+    if found.startswith("~"):
+        raise UsageError(
+            f"{what} {text!r}: the home directory {text.partition('/')[0]!r} is not known here",
+            hint=f"give the whole path, or './{text}' for a file of that name",
+        )
+    return found
+
+
+def own_file(path: str | os.PathLike[str] | None, what: str) -> str | None:
+    """A file of the user's, by a path that means the same wherever one is; None if none is given.
+
+    Args:
+        path: Relative to the current directory, or to a home directory by ``~``; empty or None: none.
+        what: What the path is of, for the error.
+
+    Raises:
+        UsageError: There is no such home directory, or the current one was removed.
+    """
+    return absolute(expanded(path, what), what) if path else None

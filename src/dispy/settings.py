@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from dispy import config
+from dispy import config, here
 from dispy.errors import UsageError
 from dispy.stall import STALL_S
 
@@ -50,7 +50,7 @@ class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     user: str = ""
     """Account that jobs run as; our own if not given."""
     dest_path_prefix: str = ""
-    """Where the node's files go; the temporary directory if not given."""
+    """Directory for the node's files, made if it is missing; the temporary directory if not given."""
     debug: bool = False
     daemon: bool = False
     """Run on when the terminal is closed."""
@@ -77,28 +77,56 @@ class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """After what time it is said that work stands still which could go on."""
 
 
+_PATHS = ("secret_file", "certfile", "keyfile", "cafile", "dest_path_prefix")
+
+
 def check_node(settings: NodeSettings, cpus_present: int) -> NodeSettings:
     """Check settings as a whole.
+
+    Returns:
+        The same with absolute paths: hosts have other current directories.
 
     Raises:
         UsageError: Names all faults at once.
     """
     faults = []
+    paths: dict[str, str | None] = {}
+    for name in _PATHS:
+        try:
+            paths[name] = here.own_file(getattr(settings, name), name)
+        except UsageError as error:
+            faults.append(str(error))
+    prefix = paths.get("dest_path_prefix")
+    fault = _prefix_fault(prefix) if prefix else ""
+    if fault:
+        faults.append(f"dest_path_prefix: {fault}")
     if settings.cpus > cpus_present:
         faults.append(f"cpus: {settings.cpus} are asked for, {cpus_present} are usable")
     if settings.cpus <= -cpus_present:
         faults.append(f"cpus: leaving {-settings.cpus} of {cpus_present} unused leaves none")
     if settings.secret and settings.secret_file:
         faults.append("secret and secret_file: give one of them")
-    if settings.dest_path_prefix and not os.path.isdir(settings.dest_path_prefix):
-        faults.append(f"dest_path_prefix: {settings.dest_path_prefix!r} is not a directory")
     if settings.dispy_port > 65000:
         faults.append(f"dispy_port: {settings.dispy_port} leaves no room for the ports after it")
     if not settings.name.isprintable() or len(settings.name) > 255:
         faults.append("name: up to 255 printable characters")
     if faults:
         raise UsageError("; ".join(faults), hint="see 'dispynode --help'")
-    return settings
+    changed = {name: path for name, path in paths.items() if path and path != getattr(settings, name)}
+    return msgspec.structs.replace(settings, **changed) if changed else settings
+
+
+def _prefix_fault(path: str) -> str:
+    """Why a directory, an absolute path, can be neither used nor made; empty if nothing speaks against it."""
+    above = path
+    while not os.path.lexists(above):
+        above = os.path.dirname(above)
+    subject = repr(path) if above == path else f"{path!r} cannot be made, as {above!r}"
+    if not os.path.isdir(above):
+        return f"{subject} is not a directory"
+    if not os.access(above, os.W_OK | os.X_OK):
+        return f"{subject} cannot be written to by this user"
+    return ""
 
 
 def effective_cpus(wanted: int, present: int) -> int:

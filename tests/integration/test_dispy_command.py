@@ -243,9 +243,34 @@ def test_a_ca_and_what_it_signs(command: Command) -> None:
     assert mode(where) == 0o700
     assert "dispy cert new node" in ca.stderr
     assert "dispy cert new client" in ca.stderr
-    assert f"dispynode --certfile {made[2]} --keyfile {made[3]} --cafile {made[0]}\n" in node.stderr
+    secret = where / "dispy.secret"
+    assert f"\n  dispy secret new {secret}  # once, here\n" in node.stderr
+    files = f"--certfile {made[2]} --keyfile {made[3]} --cafile {made[0]}"
+    assert f"\n  dispynode --host 0.0.0.0 --secret_file {secret} {files}\n" in node.stderr
     used = f"JobCluster(..., certfile={made[4]!r}, keyfile={made[5]!r}, cafile={made[0]!r})\n"
     assert used in client.stderr
+
+
+@pytest.mark.parametrize("names", [["node-1.example", "127.0.0.1"], ["localhost", "127.0.0.1", "::1"]])
+def test_commands_that_are_advised_work(
+    command: Command, ca: Path, start_node: StartNode, make_cluster: MakeCluster, names: list[str]
+) -> None:
+    """Literally, on this machine; beyond loopback if the node's names are."""
+    advised = command.run("cert", "new", "node", *names).stderr.splitlines()[1:]
+    *before, start = [line.strip() for line in advised]
+    for line in before:
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "dispy"
+        command.run(*arguments)
+    program, *arguments = shlex.split(start)
+    assert program == "dispynode"
+    node = start_node(*arguments)
+    assert node.host == ("0.0.0.0" if before else "127.0.0.1")
+    said = command.run("cert", "new", "client", "me").stderr.splitlines()[-1].strip()
+    given = eval(said.replace("JobCluster(..., ", "dict("))
+    assert make_cluster(lambda: 1, nodes=[("127.0.0.1", node.port)], **given).submit()() == 1
+    again = command.run("cert", "new", "node", "other.example").stderr
+    assert ("dispy secret new" in again) is not bool(before), "the secret is made once"
 
 
 def test_python_loads_what_was_made(command: Command, ca: Path) -> None:

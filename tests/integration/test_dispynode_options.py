@@ -14,7 +14,7 @@ import pytest
 import dispy
 
 from .conftest import MakeCluster, StartNode
-from .helpers import Node, Place, Program, free_base_port
+from .helpers import PYTHON, Node, Place, Program, free_base_port
 
 CPUS = len(os.sched_getaffinity(0))
 
@@ -70,19 +70,41 @@ def refused(place: Place, *arguments: str, code: int = 2) -> str:
     [
         (["--cpus", "100000"], r"100000.*asked for, \d+.*usable"),
         (["--cpus", "-100000"], r"100000.*leaves none"),
-        (["--cpus", "many"], r"many.*not a valid integer"),
+        (["--cpus", "many"], r"'many' is not a number of CPUs: 0 for all, or -1 for all but one"),
+        (["--cpus", "1.5"], r"'1\.5' is not a number of CPUs"),
         (["--host", "0.0.0.0"], r"0\.0\.0\.0" + BEYOND),
         (["--host", "192.0.2.1"], r"192\.0\.2\.1" + BEYOND),
         (["--host", "::"], r"::" + BEYOND),
         (["--host", "no.such.host.invalid"], r"no\.such\.host\.invalid.*cannot be resolved"),
-        (["--listen_port", "70000"], r"70000"),
-        (["--dispy_port", "0"], r"dispy_port"),
+        (["--listen_port", "70000"], r"'70000' is not a port number, or 0 for any free one"),
+        (["--dispy_port", "0"], r"dispy_port.*'0' is not a port number from 1 to 65000"),
+        (["-p", "x"], r"dispy_port.*'x' is not a port number from 1 to 65000"),
+        (["--zombie_interval", "nan"], r"'nan' is not a number of minutes from 1, or 0"),
+        (["--max_file_size", "10mb"], r"'10mb' is no size: digits, and k, m, g or t, as in 500m"),
+        (["--ping_interval", "3"], r"'3' is not a number of seconds from 10, or 0 for none"),
+        (["--msg_timeout", "no"], r"'no' is not a number of seconds above 0"),
+        (["--serve", "-2"], r"'-2' is not a number of computations, or -1 for no end"),
+        (
+            ["-i", "127.0.0.1", "-i", "127.0.0.2"],
+            r"--host more than once.*127.0.0.1, 127.0.0.2.*--host 0\.0\.0\.0",
+        ),
+        (["--secret_file="], r"secret_file.*the path is empty"),
+        (["--certfile=~nobody.here/x"], r"certfile.*'~nobody\.here' is not known here"),
         (["--secret_file", "/no/such/file"], r"/no/such/file.*cannot be read"),
         (["--secret", "a", "--secret_file", "b"], r"secret.*one of them"),
-        (["--dest_path_prefix", "/no/such/directory"], r"/no/such/directory.*not a directory"),
+        (
+            ["--dest_path_prefix", "/dev/null/x/y"],
+            r"'/dev/null/x/y' cannot be made, as '/dev/null' is not a dir",
+        ),
+        (["--dest_path_prefix", "/dev/null"], r"'/dev/null' is not a directory"),
+        (
+            ["--dest_path_prefix", "/proc/x"],
+            r"'/proc/x' cannot be made",
+        ),
         (["--name", "x" * 300], r"name.*255"),
         (["--name", "a\nb"], r"name.*printable"),
         (["--bogus"], r"(?i)no such option.*--bogus"),
+        (["--secrt_file", "x"], r"(?i)no such option.*--secrt_file.*--secret_file"),
         (["argument"], r"(?i)unexpected.*argument"),
     ],
 )
@@ -92,9 +114,38 @@ def test_options_that_cannot_be(place: Place, arguments: list[str], message: str
 
 
 def test_all_faults_are_told_at_once(place: Place) -> None:
-    said = refused(place, "--cpus", "100000", "--dest_path_prefix", "/no/such/directory")
+    said = refused(place, "--cpus", "100000", "--dest_path_prefix", "/dev/null/x")
     assert "100000" in said
-    assert "/no/such/directory" in said
+    assert "/dev/null/x" in said
+
+
+def test_an_option_that_is_given_twice(start_node: StartNode, make_cluster: MakeCluster) -> None:
+    """The last one counts, as start scripts rely on, and a line says so without its value; flags do no harm."""
+    node = start_node(
+        "--cpus", "1000", "-s", "first", "--secret", "second", "--cpus=1", "--tls", "--no_tls", "-d", "--debug",
+        "-i", "127.0.0.1", "-i", "127.0.0.1",
+    )  # fmt: skip
+    assert node.cpus == 1
+    assert not node.uses_tls
+    assert make_cluster(lambda: 1, secret="second").submit()() == 1
+    said = [line for line in node.stderr.splitlines() if " is given " in line]
+    assert said == [
+        f"dispynode: {name} is given 2 times; the last one counts"
+        for name in ("-c/--cpus", "-s/--secret", "--tls/--no_tls")
+    ]
+
+
+def test_a_start_script_of_dispy_4(start_node: StartNode, make_cluster: MakeCluster, place: Place) -> None:
+    """All options that are taken, as it gives them; nobody reads what is said about them."""
+    start_node(
+        "--clean", "--daemon", "-d", "--cpus", "1", "-i", "127.0.0.1", "--ext_host", "192.0.2.1", "--name", "old",
+        "--dest_path_prefix", str(place.root / "scratch" / "me"), "--max_file_size", "10m",
+        "--zombie_interval", "5", "--ping_interval", "60", "--msg_timeout", "20", "--force_cleanup",
+        "--unsafe_setup", "--serve", "-1", "--secret", "open sesame", "--admin_secret", "", "--init", "",
+        "--scheduler_host", "",
+        command=["sh", "-c", 'exec "$@" 2>/dev/full', "sh", *PYTHON, "-m", "dispy.cli.node"],
+    )  # fmt: skip
+    assert make_cluster(lambda: dispy_node_name, secret="open sesame").submit()() == "old"
 
 
 def test_busy_listen_port(place: Place) -> None:

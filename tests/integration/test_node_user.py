@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -588,3 +589,63 @@ def test_account_that_cannot_run_python(place: Place, python_for_all: str) -> No
     hidden.chmod(0o700)
     said = refused(place, NAME, str(hidden / "bin" / "python"))
     assert re.search(rf"user: '{NAME}' cannot run .*hidden.*install both where that account", said), said
+
+
+# Where files go.
+
+
+def directory() -> str:
+    return os.getcwd()
+
+
+def test_a_prefix_that_was_made_is_open_to_the_account(
+    start_node: StartNode, make_cluster: MakeCluster, place: Place, python_for_all: str, secret: Path
+) -> None:
+    prefix = place.root / "made" / "here"
+    start_node(
+        "--user", NAME, "--secret_file", str(secret), "--dest_path_prefix", str(prefix),
+        python=[python_for_all], umask=0o077,
+    )  # fmt: skip
+    job = make_cluster(directory, secret_file=str(secret)).submit()
+    found = job()
+    assert job.exception is None
+    assert found.startswith(str(prefix))
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (prefix, prefix.parent)] == [0o711] * 2
+
+
+def test_a_prefix_that_the_account_cannot_enter(place: Place, python_for_all: str) -> None:
+    closed = place.root / "closed"
+    closed.mkdir(0o700)
+    prefix = closed / "x"
+    node = Node(
+        place,
+        "--listen_port",
+        "0",
+        "--user",
+        NAME,
+        "--dest_path_prefix",
+        str(prefix),
+        python=[python_for_all],
+    )
+    try:
+        assert node.wait() == 2
+        assert f"account '{NAME}', which runs jobs, cannot enter '{prefix}'; 'chmod a+x' it" in node.stderr
+    finally:
+        node.end()
+
+
+@pytest.mark.parametrize("below", ["", "x"])
+def test_a_prefix_that_is_not_writable(place: Place, python_for_all: str, below: str) -> None:
+    """For a node of another account than root."""
+    prefix = place.root / "of root"
+    prefix.mkdir(0o755)
+    node = Node(
+        place, "--dest_path_prefix", str(prefix / below), python=[python_for_all],
+        **{**as_other(), "env": environment_of_other(place), "cwd": "/"},
+    )  # fmt: skip
+    try:
+        assert node.wait() == 2
+        assert "dest_path_prefix: " in node.stderr
+        assert f"'{prefix}' cannot be written to by this user; see " in node.stderr
+    finally:
+        node.end()

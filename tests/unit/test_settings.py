@@ -24,7 +24,12 @@ def test_the_defaults_are_fine() -> None:
         ({"cpus": -4}, "leaves none"),
         ({"cpus": -9}, "leaves none"),
         ({"secret": "a", "secret_file": "b"}, "give one of them"),
-        ({"dest_path_prefix": "/there/is/no/such/directory"}, "not a directory"),
+        ({"dest_path_prefix": "/dev/null"}, "dest_path_prefix: '/dev/null' is not a directory"),
+        (
+            {"dest_path_prefix": "/dev/null/x"},
+            "'/dev/null/x' cannot be made, as '/dev/null' is not a directory",
+        ),
+        ({"secret_file": "~no.such.account/x"}, "the home directory '~no.such.account' is not known here"),
         ({"dispy_port": 65001}, "no room"),
         ({"name": "a\nb"}, "printable"),
         ({"name": "n" * 256}, "255"),

@@ -13,11 +13,15 @@ from typing import Any, TypeVar
 import click
 
 from dispy import __version__
-from dispy.cli.options import Underscores
+from dispy.cli.options import Underscores, UserPath
 from dispy.cli.run import run
 from dispy.errors import DispyError, UsageError
 from dispy.net import certificates, secrets
+from dispy.net.addresses import is_loopback
 from dispy.net.directories import state_directory
+
+SECRET = "dispy.secret"
+"""Name of the file beside certificates with the secret that their owners share."""
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -40,7 +44,7 @@ def secret() -> None:
 
 
 @secret.command("new", cls=Underscores)
-@click.argument("file", required=False, type=click.Path(path_type=Path))
+@click.argument("file", required=False, type=UserPath(path_type=Path))
 def new_secret(file: Path | None) -> None:
     """Make a secret of 256 bits, and print it or write it to FILE (mode 0600), which must not exist."""
     text = secrets.generate().encode()
@@ -57,9 +61,7 @@ def new_secret(file: Path | None) -> None:
 
 
 @secret.command("show", cls=Underscores)
-@click.option(
-    "--secret_file", type=click.Path(dir_okay=False), default=None, help="File with the secret, mode 0600."
-)
+@click.option("--secret_file", type=UserPath(), default=None, help="File with the secret, mode 0600.")
 def show_secret(secret_file: str | None) -> None:
     """Print the secret that programs use which are started like this command.
 
@@ -108,7 +110,7 @@ def _where_and_how_long(days: int) -> Callable[[C], C]:
             help="How long it is valid.",
         )(function)  # fmt: skip
         return click.option(
-            "--dir", "directory", type=click.Path(file_okay=False, path_type=Path), default=None,
+            "--dir", "directory", type=UserPath(file_okay=False, path_type=Path), default=None,
             help="Directory of the CA.  [default: 'certificates' in this user's state directory]",
         )(function)  # fmt: skip
 
@@ -144,10 +146,19 @@ def new_node(names: tuple[str, ...], directory: Path | None, days: int) -> None:
     directory = directory or _usual_directory()
     made = certificates.new_leaf(directory, "node", list(names), days)
     certfile, keyfile, cafile = [shlex.quote(_shown(path)) for path in [*made, directory / "ca.pem"]]
+    options = f"--certfile {certfile} --keyfile {keyfile} --cafile {cafile}"
+    if all(name == "localhost" or is_loopback(name) for name in names):
+        _tell(made, "start the node with them:", f"dispynode {options}")
+        return
+    secret = directory / SECRET
+    shown = shlex.quote(_shown(secret))
+    host = "::" if ":" in names[0] else "0.0.0.0"
     _tell(
         made,
-        "copy these and ca.pem to the node over a safe way (scp), and start it with them:",
-        f"dispynode --certfile {certfile} --keyfile {keyfile} --cafile {cafile}",
+        f"copy these, ca.pem and {SECRET}, which all nodes and programs share, to the node over a safe way (scp), "
+        "and start it with them:",
+        *([] if secret.exists() else [f"dispy secret new {shown}  # once, here"]),
+        f"dispynode --host {host} --secret_file {shown} {options}",
     )
 
 
@@ -162,10 +173,12 @@ def new_client(name: str, directory: Path | None, days: int) -> None:
     directory = directory or _usual_directory()
     made = certificates.new_leaf(directory, "client", [name], days)
     certfile, keyfile, cafile = [_shown(path) for path in [*made, directory / "ca.pem"]]
+    secret = f"secret_file={_shown(directory / SECRET)!r}, " if (directory / SECRET).exists() else ""
     _tell(
         made,
-        "copy these and ca.pem to where the program runs over a safe way (scp), and use them there:",
-        f"JobCluster(..., certfile={certfile!r}, keyfile={keyfile!r}, cafile={cafile!r})",
+        f"copy these{',' if secret else ' and'} ca.pem{f' and {SECRET}' if secret else ''} to where the program runs "
+        "over a safe way (scp), and use them there:",
+        f"JobCluster(..., {secret}certfile={certfile!r}, keyfile={keyfile!r}, cafile={cafile!r})",
     )
 
 

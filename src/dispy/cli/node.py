@@ -5,31 +5,52 @@ from __future__ import annotations
 import gc
 import math
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from dispy import __version__, config
-from dispy.cli.options import Size, Underscores, ZombieInterval
+from dispy.cli.old_options import old_options, take_out
+from dispy.cli.options import Number, Size, Underscores, UserPath, say
+from dispy.errors import DispyError, NotYetError
 from dispy.settings import NodeSettings
 
 
+def _one_host(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> str:
+    """The address of ``--host``, which dispy 4 takes several times."""
+    hosts = list(dict.fromkeys(value))
+    if len(hosts) > 1:
+        raise NotYetError(
+            f"--host more than once is not available yet: {', '.join(hosts)}",
+            hint="use --host 0.0.0.0 for all addresses, or start one dispynode for each, with a part of the CPUs",
+        )
+    return hosts[0]
+
+
 @click.command(
-    cls=Underscores, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=Underscores,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="All options of dispy 4 are known: docs/coming-from-dispy-4.md says what each does now.",
 )
 @click.version_option(__version__, prog_name="dispynode")
 @click.option(
-    "-c", "--cpus", type=int, default=0, show_default=True,
+    "-c", "--cpus", type=Number("a number of CPUs: 0 for all, or -1 for all but one", -1e9, 1e9, whole=True),
+    default=0, show_default=True,
     help="Jobs to run at once; 0: one for each CPU this process may use; negative: leave so many unused.",
 )  # fmt: skip
-@click.option("-i", "--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "-p", "--dispy_port", type=click.IntRange(1, 65000), default=config.DispyPort, show_default=True,
+    "-i", "--host", multiple=True, default=["127.0.0.1"], show_default="127.0.0.1", callback=_one_host,
+    help="Address to listen on.",
+)  # fmt: skip
+@click.option(
+    "-p", "--dispy_port", type=Number("a port number from 1 to 65000", 1, 65000, whole=True),
+    default=config.DispyPort, show_default=True,
     help="Base port. The node listens on the next one; on any free one if that is taken.",
 )  # fmt: skip
 @click.option(
     "--listen_port",
-    type=click.IntRange(0, 65535),
+    type=Number("a port number, or 0 for any free one", 0, 65535, whole=True),
     default=None,
     help="The very port to listen on; 0: any free one.",
 )
@@ -39,14 +60,12 @@ from dispy.settings import NodeSettings
     help="Secret shared with clients. Others on this machine can see it here: a file or the environment variable "
     "DISPY_SECRET keep it to you.  [default: this user's own]",
 )  # fmt: skip
-@click.option(
-    "--secret_file", type=click.Path(dir_okay=False), default=None, help="File with the secret, mode 0600."
-)
-@click.option("--certfile", type=click.Path(dir_okay=False), help="Certificate shown to clients, PEM.")
-@click.option("--keyfile", type=click.Path(dir_okay=False), help="Its key, if that is not in certfile.")
+@click.option("--secret_file", type=UserPath(), default=None, help="File with the secret, mode 0600.")
+@click.option("--certfile", type=UserPath(), help="Certificate shown to clients, PEM.")
+@click.option("--keyfile", type=UserPath(), help="Its key, if that is not in certfile.")
 @click.option(
     "--cafile",
-    type=click.Path(dir_okay=False),
+    type=UserPath(),
     help="Authority that must have signed the certificates of clients.",
 )
 @click.option(
@@ -55,11 +74,13 @@ from dispy.settings import NodeSettings
 @click.option("--user", default="", help="Account that jobs run as; only root may give one.")
 @click.option(
     "--dest_path_prefix",
+    type=UserPath(or_none=True),
     default="",
-    help="Directory for files of computations.  [default: the temporary directory]",
+    help="Directory for files of computations, made if it is missing.  [default: the temporary directory]",
 )
 @click.option(
-    "--zombie_interval", type=ZombieInterval(), default=60.0, show_default=True,
+    "--zombie_interval", type=Number("a number of minutes from 1, or 0", 1, 1e6, or_zero=True),
+    default=60.0, show_default=True,
     help="Minutes for which results of a client that is gone are kept, for it to come back or for "
     "dispy.recover_jobs(); 0: for ever.",
 )  # fmt: skip
@@ -89,12 +110,15 @@ from dispy.settings import NodeSettings
 )
 @click.option("-d", "--debug", is_flag=True, help="Log what happens in detail.")
 @click.option("--daemon", is_flag=True, help="Do not use the terminal, and run on when it is closed.")
+@old_options
 def command(**options: Any) -> None:
     """Run jobs of dispy clients on this machine.
 
     Clients of the same user on this machine find the node by themselves. SIGINT (Ctrl-C) and SIGTERM end it with
     everything that runs on it.
     """
+    for text in take_out(options):
+        say(click.get_current_context(), text)
     gc.disable()  # until all is loaded; see ``daemon.main``
     from dispy.node import daemon
 
@@ -108,6 +132,11 @@ def main() -> None:
         command(prog_name="dispynode")
     except KeyboardInterrupt:
         sys.exit(130)
+    except DispyError as error:
+        for line in str(error).splitlines():
+            with suppress(OSError):
+                click.echo(f"dispynode: {line}", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -3,17 +3,48 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import click
 
+from dispy import here
+from dispy.errors import UsageError
+
 
 class Underscores(click.Command):
-    """A command whose options may be written with hyphens or underscores."""
+    """A command whose options may be written with hyphens or underscores.
+
+    Of an option that is given several times the last one counts, as ever, and a line says so.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)  # behind it are no options
-        return super().parse_args(ctx, [*map(_normal, args[:end]), *args[end:]])
+        args = [*map(_normal, args[:end]), *args[end:]]
+        if not ctx.resilient_parsing:
+            _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+            for parameter, count in Counter(order).items():
+                if count > 1 and _is_replaced(parameter):
+                    say(ctx, f"{_name(parameter)} is given {count} times; the last one counts")
+        return super().parse_args(ctx, args)
+
+
+def say(ctx: click.Context, text: str) -> None:
+    """A line about how the command was typed, on stderr."""
+    with suppress(OSError):  # nobody can read it: no reason to stop
+        click.echo(f"{ctx.find_root().info_name}: {text}", err=True)
+
+
+def _is_replaced(parameter: click.Parameter) -> bool:
+    """Whether a value of it is lost when there is another one."""
+    if not isinstance(parameter, click.Option) or parameter.multiple or parameter.is_eager:
+        return False
+    return not parameter.is_flag or bool(parameter.secondary_opts)
+
+
+def _name(parameter: click.Parameter) -> str:
+    return "/".join([*parameter.opts, *parameter.secondary_opts])
 
 
 def _normal(argument: str) -> str:
@@ -23,7 +54,64 @@ def _normal(argument: str) -> str:
     return name.replace("-", "_").replace("__", "--", 1) + equals + value
 
 
-class Size(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
+class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
+    """A number between bounds; of anything else it is said what it has to be.
+
+    Args:
+        words: What it has to be.
+        least: The smallest one.
+        most: The largest one.
+        whole: An ``int``; else a ``float``.
+        or_zero: 0 is fine, too.
+    """
+
+    name = "number"
+
+    def __init__(
+        self, words: str, least: float, most: float, *, whole: bool = False, or_zero: bool = False
+    ) -> None:
+        self._words = words
+        self._bounds = (least, most)
+        self._type = int if whole else float
+        self._or_zero = or_zero
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        try:
+            number = self._type(value)
+        except ValueError:
+            number = float("nan")
+        least, most = self._bounds
+        if not (least <= number <= most or (self._or_zero and number == 0)):
+            self.fail(f"{value!r} is not {self._words}", param, ctx)
+        return number
+
+
+class UserPath(click.Path):
+    """A path that may begin with ``~``, which no shell replaces in ``--option=~/file``.
+
+    Args:
+        or_none: An empty text stands for none, as in dispy 4; else it is refused: a variable of a script was empty.
+        options: Of ``click.Path``.
+    """
+
+    def __init__(self, *, or_none: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self._or_none = or_none
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        if value == "":
+            if self._or_none:
+                return value
+            self.fail("the path is empty; give one, or leave the option out", param, ctx)
+        try:
+            return super().convert(here.expanded(value), param, ctx)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]  # likewise
     """A number of bytes: digits, and k, m, g or t for powers of 1024."""
 
     name = "size"
@@ -37,19 +125,3 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic in newer versi
         if size >= 1 << 62:
             self.fail(f"{value!r} is more than any disk holds", param, ctx)
         return size
-
-
-class ZombieInterval(click.ParamType):  # type: ignore[type-arg]  # likewise
-    """Minutes, from 1; 0 for no end."""
-
-    name = "minutes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number."""
-        try:
-            minutes = float(value)
-        except ValueError:
-            minutes = -1.0
-        if minutes != 0 and not 1 <= minutes <= 1e6:
-            self.fail(f"{value!r} is not a number of minutes from 1, or 0", param, ctx)
-        return minutes

@@ -11,8 +11,9 @@ from contextlib import suppress
 import click
 
 import dispy
-from dispy.cli.options import Underscores
+from dispy.cli.options import Underscores, UserPath
 from dispy.errors import DispyError, UsageError
+from dispy.later import RUN_OPTIONS, not_yet
 
 FAILED = 1
 """Exit code when a run has failed."""
@@ -40,11 +41,9 @@ FAILED = 1
 @click.option(
     "--secret", default="", help="Secret shared with the nodes; others on this machine can see it here."
 )
-@click.option("--secret_file", type=click.Path(dir_okay=False), help="File with the secret, mode 0600.")
-@click.option(
-    "--certfile", type=click.Path(dir_okay=False), help="Certificate that nodes must show, too, PEM."
-)
-@click.option("--keyfile", type=click.Path(dir_okay=False), help="Its key, if that is not in certfile.")
+@click.option("--secret_file", type=UserPath(), help="File with the secret, mode 0600.")
+@click.option("--certfile", type=UserPath(), help="Certificate that nodes must show, too, PEM.")
+@click.option("--keyfile", type=UserPath(), help="Its key, if that is not in certfile.")
 @click.option("--scheduler_node", default="", help="Not available yet: a scheduler shared with others.")
 @click.argument("computation")
 def run(
@@ -68,9 +67,7 @@ def run(
     that of all runs was, else 1; 2 if it could not begin.
     """
     if scheduler_node:
-        raise UsageError(
-            "--scheduler_node is not available yet", hint="leave it out, and name nodes with -n"
-        )
+        raise not_yet("--scheduler_node", RUN_OPTIONS["scheduler_node"])
     runs = [_split(text) for text in args] or [[]]
     warnings.showwarning = _warn  # type: ignore[assignment]  # the rest of its arguments is of no interest
     cluster = dispy.JobCluster(

@@ -94,6 +94,7 @@ class JobCluster(Steering):
         callback: Old name of ``job_status``.
         ip_addr: Old name of ``host``.
         ext_ip_addr: Old name of ``ext_host``.
+        ipv4_udp_multicast: Refused, since nodes of other machines are not found yet: name them in ``nodes``.
         ping_interval: Accepted; nodes are looked for all the time.
         pulse_interval: Nodes give a sign of life at least so often (0.1 to 1000 seconds; 1 if not given): one that
             says nothing for five times so long is dead. The smallest of all clusters of the program is for all.
@@ -124,8 +125,6 @@ class JobCluster(Steering):
             cluster; random if not given, and then to be read from ``JobCluster.seed``.
         reseed: Random generators that many workers have a copy of are given a stream of their own in each. False:
             they are left alone, and jobs of different workers draw the same numbers.
-
-    The other parameters are not available yet and are refused.
 
     Raises:
         UsageError: A parameter that cannot be used, and why.
@@ -208,12 +207,16 @@ class JobCluster(Steering):
 
         self._allocations = parse_nodes(nodes)
         self._wants_private = all(allocation.host == "*" for allocation in self._allocations)
-        self._secret = secrets.choose(secret, secret_file)
-        self._secret_file = secret_file
+        self._secret_file = here.own_file(secret_file, "secret_file")
+        self._secret = secrets.choose(secret, self._secret_file)
         payload.hide(
             secret or os.environ.get(secrets.VARIABLE, "")
         )  # if it stands in the script, whose text is sent
-        self._tls = check(Tls(certfile, keyfile, cafile, tls))
+        files = [
+            here.own_file(path, name)
+            for name, path in (("certfile", certfile), ("keyfile", keyfile), ("cafile", cafile))
+        ]
+        self._tls = check(Tls(files[0], files[1], files[2], tls))
         self._check_reach(self._allocations)
         self._dest_path = check_dest_path(dest_path)
         self._keeps_files = cleanup is False or cleanup is None

@@ -200,7 +200,7 @@ def open_journals(recover_file: str | os.PathLike[str] | None, given: dict[str, 
     if recover_file is not None:
         if not isinstance(recover_file, (str, os.PathLike)):
             raise UsageError(f"recover_file must be a path, not {type(recover_file).__name__}")
-        path = Path(here.absolute(recover_file, "recover_file"))
+        path = Path(here.absolute(here.expanded(recover_file, "recover_file"), "recover_file"))
         if not path.exists():
             notice(f"there is no journal {path}: nothing to recover")
             return []

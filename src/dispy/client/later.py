@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from dispy.errors import NotYetError
+from dispy.later import NAMES, not_yet
 
 
 class SharedJobCluster:
     """A cluster at a scheduler that many programs share. Not available yet."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        raise NotYetError("SharedJobCluster is not available yet", hint="use JobCluster")
+        raise not_yet("SharedJobCluster", NAMES["SharedJobCluster"])

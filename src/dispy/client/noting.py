@@ -31,7 +31,9 @@ def open_journal(cluster: ClusterState, recover_file: str | os.PathLike[str] | N
         UsageError: ``recover_file`` exists, or cannot be made.
     """
     service, post = cluster._engine.service, cluster._engine.post
-    given = None if recover_file is None else Path(here.absolute(recover_file, "recover_file"))
+    given = None
+    if recover_file is not None:
+        given = Path(here.absolute(here.expanded(recover_file, "recover_file"), "recover_file"))
     path = given or journal_files.new_path(service.identity, is_full=True)
     journal = Journal(path, journal_files.create, post, is_full=True, wait=True)
     journal.begin(service.identity, service.name)
@@ -42,16 +44,12 @@ def open_journal(cluster: ClusterState, recover_file: str | os.PathLike[str] | N
 def note_computation(cluster: ClusterState, journal: Journal) -> None:
     """Have a journal know what it takes to find the jobs of a cluster, and to run them."""
     tls = cluster._tls
-
-    def shown(file: str | None) -> str:
-        return os.path.abspath(file) if file else ""
-
     options = Options(
         cluster._secret.fingerprint(),
-        secret_file=shown(cluster._secret_file),
-        certfile=shown(tls.certfile),
-        keyfile=shown(tls.keyfile),
-        cafile=shown(tls.cafile),
+        secret_file=cluster._secret_file or "",
+        certfile=tls.certfile or "",
+        keyfile=tls.keyfile or "",
+        cafile=tls.cafile or "",
         tls=tls.wanted,
         isolate=cluster._isolate,
         program=cluster._computation.is_program,

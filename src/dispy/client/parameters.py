@@ -18,7 +18,8 @@ from dispy.client.checking import (
     check_text,
     describe,
 )
-from dispy.errors import NotYetError, UsageError
+from dispy.errors import UsageError
+from dispy.later import PARAMETERS, not_yet
 from dispy.protocol.files import check_path as check_sent_path
 from dispy.settings import PULSE_MIN_S
 
@@ -102,18 +103,18 @@ def _calls(*parameters: str) -> Callable[[str, Any], None]:
     return lambda name, value: check_callback(value, name, parameters)
 
 
-def _refuse(hint: str) -> Callable[[str, Any], None]:
-    """For what is not there yet: anything but what says that it is not wanted."""
+def _refuse(name: str, value: Any) -> None:
+    """For what is not there yet: anything but what says that it is not wanted.
 
-    def refuse(name: str, value: Any) -> None:
-        if value is not None and value is not False:
-            raise NotYetError(f"{name}={value!r} is not available yet", hint=hint)
-
-    return refuse
+    Raises:
+        NotYetError: It is wanted.
+    """
+    if value is not None and value is not False:
+        raise not_yet(f"{name}={describe(value)}", PARAMETERS[name])
 
 
 _CHECKS: dict[str, Callable[[str, Any], object]] = {
-    "ipv4_udp_multicast": _refuse("nodes of this machine are found without it; leave it out"),
+    **dict.fromkeys(PARAMETERS, _refuse),
     "recover_file": check_path,
     "secret_file": check_path,
     "certfile": check_path,

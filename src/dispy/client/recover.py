@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
-from dispy import config
+from dispy import config, here
 from dispy.client.asking import Asking, Net
 from dispy.client.checking import check_flag, check_path, check_threads, check_timeout
 from dispy.client.dead import Dead, Session, open_journals
@@ -81,7 +81,8 @@ def recover_jobs(
     check_path("secret_file", secret_file)
     check_flag("terminate_pending", terminate_pending)
     check_flag("resume", resume)
-    found = open_journals(recover_file, {"secret": secret, "secret_file": secret_file})
+    given = {"secret": secret, "secret_file": here.own_file(secret_file, "secret_file")}
+    found = open_journals(recover_file, given)
     if not found:
         return []
     try:

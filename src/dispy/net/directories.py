@@ -91,6 +91,26 @@ def private_directory(path: Path, mode: int = 0o700) -> Path:
     return path
 
 
+def make_directories(path: str, mode: int) -> None:
+    """Make a directory and those missing above it, whatever the umask; one that is there stays as it is.
+
+    Raises:
+        OSError: One cannot be made.
+    """
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for each in reversed(missing):
+        try:
+            os.mkdir(each, 0o700)
+        except FileExistsError:  # somebody else has just made it
+            if not os.path.isdir(each):
+                raise
+        else:
+            os.chmod(each, mode)
+
+
 def write_private(path: Path, data: bytes, *, sync: bool = False) -> None:
     """Write a file whole or not at all, readable by this user only.
 

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import shlex
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,23 +72,41 @@ def require_given(secret: Secret, address: str) -> None:
         )
 
 
+SECRET_FILE_MAX = 4096
+"""Bytes of the largest file that may be a secret's, as far as advice goes that would change its mode."""
+
+
 def _read_file(path: Path) -> str:
+    another = "give another file, or make one: 'dispy secret new NEW_FILE'"
     try:
-        if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise UsageError(f"secret file {path} can be read by others", hint=f"run 'chmod 600 {path}'")
+        status = path.stat()
+        if stat.S_IMODE(status.st_mode) & 0o077 and not stat.S_ISDIR(status.st_mode):
+            hint = f"run 'chmod 600 {shlex.quote(str(path))}'" if _may_be_secret(path, status) else another
+            raise UsageError(f"secret file {path} can be read by others", hint=hint)
         text = path.read_text(encoding="utf-8").strip()
-    except OSError as error:
+    except FileNotFoundError as error:
         raise UsageError(
             f"secret file {path} cannot be read: {error.strerror}",
-            hint=f"make one with 'dispy secret new {path}'",
+            hint=f"make one with 'dispy secret new {shlex.quote(str(path))}'",
         ) from error
+    except OSError as error:
+        raise UsageError(f"secret file {path} cannot be read: {error.strerror}", hint=another) from error
     except UnicodeDecodeError as error:
-        raise UsageError(
-            f"secret file {path} is not text", hint=f"make one with 'dispy secret new {path}'"
-        ) from error
+        raise UsageError(f"secret file {path} is not text", hint=another) from error
     if not text:
-        raise UsageError(f"secret file {path} is empty", hint=f"make one with 'dispy secret new {path}'")
+        raise UsageError(f"secret file {path} is empty", hint=another)
     return text
+
+
+def _may_be_secret(path: Path, status: os.stat_result) -> bool:
+    """Whether a file looks as if made to hold a secret: it is ours, and one line. ``/etc/passwd`` of root is not."""
+    if (
+        status.st_uid != os.geteuid()
+        or not stat.S_ISREG(status.st_mode)
+        or status.st_size > SECRET_FILE_MAX
+    ):
+        return False
+    return path.read_bytes().strip().count(b"\n") == 0
 
 
 @functools.cache
@@ -119,7 +138,14 @@ def own() -> Secret:
     try:
         text = _read_own(path)
     except FileNotFoundError:
-        candidate = path.with_name(f"secret.{os.getpid()}.{secrets.token_hex(4)}")
+        _make_own(path)
+        text = _read_own(path)
+    return Secret(stretch(text), is_own=True)
+
+
+def _make_own(path: Path) -> None:
+    candidate = path.with_name(f"secret.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
         write_private(candidate, generate().encode() + b"\n")
         try:
             os.link(candidate, path)  # the first of several that start at once wins
@@ -127,8 +153,11 @@ def own() -> Secret:
             pass
         finally:
             candidate.unlink()
-        text = _read_own(path)
-    return Secret(stretch(text), is_own=True)
+    except OSError as error:
+        raise StateDirectoryError(
+            f"this user's own secret cannot be written to {path}: {error.strerror}",
+            hint=f"make room there, point XDG_STATE_HOME elsewhere, or give a secret by the variable {VARIABLE}",
+        ) from error
 
 
 def _read_own(path: Path) -> str:

@@ -10,6 +10,7 @@ import sys
 from msgspec import Struct
 
 from dispy.errors import UsageError
+from dispy.net import directories
 
 _KEPT = ("PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR")
 
@@ -60,6 +61,43 @@ def find(name: str) -> Account | None:
     )
     _probe(account)
     return account
+
+
+def prepare_prefix(prefix: str, account: Account | None) -> None:
+    """Make the directory for the node's files if it is missing, so that whoever runs jobs gets there.
+
+    Args:
+        prefix: An absolute path; empty for the temporary directory, which is there.
+        account: Whom jobs run as; None: as we are.
+
+    Raises:
+        UsageError: It cannot be made, or the account cannot pass through it.
+    """
+    if not prefix:
+        return
+    try:
+        directories.make_directories(prefix, 0o700 if account is None else 0o711)
+    except OSError as error:
+        raise UsageError(
+            f"dest_path_prefix: {prefix!r} cannot be made: {error.strerror}", hint="give another directory"
+        ) from error
+    if account is not None:
+        enter = subprocess.run(
+            ["/bin/sh", "-c", 'cd -- "$1"', "sh", prefix],
+            user=account.uid,
+            group=account.gid,
+            extra_groups=account.groups,
+            env={},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+        if enter.returncode:
+            raise UsageError(
+                f"dest_path_prefix: account {account.name!r}, which runs jobs, cannot enter {prefix!r}",
+                hint="'chmod a+x' it and the directories above it, or give another one",
+            )
 
 
 def _probe(account: Account) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import termios
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,26 @@ BACKGROUND_S = 1.0
 LINE_MAX = 4096
 """Bytes of a line that a terminal passes on."""
 
-HELP = "commands: 'cpus' and 'cpus N'; an empty line shows who uses this node; Ctrl-C stops it"
+IDLE_S = 0.25
+"""How often a node that is to end when it is idle looks whether it is."""
+
+EOF_S = 0.1
+"""Pause after an end of file, so that a terminal that has nothing but these costs nothing."""
+
+HELP = """\
+commands: status   who uses this node (so does an empty line)
+          cpus     how many CPUs are offered
+          cpus N   offer N from now on; -1: all but one; all; 0: no new jobs
+          stop     no new jobs begin; those that run go on
+          start    offer as many CPUs as before 'stop' or 'exit'
+          exit     no new jobs begin; end when those that run have ended ('exit' again: now)
+          quit     end now, with all that runs (so does Ctrl-C)"""
+
+HINT = "type 'help' to see what can be typed here"
+"""Said when a node starts at a terminal."""
+
+_END_OF_FILE = "dispynode goes on; type 'exit' to end when no job runs, 'quit' to end now, 'help' for more"
+"""Said to Ctrl-D."""
 
 
 class Console:
@@ -62,14 +82,21 @@ class Console:
             return
         try:
             data = os.read(self._descriptor, LINE_MAX)
-        except OSError:
-            data = b""
-        if not data:
+            if not data:
+                termios.tcgetattr(self._descriptor)  # fails where the terminal is gone
+        except (OSError, termios.error):
             self.close()
             return
+        if not data:
+            self._loop.remove_reader(self._descriptor)
+            self._timer = self._loop.call_later(EOF_S, self._listen)
+            self._say(_END_OF_FILE)
         for typed in data.decode("utf-8", "replace").splitlines():
-            with contextlib.suppress(OSError):
-                print(self._answer(typed.strip()), flush=True)
+            self._say(self._answer(typed.strip()))
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            print(text, flush=True)
 
     def close(self) -> None:
         """Read no more."""
@@ -78,19 +105,114 @@ class Console:
             self._timer.cancel()
 
 
-def answer(service: NodeService, typed: str) -> str:
-    """Do what an administrator types at the terminal; returns what to say."""
-    words = typed.split()
-    if not words:
-        return usage(service)
-    if words[0] != "cpus" or len(words) > 2:
+class Prompt:
+    """What is done about the lines that an administrator types.
+
+    Args:
+        service: The node.
+    """
+
+    def __init__(self, service: NodeService) -> None:
+        self._service = service
+        self._before = service.cpus
+        """CPUs offered before 'stop' or 'exit'."""
+        self._is_ending = False
+
+    def answer(self, typed: str) -> str:
+        """Do what was typed; returns what to say."""
+        word, *rest = typed.lower().split() or ["status"]
+        if word == "cpus" and len(rest) <= 1:
+            return self._cpus(*rest)
+        command = _COMMANDS.get(word)
+        if command is None or rest:
+            return f"{line(typed)[:100]!r} is no command here; {HINT}"
+        return command(self)
+
+    def _status(self) -> str:
+        return usage(self._service)
+
+    def _cpus(self, text: str = "") -> str:
+        service = self._service
+        if text:
+            try:
+                service.set_cpus(parse_cpus(text, service.cpus_most))
+            except UsageError as error:
+                return str(error)
+        more = "" if text else f"; 'cpus N' offers N, from {1 - service.cpus_most} to {service.cpus_most}"
+        return f"{service.cpus} of {service.cpus_most} CPUs are offered{more}"
+
+    def _stop(self) -> str:
+        self._offer_none()
+        return f"no new jobs begin; {_jobs(self._busy)} here; 'start' offers {_cpus(self._before)} again"
+
+    def _start(self) -> str:
+        self._is_ending = False
+        if not self._service.cpus:
+            self._service.set_cpus(self._before)
+        return self._cpus("")
+
+    def _exit(self) -> str:
+        if self._is_ending or not self._busy:
+            return self._quit()
+        self._offer_none()
+        self._is_ending = True
+        self._end_if_idle()
+        return (
+            f"no new jobs begin; dispynode ends when none runs: {_jobs(self._busy)} here; "
+            "'quit' ends it now, 'start' has it go on"
+        )
+
+    def _quit(self) -> str:
+        self._service.stop()
+        return f"dispynode ends now: {_jobs(self._busy)} here"
+
+    def _release(self) -> str:
+        silence_s = self._service.settings.silence_s
+        return (
+            "there is nothing to release: any number of programs use this node, and CPUs of one that says nothing "
+            f"for {silence_s:g} s are the others'"
+        )
+
+    def _help(self) -> str:
         return HELP
-    if len(words) == 2:
-        try:
-            service.set_cpus(parse_cpus(words[1], service.cpus_most))
-        except UsageError as error:
-            return str(error)
-    return f"{service.cpus} of {service.cpus_most} CPUs are offered"
+
+    @property
+    def _busy(self) -> int:
+        return self._service._machine.state.busy
+
+    def _offer_none(self) -> None:
+        if self._service.cpus:
+            self._before = self._service.cpus
+            self._service.set_cpus(0)
+
+    def _end_if_idle(self) -> None:
+        if self._service.cpus:  # somebody has changed his mind
+            self._is_ending = False
+        if self._is_ending:
+            if not self._busy:
+                self._service.stop()
+                return
+            self._service._loop.call_later(IDLE_S, self._end_if_idle)
+
+
+_COMMANDS: dict[str, Callable[[Prompt], str]] = {
+    "status": Prompt._status,
+    "stop": Prompt._stop,
+    "start": Prompt._start,
+    "exit": Prompt._exit,
+    "quit": Prompt._quit,
+    "release": Prompt._release,
+    "help": Prompt._help,
+    "?": Prompt._help,
+}
+
+
+def _jobs(count: int) -> str:
+    return "no job runs" if not count else "1 job runs" if count == 1 else f"{count} jobs run"
+
+
+def _cpus(count: int) -> str:
+    return "1 CPU" if count == 1 else f"{count} CPUs"
 
 
 def usage(service: NodeState) -> str:

@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -30,7 +29,7 @@ from dispy.net.tls import ListenerTls, Tls, check, listener_tls, warn_if_open
 from dispy.node import accounts
 from dispy.node.accounts import Account
 from dispy.node.available import Gauge
-from dispy.node.console import Console, answer
+from dispy.node.console import HINT, Console, Prompt
 from dispy.node.cpus import usable_cpus
 from dispy.node.hosts import HostProcess
 from dispy.node.segments import Segments, WorkSpace
@@ -76,13 +75,14 @@ def run(settings: NodeSettings) -> int:
     logging.basicConfig(handlers=[handler], level=logging.DEBUG if settings.debug else logging.INFO)
     present = usable_cpus()
     try:
-        check_node(settings, present)
+        settings = check_node(settings, present)
         address = resolve(settings.host)
         tls = check(Tls(settings.certfile, settings.keyfile, settings.cafile, settings.tls))
         secret = secrets.choose(settings.secret, settings.secret_file)
         os.environ.pop(secrets.VARIABLE, None)
         secrets.require_given(secret, address)
         account = accounts.find(settings.user)
+        accounts.prepare_prefix(settings.dest_path_prefix, account)
         settings = msgspec.structs.replace(settings, host=address)
         listens = listener_tls(tls) if tls.is_used(address) else None
         warn_if_open(tls, address)
@@ -183,11 +183,10 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
         )
         return 1
     _watch_owner(loop, service, settings.owner)
+    is_typed_at = not settings.daemon and not settings.owner and _has_terminal()
     with contextlib.suppress(OSError):  # nobody reads it: no reason to stop
-        print(_greeting(settings, service, parts.cpus), flush=True)
-    console = None
-    if not settings.daemon and not settings.owner and _has_terminal():
-        console = Console(sys.stdin.fileno(), partial(answer, service))
+        print(_greeting(settings, service, parts.cpus) + (f"\n{HINT}" if is_typed_at else ""), flush=True)
+    console = Console(sys.stdin.fileno(), Prompt(service).answer) if is_typed_at else None
     await service.run()
     if console is not None:
         console.close()

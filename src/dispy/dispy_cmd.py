@@ -1,0 +1,7 @@
+"""Old import path of ``dispy run``: ``python -m dispy.dispy_cmd``."""
+
+from dispy.cli.run import main as main
+from dispy.cli.run import run as run
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""The web page to administer nodes. Not available yet: importing it says so."""
+
+from dispy.later import refuse_module
+
+refuse_module("dispy.dispyadmin", __name__)

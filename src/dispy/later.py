@@ -1,0 +1,141 @@
+"""What dispy 4 has and this version has not yet: what each thing is, and what to do instead. One table for all."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from typing import NamedTuple, NoReturn
+
+from dispy.errors import MissingModuleError, NotYetError
+
+
+class Later(NamedTuple):
+    """A part of dispy 4 that is to come.
+
+    Attributes:
+        what: What it is, as part of a sentence.
+        instead: What to do meanwhile.
+    """
+
+    what: str
+    instead: str
+
+
+MODULES = {
+    "dispy.httpd": Later(
+        "the web page that shows clusters",
+        "use cluster.print_status(), cluster.status(), or JobCluster(..., cluster_status=FUNCTION)",
+    ),
+    "dispy.dispyscheduler": Later(
+        "the scheduler that SharedJobClusters use",
+        "use JobCluster in each program: any number of programs share the nodes",
+    ),
+    "dispy.dispynetrelay": Later(
+        "what finds nodes of other networks",
+        "name these nodes in programs: JobCluster(..., nodes=['HOST'], secret_file='FILE')",
+    ),
+    "dispy.dispyadmin": Later(
+        "the web page to administer nodes",
+        "type commands where dispynode runs: 'cpus N', 'stop', 'start', 'exit'",
+    ),
+}
+"""Modules, of which some are programs, too."""
+
+NAMES = {
+    "SharedJobCluster": Later(
+        "a cluster at a scheduler that many programs share",
+        "use JobCluster: any number of programs share the nodes",
+    ),
+}
+"""Names in ``dispy``."""
+
+PARAMETERS = {
+    "ipv4_udp_multicast": Later(
+        "finding nodes of other machines without naming them",
+        "nodes of this machine are found without it, name the others in nodes; leave it out",
+    ),
+}
+"""Parameters of ``JobCluster``."""
+
+_ON_COMMAND_LINE = "give each option on the command line"
+
+NODE_OPTIONS = {
+    "config": Later("reading options from a file", _ON_COMMAND_LINE),
+    "save_config": Later("writing options to a file", _ON_COMMAND_LINE),
+    "service_start": Later(
+        "hours of service",
+        "start dispynode at that time, with cron or a systemd timer",
+    ),
+    "service_stop": Later(
+        "hours of service",
+        "type 'stop' at its terminal at that time: jobs that run go on, nothing new begins",
+    ),
+    "service_end": Later(
+        "hours of service",
+        "end it at that time with 'kill PID', or start it with 'timeout 8h dispynode ...'",
+    ),
+    "serve": Later(
+        "ending after so many computations",
+        "leave it out; --serve -1, without end, is taken",
+    ),
+    "init": Later(
+        "code of the node's own for all computations",
+        "give programs a setup function: JobCluster(..., setup=FUNCTION)",
+    ),
+    "client_shutdown": Later(
+        "nodes that programs may end",
+        "leave it out, and end dispynode with 'kill PID', or 'quit' at its terminal",
+    ),
+    "admin_secret": Later(
+        "administration from elsewhere",
+        "leave it out, and type commands at the terminal of dispynode ('help' shows them)",
+    ),
+    "scheduler_host": Later(
+        "nodes that announce themselves",
+        "leave it out, and name this node in programs: JobCluster(..., nodes=['HOST'], secret_file='FILE')",
+    ),
+    "ipv4_udp_multicast": Later(
+        "finding nodes of other machines without naming them",
+        "leave it out, and name this node in programs: JobCluster(..., nodes=['HOST'], secret_file='FILE')",
+    ),
+}
+"""Options of ``dispynode``."""
+
+RUN_OPTIONS = {
+    "scheduler_node": Later("a scheduler shared with others", "leave it out, and name nodes with -n"),
+}
+"""Options of ``dispy run``, formerly ``dispy_cmd.py``."""
+
+
+def not_yet(name: str, later: Later) -> NotYetError:
+    """The error of whoever uses something that is to come."""
+    return NotYetError(f"{name} is not available yet ({later.what})", hint=later.instead)
+
+
+def refuse_module(name: str, run_as: str) -> NoReturn:
+    """What a module does that is to come.
+
+    Args:
+        name: Of the module.
+        run_as: Its ``__name__``: what it is imported as, or ``__main__``.
+
+    Raises:
+        MissingModuleError: Where it is imported.
+        SystemExit: Where it is run: with exit code 2, when all is said.
+    """
+    later = MODULES[name]
+    if run_as == "__main__":
+        with suppress(OSError, AttributeError):  # nobody reads it, or there is no such stream
+            sys.stderr.write(f"{name.rpartition('.')[2]}: {not_yet('it', later)}\n")
+        sys.exit(2)
+    raise MissingModuleError(f"{name} is not available yet ({later.what})", hint=later.instead)
+
+
+def dispyscheduler() -> NoReturn:
+    """Entry of ``dispyscheduler.py``."""
+    refuse_module("dispy.dispyscheduler", "__main__")
+
+
+def dispynetrelay() -> NoReturn:
+    """Entry of ``dispynetrelay.py``."""
+    refuse_module("dispy.dispynetrelay", "__main__")
