@@ -192,6 +192,63 @@ def test_a_limit_of_file_sizes_is_not_for_what_is_installed(
     assert cluster.submit()()[2] == str(node_site)
 
 
+# Packages that are not listed.
+
+SAID = (
+    "installed in another version than the program has: inst_pillow 1 (2 in the program); jobs use what is"
+)
+
+
+def use_late() -> int:
+    import inst_pil
+
+    return inst_pil.VERSION
+
+
+def use_below() -> str:
+    from inst_pil.inner import NAME
+
+    return NAME
+
+
+@pytest.mark.parametrize(
+    ("function", "version", "is_listed", "is_said"),
+    [
+        (use_late, 1, False, True),
+        (use_below, 1, False, True),
+        (use_late, 2, False, False),
+        (use_late, 1, True, False),
+        (os.getcwd, 1, False, False),
+    ],
+    ids=["other", "below", "same", "listed", "unused"],
+)
+def test_another_version_on_a_node_is_told_to_the_program(
+    make_cluster: MakeCluster,
+    start_node: StartNode,
+    site: Path,
+    node_site: Path,
+    environment: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+    function: Any,
+    version: int,
+    is_listed: bool,
+    is_said: bool,
+) -> None:
+    """Once, however many nodes have it; not where the program's own is sent, or nothing uses it."""
+    for directory, number in ((site, 2), (node_site, version)):
+        install(directory, number)
+        (directory / PACKAGE / "inner" / "__init__.py").write_text("NAME = 'inner'\n")
+    package = importlib.import_module(PACKAGE)
+    nodes = [start_node("--cpus", "1", "--name", name, env=environment) for name in ("one", "two")]
+    cluster = make_cluster(function, depends=[package] if is_listed else [])
+    wait_for(lambda: cluster.status().nodes, lambda seen: len(seen) == 2, what="both nodes")
+    job = cluster.submit()
+    job()
+    assert job.status == job.Finished, job.exception
+    assert caplog.text.count(SAID) == is_said
+    assert all((SAID in node.stderr) is is_said for node in nodes)
+
+
 def load_library() -> int:
     import ctypes
 

@@ -65,7 +65,8 @@ class Installed:
         here = {
             number
             for number, files in packages.items()
-            if self._has(files, paths, lambda top: top in own or _lies_in(work, top), is_wanted)
+            if is_wanted()
+            and self._has(files, paths, lambda top: top in own or _lies_in(work, top), is_wanted)
         }
         return [entry for entry in entries if entry.package not in here]
 
