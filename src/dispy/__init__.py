@@ -11,6 +11,8 @@ from dispy import config as config
 if TYPE_CHECKING:
     from dispy.client.cluster import ClusterStatus as ClusterStatus
     from dispy.client.cluster import JobCluster as JobCluster
+    from dispy.client.died import DeadProgram as DeadProgram
+    from dispy.client.died import recoverable as recoverable
     from dispy.client.job import DispyJob as DispyJob
     from dispy.client.later import SharedJobCluster as SharedJobCluster
     from dispy.client.log import logger as logger
@@ -61,6 +63,7 @@ _HOMES = {
     "num_max": "dispy.client.names",
     "num_min": "dispy.client.names",
     "ClusterStatus": "dispy.client.cluster",
+    "DeadProgram": "dispy.client.died",
     "DispyError": "dispy.errors",
     "DispyJob": "dispy.client.job",
     "DispyNode": "dispy.client.nodes",
@@ -72,6 +75,7 @@ _HOMES = {
     "SharedJobCluster": "dispy.client.later",
     "logger": "dispy.client.log",
     "recover_jobs": "dispy.client.recover",
+    "recoverable": "dispy.client.died",
 }
 
 

@@ -545,6 +545,23 @@ def test_the_nodes_terminal_is_out_of_reach(
         os.close(terminal)
 
 
+def find_package() -> tuple[str, list[str]]:
+    import click
+
+    return click.__file__, os.listdir(".")
+
+
+def test_a_package_that_the_account_has_is_not_sent(
+    node: Node, make_cluster: MakeCluster, place: Place, secret: Path
+) -> None:
+    """It is looked for where that account's Python would find it."""
+    import click
+
+    job = make_cluster(find_package, secret_file=str(secret), depends=[click]).submit()
+    assert job() == (click.__file__, []), job.exception
+    assert stored(place) == []
+
+
 # What cannot be.
 
 

@@ -86,7 +86,7 @@ def test_a_list_of_files_fits_a_message() -> None:
     with pytest.raises(ValueError, match=f"{limits.FILES_MAX + 1} files"):
         check_number([*most, entry("more")])
     for letter in ("a", "ü", "😀"):
-        largest = FileEntry(letter * limits.PATH_MAX, b"1" * 32, 1 << 50, 0o777, 1 << 62)
+        largest = FileEntry(letter * limits.PATH_MAX, b"1" * 32, 1 << 50, 0o777, 1 << 62, (1 << 32) - 1)
         size = len(msgspec.msgpack.encode(largest))
         assert size <= limits.ENTRY_MAX
         many = [largest] * (limits.MANIFEST_MAX // size + 1)

@@ -38,6 +38,22 @@ def command() -> None:
 command.add_command(run)
 
 
+@command.command("recoverable", cls=Underscores)
+def list_recoverable() -> None:
+    """List programs of this user that have died, and whose jobs dispy.recover_jobs may fetch.
+
+    A line each: its name and process id, when it began and wrote its last note, its clusters and nodes, how many jobs
+    it had if that is known, and its journals. The one that began last comes first.
+    """
+    from dispy.client.died import recoverable
+
+    programs = recoverable()
+    for program in programs:
+        click.echo(str(program))
+    if not programs:
+        click.echo("no program has died and left jobs", err=True)
+
+
 @command.group()
 def secret() -> None:
     """The secret that clients and nodes share."""

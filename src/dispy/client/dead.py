@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Iterable
@@ -91,8 +92,10 @@ class Session:
 class Dead:
     """The journal of a dead program, and what is in it."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, noted: float = 0.0) -> None:
         self.journal = journal
+        self.noted = noted
+        """When its program wrote there last (seconds since the epoch); 0: that is not known."""
         self.is_done = False
         """All is fetched: the journal can be removed."""
         self.sessions: list[Session] = []
@@ -168,6 +171,16 @@ class Dead:
         self.is_reentrant = any(given.reentrant for given in options)
         self.is_program = any(given.program for given in options)
 
+    def close(self) -> None:
+        """Let go of it: it is removed if all is fetched, else note that somebody wanted it."""
+        if not self.is_done:
+            with contextlib.suppress(DispyError):
+                self.journal.ask(files.note_asked)
+        self.journal.close(remove=self.is_done)
+        if not self.is_done and self.noted:
+            with contextlib.suppress(OSError):
+                os.utime(self.journal.path, (self.noted, self.noted))
+
     def session(self, number: int) -> Session:
         """Where a job was last."""
         wanted = self.session_of.get(number, self.sessions[0].number)
@@ -194,71 +207,64 @@ def read_part(db: Any, part: int) -> memoryview:
     return block
 
 
-def open_journals(recover_file: str | os.PathLike[str] | None, given: dict[str, Any]) -> list[Dead]:
-    """The journals of one dead program, locked."""
-    paths: Iterable[Path]
-    if recover_file is not None:
-        if not isinstance(recover_file, (str, os.PathLike)):
-            raise UsageError(f"recover_file must be a path, not {type(recover_file).__name__}")
-        path = Path(here.absolute(here.expanded(recover_file, "recover_file"), "recover_file"))
-        if not path.exists():
-            notice(f"there is no journal {path}: nothing to recover")
-            return []
-        paths = [path]
-    else:
-        paths = files.left_behind()
+def open_journal(recover_file: str | os.PathLike[str], given: dict[str, Any]) -> list[Dead]:
+    """The journal of a dead program, locked; none if there is no such file.
+
+    Raises:
+        UsageError: It is no journal or in use, or its secret is another one.
+    """
+    if not isinstance(recover_file, (str, os.PathLike)):
+        raise UsageError(f"recover_file must be a path, not {type(recover_file).__name__}")
+    path = Path(here.absolute(here.expanded(recover_file, "recover_file"), "recover_file"))
+    if not path.exists():
+        notice(f"there is no journal {path}: nothing to recover")
+        return []
+    return _prepared([_open_dead(path)], given)
+
+
+def open_all(paths: Iterable[Path], given: dict[str, Any]) -> list[Dead]:
+    """The journals of one dead program, locked, but for those that cannot be opened.
+
+    Raises:
+        UsageError: The secret of one is another one.
+    """
     found: list[Dead] = []
-    others = set()
+    for path in paths:
+        try:
+            found.append(_open_dead(path))
+        except (BusyError, EmptyError):
+            continue
+        except UsageError as error:
+            logger.warning("%s", error)
+    return _prepared(found, given)
+
+
+def _prepared(found: list[Dead], given: dict[str, Any]) -> list[Dead]:
     try:
-        for path in paths:
-            if (
-                found
-                and recover_file is None
-                and files.program_of(path) != files.program_of(found[0].journal.path)
-            ):
-                others.add(path)
-                continue
-            try:
-                found.append(_open_dead(path))
-            except UsageError as error:
-                if recover_file is not None:
-                    raise
-                if isinstance(error, EmptyError):
-                    files.remove_empty(path)
-                elif not isinstance(error, BusyError):
-                    logger.warning("%s", error)
         for one in found:
             _prepare(one, given)
     except BaseException:
         for one in found:
-            one.journal.close(remove=False)
+            one.close()
         raise
-    if not found:
-        notice("no journal of a program that died: nothing to recover")
-    left = {files.program_of(path) for path in others if _is_dead(path)}
-    if left:
-        notice(f"{len(left)} more programs have died and can be recovered, a call each")
     return found
 
 
 def _open_dead(path: Path) -> Dead:
+    with files.unaged(path) as noted:
+        return _take_over(path, noted)
+
+
+def _take_over(path: Path, noted: float) -> Dead:
     def call(function: Callable[[], object]) -> None:
         function()
 
     journal = Journal(path, files.take_over, call, is_full=False, wait=True)
     try:
-        return Dead(journal)
+        return Dead(journal, noted)
     except BaseException:
         journal.close(remove=False)
         raise
-
-
-def _is_dead(path: Path) -> bool:
-    try:
-        files.take_over(path).close()
-    except DispyError:
-        return False
-    return True
 
 
 def _prepare(one: Dead, given: dict[str, Any]) -> None:

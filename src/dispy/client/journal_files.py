@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     # Imported where it is used: it takes some 10 ms, which are those of the journal's thread.
     import sqlite3
 
+logger = logging.getLogger("dispy.client")
+
 APPLICATION = 0x64697370  # "disp"
 VERSION = 1
 
@@ -24,7 +27,7 @@ NEW_S = 60.0
 """After so long a journal is not empty because it is just being made."""
 
 OLD_S = 30 * 86400.0
-"""A short journal that nobody has asked for is removed after so long: no node keeps anything that long."""
+"""A short journal that nobody has asked for is removed after so long. Nodes keep results for an hour, by default."""
 
 _SHORT_SCHEMA = """
 CREATE TABLE session (id INTEGER PRIMARY KEY, identity BLOB, program TEXT, started REAL, boot TEXT);
@@ -151,6 +154,55 @@ def take_over(path: Path) -> sqlite3.Connection:
     return db
 
 
+@contextlib.contextmanager
+def looked_at(path: Path) -> Iterator[tuple[sqlite3.Connection, float]]:
+    """Look into the journal of a program that has died; yields it, and when the program wrote there last.
+
+    Raises:
+        BusyError: Its program lives, or somebody recovers it.
+        UsageError: It is no journal, or damaged.
+    """
+    import sqlite3
+
+    with unaged(path) as died:
+        db = take_over(path)
+        try:
+            yield db, died
+        except (sqlite3.Error, ValueError, TypeError, IndexError) as error:
+            raise UsageError(f"journal {path} is damaged: {error}") from error
+        finally:
+            db.close()
+
+
+@contextlib.contextmanager
+def unaged(path: Path) -> Iterator[float]:
+    """Have a journal seem as old as it is although somebody looks into it; yields when its program wrote last."""
+    times = []
+    for each in (path, path.with_name(f"{path.name}-wal")):
+        with contextlib.suppress(OSError):
+            times.append(each.stat().st_mtime_ns)
+    last = max(times, default=0)
+    try:
+        yield last / 1e9
+    finally:
+        with contextlib.suppress(OSError):
+            os.utime(path, ns=(last, last))
+
+
+def last_asked(db: sqlite3.Connection) -> float:
+    """When somebody wanted to recover it last (seconds since the epoch); 0: never."""
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'asked'").fetchone():
+        return 0.0
+    return float(db.execute("SELECT max(time) FROM asked").fetchone()[0] or 0)
+
+
+def note_asked(db: sqlite3.Connection) -> None:
+    """Somebody wanted to recover it now, and not all could be had."""
+    db.execute("CREATE TABLE IF NOT EXISTS asked (time REAL)")
+    db.execute("DELETE FROM asked")
+    db.execute("INSERT INTO asked VALUES (?)", (time.time(),))
+
+
 def _is_locked(error: sqlite3.Error) -> bool:
     import sqlite3
 
@@ -194,12 +246,24 @@ def remove(path: Path) -> None:
 
 
 def remove_old(directory: Path) -> None:
-    """Remove short journals that nobody has asked for, for so long that no node keeps anything for them."""
-    for path in directory.glob(f"*{SHORT}"):
+    """Remove short journals that nobody has asked for, for so long that nodes do not keep anything for them."""
+    removed = []
+    for path in sorted(directory.glob(f"*{SHORT}")):
         with contextlib.suppress(OSError, DispyError):
-            if time.time() - path.stat().st_mtime > OLD_S:
-                take_over(path).close()  # which a living program does not let us
-                remove(path)
+            old = time.time() - OLD_S
+            if path.stat().st_mtime < old:
+                with looked_at(path) as (db, _):  # which a living program does not let us
+                    programs = [str(name) for (name,) in db.execute("SELECT program FROM session")]
+                    is_old = last_asked(db) < old
+                if is_old:
+                    remove(path)
+                    removed += programs
+    if removed:
+        logger.warning(
+            "recover_jobs cannot find the jobs any more of programs that have died, and that nobody asked for in %d "
+            "days: %s",
+            OLD_S // 86400, ", ".join(removed),
+        )  # fmt: skip
 
 
 def remove_empty(path: Path) -> None:

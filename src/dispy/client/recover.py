@@ -13,12 +13,13 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from dispy import config, here
 from dispy.client.asking import Asking, Net
 from dispy.client.checking import check_flag, check_path, check_threads, check_timeout
-from dispy.client.dead import Dead, Session, open_journals
+from dispy.client.dead import Dead, Session, open_all, open_journal
+from dispy.client.died import DeadProgram, counted, in_turn, listed, recoverable
 from dispy.client.job import DispyJob
 from dispy.client.log import notice
 from dispy.client.recovered import by_address, load, make_jobs, why_not
@@ -59,7 +60,8 @@ def recover_jobs(
     call returns it again, with the rest.
 
     Args:
-        recover_file: What the cluster was given as such; by default, what the program that died last has left.
+        recover_file: What the cluster was given as such; by default, what the program that died last has left. If
+            nothing of that can be had, the one before it is taken, and so on; ``recoverable`` lists them.
         timeout: Seconds to wait for jobs to end; None waits for all. Those that have not ended are returned as they
             are, ``Running`` or ``Created``.
         terminate_pending: Kill what has not ended after ``timeout``, and do not wait for nodes that do not answer
@@ -82,23 +84,80 @@ def recover_jobs(
     check_flag("terminate_pending", terminate_pending)
     check_flag("resume", resume)
     given = {"secret": secret, "secret_file": here.own_file(secret_file, "secret_file")}
-    found = open_journals(recover_file, given)
+    how = How(timeout, terminate_pending, resume)
+    if recover_file is not None:
+        return _recover(open_journal(recover_file, given), how)
+    return _recover_next(given, how)
+
+
+class How(NamedTuple):
+    """How jobs are recovered: parameters of ``recover_jobs``."""
+
+    timeout: float | None
+    terminate_pending: bool
+    resume: bool
+
+
+def _recover_next(given: dict[str, Any], how: How) -> list[DispyJob]:
+    """The jobs of the first program in turn that has some."""
+    programs = recoverable()
+    if not programs:
+        notice("no journal of a program that died: nothing to recover")
+        return []
+    turn = in_turn([one for one in programs if one.jobs is not None or not how.resume])
+    if how.terminate_pending or not turn:
+        # What is given up is said beforehand: no other program's jobs are, whatever is left of these.
+        turn = programs[:1]
+    others = list(programs)
+    problem: DispyError | None = None
+    jobs: list[DispyJob] = []
+    for program in turn:
+        if len(programs) > 1:
+            notice(f"recovering {program}")
+        try:
+            jobs = _recover(open_all(program.paths, given), how)
+            others.remove(program)
+        except DispyError as error:
+            problem = error
+            if len(turn) > 1:
+                logger.warning("%s", error)
+        if jobs:
+            break
+    _say_who_is_left(others)
+    if problem is not None and not jobs:
+        raise problem
+    return jobs
+
+
+def _say_who_is_left(programs: list[DeadProgram]) -> None:
+    if programs:
+        have = "program has" if len(programs) == 1 else "programs have"
+        notice(
+            f"{len(programs)} more {have} died and may have jobs to recover, a call each:{listed(programs)}"
+        )
+
+
+def _recover(found: list[Dead], how: How) -> list[DispyJob]:
+    """The jobs of journals, which are closed then."""
     if not found:
         return []
     try:
-        if resume and not any(one.journal.is_full for one in found):
+        if how.resume and not any(one.journal.is_full for one in found):
             raise UsageError(
                 "only a full journal has jobs to resume",
                 hint="create the cluster with durable=True, or with recover_file=PATH",
             )
         net = Net([session for one in found for session in one.sessions])
         try:
-            return _follow(recovering(found, net, Resumed, timeout, terminate_pending, resume), net)
+            jobs = _follow(recovering(found, net, Resumed, *how), net)
         finally:
             net.stop()
+        if not jobs and all(one.is_done for one in found):
+            notice(f"no jobs are left of {found[0].sessions[-1].program}: its journal is removed")
+        return jobs
     finally:
         for one in found:
-            one.journal.close(remove=one.is_done)
+            one.close()
 
 
 class Wait(NamedTuple):
@@ -187,9 +246,9 @@ def recovering(
         if unreadable:
             is_whole = False
             logger.error(
-                "results of %d jobs cannot be rebuilt here, that of job %r because of: %s; nothing was removed: "
+                "results of %s cannot be rebuilt here, that of job %r because of: %s; nothing was removed: "
                 "call recover_jobs again where that can be imported",
-                len(unreadable),
+                counted(len(unreadable), "job"),
                 unreadable[0].id,
                 why_not(unreadable[0]),
             )
@@ -263,8 +322,9 @@ def _keep(one: Dead, left: list[DispyJob]) -> None:
     # Where nobody has to be asked, what has not ended was never started.
     one.journal.ask(lambda db: db.execute("DELETE FROM node"))
     notice(
-        f"{len(left)} jobs were never started: recover_jobs({str(one.journal.path)!r}, resume=True) runs them, with "
-        "terminate_pending=True it forgets them"
+        f"{counted(len(left), 'job')} {'was' if len(left) == 1 else 'were'} never started: "
+        f"recover_jobs({str(one.journal.path)!r}, resume=True) runs what was not, with terminate_pending=True it is "
+        "forgotten"
     )
 
 
@@ -281,11 +341,11 @@ def _say_what_is_missing(found: list[Dead], sessions: list[Session]) -> None:
     ]
     still = sum(len(session.recovery.open_jobs()) for session in sessions)
     if still:
-        missing.append(f"{still} jobs have not ended")
+        missing.append(f"{counted(still, 'job')} {'has' if still == 1 else 'have'} not ended")
     if missing:
         logger.warning(
-            "not all is recovered: %s; call recover_jobs again later, or with terminate_pending=True to give that "
-            "up; the journal is %s",
+            "not all is recovered of %s: %s; call %s again later, or with terminate_pending=True to give that up",
+            sessions[-1].program,
             "; ".join(missing),
-            ", ".join(str(one.journal.path) for one in found),
+            " and ".join(f"dispy.recover_jobs({str(one.journal.path)!r})" for one in found),
         )

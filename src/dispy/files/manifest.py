@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import stat
-import sys
 import threading
 import time
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from msgspec import structs
 
-from dispy import here
 from dispy.buffers import pool
 from dispy.errors import UsageError
+from dispy.files.listing import place_of, walk
+from dispy.files.modules import Part, parts_of
 from dispy.files.tree import digest_of
 from dispy.protocol import limits
 from dispy.protocol.files import MODE_BITS, FileEntry, check_entries, check_number, check_path
@@ -30,9 +30,6 @@ FRESH_S = 2.0
 each time."""
 
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-_SKIPPED = ("__pycache__",)
-_SKIPPED_ENDINGS = (".pyc", ".pyo")
-
 
 Signature = tuple[int, int, int, int, int]
 """Of a file: device, inode, size, times of the last change of its content and of what is known about it."""
@@ -59,8 +56,13 @@ class Manifest:
     sources: dict[bytes, Source] = field(default_factory=dict)
     size_max: int = 0
 
-    def add(self, path: str, target: str) -> None:
+    def add(self, path: str, target: str, package: int = 0) -> None:
         """Take a file up, as it is now.
+
+        Args:
+            path: Of the file.
+            target: Where it is to lie.
+            package: Of which installed package it is a part (``FileEntry.package``).
 
         Raises:
             UsageError: It cannot be read, is no ordinary file, is too large, or must not lie there.
@@ -71,7 +73,7 @@ class Manifest:
             check_path(target)
         except ValueError as error:
             raise UsageError(f"file {path!r} cannot be sent: {error}", hint="rename it") from None
-        entry = FileEntry(target, digest, size, mode, mtime_ns)
+        entry = FileEntry(target, digest, size, mode, mtime_ns, package)
         known = self.entries.get(target)
         if known is not None and known.digest != digest:
             raise UsageError(
@@ -131,9 +133,14 @@ def collect(
         UsageError: One of them cannot be sent, and why.
     """
     manifest = Manifest(size_max=size_max)
+    rest: list[Part] = []
     for item in items:
         if isinstance(item, types.ModuleType):
-            _add_module(manifest, item, base)
+            for part in parts_of(item, base):
+                if part.is_beside:
+                    rest.append(part)
+                else:
+                    manifest.add(part.path, part.target, part.package)
         else:
             path = os.fsdecode(os.fspath(item))  # type: ignore[call-overload]  # they are paths, see is_file_item
             if "\0" in path:
@@ -148,133 +155,29 @@ def collect(
         # One that only root may read here is read by its interpreter there.
         entry = manifest.entries[name]
         manifest.entries[name] = structs.replace(entry, mode=entry.mode | stat.S_IRUSR)
-    for path, target in modules:
-        if target not in manifest.entries:
-            try:
-                manifest.add(path, target)
-            except UsageError as error:
-                logger.warning("a module that the computation imports is left out: %s", error)
+    _add_unnamed(manifest, rest, "a file of an installed package")
+    named = [Part(path, target) for path, target in modules]
+    _add_unnamed(manifest, named, "a module that the computation imports")
     return manifest
+
+
+def _add_unnamed(manifest: Manifest, parts: Iterable[Part], what: str) -> None:
+    """Take up files that nobody has named: those that cannot be sent are left out."""
+    for part in parts:
+        if part.target not in manifest.entries:
+            try:
+                manifest.add(part.path, part.target, part.package)
+            except UsageError as error:
+                logger.warning("%s is left out: %s", what, error)
 
 
 def _add_path(manifest: Manifest, path: str, base: Path | None) -> None:
     if os.path.isdir(path):
-        target = _target(path, base)
-        for found, below in _walk(path):
+        target = place_of(path, base)
+        for found, below in walk(path):
             manifest.add(found, f"{target}/{below}" if target else below)
     else:
-        manifest.add(path, _target(path, base) or os.path.basename(path))
-
-
-def _target(path: str, base: Path | None) -> str:
-    """Where a file or directory lands: below ``base`` as it lies there, else by its last name."""
-    absolute = os.path.abspath(here.absolute(path, "file"))
-    if base is None:
-        return os.path.basename(absolute)
-    # Both as they are named and as they are: a working directory may be reached by a link.
-    for ours, theirs in ((str(base), absolute), (os.path.realpath(base), _real(absolute))):
-        if theirs == ours:
-            return ""
-        if theirs.startswith(ours.rstrip("/") + "/"):
-            return theirs[len(ours.rstrip("/")) + 1 :]
-    return os.path.basename(absolute)
-
-
-def _real(path: str) -> str:
-    """A path whose directories are no links; what it names itself may be one."""
-    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-
-
-def _walk(top: str) -> Iterator[tuple[str, str]]:
-    """The files below a directory, with their paths relative to it. Compiled Python is left out: it is made anew.
-
-    Raises:
-        UsageError: A link that leads out of it, or to a directory.
-    """
-    real = os.path.realpath(top)
-    for directory, names, files in os.walk(top, onerror=_refuse):
-        names[:] = sorted(name for name in names if name not in _SKIPPED)
-        for name in names:
-            if os.path.islink(f"{directory}/{name}"):
-                raise UsageError(
-                    f"{directory}/{name} is a link to a directory",
-                    hint="list the files themselves, or replace the link",
-                )
-        for name in sorted(files):
-            path = f"{directory}/{name}"
-            if name.endswith(_SKIPPED_ENDINGS):
-                continue
-            if os.path.islink(path) and not os.path.realpath(path).startswith(real + os.sep):
-                raise UsageError(
-                    f"{path} is a link that leads out of {top}",
-                    hint="list the file itself, or replace the link",
-                )
-            yield path, os.path.relpath(path, top)
-
-
-def _refuse(error: OSError) -> None:
-    raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error
-
-
-def _add_module(manifest: Manifest, module: types.ModuleType, base: Path | None) -> None:
-    """A module arrives importable, and with it the whole package that it is in.
-
-    It also lies where its file would: programs may look for it there.
-    """
-    name = module.__name__
-    if name == "__main__":
-        raise UsageError(
-            "the main program cannot be in depends as a module",
-            hint="list the functions that jobs need, or move them into a module",
-        )
-    top = name.partition(".")[0]
-    package = sys.modules.get(top, module) if top != name else module
-    if _comes_with_python(package):
-        return
-    places = list(getattr(package, "__path__", ()))
-    if not places and not getattr(package, "__file__", None):
-        raise UsageError(f"module {name!r} has no file that could be sent", hint="leave it out of depends")
-    for place in places:
-        if not os.path.isdir(place):
-            raise UsageError(
-                f"package {top!r} is not in a directory but in {place!r}",
-                hint="unpack it, or install it on the nodes",
-            )
-        for path, below in _walk(place):
-            manifest.add(path, f"{top}/{below}")
-            _add_beside(manifest, path, f"{top}/{below}", base)
-        # Shared libraries that came with it in a wheel, which it finds by this place.
-        libraries = f"{os.path.dirname(place)}/{top}.libs"
-        for path, below in _walk(libraries) if os.path.isdir(libraries) else ():
-            manifest.add(path, f"{top}.libs/{below}")
-    if not places:
-        path = str(package.__file__)
-        # Compiled ones tell by their names what they were compiled for.
-        name = os.path.basename(path)
-        target = name if name.startswith(f"{top}.") else f"{top}.py"
-        manifest.add(path, target)
-        _add_beside(manifest, path, target, base)
-
-
-def _add_beside(manifest: Manifest, path: str, importable: str, base: Path | None) -> None:
-    target = _target(path, base)
-    if "/" in target and target != importable:
-        manifest.add(path, target)
-
-
-def _comes_with_python(module: types.ModuleType) -> bool:
-    """Whether a node has it in any case."""
-    if module.__name__ in sys.builtin_module_names:
-        return True
-    origin = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-    if origin is None:
-        return getattr(getattr(module, "__spec__", None), "origin", None) in ("built-in", "frozen")
-    import sysconfig  # not before it is needed: it takes 8 ms
-
-    path = os.path.realpath(origin)
-    libraries = {os.path.realpath(sysconfig.get_path(which)) for which in ("stdlib", "platstdlib")}
-    is_package = any(part in path for part in ("/site-packages/", "/dist-packages/"))
-    return not is_package and any(path.startswith(library + os.sep) for library in libraries)
+        manifest.add(path, place_of(path, base) or os.path.basename(path))
 
 
 # Content.

@@ -6,11 +6,15 @@ import os
 import pwd
 import subprocess
 import sys
+from typing import Any
 
 from msgspec import Struct
 
 from dispy.errors import UsageError
 from dispy.net import directories
+
+_OURS = "DISPY_"
+"""Variables that are meant for us begin so; jobs do not see them."""
 
 _KEPT = ("PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR")
 
@@ -31,6 +35,23 @@ class Account(Struct, frozen=True):
             name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("LC_")
         }
         return {**kept, "HOME": self.home, "USER": self.name, "LOGNAME": self.name, "SHELL": self.shell}
+
+
+def starts_as(account: Account | None) -> dict[str, Any]:
+    """How processes are started that run code of others: arguments of ``subprocess.Popen``.
+
+    Args:
+        account: Whom they run as; None: as we do.
+    """
+    if account is None:
+        return {"env": {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}}
+    return {
+        "env": account.environment(),
+        "cwd": "/",
+        "user": account.uid,
+        "group": account.gid,
+        "extra_groups": account.groups,
+    }
 
 
 def find(name: str) -> Account | None:
@@ -105,11 +126,7 @@ def _probe(account: Account) -> None:
     try:
         result = subprocess.run(
             [sys.executable, "-P", "-c", "import dispy.worker.host"],
-            user=account.uid,
-            group=account.gid,
-            extra_groups=account.groups,
-            env=account.environment(),
-            cwd="/",
+            **starts_as(account),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -151,11 +151,14 @@ def stage_job(service: NodeState, action: core.StageJob) -> None:
 
     def done(reason: str) -> None:
         loaded.stages.pop(number, None)
+        if not reason and len(stage.entries) < len(action.files):
+            brought.note(number, stage.entries)
         if reason:
             reason = f"node {service.name}: {reason}"
         service._handle(core.JobFilesReady(key, number, action.attempt, reason))
 
-    loaded.stages[number] = service._stager.stage(Stage(key[0], key[1], action.files, None, done))
+    stage = Stage(key[0], key[1], action.files, None, done, around=loaded.work)
+    loaded.stages[number] = service._stager.stage(stage)
 
 
 def _brought(service: NodeState, loaded: Loaded) -> Brought:
@@ -243,7 +246,7 @@ def place_files(
         if reason or current is None:
             done(reason)
         else:
-            _brought(service, current).put(message.files, done)
+            _brought(service, current).put(stage.entries, done)
 
     def done(reason: str) -> None:
         loaded.requests.discard(message.request)
@@ -251,5 +254,5 @@ def place_files(
             reason = f"node {service.name}: {reason}"
         send_to(service, client, node.FilesPlaced(message.computation, message.request, reason))
 
-    stage = Stage(client, message.computation, message.files, None, fetched)
+    stage = Stage(client, message.computation, message.files, None, fetched, around=loaded.work)
     loaded.stages[-message.request] = service._stager.stage(stage)

@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 import msgspec
 
 from dispy.core.execution.state import WorkerId
-from dispy.node.accounts import Account
+from dispy.node.accounts import Account, starts_as
 from dispy.node.printed import output_file
 from dispy.processes import MARK, children
 from dispy.protocol import worker as protocol
@@ -26,9 +26,6 @@ _encode = msgspec.msgpack.encode
 PACKETS_BUFFER = 2 * 1024 * 1024
 """Socket buffers of the jobs and replies channels (bytes): some packets of the largest size. The
 kernel gives what ``net.core.wmem_max`` allows."""
-
-_OURS = "DISPY_"
-"""Variables that are meant for us begin so; jobs do not see them."""
 
 
 class WorkerHandle:
@@ -146,12 +143,8 @@ class HostProcess:
         os.ftruncate(descriptor, slots_max * protocol.SLOT_SIZE)
         self._memory = mmap.mmap(descriptor, 0)
         self._view = memoryview(self._memory)
-        environment = (
-            {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-            if account is None
-            else account.environment()
-        )
-        environment[MARK] = mark
+        started = starts_as(account)
+        started["env"][MARK] = mark
         self.output, written = os.pipe()
         undo.callback(os.close, self.output)
         undo.callback(os.close, written)
@@ -167,13 +160,9 @@ class HostProcess:
             stdin=subprocess.DEVNULL,
             stdout=written,
             stderr=written,
-            env=environment,
             # A Ctrl-C at our terminal is ours to handle, and nobody else is to type there.
             start_new_session=True,
-            cwd=None if account is None else "/",
-            user=None if account is None else account.uid,
-            group=None if account is None else account.gid,
-            extra_groups=None if account is None else account.groups,
+            **started,
         )  # fmt: skip
         theirs.close()
         os.close(descriptor)

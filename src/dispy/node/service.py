@@ -21,6 +21,7 @@ from dispy.net.connection import Connection
 from dispy.net.discovery import Entry, Listing
 from dispy.net.listener import Listener
 from dispy.node import clients, computations, filing, telling, workers
+from dispy.node.interpreter import SearchPath
 from dispy.node.spool import Spool
 from dispy.node.stages import Seams
 from dispy.node.staging import Stager
@@ -79,7 +80,8 @@ class NodeService(NodeState):
         account = parts.account
         owner = None if account is None else (account.uid, account.gid)
         send = partial(telling.send_to, self)
-        seams = Seams(send, self._post, self._loop.call_later, owner)
+        search_path = SearchPath(account)
+        seams = Seams(send, self._post, self._loop.call_later, owner, search_path=search_path)
         self._stager = Stager(parts.store, seams, settings.max_file_size)
         self._listener = Listener(self._new_connection, tls=parts.tls is not None)
         self._spool = None

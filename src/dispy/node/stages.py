@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -42,6 +42,7 @@ class Seams(NamedTuple):
         threads: Makes so many of a name.
         piece_max: Bytes of a piece.
         pieces_max: Bytes of pieces that a client is asked for at once.
+        search_path: Where the Python of jobs looks for modules; asked on a thread.
     """
 
     send: Callable[[ClientId, node.FromNode], bool]
@@ -51,6 +52,7 @@ class Seams(NamedTuple):
     threads: Callable[[int, str], Executor] = ThreadPoolExecutor
     piece_max: int = limits.PIECE_MAX
     pieces_max: int = limits.PIECES_SIZE_MAX
+    search_path: Callable[[], Sequence[str]] = tuple
 
 
 class Stage:
@@ -59,13 +61,14 @@ class Stage:
     Args:
         client: Who has them.
         computation: Which of its computations they are of.
-        entries: The files.
+        entries: The files. Those of packages that are installed here are taken out before anything else is done.
         work: Where they are put; None: they are only fetched, for now.
         done: Called on the loop with the reason why not, empty if they are there.
+        around: The working directory that they are meant for, if they are only fetched.
     """
 
     __slots__ = (
-        "after", "begun", "client", "computation", "done", "entries", "files", "files_max", "is_dropped",
+        "after", "around", "begun", "client", "computation", "done", "entries", "files", "files_max", "is_dropped",
         "is_told", "missing", "size", "size_max", "task", "tries", "work",
     )  # fmt: skip
 
@@ -76,7 +79,9 @@ class Stage:
         entries: list[FileEntry],
         work: Path | None,
         done: Callable[[str], None],
+        around: Path | None = None,
     ) -> None:
+        self.around = around or work
         self.client = client
         self.computation = computation
         self.entries = entries

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
 from dispy.core.execution.state import ClientId
+from dispy.files.installed import Installed
 from dispy.files.placing import put_files
 from dispy.files.store import SMALL, BusyError, Part, Store
 from dispy.node.stages import Arrived, Asked, Fetch, Landed, Seams, Stage, Supplier, close_begun
@@ -48,6 +50,18 @@ REFETCHES_MAX = 5
 CHANGED = "its content is not what it was said to be: it has changed meanwhile"
 
 
+logger = logging.getLogger("dispy.node")
+
+
+def _misplaced(entries: list[FileEntry]) -> str:
+    """Why files cannot lie where they are to; empty if they can."""
+    try:
+        check_entries(entries)
+    except ValueError as error:
+        return f"files cannot be put there: {error}"
+    return ""
+
+
 class Stager:
     """Files on their way to a node.
 
@@ -60,6 +74,7 @@ class Stager:
     def __init__(self, store: Store, seams: Seams, file_max: int = 0) -> None:
         self._store = store
         self._seams = seams
+        self._installed = Installed(seams.search_path, is_ours=seams.owner is None)
         self._file_max = file_max
         self._stages: set[Stage] = set()
         self._placing: set[Stage] = set()
@@ -89,19 +104,39 @@ class Stager:
     def stage(self, stage: Stage) -> Stage:
         """Get files, and put them where they belong; ``stage.done`` is called later."""
         self._stages.add(stage)
-        fault = self._fault_of(stage.entries)
+        fault = _misplaced(stage.entries)
+        if not fault and any(entry.package for entry in stage.entries):
+            self._run_for(stage, self._find_missing, self._on_missing)
+            return stage
+        fault = fault or self._too_large(stage.entries)
         if fault:
             self._seams.post(self._end, stage, fault)
         else:
             self._place(stage)
         return stage
 
-    def _fault_of(self, entries: list[FileEntry]) -> str:
+    def _find_missing(self, stage: Stage) -> list[FileEntry]:
+        """On a thread: what is not installed here as it is in the program."""
+        return self._installed.missing(stage.entries, stage.around, lambda: not stage.is_dropped)
+
+    def _on_missing(self, stage: Stage, missing: list[FileEntry]) -> None:
+        self._on_idle(stage)
+        if stage not in self._stages:
+            return
+        count = len(stage.entries) - len(missing)
+        if count:
+            logger.debug(
+                "%d files of packages are not sent: they are installed here as in the program", count
+            )
+        stage.entries = missing
+        fault = self._too_large(missing)
+        if fault:
+            self._end(stage, fault)
+        else:
+            self._place(stage)
+
+    def _too_large(self, entries: list[FileEntry]) -> str:
         """Why files are not even asked for; empty if they are."""
-        try:
-            check_entries(entries)
-        except ValueError as error:
-            return f"files cannot be put there: {error}"
         for entry in entries:
             if self._file_max and entry.size > self._file_max:
                 return (
@@ -312,9 +347,13 @@ class Stager:
 
     def _place(self, stage: Stage) -> None:
         """Put all there that is here; what is not is fetched."""
+        self._run_for(stage, self._put, self._on_put)
+
+    def _run_for(self, stage: Stage, work: Callable[[Stage], Any], then: Callable[..., None]) -> None:
+        """Have a thread do something for a stage, and then call ``then(stage, result)`` on the loop."""
         self._placing.add(stage)
         pool = self._looker() if stage.work is None else self._placer()
-        stage.task = self._run(pool, self._put, (stage,), self._on_put, (stage,))
+        stage.task = self._run(pool, work, (stage,), then, (stage,))
 
     def _put(self, stage: Stage) -> tuple[dict[bytes, int], str]:
         """On a thread: what is missing, with sizes; if nothing is, all is put there. And why that failed."""

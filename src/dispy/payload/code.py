@@ -32,6 +32,7 @@ from dispy.payload.modules import configured, importing, loaded, sending
 from dispy.payload.modules.fallbacks import dump_fallbacks
 from dispy.payload.modules.origins import Origin, library_paths, origin_of
 from dispy.payload.modules.sending import Module
+from dispy.payload.modules.versions import differing, versions_used
 from dispy.payload.references import take_used
 
 STANDARD_MODULES = frozenset({
@@ -158,9 +159,9 @@ def dump_code(
     besides = sending.imported_besides(pickler.modules, {module.name for module in sent})
     version = _VERSION if pickler.has_code or sent else ()
     packed = pack_modules(sent, pickler.sources) if version else b""
-    data = pickle.dumps(
-        (stream.getvalue(), standard, b"", version, (packed, besides, tuple(seeding))), PROTOCOL
-    )
+    used = versions_used([stream.getvalue(), *(module.code or module.source or b"" for module in sent)])
+    parts = (packed, besides, tuple(seeding), used)
+    data = pickle.dumps((stream.getvalue(), standard, b"", version, parts), PROTOCOL)
     globals_sent = filter(is_global, pickler.sent.values())
     known = Known([module.name for module in sent], globals_sent, pickler.watch)
     return Dumped(data, known, extensions)
@@ -294,13 +295,14 @@ def load_code(payload: bytes) -> Code:
             "no version runs what another has compiled",
             hint=f"start dispynode with Python {theirs}, or the program with Python {ours}",
         )
-    sent, besides, seeding = packed
+    sent, besides, seeding, used = packed
     sources = add_modules(sent)
     if scopes.is_worker:
         scopes.find_file = partial(importing.place_script, sources=sources)
     scope, _, function, names, setup, cleanup, _ = pickle.loads(data)
     if scopes.is_worker:
         importing.import_besides(besides)
+        importing.warn(differing(used))
     for name, item in names.items():
         scope.setdefault(name, item)
     name = getattr(function, "__name__", "")

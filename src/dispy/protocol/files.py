@@ -30,6 +30,9 @@ class FileEntry(Struct, array_like=True, gc=False, frozen=True):
     """A file: where it is to lie, what is in it, and what else there is to know of it.
 
     ``mtime_ns`` is the time of its last change since the epoch.
+
+    ``package`` is not 0 for a file of an installed package, and the same number for all of them. A node whose own
+    Python finds that package, with the same content, does not put any of them there.
     """
 
     path: FilePath
@@ -37,6 +40,7 @@ class FileEntry(Struct, array_like=True, gc=False, frozen=True):
     size: Size
     mode: Annotated[int, Meta(ge=0, le=MODE_BITS)]
     mtime_ns: Annotated[int, Meta(ge=0, le=1 << 62)]
+    package: Annotated[int, Meta(ge=0, lt=1 << 32)] = 0
 
 
 def check_path(path: str) -> tuple[str, ...]:

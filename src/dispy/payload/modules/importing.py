@@ -263,6 +263,12 @@ def import_besides(names: Iterable[str]) -> None:
                 )
 
 
+def warn(text: str) -> None:
+    """Have the program told of something that is not here as there; nothing if it is empty."""
+    if text and _finder is not None:
+        _finder.warnings.append(text)
+
+
 def is_importing() -> bool:
     """Whether a module that was sent is being imported."""
     return _finder is not None and _finder.depth > 0

@@ -1,0 +1,192 @@
+"""Modules and packages of ``depends``: the files that they stand for, and where these are to lie."""
+
+from __future__ import annotations
+
+import os
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from dispy.errors import UsageError
+from dispy.files.distributions import LIBRARIES, Distribution, is_package_directory, owner_of
+from dispy.files.listing import place_of, walk
+
+
+class Part(NamedTuple):
+    """A file of a module or package.
+
+    Attributes:
+        path: Where it is here.
+        target: Where it is to lie.
+        package: As in ``FileEntry``.
+        is_beside: It came with the package and lies beside it: what others want to have there comes first.
+    """
+
+    path: str
+    target: str
+    package: int = 0
+    is_beside: bool = False
+
+
+def parts_of(module: ModuleType, base: Path | None) -> Iterator[Part]:
+    """What it takes to import a module on a node: the whole package that it is in.
+
+    The user's own modules also lie where they do here, relative to ``base``: programs may look for them there.
+
+    Raises:
+        UsageError: It has no files that could be sent, or they cannot be read.
+    """
+    name = module.__name__
+    if name == "__main__":
+        raise UsageError(
+            "the main program cannot be in depends as a module",
+            hint="list the functions that jobs need, or move them into a module",
+        )
+    top = name.partition(".")[0]
+    package = sys.modules.get(top, module) if top != name else module
+    if _comes_with_python(package):
+        return
+    installed = _find_installed(package, module)
+    if installed is not None:
+        yield from _parts_of_installed(installed)
+        return
+    places = _places(package)
+    if not places:
+        path = _file(package)
+        if not path:
+            raise UsageError(
+                f"module {name!r} has no file that could be sent", hint="leave it out of depends"
+            )
+        target = _target_of_file(path, top)
+        yield Part(path, target)
+        yield from _where_it_lies(path, target, base)
+    for place in places:
+        _check_directory(top, place)
+        for path, below in walk(place):
+            yield Part(path, f"{top}/{below}")
+            yield from _where_it_lies(path, f"{top}/{below}", base)
+        libraries = f"{os.path.dirname(place)}/{top}{LIBRARIES}"
+        for path, below in walk(libraries) if os.path.isdir(libraries) else ():
+            yield Part(path, f"{top}{LIBRARIES}/{below}")
+
+
+def _places(module: ModuleType) -> list[str]:
+    """Directories of a package; none of a module that is a file."""
+    return [str(place) for place in getattr(module, "__path__", ())]
+
+
+def _file(module: ModuleType) -> str:
+    return str(getattr(module, "__file__", None) or "")
+
+
+def _check_directory(name: str, place: str) -> None:
+    if not os.path.isdir(place):
+        raise UsageError(
+            f"package {name!r} is not in a directory but in {place!r}",
+            hint="unpack it, or install it on the nodes",
+        )
+
+
+def _target_of_file(path: str, top: str) -> str:
+    # Compiled ones tell by their names what they were compiled for.
+    name = os.path.basename(path)
+    return name if name.startswith(f"{top}.") else f"{top}.py"
+
+
+def _where_it_lies(path: str, importable: str, base: Path | None) -> Iterator[Part]:
+    target = place_of(path, base)
+    if "/" in target and target != importable:
+        yield Part(path, target)
+
+
+# Installed packages.
+
+
+class _Installed(NamedTuple):
+    """A package that was installed, or a module that is a file.
+
+    Attributes:
+        name: As it is imported.
+        module: The package.
+        site: The directory into which it was installed.
+        owners: Its distributions, as far as they are known.
+    """
+
+    name: str
+    module: ModuleType
+    site: str
+    owners: list[Distribution]
+
+
+def _find_installed(package: ModuleType, module: ModuleType) -> _Installed | None:
+    """The installed package that a module is in; None if that is the user's own.
+
+    Of a namespace that several distributions share, such as ``google``, it is the part below which all is of one.
+    """
+    name = module.__name__
+    for end in [at for at, letter in enumerate(name) if letter == "."] + [len(name)]:
+        outer = package if end == len(package.__name__) else sys.modules.get(name[:end], module)
+        if _file(outer):
+            break
+    else:
+        return None
+    site = os.path.dirname(_file(outer))
+    for _ in range(outer.__name__.count(".") + bool(_places(outer))):
+        site = os.path.dirname(site)
+    owners = []
+    for each in (outer, module):
+        path = _file(each)
+        owner = owner_of(site, os.path.relpath(path, site)) if path else None
+        if owner is not None and owner not in owners:
+            owners.append(owner)
+    if not owners and not is_package_directory(_file(outer)):
+        return None
+    return _Installed(outer.__name__, outer, site, owners)
+
+
+def _parts_of_installed(installed: _Installed) -> Iterator[Part]:
+    name, module, site, owners = installed
+    label = owners[0].label if owners else name
+    number = zlib.crc32(label.encode()) or 1
+    directory = name.replace(".", "/")
+    sent = set()
+    if not _places(module):
+        parent, _, last = name.rpartition(".")
+        target = _target_of_file(_file(module), last)
+        sent.add(f"{parent.replace('.', '/')}/{target}" if parent else target)
+        yield Part(_file(module), next(iter(sent)), number)
+    for place in _places(module):
+        _check_directory(name, place)
+        for path, below in walk(place, follows_links=True):
+            sent.add(f"{directory}/{below}")
+            yield Part(path, f"{directory}/{below}", number)
+    beside = [file for owner in owners for file in owner.files]
+    if not any(owner.is_recorded for owner in owners):
+        libraries = f"{site}/{name}{LIBRARIES}"
+        beside += (
+            [f"{name}{LIBRARIES}/{below}" for _, below in walk(libraries)]
+            if os.path.isdir(libraries)
+            else []
+        )
+    for file in dict.fromkeys(beside):
+        if file not in sent and os.path.isfile(f"{site}/{file}"):
+            yield Part(f"{site}/{file}", file, number, is_beside=True)
+
+
+def _comes_with_python(module: ModuleType) -> bool:
+    """Whether a node has it in any case."""
+    if module.__name__ in sys.builtin_module_names:
+        return True
+    origin = _file(module) or next(iter(_places(module)), None)
+    if origin is None:
+        return getattr(getattr(module, "__spec__", None), "origin", None) in ("built-in", "frozen")
+    import sysconfig  # not before it is needed: it takes 8 ms
+
+    path = os.path.realpath(origin)
+    libraries = {os.path.realpath(sysconfig.get_path(which)) for which in ("stdlib", "platstdlib")}
+    return not is_package_directory(path) and any(
+        path.startswith(library + os.sep) for library in libraries
+    )

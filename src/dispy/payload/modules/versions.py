@@ -1,0 +1,124 @@
+"""Versions of installed packages that a computation uses: noted by the program, compared where jobs run.
+
+They are known by the names of the directories with the metadata, such as ``numpy-2.4.6.dist-info``. Nothing is
+imported for that, and nothing is read where a distribution has the name of its module.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from itertools import islice
+
+from dispy.payload.modules.origins import Origin, lies_with_packages, origin_of
+
+_METADATA = ".dist-info"
+
+_LOOKED_AT_MAX = 256 * 1024
+"""Bytes of a text in which names are looked for: behind them there are large values, as a rule."""
+
+_TEXTS_MAX = 20
+
+
+def versions_used(texts: Iterable[bytes]) -> dict[str, str]:
+    """Distributions with their versions, by the modules that the program has loaded and some code names.
+
+    Args:
+        texts: The code, pickled or marshalled: all its names are in there.
+    """
+    data = b"\n".join([text[:_LOOKED_AT_MAX] for text in islice(texts, _TEXTS_MAX)])
+    found = {}
+    for name in list(sys.modules):
+        if "." in name or not _is_named(name, data) or origin_of(name) is not Origin.INSTALLED:
+            continue
+        site = _site_of(getattr(sys.modules[name], "__file__", None), name)
+        distribution = _distribution(site, name) if site else ""
+        if distribution:
+            found[name] = distribution
+    return found
+
+
+def _is_named(name: str, data: bytes) -> bool:
+    """Whether a module stands in pickled code: as a name of its own, or in front of others."""
+    text = name.encode("utf-8", "replace")
+    if text not in data or len(text) > 255:
+        return False
+    return bytes([len(text)]) + text in data or bool(
+        re.search(rb"(?<![\w.])" + re.escape(text) + rb"\.\w", data)
+    )
+
+
+def _site_of(file: str | None, top: str) -> str:
+    """The directory into which a module was installed; empty for one that belongs to Python itself."""
+    if not file or not lies_with_packages(file):
+        return ""
+    directory = os.path.dirname(file)
+    return os.path.dirname(directory) if os.path.basename(directory) == top else directory
+
+
+def _distribution(site: str, top: str) -> str:
+    """Name and version of the distribution that has installed a module, as ``name-version``; empty if not known."""
+    try:
+        return _find(site, top, os.stat(site).st_mtime_ns)
+    except OSError:
+        return ""
+
+
+@functools.lru_cache(1024)
+def _find(site: str, top: str, changed: int) -> str:
+    installed = [name for name in sorted(os.listdir(site)) if name.endswith(_METADATA)]
+    for name in installed:
+        if _plain(name.partition("-")[0]) == _plain(top):
+            return name.removesuffix(_METADATA)
+    begins = (b"\n" + top.encode() + b"/", b"\n" + top.encode() + b".")
+    for name in installed:
+        try:
+            with open(f"{site}/{name}/RECORD", "rb") as file:
+                record = b"\n" + file.read()
+        except OSError:
+            continue
+        if any(begin in record for begin in begins):
+            return name.removesuffix(_METADATA)
+    return ""
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def differing(versions: Mapping[str, str]) -> str:
+    """What to say of packages that are installed here in other versions; empty if there are none.
+
+    Args:
+        versions: What ``versions_used`` has found in the program.
+    """
+    texts = {}
+    for name, theirs in versions.items():
+        ours = _here(name)
+        if ours and _plain(ours) != _plain(theirs):
+            texts[theirs] = f"{ours.replace('-', ' ', 1)} ({theirs.partition('-')[2]} in the program)"
+    if not texts:
+        return ""
+    what = "it" if len(texts) == 1 else "them"
+    return (
+        f"installed in another version than the program has: {', '.join(texts.values())}; jobs use what is "
+        f"installed: install the same version, or list {what} in depends"
+    )
+
+
+def _here(name: str) -> str:
+    module = sys.modules.get(name)
+    file = getattr(module, "__file__", None)
+    if module is None:
+        try:
+            spec = importlib.util.find_spec(name)
+        except Exception:  # a finder of somebody's own
+            return ""
+        file = spec.origin if spec is not None and spec.has_location else None
+    site = _site_of(file, name)
+    return _distribution(site, name) if site else ""
