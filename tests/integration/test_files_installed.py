@@ -139,7 +139,7 @@ def test_a_package_that_is_installed_meanwhile(
     environment: dict[str, str],
 ) -> None:
     """The next cluster uses it; and not any more when it is replaced."""
-    start_node("--cpus", "1", env=environment)
+    node = start_node("--cpus", "1", env=environment)
     package = importlib.import_module(PACKAGE)
     for version, is_used in ((0, False), (2, True), (1, False)):
         if version:
@@ -147,7 +147,7 @@ def test_a_package_that_is_installed_meanwhile(
             install(node_site, version)
         cluster = make_cluster(use, depends=[package])
         found, _, top, _ = cluster.submit()()
-        assert (found, top == str(node_site)) == (2, is_used)
+        assert (found, top == str(node_site)) == (2, is_used), node.stderr
         cluster.close()
 
 

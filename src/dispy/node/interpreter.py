@@ -17,9 +17,6 @@ _BEGIN = b"\0\0"
 
 _SAY = r"import os, sys; os.write(1, b'\0\0' + b'\0'.join(map(os.fsencode, sys.path)))"
 
-_TRIES_MAX = 5
-"""When a host ends, the node kills all processes below it but hosts: this one, too, if it is there then."""
-
 _ASK_S = 30.0
 """A Python that does not start within so long is not waited for."""
 
@@ -40,6 +37,10 @@ class SearchPath:
         self._seen: list[tuple[str, int]] = []
         """When each directory was changed last (ns) at the time of the answer."""
         self._guard = threading.Lock()
+        self.starting = threading.Lock()
+        """Held while a process is started, and by whoever ends all children but ``asked``."""
+        self.asked: set[int] = set()
+        """Pids of the processes that are being asked."""
 
     def __call__(self) -> list[str]:
         """Ask, unless nothing was installed since the last time; may take some 20 ms."""
@@ -50,29 +51,35 @@ class SearchPath:
             return self._paths
 
     def _ask(self) -> list[str]:
-        reason = "it is killed each time"
-        for _ in range(_TRIES_MAX):
-            try:
-                answer = subprocess.run(
-                    [sys.executable, "-P", "-c", _SAY],
-                    **starts_as(self._account),
-                    start_new_session=True,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    timeout=_ASK_S,
-                    check=False,
-                )
-            except (OSError, subprocess.SubprocessError) as error:
-                reason = str(error)
-                break
-            _, begin, said = answer.stdout.rpartition(_BEGIN)
+        reason = "it says nothing"
+        try:
+            _, begin, said = self._run().rpartition(_BEGIN)
             if begin:
                 return [path for path in os.fsdecode(said).split("\0") if os.path.isabs(path)]
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = str(error)
         logger.warning(
             "programs send all packages of their depends, since %s cannot be asked for the installed ones: %s",
             sys.executable, reason,
         )  # fmt: skip
         return []
+
+    def _run(self) -> bytes:
+        with self.starting:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _SAY],
+                **starts_as(self._account),
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+            )
+            self.asked.add(process.pid)
+        with process:
+            try:
+                return process.communicate(timeout=_ASK_S)[0]
+            finally:
+                process.kill()
+                self.asked.discard(process.pid)
 
 
 def _seen(paths: list[str]) -> list[tuple[str, int]]:

@@ -78,10 +78,10 @@ class NodeService(NodeState):
     def __init__(self, settings: NodeSettings, parts: NodeParts) -> None:
         super().__init__(settings, parts)
         account = parts.account
+        self._search_path = SearchPath(account)
         owner = None if account is None else (account.uid, account.gid)
         send = partial(telling.send_to, self)
-        search_path = SearchPath(account)
-        seams = Seams(send, self._post, self._loop.call_later, owner, search_path=search_path)
+        seams = Seams(send, self._post, self._loop.call_later, owner, search_path=self._search_path)
         self._stager = Stager(parts.store, seams, settings.max_file_size)
         self._listener = Listener(self._new_connection, tls=parts.tls is not None)
         self._spool = None

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from dispy.net.tls import ListenerTls
     from dispy.node.accounts import Account
     from dispy.node.brought import Brought
+    from dispy.node.interpreter import SearchPath
     from dispy.node.segments import Segments, WorkSpace
     from dispy.node.spool import Spool
     from dispy.node.stages import Stage
@@ -141,6 +142,7 @@ class NodeState:
     _perform_by_type: ClassVar[dict[type[core.Action], Callable[[Any, Any], None]]]
     """What is done for each kind of action, with the service and the action."""
     _stager: Stager
+    _search_path: SearchPath
     _spool: Spool | None
 
     def __init__(self, settings: NodeSettings, parts: NodeParts) -> None:
@@ -251,7 +253,8 @@ class NodeState:
         return HostProcess(workers_max(self.cpus_most), str(self._segments.root), self._account)
 
     def _kill_strays(self, keep: set[int]) -> None:
-        kill_strays(keep)
+        with self._search_path.starting:
+            kill_strays(keep | self._search_path.asked)
 
     def _has_reply(self, handle: WorkerHandle) -> bool:
         poller = select.poll()
