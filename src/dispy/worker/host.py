@@ -173,7 +173,7 @@ class Host:
         if not message.setup_per_worker and code.setup is not None:
             if message.setup_timeout_s:
                 self._tell(SettingUp())
-            reason = setup.set_up(code, message.setup_timeout_s, message.node_name)
+            reason = setup.set_up(code, message.setup_timeout_s, message.node_name, message.work_path)
             if reason:
                 return LoadFailed(_setup_failed(message, reason))
             warning = "; ".join(filter(None, [warning, setup.threads_left()]))
@@ -212,7 +212,7 @@ class Host:
         except DispyError as error:
             return f"the computation cannot be loaded on {message.node_name}: {error}"[:60_000]
         except BaseException as error:
-            names.note_missing(error, message.node_name)
+            names.note_missing(error, message.node_name, message.work_path)
             text = sendable("".join(traceback.format_exception(error)))
             return f"the computation cannot be loaded on {message.node_name}:\n{text}"[-60_000:]
         self._code = code
@@ -317,7 +317,7 @@ class Host:
         reason = self._import_code(load)
         if not reason:
             assert self._code is not None
-            reason = setup.set_up(self._code, load.setup_timeout_s, load.node_name)
+            reason = setup.set_up(self._code, load.setup_timeout_s, load.node_name, load.work_path)
             reason = _setup_failed(load, reason) if reason else ""
         answers.send(protocol.pack_set_up(reason))
         if reason:
