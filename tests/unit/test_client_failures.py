@@ -96,6 +96,11 @@ def test_other_reasons_in_a_line() -> None:
     assert (
         summary(f"setup failed on n: ImportError: no x\n{text}") == "setup failed on n: ImportError: no x"
     )
+    indented = text.strip().replace("\n", "\n    ")
+    assert summary(f"no node can run this: it cannot be loaded on n:\n    {indented}\n") == (
+        "no node can run this: it cannot be loaded on n: ImportError: no x"
+    )
+    assert summary("the last that it said:\n    one\n    two") == "the last that it said: one"
     assert summary("Traceback (most recent call last):\n") == "Traceback (most recent call last):"
     long = summary("ValueError: " + "x" * 10_000)
     assert len(long) == SUMMARY_MAX

@@ -40,9 +40,13 @@ CLOSED_MAX = 1000
 SAID_MAX = 20
 """Computations that have a line of their own at the end."""
 
-_HEADER = re.compile(r"^(?:  \+ Exception Group )?Traceback \(most recent call last\):\n", re.MULTILINE)
-_RAISED = re.compile(r"^(?:  \| )?([^\s|+].*)", re.MULTILINE)
-"""The line behind the frames of a traceback; those of exception groups are drawn in a margin."""
+_HEADER = re.compile(
+    r"^( *?)(?:  \+ Exception Group )?Traceback \(most recent call last\):\n", re.MULTILINE
+)
+"""The beginning of a traceback, which may be indented as a whole; those of exception groups are drawn in a margin."""
+
+_RAISED = r"(?:  \| )?([^\s|+].*)"
+"""The line behind its frames."""
 
 
 class Kind:
@@ -133,12 +137,14 @@ def summary(reason: str) -> str:
     """A reason in a line: of a traceback what was raised."""
     head = reason.partition("\n")[0]
     last = deque(_HEADER.finditer(reason), maxlen=1)
-    raised = _RAISED.search(reason, last[0].end()) if last else None
-    if raised is not None:
-        if _HEADER.match(reason):
-            head = raised[1]
-        elif head.endswith(":"):
-            head = f"{head} {raised[1]}"
+    raised = None
+    if last:
+        raised = re.compile(f"^{last[0][1]}{_RAISED}", re.MULTILINE).search(reason, last[0].end())
+    if raised is not None and _HEADER.match(reason):
+        head = raised[1]
+    elif head.endswith(":"):
+        more = reason[len(head) :].strip().partition("\n")[0] if raised is None else raised[1]
+        head = f"{head} {more}"
     said = line(head.strip())
     return said if len(said) <= SUMMARY_MAX else f"{said[: SUMMARY_MAX - 4]} ..."
 
