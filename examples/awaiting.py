@@ -8,12 +8,16 @@ import dispy
 def compute(n: float) -> float:
     import time
 
+    if n < 0:
+        raise ValueError(f"cannot sleep for {n} seconds")
     time.sleep(n)
     return n * 2
 
 
 async def ask(cluster: dispy.JobCluster, n: float) -> float:
-    return await cluster.submit(n) + 1
+    job = cluster.submit(n)
+    await job  # None if it failed
+    return job.get() + 1  # which then raises what the job has raised
 
 
 async def main() -> None:
@@ -32,6 +36,11 @@ async def main() -> None:
         print(f"{values}, and the loop turned {ticks} times meanwhile")
         assert values == [n / 20 * 2 + 1 for n in range(10)]
         assert ticks > 3
+
+        try:
+            await ask(cluster, -1)
+        except ValueError as error:
+            print(f"failed: {error}")
 
         job = cluster.submit(60)
         try:

@@ -23,7 +23,7 @@ if __name__ == "__main__":
             function = mean if number % 2 else spread
             jobs.append(cluster.submit(function.__name__, values, dispy_job_depends=[function]))
         for job in jobs:
-            print(f"job {job.id}: {job()}")
+            print(f"job {job.id}: {job.get()}")
         assert [job.result for job in jobs] == [5.0, 3.0, 5.0, 3.0]
 
         job = cluster.submit("mean", values)  # which nobody sent for this one

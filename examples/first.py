@@ -20,6 +20,10 @@ if __name__ == "__main__":
         job.id = number
         jobs.append(job)
     for job in jobs:
-        host, value = job()
-        print(f"{host} executed job {job.id} at {job.start_time:.3f} with {value:.3f}")
+        job.wait()
+        if job.exception:
+            print(f"job {job.id} failed: {job.exception}")
+        else:
+            host, value = job.result
+            print(f"{host} executed job {job.id} at {job.start_time:.3f} with {value:.3f}")
     cluster.print_status()

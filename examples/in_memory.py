@@ -60,7 +60,7 @@ if __name__ == "__main__":
         jobs = [cluster.submit(number) for number in range(10)]
         by_node: dict[str, set[str]] = {}
         for job in jobs:
-            node, name, algorithm, result = job()
+            node, name, algorithm, result = job.get()
             print(f"{node}: {name} {algorithm} {result[:16]}…")
             by_node.setdefault(node, set()).add(name)
             assert result == hashlib.new(algorithm, Path(directory, name).read_bytes()).hexdigest()

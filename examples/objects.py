@@ -28,7 +28,7 @@ if __name__ == "__main__":
         job.id = circle  # whatever helps to tell jobs apart
         jobs.append(job)
     for job in jobs:
-        area = job()
+        area = job.get()
         print(f"{job.stdout.strip()} on {job.ip_addr}: {area:.3f}")
         assert job.stdout == f"the area of {job.id.name} is computed\n"
         assert area == 3.14159 * job.id.radius**2

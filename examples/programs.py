@@ -19,7 +19,7 @@ if __name__ == "__main__":
         cluster = dispy.JobCluster(str(program))
         jobs = [cluster.submit(n) for n in range(6)]
         for n, job in enumerate(jobs):
-            code = job()
+            code = job.get()
             print(f"{job.stdout.decode().strip()}: exit code {code}")
             assert job.stdout.endswith(f"works on {n}\n".encode())
             assert code == (1 if n == 3 else 0)

@@ -48,7 +48,7 @@ if __name__ == "__main__":
         expected = [Path(path).read_text() for path in files]
         cluster = dispy.JobCluster(read, nodes=[NextFile("*")], setup=setup, cleanup=cleanup)
         for season in range(3):
-            results = {job() for job in [cluster.submit(n) for n in range(6)]}
+            results = {job.get() for job in [cluster.submit(n) for n in range(6)]}
             print(results)
             assert results == {(expected[season], season)}
             for node in cluster.status().nodes:

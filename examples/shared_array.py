@@ -14,7 +14,7 @@ if __name__ == "__main__":
         table = cluster.put(data)
         step = len(data) // parts
         jobs = [cluster.submit(table, start, start + step) for start in range(0, len(data), step)]
-        sums = [job() for job in jobs]
+        sums = [job.get() for job in jobs]
         print(
             f"{len(jobs)} jobs have read {len(data):,} bytes that were sent once; their sum is {sum(sums):,}"
         )

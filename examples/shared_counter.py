@@ -29,7 +29,7 @@ if __name__ == "__main__":
     jobs = [cluster.submit(n) for n in range(1, 21)]
     after: dict[str, list[tuple[int, int]]] = {}
     for job in jobs:
-        node, n, value = job()
+        node, n, value = job.get()
         print(f"{node}: {n} was added, which makes {value}")
         after.setdefault(node, []).append((value, n))
     for steps in after.values():

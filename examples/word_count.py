@@ -41,7 +41,7 @@ if __name__ == "__main__":
     reducing.append(reducer.submit(pairs))
     total: collections.Counter[str] = collections.Counter()
     for job in reducing:
-        total.update(job())
+        total.update(job.get())
     mapper.close()
     reducer.close()
     for word, number in total.most_common():

@@ -15,6 +15,8 @@ from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
+_PF_EXITING = 0x4
+"""In the flags of a process (``include/linux/sched.h``)."""
 _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS_MAX = 1000  # a process that forks faster than we kill is a fork bomb; leave it to its limits
 _AS_IN_PYTHON = ("SIGPIPE", "SIGXFSZ")
@@ -72,6 +74,18 @@ def fill_standard_descriptors() -> None:
         os.set_inheritable(descriptor, True)
         descriptor = os.open(os.devnull, os.O_RDWR)
     os.close(descriptor)
+
+
+def is_ending(pid: int) -> bool:
+    """Whether a process has ended or is about to, so that its exit code is fixed. False if nobody can say."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            flags = int(file.read().rpartition(b")")[2].split()[6])
+    except FileNotFoundError:
+        return sys.platform == "linux"
+    except (OSError, ValueError, IndexError):
+        return False
+    return bool(flags & _PF_EXITING)
 
 
 def set_subreaper() -> None:

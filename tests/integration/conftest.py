@@ -23,6 +23,7 @@ import uvloop
 
 import dispy
 from dispy import config
+from dispy.client import failures
 from dispy.client.engine import stop_engine
 from dispy.net.discovery import running_nodes
 
@@ -110,6 +111,7 @@ def place(place_root: Path, monkeypatch: pytest.MonkeyPatch, _deadline: None) ->
     except BaseException as error:
         faults.append(f"the engine does not stop: {error!r}")
     logging.getLogger("dispy").setLevel(level)
+    failures._closed.clear()  # nothing is to be said of this test when all tests end
     vars(config).pop("NodePort", None)  # it follows from the base port again
     checks: list[tuple[str, Callable[[], list[str]]]] = [
         ("threads", lambda: [t.name for t in threading.enumerate() if t not in threads_before]),

@@ -15,6 +15,7 @@ import pytest
 
 import dispy
 from dispy import config
+from dispy.client import failures
 from dispy.errors import UsageError
 
 from .conftest import MakeCluster, RunProgram, StartNode
@@ -134,8 +135,10 @@ def test_jobs_that_were_never_started_are_run(
     dying.kill()
     dying.release()
     jobs = dispy.recover_jobs(path, resume=True)
+    assert not [tally.name for tally in failures._closed if tally.unheard()], "whoever recovers has them"
     assert [job.id for job in jobs] == [f"id {n}" for n in range(60)]
     assert [dying.check(job) for job in jobs] == list(range(60))
+    assert any(job.status == TERMINATED for job in jobs), "some have failed when they were run"
 
 
 def test_unstarted_jobs_can_be_given_up(start_dying: StartDying, start_node: StartNode, path: Path) -> None:

@@ -254,6 +254,10 @@ class HostProcess:
         """It prints nothing."""
         return None if self.party.is_dead else ""
 
+    def last_words(self) -> str:
+        """Nor has it."""
+        return ""
+
     def fork(self, worker: WorkerId) -> WorkerHandle:
         """Have a worker started."""
         handle = WorkerHandle(self, worker, self._free_slots.pop())
@@ -267,10 +271,12 @@ class HostProcess:
         self._free_slots.append(handle.slot)
         handle.close()
 
-    def kill(self) -> None:
-        """End it at once, with its workers."""
+    def kill(self) -> bool:
+        """End it at once, with its workers; whether it was alive."""
+        was_alive = not self.party.is_dead
         self.computer.check_failure(self)
         self.die(SIGKILL)
+        return was_alive
 
     def end(self) -> None:
         """Let it end with all that it started."""

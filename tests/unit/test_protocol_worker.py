@@ -64,6 +64,9 @@ def test_a_record_arrives_as_it_was_sent() -> None:
 def test_how_the_setup_of_a_worker_went_arrives(reason: str) -> None:
     packet = worker.pack_set_up(reason)
     assert packet[0] == worker.SET_UP
+    broken = worker.pack_broken(reason)
+    assert broken[0] == worker.BROKEN
+    assert broken[1:] == packet[1:]
     assert len(packet) < worker.PACKET_MAX
     assert worker.unpack_set_up(memoryview(packet)) == reason[: limits.REASON_MAX].replace("\udc80", "?")
 

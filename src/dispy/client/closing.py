@@ -8,10 +8,11 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from dispy import config
-from dispy.client import callbacks, ending, noting, this
+from dispy.client import callbacks, ending, failures, noting, this
 from dispy.client.callbacks import Caller, Waited
 from dispy.client.checking import check_flag, deadline
 from dispy.client.log import notice
+from dispy.client.mapping import Chunk
 from dispy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 
 CLOSE_S = 2.0
 """Seconds that an orderly end may take beyond waiting for jobs; after Ctrl-C, seconds for callbacks."""
+
+SAY_S = 1.0
+"""After so long (seconds) the end of a program says what it waits for."""
+
+SAID_MAX = 5
+"""Clusters that it names."""
 
 
 def close(
@@ -83,6 +90,8 @@ def _release(cluster: JobCluster) -> bool:
     cluster.end_time = cluster.end_time or time.time()
     cluster._engine.call(cluster._engine.remove, cluster)
     cluster._tell_maps()
+    cluster._tally.name = cluster.name
+    failures.leave(cluster._tally)
     if cluster._journal is not None:
         cluster._journal.close(remove=not cluster._keeps_journal)
         if cluster._keeps_journal:
@@ -116,6 +125,8 @@ def close_all(running: Engine) -> tuple[bool, bool]:
     try:
         if failed is not None and not is_interrupted:
             is_leaving = noting.leave_results(running)
+        if not is_interrupted:
+            _say_waiting(list(running.clusters.values()))
         for cluster in list(running.clusters.values()):
             _close_at_exit(cluster, is_interrupted)
     except KeyboardInterrupt:
@@ -128,6 +139,26 @@ def close_all(running: Engine) -> tuple[bool, bool]:
             for cluster in list(running.clusters.values()):
                 _close_at_exit(cluster, True)
     return is_interrupted, is_leaving
+
+
+def _say_waiting(clusters: list[JobCluster]) -> None:
+    """Say for what the end of the program waits, if it does for more than a moment."""
+    until = time.monotonic() + SAY_S
+    if all(callbacks.wait_jobs(cluster, until) for cluster in clusters):
+        return
+    left = [said for said in map(_left, clusters) if said]
+    if left:
+        more = f" and {len(left) - SAID_MAX} more clusters" if len(left) > SAID_MAX else ""
+        notice(f"waiting for {', '.join(left[:SAID_MAX])}{more}; Ctrl-C cancels them")
+
+
+def _left(cluster: JobCluster) -> str:
+    """What of a cluster has not ended, in words; empty if nothing."""
+    open_jobs = list(cluster._jobs.values())
+    count = sum([type(job) is not Chunk for job in open_jobs])
+    if not count:
+        return f"a map of {cluster.name}" if open_jobs else ""
+    return f"{count} job of {cluster.name}" if count == 1 else f"{count} jobs of {cluster.name}"
 
 
 def _close_at_exit(cluster: JobCluster, is_interrupted: bool) -> None:

@@ -30,6 +30,7 @@ from dispy.client.callbacks import Waited
 from dispy.client.checking import check_threads, check_timeout, deadline, describe
 from dispy.client.computation import Computation, check_setup
 from dispy.client.engine import Engine, engine, stop_engine
+from dispy.client.failures import Tally
 from dispy.client.files import Held, Shipped, is_file_item
 from dispy.client.job import CANCELLED, STATUS_NAMES, DispyJob
 from dispy.client.journal import Journal
@@ -240,6 +241,7 @@ class JobCluster(Steering):
         self._pulse_s = PULSE_S if pulse_interval is None else pulse_interval
         self._queued_max = sys.maxsize if max_queued is None else max_queued
         self.name = self._computation.name
+        self._tally = Tally(self.name)
         self.job_status = job_status
         self.cluster_status = cluster_status
         self.start_time = time.time()
@@ -428,8 +430,8 @@ class JobCluster(Steering):
         if self._jobs.get(number) is not job:
             return -1
         with self._status_guard:
-            if job.status < CANCELLED:
-                job.status = CANCELLED
+            if job._status < CANCELLED:
+                job._status = CANCELLED
         self._cancels.append(number)
         if not self._has_posted_cancels:
             ending.post_cancels(self)
@@ -457,7 +459,7 @@ class JobCluster(Steering):
         return ClusterStatus(nodes, len(self._jobs))
 
     def print_status(self, wall_time: float | None = None) -> None:
-        """Print a table of the nodes, and times in all.
+        """Print a table of the nodes, how many jobs failed and why the first did, and times in all.
 
         Args:
             wall_time: Seconds to compare the jobs' time with; since the cluster began by default.
@@ -466,7 +468,7 @@ class JobCluster(Steering):
         if wall_time is None:
             wall_time = (self.end_time or time.time()) - self.start_time
         nodes, pending = self.status()
-        status_module.print_table(self.name, nodes, pending, self.cpu_time, wall_time)
+        status_module.print_table(self._tally, nodes, pending, self.cpu_time, wall_time)
 
     def stats(self, wall_time: float | None = None) -> None:
         """Old name of ``print_status``."""
@@ -478,7 +480,7 @@ class JobCluster(Steering):
         if not isinstance(job, DispyJob):
             raise UsageError(f"why takes a job, not {describe(job)}", hint=ending.JOBS_ARE)
         if job._is_final:
-            return f"it has ended: {STATUS_NAMES[job.status]}"
+            return f"it has ended: {STATUS_NAMES[job._status]}"
         self._check_open()
         return self._engine.call(reasons.why, self, job)
 

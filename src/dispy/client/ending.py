@@ -57,8 +57,8 @@ def cancel_several(cluster: ClusterState, jobs: Iterable[DispyJob]) -> int:
     left = [job for job in several if is_open(job._number) is job]
     with cluster._status_guard:
         for job in left:
-            if job.status < CANCELLED:
-                job.status = CANCELLED
+            if job._status < CANCELLED:
+                job._status = CANCELLED
     cluster._cancels.extend([job._number for job in left])
     post_cancels(cluster)
     return 0 if len(left) == len(several) else -1
@@ -106,9 +106,9 @@ def on_started(cluster: ClusterState, started: list[Started], info: NodeInfo) ->
         job.ip_addr = info.ip_addr
         job.start_time = item.start
         with cluster._status_guard:
-            is_news = job.status == CREATED
+            is_news = job._status == CREATED
             if is_news:
-                job.status = RUNNING
+                job._status = RUNNING
         if is_news and type(job) is not Chunk:
             told.append((RUNNING, shown, job))
     if cluster.cluster_status is not None and told:
@@ -121,8 +121,8 @@ def on_requeued(cluster: ClusterState, numbers: list[int]) -> None:
         job = cluster._jobs.get(number)
         if job is not None:
             with cluster._status_guard:
-                if job.status < CANCELLED:
-                    job.status = CREATED
+                if job._status < CANCELLED:
+                    job._status = CREATED
             job.ip_addr = job.start_time = None
 
 
@@ -143,11 +143,11 @@ def _load_value(cluster: ClusterState, job: DispyJob, data: bytes, info: NodeInf
     result = payload.load(data)
     job.ip_addr = info.ip_addr
     with cluster._status_guard:
-        if job.status < CANCELLED:
-            job.status = PROVISIONAL_RESULT
+        if job._status < CANCELLED:
+            job._status = PROVISIONAL_RESULT
     job.result = result
     shot = job._snapshot()
-    shot.status = PROVISIONAL_RESULT
+    shot._status = PROVISIONAL_RESULT
     if cluster.job_status is not None:
         cluster._engine.callbacks.call(cluster.job_status, [(shot,)])
     cluster._tell(PROVISIONAL_RESULT, cluster._dispy_nodes.get(info.node), shot)
@@ -184,9 +184,9 @@ def on_ended(cluster: ClusterState, ended: list[Ended], info: NodeInfo) -> None:
                 job._stderr = item.stderr
                 job._value = item.payload
                 job._is_encoded = True
-                job.status = FINISHED
+                job._status = FINISHED
             else:
-                _fill(job, item, ip_addr)
+                _fill(cluster, job, item, info)
             done.append(job)
     if chunks:
         _finish_chunks(cluster, chunks, info)
@@ -201,6 +201,9 @@ def _finish_chunks(cluster: ClusterState, chunks: list[tuple[Chunk, Ended]], inf
     for chunk, item in chunks:
         del cluster._jobs[item.number]
         cluster._held.pop(item.number, None)
+        if item.status == TERMINATED and item.ran and item.reason != "cancelled":
+            cluster._tally.failed += 1
+            _count_failed(cluster, info)
         calls += chunk.end(item)
         seconds += item.end - item.start
     _count(cluster, calls, seconds, info)
@@ -222,36 +225,50 @@ def _load_ended(cluster: ClusterState, job: DispyJob, item: Ended, info: NodeInf
         cluster._ended.discard(item.number)
         if cluster._jobs.pop(item.number, None) is not job:
             return  # given up meanwhile
-        _fill(job, item, info.ip_addr)
+        _fill(cluster, job, item, info)
         if item.status == FINISHED:
             job.result = value
         job._is_final = True
         cluster._held.pop(item.number, None)
+        cluster._tally.ended += 1
         _call_back(cluster, [job], _count(cluster, 1, item.end - item.start, info))
     if job._waiter is not None:
         job._wake()
 
 
-def _fill(job: DispyJob, item: Ended, ip_addr: str) -> None:
+def _fill(cluster: ClusterState, job: DispyJob, item: Ended, info: NodeInfo) -> None:
     if item.ran:
-        job.ip_addr = ip_addr
+        job.ip_addr = info.ip_addr
         job.start_time = item.start
         job.end_time = item.end
-    job.status = item.status
+    was_cancelled = job._status == CANCELLED
+    job._status = item.status
     if item.status == FINISHED:
         job._stdout = item.stdout
         job._stderr = item.stderr
         return
+    if was_cancelled or item.status == CANCELLED or item.reason == "cancelled":
+        cluster._tally.cancelled += 1
+    else:
+        cluster._tally.add(item.status, item.reason, is_wanted=cluster._is_ending)
+        _count_failed(cluster, info)
     job.result = None
-    job.exception = item.reason or None
+    job._exception = item.reason or None
     job._error = item.payload
     if item.ran and item.reason != "cancelled":
         job._stdout = item.stdout
         job._stderr = item.stderr
 
 
+def _count_failed(cluster: ClusterState, info: NodeInfo) -> None:
+    shown = cluster._dispy_nodes.get(info.node)
+    if shown is not None:
+        shown.jobs_failed += 1
+
+
 def _finish(cluster: ClusterState, done: list[DispyJob], seconds: float, info: NodeInfo) -> None:
     jobs = cluster._jobs
+    cluster._tally.ended += len(done)
     for job in done:
         del jobs[job._number]
         job._is_final = True
@@ -278,6 +295,8 @@ def on_ended_here(cluster: ClusterState, numbers: Collection[int], status: int, 
     done = []
     chunks: list[tuple[Chunk, Ended]] = []
     waited_for = []
+    tally = cluster._tally
+    is_wanted = cluster._is_ending or cluster._is_closed
     with cluster._status_guard:
         for number in numbers:
             job = pop(number, None)
@@ -287,10 +306,14 @@ def on_ended_here(cluster: ClusterState, numbers: Collection[int], status: int, 
                 ended = Ended(number, 0, status, 0.0, 0.0, b"", reason=reason, ran=False)
                 chunks.append((job, ended))
                 continue
-            job.status = status
+            if CANCELLED in (status, job._status):
+                tally.cancelled += 1
+            else:
+                tally.add(status, reason, is_wanted=is_wanted)
+            job._status = status
             job._value = None
             job._is_encoded = False
-            job.exception = reason
+            job._exception = reason
             job._error = b""
             job._is_final = True
             if job._waiter is not None:
@@ -298,6 +321,7 @@ def on_ended_here(cluster: ClusterState, numbers: Collection[int], status: int, 
             done.append(job)
     for job in waited_for:
         job._wake()
+    tally.ended += len(done)
     calls = sum([chunk.end(ended) for chunk, ended in chunks])
     _count(cluster, calls + len(done), 0.0, None)
     _call_back(cluster, done, None)
@@ -316,13 +340,13 @@ def _call_back(cluster: ClusterState, done: list[DispyJob], shown: DispyNode | N
     if cluster.cluster_status is not None:
         calls: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         for job in done:
-            if cluster.job_status is not None and job.status != ABANDONED:
+            if cluster.job_status is not None and job._status != ABANDONED:
                 calls.append((cluster.job_status, (job,)))
-            calls.append((cluster.cluster_status, (job.status, shown, job)))
+            calls.append((cluster.cluster_status, (job._status, shown, job)))
         cluster._engine.callbacks.call_each(calls)
     elif cluster.job_status is not None:
         cluster._engine.callbacks.call(
-            cluster.job_status, [(job,) for job in done if job.status != ABANDONED]
+            cluster.job_status, [(job,) for job in done if job._status != ABANDONED]
         )
 
 

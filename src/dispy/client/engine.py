@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dispy import payload
 from dispy.buffers import SharedPool, pool
-from dispy.client import closing, data, ending, finding, noting, reasons
+from dispy.client import closing, data, ending, failures, finding, noting, reasons
 from dispy.client.arriving import Arrivals
 from dispy.client.callbacks import Caller
 from dispy.client.journal import Journal
@@ -470,6 +470,7 @@ def _at_exit() -> None:
         is_interrupted, is_leaving = closing.close_all(running)
         _unfinished.append(running.callbacks)
     closing.finish_callbacks(_unfinished, is_interrupted)
+    failures.say_all()
     if is_leaving:
         running.leave()
     else:

@@ -15,7 +15,10 @@ import msgspec
 from dispy import payload
 from dispy.client import this
 from dispy.client.checking import check_timeout
+from dispy.client.failures import look, summary
+from dispy.client.missing import advice_in
 from dispy.errors import JobError
+from dispy.text import of_error
 
 if TYPE_CHECKING:
     from dispy.client.output import Output
@@ -51,7 +54,8 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         start_time: When its run began, by the node's clock; None before.
         end_time: When its run ended, by the node's clock; None before.
         ip_addr: Address of the node that runs or ran it.
-        exception: Traceback, or what else ended it, as text; None on success.
+        exception: Traceback, or what else ended it, as text; None on success. Where a file is missing that the
+            program has, what to do about it comes last.
         stdout: What it printed, decoded as UTF-8; of a program, as bytes; None if it never reported.
         stderr: Likewise.
 
@@ -74,11 +78,11 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     _number: int = 0
     _cluster: Any = None
     submit_time: float = 0.0
-    status: int = CREATED
+    _status: int = CREATED
     start_time: float | None = None
     end_time: float | None = None
     ip_addr: str | None = None
-    exception: str | None = None
+    _exception: str | None = None
     _stdout: Any = None
     _stderr: Any = None
     _value: Any = None
@@ -86,6 +90,26 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     _error: Any = None
     _waiter: Any = None
     _is_final: bool = False
+
+    @property
+    def status(self) -> int:
+        """Where the job is, or how it has ended."""
+        if self._is_final and self._status != FINISHED:
+            look(self)
+        return self._status
+
+    @status.setter
+    def status(self, value: int) -> None:
+        self._status = value
+
+    @property
+    def exception(self) -> str | None:
+        """Traceback, or what else ended the job, as text; None on success."""
+        return look(self) if self._is_final else self._exception
+
+    @exception.setter
+    def exception(self, value: str | None) -> None:
+        self._exception = value
 
     @property
     def result(self) -> Any:
@@ -121,17 +145,23 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     @property
     def error(self) -> BaseException | None:
         """Why the job has no result, as an exception: its own, where that can be rebuilt, with the
-        remote traceback as cause, else a ``JobError``. None if it has not ended or has a result."""
-        if not self._is_final or self.status == FINISHED:
+        remote traceback as cause, else a ``JobError``. None if it has not ended or has a result.
+
+        Made anew each time: one that was raised leads to the frames that it went through, and these to the job.
+        """
+        if not self._is_final or self._status == FINISHED:
             return None
-        if isinstance(self._error, bytes):
-            rebuilt = payload.load_exception(self._error, self.exception or "") if self._error else None
-            name = STATUS_NAMES[self.status]
-            self._error = rebuilt or JobError(
-                f"job {self.id!r} is {name}: {self.exception or 'no reason given'}"
-            )
-        error: BaseException | None = self._error
-        return error
+        reason = self.exception or ""
+        rebuilt = payload.load_exception(self._error, reason) if self._error else None
+        if rebuilt is None:
+            return self._as_job_error(reason or "no reason given")
+        advice = advice_in(reason)
+        if advice:
+            rebuilt.add_note(advice)
+        return rebuilt
+
+    def _as_job_error(self, reason: str) -> JobError:
+        return JobError(f"job {self.id!r} is {STATUS_NAMES[self._status]}: {reason}")
 
     @property
     def finish(self) -> threading.Event:
@@ -199,8 +229,36 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
             self.finish.clear()
         return self.result
 
+    def get(self, timeout: float | None = None) -> Any:
+        """Wait until the job has ended, and return its result; raise what the job has raised if it failed.
+
+        Args:
+            timeout: Seconds to wait at most; None: as long as it takes.
+
+        Raises:
+            TimeoutError: The job has not ended in time. It goes on.
+            JobError: The job was cancelled, killed or lost, or raised what would end this program or task, too, such
+                as ``SystemExit``: then that is the cause. Anything else that the job has raised is raised as it is,
+                with the remote traceback as cause.
+        """
+        if not self.wait(timeout):
+            raise TimeoutError(f"job {self.id!r} has not ended after {timeout:g} s")
+        error = self.error
+        if error is None:
+            return self.result
+        if not isinstance(error, Exception):
+            raise self._as_job_error(of_error(error)) from error
+        try:
+            raise error
+        finally:
+            del error  # which leads to this frame
+
     def __await__(self) -> Generator[Any, None, Any]:
-        """``await job`` in a coroutine gives what ``job()`` gives, and blocks no thread."""
+        """``await job`` in a coroutine gives what ``job()`` gives, and blocks no thread.
+
+        So it is None for a job that failed. After it ``job.get()`` does not wait any more: it raises what the job
+        has raised.
+        """
         if not self._is_final:
             self._check_process()
             yield from _waiting().wait_in_loop(self)
@@ -250,7 +308,9 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         return msgspec.structs.replace(self)
 
     def __repr__(self) -> str:
-        return f"<DispyJob id={self.id!r} status={STATUS_NAMES[self.status]}>"
+        status = STATUS_NAMES[self._status]
+        reason = self.exception if self._is_final else None
+        return f"<DispyJob id={self.id!r} status={status}{f': {summary(reason)}' if reason else ''}>"
 
 
 class _Several(list[Any]):

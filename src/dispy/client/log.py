@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 
 
 class Logger(logging.LoggerAdapter[logging.Logger]):
@@ -16,12 +17,13 @@ class Logger(logging.LoggerAdapter[logging.Logger]):
     CRITICAL = FATAL = logging.CRITICAL
 
 
-def notice(text: str) -> None:
+def notice(text: str, level: int = logging.INFO) -> None:
     """Say one line that a user should see even if the program does not configure logging."""
     if logger.logger.hasHandlers():
-        logger.info("%s", text)
-    else:
-        print(f"dispy: {text}", file=sys.stderr)
+        logger.log(level, "%s", text)
+    elif sys.stderr is not None:
+        with suppress(OSError, ValueError):  # closed, or nobody reads it
+            print(f"dispy: {text}", file=sys.stderr, flush=True)
 
 
 logger = Logger(logging.getLogger("dispy"), {})

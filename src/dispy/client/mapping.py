@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from dispy import payload
 from dispy.client.checking import deadline, describe
 from dispy.client.job import FINISHED, DispyJob
+from dispy.client.missing import advice_in, explain
 from dispy.client.waiting import Signal
 from dispy.errors import JobError, PicklingError, UsageError
 from dispy.protocol.node import Ended
@@ -71,8 +72,8 @@ class Chunk(DispyJob, gc=False, eq=False):
 
         ``_is_final`` is left to the mapping's thread: set here, it would be seen before the end is noted.
         """
-        self.status = item.status
-        self.exception = item.reason
+        self._status = item.status
+        self._exception = item.reason
         self._value = item.payload
         self._stdout = item.stdout
         self._stderr = item.stderr
@@ -87,7 +88,7 @@ class Chunk(DispyJob, gc=False, eq=False):
 
     def results(self) -> int:
         """How many items of a chunk that has finished were run: the others were given back."""
-        told = self.exception or ""
+        told = self._exception or ""
         return min(int(told), self._count) if told.isdecimal() else self._count
 
 
@@ -200,7 +201,7 @@ class Mapping:
             chunk._is_final = True
             self._open -= 1
             self._waiting_bytes += len(chunk._value)
-            if chunk.status == FINISHED:
+            if chunk._status == FINISHED:
                 count = chunk.results()
                 if count:
                     self._learn(chunk, count)
@@ -309,7 +310,7 @@ class Mapping:
         for stream, text in ((sys.stdout, chunk.stdout), (sys.stderr, chunk.stderr)):
             if text and stream is not None:
                 stream.write(text)
-        if chunk.status == FINISHED:
+        if chunk._status == FINISHED:
             try:
                 return payload.load(chunk._value), None
             except Exception as error:
@@ -320,16 +321,18 @@ class Mapping:
                 hint="close it after the last result",
             )
         if not chunk._value:
-            return [], self._chunk_error(chunk, chunk.exception or "no reason given")
+            return [], self._chunk_error(chunk, chunk._exception or "no reason given")
         failure = payload.load_failure(chunk._value)
         if failure is None:
-            return [], self._chunk_error(chunk, chunk.exception or "")
+            return [], self._chunk_error(chunk, chunk._exception or "")
         results, data = failure
-        text = chunk.exception or ""
+        text = explain(chunk._exception or "", self._cluster, None)
         number = chunk._first + len(results)
         raised = payload.load_exception(data, text) if data else None
         if raised is None:
             raised = JobError(f"item {number} of the map failed: {text}")
+        elif advice_in(text):
+            raised.add_note(advice_in(text))
         item = _short_repr(payload.load_items(chunk._items)[len(results)])
         raised.add_note(f"item {number} of the map of {self._cluster.name}: {item}")
         return results, raised

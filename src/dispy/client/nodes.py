@@ -46,6 +46,7 @@ class DispyNode:
         avail_cpus: CPUs that it offers.
         busy: Jobs of this cluster that run there.
         jobs_done: Jobs of this cluster that ended Finished or Terminated there.
+        jobs_failed: Those of them that have no result: they raised something, exited or were killed.
         cpu_time: Sum of the run times of those jobs (wall clock, seconds).
         tx: Bytes sent to it.
         rx: Bytes received from it.
@@ -60,8 +61,8 @@ class DispyNode:
     AvailInfo: ClassVar[int] = 17
 
     __slots__ = (
-        "_node", "_port", "avail_cpus", "avail_info", "busy", "cpu_time", "cpus", "ip_addr", "jobs_done", "name",
-        "reason", "rx", "tx", "update_time",
+        "_node", "_port", "avail_cpus", "avail_info", "busy", "cpu_time", "cpus", "ip_addr", "jobs_done",
+        "jobs_failed", "name", "reason", "rx", "tx", "update_time",
     )  # fmt: skip
 
     def __init__(self, ip_addr: str, name: str, cpus: int) -> None:
@@ -71,6 +72,7 @@ class DispyNode:
         self.avail_cpus = cpus
         self.busy = 0
         self.jobs_done = 0
+        self.jobs_failed = 0
         self.cpu_time = 0.0
         self.tx = 0
         self.rx = 0

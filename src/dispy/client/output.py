@@ -351,7 +351,7 @@ def _follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
     if job._is_final:
         yield from reader.finish(_kept(job))
         return
-    if not is_following and job.status == CREATED:
+    if not is_following and job._status == CREATED:
         return
     until = None if is_following else time.monotonic() + ANSWER_S
     cluster = job._cluster

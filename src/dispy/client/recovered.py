@@ -100,7 +100,9 @@ def by_address(one: Dead, jobs: list[DispyJob], *, is_whole: bool) -> dict[str, 
         if result is None:
             if not is_whole or job._number not in one.submitted:
                 continue
-            ended = Ended(job._number, 0, job.status, 0.0, 0.0, b"", reason=job.exception or "", ran=False)
+            ended = Ended(
+                job._number, 0, job._status, 0.0, 0.0, b"", reason=job._exception or "", ran=False
+            )
             result = Result(ended, "")
         found.setdefault(result.ip_addr, []).append(result.ended)
     return found
@@ -152,14 +154,14 @@ def _judge(one: Dead, session: Session, jobs: list[DispyJob], is_last_word: bool
             if key in recovery.started:
                 started, job.ip_addr = recovery.started[key]
                 job.start_time = started.start
-                job.status = RUNNING
+                job._status = RUNNING
             if is_last_word:
                 _end(job, CANCELLED, "it was killed, and its node has not said how it ended")
         else:
             keys = [(computation, job._number) for computation in recovery.computations]
             key = next((key for key in keys if key in recovery.lost), keys[0])
             fate = judge.fate(key)
-            job.exception = fate.reason or recovery.returned.get(key)
+            job._exception = fate.reason or recovery.returned.get(key)
             if fate.status is not None:
                 _end(job, fate.status, fate.reason)
 
@@ -172,7 +174,7 @@ def _ended_job(one: Dead, number: int, result: Result) -> DispyJob:
         job_id = _load_id(ended.job_id, number)
     job = _new_job(one, number, job_id)
     job._cluster = _of_program if one.is_program else None
-    job.status = ended.status
+    job._status = ended.status
     if ended.ran:
         job.ip_addr = result.ip_addr
         job.start_time = ended.start
@@ -183,15 +185,15 @@ def _ended_job(one: Dead, number: int, result: Result) -> DispyJob:
         job._value = ended.payload
         job._is_encoded = True
     else:
-        job.exception = ended.reason or None
+        job._exception = ended.reason or None
         job._error = bytes(ended.payload)
     job._is_final = True
     return job
 
 
 def _end(job: DispyJob, status: int, reason: str) -> None:
-    job.status = status
-    job.exception = reason
+    job._status = status
+    job._exception = reason
     job._error = b""
     job._is_final = True
     job._cluster = None

@@ -116,6 +116,7 @@ class Resumed(JobCluster):
     def finish(self) -> None:
         """All has ended: close it, and leave nothing behind."""
         self._journal = None  # which is removed by whoever opened it
+        self._tally.hear_all()  # its jobs are returned
         self.close()
         self._is_left = True
         self._engine.stop()
@@ -160,7 +161,7 @@ def _take_jobs(one: Dead, jobs: list[DispyJob]) -> tuple[Put, list[Job]]:
     # From here on they are ours: whoever recovers us looks for them where we had them.
     journal.ask(lambda db: db.execute("INSERT INTO resumed VALUES (?, ?)", (session, numbers)))
     for job in jobs:
-        job.exception = None  # why it was not run
+        job._exception = None  # why it was not run
     return put, messages
 
 

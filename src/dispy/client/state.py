@@ -28,6 +28,7 @@ from dispy.stall import STALL_S, Stall
 if TYPE_CHECKING:
     from dispy.client.computation import Computation
     from dispy.client.engine import Engine
+    from dispy.client.failures import Tally
     from dispy.client.files import Held, Sending, Shipped
     from dispy.client.job import DispyJob
     from dispy.client.journal import Journal
@@ -75,6 +76,8 @@ class ClusterState:
     _reentrant: bool
     _pulse_s: float
     _queued_max: int
+    _tally: Tally
+    """How its jobs have ended."""
 
     # What works for it.
 

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+from dispy.client.failures import Tally
 from dispy.client.nodes import DispyNode
 
 _COLUMNS = ("Node", "CPUs", "Jobs", "Sec/Job", "Node Time Sec", "Sent", "Rcvd")
+_FAILED = "Failed"
+"""A column where something has failed: programs that read the table find it as it always was otherwise."""
 
 
 def print_table(
-    name: str, nodes: Iterable[DispyNode], pending: int, job_time_s: float, wall_time_s: float
+    tally: Tally, nodes: list[DispyNode], pending: int, job_time_s: float, wall_time_s: float
 ) -> None:
-    """Print what each node did, what is pending, and the speedup.
+    """Print what each node did, what failed and why the first did, what is pending, and the speedup.
 
     Args:
-        name: Of the cluster.
+        tally: How jobs have ended.
         nodes: In the order of the table.
         pending: Jobs that have not ended.
         job_time_s: Sum of the run times of all jobs (seconds).
         wall_time_s: What they took together (seconds).
     """
-    rows = [_COLUMNS, *(_row(node) for node in nodes)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    rows = [_COLUMNS, *map(_row, nodes)]
+    if any(node.jobs_failed for node in nodes):
+        failed = [_FAILED, *[str(node.jobs_failed) for node in nodes]]
+        rows = [(*row[:3], cell, *row[3:]) for row, cell in zip(rows, failed, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
         lines.append(
@@ -34,12 +38,27 @@ def print_table(
     lines.insert(1, "-+-".join("-" * width for width in widths))
     print()
     print("\n".join(lines))
-    if pending:
-        print(f"\nJobs pending: {pending}")
+    for said in _ends(tally, pending):
+        print(f"\n{said}")
     speedup = job_time_s / wall_time_s if wall_time_s > 0 else 0.0
     print(
         f"\nTotal job time: {job_time_s:.3f} sec, wall time: {wall_time_s:.3f} sec, speedup: {speedup:.3f}\n"
     )
+
+
+def _ends(tally: Tally, pending: int) -> list[str]:
+    """What is to be said of jobs that have no result, a line each."""
+    first = tally.first()
+    found = []
+    if tally.failed:
+        lost = f", {tally.abandoned} of them abandoned" if tally.abandoned else ""
+        found.append(f"Jobs failed: {tally.failed}{lost}{f'; the first: {first}' if first else ''}")
+    if tally.cancelled:
+        found.append(f"Jobs cancelled: {tally.cancelled}")
+    if pending:
+        found.append(f"Jobs pending: {pending}")
+    tally.hear_all()
+    return found
 
 
 def _row(node: DispyNode) -> tuple[str, ...]:

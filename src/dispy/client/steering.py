@@ -13,6 +13,7 @@ from dispy.client import finding
 from dispy.client.checking import check_flag, describe
 from dispy.client.job import DispyJob
 from dispy.client.mapping import Chunk
+from dispy.client.missing import explain
 from dispy.client.nodes import (
     DispyNode,
     DispyNodeAvailInfo,
@@ -419,9 +420,10 @@ class Steering(ClusterState):
             self._tell_maps()
             self._tell(DispyNode.Initialized, shown, None)
             return
-        if action.reason:
-            self._failures[info.name] = action.reason
-            reason = action.reason.removeprefix(f"node {info.name}: ")
+        why = explain(action.reason, self, info.ip_addr)
+        if why:
+            self._failures[info.name] = why
+            reason = why.removeprefix(f"node {info.name}: ")
             logger.warning("cluster %s cannot use node %s: %s", self.name, info.name, reason)
             if shown is None:
                 # It was never used: who asks sees that it is there, and why it is not.
@@ -430,7 +432,7 @@ class Steering(ClusterState):
             del self._dispy_nodes[action.node]
             shown.cpus = 0
             shown.busy = 0
-            shown.reason = action.reason
+            shown.reason = why
             shown._touch()
             self._past_nodes.append(shown)
             self._tell_maps()

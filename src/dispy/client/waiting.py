@@ -97,7 +97,7 @@ def wait(
             done.add(job)
             del left[job]
             if return_when == FIRST_COMPLETED or (
-                return_when == FIRST_EXCEPTION and job.status != FINISHED
+                return_when == FIRST_EXCEPTION and job._status != FINISHED
             ):
                 break
     except TimeoutError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import sys
 from functools import partial
 
@@ -157,8 +158,7 @@ def _on_host_message(
         case worker_protocol.WorkerExited(worker, code, reason):
             # Of its own workers only: jobs can make their host say anything.
             if worker in loaded.host.workers:
-                failure = loaded.host.workers[WorkerId(worker)].failure
-                reason = failure or reason or f"the job's process ended with {describe_exit(code)}"
+                reason = reason or f"the job's process ended with {describe_exit(code)}"
                 on_worker_exited(service, WorkerId(worker), reason)
 
 
@@ -168,8 +168,8 @@ def _end_late_setup(service: NodeState, loaded: Loaded) -> None:
         fail_setup(service, loaded, setup_is_late(service, loaded))
 
 
-def _on_output(service: NodeState, host: HostProcess) -> None:
-    """A host, or code that it loads, has printed something."""
+def _on_output(service: NodeState, host: HostProcess) -> bool:
+    """A host, or code that it loads, has printed something; whether there may be more."""
     said = host.read_output()
     if said is None:
         service._loop.remove_reader(host.output)
@@ -177,6 +177,7 @@ def _on_output(service: NodeState, host: HostProcess) -> None:
         with contextlib.suppress(OSError):  # nobody reads what we say
             sys.stderr.write(lines(said))
             sys.stderr.flush()
+    return bool(said)
 
 
 # How they end.
@@ -227,13 +228,11 @@ def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key)
 
 def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
     """The process that holds a computation is gone: so are its workers, and what they started."""
-    loaded.host.kill()
+    was_ended = loaded.host.kill()
     loaded.host.process.wait()
     loaded.host.kill_workers()
     service._kill_strays(_own_children(service))
-    reason = f"the computation's host ended with {describe_exit(loaded.host.process.returncode)}"
-    if not loaded.is_loaded:
-        reason += ", while it loaded the code or ran setup"
+    reason = _why_dead(service, loaded, was_ended)
     for handle in list(loaded.host.workers.values()):
         drain(service, handle)
         service._handle_and_look(core.WorkerDying(handle.id, handle.words[worker_protocol.SLOT_CLAIM]))
@@ -244,6 +243,26 @@ def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
     _on_host_failed(service, failed)
     if key in service._loaded:
         collect(service, loaded)
+
+
+def _why_dead(service: NodeState, loaded: Loaded, was_ended: bool) -> str:
+    """How a host has ended, and what it has said of that.
+
+    ``was_ended``: by us, as it did not speak with us any more.
+    """
+    code = loaded.host.process.returncode
+    if was_ended:
+        reason = "the computation's host closed its connection to the node, and was ended"
+    else:
+        reason = f"the computation's host ended with {describe_exit(code)}"
+    if not loaded.is_loaded:
+        reason += ", while it loaded the code or ran setup"
+    elif code <= 0:
+        return reason  # what it has printed is what jobs have logged before
+    while _on_output(service, loaded.host):
+        pass
+    words = loaded.host.last_words() if code != -signal.SIGKILL else ""
+    return f"{reason}; the last that it said:\n{words}" if words else reason
 
 
 def _on_host_failed(service: NodeState, event: core.HostFailed) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from dispy.core.execution.state import WorkerId
 from dispy.node.accounts import Account, starts_as
 from dispy.node.printed import output_file
-from dispy.processes import MARK, children
+from dispy.processes import MARK, children, is_ending
 from dispy.protocol import worker as protocol
 from dispy.protocol.worker import LENGTH, FromHost, ToHost
 
@@ -26,6 +26,14 @@ _encode = msgspec.msgpack.encode
 PACKETS_BUFFER = 2 * 1024 * 1024
 """Socket buffers of the jobs and replies channels (bytes): some packets of the largest size. The
 kernel gives what ``net.core.wmem_max`` allows."""
+
+_WORDS_MAX = 4000
+"""Characters of what a host has printed last that are remembered, for the reason of its death."""
+
+_WORDS_LINES = 10
+"""Lines of that which are told, where there is no traceback."""
+
+_TRACEBACK = "Traceback (most recent call last):\n"
 
 
 class WorkerHandle:
@@ -45,7 +53,7 @@ class WorkerHandle:
         self.is_set_up = False
         """It has called ``setup``, where that is called in each worker."""
         self.failure = ""
-        """Why that has failed."""
+        """Why it has failed, in setup or by an error of ours: what is said of it when it has ended."""
         start = slot * protocol.SLOT_SIZE
         head = memory[start : start + protocol.SLOT_HEADER]
         head[:] = bytes(protocol.SLOT_HEADER)
@@ -134,6 +142,8 @@ class HostProcess:
         self._free_slots = list(range(slots_max - 1, -1, -1))
         self._input = bytearray()
         self._said = b""
+        self._words = ""
+        """What it has printed last."""
         self.is_dead = False
 
     def _start(self, slots_max: int, mark: str, account: Account | None, undo: ExitStack) -> None:
@@ -213,7 +223,17 @@ class HostProcess:
         said, self._said = self._said[:end], self._said[end:]
         if not data and not said:
             return None
-        return said.decode("utf-8", "replace")
+        text = said.decode("utf-8", "replace")
+        self._words = (self._words + text)[-_WORDS_MAX:]
+        return text
+
+    def last_words(self) -> str:
+        """What a host that has died has printed last: a traceback, or some lines."""
+        words = self._words + self._said.decode("utf-8", "replace")
+        begin = words.rfind(_TRACEBACK)
+        if begin >= 0:
+            return words[begin:].strip()
+        return "\n".join(words.strip().splitlines()[-_WORDS_LINES:])
 
     def fork(self, worker: WorkerId) -> WorkerHandle:
         """Have a worker started. Its channels and slot can be used at once."""
@@ -231,11 +251,14 @@ class HostProcess:
         self._free_slots.append(handle.slot)
         handle.close()
 
-    def kill(self) -> None:
-        """End the host at once; its workers follow it."""
-        if self.process.poll() is None:
-            with suppress(ProcessLookupError):
-                self.process.kill()
+    def kill(self) -> bool:
+        """End the host at once; its workers follow it. Whether that ends it: it may be ending by itself."""
+        if self.process.poll() is not None:
+            return False
+        is_alive = not is_ending(self.process.pid)
+        with suppress(ProcessLookupError):
+            self.process.kill()
+        return is_alive
 
     def end(self) -> None:
         """Let the host end with all that it and its workers started."""

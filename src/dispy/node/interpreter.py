@@ -76,7 +76,8 @@ class SearchPath:
             self.asked.add(process.pid)
         with process:
             try:
-                return process.communicate(timeout=_ASK_S)[0]
+                said: bytes = process.communicate(timeout=_ASK_S)[0]
+                return said
             finally:
                 process.kill()
                 self.asked.discard(process.pid)

@@ -196,6 +196,8 @@ def _read_reply(service: NodeState, handle: WorkerHandle) -> bool:
         elif packet[0] == worker_protocol.SET_UP:
             if handle.id in service._owners:
                 _on_set_up(service, handle, worker_protocol.unpack_set_up(packet))
+        elif packet[0] == worker_protocol.BROKEN:
+            handle.failure = worker_protocol.unpack_set_up(packet)
         else:
             value = worker_protocol.provisional_decoder.decode(packet[1:])
             service._handle(
@@ -300,7 +302,7 @@ def on_worker_exited(service: NodeState, worker: WorkerId, reason: str) -> None:
     drain(service, handle)
     service._handle_and_look(core.WorkerDying(worker, handle.words[worker_protocol.SLOT_CLAIM]))
     loaded, _ = service._owners[worker]
-    service._handle(bury(service, handle, reason))
+    service._handle(bury(service, handle, handle.failure or reason))
     collect(service, loaded)
 
 

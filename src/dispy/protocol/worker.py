@@ -174,6 +174,7 @@ FromHost = Loaded | LoadFailed | WorkerStarted | WorkerExited | SettingUp
 RAN = 0x52
 PROVISIONAL = 0x50
 SET_UP = 0x53
+BROKEN = 0x42
 
 _RAN = struct.Struct("<BBHIQ")
 RAN_HEADER = _RAN.size
@@ -202,8 +203,13 @@ def pack_set_up(reason: str) -> bytes:
     return bytes((SET_UP,)) + reason.encode("utf-8", "replace")[: limits.REASON_MAX]
 
 
+def pack_broken(reason: str) -> bytes:
+    """A worker ends by an error that is not a job's."""
+    return bytes((BROKEN,)) + reason.encode("utf-8", "replace")[: limits.REASON_MAX]
+
+
 def unpack_set_up(packet: memoryview) -> str:
-    """Why the worker's ``setup`` failed; empty if it did not."""
+    """Why the worker's ``setup`` failed, or the worker itself; empty if neither did."""
     return bytes(packet[1:]).decode("utf-8", "replace")
 
 

@@ -7,6 +7,7 @@ who knows when a worker has died: it kills what that left behind, then tells.
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import mmap
@@ -48,6 +49,9 @@ _CLEANUP_S = 4.5
 _TRIM_EVERY_MS = 500
 """How often the output of running jobs is kept from growing without end."""
 
+
+_REASON_MAX = 60_000
+"""Characters of a reason; the beginning of a longer traceback is left out."""
 
 AS_CONFIGURED = float("nan")
 """Stands for ``dispy.config.MsgTimeout`` of the program."""
@@ -131,7 +135,7 @@ class Host:
     def _do(self, message: protocol.ToHost) -> None:
         match message:
             case protocol.Load():
-                self._tell(self._load_code(message))
+                self._tell(self._try_load(message))
             case protocol.Fork():
                 self._fork(message)
             case protocol.Interrupt(worker):
@@ -148,10 +152,19 @@ class Host:
         body = msgspec.msgpack.encode(message)
         try:
             self._control.sendall(LENGTH.pack(len(body)) + body)
-        except OSError:
+        except OSError as error:
+            if error.errno == errno.EBADF:  # code of the user's has closed it
+                raise
             self.leave()
 
     # Loading.
+
+    def _try_load(self, message: protocol.Load) -> FromHost:
+        """Load a computation and set it up; what goes wrong with that is the reason, whoever has raised it."""
+        try:
+            return self._load_code(message)
+        except Exception as error:
+            return LoadFailed(_load_failed(message, error))
 
     def _load_code(self, message: protocol.Load) -> FromHost:
         self._load = message
@@ -177,7 +190,7 @@ class Host:
                 started_by = "setup"
                 if message.setup_timeout_s:
                     self._tell(SettingUp())
-                reason = setup.set_up(code, message.setup_timeout_s, message.node_name)
+                reason = setup.set_up(code, message.setup_timeout_s, message.node_name, message.work_path)
                 if reason:
                     return LoadFailed(_setup_failed(message, reason))
             said.append(setup.threads_left(started_by))
@@ -219,9 +232,8 @@ class Host:
         except DispyError as error:
             return f"the computation cannot be loaded on {message.node_name}: {error}"[:60_000]
         except BaseException as error:
-            names.note_missing(error, message.node_name)
-            text = sendable("".join(traceback.format_exception(error)))
-            return f"the computation cannot be loaded on {message.node_name}:\n{text}"[-60_000:]
+            names.note_missing(error, message.node_name, message.work_path)
+            return _load_failed(message, error)
         self._code = code
         return ""
 
@@ -279,7 +291,9 @@ class Host:
         self, parent: int, jobs: int, replies: int, slot: int, files: tuple[int, int]
     ) -> NoReturn:
         code = 70  # EX_SOFTWARE: what follows never ends by itself
+        answers: socket.socket | None = None
         try:
+            answers = socket.socket(fileno=replies)
             signal.set_wakeup_fd(-1)
             processes.set_death_signal(signal.SIGKILL, parent)
             processes.set_subreaper()
@@ -289,7 +303,6 @@ class Host:
                     os.close(descriptor)
             loop.set_handlers(self._on_interrupt, self._on_unbuffer)
             assert self._load is not None
-            answers = socket.socket(fileno=replies)
             if self._load.setup_per_worker:
                 self._set_up_worker(self._load, answers)
             if not self._load.isolate:
@@ -322,8 +335,13 @@ class Host:
                 setup.clean_up(self._code, self._load.name, self._logger)
             code = 0
         except BaseException:
+            text = _say_error()
             with suppress(BaseException):
-                os.write(_node_stderr, traceback.format_exc().encode())
+                if answers is not None:
+                    reason = (
+                        f"the job's process ended with exit code {code}, by an error outside of the job:\n"
+                    )
+                    answers.send(protocol.pack_broken(reason + text[-_REASON_MAX:]), socket.MSG_DONTWAIT)
         finally:
             os._exit(code)
 
@@ -332,7 +350,7 @@ class Host:
         reason = self._import_code(load)
         if not reason:
             assert self._code is not None
-            reason = setup.set_up(self._code, load.setup_timeout_s, load.node_name)
+            reason = setup.set_up(self._code, load.setup_timeout_s, load.node_name, load.work_path)
             reason = _setup_failed(load, reason) if reason else ""
         if self._code is not None:
             said = self._randomness.take(self._code.seeding, False)
@@ -410,8 +428,23 @@ class Host:
 _node_stderr = 2
 
 
+def _load_failed(load: protocol.Load, error: BaseException) -> str:
+    text = sendable("".join(traceback.format_exception(error)))
+    return f"the computation cannot be loaded on {load.node_name}:\n{text[-_REASON_MAX:]}"
+
+
 def _setup_failed(load: protocol.Load, reason: str) -> str:
     return f"setup failed on {load.node_name}: {sendable(reason)}"[:60_000]
+
+
+def _say_error() -> str:
+    """Say the exception that is being handled to whoever watches the node; returns its traceback."""
+    text = f"{sys.exc_info()[0]}\n"  # if there is no memory to say more
+    with suppress(BaseException):
+        text = sendable(traceback.format_exc())
+    with suppress(BaseException):
+        os.write(_node_stderr, text.encode())
+    return text
 
 
 def _woken(number: int, frame: object) -> None:
@@ -447,5 +480,10 @@ def main() -> None:
     os.close(slots_fd)
     host = Host(control, slots)
     processes.set_death_signal(signal.SIGTERM, parent)
-    host.serve()
-    host.finish()
+    try:
+        host.serve()
+        host.finish()
+    except BaseException:
+        # At once: if the node saw our socket close before we have ended it would kill us, and not know why we did.
+        _say_error()
+        os._exit(70)  # EX_SOFTWARE

@@ -103,6 +103,8 @@ class Worker:
     ) -> None:
         self._function = function
         self._namespace = namespace
+        self._where: tuple[str, str] = namespace["dispy_node_name"], namespace["dispy_job_path"]
+        """The node's name, and the working directory. Jobs may change what they find under these names."""
         self._builtins = vars(builtins)
         self._jobs = jobs
         self._replies = replies
@@ -420,7 +422,7 @@ class Worker:
             culprit = payload.find_culprit(value, "the result") or of_error(error)
             return _describe_ours(PicklingError(f"the job's result cannot be sent: {culprit}"))
         if step == "arguments":
-            note_missing(error, self._namespace["dispy_node_name"])
+            note_missing(error, *self._where)
             cause = "; ".join([of_error(error), *getattr(error, "__notes__", ())])
             return _describe_ours(
                 PicklingError(f"the job's arguments cannot be rebuilt on the node: {cause}")
@@ -428,7 +430,7 @@ class Worker:
         if isinstance(error, ProgramError):
             self._has_died = error.died and depth == 1
             return _describe_ours(error)
-        note_missing(error, self._namespace["dispy_node_name"])
+        note_missing(error, *self._where)
         frames = error.__traceback__
         for _ in range(depth):
             frames = frames.tb_next if frames else None

@@ -5,9 +5,17 @@ from __future__ import annotations
 import builtins
 import importlib
 import logging
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
+
+_SIGN = "dispy: node "
+"""How the notes that are added here begin."""
+
+_CAUSES_MAX = 10
+"""Exceptions that are looked through, each the cause of the one before."""
 
 
 def offer(
@@ -56,9 +64,63 @@ def replace(module: ModuleType, names: dict[str, Any]) -> None:
     vars(module).update({name: value for name, value in names.items() if name in vars(module)})
 
 
-def note_missing(error: BaseException, node_name: str) -> None:
-    """Add to an exception of user code, if a module was not found, what to do so that it is."""
-    if isinstance(error, ModuleNotFoundError) and error.name and not hasattr(error, "__notes__"):
-        error.add_note(
-            f"dispy: node {node_name} has no module {error.name!r}: list it in depends, or install it there"
-        )
+def note_missing(error: BaseException, node_name: str, directory: str) -> None:
+    """Add to an exception of user code, if a module or file was not found, what it is that is missing, and where.
+
+    The program adds, of a file that it has, what to do (``dispy.client.missing``, which knows the words here).
+
+    Args:
+        error: What was raised.
+        node_name: Where.
+        directory: The working directory of jobs.
+    """
+    with suppress(Exception):  # what a class of the user's makes of its attributes
+        has_not = _what_is_missing(error, directory)
+        if has_not and _SIGN not in "".join(getattr(error, "__notes__", ())):
+            error.add_note(f"{_SIGN}{node_name} has no {has_not}")
+
+
+def _what_is_missing(error: BaseException, directory: str) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"module {error.name!r}: list it in depends, or install it there" if error.name else ""
+    path, is_command = _missing_path(error)
+    if is_command:
+        return f"program {path!r} in its PATH: install it there"
+    path = _below(path, directory) if path else ""
+    return f"{path!r} in the working directory of its jobs" if path and not os.path.isabs(path) else ""
+
+
+def _missing_path(raised: BaseException) -> tuple[str, bool]:
+    """The path that an exception, or what has caused it, says is missing; and whether it is a command's name."""
+    error: BaseException | None = raised
+    for _ in range(_CAUSES_MAX):
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            path = error.filename
+            if not isinstance(path, (str, bytes, os.PathLike)):
+                break
+            name = os.fsdecode(path)
+            return name, bool(name) and os.sep not in name and _is_command(error, name)
+        if error is None:
+            break
+        error = error.__cause__
+    return "", False
+
+
+def _is_command(error: BaseException, name: str) -> bool:
+    """Whether it was looked for in ``PATH``: subprocess names it the same way as the directory to start it in."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_next is not None:
+        frames = frames.tb_next
+    if frames is None or frames.tb_frame.f_globals.get("__name__") != "subprocess":
+        return False
+    return bool(frames.tb_frame.f_locals.get("cwd") != name)
+
+
+def _below(path: str, directory: str) -> str:
+    """A path relative to a directory, if it leads below it; as it is otherwise, and absolute."""
+    with suppress(OSError):
+        path = os.path.normpath(os.path.join(os.getcwd(), path))
+    for base in (directory, os.path.realpath(directory)):
+        if path.startswith(f"{base}{os.sep}"):
+            return path[len(base) + 1 :]
+    return path

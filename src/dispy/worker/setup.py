@@ -18,14 +18,18 @@ from dispy.worker.names import note_missing
 
 _set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
 
+_OUR_FRAMES = 2
+"""Of the traceback of what ``setup`` raises: here, and in ``forked``."""
 
-def set_up(code: payload.Code, limit_s: float, node_name: str) -> str:
+
+def set_up(code: payload.Code, limit_s: float, node_name: str, directory: str) -> str:
     """Call ``setup``.
 
     Args:
         code: Of the computation.
         limit_s: It is to take no longer (seconds); 0: as long as it takes.
         node_name: Where.
+        directory: The working directory.
 
     Returns:
         Why it failed, with what it printed; empty if it did not.
@@ -38,8 +42,12 @@ def set_up(code: payload.Code, limit_s: float, node_name: str) -> str:
         with output.overheard(said), _limited(limit_s, is_late), code.sharing(code.setup):
             result = forked.call(code.setup, code.setup_args)
     except BaseException as error:
-        note_missing(error, node_name)
-        reason = f"{of_error(error)}\n{''.join(traceback.format_exception(error))}"
+        note_missing(error, node_name, directory)
+        frames = error.__traceback__
+        for _ in range(_OUR_FRAMES):
+            frames = frames.tb_next if frames is not None else None
+        said_there = "".join(traceback.format_exception(type(error), error, frames))
+        reason = f"{of_error(error)}\n{said_there}"
     else:
         if is_late:  # and has caught what we raised
             reason = is_late[0]
