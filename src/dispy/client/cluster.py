@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
@@ -18,7 +18,6 @@ from dispy.client import (
     data,
     ending,
     finding,
-    mapping,
     noting,
     reasons,
     submitting,
@@ -33,12 +32,13 @@ from dispy.client.engine import Engine, engine, stop_engine
 from dispy.client.files import Held, Shipped, is_file_item
 from dispy.client.job import CANCELLED, STATUS_NAMES, DispyJob
 from dispy.client.journal import Journal
-from dispy.client.mapping import Chunk, Mapping
+from dispy.client.mapping import Chunk
+from dispy.client.maps import Maps
 from dispy.client.nodes import DispyNode, parse_nodes
 from dispy.client.output import Watching
 from dispy.client.parameters import check_dest_path, check_each, reentrant_or_not, renamed
 from dispy.client.refs import Ref
-from dispy.client.steering import NodeNames, Steering
+from dispy.client.steering import NodeNames
 from dispy.errors import PicklingError, UsageError
 from dispy.net import secrets
 from dispy.net.addresses import is_loopback
@@ -61,7 +61,7 @@ class ClusterStatus(NamedTuple):
     jobs_pending: int
 
 
-class JobCluster(Steering):
+class JobCluster(Maps):
     """Run a function on all CPUs that can be found.
 
     Args:
@@ -355,43 +355,6 @@ class JobCluster(Steering):
             UsageError: There is no such file, it cannot be sent, or the cluster is closed.
         """
         return data.send_file(self, path, node)
-
-    # Maps.
-
-    def map(self, *iterables: Iterable[Any], timeout: float | None = None) -> Iterator[Any]:
-        """Run the computation on each item; results come in the order of the items.
-
-        Several iterables give one argument each, and the shortest ends it, as with ``zip``. They may be
-        endless: they are read as results are taken, a bounded number of items ahead. Items travel in
-        chunks of about 20 ms of work by the run times measured so far. Within a chunk arguments that
-        are one object stay one object, and worker state (directory, environment) is restored after the
-        chunk. What items print is written to this program's ``sys.stdout`` and ``sys.stderr`` when
-        their results come. ``dispy_job_id`` is None. There are no jobs to look at and no callbacks:
-        ``jobs_done`` of nodes counts items, ``jobs_pending`` chunks.
-
-        An item that fails raises here what it raised there, with a note that names the item, after the
-        results of those before it; the others are cancelled. So they are when the iterator is closed or
-        dropped: leaving the loop is enough.
-
-        Args:
-            iterables: Arguments.
-            timeout: Seconds for all results, from this call.
-
-        Raises:
-            TimeoutError: From the iterator: the next result has not come in time.
-            JobError: Likewise: a chunk ended without saying why; or an exception cannot be rebuilt here.
-            UsageError: The cluster is closed, or was closed meanwhile.
-        """
-        return mapping.start(self, iterables, timeout)
-
-    def _submit_chunk(self, chunk: Chunk, data: payload.Buffer) -> None:
-        submitting.submit_chunk(self, chunk, data)
-
-    def _end_map(self, ended: Mapping, numbers: list[int]) -> None:
-        """Cancel the chunks of a map that are left. Does not wait, on any thread."""
-        self._maps.discard(ended)
-        if numbers:
-            self._engine.post(ending.cancel_open, self, numbers)
 
     # Cancelling and waiting.
 

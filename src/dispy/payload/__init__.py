@@ -16,6 +16,9 @@ from dispy.payload.by_value import scopes
 from dispy.payload.by_value.bytecode import hide
 from dispy.payload.calls import (
     CHUNK_PARTS,
+    ItemFailed,
+    Rest,
+    Way,
     dump_call,
     dump_chunk,
     dump_failure,
@@ -51,10 +54,13 @@ __all__ = [
     "Code",
     "Dumped",
     "Finder",
+    "ItemFailed",
     "Known",
     "Parts",
     "Ready",
     "Reference",
+    "Rest",
+    "Way",
     "accept_code",
     "begin_worker",
     "blocks",
