@@ -12,6 +12,7 @@ from dispy.client import callbacks, ending, noting, this
 from dispy.client.callbacks import Caller, Waited
 from dispy.client.checking import check_flag, deadline
 from dispy.client.log import notice
+from dispy.client.nodes import DispyNode
 from dispy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def _release(cluster: JobCluster) -> bool:
         cluster._engine.call(ending.give_up_jobs, cluster)
     cluster.end_time = cluster.end_time or time.time()
     cluster._engine.call(cluster._engine.remove, cluster)
+    _tell_closed(cluster)
     cluster._tell_maps()
     if cluster._journal is not None:
         cluster._journal.close(remove=not cluster._keeps_journal)
@@ -89,6 +91,12 @@ def _release(cluster: JobCluster) -> bool:
             path = str(cluster._journal.path)
             notice(f"dispy.recover_jobs({path!r}) returns the jobs of cluster {cluster.name}")
     return True
+
+
+def _tell_closed(cluster: JobCluster) -> None:
+    """Tell the program that no node is used any more; they go on showing what they did."""
+    for node in list(cluster._dispy_nodes.values()):
+        cluster._tell(DispyNode.Closed, node, None)
 
 
 def _wait_rest(cluster: JobCluster, until: float | None, is_interrupted: bool) -> None:

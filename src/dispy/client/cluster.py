@@ -25,6 +25,7 @@ from dispy.client import (
 )
 from dispy.client import status as status_module
 from dispy.client.arriving import note_root
+from dispy.client.brief import brief, briefly
 from dispy.client.callbacks import Waited
 from dispy.client.checking import check_threads, check_timeout, deadline, describe
 from dispy.client.computation import Computation, check_setup
@@ -82,7 +83,8 @@ class JobCluster(Maps):
         cleanup: Called likewise after all jobs, when the cluster leaves the node; then files are removed. True: only
             that. False: the working directory stays as it is; with ``dest_path`` the next cluster finds it.
         job_status: Called with a job at each provisional result and at its end.
-        cluster_status: Called with (status, node, job) at every event.
+        cluster_status: Called with (status, node, job) at every event; with ``DispyNode.Closed`` for each node when
+            it is not used any more, the latest when the cluster is closed.
         host: Accepted; clients listen nowhere.
         dest_path: Name of the working directory on the nodes, also ``a/b``, below one for the address of this
             client; clusters that give the same share it. By default each has its own.
@@ -128,6 +130,7 @@ class JobCluster(Maps):
         PicklingError: The computation cannot be sent; says which part of it.
     """
 
+    @briefly
     def __init__(
         self,
         computation: Any,
@@ -195,7 +198,7 @@ class JobCluster(Maps):
             cluster_status=cluster_status, job_output=job_output,
         )  # fmt: skip
         if node_port is not None:
-            warnings.warn("node_port is now called dispy.config.NodePort", DeprecationWarning, stacklevel=2)
+            warnings.warn("node_port is now called dispy.config.NodePort", DeprecationWarning, stacklevel=3)
         self._reentrant = reentrant_or_not(reentrant)
         config.message_timeout_s()
         config.node_port()
@@ -295,11 +298,19 @@ class JobCluster(Maps):
             PicklingError: An argument cannot be sent; says which, and what in it.
             UsageError: The cluster is closed, or belongs to a parent process.
         """
-        return self._submit(self, next(DispyJob.id_iter), None, args, kwargs)
+        try:
+            return self._submit(self, next(DispyJob.id_iter), None, args, kwargs)
+        except UsageError as error:
+            raise brief(error) from error.__cause__
 
     def submit_job_id(self, job_id: Any, /, *args: Any, **kwargs: Any) -> DispyJob:
         """``submit`` with the job's id given; None for an automatic one."""
-        return self._submit(self, next(DispyJob.id_iter) if job_id is None else job_id, None, args, kwargs)
+        try:
+            return self._submit(
+                self, next(DispyJob.id_iter) if job_id is None else job_id, None, args, kwargs
+            )
+        except UsageError as error:
+            raise brief(error) from error.__cause__
 
     def submit_node(self, node: Any, /, *args: Any, **kwargs: Any) -> DispyJob | None:
         """``submit`` to one node and no other; None, with a warning, if it is not in use by this cluster.
@@ -309,6 +320,7 @@ class JobCluster(Maps):
         """
         return self.submit_job_id_node(None, node, *args, **kwargs)
 
+    @briefly
     def submit_job_id_node(self, job_id: Any, node: Any, /, *args: Any, **kwargs: Any) -> DispyJob | None:
         """``submit_node`` with the job's id given."""
         self._check_open()
@@ -321,6 +333,7 @@ class JobCluster(Maps):
 
     # Data that many jobs read, and files.
 
+    @briefly
     def put(self, value: Any) -> Ref:
         """Send an object to the nodes once, for many jobs to read.
 
@@ -336,6 +349,7 @@ class JobCluster(Maps):
         """
         return data.put(self, value)
 
+    @briefly
     def send_file(self, path: Any, node: Any = None, relay: bool = False) -> int:
         """Put a file into the working directory of this cluster on a node, or on all its nodes; waits for that.
 
@@ -387,6 +401,7 @@ class JobCluster(Maps):
             ending.post_cancels(self)
         return 0
 
+    @briefly
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for all submitted jobs and their callbacks; False if that takes longer than ``timeout`` seconds.
 
@@ -436,6 +451,7 @@ class JobCluster(Maps):
 
     # Ending.
 
+    @briefly
     def close(self, timeout: float | None = None, terminate: bool = False) -> bool | None:
         """Wait for all jobs and their callbacks, also for jobs that callbacks submit; then release the nodes.
 
@@ -498,4 +514,6 @@ class JobCluster(Maps):
         )
 
     def __repr__(self) -> str:
-        return f"<JobCluster {self.name} jobs={len(self._jobs)}{' closed' if self._is_closed else ''}>"
+        done = sum([node.jobs_done for node in self._last_nodes()])
+        closed = ", closed" if self._is_closed else ""
+        return f"<JobCluster {self.name}: pending={len(self._jobs)}, done={done}{closed}>"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Never
 
 from dispy import payload
 from dispy.client import data, ending, submitting
+from dispy.client.brief import briefly
 from dispy.client.checking import check_flag, deadline, describe
 from dispy.client.mapping import Chunk, Mapping, Options
 from dispy.client.steering import Steering
@@ -24,6 +25,7 @@ OPTIONS = ("timeout", "return_exceptions", "constants", "chunksize")
 class Maps(Steering):
     """The part of a cluster that runs the computation over iterables."""
 
+    @briefly
     def map(
         self,
         *iterables: Iterable[Any],
@@ -74,6 +76,7 @@ class Maps(Steering):
         options = Options(False, deadline(timeout), check_flag("return_exceptions", return_exceptions))
         return self._begin_map(iterables, options, constants, chunksize)
 
+    @briefly
     def starmap(
         self,
         iterable: Iterable[Iterable[Any]],

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from dispy import config
 from dispy.client.asking import Asking, Net
+from dispy.client.brief import briefly
 from dispy.client.checking import check_flag, check_path, check_threads, check_timeout
 from dispy.client.dead import Dead, Session, open_journals
 from dispy.client.job import DispyJob
@@ -28,6 +29,7 @@ from dispy.core.recovery import PlaceStatus
 from dispy.errors import DispyError, UsageError
 from dispy.protocol.limits import MIB
 from dispy.protocol.node import Ended
+from dispy.text import counted
 
 logger = logging.getLogger("dispy.client")
 
@@ -43,6 +45,7 @@ KILL_S = 3.0
 """What killing jobs may take beyond the grace period."""
 
 
+@briefly
 def recover_jobs(
     recover_file: str | os.PathLike[str] | None = None,
     timeout: float | None = None,
@@ -186,9 +189,9 @@ def recovering(
         if unreadable:
             is_whole = False
             logger.error(
-                "results of %d jobs cannot be rebuilt here, that of job %r because of: %s; nothing was removed: "
+                "results of %s cannot be rebuilt here, that of job %r because of: %s; nothing was removed: "
                 "call recover_jobs again where that can be imported",
-                len(unreadable),
+                counted(len(unreadable), "job"),
                 unreadable[0].id,
                 why_not(unreadable[0]),
             )
@@ -262,8 +265,8 @@ def _keep(one: Dead, left: list[DispyJob]) -> None:
     # Where nobody has to be asked, what has not ended was never started.
     one.journal.ask(lambda db: db.execute("DELETE FROM node"))
     notice(
-        f"{len(left)} jobs were never started: recover_jobs({str(one.journal.path)!r}, resume=True) runs them, with "
-        "terminate_pending=True it forgets them"
+        f"{counted(len(left), 'job was', 'jobs were')} never started: recover_jobs({str(one.journal.path)!r}, "
+        "resume=True) runs what is left, with terminate_pending=True it is forgotten"
     )
 
 
@@ -280,7 +283,7 @@ def _say_what_is_missing(found: list[Dead], sessions: list[Session]) -> None:
     ]
     still = sum(len(session.recovery.open_jobs()) for session in sessions)
     if still:
-        missing.append(f"{still} jobs have not ended")
+        missing.append(f"{counted(still, 'job has', 'jobs have')} not ended")
     if missing:
         logger.warning(
             "not all is recovered: %s; call recover_jobs again later, or with terminate_pending=True to give that "
