@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dispy.errors import UsageError
-from dispy.text import line
+from dispy.text import counted, line
 
 if TYPE_CHECKING:
     from dispy.node.service import NodeService
@@ -90,7 +90,7 @@ def answer(service: NodeService, typed: str) -> str:
             service.set_cpus(parse_cpus(words[1], service.cpus_most))
         except UsageError as error:
             return str(error)
-    return f"{service.cpus} of {service.cpus_most} CPUs are offered"
+    return f"{service.cpus} of {counted(service.cpus_most, 'CPU')} offered"
 
 
 def usage(service: NodeState) -> str:
@@ -120,5 +120,5 @@ def parse_cpus(text: str, most: int) -> int:
         raise UsageError(f"{line(text)!r} is not a number of CPUs", hint=hint) from None
     cpus = wanted if wanted >= 0 else most + wanted
     if not (0 <= cpus <= most) or (wanted < 0 and cpus == 0):
-        raise UsageError(f"{wanted} CPUs cannot be offered: {most} are usable", hint=hint)
+        raise UsageError(f"{counted(wanted, 'CPU')} cannot be offered: {most} can", hint=hint)
     return cpus
