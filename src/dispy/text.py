@@ -47,14 +47,14 @@ def of_error(error: BaseException) -> str:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun: "1 job", "2,000 jobs".
+    """A number with its noun: "1 job", "2000 jobs".
 
     Args:
         number: How many.
         noun: In the singular.
         plural: If that is not the noun with an s.
     """
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def short_repr(value: Any) -> str:

@@ -188,7 +188,7 @@ def test_an_exception_that_cannot_say_what_it_is_has_a_name() -> None:
         (1, "1 job waits"),
         (2, "2 jobs wait"),
         (-1, "-1 jobs wait"),
-        (10_000, "10,000 jobs wait"),
+        (10_000, "10000 jobs wait"),
     ],
 )
 def test_numbers_agree_with_their_nouns(number: int, said: str) -> None:
