@@ -62,7 +62,9 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     console = Console(width=None if sys.stdout.isatty() else 140)
     failures = {}
-    for name in names:
+    for place, name in enumerate(names, 1):
+        if not console.is_terminal:  # where no line can be drawn anew, each is printed once
+            print(f"{place}/{len(names)} {name}", flush=True)
         with console.status(name):
             if name == "code":
                 reason = run_apart(name, options.quick, options.against, options.times)

@@ -3,6 +3,7 @@
 import threading
 
 import dispy
+from dispy.job import provisional_result
 
 
 class TwoCpus(dispy.NodeAllocate):
@@ -27,7 +28,7 @@ def search(seed: int) -> tuple[float, float]:
             best = max(best, (math.sin(x) * math.sqrt(x), x))
             if time.monotonic() - told > 0.05:
                 told = time.monotonic()
-                dispy_provisional_result(best)  # noqa: F821 - every job finds this name
+                provisional_result(best)
     except KeyboardInterrupt:
         return best
 

@@ -3,13 +3,14 @@
 import random
 
 import dispy
+from dispy.job import node_name
 
 
 def compute(n: float) -> tuple[str, float]:
     import time
 
     time.sleep(n)
-    return dispy_node_name, n  # noqa: F821 - every job finds this name
+    return node_name, n
 
 
 if __name__ == "__main__":

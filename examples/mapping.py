@@ -15,6 +15,10 @@ def check(n: int) -> int:
     return n
 
 
+def volume(width: int, depth: int, height: int) -> int:
+    return width * depth * height
+
+
 if __name__ == "__main__":
     with dispy.JobCluster(square) as cluster:
         total = sum(cluster.map(range(200_000)))
@@ -35,4 +39,16 @@ if __name__ == "__main__":
                 done += [value]
         except ValueError as error:
             print(f"{len(done)} results, then {type(error).__name__}: {error}")
-        assert done == list(range(1234)), "those before it are there"
+        assert done == list(range(1234)), "results before it are there"
+
+        # Or the error stays in its place, and the rest goes on.
+        results = list(cluster.map(range(10_000), return_exceptions=True))
+        failed = [n for n, result in enumerate(results) if isinstance(result, Exception)]
+        print(f"{len(results)} results, of which {failed} are exceptions")
+        assert failed == [1234]
+
+    with dispy.JobCluster(volume) as cluster:
+        grid = list(itertools.product(range(1, 4), range(1, 4)))
+        volumes = list(cluster.starmap(grid, constants={"height": 10}))
+        print("volumes:", volumes)
+        assert volumes == [10 * width * depth for width, depth in grid]

@@ -1,6 +1,7 @@
 """Jobs tell each improvement while they run; when one is good enough the others are cancelled."""
 
 import dispy
+from dispy.job import provisional_result
 
 GOOD = 0.005
 
@@ -13,7 +14,7 @@ def estimate(start: int) -> float:
     while True:
         middle = (low + high) / 2
         low, high = (middle, high) if middle < 3.14159265 else (low, middle)
-        dispy_provisional_result(middle)  # noqa: F821 - every job finds this name
+        provisional_result(middle)
         time.sleep(0.02)
 
 

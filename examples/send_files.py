@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import dispy
+from dispy.job import send_file
 
 
 def write(n: int) -> int:
@@ -12,7 +13,7 @@ def write(n: int) -> int:
     os.makedirs("results", exist_ok=True)
     with open(path, "w") as file:
         file.writelines(f"{line}\n" for line in range(n))
-    return dispy_send_file(path)  # noqa: F821 - every job finds this name
+    return send_file(path)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dispy import config as config
 
 if TYPE_CHECKING:
+    from dispy import job as job
     from dispy.client.cluster import ClusterStatus as ClusterStatus
     from dispy.client.cluster import JobCluster as JobCluster
     from dispy.client.died import DeadProgram as DeadProgram
@@ -86,6 +87,10 @@ _GONE = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "job":
+        import dispy.job
+
+        return dispy.job
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'dispy' has no attribute {name!r}{_why_not(name)}")
@@ -142,4 +147,4 @@ sys.modules[__name__].__class__ = _Module
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, "job"})

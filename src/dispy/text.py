@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from typing import Any
 
 _CONTROLS = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
 # Texts, since ``re`` remembers what it has compiled: most processes never meet such a character, and it is 1 ms.
@@ -43,6 +44,27 @@ def of_error(error: BaseException) -> str:
     except Exception:
         message = "<its str() fails>"
     return f"{type(error).__name__}: {message}"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: "1 job", "2000 jobs".
+
+    Args:
+        number: How many.
+        noun: In the singular.
+        plural: If that is not the noun with an s.
+    """
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+def short_repr(value: Any) -> str:
+    """A value in few words, whatever its class makes of that."""
+    import reprlib
+
+    try:
+        return reprlib.repr(value)
+    except Exception as error:
+        return f"<{type(value).__name__} whose repr raises {type(error).__name__}>"
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -52,6 +52,7 @@ def test_order_of_events(make_cluster: MakeCluster, start_node: StartNode, gate:
         ("cluster", DispyJob.Running),
         ("job", DispyJob.Finished),
         ("cluster", DispyJob.Finished),
+        ("cluster", DispyNode.Closed),
     ]
     kinds = [(kind, node and node.name, told) for kind, _, node, told in recorder.events]
     assert kinds[:5] == [

@@ -16,6 +16,7 @@ import dispy
 from dispy import DispyNode
 from dispy.errors import UsageError
 from dispy.node.cpus import usable_cpus
+from dispy.text import counted
 
 from . import jobs
 from .conftest import MakeCluster, StartNode
@@ -24,6 +25,7 @@ from .helpers import PYTHON, Node, wait_for
 RUNNING = dispy.DispyJob.Running
 
 MOST = usable_cpus()
+ALL = counted(MOST, "CPU")
 
 needs_two = pytest.mark.skipif(MOST < 2, reason="one CPU only")
 
@@ -113,7 +115,7 @@ def test_cpus_at_the_terminal(make_cluster: MakeCluster, terminal: Any, gates: l
     console = terminal("--cpus", "2")
     cluster = make_cluster(jobs.until, cluster_status=note)
     submitted = start_waiting(cluster, gates[:5], 2)
-    assert console.type("cpus 1") == f"1 of {MOST} CPUs are offered"
+    assert console.type("cpus 1") == f"1 of {ALL} offered"
     wait_for(lambda: told, lambda seen: (1, 1) in seen, what="cluster_status is told")
     gates[0].touch()
     assert submitted[0].wait(5)
@@ -126,7 +128,7 @@ def test_cpus_at_the_terminal(make_cluster: MakeCluster, terminal: Any, gates: l
     wait_for(lambda: count_running(submitted), lambda count: count == 1, what="one job runs")
     starts = sorted(job.start_time for job in submitted if job.status == RUNNING)
     assert starts[0] >= submitted[1].end_time, "a job started though two ran on one CPU"
-    assert console.type("cpus 2") == f"2 of {MOST} CPUs are offered"
+    assert console.type("cpus 2") == f"2 of {ALL} offered"
     wait_for(lambda: count_running(submitted), lambda count: count == 2, what="two jobs run")
 
 
@@ -135,7 +137,7 @@ def test_no_cpus(make_cluster: MakeCluster, terminal: Any, gates: list[Path]) ->
     console = terminal("--cpus", "1", "--name", "one")
     cluster = make_cluster(jobs.until)
     submitted = start_waiting(cluster, gates[:3], 1)
-    assert console.type("cpus 0") == f"0 of {MOST} CPUs are offered"
+    assert console.type("cpus 0") == f"0 of {ALL} offered"
     wait_for(
         lambda: cluster.why(submitted[2]),
         lambda why: why == "it waits: node one: it offers no CPUs now",
@@ -157,8 +159,8 @@ def test_no_cpus(make_cluster: MakeCluster, terminal: Any, gates: list[Path]) ->
 
 def test_what_can_be_typed(terminal: Any, make_cluster: MakeCluster) -> None:
     console = terminal("--cpus", "1")
-    assert console.type("cpus").startswith(f"1 of {MOST} CPUs are offered; 'cpus N' offers N")
-    assert console.type("cpus all") == f"{MOST} of {MOST} CPUs are offered"
+    assert console.type("cpus").startswith(f"1 of {ALL} offered; 'cpus N' offers N")
+    assert console.type("cpus all") == f"{MOST} of {ALL} offered"
     for wrong in (str(MOST + 1), str(-MOST), "many", "1.5"):
         assert "give a number from" in console.type(f"cpus {wrong}")
     assert console.type("help").startswith("commands: ")

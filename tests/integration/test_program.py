@@ -42,7 +42,7 @@ RESULT = re.compile(r"^\S+ executed job (\d+) at \d+\.\d+ with 0\.\d+ on (\S+)$"
 ROW = re.compile(r"^127\.0\.0\.1 \((\S+)\)\s*\|\s*(\d+) \|\s*(\d+) \|", re.MULTILINE)
 
 
-NOTICE = r"dispy: no dispynode runs on this machine; started one with \d+ CPUs for this program .*\n"
+NOTICE = r"dispy: no dispynode runs on this machine; started one with \d+ CPUs? for this program .*\n"
 """What a program says that starts a node of its own: one line."""
 
 

@@ -143,8 +143,10 @@ def test_left_alone_if_asked_to(
 def seeds(n: int) -> tuple[int, float]:
     import numpy
 
+    from dispy import job
+
     seed = dispy_job_seed()
-    assert seed == dispy_job_seed()
+    assert seed == dispy_job_seed() == job.job_seed()
     return seed, float(numpy.random.default_rng(seed).random())
 
 
@@ -175,6 +177,17 @@ def test_isolated_jobs_draw_the_same_again(make_cluster: MakeCluster, start_node
         runs.append([job() for job in [cluster.submit(n) for n in range(5)]])
     assert runs[0] == runs[1]
     assert len(set(runs[0])) == 5
+
+
+def test_items_of_a_map_have_seeds_of_their_own(make_cluster: MakeCluster, start_node: StartNode) -> None:
+    start_node("--cpus", "2")
+    runs = []
+    for _ in range(2):
+        cluster = make_cluster(seeds, seed=42)
+        runs.append([list(cluster.map(range(500))), list(cluster.map(range(50), return_exceptions=True))])
+    assert runs[0] == runs[1], "however items were packed"
+    first, second = runs[0]
+    assert len({seed for seed, _ in first + second}) == 550
 
 
 def ask() -> None:

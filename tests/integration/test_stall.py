@@ -37,7 +37,7 @@ def test_node_and_program_say_what_has_not_moved(
             stream="stderr",
         )
         said = (
-            f"cluster pid has moved for 0.5 s: node {node.name} has 1 jobs, from number {job._number}, and"
+            f"cluster pid has moved for 0.5 s: node {node.name} has 1 job, from number {job._number}, and"
         )
         wait_for(lambda: said in caplog.text, what="the program says so")
         assert "it is on node" in cluster.why(job)

@@ -46,7 +46,7 @@ def test_as_completed_in_time(make_cluster: MakeCluster, gate: Path) -> None:
     cluster = make_cluster(when)
     job = cluster.submit(str(gate))
     results = dispy.as_completed([job], timeout=0.05)
-    with pytest.raises(TimeoutError, match="1 jobs"):
+    with pytest.raises(TimeoutError, match="1 job has not ended"):
         next(results)
     assert job._waiter is None
     left = dispy.as_completed([job])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dispy import payload
-from dispy.client.mapping import CHUNK_BYTES, ITEMS_MAX, WAITING_BYTES, Chunk, Mapping
-from dispy.errors import JobError, UsageError
+from dispy.client.mapping import CHUNK_BYTES, ITEMS_MAX, WAITING_BYTES, Chunk, Mapping, Options
+from dispy.errors import JobError, PicklingError, UsageError
 from dispy.protocol.node import CANCELLED, FINISHED, TERMINATED, Ended
 
 
@@ -26,6 +27,7 @@ class Cluster:
         self.cancelled: list[int] = []
         self._computation = SimpleNamespace(method=None, known=payload.NOTHING)
         self._isolate = False
+        self._reentrant = False
         self._is_closed = False
         self._is_ending = False
 
@@ -54,8 +56,8 @@ class Cluster:
         self.open.pop(0).end(Ended(0, 0, status, 1.0, 2.0, data, reason=reason))
 
 
-def begin(cluster: Cluster, *iterables: Any, until: float | None = None) -> tuple[Mapping, Any]:
-    mapping = Mapping(cluster, iterables, until)  # type: ignore[arg-type]
+def begin(cluster: Cluster, *iterables: Any, **options: Any) -> tuple[Mapping, Any]:
+    mapping = Mapping(cluster, iterables, Options(**options))  # type: ignore[arg-type]
     results = mapping.results()
     next(results)
     return mapping, results
@@ -231,3 +233,194 @@ def test_length_hints() -> None:
     mapping, _ = begin(Cluster(), range(1 << 62), itertools.repeat(1), [1, 2, 3])
     assert mapping._read == 3
     assert mapping._left == 0
+
+
+def failed(error: Exception, item: Any) -> payload.ItemFailed:
+    return payload.ItemFailed(payload.dump(error), "Traceback: remote", repr(item))
+
+
+def take(results: Any, count: int) -> list[Any]:
+    return [str(each) if isinstance(each, Exception) else each for each in itertools.islice(results, count)]
+
+
+def test_errors_in_their_places_and_the_rest_goes_on() -> None:
+    cluster = Cluster()
+    _, results = begin(cluster, [5, 6, 7], keeps_errors=True)
+    cluster.fail(FINISHED, payload.dump([failed(ValueError("no"), 5)]), "")
+    error = next(results)
+    assert (type(error), error.args, error.__notes__) == (
+        ValueError,
+        ("no",),
+        ["item 0 of the map of double: 5"],
+    )
+    assert "remote" in str(error.__cause__)
+    cluster.run()
+    cluster.run()
+    assert list(results) == [12, 14]
+    assert cluster.cancelled == []
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt("x")])
+def test_no_item_ends_the_program(error: BaseException) -> None:
+    data = payload.dump(error)
+    _, results = begin(cluster := Cluster(), [5, 6], keeps_errors=True)
+    cluster.fail(FINISHED, payload.dump([payload.ItemFailed(data, "Traceback: remote", "5")]), "")
+    raised = next(results)
+    assert type(raised) is JobError
+    assert f"item 0 of the map failed: {type(error).__name__}: {error}" in str(raised)
+    assert "remote" in str(raised.__cause__)
+    _, results = begin(cluster := Cluster(), [5])
+    cluster.fail(TERMINATED, payload.dump_failure([], data), "Traceback: remote")
+    with pytest.raises(JobError, match="item 0 of the map failed"):
+        next(results)
+
+
+def grown(cluster: Cluster, items: Any, **options: Any) -> tuple[Any, int]:
+    """A map whose first open chunk has many items; its results, and how many were taken."""
+    _, results = begin(cluster, items, keeps_errors=True, **options)
+    seen = 0
+    while cluster.open[0]._count < 64:
+        seen += len(take(results, cluster.run(item_s=1e-4)._count))
+    return results, seen
+
+
+@pytest.mark.parametrize("is_reentrant", [True, False])
+def test_items_of_a_process_that_died(is_reentrant: bool) -> None:
+    """They may be run again, in smaller lots down to single items; or each has the error."""
+    cluster = Cluster()
+    cluster._reentrant = is_reentrant
+    results, first = grown(cluster, endless())
+    count = cluster.open[0]._count
+    bad = first + 3
+    before = len(cluster.sizes)
+
+    def run_all() -> None:
+        while any(chunk._first < first + count for chunk in cluster.open):
+            chunk = min(cluster.open, key=lambda each: each._first)
+            place = cluster.open.index(chunk)
+            if chunk._first <= bad < chunk._first + chunk._count:
+                cluster.open.pop(place).end(
+                    Ended(0, 0, TERMINATED, 1.0, 2.0, b"", reason="killed by signal 9")
+                )
+                mapping_of(results)._note_ended()
+            else:
+                cluster.run(place)
+
+    run_all()
+    taken = list(itertools.islice(results, count))
+    errors = [place for place, each in enumerate(taken) if isinstance(each, JobError)]
+    assert [each for each in taken if not isinstance(each, JobError)] == [
+        2 * n for n in range(first, first + count) if n - first not in errors
+    ]
+    if is_reentrant:
+        assert errors == [3]
+        assert str(taken[3]) == f"item {bad} of the map of double: killed by signal 9"
+    else:
+        assert errors == list(range(count))
+        assert f"these {count} items were run in one process" in str(taken[0])
+        assert "reentrant=True" in str(taken[0])
+    assert 1 <= max(cluster.sizes[before:]) <= count // 8
+
+
+def mapping_of(results: Any) -> Mapping:
+    return results.gi_frame.f_locals["self"]  # type: ignore[no-any-return]
+
+
+def test_items_that_cannot_be_rebuilt_there_are_parted_from_the_others() -> None:
+    cluster = Cluster()
+    results, first = grown(cluster, endless())
+    count = cluster.open[0]._count
+    cluster.fail(TERMINATED, payload.dump(PicklingError("no module x")), "cannot be rebuilt on the node")
+    mapping_of(results)._note_ended()
+    pieces = [chunk for chunk in cluster.open if chunk._first < first + count]
+    assert sum(chunk._count for chunk in pieces) == count
+    assert all(chunk._count < count for chunk in pieces)
+
+
+def test_results_that_cannot_be_sent_leave_the_rest_alone() -> None:
+    """A worker says so in the place of each; what it did not run is run, once."""
+    cluster = Cluster()
+    results, first = grown(cluster, endless())
+    count = cluster.open[0]._count
+    some = [2 * first, failed(PicklingError("lock"), first + 1), payload.Rest()]
+    cluster.fail(TERMINATED, payload.dump_failure(some, b""), "cannot be sent")
+    mapping_of(results)._note_ended()
+    pieces = sorted((chunk._first, chunk._count) for chunk in cluster.open if chunk._first < first + count)
+    assert pieces[0][0] == first + 2
+    assert sum(size for _, size in pieces) == count - 2
+    assert take(results, 2) == [2 * first, "lock"]
+
+
+class Unloadable:
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_results_that_cannot_be_rebuilt_here(size: int) -> None:
+    for keeps_errors in (True, False):
+        cluster = Cluster()
+        _, results = begin(cluster, [1, 2, 3], keeps_errors=keeps_errors, size=size)
+        cluster.fail(FINISHED, payload.dump([Unloadable()] * size), "")
+        if keeps_errors:
+            assert ["rebuilt here" in text for text in take(results, size)] == [True] * size
+            cluster.run()
+            assert next(results) == 2 * (size + 1)
+        else:
+            with pytest.raises(JobError, match="rebuilt here"):
+                next(results)
+
+
+def test_items_that_cannot_be_sent() -> None:
+    lock = threading.Lock()
+    items = [1, lock, 3, lock, lock, 6]
+    cluster = Cluster()
+    _, results = begin(cluster, items, keeps_errors=True, size=6)
+    assert cluster.sizes == [1, 1, 1]
+    for _ in range(3):
+        cluster.run()
+    taken = list(results)
+    assert [taken[0], taken[2], taken[5]] == [2, 6, 12]
+    assert ["item 1 (of type" in str(taken[1]), "item 4 (of type" in str(taken[4])] == [True, True]
+    cluster = Cluster()
+    _, results = begin(cluster, (lock for _ in itertools.count()), keeps_errors=True)
+    assert cluster.sizes == []
+    assert len(take(results, 5000)) == 5000
+    cluster = Cluster()
+    _, results = begin(cluster, items, size=6)
+    cluster.run()
+    assert next(results) == 2
+    with pytest.raises(PicklingError, match="item 1 "):
+        next(results)
+
+
+def test_items_that_cannot_be_sent_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payload, "find_unsendable", lambda *_: None)
+    cluster = Cluster()
+    _, results = begin(cluster, [threading.Lock(), 2], keeps_errors=True, size=2)
+    assert ["cannot be sent" in text for text in take(results, 2)] == [True, True]
+    assert list(results) == []
+
+
+def test_chosen_sizes_are_kept() -> None:
+    cluster = Cluster(cpus=1)
+    _, results = begin(cluster, range(100), size=30)
+    assert cluster.sizes == [30, 30, 30, 10]
+    assert payload.load_call(cluster.open[0]._items)[3] == float("inf")
+    cluster.run(item_s=10.0)
+    assert take(results, 30) == list(range(0, 60, 2))
+
+
+def test_starred_items() -> None:
+    cluster = Cluster()
+    given: Any = [(1, 2), [3, 4], iter((5, 6)), zip([7], [8], strict=True)]
+    begin(cluster, given, is_starred=True, size=4)
+    assert payload.load_items(cluster.open[0]._items) == [(1, 2), (3, 4), (5, 6), ((7, 8),)]
+    for bad, said in ((5, "5; cluster.map passes"), ("ab", "'ab'"), ({"a": 1}, r"\*\*item")):
+        _, results = begin(cluster := Cluster(), [(1, 2), bad], is_starred=True, keeps_errors=True)
+        cluster.fail(FINISHED, payload.dump([3]), "")
+        assert next(results) == 3
+        with pytest.raises(
+            UsageError, match=rf"item 1 of starmap must be a tuple of arguments, not .*{said}"
+        ):
+            next(results)

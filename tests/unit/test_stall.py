@@ -76,7 +76,7 @@ def test_jobs_that_wait_beside_a_free_cpu() -> None:
     assert find_stall_on_node(machine.state) == ""
     machine.state.cpus = 3
     assert find_stall_on_node(machine.state) == (
-        "1 jobs of f of program wait, from number 2, and 2 of 3 CPUs are free"
+        "1 job of f of program waits, from number 2, and 2 of 3 CPUs free"
     )
 
 
@@ -110,7 +110,7 @@ def test_jobs_that_are_not_sent() -> None:
     computation = machine.state.computations[1]
     placement = computation.placements[NODE]
     computation.free[NODE] = placement  # type: ignore[index]
-    assert stalled(machine) == "1 jobs wait, and node node has room for them"
+    assert stalled(machine) == "1 job waits, and node node has room"
 
 
 @pytest.mark.parametrize("case", ["of this program", "of another", "link", "files"])

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dispy.text import Formatter, line, lines, of_error, sendable
+from dispy.text import Formatter, counted, line, lines, of_error, sendable, short_repr
 
 TURNING = {
     "\u061c",
@@ -179,3 +179,31 @@ def test_an_exception_that_cannot_say_what_it_is_has_a_name() -> None:
 
     assert of_error(ValueError("text")) == "ValueError: text"
     assert of_error(StrFailsError()) == "StrFailsError: <its str() fails>"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (0, "0 jobs wait"),
+        (1, "1 job waits"),
+        (2, "2 jobs wait"),
+        (-1, "-1 jobs wait"),
+        (10_000, "10000 jobs wait"),
+    ],
+)
+def test_numbers_agree_with_their_nouns(number: int, said: str) -> None:
+    assert counted(number, "job waits", "jobs wait") == said
+    assert counted(number, "job") == " ".join(said.split()[:2])
+
+
+def test_anything_can_be_shown() -> None:
+    class Shy:
+        def __repr__(self) -> str:
+            raise OSError("no")
+
+    class deque:
+        """Not what its name says."""
+
+    assert short_repr([1] * 100) == "[1, 1, 1, 1, 1, 1, ...]"
+    assert short_repr(Shy()).startswith("<Shy instance at 0x")
+    assert short_repr(deque()).startswith("<deque whose repr raises")

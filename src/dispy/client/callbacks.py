@@ -24,6 +24,7 @@ from dispy.client.log import notice
 from dispy.client.standing import Standing
 from dispy.client.waiting import Signal
 from dispy.errors import UsageError
+from dispy.text import counted
 
 if TYPE_CHECKING:
     from dispy.client.state import ClusterState
@@ -286,7 +287,7 @@ class _Waiter:
 
 def left(count: int) -> str:
     """So many callbacks are left, for a message."""
-    return f"{count} callback is left" if count == 1 else f"{count} callbacks are left"
+    return counted(count, "callback is left", "callbacks are left")
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -13,6 +13,7 @@ from dispy.client.callbacks import Caller, Waited
 from dispy.client.checking import check_flag, deadline
 from dispy.client.log import notice
 from dispy.client.mapping import Chunk
+from dispy.client.nodes import DispyNode
 from dispy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def _release(cluster: JobCluster) -> bool:
         cluster._engine.call(ending.give_up_jobs, cluster)
     cluster.end_time = cluster.end_time or time.time()
     cluster._engine.call(cluster._engine.remove, cluster)
+    _tell_closed(cluster)
     cluster._tell_maps()
     cluster._tally.name = cluster.name
     failures.leave(cluster._tally)
@@ -98,6 +100,12 @@ def _release(cluster: JobCluster) -> bool:
             path = str(cluster._journal.path)
             notice(f"dispy.recover_jobs({path!r}) returns the jobs of cluster {cluster.name}")
     return True
+
+
+def _tell_closed(cluster: JobCluster) -> None:
+    """Tell the program that no node is used any more; they go on showing what they did."""
+    for node in list(cluster._dispy_nodes.values()):
+        cluster._tell(DispyNode.Closed, node, None)
 
 
 def _wait_rest(cluster: JobCluster, until: float | None, is_interrupted: bool) -> None:

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
@@ -18,7 +18,6 @@ from dispy.client import (
     data,
     ending,
     finding,
-    mapping,
     noting,
     reasons,
     submitting,
@@ -26,6 +25,7 @@ from dispy.client import (
 )
 from dispy.client import status as status_module
 from dispy.client.arriving import note_root
+from dispy.client.brief import brief, briefly
 from dispy.client.callbacks import Waited
 from dispy.client.checking import check_threads, check_timeout, deadline, describe
 from dispy.client.computation import Computation, check_setup
@@ -34,12 +34,13 @@ from dispy.client.failures import Tally
 from dispy.client.files import Held, Shipped, is_file_item
 from dispy.client.job import CANCELLED, STATUS_NAMES, DispyJob
 from dispy.client.journal import Journal
-from dispy.client.mapping import Chunk, Mapping
+from dispy.client.mapping import Chunk
+from dispy.client.maps import Maps
 from dispy.client.nodes import DispyNode, parse_nodes
 from dispy.client.output import Watching
 from dispy.client.parameters import check_dest_path, check_each, reentrant_or_not, renamed
 from dispy.client.refs import Ref
-from dispy.client.steering import NodeNames, Steering
+from dispy.client.steering import NodeNames
 from dispy.errors import PicklingError, UsageError
 from dispy.net import secrets
 from dispy.net.addresses import is_loopback
@@ -62,7 +63,7 @@ class ClusterStatus(NamedTuple):
     jobs_pending: int
 
 
-class JobCluster(Steering):
+class JobCluster(Maps):
     """Run a function on all CPUs that can be found.
 
     Args:
@@ -83,7 +84,8 @@ class JobCluster(Steering):
         cleanup: Called likewise after all jobs, when the cluster leaves the node; then files are removed. True: only
             that. False: the working directory stays as it is; with ``dest_path`` the next cluster finds it.
         job_status: Called with a job at each provisional result and at its end.
-        cluster_status: Called with (status, node, job) at every event.
+        cluster_status: Called with (status, node, job) at every event; with ``DispyNode.Closed`` for each node when
+            it is not used any more, the latest when the cluster is closed.
         host: Accepted; clients listen nowhere.
         dest_path: Name of the working directory on the nodes, also ``a/b``, below one for the address of this
             client; clusters that give the same share it. By default each has its own.
@@ -132,6 +134,7 @@ class JobCluster(Steering):
         PicklingError: The computation cannot be sent; says which part of it.
     """
 
+    @briefly
     def __init__(
         self,
         computation: Any,
@@ -201,7 +204,7 @@ class JobCluster(Steering):
             cluster_status=cluster_status, job_output=job_output, seed=seed, reseed=reseed,
         )  # fmt: skip
         if node_port is not None:
-            warnings.warn("node_port is now called dispy.config.NodePort", DeprecationWarning, stacklevel=2)
+            warnings.warn("node_port is now called dispy.config.NodePort", DeprecationWarning, stacklevel=3)
         self._reentrant = reentrant_or_not(reentrant)
         config.message_timeout_s()
         config.node_port()
@@ -308,11 +311,19 @@ class JobCluster(Steering):
             PicklingError: An argument cannot be sent; says which, and what in it.
             UsageError: The cluster is closed, or belongs to a parent process.
         """
-        return self._submit(self, next(DispyJob.id_iter), None, args, kwargs)
+        try:
+            return self._submit(self, next(DispyJob.id_iter), None, args, kwargs)
+        except UsageError as error:
+            raise brief(error) from error.__cause__
 
     def submit_job_id(self, job_id: Any, /, *args: Any, **kwargs: Any) -> DispyJob:
         """``submit`` with the job's id given; None for an automatic one."""
-        return self._submit(self, next(DispyJob.id_iter) if job_id is None else job_id, None, args, kwargs)
+        try:
+            return self._submit(
+                self, next(DispyJob.id_iter) if job_id is None else job_id, None, args, kwargs
+            )
+        except UsageError as error:
+            raise brief(error) from error.__cause__
 
     def submit_node(self, node: Any, /, *args: Any, **kwargs: Any) -> DispyJob | None:
         """``submit`` to one node and no other; None, with a warning, if it is not in use by this cluster.
@@ -322,6 +333,7 @@ class JobCluster(Steering):
         """
         return self.submit_job_id_node(None, node, *args, **kwargs)
 
+    @briefly
     def submit_job_id_node(self, job_id: Any, node: Any, /, *args: Any, **kwargs: Any) -> DispyJob | None:
         """``submit_node`` with the job's id given."""
         self._check_open()
@@ -334,6 +346,7 @@ class JobCluster(Steering):
 
     # Data that many jobs read, and files.
 
+    @briefly
     def put(self, value: Any) -> Ref:
         """Send an object to the nodes once, for many jobs to read.
 
@@ -349,6 +362,7 @@ class JobCluster(Steering):
         """
         return data.put(self, value)
 
+    @briefly
     def send_file(self, path: Any, node: Any = None, relay: bool = False) -> int:
         """Put a file into the working directory of this cluster on a node, or on all its nodes; waits for that.
 
@@ -368,43 +382,6 @@ class JobCluster(Steering):
             UsageError: There is no such file, it cannot be sent, or the cluster is closed.
         """
         return data.send_file(self, path, node)
-
-    # Maps.
-
-    def map(self, *iterables: Iterable[Any], timeout: float | None = None) -> Iterator[Any]:
-        """Run the computation on each item; results come in the order of the items.
-
-        Several iterables give one argument each, and the shortest ends it, as with ``zip``. They may be
-        endless: they are read as results are taken, a bounded number of items ahead. Items travel in
-        chunks of about 20 ms of work by the run times measured so far. Within a chunk arguments that
-        are one object stay one object, and worker state (directory, environment) is restored after the
-        chunk. What items print is written to this program's ``sys.stdout`` and ``sys.stderr`` when
-        their results come. ``dispy_job_id`` is None. There are no jobs to look at and no callbacks:
-        ``jobs_done`` of nodes counts items, ``jobs_pending`` chunks.
-
-        An item that fails raises here what it raised there, with a note that names the item, after the
-        results of those before it; the others are cancelled. So they are when the iterator is closed or
-        dropped: leaving the loop is enough.
-
-        Args:
-            iterables: Arguments.
-            timeout: Seconds for all results, from this call.
-
-        Raises:
-            TimeoutError: From the iterator: the next result has not come in time.
-            JobError: Likewise: a chunk ended without saying why; or an exception cannot be rebuilt here.
-            UsageError: The cluster is closed, or was closed meanwhile.
-        """
-        return mapping.start(self, iterables, timeout)
-
-    def _submit_chunk(self, chunk: Chunk, data: payload.Buffer) -> None:
-        submitting.submit_chunk(self, chunk, data)
-
-    def _end_map(self, ended: Mapping, numbers: list[int]) -> None:
-        """Cancel the chunks of a map that are left. Does not wait, on any thread."""
-        self._maps.discard(ended)
-        if numbers:
-            self._engine.post(ending.cancel_open, self, numbers)
 
     # Cancelling and waiting.
 
@@ -437,6 +414,7 @@ class JobCluster(Steering):
             ending.post_cancels(self)
         return 0
 
+    @briefly
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for all submitted jobs and their callbacks; False if that takes longer than ``timeout`` seconds.
 
@@ -486,6 +464,7 @@ class JobCluster(Steering):
 
     # Ending.
 
+    @briefly
     def close(self, timeout: float | None = None, terminate: bool = False) -> bool | None:
         """Wait for all jobs and their callbacks, also for jobs that callbacks submit; then release the nodes.
 
@@ -548,4 +527,6 @@ class JobCluster(Steering):
         )
 
     def __repr__(self) -> str:
-        return f"<JobCluster {self.name} jobs={len(self._jobs)}{' closed' if self._is_closed else ''}>"
+        done = sum([node.jobs_done for node in self._last_nodes()])
+        closed = ", closed" if self._is_closed else ""
+        return f"<JobCluster {self.name}: pending={len(self._jobs)}, done={done}{closed}>"

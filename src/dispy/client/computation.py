@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dispy import config, payload
@@ -77,7 +77,7 @@ class Computation:
         self._owner: Any = self.method.__self__ if self.method is not None else None
         if self.method is not None and seeding.is_on and not isinstance(self._owner, type):
             self._owner = payload.generators.shared(self._owner, f"jobs of {self.name}")
-        self._signature = inspect.signature(function) if self.method is not None else None
+        self._signature = None if self.is_program else _signature(function)
 
     def code_with(self, setup_args: tuple[Any, ...]) -> bytes:
         """The code for a node where setup and cleanup have arguments.
@@ -86,6 +86,32 @@ class Computation:
             PicklingError: One that cannot be sent.
         """
         return payload.with_setup_args(self.code, setup_args)
+
+    def check_constants(self, constants: Mapping[str, Any], given: int) -> None:
+        """Check that calls can have these arguments, where the function says what it takes.
+
+        Args:
+            constants: Keyword arguments.
+            given: Positional ones that calls have besides, at least.
+
+        Raises:
+            UsageError: They cannot.
+        """
+        if self.is_program:
+            raise UsageError(
+                f"program {self.name} takes texts, and no arguments by name",
+                hint="cluster.map(items, itertools.repeat('--seed=3'))",
+            )
+        if self._signature is None:
+            return
+        positional = [None] * (given + (self.method is not None))
+        try:
+            self._signature.bind_partial(*positional, **constants)
+        except TypeError as error:
+            raise UsageError(
+                f"constants do not fit {self.name}{self._signature}: {error}",
+                hint="they are keyword arguments, besides those that the iterables give",
+            ) from None
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """The arguments of the function for those of the caller.
@@ -97,11 +123,10 @@ class Computation:
             kwargs.clear()
             return tuple([as_text(value) for value in args])
         assert self.method is not None
-        assert self._signature is not None
         owner = self.method.__self__
         if isinstance(owner, type):
             return (owner, *args)
-        if args and isinstance(args[0], type(owner)):
+        if args and isinstance(args[0], type(owner)) and self._signature is not None:
             try:
                 self._signature.bind(*args, **kwargs)
             except TypeError:
@@ -109,6 +134,14 @@ class Computation:
             else:
                 return args
         return (self._owner, *args)
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    """What a function takes; None if it does not say, as many of those that are written in C."""
+    try:
+        return inspect.signature(function)
+    except Exception:
+        return None
 
 
 def _check_returns(function: Any) -> None:

@@ -17,6 +17,7 @@ from dispy.client.log import logger
 from dispy.errors import DispyError
 from dispy.net.addresses import is_loopback
 from dispy.net.discovery import running_nodes
+from dispy.text import counted
 
 if TYPE_CHECKING:
     import sqlite3
@@ -78,11 +79,6 @@ class DeadProgram(NamedTuple):
             names = ", ".join(map(str, self.nodes[:3])) + (", …" if len(self.nodes) > 3 else "")
             parts.append(f"{'node' if len(self.nodes) == 1 else 'nodes'} {names}")
         return f"{self.program}: {'; '.join(parts)}; {' '.join(str(path) for path in self.paths)}"
-
-
-def counted(count: int, noun: str) -> str:
-    """A number of things, in words."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def listed(programs: list[DeadProgram]) -> str:

@@ -18,24 +18,26 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from itertools import islice
 from operator import length_hint
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy import payload
-from dispy.client.checking import deadline, describe
-from dispy.client.job import FINISHED, DispyJob
-from dispy.client.missing import advice_in, explain
+from dispy.client import opening
+from dispy.client.checking import describe
+from dispy.client.job import FINISHED, TERMINATED, DispyJob
 from dispy.client.waiting import Signal
 from dispy.errors import JobError, PicklingError, UsageError
 from dispy.protocol.node import Ended
+from dispy.text import of_error
 
 if TYPE_CHECKING:
-    from dispy.client.cluster import JobCluster
+    from dispy.client.maps import Maps
+    from dispy.client.refs import Ref
 
 CHUNK_S = 0.02
 """What a chunk is meant to take: 100 times what a job costs in all, and little to wait for at the end."""
 
 LONG_S = 5 * CHUNK_S
-"""A chunk that has run for so long gives back what is left of it."""
+"""A chunk that has run for so long gives back what is left of it, unless the program has chosen its size."""
 
 SHORT_S = 0.001
 """Chunks shorter than this are not made to spread the last items: they would cost more than they save."""
@@ -52,6 +54,9 @@ WAITING_BYTES = 4 * 1024 * 1024
 WINDOW_MAX = 1024
 """Chunks in the window, however small they are."""
 
+FEWER = 8
+"""When a chunk has failed as a whole, chunks have at most so many times fewer items than that one."""
+
 NUMBERS_FROM = 1 << 40
 """Numbers of chunks begin here, so that those of jobs keep step with their ids."""
 
@@ -66,6 +71,8 @@ class Chunk(DispyJob, gc=False, eq=False):
     """Number of its first item."""
     _count: int = 0
     """How many items it has."""
+    _ready: Any = None
+    """Its results, where they are known before it is opened: a list."""
 
     def end(self, item: Ended) -> int:
         """It has ended; on the engine's thread. Returns how many calls were made, as far as is known.
@@ -92,24 +99,47 @@ class Chunk(DispyJob, gc=False, eq=False):
         return min(int(told), self._count) if told.isdecimal() else self._count
 
 
+class Options(NamedTuple):
+    """How a program wants it.
+
+    Attributes:
+        is_starred: Items of the one iterable are tuples of arguments.
+        until: When all results have to be here (monotonic seconds); None for no limit.
+        keeps_errors: Exceptions stay in the places of items that fail, and the rest goes on.
+        constants: Arguments that all calls have, which were put.
+        size: Items of a chunk; None for as many as take ``CHUNK_S``.
+    """
+
+    is_starred: bool = False
+    until: float | None = None
+    keeps_errors: bool = False
+    constants: Ref | None = None
+    size: int | None = None
+
+
 class Mapping:
     """One call of ``map``."""
 
-    def __init__(
-        self, cluster: JobCluster, iterables: tuple[Iterable[Any], ...], until: float | None
-    ) -> None:
+    def __init__(self, cluster: Maps, iterables: tuple[Iterable[Any], ...], options: Options) -> None:
         self._cluster = cluster
-        self._until = until
+        self._until = options.until
+        self._keeps_errors = options.keeps_errors
+        self._chosen_size = options.size
+        self._size_max = options.size or ITEMS_MAX
         bind = cluster._computation.method is not None
-        self._is_starred = bind or len(iterables) > 1
+        is_starred = bind or options.is_starred or len(iterables) > 1
+        number = next(cluster._map_numbers)
+        self._way: payload.Way = (is_starred, options.keeps_errors, options.constants, number)
         iterators = [iter(iterable) for iterable in iterables]
         hints = [hint for hint in [length_hint(iterable, -1) for iterable in iterables] if hint >= 0]
         self._left: int | None = min(hints) if hints else None
         """Items that are left to be read, as far as is known."""
         self._items: Iterator[Any] = iterators[0] if len(iterators) == 1 else zip(*iterators, strict=False)
+        if options.is_starred:
+            self._items = _tuples(iterators[0])
         if bind:
             arguments = cluster._computation.arguments
-            tuples = zip(*iterators, strict=False)
+            tuples = self._items if options.is_starred else zip(*iterators, strict=False)
             self._items = (arguments(args, {}) for args in tuples)
         self._read = 0
         self._is_exhausted = False
@@ -177,6 +207,7 @@ class Mapping:
         self._window.clear()
         self._items = iter(())
         self._error = None
+        self._way = (False, False, None, 0)  # what was put for it can go
 
     def _has_news(self) -> bool:
         return bool(self._ended) or self._has_other_nodes
@@ -208,7 +239,21 @@ class Mapping:
                 if count < chunk._count:
                     self._cut_rest(chunk, count)
                 chunk._items = b""
+            elif self._keeps_errors and not self._is_over():
+                self._settle(chunk)
         return is_news
+
+    def _settle(self, chunk: Chunk) -> None:
+        """A chunk has failed, and the rest is to go on: what was not run of it is sent anew, in its place."""
+        chunk._ready, is_whole = opening.settle(chunk, self._cluster.name, self._cluster._reentrant)
+        if is_whole:
+            self._size_max = max(1, min(self._size_max, chunk._count // FEWER))
+        if len(chunk._ready) < chunk._count:
+            self._cut_rest(chunk, len(chunk._ready))
+
+    def _is_over(self) -> bool:
+        """Whether the cluster is closed, or ends its jobs to be."""
+        return self._cluster._is_closed or self._cluster._is_ending
 
     def _learn(self, chunk: Chunk, count: int) -> None:
         seconds = (chunk.end_time or 0.0) - (chunk.start_time or 0.0)
@@ -221,15 +266,34 @@ class Mapping:
         self._result_bytes = _learnt(self._result_bytes, len(chunk._value) / count)
 
     def _cut_rest(self, chunk: Chunk, count: int) -> None:
-        """A worker gave items back: to be run in pieces, at the same place of the window."""
-        rest = payload.load_items(chunk._items)[count:]
+        """What is behind the first items of a chunk is run in pieces, at the same place of the window."""
+        try:
+            rest = payload.load_items(chunk._items)[count:]
+        except Exception as error:
+            self._lose_rest(
+                chunk, count, f"it cannot be rebuilt here, to be run elsewhere: {of_error(error)}"
+            )
+            return
         pieces = max(2, 2 * self._cluster._cpus())
         size = max(1, min(self._size(), -(-len(rest) // pieces)), -(-len(rest) // (8 * pieces)))
         place = self._window.index(chunk) + 1
         for start in range(0, len(rest), size):
-            items = rest[start : start + size]
-            self._submit(items, chunk._first + count + start, place)
-            place += 1
+            before = len(self._window)
+            self._submit(rest[start : start + size], chunk._first + count + start, place)
+            place += len(self._window) - before
+        chunk._count = count
+
+    def _lose_rest(self, chunk: Chunk, count: int, reason: str) -> None:
+        name = self._cluster.name
+        if chunk._exception and not chunk._exception.isdecimal():
+            reason = chunk._exception
+        if not self._keeps_errors:
+            raise JobError(f"item {chunk._first + count} of the map of {name}: {reason}")
+        numbers = range(chunk._first + count, chunk._first + chunk._count)
+        lost: list[Exception] = [
+            JobError(f"item {number} of the map of {name}: {reason}") for number in numbers
+        ]
+        self._enter_failed(lost, numbers[0], self._window.index(chunk) + 1)
         chunk._count = count
 
     # Reading.
@@ -250,10 +314,13 @@ class Mapping:
 
     def _size(self) -> int:
         """How many items the next chunk gets."""
+        if self._chosen_size is not None:
+            return self._size_max
         if self._runs == 0 or self._cluster._isolate:
             return 1
         item_s = max(self._runs_s / self._runs, 1e-9)
-        size = min(CHUNK_S / item_s, CHUNK_BYTES / max(self._item_bytes, self._result_bytes), ITEMS_MAX)
+        size = min(CHUNK_S / item_s, CHUNK_BYTES / max(self._item_bytes, self._result_bytes))
+        size = min(size, self._size_max)
         if self._left is not None:
             spread = self._left / (4 * max(1, self._cluster._cpus()))
             size = min(size, max(spread, SHORT_S / item_s))
@@ -279,101 +346,120 @@ class Mapping:
             self._submit(items, first, None)
 
     def _submit(self, items: list[Any], first: int, place: int | None) -> None:
-        """Send items as a chunk; those from the first that cannot be sent on, with its error, are the end."""
+        """Send items as a chunk, at a place of the window; at its end if that is None."""
         try:
-            data = self._dump(items)
+            data = self._dump(items, first)
         except Exception as error:
-            found = payload.find_unsendable(items, first)
-            self._is_exhausted = True
-            self._error = found[1] if found else PicklingError(f"items of a map cannot be sent: {error}")
-            if found is None or found[0] == 0:
-                return
-            items = items[: found[0]]
-            data = self._dump(items)
+            self._submit_sendable(items, first, place, error)
+            return
         self._item_bytes = _learnt(self._item_bytes, len(data) / len(items))
         chunk = Chunk(0, _cluster=None, _mapping=self, _items=data, _first=first, _count=len(items))
         # First: whatever is in the window is cancelled when Ctrl-C ends us, perhaps in the middle of this.
         self._open += 1
+        self._enter(chunk, place)
+        self._cluster._submit_chunk(chunk, data)
+
+    def _enter(self, chunk: Chunk, place: int | None) -> None:
         if place is None:
             self._window.append(chunk)
         else:
             self._window.insert(place, chunk)
-        self._cluster._submit_chunk(chunk, data)
 
-    def _dump(self, items: list[Any]) -> payload.Buffer:
-        return payload.dump_chunk(items, self._is_starred, LONG_S, self._cluster._computation.known)
+    def _submit_sendable(self, items: list[Any], first: int, place: int | None, error: Exception) -> None:
+        """Send what can be sent. Of the others the error takes the place; or the first of them is the end."""
+        start = 0
+        while start < len(items):
+            before = len(self._window)
+            found = payload.find_unsendable(items[start:], first + start)
+            if found is None and start:
+                self._submit(items[start:], first + start, place)
+                return
+            # Where each can be sent, and all together not, that is the error of all.
+            together = PicklingError(f"items of a map cannot be sent: {error}")
+            ready, unsent = found or (0, together)
+            if ready:
+                self._submit(items[start : start + ready], first + start, place)
+            if not self._keeps_errors:
+                self._is_exhausted = True
+                self._error = unsent
+                return
+            failed: list[Exception] = [unsent] if found else [PicklingError(str(together)) for _ in items]
+            if place is not None:
+                place += len(self._window) - before
+            self._enter_failed(failed, first + start + ready, place)
+            if place is not None:
+                place += 1
+            start += ready + len(failed)
+
+    def _enter_failed(self, failed: list[Exception], first: int, place: int | None) -> None:
+        count = len(failed)
+        chunk = Chunk(
+            0, _cluster=None, _status=TERMINATED, _value=b"", _ready=failed, _first=first, _count=count,
+            _is_final=True,
+        )  # fmt: skip
+        self._enter(chunk, place)
+
+    def _dump(self, items: list[Any], first: int) -> payload.Buffer:
+        long_s = LONG_S if self._chosen_size is None else float("inf")
+        return payload.dump_chunk(items, self._way, long_s, first, self._cluster._computation.known)
 
     # Results.
 
     def _open_chunk(self, chunk: Chunk) -> tuple[list[Any], BaseException | None]:
         """The results of a chunk, and what the item behind them raised."""
+        name = self._cluster.name
         for stream, text in ((sys.stdout, chunk.stdout), (sys.stderr, chunk.stderr)):
             if text and stream is not None:
                 stream.write(text)
+        if chunk._ready is not None:
+            return opening.with_errors(chunk, chunk._ready, self._cluster), None
         if chunk._status == FINISHED:
             try:
-                return payload.load(chunk._value), None
+                results = payload.load(chunk._value)
             except Exception as error:
-                return [], self._chunk_error(chunk, f"the results cannot be rebuilt here: {error}")
-        if self._cluster._is_closed or self._cluster._is_ending:
+                return self._not_rebuilt(chunk, error)
+            return (
+                opening.with_errors(chunk, results, self._cluster) if self._keeps_errors else results
+            ), None
+        if self._is_over():
             return [], UsageError(
-                f"cluster {self._cluster.name} was closed while its map was running",
+                f"cluster {name} was closed while its map was running",
                 hint="close it after the last result",
             )
         if not chunk._value:
-            return [], self._chunk_error(chunk, chunk._exception or "no reason given")
+            return [], opening.chunk_error(chunk, name, chunk._exception or "no reason given")
         failure = payload.load_failure(chunk._value)
         if failure is None:
-            return [], self._chunk_error(chunk, chunk._exception or "")
+            return [], opening.chunk_error(chunk, name, chunk._exception or "")
         results, data = failure
-        text = explain(chunk._exception or "", self._cluster, None)
+        item = opening.shown_item(chunk, len(results))
         number = chunk._first + len(results)
-        raised = payload.load_exception(data, text) if data else None
-        if raised is None:
-            raised = JobError(f"item {number} of the map failed: {text}")
-        elif advice_in(text):
-            raised.add_note(advice_in(text))
-        item = _short_repr(payload.load_items(chunk._items)[len(results)])
-        raised.add_note(f"item {number} of the map of {self._cluster.name}: {item}")
-        return results, raised
+        return results, opening.item_error(self._cluster, number, data, chunk._exception or "", item)
 
-    def _chunk_error(self, chunk: Chunk, reason: str) -> JobError:
-        last = chunk._first + chunk._count - 1
-        which = f"item {last}" if chunk._count == 1 else f"items {chunk._first} to {last}"
-        error = JobError(f"{which} of the map of {self._cluster.name}: {reason}")
-        if chunk._count == 1:
-            error.add_note(f"item {last} of the map: {_short_repr(payload.load_items(chunk._items)[0])}")
-        return error
+    def _not_rebuilt(self, chunk: Chunk, error: Exception) -> tuple[list[Any], BaseException | None]:
+        reason = f"the results cannot be rebuilt here: {error}"
+        if not self._keeps_errors:
+            return [], opening.chunk_error(chunk, self._cluster.name, reason)
+        self._size_max = max(1, min(self._size_max, chunk._count // FEWER))
+        return opening.failed_whole(chunk, self._cluster.name, reason), None
+
+
+def _tuples(items: Iterator[Any]) -> Iterator[tuple[Any, ...]]:
+    """The items of ``starmap``."""
+    for number, item in enumerate(items):
+        if type(item) is tuple:
+            yield item
+        elif isinstance(item, (str, bytes, dict)) or not hasattr(item, "__iter__"):
+            hint = "cluster.map passes each item as the only argument"
+            if isinstance(item, dict):
+                hint += ": give it a function that calls yours with **item"
+            raise UsageError(
+                f"item {number} of starmap must be a tuple of arguments, not {describe(item)}", hint=hint
+            )
+        else:
+            yield tuple(item)
 
 
 def _learnt(past: float, mean: float) -> float:
     """A size that grows at once and falls by halves: one large item does not keep chunks small for ever."""
     return max(mean, (past + mean) / 2)
-
-
-def _short_repr(item: Any) -> str:
-    """An item in few words, whatever its class makes of it."""
-    import reprlib
-
-    try:
-        return reprlib.repr(item)
-    except Exception as error:
-        return f"<{type(item).__name__} whose repr raises {type(error).__name__}>"
-
-
-def start(cluster: JobCluster, iterables: tuple[Any, ...], timeout: float | None) -> Iterator[Any]:
-    """What ``JobCluster.map`` does: send the first chunks, and return the iterator over the results."""
-    if not iterables:
-        raise UsageError("map takes at least one iterable", hint="cluster.map(range(10))")
-    for number, iterable in enumerate(iterables, 1):
-        if not hasattr(iterable, "__iter__") and not hasattr(iterable, "__getitem__"):
-            raise UsageError(
-                f"argument {number} of map must be an iterable, not {describe(iterable)}",
-                hint="cluster.map([value]) for one item",
-            )
-    cluster._check_open()
-    mapping = Mapping(cluster, iterables, deadline(timeout))
-    cluster._maps.add(mapping)
-    results = mapping.results()
-    next(results)
-    return results

@@ -38,7 +38,7 @@ def renamed(value: Any, old: Any, old_name: str, name: str) -> Any:
     """The value of a parameter that may have been given by its old name."""
     if old is None:
         return value
-    warnings.warn(f"{old_name} is now called {name}", DeprecationWarning, stacklevel=3)
+    warnings.warn(f"{old_name} is now called {name}", DeprecationWarning, stacklevel=4)
     return old if value is None else value
 
 
@@ -46,7 +46,7 @@ def reentrant_or_not(value: Any) -> bool:
     """``reentrant``, which dispy 4 took for False in silence if it was neither True nor False."""
     if isinstance(value, bool):
         return value
-    warnings.warn(f"reentrant={value!r} is neither True nor False; False is used", stacklevel=3)
+    warnings.warn(f"reentrant={value!r} is neither True nor False; False is used", stacklevel=4)
     return False
 
 
@@ -64,7 +64,7 @@ def check_dest_path(dest_path: Any) -> str:
     if text.startswith("/"):
         warnings.warn(
             f"dest_path {text!r} is below the directory of this client on the nodes all the same",
-            stacklevel=3,
+            stacklevel=4,
         )
     parts = [part for part in text.split("/") if part not in ("", ".")]
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dispy.client.log import notice
+from dispy.text import counted
 
 if TYPE_CHECKING:
     from dispy.core.scheduling.state import NodeId
@@ -79,8 +80,8 @@ class PrivateNode:
                 host, port, cpus = self._output.split()[:3]
                 self.address = (host.decode(), int(port))
                 notice(
-                    f"no dispynode runs on this machine; started one with {cpus.decode()} CPUs for this program "
-                    "(dispy.config.LocalNode = False prevents that)"
+                    f"no dispynode runs on this machine; started one with {counted(int(cpus), 'CPU')} "
+                    "for this program (dispy.config.LocalNode = False prevents that)"
                 )
                 on_ready(self)
             elif data:

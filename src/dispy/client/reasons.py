@@ -11,6 +11,7 @@ from dispy.core.scheduling.explain import find_stall, why_full, why_open
 from dispy.core.scheduling.state import Status
 from dispy.errors import UsageError
 from dispy.net.addresses import is_loopback
+from dispy.text import counted
 
 if TYPE_CHECKING:
     from dispy.client.job import DispyJob
@@ -65,8 +66,13 @@ def check_waiting(cluster: ClusterState) -> None:
     if cluster._has_warned != kind and now - cluster._waiting_since > (HELD_S if held else WARN_S):
         cluster._has_warned = kind
         reason = held or _why_loading(cluster)
-        waiting = f"{len(cluster._jobs)} jobs of cluster {cluster.name} wait: {reason}"
+        waiting = f"{_waiting(cluster)}: {reason}"
         logger.warning("%s", waiting if reason else _why_no_node(cluster))
+
+
+def _waiting(cluster: ClusterState) -> str:
+    of = f"of cluster {cluster.name}"
+    return counted(len(cluster._jobs), f"job {of} waits", f"jobs {of} wait")
 
 
 def _find_stall(cluster: ClusterState) -> str:
@@ -113,9 +119,7 @@ def _why_no_node(cluster: ClusterState) -> str:
         if info.node in cluster._set_aside
     ]
     wanted = ", ".join(allocation.host for allocation in cluster._allocations)
-    said = (
-        f"{len(cluster._jobs)} jobs of cluster {cluster.name} wait: no node of nodes={wanted} can be used."
-    )
+    said = f"{_waiting(cluster)}: no node of nodes={wanted} can be used."
     if tried:
         said += f" Tried: {'; '.join(tried)}."
     if not known:

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from dispy import config, here
 from dispy.client.asking import Asking, Net
+from dispy.client.brief import briefly
 from dispy.client.checking import check_flag, check_path, check_threads, check_timeout
 from dispy.client.dead import Dead, Session, open_all, open_journal
-from dispy.client.died import DeadProgram, counted, in_turn, listed, recoverable
+from dispy.client.died import DeadProgram, in_turn, listed, recoverable
 from dispy.client.job import DispyJob
 from dispy.client.log import notice
 from dispy.client.recovered import by_address, load, make_jobs, why_not
@@ -29,6 +30,7 @@ from dispy.core.recovery import PlaceStatus
 from dispy.errors import DispyError, UsageError
 from dispy.protocol.limits import MIB
 from dispy.protocol.node import Ended
+from dispy.text import counted
 
 logger = logging.getLogger("dispy.client")
 
@@ -44,6 +46,7 @@ KILL_S = 3.0
 """What killing jobs may take beyond the grace period."""
 
 
+@briefly
 def recover_jobs(
     recover_file: str | os.PathLike[str] | None = None,
     timeout: float | None = None,
@@ -322,9 +325,8 @@ def _keep(one: Dead, left: list[DispyJob]) -> None:
     # Where nobody has to be asked, what has not ended was never started.
     one.journal.ask(lambda db: db.execute("DELETE FROM node"))
     notice(
-        f"{counted(len(left), 'job')} {'was' if len(left) == 1 else 'were'} never started: "
-        f"recover_jobs({str(one.journal.path)!r}, resume=True) runs what was not, with terminate_pending=True it is "
-        "forgotten"
+        f"{counted(len(left), 'job was', 'jobs were')} never started: recover_jobs({str(one.journal.path)!r}, "
+        "resume=True) runs what is left, with terminate_pending=True it is forgotten"
     )
 
 
@@ -341,7 +343,7 @@ def _say_what_is_missing(found: list[Dead], sessions: list[Session]) -> None:
     ]
     still = sum(len(session.recovery.open_jobs()) for session in sessions)
     if still:
-        missing.append(f"{counted(still, 'job')} {'has' if still == 1 else 'have'} not ended")
+        missing.append(f"{counted(still, 'job has', 'jobs have')} not ended")
     if missing:
         logger.warning(
             "not all is recovered of %s: %s; call %s again later, or with terminate_pending=True to give that up",

@@ -10,6 +10,7 @@ from dispy import payload
 from dispy.client import this
 from dispy.core.scheduling import state as core
 from dispy.errors import UsageError
+from dispy.text import counted
 
 if TYPE_CHECKING:
     from dispy.client.state import ClusterState
@@ -47,7 +48,7 @@ class Ref(payload.Reference):
                 pass
 
     def __repr__(self) -> str:
-        return f"<Ref {self._number} of cluster {self._cluster.name}: {self.size} bytes>"
+        return f"<Ref {self._number} of cluster {self._cluster.name}: {counted(self.size, 'byte')}>"
 
 
 def check_used(cluster: ClusterState) -> list[Ref]:

@@ -23,6 +23,7 @@ from dispy.client.recovered import unstarted
 from dispy.core.scheduling import state as core
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Job, PutObject
+from dispy.text import counted
 
 logger = logging.getLogger("dispy.client")
 
@@ -183,8 +184,8 @@ def resume_unstarted(
         pinned = [job for job in jobs if one.submitted[job._number].is_pinned]
         if pinned:
             logger.warning(
-                "%d jobs were for one node and no other, or brought files; they are not resumed",
-                len(pinned),
+                "%s for one node and no other, or brought files; that is not resumed",
+                counted(len(pinned), "job was", "jobs were"),
             )
         jobs = [job for job in jobs if not one.submitted[job._number].is_pinned]
         if jobs:

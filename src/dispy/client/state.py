@@ -119,6 +119,7 @@ class ClusterState:
         # Jobs that have not ended.
         self._jobs: dict[int, DispyJob] = {}
         """By number."""
+        self._map_numbers = itertools.count(1)
         self._maps: set[Mapping] = set()
         """Running ones."""
         self._status_guard = threading.RLock()  # signal handlers of the user may cancel, too

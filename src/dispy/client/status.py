@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from dispy.client.failures import Tally
 from dispy.client.nodes import DispyNode
 
@@ -40,9 +42,9 @@ def print_table(
     print("\n".join(lines))
     for said in _ends(tally, pending):
         print(f"\n{said}")
-    speedup = job_time_s / wall_time_s if wall_time_s > 0 else 0.0
     print(
-        f"\nTotal job time: {job_time_s:.3f} sec, wall time: {wall_time_s:.3f} sec, speedup: {speedup:.3f}\n"
+        f"\nTotal job time: {seconds(job_time_s)} sec, wall time: {wall_time_s:.3f} sec, "
+        f"speedup: {speedup(job_time_s, wall_time_s)}\n"
     )
 
 
@@ -68,11 +70,25 @@ def _row(node: DispyNode) -> tuple[str, ...]:
         label,
         str(node.cpus),
         str(node.jobs_done),
-        f"{per_job:.3f}",
+        seconds(per_job),
         f"{node.cpu_time:.3f}",
         _bytes(node.tx),
         _bytes(node.rx),
     )
+
+
+def seconds(value: float) -> str:
+    """Seconds with three decimals, and with three digits that say something if they are few: 0.0000123."""
+    if not 0 < value < 0.1:
+        return f"{value:.3f}"
+    decimals = 2 - math.floor(math.log10(value))
+    return f"{value:.{min(decimals, 9)}f}"
+
+
+def speedup(job_time_s: float, wall_time_s: float) -> str:
+    """How many times longer the jobs would have taken one after the other."""
+    ratio = job_time_s / wall_time_s if wall_time_s > 0 else 0.0
+    return f"{ratio:.3f}" if ratio >= 0.1 or not ratio else "below 0.1 (most of that time no job ran)"
 
 
 def _bytes(count: float) -> str:

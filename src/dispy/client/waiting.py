@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dispy.client.checking import deadline, describe
 from dispy.client.job import FINISHED, DispyJob
 from dispy.errors import UsageError
+from dispy.text import counted
 
 if TYPE_CHECKING:
     import asyncio
@@ -64,7 +65,7 @@ def _as_completed(jobs: dict[DispyJob, None], until: float | None) -> Generator[
         yield from before
         while jobs:
             if not ended and not watch.wait(until):
-                raise TimeoutError(f"{len(jobs)} jobs have not ended in time")
+                raise TimeoutError(f"{counted(len(jobs), 'job has', 'jobs have')} not ended in time")
             job = ended.popleft()
             del jobs[job]
             yield job

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dispy.errors import UsageError
+from dispy.text import counted
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -333,7 +334,7 @@ def _validity(ca: x509.Certificate, days: int, now: datetime) -> tuple[datetime,
     left = -((now - end) // timedelta(days=1))
     if days > left:
         raise UsageError(
-            f"{days} days are longer than the CA is valid, which is until {end:%Y-%m-%d}",
+            f"{counted(days, 'day is', 'days are')} longer than the CA is valid, which is until {end:%Y-%m-%d}",
             hint=f"give at most {left}, or make another CA in another directory: 'dispy cert new ca --dir DIR'",
         )
     return max(now - _BACKDATED, ca.not_valid_before_utc), min(now + timedelta(days=days), end)

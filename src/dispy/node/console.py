@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dispy.errors import UsageError
-from dispy.text import line
+from dispy.text import counted, line
 
 if TYPE_CHECKING:
     from dispy.node.service import NodeService
@@ -139,11 +139,11 @@ class Prompt:
             except UsageError as error:
                 return str(error)
         more = "" if text else f"; 'cpus N' offers N, from {1 - service.cpus_most} to {service.cpus_most}"
-        return f"{service.cpus} of {service.cpus_most} CPUs are offered{more}"
+        return f"{service.cpus} of {counted(service.cpus_most, 'CPU')} offered{more}"
 
     def _stop(self) -> str:
         self._offer_none()
-        return f"no new jobs begin; {_jobs(self._busy)} here; 'start' offers {_cpus(self._before)} again"
+        return f"no new jobs begin; {_jobs(self._busy)} here; 'start' offers {counted(self._before, 'CPU')} again"
 
     def _start(self) -> str:
         self._is_ending = False
@@ -211,10 +211,6 @@ def _jobs(count: int) -> str:
     return "no job runs" if not count else "1 job runs" if count == 1 else f"{count} jobs run"
 
 
-def _cpus(count: int) -> str:
-    return "1 CPU" if count == 1 else f"{count} CPUs"
-
-
 def usage(service: NodeState) -> str:
     """Who uses this node, in a line for each client."""
     state = service._machine.state
@@ -242,5 +238,5 @@ def parse_cpus(text: str, most: int) -> int:
         raise UsageError(f"{line(text)!r} is not a number of CPUs", hint=hint) from None
     cpus = wanted if wanted >= 0 else most + wanted
     if not (0 <= cpus <= most) or (wanted < 0 and cpus == 0):
-        raise UsageError(f"{wanted} CPUs cannot be offered: {most} are usable", hint=hint)
+        raise UsageError(f"{counted(wanted, 'CPU')} cannot be offered: {most} can", hint=hint)
     return cpus

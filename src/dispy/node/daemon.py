@@ -36,7 +36,7 @@ from dispy.node.segments import Segments, WorkSpace
 from dispy.node.service import NodeService
 from dispy.node.state import NodeParts
 from dispy.settings import NodeSettings, check_node, effective_cpus
-from dispy.text import Formatter
+from dispy.text import Formatter, counted
 
 logger = logging.getLogger("dispy.node")
 
@@ -206,9 +206,7 @@ def _greeting(settings: NodeSettings, service: NodeService, cpus: int) -> str:
         return f"{host} {port} {cpus}"
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     how = ", TLS" if service.uses_tls else ""
-    return (
-        f"dispynode {service.name!r} listens on {where} with {cpus} {'CPU' if cpus == 1 else 'CPUs'}{how}"
-    )
+    return f"dispynode {service.name!r} listens on {where} with {counted(cpus, 'CPU')}{how}"
 
 
 def _watch_owner(loop: asyncio.AbstractEventLoop, service: NodeService, owner: int) -> None:

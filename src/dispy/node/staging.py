@@ -24,6 +24,7 @@ from dispy.files.store import SMALL, BusyError, Part, Store
 from dispy.node.stages import Arrived, Asked, Fetch, Landed, Seams, Stage, Supplier, close_begun
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry, check_entries
+from dispy.text import counted
 
 PLACERS = 2
 """Threads that copy, and open parts: one large file does not keep all others waiting."""
@@ -140,8 +141,8 @@ class Stager:
         for entry in entries:
             if self._file_max and entry.size > self._file_max:
                 return (
-                    f"file {entry.path!r} has {entry.size} bytes, and it takes files of up to {self._file_max}; "
-                    "start it with another --max_file_size, or leave it out of nodes"
+                    f"file {entry.path!r} has {counted(entry.size, 'byte')}, and it takes files of up to "
+                    f"{self._file_max}; start it with another --max_file_size, or leave it out of nodes"
                 )
         return ""
 

@@ -87,20 +87,53 @@ CHUNK_PARTS = 4
 """Length of the tuple of a chunk, by which it is told from a call; that of a call with references is longer."""
 
 
-def dump_chunk(items: list[Any], is_starred: bool, long_s: float, known: Known | None = None) -> Buffer:
+Way = tuple[bool, bool, Any, int]
+"""How the function is called with the items of a chunk: whether each is a tuple of arguments, whether the errors of
+items stay in their places, the arguments that all calls have (a dictionary, or a reference to one), and the number of
+the map in its cluster, from 1."""
+
+
+def dump_chunk(items: list[Any], way: Way, long_s: float, first: int, known: Known | None = None) -> Buffer:
     """Pickle the items of a chunk of a ``map`` in one go: what they share is sent once, and stays shared.
 
     Args:
         items: Arguments of the calls.
-        is_starred: Whether each is a tuple of arguments.
+        way: How the function is called with them.
         long_s: How long the chunk may run before what is left of it is given back.
+        first: Number of the first item in the map.
         known: What nodes have of the program.
 
     Raises:
         Exception: One of the items cannot be pickled; see ``find_unsendable``.
     """
     take_used()
-    return whole(dump((items, is_starred, None, long_s), known))
+    return whole(dump((items, way, None, (long_s, first)), known))
+
+
+class ItemFailed:
+    """Stands among the results of a chunk for that of an item that failed.
+
+    Attributes:
+        error: Its exception, pickled; empty if that cannot be.
+        text: The traceback.
+        item: The item, in few words.
+    """
+
+    __slots__ = ("error", "item", "text")
+
+    def __init__(self, error: bytes, text: str, item: str) -> None:
+        self.error = error
+        self.text = text
+        self.item = item
+
+    def __reduce__(self) -> tuple[type[ItemFailed], tuple[bytes, str, str]]:
+        return ItemFailed, (self.error, self.text, self.item)
+
+
+class Rest:
+    """Stands behind the results of a chunk that failed, if the items behind them were not run."""
+
+    __slots__ = ()
 
 
 def find_unsendable(items: list[Any], first: int) -> tuple[int, PicklingError] | None:

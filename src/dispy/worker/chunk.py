@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+import traceback
+import weakref
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import islice
 from typing import Any
 
-from dispy import payload
+from dispy import job, payload
+from dispy.errors import PicklingError
+from dispy.protocol import limits
+from dispy.protocol.output import cut_reason
+from dispy.text import of_error, sendable, short_repr
+from dispy.worker.names import note_missing
 
 _SLICE_MAX = 32
 """Items between two looks at the clock: 3 ns an item, and no more than these run long unnoticed."""
@@ -16,57 +25,135 @@ _QUICK_S = 0.001
 """Items that took less together may be more before the next look."""
 
 
+_running: weakref.WeakSet[Chunk] = weakref.WeakSet()
+"""The chunk that runs, if one does."""
+
+
+def _stop_copy() -> None:
+    """A process that the function has forked, and that comes back, is to end and not to run the other items."""
+    for chunk in _running:
+        chunk.stop()
+
+
+os.register_at_fork(after_in_child=_stop_copy)
+
+
 class Chunk:
     """Items to run the function on.
 
     Args:
         items: Arguments of the calls.
-        is_starred: Whether each item is a tuple of arguments, and not the only argument.
+        way: How the function is called with them: see ``payload.Way``.
         long_s: When it has run for so long (seconds), what is left goes back to be spread anew.
+        first: Number of the first item in the map.
     """
 
-    __slots__ = ("_is_starred", "_items", "_long_s", "results")
+    __slots__ = (
+        "__weakref__",
+        "_constants",
+        "_first",
+        "_is_starred",
+        "_items",
+        "_keeps_errors",
+        "_long_s",
+        "mapping",
+        "results",
+    )
 
-    def __init__(self, items: list[Any], is_starred: bool, long_s: float) -> None:
+    def __init__(self, items: list[Any], way: payload.Way, long_s: float, first: int) -> None:
         self._items = items
-        self._is_starred = is_starred
+        self._is_starred, self._keeps_errors, self._constants, self.mapping = way
         self._long_s = long_s
+        self._first = first
         self.results: list[Any] = []
         """Of the items that were run, in order."""
 
     def run(self, function: Callable[..., Any], is_cancelled: Callable[[], bool]) -> bool:
         """Call the function with item after item; False if some are left, because it takes long.
 
-        What an item raises passes through; the results before it are kept.
+        What an item raises passes through, and the results before it are kept; or it stays in the item's place.
         """
+        if self._constants:
+            function = partial(function, **self._constants)
+        _running.add(self)
         append = self.results.append
         left = iter(self._items)
         count = len(self._items)
-        is_starred = self._is_starred
         now = time.perf_counter()
         end = now + self._long_s
         size = 1
         while True:
             # A plain loop: Python calls Python faster than ``map`` does, and StopIteration passes, too.
-            if is_starred:
+            if self._keeps_errors:
+                self._try_each(function, islice(left, size), is_cancelled)
+            elif self._is_starred:
                 for item in islice(left, size):
                     append(function(*item))
             else:
                 for item in islice(left, size):
                     append(function(item))
-            if len(self.results) == count:
+            if len(self.results) == count or not self._items:
                 return True
             before, now = now, time.perf_counter()
             if now > end or is_cancelled():
                 return False
             size = min(2 * size, _SLICE_MAX) if now - before < _QUICK_S else 1
 
+    def item(self) -> int:
+        """Number of the running item in the map."""
+        return self._first + len(self.results)
+
+    def stop(self) -> None:
+        """Run no more items than the one that is running."""
+        self._items.clear()
+
+    def _try_each(
+        self, function: Callable[..., Any], items: Iterable[Any], is_cancelled: Callable[[], bool]
+    ) -> None:
+        """Call the function with each; the error of one that fails takes the place of its result.
+
+        Also ``sys.exit`` and a ``KeyboardInterrupt`` of the function's own, but not that of a map that is left; nor
+        what is raised in a process that the function has forked, which is to end.
+        """
+        append = self.results.append
+        is_starred = self._is_starred
+        pid = os.getpid()
+        for item in items:
+            try:
+                result = function(*item) if is_starred else function(item)
+            except BaseException as error:
+                if is_cancelled() or os.getpid() != pid:
+                    raise
+                result = _failed(error, item)
+            append(result)
+
     def cut_at_unsendable(self) -> Any:
-        """Drop the results from the first one that cannot be pickled; returns that one."""
+        """Drop the results from the first one that cannot be pickled; returns that one.
+
+        If errors stay in their places, one that says so takes the place of each such result, and none is dropped.
+        """
         for index, result in enumerate(self.results):
             try:
                 payload.dump(result)
-            except Exception:
-                del self.results[index:]
-                return result
+            except Exception as error:
+                if not self._keeps_errors:
+                    del self.results[index:]
+                    return result
+                self.results[index] = _unsendable(result, error, self._items[index])
+        if self._keeps_errors and len(self.results) < len(self._items):
+            self.results.append(payload.Rest())
         return self.results
+
+
+def _failed(error: BaseException, item: Any) -> payload.ItemFailed:
+    """The error of an item, as it travels among the results."""
+    note_missing(error, job.node_name, job.job_path)
+    frames = error.__traceback__.tb_next if error.__traceback__ else None  # without ours
+    text = cut_reason(sendable("".join(traceback.format_exception(type(error), error, frames))))
+    data = payload.dump_exception(error, text)
+    return payload.ItemFailed(data if len(data) < limits.INLINE_MAX else b"", text, short_repr(item))
+
+
+def _unsendable(result: Any, error: Exception, item: Any) -> payload.ItemFailed:
+    culprit = payload.find_culprit(result, "the result") or of_error(error)
+    return _failed(PicklingError(f"the item's result cannot be sent: {culprit}"), item)

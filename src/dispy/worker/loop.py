@@ -120,6 +120,7 @@ class Worker:
         self._segments = segments
         self._is_isolated = is_isolated
         self._running: Job | None = None
+        self._chunk: Chunk | None = None
         self._is_cancelled = False
         self._has_died = False
         """What the last job had started for itself was killed: it counts as if its own process had been."""
@@ -245,10 +246,13 @@ class Worker:
             elif len(call) < payload.CHUNK_PARTS:
                 value = self._function(*call[0], **call[1])
             else:
-                chunk = Chunk(call[0], call[1], call[3])
+                chunk = self._chunk = Chunk(call[0], call[1], *call[3])
                 value = chunk.results
-                if not chunk.run(self._function, self.is_cancelled):
-                    reason = str(len(value))
+                try:
+                    if not chunk.run(self._function, self.is_cancelled):
+                        reason = str(len(value))
+                finally:
+                    self._chunk = None
             if self._is_copy:
                 forked.end()
             self._running = None
@@ -590,6 +594,8 @@ class Worker:
         job = self._running
         if job is None:
             raise RuntimeError("dispy_job_seed() is for jobs, and none is running here")
+        if self._chunk is not None:
+            return self._randomness.item_seed(self._chunk.mapping, self._chunk.item())
         return self._randomness.job_seed(job.number)
 
     def is_cancelled(self) -> bool:

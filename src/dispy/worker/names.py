@@ -1,4 +1,4 @@
-"""The names that a job finds in its namespace without importing them."""
+"""The names that a job finds in its namespace without importing them, and in ``dispy.job``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from types import ModuleType
 from typing import Any
+
+from dispy import job
 
 _SIGN = "dispy: node "
 """How the notes that are added here begin."""
@@ -40,6 +42,7 @@ def offer(
         "dispynode_logger": node_logger,
     }
     vars(builtins).update(names)
+    job.node_name, job.node_ip_addr, job.job_path = node_name, node_ip_addr, job_path
     return names
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dispy.core.execution.shares import may_start
 from dispy.core.execution.state import State, Status
 from dispy.protocol.worker import split_claim
+from dispy.text import counted
 
 
 def find_stall(state: State) -> str:
@@ -15,6 +16,7 @@ def find_stall(state: State) -> str:
     free = state.cpus - state.busy
     for computation in state.computations.values():
         client = computation.client
+        of = f"of {computation.spec.name} of {client.name}"
         if (
             computation.ready
             and free > 0
@@ -23,8 +25,8 @@ def find_stall(state: State) -> str:
             and may_start(state, computation)
         ):
             return (
-                f"{len(computation.ready)} jobs of {computation.spec.name} of {client.name} wait, "
-                f"from number {computation.ready[0].number}, and {free} of {state.cpus} CPUs are free"
+                f"{counted(len(computation.ready), f'job {of} waits', f'jobs {of} wait')}, "
+                f"from number {computation.ready[0].number}, and {free} of {counted(state.cpus, 'CPU')} free"
             )
     for worker in state.workers.values():
         record = worker.records[0] if worker.records else None

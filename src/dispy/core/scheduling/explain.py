@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from dispy.core.scheduling.files import describe_progress
 from dispy.core.scheduling.state import Computation, Placement, Status
+from dispy.text import counted
 
 
 def why_open(computation: Computation, number: int) -> str:
@@ -50,7 +51,7 @@ def why_full(placement: Placement) -> str:
         return placement.reason
     if placement.status in (Status.LEAVING, Status.LEFT):
         left = len(placement.assigned)
-        after = f", after {left} jobs that run there" if left else ""
+        after = f", after {counted(left, 'job that runs', 'jobs that run')} there" if left else ""
         return f"it is {'set up again' if placement.returns else 'being closed for this cluster'}{after}"
     if placement.cpus_max <= 0:
         return "it is not to be used any more"
@@ -69,7 +70,8 @@ def find_stall(computation: Computation, others: Iterable[Computation]) -> str:
     """
     waiting = len(computation.queue) - len(computation.cancelled)
     for node in computation.free if waiting > 0 else ():
-        return f"{waiting} jobs wait, and node {computation.placements[node].node.name} has room for them"
+        name = computation.placements[node].node.name
+        return f"{counted(waiting, 'job waits', 'jobs wait')}, and node {name} has room"
     for node, placement in computation.placements.items():
         if (
             placement.assigned
@@ -83,7 +85,7 @@ def find_stall(computation: Computation, others: Iterable[Computation]) -> str:
             and not any(node in other.placements and other.placements[node].started for other in others)
         ):
             return (
-                f"node {placement.node.name} has {len(placement.assigned)} jobs, from number "
+                f"node {placement.node.name} has {counted(len(placement.assigned), 'job')}, from number "
                 f"{next(iter(placement.assigned))}, and has begun none of them"
             )
     return ""
