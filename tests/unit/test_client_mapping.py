@@ -407,7 +407,7 @@ def test_chosen_sizes_are_kept() -> None:
     cluster = Cluster(cpus=1)
     _, results = begin(cluster, range(100), size=30)
     assert cluster.sizes == [30, 30, 30, 10]
-    assert payload.load_call(cluster.open[0]._items)[3] == float("inf")
+    assert payload.load_call(cluster.open[0]._items)[3] == (float("inf"), 0)
     cluster.run(item_s=10.0)
     assert take(results, 30) == list(range(0, 60, 2))
 
