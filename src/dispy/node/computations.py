@@ -121,6 +121,7 @@ def _load(service: NodeState, action: core.StartHost) -> None:
             setup_per_worker=loaded.per_worker,
             setup_timeout_s=loaded.limit_s,
             file_max=service.settings.max_file_size,
+            disk_path=service._segments.disk_path(segments),
         )
     )
     # The next computation finds a host that has done its imports already.

@@ -123,6 +123,7 @@ def _run_checked(
         import uvloop
 
         workspace = WorkSpace(settings.dest_path_prefix, incarnation.hex(), account)
+        segments.use_disk(workspace)
         gauge = Gauge(str(workspace.root), time)
         store = Store(_store_directory(workspace), settings.store_max)
         parts = NodeParts(

@@ -86,7 +86,7 @@ class NodeService(NodeState):
         if parts.spool is not None:
             self._spool = Spool(
                 parts.spool, self.incarnation, self.name, parts.secret.fingerprint(), settings.spool_max,
-                os.getuid() if account is None else account.uid, self._tell_written,
+                os.getuid() if account is None else account.uid, self._tell_written, self._segments.find,
             )  # fmt: skip
 
     @property

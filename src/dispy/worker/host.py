@@ -35,6 +35,7 @@ from dispy.protocol.worker import (
     WorkerExited,
     WorkerStarted,
 )
+from dispy.room import Room, memory_max
 from dispy.text import Formatter, sendable
 from dispy.worker import loop, names, output, setup
 from dispy.worker.program import Program
@@ -293,7 +294,7 @@ class Host:
                 memoryview(self._slots)[start : start + protocol.SLOT_SIZE],
                 capture,
                 self._restorer,
-                Segments(self._load.segment_path, self._load.free_path),
+                Segments(_room(self._load), self._load.free_path),
                 self._load.isolate,
             )
             self._restorer.begin(capture)
@@ -391,6 +392,12 @@ class Host:
 _node_stderr = 2
 
 
+def _room(load: protocol.Load) -> Room:
+    """Where large payloads are."""
+    is_on_disk = load.segment_path == load.disk_path
+    return Room("" if is_on_disk else load.segment_path, load.disk_path)
+
+
 def _setup_failed(load: protocol.Load, reason: str) -> str:
     return f"setup failed on {load.node_name}: {sendable(reason)}"[:60_000]
 
@@ -427,6 +434,7 @@ def main() -> None:
     slots = mmap.mmap(slots_fd, 0)
     os.close(slots_fd)
     host = Host(control, slots)
+    memory_max()  # so that workers know
     processes.set_death_signal(signal.SIGTERM, parent)
     host.serve()
     host.finish()
