@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 
+import psutil
 import pytest
 
-from .helpers import PYTHON, Place, Program
+from .conftest import MakeCluster, RunProgram
+from .helpers import PYTHON, Place, Program, wait_for
 
 SMALL = "mount -t tmpfs -o size=64m,mode=1777 tmpfs /dev/shm"
 """What Docker gives a container."""
@@ -160,3 +163,128 @@ def test_a_memory_file_system_that_cannot_be_used(
     assert program.wait(25) == 0, program.stderr
     assert json.loads(program.stdout) == {"at once": [30] * 4}
     assert "Traceback" not in program.stderr
+
+
+# Nothing to write to, and no home.
+
+SQUARES = """
+import os, dispy
+
+def square(n):
+    return n * n
+
+with dispy.JobCluster(square) as cluster:
+    print([job() for job in [cluster.submit(n) for n in range(4)]], os.listdir("."))
+"""
+
+NO_TEMPORARY = "mount -t tmpfs -o ro,mode=555 nothing /var/tmp && mount -o remount,ro,bind /"
+"""The root file system with all temporary directories, as of ``docker run --read-only``."""
+
+NOBODY = "unshare --user --map-user=12345 --map-group=12345"
+"""An account without a name, as of ``docker run --user 12345``."""
+
+BARE: dict[str, str | None] = dict.fromkeys(["HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "TMPDIR"])
+
+
+@mounting
+@pytest.mark.parametrize("home", [None, "/", "/root", "/dev/null"])
+def test_an_account_without_a_name_on_a_file_system_that_cannot_be_written(
+    alone: RunAlone, place: Place, home: str | None
+) -> None:
+    """There is memory: all is there, which is said. Nothing goes to the current directory."""
+    inner = f"cd {place.root}/here && $PYTHON {write(place, SQUARES)}"
+    (place.root / "here").mkdir()
+    program = alone(
+        f"{SMALL} && {NO_TEMPORARY} && exec {NOBODY} sh -c {shlex.quote(inner)}", **{**BARE, "HOME": home}
+    )
+    code = program.wait(20)
+    if "unshare" in program.stderr:
+        pytest.skip(f"there are no accounts without a name here: {program.stderr}")
+    assert code == 0, program.stderr
+    assert program.stdout == "[0, 1, 4, 9] []\n"
+    assert "files go to /dev/shm" in program.stderr
+    assert "set TMPDIR" in program.stderr
+    assert "Traceback" not in program.stderr
+
+
+@mounting
+@pytest.mark.parametrize("secret", ["", "DISPY_SECRET=words "])
+def test_a_node_that_can_write_nowhere_says_where_it_tried_and_what_to_do(
+    alone: RunAlone, place: Place, secret: str
+) -> None:
+    command = f"cd / && {secret}exec $PYTHON -m dispy.cli.node --listen_port 0"
+    node = alone(f"{READ_ONLY} && {NO_TEMPORARY} && {command}", **BARE)
+    assert node.wait(20) == 2, node.stdout
+    assert node.stderr.startswith(
+        "dispynode: no directory for temporary files can be written (tried /tmp, /var/tmp,"
+    )
+    assert "set TMPDIR" in node.stderr
+    assert "Traceback" not in node.stderr
+
+
+# The first process of a container.
+
+
+def children_of(pid: int) -> dict[int, str]:
+    return {child.pid: child.status() for child in psutil.Process(pid).children()}
+
+
+@mounting
+def test_a_node_that_is_the_first_process(alone: RunAlone, make_cluster: MakeCluster) -> None:
+    """What its script had started stays, and is buried when it ends; a signal ends all."""
+    script = "sleep 600 & sleep 0.01 & exec $PYTHON -W error -m dispy.cli.node --listen_port 0 --cpus 1"
+    above = alone(script, unshare=("--mount", "--pid", "--fork", "--mount-proc", "--kill-child"))
+    above.wait_line("listens on")
+    (node,) = children_of(above.pid)
+    (beside,) = (pid for pid in children_of(node) if "600" in psutil.Process(pid).cmdline())
+    cluster = make_cluster(lambda: __import__("os").getpid())
+    assert cluster.submit()() < 1000, "it runs there"
+    hosts = set(children_of(node)) - {beside}
+    cluster.shutdown()
+    wait_for(lambda: children_of(node), lambda found: not hosts & set(found), what="its host has ended")
+    wait_for(
+        lambda: children_of(node),
+        lambda found: psutil.STATUS_ZOMBIE not in found.values(),
+        what="none is dead",
+    )
+    assert beside in children_of(node)
+    os.kill(node, signal.SIGTERM)
+    assert above.wait() == 0, above.stderr
+    assert "Traceback" not in above.stderr
+
+
+def test_a_program_with_few_descriptors(place: Place, run_program: RunProgram) -> None:
+    """Large data does not take those that the program needs itself."""
+    source = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+import dispy
+cluster = dispy.JobCluster(lambda data: data)
+held = [cluster.submit(bytes(300_000)) for _ in range(100)]
+print(sum(len(job()) for job in held))
+own = [open("/dev/null") for _ in range(20)]
+for file in own:
+    file.close()
+cluster.shutdown()
+"""
+    program = run_program(source)
+    assert program.wait(20) == 0, program.stderr
+    assert program.stdout == "30000000\n"
+
+
+@mounting
+@pytest.mark.parametrize(("most", "said"), [(1, "no thread can be started"), (2, "none can be started")])
+def test_a_program_that_may_start_nothing_says_why(
+    alone: RunAlone, place: Place, python_for_all: str, most: int, said: str
+) -> None:
+    """Processes of an account that has no others; root may have any number."""
+    as_other = f"setpriv --reuid 4242{most} --regid 4242{most} --clear-groups prlimit --nproc={most}"
+    copied = f"cat {write(place, SQUARES)} >/dev/shm/program.py"
+    program = alone(
+        f"{SMALL} && {copied} && exec {as_other} {python_for_all} /dev/shm/program.py",
+        XDG_STATE_HOME="/dev/shm",
+        XDG_RUNTIME_DIR="/dev/shm",
+    )
+    assert program.wait(20) == 1
+    assert said in program.stderr
+    assert "it needs more processes: see 'ulimit -u', and --pids-limit" in program.stderr

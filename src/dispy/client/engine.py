@@ -11,6 +11,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import errno
 import logging
 import os
 import secrets as randomness
@@ -35,7 +36,7 @@ from dispy.errors import DispyError, UsageError
 from dispy.net.addresses import is_loopback
 from dispy.net.directories import memory_directory, shared_memory
 from dispy.net.places import Place, sweep
-from dispy.processes import fill_standard_descriptors
+from dispy.processes import fill_standard_descriptors, shortage
 from dispy.protocol.node import AcknowledgeProvisional, JobsListed, NeedFiles, Provisional
 from dispy.scheduler.link import NodeInfo, Target
 from dispy.scheduler.service import SchedulerService
@@ -96,7 +97,11 @@ class Engine:
         fill_standard_descriptors()
         started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._run, args=(started,), name="dispy engine", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            short = shortage(OSError(errno.EAGAIN, str(error)))
+            raise DispyError(f"no thread can be started for dispy: {error}", hint=short) from error
         started.result()
 
     def _run(self, started: concurrent.futures.Future[None]) -> None:

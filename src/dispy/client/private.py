@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dispy.client.log import notice
+from dispy.errors import NoNodesError
+from dispy.processes import shortage
 
 if TYPE_CHECKING:
     from dispy.core.scheduling.state import NodeId
@@ -34,6 +36,9 @@ class PrivateNode:
 
     It ends with the program, whatever ends that, since it watches our process; its own session
     keeps the terminal's Ctrl-C, which is meant for the program, from it.
+
+    Raises:
+        NoNodesError: It cannot be started.
     """
 
     def __init__(self, secret: Secret) -> None:
@@ -48,13 +53,19 @@ class PrivateNode:
         if "site-packages" not in source:
             before = environment.get("PYTHONPATH")
             environment["PYTHONPATH"] = source + (os.pathsep + before if before else "")
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dispy.node"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "dispy.node"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise NoNodesError(
+                f"no node runs on this machine, and none can be started for this program: {error}",
+                hint=shortage(error) or "start 'dispynode'",
+            ) from error
         settings: dict[str, Any] = {"listen_port": 0, "owner": os.getpid()}
         if not secret.is_own:
             settings["secret"] = f"dispy1-{secret.key.hex()}"
@@ -78,8 +89,9 @@ class PrivateNode:
             if b"\n" in self._output:
                 host, port, cpus = self._output.split()[:3]
                 self.address = (host.decode(), int(port))
+                count = "1 CPU" if int(cpus) == 1 else f"{int(cpus)} CPUs"
                 notice(
-                    f"no dispynode runs on this machine; started one with {cpus.decode()} CPUs for this program "
+                    f"no dispynode runs on this machine; started one with {count} for this program "
                     "(dispy.config.LocalNode = False prevents that)"
                 )
                 on_ready(self)

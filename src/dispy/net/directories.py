@@ -41,9 +41,10 @@ def state_directory() -> Path:
             reason = str(error.__cause__)
     path = private_directory(temporary_directory() / f"dispy-state-{os.getuid()}")
     _say_once(
+        logging.INFO,
         f"the secret of this user and journals are kept in {path} ({reason}): programs and nodes with another home "
         "or temporary directory do not find each other; set XDG_STATE_HOME to a directory that they share and that "
-        "stays, or give a secret"
+        "stays, or give a secret",
     )
     return path
 
@@ -96,8 +97,9 @@ def temporary_directory() -> Path:
     for path in others:
         if os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK):
             _say_once(
+                logging.WARNING,
                 f"files go to {path}, since no temporary directory can be written (tried {', '.join(tried)}); set "
-                "TMPDIR to one on disk, such as a volume of the container"
+                "TMPDIR to one on disk, such as a volume of the container",
             )
             return Path(path)
     raise StateDirectoryError(
@@ -109,10 +111,10 @@ def temporary_directory() -> Path:
 _said: set[str] = set()
 
 
-def _say_once(text: str) -> None:
+def _say_once(level: int, text: str) -> None:
     if text not in _said:
         _said.add(text)
-        logger.warning("%s", text)
+        logger.log(level, "%s", text)
 
 
 def shared_memory() -> Path | None:

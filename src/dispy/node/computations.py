@@ -221,7 +221,7 @@ def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key)
     if host in service._ending:
         service._ending.remove(host)
     close_host(service, host)
-    service._kill_strays(_own_children(service))
+    service._kill_strays(own_children(service))
     if leaving is not None and leaving.host is host:
         drop_work(service, key, leaving.work)
 
@@ -231,7 +231,7 @@ def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
     loaded.host.kill()
     loaded.host.process.wait()
     loaded.host.kill_workers()
-    service._kill_strays(_own_children(service))
+    service._kill_strays(own_children(service))
     reason = f"the computation's host ended with {describe_exit(loaded.host.process.returncode)}"
     if not loaded.is_loaded:
         reason += ", while it loaded the code or ran setup"
@@ -272,7 +272,8 @@ def living_hosts(service: NodeState) -> list[HostProcess]:
     return [loaded.host for loaded in service._loaded.values() if not loaded.host.is_dead]
 
 
-def _own_children(service: NodeState) -> set[int]:
+def own_children(service: NodeState) -> set[int]:
+    """Pids of all hosts that may live."""
     hosts = living_hosts(service) + service._ending
     if service._spare is not None:
         hosts.append(service._spare)

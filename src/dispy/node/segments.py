@@ -486,7 +486,10 @@ _STALL_MAX = 64 * 1024 * 1024
 
 
 def _apart(remove: Callable[..., None], *arguments: object) -> None:
-    threading.Thread(target=remove, args=arguments, name="dispy removes", daemon=True).start()
+    try:
+        threading.Thread(target=remove, args=arguments, name="dispy removes", daemon=True).start()
+    except RuntimeError:  # no more of them are allowed
+        remove(*arguments)
 
 
 def _empty(directory: str) -> None:

@@ -223,6 +223,7 @@ class NodeService(NodeState):
         if stalled:
             logger.error("nothing has moved for %g s: %s", self._stall.limit_s, stalled)
         telling.tell_available(self)
+        self._bury_others(computations.own_children(self))
         self._idle_pulses = 0 if self._loaded else self._idle_pulses + 1
         if self._idle_pulses == TRIM_PULSES:
             self._segments.trim()
