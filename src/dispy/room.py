@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import resource
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
@@ -47,16 +48,21 @@ class NoRoomError(OSError):
 
     def __init__(self, room: Room, size: int) -> None:
         sizes = _sizes(room)
+        allowed, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if allowed != resource.RLIM_INFINITY and size > allowed:
+            self.is_passing = False
+            super().__init__(errno.EFBIG, f"a file of {_mib(size)} is larger than allowed: see 'ulimit -f'")
+            return
         self.is_passing = any(size <= total - _spared(kind, total) for kind, _, total, _ in sizes)
         places = " and ".join(
-            f"{kind} ({directory}: {_mib(free)} of {_mib(total)} free)"
+            f"{kind} {_mount_of(directory)} ({_mib(free)} of {_mib(total)} free)"
             for kind, directory, total, free in sizes
         )
         super().__init__(
             errno.ENOSPC,
             f"there is no room for {_mib(size)} on {places or 'any file system'}; give the first more "
-            "(docker run --shm-size=2g), or make room on the disk, or start the node with TMPDIR set to a directory "
-            "on a larger one",
+            "(docker run --shm-size=2g), make room on the disk, or start the node with TMPDIR on a larger one"
+            + ("; see also 'df -i' and 'quota'" if has_room(room, size) else ""),
         )
 
     def __str__(self) -> str:
@@ -102,8 +108,6 @@ def _memory(directory: str) -> tuple[int, int]:
     """Bytes that a memory file system may hold, and how many of these are free."""
     total, free = _disk(directory)
     limit = memory_max()
-    if not total:  # one without a limit: all memory
-        return (limit, limit) if limit else (1 << 60, 1 << 60)
     if 0 < limit < total:
         return limit, limit - (total - free)
     return total, free
@@ -111,23 +115,34 @@ def _memory(directory: str) -> tuple[int, int]:
 
 def _disk(directory: str) -> tuple[int, int]:
     status = os.statvfs(directory)
+    if not status.f_blocks:  # one without a limit, or that does not tell
+        return 1 << 60, 1 << 60
     return status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
 
 
 def places(room: Room, size: int) -> list[str]:
-    """Directories in which a file of so many bytes is to be tried, the best first."""
-    if not room.disk:
-        return [room.memory] if room.memory else []
-    if room.memory and fits_in_memory(room.memory, size):
-        return [room.memory, room.disk]
-    return [room.disk]
+    """Directories in which a file of so many bytes is to be tried, the best first.
+
+    What does not fit is not tried: it would take the last bytes from others before that is found out.
+    """
+    found = [room.memory] if room.memory and (not room.disk or fits_in_memory(room.memory, size)) else []
+    if room.disk and _fits_on_disk(room.disk, size):
+        found.append(room.disk)
+    return found
 
 
 def has_room(room: Room, size: int) -> bool:
     """Whether a file of so many bytes would find room now."""
     if room.memory and fits_in_memory(room.memory, size):
         return True
-    return any(size <= free for kind, _, _, free in _sizes(room) if kind == _DISK or not room.disk)
+    return _fits_on_disk(room.disk or room.memory, size)
+
+
+def _fits_on_disk(directory: str, size: int) -> bool:
+    try:
+        return size <= _disk(directory)[1]
+    except OSError:
+        return True  # whoever tries finds out what is the matter
 
 
 def write_new(room: Room, name: str, size: int, fill: Callable[[int], None]) -> str:
@@ -190,6 +205,15 @@ def _sizes(room: Room) -> list[tuple[str, str, int, int]]:
                 total, free = look(directory)
                 found.append((kind, directory, total, max(0, free)))
     return found
+
+
+def _mount_of(directory: str) -> str:
+    """The top of the file system that a directory is on."""
+    with suppress(OSError):
+        device = os.stat(directory).st_dev
+        while (above := os.path.dirname(directory)) != directory and os.stat(above).st_dev == device:
+            directory = above
+    return directory
 
 
 def _mib(size: int) -> str:

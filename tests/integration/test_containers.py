@@ -21,7 +21,8 @@ from .helpers import PYTHON, Place, Program, wait_for
 SMALL = "mount -t tmpfs -o size=64m,mode=1777 tmpfs /dev/shm"
 """What Docker gives a container."""
 
-FULL = f"{SMALL} && head -c 64M /dev/zero >/dev/shm/of-another"
+SMALLER = "mount -t tmpfs -o size=16m,mode=1777 tmpfs /dev/shm"
+FULL = f"{SMALLER} && head -c 16M /dev/zero >/dev/shm/of-another"
 READ_ONLY = "mount -t tmpfs -o size=64m,ro tmpfs /dev/shm"
 NONE = "mount --bind /proc/sys /dev/shm"
 """Nothing that can be written to."""
@@ -33,7 +34,7 @@ PROGRAM = """
 import json, sys
 import dispy, dispy.config
 
-MB = 1_000_000
+MB = int(sys.argv[3])
 dispy.config.SharedMemory = sys.argv[1] == "shared"
 dispy.config.LocalNode = sys.argv[2] == "private"
 parts = []
@@ -53,10 +54,10 @@ def ended(*jobs):
     for job in jobs:
         if not job.wait(20) or job.status != job.Finished:
             raise SystemExit(f"{job.args[0]} {job.args[2]}: {job.status} {job.exception}")
-    return [job.result if type(job.result) is int else len(job.result) // MB for job in jobs]
+    return [(job.result if type(job.result) is int else len(job.result)) // MB for job in jobs]
 
 said = {}
-if sys.argv[3] == "one":
+if sys.argv[4:]:
     cluster = dispy.JobCluster(work)
     said["at once"] = ended(*[cluster.submit("data", bytes(30 * MB), 0) for _ in range(4)])
     cluster.shutdown()
@@ -76,9 +77,9 @@ print(json.dumps(said))
 """
 
 EXPECTED = {
-    "argument": [100_000_000],
+    "argument": [100],
     "result": [100],
-    "put": [100_000_000],
+    "put": [100],
     "at once": [30] * 4,
     "map": [20] * 4,
     "delivered": [0, 0],
@@ -136,15 +137,19 @@ def run_beside(alone: RunAlone, memory: str, command: str, node: str) -> Program
 
 @mounting
 @pytest.mark.parametrize(
-    ("memory", "shared", "node"),
-    [(SMALL, "shared", "private"), (SMALL, "streamed", "dispynode"), (FULL, "shared", "dispynode")],
+    ("memory", "shared", "node", "unit"),
+    [
+        (SMALL, "shared", "private", 1_000_000),
+        (SMALLER, "streamed", "dispynode", 250_000),
+        (FULL, "shared", "dispynode", 250_000),
+    ],
     ids=["small", "small, streamed", "full"],
 )
 def test_large_data_that_memory_has_no_room_for(
-    alone: RunAlone, place: Place, memory: str, shared: str, node: str
+    alone: RunAlone, place: Place, memory: str, shared: str, node: str, unit: int
 ) -> None:
     """Goes to disk: arguments, results, provisional ones, what is put, and what a map sends. No job ends for it."""
-    program = run_beside(alone, memory, f"$PYTHON {write(place, PROGRAM)} {shared} {node} all", node)
+    program = run_beside(alone, memory, f"$PYTHON {write(place, PROGRAM)} {shared} {node} {unit}", node)
     assert program.wait(25) == 0, program.stderr
     assert json.loads(program.stdout) == EXPECTED, "and nothing is left in memory"
     assert "Traceback" not in program.stderr
@@ -159,9 +164,84 @@ def test_large_data_that_memory_has_no_room_for(
 def test_a_memory_file_system_that_cannot_be_used(
     alone: RunAlone, place: Place, memory: str, node: str
 ) -> None:
-    program = run_beside(alone, memory, f"$PYTHON {write(place, PROGRAM)} shared {node} one", node)
+    program = run_beside(alone, memory, f"$PYTHON {write(place, PROGRAM)} shared {node} 250000 short", node)
     assert program.wait(25) == 0, program.stderr
     assert json.loads(program.stdout) == {"at once": [30] * 4}
+    assert "Traceback" not in program.stderr
+
+
+TINY = "mount -t tmpfs -o size=1m,mode=1777 tmpfs /dev/shm && mount -t tmpfs -o size=8m tmpfs $TMPDIR"
+"""Memory and disk, together too little for what a program has at once."""
+
+WAITING = """
+import os, sys, time
+import dispy, dispy.config
+
+MB = 1_000_000
+dispy.config.SharedMemory = sys.argv[1] == "shared"
+other = os.environ["TMPDIR"] + "/of-another"
+
+def work(data, size):
+    return bytes(size) if data is None else len(data)
+
+def send(size):
+    return dispy_provisional_result(bytes(size), timeout=0.2), dispy_provisional_result(bytes(size), timeout=20)
+
+def ended(*jobs):
+    for job in jobs:
+        assert job.wait(20) and job.status == job.Finished, job.exception
+    return [job.result if type(job.result) in (int, tuple) else len(job.result) for job in jobs]
+
+def refused(job):
+    assert job.wait(10) and job.status == job.Terminated, job.status
+    assert "there is no room for 19 MiB on the memory file system /dev/shm (" in job.exception, job.exception
+    assert "docker run --shm-size=2g" in job.exception
+
+def wait_until(is_so):
+    deadline = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+def fill():
+    wait_until(lambda: os.statvfs(os.path.dirname(other)).f_bavail * 4096 > 8 * MB)
+    with open(other, "wb") as file:
+        file.write(bytes(4 * MB))
+
+with dispy.JobCluster(work) as cluster:
+    ended(cluster.submit(b"", 0))
+    assert ended(*[cluster.submit(bytes(5 * MB), 0) for _ in range(3)]) == [5 * MB] * 3
+    assert ended(*[cluster.submit(None, 5 * MB) for _ in range(3)]) == [5 * MB] * 3
+    refused(cluster.submit(bytes(20 * MB), 0))
+    refused(cluster.submit(None, 20 * MB))
+    fill()
+    reference = cluster.put(bytes(5 * MB))
+    waiting = cluster.submit(reference, 0)
+    wait_until(lambda: "no room for 5 MiB" in cluster.why(waiting))
+    os.unlink(other)
+    assert ended(waiting) == [5 * MB]
+    del reference, waiting
+    fill()
+    cancelled = cluster.submit(None, 5 * MB)
+    wait_until(lambda: cancelled.status == cancelled.Running)
+    cluster.cancel(cancelled)
+    assert cancelled.wait(2) and cancelled.exception == "cancelled", cancelled.exception
+sender = dispy.JobCluster(send, job_status=lambda job: job.status == job.ProvisionalResult and os.path.exists(other))
+job = sender.submit(5 * MB)
+wait_until(lambda: job.status == job.Running)
+time.sleep(0.5)
+os.unlink(other)
+print(ended(job))
+sender.shutdown()
+"""
+
+
+@mounting
+def test_where_disk_is_full_too_large_data_waits_until_there_is_room(alone: RunAlone, place: Place) -> None:
+    """What jobs of the same program or others hold comes back. What is larger than all there is ends, and says so."""
+    program = alone(f"{TINY} && exec $PYTHON {write(place, WAITING)} shared")
+    assert program.wait(28) == 0, program.stderr
+    assert program.stdout == "[(-1, 0)]\n"
     assert "Traceback" not in program.stderr
 
 

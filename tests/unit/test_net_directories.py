@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import tempfile
@@ -204,6 +205,7 @@ def test_where_there_is_no_home_state_is_temporary_and_that_is_said(
 ) -> None:
     (bare / "shm").mkdir()
     (bare / "file").write_text("x")
+    caplog.set_level(logging.INFO)
     for home in (None, bare / "file"):
         monkeypatch.setattr(directories, "_home", lambda home=home: home)
         assert state_directory() == bare / "shm" / f"dispy-state-{os.getuid()}"

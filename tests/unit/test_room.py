@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +35,7 @@ def sizes(there: Room, monkeypatch: pytest.MonkeyPatch) -> Sizes:
         memory: tuple[float, float] = (64, 64), disk: tuple[float, float] = (1000, 1000), limit: float = 0
     ) -> None:
         def statvfs(path: str) -> SimpleNamespace:
-            total, free = memory if "memory" in path else disk
+            total, free = memory if os.path.basename(path) == "memory" else disk
             return SimpleNamespace(
                 f_frsize=4096, f_blocks=int(total * MIB) // 4096, f_bavail=int(free * MIB) // 4096
             )
@@ -70,7 +71,7 @@ def sizes(there: Room, monkeypatch: pytest.MonkeyPatch) -> Sizes:
 def test_memory_is_used_as_far_as_others_are_left_some(
     there: Room, sizes: Sizes, memory: tuple[float, float], limit: float, size: float, fits: bool
 ) -> None:
-    sizes(memory, limit=limit)
+    sizes(memory, (0, 0), limit)
     assert room.fits_in_memory(there.memory, int(size * MIB)) is fits
     assert room.places(there, int(size * MIB)) == ([there.memory] if fits else []) + [there.disk]
 
@@ -132,15 +133,24 @@ def test_what_does_not_fit_after_all_goes_to_disk_from_its_beginning(there: Room
 def test_without_any_room_the_error_says_what_there_is_and_what_to_do(
     there: Room, sizes: Sizes, number: int
 ) -> None:
-    sizes((64, 2), (1000, 3))
+    sizes((64, 2), (1000, 300))
     with pytest.raises(NoRoomError) as caught:
         room.write_new(there, "1", 100 * MIB, fails_in(there.disk, number))
     said = str(caught.value)
-    assert said.startswith("there is no room for 100 MiB on the memory file system (")
-    for text in ("2 MiB of 64 MiB free", "3 MiB of 1,000 MiB free", "--shm-size=2g", "TMPDIR"):
+    assert said.startswith("there is no room for 100 MiB on the memory file system /")
+    for text in ("2 MiB of 64 MiB free", "300 MiB of 1,000 MiB free", "--shm-size=2g", "TMPDIR"):
         assert text in said
     assert os.listdir(there.disk) == []
     assert caught.value.is_passing
+
+
+def test_what_does_not_fit_is_not_tried(there: Room, sizes: Sizes) -> None:
+    """It would take the last bytes of the disk from others."""
+    sizes((64, 2), (1000, 99))
+    with pytest.raises(NoRoomError, match="99 MiB of 1,000 MiB free"):
+        room.write_new(there, "1", 100 * MIB, lambda _: pytest.fail("it is tried"))
+    sizes((64, 2), (0, 0))  # which does not tell its size
+    assert room.places(there, 100 * MIB) == [there.disk]
 
 
 def test_an_error_of_another_kind_is_told_as_it_is(there: Room, sizes: Sizes) -> None:
@@ -169,3 +179,19 @@ def test_there_is_room_again_when_one_of_both_has_some(
 ) -> None:
     sizes((64, memory), (1000, disk))
     assert room.has_room(there, 10 * MIB) is has
+
+
+def test_a_file_that_is_larger_than_allowed_never_finds_room(there: Room) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(NoRoomError, match="larger than allowed: see 'ulimit -f'") as caught:
+            room.write_new(there, "1", 1001, lambda descriptor: _write_all(descriptor, bytes(1001)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not caught.value.is_passing
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]

@@ -202,6 +202,10 @@ class NodeState:
         self._ending: list[HostProcess] = []
         self._found = set(parts.found)
         """Children that were there before, such as what an entry script has started that has become a node."""
+        self._short: dict[Key, int] = {}
+        """Bytes of large data of a computation for which there is no room yet."""
+        self._short_said = -1e9
+        """When that was said last."""
         self._workspace = parts.workspace
         self._segments = parts.segments
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -11,8 +13,20 @@ from dispy import payload
 from dispy.buffers import claim_file, free_file
 from dispy.protocol import worker as protocol
 from dispy.protocol.node import Job
-from dispy.room import Room, find, fits_in_memory, write_new
+from dispy.room import NoRoomError, Room, find, fits_in_memory, write_new
 
+logger = logging.getLogger("dispy.worker")
+
+ROOM_S = 60.0
+"""How long a result waits for room that others hold (seconds). Meanwhile its worker does nothing else."""
+
+_PAUSE_S = 0.05
+_PAUSE_MAX_S = 0.8
+_SAY_AT_S = 0.4
+
+# Bound here, as jobs may replace them in the module.
+_monotonic = time.monotonic
+_sleep = time.sleep
 _POPULATED = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
 
 
@@ -122,13 +136,31 @@ class Segments:
             if not os.path.lexists(find(self._room, protocol.object_name(number))):
                 del self._objects[number]
 
-    def put(self, data: payload.Buffer | payload.Parts) -> int:
+    def put(self, data: payload.Buffer | payload.Parts, wait_s: float = ROOM_S) -> int:
         """Write a result for the daemon; returns the name that finds it.
+
+        Args:
+            data: The result.
+            wait_s: How long it may wait for room that others hold (seconds).
 
         Raises:
             NoRoomError: There is no room.
             OSError: It cannot be written for another reason.
         """
+        deadline = _monotonic() + wait_s
+        pause = _PAUSE_S
+        while True:
+            try:
+                return self._put(data)
+            except NoRoomError as error:
+                if not error.is_passing or _monotonic() + pause > deadline:
+                    raise
+                if pause == _SAY_AT_S:
+                    logger.warning("a result waits for up to %.0f s: %s", wait_s, error)
+            _sleep(pause)
+            pause = min(2 * pause, _PAUSE_MAX_S)
+
+    def _put(self, data: payload.Buffer | payload.Parts) -> int:
         pieces: list[payload.Buffer] = data.pieces if isinstance(data, payload.Parts) else [data]
         size = sum(map(len, pieces))
         room = self._room
@@ -157,6 +189,9 @@ def _write_into(path: str, pieces: list[payload.Buffer]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         _write_all(descriptor, pieces)
+    except BaseException:
+        os.unlink(path)
+        raise
     finally:
         os.close(descriptor)
 
