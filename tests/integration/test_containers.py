@@ -34,12 +34,15 @@ PROGRAM = """
 import json, sys
 import dispy, dispy.config
 
+import beside
+
 MB = int(sys.argv[3])
 dispy.config.SharedMemory = sys.argv[1] == "shared"
 dispy.config.LocalNode = sys.argv[2] == "private"
 parts = []
 
 def work(how, data, size):
+    assert beside.CONTENT == "sent"
     if how == "provisional":
         return dispy_provisional_result(bytes(size), timeout=20)
     if how == "length":
@@ -127,8 +130,11 @@ def with_node(command: str) -> str:
     )
 
 
-def run_beside(alone: RunAlone, memory: str, command: str, node: str) -> Program:
-    """Run a command, and say what it leaves in memory or instead of it."""
+def run_beside(alone: RunAlone, place: Place, memory: str, *arguments: str) -> Program:
+    """Run the program, which has a module of its own, and say what it leaves in memory or instead of it."""
+    write(place, "CONTENT = 'sent'", "beside.py")
+    command = f"$PYTHON {write(place, PROGRAM)} {' '.join(arguments)}"
+    node = arguments[1]
     command = with_node(command) if node == "dispynode" else command
     left = "ls -A /dev/shm/dispy-* 2>/dev/null; ls -A $TMPDIR/dispy-memory-* 2>/dev/null"
     done = "rmdir $TMPDIR/dispy-memory-* 2>/dev/null"
@@ -149,7 +155,7 @@ def test_large_data_that_memory_has_no_room_for(
     alone: RunAlone, place: Place, memory: str, shared: str, node: str, unit: int
 ) -> None:
     """Goes to disk: arguments, results, provisional ones, what is put, and what a map sends. No job ends for it."""
-    program = run_beside(alone, memory, f"$PYTHON {write(place, PROGRAM)} {shared} {node} {unit}", node)
+    program = run_beside(alone, place, memory, shared, node, str(unit))
     assert program.wait(25) == 0, program.stderr
     assert json.loads(program.stdout) == EXPECTED, "and nothing is left in memory"
     assert "Traceback" not in program.stderr
@@ -164,7 +170,7 @@ def test_large_data_that_memory_has_no_room_for(
 def test_a_memory_file_system_that_cannot_be_used(
     alone: RunAlone, place: Place, memory: str, node: str
 ) -> None:
-    program = run_beside(alone, memory, f"$PYTHON {write(place, PROGRAM)} shared {node} 250000 short", node)
+    program = run_beside(alone, place, memory, "shared", node, "250000", "short")
     assert program.wait(25) == 0, program.stderr
     assert json.loads(program.stdout) == {"at once": [30] * 4}
     assert "Traceback" not in program.stderr

@@ -35,7 +35,7 @@ from dispy.protocol.worker import (
     WorkerExited,
     WorkerStarted,
 )
-from dispy.room import Room, memory_max
+from dispy.room import Room, fits_in_memory, memory_max
 from dispy.text import Formatter, sendable
 from dispy.worker import loop, names, output, setup
 from dispy.worker.program import Program
@@ -198,7 +198,7 @@ class Host:
             node_logger=self._logger,
         )
         self._finder = payload.begin_worker(
-            f"{message.segment_path}/modules-{os.getpid()}",
+            f"{_place_of_modules(message)}/modules-{os.getpid()}",
             message.work_path,
             lambda module: names.replace(module, self._names),
         )
@@ -390,6 +390,15 @@ class Host:
 
 
 _node_stderr = 2
+
+
+_MODULES_SIZE = 8 * 1024 * 1024
+"""Bytes that the files of modules may have for which there is to be room: they are written as they are imported."""
+
+
+def _place_of_modules(load: protocol.Load) -> str:
+    is_small = load.disk_path and not fits_in_memory(load.segment_path, _MODULES_SIZE)
+    return load.disk_path if is_small else load.segment_path
 
 
 def _room(load: protocol.Load) -> Room:
