@@ -9,10 +9,13 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import resource
 import threading
 from collections.abc import Callable, Sized
 from contextlib import suppress
 from itertools import islice
+
+from dispy.room import fits_in_memory, kept_max
 
 KEPT_MAX = 1024 * 1024 * 1024
 """Bytes of buffers that are remembered; larger ones, and more of them, are like any memory. They hold on to
@@ -127,7 +130,7 @@ pool = Pool()
 
 FREE_FILES_MAX = 64
 FREE_BYTES_MAX = 512 * 1024 * 1024
-"""Files and bytes that a directory keeps; what comes on top is removed."""
+"""Files and bytes that a directory keeps, if its file system is not small; what comes on top is removed."""
 
 
 def claim_file(free: str, size: int, path: str) -> bool:
@@ -166,7 +169,7 @@ def free_file(free: str, path: str, size: int) -> None:
         if (
             free
             and len(kept) < FREE_FILES_MAX
-            and sum(length for length, _ in kept) + size <= FREE_BYTES_MAX
+            and sum(length for length, _ in kept) + size <= kept_max(free, FREE_BYTES_MAX)
         ):
             os.rename(path, f"{free}/{size}-{os.path.basename(path)}")
         else:
@@ -191,7 +194,13 @@ ADOPTED_MIN = 2 * 1024 * 1024
 """Bytes from which what another process wrote is mapped; a copy of less costs less than its page faults."""
 
 SHARED_FILES_MAX = 200
-"""Files of a pool: each takes a descriptor as long as something refers to it, and a program may have 1024."""
+"""Files of a pool: each takes a descriptor as long as something refers to it, and a program may have 1024. Where it
+may have fewer, a quarter of these."""
+
+
+def _files_max() -> int:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return SHARED_FILES_MAX if allowed == resource.RLIM_INFINITY else min(SHARED_FILES_MAX, allowed // 4)
 
 
 class SharedPool:
@@ -210,6 +219,8 @@ class SharedPool:
         self._files: dict[int, SharedFile] = {}
         """By the id of the map that is handed out."""
         self._next = 0
+        self._kept_max = kept_max(directory, KEPT_MAX)
+        self._files_max = _files_max()
         self._lock = threading.Lock()
         os.register_at_fork(after_in_parent=self._forget, after_in_child=self._forget)
 
@@ -270,7 +281,12 @@ class SharedPool:
             if not self._has_room():
                 return self._copy_of(path, size)
             own = self._new_path()
-            os.link(path, own)
+            try:
+                os.link(path, own)
+            except FileNotFoundError:
+                raise
+            except OSError:  # the file system has no number left for it
+                return self._copy_of(path, size)
             spare = self._find(size)
             if spare is not None:
                 self._files.pop(id(spare.mapped), None)
@@ -309,12 +325,15 @@ class SharedPool:
     def _has_room(self) -> bool:
         """Whether there may be another file; gives free ones back while there is more than enough."""
         held = sum(file.length for file in self._files.values())
-        if held <= KEPT_MAX and len(self._files) < SHARED_FILES_MAX:
+        if held <= self._kept_max and len(self._files) < self._files_max:
             return True
+        self._drop_free()
+        return len(self._files) < self._files_max
+
+    def _drop_free(self) -> None:
         for file in list(self._files.values()):
             if _is_free(file.mapped):
                 self._drop(file)
-        return len(self._files) < SHARED_FILES_MAX
 
     def _drop(self, file: SharedFile) -> None:
         del self._files[id(file.mapped)]
@@ -325,21 +344,21 @@ class SharedPool:
     def trim(self) -> None:
         """Give back what is free: something large has gone that may not come again."""
         with self._lock:
-            for file in list(self._files.values()):
-                if _is_free(file.mapped):
-                    self._drop(file)
+            self._drop_free()
 
     def close(self) -> None:
         """Give back what is free, and let go of the rest."""
         with self._lock:
-            for file in list(self._files.values()):
-                if _is_free(file.mapped):
-                    self._drop(file)
+            self._drop_free()
             self._forget()
 
     def _make(self, size: int) -> SharedFile:
         if not self._has_room():
             raise OSError(errno.EMFILE, "enough files are in use")
+        if not fits_in_memory(self._directory, size):
+            self._drop_free()
+            if not fits_in_memory(self._directory, size):
+                raise OSError(errno.ENOSPC, "others are left some room")
         path = self._new_path()
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:

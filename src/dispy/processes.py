@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import sys
@@ -143,6 +144,14 @@ def kill_strays(keep: set[int]) -> int:
     return killed
 
 
+def reap(pid: int) -> bool:
+    """Whether a child has ended; it is gone then."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
+
+
 def _reap(pid: int, wait_s: float = 1.0) -> bool:
     """Wait for a process that was killed; False if it is not our child or does not die in time."""
     deadline = time.monotonic() + wait_s
@@ -194,6 +203,22 @@ def _mark_of(pid: str) -> str:
         return ""
     _, _, rest = variables.partition(_MARKED)
     return rest.partition(b"\0")[0].decode("ascii", "replace")
+
+
+_SHORT_OF = {
+    errno.EAGAIN: "processes: see 'ulimit -u', and --pids-limit of a container",
+    errno.EMFILE: "descriptors: see 'ulimit -n'",
+    errno.ENFILE: "descriptors: the machine has no more",
+    errno.ENOMEM: "memory: see --memory of a container",
+    errno.ENOSPC: "disk: see 'df' and 'df -i'",
+    errno.EDQUOT: "disk: see 'quota'",
+}
+
+
+def shortage(error: OSError) -> str:
+    """What there was not enough of, and where to look, as a hint for errors; empty if it was something else."""
+    what = _SHORT_OF.get(error.errno or 0)
+    return f"it needs more {what}" if what else ""
 
 
 def describe_exit(code: int) -> str:

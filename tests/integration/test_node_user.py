@@ -384,8 +384,8 @@ def deceive(kind: str, target: str) -> bytes:
     import dispy.worker.segments
 
     def put(segments: Any, *_: Any) -> int:
-        name = (os.getpid() << 24) | len(os.listdir(segments._directory)) + 1000
-        path = f"{segments._directory}/{name}"
+        name = (os.getpid() << 24) | len(os.listdir(segments._room.memory)) + 1000
+        path = f"{segments._room.memory}/{name}"
         if kind == "link":
             os.symlink(target, path)
         elif kind == "link to a directory":
@@ -403,7 +403,7 @@ def deceive(kind: str, target: str) -> bytes:
         elif kind == "directory":
             os.mkdir(path)
         elif kind == "socket":
-            os.chdir(segments._directory)
+            os.chdir(segments._room.memory)
             socket.socket(socket.AF_UNIX).bind(str(name))
         elif kind == "sparse":
             with open(path, "wb") as file:
@@ -445,7 +445,7 @@ def deceive_otherwise(target: str, how: str) -> Any:
 
     def put(segments: Any, *_: Any) -> int:
         name = (os.getpid() << 24) | 77
-        os.symlink(target, f"{segments._directory}/{name}")
+        os.symlink(target, f"{segments._room.memory}/{name}")
         return name
 
     dispy.worker.segments.Segments.put = put  # type: ignore[method-assign]

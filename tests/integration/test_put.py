@@ -280,7 +280,9 @@ def test_no_room_on_a_node(
     assert {job() for job in [cluster.submit(refs[0]) for _ in range(10)]} == {("large", 2 * MIB)}
     job = alone.submit(refs[1])
     assert job() is None
-    assert "does not fit the memory file system of node small" in str(job.exception)
+    assert "what was put cannot be held on node small: a file of 2 MiB is larger than allowed" in str(
+        job.exception
+    )
 
 
 def test_what_cannot_be(make_cluster: MakeCluster) -> None:

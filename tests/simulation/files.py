@@ -119,6 +119,14 @@ class Files:
 
     # As of ``Segments``.
 
+    def disk_path(self, directory: PurePosixPath) -> str:
+        """There is nothing beside memory."""
+        return ""
+
+    def find(self, directory: PurePosixPath, name: int) -> PurePosixPath:
+        """Where a segment is."""
+        return directory / str(name)
+
     def sweep(self) -> None:
         """Nobody leaves anything in a world of its own."""
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -152,3 +154,62 @@ def test_files_are_claimed_once_and_cut_to_size(tmp_path: Path) -> None:
 def test_a_file_that_is_gone_already_is_no_fault(tmp_path: Path) -> None:
     free_file(str(tmp_path), str(tmp_path / "gone"), 1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_small_file_system_is_not_filled_with_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An eighth of it is left to others; what nobody uses makes room first."""
+    (tmp_path / "pool").mkdir()
+    root, statvfs = str(tmp_path), os.statvfs
+
+    def seen(path: str) -> object:
+        files = [file.stat() for file in tmp_path.rglob("*") if file.is_file()]
+        used = sum({file.st_ino: file.st_size for file in files}.values())
+        if not path.startswith(root):
+            return statvfs(path)
+        return SimpleNamespace(f_blocks=16, f_frsize=MIB, f_bavail=16 - used / MIB)
+
+    monkeypatch.setattr(os, "statvfs", seen)
+    shared = SharedPool(str(tmp_path / "pool"))
+    held = shared.take(6 * MIB)
+    shared.take(7 * MIB)  # free at once
+    assert shared.link(held, str(tmp_path / "one"))
+    large = shared.take(8 * MIB)
+    assert shared.link(large, str(tmp_path / "two"))
+    assert len(list((tmp_path / "pool").iterdir())) == 2
+    other = shared.take(MIB)  # there is no room for it: in memory of our own
+    assert not shared.link(other, str(tmp_path / "three"))
+    shared.close()
+    free = tmp_path / "free"
+    free.mkdir()
+    for number in range(6):
+        (tmp_path / str(number)).write_bytes(bytes(MIB))
+        free_file(str(free), str(tmp_path / str(number)), MIB)
+    assert len(list(free.iterdir())) == 4
+
+
+@pytest.mark.parametrize(("allowed", "files"), [(100, 25), (256, 64)])
+def test_where_few_descriptors_are_allowed_a_quarter_is_used(
+    tmp_path: Path, allowed: int, files: int
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, before[1]))
+    try:
+        shared = SharedPool(str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    views = [shared.take(SHARED_MIN) for _ in range(files + 5)]
+    assert len(list(tmp_path.iterdir())) == files
+    views.clear()
+    shared.close()
+
+
+def test_what_cannot_be_linked_is_copied(shared: SharedPool, tmp_path: Path) -> None:
+    """The file system may have no number left for another file."""
+    (tmp_path / "result").write_bytes(b"x" * ADOPTED_MIN)
+    (tmp_path / "pool").rename(tmp_path / "elsewhere")
+    (tmp_path / "pool").write_text("not a directory")
+    assert shared.adopt(str(tmp_path / "result"), "") == b"x" * ADOPTED_MIN
+    (tmp_path / "pool").unlink()
+    (tmp_path / "elsewhere").rename(tmp_path / "pool")

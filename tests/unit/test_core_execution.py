@@ -461,3 +461,36 @@ def test_jobs_are_listed_that_workers_are_at() -> None:
     assert isinstance(listed, node.JobsListed)
     assert first[0] not in [attempt.number for attempt in listed.attempts]
     assert first[1] in [attempt.number for attempt in listed.attempts]
+
+
+# Room for large data.
+
+
+def test_a_job_that_finds_no_room_goes_back_and_no_more_are_taken_until_there_is_some() -> None:
+    machine = machine_with_computation(2)
+    say(machine, Compute(2, "other", b""))
+    machine.handle(core.HostReady((CLIENT, 2)), 0.0)
+    actions = machine.handle(core.ShortOfRoom(KEY, "it is full", (7, 1)), 0.0)
+    # In this order: it is not to be sent again at once. Other computations go on.
+    assert told(actions) == [
+        node.Credit(1, 0, 0, "it is full"),
+        node.JobsReturned(1, [node.Attempt(7, 1)]),
+    ]
+    actions = machine.handle(core.ShortOfRoom(KEY, "it is full", (8, 1)), 0.0)
+    assert told(actions) == [node.JobsReturned(1, [node.Attempt(8, 1)])]
+    (credit,) = told(machine.handle(core.ShortOfRoom(KEY, ""), 0.0))
+    assert isinstance(credit, node.Credit)
+    assert (credit.slots, credit.reason) == (2, "")
+
+
+def test_a_job_that_is_here_is_not_given_back_when_it_comes_again_and_finds_no_room() -> None:
+    machine = machine_with_computation(1)
+    run(machine, range(7, 8))
+    actions = machine.handle(core.ShortOfRoom(KEY, "it is full", (7, 0)), 0.0)
+    assert not [message for message in told(actions) if isinstance(message, node.JobsReturned)]
+
+
+def test_what_finds_no_room_for_a_computation_that_is_gone_is_no_matter() -> None:
+    machine = machine_with_computation(1)
+    say(machine, node.CloseComputation(1))
+    assert machine.handle(core.ShortOfRoom(KEY, "it is full", (7, 0)), 0.0) == []

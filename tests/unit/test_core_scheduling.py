@@ -6,6 +6,7 @@ import pytest
 
 from dispy.core.scheduling import Machine
 from dispy.core.scheduling import state as core
+from dispy.core.scheduling.explain import why_open
 from dispy.core.scheduling.state import ClientId, NodeId
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX, BATCH_SIZE_MAX, INLINE_MAX, OBJECTS_MAX
@@ -172,6 +173,30 @@ def test_jobs_go_after_the_objects_that_they_may_read() -> None:
     machine.handle(put(2), 0.0)
     assert not sent(machine.handle(stored(1), 0.0), node.RunJobs)
     assert len(sent(machine.handle(stored(2), 0.0), node.RunJobs)) == 1
+
+
+def test_an_object_that_finds_no_room_is_sent_again_with_the_credit_and_jobs_wait() -> None:
+    machine = machine_with_node(2)
+    machine.handle(put(1), 0.0)
+    machine.handle(core.FromNodeEvent(NODE, node.Credit(1, 0, 0, "it is full")), 0.0)
+    refused = node.ObjectStored(1, 1, "it is full", again=True)
+    assert not sent(machine.handle(core.FromNodeEvent(NODE, refused), 0.0), node.PutObject)
+    actions = machine.handle(core.SubmitJobs(1, jobs(2)), 0.0)
+    assert not sent(actions, node.RunJobs)
+    assert "it is full" in why_open(machine.state.computations[1], 1)
+    actions = machine.handle(core.FromNodeEvent(NODE, node.Credit(1, 2, 0)), 0.0)
+    assert sent(actions, node.PutObject) == [put(1).message]
+    assert not sent(actions, node.RunJobs)
+    assert not sent(machine.handle(core.FromNodeEvent(NODE, node.Credit(1, 2, 1)), 0.0), node.PutObject)
+    assert len(sent(machine.handle(stored(1), 0.0), node.RunJobs)) == 1
+
+
+def test_an_object_that_found_no_room_and_is_dropped_is_not_sent_again() -> None:
+    machine = machine_with_node(1)
+    machine.handle(put(1), 0.0)
+    machine.handle(core.FromNodeEvent(NODE, node.ObjectStored(1, 1, "full", again=True)), 0.0)
+    machine.handle(core.DropObjects(1, [1]), 0.0)
+    assert not machine.handle(core.FromNodeEvent(NODE, node.Credit(1, 1, 0)), 0.0)
 
 
 def test_a_node_that_comes_gets_all_objects() -> None:

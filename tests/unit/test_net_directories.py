@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import tempfile
@@ -10,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from dispy.errors import StateDirectoryError
-from dispy.net.directories import private_directory, runtime_directory, state_directory, write_private
+from dispy.net import directories
+from dispy.net.directories import (
+    memory_directory,
+    private_directory,
+    runtime_directory,
+    shared_memory,
+    state_directory,
+    temporary_directory,
+    write_private,
+)
 
 
 def mode(path: Path) -> int:
@@ -131,3 +141,105 @@ def test_a_private_file_that_cannot_be_put_in_place_leaves_nothing(tmp_path: Pat
     with pytest.raises(OSError, match="file"):
         write_private(tmp_path / "file", b"content")
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+# Containers.
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No home, nothing to write to but what a test makes; returns where."""
+    for name in ("HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(directories, "_home", lambda: None)
+    monkeypatch.setattr(directories, "MEMORY", tmp_path / "shm")
+    monkeypatch.setattr(directories, "_said", set())
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "tmp"), os.getcwd()])
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    return tmp_path
+
+
+def test_the_current_directory_is_not_for_temporary_files(bare: Path) -> None:
+    with pytest.raises(StateDirectoryError) as caught:
+        temporary_directory()
+    for text in (
+        "tried /tmp, /var/tmp, /usr/tmp",
+        str(bare / "shm"),
+        "set TMPDIR",
+        "docker run --tmpfs /tmp",
+    ):
+        assert text in str(caught.value)
+    assert list((bare / "here").iterdir()) == []
+
+
+def test_without_a_temporary_directory_memory_will_do(bare: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (bare / "shm").mkdir()
+    for _ in range(3):
+        assert temporary_directory() == bare / "shm"
+    assert caplog.text.count(f"files go to {bare / 'shm'}") == 1
+    assert "set TMPDIR" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["XDG_RUNTIME_DIR", "XDG_STATE_HOME"])
+def test_without_a_temporary_directory_another_of_the_user_comes_first(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for directory in ("shm", "other"):
+        (bare / directory).mkdir()
+    monkeypatch.setenv(name, str(bare / "other"))
+    assert temporary_directory() == bare / "other"
+
+
+def test_a_temporary_directory_that_a_program_has_chosen_is_taken(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(bare / "here"))
+    assert temporary_directory() == bare / "here"
+
+
+def test_where_there_is_no_home_state_is_temporary_and_that_is_said(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (bare / "shm").mkdir()
+    (bare / "file").write_text("x")
+    caplog.set_level(logging.INFO)
+    for home in (None, bare / "file"):
+        monkeypatch.setattr(directories, "_home", lambda home=home: home)
+        assert state_directory() == bare / "shm" / f"dispy-state-{os.getuid()}"
+        assert mode(state_directory()) == 0o700
+    assert caplog.text.count("set XDG_STATE_HOME") == 2
+    assert "there is no home directory" in caplog.text
+    assert "Not a directory" in caplog.text
+
+
+def test_state_that_others_could_have_written_is_refused_and_not_put_elsewhere(
+    bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bare / "shm").mkdir()
+    state = bare / "home" / ".local" / "state" / "dispy"
+    state.mkdir(parents=True, mode=0o777)
+    state.chmod(0o777)
+    monkeypatch.setattr(directories, "_home", lambda: bare / "home")
+    with pytest.raises(StateDirectoryError, match="chmod 700"):
+        state_directory()
+
+
+def test_a_home_that_is_no_absolute_path_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "relative")
+    assert directories._home() is None
+
+
+def test_where_there_is_no_memory_file_system_large_data_is_on_disk(
+    tmp_path: Path, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert shared_memory() is None
+    assert memory_directory() == tmp_path / f"dispy-memory-{os.getuid()}"
+    (bare / "shm").write_text("not a directory")
+    assert shared_memory() is None
+    (bare / "shm").unlink()
+    (bare / "shm").mkdir()
+    assert shared_memory() == memory_directory() == bare / "shm" / f"dispy-{os.getuid()}"

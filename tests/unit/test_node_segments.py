@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from pickle import dumps
+from types import SimpleNamespace
 
 import pytest
 
 from dispy.errors import StateDirectoryError
+from dispy.net import directories
 from dispy.net.directories import GIVEN, GIVEN_BITS, given_prefix
+from dispy.node.accounts import Account
 from dispy.node.segments import Segments, WorkSpace
 from dispy.protocol import worker as protocol
+from dispy.protocol.node import PutObject
+from dispy.room import Room
+from dispy.worker.segments import Segments as WorkerSegments
 
 
 @pytest.fixture
@@ -269,3 +278,208 @@ def test_what_a_dead_node_has_left_may_go_while_it_is_looked_at(
     monkeypatch.setattr(os, "scandir", remove_before)
     WorkSpace(str(tmp_path), "new").close()
     assert not left.exists()
+
+
+# On disk, where memory has no room.
+
+
+@pytest.fixture
+def small(
+    segments: Segments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[int | None], None]]:
+    """Lets the memory file system take so many bytes more in each file; None: as many as there are."""
+    space = WorkSpace(str(tmp_path), f"test-{os.getpid()}")
+    segments.use_disk(space)
+    statvfs, write, root = os.statvfs, os.write, str(segments.root)
+    left: list[int | None] = [None]
+
+    def written(descriptor: int, data: bytes | memoryview) -> int:
+        limit = left[0]
+        if limit is not None and os.readlink(f"/proc/self/fd/{descriptor}").startswith(root):
+            limit -= os.fstat(descriptor).st_size
+            if limit <= 0:
+                raise OSError(errno.ENOSPC, "full")
+            data = memoryview(data)[:limit]
+        return write(descriptor, data)
+
+    def seen(path: str) -> object:
+        found = statvfs(path)
+        if left[0] != 0 or not path.startswith(root):
+            return found
+        return SimpleNamespace(f_blocks=found.f_blocks, f_frsize=found.f_frsize, f_bavail=0)
+
+    monkeypatch.setattr(os, "write", written)
+    monkeypatch.setattr(os, "statvfs", seen)
+    yield lambda size: left.__setitem__(0, size)
+    space.close()
+
+
+@pytest.mark.parametrize("limit", [0, 1, 40_000, 50_000, 99_999], ids=str)
+@pytest.mark.parametrize("seen", [True, False], ids=["seen before", "found out"])
+def test_a_payload_for_which_memory_has_no_room_goes_to_disk(
+    segments: Segments, small: Callable[[int | None], None], limit: int, seen: bool
+) -> None:
+    """Also in the middle of it; the node, workers and the spool find it there, and it is removed with the others."""
+    directory = segments.open("computation")
+    small(0 if seen else max(1, limit))
+    data = os.urandom(100_000)
+    name = put(segments, directory, data)
+    small(None)
+    disk = Path(segments.disk_path(directory))
+    assert segments.find(directory, name) == disk / str(name)
+    assert not segments.is_shared(directory, name)
+    assert content(segments, directory, name) == data
+    assert list(directory.iterdir()) == []
+    assert [path for path in segments.root.iterdir() if path.is_file() and path.name != "lock"] == []
+    segments.remove(directory, name, was_shared=False)
+    assert list(disk.iterdir()) == []
+    assert os.listdir(segments.free) == []
+    put(segments, directory, data)
+    segments.drop(directory)
+    assert not disk.exists()
+    assert not directory.exists()
+
+
+def test_payloads_that_arrive_at_once_do_not_take_each_other_the_room(
+    segments: Segments, small: Callable[[int | None], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that have arrived count by themselves, those that are to come are reckoned with."""
+    found = SimpleNamespace(f_blocks=1000, f_frsize=1000, f_bavail=1000)
+    statvfs = os.statvfs
+    root = str(segments.root)
+    monkeypatch.setattr(os, "statvfs", lambda path: found if path.startswith(root) else statvfs(path))
+    directory = segments.open("computation")
+    arriving = [segments.incoming(300_000) for _ in range(4)]
+    assert [one.directory == root for one in arriving] == [True, True, False, False]
+    arriving[0].discard()
+    later = segments.incoming(300_000)
+    assert later.directory == root
+    for one in [*arriving[1:], later]:
+        for _ in range(3):
+            one.write(memoryview(bytes(100_000)))
+        assert content(segments, directory, segments.adopt(directory, one)) == bytes(300_000)
+
+
+def test_what_is_put_goes_to_disk_and_is_found_and_dropped_there(
+    segments: Segments, small: Callable[[int | None], None]
+) -> None:
+    directory = segments.open("computation")
+    disk = Path(segments.disk_path(directory))
+    small(0)
+    incoming = segments.incoming(5)
+    incoming.write(memoryview(b"large"))
+    segments.put_object(directory, PutObject(1, 7, b""), incoming)
+    segments.put_object(directory, PutObject(1, 8, b"small"), None)
+    code = segments.put_code(directory, b"code")
+    assert sorted(os.listdir(disk)) == ["code", "object-7", "object-8"]
+    assert code.read_bytes() == b"code"
+    for number in (7, 8, 9):
+        segments.drop_object(directory, number)
+    small(None)
+    assert os.listdir(disk) == ["code"]
+    assert segments.put_code(directory, b"new") == directory / "code"
+    assert os.listdir(disk) == []
+
+
+def test_workers_read_and_write_on_disk(segments: Segments, small: Callable[[int | None], None]) -> None:
+    """What a job writes to its arguments does not go to the file: a full disk would end its process."""
+    directory = segments.open("computation")
+    disk = Path(segments.disk_path(directory))
+    worker = WorkerSegments(Room(str(directory), str(disk)), segments.free)
+    small(0)
+    name = put(segments, directory, b"arguments")
+    segments.put_object(directory, PutObject(1, 7, dumps("an object")), None)
+    taken = worker.take(name, is_given=False)
+    assert taken == b"arguments"
+    taken[:3] = b"new"
+    assert (disk / str(name)).read_bytes() == b"arguments"
+    assert worker.load_object(7) == "an object"
+    worker.drop_objects()
+    assert worker.load_object(7) == "an object"
+    result = worker.put(b"result")
+    del taken
+    worker.let_go(is_ending=False)
+    segments.drop_object(directory, 7)
+    worker.drop_objects()
+    with pytest.raises(FileNotFoundError):
+        worker.load_object(7)
+    small(None)
+    assert content(segments, directory, result) == b"result"
+    assert os.listdir(disk) == [str(result)]
+    assert os.listdir(segments.free) == []
+    other = worker.put(b"other")
+    assert segments.is_shared(directory, other)
+
+
+def test_arguments_on_disk_that_a_job_keeps_stay(
+    segments: Segments, small: Callable[[int | None], None]
+) -> None:
+    directory = segments.open("computation")
+    disk = Path(segments.disk_path(directory))
+    worker = WorkerSegments(Room(str(directory), str(disk)), segments.free)
+    small(0)
+    taken = worker.take(put(segments, directory, b"arguments"), is_given=False)
+    worker.let_go(is_ending=False)
+    assert taken == b"arguments"
+    assert os.listdir(disk) == []
+
+
+def test_what_the_dead_leave_on_disk_is_removed(
+    segments: Segments, small: Callable[[int | None], None]
+) -> None:
+    directory = segments.open("computation")
+    disk = Path(segments.disk_path(directory))
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    held, left = (protocol.result_name(dead.pid, number) for number in (1, 2))
+    for name in (held, left):
+        (disk / str(name)).write_bytes(b"x")
+    segments.collect(directory, {held})
+    assert os.listdir(disk) == [str(held)]
+
+
+def test_without_a_memory_file_system_all_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directories, "MEMORY", tmp_path / "none")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    segments = Segments("test")
+    space = WorkSpace(str(tmp_path), "test")
+    segments.use_disk(space)
+    directory = segments.open("computation")
+    assert tmp_path in directory.parents
+    assert segments.disk_path(directory) == str(directory)
+    name = put(segments, directory, b"content")
+    assert content(segments, directory, name) == b"content"
+    assert not segments.is_shared(directory, name)
+    worker = WorkerSegments(Room("", str(directory)), segments.free)
+    taken = worker.take(name, is_given=False)
+    taken[:3] = b"new"
+    assert (directory / str(name)).read_bytes() == b"content"
+    assert content(segments, directory, worker.put(b"result")) == b"result"
+    del taken
+    worker.let_go(is_ending=False)
+    segments.close()
+    space.close()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("kind", ["sparse", "whole"])
+def test_a_file_of_another_account_must_have_what_it_pretends_to(
+    segments: Segments, small: Callable[[int | None], None], kind: str
+) -> None:
+    """On disk, too."""
+    directory = segments.open("computation")
+    path = Path(segments.disk_path(directory), "5")
+    path.write_bytes(bytes(100_000))
+    if kind == "sparse":
+        os.truncate(path, 1 << 40)
+    segments._account = Account("test", os.getuid(), os.getgid(), (), "/", "/bin/sh")
+    try:
+        if kind == "sparse":
+            with pytest.raises(OSError, match="holes"):
+                segments.outgoing(directory, 5)
+        else:
+            assert content(segments, directory, 5) == bytes(100_000)
+    finally:
+        segments._account = None

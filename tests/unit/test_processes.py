@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import threading
 
 import pytest
 
-from dispy.processes import children
+from dispy.processes import children, reap, shortage
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="lists of children are Linux's")
@@ -36,3 +37,32 @@ def test_children_are_seen_while_threads_end() -> None:
             child.kill()
     assert missed == 0
     assert children(child.pid) == [], "it has gone"
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [
+        (errno.EAGAIN, "--pids-limit"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ENOMEM, "--memory"),
+        (errno.ENOSPC, "df -i"),
+    ],
+)
+def test_an_error_for_want_of_something_has_a_hint(number: int, word: str) -> None:
+    assert word in shortage(OSError(number, "x"))
+
+
+def test_other_errors_have_none() -> None:
+    assert shortage(OSError(errno.EACCES, "x")) == ""
+    assert shortage(OSError("x")) == ""
+
+
+def test_a_child_is_reaped_when_it_has_ended() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert not reap(child.pid)
+    assert child.stdin is not None
+    child.stdin.close()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert reap(child.pid)
+    assert reap(child.pid), "it is gone"
+    child.wait()

@@ -11,6 +11,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
+import errno
 import logging
 import os
 import secrets as randomness
@@ -33,9 +34,9 @@ from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
 from dispy.errors import DispyError, UsageError
 from dispy.net.addresses import is_loopback
-from dispy.net.directories import memory_directory
+from dispy.net.directories import memory_directory, shared_memory
 from dispy.net.places import Place, sweep
-from dispy.processes import fill_standard_descriptors
+from dispy.processes import fill_standard_descriptors, shortage
 from dispy.protocol.node import AcknowledgeProvisional, JobsListed, NeedFiles, Provisional
 from dispy.scheduler.link import NodeInfo, Target
 from dispy.scheduler.service import SchedulerService
@@ -96,7 +97,11 @@ class Engine:
         fill_standard_descriptors()
         started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._run, args=(started,), name="dispy engine", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            short = shortage(OSError(errno.EAGAIN, str(error)))
+            raise DispyError(f"no thread can be started for dispy: {error}", hint=short) from error
         started.result()
 
     def _run(self, started: concurrent.futures.Future[None]) -> None:
@@ -200,17 +205,20 @@ class Engine:
     def share_memory(self) -> None:
         """Keep large payloads where nodes of this machine can take them by name; on any thread."""
         with _guard:
-            if self._place is not None or not os.path.isdir("/dev/shm"):
+            if self._place is not None:
                 return
             try:
-                self._place = Place(memory_directory(), f"client-{self.service.identity.hex()}")
+                memory = shared_memory()
+                if memory is None:
+                    return
+                self._place = Place(memory, f"client-{self.service.identity.hex()}")
             except (OSError, DispyError) as error:
                 logger.info("large data is copied to nodes of this machine: %s", error)
                 return
-            memory = self.service.memory = SharedPool(str(self._place.root), payload.read_bytes)
+            shared = self.service.memory = SharedPool(str(self._place.root), payload.read_bytes)
 
         self._take_before = payload.blocks.take
-        payload.blocks.take = memory.take
+        payload.blocks.take = shared.take
 
     # Clusters.
 

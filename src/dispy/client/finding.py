@@ -49,7 +49,10 @@ def look(engine: Engine, cluster: Steering) -> None:
         private.wait()
         if cluster._wants_private and config.LocalNode and not listed:
             logger.warning("the node that was started for this program has ended; starting another")
-            start_private_node(engine, secret)
+            try:
+                start_private_node(engine, secret)
+            except DispyError as error:
+                logger.error("%s", error)
         private = None
     if private is not None:
         if private.address is not None:

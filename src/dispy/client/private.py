@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dispy.client.log import notice
+from dispy.errors import NoNodesError
+from dispy.processes import shortage
 from dispy.text import counted
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ class PrivateNode:
 
     It ends with the program, whatever ends that, since it watches our process; its own session
     keeps the terminal's Ctrl-C, which is meant for the program, from it.
+
+    Raises:
+        NoNodesError: It cannot be started.
     """
 
     def __init__(self, secret: Secret) -> None:
@@ -49,13 +54,19 @@ class PrivateNode:
         if "site-packages" not in source:
             before = environment.get("PYTHONPATH")
             environment["PYTHONPATH"] = source + (os.pathsep + before if before else "")
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "dispy.node"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "dispy.node"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise NoNodesError(
+                f"no node runs on this machine, and none can be started for this program: {error}",
+                hint=shortage(error) or "start 'dispynode'",
+            ) from error
         settings: dict[str, Any] = {"listen_port": 0, "owner": os.getpid()}
         if not secret.is_own:
             settings["secret"] = f"dispy1-{secret.key.hex()}"

@@ -1,11 +1,14 @@
-"""The user's own directories: state that stays (the secret) and what describes running processes.
+"""The user's own directories: state that stays (the secret), what describes running processes, and large data.
 
-Both are 0700 and must belong to the user; a directory or link that somebody else could have put
-there is refused, not repaired.
+All are 0700 and must belong to the user; a directory or link that somebody else could have put
+there is refused, not repaired. In containers there may be no home, nothing but memory to write to, or no memory file
+system: each has others in its place, and what that means is said once.
 """
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import stat
 import tempfile
@@ -13,11 +16,46 @@ from pathlib import Path
 
 from dispy.errors import StateDirectoryError
 
+logger = logging.getLogger("dispy.net")
+
+MEMORY = Path("/dev/shm")
+"""Where the memory file system of a machine is."""
+
 
 def state_directory() -> Path:
-    """``$XDG_STATE_HOME/dispy`` or ``~/.local/state/dispy``, made if it is missing."""
+    """``$XDG_STATE_HOME/dispy`` or ``~/.local/state/dispy``, made if it is missing.
+
+    Where there is no home, or none that can be written, it is in the temporary directory.
+    """
     base = os.environ.get("XDG_STATE_HOME")
-    return private_directory((Path(base) if base else Path.home() / ".local" / "state") / "dispy")
+    if base:
+        return private_directory(Path(base) / "dispy")
+    home = _home()
+    reason = "there is no home directory"
+    if home is not None:
+        try:
+            return private_directory(home / ".local" / "state" / "dispy")
+        except StateDirectoryError as error:
+            if not cannot_be(error):
+                raise
+            reason = str(error.__cause__)
+    path = private_directory(temporary_directory() / f"dispy-state-{os.getuid()}")
+    _say_once(
+        logging.INFO,
+        f"the secret of this user and journals are kept in {path} ({reason}): programs and nodes with another home "
+        "or temporary directory do not find each other; set XDG_STATE_HOME to a directory that they share and that "
+        "stays, or give a secret",
+    )
+    return path
+
+
+def _home() -> Path | None:
+    """The home directory, whether it is there or not; None if nobody knows one, as for an account without a name."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home if home.is_absolute() else None
 
 
 def runtime_directory() -> Path:
@@ -25,15 +63,80 @@ def runtime_directory() -> Path:
     base = os.environ.get("XDG_RUNTIME_DIR")
     if base and os.path.isdir(base):
         return private_directory(Path(base) / "dispy")
-    return private_directory(Path(tempfile.gettempdir()) / f"dispy-{os.getuid()}")
+    return private_directory(temporary_directory() / f"dispy-{os.getuid()}")
+
+
+def temporary_directory() -> Path:
+    """The temporary directory, as of ``tempfile``, but never the current one, which is the user's.
+
+    Where none can be written, such as in a container whose root file system is read-only, another one that is not
+    meant to stay, or memory.
+
+    Raises:
+        StateDirectoryError: There is nothing of all these.
+    """
+    tried = [os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")] + [
+        "/tmp",
+        "/var/tmp",
+        "/usr/tmp",
+    ]
+    tried = [os.path.abspath(path) for path in tried if path]
+    is_chosen = tempfile.tempdir is not None
+    try:
+        found = tempfile.gettempdir()
+    except FileNotFoundError:
+        found = ""
+    if found and (is_chosen or found in tried):
+        return Path(found)
+    if not is_chosen:
+        tempfile.tempdir = None  # not the current directory for others, either
+    home = _home()
+    others = [os.environ.get(name, "") for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME")]
+    others += [str(home / ".local" / "state") if home is not None else "", str(MEMORY)]
+    others = [path for path in others if os.path.isabs(path)]
+    for path in others:
+        if os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK):
+            _say_once(
+                logging.WARNING,
+                f"files go to {path}, since no temporary directory can be written (tried {', '.join(tried)}); set "
+                "TMPDIR to one on disk, such as a volume of the container",
+            )
+            return Path(path)
+    raise StateDirectoryError(
+        f"no directory for temporary files can be written (tried {', '.join([*tried, *others])})",
+        hint="set TMPDIR to one that can, such as a volume or memory: docker run --tmpfs /tmp",
+    )
+
+
+_said: set[str] = set()
+
+
+def _say_once(level: int, text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        logger.log(level, "%s", text)
+
+
+def shared_memory() -> Path | None:
+    """A directory on the memory file system (``/dev/shm``); None where there is none, or none to write to."""
+    if not (MEMORY.is_dir() and os.access(MEMORY, os.W_OK | os.X_OK)):
+        return None
+    try:
+        return private_directory(MEMORY / f"dispy-{os.getuid()}")
+    except StateDirectoryError as error:
+        if not cannot_be(error):
+            raise
+        return None
 
 
 def memory_directory() -> Path:
-    """A directory on a memory file system (``/dev/shm``) where there is one, else the runtime directory."""
-    shared = Path("/dev/shm")
-    if shared.is_dir() and os.access(shared, os.W_OK):
-        return private_directory(shared / f"dispy-{os.getuid()}")
-    return runtime_directory()
+    """A directory for large data: on the memory file system where there is one, else on disk."""
+    return shared_memory() or disk_directory()
+
+
+def disk_directory() -> Path:
+    """A directory for large data where there is no memory file system."""
+    return private_directory(temporary_directory() / f"dispy-memory-{os.getuid()}")
 
 
 FREE = "free"
@@ -55,13 +158,21 @@ def shared_with(node: bytes) -> str:
 
     It is looked for under our own user's, and the node's name is random: what we find is the node's.
     """
-    path = Path("/dev/shm") / f"dispy-{os.getuid()}" / node.hex()
+    path = MEMORY / f"dispy-{os.getuid()}" / node.hex()
     try:
         status = (path / GIVEN).lstat()
     except OSError:
         return ""
     is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
     return str(path) if is_ours else ""
+
+
+def cannot_be(error: StateDirectoryError) -> bool:
+    """Whether a directory cannot be made there, and another place will do; False if something is in its place, which
+    somebody else may have put there.
+    """
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno != errno.EEXIST
 
 
 def private_directory(path: Path, mode: int = 0o700) -> Path:

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from dispy.errors import AuthenticationError, UsageError
 from dispy.net.addresses import is_loopback
+from dispy.net.directories import temporary_directory
 
 logger = logging.getLogger("dispy.net")
 
@@ -311,7 +312,7 @@ def _load_ephemeral(context: ssl.SSLContext) -> Channel:
 
     certificate, key = ephemeral()
     # OpenSSL reads files only. Key and certificate are on disk for this moment, for this user alone.
-    descriptor, path = tempfile.mkstemp(prefix="dispy-")
+    descriptor, path = tempfile.mkstemp(prefix="dispy-", dir=temporary_directory())
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(certificate + key)

@@ -14,6 +14,7 @@ from dispy.net.addresses import is_loopback
 from dispy.net.connection import Connection
 from dispy.net.directories import given_prefix
 from dispy.node.filing import forget_brought, place_files
+from dispy.node.shortage import is_passing, wait_for_room
 from dispy.node.state import NodeState
 from dispy.node.telling import cancel_results, give_up_results, release_value
 from dispy.protocol import limits, node
@@ -84,7 +85,7 @@ def _take_code(service: NodeState, connection: Connection, message: node.Compute
     try:
         message.code = connection.take_stream(message.stream).read()
     except OSError as error:
-        reason = f"the computation does not fit the memory file system of node {service.name}: {error}"
+        reason = f"the computation cannot be held on node {service.name}: {error}"
         connection.send(node.ComputationFailed(message.computation, reason, message.life))
         return False
     return True
@@ -165,7 +166,10 @@ def _store_arguments(
             try:
                 job.stream = service._segments.adopt(loaded.segments, incoming)
             except OSError as error:
-                reason = f"the arguments do not fit the memory file system of node {service.name}: {error}"
+                if is_passing(error):
+                    wait_for_room(service, key, incoming.size, str(error), (job.number, job.attempt))
+                    continue
+                reason = f"the arguments cannot be held on node {service.name}: {error}"
                 service._handle(core.JobRefused(key, job.number, job.attempt, reason))
                 continue
         kept.append(job)
@@ -184,6 +188,7 @@ def _put_object(
     loaded = service._loaded.get((client, message.computation))
     incoming = connection.take_stream(message.stream) if message.stream else None
     reason = ""
+    again = False
     if loaded is None:
         # The computation is not there any more, or not yet again: it is sent once more if it is wanted.
         if incoming is not None:
@@ -195,8 +200,12 @@ def _put_object(
         service._segments.put_object(loaded.segments, message, incoming)
         loaded.objects.add(message.number)
     except OSError as error:
-        reason = f"what was put does not fit the memory file system of node {service.name}: {error}"
-    connection.send(node.ObjectStored(message.computation, message.number, reason))
+        reason = f"what was put cannot be held on node {service.name}: {error}"
+        again = is_passing(error)
+        if again:
+            size = incoming.size if incoming is not None else len(message.payload)
+            wait_for_room(service, (client, message.computation), size, str(error))
+    connection.send(node.ObjectStored(message.computation, message.number, reason, again))
 
 
 def _drop_objects(

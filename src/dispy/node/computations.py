@@ -122,6 +122,7 @@ def _load(service: NodeState, action: core.StartHost) -> None:
             setup_per_worker=loaded.per_worker,
             setup_timeout_s=loaded.limit_s,
             file_max=service.settings.max_file_size,
+            disk_path=service._segments.disk_path(segments),
         )
     )
     # The next computation finds a host that has done its imports already.
@@ -221,7 +222,7 @@ def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key)
     if host in service._ending:
         service._ending.remove(host)
     close_host(service, host)
-    service._kill_strays(_own_children(service))
+    service._kill_strays(own_children(service))
     if leaving is not None and leaving.host is host:
         drop_work(service, key, leaving.work)
 
@@ -231,7 +232,7 @@ def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
     was_ended = loaded.host.kill()
     loaded.host.process.wait()
     loaded.host.kill_workers()
-    service._kill_strays(_own_children(service))
+    service._kill_strays(own_children(service))
     reason = _why_dead(service, loaded, was_ended)
     for handle in list(loaded.host.workers.values()):
         drain(service, handle)
@@ -290,7 +291,8 @@ def living_hosts(service: NodeState) -> list[HostProcess]:
     return [loaded.host for loaded in service._loaded.values() if not loaded.host.is_dead]
 
 
-def _own_children(service: NodeState) -> set[int]:
+def own_children(service: NodeState) -> set[int]:
+    """Pids of all hosts that may live."""
     hosts = living_hosts(service) + service._ending
     if service._spare is not None:
         hosts.append(service._spare)

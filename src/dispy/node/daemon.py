@@ -69,10 +69,14 @@ def run(settings: NodeSettings) -> int:
     """
     processes.fill_standard_descriptors()
     early: list[int] = []
+    found = frozenset(processes.children(os.getpid()))
     _catch_signals(settings, lambda number, _: early.append(number))
     handler = logging.StreamHandler()
     handler.setFormatter(Formatter("%(asctime)s %(name)s - %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.DEBUG if settings.debug else logging.INFO)
+    if settings.owner:
+        # The program has said already what is not said as a warning.
+        logging.getLogger("dispy.net").setLevel(logging.WARNING)
     present = usable_cpus()
     try:
         settings = check_node(settings, present)
@@ -89,10 +93,16 @@ def run(settings: NodeSettings) -> int:
         cpus = effective_cpus(settings.cpus, present)
         processes.set_subreaper()
         processes.hide_memory()
-        return _run_checked(settings, secret, listens, account, (cpus, present), early)
+        return _run_checked(settings, secret, listens, account, (cpus, present), early, found)
     except DispyError as error:
         print(f"dispynode: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        short = processes.shortage(error)
+        if not short:
+            raise
+        print(f"dispynode: it cannot be started: {error}; {short}", file=sys.stderr)
+        return 1
 
 
 def _catch_signals(settings: NodeSettings, handler: Callable[[int, FrameType | None], object]) -> None:
@@ -113,21 +123,27 @@ def _run_checked(
     account: Account | None,
     cpus: tuple[int, int],  # offered and present
     early: list[int],
+    found: frozenset[int],
 ) -> int:
     incarnation = randomness.token_bytes(16)
     segments = Segments(incarnation.hex(), account)
     # First of all, so that it does its imports while we do ours.
-    spare = HostProcess(workers_max(max(cpus)), str(segments.root), account)
+    try:
+        spare = HostProcess(workers_max(max(cpus)), str(segments.root), account)
+    except OSError:
+        segments.close()
+        raise
     spool = _spool_directory(settings)
     try:
         import uvloop
 
         workspace = WorkSpace(settings.dest_path_prefix, incarnation.hex(), account)
+        segments.use_disk(workspace)
         gauge = Gauge(str(workspace.root), time)
         store = Store(_store_directory(workspace), settings.store_max)
         parts = NodeParts(
             secret, listens, account, *cpus, spare, incarnation, segments, spool, workspace, store,
-            read_available=gauge.read,
+            read_available=gauge.read, found=found,
         )  # fmt: skip
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(settings, parts, early))

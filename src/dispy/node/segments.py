@@ -6,21 +6,32 @@ import fcntl
 import logging
 import os
 import stat
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from dispy.buffers import ADOPTED_MIN, claim_file, free_file, map_shared
+from dispy.buffers import ADOPTED_MIN, free_file
+from dispy.errors import StateDirectoryError
 from dispy.files.tree import Tree
-from dispy.net.directories import FREE, GIVEN, GIVEN_BITS, memory_directory, private_directory
+from dispy.net.directories import (
+    FREE,
+    GIVEN,
+    GIVEN_BITS,
+    cannot_be,
+    disk_directory,
+    private_directory,
+    shared_memory,
+    temporary_directory,
+)
 from dispy.net.places import Place, is_abandoned, remove_tree, sweep
 from dispy.node.accounts import Account
+from dispy.node.transfer import Incoming, Outgoing
 from dispy.processes import kill_marked
 from dispy.protocol import worker as worker_protocol
 from dispy.protocol.files import check_path
 from dispy.protocol.node import PutObject
+from dispy.room import Room, find, has_room, write_new
 
 logger = logging.getLogger("dispy.node")
 
@@ -65,7 +76,7 @@ class WorkSpace(Place):
 
     def __init__(self, prefix: str, incarnation: str, account: Account | None = None) -> None:
         ending = f"{os.getuid()}" + (f"-{account.name}" if account else "")
-        above = Path(prefix or tempfile.gettempdir())
+        above = Path(prefix) if prefix else temporary_directory()
         self._kept = above / f"dispy-files-{ending}"
         self._destinations: dict[Path, _Destination] = {}
         self._next = 1
@@ -180,7 +191,9 @@ _NOTE = "remove-"
 
 
 class Segments(Place):
-    """Files on a memory file system that carry large payloads between the node and its workers.
+    """Files that carry large payloads between the node and its workers: in memory, or on disk where that has no room.
+
+    Each computation has a directory of the same name on both. Clients of this machine see the one in memory only.
 
     Their directory is also what the node's processes carry as a mark: whoever has the mark of a
     node that is dead was left behind, and is killed by the next node.
@@ -190,18 +203,87 @@ class Segments(Place):
         killed = kill_marked(lambda mark: is_abandoned(Path(mark)))
         if killed:
             logger.warning("killed %d processes that a dead node had left behind", killed)
-        base = memory_directory()
-        if account is not None:
-            # Ours lets nobody pass.
-            base = base.with_name(f"{base.name}-{account.name}")
-        super().__init__(base, incarnation, _ids(account))
         self._account = account
+        self.is_in_memory = False
+        """Whether there is a memory file system."""
+        self._disk: Path | None = None
+        """The directory on disk beside one in memory."""
+        memory = shared_memory()
+        if memory is not None:
+            try:
+                self._begin(memory, incarnation)
+                self.is_in_memory = True
+            except (OSError, StateDirectoryError) as error:
+                if isinstance(error, StateDirectoryError) and not cannot_be(error):
+                    raise
+                logger.warning(
+                    "large data goes to disk, since %s cannot be used: %s", memory, error.__cause__ or error
+                )
+        if not self.is_in_memory:
+            self._begin(disk_directory(), incarnation)
         self._next = 1
-        # Workers of another account cannot reach it, and must not.
+        self._arriving: list[Incoming] = []
+        # Workers of another account cannot reach it, and must not. Files on disk are not written in place.
         self.free = ""
-        if account is None:
+        if account is None and self.is_in_memory:
             self.free = str(private_directory(self.root / FREE))
             private_directory(self.root / GIVEN)
+
+    def _begin(self, base: Path, incarnation: str) -> None:
+        if self._account is not None:
+            # Ours lets nobody pass.
+            base = base.with_name(f"{base.name}-{self._account.name}")
+        super().__init__(base, incarnation, _ids(self._account))
+
+    def use_disk(self, workspace: WorkSpace) -> None:
+        """Have what finds no room in memory where working directories are."""
+        if self.is_in_memory:
+            self._disk = private_directory(
+                workspace.root / _LARGE, 0o700 if self._account is None else 0o711
+            )
+            if self._account is not None:
+                self._disk.chmod(0o711)  # whatever the umask
+
+    def open(self, name: str) -> Path:
+        """The directories of a computation; returns the one in memory, if there is one."""
+        directory = super().open(name)
+        if self._disk is not None:
+            other = private_directory(self._disk / name)
+            if self._account is not None:
+                os.chown(other, self._account.uid, self._account.gid)
+        return directory
+
+    def room(self, directory: Path) -> Room:
+        """Where files of a computation may be.
+
+        Args:
+            directory: What ``open`` has returned.
+        """
+        if not self.is_in_memory:
+            return Room("", str(directory))
+        return Room(str(directory), "" if self._disk is None else f"{self._disk}/{directory.name}")
+
+    def disk_path(self, directory: Path) -> str:
+        """The directory of a computation on disk; empty if there is none."""
+        return self.room(directory).disk
+
+    def _own_room(self) -> Room:
+        """Where files may be that are not known yet to be of a computation."""
+        if not self.is_in_memory:
+            return Room("", str(self.root))
+        return Room(str(self.root), "" if self._disk is None else str(self._disk))
+
+    def find(self, directory: Path, name: int | str) -> Path:
+        """Where a file of a computation is."""
+        return Path(find(self.room(directory), str(name)))
+
+    def is_shared(self, directory: Path, name: int) -> bool:
+        """Whether clients of this machine see a segment."""
+        return self.is_in_memory and os.path.lexists(f"{directory}/{name}")
+
+    def has_room(self, size: int) -> bool:
+        """Whether a payload of so many bytes would find room now."""
+        return has_room(self._own_room(), size)
 
     def adopt_given(self, directory: Path, given: int) -> int:
         """Make a file that a client of this machine has linked to us a segment of a computation.
@@ -244,17 +326,24 @@ class Segments(Place):
             directory: Of the computation that they were of.
             held: Segments with results.
         """
-        with suppress(OSError):
-            for name in os.listdir(directory):
-                pid = worker_protocol.writer(name)
-                is_left = pid and not (name.isdecimal() and int(name) in held)
-                if is_left and not os.path.exists(f"/proc/{pid}"):
-                    (directory / name).unlink(missing_ok=True)
+        for place in filter(None, self.room(directory)):
+            with suppress(OSError):
+                for name in os.listdir(place):
+                    pid = worker_protocol.writer(name)
+                    is_left = pid and not (name.isdecimal() and int(name) in held)
+                    if is_left and not os.path.exists(f"/proc/{pid}"):
+                        Path(place, name).unlink(missing_ok=True)
 
     def incoming(self, size: int) -> Incoming:
         """Room for a payload that arrives."""
         self._next += 1
-        return Incoming(self.root / f"in-{self._next}", size, self.free)
+        self._arriving = [other for other in self._arriving if other.expected]
+        expected = sum(other.expected for other in self._arriving)
+        made = Incoming(self._own_room(), f"in-{self._next}", size, self.free, expected)
+        self._arriving.append(made)
+        if made.directory != str(self.root) and self.free and os.listdir(self.free):
+            self.trim()  # for the next one
+        return made
 
     def adopt(self, directory: Path, incoming: Incoming) -> int:
         """Make a payload that has arrived a segment of a computation; returns its name there.
@@ -266,8 +355,12 @@ class Segments(Place):
         self._next += 1
         if self._account is not None:
             os.chown(path, self._account.uid, self._account.gid)
-        os.rename(path, directory / str(self._next))
+        os.rename(path, self._beside(path, directory) / str(self._next))
         return self._next
+
+    def _beside(self, path: Path, directory: Path) -> Path:
+        """The directory of a computation on the file system that a payload has arrived on."""
+        return directory if path.parent == self.root else path.parent / directory.name
 
     def put_object(self, directory: Path, message: PutObject, incoming: Incoming | None) -> None:
         """Store an object under the name by which workers find it. They can read it, and not write to it.
@@ -275,16 +368,17 @@ class Segments(Place):
         Raises:
             OSError: There was no room for it, or it is not there.
         """
-        path = directory / worker_protocol.object_name(message.number)
+        name = worker_protocol.object_name(message.number)
         if incoming is not None:
-            os.rename(incoming.finish(), path)
+            arrived = incoming.finish()
+            path = self._beside(arrived, directory) / name
+            os.rename(arrived, path)
         elif message.given:
-            os.rename(self.root / GIVEN / str(message.given), path)
+            os.rename(self.root / GIVEN / str(message.given), directory / name)
             return
         else:
-            with suppress(FileNotFoundError):
-                path.unlink()
-            self._write(path, message.payload)
+            self._remove(directory, name)
+            path = self._write(directory, name, message.payload)
         if self._account is not None:
             # Theirs to read: a group of theirs, and no owner but us.
             os.chown(path, os.getuid(), self._account.gid)
@@ -292,30 +386,27 @@ class Segments(Place):
 
     def drop_object(self, directory: Path, number: int) -> None:
         """Remove an object; those who have it mapped keep it until they let go."""
-        with suppress(OSError):
-            (directory / worker_protocol.object_name(number)).unlink()
+        self._remove(directory, worker_protocol.object_name(number))
 
     def put_code(self, directory: Path, code: bytes) -> Path:
         """Write what a host loads, and removes."""
-        path = directory / "code"
-        with suppress(FileNotFoundError):
-            path.unlink()
-        self._write(path, code)
-        return path
+        self._remove(directory, "code")
+        return self._write(directory, "code", code)
 
-    def _write(self, path: Path, data: bytes | bytearray) -> None:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb", buffering=0) as file:
-                if self._account is not None:
-                    os.fchown(descriptor, self._account.uid, self._account.gid)
-                view = memoryview(data)
-                while view:
-                    view = view[file.write(view) :]
-        except OSError:
+    def _remove(self, directory: Path, name: str) -> None:
+        for place in filter(None, self.room(directory)):
             with suppress(OSError):
-                path.unlink()
-            raise
+                os.unlink(f"{place}/{name}")
+
+    def _write(self, directory: Path, name: str, data: bytes | bytearray) -> Path:
+        def fill(descriptor: int) -> None:
+            if self._account is not None:
+                os.fchown(descriptor, self._account.uid, self._account.gid)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+
+        return Path(write_new(self.room(directory), name, len(data), fill))
 
     def outgoing(self, directory: Path, name: int) -> Outgoing:
         """The content of a segment, for a client.
@@ -326,9 +417,8 @@ class Segments(Place):
         Raises:
             OSError: It is not there, or not a plain file of theirs.
         """
-        descriptor = os.open(
-            directory / str(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        )
+        path = find(self.room(directory), str(name))
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         status = os.fstat(descriptor)
         owner = os.getuid() if self._account is None else self._account.uid
         # A program of ours may have linked it to itself, and be dead before it said that it has it.
@@ -336,7 +426,7 @@ class Segments(Place):
         if not stat.S_ISREG(status.st_mode) or status.st_uid != owner or not is_single:
             os.close(descriptor)
             raise OSError(f"segment {name} is not what a worker writes")
-        if self._account is not None and status.st_blocks * 512 < status.st_size:
+        if self._account is not None and _has_holes(descriptor, status):
             os.close(descriptor)
             raise OSError(f"segment {name} has holes")
         return Outgoing(descriptor, status.st_size)
@@ -349,11 +439,12 @@ class Segments(Place):
             name: Its name there.
             was_shared: A client may have mapped it, if it is worth that, and then gives us another one.
         """
-        path = f"{directory}/{name}"
+        path = find(self.room(directory), str(name))
         with suppress(OSError):
             status = os.lstat(path)
             # A file with another link is a client's, who may write to it again.
             is_ours = status.st_nlink == 1 and not (was_shared and status.st_size >= ADOPTED_MIN)
+            is_ours &= os.path.dirname(path) == str(directory)  # and not on disk
             free = self.free if is_ours else ""
             if status.st_size > _STALL_MAX:
                 _apart(free_file, free, path, status.st_size)
@@ -361,12 +452,16 @@ class Segments(Place):
                 free_file(free, path, status.st_size)
 
     def drop(self, directory: Path) -> None:
-        """Remove the segments of a computation."""
+        """Remove the segments of a computation, or a working directory."""
+        self._drop(directory)
+        if self._disk is not None and directory.parent == self.root:
+            self._drop(self._disk / directory.name)
+
+    def _drop(self, directory: Path) -> None:
         with suppress(OSError):
-            if (
-                sum(entry.stat(follow_symlinks=False).st_size for entry in os.scandir(directory))
-                > _STALL_MAX
-            ):
+            with os.scandir(directory) as entries:
+                size = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+            if size > _STALL_MAX:
                 gone = directory.with_name(f".{directory.name}-{self._next}")
                 self._next += 1
                 os.rename(directory, gone)
@@ -375,144 +470,29 @@ class Segments(Place):
         remove_tree(directory)
 
 
+_LARGE = "large"
+"""Where segments on disk are, beside the working directories."""
+
+
+def _has_holes(descriptor: int, status: os.stat_result) -> bool:
+    """Whether a file has fewer bytes than it pretends to. Some file systems count blocks late, or compress them."""
+    if status.st_blocks * 512 >= status.st_size:
+        return False
+    return os.lseek(descriptor, 0, os.SEEK_HOLE) < status.st_size
+
+
 _STALL_MAX = 64 * 1024 * 1024
 """Bytes whose pages are given back at once: 20 ms here. More of them are given back by a thread."""
 
 
 def _apart(remove: Callable[..., None], *arguments: object) -> None:
-    threading.Thread(target=remove, args=arguments, name="dispy removes", daemon=True).start()
+    try:
+        threading.Thread(target=remove, args=arguments, name="dispy removes", daemon=True).start()
+    except RuntimeError:  # no more of them are allowed
+        remove(*arguments)
 
 
 def _empty(directory: str) -> None:
     for name in os.listdir(directory):
         with suppress(FileNotFoundError):
             os.unlink(f"{directory}/{name}")
-
-
-class Outgoing:
-    """A segment on its way to a client.
-
-    Read and not mapped: pages of a GiB cost 100 ms to be mapped, in which nothing else is done, and a
-    worker that cuts a mapped file would end us.
-
-    Args:
-        descriptor: Of the file; is closed with this.
-        size: Bytes that are sent.
-        start: Where they begin in the file.
-    """
-
-    __slots__ = ("_descriptor", "_start", "size")
-
-    def __init__(self, descriptor: int, size: int, start: int = 0) -> None:
-        self._descriptor = descriptor
-        self._start = start
-        self.size = size
-
-    def read(self, start: int, size: int) -> bytes:
-        """Bytes from a place on; zeros where there are none any more."""
-        data = b""
-        with suppress(OSError):
-            data = os.pread(self._descriptor, size, self._start + start)
-        return data if len(data) == size else data.ljust(size, b"\0")
-
-    def close(self) -> None:
-        """No more is read."""
-        os.close(self._descriptor)
-
-
-class Incoming:
-    """A payload on its way into a file.
-
-    A new file is written and not mapped: page faults cost more than copying. One that is used again has
-    its pages, and is mapped, so that the socket is read straight into it.
-
-    Args:
-        path: The file.
-        size: Of the payload.
-        free: Where files lie that can be used again; empty for none.
-    """
-
-    def __init__(self, path: Path, size: int, free: str) -> None:
-        self._path = path
-        self._size = size
-        self._free = free
-        self._error: OSError | None = None
-        self._descriptor = -1
-        self._mapped: memoryview | None = None
-        self._position = 0
-        try:
-            is_used_again = claim_file(free, size, str(path))
-            how = os.O_RDWR | os.O_CLOEXEC | (0 if is_used_again else os.O_CREAT | os.O_EXCL)
-            self._descriptor = os.open(path, how, 0o600)
-            if is_used_again:
-                self._mapped = memoryview(map_shared(self._descriptor, size))
-        except OSError as error:
-            self._error = error
-
-    def room(self, size: int) -> memoryview | None:
-        """Where the next bytes belong."""
-        if self._mapped is None:
-            return None
-        self._position += size
-        return self._mapped[self._position - size : self._position]
-
-    def write(self, body: memoryview) -> None:
-        """Take the next bytes; what goes wrong is told by ``finish``."""
-        room = self.room(len(body))
-        if room is not None:
-            room[:] = body
-            return
-        try:
-            while body and self._error is None:
-                body = body[os.write(self._descriptor, body) :]
-        except OSError as error:
-            self._error = error
-            self.discard()
-
-    def finish(self) -> Path:
-        """Close the file; returns where it is.
-
-        Raises:
-            OSError: There was no room.
-        """
-        if self._error is not None:
-            raise self._error
-        self._close()
-        return self._path
-
-    def read(self) -> bytes:
-        """All of it, and no file any more.
-
-        Raises:
-            OSError: There was no room.
-        """
-        data = self.finish().read_bytes()
-        free_file(self._free, str(self._path), self._size)
-        return data
-
-    def view(self) -> bytes | memoryview:
-        """All of it, without a copy where that is possible, until ``let_go``.
-
-        Raises:
-            OSError: There was no room.
-        """
-        if self._error is not None:
-            raise self._error
-        return self._mapped if self._mapped is not None else os.pread(self._descriptor, self._size, 0)
-
-    def let_go(self) -> None:
-        """It was looked at, and its room can be used again."""
-        self._close()
-        free_file(self._free, str(self._path), self._size)
-
-    def discard(self) -> None:
-        """Give the room back."""
-        self._close()
-        with suppress(OSError):
-            self._path.unlink()
-
-    def _close(self) -> None:
-        self._mapped = None
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1

@@ -88,7 +88,7 @@ class NodeService(NodeState):
         if parts.spool is not None:
             self._spool = Spool(
                 parts.spool, self.incarnation, self.name, parts.secret.fingerprint(), settings.spool_max,
-                os.getuid() if account is None else account.uid, self._tell_written,
+                os.getuid() if account is None else account.uid, self._tell_written, self._segments.find,
             )  # fmt: skip
 
     @property
@@ -225,6 +225,7 @@ class NodeService(NodeState):
         if stalled:
             logger.error("nothing has moved for %g s: %s", self._stall.limit_s, stalled)
         telling.tell_available(self)
+        self._bury_others(computations.own_children(self))
         self._idle_pulses = 0 if self._loaded else self._idle_pulses + 1
         if self._idle_pulses == TRIM_PULSES:
             self._segments.trim()

@@ -27,7 +27,6 @@ from dispy.core.execution.state import ClientId, NoteOpen, Restored, Store, Stor
 from dispy.errors import StateDirectoryError
 from dispy.net.directories import private_directory, sync_directory, write_private
 from dispy.net.places import remove_tree
-from dispy.node.segments import Outgoing
 from dispy.node.spool_files import (
     CRC,
     UNDECODABLE,
@@ -40,6 +39,7 @@ from dispy.node.spool_files import (
     read_note,
     write,
 )
+from dispy.node.transfer import Outgoing
 from dispy.protocol.limits import BATCH_MAX, MIB
 from dispy.protocol.node import Ended, HeldJobs, JobsEnded
 
@@ -141,6 +141,7 @@ class Spool:
         bytes_max: What all files may take together.
         owner: User id of those who write the segments.
         tell: Told of batches that are stored; called from the thread.
+        find: Where a segment of a computation is.
     """
 
     def __init__(
@@ -152,6 +153,7 @@ class Spool:
         bytes_max: int,
         owner: int,
         tell: Callable[[Stored, Path], None],
+        find: Callable[[Path, int], Path] = lambda directory, name: directory / str(name),
     ) -> None:
         self._base = base
         self._incarnation = incarnation
@@ -159,6 +161,7 @@ class Spool:
         self._bytes_max = bytes_max
         self._owner = owner
         self._tell = tell
+        self._find = find
         self._rooms: list[Room] = []
         self._own: Room | None = None
         """The one that we write to; made by the thread."""
@@ -512,7 +515,7 @@ class Spool:
                         if segment:
                             if task.directory is None:
                                 raise FileNotFoundError("its computation is gone")
-                            paths.append(task.directory / str(segment))
+                            paths.append(self._find(task.directory, segment))
                             setattr(result, attribute, len(paths))
                     if result.stream and result.output_stream:
                         seconds.add(result.output_stream)

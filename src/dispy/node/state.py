@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import platform
 import select
 import time
@@ -27,7 +28,7 @@ from dispy.core.execution.offers import workers_max
 from dispy.core.execution.state import ClientId, Key, WorkerId
 from dispy.node.hosts import HostProcess, WorkerHandle
 from dispy.node.printed import read_printed
-from dispy.processes import kill_strays
+from dispy.processes import children, kill_strays, reap
 from dispy.protocol import node
 from dispy.protocol.worker import PACKET_MAX
 from dispy.settings import NodeSettings
@@ -114,6 +115,7 @@ class NodeParts(Struct, frozen=True):
         store: Where it keeps files that were sent to it.
         clock: What it goes by.
         read_available: Says what the machine has to spare; None: nobody does.
+        found: Children of this process that were there before it was a node: they are nobody's strays.
     """
 
     secret: Secret
@@ -129,6 +131,7 @@ class NodeParts(Struct, frozen=True):
     store: Store
     clock: Clock = time
     read_available: Callable[[], node.Available] | None = None
+    found: frozenset[int] = frozenset()
 
 
 class NodeState:
@@ -199,6 +202,12 @@ class NodeState:
         """Those that came back and wait for that: ``cleanup`` of one stay is over before the next begins."""
         self._spare: HostProcess | None = parts.spare
         self._ending: list[HostProcess] = []
+        self._found = set(parts.found)
+        """Children that were there before, such as what an entry script has started that has become a node."""
+        self._short: dict[Key, int] = {}
+        """Bytes of large data of a computation for which there is no room yet."""
+        self._short_said = -1e9
+        """When that was said last."""
         self._workspace = parts.workspace
         self._segments = parts.segments
 
@@ -254,7 +263,15 @@ class NodeState:
 
     def _kill_strays(self, keep: set[int]) -> None:
         with self._search_path.starting:
-            kill_strays(keep | self._search_path.asked)
+            kill_strays(keep | self._found | self._search_path.asked)
+
+    def _bury_others(self, own: set[int]) -> None:
+        """Reap children that are not of the node: those found, and, as the first process of a container, orphans."""
+        if self._found or os.getpid() == 1:
+            with self._search_path.starting:
+                for pid in children(os.getpid()):
+                    if pid not in own and pid not in self._search_path.asked and reap(pid):
+                        self._found.discard(pid)
 
     def _has_reply(self, handle: WorkerHandle) -> bool:
         poller = select.poll()

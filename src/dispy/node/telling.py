@@ -74,7 +74,7 @@ def _send_large(
         result.reason = f"the job's result was lost on node {service.name} with its computation"
         connection.send(node.JobsEnded(batch.batch, batch.computation, [result]))
         return
-    if client in service._sharing:
+    if client in service._sharing and service._segments.is_shared(loaded.segments, result.stream):
         loaded.is_shared = True
         result.segment, result.stream = result.stream, 0
     parts: list[tuple[Any, str, Source]] = []
@@ -141,7 +141,8 @@ def _send_value(
         return
     loaded.values[message.number, message.attempt, message.serial] = message.stream
     # Not a part of a file: what reads results by name would look into it.
-    if client in service._sharing and message.file is None:
+    is_seen = client in service._sharing and service._segments.is_shared(loaded.segments, message.stream)
+    if is_seen and message.file is None:
         loaded.is_shared = True
         message.segment, message.stream = message.stream, 0
         connection.send(message)

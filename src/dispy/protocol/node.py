@@ -484,11 +484,15 @@ class Leaving(Struct, array_like=True, tag=41):
 
 
 class ObjectStored(Struct, array_like=True, tag=43):
-    """Jobs that start from now on find this object; with a reason they do not, and never will."""
+    """Jobs that start from now on find this object; with a reason they do not.
+
+    ``again``: there may be room for it when the node gives credit again; else they never will.
+    """
 
     computation: Number
     number: Number
     reason: Reason = ""
+    again: bool = False
 
 
 class HeldJobs(Struct, array_like=True):

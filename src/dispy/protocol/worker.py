@@ -102,6 +102,8 @@ class Load(Struct, array_like=True, tag=1):
     """It is to take no longer (seconds); 0: as long as it takes."""
     file_max: Number = 0
     """Bytes of the largest file that jobs may send; 0: no limit."""
+    disk_path: str = ""
+    """Where segments lie for which there is no room in ``segment_path``; the same, if that is on disk itself."""
 
 
 class Fork(Struct, array_like=True, tag=2):

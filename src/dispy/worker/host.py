@@ -36,6 +36,7 @@ from dispy.protocol.worker import (
     WorkerExited,
     WorkerStarted,
 )
+from dispy.room import Room, fits_in_memory, memory_max
 from dispy.text import Formatter, sendable
 from dispy.worker import loop, names, output, setup
 from dispy.worker.program import Program
@@ -217,7 +218,7 @@ class Host:
             node_logger=self._logger,
         )
         self._finder = payload.begin_worker(
-            f"{message.segment_path}/modules-{os.getpid()}",
+            f"{_place_of_modules(message)}/modules-{os.getpid()}",
             message.work_path,
             lambda module: names.replace(module, self._names),
         )
@@ -321,7 +322,7 @@ class Host:
                 capture,
                 self._restorer,
                 self._randomness,
-                Segments(self._load.segment_path, self._load.free_path),
+                Segments(_room(self._load), self._load.free_path),
                 self._load.isolate,
             )
             self._restorer.begin(capture)
@@ -433,6 +434,21 @@ def _load_failed(load: protocol.Load, error: BaseException) -> str:
     return f"the computation cannot be loaded on {load.node_name}:\n{text[-_REASON_MAX:]}"
 
 
+_MODULES_SIZE = 8 * 1024 * 1024
+"""Bytes that the files of modules may have for which there is to be room: they are written as they are imported."""
+
+
+def _place_of_modules(load: protocol.Load) -> str:
+    is_small = load.disk_path and not fits_in_memory(load.segment_path, _MODULES_SIZE)
+    return load.disk_path if is_small else load.segment_path
+
+
+def _room(load: protocol.Load) -> Room:
+    """Where large payloads are."""
+    is_on_disk = load.segment_path == load.disk_path
+    return Room("" if is_on_disk else load.segment_path, load.disk_path)
+
+
 def _setup_failed(load: protocol.Load, reason: str) -> str:
     return f"setup failed on {load.node_name}: {sendable(reason)}"[:60_000]
 
@@ -479,6 +495,7 @@ def main() -> None:
     slots = mmap.mmap(slots_fd, 0)
     os.close(slots_fd)
     host = Host(control, slots)
+    memory_max()  # so that workers know
     processes.set_death_signal(signal.SIGTERM, parent)
     try:
         host.serve()

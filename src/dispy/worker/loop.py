@@ -33,6 +33,7 @@ from dispy.protocol import worker as protocol
 from dispy.protocol.node import FINISHED, TERMINATED, Ended, FilePart, Job
 from dispy.protocol.output import cut_reason
 from dispy.protocol.worker import Record
+from dispy.room import NoRoomError
 from dispy.text import of_error, sendable
 from dispy.worker import forked, native_threads
 from dispy.worker.chunk import Chunk
@@ -274,7 +275,7 @@ class Worker:
         end = start + (_clock() - began)
         stream = 0
         if type(data) is not bytes or len(data) >= limits.INLINE_MAX:
-            stream, status, reason = self._store(data, status, reason)
+            stream, status, reason = self._store(job, data, status, reason)
             data = b""
         # Freed now: the next job may need the memory.
         value = call = chunk = None
@@ -300,13 +301,21 @@ class Worker:
         self._values = threading.Lock()
 
     def _store(
-        self, data: bytes | payload.Parts, status: int, reason: str | None
+        self, job: Job, data: bytes | payload.Parts, status: int, reason: str | None
     ) -> tuple[int, int, str | None]:
         """Write a large result; returns its name, and the status and reason that the job has now."""
         try:
-            return self._segments.put(data), status, reason
+            try:
+                return self._segments.put(data, 0.0), status, reason
+            except NoRoomError:
+                self._running = job  # it may be cancelled while it waits
+                return self._segments.put(data), status, reason
+            finally:
+                self._running = None
+        except KeyboardInterrupt:
+            return 0, TERMINATED, "cancelled"
         except OSError as error:
-            reason = f"the result does not fit this node's memory file system: {error}"
+            reason = f"the result cannot be held on this node: {error}"
             return 0, TERMINATED, reason
 
     def _run_apart(self, job: Job) -> None:
@@ -408,7 +417,7 @@ class Worker:
             ended.status = TERMINATED
             ended.payload = b""
             ended.stream = 0
-            ended.reason = f"the job's output does not fit this node's memory file system: {error}"
+            ended.reason = f"the job's output cannot be held on this node: {error}"
         return ended
 
     def _describe(self, error: BaseException, step: str, value: Any, depth: int) -> tuple[bytes, str]:
@@ -560,7 +569,12 @@ class Worker:
             if not isinstance(data, payload.Parts) and len(data) < limits.INLINE_MAX:
                 value.payload = bytes(data)
             else:
-                value.stream = self._segments.put(data)
+                try:
+                    value.stream = self._segments.put(data, float("inf") if timeout is None else timeout)
+                except NoRoomError as error:
+                    if error.is_passing:
+                        return None
+                    raise
             send_whole(self._replies, bytes((protocol.PROVISIONAL,)) + _encode(value))
             return self._wait_acknowledged(value, timeout)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 
 from dispy.core.execution.printing import watch
-from dispy.core.execution.shares import join
+from dispy.core.execution.shares import join, share_out
 from dispy.core.execution.state import (
     Client,
     Computation,
@@ -18,6 +18,7 @@ from dispy.core.execution.state import (
     Recall,
     Release,
     Seconds,
+    ShortOfRoom,
     StageJob,
     State,
     Store,
@@ -207,6 +208,19 @@ def on_job_refused(state: State, out: Outbox, event: JobRefused, now: Seconds) -
             event.number, event.attempt, TERMINATED, 0.0, 0.0, b"", reason=event.reason, ran=False
         )
         tell_ended(out, computation, [ended])
+
+
+def on_short_of_room(state: State, out: Outbox, event: ShortOfRoom, now: Seconds) -> None:
+    """A computation gets no more jobs until there is room for their data again; one that came in vain goes back."""
+    computation = state.computations.get(event.key)
+    if computation is None:
+        return
+    if computation.shortage != event.reason:
+        computation.shortage = event.reason
+        share_out(state, out, now)
+    # One that is here was sent twice.
+    if event.returned is not None and event.returned[0] not in computation.open:
+        out.append(Tell(computation.client.id, JobsReturned(event.key[1], [Attempt(*event.returned)])))
 
 
 def tell_ended(out: Outbox, computation: Computation, ended: list[Ended]) -> None:

@@ -183,6 +183,8 @@ def _grant(
     client = computation.client
     if computation.is_held_off:
         return Grant(0, 0, _why_held_off(state, computation))
+    if computation.shortage:
+        return Grant(0, 0, computation.shortage)
     most = min(state.cpus, client.cpus_max)
     if not most:
         return Grant(

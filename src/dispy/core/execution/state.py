@@ -147,6 +147,20 @@ class JobRefused(Struct):
     reason: str
 
 
+class ShortOfRoom(Struct):
+    """Large data of a computation finds no room here for now, or does again.
+
+    Attributes:
+        key: The computation.
+        reason: What is full; empty if there is room.
+        returned: A job that arrived with such data (number and attempt), and waits where it came from.
+    """
+
+    key: Key
+    reason: str
+    returned: tuple[int, int] | None = None
+
+
 class Tick(Struct):
     """Time passes. ``positions``: where each busy worker is, and since when (epoch)."""
 
@@ -234,6 +248,7 @@ Event = (
     | ValueSent
     | Recalled
     | JobRefused
+    | ShortOfRoom
     | WorkerExited
     | Tick
     | Flush
@@ -523,8 +538,8 @@ class Computation:
 
     __slots__ = (
         "busy", "cancelling", "client", "crashes", "credit", "filed", "grant", "idle", "is_held_off", "key", "open",
-        "ready", "runtimes", "sampled", "sending", "single", "spec", "staging", "status", "stillborn", "unseen",
-        "untold", "vtime", "watched", "workers",
+        "ready", "runtimes", "sampled", "sending", "shortage", "single", "spec",
+        "staging", "status", "stillborn", "unseen", "untold", "vtime", "watched", "workers",
     )  # fmt: skip
 
     def __init__(self, key: Key, client: Client, spec: Compute) -> None:
@@ -554,6 +569,8 @@ class Computation:
         """CPUs in use for it."""
         self.is_held_off = False
         """Another computation uses the node exclusively, or is about to."""
+        self.shortage = ""
+        """Why its large data finds no room; empty if it does."""
         self.grant = Grant(0, 0, "")
         """What it can count on."""
         self.credit = UNTOLD

@@ -177,6 +177,8 @@ def on_credit(state: State, out: Outbox, known: Node, message: node.Credit, now:
     placement.granted = (message.slots, message.backlog)
     placement.shortage = message.reason
     placement.apply_grant()
+    if message.slots and placement.computation.objects:
+        send_objects(out, placement)
     note_room(placement)
     computation = placement.computation
     if is_news:

@@ -62,7 +62,10 @@ def send_objects(out: Outbox, placement: Placement, again: bool = False) -> None
 def on_object_stored(
     state: State, out: Outbox, known: Node, message: node.ObjectStored, now: Seconds
 ) -> None:
-    """A node has an object, or cannot have it: then it is not used for new jobs of the computation."""
+    """A node has an object, or cannot have it: then it is not used for new jobs of the computation.
+
+    One that it has no room for now is sent again with its credit, of which it has none meanwhile.
+    """
     placement = known.placements.get(message.computation)
     if placement is None or message.number not in placement.storing:
         return
@@ -74,6 +77,9 @@ def on_object_stored(
     if not message.reason:
         placement.stored.add(message.number)
         _drop_unwanted(out, placement)
+    elif message.again:
+        placement.granted = (0, 0)
+        placement.apply_grant()
     elif message.number in computation.objects and placement.status is Status.READY:
         _stop_using(out, computation, placement, message.reason)
     note_room(placement)

@@ -1,0 +1,73 @@
+"""What the control groups of this process allow it: CPUs and memory, as containers and services limit them.
+
+Version 2 has one tree, version 1 one for each controller. A limit of any group above ours counts, too. In a container
+the path of our group may be that of the host, while its own group is all that it sees: at the top of the tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+_UNLIMITED = 1 << 60
+"""Bytes from which a limit of version 1 is none: the largest number of pages."""
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """The smallest quota of CPU time (CPUs, such as 0.5); None if there is none.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are.
+    """
+    quotas = [_quota(directory, version) for directory, version in _groups(root, "cpu")]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def memory_limit(root: Path = Path("/")) -> int | None:
+    """The smallest limit of memory (bytes); None if there is none. Files on memory file systems count, too.
+
+    Args:
+        root: Where ``proc`` and ``sys`` are.
+    """
+    limits = []
+    for directory, version in _groups(root, "memory"):
+        text = _read(directory / ("memory.max" if version == 2 else "memory.limit_in_bytes")).strip()
+        if text.isdecimal() and int(text) < _UNLIMITED:
+            limits.append(int(text))
+    return min(limits, default=None)
+
+
+def _groups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
+    """Directories of the groups that we are in, the innermost first, with the version."""
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        fields = line.split(":", 2)
+        if len(fields) < 3:
+            continue
+        version = 1 if fields[1] else 2
+        if version == 1 and controller not in fields[1].split(","):
+            continue
+        base = root / "sys/fs/cgroup" / (controller if version == 1 else "")
+        group = base / fields[2].lstrip("/")
+        for directory in (group, *group.parents):
+            if not directory.is_relative_to(base):
+                break
+            yield directory, version
+
+
+def _quota(directory: Path, version: int) -> float | None:
+    if version == 2:
+        fields = _read(directory / "cpu.max").split()
+    else:
+        fields = [_read(directory / name) for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+    try:
+        quota, period = float(fields[0]), float(fields[1])
+    except (ValueError, IndexError):
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""

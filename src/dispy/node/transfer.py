@@ -1,0 +1,207 @@
+"""Payloads on their way between files of a node and the sockets of its clients."""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from dispy.buffers import claim_file, free_file, map_shared
+from dispy.room import SHORT, NoRoomError, Room, places
+
+_MOVE_STEP = 1024 * 1024
+
+
+class Outgoing:
+    """A segment on its way to a client.
+
+    Read and not mapped: pages of a GiB cost 100 ms to be mapped, in which nothing else is done, and a
+    worker that cuts a mapped file would end us.
+
+    Args:
+        descriptor: Of the file; is closed with this.
+        size: Bytes that are sent.
+        start: Where they begin in the file.
+    """
+
+    __slots__ = ("_descriptor", "_start", "size")
+
+    def __init__(self, descriptor: int, size: int, start: int = 0) -> None:
+        self._descriptor = descriptor
+        self._start = start
+        self.size = size
+
+    def read(self, start: int, size: int) -> bytes:
+        """Bytes from a place on; zeros where there are none any more."""
+        data = b""
+        with suppress(OSError):
+            data = os.pread(self._descriptor, size, self._start + start)
+        return data if len(data) == size else data.ljust(size, b"\0")
+
+    def close(self) -> None:
+        """No more is read."""
+        os.close(self._descriptor)
+
+
+class Incoming:
+    """A payload on its way into a file.
+
+    A new file is written and not mapped: page faults cost more than copying. One that is used again has
+    its pages, and is mapped, so that the socket is read straight into it. A file for which the memory file system has
+    no room any more in the middle of it goes on on disk.
+
+    Args:
+        room: Where the file may be.
+        name: Of the file.
+        size: Of the payload.
+        free: Where files lie that can be used again; empty for none.
+        expected: Bytes that others are going to need of the memory file system.
+    """
+
+    def __init__(self, room: Room, name: str, size: int, free: str, expected: int = 0) -> None:
+        self._room = room
+        self._name = name
+        self._size = size
+        self._free = free
+        self._error: OSError | None = None
+        self._descriptor = -1
+        self._mapped: memoryview | None = None
+        self._position = 0
+        self.directory = room.memory or room.disk
+        """Where the file is."""
+        try:
+            if claim_file(free, size, self._path):
+                self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+                self._mapped = memoryview(map_shared(self._descriptor, size))
+                return
+        except OSError as error:
+            self._error = error
+            return
+        self._open(places(room, size + expected))
+
+    @property
+    def _path(self) -> str:
+        return f"{self.directory}/{self._name}"
+
+    @property
+    def size(self) -> int:
+        """Of the payload (bytes)."""
+        return self._size
+
+    @property
+    def expected(self) -> int:
+        """Bytes that are still going to be taken of the memory file system."""
+        is_growing = self._descriptor >= 0 and self._mapped is None and self.directory == self._room.memory
+        return self._size - self._position if is_growing else 0
+
+    def _open(self, directories: list[str]) -> None:
+        """Have a new file in the first of some directories in which one can be made."""
+        for self.directory in directories:
+            try:
+                how = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                self._descriptor = os.open(self._path, how, 0o600)
+            except OSError as error:
+                self._error = error
+            else:
+                self._error = None
+                return
+        if self._error is None or self._error.errno in SHORT:
+            self._error = NoRoomError(self._room, self._size)
+
+    def room(self, size: int) -> memoryview | None:
+        """Where the next bytes belong."""
+        if self._mapped is None:
+            return None
+        self._position += size
+        return self._mapped[self._position - size : self._position]
+
+    def write(self, body: memoryview) -> None:
+        """Take the next bytes; what goes wrong is told by ``finish``."""
+        room = self.room(len(body))
+        if room is not None:
+            room[:] = body
+            return
+        while body and self._error is None:
+            try:
+                count = os.write(self._descriptor, body)
+                self._position += count
+                body = body[count:]
+            except OSError as error:
+                self._move(error)
+
+    def _move(self, error: OSError) -> None:
+        """Go on on disk, if we were not there: what has come is copied."""
+        room, before, path = self._room, self._descriptor, self._path
+        if error.errno not in SHORT or not room.disk or self.directory == room.disk:
+            self._error = NoRoomError(room, self._size) if error.errno in SHORT else error
+            self.discard()
+            return
+        self._descriptor = -1
+        self._open([room.disk])
+        try:
+            position = 0
+            while position < self._position and self._error is None:
+                data = os.pread(before, min(_MOVE_STEP, self._position - position), position)
+                if not data:
+                    raise OSError(errno.EIO, "shorter than it was")
+                position += os.write(self._descriptor, data)
+        except OSError as failure:
+            self._error = NoRoomError(room, self._size) if failure.errno in SHORT else failure
+            self.discard()
+        finally:
+            os.close(before)
+            with suppress(OSError):
+                os.unlink(path)
+
+    def finish(self) -> Path:
+        """Close the file; returns where it is.
+
+        Raises:
+            NoRoomError: There was none for it.
+            OSError: It cannot be written for another reason.
+        """
+        if self._error is not None:
+            raise self._error
+        self._close()
+        return Path(self._path)
+
+    def read(self) -> bytes:
+        """All of it, and no file any more.
+
+        Raises:
+            OSError: There was no room.
+        """
+        data = self.finish().read_bytes()
+        self._drop()
+        return data
+
+    def view(self) -> bytes | memoryview:
+        """All of it, without a copy where that is possible, until ``let_go``.
+
+        Raises:
+            OSError: There was no room.
+        """
+        if self._error is not None:
+            raise self._error
+        return self._mapped if self._mapped is not None else os.pread(self._descriptor, self._size, 0)
+
+    def let_go(self) -> None:
+        """It was looked at, and its room can be used again."""
+        self._close()
+        self._drop()
+
+    def discard(self) -> None:
+        """Give the room back."""
+        self._close()
+        with suppress(OSError):
+            os.unlink(self._path)
+
+    def _drop(self) -> None:
+        free_file(self._free if self.directory == self._room.memory else "", self._path, self._size)
+
+    def _close(self) -> None:
+        self._mapped = None
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

@@ -1,0 +1,220 @@
+"""Where large data finds room: on the memory file system while it has some, else on disk.
+
+Containers have 64 MB of the first (Docker's default), or none. What is written there may neither fill it, which would
+end other programs that map files there with SIGBUS, nor take more than half of the memory that the container has.
+Files on disk are mapped in the same way, and written by ``write`` before: no full disk ends anybody who maps them.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import resource
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple
+
+from dispy.cgroups import memory_limit
+
+_SPARED_SHARE = 8
+_SPARED_MAX = 64 * 1024 * 1024
+"""Bytes of a memory file system that are left to other programs: an eighth of it, and no more than this."""
+
+SHORT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a system call says where there is no room: on the file system, of the user's quota, by ``ulimit -f``."""
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+
+class Room(NamedTuple):
+    """Two directories for the same kind of files; a name is looked for in the first one first.
+
+    Attributes:
+        memory: On the memory file system; empty if there is none.
+        disk: On disk; empty if there is none.
+    """
+
+    memory: str
+    disk: str
+
+
+class NoRoomError(OSError):
+    """There is no room on the memory file system and none on disk.
+
+    Attributes:
+        is_passing: There may be some later: all of it would do.
+    """
+
+    def __init__(self, room: Room, size: int) -> None:
+        sizes = _sizes(room)
+        allowed, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if allowed != resource.RLIM_INFINITY and size > allowed:
+            self.is_passing = False
+            super().__init__(errno.EFBIG, f"a file of {_mib(size)} is larger than allowed: see 'ulimit -f'")
+            return
+        self.is_passing = any(size <= total - _spared(kind, total) for kind, _, total, _ in sizes)
+        places = " and ".join(
+            f"{kind} {_mount_of(directory)} ({_mib(free)} of {_mib(total)} free)"
+            for kind, directory, total, free in sizes
+        )
+        super().__init__(
+            errno.ENOSPC,
+            f"there is no room for {_mib(size)} on {places or 'any file system'}; give the first more "
+            "(docker run --shm-size=2g), make room on the disk, or start the node with TMPDIR on a larger one"
+            + ("; see also 'df -i' and 'quota'" if has_room(room, size) else ""),
+        )
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+@functools.cache
+def memory_max() -> int:
+    """Bytes that may be on memory file systems: half of what our control groups allow; 0 if these set no limit.
+
+    Read once: a process that forks others asks before, and they need not.
+    """
+    return (memory_limit() or 0) // 2
+
+
+def kept_max(directory: str, most: int) -> int:
+    """Bytes of files that may be kept just to be used again: a quarter of their file system, at most ``most``."""
+    try:
+        total, _ = _memory(directory)
+    except OSError:
+        return 0
+    return min(most, total // 4)
+
+
+def fits_in_memory(directory: str, size: int) -> bool:
+    """Whether a file of so many bytes may go to a directory on the memory file system: others are left some room."""
+    try:
+        total, free = _memory(directory)
+    except OSError:
+        return False
+    return size <= free - _spared(_MEMORY, total)
+
+
+_MEMORY = "the memory file system"
+_DISK = "the disk"
+
+
+def _spared(kind: str, total: int) -> int:
+    return min(total // _SPARED_SHARE, _SPARED_MAX) if kind == _MEMORY else 0
+
+
+def _memory(directory: str) -> tuple[int, int]:
+    """Bytes that a memory file system may hold, and how many of these are free."""
+    total, free = _disk(directory)
+    limit = memory_max()
+    if 0 < limit < total:
+        return limit, limit - (total - free)
+    return total, free
+
+
+def _disk(directory: str) -> tuple[int, int]:
+    status = os.statvfs(directory)
+    if not status.f_blocks:  # one without a limit, or that does not tell
+        return 1 << 60, 1 << 60
+    return status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
+
+
+def places(room: Room, size: int) -> list[str]:
+    """Directories in which a file of so many bytes is to be tried, the best first.
+
+    What does not fit is not tried: it would take the last bytes from others before that is found out.
+    """
+    found = [room.memory] if room.memory and (not room.disk or fits_in_memory(room.memory, size)) else []
+    if room.disk and _fits_on_disk(room.disk, size):
+        found.append(room.disk)
+    return found
+
+
+def has_room(room: Room, size: int) -> bool:
+    """Whether a file of so many bytes would find room now."""
+    if room.memory and fits_in_memory(room.memory, size):
+        return True
+    return _fits_on_disk(room.disk or room.memory, size)
+
+
+def _fits_on_disk(directory: str, size: int) -> bool:
+    try:
+        return size <= _disk(directory)[1]
+    except OSError:
+        return True  # whoever tries finds out what is the matter
+
+
+def write_new(room: Room, name: str, size: int, fill: Callable[[int], None]) -> str:
+    """Make a file where there is room; returns its path.
+
+    Args:
+        room: Where it may be.
+        name: Of the file; new in both directories.
+        size: Bytes that it will have.
+        fill: Writes it, to a descriptor; called again for another place if there was no room for all of it.
+
+    Raises:
+        NoRoomError: There is none.
+        OSError: It cannot be made for another reason.
+    """
+    failure: OSError | None = None
+    for directory in places(room, size):
+        path = f"{directory}/{name}"
+        try:
+            descriptor = os.open(path, _NEW, 0o600)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            failure = error
+            continue
+        try:
+            fill(descriptor)
+        except BaseException as error:
+            with suppress(OSError):
+                os.unlink(path)
+            if not isinstance(error, OSError):
+                raise
+            failure = error
+        else:
+            return path
+        finally:
+            os.close(descriptor)
+    if failure is None or failure.errno in SHORT:
+        raise NoRoomError(room, size) from failure
+    raise failure
+
+
+def find(room: Room, name: str) -> str:
+    """The path of a file that is in one of the two directories, or would be in the first."""
+    if room.memory:
+        path = f"{room.memory}/{name}"
+        if not room.disk or os.path.lexists(path):
+            return path
+        other = f"{room.disk}/{name}"
+        return other if os.path.lexists(other) else path
+    return f"{room.disk}/{name}"
+
+
+def _sizes(room: Room) -> list[tuple[str, str, int, int]]:
+    """Of both file systems: what it is, the directory, its size and what is free of it (bytes)."""
+    found = []
+    for kind, directory, look in ((_MEMORY, room.memory, _memory), (_DISK, room.disk, _disk)):
+        with suppress(OSError):
+            if directory:
+                total, free = look(directory)
+                found.append((kind, directory, total, max(0, free)))
+    return found
+
+
+def _mount_of(directory: str) -> str:
+    """The top of the file system that a directory is on."""
+    with suppress(OSError):
+        device = os.stat(directory).st_dev
+        while (above := os.path.dirname(directory)) != directory and os.stat(above).st_dev == device:
+            directory = above
+    return directory
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB" if size >= 2**20 else f"{size:,} bytes"
