@@ -87,13 +87,15 @@ from dispy.settings import NodeSettings
 @click.option(
     "--force_cleanup", is_flag=True, help="Remove working directories also of clusters with cleanup=False."
 )
-@click.option("-d", "--debug", is_flag=True, help="Log what happens in detail.")
+@click.option(
+    "-d", "--debug", is_flag=True, help="Log each message and decision, to find out why nothing happens."
+)
 @click.option("--daemon", is_flag=True, help="Do not use the terminal, and run on when it is closed.")
 def command(**options: Any) -> None:
     """Run jobs of dispy clients on this machine.
 
     Clients of the same user on this machine find the node by themselves. SIGINT (Ctrl-C) and SIGTERM end it with
-    everything that runs on it.
+    everything that runs on it; SIGUSR1 has it take no new jobs, and end when those that run have ended.
     """
     gc.disable()  # until all is loaded; see ``daemon.main``
     from dispy.node import daemon

@@ -10,6 +10,7 @@ from functools import partial
 from dispy.core.execution import state as core
 from dispy.core.execution.state import Key, WorkerId
 from dispy.net.addresses import outward
+from dispy.node import reporting, tracing
 from dispy.node.filing import (
     drop_brought,
     drop_places,
@@ -31,7 +32,7 @@ from dispy.node.workers import (
 )
 from dispy.processes import describe_exit
 from dispy.protocol import worker as worker_protocol
-from dispy.text import block, lines
+from dispy.text import block, line, lines
 
 logger = logging.getLogger("dispy.node")
 
@@ -103,10 +104,13 @@ def _load(service: NodeState, action: core.StartHost) -> None:
     if before is not None:
         loaded.brought, loaded.stages = before.brought, before.stages
         loaded.requests = before.requests
+    loaded.computation = service._machine.state.computations.get(action.key)
+    loaded.since = service._clock.monotonic()
     service._loaded[action.key] = loaded
     service._prepared.pop(action.key, None)
     service._loop.add_reader(host.output, _on_output, service, host)
     service._loop.add_reader(host.control, _on_host_readable, service, action.key, loaded)
+    logger.debug("host %d loads computation %s", host.process.pid, line(action.compute.name))
     host.tell(
         worker_protocol.Load(
             name=action.compute.name,
@@ -140,6 +144,8 @@ def _on_host_readable(service: NodeState, key: Key, loaded: Loaded) -> None:
 def _on_host_message(
     service: NodeState, key: Key, loaded: Loaded, message: worker_protocol.FromHost
 ) -> None:
+    if service._tracer is not None:
+        tracing.host_message(loaded.host, message)
     match message:
         case worker_protocol.SettingUp():
             service._loop.call_later(loaded.limit_s + SETUP_GRACE_S, _end_late_setup, service, loaded)
@@ -147,8 +153,12 @@ def _on_host_message(
             loaded.is_loaded = True
             if warning:
                 logger.warning("%s", block(warning))
+            reporting.on_loaded(service, loaded)
             service._handle(core.HostReady(key, warning))
         case worker_protocol.LoadFailed(reason):
+            if loaded.computation is not None:
+                reporting.on_failed(service, loaded.computation, reason)
+                loaded.computation = None
             service._handle(core.HostFailed(key, reason))
             stop_host(service, core.StopHost(key))
         case worker_protocol.WorkerStarted(worker, pid):
@@ -189,6 +199,7 @@ def stop_host(service: NodeState, action: core.StopHost) -> None:
     loaded = service._loaded.get(action.key)
     if loaded is None:
         return
+    reporting.on_left(service, loaded)
     drop_brought(service, loaded)
     host = loaded.host
     if host.is_dead:
@@ -219,6 +230,7 @@ def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key)
         del service._leaving[key]
     if host in service._ending:
         service._ending.remove(host)
+    tracing.host_ended(host)
     close_host(service, host)
     service._kill_strays(_own_children(service))
     if leaving is not None and leaving.host is host:
@@ -230,6 +242,7 @@ def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
     loaded.host.kill()
     loaded.host.process.wait()
     loaded.host.kill_workers()
+    tracing.host_ended(loaded.host)
     service._kill_strays(_own_children(service))
     reason = f"the computation's host ended with {describe_exit(loaded.host.process.returncode)}"
     if not loaded.is_loaded:
@@ -247,12 +260,17 @@ def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
 
 
 def _on_host_failed(service: NodeState, event: core.HostFailed) -> None:
+    computation = service._machine.state.computations.get(event.key)
     service._handle(event)
     loaded = service._loaded.get(event.key)
     # Its directories stay if another host is started in its place, also after a while: what lies there
     # belongs to jobs that wait.
     is_over = event.key not in service._machine.state.computations
     if is_over:
+        if computation is not None:
+            reporting.on_failed(service, computation, event.reason)
+        if loaded is not None:
+            loaded.computation = None
         drop_prepared(service, event.key)
     if loaded is not None and loaded.host.is_dead and is_over:
         drop_places(service, event.key)
@@ -286,6 +304,7 @@ def _start_spare(service: NodeState) -> None:
         return
     try:
         service._spare = service._new_host()
+        logger.debug("host %d is started ahead", service._spare.process.pid)
     except OSError as error:
         # The next computation tries again, and says so if that fails.
         logger.warning("no process can be started ahead: %s", error)

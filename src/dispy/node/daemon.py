@@ -23,6 +23,7 @@ from dispy import processes
 from dispy.core.execution.offers import workers_max
 from dispy.errors import DispyError, StateDirectoryError
 from dispy.files.store import Store
+from dispy.logs import Outlet, OutletHandler
 from dispy.net import secrets
 from dispy.net.addresses import resolve
 from dispy.net.directories import state_directory
@@ -42,6 +43,11 @@ from dispy.text import Formatter
 logger = logging.getLogger("dispy.node")
 
 _STOP = (signal.SIGINT, signal.SIGTERM)
+_ASK = (signal.SIGUSR1, signal.SIGUSR2)
+"""Drain, and say who uses the node."""
+
+LOG_S = 1.0
+"""Time for the last lines of the log to be written."""
 
 _STARTERS_WISH = (signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 """Signals of a terminal: whoever ignores these before starting a node wants one that runs on without the terminal."""
@@ -56,9 +62,9 @@ def main(settings: NodeSettings) -> NoReturn:
     gc.freeze()
     gc.enable()
     code = run(settings)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # gone, closed, or never there
-            stream.flush()
+    # Of stderr each line has gone; to flush it would be to wait for a reader who may read no more.
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # gone, closed, or never there
+        sys.stdout.flush()
     os._exit(code)
 
 
@@ -71,9 +77,7 @@ def run(settings: NodeSettings) -> int:
     processes.fill_standard_descriptors()
     early: list[int] = []
     _catch_signals(settings, lambda number, _: early.append(number))
-    handler = logging.StreamHandler()
-    handler.setFormatter(Formatter("%(asctime)s %(name)s - %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.DEBUG if settings.debug else logging.INFO)
+    log = _open_log(settings)
     present = usable_cpus()
     try:
         check_node(settings, present)
@@ -93,11 +97,25 @@ def run(settings: NodeSettings) -> int:
     except DispyError as error:
         print(f"dispynode: {error}", file=sys.stderr)
         return 2
+    finally:
+        log.close(LOG_S)
+
+
+def _open_log(settings: NodeSettings) -> Outlet:
+    """Have what is logged written to stderr, on a thread of its own: who reads it may be slow, or read no more."""
+    written = logging.StreamHandler()
+    written.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s - %(message)s"))
+    outlet = Outlet(written.handle)
+    # What happens to its own node is nothing that a program has to tell its user.
+    level = logging.DEBUG if settings.debug else logging.WARNING if settings.owner else logging.INFO
+    logging.basicConfig(handlers=[OutletHandler(outlet)], level=level)
+    logging.getLogger("asyncio").setLevel(logging.INFO)
+    return outlet
 
 
 def _catch_signals(settings: NodeSettings, handler: Callable[[int, FrameType | None], object]) -> None:
     """Have signals that come while we start noted: what was made by then is taken down in order."""
-    for number in _STOP:
+    for number in (*_STOP, *_ASK):
         signal.signal(number, handler)
     if settings.daemon:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -132,7 +150,7 @@ def _run_checked(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(settings, parts, early))
     finally:
-        for number in _STOP:  # the loop has given its handlers back, and we are ending already
+        for number in (*_STOP, *_ASK):  # the loop has given its handlers back, and we are ending already
             signal.signal(number, signal.SIG_IGN)
         spare.kill()
         spare.process.wait()
@@ -166,13 +184,16 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
     service = NodeService(settings, parts)
     for number in (*_STOP, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
-            loop.add_signal_handler(number, service.stop)
-    if early:
-        service.stop()
+            loop.add_signal_handler(number, service.stop, signal.Signals(number).name)
+    loop.add_signal_handler(signal.SIGUSR1, service.drain, "SIGUSR1")
+    loop.add_signal_handler(signal.SIGUSR2, service.say_usage, "SIGUSR2")
+    for told in early:
+        if told not in _ASK:
+            service.stop(signal.Signals(told).name)
     try:
         service.start()
     except BaseException as error:
-        service.stop()
+        service.stop("it cannot begin")
         await service.run()
         if not isinstance(error, OSError):
             raise
@@ -182,6 +203,8 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
             file=sys.stderr,
         )
         return 1
+    if signal.SIGUSR1 in early:
+        service.drain("SIGUSR1")
     _watch_owner(loop, service, settings.owner)
     with contextlib.suppress(OSError):  # nobody reads it: no reason to stop
         print(_greeting(settings, service, parts.cpus), flush=True)
@@ -212,6 +235,9 @@ def _greeting(settings: NodeSettings, service: NodeService, cpus: int) -> str:
     )
 
 
+_OWNER_ENDED = "its program has ended"
+
+
 def _watch_owner(loop: asyncio.AbstractEventLoop, service: NodeService, owner: int) -> None:
     """A private node ends with the program that started it, however that ends."""
     if not owner:
@@ -219,8 +245,8 @@ def _watch_owner(loop: asyncio.AbstractEventLoop, service: NodeService, owner: i
     try:
         descriptor = os.pidfd_open(owner)
     except ProcessLookupError:
-        service.stop()
+        service.stop(_OWNER_ENDED)
         return
-    loop.add_reader(descriptor, service.stop)
+    loop.add_reader(descriptor, service.stop, _OWNER_ENDED)
     if os.getppid() != owner:
-        service.stop()
+        service.stop(_OWNER_ENDED)

@@ -1,0 +1,212 @@
+"""Log lines leave on a thread of their own, and nobody can make too many of them.
+
+A handler that blocks (a pipe that nobody reads, a log server that is away) or raises must not stop what logs. Records
+wait in a bounded queue; those that do not fit are counted, and the number is logged when there is room again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+LINES_MAX = 10_000
+"""Records that wait: some 5 MB, and what a second of debugging makes."""
+
+SOON_S = 0.1
+"""Whoever logs at INFO or above waits so long for the line to be written: no time, where handlers are quick."""
+
+LOOK_S = 1.0
+"""How often the thread looks whether lines were left out."""
+
+
+class Outlet:
+    """Delivers log records on a thread of its own, which is started by the first one.
+
+    Args:
+        deliver: Called with each record; what it raises is said once on stderr.
+    """
+
+    def __init__(self, deliver: Callable[[logging.LogRecord], object]) -> None:
+        self._deliver = deliver
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget thread and queue; in a fork, which has no such thread."""
+        self._queue: queue.SimpleQueue[logging.LogRecord | threading.Event | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._left_out = 0
+        self._is_late = False
+        """Somebody has waited in vain for a line to be written."""
+        self._has_complained = False
+        self._guard = threading.Lock()
+        """Held to start and end the thread."""
+        self._calling = threading.Lock()
+        """Held while a record is delivered, and while the process forks."""
+        self._is_held = False
+
+    def hold(self) -> None:
+        """Let no handler be in the midst of something while the process forks: its locks would be held for ever."""
+        if not self.is_current():
+            self._is_held = self._calling.acquire(timeout=SOON_S)
+
+    def go_on(self) -> None:
+        """The process has forked, and we are in the parent."""
+        if self._is_held:
+            self._is_held = False
+            self._calling.release()
+
+    def is_current(self) -> bool:
+        """Whether we are on that thread."""
+        return threading.current_thread() is self._thread
+
+    def put(self, record: logging.LogRecord) -> None:
+        """Have a record delivered; one at INFO or above usually has been when this returns."""
+        if self._queue.qsize() >= LINES_MAX:
+            self._left_out += 1
+            return
+        # What it refers to may be another by the time it is written.
+        record.msg, record.args = record.getMessage(), None
+        with self._guard:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="dispy log", daemon=True)
+                self._thread.start()
+            self._queue.put(record)
+        if record.levelno >= logging.INFO and not self._is_late:
+            self.flush(SOON_S)
+
+    def flush(self, timeout_s: float) -> None:
+        """Wait until all is delivered that was put before, for so many seconds at most."""
+        if self._thread is None or self.is_current():
+            return
+        written = threading.Event()
+        self._queue.put(written)
+        self._is_late = not written.wait(timeout_s)
+
+    def close(self, timeout_s: float) -> None:
+        """Deliver what waits, and end the thread if that takes no longer than so many seconds."""
+        with self._guard:
+            thread, self._thread = self._thread, None
+            if thread is None:
+                return
+            self._queue.put(None)
+        thread.join(timeout_s)
+        if thread.is_alive():
+            self._queue = queue.SimpleQueue()  # what it has not delivered is its own now
+
+    def _run(self) -> None:
+        waiting = self._queue
+        while True:
+            try:
+                item = waiting.get(timeout=LOOK_S) if self._left_out else waiting.get()
+            except queue.Empty:
+                item = None
+                if self._left_out:
+                    self._call(self._count_left_out())
+                    continue
+            if item is None:
+                return
+            if isinstance(item, threading.Event):
+                self._is_late = False
+                item.set()
+                continue
+            self._call(item)
+            if self._left_out and waiting.qsize() < LINES_MAX // 2:
+                self._call(self._count_left_out())
+
+    def _count_left_out(self) -> logging.LogRecord:
+        count, self._left_out = self._left_out, 0
+        text = f"{count} lines of this log are left out: they came faster than they could be written"
+        return logging.LogRecord("dispy", logging.WARNING, __file__, 0, text, None, None)
+
+    def _call(self, record: logging.LogRecord) -> None:
+        try:
+            with self._calling:
+                self._deliver(record)
+        except Exception as error:
+            if not self._has_complained:
+                self._has_complained = True
+                with contextlib.suppress(Exception):
+                    text = f"dispy: a logging handler fails, which is said once: {type(error).__name__}: {error}"
+                    sys.stderr.write(f"{text}\n")
+
+
+class OutletHandler(logging.Handler):
+    """Passes records to an outlet.
+
+    Args:
+        outlet: Which.
+    """
+
+    def __init__(self, outlet: Outlet) -> None:
+        super().__init__()
+        self._outlet = outlet
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Without a lock: an outlet has its own, and is not to be waited for by others."""
+        self._outlet.put(record)
+        return True
+
+
+class LogLimit:
+    """So many lines of a kind in a while, and one for each key; the others are counted, and the count is logged.
+
+    Args:
+        every_s: The while (seconds).
+        most: Lines of one kind in that time.
+        log: Logs a line: the logger's method.
+        later: Calls a function after so many seconds; as of an event loop.
+    """
+
+    def __init__(
+        self,
+        every_s: float,
+        most: int,
+        log: Callable[..., None],
+        later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        self._every_s = every_s
+        self._most = most
+        self._log = log
+        self._later = later
+        self._keys_by_kind: dict[str, set[str]] = {}
+        self._left_out: dict[str, int] = {}
+        self._is_timed = False
+
+    def line(self, kind: str, key: str, text: str, *arguments: object) -> None:
+        """Log a line, or count it.
+
+        Args:
+            kind: What such lines have in common, as words that follow "more".
+            key: Whom it is about.
+            text: The line, with ``arguments``.
+        """
+        keys = self._keys_by_kind.setdefault(kind, set())
+        if key in keys or len(keys) >= self._most:
+            self._left_out[kind] = self._left_out.get(kind, 0) + 1
+            return
+        keys.add(key)
+        if not self._is_timed:
+            self._is_timed = True
+            self._later(self._every_s, self._on_time)
+        self._log(text, *arguments)
+
+    def _on_time(self) -> None:
+        self._is_timed = False
+        self._keys_by_kind.clear()
+        self.tell_count()
+
+    def tell_count(self) -> None:
+        """Say now what was left out."""
+        left_out, self._left_out = self._left_out, {}
+        for kind, count in left_out.items():
+            self._log("%d more %s within %g s, a line each is left out", count, kind, self._every_s)
+
+
+def local_time(seconds_from_now: float) -> str:
+    """When that is, on the clock of this machine."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() + seconds_from_now))
