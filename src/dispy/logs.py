@@ -20,8 +20,12 @@ LINES_MAX = 10_000
 SOON_S = 0.1
 """Whoever logs at INFO or above waits so long for the line to be written: no time, where handlers are quick."""
 
-LOOK_S = 1.0
-"""How often the thread looks whether lines were left out."""
+IDLE_S = 1.0
+"""A thread that has had nothing to deliver for so long ends; the next record starts another."""
+
+
+Waiting = queue.SimpleQueue[logging.LogRecord | threading.Event | None]
+"""Records, events to be set when all before them has been delivered, and None at the end."""
 
 
 class Outlet:
@@ -33,11 +37,13 @@ class Outlet:
 
     def __init__(self, deliver: Callable[[logging.LogRecord], object]) -> None:
         self._deliver = deliver
+        self._here = threading.local()
+        """Knows a thread of ours, also one that was given up."""
         self.reset()
 
     def reset(self) -> None:
         """Forget thread and queue; in a fork, which has no such thread."""
-        self._queue: queue.SimpleQueue[logging.LogRecord | threading.Event | None] = queue.SimpleQueue()
+        self._queue: Waiting = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._left_out = 0
         self._is_late = False
@@ -62,7 +68,7 @@ class Outlet:
 
     def is_current(self) -> bool:
         """Whether we are on that thread."""
-        return threading.current_thread() is self._thread
+        return getattr(self._here, "is_ours", False)
 
     def put(self, record: logging.LogRecord) -> None:
         """Have a record delivered; one at INFO or above usually has been when this returns."""
@@ -72,19 +78,38 @@ class Outlet:
         # What it refers to may be another by the time it is written.
         record.msg, record.args = record.getMessage(), None
         with self._guard:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="dispy log", daemon=True)
-                self._thread.start()
-            self._queue.put(record)
-        if record.levelno >= logging.INFO and not self._is_late:
+            is_running = self._thread is not None or self._start()
+            if is_running:
+                self._queue.put(record)
+        if not is_running:
+            self._deliver_here(record)
+        elif record.levelno >= logging.INFO and not self._is_late:
             self.flush(SOON_S)
+
+    def _start(self) -> bool:
+        thread = threading.Thread(target=self._run, args=(self._queue,), name="dispy log", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter ends, or there are too many
+            return False
+        self._thread = thread
+        return True
+
+    def _deliver_here(self, record: logging.LogRecord) -> None:
+        """There is no thread to be had."""
+        self._here.is_ours = True
+        try:
+            self._call(record)
+        finally:
+            self._here.is_ours = False
 
     def flush(self, timeout_s: float) -> None:
         """Wait until all is delivered that was put before, for so many seconds at most."""
-        if self._thread is None or self.is_current():
-            return
-        written = threading.Event()
-        self._queue.put(written)
+        with self._guard:
+            if self._thread is None or self.is_current():
+                return
+            written = threading.Event()
+            self._queue.put(written)
         self._is_late = not written.wait(timeout_s)
 
     def close(self, timeout_s: float) -> None:
@@ -94,20 +119,19 @@ class Outlet:
             if thread is None:
                 return
             self._queue.put(None)
+            # What it does not deliver in time is its own.
+            self._queue = queue.SimpleQueue()
         thread.join(timeout_s)
-        if thread.is_alive():
-            self._queue = queue.SimpleQueue()  # what it has not delivered is its own now
 
-    def _run(self) -> None:
-        waiting = self._queue
+    def _run(self, waiting: Waiting) -> None:
+        self._here.is_ours = True
         while True:
             try:
-                item = waiting.get(timeout=LOOK_S) if self._left_out else waiting.get()
+                item = waiting.get(timeout=IDLE_S)
             except queue.Empty:
-                item = None
-                if self._left_out:
-                    self._call(self._count_left_out())
-                    continue
+                if self._end_idle(waiting):
+                    return
+                continue
             if item is None:
                 return
             if isinstance(item, threading.Event):
@@ -117,6 +141,14 @@ class Outlet:
             self._call(item)
             if self._left_out and waiting.qsize() < LINES_MAX // 2:
                 self._call(self._count_left_out())
+
+    def _end_idle(self, waiting: Waiting) -> bool:
+        """Whether the thread ends, since nothing has come for a while."""
+        with self._guard:
+            if waiting is self._queue and waiting.empty():
+                self._thread = None
+                return True
+        return waiting is not self._queue
 
     def _count_left_out(self) -> logging.LogRecord:
         count, self._left_out = self._left_out, 0

@@ -127,6 +127,37 @@ def test_it_begins_again_after_its_end(opened: Any) -> None:
     assert seen == ["0", "1", "2"]
 
 
+def test_where_no_thread_can_be_started_lines_are_delivered_at_once(
+    opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end of the interpreter; a handler that logs then has its own lines delivered, too."""
+    seen: list[str] = []
+
+    def deliver(item: logging.LogRecord) -> None:
+        seen.append(item.getMessage())
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+    outlet = opened(deliver)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    outlet.put(record("x", logging.WARNING))
+    outlet.flush(1)
+    assert seen == ["x"]
+
+
+def test_an_idle_thread_ends_and_another_one_begins(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "IDLE_S", 0.01)
+    seen: list[str] = []
+    outlet = opened(lambda r: seen.append(r.getMessage()))
+    for n in range(3):
+        outlet.put(record(f"{n}"))
+        deadline = time.monotonic() + 5
+        while [t for t in threading.enumerate() if t.name == "dispy log"]:
+            assert time.monotonic() < deadline, "an idle thread stays"
+    assert seen == ["0", "1", "2"]
+
+
 def test_without_stderr_nothing_is_lost_but_the_complaint(
     opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
