@@ -24,8 +24,8 @@ IDLE_S = 1.0
 """A thread that has had nothing to deliver for so long ends; the next record starts another."""
 
 
-Waiting = queue.SimpleQueue[logging.LogRecord | threading.Event | None]
-"""Records, events to be set when all before them has been delivered, and None at the end."""
+Waiting = queue.SimpleQueue[logging.LogRecord | str | threading.Event | None]
+"""Records, text for stderr, events to be set when all before them has been delivered, and None at the end."""
 
 
 class Outlet:
@@ -77,14 +77,25 @@ class Outlet:
             return
         # What it refers to may be another by the time it is written.
         record.msg, record.args = record.getMessage(), None
+        if self._put(record) and record.levelno >= logging.INFO and not self._is_late:
+            self.flush(SOON_S)
+
+    def say(self, text: str) -> None:
+        """Have text written to stderr as it is, in its place among the records."""
+        if self._queue.qsize() >= LINES_MAX:
+            self._left_out += 1
+        else:
+            self._put(text)
+
+    def _put(self, item: logging.LogRecord | str) -> bool:
+        """Whether it is delivered later; otherwise it has been."""
         with self._guard:
             is_running = self._thread is not None or self._start()
             if is_running:
-                self._queue.put(record)
+                self._queue.put(item)
         if not is_running:
-            self._deliver_here(record)
-        elif record.levelno >= logging.INFO and not self._is_late:
-            self.flush(SOON_S)
+            self._deliver_here(item)
+        return is_running
 
     def _start(self) -> bool:
         thread = threading.Thread(target=self._run, args=(self._queue,), name="dispy log", daemon=True)
@@ -95,11 +106,11 @@ class Outlet:
         self._thread = thread
         return True
 
-    def _deliver_here(self, record: logging.LogRecord) -> None:
+    def _deliver_here(self, item: logging.LogRecord | str) -> None:
         """There is no thread to be had."""
         self._here.is_ours = True
         try:
-            self._call(record)
+            self._call(item)
         finally:
             self._here.is_ours = False
 
@@ -155,10 +166,14 @@ class Outlet:
         text = f"{count} lines of this log are left out: they came faster than they could be written"
         return logging.LogRecord("dispy", logging.WARNING, __file__, 0, text, None, None)
 
-    def _call(self, record: logging.LogRecord) -> None:
+    def _call(self, item: logging.LogRecord | str) -> None:
         try:
             with self._calling:
-                self._deliver(record)
+                if isinstance(item, str):
+                    sys.stderr.write(item)
+                    sys.stderr.flush()
+                else:
+                    self._deliver(item)
         except Exception as error:
             if not self._has_complained:
                 self._has_complained = True

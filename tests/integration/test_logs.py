@@ -202,6 +202,10 @@ def test_a_node_whose_log_nobody_reads_goes_on(place: Place, make_cluster: MakeC
         cluster = make_cluster(jobs.name_and)
         for _ in range(5):
             assert len([job() for job in [cluster.submit(n) for n in range(500)]]) == 500
+        logging_job = make_cluster(lambda: dispynode_logger.error("x" * 60_000))
+        for _ in range(5):
+            assert logging_job.submit().wait(5)
+        assert cluster.submit(1).wait(5)
         node.terminate()
         assert node.wait(STOP_S + 3) == 0
     finally:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import sys
 from functools import partial
 
 from dispy.core.execution import state as core
@@ -184,9 +182,7 @@ def _on_output(service: NodeState, host: HostProcess) -> None:
     if said is None:
         service._loop.remove_reader(host.output)
     elif said:
-        with contextlib.suppress(OSError):  # nobody reads what we say
-            sys.stderr.write(lines(said))
-            sys.stderr.flush()
+        service._say(lines(said))
 
 
 # How they end.

@@ -93,7 +93,7 @@ def run(settings: NodeSettings) -> int:
         cpus = effective_cpus(settings.cpus, present)
         processes.set_subreaper()
         processes.hide_memory()
-        return _run_checked(settings, secret, listens, account, (cpus, present), early)
+        return _run_checked(settings, secret, listens, account, (cpus, present), early, log)
     except DispyError as error:
         print(f"dispynode: {error}", file=sys.stderr)
         return 2
@@ -131,6 +131,7 @@ def _run_checked(
     account: Account | None,
     cpus: tuple[int, int],  # offered and present
     early: list[int],
+    log: Outlet,
 ) -> int:
     incarnation = randomness.token_bytes(16)
     segments = Segments(incarnation.hex(), account)
@@ -145,7 +146,7 @@ def _run_checked(
         store = Store(_store_directory(workspace), settings.store_max)
         parts = NodeParts(
             secret, listens, account, *cpus, spare, incarnation, segments, spool, workspace, store,
-            read_available=gauge.read,
+            read_available=gauge.read, say=log.say,
         )  # fmt: skip
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(settings, parts, early))

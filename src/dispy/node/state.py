@@ -118,6 +118,7 @@ class NodeParts(Struct, frozen=True):
         store: Where it keeps files that were sent to it.
         clock: What it goes by.
         read_available: Says what the machine has to spare; None: nobody does.
+        say: Takes what hosts print, in lines.
     """
 
     secret: Secret
@@ -133,6 +134,7 @@ class NodeParts(Struct, frozen=True):
     store: Store
     clock: Clock = time
     read_available: Callable[[], node.Available] | None = None
+    say: Callable[[str], object] = print
 
 
 class NodeState:
@@ -191,6 +193,7 @@ class NodeState:
         self._gone: set[ClientId] = set()
         """Clients that said farewell while we stop."""
         self._read_available = parts.read_available
+        self._say = parts.say
         self._told_available: dict[Connection, float] = {}
         """When clients were told last what there is to spare."""
 
