@@ -37,6 +37,16 @@ def sendable(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def count(number: int, noun: str) -> str:
+    """A number of things: "1 job", "2 jobs", "no jobs"."""
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
+def brief(text: str, most: int = 100) -> str:
+    """A name of somebody else's in a log: one line, not longer than that many characters."""
+    return line(text if len(text) <= most else text[: most - 1] + "…")
+
+
 def of_error(error: BaseException) -> str:
     """Type and message of an exception; its class may be a user's, and fail at that."""
     try:

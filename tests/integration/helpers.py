@@ -378,6 +378,12 @@ class Node(Program):
         self.uses_tls = found[5] is not None
         return self
 
+    @property
+    def complaints(self) -> str:
+        """What it has logged that is worse than who comes and goes."""
+        lines = self.stderr.splitlines(keepends=True)
+        return "".join([line for line in lines if not re.match(r"[-\d]+ [:,\d]+ (INFO|DEBUG) ", line)])
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it in order; returns the exit code."""
         if self.process.poll() is None:

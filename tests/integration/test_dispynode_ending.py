@@ -43,7 +43,7 @@ def test_signal_ends_an_idle_node(start_node: StartNode, number: int) -> None:
     assert node.wait(STOP_S) == 0
     wait_gone(below, deadline_s=2)
     assert time.monotonic() - started < STOP_S
-    assert node.stderr == ""
+    assert node.complaints == ""
 
 
 def test_a_node_has_closed_all_that_it_opened(tuned_node: StartNode, make_cluster: MakeCluster) -> None:
@@ -51,7 +51,7 @@ def test_a_node_has_closed_all_that_it_opened(tuned_node: StartNode, make_cluste
     node = tuned_node()
     assert make_cluster(abs).submit(-1)() == 1
     assert node.stop() == 0
-    assert node.stderr == ""
+    assert node.complaints == ""
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -131,7 +131,7 @@ def test_signal_while_starting(place: Place, number: int, moment: int) -> None:
         assert code in (0, 1, 130, -number), (code, node.stderr)
         assert time.monotonic() - started < STOP_S + 2
         wait_gone(below, deadline_s=2)
-        assert moment < 5 or node.stderr == ""
+        assert moment < 5 or node.complaints == ""
         wait_for(
             lambda: (place.processes(), place.files()), lambda left: left == ([], []), what="nothing left"
         )

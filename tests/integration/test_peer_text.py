@@ -197,7 +197,11 @@ def test_false_node(
         if answer in (ends_all, refuses):
             assert job.wait(8)
         else:
-            wait_for(lambda: caplog.messages, bool, what="the node is lost, and that is told")
+            wait_for(
+                lambda: [r for r in caplog.records if r.levelno >= logging.WARNING],
+                bool,
+                what="the node is lost, and that is told",
+            )
         cluster.print_status()
         for shown in cluster.status().nodes:
             assert_harmless(f"{shown} {shown.name}")
@@ -243,7 +247,7 @@ def lines_of(log: str) -> list[str]:
     return [
         line
         for line in log.splitlines()
-        if not re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \S+ - ", line)
+        if not re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ \S+ - ", line)
     ]
 
 

@@ -288,7 +288,9 @@ class SimulatedNode:
         for offer in offers:
             worker = state.workers[offer.worker]
             computation = worker.computation
-            if self.exclusive:
+            if state.is_draining:
+                assert computation.client.is_dead, "a node that is drained starts a job of a living program"
+            elif self.exclusive:
                 assert computation.key == self.exclusive[0], "a job starts though the node is another's"
                 others = [
                     w for w in state.workers.values() if w.records and w.computation is not computation
@@ -308,9 +310,15 @@ class SimulatedNode:
         return (
             computation.status is core.Status.READY
             and client.busy < self.limits.get(client.id, 1 << 31)
-            and (not self.exclusive or computation.key == self.exclusive[0])
+            and self._has_turn(computation)
             and (bool(computation.idle) or len(computation.workers) < workers_max(self.machine.state.cpus))
         )
+
+    def _has_turn(self, computation: core.Computation) -> bool:
+        """Whether nobody else's use of the node, or its end, keeps a computation from it."""
+        if self.machine.state.is_draining:
+            return computation.client.is_dead
+        return not self.exclusive or computation.key == self.exclusive[0]
 
     def on_start(self, run: RunKey) -> None:
         """A worker begins a job."""
@@ -395,10 +403,22 @@ class SimulatedNode:
 
     # Actions.
 
+    def _check_drained(self) -> None:
+        """A node that is drained leaves when nothing is lost by that."""
+        state = self.machine.state
+        assert state.is_draining
+        assert not any(computation.open for computation in state.computations.values())
+        assert not any(worker.records for worker in state.workers.values())
+        dead = self.dead()
+        for client in state.clients.values():
+            assert client.id in dead or not client.batches, "a living client has not got all results"
+
     def _perform(self, action: core.Action) -> None:
         match action:
             case core.Tell():
                 self._tell(action.client, action.message)
+            case core.Drained():
+                self._check_drained()
             case core.StartHost():
                 assert action.key not in self.hosts
                 self.hosts[action.key] = False
@@ -474,8 +494,11 @@ class SimulatedNode:
                 assert state.cpus > 0, "a job is kept where it cannot run"
                 assert self.limits.get(key[0], 1) > 0, "a job is kept where it cannot run"
                 assert not computation.is_held_off, "a job is kept where it cannot run"
+                assert not state.is_draining, "a node that is drained keeps a job of a living program"
             is_first = bool(self.exclusive) and key == self.exclusive[0]
-            if self.exclusive and (not is_first or state.busy > computation.busy):
+            if state.is_draining:
+                assert computation.is_held_off == (not computation.client.is_dead)
+            elif self.exclusive and (not is_first or state.busy > computation.busy):
                 assert computation.is_held_off
             else:
                 assert not computation.is_held_off, "a computation is held off by nobody"

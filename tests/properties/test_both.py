@@ -216,7 +216,7 @@ class Both(ClusterRules):
 
     @precondition(lambda self: self.nodes())
     @rule(
-        kind=st.sampled_from(["worker", "worker", "host", "lease", "cpus"]),
+        kind=st.sampled_from(["worker", "worker", "host", "lease", "cpus", "drain"]),
         index=INDEX,
         cpus=st.integers(0, 3),
     )
@@ -238,6 +238,8 @@ class Both(ClusterRules):
         elif kind == "cpus":
             node.cpus = cpus
             node.handle(core.CpusChanged(cpus))
+        elif kind == "drain":
+            node.handle(core.Drain())
 
     @precondition(lambda self: self.nodes())
     @rule(kind=st.sampled_from(["comes", "comes alone", "goes", "dies"]), index=INDEX)
@@ -249,9 +251,9 @@ class Both(ClusterRules):
         """No node stays without CPUs, or another's for ever."""
         for node in self.nodes():
             node.rival("goes")
-            if node.cpus == 0:
-                node.cpus = 1
-                node.handle(core.CpusChanged(1))
+            if node.cpus == 0 or node.machine.state.is_draining:
+                node.cpus = max(1, node.cpus)
+                node.handle(core.CpusChanged(node.cpus))
         super().teardown()
 
 

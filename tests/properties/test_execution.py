@@ -85,7 +85,7 @@ class Execution(RuleBasedStateMachine):
             assert len(message.attempts) <= caller.wanted, "more jobs come back than were wanted"
             return
         state = self.node.machine.state
-        is_closed = not state.cpus or caller.limit == 0 or bool(self.node.exclusive)
+        is_closed = not state.cpus or caller.limit == 0 or bool(self.node.exclusive) or state.is_draining
         assert message.reason or is_closed, "jobs come back for no reason"
 
     def read(self, caller: Caller) -> None:
@@ -448,6 +448,11 @@ class Execution(RuleBasedStateMachine):
         """The node offers another number of CPUs."""
         self.node.handle(core.CpusChanged(cpus))
 
+    @rule()
+    def drain(self) -> None:
+        """The node is to leave when what runs has ended; other CPUs keep it."""
+        self.node.handle(core.Drain())
+
     # Properties.
 
     @invariant()
@@ -481,14 +486,14 @@ class Execution(RuleBasedStateMachine):
         assert slots <= most
         assert reason or slots == state.cpus, "a client has less than the node without a word"
         others = [c for c in state.computations.values() if c.client is not computation.client]
-        if computation.is_held_off:
+        if computation.is_held_off or state.is_draining:
             assert (slots, backlog) == (0, 0)
         elif not others:
             assert slots == most
 
     def teardown(self) -> None:
         """After the last fault everything ends, and nothing waits behind a long job."""
-        if self.node.machine.state.cpus == 0:
+        if self.node.machine.state.cpus == 0 or self.node.machine.state.is_draining:
             self.node.handle(core.CpusChanged(1))
         for caller in self.callers:
             if not caller.is_connected:

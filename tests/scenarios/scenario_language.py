@@ -18,7 +18,7 @@ Scheduling::
 
 Execution::
 
-    attach CLIENT [received=N]    silent CLIENT               detach CLIENT    cpus N
+    attach CLIENT [received=N]    silent CLIENT               detach CLIENT    cpus N    drain
     compute CLIENT C [exclusive] [live]  close CLIENT C       ack CLIENT BATCH    limit CLIENT N
     loaded CLIENT C               unloadable CLIENT C         dead CLIENT C [WORKER@POSITION...]
     run CLIENT C JOBS... [watched=JOBS]                       takeback CLIENT C COUNT
@@ -157,8 +157,8 @@ def show_from_node(message: Any) -> str:
             return f"Held open {show_held(held)}, batches {batches}, lost {show_held(lost)}{more}"
         case node.ComputationFailed(number, reason):
             return f"ComputationFailed c{number} ({reason})"
-        case node.NodeCpus(cpus):
-            return f"NodeCpus {cpus}"
+        case node.NodeCpus(cpus, reason):
+            return f"NodeCpus {cpus}" + (f" ({reason})" if reason else "")
         case node.JobsPrinted(number, printed):
             return f"JobsPrinted c{number}: {', '.join(map(show_printed, printed))}"
         case _:
@@ -385,6 +385,8 @@ class Execution(Player):
                 return f"w{worker}: unbuffer {show_position(position)}"
             case execution.FlushSoon():
                 return "flush soon"
+            case execution.Drained():
+                return "drained"
             case execution.Store(client, _, batch):
                 return f"store {client.decode()} {show_from_node(batch)}"
             case execution.NoteOpen(client, _, jobs, _):
@@ -419,6 +421,9 @@ class Execution(Player):
 
     def do_cpus(self, words: Words) -> execution.CpusChanged:
         return execution.CpusChanged(int(words.take()))
+
+    def do_drain(self, words: Words) -> execution.Drain:
+        return execution.Drain()
 
     def do_compute(self, words: Words) -> execution.FromClient:
         is_exclusive = words.flag("exclusive")

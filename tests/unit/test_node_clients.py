@@ -25,6 +25,7 @@ def end(machine: Machine, error: Exception | None) -> None:
         _clients={CLIENT: connection},
         _sharing=set(),
         _loaded={},
+        _reports=SimpleNamespace(guests={}),
         _stager=SimpleNamespace(on_lost=lambda _: None),
         _machine=machine,
         _handle=lambda event: machine.handle(event, 0.0),

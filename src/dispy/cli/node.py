@@ -108,14 +108,16 @@ def _one_host(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
 @click.option(
     "--force_cleanup", is_flag=True, help="Remove working directories also of clusters with cleanup=False."
 )
-@click.option("-d", "--debug", is_flag=True, help="Log what happens in detail.")
+@click.option(
+    "-d", "--debug", is_flag=True, help="Log each message and decision, to find out why nothing happens."
+)
 @click.option("--daemon", is_flag=True, help="Do not use the terminal, and run on when it is closed.")
 @old_options
 def command(**options: Any) -> None:
     """Run jobs of dispy clients on this machine.
 
     Clients of the same user on this machine find the node by themselves. SIGINT (Ctrl-C) and SIGTERM end it with
-    everything that runs on it.
+    everything that runs on it; SIGUSR1 has it take no new jobs, and end when those that run have ended.
     """
     for text in take_out(options):
         say(click.get_current_context(), text)

@@ -34,6 +34,7 @@ from dispy.client.failures import Tally
 from dispy.client.files import Held, Shipped, is_file_item
 from dispy.client.job import CANCELLED, STATUS_NAMES, DispyJob
 from dispy.client.journal import Journal
+from dispy.client.log import set_level
 from dispy.client.mapping import Chunk
 from dispy.client.maps import Maps
 from dispy.client.nodes import DispyNode, parse_nodes
@@ -90,7 +91,8 @@ class JobCluster(Maps):
         dest_path: Name of the working directory on the nodes, also ``a/b``, below one for the address of this
             client; clusters that give the same share it. By default each has its own.
         dispy_port: Base port; nodes listen on the next one.
-        loglevel: Level of dispy's logger.
+        loglevel: Level of dispy's logger; below WARNING its lines are shown on stderr, unless the program has
+            handlers. None: as it is; warnings are shown.
         ext_host: Accepted; nodes do not call back, so no gateway has to let them through.
         port: Old name of ``dispy_port``.
         node_port: Old way to assign ``dispy.config.NodePort``, where nodes listen that are given without a port.
@@ -149,7 +151,7 @@ class JobCluster(Maps):
         ext_ip_addr: str | list[str] | None = None,
         ipv4_udp_multicast: bool = False,
         dest_path: str | None = None,
-        loglevel: int = logging.INFO,
+        loglevel: int | None = None,
         callback: Callable[[DispyJob], object] | None = None,
         setup: Any = None,
         cleanup: Any = True,
@@ -261,7 +263,7 @@ class JobCluster(Maps):
         self._submit = submitting.choose_way(
             is_bounded=max_queued is not None, has_journal=self._journal is not None
         )
-        logging.getLogger("dispy").setLevel(loglevel)
+        set_level(loglevel)
         self._is_closed = False
         if config.SharedMemory and any(
             a.ip_addr is None or is_loopback(a.ip_addr) for a in self._allocations

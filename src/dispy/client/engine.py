@@ -25,11 +25,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dispy import payload
 from dispy.buffers import SharedPool, pool
-from dispy.client import closing, data, ending, failures, finding, noting, reasons
+from dispy.client import closing, data, ending, failures, finding, log, noting, reasons
 from dispy.client.arriving import Arrivals
 from dispy.client.callbacks import Caller
 from dispy.client.journal import Journal
 from dispy.client.private import PrivateNode
+from dispy.client.this import user_and_host
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
 from dispy.errors import DispyError, UsageError
@@ -40,6 +41,7 @@ from dispy.processes import fill_standard_descriptors, shortage
 from dispy.protocol.node import AcknowledgeProvisional, JobsListed, NeedFiles, Provisional
 from dispy.scheduler.link import NodeInfo, Target
 from dispy.scheduler.service import SchedulerService
+from dispy.scheduler.tracing import set_tracing
 
 if TYPE_CHECKING:
     from dispy.client.cluster import JobCluster
@@ -51,6 +53,9 @@ T = TypeVar("T")
 
 DISCOVER_S = 0.2
 """How often the list of this machine's nodes is read: a node started by hand is found at once."""
+
+LOG_S = 1.0
+"""Time for handlers to take the last lines."""
 
 SWEEP_S = 0.5
 """What a dead node has left is removed after this time, in which its hosts and workers end."""
@@ -119,6 +124,7 @@ class Engine:
         self._stopping = asyncio.Event()
         name = f"{Path(sys.argv[0] or 'python').name} ({os.getpid()})"
         self.service = SchedulerService(randomness.token_bytes(16), name[:200], self)
+        self.service.origin = user_and_host()[:200]
         self._discovery: asyncio.TimerHandle | None = None
         started.set_result(None)
         await self._stopping.wait()
@@ -190,6 +196,7 @@ class Engine:
             self._journal.close(remove=not self._is_leaving)
         for journal in self._ended_journals:
             journal.close(remove=True)
+        log.outlet.close(LOG_S)
         if self._place is not None:
             payload.blocks.take = self._take_before
             if self.service.memory is not None:
@@ -230,6 +237,7 @@ class Engine:
 
     def add(self, cluster: JobCluster) -> None:
         """A cluster begins; on the loop."""
+        set_tracing(self.service, log.is_debugging())
         self.clusters[cluster._number] = cluster
         journal = cluster._journal
         if journal is not None:
@@ -276,6 +284,7 @@ class Engine:
     # Time.
 
     def _discover(self) -> None:
+        set_tracing(self.service, log.is_debugging())
         self._discovery = self._loop.call_later(DISCOVER_S, self._discover)
         if self.arrivals is not None:
             self.arrivals.tidy()
@@ -310,6 +319,7 @@ class Engine:
     def on_unreachable(self, target: Target, error: Exception) -> None:
         """A node does not answer, or refuses us."""
         text = f"{target.host}:{target.port}: {error}"
+        logger.debug("no node at %s", text)
         is_news = False
         for cluster in self.clusters.values():
             if cluster._secret.key == target.key:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dispy import config
+from dispy.client import reasons
 from dispy.client.noting import note_node
 from dispy.client.private import PrivateNode
 from dispy.core.scheduling import state as core
@@ -31,6 +32,8 @@ def look(engine: Engine, cluster: Steering) -> None:
     """Reach out for the nodes that a cluster may use."""
     secret = cluster._secret
     listed = discovery.running_nodes(secret.fingerprint())
+    if engine.service.is_traced:
+        reasons.note_listed(cluster, listed)
     for listing in listed:
         if any(
             allocation.matches(listing.host) and not allocation.port for allocation in cluster._allocations
@@ -116,6 +119,12 @@ def allocate(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
         is_barred |= not cluster._wants_private or cluster._number in private.drained
     cpus, allocation = (0, None) if is_barred else cluster._allocated(info)
     if allocation is None:
+        logger.debug(
+            "cluster %s does not use node %s: %s",
+            cluster.name,
+            info.name,
+            reasons.why_unused(cluster, info),
+        )
         _give_up(engine, cluster, info)
         return
     placement = cluster._placement(info.node)

@@ -80,7 +80,7 @@ def _check_flag_or_none(name: str, value: Any) -> None:
 
 
 def _check_loglevel(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         raise UsageError(f"{name} must be a number, not {describe(value)}", hint="dispy.logger.DEBUG")
 
 

@@ -11,11 +11,14 @@ from dispy.core.scheduling.explain import find_stall, why_full, why_open
 from dispy.core.scheduling.state import Status
 from dispy.errors import UsageError
 from dispy.net.addresses import is_loopback
-from dispy.text import counted
+from dispy.text import counted, line
 
 if TYPE_CHECKING:
     from dispy.client.job import DispyJob
     from dispy.client.state import ClusterState
+    from dispy.client.steering import Steering
+    from dispy.net.discovery import Listing
+    from dispy.scheduler.link import NodeInfo
 
 logger = logging.getLogger("dispy.client")
 
@@ -95,6 +98,32 @@ def _why_held(cluster: ClusterState) -> str:
     return "; ".join(reasons)
 
 
+def note_listed(cluster: Steering, listed: list[Listing]) -> None:
+    """Log which nodes of this machine are found, when that changes."""
+    found = ", ".join(sorted(f"{item.name} at {item.host}:{item.port}" for item in listed)) or "none"
+    wanted = ", ".join(f"{a.host}:{a.port}" if a.port else a.host for a in cluster._allocations)
+    text = (
+        f"cluster {cluster.name} looks for nodes={wanted}; nodes of this machine with its secret: {found}"
+    )
+    if cluster._listed != text:
+        cluster._listed = text
+        logger.debug("%s", line(text))
+
+
+def why_unused(cluster: Steering, info: NodeInfo) -> str:
+    """Why a cluster does not use a node that is there."""
+    if info.target.key != cluster._secret.key:
+        return "it has another secret"
+    if not info.cpus:
+        return info.shortage or "it offers no CPUs now"
+    said = cluster._set_aside.get(info.node)
+    return (
+        f"{said} was called for it"
+        if said
+        else cluster._failures.get(info.name, "nothing in nodes= wants it")
+    )
+
+
 def _why_loading(cluster: ClusterState) -> str:
     """What goes on at nodes that are going to be used; empty if there are none."""
     placements = cluster._engine.service.state.computations[cluster._number].placements.values()
@@ -106,12 +135,14 @@ def _why_loading(cluster: ClusterState) -> str:
 
 
 def _why_no_node(cluster: ClusterState) -> str:
-    tried = sorted(cluster._unreachable.values()) + [
-        f"{name}: {why}" for name, why in cluster._failures.items()
-    ]
-    tried += [
-        f"{info.name}: it offers no CPUs now" for info in cluster._engine.service.nodes() if not info.cpus
-    ]
+    shortages = {
+        info.name: info.shortage or "it offers no CPUs now"
+        for info in cluster._engine.service.nodes()
+        if not info.cpus
+    }
+    tried = sorted(cluster._unreachable.values())
+    # That ``allocate`` makes nothing of a node without CPUs says nothing.
+    tried += [f"{name}: {why}" for name, why in {**cluster._failures, **shortages}.items()]
     known = [info for info in cluster._engine.service.nodes() if info.target.key == cluster._secret.key]
     tried += [
         f"{info.name}: {cluster._set_aside[info.node]} was called for it, and allocate_node uses it again"

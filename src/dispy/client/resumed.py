@@ -57,7 +57,6 @@ class Resumed(JobCluster):
             keyfile=options.keyfile or None,
             cafile=options.cafile or None,
             tls=options.tls,
-            loglevel=logging.getLogger("dispy").level,
             recover_file=one.journal.path,
         )
 

@@ -159,6 +159,8 @@ class ClusterState:
         self._stall = Stall(STALL_S)
         self._has_warned = ""
         """Why jobs wait, as was said in a warning."""
+        self._listed = ""
+        """Which nodes of this machine were found, as was logged."""
 
     def _check_open(self) -> None:
         if self._pid != this.pid:

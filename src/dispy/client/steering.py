@@ -415,6 +415,7 @@ class Steering(ClusterState):
                 self._warned.add(action.reason)
                 logger.warning("cluster %s on node %s: %s", self.name, info.name, action.reason)
             if shown is None:
+                logger.info("cluster %s uses node %s", self.name, info.name)
                 shown = self._dispy_nodes[action.node] = self._show(info)
             self._show_cpus(shown, info)
             self._tell_maps()
@@ -429,6 +430,7 @@ class Steering(ClusterState):
                 # It was never used: who asks sees that it is there, and why it is not.
                 shown = self._dispy_nodes[action.node] = self._show(info)
         if shown is not None:
+            logger.info("cluster %s does not use node %s any more", self.name, info.name)
             del self._dispy_nodes[action.node]
             shown.cpus = 0
             shown.busy = 0

@@ -1,8 +1,22 @@
-"""Which process this is, without the system call: it is asked for every job, and a call costs as much as pickling."""
+"""Which process this is, and who runs it."""
 
+import getpass
 import os
+import platform
+
+from dispy.text import sendable
 
 pid = os.getpid()
+"""Without the system call: it is asked for every job, and a call costs as much as pickling."""
+
+
+def user_and_host() -> str:
+    """Who runs this program, and on which machine, for the logs of nodes: "alice@ws7"."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # an account without a name, as in containers
+        user = str(os.getuid())
+    return sendable(f"{user}@{platform.node()}")
 
 
 def _after_fork() -> None:

@@ -149,6 +149,8 @@ class Connection(asyncio.BufferedProtocol):
         self.bytes_received = 0
         self.bytes_sent = 0
         self.peer_address = ""
+        self.trace: Callable[[str, Any], None] | None = None
+        """Called with an arrow and each message, while somebody wants to see them."""
 
     # asyncio's side.
 
@@ -257,7 +259,10 @@ class Connection(asyncio.BufferedProtocol):
     def _on_frame(self, kind: int, stream: int, body: memoryview) -> None:
         if kind == frames.CONTROL:
             if self.is_ready:
-                self._owner.on_message(self, self._decode(body))
+                message = self._decode(body)
+                if self.trace is not None:
+                    self.trace("says", message)
+                self._owner.on_message(self, message)
             elif self._handshake is not None:
                 self._on_handshake(self._handshake, body)
         elif kind == frames.PLACED:
@@ -350,6 +355,8 @@ class Connection(asyncio.BufferedProtocol):
         One that is larger than a peer takes is not sent: the connection ends with ``InternalError``, since the
         peer would end it, and nobody would know why it does so again and again.
         """
+        if self.trace is not None:
+            self.trace("is told", message)
         body = _encode(message)
         if len(body) > limits.CONTROL_FRAME_MAX:
             self._end_with_too_large(message, len(body))
@@ -372,6 +379,8 @@ class Connection(asyncio.BufferedProtocol):
         self._next_stream += len(parts)
         for number, (holder, attribute, _) in zip(numbers, parts, strict=True):
             setattr(holder, attribute, number)
+        if self.trace is not None:
+            self.trace(f"is told, after {sum([source.size for _, _, source in parts])} bytes,", message)
         body = _encode(message)
         if len(body) > limits.CONTROL_FRAME_MAX:
             for _, _, source in parts:
@@ -411,6 +420,16 @@ class Connection(asyncio.BufferedProtocol):
     def take_stream(self, number: int) -> Any:
         """The sink with the payload that a message refers to."""
         return self._incoming.take(number)
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether it speaks TLS."""
+        return self._cipher is not None
+
+    @property
+    def has_certificate(self) -> bool:
+        """Whether the peer has shown a certificate that we have checked."""
+        return self._cipher is not None and self._cipher.has_certificate
 
     @property
     def is_sending(self) -> bool:
@@ -454,7 +473,11 @@ class Connection(asyncio.BufferedProtocol):
             if sent < len(data):
                 self._left = data[sent:]
                 self._loop.call_soon_threadsafe(self._flush)
-            return True
+        trace = self.trace
+        if trace is not None:
+            for message in messages:
+                trace("is told", message)
+        return True
 
     def _write_control(self, body: bytes | None) -> None:
         if body is not None:

@@ -14,11 +14,11 @@ import contextlib
 import itertools
 import logging
 import socket
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from dispy.errors import RemoteProtocolError
+from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
+from dispy.logs import LogLimit
 from dispy.net.connection import HANDSHAKE_S, Connection
 from dispy.protocol.frames import CONTROL, header
 from dispy.protocol.handshake import REFUSAL, find_fault
@@ -53,10 +53,13 @@ FULL_PAUSE_S = 0.2
 """Pauses in accepting: for a crowd, and when there are no descriptors left."""
 
 LOG_EVERY_S = 60.0
-"""Strangers of one address are logged so often at most."""
+LOG_LINES_MAX = 10
+"""Of each kind of refusal so many lines in that time, one for each address, and then a count: 10 MB a day at most."""
 
-LOG_ADDRESSES_MAX = 256
-"""Addresses that are remembered for that; also the most lines in that time."""
+NO_DISPY = "connections were refused that do not speak as they should"
+NO_SECRET = "connections were refused that did not prove themselves"
+NO_PROOF = "connections were refused that said too little for too long"
+NO_ROOM = "connections could not be accepted"
 
 
 class HalfOpen:
@@ -90,7 +93,7 @@ class Listener:
         self._half_open: OrderedDict[HalfOpen, None] = OrderedDict()
         """In the order of their arrival."""
         self._per_address: dict[str, int] = {}
-        self._log = LogLimit(LOG_EVERY_S, LOG_ADDRESSES_MAX)
+        self._log = LogLimit(LOG_EVERY_S, LOG_LINES_MAX, logger.warning, self._loop.call_later)
 
     def listen(self, host: str, port: int) -> tuple[str, int]:
         """Begin; returns the address.
@@ -123,6 +126,7 @@ class Listener:
             self._socket = None
         for half_open in list(self._half_open):
             self._drop(half_open)
+        self._log.tell_count()
 
     @property
     def half_open(self) -> int:
@@ -143,7 +147,7 @@ class Listener:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                self._log.warning("", "no connection can be accepted: %s", error.strerror)
+                self._log.line(NO_ROOM, "", "no connection can be accepted: %s", error.strerror)
                 self._pause(FULL_PAUSE_S)
                 return
             self._on_accepted(accepted, address[0])
@@ -198,7 +202,7 @@ class Listener:
             half_open.task = self._loop.create_task(self._see_through(half_open))
             return
         reason, refusal = fault
-        self._report(half_open.host, reason)
+        self._report(half_open.host, NO_DISPY, reason)
         self._forget(half_open)
         self._refuse(accepted, _frame(refusal))
 
@@ -235,14 +239,15 @@ class Listener:
         """It has proved itself, or is gone."""
         self._forget(half_open)
         if not connection.is_ready and connection.error is not None:
-            self._report(half_open.host, str(connection.error))
+            is_secret = isinstance(connection.error, (AuthenticationError, VersionError))
+            self._report(half_open.host, NO_SECRET if is_secret else NO_DISPY, str(connection.error))
 
     def _on_deadline(self, half_open: HalfOpen) -> None:
-        self._report(half_open.host, f"no proof within {HANDSHAKE_S:g} s")
+        self._report(half_open.host, NO_PROOF, f"no proof within {HANDSHAKE_S:g} s")
         self._drop(half_open)
 
     def _push_out(self, half_open: HalfOpen) -> None:
-        self._report(half_open.host, "too many connections that do not prove themselves")
+        self._report(half_open.host, NO_PROOF, "too many connections that do not prove themselves")
         self._drop(half_open)
 
     def _drop(self, half_open: HalfOpen) -> None:
@@ -267,36 +272,9 @@ class Listener:
         else:
             del self._per_address[half_open.host]
 
-    def _report(self, host: str, reason: str) -> None:
-        self._log.warning(host, "refused a connection from %s: %s", host, line(reason))
+    def _report(self, host: str, kind: str, reason: str) -> None:
+        self._log.line(kind, host, "refused a connection from %s: %s", host, line(reason))
 
 
 def _frame(body: bytes) -> bytes:
     return header(CONTROL, len(body)) + body if body else b""
-
-
-class LogLimit:
-    """Warnings about many strangers: one line per key and while, and so many lines in all.
-
-    Args:
-        every_s: The while (seconds).
-        most: Keys remembered, and lines written, in that time.
-    """
-
-    def __init__(self, every_s: float, most: int) -> None:
-        self._every_s = every_s
-        self._most = most
-        self._last: OrderedDict[str, float] = OrderedDict()
-        self._suppressed = 0
-
-    def warning(self, key: str, text: str, *arguments: object) -> None:
-        """Log, or count what is not logged; the next line tells how many those were."""
-        now = time.monotonic()
-        while self._last and now - next(iter(self._last.values())) > self._every_s:
-            self._last.popitem(last=False)
-        if key in self._last or len(self._last) >= self._most:
-            self._suppressed += 1
-            return
-        self._last[key] = now
-        suppressed, self._suppressed = self._suppressed, 0
-        logger.warning(text + (f" (and {suppressed} more)" if suppressed else ""), *arguments)

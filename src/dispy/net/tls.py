@@ -147,6 +147,11 @@ class Cipher:
             return 0
 
     @property
+    def has_certificate(self) -> bool:
+        """Whether the peer has shown a certificate that we have checked."""
+        return bool(self._object.getpeercert())
+
+    @property
     def has_more(self) -> bool:
         """Whether there may be something to read. Asking costs a tenth of trying."""
         return bool(self._in.pending or self._object.pending())

@@ -13,6 +13,7 @@ from dispy.errors import InternalError, RemoteProtocolError, SilenceError
 from dispy.net.addresses import is_loopback
 from dispy.net.connection import Connection
 from dispy.net.directories import given_prefix
+from dispy.node import reporting
 from dispy.node.filing import forget_brought, place_files
 from dispy.node.shortage import is_passing, wait_for_room
 from dispy.node.state import NodeState
@@ -36,6 +37,8 @@ def on_message(service: NodeState, connection: Connection, message: Any) -> None
             raise RemoteProtocolError(f"{type(message).__name__} before Attach")
         _attach(service, connection, message)
         return
+    if type(message) is node.Detach or type(message) is node.Recover:
+        reporting.on_said(service, client, message)
     if service._stopped.is_set():
         _take_farewell(service, client, message)
         return
@@ -62,6 +65,7 @@ def on_closed(service: NodeState, connection: Connection, error: Exception | Non
     if client is not None and service._clients.get(client) is connection:
         silent_s = connection.pulse_s * SILENT_PULSES if isinstance(error, SilenceError) else 0.0
         _lose(service, client, silent_s)
+        reporting.on_lost(service, client, error)
         known = service._machine.state.clients.get(client)
         if isinstance(error, InternalError):
             logger.error(
@@ -101,7 +105,8 @@ def _attach(service: NodeState, connection: Connection, message: node.Attach) ->
     known = service._machine.state.clients.get(client)
     service._clients[client] = connection
     service._connections[connection] = client
-    welcome = node.Welcome(service.incarnation, service.name, service.cpus, platform.platform())
+    offered = 0 if service._machine.state.is_draining else service.cpus
+    welcome = node.Welcome(service.incarnation, service.name, offered, platform.platform())
     if service._read_available is not None:
         welcome.available = service._read_available()
         service._told_available[connection] = service._clock.monotonic()
@@ -115,6 +120,7 @@ def _attach(service: NodeState, connection: Connection, message: node.Attach) ->
     if not is_loopback(connection.peer_address):
         name = f"{name} at {connection.peer_address}"
     service._handle(core.ClientAttached(client, name, message.received))
+    reporting.on_attached(service, connection, message)
 
 
 def _lose(service: NodeState, client: ClientId, since_s: float) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
-import sys
 from functools import partial
 
 from dispy.core.execution import state as core
 from dispy.core.execution.state import Key, WorkerId
 from dispy.net.addresses import outward
+from dispy.node import reporting, tracing
 from dispy.node.filing import (
     drop_brought,
     drop_places,
@@ -32,7 +31,7 @@ from dispy.node.workers import (
 )
 from dispy.processes import describe_exit
 from dispy.protocol import worker as worker_protocol
-from dispy.text import block, lines
+from dispy.text import block, line, lines
 
 logger = logging.getLogger("dispy.node")
 
@@ -104,10 +103,13 @@ def _load(service: NodeState, action: core.StartHost) -> None:
     if before is not None:
         loaded.brought, loaded.stages = before.brought, before.stages
         loaded.requests = before.requests
+    loaded.computation = service._machine.state.computations.get(action.key)
+    loaded.since = service._clock.monotonic()
     service._loaded[action.key] = loaded
     service._prepared.pop(action.key, None)
     service._loop.add_reader(host.output, _on_output, service, host)
     service._loop.add_reader(host.control, _on_host_readable, service, action.key, loaded)
+    logger.debug("host %d loads computation %s", host.process.pid, line(action.compute.name))
     host.tell(
         worker_protocol.Load(
             name=action.compute.name,
@@ -142,6 +144,8 @@ def _on_host_readable(service: NodeState, key: Key, loaded: Loaded) -> None:
 def _on_host_message(
     service: NodeState, key: Key, loaded: Loaded, message: worker_protocol.FromHost
 ) -> None:
+    if service._tracer is not None:
+        tracing.host_message(loaded.host, message)
     match message:
         case worker_protocol.SettingUp():
             service._loop.call_later(loaded.limit_s + SETUP_GRACE_S, _end_late_setup, service, loaded)
@@ -149,8 +153,12 @@ def _on_host_message(
             loaded.is_loaded = True
             if warning and not service.settings.owner:  # whose program says it
                 logger.warning("%s", block(warning))
+            reporting.on_loaded(service, loaded)
             service._handle(core.HostReady(key, warning))
         case worker_protocol.LoadFailed(reason):
+            if loaded.computation is not None:
+                reporting.on_failed(service, loaded.computation, reason)
+                loaded.computation = None
             service._handle(core.HostFailed(key, reason))
             stop_host(service, core.StopHost(key))
         case worker_protocol.WorkerStarted(worker, pid):
@@ -175,9 +183,7 @@ def _on_output(service: NodeState, host: HostProcess) -> bool:
     if said is None:
         service._loop.remove_reader(host.output)
     elif said:
-        with contextlib.suppress(OSError):  # nobody reads what we say
-            sys.stderr.write(lines(said))
-            sys.stderr.flush()
+        service._say(lines(said))
     return bool(said)
 
 
@@ -191,6 +197,7 @@ def stop_host(service: NodeState, action: core.StopHost) -> None:
     loaded = service._loaded.get(action.key)
     if loaded is None:
         return
+    reporting.on_left(service, loaded)
     drop_brought(service, loaded)
     host = loaded.host
     if host.is_dead:
@@ -221,6 +228,7 @@ def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key)
         del service._leaving[key]
     if host in service._ending:
         service._ending.remove(host)
+    tracing.host_ended(host)
     close_host(service, host)
     service._kill_strays(own_children(service))
     if leaving is not None and leaving.host is host:
@@ -232,6 +240,7 @@ def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
     was_ended = loaded.host.kill()
     loaded.host.process.wait()
     loaded.host.kill_workers()
+    tracing.host_ended(loaded.host)
     service._kill_strays(own_children(service))
     reason = _why_dead(service, loaded, was_ended)
     for handle in list(loaded.host.workers.values()):
@@ -267,12 +276,17 @@ def _why_dead(service: NodeState, loaded: Loaded, was_ended: bool) -> str:
 
 
 def _on_host_failed(service: NodeState, event: core.HostFailed) -> None:
+    computation = service._machine.state.computations.get(event.key)
     service._handle(event)
     loaded = service._loaded.get(event.key)
     # Its directories stay if another host is started in its place, also after a while: what lies there
     # belongs to jobs that wait.
     is_over = event.key not in service._machine.state.computations
     if is_over:
+        if computation is not None:
+            reporting.on_failed(service, computation, event.reason)
+        if loaded is not None:
+            loaded.computation = None
         drop_prepared(service, event.key)
     if loaded is not None and loaded.host.is_dead and is_over:
         drop_places(service, event.key)
@@ -307,6 +321,7 @@ def _start_spare(service: NodeState) -> None:
         return
     try:
         service._spare = service._new_host()
+        logger.debug("host %d is started ahead", service._spare.process.pid)
     except OSError as error:
         # The next computation tries again, and says so if that fails.
         logger.warning("no process can be started ahead: %s", error)

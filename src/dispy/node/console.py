@@ -22,9 +22,6 @@ BACKGROUND_S = 1.0
 LINE_MAX = 4096
 """Bytes of a line that a terminal passes on."""
 
-IDLE_S = 0.25
-"""How often a node that is to end when it is idle looks whether it is."""
-
 EOF_S = 0.1
 """Pause after an end of file, so that a terminal that has nothing but these costs nothing."""
 
@@ -116,7 +113,6 @@ class Prompt:
         self._service = service
         self._before = service.cpus
         """CPUs offered before 'stop' or 'exit'."""
-        self._is_ending = False
 
     def answer(self, typed: str) -> str:
         """Do what was typed; returns what to say."""
@@ -146,24 +142,21 @@ class Prompt:
         return f"no new jobs begin; {_jobs(self._busy)} here; 'start' offers {counted(self._before, 'CPU')} again"
 
     def _start(self) -> str:
-        self._is_ending = False
-        if not self._service.cpus:
-            self._service.set_cpus(self._before)
+        if self._is_draining or not self._service.cpus:
+            self._service.set_cpus(self._service.cpus or self._before)
         return self._cpus("")
 
     def _exit(self) -> str:
-        if self._is_ending or not self._busy:
+        if self._is_draining or not self._busy:
             return self._quit()
-        self._offer_none()
-        self._is_ending = True
-        self._end_if_idle()
+        self._service.drain("'exit' at the terminal")
         return (
             f"no new jobs begin; dispynode ends when none runs: {_jobs(self._busy)} here; "
             "'quit' ends it now, 'start' has it go on"
         )
 
     def _quit(self) -> str:
-        self._service.stop()
+        self._service.stop("'quit' at the terminal")
         return f"dispynode ends now: {_jobs(self._busy)} here"
 
     def _release(self) -> str:
@@ -177,6 +170,10 @@ class Prompt:
         return HELP
 
     @property
+    def _is_draining(self) -> bool:
+        return self._service._machine.state.is_draining
+
+    @property
     def _busy(self) -> int:
         return self._service._machine.state.busy
 
@@ -184,15 +181,6 @@ class Prompt:
         if self._service.cpus:
             self._before = self._service.cpus
             self._service.set_cpus(0)
-
-    def _end_if_idle(self) -> None:
-        if self._service.cpus:  # somebody has changed his mind
-            self._is_ending = False
-        if self._is_ending:
-            if not self._busy:
-                self._service.stop()
-                return
-            self._service._loop.call_later(IDLE_S, self._end_if_idle)
 
 
 _COMMANDS: dict[str, Callable[[Prompt], str]] = {

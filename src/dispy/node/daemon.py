@@ -22,6 +22,7 @@ from dispy import processes
 from dispy.core.execution.offers import workers_max
 from dispy.errors import DispyError, StateDirectoryError
 from dispy.files.store import Store
+from dispy.logs import Outlet, OutletHandler
 from dispy.net import secrets
 from dispy.net.addresses import resolve
 from dispy.net.directories import state_directory
@@ -41,6 +42,11 @@ from dispy.text import Formatter, counted
 logger = logging.getLogger("dispy.node")
 
 _STOP = (signal.SIGINT, signal.SIGTERM)
+_ASK = (signal.SIGUSR1, signal.SIGUSR2)
+"""Drain, and say who uses the node."""
+
+LOG_S = 1.0
+"""Time for the last lines of the log to be written."""
 
 _STARTERS_WISH = (signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 """Signals of a terminal: whoever ignores these before starting a node wants one that runs on without the terminal."""
@@ -55,9 +61,9 @@ def main(settings: NodeSettings) -> NoReturn:
     gc.freeze()
     gc.enable()
     code = run(settings)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):  # gone, closed, or never there
-            stream.flush()
+    # Of stderr each line has gone; to flush it would be to wait for a reader who may read no more.
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # gone, closed, or never there
+        sys.stdout.flush()
     os._exit(code)
 
 
@@ -71,12 +77,7 @@ def run(settings: NodeSettings) -> int:
     early: list[int] = []
     found = frozenset(processes.children(os.getpid()))
     _catch_signals(settings, lambda number, _: early.append(number))
-    handler = logging.StreamHandler()
-    handler.setFormatter(Formatter("%(asctime)s %(name)s - %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.DEBUG if settings.debug else logging.INFO)
-    if settings.owner:
-        # The program has said already what is not said as a warning.
-        logging.getLogger("dispy.net").setLevel(logging.WARNING)
+    log = _open_log(settings)
     present = usable_cpus()
     try:
         settings = check_node(settings, present)
@@ -93,7 +94,7 @@ def run(settings: NodeSettings) -> int:
         cpus = effective_cpus(settings.cpus, present)
         processes.set_subreaper()
         processes.hide_memory()
-        return _run_checked(settings, secret, listens, account, (cpus, present), early, found)
+        return _run_checked(settings, secret, listens, account, (cpus, present), early, found, log)
     except DispyError as error:
         print(f"dispynode: {error}", file=sys.stderr)
         return 2
@@ -103,11 +104,25 @@ def run(settings: NodeSettings) -> int:
             raise
         print(f"dispynode: it cannot be started: {error}; {short}", file=sys.stderr)
         return 1
+    finally:
+        log.close(LOG_S)
+
+
+def _open_log(settings: NodeSettings) -> Outlet:
+    """Have what is logged written to stderr, on a thread of its own: who reads it may be slow, or read no more."""
+    written = logging.StreamHandler()
+    written.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s - %(message)s"))
+    outlet = Outlet(written.handle)
+    # What happens to its own node is nothing that a program has to tell its user.
+    level = logging.DEBUG if settings.debug else logging.WARNING if settings.owner else logging.INFO
+    logging.basicConfig(handlers=[OutletHandler(outlet)], level=level)
+    logging.getLogger("asyncio").setLevel(logging.INFO)
+    return outlet
 
 
 def _catch_signals(settings: NodeSettings, handler: Callable[[int, FrameType | None], object]) -> None:
     """Have signals that come while we start noted: what was made by then is taken down in order."""
-    for number in _STOP:
+    for number in (*_STOP, *_ASK):
         signal.signal(number, handler)
     if settings.daemon:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -124,6 +139,7 @@ def _run_checked(
     cpus: tuple[int, int],  # offered and present
     early: list[int],
     found: frozenset[int],
+    log: Outlet,
 ) -> int:
     incarnation = randomness.token_bytes(16)
     segments = Segments(incarnation.hex(), account)
@@ -143,12 +159,12 @@ def _run_checked(
         store = Store(_store_directory(workspace), settings.store_max)
         parts = NodeParts(
             secret, listens, account, *cpus, spare, incarnation, segments, spool, workspace, store,
-            read_available=gauge.read, found=found,
+            read_available=gauge.read, found=found, say=log.say,
         )  # fmt: skip
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(settings, parts, early))
     finally:
-        for number in _STOP:  # the loop has given its handlers back, and we are ending already
+        for number in (*_STOP, *_ASK):  # the loop has given its handlers back, and we are ending already
             signal.signal(number, signal.SIG_IGN)
         spare.kill()
         spare.process.wait()
@@ -182,13 +198,16 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
     service = NodeService(settings, parts)
     for number in (*_STOP, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
-            loop.add_signal_handler(number, service.stop)
-    if early:
-        service.stop()
+            loop.add_signal_handler(number, service.stop, signal.Signals(number).name)
+    loop.add_signal_handler(signal.SIGUSR1, service.drain, "SIGUSR1")
+    loop.add_signal_handler(signal.SIGUSR2, service.say_usage, "SIGUSR2")
+    for told in early:
+        if told not in _ASK:
+            service.stop(signal.Signals(told).name)
     try:
         service.start()
     except BaseException as error:
-        service.stop()
+        service.stop("it cannot begin")
         await service.run()
         if not isinstance(error, OSError):
             raise
@@ -198,6 +217,8 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
             file=sys.stderr,
         )
         return 1
+    if signal.SIGUSR1 in early:
+        service.drain("SIGUSR1")
     _watch_owner(loop, service, settings.owner)
     is_typed_at = not settings.daemon and not settings.owner and _has_terminal()
     with contextlib.suppress(OSError):  # nobody reads it: no reason to stop
@@ -225,6 +246,9 @@ def _greeting(settings: NodeSettings, service: NodeService, cpus: int) -> str:
     return f"dispynode {service.name!r} listens on {where} with {counted(cpus, 'CPU')}{how}"
 
 
+_OWNER_ENDED = "its program has ended"
+
+
 def _watch_owner(loop: asyncio.AbstractEventLoop, service: NodeService, owner: int) -> None:
     """A private node ends with the program that started it, however that ends."""
     if not owner:
@@ -232,8 +256,8 @@ def _watch_owner(loop: asyncio.AbstractEventLoop, service: NodeService, owner: i
     try:
         descriptor = os.pidfd_open(owner)
     except ProcessLookupError:
-        service.stop()
+        service.stop(_OWNER_ENDED)
         return
-    loop.add_reader(descriptor, service.stop)
+    loop.add_reader(descriptor, service.stop, _OWNER_ENDED)
     if os.getppid() != owner:
-        service.stop()
+        service.stop(_OWNER_ENDED)

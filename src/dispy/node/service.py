@@ -20,7 +20,8 @@ from dispy.net.addresses import local
 from dispy.net.connection import Connection
 from dispy.net.discovery import Entry, Listing
 from dispy.net.listener import Listener
-from dispy.node import clients, computations, filing, telling, workers
+from dispy.node import clients, computations, filing, reporting, telling, tracing, workers
+from dispy.node.console import usage
 from dispy.node.interpreter import SearchPath
 from dispy.node.spool import Spool
 from dispy.node.stages import Seams
@@ -73,6 +74,7 @@ class NodeService(NodeState):
         core.NoteOpen: telling.note_open,
         core.DropNote: telling.drop_note,
         core.Erase: telling.erase,
+        core.Drained: lambda service, _: service.stop("drained"),
     }
 
     def __init__(self, settings: NodeSettings, parts: NodeParts) -> None:
@@ -84,6 +86,8 @@ class NodeService(NodeState):
         seams = Seams(send, self._post, self._loop.call_later, owner, search_path=self._search_path)
         self._stager = Stager(parts.store, seams, settings.max_file_size)
         self._listener = Listener(self._new_connection, tls=parts.tls is not None)
+        if logger.isEnabledFor(logging.DEBUG):
+            tracing.begin(self)
         self._spool = None
         if parts.spool is not None:
             self._spool = Spool(
@@ -113,10 +117,16 @@ class NodeService(NodeState):
         if self._spool is not None:
             for restored in self._spool.restore(self.address[1]):
                 self._handle(restored)
-        if not self.settings.owner:
-            self._entry = Entry(self.listing())
+        self._list()
         computations.watch_spare(self)
         self._on_pulse()
+
+    def _list(self) -> None:
+        """Be found by those who look for nodes of this machine."""
+        if self._entry is not None:
+            self._entry.update(self.listing())
+        elif not self.settings.owner:
+            self._entry = Entry(self.listing())
 
     def listing(self) -> Listing:
         """What others on this machine need to reach us."""
@@ -133,7 +143,7 @@ class NodeService(NodeState):
         )
 
     def _new_connection(self, on_settled: Callable[[Connection], None]) -> Connection:
-        return Connection(
+        connection = Connection(
             self,
             to_node_decoder,
             self._secret.key,
@@ -146,17 +156,52 @@ class NodeService(NodeState):
             clock=self._clock,
             farewell=lambda error: node.Leaving(str(error)),
         )
+        if self._tracer is not None:
+            connection.trace = self._tracer(connection)
+        return connection
 
     def set_cpus(self, cpus: int) -> None:
         """Offer another number of CPUs, from 0 to ``cpus_most``; what runs above it goes on."""
         self.cpus = cpus
         self._handle(core.CpusChanged(cpus))
-        if self._entry is not None:
-            self._entry.update(self.listing())
+        if not self._machine.state.is_draining:
+            self._list()
+        logger.info("the node offers %d of %d CPUs from now on", cpus, self.cpus_most)
 
-    def stop(self) -> None:
-        """Have ``run`` return."""
-        self._stopped.set()
+    def drain(self, why: str) -> None:
+        """Take no new jobs, and stop when those that run have ended; called again, say what is waited for.
+
+        Programs that look for nodes do not find this one any more; those that know it can still come back for their
+        results. ``set_cpus`` with more than 0 ends it.
+        """
+        if self.settings.owner:
+            logger.info(
+                "%s: ignored, as this node ends with its program, process %d", why, self.settings.owner
+            )
+            return
+        if not self._machine.state.is_draining:
+            logger.info("%s: the node takes no new jobs, and ends when those that run have ended", why)
+            if self._entry is not None:
+                self._entry.close()
+                self._entry = None
+            self._handle(core.Drain())
+        if not self._stopped.is_set():
+            reporting.say_waits(self)
+
+    def say_usage(self, why: str) -> None:
+        """Log who uses this node."""
+        for text in usage(self).splitlines():
+            logger.info("%s: %s", why, text.strip())
+
+    def stop(self, why: str = "stopped") -> None:
+        """Have ``run`` return.
+
+        Args:
+            why: For the log: what has ended it.
+        """
+        if not self._stopped.is_set():
+            reporting.say_stops(self, why)
+            self._stopped.set()
 
     async def run(self) -> None:
         """Serve until stopped, then end everything that was started."""
@@ -207,12 +252,15 @@ class NodeService(NodeState):
 
     async def _say_farewell(self, deadline: float) -> None:
         """Tell clients that we leave, after the last byte of results; those who have all say so, and go."""
+        is_drained = self._machine.state.is_draining and not self._machine.state.busy
         untold = [connection for connection, client in self._connections.items() if client is not None]
         while any(client is not None for client in self._connections.values()):
             for connection in list(untold):
                 if not connection.is_sending:
                     untold.remove(connection)
-                    connection.send(node.Leaving("dispynode was stopped"))
+                    connection.send(
+                        node.Leaving("dispynode was drained" if is_drained else "dispynode was stopped")
+                    )
             if self._clock.monotonic() > deadline:
                 break
             await asyncio.sleep(0.005)
@@ -226,6 +274,7 @@ class NodeService(NodeState):
             logger.error("nothing has moved for %g s: %s", self._stall.limit_s, stalled)
         telling.tell_available(self)
         self._bury_others(computations.own_children(self))
+        reporting.on_pulse(self)
         self._idle_pulses = 0 if self._loaded else self._idle_pulses + 1
         if self._idle_pulses == TRIM_PULSES:
             self._segments.trim()
@@ -239,6 +288,7 @@ class NodeService(NodeState):
     def on_ready(self, connection: Connection) -> None:
         """A peer has proved itself; ``Attach`` will say who it is."""
         self._connections[connection] = None
+        tracing.connection_made(connection)
         connection.set_pulse(PULSE_S)
 
     def on_message(self, connection: Connection, message: Any) -> None:
@@ -247,4 +297,5 @@ class NodeService(NodeState):
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
         """A client is gone, perhaps to come back."""
+        tracing.connection_lost(connection, error)
         clients.on_closed(self, connection, error)

@@ -28,6 +28,7 @@ from dispy.core.execution.offers import workers_max
 from dispy.core.execution.state import ClientId, Key, WorkerId
 from dispy.node.hosts import HostProcess, WorkerHandle
 from dispy.node.printed import read_printed
+from dispy.node.reporting import Reports
 from dispy.processes import children, kill_strays, reap
 from dispy.protocol import node
 from dispy.protocol.worker import PACKET_MAX
@@ -56,14 +57,18 @@ class Loaded:
     """A computation's host and places."""
 
     __slots__ = (
-        "brought", "client", "failure", "host", "is_loaded", "is_shared", "key", "limit_s", "objects", "per_worker",
-        "requests", "segments", "sending", "stages", "values", "was_set_up", "work",
+        "brought", "client", "computation", "failure", "host", "is_loaded", "is_shared", "key", "limit_s", "objects",
+        "per_worker", "requests", "segments", "sending", "since", "stages", "values", "was_set_up", "work",
     )  # fmt: skip
 
     def __init__(
         self, key: Key, host: HostProcess, work: Path, segments: Path, compute: node.Compute
     ) -> None:
         self.key = key
+        self.computation: core.Computation | None = None
+        """As the core has it, or had, until it was logged that it has left."""
+        self.since = 0.0
+        """When its host was told to load it (monotonic)."""
         self.per_worker = compute.setup_per_worker
         self.limit_s = compute.setup_timeout_s
         self.is_loaded = False
@@ -116,6 +121,7 @@ class NodeParts(Struct, frozen=True):
         clock: What it goes by.
         read_available: Says what the machine has to spare; None: nobody does.
         found: Children of this process that were there before it was a node: they are nobody's strays.
+        say: Takes what hosts print, in lines.
     """
 
     secret: Secret
@@ -132,6 +138,7 @@ class NodeParts(Struct, frozen=True):
     clock: Clock = time
     read_available: Callable[[], node.Available] | None = None
     found: frozenset[int] = frozenset()
+    say: Callable[[str], object] = print
 
 
 class NodeState:
@@ -165,6 +172,9 @@ class NodeState:
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         self._entry: Entry | None = None
+        self._reports = Reports(self)
+        self._tracer: Callable[[Connection], Callable[[str, Any], None]] | None = None
+        """Gives each connection its ``trace``, with ``-d``."""
 
         # The core.
         self._machine = Machine(parts.cpus, settings.lease_s, settings.silence_s)
@@ -188,6 +198,7 @@ class NodeState:
         self._gone: set[ClientId] = set()
         """Clients that said farewell while we stop."""
         self._read_available = parts.read_available
+        self._say = parts.say
         self._told_available: dict[Connection, float] = {}
         """When clients were told last what there is to spare."""
 

@@ -128,6 +128,8 @@ class Attach(Struct, array_like=True, tag=1):
     client: Identity
     name: Name
     received: Number = 0
+    origin: Name = ""
+    """Who runs it, and on which machine, as it says itself: "alice@ws7". For logs."""
 
 
 class Reconcile(Struct, array_like=True, tag=2):
@@ -563,9 +565,14 @@ class FilesPlaced(Struct, array_like=True, tag=82):
 
 
 class NodeCpus(Struct, array_like=True, tag=42):
-    """The node offers another number of CPUs from now on."""
+    """The node offers another number of CPUs from now on; ``reason`` says why these are 0, if somebody wants that."""
 
     cpus: Count
+    reason: Reason = ""
+
+
+DRAINING = "it is being drained: it takes no new jobs, and leaves when those that run have ended"
+"""What a node says while that is so."""
 
 
 ToNode = (

@@ -31,6 +31,7 @@ from dispy.net.tls import DialerTls
 from dispy.protocol import node
 from dispy.protocol.frames import Group, MemorySource, Source
 from dispy.protocol.node import Available, from_node_decoder
+from dispy.scheduler.tracing import tracer
 from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.text import block, line, lines
 
@@ -77,6 +78,8 @@ class NodeInfo:
     ip_addr: str
     bytes_sent: int = 0
     bytes_received: int = 0
+    shortage: str = ""
+    """Why it offers no CPUs, if it has said so."""
     available: Available | None = None
 
 
@@ -117,16 +120,20 @@ class Owner(Protocol):
     Attributes:
         identity: 16 bytes that name us to nodes.
         name: Shown at nodes.
+        origin: Who runs us, and where; for their logs.
         clock: What we go by.
         pulse_s: How often nodes give a sign of life (seconds).
+        is_traced: Whether messages are logged.
         memory: Where large payloads lie that nodes of this machine can take by name.
         after_note: Where results are noted before nodes may forget them: calls a function when that has been done.
     """
 
     identity: bytes
     name: str
+    origin: str
     clock: Clock
     pulse_s: float
+    is_traced: bool
     memory: SharedPool | None
     after_note: Callable[[Callable[[], None]], object] | None
 
@@ -254,6 +261,9 @@ class Link:
             make_sink=PoolSink,
             clock=self._owner.clock,
         )
+        if self._owner.is_traced:
+            self._made.trace = tracer(self)
+            logger.debug("%s:%d is dialed", self.target.host, self.target.port)
         return self._made
 
     def abort_unready(self) -> None:
@@ -271,12 +281,13 @@ class Link:
         if self.is_closed:
             connection.abort(ConnectionError("not wanted any more"))
             return
+        logger.debug("%s:%d has proved itself", self.target.host, self.target.port)
         self.connection = connection
         self._refusals = 0
         # It is back: what it says next may take its time, as long as it is not silent.
         self._broken_at = None
         received = self.received if self._owner.after_note is None else self.noted
-        connection.send(node.Attach(self._owner.identity, self._owner.name, received))
+        connection.send(node.Attach(self._owner.identity, self._owner.name, received, self._owner.origin))
         connection.set_pulse(self._owner.pulse_s)
         if self._owner.pulse_s != PULSE_S:
             connection.send(node.SetPulse(self._owner.pulse_s))
@@ -386,6 +397,9 @@ class Link:
             self._past = self.traffic()
             self.connection = None
             self._sending.clear()
+        logger.debug(
+            "the connection to %s:%d is gone: %s", self.target.host, self.target.port, error or "closed"
+        )
         if self.is_closed:
             return
         if isinstance(error, InternalError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,9 @@ from dispy.protocol import limits, node
 from dispy.protocol.frames import MemorySource
 from dispy.scheduler.link import SLOW_S, Link, NodeInfo, Target
 from dispy.settings import PULSE_S
+from dispy.text import count, line
+
+logger = logging.getLogger("dispy.scheduler")
 
 TICK_S = 0.02
 """How often idle CPUs look for work behind running jobs, while there are any."""
@@ -103,6 +107,8 @@ class SchedulerService:
         self.clock = clock
         self.identity = identity
         self.name = name
+        self.origin = ""
+        """Who runs this program, and on which machine; for the logs of nodes."""
         self.memory: SharedPool | None = None
         """Where large payloads lie that nodes of this machine can take by name."""
         self.after_note: Callable[[Callable[[], None]], object] | None = None
@@ -118,6 +124,8 @@ class SchedulerService:
         self._links: dict[Target, Link] = {}
         self._by_node: dict[NodeId, Link] = {}
         self._tick: asyncio.TimerHandle | None = None
+        self.is_traced = False
+        """Whether messages and decisions are logged (``tracing``)."""
         self.pulse_s = PULSE_S
         """How often nodes give a sign of life (seconds)."""
         self._perform_by_type: dict[type[core.Action], Callable[[Any], None]] = {
@@ -293,6 +301,15 @@ class SchedulerService:
             return
         is_new = other is None
         self._by_node[info.node] = link
+        if is_new or not known:
+            where = f"{link.target.host}:{link.target.port}"
+            logger.info(
+                "node %s at %s is there, with %s (%s)",
+                info.name,
+                where,
+                count(info.cpus, "CPU"),
+                info.platform,
+            )
         self.handle(core.NodeUp(info.node, info.name, info.cpus, known))
         if is_new or not known:
             self._listener.on_node_known(info)
@@ -322,6 +339,7 @@ class SchedulerService:
             return
         if type(message) is node.NodeCpus:
             link.info.cpus = message.cpus
+            link.info.shortage = line(message.reason)
         self.handle(core.FromNodeEvent(link.info.node, message))
         if type(message) is node.NodeCpus:
             self._listener.on_cpus(link.info)

@@ -484,7 +484,7 @@ def main() -> None:
     _node_stderr = os.dup(2)
     handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))
     # What jobs log is the text of strangers to whoever watches the node.
-    handler.setFormatter(Formatter("%(asctime)s %(name)s - %(message)s"))
+    handler.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s - %(message)s"))
     for name in ("dispynode", "dispy"):
         # Theirs alone: what user code logs by loggers of its own, however it has set them up, is its output.
         ours = logging.getLogger(name)

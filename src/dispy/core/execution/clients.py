@@ -34,6 +34,7 @@ from dispy.core.execution.workers import (
     on_worker_exited,
 )
 from dispy.protocol.node import (
+    DRAINING,
     Acknowledge,
     Attempt,
     CloseComputation,
@@ -57,6 +58,9 @@ at once, as its death may be nobody's fault; then with pauses, in which what it 
 def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Seconds) -> None:
     """Know a client, or know it again and repeat the results that it does not have."""
     client = state.clients.get(event.client)
+    if state.is_draining:
+        # Its welcome has offered no CPUs, and not said why.
+        out.append(Tell(event.client, NodeCpus(0, DRAINING)))
     if client is None:
         state.clients[event.client] = Client(event.client, event.name)
         return
@@ -212,9 +216,12 @@ def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int], now:
 
 
 def on_cpus_changed(state: State, out: Outbox, event: CpusChanged, now: Seconds) -> None:
-    """Offer another number of CPUs; what runs above it goes on."""
+    """Offer another number of CPUs; what runs above it goes on. More than 0 end the draining of the node."""
     state.cpus = event.cpus
-    out.extend(Tell(client.id, NodeCpus(event.cpus)) for client in state.clients.values())
+    if event.cpus:
+        state.is_draining = False
+    reason = DRAINING if state.is_draining else ""
+    out.extend(Tell(client.id, NodeCpus(event.cpus, reason)) for client in state.clients.values())
     restrict(state)
     recall_ahead(state, out)
     share_out(state, out, now)

@@ -293,12 +293,24 @@ def return_ready(out: Outbox, computation: Computation) -> None:
     """Give back all that no worker has been offered."""
     jobs = list(computation.ready)
     computation.ready.clear()
+    _return(out, computation, jobs)
+
+
+def _return(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
     release(out, computation.key, [job.stream for job in jobs])
     for start in range(0, len(jobs), BATCH_MAX):
         attempts = [Attempt(job.number, job.attempt) for job in jobs[start : start + BATCH_MAX]]
         out.append(Tell(computation.client.id, JobsReturned(computation.key[1], attempts)))
     for job in jobs:
         del computation.open[job.number]
+
+
+def return_staging(out: Outbox, computation: Computation) -> None:
+    """Give back all whose files are not here yet."""
+    jobs = list(computation.staging.values())
+    computation.staging.clear()
+    out.append(UnstageJobs(computation.key, [job.number for job in jobs]))
+    _return(out, computation, jobs)
 
 
 def give_up_values(state: State, out: Outbox, client: Client) -> None:

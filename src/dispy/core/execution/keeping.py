@@ -49,6 +49,8 @@ def watch_clients(state: State, out: Outbox, now: Seconds) -> None:
             recall_ahead(state, out)
             share_out(state, out, now)
             _go_away(state, out, client)
+            if state.is_draining:
+                give_up_staging(state, out, client, now)
         if client.is_dead:
             _retire_idle(state, out, client, now)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dispy.core.execution import clients, files, jobs, keeping, printing, workers
+from dispy.core.execution import clients, draining, files, jobs, keeping, printing, workers
 from dispy.core.execution.offers import settle
 from dispy.core.execution.state import (
     Action,
     ClientAttached,
     ClientSilent,
     CpusChanged,
+    Drain,
     Event,
     FilesFailed,
     FilesReady,
@@ -50,6 +51,7 @@ _HANDLERS: dict[type[Event], Handler] = {
     ClientAttached: clients.on_client_attached,
     ClientSilent: clients.on_client_silent,
     CpusChanged: clients.on_cpus_changed,
+    Drain: draining.on_drain,
     HostReady: clients.on_host_ready,
     HostFailed: clients.on_host_failed,
     FilesReady: files.on_files_ready,

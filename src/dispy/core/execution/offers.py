@@ -7,12 +7,13 @@ jobs; it is recalled as soon as another worker is idle or another computation wa
 
 from __future__ import annotations
 
-from dispy.core.execution.jobs import return_ready
+from dispy.core.execution.jobs import return_ready, return_staging
 from dispy.core.execution.printing import is_any_watched
 from dispy.core.execution.shares import admit_exclusive, may_start, occupy, turn
 from dispy.core.execution.state import (
     RECORD_US,
     Computation,
+    Drained,
     ForkWorker,
     Offer,
     Outbox,
@@ -68,7 +69,7 @@ def settle(state: State, out: Outbox, now: Seconds) -> None:
 
 def _hold_back(state: State, out: Outbox, now: Seconds) -> None:
     """Give back what may not start here: its client has other nodes, perhaps."""
-    if state.exclusive:
+    if state.exclusive and not state.is_draining:
         admit_exclusive(state, out, now)
     for computation in state.computations.values():
         if not may_start(state, computation):
@@ -76,6 +77,19 @@ def _hold_back(state: State, out: Outbox, now: Seconds) -> None:
             # Of a client that is away nobody can take them.
             if computation.ready and computation.client.is_connected:
                 return_ready(out, computation)
+            if computation.staging and computation.client.is_connected and state.is_draining:
+                return_staging(out, computation)
+    if state.is_draining and _is_drained(state):
+        out.append(Drained())
+
+
+def _is_drained(state: State) -> bool:
+    """Whether nothing is left here that anybody living waits for. Results of dead clients go to disk."""
+    return (
+        not state.busy
+        and not any(computation.open or computation.untold for computation in state.computations.values())
+        and not any(client.batches and not client.is_dead for client in state.clients.values())
+    )
 
 
 def recall_ahead(state: State, out: Outbox) -> None:

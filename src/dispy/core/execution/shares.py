@@ -29,7 +29,7 @@ from dispy.core.execution.state import (
     Tell,
     Worker,
 )
-from dispy.protocol.node import Credit
+from dispy.protocol.node import DRAINING, Credit
 
 SHARE_S = 0.1
 """How often shares are looked at while several clients are there: a message for each change of them."""
@@ -134,11 +134,17 @@ def admit_exclusive(state: State, out: Outbox, now: Seconds) -> None:
 def restrict(state: State) -> None:
     """Note who may not start jobs."""
     first = state.exclusive[0] if state.exclusive else None
-    state.has_node = first is not None and (state.has_node or state.busy == first.busy)
+    state.has_node = (
+        first is not None and not state.is_draining and (state.has_node or state.busy == first.busy)
+    )
     for computation in state.computations.values():
-        computation.is_held_off = first is not None and (computation is not first or not state.has_node)
+        if state.is_draining:
+            # Those of dead clients run to their ends, whoever had asked for the node: nobody can take them back.
+            computation.is_held_off = not computation.client.is_dead
+        else:
+            computation.is_held_off = first is not None and (computation is not first or not state.has_node)
     is_closed = any(client.cpus_max == 0 for client in state.clients.values())
-    state.is_restricted = first is not None or state.cpus == 0 or is_closed
+    state.is_restricted = first is not None or state.cpus == 0 or is_closed or state.is_draining
 
 
 def may_start(state: State, computation: Computation) -> bool:
@@ -181,6 +187,8 @@ def _grant(
     long: dict[Client, int],
 ) -> Grant:
     client = computation.client
+    if state.is_draining:
+        return Grant(0, 0, DRAINING)
     if computation.is_held_off:
         return Grant(0, 0, _why_held_off(state, computation))
     if computation.shortage:

@@ -235,6 +235,10 @@ class CpusChanged(Struct):
     cpus: int
 
 
+class Drain(Struct):
+    """The node is to take no new jobs, and to leave when it has none; answered by ``Drained``."""
+
+
 Event = (
     ClientAttached
     | ClientSilent
@@ -258,6 +262,7 @@ Event = (
     | Restored
     | Stopping
     | CpusChanged
+    | Drain
 )
 
 # Actions.
@@ -423,6 +428,10 @@ class Erase(Struct):
     gone: bool = False
 
 
+class Drained(Struct):
+    """Nothing is left to be waited for: the node can leave."""
+
+
 class Release(Struct):
     """These segments of a computation are not needed any more."""
 
@@ -453,6 +462,7 @@ Action = (
     | Pass
     | Look
     | Unbuffer
+    | Drained
 )
 Outbox = list[Action]
 
@@ -537,8 +547,8 @@ class Computation:
     """A computation on this node and its jobs."""
 
     __slots__ = (
-        "busy", "cancelling", "client", "crashes", "credit", "filed", "grant", "idle", "is_held_off", "key", "open",
-        "ready", "runtimes", "sampled", "sending", "shortage", "single", "spec",
+        "busy", "cancelling", "client", "crashes", "credit", "filed", "finished", "grant", "idle", "is_held_off",
+        "key", "open", "ready", "runtimes", "sampled", "sending", "shortage", "single", "spec",
         "staging", "status", "stillborn", "unseen", "untold", "vtime", "watched", "workers",
     )  # fmt: skip
 
@@ -565,6 +575,8 @@ class Computation:
         self.runtimes = RunTimes()
         self.sampled = 0
         """Results so far; plans for short jobs grow with the evidence for them."""
+        self.finished = 0
+        """Those of jobs that returned a value."""
         self.busy = 0
         """CPUs in use for it."""
         self.is_held_off = False
@@ -650,6 +662,8 @@ class State:
 
     def __init__(self, cpus: int, lease_s: Seconds, silence_s: Seconds) -> None:
         self.cpus = cpus
+        self.is_draining = False
+        """No new job is taken, and the node leaves when it has none."""
         self.lease_s = lease_s
         self.silence_s = silence_s
         self.clients: dict[ClientId, Client] = {}

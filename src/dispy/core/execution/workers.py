@@ -37,6 +37,7 @@ from dispy.core.execution.state import (
 )
 from dispy.protocol.limits import BATCH_MAX, REASON_MAX
 from dispy.protocol.node import (
+    FINISHED,
     TERMINATED,
     Attempt,
     ComputationFailed,
@@ -162,6 +163,7 @@ def take_results(out: Outbox, computation: Computation, results: list[Ended]) ->
     if computation.filed:
         computation.filed.difference_update([r.number for r in wanted])
     computation.sampled += len(wanted)
+    computation.finished += [r.status for r in wanted].count(FINISHED)
     computation.crashes = computation.stillborn = 0
     computation.untold += wanted
 

@@ -1,0 +1,28 @@
+"""Draining: a node takes no new jobs, lets those end that run, and leaves when it has none.
+
+Jobs that have not started go back to their programs. A program that is dead cannot take its jobs back: those run to
+their ends here, since recovery promises their results. A program whose connection is broken has its silence limit to
+come back in; until then nothing of it is started, given back or dropped.
+"""
+
+from __future__ import annotations
+
+from dispy.core.execution.files import give_up_staging
+from dispy.core.execution.offers import recall_ahead
+from dispy.core.execution.shares import restrict, share_out
+from dispy.core.execution.state import Drain, Outbox, Seconds, State, Tell
+from dispy.protocol.node import DRAINING, NodeCpus
+
+
+def on_drain(state: State, out: Outbox, event: Drain, now: Seconds) -> None:
+    """Take no new jobs, and say ``Drained`` when all is done. ``CpusChanged`` to more than 0 ends that."""
+    if state.is_draining:
+        return
+    state.is_draining = True
+    out.extend(Tell(client.id, NodeCpus(0, DRAINING)) for client in state.clients.values())
+    restrict(state)
+    recall_ahead(state, out)
+    share_out(state, out, now)
+    for client in list(state.clients.values()):
+        if client.is_dead:
+            give_up_staging(state, out, client, now)

@@ -1,0 +1,59 @@
+"""At level DEBUG: each message to and from nodes, and what the scheduling core makes of each event, in a line.
+
+Nothing of this is called at other levels: while it is on, the core's entry and connections' ``trace`` are others.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from dispy.core.scheduling import state as core
+from dispy.protocol.describe import describe
+
+if TYPE_CHECKING:
+    from dispy.scheduler.link import Link
+    from dispy.scheduler.service import SchedulerService
+
+logger = logging.getLogger("dispy.scheduler")
+
+Decide = Callable[[core.Event, float], list[core.Action]]
+
+_ON_LINKS = (core.FromNodeEvent, core.Send)
+"""What shows as a message already."""
+
+_QUIET = (core.Tick,)
+
+
+def set_tracing(service: SchedulerService, is_on: bool) -> None:
+    """Begin or end it. On the loop."""
+    if is_on == service.is_traced:
+        return
+    service.is_traced = is_on
+    decide = service._machine.handle
+    service._machine.handle = partial(_decide, decide) if is_on else decide.args[0]  # type: ignore
+    for link in service._links.values():
+        if link.connection is not None:
+            link.connection.trace = tracer(link) if is_on else None
+
+
+def tracer(link: Link) -> Any:
+    """What a link's connection calls with each message."""
+    return partial(_on_message, link)
+
+
+def _on_message(link: Link, arrow: str, message: Any) -> None:
+    name = link.info.name if link.info is not None else f"{link.target.host}:{link.target.port}"
+    logger.debug("node %s %s %s", name, arrow, describe(message))
+
+
+def _decide(decide: Decide, event: core.Event, now: float) -> list[core.Action]:
+    actions = decide(event, now)
+    if not isinstance(event, _ON_LINKS + _QUIET):
+        logger.debug("core: %s", describe(event))
+    for action in actions:
+        if not isinstance(action, _ON_LINKS):
+            logger.debug("core decides: %s", describe(action))
+    return actions
