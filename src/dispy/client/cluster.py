@@ -251,8 +251,7 @@ class JobCluster(Steering):
             a.ip_addr is None or is_loopback(a.ip_addr) for a in self._allocations
         ):
             self._engine.share_memory()
-        if self._wants_private and config.LocalNode:
-            finding.start_private_node(self._engine, self._secret)
+        finding.prepare(self._engine, self)
         # Callbacks use the name that the cluster is given when this has returned, and nodes may be quicker than that
         # on a machine that does much else.
         with self._engine.callbacks.held():

@@ -12,7 +12,6 @@ from dispy.client.noting import note_node
 from dispy.client.private import PrivateNode
 from dispy.core.scheduling import state as core
 from dispy.errors import DispyError, UsageError
-from dispy.net import discovery
 from dispy.net.addresses import is_loopback
 from dispy.scheduler.link import NodeInfo, Target
 
@@ -27,10 +26,20 @@ RETRY_S = 2.0
 """A target that refused or did not answer is tried again so often."""
 
 
+def prepare(engine: Engine, cluster: Steering) -> None:
+    """See which nodes of this machine there are before a cluster begins, and start one if it needs that.
+
+    On the thread that makes the cluster.
+    """
+    engine.listed.read()
+    if cluster._wants_private and config.LocalNode:
+        start_private_node(engine, cluster._secret)
+
+
 def look(engine: Engine, cluster: Steering) -> None:
     """Reach out for the nodes that a cluster may use."""
     secret = cluster._secret
-    listed = discovery.running_nodes(secret.fingerprint())
+    listed = engine.listed.of(secret.fingerprint())
     for listing in listed:
         if any(
             allocation.matches(listing.host) and not allocation.port for allocation in cluster._allocations
@@ -79,12 +88,24 @@ def discover(engine: Engine, cluster: Steering) -> None:
 
 
 def start_private_node(engine: Engine, secret: Secret) -> None:
-    """Start a node of our own if none of this user runs on this machine; on any thread."""
+    """Start a node of our own, unless that is done or a node of this user is listed; on any thread."""
     with engine._private_guard:
-        if secret.key in engine._private or discovery.running_nodes(secret.fingerprint()):
+        if secret.key in engine._private or engine.listed.of(secret.fingerprint()):
             return
-        private = engine._private[secret.key] = PrivateNode(secret)
+        others = engine.listed.count_others(secret.fingerprint())
+        private = engine._private[secret.key] = PrivateNode(secret, others)
     engine.post(private.watch, partial(_on_private_ready, engine))
+
+
+def doubt(engine: Engine, target: Target) -> None:
+    """Somebody who does not have the secret is where a node may be listed that cannot be seen; on the loop."""
+
+    def on_doubted() -> None:
+        for cluster in list(engine.clusters.values()):
+            if cluster._secret.key == target.key and cluster._wants_private and config.LocalNode:
+                start_private_node(engine, cluster._secret)
+
+    engine.listed.doubt(target.host, target.port, on_doubted)
 
 
 def _on_private_ready(engine: Engine, private: PrivateNode) -> None:

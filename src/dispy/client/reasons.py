@@ -11,6 +11,7 @@ from dispy.core.scheduling.explain import find_stall, why_full, why_open
 from dispy.core.scheduling.state import Status
 from dispy.errors import UsageError
 from dispy.net.addresses import is_loopback
+from dispy.net.discovery import where_looked
 
 if TYPE_CHECKING:
     from dispy.client.job import DispyJob
@@ -113,12 +114,26 @@ def _why_no_node(cluster: ClusterState) -> str:
         if info.node in cluster._set_aside
     ]
     wanted = ", ".join(allocation.host for allocation in cluster._allocations)
+    jobs = len(cluster._jobs)
     said = (
-        f"{len(cluster._jobs)} jobs of cluster {cluster.name} wait: no node of nodes={wanted} can be used."
+        f"{jobs} {'job' if jobs == 1 else 'jobs'} of cluster {cluster.name} {'waits' if jobs == 1 else 'wait'}: "
+        f"no node of nodes={wanted} can be used."
     )
     if tried:
         said += f" Tried: {'; '.join(tried)}."
     if not known:
         is_here = any(a.ip_addr is None or is_loopback(a.ip_addr) for a in cluster._allocations)
+        said += _say_where(cluster) if is_here else ""
         said += f" Start 'dispynode' {'on this machine' if is_here else 'there'}, with the same secret."
     return said
+
+
+def _say_where(cluster: ClusterState) -> str:
+    """Where nodes of this machine were looked for, if there is none."""
+    listed = cluster._engine.listed
+    fingerprint = cluster._secret.fingerprint()
+    if listed.of(fingerprint):
+        return ""
+    others = listed.count_others(fingerprint)
+    but = f" ({others} with another secret)" if others else ""
+    return f" No dispynode of this machine with this secret is listed in {where_looked()}{but}."

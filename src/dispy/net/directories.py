@@ -14,18 +14,48 @@ from pathlib import Path
 from dispy.errors import StateDirectoryError
 
 
-def state_directory() -> Path:
-    """``$XDG_STATE_HOME/dispy`` or ``~/.local/state/dispy``, made if it is missing."""
+def state_path() -> Path:
+    """``$XDG_STATE_HOME/dispy`` or ``~/.local/state/dispy``, which may be missing.
+
+    Raises:
+        StateDirectoryError: There is no home directory.
+    """
     base = os.environ.get("XDG_STATE_HOME")
-    return private_directory((Path(base) if base else Path.home() / ".local" / "state") / "dispy")
+    try:
+        return (Path(base) if base else Path.home() / ".local" / "state") / "dispy"
+    except RuntimeError as error:
+        raise StateDirectoryError(
+            "there is no home directory", hint="set HOME, or XDG_STATE_HOME to a directory of your own"
+        ) from error
+
+
+def state_directory() -> Path:
+    """The same, made if it is missing."""
+    return private_directory(state_path())
+
+
+def runtime_path() -> Path:
+    """``$XDG_RUNTIME_DIR/dispy`` or ``dispy-UID`` in the temporary directory, which may be missing.
+
+    A variable that ``su`` has kept names another user's directory, and is passed over.
+
+    Raises:
+        StateDirectoryError: There is no temporary directory.
+    """
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    try:
+        if base and os.path.isdir(base) and os.stat(base).st_uid == os.getuid():
+            return Path(base) / "dispy"
+        return Path(tempfile.gettempdir()) / f"dispy-{os.getuid()}"
+    except OSError as error:
+        raise StateDirectoryError(
+            "there is no temporary directory that can be written to", hint="set TMPDIR or XDG_RUNTIME_DIR"
+        ) from error
 
 
 def runtime_directory() -> Path:
-    """``$XDG_RUNTIME_DIR/dispy`` or ``dispy-UID`` in the temporary directory, made if it is missing."""
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    if base and os.path.isdir(base):
-        return private_directory(Path(base) / "dispy")
-    return private_directory(Path(tempfile.gettempdir()) / f"dispy-{os.getuid()}")
+    """The same, made if it is missing."""
+    return private_directory(runtime_path())
 
 
 def memory_directory() -> Path:
@@ -60,8 +90,20 @@ def shared_with(node: bytes) -> str:
         status = (path / GIVEN).lstat()
     except OSError:
         return ""
-    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
-    return str(path) if is_ours else ""
+    return str(path) if _is_ours(status, 0o700) else ""
+
+
+def is_private(path: Path) -> bool:
+    """Whether this is a directory that is this user's alone; nothing is made."""
+    try:
+        return _is_ours(path.lstat(), 0o700)
+    except OSError:
+        return False
+
+
+def _is_ours(status: os.stat_result, mode: int) -> bool:
+    is_closed = not status.st_mode & 0o777 & ~mode
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and is_closed
 
 
 def private_directory(path: Path, mode: int = 0o700) -> Path:
@@ -83,7 +125,7 @@ def private_directory(path: Path, mode: int = 0o700) -> Path:
             f"directory {path} cannot be made: {error.strerror}",
             hint="make it, or point XDG_STATE_HOME and XDG_RUNTIME_DIR to places you can write to",
         ) from error
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o777 & ~mode:
+    if not _is_ours(status, mode):
         raise StateDirectoryError(
             f"{path} is not a directory of this user alone",
             hint=f"look at it with 'ls -ld {path}' and remove it, or 'chmod 700' it if it is yours",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,12 @@ from typing import Any
 
 from dispy.core.execution import state as core
 from dispy.core.execution.explain import find_stall
+from dispy.errors import StateDirectoryError
 from dispy.net.addresses import local
 from dispy.net.connection import Connection
 from dispy.net.discovery import Entry, Listing
 from dispy.net.listener import Listener
+from dispy.net.living import this_process
 from dispy.node import clients, computations, filing, telling, workers
 from dispy.node.spool import Spool
 from dispy.node.stages import Seams
@@ -39,6 +42,9 @@ FAREWELL_S = 0.5
 
 TRIM_PULSES = 10
 """Seconds without any computation after which the node holds no memory for the next one."""
+
+KEEP_PULSES = 60
+"""Seconds between looks whether we are still listed."""
 
 
 class NodeService(NodeState):
@@ -112,9 +118,20 @@ class NodeService(NodeState):
             for restored in self._spool.restore(self.address[1]):
                 self._handle(restored)
         if not self.settings.owner:
-            self._entry = Entry(self.listing())
+            self._be_listed()
         computations.watch_spare(self)
         self._on_pulse()
+
+    def _be_listed(self) -> None:
+        try:
+            self._entry = Entry(self.listing())
+        except StateDirectoryError as error:
+            host, port = self.address
+            logger.warning(
+                "%s; programs find it if they name it: nodes=[(%r, %d)]", error, local(host), port
+            )
+            return
+        threading.Thread(target=self._entry.tidy, name="dispy tidies", daemon=True).start()
 
     def listing(self) -> Listing:
         """What others on this machine need to reach us."""
@@ -126,8 +143,9 @@ class NodeService(NodeState):
             self._tls is not None,
             self.name,
             self.cpus,
-            os.getpid(),
+            this_process(),
             self._secret.fingerprint(),
+            is_everywhere=local(host) != host,
         )
 
     def _new_connection(self, on_settled: Callable[[Connection], None]) -> Connection:
@@ -226,6 +244,9 @@ class NodeService(NodeState):
         self._idle_pulses = 0 if self._loaded else self._idle_pulses + 1
         if self._idle_pulses == TRIM_PULSES:
             self._segments.trim()
+        self._pulses += 1
+        if self._entry is not None and self._pulses % KEEP_PULSES == 0:
+            threading.Thread(target=self._entry.keep, name="dispy is listed", daemon=True).start()
 
     def _tell_written(self, told: core.Stored, path: Path) -> None:
         """The spool's thread has written something."""

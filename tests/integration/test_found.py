@@ -1,0 +1,256 @@
+"""Nodes and programs of one user on one machine find each other, however each was started; others do not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import dispy
+from dispy.client.private import PrivateNode
+
+from .conftest import MakeCluster, RunProgram, StartNode
+from .helpers import PYTHON, Node, Place, Program, wait_for
+
+ASKS = """
+import dispy, sys
+
+
+def where():
+    return dispy_node_name
+
+
+with dispy.JobCluster(where, **eval(sys.argv[1] if len(sys.argv) > 1 else '{}')) as cluster:
+    print(cluster.submit()())
+"""
+
+
+def name_of_node() -> str:
+    return dispy_node_name
+
+
+def without(place: Place, *names: str, **more: str) -> dict[str, str]:
+    """The environment of a place without some variables, and with others."""
+    return {name: value for name, value in place.environment.items() if name not in names} | more
+
+
+def check_found(program: Program, name: str) -> None:
+    """Check that a program has used the node of that name, and started none."""
+    assert program.wait(15) == 0, program.stderr
+    assert (program.stdout, program.stderr) == (f"{name}\n", "")
+
+
+def check_not_found(program: Program, where: Path) -> None:
+    """Check that a program has started a node, and says truly where it has looked."""
+    assert program.wait(15) == 0, program.stderr
+    assert "no dispynode" in program.stderr
+    assert f"(looked in {where}/dispy/nodes/" in program.stderr
+
+
+# What the environment says.
+
+
+@pytest.mark.parametrize("who", ["node", "program"])
+@pytest.mark.parametrize("how", ["no runtime directory", "another temporary directory", "cron", "su"])
+def test_they_find_each_other_whatever_was_done_to_the_environment(
+    start_node: StartNode, run_program: RunProgram, place: Place, who: str, how: str
+) -> None:
+    other = place.root / "other"
+    other.mkdir(mode=0o700)
+    environment = {
+        "no runtime directory": without(place, "XDG_RUNTIME_DIR"),
+        "another temporary directory": without(place, TMPDIR=str(other)),
+        "cron": {name: place.environment[name] for name in ("PATH", "XDG_STATE_HOME", "TMPDIR")},
+        "su": without(place, XDG_RUNTIME_DIR="/run/user/12345"),
+    }[how]
+    start_node("--name", "found", **({"env": environment} if who == "node" else {}))
+    check_found(run_program(ASKS, **({"env": environment} if who == "program" else {})), "found")
+
+
+def test_a_home_directory_is_enough(start_node: StartNode, run_program: RunProgram, place: Place) -> None:
+    home = place.root / "home"
+    environment = without(place, "XDG_STATE_HOME", "XDG_RUNTIME_DIR", HOME=str(home))
+    start_node("--name", "found", env=environment)
+    assert len(list((home / ".local/state/dispy/nodes").glob("*/*.json"))) == 1
+    check_found(run_program(ASKS, env=environment), "found")
+
+
+def test_with_a_secret_of_a_file_as_with_the_own_one(
+    start_node: StartNode, run_program: RunProgram, place: Place
+) -> None:
+    path = place.root / "secret file"
+    path.write_text("shared by hand")
+    path.chmod(0o600)
+    start_node("--name", "found", "--secret_file", str(path), env=without(place, "XDG_RUNTIME_DIR"))
+    check_found(run_program(ASKS, f"dict(secret_file={str(path)!r})"), "found")
+
+
+def test_a_node_with_another_secret_is_said_to_be_there(
+    start_node: StartNode, run_program: RunProgram, place: Place
+) -> None:
+    start_node("--secret", "another")
+    program = run_program(ASKS)
+    check_not_found(program, place.state)
+    assert (
+        "no dispynode with this program's secret runs on this machine, and one with another"
+        in program.stderr
+    )
+
+
+def test_a_program_that_waits_says_where_it_has_looked(
+    make_cluster: MakeCluster, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispy.config, "LocalNode", False)
+    cluster = make_cluster(name_of_node)
+    why = cluster.why(cluster.submit())
+    assert why.startswith(
+        "1 job of cluster name_of_node waits: no node of nodes=* can be used. No dispynode of"
+    )
+    assert f" is listed in {place.state}/dispy/nodes/" in why
+    assert why.endswith("Start 'dispynode' on this machine, with the same secret.")
+
+
+def test_a_node_that_was_killed_is_not_waited_for(
+    start_node: StartNode, run_program: RunProgram, place: Place
+) -> None:
+    node = start_node("--name", "killed")
+    place.is_swept = True
+    node.send(signal.SIGKILL)
+    node.wait()
+    check_not_found(run_program(ASKS), place.state)
+    assert list((place.state / "dispy" / "nodes").glob("*/*.json")) == []
+
+
+def test_a_node_started_later_is_found_at_once(
+    make_cluster: MakeCluster, start_node: StartNode, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispy.config, "LocalNode", False)
+    job = make_cluster(name_of_node).submit()
+    start_node("--name", "late", env=without(place, "XDG_RUNTIME_DIR"))
+    assert job() == "late"
+
+
+def test_a_list_that_cannot_be_read_for_long_holds_up_no_job(
+    make_cluster: MakeCluster, start_node: StartNode, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file server that does not answer."""
+    start_node("--name", "found")
+    cluster = make_cluster(name_of_node)
+    assert cluster.submit()() == "found"
+    hangs = place.root / "hangs"
+    os.mkfifo(hangs)
+    waiting: list[str] = []
+
+    def running() -> list[object]:
+        waiting.append("")
+        with hangs.open() as file:
+            return list(file)
+
+    monkeypatch.setattr(cluster._engine.listed._lookout, "running", running)
+    wait_for(lambda: waiting, what="the list is being read")
+    assert [cluster.submit()() for _ in range(20)] == ["found"] * 20
+    assert len(waiting) == 1
+    with hangs.open("w"):
+        pass
+
+
+# Namespaces.
+
+
+def apart(option: str, prepare: str = "true") -> list[str]:
+    """Python in a namespace of its own."""
+    script = f'{prepare} || exit 99; exec "$0" "$@"'
+    return ["unshare", option, "sh", "-c", script, sys.executable]
+
+
+NETWORK = apart("--net", "ip link set lo up")
+"""As in a container: 127.0.0.1 is another one."""
+
+PROCESSES = apart("--pid", "mount --make-rprivate / && mount -t proc proc /proc")
+PROCESSES[1:1] = ["--mount", "--fork"]
+"""As in a container that shares the network of its machine."""
+
+FILES = apart("--mount", 'mount --make-rprivate / && mount -t tmpfs tmpfs "$TMPDIR"')
+"""As with PrivateTmp of systemd."""
+
+
+@pytest.fixture
+def needs_namespaces() -> None:
+    """Skip where nobody may make namespaces."""
+    for python in (NETWORK, PROCESSES, FILES):
+        done = subprocess.run(
+            [*python, "-c", ""], env={**os.environ, "TMPDIR": "/mnt"}, capture_output=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"namespaces: {done.stderr.decode()}")
+
+
+@pytest.mark.usefixtures("needs_namespaces")
+@pytest.mark.parametrize("who", ["node", "program"])
+@pytest.mark.parametrize("python", [PROCESSES, FILES], ids=["processes", "files"])
+def test_they_find_each_other_from_a_container_in_the_same_network(
+    start_node: StartNode, run_program: RunProgram, python: list[str], who: str
+) -> None:
+    node = start_node("--name", "found", python=python if who == "node" else PYTHON)
+    program = run_program(ASKS, python=python if who == "program" else PYTHON)
+    try:
+        check_found(program, "found")
+    finally:
+        if who == "node" and python is PROCESSES:
+            end_inside(node, signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("needs_namespaces")
+@pytest.mark.parametrize("who", ["node", "program"])
+def test_a_node_in_another_network_is_none_of_this_machine(
+    start_node: StartNode, run_program: RunProgram, place: Place, who: str
+) -> None:
+    start_node("--name", "beyond", python=NETWORK if who == "node" else PYTHON)
+    program = run_program(ASKS, python=NETWORK if who == "program" else PYTHON)
+    check_not_found(program, place.state)
+    assert len(list((place.state / "dispy" / "nodes").glob("*/*.json"))) == 1
+
+
+def end_inside(node: Node, number: int) -> None:
+    """Send a signal to a node that runs in a namespace of PIDs of its own, and wait for its end."""
+    os.kill(node.descendants()[0], number)
+    node.wait()
+
+
+@pytest.mark.usefixtures("needs_namespaces")
+@pytest.mark.parametrize("squatter", ["nobody", "stranger", "silent"])
+def test_a_node_that_was_killed_in_a_container_is_not_waited_for(
+    start_node: StartNode, run_program: RunProgram, place: Place, squatter: str
+) -> None:
+    """Nobody outside sees that it is dead, but who listens in its place has not the secret."""
+    node = start_node("--name", "killed", python=PROCESSES)
+    place.is_swept = True
+    end_inside(node, signal.SIGKILL)
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if squatter != "nobody":
+            server.bind(("127.0.0.1", node.port))
+            server.listen()
+        program = run_program(ASKS)
+        if squatter == "stranger":
+            server.settimeout(0.05)
+            while program.process.poll() is None:
+                with suppress(OSError), server.accept()[0] as connection:
+                    connection.sendall(b"220 another service\r\n")
+        assert program.wait(15) == 0, program.stderr
+    assert program.stdout != "killed\n"
+    assert "no dispynode runs on this machine; started one" in program.stderr
+
+
+def test_what_a_program_says_of_its_own_node_counts_right() -> None:
+    one = PrivateNode.__new__(PrivateNode)
+    one._others = 0
+    assert "started one with 1 CPU for" in one._describe(1)
+    one._others = 2
+    assert "and 2 with other secrets; started one with 3 CPUs for" in one._describe(3)
