@@ -10,13 +10,14 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 import dispy
 from dispy.client.private import PrivateNode
 
 from .conftest import MakeCluster, RunProgram, StartNode
-from .helpers import PYTHON, Node, Place, Program, wait_for
+from .helpers import PYTHON, Node, Place, Program, free_base_port, opened, wait_for
 
 ASKS = """
 import dispy, sys
@@ -246,6 +247,67 @@ def test_a_node_that_was_killed_in_a_container_is_not_waited_for(
         assert program.wait(15) == 0, program.stderr
     assert program.stdout != "killed\n"
     assert "no dispynode runs on this machine; started one" in program.stderr
+
+
+# The port.
+
+
+def listening(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
+    """Somebody else's listener."""
+    return socket.create_server((host, port))
+
+
+def test_a_node_for_other_machines_takes_no_other_port(place: Place) -> None:
+    base = free_base_port()
+    with listening(port=base + 1):
+        node = Node(place, "--host", "0.0.0.0", "--secret", "x", "--dispy_port", str(base))
+        assert node.wait() == 1
+    assert node.stdout == ""
+    for part in (
+        f"port {base + 1} of 0.0.0.0 is in use by another program of yours",
+        "--listen_port 0",
+        "--dispy_port",
+    ):
+        assert part in node.stderr
+    assert "Traceback" not in node.stderr
+    node.end()
+
+
+def test_a_node_says_which_other_node_has_its_port(start_node: StartNode, place: Place) -> None:
+    base = free_base_port()
+    first = start_node("--name", "first", "--dispy_port", str(base), port=None)
+    node = Node(place, "--host", "0.0.0.0", "--secret", "x", "--dispy_port", str(base))
+    assert node.wait() == 1
+    assert f"in use by your dispynode 'first' (process {first.pid})" in node.stderr
+    node.end()
+
+
+def test_a_node_waits_for_the_port_of_one_that_ends(place: Place) -> None:
+    """As on a restart, where nobody waits between the two."""
+    base = free_base_port()
+    before = listening(port=base + 1)
+    node = Node(place, "--host", "0.0.0.0", "--secret", "x", "--dispy_port", str(base))
+    wait_for(lambda: "anon_inode:[eventpoll]" in opened(node.pid), what="its loop runs")
+    begun = psutil.Process(node.pid).num_ctx_switches().voluntary
+    wait_for(
+        lambda: psutil.Process(node.pid).num_ctx_switches().voluntary,
+        lambda count: count > begun + 3,
+        what="it has tried several times",
+    )
+    before.close()
+    try:
+        assert node.wait_listens().port == base + 1
+        assert node.stop() == 0
+    finally:
+        node.end()
+
+
+def test_an_address_that_is_not_of_this_machine_is_refused_at_once(place: Place) -> None:
+    node = Node(place, "--host", "192.0.2.1", "--secret", "x")
+    assert node.wait() == 1
+    assert "cannot listen on 192.0.2.1 port 9701" in node.stderr
+    assert "an address of this machine" in node.stderr
+    node.end()
 
 
 def test_what_a_program_says_of_its_own_node_counts_right() -> None:

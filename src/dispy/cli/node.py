@@ -25,7 +25,7 @@ from dispy.settings import NodeSettings
 @click.option("-i", "--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "-p", "--dispy_port", type=click.IntRange(1, 65000), default=config.DispyPort, show_default=True,
-    help="Base port. The node listens on the next one; on any free one if that is taken.",
+    help="Base port. The node listens on the next one. If that is taken: with --host on loopback on any free one.",
 )  # fmt: skip
 @click.option(
     "--listen_port",

@@ -7,6 +7,7 @@ holds, and where the rest is, says ``state``.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import threading
@@ -18,7 +19,7 @@ from typing import Any
 from dispy.core.execution import state as core
 from dispy.core.execution.explain import find_stall
 from dispy.errors import StateDirectoryError
-from dispy.net.addresses import local
+from dispy.net.addresses import is_loopback, local
 from dispy.net.connection import Connection
 from dispy.net.discovery import Entry, Listing
 from dispy.net.listener import Listener
@@ -100,20 +101,32 @@ class NodeService(NodeState):
         """Whether links are encrypted."""
         return self._tls is not None
 
+    @property
+    def wanted_port(self) -> int:
+        """The port to listen on, unless it may be another; 0: any."""
+        port = self.settings.listen_port
+        return self.settings.dispy_port + 1 if port is None else port
+
     def start(self) -> None:
         """Listen, and be found.
+
+        On loopback any other port does if the usual one is taken, as programs of this user read which one it is.
+        Clients on other machines, and firewalls, know the port beforehand.
 
         Raises:
             OSError: The address cannot be used.
         """
-        port = self.settings.listen_port
-        wanted = self.settings.dispy_port + 1 if port is None else port
+        host = self.settings.host
         try:
-            self.address = self._listener.listen(self.settings.host, wanted)
-        except OSError:
-            if port is not None:
+            self.address = self._listener.listen(host, self.wanted_port)
+        except OSError as error:
+            if (
+                error.errno != errno.EADDRINUSE
+                or self.settings.listen_port is not None
+                or not is_loopback(host)
+            ):
                 raise
-            self.address = self._listener.listen(self.settings.host, 0)
+            self.address = self._listener.listen(host, 0)
         if self._spool is not None:
             for restored in self._spool.restore(self.address[1]):
                 self._handle(restored)
@@ -173,6 +186,11 @@ class NodeService(NodeState):
     def stop(self) -> None:
         """Have ``run`` return."""
         self._stopped.set()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopped.is_set()
 
     async def run(self) -> None:
         """Serve until stopped, then end everything that was started."""
