@@ -310,6 +310,131 @@ def test_an_address_that_is_not_of_this_machine_is_refused_at_once(place: Place)
     node.end()
 
 
+# Patterns.
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ("10.77.0.*", "and it has no such address; name the others: nodes=['10.77.0.2']"),
+        (["10.77.*", "127.0.0.1"], "nodes=['10.77.0.2']"),
+        ([("192.0.2.*", 9701, 2)], "nodes=['192.0.2.2']"),
+        ("2001:db8:*", "name the others"),
+        ("node*", "compared with addresses and not with names"),
+        (["*.example.com"], "compared with addresses and not with names"),
+        (["10.77.0.*:9701", "127.0.0.1"], "write nodes=[('10.77.0.*', 9701)]"),
+    ],
+)
+def test_a_pattern_that_no_node_matches_is_warned_about_at_once(
+    make_cluster: MakeCluster, nodes: object, said: str
+) -> None:
+    """At the line that made the cluster."""
+    with pytest.warns(UserWarning, match="in nodes|not used") as caught:
+        make_cluster(name_of_node, nodes=nodes)
+    (warning,) = caught
+    assert said in str(warning.message)
+    assert warning.filename.endswith("conftest.py")
+
+
+@pytest.mark.parametrize("nodes", ["*", "127.*", "127.0.0.*", "::*", ["*", "127.0.0.1"], ""])
+def test_patterns_that_nodes_of_this_machine_may_match_are_not_warned_about(
+    make_cluster: MakeCluster, nodes: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispy.config, "LocalNode", False)
+    make_cluster(name_of_node, nodes=nodes)
+
+
+def test_patterns_are_warned_about_wherever_they_are_given(
+    make_cluster: MakeCluster, start_node: StartNode
+) -> None:
+    start_node()
+    cluster = make_cluster(name_of_node)
+    for call in (cluster.allocate_node, cluster.discover_nodes):
+        with pytest.warns(UserWarning, match="patterns find nodes of this machine only") as caught:
+            call("10.77.0.*")
+        assert caught[0].filename == __file__
+
+
+def test_jobs_that_wait_for_a_pattern_are_not_told_to_start_a_node_here(make_cluster: MakeCluster) -> None:
+    with pytest.warns(UserWarning, match="10\\.77"):
+        cluster = make_cluster(name_of_node, nodes="10.77.0.*")
+    why = cluster.why(cluster.submit())
+    assert "name the others: nodes=['10.77.0.2']" in why
+    assert "Start" not in why
+
+
+def test_jobs_that_wait_for_a_node_elsewhere_are_told_how_to_start_it_there(
+    make_cluster: MakeCluster,
+) -> None:
+    cluster = make_cluster(name_of_node, nodes=["192.0.2.1"], secret="x")
+    assert "Start 'dispynode --host 192.0.2.1' there, with the same secret." in cluster.why(
+        cluster.submit()
+    )
+
+
+def test_a_pattern_with_a_port_finds_the_node_there(
+    make_cluster: MakeCluster, start_node: StartNode
+) -> None:
+    start_node("--name", "other")
+    wanted = start_node("--name", "wanted")
+    cluster = make_cluster(name_of_node, nodes=[("127.0.0.*", wanted.port)])
+    assert {cluster.submit()() for _ in range(10)} == {"wanted"}
+
+
+SEVERAL_NAMES = """
+import subprocess, sys
+import dispy
+
+
+def where():
+    return dispy_node_name
+
+
+def start(name):
+    command = [sys.executable, '-m', 'dispy.cli.node', '--host', '0.0.0.0', '--secret', 'x', '--name', name]
+    node = subprocess.Popen(command, stdout=subprocess.PIPE)
+    node.stdout.readline()
+    return node
+
+
+node = start('found')
+loopback, pattern, named = clusters = [
+    dispy.JobCluster(where, nodes=nodes, secret='x') for nodes in ('127.*', '10.77.*', ['10.77.0.1'])
+]
+print([cluster.submit()() for cluster in clusters], pattern.submit_node('10.77.0.1')())
+node.kill()
+node.communicate()
+node = start('anew')
+print([cluster.submit()() for cluster in clusters])
+for cluster in clusters:
+    cluster.close()
+node.terminate()
+node.communicate()
+"""
+
+
+@pytest.mark.usefixtures("needs_namespaces")
+def test_a_node_on_all_addresses_is_covered_by_patterns_of_any(
+    place: Place, run_program: RunProgram, start_node: StartNode
+) -> None:
+    """Also while it is in use under another of its addresses, and after it was started anew."""
+    python = apart("--net", "ip link set lo up && ip addr add 10.77.0.1/24 dev lo")
+    place.is_swept = True
+    program = run_program(SEVERAL_NAMES, python=python)
+    assert program.wait(20) == 0, program.stderr
+    assert program.stdout.splitlines() == ["['found', 'found', 'found'] found", "['anew', 'anew', 'anew']"]
+
+
+# Names and hosts.
+
+
+@pytest.mark.parametrize("empty", ["host", "ip_addr", "ext_host"])
+@pytest.mark.filterwarnings("ignore:ip_addr is now called host:DeprecationWarning")
+def test_an_empty_host_is_none(make_cluster: MakeCluster, start_node: StartNode, empty: str) -> None:
+    start_node("--name", "found")
+    assert make_cluster(name_of_node, **{empty: ""}).submit()() == "found"
+
+
 def test_what_a_program_says_of_its_own_node_counts_right() -> None:
     one = PrivateNode.__new__(PrivateNode)
     one._others = 0

@@ -8,16 +8,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dispy import config
+from dispy.client.checking import warn
+from dispy.client.nodes import NodeAllocate, say_blind
 from dispy.client.noting import note_node
 from dispy.client.private import PrivateNode
 from dispy.core.scheduling import state as core
 from dispy.errors import DispyError, UsageError
-from dispy.net.addresses import is_loopback
+from dispy.net.addresses import LOOPBACK, alike, is_loopback, own
 from dispy.scheduler.link import NodeInfo, Target
 
 if TYPE_CHECKING:
     from dispy.client.engine import Engine
     from dispy.client.steering import Steering
+    from dispy.net.discovery import Listing
     from dispy.net.secrets import Secret
 
 logger = logging.getLogger("dispy.client")
@@ -34,6 +37,34 @@ def prepare(engine: Engine, cluster: Steering) -> None:
     engine.listed.read()
     if cluster._wants_private and config.LocalNode:
         start_private_node(engine, cluster._secret)
+    warn_blind(engine, cluster, cluster._allocations)
+
+
+def warn_blind(engine: Engine, cluster: Steering, allocations: list[NodeAllocate]) -> None:
+    """Warn of patterns that no node matches which is known: nobody is looked for on other machines.
+
+    On the thread that gives them. Not of one that covers loopback, where any node of this machine may come to be.
+    """
+    patterns = [item for item in allocations if item.ip_addr is None and not covers_loopback(item)]
+    if not patterns:
+        return
+    listed = engine.listed.of(cluster._secret.fingerprint())
+    known = {address for info in engine.call(engine.service.nodes) for address in info.addresses()}
+    for item in patterns:
+        is_known = any(map(item.matches, known)) or any(_address(listing, [item]) for listing in listed)
+        if not is_known and not _chooses(item, allocations):
+            warn(say_blind(item.host, any(map(item.matches, own()))))
+
+
+def covers_loopback(item: NodeAllocate) -> bool:
+    """Whether any node of this machine may be one that an element of ``nodes`` names."""
+    return item.matches(LOOPBACK) or item.matches("::1")
+
+
+def _chooses(item: NodeAllocate, allocations: list[NodeAllocate]) -> bool:
+    """Whether an object of the program's own class is asked about nodes that others name."""
+    is_own = type(item).allocate is not NodeAllocate.allocate
+    return is_own and any(other.ip_addr is not None for other in allocations)
 
 
 def look(engine: Engine, cluster: Steering) -> None:
@@ -41,10 +72,9 @@ def look(engine: Engine, cluster: Steering) -> None:
     secret = cluster._secret
     listed = engine.listed.of(secret.fingerprint())
     for listing in listed:
-        if any(
-            allocation.matches(listing.host) and not allocation.port for allocation in cluster._allocations
-        ):
-            _reach(engine, cluster._target(listing.host, listing.port, listing.host, listing.tls))
+        address = _address(listing, cluster._allocations)
+        if address:
+            _reach(engine, cluster._target(address, listing.port, address, listing.tls))
     for allocation in cluster._allocations:
         if allocation.ip_addr is not None:
             port = allocation.port or config.node_port()
@@ -66,6 +96,22 @@ def look(engine: Engine, cluster: Steering) -> None:
         private.set_draining(bool(listed))
         for other in engine.clusters.values():
             _drain(engine, other, private)
+
+
+def _address(listing: Listing, allocations: list[NodeAllocate]) -> str:
+    """The address at which some element of ``nodes`` covers a node of this machine; empty if none does."""
+    wanted = [
+        item
+        for item in allocations
+        if not item.port or (item.ip_addr is None and item.port == listing.port)
+    ]
+    if any(item.matches(listing.host) for item in wanted):
+        return listing.host
+    if listing.is_everywhere:
+        for address in alike(listing.host) if wanted else ():
+            if any(item.matches(address) for item in wanted):
+                return address
+    return ""
 
 
 def _reach(engine: Engine, target: Target) -> None:

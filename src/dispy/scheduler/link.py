@@ -78,6 +78,12 @@ class NodeInfo:
     bytes_sent: int = 0
     bytes_received: int = 0
     available: Available | None = None
+    aliases: list[str] = field(default_factory=list)
+    """Further addresses at which it has answered: it is one node, and ``nodes`` may name it by any of them."""
+
+    def addresses(self) -> list[str]:
+        """All of them."""
+        return [self.ip_addr, *self.aliases]
 
 
 class PoolSink:
@@ -372,6 +378,7 @@ class Link:
             line(message.platform),
             connection.peer_address,
             available=message.available,
+            aliases=self.info.aliases if self.info is not None and self.info.node == message.node else [],
         )
         self.shared = ""
         if self._owner.memory is not None and is_loopback(connection.peer_address):
