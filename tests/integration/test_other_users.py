@@ -342,12 +342,12 @@ def test_what_others_have_planted_in_the_temporary_directory_keeps_no_node_from_
         (place.state / "dispy" / "nodes").touch()
     try:
         node = start_node("--name", "mine", env=environment)
-        assert ("this node cannot be listed" in node.stderr) is not has_state
-        assert (str(path) in node.stderr) is not has_state
         program = run_program(ALONE, env=environment)
         assert program.wait(15) == 0, program.stderr
         assert ("mine" in program.stdout) is has_state
         assert node.stop() == 0
+        assert ("this node cannot be listed" in node.stderr) is not has_state
+        assert (str(path) in node.stderr) is not has_state
         after = path.lstat()
         assert (after.st_ino, after.st_mode, after.st_uid) == (before.st_ino, before.st_mode, before.st_uid)
         assert not path.is_dir() or list(path.iterdir()) == []
