@@ -32,7 +32,7 @@ class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     host: str = "127.0.0.1"
     """Address to listen on."""
     dispy_port: Port = config.DispyPort
-    """Base port: the node listens on the next one, or on any if that is taken."""
+    """Base port: the node listens on the next one. On loopback, on any other if that is taken."""
     listen_port: Port | None = None
     """The very port to listen on; 0 takes any free one."""
     name: str = ""

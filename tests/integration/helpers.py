@@ -165,7 +165,8 @@ class Place:
 
     Attributes:
         environment: For programs that run there.
-        runtime: Where nodes are listed.
+        runtime: Where nodes are listed that cannot write to the state directory.
+        state: The state directory is in it, where nodes are listed.
         temporary: The temporary directory.
         secret_file: The user's own secret, once something has made it.
     """
@@ -208,7 +209,8 @@ class Place:
 
     def files(self) -> list[str]:
         """What nodes and programs have left: listings, work, segments."""
-        left = [path for path in below(self.runtime, "**/*") if not path.is_dir()]
+        listings = below(self.state / "dispy" / "nodes", "**/*")
+        left = [path for path in [*below(self.runtime, "**/*"), *listings] if not path.is_dir()]
         work = self.temporary / f"dispy-node-{os.getuid()}"
         left += [path for path in below(self.temporary, "**/*") if path != work]
         memory = Path(f"/dev/shm/dispy-{os.getuid()}")

@@ -220,9 +220,9 @@ def test_what_a_killed_node_left_is_removed_by_the_next_one_and_its_client(
 
 def test_listing_is_private_and_says_who(start_node: StartNode, place: Place) -> None:
     start_node("--name", "x")
-    (path,) = (place.runtime / "dispy" / "nodes").glob("*.json")
+    (path,) = (place.state / "dispy" / "nodes").glob("*/*.json")
     assert path.owner() == getpass.getuser()
-    for directory in (path.parent, path.parent.parent):
+    for directory in (path.parent, path.parent.parent, path.parent.parent.parent):
         assert directory.stat().st_mode & 0o077 == 0
     assert path.stat().st_mode & 0o077 == 0
 

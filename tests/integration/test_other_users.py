@@ -69,7 +69,7 @@ def busy(start_node: StartNode, make_cluster: MakeCluster, gate: Path) -> Node:
 def test_directories_are_closed(busy: Node, place: Place) -> None:
     memory = Path(f"/dev/shm/dispy-{os.getuid()}")
     (incarnation,) = place.incarnations()
-    bases = [place.state / "dispy", place.runtime / "dispy", place.temporary / f"dispy-node-{os.getuid()}"]
+    bases = [place.state / "dispy", place.temporary / f"dispy-node-{os.getuid()}"]
     bases += [memory, memory / incarnation]
     paths = [path for base in bases for path in (base, *(below(base, "**/*") if base != memory else ()))]
     names = {path.name for path in paths}
@@ -78,7 +78,7 @@ def test_directories_are_closed(busy: Node, place: Place) -> None:
         "nothing can be reached by it at all"
     )
     assert reachable(paths) == []
-    for base in bases[:3]:
+    for base in bases[:2]:
         assert stat.S_IMODE(base.stat().st_mode) == 0o700
         moved = run_as_other("mv", str(base), str(base.with_name("moved")))
         assert moved.returncode != 0
@@ -87,7 +87,7 @@ def test_directories_are_closed(busy: Node, place: Place) -> None:
 
 def test_secrets_and_listings_are_files_of_the_user_alone(busy: Node, place: Place) -> None:
     """Also by themselves: were a directory opened by mistake, they would still be closed."""
-    for path in [place.secret_file, *(place.runtime / "dispy" / "nodes").iterdir()]:
+    for path in [place.secret_file, *(place.state / "dispy" / "nodes").glob("*/*")]:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
 
@@ -205,7 +205,7 @@ def test_users_do_not_see_each_others_nodes(
     place: Place,
     python_for_all: str,
 ) -> None:
-    """Both as on a machine without ``XDG_RUNTIME_DIR``, where what nodes say of themselves lies in one directory."""
+    """Both as on a machine without ``XDG_RUNTIME_DIR``, with one directory for temporary files."""
     mine = {**place.environment, "HOME": str(place.root / "home")}
     theirs = environment_of_other(place)
     for environment in (mine, theirs):
@@ -221,10 +221,9 @@ def test_users_do_not_see_each_others_nodes(
     assert other.stdout == "[(0, 'of root')]\n"
     assert node.stop() == 0
     for uid in (os.getuid(), account().pw_uid):
-        directory = place.temporary / f"dispy-{uid}"
-        assert (directory.stat().st_uid, stat.S_IMODE(directory.stat().st_mode)) == (uid, 0o700)
-        (directory / "nodes").rmdir()
-        directory.rmdir()
+        assert not (place.temporary / f"dispy-{uid}").exists(), (
+            "nothing lies where others could have been first"
+        )
 
 
 # Planted directories.
@@ -269,7 +268,6 @@ MINE = f"dispy-{os.getuid()}"
 
 def _at(place: Place, what: str) -> Path:
     return {
-        "runtime": place.temporary / MINE,
         "state": place.temporary / "dispy",
         "work": place.temporary / "prefix" / f"dispy-node-{os.getuid()}",
         "work of account": place.temporary / "prefix" / f"dispy-node-{os.getuid()}-{NAME}",
@@ -278,8 +276,7 @@ def _at(place: Place, what: str) -> Path:
 
 @pytest.mark.parametrize(
     ("what", "plant"),
-    [("runtime", plant) for plant in PLANTS]
-    + [("state", _directory), ("state", _link_to_ours)]
+    [("state", plant) for plant in PLANTS]
     + [("work", _directory), ("work", _link_to_ours)]
     + [("work of account", _directory), ("work of account", _link_to_ours)],
 )
@@ -298,9 +295,7 @@ def test_what_others_have_planted_is_refused(
     before = path.lstat()
     environment = dict(place.environment)
     arguments = []
-    if what == "runtime":
-        del environment["XDG_RUNTIME_DIR"]
-    elif what == "state":
+    if what == "state":
         environment["XDG_STATE_HOME"] = str(place.temporary)
     else:
         arguments += ["--dest_path_prefix", str(path.parent)]
@@ -322,6 +317,45 @@ def test_what_others_have_planted_is_refused(
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
         if path.parent != place.temporary:
             path.parent.rmdir()
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+@pytest.mark.parametrize("has_state", [True, False], ids=["state", "no state"])
+def test_what_others_have_planted_in_the_temporary_directory_keeps_no_node_from_running(
+    start_node: StartNode,
+    run_program: RunProgram,
+    place: Place,
+    plant: Callable[[Path, Path], None],
+    has_state: bool,
+) -> None:
+    """Nodes are listed beside the secret. Where that is impossible, they say that nobody finds them; programs do not
+    believe what lies there."""
+    path = place.temporary / MINE
+    elsewhere = place.root / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    plant(path, elsewhere)
+    before = path.lstat()
+    environment = dict(place.environment)
+    del environment["XDG_RUNTIME_DIR"]
+    if not has_state:
+        (place.state / "dispy").mkdir(mode=0o700)
+        (place.state / "dispy" / "nodes").touch()
+    try:
+        node = start_node("--name", "mine", env=environment)
+        program = run_program(ALONE, env=environment)
+        assert program.wait(15) == 0, program.stderr
+        assert ("mine" in program.stdout) is has_state
+        assert node.stop() == 0
+        assert ("this node cannot be listed" in node.stderr) is not has_state
+        assert (str(path) in node.stderr) is not has_state
+        after = path.lstat()
+        assert (after.st_ino, after.st_mode, after.st_uid) == (before.st_ino, before.st_mode, before.st_uid)
+        assert not path.is_dir() or list(path.iterdir()) == []
+        assert list(elsewhere.iterdir()) == []
+    finally:
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        if not has_state:
+            (place.state / "dispy" / "nodes").unlink()
 
 
 ALONE_WITH_MEMORY = """

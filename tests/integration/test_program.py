@@ -115,14 +115,16 @@ def test_node_given_by_address(run_program: RunProgram, start_node: StartNode) -
 def test_node_on_the_default_port_that_is_not_listed(
     run_program: RunProgram, start_node: StartNode, place: Place
 ) -> None:
-    """Another runtime directory, the same secret: what remains is the port."""
+    """Another state directory, the same secret: what remains is the port."""
     other = place.root / "other"
     other.mkdir(mode=0o700)
     port = free_base_port()
-    environment = place.environment | {"XDG_RUNTIME_DIR": str(other)}
-    node = start_node("--dispy_port", str(port), "--name", "unlisted", port=None, env=environment)
+    environment = place.environment | {"XDG_STATE_HOME": str(other)}
+    secret = ("--secret", "shared")
+    node = start_node("--dispy_port", str(port), "--name", "unlisted", *secret, port=None, env=environment)
     assert node.port == port + 1
-    nodes, _ = check_canonical(run_program(CANONICAL % f", nodes=['127.0.0.1'], dispy_port={port}"))
+    arguments = f", nodes=['127.0.0.1'], dispy_port={port}, secret='shared'"
+    nodes, _ = check_canonical(run_program(CANONICAL % arguments))
     assert nodes == {"unlisted"}
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
 
 from dispy.client.cluster import JobCluster
-from dispy.client.nodes import DispyNode, NodeAllocate, parse_nodes
+from dispy.client.nodes import DispyNode, NodeAllocate, parse_nodes, say_blind
 from dispy.errors import UsageError
 
 NO_CLUSTER = cast(JobCluster, None)  # allocate passes it on to those who override it
@@ -186,3 +188,55 @@ def test_an_unknown_key_is_refused_and_named() -> None:
 def test_too_many_elements_of_a_tuple_are_refused() -> None:
     with pytest.raises(UsageError):
         parse_nodes([("10.0.0.1", 9702, 2, [], (), "one more")])
+
+
+@pytest.mark.parametrize(
+    ("host", "written"),
+    [
+        ("localhost:9701", "('localhost', 9701)"),
+        ("192.168.1.20:9701", "('192.168.1.20', 9701)"),
+        ("[::1]:9701", "('::1', 9701)"),
+        ("192.168.1.*:9701", "('192.168.1.*', 9701)"),
+    ],
+)
+def test_a_port_beside_a_host_is_said_to_be_written_apart(host: str, written: str) -> None:
+    with pytest.warns(UserWarning, match=re.escape(f"write nodes=[{written}]")):
+        assert not NodeAllocate(host).is_usable
+    with (
+        pytest.warns(UserWarning, match="not used"),
+        pytest.raises(
+            UsageError, match=re.escape(f"none of nodes={host!r} can be used; write nodes=[{written}]")
+        ),
+    ):
+        parse_nodes(host)
+
+
+@pytest.mark.parametrize("host", ["::1", "fe80::1:9701", "::*", "2001:db8::*"])
+def test_addresses_with_colons_have_no_port(host: str) -> None:
+    assert NodeAllocate(host).is_usable
+
+
+@pytest.mark.parametrize("nodes", ["no-such-host.invalid", "localhost:9701", [7], [("127.0.0.1", "x")]])
+def test_warnings_point_at_the_line_that_gave_the_nodes(nodes: Any) -> None:
+    with pytest.warns(UserWarning, match="node") as caught, suppress(UsageError):
+        parse_nodes(nodes)
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_possible", "said"),
+    [
+        ("10.77.0.*", False, "it has no such address; name the others: nodes=['10.77.0.2']"),
+        (
+            "10.*",
+            True,
+            "no node that runs now: patterns find nodes of this machine only; name the others: nodes=['10.0.0.2']",
+        ),
+        ("10.*.3", False, "nodes=['192.168.1.20']"),
+        ("fe80::*", False, "nodes=['192.168.1.20']"),
+        ("node*", False, "patterns are compared with addresses and not with names"),
+        ("node*.lab", False, "nodes=['node1.lab']"),
+    ],
+)
+def test_what_is_said_of_a_pattern_that_matches_nothing(pattern: str, is_possible: bool, said: str) -> None:
+    assert said in say_blind(pattern, is_possible)

@@ -15,7 +15,7 @@ from dispy.net import directories
 from dispy.net.directories import (
     memory_directory,
     private_directory,
-    runtime_directory,
+    runtime_path,
     shared_memory,
     state_directory,
     temporary_directory,
@@ -106,7 +106,7 @@ def test_state_lies_in_the_home_directory_otherwise(
 
 
 def test_what_runs_lies_where_the_environment_says(home: Path) -> None:
-    assert runtime_directory() == home / "run" / "dispy"
+    assert runtime_path() == home / "run" / "dispy"
     assert mode(home / "run" / "dispy") == 0o700
 
 
@@ -119,7 +119,7 @@ def test_what_runs_lies_in_the_temporary_directory_otherwise(
     else:
         monkeypatch.setenv("XDG_RUNTIME_DIR", base)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert runtime_directory() == tmp_path / f"dispy-{os.getuid()}"
+    assert runtime_path() == tmp_path / f"dispy-{os.getuid()}"
 
 
 def test_a_private_file_can_be_read_by_this_user_only(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def _one_host(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]
 @click.option(
     "-p", "--dispy_port", type=Number("a port number from 1 to 65000", 1, 65000, whole=True),
     default=config.DispyPort, show_default=True,
-    help="Base port. The node listens on the next one; on any free one if that is taken.",
+    help="Base port. The node listens on the next one. If that is taken: with --host on loopback on any free one.",
 )  # fmt: skip
 @click.option(
     "--listen_port",

@@ -16,10 +16,9 @@ from dispy.client.journal import GIVEN_UP, USED
 from dispy.clock import Clock
 from dispy.core.recovery import PlaceStatus, Recovery
 from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
-from dispy.net import discovery
 from dispy.net.addresses import is_loopback
 from dispy.net.connection import Connection
-from dispy.net.discovery import Listing
+from dispy.net.discovery import Listing, Lookout
 from dispy.net.tls import Tls, check, dialer_tls
 from dispy.processes import fill_standard_descriptors
 from dispy.protocol import node
@@ -224,12 +223,12 @@ class Asking:
     def __init__(
         self,
         sessions: list[Session],
-        running: Callable[[str], Iterable[Listing]] = discovery.running_nodes,
+        running: Callable[[str], Iterable[Listing]] | None = None,
         clock: Clock = time,
     ) -> None:
         self.sessions = sessions
         self.clock = clock
-        self._running = running
+        self._running = running or Lookout().with_secret
         self._asks: dict[str, Ask] = {}
         self.is_releasing = False
         """Nodes may forget it all."""

@@ -6,6 +6,8 @@ import os
 import sys
 import threading
 import time
+import warnings
+from types import FrameType
 from typing import Any
 
 from dispy.errors import UsageError
@@ -20,6 +22,16 @@ def describe(value: Any) -> str:
     except Exception:
         text = f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def warn(text: str) -> None:
+    """Warn of something at the line of the program that has led here, however deep in dispy that is."""
+    level = 1
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "dispy":
+        frame = frame.f_back
+        level += 1
+    warnings.warn(text, stacklevel=level)
 
 
 def check_timeout(value: Any, name: str = "timeout") -> float | None:
@@ -111,11 +123,13 @@ def check_path(name: str, value: Any) -> None:
 
 
 def check_hosts(name: str, hosts: Any) -> None:
-    """Names or addresses, or None.
+    """Names or addresses; None or an empty text, as in dispy 4, for none.
 
     Raises:
         UsageError: Something else, or a name that cannot be resolved.
     """
+    if hosts == "":
+        return
     if hosts is not None and not isinstance(hosts, (str, list, tuple)):
         hosts = [hosts]
     for address in [hosts] if isinstance(hosts, str) else hosts or []:

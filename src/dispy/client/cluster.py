@@ -71,8 +71,8 @@ class JobCluster(Maps):
         computation: Any function; a bound method takes its object along. Or the path of a program, or its name in
             ``PATH``: it is sent to the nodes, and started for each job with the arguments as texts; the result is its
             exit code, its output is bytes.
-        nodes: Hosts, addresses, patterns, ``(host, port, cpus)`` tuples, dictionaries or
-            ``NodeAllocate`` objects; by default every node of this user on this machine, and a node
+        nodes: Hosts, addresses, patterns of addresses of this machine, ``(host, port, cpus)`` tuples,
+            dictionaries or ``NodeAllocate`` objects; by default every node of this user on this machine, and a node
             of the program's own where there is none.
         depends: What jobs need on the nodes: functions and classes, which the computation finds by name; paths of
             files and directories, which lie in its working directory as they lie below the current one here, or
@@ -269,8 +269,7 @@ class JobCluster(Maps):
             a.ip_addr is None or is_loopback(a.ip_addr) for a in self._allocations
         ):
             self._engine.share_memory()
-        if self._wants_private and config.LocalNode:
-            finding.start_private_node(self._engine, self._secret)
+        finding.prepare(self._engine, self)
         # Callbacks use the name that the cluster is given when this has returned, and nodes may be quicker than that
         # on a machine that does much else.
         with self._engine.callbacks.held():

@@ -29,6 +29,7 @@ from dispy.client import closing, data, ending, failures, finding, log, noting, 
 from dispy.client.arriving import Arrivals
 from dispy.client.callbacks import Caller
 from dispy.client.journal import Journal
+from dispy.client.listed import Listed
 from dispy.client.private import PrivateNode
 from dispy.client.this import user_and_host
 from dispy.core.scheduling import state as core
@@ -75,6 +76,8 @@ class Engine:
         """Files that jobs send; once one does."""
         self.files = Caller("dispy files")
         """Reads files, so that the loop never waits for a disk."""
+        self.listed = Listed(self.post)
+        """Nodes of this machine."""
         self._private: dict[bytes, PrivateNode] = {}
         self._private_guard = threading.Lock()
         """Clusters may be made on several threads."""
@@ -192,6 +195,7 @@ class Engine:
         if self.arrivals is not None:
             self.arrivals.stop()
         self.files.stop()
+        self.listed.stop()
         if self._journal is not None:
             self._journal.close(remove=not self._is_leaving)
         for journal in self._ended_journals:
@@ -288,9 +292,16 @@ class Engine:
         self._discovery = self._loop.call_later(DISCOVER_S, self._discover)
         if self.arrivals is not None:
             self.arrivals.tidy()
+        self._look()
+        for cluster in list(self.clusters.values()):
+            reasons.check_waiting(cluster)
+        if self.clusters:
+            self.listed.read_soon(self._look)
+
+    def _look(self) -> None:
+        """Reach out for what is listed, and named."""
         for cluster in list(self.clusters.values()):
             finding.look(self, cluster)
-            reasons.check_waiting(cluster)
 
     # The service's side.
 
@@ -328,6 +339,8 @@ class Engine:
         # Nobody listening is common while nodes are started; whoever waits for them is told after a while.
         if is_news and isinstance(error, DispyError):
             logger.warning("node at %s", text)
+        if isinstance(error, DispyError):
+            finding.doubt(self, target)
 
     def on_ended(self, action: core.TellEnded, found: NodeInfo) -> None:
         """Jobs have ended on a node."""

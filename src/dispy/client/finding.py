@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from dispy import config
 from dispy.client import reasons
+from dispy.client.checking import warn
+from dispy.client.nodes import NodeAllocate, say_blind
 from dispy.client.noting import note_node
 from dispy.client.private import PrivateNode
 from dispy.core.scheduling import state as core
 from dispy.errors import DispyError, UsageError
-from dispy.net import discovery
-from dispy.net.addresses import is_loopback
+from dispy.net.addresses import LOOPBACK, alike, is_loopback, own
 from dispy.scheduler.link import NodeInfo, Target
 
 if TYPE_CHECKING:
     from dispy.client.engine import Engine
     from dispy.client.steering import Steering
+    from dispy.net.discovery import Listing
     from dispy.net.secrets import Secret
 
 logger = logging.getLogger("dispy.client")
@@ -28,17 +30,54 @@ RETRY_S = 2.0
 """A target that refused or did not answer is tried again so often."""
 
 
+def prepare(engine: Engine, cluster: Steering) -> None:
+    """See which nodes of this machine there are before a cluster begins, and start one if it needs that.
+
+    On the thread that makes the cluster.
+    """
+    engine.listed.read()
+    if cluster._wants_private and config.LocalNode:
+        start_private_node(engine, cluster._secret)
+    warn_blind(engine, cluster, cluster._allocations)
+
+
+def warn_blind(engine: Engine, cluster: Steering, allocations: list[NodeAllocate]) -> None:
+    """Warn of patterns that no node matches which is known: nobody is looked for on other machines.
+
+    On the thread that gives them. Not of one that covers loopback, where any node of this machine may come to be.
+    """
+    patterns = [item for item in allocations if item.ip_addr is None and not covers_loopback(item)]
+    if not patterns:
+        return
+    listed = engine.listed.of(cluster._secret.fingerprint())
+    known = {address for info in engine.call(engine.service.nodes) for address in info.addresses()}
+    for item in patterns:
+        is_known = any(map(item.matches, known)) or any(_address(listing, [item]) for listing in listed)
+        if not is_known and not _chooses(item, allocations):
+            warn(say_blind(item.host, any(map(item.matches, own()))))
+
+
+def covers_loopback(item: NodeAllocate) -> bool:
+    """Whether any node of this machine may be one that an element of ``nodes`` names."""
+    return item.matches(LOOPBACK) or item.matches("::1")
+
+
+def _chooses(item: NodeAllocate, allocations: list[NodeAllocate]) -> bool:
+    """Whether an object of the program's own class is asked about nodes that others name."""
+    is_own = type(item).allocate is not NodeAllocate.allocate
+    return is_own and any(other.ip_addr is not None for other in allocations)
+
+
 def look(engine: Engine, cluster: Steering) -> None:
     """Reach out for the nodes that a cluster may use."""
     secret = cluster._secret
-    listed = discovery.running_nodes(secret.fingerprint())
+    listed = engine.listed.of(secret.fingerprint())
     if engine.service.is_traced:
         reasons.note_listed(cluster, listed)
     for listing in listed:
-        if any(
-            allocation.matches(listing.host) and not allocation.port for allocation in cluster._allocations
-        ):
-            _reach(engine, cluster._target(listing.host, listing.port, listing.host, listing.tls))
+        address = _address(listing, cluster._allocations)
+        if address:
+            _reach(engine, cluster._target(address, listing.port, address, listing.tls))
     for allocation in cluster._allocations:
         if allocation.ip_addr is not None:
             port = allocation.port or config.node_port()
@@ -65,6 +104,22 @@ def look(engine: Engine, cluster: Steering) -> None:
             _drain(engine, other, private)
 
 
+def _address(listing: Listing, allocations: list[NodeAllocate]) -> str:
+    """The address at which some element of ``nodes`` covers a node of this machine; empty if none does."""
+    wanted = [
+        item
+        for item in allocations
+        if not item.port or (item.ip_addr is None and item.port == listing.port)
+    ]
+    if any(item.matches(listing.host) for item in wanted):
+        return listing.host
+    if listing.is_everywhere:
+        for address in alike(listing.host) if wanted else ():
+            if any(item.matches(address) for item in wanted):
+                return address
+    return ""
+
+
 def _reach(engine: Engine, target: Target) -> None:
     if engine.service.is_linked(target) or time.monotonic() - engine._tried.get(target, -RETRY_S) < RETRY_S:
         return
@@ -85,12 +140,24 @@ def discover(engine: Engine, cluster: Steering) -> None:
 
 
 def start_private_node(engine: Engine, secret: Secret) -> None:
-    """Start a node of our own if none of this user runs on this machine; on any thread."""
+    """Start a node of our own, unless that is done or a node of this user is listed; on any thread."""
     with engine._private_guard:
-        if secret.key in engine._private or discovery.running_nodes(secret.fingerprint()):
+        if secret.key in engine._private or engine.listed.of(secret.fingerprint()):
             return
-        private = engine._private[secret.key] = PrivateNode(secret)
+        others = engine.listed.count_others(secret.fingerprint())
+        private = engine._private[secret.key] = PrivateNode(secret, others)
     engine.post(private.watch, partial(_on_private_ready, engine))
+
+
+def doubt(engine: Engine, target: Target) -> None:
+    """Somebody who does not have the secret is where a node may be listed that cannot be seen; on the loop."""
+
+    def on_doubted() -> None:
+        for cluster in list(engine.clusters.values()):
+            if cluster._secret.key == target.key and cluster._wants_private and config.LocalNode:
+                start_private_node(engine, cluster._secret)
+
+    engine.listed.doubt(target.host, target.port, on_doubted)
 
 
 def _on_private_ready(engine: Engine, private: PrivateNode) -> None:

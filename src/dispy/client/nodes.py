@@ -6,11 +6,11 @@ import os
 import re
 import time
 import types
-import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from dispy import here
+from dispy.client.checking import describe, warn
 from dispy.client.files import is_file_item
 from dispy.client.job import CREATED
 from dispy.errors import UsageError
@@ -93,7 +93,7 @@ class NodeAllocate:
     """Which nodes a cluster may use, and how many CPUs of each. Override ``allocate`` to decide freely.
 
     Args:
-        host: Name, address, or pattern with ``*``.
+        host: Name, address, or pattern with ``*`` for addresses of nodes of this machine.
         port: The node's port, if it is not the default one.
         cpus: At most so many; 0: all; negative: all but so many.
         depends: Files, directories and modules for these nodes only; they lie there before ``setup`` is called.
@@ -114,15 +114,13 @@ class NodeAllocate:
         if not isinstance(host, str) or not host:
             raise UsageError(
                 f"host of a node must be a name, an address or a pattern, not {host!r:.100}",
-                hint="'192.168.1.20', '192.168.1.*' or '*'",
+                hint="'192.168.1.20', 'big' or '*'",
             )
         if port is not None and (not isinstance(port, int) or not 0 < port < 65536):
-            warnings.warn(
-                f"port {port!r} of node {host} is not a port number; the default is used", stacklevel=2
-            )
+            warn(f"port {port!r} of node {host} is not a port number; the default is used")
             port = None
         if not isinstance(cpus, int):
-            warnings.warn(f"cpus {cpus!r} of node {host} is not a number; all are used", stacklevel=2)
+            warn(f"cpus {cpus!r} of node {host} is not a number; all are used")
             cpus = 0
         if not isinstance(setup_args, tuple):
             raise UsageError(
@@ -152,18 +150,20 @@ class NodeAllocate:
         self.depends = depends
         self.setup_args = setup_args
         self.ip_addr: str | None = None
-        if "*" not in host:
+        if _port_hint(host):
+            warn(f"node {host!r} is not used: its port is given beside its host; {_port_hint(host)}")
+        elif "*" not in host:
             try:
                 self.ip_addr = resolve(host)
             except UsageError as error:
-                warnings.warn(f"node {host!r} is not used: {error}", stacklevel=2)
+                warn(f"node {host!r} is not used: {error}")
         pattern = host if self.ip_addr is None else self.ip_addr
         self._pattern = re.compile("".join(".*" if c == "*" else re.escape(c) for c in pattern))
 
     @property
     def is_usable(self) -> bool:
         """Whether the host is a pattern or could be resolved."""
-        return "*" in self.host or self.ip_addr is not None
+        return self.ip_addr is not None or ("*" in self.host and not _port_hint(self.host))
 
     @property
     def is_plain(self) -> bool:
@@ -221,8 +221,44 @@ def parse_nodes(nodes: Any) -> list[NodeAllocate]:
         return [NodeAllocate("*")]
     found = find_nodes(nodes)
     if not found:
-        raise UsageError(f"none of nodes={nodes!r} can be used", hint="check the names, or leave nodes out")
+        texts = [nodes] if isinstance(nodes, str) else nodes if isinstance(nodes, (list, tuple)) else []
+        hints = [_port_hint(text) for text in texts if isinstance(text, str)]
+        raise UsageError(
+            f"none of nodes={nodes!r} can be used",
+            hint=next(filter(None, hints), "check the names, or leave nodes out"),
+        )
     return found
+
+
+def _port_hint(host: str) -> str:
+    """How to write a host with its port, where somebody has put both into one text; empty if nobody has."""
+    found = re.fullmatch(r"(?:\[([^\]]*)\]|([^:\[\]]+)):(\d{1,5})", host)
+    return f"write nodes=[({found[1] or found[2]!r}, {int(found[3])})]" if found else ""
+
+
+def say_blind(pattern: str, is_possible: bool) -> str:
+    """Of a pattern that no known node matches: what it finds, and what to do for others.
+
+    Args:
+        pattern: An element of ``nodes``.
+        is_possible: A node of this machine may have such an address.
+    """
+    only = "patterns find nodes of this machine only"
+    if re.search(r"[^0-9a-fA-F:.*]", pattern):
+        why = f": patterns are compared with addresses and not with names, and {only[9:]}"
+    elif is_possible:
+        why = f" that runs now: {only}"
+    else:
+        why = f": {only}, and it has no such address"
+    return f"{pattern!r} in nodes matches no node{why}; name the others: nodes=[{_example(pattern)!r}]"
+
+
+def _example(pattern: str) -> str:
+    """What a pattern covers, if that can be guessed."""
+    parts = pattern.split(".")
+    if parts[-1] == "*" and 1 < len(parts) <= 4 and all(part.isdecimal() for part in parts[:-1]):
+        return ".".join([*parts[:-1], *["0"] * (4 - len(parts)), "2"])
+    return pattern.replace("*", "1") if pattern[0].isalpha() and ":" not in pattern else "192.168.1.20"
 
 
 def _is_empty(nodes: Any) -> bool:
@@ -280,5 +316,5 @@ def _parse_node(node: Any) -> NodeAllocate | None:
                 hint="host, port, cpus, depends and setup_args are known",
             )
         return NodeAllocate(**{"host": "*", **node})
-    warnings.warn(f"{node!r} in nodes is ignored: it names no node", stacklevel=4)
+    warn(f"{describe(node)} in nodes is ignored: it names no node")
     return None

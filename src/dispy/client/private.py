@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from dispy.client.log import notice
 from dispy.errors import NoNodesError
+from dispy.net.discovery import where_looked
 from dispy.processes import shortage
-from dispy.text import counted
 
 if TYPE_CHECKING:
     from dispy.core.scheduling.state import NodeId
@@ -38,12 +38,17 @@ class PrivateNode:
     It ends with the program, whatever ends that, since it watches our process; its own session
     keeps the terminal's Ctrl-C, which is meant for the program, from it.
 
+    Args:
+        secret: Shared with it.
+        others: How many nodes of this user run on this machine that have another secret.
+
     Raises:
         NoNodesError: It cannot be started.
     """
 
-    def __init__(self, secret: Secret) -> None:
+    def __init__(self, secret: Secret, others: int) -> None:
         self.secret = secret
+        self._others = others
         self.address: tuple[str, int] | None = None
         self.node: NodeId | None = None
         self.is_draining = False
@@ -90,10 +95,7 @@ class PrivateNode:
             if b"\n" in self._output:
                 host, port, cpus = self._output.split()[:3]
                 self.address = (host.decode(), int(port))
-                notice(
-                    f"no dispynode runs on this machine; started one with {counted(int(cpus), 'CPU')} "
-                    "for this program (dispy.config.LocalNode = False prevents that)"
-                )
+                notice(self._describe(int(cpus)))
                 on_ready(self)
             elif data:
                 return
@@ -104,6 +106,18 @@ class PrivateNode:
             loop.remove_reader(stdout.fileno())
 
         loop.add_reader(stdout.fileno(), on_readable)
+
+    def _describe(self, cpus: int) -> str:
+        if self._others:
+            what = "no dispynode with this program's secret runs on this machine, and {}".format(
+                "one with another secret" if self._others == 1 else f"{self._others} with other secrets"
+            )
+        else:
+            what = "no dispynode runs on this machine"
+        return (
+            f"{what}; started one with {cpus} {'CPU' if cpus == 1 else 'CPUs'} for this program "
+            f"(looked in {where_looked()}; dispy.config.LocalNode = False prevents that)"
+        )
 
     def has_ended(self) -> bool:
         """Whether it is gone, and was started long enough ago to start another."""

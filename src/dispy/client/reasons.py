@@ -6,11 +6,14 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from dispy.client import finding
+from dispy.client.nodes import say_blind
 from dispy.client.submitting import take_inbox
 from dispy.core.scheduling.explain import find_stall, why_full, why_open
 from dispy.core.scheduling.state import Status
 from dispy.errors import UsageError
-from dispy.net.addresses import is_loopback
+from dispy.net.addresses import own
+from dispy.net.discovery import where_looked
 from dispy.text import counted, line
 
 if TYPE_CHECKING:
@@ -153,7 +156,30 @@ def _why_no_node(cluster: ClusterState) -> str:
     said = f"{_waiting(cluster)}: no node of nodes={wanted} can be used."
     if tried:
         said += f" Tried: {'; '.join(tried)}."
-    if not known:
-        is_here = any(a.ip_addr is None or is_loopback(a.ip_addr) for a in cluster._allocations)
-        said += f" Start 'dispynode' {'on this machine' if is_here else 'there'}, with the same secret."
-    return said
+    return " ".join([said, *_advice(cluster, known)])
+
+
+def _advice(cluster: ClusterState, known: list[NodeInfo]) -> list[str]:
+    """What can be done to have a node; sentences."""
+    found = []
+    items = cluster._allocations
+    for item in items:
+        if item.ip_addr is None and not finding.covers_loopback(item):
+            if not any(item.matches(address) for info in known for address in info.addresses()):
+                found.append(f"{say_blind(item.host, any(map(item.matches, own())))}.")
+    if known:
+        return found
+    if any(finding.covers_loopback(item) for item in items):
+        listed = cluster._engine.listed
+        if not listed.of(cluster._secret.fingerprint()):
+            others = listed.count_others(cluster._secret.fingerprint())
+            but = f" ({others} with another secret)" if others else ""
+            found.append(
+                f"No dispynode of this machine with this secret is listed in {where_looked()}{but}."
+            )
+        found.append("Start 'dispynode' on this machine, with the same secret.")
+    elif any(item.ip_addr is not None for item in items):
+        addresses = {item.ip_addr for item in items if item.ip_addr is not None}
+        host = addresses.pop() if len(addresses) == 1 else "ADDRESS"
+        found.append(f"Start 'dispynode --host {host}' there, with the same secret.")
+    return found

@@ -71,7 +71,7 @@ class NodeNames:
             )
         self.text = node
         self.names.add(node)
-        if any(node in (info.name, info.ip_addr) for info in engine.call(engine.service.nodes)):
+        if any(node in (info.name, *info.addresses()) for info in engine.call(engine.service.nodes)):
             return
         try:
             self.names.add(resolve(node))
@@ -99,6 +99,7 @@ class Steering(ClusterState):
         self._check_open()
         found = parse_nodes(nodes)
         self._check_reach(found)
+        finding.warn_blind(self._engine, self, found)
         self._engine.call(self._discover_nodes, found)
         return 0
 
@@ -137,6 +138,7 @@ class Steering(ClusterState):
         if not found:
             return -1
         self._check_reach(found)
+        finding.warn_blind(self._engine, self, found)
         for allocation in found:
             self._code_for(allocation)
         self._engine.call(self._allocate_more, found)
@@ -357,7 +359,7 @@ class Steering(ClusterState):
         if names.id:
             return NodeId(names.id) if names.id in state.placements else None
         for info in self._engine.service.nodes():
-            if info.node in state.placements and (info.ip_addr in names.names or info.name in names.names):
+            if info.node in state.placements and not names.names.isdisjoint([info.name, *info.addresses()]):
                 return info.node
         return None
 
@@ -385,9 +387,10 @@ class Steering(ClusterState):
         for allocation in allocations:
             if allocation.port is not None and allocation.port != info.target.port:
                 continue
+            address = next(filter(allocation.matches, info.addresses()), info.ip_addr)
             try:
                 cpus = allocation.allocate(
-                    self._as_cluster(), info.ip_addr, info.name, info.cpus, avail_info(info), info.platform
+                    self._as_cluster(), address, info.name, info.cpus, avail_info(info), info.platform
                 )
                 if not isinstance(cpus, (int, float)):
                     raise TypeError(f"allocate must return a number of CPUs, not {cpus!r}")
@@ -399,7 +402,7 @@ class Steering(ClusterState):
             if cpus > 0:
                 self._failures.pop(info.name, None)
                 return min(cpus, info.cpus), allocation
-            if allocation.matches(info.ip_addr):
+            if allocation.matches(address):
                 self._failures[info.name] = f"allocate returned {cpus}, so it is not to be used"
         return 0, None
 

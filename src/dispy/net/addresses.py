@@ -41,19 +41,31 @@ def local(address: str) -> str:
     return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(address, address)
 
 
-def outward(address: str) -> str:
-    """The address by which others know a listener: one of this machine's own if it listens on all of them."""
-    if address not in ("0.0.0.0", "::"):
-        return address
+def own(family: int = 0) -> list[str]:
+    """Addresses of this machine, as its interfaces come; those that only this machine or this wire can use last.
+
+    Args:
+        family: Of ``socket``; 0: all.
+    """
     import psutil
 
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     found = [
         entry.address.partition("%")[0]
         for entries in psutil.net_if_addrs().values()
         for entry in entries
-        if entry.family == family
+        if entry.family in ((family,) if family else (socket.AF_INET, socket.AF_INET6))
     ]
-    # Those that only this machine or this wire can use come last.
-    found.sort(key=lambda text: (is_loopback(text), ipaddress.ip_address(text).is_link_local))
+    return sorted(found, key=lambda text: (is_loopback(text), ipaddress.ip_address(text).is_link_local))
+
+
+def alike(address: str) -> list[str]:
+    """Addresses of this machine of the same family as another one."""
+    return own(socket.AF_INET6 if ":" in address else socket.AF_INET)
+
+
+def outward(address: str) -> str:
+    """The address by which others know a listener: one of this machine's own if it listens on all of them."""
+    if address not in ("0.0.0.0", "::"):
+        return address
+    found = alike(address)
     return found[0] if found else local(address)

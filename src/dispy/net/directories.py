@@ -12,6 +12,7 @@ import logging
 import os
 import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from dispy.errors import StateDirectoryError
@@ -58,12 +59,36 @@ def _home() -> Path | None:
     return home if home.is_absolute() else None
 
 
-def runtime_directory() -> Path:
-    """``$XDG_RUNTIME_DIR/dispy`` or ``dispy-UID`` in the temporary directory, made if it is missing."""
+def state_path() -> Path:
+    """Where the state directory is, unless nothing can be written there; it may be missing.
+
+    Raises:
+        StateDirectoryError: There is no home directory.
+    """
+    base = os.environ.get("XDG_STATE_HOME")
+    if base:
+        return Path(base) / "dispy"
+    home = _home()
+    if home is None:
+        raise StateDirectoryError(
+            "there is no home directory", hint="set HOME, or XDG_STATE_HOME to a directory of your own"
+        )
+    return home / ".local" / "state" / "dispy"
+
+
+def runtime_path() -> Path:
+    """``$XDG_RUNTIME_DIR/dispy`` or ``dispy-UID`` in the temporary directory, which may be missing.
+
+    A variable that ``su`` has kept names another user's directory, and is passed over.
+
+    Raises:
+        StateDirectoryError: There is no temporary directory.
+    """
     base = os.environ.get("XDG_RUNTIME_DIR")
-    if base and os.path.isdir(base):
-        return private_directory(Path(base) / "dispy")
-    return private_directory(temporary_directory() / f"dispy-{os.getuid()}")
+    with suppress(OSError):
+        if base and os.path.isdir(base) and os.stat(base).st_uid == os.getuid():
+            return Path(base) / "dispy"
+    return temporary_directory() / f"dispy-{os.getuid()}"
 
 
 def temporary_directory() -> Path:
@@ -163,8 +188,20 @@ def shared_with(node: bytes) -> str:
         status = (path / GIVEN).lstat()
     except OSError:
         return ""
-    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
-    return str(path) if is_ours else ""
+    return str(path) if _is_ours(status, 0o700) else ""
+
+
+def is_private(path: Path) -> bool:
+    """Whether this is a directory that is this user's alone; nothing is made."""
+    try:
+        return _is_ours(path.lstat(), 0o700)
+    except OSError:
+        return False
+
+
+def _is_ours(status: os.stat_result, mode: int) -> bool:
+    is_closed = not status.st_mode & 0o777 & ~mode
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and is_closed
 
 
 def cannot_be(error: StateDirectoryError) -> bool:
@@ -194,7 +231,7 @@ def private_directory(path: Path, mode: int = 0o700) -> Path:
             f"directory {path} cannot be made: {error.strerror}",
             hint="make it, or point XDG_STATE_HOME and XDG_RUNTIME_DIR to places you can write to",
         ) from error
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o777 & ~mode:
+    if not _is_ours(status, mode):
         raise StateDirectoryError(
             f"{path} is not a directory of this user alone",
             hint=f"look at it with 'ls -ld {path}' and remove it, or 'chmod 700' it if it is yours",

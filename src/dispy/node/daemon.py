@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -26,6 +27,7 @@ from dispy.logs import Outlet, OutletHandler
 from dispy.net import secrets
 from dispy.net.addresses import resolve
 from dispy.net.directories import state_directory
+from dispy.net.holders import holder
 from dispy.net.tls import ListenerTls, Tls, check, listener_tls, warn_if_open
 from dispy.node import accounts
 from dispy.node.accounts import Account
@@ -40,6 +42,9 @@ from dispy.settings import NodeSettings, check_node, effective_cpus
 from dispy.text import Formatter, counted
 
 logger = logging.getLogger("dispy.node")
+
+TAKEN_S = 2.0
+"""How long a port that is taken is waited for: nodes that are told to end need a moment to close theirs."""
 
 _STOP = (signal.SIGINT, signal.SIGTERM)
 _ASK = (signal.SIGUSR1, signal.SIGUSR2)
@@ -205,17 +210,13 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
         if told not in _ASK:
             service.stop(signal.Signals(told).name)
     try:
-        service.start()
+        await _start(service)
     except BaseException as error:
         service.stop("it cannot begin")
         await service.run()
         if not isinstance(error, OSError):
             raise
-        print(
-            f"dispynode: cannot listen on {settings.host} port {settings.listen_port}: {error.strerror}; "
-            "give another --listen_port, or 0 for any",
-            file=sys.stderr,
-        )
+        print(f"dispynode: {_why_deaf(settings, service.wanted_port, error)}", file=sys.stderr)
         return 1
     if signal.SIGUSR1 in early:
         service.drain("SIGUSR1")
@@ -228,6 +229,37 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
     if console is not None:
         console.close()
     return 70 if service.failed else 0  # EX_SOFTWARE
+
+
+async def _start(service: NodeService) -> None:
+    """Listen; a node that is told to end leaves its port to one that is started in its place.
+
+    Raises:
+        OSError: The address cannot be used, or the port is still taken after some seconds.
+    """
+    deadline = time.monotonic() + TAKEN_S
+    while True:
+        try:
+            service.start()
+            return
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or service.is_stopping or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.05)
+
+
+def _why_deaf(settings: NodeSettings, port: int, error: OSError) -> str:
+    """Why a node cannot listen, and what to do."""
+    if error.errno != errno.EADDRINUSE:
+        return (
+            f"cannot listen on {settings.host} port {port}: {error.strerror}; "
+            "give an address of this machine with --host, or another --listen_port (0: any)"
+        )
+    return (
+        f"port {port} of {settings.host} is in use by {holder(settings.host, port)}; end that, or give another port: "
+        "--dispy_port N (the node listens on N + 1), --listen_port N, or --listen_port 0 for any. "
+        "Clients then have to name it: nodes=[('HOST', PORT)]"
+    )
 
 
 def _has_terminal() -> bool:

@@ -7,8 +7,10 @@ holds, and where the rest is, says ``state``.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,10 +18,12 @@ from typing import Any
 
 from dispy.core.execution import state as core
 from dispy.core.execution.explain import find_stall
-from dispy.net.addresses import local
+from dispy.errors import StateDirectoryError
+from dispy.net.addresses import is_loopback, local
 from dispy.net.connection import Connection
 from dispy.net.discovery import Entry, Listing
 from dispy.net.listener import Listener
+from dispy.net.living import this_process
 from dispy.node import clients, computations, filing, reporting, telling, tracing, workers
 from dispy.node.console import usage
 from dispy.node.interpreter import SearchPath
@@ -41,6 +45,9 @@ FAREWELL_S = 0.5
 
 TRIM_PULSES = 10
 """Seconds without any computation after which the node holds no memory for the next one."""
+
+KEEP_PULSES = 60
+"""Seconds between looks whether we are still listed."""
 
 
 class NodeService(NodeState):
@@ -100,20 +107,32 @@ class NodeService(NodeState):
         """Whether links are encrypted."""
         return self._tls is not None
 
+    @property
+    def wanted_port(self) -> int:
+        """The port to listen on, unless it may be another; 0: any."""
+        port = self.settings.listen_port
+        return self.settings.dispy_port + 1 if port is None else port
+
     def start(self) -> None:
         """Listen, and be found.
+
+        On loopback any other port does if the usual one is taken, as programs of this user read which one it is.
+        Clients on other machines, and firewalls, know the port beforehand.
 
         Raises:
             OSError: The address cannot be used.
         """
-        port = self.settings.listen_port
-        wanted = self.settings.dispy_port + 1 if port is None else port
+        host = self.settings.host
         try:
-            self.address = self._listener.listen(self.settings.host, wanted)
-        except OSError:
-            if port is not None:
+            self.address = self._listener.listen(host, self.wanted_port)
+        except OSError as error:
+            if (
+                error.errno != errno.EADDRINUSE
+                or self.settings.listen_port is not None
+                or not is_loopback(host)
+            ):
                 raise
-            self.address = self._listener.listen(self.settings.host, 0)
+            self.address = self._listener.listen(host, 0)
         if self._spool is not None:
             for restored in self._spool.restore(self.address[1]):
                 self._handle(restored)
@@ -125,8 +144,18 @@ class NodeService(NodeState):
         """Be found by those who look for nodes of this machine."""
         if self._entry is not None:
             self._entry.update(self.listing())
-        elif not self.settings.owner:
+            return
+        if self.settings.owner:
+            return
+        try:
             self._entry = Entry(self.listing())
+        except StateDirectoryError as error:
+            host, port = self.address
+            logger.warning(
+                "%s; programs find it if they name it: nodes=[(%r, %d)]", error, local(host), port
+            )
+            return
+        threading.Thread(target=self._entry.tidy, name="dispy tidies", daemon=True).start()
 
     def listing(self) -> Listing:
         """What others on this machine need to reach us."""
@@ -138,8 +167,9 @@ class NodeService(NodeState):
             self._tls is not None,
             self.name,
             self.cpus,
-            os.getpid(),
+            this_process(),
             self._secret.fingerprint(),
+            is_everywhere=local(host) != host,
         )
 
     def _new_connection(self, on_settled: Callable[[Connection], None]) -> Connection:
@@ -202,6 +232,11 @@ class NodeService(NodeState):
         if not self._stopped.is_set():
             reporting.say_stops(self, why)
             self._stopped.set()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stopped.is_set()
 
     async def run(self) -> None:
         """Serve until stopped, then end everything that was started."""
@@ -278,6 +313,9 @@ class NodeService(NodeState):
         self._idle_pulses = 0 if self._loaded else self._idle_pulses + 1
         if self._idle_pulses == TRIM_PULSES:
             self._segments.trim()
+        self._pulses += 1
+        if self._entry is not None and self._pulses % KEEP_PULSES == 0:
+            threading.Thread(target=self._entry.keep, name="dispy is listed", daemon=True).start()
 
     def _tell_written(self, told: core.Stored, path: Path) -> None:
         """The spool's thread has written something."""

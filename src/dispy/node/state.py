@@ -187,6 +187,7 @@ class NodeState:
         # Time.
         self._tick: asyncio.TimerHandle | None = None
         self._pulse: asyncio.TimerHandle | None = None
+        self._pulses = 0
         self._idle_pulses = 0
         self._stall = Stall(settings.stall_s)
 

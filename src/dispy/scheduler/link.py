@@ -81,6 +81,12 @@ class NodeInfo:
     shortage: str = ""
     """Why it offers no CPUs, if it has said so."""
     available: Available | None = None
+    aliases: list[str] = field(default_factory=list)
+    """Further addresses at which it has answered: it is one node, and ``nodes`` may name it by any of them."""
+
+    def addresses(self) -> list[str]:
+        """All of them."""
+        return [self.ip_addr, *self.aliases]
 
 
 class PoolSink:
@@ -383,6 +389,7 @@ class Link:
             line(message.platform),
             connection.peer_address,
             available=message.available,
+            aliases=self.info.aliases if self.info is not None and self.info.node == message.node else [],
         )
         self.shared = ""
         if self._owner.memory is not None and is_loopback(connection.peer_address):

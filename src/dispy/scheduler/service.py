@@ -294,10 +294,14 @@ class SchedulerService:
             # The same node under another of its names: one link is enough.
             self._links.pop(link.target, None)
             self._links[link.target] = other
+            is_alias = other.info is not None and info.ip_addr not in other.info.addresses()
             link.info = None
             link.is_closed = True
             if link.connection is not None:
                 link.connection.close()
+            if is_alias and other.info is not None:
+                other.info.aliases.append(info.ip_addr)
+                self._listener.on_node_known(other.info)
             return
         is_new = other is None
         self._by_node[info.node] = link
@@ -347,8 +351,11 @@ class SchedulerService:
     def _lose(self, link: Link, reason: str) -> None:
         info = link.info
         assert info is not None
+        # Whoever answers at its other addresses now is asked anew, also where the node was replaced.
         for target in [
-            target for target, other in self._links.items() if other is link and other.is_closed
+            target
+            for target, other in self._links.items()
+            if other is link and (other.is_closed or target != link.target)
         ]:
             del self._links[target]
         self.handle(core.NodeLost(info.node, reason))

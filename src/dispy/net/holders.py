@@ -1,0 +1,42 @@
+"""Who holds a port of this machine: what can be seen of it without rights."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from contextlib import suppress
+
+from dispy.net.addresses import local
+from dispy.net.discovery import Lookout
+
+_LISTENS = b"0A"
+"""A socket's state in ``/proc/net/tcp`` (``include/net/tcp_states.h``)."""
+
+
+def holder(host: str, port: int) -> str:
+    """Who keeps others from listening on a port of an address, in words; "another program" if that cannot be seen."""
+    for listing in Lookout().running():
+        is_same = listing.is_everywhere or local(host) != host or listing.host == host
+        if is_same and listing.port == port:
+            return f"your dispynode {listing.name!r} (process {listing.process.pid})"
+    users = _users(port)
+    if not users:
+        return "another program"
+    user = min(users)
+    if user == os.getuid():
+        return "another program of yours"
+    try:
+        return f"a program of user {pwd.getpwuid(user).pw_name!r}"
+    except KeyError:
+        return f"a program of user {user}"
+
+
+def _users(port: int) -> set[int]:
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with suppress(OSError, ValueError, IndexError), open(table, "rb") as file:
+            for row in list(file)[1:]:
+                fields = row.split()
+                if fields[3] == _LISTENS and int(fields[1].rpartition(b":")[2], 16) == port:
+                    found.add(int(fields[7]))
+    return found
