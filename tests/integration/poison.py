@@ -4,7 +4,7 @@
     python poison.py RECORD ARMED FILE ARGUMENT...
 
 Python itself needs ``exec``, ``eval`` and ``marshal`` to import modules. So everything works as usual until the file
-ARMED exists, and what the import system does is let through afterwards, too. SIGUSR1 calls each of the
+ARMED exists, and what the import system does is let through afterwards, too. SIGRTMIN calls each of the
 poisoned functions: a process in which nothing was recorded can be shown to have been poisoned.
 """
 
@@ -50,7 +50,7 @@ def main() -> None:
         setattr(cloudpickle, name, poison(f"cloudpickle.{name}", getattr(cloudpickle, name)))
     if rest[0] == "-W":
         rest = rest[2:]
-    signal.signal(signal.SIGUSR1, prove)
+    signal.signal(signal.SIGRTMIN, prove)
     if rest[0] == "-m":
         sys.argv = rest[1:]
         runpy.run_module(rest[1], run_name="__main__", alter_sys=True)

@@ -102,7 +102,7 @@ def test_a_program_that_comes_while_it_drains_does_not_use_it(
     first = make_cluster(jobs.until)
     submit_each(first, gates[:1], 1)
     drain(node)
-    assert running_nodes("") == [] == list((place.runtime / "dispy" / "nodes").glob("*.json"))
+    assert running_nodes("") == [] == list((place.state / "dispy" / "nodes").glob("*/*.json"))
     second = make_cluster(jobs.name_and, nodes=[("127.0.0.1", node.port)])
     job = second.submit(1)
     wait_for(lambda: second.why(job), lambda said: "drained" in said, what="it is told why")
@@ -259,11 +259,11 @@ def test_cpus_at_the_terminal_keep_it(
         cluster = make_cluster(jobs.until)
         submitted = submit_each(cluster, gates[:2], 1)
         drain(terminal.node)
-        assert "CPUs are offered" in terminal.type("cpus 1")
+        assert "CPUs offered" in terminal.type("cpus 1")
         gates[0].touch()
         gates[1].touch()
         assert [job() for job in submitted] == [terminal.node.name] * 2
-        assert len(list((place.runtime / "dispy" / "nodes").glob("*.json"))) == 1
+        assert len(list((place.state / "dispy" / "nodes").glob("*/*.json"))) == 1
         assert terminal.node.process.poll() is None
     finally:
         terminal.close()

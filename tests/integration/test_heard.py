@@ -103,6 +103,7 @@ TOLD: dict[str, tuple[str, str]] = {
     ),
     "logging": (
         "import logging; logging.basicConfig(format='%(levelname)s %(message)s')",
+        r"(INFO (node|cluster) .*\n)*"
         r"INFO jobs of cluster compute fail; the first: ValueError: bad [123]\n"
         + re.sub("dispy: ", "WARNING ", SAID),
     ),

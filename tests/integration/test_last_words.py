@@ -142,7 +142,7 @@ def test_a_host_that_cannot_even_import_what_it_needs(run_program: RunProgram, p
     (place.root / "shadows").mkdir()
     (place.root / "shadows" / "resource.py").write_text(
         "import sys\nif sys.argv[0] == '-c':\n    raise ImportError('shadowed')\n"
-        "RLIMIT_NOFILE = RLIMIT_CORE = RLIMIT_NPROC = RLIMIT_AS = 7\n"
+        "RLIM_INFINITY = -1\nRLIMIT_NOFILE = RLIMIT_CORE = RLIMIT_NPROC = RLIMIT_AS = 7\n"
         "getrlimit = setrlimit = lambda *args: (64, 64)\n"
     )
     program = run_program(

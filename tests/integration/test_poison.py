@@ -105,7 +105,7 @@ def test_a_node_loads_nothing_before_the_proof(start_node: StartNode, place: Pla
     for data in (*nasty()[::7], *fuzzed(200)):
         say(node, b"\x16" + data if tls else data)
     assert not recorded.exists(), recorded.read_text()
-    node.send(signal.SIGUSR1)
+    node.send(signal.SIGRTMIN)
     text = wait_for(
         lambda: recorded.read_text() if recorded.exists() else "",
         lambda text: "dispy.payload is" in text,

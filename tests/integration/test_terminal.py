@@ -218,7 +218,7 @@ def test_exit_waits_for_running_jobs(shell: Shell, make_cluster: MakeCluster, ga
     shell.type("exit")
     shell.wait_said("no new jobs begin; dispynode ends when none runs: 1 job runs here; 'quit' ends it now")
     shell.type("")
-    shell.wait_said("CPUs: 0 offered, 1 in use")
+    shell.wait_said("CPUs: none offered, as the node is drained, 1 in use")
     assert is_alive(node)
     gate.touch()
     assert running.wait(5)
@@ -255,7 +255,7 @@ def test_start_after_stop(
         {"exit": "dispynode ends when", "stop": "'start' offers 1 CPU again"}.get(first, "0 of ")
     )
     shell.type(second)
-    shell.wait_said(f"1 of {MOST} CPUs are offered")
+    shell.wait_said(f"1 of {MOST} CPUs offered")
     gate.touch()
     assert later.wait(5)
     assert later.status == dispy.DispyJob.Finished
@@ -270,8 +270,8 @@ def test_other_things_that_are_typed(shell: Shell) -> None:
     for typed, said in [
         ("status", "CPUs: 1 offered, 0 in use\n"),
         ("release", "there is nothing to release: any number of programs use this node"),
-        ("Cpus", f"1 of {MOST} CPUs are offered; 'cpus N' offers N, from"),
-        ("start", f"1 of {MOST} CPUs are offered"),
+        ("Cpus", f"1 of {MOST} CPUs offered; 'cpus N' offers N, from"),
+        ("start", f"1 of {MOST} CPUs offered"),
         ("stop now", "'stop now' is no command here; type 'help'"),
         ("x\ty", "is no command here"),
         ("\x04", "dispynode goes on; type 'exit' to end when no job runs"),

@@ -202,7 +202,8 @@ def _jobs(count: int) -> str:
 def usage(service: NodeState) -> str:
     """Who uses this node, in a line for each client."""
     state = service._machine.state
-    said = [f"CPUs: {service.cpus} offered, {state.busy} in use"]
+    offered = "none offered, as the node is drained" if state.is_draining else f"{service.cpus} offered"
+    said = [f"CPUs: {offered}, {state.busy} in use"]
     for client in state.clients.values():
         its = [c for c in state.computations.values() if c.client is client]
         jobs = sum(len(c.open) for c in its)
