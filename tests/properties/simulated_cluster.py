@@ -89,6 +89,10 @@ class Model:
         """By job: attempt, and how much of its output has come."""
 
 
+TURNS_MAX = 10_000
+"""Messages between one node and the scheduler until both have nothing more to say."""
+
+
 class Cluster:
     """A scheduler, its links, and the account of its jobs."""
 
@@ -381,8 +385,11 @@ class Cluster:
         """Deliver everything and let nodes do all they can; False if nothing moved."""
         moved = False
         for link in self.links:
+            turns = 0
             while link.to_node or link.to_scheduler:
                 moved = True
+                turns += 1
+                assert turns < TURNS_MAX, "node and scheduler talk for ever"
                 if link.to_node:
                     self.deliver_to_node(link)
                 if link.to_scheduler:
