@@ -43,6 +43,8 @@ class RealNode(SimulatedNode):
         """A rival comes and brings jobs, perhaps exclusive ones; goes; is gone without a word."""
         if kind == "goes":
             self.handle(core.FromClient(RIVAL, Detach()))
+        elif kind == "dies" and RIVAL in self.silent_since:
+            pass  # its connection broke before
         elif kind == "dies":
             self.handle(core.ClientSilent(RIVAL))
         else:

@@ -19,6 +19,7 @@ that nobody else wants, and they use nothing exclusively. All is as before once 
 from __future__ import annotations
 
 from dispy.core.execution.state import (
+    UNTOLD,
     Client,
     Computation,
     Grant,
@@ -226,9 +227,10 @@ def _names(clients: list[Client]) -> str:
 
 def tell_credit(state: State, out: Outbox, computation: Computation) -> None:
     """Tell the scheduler how many jobs it may have here, if that has changed enough to matter."""
-    if computation.status is not Status.READY:
-        return
     slots, share, reason = computation.grant
+    # One whose host is started again would otherwise be sent what may not start here, again and again.
+    if computation.status is not Status.READY and (share or computation.credit is UNTOLD):
+        return
     backlog = 0
     if computation.sampled and share:
         backlog = max(slots, 1) * BACKLOG_US // computation.runtimes.expected_us(BACKLOG_US)
