@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import types
 
 from dispy.payload import generators
 from dispy.payload.generators import UNSEEDED, Seeding, seed_of
@@ -50,6 +51,11 @@ class Randomness:
             self._key = b"%d %d" % (self._seeding.seed, seed)
             generators.reseed(self._generators, self._key)
             generators.reseed_shared(seed)
+
+    def imported(self, module: types.ModuleType) -> None:
+        """Give the generators of a module of the user's, which a job has just imported, streams of this process."""
+        if self._key:
+            generators.reseed(generators.held_by(vars(module), module.__name__), self._next_key())
 
     def job_seed(self, number: int) -> int:
         """The seed of the job with this number."""
