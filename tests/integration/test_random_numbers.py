@@ -283,3 +283,38 @@ def test_a_computation_that_is_an_object(
     cluster = make_cluster(function)
     assert len({job.get() for job in [cluster.submit(n) for n in range(COUNT)]}) == COUNT
     assert f"in each worker: {name}" in caplog.text
+
+
+def run(function: Callable[[int], float], n: int) -> float:
+    return function(n)
+
+
+def of_a_global(n: int) -> float:
+    return float(RNG.random()) + PLAIN.random()
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["shared", "isolated"])
+def test_globals_of_a_function_that_is_an_argument(
+    make_cluster: MakeCluster, start_node: StartNode, isolate: bool
+) -> None:
+    start_node("--cpus", "2")
+    drawn = []
+    for _ in range(2):
+        cluster = make_cluster(run, isolate=isolate, seed=42)
+        results = [job.get() for job in [cluster.submit(of_a_global, n) for n in range(COUNT)]]
+        results += cluster.map([of_a_global] * COUNT, range(COUNT))
+        cluster.close()
+        assert len(set(results)) == 2 * COUNT
+        drawn.append(results[:COUNT])
+    assert (drawn[0] == drawn[1]) is isolate
+
+
+def test_isolated_jobs_and_maps_draw_different_numbers(
+    make_cluster: MakeCluster, start_node: StartNode
+) -> None:
+    start_node("--cpus", "2")
+    cluster = make_cluster(of_many, isolate=True, seed=42)
+    results = [job.get() for job in [cluster.submit(n) for n in range(COUNT)]]
+    for _ in range(2):
+        results += cluster.map(range(COUNT), chunksize=1)
+    assert [len(set(column)) for column in zip(*results, strict=True)] == [3 * COUNT] * 8

@@ -249,6 +249,14 @@ key_here: Callable[[], bytes] = _no_key
 """The key of the job that runs here; set in workers."""
 
 
+def _no_matter(values: list[Any]) -> None:
+    """Nothing is done outside of workers."""
+
+
+globals_arrived: Callable[[list[Any]], None] = _no_matter
+"""Gives generators of globals that arrive with the code of a job streams of their own; set in workers."""
+
+
 # Their names.
 
 
