@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -226,3 +227,94 @@ def test_a_module_of_the_users(run_program: RunProgram, start_node: StartNode, t
     assert program.wait(30) == 0, program.stderr
     assert program.stdout == "[20, 20]\n[20, 20]\n"
     assert "PLAIN (a global of drawing), RNG (a global of drawing)" in program.stderr
+
+
+def test_a_module_that_jobs_import(run_program: RunProgram, start_node: StartNode, tmp_path: Path) -> None:
+    """Generators with a fixed seed that are made while a job imports a module of the user's."""
+    start_node("--cpus", "2")
+    (tmp_path / "below.py").write_text("import random\nRNG = random.Random(5)\n")
+    (tmp_path / "drawing.py").write_text(
+        "import numpy\nfrom below import RNG as PLAIN\nRNG = numpy.random.default_rng(5)\n"
+        "class Model:\n    rng = numpy.random.RandomState(5)\n"
+    )
+    program = run_program(
+        f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
+        "import dispy\ndef draw(n):\n    import drawing\n"
+        "    return float(drawing.RNG.random()), drawing.PLAIN.random(), drawing.Model.rng.rand()\n"
+        "seeded = {'isolate': True, 'seed': 7}\n"
+        "for options in {}, seeded, seeded, {'isolate': True, 'reseed': False}:\n"
+        "    with dispy.JobCluster(draw, **options) as cluster:\n"
+        "        results = [job.get() for job in [cluster.submit(n) for n in range(20)]]\n"
+        "        print([len(set(column)) for column in zip(*results)], sum(sum(results, ())))\n"
+    )
+    assert program.wait(30) == 0, program.stderr
+    plain, first, again, alone = program.stdout.splitlines()
+    assert plain.startswith("[20, 20, 20]")
+    assert first.startswith("[20, 20, 20]")
+    assert first == again
+    assert alone.startswith("[1, 1, 1]")
+
+
+class Call:
+    """An object that is called."""
+
+    def __init__(self) -> None:
+        self.rng = random.Random(1)
+
+    def __call__(self, n: int) -> float:
+        return self.rng.random()
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (Call(), "rng of a Call"),
+        (functools.partial(of_default, rng=numpy.random.default_rng(1)), "rng of a partial"),
+    ],
+)
+def test_a_computation_that_is_an_object(
+    make_cluster: MakeCluster,
+    start_node: StartNode,
+    caplog: pytest.LogCaptureFixture,
+    function: Any,
+    name: str,
+) -> None:
+    start_node("--cpus", "2")
+    cluster = make_cluster(function)
+    assert len({job.get() for job in [cluster.submit(n) for n in range(COUNT)]}) == COUNT
+    assert f"in each worker: {name}" in caplog.text
+
+
+def run(function: Callable[[int], float], n: int) -> float:
+    return function(n)
+
+
+def of_a_global(n: int) -> float:
+    return float(RNG.random()) + PLAIN.random()
+
+
+@pytest.mark.parametrize("isolate", [False, True], ids=["shared", "isolated"])
+def test_globals_of_a_function_that_is_an_argument(
+    make_cluster: MakeCluster, start_node: StartNode, isolate: bool
+) -> None:
+    start_node("--cpus", "2")
+    drawn = []
+    for _ in range(2):
+        cluster = make_cluster(run, isolate=isolate, seed=42)
+        results = [job.get() for job in [cluster.submit(of_a_global, n) for n in range(COUNT)]]
+        results += cluster.map([of_a_global] * COUNT, range(COUNT))
+        cluster.close()
+        assert len(set(results)) == 2 * COUNT
+        drawn.append(results[:COUNT])
+    assert (drawn[0] == drawn[1]) is isolate
+
+
+def test_isolated_jobs_and_maps_draw_different_numbers(
+    make_cluster: MakeCluster, start_node: StartNode
+) -> None:
+    start_node("--cpus", "2")
+    cluster = make_cluster(of_many, isolate=True, seed=42)
+    results = [job.get() for job in [cluster.submit(n) for n in range(COUNT)]]
+    for _ in range(2):
+        results += cluster.map(range(COUNT), chunksize=1)
+    assert [len(set(column)) for column in zip(*results, strict=True)] == [3 * COUNT] * 8

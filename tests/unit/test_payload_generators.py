@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import random
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -148,6 +150,64 @@ def test_named_wherever_it_is(module: types.ModuleType, kind: str, hiding: str) 
     ours = held_by([generator])
     expected = path if " of " in path else f"{path} (a global of {NAME})"
     assert describe(ours) == expected
+
+
+def in_array(value: Any) -> Any:
+    array = numpy.empty((2, 2), object)
+    array[1, 1] = value
+    return array
+
+
+ARRAYS: dict[str, Callable[[Any], Any]] = {
+    "array": in_array,
+    "array of arrays": lambda value: in_array(in_array(value)),
+    "array of records": lambda value: numpy.array([(1, value)], [("n", int), ("rng", object)]),
+    "part of an array": lambda value: in_array(value)[1:, ::-1],
+    "array of an object": lambda value: Holder({"a": in_array(value)}),
+}
+
+
+def test_found_in_dictionaries_that_are_not_tracked() -> None:
+    value = {"a": {"b": (in_array(random.Random(1)), 1)}}
+    gc.collect()
+    assert held_by(value)
+
+
+@pytest.mark.parametrize("hiding", ARRAYS)
+@pytest.mark.parametrize("kind", ["default_rng", "RandomState", "random.Random"])
+def test_found_in_arrays_too(kind: str, hiding: str, caplog: pytest.LogCaptureFixture) -> None:
+    value = ARRAYS[hiding](MAKERS[kind]())
+    assert held_by(value)
+    generators.shared(value, "jobs")
+    assert "a stream of its own: in a " in caplog.text
+
+
+def test_found_in_pandas_objects() -> None:
+    pandas = pytest.importorskip("pandas")
+    assert held_by(pandas.Series([random.Random(1)], dtype=object))
+    assert held_by(pandas.DataFrame({"rng": [random.Random(1)]}))
+
+
+def test_a_generator_that_is_the_value_itself(caplog: pytest.LogCaptureFixture) -> None:
+    generators.shared(numpy.random.default_rng(1), "jobs")
+    assert "a stream of its own: a Generator" in caplog.text
+
+
+def test_found_in_functions_and_classes_of_one_module(module: types.ModuleType) -> None:
+    code = (
+        "import random\nclass Model:\n    rng = random.Random(1)\n"
+        "def draw(rng=random.Random(2)): ...\ndef other(rng=random.Random(3)): ...\nother.__module__ = 'other'\n"
+    )
+    exec(code, vars(module))
+    assert len(held_by(vars(module), NAME)) == 2
+    assert held_by(vars(module)) == []
+
+
+def test_what_belongs_to_a_thread_has_a_plain_name(module: types.ModuleType) -> None:
+    local = threading.local()
+    local.rng = random.Random(1)
+    vars(module)["local"] = local
+    assert describe([local.rng]) == f"local.rng (a global of {NAME})"
 
 
 def test_generators_of_libraries_are_not_named() -> None:

@@ -73,3 +73,13 @@ def test_threads_of_python_are_not_a_librarys() -> None:
         "print(native_threads.libraries_left())\nimport os\nos._exit(0) if print(end='', flush=True) is None else 0\n"
     )
     assert run(code) == ["[]"]
+
+
+def test_nor_are_those_that_wait_in_compiled_code() -> None:
+    code = (
+        "import os\nfrom concurrent.futures import ThreadPoolExecutor\n"
+        "from dispy.worker import native_threads, setup\n"
+        "pool = ThreadPoolExecutor(1, 'mine')\npool.submit(int).result()\n"
+        "print(native_threads.libraries_left(), '_queue' in setup.threads_left('setup'), flush=True)\nos._exit(0)\n"
+    )
+    assert run(code) == ["[] False"]

@@ -32,6 +32,8 @@ _CHAIN_MAX = 8
 _HELD_MAX = 100_000
 """Objects that are looked at in one value: 20 ms."""
 
+_PLAIN = frozenset((int, float, complex, bool, str, bytes, types.NoneType))
+"""Classes of objects that hold no others; large values are made of them."""
 
 _KINDS = (("numpy.random", "BitGenerator"), ("numpy.random", "RandomState"), ("torch", "Generator"))
 """Classes beside ``random.Random``. All generators of numpy draw from one of the first class."""
@@ -72,21 +74,45 @@ def found() -> list[Any]:
     return list(unlike.values())
 
 
-def held_by(value: Any) -> list[Any]:
-    """The generators that a value holds: those that it would be pickled with."""
+def held_by(value: Any, module: str = "") -> list[Any]:
+    """The generators that a value holds: those that it would be pickled with.
+
+    Args:
+        value: Anything.
+        module: Name of a module whose functions and classes are looked into, too; empty: none are.
+    """
     passed = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.FrameType)
     seen = {id(value)}
     frontier = [value]
     generators: list[Any] = []
     while frontier and len(seen) < _HELD_MAX:
         generators += _of_kind(frontier)
-        reached = gc.get_referents(*[item for item in frontier if gc.is_tracked(item)])
+        # Those that hold nothing but arrays are not tracked, either.
+        known = [item for item in frontier if gc.is_tracked(item) or type(item) in (dict, tuple)]
+        reached = gc.get_referents(*known)
+        reached += _in_arrays(frontier)
         frontier = []
-        for item in reached:
-            if id(item) not in seen and not isinstance(item, passed):
-                seen.add(id(item))
-                frontier.append(item)
+        for item in [item for item in reached if type(item) not in _PLAIN]:
+            if id(item) in seen:
+                continue
+            if isinstance(item, passed) and not (module and getattr(item, "__module__", None) == module):
+                continue
+            seen.add(id(item))
+            frontier.append(item)
     return generators
+
+
+def _in_arrays(objects: list[Any]) -> list[Any]:
+    """What arrays of objects hold, pandas' included: the collector does not know it."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return []
+    kinds = {kind for kind in set(map(type, objects)) if issubclass(kind, numpy.ndarray)}
+    held: list[Any] = []
+    for item in objects if kinds else ():
+        if type(item) in kinds and item.dtype.hasobject:
+            held += item.ravel(order="K")[:_HELD_MAX].tolist()
+    return held
 
 
 # Their state.
@@ -204,7 +230,7 @@ def shared(value: Any, who: str) -> Any:
     logger.warning(
         "%s have a copy of random generators each, with a stream of its own: %s",
         who,
-        describe(generators, value),
+        describe(generators, value) or f"in a {type(value).__name__}",
     )
     return Shared(value)
 
@@ -221,6 +247,14 @@ def _no_key() -> bytes:
 
 key_here: Callable[[], bytes] = _no_key
 """The key of the job that runs here; set in workers."""
+
+
+def _no_matter(values: list[Any]) -> None:
+    """Nothing is done outside of workers."""
+
+
+globals_arrived: Callable[[list[Any]], None] = _no_matter
+"""Gives generators of globals that arrive with the code of a job streams of their own; set in workers."""
 
 
 # Their names.
@@ -279,7 +313,9 @@ def _names(generators: list[Any], within: Any) -> dict[int, str]:
                 elif isinstance(holder, (types.FunctionType, type)):
                     named[generator] = _name_in_code(holder, item, key + path)
                 elif holder is within:
-                    named[generator] = f"{(key + path).lstrip('.')} of a {type(holder).__name__}"
+                    named[generator] = _name_in(holder, key + path)
+                elif _is_of_dispy(holder):
+                    named[generator] = _name_in(item, path)  # the computation itself, which is an object
                 elif id(holder) not in paths:
                     paths[id(holder)] = generator, key + path
                     reached.append(holder)
@@ -312,6 +348,15 @@ def _name_in_code(holder: Any, item: Any, path: str) -> str:
     return f"{path} of {holder.__qualname__}"
 
 
+def _name_in(value: Any, path: str) -> str:
+    kind = type(value).__name__
+    return f"{path.lstrip('.')} of a {kind}" if path else f"a {kind}"
+
+
+def _is_of_dispy(holder: Any) -> bool:
+    return str(getattr(type(holder), "__module__", "")).startswith("dispy.")
+
+
 def _unknown(item: Any) -> str:
     return f"one of {type(item).__module__.partition('.')[0]}"
 
@@ -325,7 +370,10 @@ def _key_in(holder: Any, item: Any) -> str | None:
     if isinstance(holder, dict):
         for key, value in list(holder.items()):
             if value is item:
-                return f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{key!r:.40}]"
+                if isinstance(key, str) and key.isidentifier():
+                    return f".{key}"
+                # Other keys may be anything: those of what a thread has of its own are weak references.
+                return f"[{key!r:.40}]" if isinstance(key, (str, int, float, tuple)) else ""
         return None
     if isinstance(holder, (list, tuple)):
         return next((f"[{place}]" for place, value in enumerate(holder) if value is item), None)

@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 from contextlib import suppress
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 import msgspec
@@ -220,8 +220,12 @@ class Host:
         self._finder = payload.begin_worker(
             f"{_place_of_modules(message)}/modules-{os.getpid()}",
             message.work_path,
-            lambda module: names.replace(module, self._names),
+            self._on_imported,
         )
+
+    def _on_imported(self, module: ModuleType) -> None:
+        names.replace(module, self._names)
+        self._randomness.imported(module)
 
     def _import_code(self, message: protocol.Load) -> str:
         """Load the computation, and import the modules that it needs; returns why that failed, if it did."""

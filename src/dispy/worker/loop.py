@@ -339,7 +339,7 @@ class Worker:
             code = 70  # EX_SOFTWARE
             try:
                 set_death_signal(signal.SIGKILL, parent)
-                self._randomness.begin_job(self._randomness.job_seed(job.number))
+                self._randomness.begin_job(job.number)
                 # Signals that came before the fork was complete were forgotten; of an interrupt the job itself knows.
                 self.on_unbuffer()
                 self._is_isolated = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import threading
 import time
 from contextlib import suppress
 from typing import NamedTuple
@@ -51,10 +52,13 @@ def rest() -> None:
 
 
 def libraries_left() -> list[str]:
-    """File names of libraries whose threads run here, and are not known to come back after a fork."""
+    """File names of libraries whose threads run here, and are not known to come back after a fork.
+
+    Without threads of Python, which may wait in compiled code, too: those have names.
+    """
     deadline = time.monotonic() + _BUSY_S
-    own = str(os.getpid())
-    tasks = [task for task in _tasks() if task != own]
+    own = {str(os.getpid()), *[str(thread.native_id) for thread in threading.enumerate()]}
+    tasks = [task for task in _tasks() if task not in own]
     if not tasks:
         return []
     code = _executable()

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import types
+from typing import Any
 
 from dispy.payload import generators
 from dispy.payload.generators import UNSEEDED, Seeding, seed_of
+
+_CHUNKS = -1
+"""The group of chunks among those of seeds: jobs have 0, maps their numbers from 1 on."""
 
 
 class Randomness:
@@ -18,6 +23,7 @@ class Randomness:
         self._key = b""
         self._arrivals = itertools.count()
         generators.key_here = self._next_key
+        generators.globals_arrived = self._globals_arrived
 
     def take(self, seeding: Seeding, is_isolated: bool) -> str:
         """Look for generators that the user's code has made, before anything is forked from here.
@@ -44,12 +50,25 @@ class Randomness:
             generators.reseed(self._generators, self._key)
             generators.reseed_shared()
 
-    def begin_job(self, seed: int) -> None:
-        """Give the process of one job streams that depend on the job's seed alone."""
+    def begin_job(self, number: int) -> None:
+        """Give the process of one job streams that depend on the job's number and the cluster's seed alone."""
         if self._seeding.is_on:
-            self._key = b"%d %d" % (self._seeding.seed, seed)
+            index = number - self._seeding.first
+            # Chunks of maps have numbers of their own, far above: their lower 32 bits are those of jobs, too.
+            seed = seed_of(self._seeding.seed, index, 0 if index < 1 << 32 else _CHUNKS)
+            self._key = b"%d %d" % (self._seeding.seed, index)
+            self._arrivals = itertools.count()
             generators.reseed(self._generators, self._key)
             generators.reseed_shared(seed)
+
+    def imported(self, module: types.ModuleType) -> None:
+        """Give the generators of a module of the user's, which a job has just imported, streams of this process."""
+        if self._key:
+            generators.reseed(generators.held_by(vars(module), module.__name__), self._next_key())
+
+    def _globals_arrived(self, values: list[Any]) -> None:
+        if self._key:
+            generators.reseed(generators.held_by(values), self._next_key())
 
     def job_seed(self, number: int) -> int:
         """The seed of the job with this number."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from importlib.machinery import ModuleSpec
 from typing import Any
 
+from dispy.payload import generators
 from dispy.payload.by_value.bytecode import Namespace
 from dispy.payload.modules.origins import MAINS
 
@@ -123,6 +124,7 @@ def fill_scope(scope: Namespace, values: Iterable[tuple[str, Any, Any]]) -> None
         for name, _, value in values:
             scope[name] = value
         return
+    arrived = []
     for name, stamp, value in values:
         if name in scope and stamp is not None and stamps.get(name, _MISSING) == stamp:
             continue
@@ -130,6 +132,9 @@ def fill_scope(scope: Namespace, values: Iterable[tuple[str, Any, Any]]) -> None
             note_change(_putting_back(scope, stamps, name))
         scope[name] = value
         stamps[name] = stamp
+        arrived.append(value)
+    if arrived:
+        generators.globals_arrived(arrived)
 
 
 def global_value(scope: Namespace, name: str, stamp: Any, value: Any) -> Any:
