@@ -208,7 +208,7 @@ def say_stops(service: NodeState, why: str) -> None:
     work = describe_work(service)
     if not work:
         logger.info("%s: the node ends; nothing runs here", why)
-    elif service.settings.owner:
+    elif service.settings.owner or service._machine.state.is_draining:
         logger.info("%s: the node ends, and with it %s", why, work)
     else:
         logger.info("%s: the node ends, and with it %s. SIGUSR1 would let them end first", why, work)
