@@ -121,7 +121,7 @@ class Prompt:
             return self._cpus(*rest)
         command = _COMMANDS.get(word)
         if command is None or rest:
-            return f"{line(typed)[:100]!r} is no command here; {HINT}"
+            return f"'{line(typed)[:100]}' is no command here; {HINT}"
         return command(self)
 
     def _status(self) -> str:
