@@ -109,7 +109,7 @@ def on_lost(service: NodeState, client: ClientId, error: Exception | None) -> No
     lease_s = service.settings.lease_s
     until = "" if math.isinf(lease_s) else f" until {local_time(lease_s)}"
     service._reports.say(
-        f"{guest.name} has lost its connection{why}; {jobs} of it may go on, and {results} wait for it or for "
+        f"{guest.name} has lost its connection{why}; {jobs} of it still here, {results} kept for it or for "
         f"dispy.recover_jobs(){until}"
     )
 
