@@ -228,7 +228,7 @@ class LogLimit:
         """Log a line, or count it.
 
         Args:
-            kind: What such lines have in common, as words that follow "more".
+            kind: What such lines have in common, as words in the plural.
             key: Whom it is about.
             text: The line, with ``arguments``.
         """
@@ -251,7 +251,7 @@ class LogLimit:
         """Say now what was left out."""
         left_out, self._left_out = self._left_out, {}
         for kind, count in left_out.items():
-            self._log("%d more %s within %g s, a line each is left out", count, kind, self._every_s)
+            self._log("%s: %d more within %g s, without a line each", kind, count, self._every_s)
 
 
 def local_time(seconds_from_now: float) -> str:

@@ -53,7 +53,7 @@ def of_error(error: BaseException) -> str:
         message = str(error)
     except Exception:
         message = "<its str() fails>"
-    return f"{type(error).__name__}: {message}"
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

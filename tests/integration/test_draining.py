@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +53,7 @@ def drain(node: Node) -> None:
 
 
 def test_jobs_that_run_end_and_the_others_run_elsewhere(
-    make_cluster: MakeCluster, start_node: StartNode, gates: list[Path]
+    make_cluster: MakeCluster, start_node: StartNode, gates: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     old = start_node("--name", "old", "--cpus", "1")
     cluster = make_cluster(jobs.until)
@@ -73,6 +74,14 @@ def test_jobs_that_run_end_and_the_others_run_elsewhere(
     assert old.complaints == ""
     assert cluster.submit(str(gates[0]))() == "new"
     assert new.process.poll() is None
+    wait_for(
+        lambda: [record.getMessage() for record in caplog.records if record.levelname == "WARNING"],
+        lambda warned: warned == ["node old left: dispynode was drained"],
+        what="it is said once",
+    )
+    used = {node.name: node for node in cluster.status().nodes}
+    assert used["old"].tx > 0, "what it was sent is shown on"
+    assert used["old"].rx > 0
 
 
 def test_a_program_with_this_node_alone_is_told_and_goes_on_with_another(
@@ -139,7 +148,7 @@ def test_a_second_signal_says_what_it_waits_for(
     node.send(signal.SIGTERM)
     assert node.wait(STOP_S) == 0
     assert "SIGTERM: the node ends, and with it 1 job of 1 program" in node.stderr
-    assert "SIGUSR1 would let them end first" in node.stderr
+    assert "SIGUSR1 would let them end first" not in node.stderr  # it has been told
 
 
 def test_sigusr2_says_who_uses_it_and_changes_nothing(
@@ -189,6 +198,35 @@ def test_the_signal_is_for_the_daemon_alone(
     gates[0].touch()
     assert job() == node.name
     assert node.wait(STOP_S) == 0
+
+
+def test_a_signal_while_the_command_is_loaded_waits_for_the_node(place: Place, tmp_path: Path) -> None:
+    """``systemctl reload`` right after the start drains the node, and does not kill it."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        loads, go = tmp_path / f"loads{number}", tmp_path / f"go{number}"
+        program = f"""if True:
+            import pathlib, sys, time
+            class Slow:
+                def find_spec(self, name, path=None, target=None):
+                    if name == "dispy.node.daemon":
+                        pathlib.Path({str(loads)!r}).touch()
+                        while not pathlib.Path({str(go)!r}).exists():
+                            time.sleep(0.01)
+            sys.meta_path.insert(0, Slow())
+            from dispy.cli.node import main
+            main()
+            """
+        node = Node(place, "--listen_port", "0", command=(sys.executable, "-c", program))
+        try:
+            wait_for(loads.exists, bool, what="the node is being loaded")
+            node.send(number)
+            go.touch()
+            if number == signal.SIGUSR2:
+                node.wait_listens()
+                node.send(signal.SIGTERM)
+            assert node.wait(STOP_S + 2) == 0, node.stderr
+        finally:
+            node.end()
 
 
 def test_signals_while_starting_and_ending_do_no_harm(place: Place) -> None:

@@ -194,6 +194,7 @@ def test_quit_and_exit_of_an_idle_node(shell: Shell) -> None:
         shell.type(word)
         wait_gone([node], deadline_s=STOP_S + 1)
         shell.wait_said("dispynode ends now: no job runs here\n")
+        shell.wait_said(f"'{word.lower()}' at the terminal: the node ends; nothing runs here")
         shell.wait_said("\ncode 0\n")
         shell.forget()
 

@@ -192,19 +192,19 @@ def test_lines_of_a_kind_are_limited_and_counted() -> None:
     clock = Clock()
     limit = LogLimit(60.0, 3, lambda text, *a: said.append(text % a), clock.later)
     for n in range(10):
-        limit.line("strangers came", f"address {n}", "stranger %d", n)
-        limit.line("strangers came", "address 0", "stranger again")
-        limit.line("others came", f"address {n}", "other %d", n)
+        limit.line("strangers that came", f"address {n}", "stranger %d", n)
+        limit.line("strangers that came", "address 0", "stranger again")
+        limit.line("others that came", f"address {n}", "other %d", n)
     assert said == ["stranger 0", "other 0", "stranger 1", "other 1", "stranger 2", "other 2"]
     assert [after_s for after_s, _ in clock.timers] == [60.0]
     said.clear()
     clock.ring()
     assert said == [
-        "17 more strangers came within 60 s, a line each is left out",
-        "7 more others came within 60 s, a line each is left out",
+        "strangers that came: 17 more within 60 s, without a line each",
+        "others that came: 7 more within 60 s, without a line each",
     ]
     said.clear()
-    limit.line("strangers came", "address 0", "stranger %d", 0)
+    limit.line("strangers that came", "address 0", "stranger %d", 0)
     assert said == ["stranger 0"]
     clock.ring()
     assert said == ["stranger 0"], "nothing was left out"

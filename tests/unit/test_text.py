@@ -178,6 +178,7 @@ def test_an_exception_that_cannot_say_what_it_is_has_a_name() -> None:
             raise RuntimeError
 
     assert of_error(ValueError("text")) == "ValueError: text"
+    assert of_error(KeyboardInterrupt()) == "KeyboardInterrupt"
     assert of_error(StrFailsError()) == "StrFailsError: <its str() fails>"
 
 

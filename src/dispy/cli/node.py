@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import signal
 import sys
 from contextlib import suppress
 from typing import Any
@@ -130,6 +131,8 @@ def command(**options: Any) -> None:
 
 def main() -> None:
     """Entry of ``dispynode``."""
+    # Until the node has its handlers: ``systemctl reload`` may come while all is loaded, and would kill it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))
     try:
         command(prog_name="dispynode")
     except KeyboardInterrupt:

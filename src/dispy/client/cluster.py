@@ -302,8 +302,8 @@ class JobCluster(Maps):
     def submit(self, /, *args: Any, **kwargs: Any) -> DispyJob:
         """Run the computation once with these arguments, which are taken as they are now.
 
-        ``dispy_job_depends``, a list of functions and classes, is no argument: the job finds them by name, and no
-        other does; it runs in a process of its own for that.
+        ``dispy_job_depends`` is no argument, but a list of files, modules, functions and classes that only this job
+        finds.
 
         Returns:
             The job; calling it waits for its result.

@@ -326,7 +326,7 @@ def _keep(one: Dead, left: list[DispyJob]) -> None:
     one.journal.ask(lambda db: db.execute("DELETE FROM node"))
     notice(
         f"{counted(len(left), 'job was', 'jobs were')} never started: recover_jobs({str(one.journal.path)!r}, "
-        "resume=True) runs what is left, with terminate_pending=True it is forgotten"
+        "resume=True) runs what is left; terminate_pending=True forgets it"
     )
 
 

@@ -71,7 +71,7 @@ def _row(node: DispyNode) -> tuple[str, ...]:
         str(node.cpus),
         str(node.jobs_done),
         seconds(per_job),
-        f"{node.cpu_time:.3f}",
+        seconds(node.cpu_time),
         _bytes(node.tx),
         _bytes(node.rx),
     )

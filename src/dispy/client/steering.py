@@ -428,12 +428,14 @@ class Steering(ClusterState):
         if why:
             self._failures[info.name] = why
             reason = why.removeprefix(f"node {info.name}: ")
-            logger.warning("cluster %s cannot use node %s: %s", self.name, info.name, reason)
+            if not info.is_gone:  # that is said once for all clusters
+                logger.warning("cluster %s cannot use node %s: %s", self.name, info.name, reason)
             if shown is None:
                 # It was never used: who asks sees that it is there, and why it is not.
                 shown = self._dispy_nodes[action.node] = self._show(info)
         if shown is not None:
             logger.info("cluster %s does not use node %s any more", self.name, info.name)
+            self._refresh_nodes()  # what was sent and received is asked of the link, which may go
             del self._dispy_nodes[action.node]
             shown.cpus = 0
             shown.busy = 0

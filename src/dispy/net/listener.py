@@ -56,10 +56,10 @@ LOG_EVERY_S = 60.0
 LOG_LINES_MAX = 10
 """Of each kind of refusal so many lines in that time, one for each address, and then a count: 10 MB a day at most."""
 
-NO_DISPY = "connections were refused that do not speak as they should"
-NO_SECRET = "connections were refused that did not prove themselves"
-NO_PROOF = "connections were refused that said too little for too long"
-NO_ROOM = "connections could not be accepted"
+NO_DISPY = "connections refused that do not speak the protocol of dispy"
+NO_SECRET = "connections refused for another secret or version"
+NO_PROOF = "connections refused that said too little for too long"
+NO_ROOM = "connections that could not be accepted"
 
 
 class HalfOpen:

@@ -121,7 +121,7 @@ class Prompt:
             return self._cpus(*rest)
         command = _COMMANDS.get(word)
         if command is None or rest:
-            return f"{line(typed)[:100]!r} is no command here; {HINT}"
+            return f"'{line(typed)[:100]}' is no command here; {HINT}"
         return command(self)
 
     def _status(self) -> str:
@@ -148,7 +148,7 @@ class Prompt:
 
     def _exit(self) -> str:
         if self._is_draining or not self._busy:
-            return self._quit()
+            return self._end("exit")
         self._service.drain("'exit' at the terminal")
         return (
             f"no new jobs begin; dispynode ends when none runs: {_jobs(self._busy)} here; "
@@ -156,7 +156,10 @@ class Prompt:
         )
 
     def _quit(self) -> str:
-        self._service.stop("'quit' at the terminal")
+        return self._end("quit")
+
+    def _end(self, word: str) -> str:
+        self._service.stop(f"{word!r} at the terminal")
         return f"dispynode ends now: {_jobs(self._busy)} here"
 
     def _release(self) -> str:

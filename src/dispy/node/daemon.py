@@ -129,6 +129,7 @@ def _catch_signals(settings: NodeSettings, handler: Callable[[int, FrameType | N
     """Have signals that come while we start noted: what was made by then is taken down in order."""
     for number in (*_STOP, *_ASK):
         signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASK)  # the command has held them back
     if settings.daemon:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     elif signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:

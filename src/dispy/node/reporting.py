@@ -109,7 +109,7 @@ def on_lost(service: NodeState, client: ClientId, error: Exception | None) -> No
     lease_s = service.settings.lease_s
     until = "" if math.isinf(lease_s) else f" until {local_time(lease_s)}"
     service._reports.say(
-        f"{guest.name} has lost its connection{why}; {jobs} of it may go on, and {results} wait for it or for "
+        f"{guest.name} has lost its connection{why}; {jobs} of it still here, {results} kept for it or for "
         f"dispy.recover_jobs(){until}"
     )
 
@@ -208,7 +208,7 @@ def say_stops(service: NodeState, why: str) -> None:
     work = describe_work(service)
     if not work:
         logger.info("%s: the node ends; nothing runs here", why)
-    elif service.settings.owner:
+    elif service.settings.owner or service._machine.state.is_draining:
         logger.info("%s: the node ends, and with it %s", why, work)
     else:
         logger.info("%s: the node ends, and with it %s. SIGUSR1 would let them end first", why, work)

@@ -76,6 +76,8 @@ class NodeInfo:
     cpus: int
     platform: str
     ip_addr: str
+    is_gone: bool = False
+    """Whether it is lost, or has left."""
     bytes_sent: int = 0
     bytes_received: int = 0
     shortage: str = ""

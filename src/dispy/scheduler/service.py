@@ -358,6 +358,7 @@ class SchedulerService:
             if other is link and (other.is_closed or target != link.target)
         ]:
             del self._links[target]
+        info.is_gone = True
         self.handle(core.NodeLost(info.node, reason))
         self._by_node.pop(info.node, None)
         self._listener.on_node_gone(info, reason)
