@@ -321,7 +321,8 @@ def _names(generators: list[Any], within: Any) -> dict[int, str]:
                     reached.append(holder)
         frontier = [item for item in reached if paths[id(item)][0] not in named]
         ours.add(id(reached))
-    held = {generator for generator, path in paths.values() if path}
+    # Whoever knows the value that holds them says that.
+    held = set() if within is not None else {generator for generator, path in paths.values() if path}
     return {
         id(item): named.get(id(item), _unknown(item) if id(item) in held else "") for item in generators
     }
