@@ -4,8 +4,13 @@ import gc
 import os
 import signal
 import sys
+from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import settings
+
+from stages import STAGED
 
 # They start some thousand interpreters, each of which would compile all that it imports: 0.3 s for a program, a node
 # and its host.
@@ -30,6 +35,29 @@ settings.register_profile(
     "deep", max_examples=4000, stateful_step_count=100, deadline=None, database=None, print_blob=True
 )
 settings.load_profile(os.environ.get("DISPY_HYPOTHESIS", "default"))
+
+
+_WHOLE = pytest.StashKey[bool]()
+"""Whether all tests are run, and not some that were named."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Find out what was asked for; a process of pytest-xdist is told."""
+    told: dict[str, Any] | None = getattr(config, "workerinput", None)
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    config.stash[_WHOLE] = is_whole if told is None else told["is_whole"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process of pytest-xdist."""
+    node.workerinput["is_whole"] = node.config.stash[_WHOLE]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what CI runs in a stage of its own, unless it was named."""
+    is_staged = collection_path.as_posix().endswith(tuple(f"/tests/{path}" for path in STAGED))
+    return True if is_staged and config.stash[_WHOLE] else None
 
 
 def pytest_collection_finish() -> None:

@@ -1,0 +1,28 @@
+"""Files of tests that CI runs in a stage of their own, beside the tests that the README's command runs.
+
+Run them with ``python -m pytest -n 3 --dist worksteal $(python -m tests.stages)``, or each by its name. They take
+two minutes; the command of the README stays below five with the others.
+"""
+
+STAGED = (
+    # Code in every form, in every layout of a program.
+    "integration/test_code.py",
+    "unit/test_payload_layouts.py",
+    # Other accounts of the machine.
+    "integration/test_node_user.py",
+    "integration/test_other_users.py",
+    # Namespaces: containers, and machines that share a home.
+    "integration/test_containers.py",
+    "integration/test_found.py",
+    "integration/test_tls_machines.py",
+    # Terminals that are hung up.
+    "integration/test_terminal.py",
+    # Ends of programs, nodes and hosts in all their ways.
+    "integration/test_callbacks_awaited.py",
+    "integration/test_last_words.py",
+    "integration/test_recover_all.py",
+    "integration/test_recover_next.py",
+)
+
+if __name__ == "__main__":
+    print(*[f"tests/{path}" for path in STAGED])
