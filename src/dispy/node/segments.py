@@ -32,6 +32,7 @@ from dispy.protocol import worker as worker_protocol
 from dispy.protocol.files import check_path
 from dispy.protocol.node import PutObject
 from dispy.room import Room, find, has_room, write_new
+from dispy.text import counted
 
 logger = logging.getLogger("dispy.node")
 
@@ -202,7 +203,9 @@ class Segments(Place):
     def __init__(self, incarnation: str, account: Account | None = None) -> None:
         killed = kill_marked(lambda mark: is_abandoned(Path(mark)))
         if killed:
-            logger.warning("killed %d processes that a dead node had left behind", killed)
+            logger.info(
+                "killed %s that a dead node had left behind", counted(killed, "process", "processes")
+            )
         self._account = account
         self.is_in_memory = False
         """Whether there is a memory file system."""
