@@ -102,7 +102,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _why_not(name: str) -> str:
-    """What is to be said of a name that is not there."""
+    """The words for a name that is not there."""
     if name in _GONE:
         return f": {_GONE[name]}"
     from dispy.later import MODULES, not_yet

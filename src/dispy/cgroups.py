@@ -1,4 +1,4 @@
-"""What the control groups of this process allow it: CPUs and memory, as containers and services limit them.
+"""Limits that the control groups of this process set: CPUs and memory, as containers and services have them.
 
 Version 2 has one tree, version 1 one for each controller. A limit of any group above ours counts, too. In a container
 the path of our group may be that of the host, while its own group is all that it sees: at the top of the tree.

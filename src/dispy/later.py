@@ -1,4 +1,4 @@
-"""What dispy 4 has and this version has not yet: what each thing is, and what to do instead. One table for all."""
+"""Parts of dispy 4 that this version does not have yet: what each is, and what to do instead. One table for all."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def not_yet(name: str, later: Later) -> NotYetError:
 
 
 def refuse_module(name: str, run_as: str) -> NoReturn:
-    """What a module does that is to come.
+    """Refuse, with words, a module that is to come.
 
     Args:
         name: Of the module.

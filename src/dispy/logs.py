@@ -18,7 +18,7 @@ LINES_MAX = 10_000
 """Records that wait: some 5 MB, and what a second of debugging makes."""
 
 SOON_S = 0.1
-"""Whoever logs at INFO or above waits so long for the line to be written: no time, where handlers are quick."""
+"""Seconds that a caller who logs at INFO or above waits for its line to be written: none where handlers are quick."""
 
 IDLE_S = 1.0
 """A thread that has had nothing to deliver for so long ends; the next record starts another."""

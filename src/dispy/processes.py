@@ -216,7 +216,7 @@ _SHORT_OF = {
 
 
 def shortage(error: OSError) -> str:
-    """What there was not enough of, and where to look, as a hint for errors; empty if it was something else."""
+    """A hint for errors: the resource that was short, and where to look; empty if it was something else."""
     what = _SHORT_OF.get(error.errno or 0)
     return f"it needs more {what}" if what else ""
 

@@ -22,7 +22,7 @@ _SPARED_MAX = 64 * 1024 * 1024
 """Bytes of a memory file system that are left to other programs: an eighth of it, and no more than this."""
 
 SHORT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a system call says where there is no room: on the file system, of the user's quota, by ``ulimit -f``."""
+"""Errors of system calls where there is no room: on the file system, of the user's quota, by ``ulimit -f``."""
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 

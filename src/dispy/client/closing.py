@@ -161,7 +161,7 @@ def _say_waiting(clusters: list[JobCluster]) -> None:
 
 
 def _left(cluster: JobCluster) -> str:
-    """What of a cluster has not ended, in words; empty if nothing."""
+    """The jobs and maps of a cluster that have not ended, in words; empty if there are none."""
     open_jobs = list(cluster._jobs.values())
     count = sum([type(job) is not Chunk for job in open_jobs])
     if not count:

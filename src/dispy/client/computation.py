@@ -137,7 +137,7 @@ class Computation:
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
-    """What a function takes; None if it does not say, as many of those that are written in C."""
+    """The parameters of a function; None if it does not say, as many functions written in C."""
     try:
         return inspect.signature(function)
     except Exception:

@@ -116,7 +116,7 @@ def recoverable() -> list[DeadProgram]:
 
 
 class _Peek(NamedTuple):
-    """What one journal says."""
+    """The contents of one journal."""
 
     path: Path
     program: str

@@ -73,11 +73,11 @@ class Tally:
         self.ended = 0
         """All that have ended."""
         self.failed = 0
-        """Those that have no result, and were not cancelled."""
+        """Number of jobs without a result that were not cancelled."""
         self.abandoned = 0
-        """Those of them whose node was lost, and that could not run again."""
+        """Number of failed jobs whose node was lost, and that could not run again."""
         self.cancelled = 0
-        """Those that were cancelled, also if they had begun, and ended without a result."""
+        """Number of jobs that were cancelled, also after they had begun, and ended without a result."""
         self.kinds: dict[str, Kind] = {}
         """Failures that nobody had asked for, in the order in which the first of each kind came."""
         self._last: str | None = None

@@ -13,7 +13,7 @@ from dispy.net.discovery import Listing, Lookout
 
 
 class Listed:
-    """What was found listed when it was read last.
+    """Nodes that were listed when the list was read last.
 
     Args:
         post: Has a function called on the engine's loop.

@@ -43,7 +43,7 @@ def notice(text: str, level: int = logging.INFO) -> None:
 
 
 def set_level(level: int | None) -> None:
-    """What ``JobCluster(loglevel=…)`` asks for: from which level on is logged, and shown if nobody else shows it.
+    """Set the level of ``JobCluster(loglevel=…)``: from it on lines are logged, and shown if nobody else shows them.
 
     Without a level: the one that was set before; else INFO goes to handlers of the program, and warnings are shown.
     """

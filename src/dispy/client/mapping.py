@@ -266,7 +266,7 @@ class Mapping:
         self._result_bytes = _learnt(self._result_bytes, len(chunk._value) / count)
 
     def _cut_rest(self, chunk: Chunk, count: int) -> None:
-        """What is behind the first items of a chunk is run in pieces, at the same place of the window."""
+        """Run the items behind the first ones of a chunk in pieces, at the same place of the window."""
         try:
             rest = payload.load_items(chunk._items)[count:]
         except Exception as error:

@@ -67,7 +67,7 @@ def explain(reason: str, cluster: ClusterState, ip_addr: str | None) -> str:
 
 
 def advice_in(reason: str) -> str:
-    """What was added to a reason; empty if nothing was."""
+    """The advice that was added to a reason; empty if none was."""
     begin = reason.rfind(f"\n{_SIGN}")
     return reason[begin:].strip() if begin >= 0 else ""
 
@@ -93,7 +93,7 @@ def _names(reason: str) -> Iterator[str]:
 
 
 def _unquoted(text: str) -> list[str]:
-    """What a message may mean that ends like "data.csv not found"."""
+    """Names that a message may mean which ends like "data.csv not found"."""
     name, found, _ = text.partition(" not found")
     name = name.removesuffix(" was")
     return list(dict.fromkeys([name, *name.split()[-1:]])) if found else []
@@ -114,7 +114,7 @@ def _evaluated(quoted: list[str]) -> Iterator[str]:
 
 
 def _advice(name: str, cluster: ClusterState, ip_addr: str | None) -> str:
-    """What can be done so that jobs find a path; empty if it is not here, or lies with them already."""
+    """Advice how jobs find a path; empty if the path is not here, or lies with the jobs already."""
     if not name or name in (".", ".."):
         return ""
     base = cluster._shipped.base

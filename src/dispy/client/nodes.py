@@ -254,7 +254,7 @@ def say_blind(pattern: str, is_possible: bool) -> str:
 
 
 def _example(pattern: str) -> str:
-    """What a pattern covers, if that can be guessed."""
+    """The addresses that a pattern covers, if they can be guessed."""
     parts = pattern.split(".")
     if parts[-1] == "*" and 1 < len(parts) <= 4 and all(part.isdecimal() for part in parts[:-1]):
         return ".".join([*parts[:-1], *["0"] * (4 - len(parts)), "2"])

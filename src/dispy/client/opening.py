@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Settled(NamedTuple):
-    """What has become of the items of a chunk that failed, where errors stay in their places.
+    """Outcome of the items of a chunk that failed, where errors stay in their places.
 
     Attributes:
         results: Of its first items; ``payload.ItemFailed`` or an exception for each that failed.
@@ -75,7 +75,7 @@ def with_errors(chunk: Chunk, results: list[Any], cluster: ClusterState) -> list
 
 
 def item_error(cluster: ClusterState, number: int, data: bytes, text: str, item: str) -> Exception:
-    """What an item raised, with the remote traceback as cause, and a note that names the item.
+    """The exception of an item, with the remote traceback as cause, and a note that names the item.
 
     A ``JobError`` where that cannot be rebuilt here, or would end this program: ``sys.exit`` in an item, say.
 

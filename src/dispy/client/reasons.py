@@ -160,7 +160,7 @@ def _why_no_node(cluster: ClusterState) -> str:
 
 
 def _advice(cluster: ClusterState, known: list[NodeInfo]) -> list[str]:
-    """What can be done to have a node; sentences."""
+    """Sentences that say how to have a node."""
     found = []
     items = cluster._allocations
     for item in items:

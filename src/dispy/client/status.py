@@ -49,7 +49,7 @@ def print_table(
 
 
 def _ends(tally: Tally, pending: int) -> list[str]:
-    """What is to be said of jobs that have no result, a line each."""
+    """Lines about jobs that have no result."""
     first = tally.first()
     found = []
     if tally.failed:

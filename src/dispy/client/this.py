@@ -11,7 +11,7 @@ pid = os.getpid()
 
 
 def user_and_host() -> str:
-    """Who runs this program, and on which machine, for the logs of nodes: "alice@ws7"."""
+    """User and machine of this program, for the logs of nodes: "alice@ws7"."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # an account without a name, as in containers

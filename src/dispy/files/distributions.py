@@ -28,7 +28,7 @@ wherever a wheel is installed."""
 
 
 class Distribution(NamedTuple):
-    """What was installed together.
+    """A distribution: files that were installed together.
 
     Attributes:
         label: Name and version.
@@ -103,7 +103,7 @@ def _label(metadata: str) -> str:
 
 
 def _eligible(record: bytes, metadata: str) -> tuple[str, ...]:
-    """What of a record may be needed to import its modules."""
+    """The files of a record that may be needed to import its modules."""
     lines = record.decode("utf-8", "replace").splitlines()
     paths = [row[0] for row in csv.reader(lines) if row]
     return tuple(path for path in paths if _is_eligible(path, metadata))

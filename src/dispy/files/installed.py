@@ -27,7 +27,7 @@ Signature = tuple[int, int, int, int, int]
 
 
 class Installed:
-    """What the Python of jobs finds by itself. Used by several threads.
+    """Packages that the Python of jobs finds by itself. Used by several threads.
 
     Args:
         search_path: Asked for the directories in which it looks for modules, in their order.
@@ -46,7 +46,7 @@ class Installed:
         work: Path | None,
         is_wanted: Callable[[], bool] = lambda: True,
     ) -> list[FileEntry]:
-        """What is left of files without those of packages that are here as they are in the program.
+        """The files to send: all but those of packages that are here as they are in the program.
 
         Args:
             entries: All files that are to be in a working directory.

@@ -32,7 +32,7 @@ class Part(NamedTuple):
 
 
 def parts_of(module: ModuleType, base: Path | None) -> Iterator[Part]:
-    """What it takes to import a module on a node: the whole package that it is in.
+    """Files that a node needs to import a module: the whole package that it is in.
 
     The user's own modules also lie where they do here, relative to ``base``: programs may look for them there.
 

@@ -46,7 +46,7 @@ ASK_AGAIN_S = 5.0
 """A node whose process cannot be seen is connected to so often, to see whether it is there."""
 
 DOUBT_S = 60.0
-"""Whoever listened in such a node's place without its secret is not tried again for so long."""
+"""Seconds for which a listener in such a node's place that has not its secret is not tried again."""
 
 OLD_S = 7 * 86400.0
 """Living nodes touch their directory every minute; one that nobody has touched for so long is removed."""
@@ -87,7 +87,7 @@ def places() -> list[Path]:
 
 
 def where_looked() -> str:
-    """Those directories, as a message names them."""
+    """The directories of ``places``, as a message names them."""
     found = places()
     seen = [str(path) for path in found if path is found[0] or path.is_dir()]
     return " and ".join(seen) or "no directory, as this user has none"
@@ -217,7 +217,7 @@ class Lookout:
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._read: dict[str, tuple[tuple[int, ...], Listing | None]] = {}
-        """What a file has said, and how it was then, by path."""
+        """Contents of each file, and its stamp at that time, by path."""
         self._answered: dict[str, float] = {}
         """When a node answered whose process cannot be seen."""
         self._doubted: dict[tuple[str, int], float] = {}
@@ -236,7 +236,7 @@ class Lookout:
         return [found[node] for node in sorted(found)]
 
     def with_secret(self, fingerprint: str) -> list[Listing]:
-        """Those of them that have a secret."""
+        """Running nodes that have a secret."""
         return [listing for listing in self.running() if listing.fingerprint == fingerprint]
 
     def doubt(self, host: str, port: int) -> bool:
@@ -310,7 +310,7 @@ def _files(directory: Path) -> list[str]:
 
 
 def _decode(path: str) -> Listing | None:
-    """What a file says; None if it describes no node.
+    """The node that a file describes; None if it describes none.
 
     Raises:
         OSError: It cannot be read.

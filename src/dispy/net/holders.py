@@ -1,4 +1,4 @@
-"""Who holds a port of this machine: what can be seen of it without rights."""
+"""Holders of ports of this machine, as far as they can be seen without rights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LISTENS = b"0A"
 
 
 def holder(host: str, port: int) -> str:
-    """Who keeps others from listening on a port of an address, in words; "another program" if that cannot be seen."""
+    """The holder of a port of an address, in words; "another program" if that cannot be seen."""
     for listing in Lookout().running():
         is_same = listing.is_everywhere or local(host) != host or listing.host == host
         if is_same and listing.port == port:

@@ -103,7 +103,7 @@ class Console:
 
 
 class Prompt:
-    """What is done about the lines that an administrator types.
+    """Commands that an administrator types at the terminal.
 
     Args:
         service: The node.

@@ -143,7 +143,7 @@ class HostProcess:
         self._input = bytearray()
         self._said = b""
         self._words = ""
-        """What it has printed last."""
+        """The last lines that the host has printed."""
         self.is_dead = False
 
     def _start(self, slots_max: int, mark: str, account: Account | None, undo: ExitStack) -> None:
@@ -228,7 +228,7 @@ class HostProcess:
         return text
 
     def last_words(self) -> str:
-        """What a host that has died has printed last: a traceback, or some lines."""
+        """The last words of a host that has died: a traceback, or some lines."""
         words = self._words + self._said.decode("utf-8", "replace")
         begin = words.rfind(_TRACEBACK)
         if begin >= 0:

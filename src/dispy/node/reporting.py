@@ -28,7 +28,7 @@ LINES_MAX = 100
 """Lines a minute about programs and computations: a program that makes a cluster a second fills no disk."""
 
 EVERY_S = 60.0
-"""That is counted anew so often; and so often it is said what a node waits for that is drained."""
+"""Seconds after which lines are counted anew, and after which a node that is drained says again what it waits for."""
 
 PROGRAMS_MAX = 5
 """Programs that a line names."""
@@ -37,7 +37,7 @@ MORE = "comings and goings of programs and computations"
 
 
 class Guest(Struct):
-    """What was said of a client.
+    """A client as its lines in the log have shown it.
 
     Attributes:
         name: As others see it.
@@ -55,7 +55,7 @@ class Guest(Struct):
 
 
 class Reports:
-    """What is known of what was said.
+    """The state of the log of one node: its guests, and how many lines there were.
 
     Args:
         service: The node.

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.node")
 
 _ON_CONNECTIONS = (core.FromClient, core.Tell)
-"""What shows as a message already."""
+"""Events and actions that show as a message already."""
 
 _QUIET = (core.Tick, core.Flush, core.FlushSoon, core.Look, core.Looked)
-"""What happens a hundred times a second, or comes of that."""
+"""Events that happen a hundred times a second, and actions that come of them."""
 
 
 def begin(service: NodeState) -> None:

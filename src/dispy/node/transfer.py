@@ -187,7 +187,7 @@ class Incoming:
         return self._mapped if self._mapped is not None else os.pread(self._descriptor, self._size, 0)
 
     def let_go(self) -> None:
-        """It was looked at, and its room can be used again."""
+        """Note that the object was looked at: its room can be used again."""
         self._close()
         self._drop()
 

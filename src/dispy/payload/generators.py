@@ -103,7 +103,7 @@ def held_by(value: Any, module: str = "") -> list[Any]:
 
 
 def _in_arrays(objects: list[Any]) -> list[Any]:
-    """What arrays of objects hold, pandas' included: the collector does not know it."""
+    """Objects that arrays hold, those of pandas included: the collector does not know them."""
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return []
@@ -236,7 +236,7 @@ def shared(value: Any, who: str) -> Any:
 
 
 def arrive(value: Any) -> Any:
-    """What a ``Shared`` is unpickled to."""
+    """The value of a ``Shared``, where it is unpickled."""
     reseed(held_by(value), key_here())
     return value
 

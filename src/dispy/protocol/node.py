@@ -129,7 +129,7 @@ class Attach(Struct, array_like=True, tag=1):
     name: Name
     received: Number = 0
     origin: Name = ""
-    """Who runs it, and on which machine, as it says itself: "alice@ws7". For logs."""
+    """User and machine of the program, as it says itself: "alice@ws7". For logs."""
 
 
 class Reconcile(Struct, array_like=True, tag=2):
@@ -572,7 +572,7 @@ class NodeCpus(Struct, array_like=True, tag=42):
 
 
 DRAINING = "it is being drained: it takes no new jobs, and leaves when those that run have ended"
-"""What a node says while that is so."""
+"""The reason that a node gives while it is drained."""
 
 
 ToNode = (

@@ -108,7 +108,7 @@ class SchedulerService:
         self.identity = identity
         self.name = name
         self.origin = ""
-        """Who runs this program, and on which machine; for the logs of nodes."""
+        """User and machine of this program, for the logs of nodes."""
         self.memory: SharedPool | None = None
         """Where large payloads lie that nodes of this machine can take by name."""
         self.after_note: Callable[[Callable[[], None]], object] | None = None

@@ -22,7 +22,7 @@ logger = logging.getLogger("dispy.scheduler")
 Decide = Callable[[core.Event, float], list[core.Action]]
 
 _ON_LINKS = (core.FromNodeEvent, core.Send)
-"""What shows as a message already."""
+"""Events and actions that show as a message already."""
 
 _QUIET = (core.Tick,)
 
@@ -40,7 +40,7 @@ def set_tracing(service: SchedulerService, is_on: bool) -> None:
 
 
 def tracer(link: Link) -> Any:
-    """What a link's connection calls with each message."""
+    """The function that a link's connection calls with each message."""
     return partial(_on_message, link)
 
 

@@ -576,7 +576,7 @@ class Computation:
         self.sampled = 0
         """Results so far; plans for short jobs grow with the evidence for them."""
         self.finished = 0
-        """Those of jobs that returned a value."""
+        """Number of jobs that returned a value."""
         self.busy = 0
         """CPUs in use for it."""
         self.is_held_off = False

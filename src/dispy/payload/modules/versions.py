@@ -92,7 +92,7 @@ def _plain(name: str) -> str:
 
 
 def differing(versions: Mapping[str, str]) -> str:
-    """What to say of packages that are installed here in other versions; empty if there are none.
+    """The words about packages that are installed here in other versions; empty if there are none.
 
     Args:
         versions: What ``versions_used`` has found in the program.
