@@ -124,6 +124,7 @@ def test_a_directory_that_cannot_be(place: Place, here: Path, given: str, says: 
     said = refused(Node(place, "--listen_port", "0", "--dest_path_prefix", given, cwd=here))
     assert f"dispynode: dest_path_prefix: {''}" in said
     assert says in said
+    assert [path.name for path in here.iterdir()] == ["dangling"], "nothing is made of what cannot be"
 
 
 def test_a_directory_that_was_removed(place: Place, here: Path) -> None:

@@ -245,6 +245,10 @@ def make_directories(path: str, mode: int) -> None:
     Raises:
         OSError: One cannot be made.
     """
+    with suppress(FileNotFoundError):
+        os.stat(
+            path
+        )  # a path that is too long is refused before its first two thousand directories are made
     missing = []
     while not os.path.isdir(path):
         missing.append(path)
