@@ -107,7 +107,7 @@ class Outlet:
         return True
 
     def _deliver_here(self, item: logging.LogRecord | str) -> None:
-        """There is no thread to be had."""
+        """Deliver a line on the thread that logs it, as no other can be started."""
         self._here.is_ours = True
         try:
             self._call(item)

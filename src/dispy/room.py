@@ -40,7 +40,7 @@ class Room(NamedTuple):
 
 
 class NoRoomError(OSError):
-    """There is no room on the memory file system and none on disk.
+    """No room is left on the memory file system and none on disk.
 
     Attributes:
         is_passing: There may be some later: all of it would do.

@@ -66,7 +66,7 @@ def owner_of(site: str, relative: str) -> Distribution | None:
 
 @functools.lru_cache(256)
 def _owner_of(site: str, relative: str, changed: int) -> Distribution | None:
-    """The same; ``changed`` is when something was installed there last."""
+    """The owner of a file of a site directory; ``changed`` is when something was installed there last (ns)."""
     unrecorded = []
     for name in sorted(os.listdir(site)):
         if not name.endswith(METADATA):

@@ -66,7 +66,7 @@ class Loaded:
     ) -> None:
         self.key = key
         self.computation: core.Computation | None = None
-        """As the core has it, or had, until it was logged that it has left."""
+        """The computation of the core; kept until the log has said that it has left."""
         self.since = 0.0
         """When its host was told to load it (monotonic)."""
         self.per_worker = compute.setup_per_worker
