@@ -21,9 +21,9 @@ from benchmarks.harness import ROOT, Row, at_least, at_most, median_row, noop, q
 from benchmarks.latency import round_trips
 from dispy.net.connection import Connection
 from dispy.net.listener import Listener
-from dispy.net.secrets import generate, stretch
-from dispy.net.tls import DialerTls, Tls, dialer_tls, listener_tls
 from dispy.protocol import node
+from dispy.security.secrets import generate, stretch
+from dispy.security.tls import DialerTls, Tls, dialer_tls, listener_tls
 
 
 def run(quick: bool) -> list[Row]:

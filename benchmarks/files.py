@@ -160,7 +160,7 @@ def _node(place: Path, number: int, is_shared: bool) -> Iterator[int]:
     """A node, with the user's state directory or a copy of it; yields its port."""
     before = os.environ["XDG_STATE_HOME"]
     if not is_shared:
-        from dispy.net.secrets import choose
+        from dispy.security.secrets import choose
 
         choose("", None)
         state = place / f"state-{number}"

@@ -25,7 +25,7 @@ import psutil
 from benchmarks import harness
 from benchmarks.harness import ROOT, Row, at_least, at_most, quantile
 from dispy import DispyJob, JobCluster, config
-from dispy.processes import MARK
+from dispy.system.processes import MARK
 
 PAUSE_S = 0.005
 

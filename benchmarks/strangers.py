@@ -15,8 +15,8 @@ import psutil
 
 from benchmarks import harness
 from benchmarks.harness import Row, at_most, median_row
-from dispy.net.tls import Tls, dialer_tls
 from dispy.protocol.frames import CONTROL, header
+from dispy.security.tls import Tls, dialer_tls
 
 HTTP = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 GARBAGE = header(CONTROL, 100) + bytes(range(100, 200))

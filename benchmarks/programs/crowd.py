@@ -16,9 +16,9 @@ import uvloop
 
 from dispy.net.connection import Connection
 from dispy.net.listener import Listener
-from dispy.net.secrets import stretch
-from dispy.net.tls import ListenerTls, Tls, listener_tls
 from dispy.protocol import node
+from dispy.security.secrets import stretch
+from dispy.security.tls import ListenerTls, Tls, listener_tls
 
 
 class Peer:

@@ -8,9 +8,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from dispy import config, here
+from dispy import config
 from dispy.errors import UsageError
-from dispy.stall import STALL_S
+from dispy.system import current_directory
+from dispy.system.watchdog import STALL_S
 
 PULSE_S = 1.0
 """A sign of life is sent at least so often, unless a program asks for another interval."""
@@ -93,7 +94,7 @@ def check_node(settings: NodeSettings, cpus_present: int) -> NodeSettings:
     paths: dict[str, str | None] = {}
     for name in _PATHS:
         try:
-            paths[name] = here.own_file(getattr(settings, name), name)
+            paths[name] = current_directory.own_file(getattr(settings, name), name)
         except UsageError as error:
             faults.append(str(error))
     prefix = paths.get("dest_path_prefix")

@@ -22,7 +22,7 @@ from dispy.net.connection import Connection
 from dispy.protocol import frames, limits, node
 from dispy.protocol.frames import FrameReader, guess_protocol
 from dispy.protocol.handshake import REFUSAL, TLS_REFUSAL, Challenge, Handshake, Proof, find_fault
-from dispy.text import line
+from dispy.system.escaping import line
 
 from .fakes import FakeLoop, Fault
 from .mutations import (

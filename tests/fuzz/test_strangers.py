@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dispy.errors import RemoteProtocolError
 from dispy.net.connection import Connection
-from dispy.net.tls import Tls, dialer_tls
 from dispy.protocol import limits
 from dispy.protocol.frames import FrameReader
 from dispy.protocol.handshake import Challenge, Handshake, Proof
+from dispy.security.tls import Tls, dialer_tls
 
 from . import strangers
 from .fakes import FakeLoop

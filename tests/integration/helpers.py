@@ -19,8 +19,8 @@ from typing import TypeVar
 
 import psutil
 
-from dispy.net.directories import FREE, GIVEN, memory_directory
-from dispy.processes import children
+from dispy.system.directories import FREE, GIVEN, memory_directory
+from dispy.system.processes import children
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
-from dispy.net.certificates import Kind, new_ca, new_leaf
+from dispy.security.certificates import Kind, new_ca, new_leaf
 
 
 class Pair(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import dispy
-from dispy.net import secrets
+from dispy.security import secrets
 
 from .conftest import MakeCluster, StartNode
 from .helpers import Place, Program

@@ -17,7 +17,7 @@ import pytest
 
 import dispy
 from dispy import config
-from dispy.net.directories import FREE
+from dispy.system.directories import FREE
 
 from .conftest import MakeCluster, RunProgram, StartNode
 from .helpers import Place, memory_of, wait_for

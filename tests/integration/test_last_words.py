@@ -15,7 +15,7 @@ from collections.abc import Callable
 import pytest
 
 import dispy
-from dispy.processes import is_ending
+from dispy.system.processes import is_ending
 
 from .conftest import MakeCluster, RunProgram
 from .helpers import Place, wait_for

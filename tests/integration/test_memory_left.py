@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dispy.net.directories import GIVEN, memory_directory
+from dispy.system.directories import GIVEN, memory_directory
 
 from .conftest import RunProgram, StartNode
 from .helpers import Node, Place, Program, in_use, opened, wait_for, wait_gone

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import dispy
-from dispy.net.secrets import generate
+from dispy.security.secrets import generate
 
 from .conftest import MakeCluster, StartNode
 from .filing import stored

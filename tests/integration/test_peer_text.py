@@ -14,10 +14,10 @@ import msgspec
 import pytest
 
 import dispy
-from dispy.net.secrets import stretch
 from dispy.protocol import frames, node
 from dispy.protocol.frames import FrameReader
 from dispy.protocol.handshake import NONCE_SIZE, Handshake
+from dispy.security.secrets import stretch
 
 from .conftest import MakeCluster, RunProgram, StartNode
 from .helpers import Place, wait_for

@@ -22,9 +22,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dispy.net.tls import Tls, dialer_tls
 from dispy.protocol import frames, limits
 from dispy.protocol.handshake import Challenge, Proof
+from dispy.security.tls import Tls, dialer_tls
 from fuzz.mutations import HANDSHAKE, HELLO, Mutator
 
 from .conftest import RunProgram, StartNode

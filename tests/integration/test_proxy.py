@@ -21,9 +21,9 @@ import msgspec
 import pytest
 
 import dispy
-from dispy.net.tls import Tls, dialer_tls, listener_tls
 from dispy.protocol import frames, node
 from dispy.protocol.handshake import Proof
+from dispy.security.tls import Tls, dialer_tls, listener_tls
 
 from .conftest import MakeCluster, StartNode
 from .helpers import Place, wait_for

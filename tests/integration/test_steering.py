@@ -15,7 +15,7 @@ import pytest
 import dispy
 from dispy import DispyJob, DispyNode, NodeAllocate
 from dispy.errors import PicklingError, SilenceError, UsageError
-from dispy.net.directories import state_directory
+from dispy.system.directories import state_directory
 
 from .conftest import MakeCluster, StartNode
 from .helpers import wait_for

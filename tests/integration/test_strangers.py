@@ -27,9 +27,9 @@ import pytest
 import dispy
 from dispy.net.connection import HANDSHAKE_S
 from dispy.net.listener import HALF_OPEN_PER_ADDRESS
-from dispy.net.tls import Tls, dialer_tls, listener_tls
 from dispy.protocol import frames, limits
 from dispy.protocol.handshake import MAGIC, REFUSAL, TLS_REFUSAL, Hello, Refused
+from dispy.security.tls import Tls, dialer_tls, listener_tls
 
 from .conftest import MakeCluster, RunProgram, StartNode
 from .helpers import Node, Place, wait_for

@@ -15,7 +15,7 @@ import pytest
 
 import dispy
 from dispy.errors import UsageError
-from dispy.net.certificates import Kind, new_ca, new_leaf
+from dispy.security.certificates import Kind, new_ca, new_leaf
 
 from .conftest import MakeCluster, RunProgram, StartNode
 from .helpers import Node, Place, Program

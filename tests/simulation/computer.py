@@ -14,13 +14,13 @@ from dispy.core.execution import state as core
 from dispy.core.execution.offers import workers_max
 from dispy.errors import RemoteProtocolError
 from dispy.net.connection import HANDSHAKE_S, Connection
-from dispy.net.secrets import Secret
 from dispy.node import filing, stages, staging, telling
 from dispy.node.service import NodeService
 from dispy.node.state import NodeParts
 from dispy.protocol import node
 from dispy.protocol.node import Available, Job
 from dispy.protocol.worker import SLOT_CLAIM
+from dispy.security.secrets import Secret
 from dispy.settings import NodeSettings
 
 from . import checks

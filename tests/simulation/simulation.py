@@ -16,7 +16,7 @@ from pathlib import Path
 from dispy.core.scheduling.explain import why_full, why_open
 from dispy.core.scheduling.state import Computation
 from dispy.settings import PULSE_S, SILENT_PULSES
-from dispy.stall import STALL_S
+from dispy.system.watchdog import STALL_S
 
 from . import checks, recovered
 from .computer import Computer

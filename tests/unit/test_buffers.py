@@ -10,7 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from dispy.buffers import ADOPTED_MIN, SHARED_FILES_MAX, SHARED_MIN, Pool, SharedPool, claim_file, free_file
+from dispy.system.memory import (
+    ADOPTED_MIN,
+    SHARED_FILES_MAX,
+    SHARED_MIN,
+    Pool,
+    SharedPool,
+    claim_file,
+    free_file,
+)
 
 MIB = 1024 * 1024
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dispy.cgroups import cpu_quota, memory_limit
 from dispy.node.cpus import usable_cpus
+from dispy.system.control_groups import cpu_quota, memory_limit
 
 V1 = "9:name=systemd:/x\n4:memory:/docker/1\n2:cpu,cpuacct:/docker/1\n1:cpuset:/docker/1\n0::/x\n"
 NOTHING = 9223372036854771712

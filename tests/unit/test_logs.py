@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from dispy import logs
-from dispy.logs import LINES_MAX, LogLimit, Outlet
+from dispy.system import log_writer
+from dispy.system.log_writer import LINES_MAX, LogLimit, Outlet
 
 
 def record(text: str, level: int = logging.DEBUG, *arguments: object) -> logging.LogRecord:
@@ -147,7 +147,7 @@ def test_where_no_thread_can_be_started_lines_are_delivered_at_once(
 
 
 def test_an_idle_thread_ends_and_another_one_begins(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "IDLE_S", 0.01)
+    monkeypatch.setattr(log_writer, "IDLE_S", 0.01)
     seen: list[str] = []
     outlet = opened(lambda r: seen.append(r.getMessage()))
     for n in range(3):
@@ -212,4 +212,4 @@ def test_lines_of_a_kind_are_limited_and_counted() -> None:
 
 
 def test_times_are_as_a_clock_on_the_wall_shows_them() -> None:
-    assert len(logs.local_time(60)) == len("2026-01-01 00:00:00")
+    assert len(log_writer.local_time(60)) == len("2026-01-01 00:00:00")

@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from dispy.errors import UsageError
-from dispy.net import certificates
-from dispy.net.certificates import (
+from dispy.security import certificates
+from dispy.security.certificates import (
     CA_DAYS,
     DAYS_MAX,
     NAMES_MAX,
@@ -385,7 +385,7 @@ def test_ephemeral_certificates_differ() -> None:
 
 def test_the_library_is_not_loaded_before_it_is_needed() -> None:
     program = (
-        "import sys, dispy.net.certificates; print(any('cryptography' in name for name in sys.modules))"
+        "import sys, dispy.security.certificates; print(any('cryptography' in name for name in sys.modules))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True

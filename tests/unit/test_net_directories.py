@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from dispy.errors import StateDirectoryError
-from dispy.net import directories
-from dispy.net.directories import (
+from dispy.system import directories
+from dispy.system.directories import (
     memory_directory,
     private_directory,
     runtime_path,

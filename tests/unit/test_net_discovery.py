@@ -19,7 +19,7 @@ import pytest
 from dispy.errors import StateDirectoryError
 from dispy.net import discovery
 from dispy.net.discovery import Entry, Listing, Lookout, places, running_nodes, where_looked
-from dispy.net.living import Process, is_alive, this_process
+from dispy.system.liveness import Process, is_alive, this_process
 
 NOWHERE = Process(1)
 """One that cannot be seen from here."""
@@ -170,7 +170,7 @@ def test_what_a_dead_node_left_is_not_found_and_is_removed(home: Path, dead: Pro
 def test_a_node_of_another_process_is_found_while_it_lives(home: Path) -> None:
     program = (
         "from dispy.net.discovery import Entry, Listing\n"
-        "from dispy.net.living import this_process\n"
+        "from dispy.system.liveness import this_process\n"
         "entry = Entry(Listing('alive', '127.0.0.1', 9701, False, 'name', 2, this_process(), 'ours'))\n"
         "print('ready', flush=True)\n"
         "input()\n"

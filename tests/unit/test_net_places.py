@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dispy.net.places import MAKING_S, Place, sweep
+from dispy.system.run_directory import MAKING_S, Place, sweep
 
 
 @pytest.fixture

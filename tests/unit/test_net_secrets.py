@@ -13,7 +13,7 @@ from threading import Barrier
 import pytest
 
 from dispy.errors import StateDirectoryError, UsageError
-from dispy.net import secrets
+from dispy.security import secrets
 
 STARTERS = 8
 
@@ -67,7 +67,7 @@ def test_threads_that_start_at_once_get_one_secret(home: Path) -> None:
 
 
 def test_processes_that_start_at_once_get_one_secret(home: Path) -> None:
-    program = "from dispy.net import secrets; input(); print(secrets.own().fingerprint())"
+    program = "from dispy.security import secrets; input(); print(secrets.own().fingerprint())"
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -12,10 +12,10 @@ import uvloop
 
 from dispy.errors import InternalError
 from dispy.net.connection import Connection
-from dispy.net.tls import Tls, dialer_tls, listener_tls
 from dispy.protocol import limits, node
 from dispy.protocol.frames import MemorySink, MemorySource
 from dispy.scheduler.link import PoolSink
+from dispy.security.tls import Tls, dialer_tls, listener_tls
 
 KEY = bytes(32)
 

@@ -17,13 +17,13 @@ from types import SimpleNamespace
 import pytest
 
 from dispy.errors import StateDirectoryError
-from dispy.net import directories
-from dispy.net.directories import GIVEN, GIVEN_BITS, given_prefix
 from dispy.node.accounts import Account
 from dispy.node.segments import Segments, WorkSpace
 from dispy.protocol import worker as protocol
 from dispy.protocol.node import PutObject
-from dispy.room import Room
+from dispy.system import directories
+from dispy.system.directories import GIVEN, GIVEN_BITS, given_prefix
+from dispy.system.free_space import Room
 from dispy.worker.segments import Segments as WorkerSegments
 
 

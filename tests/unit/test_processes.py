@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from dispy.processes import children, reap, shortage
+from dispy.system.processes import children, reap, shortage
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="lists of children are Linux's")

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from dispy import room
-from dispy.room import NoRoomError, Room
+from dispy.system import free_space
+from dispy.system.free_space import NoRoomError, Room
 
 MIB = 1 << 20
 
@@ -41,7 +41,7 @@ def sizes(there: Room, monkeypatch: pytest.MonkeyPatch) -> Sizes:
             )
 
         monkeypatch.setattr(os, "statvfs", statvfs)
-        monkeypatch.setattr(room, "memory_max", lambda: int(limit * MIB))
+        monkeypatch.setattr(free_space, "memory_max", lambda: int(limit * MIB))
 
     say()
     return say
@@ -72,19 +72,19 @@ def test_memory_is_used_as_far_as_others_are_left_some(
     there: Room, sizes: Sizes, memory: tuple[float, float], limit: float, size: float, fits: bool
 ) -> None:
     sizes(memory, (0, 0), limit)
-    assert room.fits_in_memory(there.memory, int(size * MIB)) is fits
-    assert room.places(there, int(size * MIB)) == ([there.memory] if fits else []) + [there.disk]
+    assert free_space.fits_in_memory(there.memory, int(size * MIB)) is fits
+    assert free_space.places(there, int(size * MIB)) == ([there.memory] if fits else []) + [there.disk]
 
 
 def test_where_there_is_one_place_only_it_is_tried(there: Room, sizes: Sizes) -> None:
     sizes((64, 0))
-    assert room.places(Room(there.memory, ""), MIB) == [there.memory]
-    assert room.places(Room("", there.disk), MIB) == [there.disk]
+    assert free_space.places(Room(there.memory, ""), MIB) == [there.memory]
+    assert free_space.places(Room("", there.disk), MIB) == [there.disk]
 
 
 def test_a_directory_that_is_gone_has_no_room(tmp_path: Path) -> None:
-    assert not room.fits_in_memory(str(tmp_path / "gone"), 1)
-    assert room.kept_max(str(tmp_path / "gone"), 10) == 0
+    assert not free_space.fits_in_memory(str(tmp_path / "gone"), 1)
+    assert free_space.kept_max(str(tmp_path / "gone"), 10) == 0
 
 
 @pytest.mark.parametrize(("total", "kept"), [(64, 16), (16_000, 512), (0, 512)])
@@ -92,7 +92,7 @@ def test_what_is_kept_to_be_used_again_is_a_quarter_at_most(
     there: Room, sizes: Sizes, total: float, kept: float
 ) -> None:
     sizes((total, total))
-    assert room.kept_max(there.memory, 512 * MIB) == kept * MIB
+    assert free_space.kept_max(there.memory, 512 * MIB) == kept * MIB
 
 
 def write(data: bytes) -> Callable[[int], None]:
@@ -100,14 +100,14 @@ def write(data: bytes) -> Callable[[int], None]:
 
 
 def test_a_file_lies_in_memory_or_on_disk_and_is_found(there: Room, sizes: Sizes) -> None:
-    assert room.write_new(there, "1", 3, write(b"one")) == f"{there.memory}/1"
+    assert free_space.write_new(there, "1", 3, write(b"one")) == f"{there.memory}/1"
     sizes((64, 0))
-    assert room.write_new(there, "2", 3, write(b"two")) == f"{there.disk}/2"
-    assert Path(room.find(there, "1")).read_bytes() == b"one"
-    assert Path(room.find(there, "2")).read_bytes() == b"two"
-    assert room.find(there, "3") == f"{there.memory}/3"
+    assert free_space.write_new(there, "2", 3, write(b"two")) == f"{there.disk}/2"
+    assert Path(free_space.find(there, "1")).read_bytes() == b"one"
+    assert Path(free_space.find(there, "2")).read_bytes() == b"two"
+    assert free_space.find(there, "3") == f"{there.memory}/3"
     with pytest.raises(FileExistsError):
-        room.write_new(there, "2", 3, write(b"new"))
+        free_space.write_new(there, "2", 3, write(b"new"))
     assert Path(there.disk, "2").read_bytes() == b"two"
 
 
@@ -124,18 +124,18 @@ def fails_in(there: str, number: int) -> Callable[[int], None]:
 
 def test_what_does_not_fit_after_all_goes_to_disk_from_its_beginning(there: Room, sizes: Sizes) -> None:
     """Somebody else was faster."""
-    assert room.write_new(there, "1", 4, fails_in(there.memory, errno.ENOSPC)) == f"{there.disk}/1"
+    assert free_space.write_new(there, "1", 4, fails_in(there.memory, errno.ENOSPC)) == f"{there.disk}/1"
     assert Path(there.disk, "1").read_bytes() == b"part"
     assert os.listdir(there.memory) == []
 
 
-@pytest.mark.parametrize("number", room.SHORT)
+@pytest.mark.parametrize("number", free_space.SHORT)
 def test_without_any_room_the_error_says_what_there_is_and_what_to_do(
     there: Room, sizes: Sizes, number: int
 ) -> None:
     sizes((64, 2), (1000, 300))
     with pytest.raises(NoRoomError) as caught:
-        room.write_new(there, "1", 100 * MIB, fails_in(there.disk, number))
+        free_space.write_new(there, "1", 100 * MIB, fails_in(there.disk, number))
     said = str(caught.value)
     assert said.startswith("there is no room for 100 MiB on the memory file system /")
     for text in ("2 MiB of 64 MiB free", "300 MiB of 1,000 MiB free", "--shm-size=2g", "TMPDIR"):
@@ -148,14 +148,14 @@ def test_what_does_not_fit_is_not_tried(there: Room, sizes: Sizes) -> None:
     """It would take the last bytes of the disk from others."""
     sizes((64, 2), (1000, 99))
     with pytest.raises(NoRoomError, match="99 MiB of 1,000 MiB free"):
-        room.write_new(there, "1", 100 * MIB, lambda _: pytest.fail("it is tried"))
+        free_space.write_new(there, "1", 100 * MIB, lambda _: pytest.fail("it is tried"))
     sizes((64, 2), (0, 0))  # which does not tell its size
-    assert room.places(there, 100 * MIB) == [there.disk]
+    assert free_space.places(there, 100 * MIB) == [there.disk]
 
 
 def test_an_error_of_another_kind_is_told_as_it_is(there: Room, sizes: Sizes) -> None:
     with pytest.raises(OSError, match="Input/output") as caught:
-        room.write_new(there, "1", 1, fails_in("/", errno.EIO))
+        free_space.write_new(there, "1", 1, fails_in("/", errno.EIO))
     assert not isinstance(caught.value, NoRoomError)
 
 
@@ -168,7 +168,7 @@ def test_what_is_larger_than_all_there_is_never_finds_room(
 ) -> None:
     sizes((memory, 0), (disk, 0))
     assert NoRoomError(there, int(size * MIB)).is_passing is is_passing
-    assert not room.has_room(there, int(size * MIB))
+    assert not free_space.has_room(there, int(size * MIB))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_there_is_room_again_when_one_of_both_has_some(
     there: Room, sizes: Sizes, memory: float, disk: float, has: bool
 ) -> None:
     sizes((64, memory), (1000, disk))
-    assert room.has_room(there, 10 * MIB) is has
+    assert free_space.has_room(there, 10 * MIB) is has
 
 
 def test_a_file_that_is_larger_than_allowed_never_finds_room(there: Room) -> None:
@@ -186,7 +186,7 @@ def test_a_file_that_is_larger_than_allowed_never_finds_room(there: Room) -> Non
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
         with pytest.raises(NoRoomError, match="larger than allowed: see 'ulimit -f'") as caught:
-            room.write_new(there, "1", 1001, lambda descriptor: _write_all(descriptor, bytes(1001)))
+            free_space.write_new(there, "1", 1001, lambda descriptor: _write_all(descriptor, bytes(1001)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not caught.value.is_passing

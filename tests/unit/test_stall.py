@@ -16,7 +16,7 @@ from dispy.protocol import node
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Compute, Job
 from dispy.protocol.worker import claim
-from dispy.stall import Stall
+from dispy.system.watchdog import Stall
 
 CLIENT = on_node.ClientId(b"c" * 16)
 NODE = core.NodeId(b"n" * 16)

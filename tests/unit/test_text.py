@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dispy.text import Formatter, counted, line, lines, of_error, sendable, short_repr
+from dispy.system.escaping import Formatter, counted, line, lines, of_error, sendable, short_repr
 
 TURNING = {
     "\u061c",

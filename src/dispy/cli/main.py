@@ -16,9 +16,9 @@ from dispy import __version__
 from dispy.cli.options import Underscores, UserPath
 from dispy.cli.run import run
 from dispy.errors import DispyError, UsageError
-from dispy.net import certificates, secrets
-from dispy.net.addresses import is_loopback
-from dispy.net.directories import state_directory
+from dispy.security import certificates, secrets
+from dispy.system.addresses import is_loopback
+from dispy.system.directories import state_directory
 
 SECRET = "dispy.secret"
 """Name of the file beside certificates with the secret that their owners share."""

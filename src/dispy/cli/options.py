@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from dispy import here
 from dispy.errors import UsageError
+from dispy.system import current_directory
 
 
 class Underscores(click.Command):
@@ -106,7 +106,7 @@ class UserPath(click.Path):
                 return value
             self.fail("the path is empty; give one, or leave the option out", param, ctx)
         try:
-            return super().convert(here.expanded(value), param, ctx)
+            return super().convert(current_directory.expanded(value), param, ctx)
         except UsageError as error:
             self.fail(str(error), param, ctx)
 

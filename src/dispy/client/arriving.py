@@ -16,13 +16,14 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from dispy import config, here
+from dispy import config
 from dispy.client.callbacks import Caller
 from dispy.core.scheduling.state import NodeId
 from dispy.protocol import limits
 from dispy.protocol.files import RESERVED, check_path
 from dispy.protocol.node import AcknowledgeProvisional, FilePart, Provisional
-from dispy.text import line
+from dispy.system import current_directory
+from dispy.system.escaping import line
 
 if TYPE_CHECKING:
     from dispy.client.state import ClusterState
@@ -39,7 +40,7 @@ def note_root() -> None:
     """The first cluster of the program is made: files go below the directory that is current now."""
     global _root
     if not _root:
-        _root = str(here.directory() or "")
+        _root = str(current_directory.directory() or "")
 
 
 class Key(NamedTuple):

@@ -13,19 +13,19 @@ from typing import Any, TypeVar
 
 from dispy.client.dead import Session
 from dispy.client.journal import GIVEN_UP, USED
-from dispy.clock import Clock
 from dispy.core.recovery import PlaceStatus, Recovery
 from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
-from dispy.net.addresses import is_loopback
 from dispy.net.connection import Connection
 from dispy.net.discovery import Listing, Lookout
-from dispy.net.tls import Tls, check, dialer_tls
-from dispy.processes import fill_standard_descriptors
 from dispy.protocol import node
 from dispy.protocol.node import from_node_decoder
 from dispy.scheduler.link import PoolSink, Target, take_output
+from dispy.security.tls import Tls, check, dialer_tls
 from dispy.settings import PULSE_S
-from dispy.text import block, line, lines
+from dispy.system.addresses import is_loopback
+from dispy.system.clock import Clock
+from dispy.system.escaping import block, line, lines
+from dispy.system.processes import fill_standard_descriptors
 
 T = TypeVar("T")
 

@@ -24,7 +24,7 @@ from dispy.client.log import notice
 from dispy.client.standing import Standing
 from dispy.client.waiting import Signal
 from dispy.errors import UsageError
-from dispy.text import counted
+from dispy.system.escaping import counted
 
 if TYPE_CHECKING:
     from dispy.client.state import ClusterState

@@ -11,8 +11,8 @@ from types import FrameType
 from typing import Any
 
 from dispy.errors import UsageError
-from dispy.net.addresses import resolve
 from dispy.settings import PULSE_MAX_S
+from dispy.system.addresses import resolve
 
 
 def describe(value: Any) -> str:

@@ -8,13 +8,14 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from dispy import config
-from dispy.client import callbacks, ending, failures, noting, this
+from dispy.client import callbacks, ending, failures, noting
 from dispy.client.callbacks import Caller, Waited
 from dispy.client.checking import check_flag, deadline
 from dispy.client.log import notice
 from dispy.client.mapping import Chunk
 from dispy.client.nodes import DispyNode
 from dispy.errors import UsageError
+from dispy.system import process_identity
 
 if TYPE_CHECKING:
     from dispy.client.cluster import JobCluster
@@ -41,7 +42,7 @@ def close(
         is_interrupted: After Ctrl-C, which callbacks are not waited for as long as they take.
     """
     was_closed = cluster._is_closed
-    if cluster._pid != this.pid:
+    if cluster._pid != process_identity.pid:
         if was_closed:
             return None
         cluster._check_open()

@@ -11,18 +11,8 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
-from dispy import config, here, payload
-from dispy.client import (
-    callbacks,
-    closing,
-    data,
-    ending,
-    finding,
-    noting,
-    reasons,
-    submitting,
-    this,
-)
+from dispy import config, payload
+from dispy.client import callbacks, closing, data, ending, finding, noting, reasons, submitting
 from dispy.client import status as status_module
 from dispy.client.arriving import note_root
 from dispy.client.brief import brief, briefly
@@ -43,11 +33,12 @@ from dispy.client.parameters import check_dest_path, check_each, reentrant_or_no
 from dispy.client.refs import Ref
 from dispy.client.steering import NodeNames
 from dispy.errors import PicklingError, UsageError
-from dispy.net import secrets
-from dispy.net.addresses import is_loopback
-from dispy.net.tls import Tls, check
 from dispy.protocol.files import FileEntry
+from dispy.security import secrets
+from dispy.security.tls import Tls, check
 from dispy.settings import PULSE_S
+from dispy.system import current_directory, process_identity
+from dispy.system.addresses import is_loopback
 
 logger = logging.getLogger("dispy.client")
 
@@ -213,13 +204,13 @@ class JobCluster(Maps):
 
         self._allocations = parse_nodes(nodes)
         self._wants_private = all(allocation.host == "*" for allocation in self._allocations)
-        self._secret_file = here.own_file(secret_file, "secret_file")
+        self._secret_file = current_directory.own_file(secret_file, "secret_file")
         self._secret = secrets.choose(secret, self._secret_file)
         payload.hide(
             secret or os.environ.get(secrets.VARIABLE, "")
         )  # if it stands in the script, whose text is sent
         files = [
-            here.own_file(path, name)
+            current_directory.own_file(path, name)
             for name, path in (("certfile", certfile), ("keyfile", keyfile), ("cafile", cafile))
         ]
         self._tls = check(Tls(files[0], files[1], files[2], tls))
@@ -234,7 +225,7 @@ class JobCluster(Maps):
             setup,
             cleanup if callable(cleanup) else None if cleanup in (True, False) else cleanup,
         )
-        self._shipped = Shipped(here.directory())
+        self._shipped = Shipped(current_directory.directory())
         self._files, self._held_files = self._take_files(depends)
         for allocation in self._allocations:
             self._code_for(allocation)  # what cannot be sent is refused here, and not when a node is found
@@ -400,7 +391,7 @@ class JobCluster(Maps):
             0 if the job is (being) cancelled, -1 if it had ended or is not one of this cluster. For several:
             0 if all are.
         """
-        if self._is_closed or self._pid != this.pid:
+        if self._is_closed or self._pid != process_identity.pid:
             self._check_open()
         if not isinstance(job, DispyJob):
             return ending.cancel_several(self, job)
@@ -422,7 +413,7 @@ class JobCluster(Maps):
         In a callback, for jobs only. Jobs that callbacks submit are waited for, too. False also if a callback is
         given up that waits for a lock, with a warning: see ``close``.
         """
-        if self._pid != this.pid:
+        if self._pid != process_identity.pid:
             self._check_open()
         return callbacks.wait_all(self, deadline(timeout)) is Waited.CALLED
 
@@ -500,7 +491,7 @@ class JobCluster(Maps):
         All callbacks have been called then, also those of other clusters; they are waited for as by ``close``.
         """
         self.close()
-        if self._pid == this.pid and not self._engine.clusters:
+        if self._pid == process_identity.pid and not self._engine.clusters:
             self._engine.callbacks.wait_called(None, "shutdown")
             stop_engine()
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from dispy import here, payload
+from dispy import payload
 from dispy.client import journal_files as files
 from dispy.client.journal import GIVEN_UP, PRIVATE, USED, Journal, Marked, NodeRow, Options
 from dispy.client.journal_files import BusyError, EmptyError
@@ -20,8 +20,9 @@ from dispy.client.log import notice
 from dispy.client.mapping import NUMBERS_FROM
 from dispy.core.recovery import PlaceStatus, Recovery, Result
 from dispy.errors import DispyError, UsageError
-from dispy.net import secrets
 from dispy.protocol.node import Ended
+from dispy.security import secrets
+from dispy.system import current_directory
 
 logger = logging.getLogger("dispy.client")
 
@@ -215,7 +216,9 @@ def open_journal(recover_file: str | os.PathLike[str], given: dict[str, Any]) ->
     """
     if not isinstance(recover_file, (str, os.PathLike)):
         raise UsageError(f"recover_file must be a path, not {type(recover_file).__name__}")
-    path = Path(here.absolute(here.expanded(recover_file, "recover_file"), "recover_file"))
+    path = Path(
+        current_directory.absolute(current_directory.expanded(recover_file, "recover_file"), "recover_file")
+    )
     if not path.exists():
         notice(f"there is no journal {path}: nothing to recover")
         return []

@@ -15,9 +15,9 @@ from dispy.client.journal import USED
 from dispy.client.journal_files import BusyError, EmptyError
 from dispy.client.log import logger
 from dispy.errors import DispyError
-from dispy.net.addresses import is_loopback
 from dispy.net.discovery import running_nodes
-from dispy.text import counted
+from dispy.system.addresses import is_loopback
+from dispy.system.escaping import counted
 
 if TYPE_CHECKING:
     import sqlite3

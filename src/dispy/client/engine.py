@@ -24,25 +24,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dispy import payload
-from dispy.buffers import SharedPool, pool
 from dispy.client import closing, data, ending, failures, finding, log, noting, reasons
 from dispy.client.arriving import Arrivals
 from dispy.client.callbacks import Caller
 from dispy.client.journal import Journal
 from dispy.client.listed import Listed
 from dispy.client.private import PrivateNode
-from dispy.client.this import user_and_host
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
 from dispy.errors import DispyError, UsageError
-from dispy.net.addresses import is_loopback
-from dispy.net.directories import memory_directory, shared_memory
-from dispy.net.places import Place, sweep
-from dispy.processes import fill_standard_descriptors, shortage
 from dispy.protocol.node import AcknowledgeProvisional, JobsListed, NeedFiles, Provisional
 from dispy.scheduler.link import NodeInfo, Target
 from dispy.scheduler.service import SchedulerService
 from dispy.scheduler.tracing import set_tracing
+from dispy.system.addresses import is_loopback
+from dispy.system.directories import memory_directory, shared_memory
+from dispy.system.memory import SharedPool, pool
+from dispy.system.process_identity import user_and_host
+from dispy.system.processes import fill_standard_descriptors, shortage
+from dispy.system.run_directory import Place, sweep
 
 if TYPE_CHECKING:
     from dispy.client.cluster import JobCluster

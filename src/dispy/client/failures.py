@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from dispy.client.log import notice
 from dispy.client.missing import explain
 from dispy.protocol.node import ABANDONED, CANCELLED
-from dispy.text import line
+from dispy.system.escaping import line
 
 if TYPE_CHECKING:
     from dispy.client.job import DispyJob

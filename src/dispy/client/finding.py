@@ -15,14 +15,14 @@ from dispy.client.noting import note_node
 from dispy.client.private import PrivateNode
 from dispy.core.scheduling import state as core
 from dispy.errors import DispyError, UsageError
-from dispy.net.addresses import LOOPBACK, alike, is_loopback, own
 from dispy.scheduler.link import NodeInfo, Target
+from dispy.system.addresses import LOOPBACK, alike, is_loopback, own
 
 if TYPE_CHECKING:
     from dispy.client.engine import Engine
     from dispy.client.steering import Steering
     from dispy.net.discovery import Listing
-    from dispy.net.secrets import Secret
+    from dispy.security.secrets import Secret
 
 logger = logging.getLogger("dispy.client")
 

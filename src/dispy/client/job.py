@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from dispy import payload
-from dispy.client import this
 from dispy.client.checking import check_timeout
 from dispy.client.failures import look, summary
 from dispy.client.missing import advice_in
 from dispy.errors import JobError
-from dispy.text import of_error
+from dispy.system import process_identity
+from dispy.system.escaping import of_error
 
 if TYPE_CHECKING:
     from dispy.client.output import Output
@@ -282,7 +282,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
     def _check_process(self) -> None:
         """Jobs of a parent process never end here."""
-        if self._cluster is not None and self._cluster._pid != this.pid and not self._is_final:
+        if self._cluster is not None and self._cluster._pid != process_identity.pid and not self._is_final:
             self._cluster._check_open()
 
     def _wake(self) -> None:

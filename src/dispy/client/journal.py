@@ -28,15 +28,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import msgspec
 
 from dispy import payload
-from dispy.buffers import pool
 from dispy.client.journal_files import mark_path, remove
 from dispy.client.mapping import NUMBERS_FROM
 from dispy.errors import DispyError, UsageError
 from dispy.files.manifest import Signature
-from dispy.processes import boot_id
 from dispy.protocol.files import FileEntry
 from dispy.protocol.limits import INLINE_MAX, MIB
 from dispy.protocol.node import Ended, Job, RunJobs
+from dispy.system.memory import pool
+from dispy.system.processes import boot_id
 
 if TYPE_CHECKING:
     # Imported where it is used: it takes some 10 ms, which are those of the journal's thread.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dispy.errors import DispyError, StateDirectoryError, UsageError
-from dispy.net.directories import private_directory, state_directory
+from dispy.system.directories import private_directory, state_directory
 
 if TYPE_CHECKING:
     # Imported where it is used: it takes some 10 ms, which are those of the journal's thread.

@@ -11,8 +11,8 @@ import os
 import sys
 from contextlib import suppress
 
-from dispy.logs import Outlet
-from dispy.text import Formatter
+from dispy.system.escaping import Formatter
+from dispy.system.log_writer import Outlet
 
 _NAMES = ("dispy", "dispy.client", "dispy.files", "dispy.net", "dispy.scheduler")
 """Loggers of what runs in programs."""

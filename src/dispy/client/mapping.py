@@ -27,7 +27,7 @@ from dispy.client.job import FINISHED, TERMINATED, DispyJob
 from dispy.client.waiting import Signal
 from dispy.errors import JobError, PicklingError, UsageError
 from dispy.protocol.node import Ended
-from dispy.text import of_error
+from dispy.system.escaping import of_error
 
 if TYPE_CHECKING:
     from dispy.client.maps import Maps

@@ -16,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dispy import here
-from dispy.net.addresses import is_loopback
+from dispy.system import current_directory
+from dispy.system.addresses import is_loopback
 
 if TYPE_CHECKING:
     from dispy.client.state import ClusterState
@@ -143,7 +143,7 @@ def _places(name: str, base: Path | None) -> Iterator[str]:
     """Where a relative path may be meant to lead."""
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     beside = os.path.dirname(script) if isinstance(script, str) and os.path.isabs(script) else None
-    for directory in dict.fromkeys(map(str, filter(None, (base, here.directory(), beside)))):
+    for directory in dict.fromkeys(map(str, filter(None, (base, current_directory.directory(), beside)))):
         yield os.path.normpath(os.path.join(directory, name))
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from dispy.errors import UsageError
-from dispy.net.addresses import is_loopback, resolve
+from dispy.system.addresses import is_loopback, resolve
 
 
 class AddrInfo(NamedTuple):

@@ -9,12 +9,12 @@ import types
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from dispy import here
 from dispy.client.checking import describe, warn
 from dispy.client.files import is_file_item
 from dispy.client.job import CREATED
 from dispy.errors import UsageError
-from dispy.net.addresses import is_loopback, resolve
+from dispy.system import current_directory
+from dispy.system.addresses import is_loopback, resolve
 
 if TYPE_CHECKING:
     from dispy.client.cluster import JobCluster
@@ -140,7 +140,7 @@ class NodeAllocate:
                     hint="functions and classes belong into depends of the cluster",
                 )
             if not isinstance(item, types.ModuleType) and not os.path.exists(item):
-                here.absolute(os.fsdecode(item), f"depends of node {host}: file")
+                current_directory.absolute(os.fsdecode(item), f"depends of node {host}: file")
                 raise UsageError(
                     f"depends of node {host}: there is no file {item!r}", hint="check the current directory"
                 )

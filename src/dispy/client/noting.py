@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dispy import config, here
+from dispy import config
 from dispy.client import journal_files
 from dispy.client.journal import PRIVATE, USED, Journal, NodeRow, Options
 from dispy.client.log import notice
 from dispy.errors import DispyError
-from dispy.net.secrets import Secret
+from dispy.security.secrets import Secret
+from dispy.system import current_directory
 
 if TYPE_CHECKING:
     from dispy.client.engine import Engine
@@ -33,7 +34,11 @@ def open_journal(cluster: ClusterState, recover_file: str | os.PathLike[str] | N
     service, post = cluster._engine.service, cluster._engine.post
     given = None
     if recover_file is not None:
-        given = Path(here.absolute(here.expanded(recover_file, "recover_file"), "recover_file"))
+        given = Path(
+            current_directory.absolute(
+                current_directory.expanded(recover_file, "recover_file"), "recover_file"
+            )
+        )
     path = given or journal_files.new_path(service.identity, is_full=True)
     journal = Journal(path, journal_files.create, post, is_full=True, wait=True)
     journal.begin(service.identity, service.name)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dispy import payload
 from dispy.client.missing import advice_in, explain
 from dispy.errors import JobError
-from dispy.text import counted, of_error, short_repr
+from dispy.system.escaping import counted, of_error, short_repr
 
 if TYPE_CHECKING:
     from dispy.client.mapping import Chunk

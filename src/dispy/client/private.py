@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 from dispy.client.log import notice
 from dispy.errors import NoNodesError
 from dispy.net.discovery import where_looked
-from dispy.processes import shortage
+from dispy.system.processes import shortage
 
 if TYPE_CHECKING:
     from dispy.core.scheduling.state import NodeId
-    from dispy.net.secrets import Secret
+    from dispy.security.secrets import Secret
 
 logger = logging.getLogger("dispy.client")
 

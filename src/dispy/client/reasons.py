@@ -12,9 +12,9 @@ from dispy.client.submitting import take_inbox
 from dispy.core.scheduling.explain import find_stall, why_full, why_open
 from dispy.core.scheduling.state import Status
 from dispy.errors import UsageError
-from dispy.net.addresses import own
 from dispy.net.discovery import where_looked
-from dispy.text import counted, line
+from dispy.system.addresses import own
+from dispy.system.escaping import counted, line
 
 if TYPE_CHECKING:
     from dispy.client.job import DispyJob

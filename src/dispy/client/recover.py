@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from dispy import config, here
+from dispy import config
 from dispy.client.asking import Asking, Net
 from dispy.client.brief import briefly
 from dispy.client.checking import check_flag, check_path, check_threads, check_timeout
@@ -25,12 +25,13 @@ from dispy.client.job import DispyJob
 from dispy.client.log import notice
 from dispy.client.recovered import by_address, load, make_jobs, why_not
 from dispy.client.resumed import Resumed, Resuming, resume_unstarted
-from dispy.clock import Clock
 from dispy.core.recovery import PlaceStatus
 from dispy.errors import DispyError, UsageError
 from dispy.protocol.limits import MIB
 from dispy.protocol.node import Ended
-from dispy.text import counted
+from dispy.system import current_directory
+from dispy.system.clock import Clock
+from dispy.system.escaping import counted
 
 logger = logging.getLogger("dispy.client")
 
@@ -86,7 +87,7 @@ def recover_jobs(
     check_path("secret_file", secret_file)
     check_flag("terminate_pending", terminate_pending)
     check_flag("resume", resume)
-    given = {"secret": secret, "secret_file": here.own_file(secret_file, "secret_file")}
+    given = {"secret": secret, "secret_file": current_directory.own_file(secret_file, "secret_file")}
     how = How(timeout, terminate_pending, resume)
     if recover_file is not None:
         return _recover(open_journal(recover_file, given), how)

@@ -7,10 +7,10 @@ import weakref
 from typing import TYPE_CHECKING
 
 from dispy import payload
-from dispy.client import this
 from dispy.core.scheduling import state as core
 from dispy.errors import UsageError
-from dispy.text import counted
+from dispy.system import process_identity
+from dispy.system.escaping import counted
 
 if TYPE_CHECKING:
     from dispy.client.state import ClusterState
@@ -76,7 +76,7 @@ def hold(cluster: ClusterState, number: int) -> None:
 
 def _drop_later(cluster: ClusterState, number: int) -> None:
     """A reference is gone; on any thread, and in the middle of anything."""
-    if cluster._pid == this.pid:
+    if cluster._pid == process_identity.pid:
         cluster._dropped.append(number)
         cluster._engine.post(drop_refs, cluster)
 

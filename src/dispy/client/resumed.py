@@ -23,7 +23,7 @@ from dispy.client.recovered import unstarted
 from dispy.core.scheduling import state as core
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Job, PutObject
-from dispy.text import counted
+from dispy.system.escaping import counted
 
 logger = logging.getLogger("dispy.client")
 

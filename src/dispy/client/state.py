@@ -17,13 +17,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dispy import config
-from dispy.client import this
 from dispy.client.files import Sent, listed
 from dispy.errors import UsageError
-from dispy.net.tls import DialerTls, Tls, dialer_tls
 from dispy.protocol.node import Compute
 from dispy.scheduler.link import Target
-from dispy.stall import STALL_S, Stall
+from dispy.security.tls import DialerTls, Tls, dialer_tls
+from dispy.system import process_identity
+from dispy.system.watchdog import STALL_S, Stall
 
 if TYPE_CHECKING:
     from dispy.client.computation import Computation
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from dispy.client.output import Watching
     from dispy.client.refs import Ref
     from dispy.core.scheduling.state import NodeId
-    from dispy.net.secrets import Secret
     from dispy.payload import Seeding
     from dispy.protocol.files import FileEntry
     from dispy.protocol.node import Job
+    from dispy.security.secrets import Secret
 
 
 class ClusterState:
@@ -91,7 +91,7 @@ class ClusterState:
     def __init__(self) -> None:
         self.end_time: float | None = None
         self.cpu_time = 0.0
-        self._pid = this.pid
+        self._pid = process_identity.pid
         self._is_closed = True
         self._is_ending = False
         """Jobs that have not ended are being ended by ``close``."""
@@ -163,7 +163,7 @@ class ClusterState:
         """Which nodes of this machine were found, as was logged."""
 
     def _check_open(self) -> None:
-        if self._pid != this.pid:
+        if self._pid != process_identity.pid:
             raise UsageError(
                 f"cluster {self.name} was created in another process ({self._pid}) and cannot be used in its fork",
                 hint="create a cluster in the process that uses it",

@@ -27,11 +27,11 @@ from dispy.core.scheduling import state as core
 from dispy.core.scheduling.explain import why_full
 from dispy.core.scheduling.state import NodeId
 from dispy.errors import SilenceError, UsageError
-from dispy.net import secrets
-from dispy.net.addresses import resolve
-from dispy.net.tls import warn_if_open
 from dispy.scheduler.link import NodeInfo
-from dispy.text import of_error
+from dispy.security import secrets
+from dispy.security.tls import warn_if_open
+from dispy.system.addresses import resolve
+from dispy.system.escaping import of_error
 
 if TYPE_CHECKING:
     from dispy.client.cluster import JobCluster

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dispy import payload
-from dispy.client import mapping, this
+from dispy.client import mapping
 from dispy.client.computation import check_job_depends
 from dispy.client.files import Held, is_file_item
 from dispy.client.imports import ENDINGS
@@ -20,6 +20,7 @@ from dispy.core.scheduling import state as core
 from dispy.errors import UsageError
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Job
+from dispy.system import process_identity
 
 if TYPE_CHECKING:
     from dispy.client.state import ClusterState
@@ -57,7 +58,7 @@ def submit_at_once(
     cluster: ClusterState, job_id: Any, node: NodeId | None, args: Args, kwargs: Kwargs
 ) -> DispyJob:
     """The path of every job in the caller's thread: pickle, note, and wake the loop if it sleeps."""
-    if cluster._is_closed or cluster._pid != this.pid:
+    if cluster._is_closed or cluster._pid != process_identity.pid:
         cluster._check_open()
     number = next(_numbers)
     code: list[Any] = []

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dispy.client.checking import deadline, describe
 from dispy.client.job import FINISHED, DispyJob
 from dispy.errors import UsageError
-from dispy.text import counted
+from dispy.system.escaping import counted
 
 if TYPE_CHECKING:
     import asyncio

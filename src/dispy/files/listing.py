@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from dispy import here
 from dispy.errors import UsageError
+from dispy.system import current_directory
 
 _SKIPPED = ("__pycache__",)
 _SKIPPED_ENDINGS = (".pyc", ".pyo")
@@ -15,7 +15,7 @@ _SKIPPED_ENDINGS = (".pyc", ".pyo")
 
 def place_of(path: str, base: Path | None) -> str:
     """Where a file or directory lands: below ``base`` as it lies there, else by its last name."""
-    absolute = os.path.abspath(here.absolute(path, "file"))
+    absolute = os.path.abspath(current_directory.absolute(path, "file"))
     if base is None:
         return os.path.basename(absolute)
     # Both as they are named and as they are: a working directory may be reached by a link.

@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 from msgspec import structs
 
-from dispy.buffers import pool
 from dispy.errors import UsageError
 from dispy.files.listing import place_of, walk
 from dispy.files.modules import Part, parts_of
 from dispy.files.tree import digest_of
 from dispy.protocol import limits
 from dispy.protocol.files import MODE_BITS, FileEntry, check_entries, check_number, check_path
+from dispy.system.memory import pool
 
 logger = logging.getLogger("dispy.files")
 

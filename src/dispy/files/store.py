@@ -26,10 +26,10 @@ from pathlib import Path
 
 from dispy.files.following import Following
 from dispy.files.tree import CHUNK, Linker, copy_range, digest_of
-from dispy.net.directories import private_directory
-from dispy.net.places import is_unlocked
-from dispy.processes import boot_id
 from dispy.protocol.files import FileEntry
+from dispy.system.directories import private_directory
+from dispy.system.processes import boot_id
+from dispy.system.run_directory import is_unlocked
 
 SMALL = 48 * 1024
 """Files up to this size come in one piece beside others, and have no part."""

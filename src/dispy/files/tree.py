@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from dispy.net.places import remove_tree
 from dispy.protocol.files import MODE_BITS, RESERVED, FileEntry, check_path
+from dispy.system.run_directory import remove_tree
 
 CHUNK = 1 << 20
 """Bytes that are read and hashed at once: 0.6 ms, in which the interpreter is free for others."""

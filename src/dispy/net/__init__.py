@@ -1,1 +1,1 @@
-"""Sockets and what finds and guards them: connections, secrets, addresses, discovery on this machine."""
+"""Sockets: connections to peers, listeners for strangers, and how nodes of this machine are found."""

@@ -19,14 +19,14 @@ from typing import Any, Protocol
 
 import msgspec
 
-from dispy.clock import Clock
 from dispy.errors import DispyError, InternalError, RemoteProtocolError, SilenceError
-from dispy.net.tls import Channel, Cipher, DialerTls, ListenerTls, channel_of, explain
 from dispy.protocol import frames, limits
 from dispy.protocol.frames import guess_protocol
 from dispy.protocol.handshake import NONCE_SIZE, REFUSAL, Handshake
 from dispy.protocol.pace import Pace
+from dispy.security.tls import Channel, Cipher, DialerTls, ListenerTls, channel_of, explain
 from dispy.settings import PULSE_S, SILENT_PULSES
+from dispy.system.clock import Clock
 
 HANDSHAKE_S = 5.0
 """From connect to proof: generous on a loaded machine, short for a stranger."""

@@ -31,11 +31,11 @@ import msgspec
 from msgspec import Meta
 
 from dispy.errors import StateDirectoryError
-from dispy.net import living
-from dispy.net.directories import is_private, private_directory, runtime_path, state_path, write_private
-from dispy.net.living import Process
-from dispy.net.places import remove_tree
-from dispy.processes import boot_id
+from dispy.system import liveness
+from dispy.system.directories import is_private, private_directory, runtime_path, state_path, write_private
+from dispy.system.liveness import Process
+from dispy.system.processes import boot_id
+from dispy.system.run_directory import remove_tree
 
 logger = logging.getLogger("dispy.net")
 
@@ -247,7 +247,7 @@ class Lookout:
                 for _, listing in self._read.values()
                 if listing is not None
                 and (listing.host, listing.port) == (host, port)
-                and living.is_alive(listing.process) is None
+                and liveness.is_alive(listing.process) is None
             ]
             if unseen:
                 self._doubted[host, port] = time.monotonic() + DOUBT_S
@@ -265,7 +265,7 @@ class Lookout:
         self._read[path] = stamp, listing
         if listing is None:
             return None
-        is_alive = living.is_alive(listing.process)
+        is_alive = liveness.is_alive(listing.process)
         if is_alive is None:
             is_alive = self._answers(listing)
             if self._doubted.get((listing.host, listing.port), 0.0) > time.monotonic():

@@ -6,8 +6,8 @@ import os
 import pwd
 from contextlib import suppress
 
-from dispy.net.addresses import local
 from dispy.net.discovery import Lookout
+from dispy.system.addresses import local
 
 _LISTENS = b"0A"
 """A socket's state in ``/proc/net/tcp`` (``include/net/tcp_states.h``)."""

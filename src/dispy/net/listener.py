@@ -18,11 +18,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
-from dispy.logs import LogLimit
 from dispy.net.connection import HANDSHAKE_S, Connection
 from dispy.protocol.frames import CONTROL, header
 from dispy.protocol.handshake import REFUSAL, find_fault
-from dispy.text import line
+from dispy.system.escaping import line
+from dispy.system.log_writer import LogLimit
 
 logger = logging.getLogger("dispy.net")
 

@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from dispy.errors import UsageError
-from dispy.net import directories
+from dispy.system import directories
 
 _OURS = "DISPY_"
 """Variables that are meant for us begin so; jobs do not see them."""

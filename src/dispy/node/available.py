@@ -7,8 +7,8 @@ import warnings
 
 import psutil
 
-from dispy.clock import Clock
 from dispy.protocol.node import Available
+from dispy.system.clock import Clock
 
 FRESH_S = 1.0
 """A reading is used for so long: it costs 0.2 ms, and CPU time is measured between two."""

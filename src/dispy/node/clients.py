@@ -10,9 +10,7 @@ from typing import Any
 from dispy.core.execution import state as core
 from dispy.core.execution.state import ClientId
 from dispy.errors import InternalError, RemoteProtocolError, SilenceError
-from dispy.net.addresses import is_loopback
 from dispy.net.connection import Connection
-from dispy.net.directories import given_prefix
 from dispy.node import reporting
 from dispy.node.filing import forget_brought, place_files
 from dispy.node.shortage import is_passing, wait_for_room
@@ -20,7 +18,9 @@ from dispy.node.state import NodeState
 from dispy.node.telling import cancel_results, give_up_results, release_value
 from dispy.protocol import limits, node
 from dispy.settings import PULSE_S, SILENT_PULSES
-from dispy.text import line
+from dispy.system.addresses import is_loopback
+from dispy.system.directories import given_prefix
+from dispy.system.escaping import line
 
 logger = logging.getLogger("dispy.node")
 

@@ -8,7 +8,6 @@ from functools import partial
 
 from dispy.core.execution import state as core
 from dispy.core.execution.state import Key, WorkerId
-from dispy.net.addresses import outward
 from dispy.node import reporting, tracing
 from dispy.node.filing import (
     drop_brought,
@@ -29,9 +28,10 @@ from dispy.node.workers import (
     on_worker_exited,
     setup_is_late,
 )
-from dispy.processes import describe_exit
 from dispy.protocol import worker as worker_protocol
-from dispy.text import block, line, lines
+from dispy.system.addresses import outward
+from dispy.system.escaping import block, line, lines
+from dispy.system.processes import describe_exit
 
 logger = logging.getLogger("dispy.node")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dispy.errors import UsageError
-from dispy.text import counted, line
+from dispy.system.escaping import counted, line
 
 if TYPE_CHECKING:
     from dispy.node.service import NodeService

@@ -6,7 +6,7 @@ import math
 import os
 from pathlib import Path
 
-from dispy.cgroups import cpu_quota
+from dispy.system.control_groups import cpu_quota
 
 
 def usable_cpus(root: Path = Path("/")) -> int:

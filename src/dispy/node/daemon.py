@@ -19,16 +19,10 @@ from typing import NoReturn
 
 import msgspec
 
-from dispy import processes
 from dispy.core.execution.offers import workers_max
 from dispy.errors import DispyError, StateDirectoryError
 from dispy.files.store import Store
-from dispy.logs import Outlet, OutletHandler
-from dispy.net import secrets
-from dispy.net.addresses import resolve
-from dispy.net.directories import state_directory
 from dispy.net.holders import holder
-from dispy.net.tls import ListenerTls, Tls, check, listener_tls, warn_if_open
 from dispy.node import accounts
 from dispy.node.accounts import Account
 from dispy.node.available import Gauge
@@ -38,8 +32,14 @@ from dispy.node.hosts import HostProcess
 from dispy.node.segments import Segments, WorkSpace
 from dispy.node.service import NodeService
 from dispy.node.state import NodeParts
+from dispy.security import secrets
+from dispy.security.tls import ListenerTls, Tls, check, listener_tls, warn_if_open
 from dispy.settings import NodeSettings, check_node, effective_cpus
-from dispy.text import Formatter, counted
+from dispy.system import processes
+from dispy.system.addresses import resolve
+from dispy.system.directories import state_directory
+from dispy.system.escaping import Formatter, counted
+from dispy.system.log_writer import Outlet, OutletHandler
 
 logger = logging.getLogger("dispy.node")
 

@@ -17,9 +17,9 @@ import msgspec
 from dispy.core.execution.state import WorkerId
 from dispy.node.accounts import Account, starts_as
 from dispy.node.printed import output_file
-from dispy.processes import MARK, children, is_ending
 from dispy.protocol import worker as protocol
 from dispy.protocol.worker import LENGTH, FromHost, ToHost
+from dispy.system.processes import MARK, children, is_ending
 
 _encode = msgspec.msgpack.encode
 

@@ -14,9 +14,9 @@ from msgspec import Struct
 
 from dispy.core.execution.state import UNLIMITED, ClientId, Computation
 from dispy.errors import SilenceError
-from dispy.logs import LogLimit, local_time
 from dispy.protocol import node
-from dispy.text import brief, count, line
+from dispy.system.escaping import brief, count, line
+from dispy.system.log_writer import LogLimit, local_time
 
 if TYPE_CHECKING:
     from dispy.net.connection import Connection

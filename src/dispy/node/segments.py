@@ -11,10 +11,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from dispy.buffers import ADOPTED_MIN, free_file
 from dispy.errors import StateDirectoryError
 from dispy.files.tree import Tree
-from dispy.net.directories import (
+from dispy.node.accounts import Account
+from dispy.node.transfer import Incoming, Outgoing
+from dispy.protocol import worker as worker_protocol
+from dispy.protocol.files import check_path
+from dispy.protocol.node import PutObject
+from dispy.system.directories import (
     FREE,
     GIVEN,
     GIVEN_BITS,
@@ -24,15 +28,11 @@ from dispy.net.directories import (
     shared_memory,
     temporary_directory,
 )
-from dispy.net.places import Place, is_abandoned, remove_tree, sweep
-from dispy.node.accounts import Account
-from dispy.node.transfer import Incoming, Outgoing
-from dispy.processes import kill_marked
-from dispy.protocol import worker as worker_protocol
-from dispy.protocol.files import check_path
-from dispy.protocol.node import PutObject
-from dispy.room import Room, find, has_room, write_new
-from dispy.text import counted
+from dispy.system.escaping import counted
+from dispy.system.free_space import Room, find, has_room, write_new
+from dispy.system.memory import ADOPTED_MIN, free_file
+from dispy.system.processes import kill_marked
+from dispy.system.run_directory import Place, is_abandoned, remove_tree, sweep
 
 logger = logging.getLogger("dispy.node")
 

@@ -19,11 +19,9 @@ from typing import Any
 from dispy.core.execution import state as core
 from dispy.core.execution.explain import find_stall
 from dispy.errors import StateDirectoryError
-from dispy.net.addresses import is_loopback, local
 from dispy.net.connection import Connection
 from dispy.net.discovery import Entry, Listing
 from dispy.net.listener import Listener
-from dispy.net.living import this_process
 from dispy.node import clients, computations, filing, reporting, telling, tracing, workers
 from dispy.node.console import usage
 from dispy.node.interpreter import SearchPath
@@ -34,6 +32,8 @@ from dispy.node.state import NodeParts, NodeState
 from dispy.protocol import node
 from dispy.protocol.node import to_node_decoder
 from dispy.settings import PULSE_S, NodeSettings
+from dispy.system.addresses import is_loopback, local
+from dispy.system.liveness import this_process
 
 logger = logging.getLogger("dispy.node")
 

@@ -7,7 +7,7 @@ import logging
 from dispy.core.execution import state as core
 from dispy.core.execution.state import Key
 from dispy.node.state import NodeState
-from dispy.room import NoRoomError
+from dispy.system.free_space import NoRoomError
 
 logger = logging.getLogger("dispy.node")
 

@@ -25,8 +25,6 @@ from msgspec import Struct
 
 from dispy.core.execution.state import ClientId, NoteOpen, Restored, Store, Stored
 from dispy.errors import StateDirectoryError
-from dispy.net.directories import private_directory, sync_directory, write_private
-from dispy.net.places import remove_tree
 from dispy.node.spool_files import (
     CRC,
     UNDECODABLE,
@@ -42,6 +40,8 @@ from dispy.node.spool_files import (
 from dispy.node.transfer import Outgoing
 from dispy.protocol.limits import BATCH_MAX, MIB
 from dispy.protocol.node import Ended, HeldJobs, JobsEnded
+from dispy.system.directories import private_directory, sync_directory, write_private
+from dispy.system.run_directory import remove_tree
 
 logger = logging.getLogger("dispy.node")
 

@@ -12,9 +12,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from dispy.net.directories import sync_directory
 from dispy.protocol.limits import BATCH_MAX, MIB
 from dispy.protocol.node import HeldJobs, Identity, JobsEnded, Name, Number
+from dispy.system.directories import sync_directory
 
 MAGIC = b"dispy spool 2\n\0\0"
 _HEAD = struct.Struct("<QII")  # length of the header, its CRC, parts

@@ -24,7 +24,7 @@ from dispy.files.store import SMALL, BusyError, Part, Store
 from dispy.node.stages import Arrived, Asked, Fetch, Landed, Seams, Stage, Supplier, close_begun
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry, check_entries
-from dispy.text import counted
+from dispy.system.escaping import counted
 
 PLACERS = 2
 """Threads that copy, and open parts: one large file does not keep all others waiting."""

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from msgspec import Struct
 
-from dispy.clock import Clock
 from dispy.core.execution import Machine
 from dispy.core.execution import state as core
 from dispy.core.execution.offers import workers_max
@@ -29,18 +28,17 @@ from dispy.core.execution.state import ClientId, Key, WorkerId
 from dispy.node.hosts import HostProcess, WorkerHandle
 from dispy.node.printed import read_printed
 from dispy.node.reporting import Reports
-from dispy.processes import children, kill_strays, reap
 from dispy.protocol import node
 from dispy.protocol.worker import PACKET_MAX
 from dispy.settings import NodeSettings
-from dispy.stall import Stall
+from dispy.system.clock import Clock
+from dispy.system.processes import children, kill_strays, reap
+from dispy.system.watchdog import Stall
 
 if TYPE_CHECKING:
     from dispy.files.store import Store
     from dispy.net.connection import Connection
     from dispy.net.discovery import Entry
-    from dispy.net.secrets import Secret
-    from dispy.net.tls import ListenerTls
     from dispy.node.accounts import Account
     from dispy.node.brought import Brought
     from dispy.node.interpreter import SearchPath
@@ -49,6 +47,8 @@ if TYPE_CHECKING:
     from dispy.node.stages import Stage
     from dispy.node.staging import Stager
     from dispy.protocol.frames import Group
+    from dispy.security.secrets import Secret
+    from dispy.security.tls import ListenerTls
 
 logger = logging.getLogger("dispy.node")
 

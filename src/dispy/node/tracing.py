@@ -10,9 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dispy.core.execution import state as core
-from dispy.processes import describe_exit
 from dispy.protocol.describe import describe
-from dispy.text import line
+from dispy.system.escaping import line
+from dispy.system.processes import describe_exit
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from dispy.buffers import copy, pool
+from dispy.system.memory import copy, pool
 
 PROTOCOL = 5
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from dispy.text import count
+from dispy.system.escaping import count
 
 TEXT_MAX = 120
 """Characters shown of a text."""

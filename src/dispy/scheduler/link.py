@@ -13,8 +13,6 @@ from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from dispy.buffers import SharedPool, pool
-from dispy.clock import Clock
 from dispy.core.scheduling.state import NodeId
 from dispy.errors import (
     AuthenticationError,
@@ -24,16 +22,18 @@ from dispy.errors import (
     SilenceError,
     VersionError,
 )
-from dispy.net.addresses import is_loopback
 from dispy.net.connection import TICKS, Connection
-from dispy.net.directories import FREE, shared_with
-from dispy.net.tls import DialerTls
 from dispy.protocol import node
 from dispy.protocol.frames import Group, MemorySource, Source
 from dispy.protocol.node import Available, from_node_decoder
 from dispy.scheduler.tracing import tracer
+from dispy.security.tls import DialerTls
 from dispy.settings import PULSE_S, SILENT_PULSES
-from dispy.text import block, line, lines
+from dispy.system.addresses import is_loopback
+from dispy.system.clock import Clock
+from dispy.system.directories import FREE, shared_with
+from dispy.system.escaping import block, line, lines
+from dispy.system.memory import SharedPool, pool
 
 logger = logging.getLogger("dispy.scheduler")
 

@@ -12,19 +12,19 @@ from typing import Any, Protocol
 
 import msgspec
 
-from dispy.buffers import SharedPool
-from dispy.clock import Clock
 from dispy.core.scheduling import Machine
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import NodeId
 from dispy.errors import SilenceError
 from dispy.net.connection import Connection, Payload
-from dispy.net.directories import GIVEN, GIVEN_BITS, given_prefix
 from dispy.protocol import limits, node
 from dispy.protocol.frames import MemorySource
 from dispy.scheduler.link import SLOW_S, Link, NodeInfo, Target
 from dispy.settings import PULSE_S
-from dispy.text import count, line
+from dispy.system.clock import Clock
+from dispy.system.directories import GIVEN, GIVEN_BITS, given_prefix
+from dispy.system.escaping import count, line
+from dispy.system.memory import SharedPool
 
 logger = logging.getLogger("dispy.scheduler")
 

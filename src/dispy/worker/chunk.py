@@ -15,7 +15,7 @@ from dispy import job, payload
 from dispy.errors import PicklingError
 from dispy.protocol import limits
 from dispy.protocol.output import cut_reason
-from dispy.text import of_error, sendable, short_repr
+from dispy.system.escaping import of_error, sendable, short_repr
 from dispy.worker.names import note_missing
 
 _SLICE_MAX = 32

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from dispy import payload, processes
+from dispy import payload
 from dispy.errors import DispyError
 from dispy.protocol import worker as protocol
 from dispy.protocol.worker import (
@@ -36,8 +36,9 @@ from dispy.protocol.worker import (
     WorkerExited,
     WorkerStarted,
 )
-from dispy.room import Room, fits_in_memory, memory_max
-from dispy.text import Formatter, sendable
+from dispy.system import processes
+from dispy.system.escaping import Formatter, sendable
+from dispy.system.free_space import Room, fits_in_memory, memory_max
 from dispy.worker import loop, names, output, setup
 from dispy.worker.program import Program
 from dispy.worker.randomness import Randomness

@@ -27,14 +27,14 @@ import msgspec
 
 from dispy import payload
 from dispy.errors import DispyError, PicklingError, ProgramError
-from dispy.processes import children, describe_exit, kill_strays, set_death_signal
 from dispy.protocol import limits
 from dispy.protocol import worker as protocol
 from dispy.protocol.node import FINISHED, TERMINATED, Ended, FilePart, Job
 from dispy.protocol.output import cut_reason
 from dispy.protocol.worker import Record
-from dispy.room import NoRoomError
-from dispy.text import of_error, sendable
+from dispy.system.escaping import of_error, sendable
+from dispy.system.free_space import NoRoomError
+from dispy.system.processes import children, describe_exit, kill_strays, set_death_signal
 from dispy.worker import forked, native_threads
 from dispy.worker.chunk import Chunk
 from dispy.worker.names import note_missing

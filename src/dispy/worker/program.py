@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from dispy.errors import ProgramError
-from dispy.processes import describe_exit
+from dispy.system.processes import describe_exit
 
 VALUE_MAX = 32 * 1024
 """Characters of a global that is put into the environment: the kernel takes 128 KiB of one variable."""

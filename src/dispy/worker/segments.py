@@ -10,10 +10,10 @@ from contextlib import suppress
 from typing import Any
 
 from dispy import payload
-from dispy.buffers import claim_file, free_file
 from dispy.protocol import worker as protocol
 from dispy.protocol.node import Job
-from dispy.room import NoRoomError, Room, find, fits_in_memory, write_new
+from dispy.system.free_space import NoRoomError, Room, find, fits_in_memory, write_new
+from dispy.system.memory import claim_file, free_file
 
 logger = logging.getLogger("dispy.worker")
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from dispy import payload
-from dispy.text import of_error
+from dispy.system.escaping import of_error
 from dispy.worker import forked, native_threads, output
 from dispy.worker.names import note_missing
 

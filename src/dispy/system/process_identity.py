@@ -4,7 +4,7 @@ import getpass
 import os
 import platform
 
-from dispy.text import sendable
+from dispy.system.escaping import sendable
 
 pid = os.getpid()
 """Without the system call: it is asked for every job, and a call costs as much as pickling."""

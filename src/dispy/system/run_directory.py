@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from dispy.net.directories import private_directory
+from dispy.system.directories import private_directory
 
 MAKING_S = 60.0
 """A directory that is not finished after that was left by somebody who was killed at it."""

@@ -18,8 +18,8 @@ import tempfile
 from msgspec import Struct
 
 from dispy.errors import AuthenticationError, UsageError
-from dispy.net.addresses import is_loopback
-from dispy.net.directories import temporary_directory
+from dispy.system.addresses import is_loopback
+from dispy.system.directories import temporary_directory
 
 logger = logging.getLogger("dispy.net")
 
@@ -313,7 +313,7 @@ def _believe(context: ssl.SSLContext, cafile: str) -> None:
 
 
 def _load_ephemeral(context: ssl.SSLContext) -> Channel:
-    from dispy.net.certificates import ephemeral
+    from dispy.security.certificates import ephemeral
 
     certificate, key = ephemeral()
     # OpenSSL reads files only. Key and certificate are on disk for this moment, for this user alone.

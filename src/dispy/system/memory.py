@@ -15,7 +15,7 @@ from collections.abc import Callable, Sized
 from contextlib import suppress
 from itertools import islice
 
-from dispy.room import fits_in_memory, kept_max
+from dispy.system.free_space import fits_in_memory, kept_max
 
 KEPT_MAX = 1024 * 1024 * 1024
 """Bytes of buffers that are remembered; larger ones, and more of them, are like any memory. They hold on to

@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from dispy.processes import boot_id
+from dispy.system.processes import boot_id
 
 
 class Process(msgspec.Struct, frozen=True):

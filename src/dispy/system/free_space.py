@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-from dispy.cgroups import memory_limit
+from dispy.system.control_groups import memory_limit
 
 _SPARED_SHARE = 8
 _SPARED_MAX = 64 * 1024 * 1024

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dispy.errors import StateDirectoryError, UsageError
-from dispy.net.addresses import is_loopback
-from dispy.net.directories import state_directory, write_private
+from dispy.system.addresses import is_loopback
+from dispy.system.directories import state_directory, write_private
 
 KEY_SIZE = 32
 _GENERATED = "dispy1-"

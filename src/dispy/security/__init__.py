@@ -1,0 +1,1 @@
+"""Secrets, certificates and TLS: how two peers know each other."""
