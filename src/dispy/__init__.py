@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from dispy import job as job
     from dispy.client.cluster import ClusterStatus as ClusterStatus
     from dispy.client.cluster import JobCluster as JobCluster
-    from dispy.client.died import DeadProgram as DeadProgram
-    from dispy.client.died import recoverable as recoverable
+    from dispy.client.compat import AddrInfo as AddrInfo
+    from dispy.client.compat import host_addrinfo as host_addrinfo
+    from dispy.client.compat import num_max as num_max
+    from dispy.client.compat import num_min as num_min
     from dispy.client.job import DispyJob as DispyJob
-    from dispy.client.later import SharedJobCluster as SharedJobCluster
-    from dispy.client.log import logger as logger
-    from dispy.client.names import AddrInfo as AddrInfo
-    from dispy.client.names import host_addrinfo as host_addrinfo
-    from dispy.client.names import num_max as num_max
-    from dispy.client.names import num_min as num_min
+    from dispy.client.logger import logger as logger
     from dispy.client.nodes import DispyNode as DispyNode
     from dispy.client.nodes import DispyNodeAvailInfo as DispyNodeAvailInfo
     from dispy.client.nodes import NodeAllocate as NodeAllocate
-    from dispy.client.output import Output as Output
     from dispy.client.recover import recover_jobs as recover_jobs
-    from dispy.client.refs import Ref as Ref
+    from dispy.client.recovery.dead_programs import DeadProgram as DeadProgram
+    from dispy.client.recovery.dead_programs import recoverable as recoverable
+    from dispy.client.session.live_output import Output as Output
+    from dispy.client.session.objects import Ref as Ref
+    from dispy.client.shared import SharedJobCluster as SharedJobCluster
     from dispy.client.waiting import ALL_COMPLETED as ALL_COMPLETED
     from dispy.client.waiting import FIRST_COMPLETED as FIRST_COMPLETED
     from dispy.client.waiting import FIRST_EXCEPTION as FIRST_EXCEPTION
@@ -59,24 +59,24 @@ _HOMES = {
     "DoneAndNotDone": "dispy.client.waiting",
     "as_completed": "dispy.client.waiting",
     "wait": "dispy.client.waiting",
-    "AddrInfo": "dispy.client.names",
-    "host_addrinfo": "dispy.client.names",
-    "num_max": "dispy.client.names",
-    "num_min": "dispy.client.names",
+    "AddrInfo": "dispy.client.compat",
+    "host_addrinfo": "dispy.client.compat",
+    "num_max": "dispy.client.compat",
+    "num_min": "dispy.client.compat",
     "ClusterStatus": "dispy.client.cluster",
-    "DeadProgram": "dispy.client.died",
+    "DeadProgram": "dispy.client.recovery.dead_programs",
     "DispyError": "dispy.errors",
     "DispyJob": "dispy.client.job",
     "DispyNode": "dispy.client.nodes",
     "DispyNodeAvailInfo": "dispy.client.nodes",
     "JobCluster": "dispy.client.cluster",
     "NodeAllocate": "dispy.client.nodes",
-    "Output": "dispy.client.output",
-    "Ref": "dispy.client.refs",
-    "SharedJobCluster": "dispy.client.later",
-    "logger": "dispy.client.log",
+    "Output": "dispy.client.session.live_output",
+    "Ref": "dispy.client.session.objects",
+    "SharedJobCluster": "dispy.client.shared",
+    "logger": "dispy.client.logger",
     "recover_jobs": "dispy.client.recover",
-    "recoverable": "dispy.client.died",
+    "recoverable": "dispy.client.recovery.dead_programs",
 }
 
 
@@ -105,7 +105,7 @@ def _why_not(name: str) -> str:
     """The words for a name that is not there."""
     if name in _GONE:
         return f": {_GONE[name]}"
-    from dispy.later import MODULES, not_yet
+    from dispy.not_yet import MODULES, not_yet
 
     later = MODULES.get(f"dispy.{name}")
     return f": {not_yet('it', later)}" if later is not None else ""

@@ -1,5 +1,5 @@
 """The scheduler that SharedJobClusters use. Not available yet: importing it says so."""
 
-from dispy.later import refuse_module
+from dispy.not_yet import refuse_module
 
 refuse_module("dispy.dispyscheduler", __name__)

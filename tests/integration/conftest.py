@@ -23,8 +23,8 @@ import uvloop
 
 import dispy
 from dispy import config
-from dispy.client import failures
-from dispy.client.engine import stop_engine
+from dispy.client.engine.engine import stop_engine
+from dispy.client.session import failures
 from dispy.net.discovery import running_nodes
 
 from .helpers import PYTHON, Node, Place, Program, descendants, describe, wait_for, wait_gone

@@ -86,7 +86,7 @@ def test_all_frames_are_shown_in_development_mode() -> None:
         ).stderr
         for mode in ([], ["-X", "dev"])
     ]
-    assert ["client/computation.py" in text for text in shown] == [False, True]
+    assert ["client/code/computation.py" in text for text in shown] == [False, True]
     assert ["computation must be a function" in text for text in shown] == [True, True]
 
 

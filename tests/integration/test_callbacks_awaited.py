@@ -12,7 +12,7 @@ import pytest
 
 import dispy
 from dispy import DispyJob
-from dispy.client.callbacks import Patience
+from dispy.client.session.callbacks import Patience
 
 from .conftest import MakeCluster, RunProgram
 from .helpers import wait_for
@@ -296,8 +296,8 @@ HEAD = """
 import sys, threading, time
 
 import dispy
-from dispy.client import engine
-from dispy.client.callbacks import Patience
+from dispy.client.engine import engine
+from dispy.client.session.callbacks import Patience
 
 seen = []
 
@@ -363,7 +363,7 @@ def test_two_interrupts_end_a_program_at_once(run_program: RunProgram) -> None:
     program = run_program(
         HEAD.replace("SECONDS", "600").replace("COUNT", "4")
         + """
-    from dispy.client import closing
+    from dispy.client.session import shutdown as closing
     closing.CLOSE_S = 600
     cluster.close()
 """

@@ -75,9 +75,9 @@ def grow(size: int) -> int:
 def test_jobs_do_not_send_what_is_too_large(
     make_cluster: MakeCluster, start_node: StartNode, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dispy.client import arriving
+    from dispy.client.session import received_files
 
-    monkeypatch.setattr(arriving, "_root", str(here))
+    monkeypatch.setattr(received_files, "_root", str(here))
     node = start_node("--cpus", "1", "--max_file_size", "1k")
     cluster = make_cluster(grow)
     assert (cluster.submit(1025)(), cluster.submit(1024)()) == (-1, 0)

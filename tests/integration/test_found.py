@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 import dispy
-from dispy.client.private import PrivateNode
+from dispy.client.engine.private_node import PrivateNode
 
 from .conftest import MakeCluster, RunProgram, StartNode
 from .helpers import PYTHON, Node, Place, Program, free_base_port, opened, wait_for

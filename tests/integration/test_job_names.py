@@ -11,7 +11,7 @@ import pytest
 
 import dispy
 import dispy.job as here
-from dispy.client import arriving
+from dispy.client.session import received_files
 from dispy.job import job_id, job_path, node_ip_addr, node_logger, node_name, provisional_result, send_file
 
 from .conftest import MakeCluster, RunProgram, StartNode
@@ -118,7 +118,7 @@ def send(path: str) -> Any:
 def test_functions_do_what_they_say(
     make_cluster: MakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arriving, "_root", str(tmp_path))
+    monkeypatch.setattr(received_files, "_root", str(tmp_path))
     told: list[Any] = []
     cluster = make_cluster(send, job_status=lambda job: told.append((job.status, job.result)))
     job = cluster.submit("sent.txt")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import dispy
-from dispy.client import arriving
+from dispy.client.session import received_files
 
 from .conftest import MakeCluster, StartNode
 from .helpers import Place, is_alive, wait_for, wait_gone
@@ -175,7 +175,7 @@ def test_forked_children_of_a_job_send_values_and_files(
     make_cluster: MakeCluster, start_node: StartNode, place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All at once: each waits for its own answer, and is not given that of another."""
-    monkeypatch.setattr(arriving, "_root", str(place.root))
+    monkeypatch.setattr(received_files, "_root", str(place.root))
     start_node("--cpus", "1")
 
     def compute(count: int) -> list[int]:

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import dispy
-from dispy.client.output import RESTART_MARK
+from dispy.client.session.live_output import RESTART_MARK
 from dispy.protocol.output import CUT_MARK
 
 from .conftest import MakeCluster, StartNode

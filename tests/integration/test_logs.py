@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import dispy
-from dispy.client import log
+from dispy.client import logger as log
 
 from . import jobs
 from .conftest import MakeCluster, RunProgram, StartNode

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from dispy.client.mapping import NUMBERS_FROM
 from dispy.errors import UsageError
+from dispy.protocol.limits import CHUNK_NUMBERS_FROM
 
 from .conftest import MakeCluster, StartNode
 from .helpers import wait_for
@@ -205,7 +205,7 @@ def test_no_callbacks_and_no_jobs(make_cluster: MakeCluster, gate: Path) -> None
     wait_for(lambda: cluster.status().jobs_pending, lambda count: count == 4, what="all are open")
     gate.touch()
     assert list(results) == [None] * 3
-    assert job() == job.id < NUMBERS_FROM
+    assert job() == job.id < CHUNK_NUMBERS_FROM
     cluster.shutdown()
     assert {item for item in told if item is not None} == {job}
 

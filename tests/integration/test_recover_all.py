@@ -15,7 +15,7 @@ import pytest
 
 import dispy
 from dispy import config
-from dispy.client import failures
+from dispy.client.session import failures
 from dispy.errors import UsageError
 
 from .conftest import MakeCluster, RunProgram, StartNode

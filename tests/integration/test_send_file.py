@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dispy import config
-from dispy.client import arriving
+from dispy.client.session import received_files
 from dispy.protocol.limits import FILE_PART
 
 from .conftest import MakeCluster, RunProgram, StartNode
@@ -28,7 +28,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where files land: the current directory of the program when it made its first cluster."""
     path = tmp_path / "program"
     path.mkdir()
-    monkeypatch.setattr(arriving, "_root", str(path))
+    monkeypatch.setattr(received_files, "_root", str(path))
     return path
 
 
@@ -166,7 +166,7 @@ class Held:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_reached = threading.Event()
         self.go_on = threading.Event()
-        write = arriving._Arriving.write
+        write = received_files._Arriving.write
 
         def held(self_: Any, offset: int, data: bytes) -> None:
             if offset:
@@ -174,7 +174,7 @@ class Held:
                 self.go_on.wait(SOON_S)
             write(self_, offset, data)
 
-        monkeypatch.setattr(arriving._Arriving, "write", held)
+        monkeypatch.setattr(received_files._Arriving, "write", held)
 
 
 def send_large(path: str) -> int:

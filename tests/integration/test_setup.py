@@ -15,7 +15,7 @@ import pytest
 
 import dispy
 from dispy import NodeAllocate
-from dispy.client import reasons
+from dispy.client.session import explain
 from dispy.errors import PicklingError, UsageError
 
 from .conftest import MakeCluster, RunProgram, StartNode
@@ -541,7 +541,7 @@ def test_who_waits_for_setup_is_not_told_to_start_a_node(
 
     job = make_cluster(name_and, setup=prepare).submit(1)
     wait_for(begun.exists, what="the node is found, and runs setup")
-    monkeypatch.setattr(reasons, "WARN_S", 0.1)
+    monkeypatch.setattr(explain, "WARN_S", 0.1)
     said = f"waits: node {node.name}: it is loading the computation, or runs its setup"
     wait_for(lambda: caplog.text, lambda text: said in text, what="why it waits")
     assert "no node" not in caplog.text

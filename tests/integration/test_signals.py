@@ -144,7 +144,7 @@ if __name__ == '__main__':
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     dispy.JobCluster(abs)
     start = time.monotonic()
-    from dispy.client.engine import stop_engine
+    from dispy.client.engine.engine import stop_engine
     stop_engine()
     print(time.monotonic() - start < 3)
 """

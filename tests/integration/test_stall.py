@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-import dispy.client.state
+import dispy.client.session.state
 
 from .conftest import MakeCluster
 from .helpers import Node, wait_for
@@ -25,7 +25,7 @@ def test_node_and_program_say_what_has_not_moved(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Here a worker stands still before it begins a job."""
-    monkeypatch.setattr(dispy.client.state, "STALL_S", 0.5)
+    monkeypatch.setattr(dispy.client.session.state, "STALL_S", 0.5)
     node = tuned_node(cpus=1, stall_s=0.5)
     cluster = make_cluster(pid)
     worker = cluster.submit()()

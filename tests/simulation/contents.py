@@ -78,7 +78,7 @@ class Catalogue:
 
 
 class Shipped:
-    """The files of one program, as ``client.files.Shipped``.
+    """The files of one program, as ``client.session.files.Shipped``.
 
     Args:
         world: Where it is.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dispy.client import journal, journal_files
+from dispy.journal import files, writer
 
 from .turns import Turns
 from .world import Party, World
@@ -30,7 +30,7 @@ class Volume:
         self.marks: dict[int, Mark] = {}
         self.owner: Journal | None = None
         """Who has the lock."""
-        journal_files.make_tables(self.db, is_full=is_full)
+        files.make_tables(self.db, is_full=is_full)
 
     def is_empty(self) -> bool:
         """Its program died before it had said who it was."""
@@ -85,7 +85,7 @@ class Shelf:
         volume.db.close()
 
 
-class Mark(journal.Mark):
+class Mark(writer.Mark):
     """A mark that is nobody's file."""
 
     def __init__(self) -> None:
@@ -95,12 +95,12 @@ class Mark(journal.Mark):
     def close(self) -> None:
         """It stays."""
 
-    def read(self) -> journal.Marked | None:
+    def read(self) -> writer.Marked | None:
         """What can be read there."""
-        return journal.read_mark(bytes(self._mapped))
+        return writer.read_mark(bytes(self._mapped))
 
 
-class Journal(journal.Journal):
+class Journal(writer.Journal):
     """The journal of a process.
 
     Args:
@@ -126,10 +126,10 @@ class Journal(journal.Journal):
         self._queue: Any = Turns(self._shelf.world, self._party, self._take_turn, self._pause)
 
     def _pause(self) -> float:
-        gather_s = journal.GATHER_S if self.is_full else 0.0
+        gather_s = writer.GATHER_S if self.is_full else 0.0
         return gather_s + self._shelf.write_s * self._shelf.world.chance()
 
-    def unwritten(self) -> list[journal.Entry]:
+    def unwritten(self) -> list[writer.Entry]:
         """What waits."""
         return list(self._queue.entries)
 
@@ -140,7 +140,7 @@ class Journal(journal.Journal):
     def _boot_id(self) -> str:
         return f"boot {self._shelf.boot}"
 
-    def marked(self, session: int, boot: str) -> journal.Marked | None:
+    def marked(self, session: int, boot: str) -> writer.Marked | None:
         """As of journals."""
         mark = self.volume.marks.get(session)
         return mark.read() if mark is not None and boot == self._boot_id() else None
@@ -151,7 +151,7 @@ class Journal(journal.Journal):
         end = None
         while not self._queue.empty() and end is None:
             entry = self._queue.get()
-            if entry[0] in journal.ENDS:
+            if entry[0] in writer.ENDS:
                 end = entry[0]
             else:
                 entries.append(entry)
@@ -160,7 +160,7 @@ class Journal(journal.Journal):
             self._shelf.world.fail(f"journal {self.path} cannot be written to")
         if end is not None:
             self.volume.owner = None
-            if end is journal.REMOVE:
+            if end is writer.REMOVE:
                 self._shelf.remove(self.volume)
 
     def ask(self, function: Callable[[sqlite3.Connection], T]) -> T:

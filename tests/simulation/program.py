@@ -1,6 +1,6 @@
 """A program that uses clusters: the real scheduler service, with what the client library does around it.
 
-What ``client.engine`` and ``client.cluster`` do with threads is played here in short: look for nodes, allocate
+What ``client.engine.engine`` and ``client.cluster`` do with threads is played here in short: look for nodes, allocate
 them, submit, cancel, put, close; and every word that the program is told goes into its account.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dispy.client import journal as journals
 from dispy.core.scheduling import state as core
 from dispy.core.scheduling.state import ClientId, NodeId
+from dispy.journal import writer as journals
 from dispy.net.connection import TICKS
 from dispy.protocol import node
 from dispy.protocol.files import replace_entries
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 DISCOVER_S = 0.2
 RETRY_S = 2.0
 CLOSE_S = 2.0
-"""These three as in ``client.engine``, ``client.finding`` and ``client.cluster``."""
+"""These three as in ``client.engine.engine``, ``client.engine.node_discovery`` and ``client.cluster``."""
 
 SILENT_S = PULSE_S * SILENT_PULSES - 0.5
 """A node that was heard of less long ago is not silent."""
@@ -233,7 +233,7 @@ class Program:
         sent = cluster.sent.get(host)
         return replace_entries(cluster.files if files is None else files, sent) if sent else files
 
-    # Journals, as in ``client.engine``.
+    # Journals, as in ``client.engine.engine``.
 
     def _note_node(self, cluster: Cluster, info: NodeInfo) -> None:
         where = cluster.journal

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dispy.client.dead import Dead, Session
 from dispy.client.job import DispyJob
-from dispy.client.journal import GIVEN_UP
+from dispy.client.recovery.dead_program import Dead, Session
 from dispy.core.execution.state import ClientId
 from dispy.core.scheduling.leaving import CLOSED
+from dispy.journal.writer import GIVEN_UP
 from dispy.protocol.node import ABANDONED, CANCELLED, FINISHED, TERMINATED
 
 from .jobs import Entry, Kind, attempt_of

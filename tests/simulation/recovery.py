@@ -10,12 +10,12 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TypeVar
 
-from dispy.client.asking import LOOK_S, Asking, by_program
-from dispy.client.dead import Dead, Session
 from dispy.client.job import DispyJob
-from dispy.client.journal import GIVEN_UP
 from dispy.client.recover import Wait, recovering
-from dispy.client.resumed import Put, begin_session
+from dispy.client.recovery.dead_program import Dead, Session
+from dispy.client.recovery.node_queries import LOOK_S, Asking, by_program
+from dispy.client.recovery.resumed_jobs import Put, begin_session
+from dispy.journal.writer import GIVEN_UP
 from dispy.protocol.node import FINISHED, Ended, Job
 
 from . import recovered
@@ -49,7 +49,7 @@ class Asked(Asking):
 
 
 class Nodes:
-    """Those that are asked, as ``client.asking.Net`` but for the thread."""
+    """Those that are asked, as ``client.recovery.node_queries.Net`` but for the thread."""
 
     def __init__(
         self, world: World, party: Party, sessions: list[Session], ledger: dict[bytes, Account]
@@ -81,7 +81,7 @@ class Nodes:
 
 
 class Resumed:
-    """Runs jobs of a dead program that were never started: ``client.resumed.Resumed`` around a played program."""
+    """Runs jobs of a dead program that never started: ``recovery.resumed_jobs.Resumed`` around a played program."""
 
     def __init__(self, recovery: Recovery, one: Dead) -> None:
         estate = recovery.estate

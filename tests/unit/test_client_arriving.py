@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispy.client import arriving
-from dispy.client.arriving import Arrivals
+from dispy.client.session import received_files
+from dispy.client.session.received_files import Arrivals
 from dispy.protocol import limits
 from dispy.protocol.node import AcknowledgeProvisional, FilePart, Provisional
 from dispy.worker.sending import name_for
@@ -76,7 +76,7 @@ def test_nothing_lands_outside_the_directory(path: str, transfer: int) -> None:
         (root / "loop").symlink_to("loop")
         before = snapshot(outside)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(arriving, "_root", str(root))
+            patch.setattr(received_files, "_root", str(root))
             answers: list[AcknowledgeProvisional] = []
             made = Arrivals(lambda _, told: answers.append(told), lambda *_: True)
             part = FilePart(transfer, path, 7, 0o777, 1, 2, 0)
@@ -96,7 +96,7 @@ def test_nothing_lands_outside_the_directory(path: str, transfer: int) -> None:
 def test_parts_come_in_order_or_again(
     arrivals: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arriving, "_root", str(tmp_path))
+    monkeypatch.setattr(received_files, "_root", str(tmp_path))
     monkeypatch.setattr(limits, "FILE_PART", 4)
     parts = [FilePart(3, "file", 10, 0o600, 1, 2, offset) for offset in (0, 4, 8)]
     data = [b"abcd", b"efgh", b"ij"]
@@ -120,9 +120,9 @@ def test_parts_come_in_order_or_again(
 def test_what_jobs_that_have_ended_did_not_send_to_its_end_is_let_go(
     arrivals: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arriving, "_root", str(tmp_path))
+    monkeypatch.setattr(received_files, "_root", str(tmp_path))
     monkeypatch.setattr(limits, "FILE_PART", 4)
-    monkeypatch.setattr(arriving, "OPEN_MAX", 2)
+    monkeypatch.setattr(received_files, "OPEN_MAX", 2)
     before = set(os.listdir("/proc/self/fd"))
     for number in (7, 200):
         assert arrivals(FilePart(1, "file", 10, 0o600, 1, 2, 0), b"abcd", number).delivered
@@ -139,9 +139,9 @@ def test_a_directory_that_is_gone_is_said(
     arrivals: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = FilePart(1, "file", 7, 0o600, 1, 2, 0)
-    monkeypatch.setattr(arriving, "_root", str(tmp_path / "gone"))
+    monkeypatch.setattr(received_files, "_root", str(tmp_path / "gone"))
     assert "No such file" in arrivals(part).reason
-    monkeypatch.setattr(arriving, "_root", "")
+    monkeypatch.setattr(received_files, "_root", "")
     assert "was gone when it made its first cluster" in arrivals(part).reason
 
 
@@ -171,7 +171,7 @@ def test_only_so_many_files_are_remembered(
     arrivals: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of jobs that go on; what a job sends after that is refused, and it is told why."""
-    monkeypatch.setattr(arriving, "_root", str(tmp_path))
+    monkeypatch.setattr(received_files, "_root", str(tmp_path))
     monkeypatch.setattr(limits, "ARRIVED_MAX", 2)
     answers = [arrivals(FilePart(n, f"file {n}", 7, 0o600, 1, 2, 0)) for n in (1, 2, 3)]
     assert [told.delivered for told in answers] == [True, True, False]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dispy.client.callbacks import Caller, check_callback
+from dispy.client.session.callbacks import Caller, check_callback
 from dispy.errors import UsageError
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import dispy
-from dispy.client.checking import check_threads, check_timeout, deadline
+from dispy.client.arguments import check_threads, check_timeout, deadline
 from dispy.errors import UsageError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dispy.client.computation import Computation, check_depends
+from dispy.client.code.computation import Computation, check_depends
 from dispy.errors import UsageError
 from dispy.payload import load_code
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from dispy.client import died, journal_files
-from dispy.client.died import DeadProgram, Reached, in_turn, listed, recoverable
+from dispy.client.recovery import dead_programs
+from dispy.client.recovery.dead_programs import DeadProgram, Reached, in_turn, listed, recoverable
 from dispy.errors import UsageError
+from dispy.journal import files
 
 DAY_S = 86400.0
 
@@ -98,8 +99,8 @@ def test_what_is_said() -> None:
 
 def make(identity: bytes, *, is_full: bool, batches: tuple[int, ...] = ()) -> Path:
     """The journal of a program that is dead."""
-    path = journal_files.new_path(identity, is_full=is_full)
-    db = journal_files.create(path, is_full=is_full)
+    path = files.new_path(identity, is_full=is_full)
+    db = files.create(path, is_full=is_full)
     db.execute("INSERT INTO session VALUES (1, ?, 'work.py (7)', 1000.0, '')", (identity,))
     db.execute("INSERT INTO node VALUES (1, ?, '127.0.0.1', 9, '', 'n', 0, 'print', 1)", (identity,))
     db.execute("INSERT INTO computation VALUES (1, 1, 'run', x'80', NULL)")
@@ -146,7 +147,7 @@ def test_what_is_no_journal_is_not_listed(caplog: pytest.LogCaptureFixture) -> N
 
 def test_rows_of_something_else(caplog: pytest.LogCaptureFixture) -> None:
     path = make(b"1" * 16, is_full=True, batches=(1,))
-    with journal_files.looked_at(path) as (db, _):
+    with files.looked_at(path) as (db, _):
         db.execute("UPDATE submitted SET jobs = 'text'")
         db.execute("UPDATE session SET started = 'noon'")
     assert recoverable() == []
@@ -157,11 +158,11 @@ def test_old_ones_are_removed_and_that_is_said(caplog: pytest.LogCaptureFixture)
     """Not those that somebody has asked for since, nor those with jobs."""
     now = time.time()
     old, asked, full, new = (make(bytes([n]) * 16, is_full=n == 3) for n in (1, 2, 3, 4))
-    with journal_files.looked_at(asked) as (db, _):
-        journal_files.note_asked(db)
+    with files.looked_at(asked) as (db, _):
+        files.note_asked(db)
     for path in (old, asked, full):
         os.utime(path, (now - 31 * DAY_S, now - 31 * DAY_S))
-    journal_files.remove_old(old.parent)
+    files.remove_old(old.parent)
     assert sorted(path.name for path in old.parent.iterdir()) == [path.name for path in (asked, full, new)]
     assert "that nobody asked for in 30 days: work.py (7)" in caplog.text
     assert asked.stat().st_mtime < now - 30 * DAY_S
@@ -169,9 +170,9 @@ def test_old_ones_are_removed_and_that_is_said(caplog: pytest.LogCaptureFixture)
 
 def test_one_that_lives_is_not_looked_at() -> None:
     path = make(b"1" * 16, is_full=False)
-    db = journal_files.take_over(path)
+    db = files.take_over(path)
     try:
-        with pytest.raises(UsageError, match="in use"), journal_files.looked_at(path):
+        with pytest.raises(UsageError, match="in use"), files.looked_at(path):
             pass
         assert recoverable() == []
     finally:
@@ -181,7 +182,7 @@ def test_one_that_lives_is_not_looked_at() -> None:
 
 def test_probes_have_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that says nothing: here one whose queue of connections is full."""
-    monkeypatch.setattr(died, "PROBE_S", 0.05)
+    monkeypatch.setattr(dead_programs, "PROBE_S", 0.05)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as stack:
         address = server.getsockname()
         for _ in range(4):

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from dispy.client import failures, missing
-from dispy.client.failures import KINDS_MAX, SUMMARY_MAX, Tally, summary
 from dispy.client.job import ABANDONED, CANCELLED, FINISHED, TERMINATED, DispyJob
-from dispy.client.status import print_table
+from dispy.client.session import failures, missing_files
+from dispy.client.session.failures import KINDS_MAX, SUMMARY_MAX, Tally, summary
+from dispy.client.session.status_table import print_table
 from dispy.errors import JobError
 from dispy.worker import names
 
@@ -342,8 +342,8 @@ class Place:
 
     def added(self, function: Callable[[], object], ip_addr: str | None = "127.0.0.1") -> list[str]:
         """What is added to that, here and there."""
-        text = missing.explain(self.reason(function), self.cluster, ip_addr)
-        assert missing.explain(text, self.cluster, ip_addr) == text
+        text = missing_files.explain(self.reason(function), self.cluster, ip_addr)
+        assert missing_files.explain(text, self.cluster, ip_addr) == text
         return [line for line in text.splitlines() if line.startswith("dispy: ")]
 
     def send(self, *paths: str) -> None:

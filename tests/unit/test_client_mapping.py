@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dispy import payload
-from dispy.client.mapping import CHUNK_BYTES, ITEMS_MAX, WAITING_BYTES, Chunk, Mapping, Options
+from dispy.client.map.chunks import CHUNK_BYTES, ITEMS_MAX, WAITING_BYTES, Chunk, Mapping, Options
 from dispy.errors import JobError, PicklingError, UsageError
 from dispy.protocol.node import CANCELLED, FINISHED, TERMINATED, Ended
 

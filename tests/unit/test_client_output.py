@@ -8,9 +8,17 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispy.client.callbacks import Caller
 from dispy.client.job import DispyJob
-from dispy.client.output import PENDING_MAX, RESTART_MARK, Final, Follower, Output, Reader, Watching
+from dispy.client.session.callbacks import Caller
+from dispy.client.session.live_output import (
+    PENDING_MAX,
+    RESTART_MARK,
+    Final,
+    Follower,
+    Output,
+    Reader,
+    Watching,
+)
 from dispy.protocol.node import CANCELLED, FINISHED, Ended, Printed
 from dispy.protocol.output import CUT_MARK
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dispy.client.status import seconds, speedup
+from dispy.client.session.status_table import seconds, speedup
 
 
 @pytest.mark.parametrize(

@@ -384,9 +384,7 @@ def test_ephemeral_certificates_differ() -> None:
 
 
 def test_the_library_is_not_loaded_before_it_is_needed() -> None:
-    program = (
-        "import sys, dispy.security.certificates; print(any('cryptography' in name for name in sys.modules))"
-    )
+    program = "import sys, dispy.security.certificates; print(any('cryptography' in name for name in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
     )

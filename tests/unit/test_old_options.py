@@ -15,7 +15,7 @@ import dispy
 from dispy.cli.node import command
 from dispy.cli.old_options import NO_EFFECT, take_out
 from dispy.errors import MissingModuleError, NotYetError, UsageError
-from dispy.later import MODULES, NAMES, NODE_OPTIONS, PARAMETERS
+from dispy.not_yet import MODULES, NAMES, NODE_OPTIONS, PARAMETERS
 
 ROOT = Path(__file__).parents[2]
 

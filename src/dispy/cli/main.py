@@ -45,7 +45,7 @@ def list_recoverable() -> None:
     A line each: its name and process id, when it began and wrote its last note, its clusters and nodes, how many jobs
     it had if that is known, and its journals. The one that began last comes first.
     """
-    from dispy.client.died import recoverable
+    from dispy.client.recovery.dead_programs import recoverable
 
     programs = recoverable()
     for program in programs:

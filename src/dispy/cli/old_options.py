@@ -9,7 +9,7 @@ import click
 
 from dispy.cli.options import Number
 from dispy.errors import NotYetError
-from dispy.later import NODE_OPTIONS, not_yet
+from dispy.not_yet import NODE_OPTIONS, not_yet
 
 F = TypeVar("F", bound=Callable[..., Any])
 

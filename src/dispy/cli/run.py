@@ -13,7 +13,7 @@ import click
 import dispy
 from dispy.cli.options import Underscores, UserPath
 from dispy.errors import DispyError, UsageError
-from dispy.later import RUN_OPTIONS, not_yet
+from dispy.not_yet import RUN_OPTIONS, not_yet
 
 FAILED = 1
 """Exit code when a run has failed."""

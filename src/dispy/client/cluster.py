@@ -12,27 +12,32 @@ from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
 from dispy import config, payload
-from dispy.client import callbacks, closing, data, ending, finding, noting, reasons, submitting
-from dispy.client import status as status_module
-from dispy.client.arriving import note_root
-from dispy.client.brief import brief, briefly
-from dispy.client.callbacks import Waited
-from dispy.client.checking import check_threads, check_timeout, deadline, describe
-from dispy.client.computation import Computation, check_setup
-from dispy.client.engine import Engine, engine, stop_engine
-from dispy.client.failures import Tally
-from dispy.client.files import Held, Shipped, is_file_item
+from dispy.client.arguments import check_threads, check_timeout, deadline, describe
+from dispy.client.cluster_nodes import NodeNames
+from dispy.client.code.computation import Computation, check_setup
+from dispy.client.engine import node_discovery
+from dispy.client.engine.engine import Engine, engine, stop_engine
 from dispy.client.job import CANCELLED, STATUS_NAMES, DispyJob
-from dispy.client.journal import Journal
-from dispy.client.log import set_level
-from dispy.client.mapping import Chunk
-from dispy.client.maps import Maps
+from dispy.client.logger import set_level
+from dispy.client.map.chunks import Chunk
+from dispy.client.map.entry import Maps
 from dispy.client.nodes import DispyNode, parse_nodes
-from dispy.client.output import Watching
 from dispy.client.parameters import check_dest_path, check_each, reentrant_or_not, renamed
-from dispy.client.refs import Ref
-from dispy.client.steering import NodeNames
+from dispy.client.recovery import journaling
+from dispy.client.session import callbacks, completion, explain
+from dispy.client.session import sent as data
+from dispy.client.session import shutdown as closing
+from dispy.client.session import status_table as status_module
+from dispy.client.session import submission as submitting
+from dispy.client.session.callbacks import Waited
+from dispy.client.session.failures import Tally
+from dispy.client.session.files import Held, Shipped, is_file_item
+from dispy.client.session.live_output import Watching
+from dispy.client.session.objects import Ref
+from dispy.client.session.received_files import note_root
+from dispy.client.tracebacks import brief, briefly
 from dispy.errors import PicklingError, UsageError
+from dispy.journal.writer import Journal
 from dispy.protocol.files import FileEntry
 from dispy.security import secrets
 from dispy.security.tls import Tls, check
@@ -260,7 +265,7 @@ class JobCluster(Maps):
             a.ip_addr is None or is_loopback(a.ip_addr) for a in self._allocations
         ):
             self._engine.share_memory()
-        finding.prepare(self._engine, self)
+        node_discovery.prepare(self._engine, self)
         # Callbacks use the name that the cluster is given when this has returned, and nodes may be quicker than that
         # on a machine that does much else.
         with self._engine.callbacks.held():
@@ -281,7 +286,7 @@ class JobCluster(Maps):
         return engine()
 
     def _open_journal(self, recover_file: str | os.PathLike[str] | None) -> Journal:
-        return noting.open_journal(self, recover_file)
+        return journaling.open_journal(self, recover_file)
 
     @property
     def job_output(self) -> Callable[[DispyJob, str, str], object] | None:
@@ -394,7 +399,7 @@ class JobCluster(Maps):
         if self._is_closed or self._pid != process_identity.pid:
             self._check_open()
         if not isinstance(job, DispyJob):
-            return ending.cancel_several(self, job)
+            return completion.cancel_several(self, job)
         number = job._number
         if self._jobs.get(number) is not job:
             return -1
@@ -403,7 +408,7 @@ class JobCluster(Maps):
                 job._status = CANCELLED
         self._cancels.append(number)
         if not self._has_posted_cancels:
-            ending.post_cancels(self)
+            completion.post_cancels(self)
         return 0
 
     @briefly
@@ -448,11 +453,11 @@ class JobCluster(Maps):
     def why(self, job: DispyJob) -> str:
         """Say in words where a job is, and why it has not ended: for whom it waits, and where."""
         if not isinstance(job, DispyJob):
-            raise UsageError(f"why takes a job, not {describe(job)}", hint=ending.JOBS_ARE)
+            raise UsageError(f"why takes a job, not {describe(job)}", hint=completion.JOBS_ARE)
         if job._is_final:
             return f"it has ended: {STATUS_NAMES[job._status]}"
         self._check_open()
-        return self._engine.call(reasons.why, self, job)
+        return self._engine.call(explain.why, self, job)
 
     # Ending.
 

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from dispy import payload
-from dispy.client.checking import check_timeout
-from dispy.client.failures import look, summary
-from dispy.client.missing import advice_in
+from dispy.client.arguments import check_timeout
+from dispy.client.session.failures import look, summary
+from dispy.client.session.missing_files import advice_in
 from dispy.errors import JobError
 from dispy.system import process_identity
 from dispy.system.escaping import of_error
 
 if TYPE_CHECKING:
-    from dispy.client.output import Output
+    from dispy.client.session.live_output import Output
 
 CREATED = 5
 RUNNING = 6
@@ -347,9 +347,9 @@ def _waiting() -> ModuleType:
 
 @functools.cache
 def _following() -> ModuleType:
-    from dispy.client import output  # which knows jobs
+    from dispy.client.session import live_output  # which knows jobs
 
-    return output
+    return live_output
 
 
 def _shown(captured: Any, cluster: Any) -> Any:

@@ -9,9 +9,9 @@ import types
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from dispy.client.checking import describe, warn
-from dispy.client.files import is_file_item
+from dispy.client.arguments import describe, warn
 from dispy.client.job import CREATED
+from dispy.client.session.files import is_file_item
 from dispy.errors import UsageError
 from dispy.system import current_directory
 from dispy.system.addresses import is_loopback, resolve

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from dispy.client.callbacks import check_callback
-from dispy.client.checking import (
+from dispy.client.arguments import (
     check_flag,
     check_hosts,
     check_interval,
@@ -18,8 +17,9 @@ from dispy.client.checking import (
     check_text,
     describe,
 )
+from dispy.client.session.callbacks import check_callback
 from dispy.errors import UsageError
-from dispy.later import PARAMETERS, not_yet
+from dispy.not_yet import PARAMETERS, not_yet
 from dispy.protocol.files import check_path as check_sent_path
 from dispy.settings import PULSE_MIN_S
 

@@ -16,15 +16,15 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from dispy import config
-from dispy.client.asking import Asking, Net
-from dispy.client.brief import briefly
-from dispy.client.checking import check_flag, check_path, check_threads, check_timeout
-from dispy.client.dead import Dead, Session, open_all, open_journal
-from dispy.client.died import DeadProgram, in_turn, listed, recoverable
+from dispy.client.arguments import check_flag, check_path, check_threads, check_timeout
 from dispy.client.job import DispyJob
-from dispy.client.log import notice
-from dispy.client.recovered import by_address, load, make_jobs, why_not
-from dispy.client.resumed import Resumed, Resuming, resume_unstarted
+from dispy.client.logger import notice
+from dispy.client.recovery.dead_program import Dead, Session, open_all, open_journal
+from dispy.client.recovery.dead_programs import DeadProgram, in_turn, listed, recoverable
+from dispy.client.recovery.node_queries import Asking, Net
+from dispy.client.recovery.rebuilt_jobs import by_address, load, make_jobs, why_not
+from dispy.client.recovery.resumed_jobs import Resumed, Resuming, resume_unstarted
+from dispy.client.tracebacks import briefly
 from dispy.core.recovery import PlaceStatus
 from dispy.errors import DispyError, UsageError
 from dispy.protocol.limits import MIB

@@ -18,7 +18,7 @@ from concurrent.futures import FIRST_COMPLETED as FIRST_COMPLETED
 from concurrent.futures import FIRST_EXCEPTION as FIRST_EXCEPTION
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dispy.client.checking import deadline, describe
+from dispy.client.arguments import deadline, describe
 from dispy.client.job import FINISHED, DispyJob
 from dispy.errors import UsageError
 from dispy.system.escaping import counted

@@ -8,6 +8,9 @@ MIB = 1024 * KIB
 VERSION = 1
 """Version of the protocol. Messages may gain optional fields; anything else is a new version."""
 
+CHUNK_NUMBERS_FROM = 1 << 40
+"""Job numbers from here on are chunks of a ``map``, so that the numbers of jobs keep step with their ids."""
+
 HANDSHAKE_FRAME_MAX = 512
 """Bytes of a frame before the proof: the largest honest one takes about 100."""
 

@@ -70,7 +70,7 @@ def replace(module: ModuleType, names: dict[str, Any]) -> None:
 def note_missing(error: BaseException, node_name: str, directory: str) -> None:
     """Add to an exception of user code, if a module or file was not found, what it is that is missing, and where.
 
-    The program adds, of a file that it has, what to do (``dispy.client.missing``, which knows the words here).
+    The program adds what to do, of a file that it has (``client.session.missing_files``, which knows the words here).
 
     Args:
         error: What was raised.

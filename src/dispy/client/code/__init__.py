@@ -1,0 +1,1 @@
+"""What a program sends as code: a function, a class or a program, with the modules that it imports."""

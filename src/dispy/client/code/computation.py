@@ -1,0 +1,236 @@
+"""What a program wants computed, turned into what nodes are sent."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import os
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dispy import config, payload
+from dispy.client.code.imports import names_of
+from dispy.client.code.program import find_program
+from dispy.client.session.files import is_file_item
+from dispy.errors import UsageError
+from dispy.worker.program import Program, as_text
+
+logger = logging.getLogger("dispy.client")
+
+
+class Computation:
+    """A function or program with what it depends on, pickled.
+
+    Attributes:
+        name: Of the function; the path of a program as it was given.
+        code: The pickle, with setup and cleanup.
+        method: The bound method that was given, if it was one.
+        program: The path of its file here, if it is a program; empty otherwise.
+        is_program: Whether it is one.
+        extensions: Compiled modules of the user's own, which travel as files.
+        known: What nodes have of the program by the code.
+        adapts: Whether the function is called with other arguments than those of the caller.
+    """
+
+    __slots__ = (
+        "_owner", "_signature", "adapts", "code", "extensions", "is_program", "known", "method", "name", "program",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        computation: Any,
+        depends: Any,
+        setup: Callable[..., Any] | None = None,
+        cleanup: Callable[..., Any] | None = None,
+        seeding: payload.Seeding = payload.generators.UNSEEDED,
+    ) -> None:
+        self.is_program = isinstance(computation, (str, os.PathLike))
+        path = os.fspath(computation) if self.is_program else ""
+        self.program = find_program(path) if self.is_program else ""
+        if self.is_program:
+            computation = Program(os.path.basename(self.program), config.Java)
+        elif not callable(computation):
+            raise UsageError(
+                f"computation must be a function or the path of a program, not {type(computation).__name__}",
+                hint="JobCluster(compute) where compute is a function",
+            )
+        _check_returns(computation)
+        self.method = computation if isinstance(computation, types.MethodType) else None
+        function: Callable[..., Any] = self.method.__func__ if self.method is not None else computation
+        self.name = path if self.is_program else _name(function)
+        self.adapts = self.is_program or self.method is not None
+        items = check_depends(depends)
+        if self.method is not None and not isinstance(self.method.__self__, type):
+            items.append(type(self.method.__self__))
+        for what, item in (("setup", setup), ("cleanup", cleanup)):
+            if item is not None and not callable(item):
+                raise UsageError(
+                    f"{what} must be a function, not {type(item).__name__}",
+                    hint="the function, without parentheses",
+                )
+        named = names_of(depends) if isinstance(depends, (list, tuple)) else ()
+        self.code, self.known, self.extensions = payload.dump_code(
+            function, items, setup, cleanup, named, seeding
+        )
+        self._owner: Any = self.method.__self__ if self.method is not None else None
+        if self.method is not None and seeding.is_on and not isinstance(self._owner, type):
+            self._owner = payload.generators.shared(self._owner, f"jobs of {self.name}")
+        self._signature = None if self.is_program else _signature(function)
+
+    def code_with(self, setup_args: tuple[Any, ...]) -> bytes:
+        """The code for a node where setup and cleanup have arguments.
+
+        Raises:
+            PicklingError: One that cannot be sent.
+        """
+        return payload.with_setup_args(self.code, setup_args)
+
+    def check_constants(self, constants: Mapping[str, Any], given: int) -> None:
+        """Check that calls can have these arguments, where the function says what it takes.
+
+        Args:
+            constants: Keyword arguments.
+            given: Positional ones that calls have besides, at least.
+
+        Raises:
+            UsageError: They cannot.
+        """
+        if self.is_program:
+            raise UsageError(
+                f"program {self.name} takes texts, and no arguments by name",
+                hint="cluster.map(items, itertools.repeat('--seed=3'))",
+            )
+        if self._signature is None:
+            return
+        positional = [None] * (given + (self.method is not None))
+        try:
+            self._signature.bind_partial(*positional, **constants)
+        except TypeError as error:
+            raise UsageError(
+                f"constants do not fit {self.name}{self._signature}: {error}",
+                hint="they are keyword arguments, besides those that the iterables give",
+            ) from None
+
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """The arguments of the function for those of the caller.
+
+        A program gets texts, and no keyword arguments. For a bound method callers may give the object
+        first, as they always had to; where they do not, it is the one that the method was bound to.
+        """
+        if self.is_program:
+            kwargs.clear()
+            return tuple([as_text(value) for value in args])
+        assert self.method is not None
+        owner = self.method.__self__
+        if isinstance(owner, type):
+            return (owner, *args)
+        if args and isinstance(args[0], type(owner)) and self._signature is not None:
+            try:
+                self._signature.bind(*args, **kwargs)
+            except TypeError:
+                pass
+            else:
+                return args
+        return (self._owner, *args)
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    """The parameters of a function; None if it does not say, as many functions written in C."""
+    try:
+        return inspect.signature(function)
+    except Exception:
+        return None
+
+
+def _check_returns(function: Any) -> None:
+    """Refuse what only makes something that would have to be run."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise UsageError(
+            f"computation {_name(function)} is asynchronous: nobody would await what it returns on a node",
+            hint="write a function that calls asyncio.run and returns the result",
+        )
+    if inspect.isgeneratorfunction(function):
+        raise UsageError(
+            f"computation {_name(function)} is a generator: nobody would iterate over what it returns on a node",
+            hint="return a list; dispy_provisional_result sends what is there before the end",
+        )
+
+
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", "") or type(function).__name__)
+
+
+def check_setup(per: Any, timeout: Any, is_isolated: bool) -> None:
+    """Refuse what cannot be ``setup_per`` and ``setup_timeout``.
+
+    Raises:
+        UsageError: It cannot, or not with isolated jobs.
+    """
+    if per not in ("node", "worker"):
+        raise UsageError(f"setup_per must be 'node' or 'worker', not {per!r}")
+    if per == "worker" and is_isolated:
+        raise UsageError(
+            "isolate=True forks a process for each job, which what needs setup_per='worker' does not survive",
+            hint="leave isolate out, or let each job do what setup does",
+        )
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if timeout is not None and not (is_number and 0 < timeout <= 1e9):
+        raise UsageError(f"setup_timeout must be a number of seconds, not {timeout!r}")
+
+
+def check_depends(depends: Any) -> list[Any]:
+    """Functions and classes of a ``depends`` argument: an instance stands for its class, a partial for its function.
+
+    Files and modules are left out.
+
+    Raises:
+        UsageError: Something that cannot be a dependency.
+    """
+    if depends is None:
+        return []
+    if isinstance(depends, str) or not isinstance(depends, (list, tuple)):
+        raise UsageError(f"depends must be a list, not {type(depends).__name__}", hint="depends=[helper]")
+    items: list[Any] = []
+    for item in depends:
+        if is_file_item(item):
+            continue  # they travel beside the code
+        if isinstance(item, functools.partial):
+            item = item.func
+        if not isinstance(item, (types.FunctionType, types.BuiltinFunctionType, type)):
+            if isinstance(item, types.MethodType):
+                item = item.__func__
+            elif type(item).__module__ == "builtins":
+                raise UsageError(
+                    f"{item!r} in depends is not a function, class or object of a class",
+                    hint="give values to jobs as arguments",
+                )
+            else:
+                item = type(item)
+        items.append(item)
+    return items
+
+
+def check_job_depends(depends: Any, computation: Computation) -> list[Any]:
+    """Functions and classes of ``dispy_job_depends``; what cannot be one is left out, with a warning.
+
+    Raises:
+        UsageError: It is no list.
+    """
+    if depends is not None and (isinstance(depends, str) or not isinstance(depends, (list, tuple))):
+        raise UsageError(f"dispy_job_depends must be a list, not {type(depends).__name__}")
+    items: list[Any] = []
+    for item in depends or ():
+        try:
+            items += check_depends([item])
+        except UsageError as error:
+            logger.warning(
+                "in dispy_job_depends of a job of %s: %s; it is left out", computation.name, error
+            )
+    if items and computation.is_program:
+        logger.warning(
+            "%s is a program, and finds no functions: dispy_job_depends is left out", computation.name
+        )
+        return []
+    return items

@@ -1,0 +1,149 @@
+"""A node that the program starts for itself, where there is no other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dispy.client.logger import notice
+from dispy.errors import NoNodesError
+from dispy.net.discovery import where_looked
+from dispy.system.processes import shortage
+
+if TYPE_CHECKING:
+    from dispy.core.scheduling.state import NodeId
+    from dispy.security.secrets import Secret
+
+logger = logging.getLogger("dispy.client")
+
+AGAIN_S = 2.0
+"""One that ends is not started again sooner than so long after its start."""
+
+END_S = 4.0
+"""Seconds that it has to end, when it is told to."""
+
+
+class PrivateNode:
+    """A node that this program started for itself.
+
+    It ends with the program, whatever ends that, since it watches our process; its own session
+    keeps the terminal's Ctrl-C, which is meant for the program, from it.
+
+    Args:
+        secret: Shared with it.
+        others: How many nodes of this user run on this machine that have another secret.
+
+    Raises:
+        NoNodesError: It cannot be started.
+    """
+
+    def __init__(self, secret: Secret, others: int) -> None:
+        self.secret = secret
+        self._others = others
+        self.address: tuple[str, int] | None = None
+        self.node: NodeId | None = None
+        self.is_draining = False
+        self.drained: set[int] = set()
+        """Computations that it takes nothing new of."""
+        environment = dict(os.environ)
+        source = str(Path(__file__).resolve().parents[2])
+        if "site-packages" not in source:
+            before = environment.get("PYTHONPATH")
+            environment["PYTHONPATH"] = source + (os.pathsep + before if before else "")
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "dispy.node"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise NoNodesError(
+                f"no node runs on this machine, and none can be started for this program: {error}",
+                hint=shortage(error) or "start 'dispynode'",
+            ) from error
+        settings: dict[str, Any] = {"listen_port": 0, "owner": os.getpid()}
+        if not secret.is_own:
+            settings["secret"] = f"dispy1-{secret.key.hex()}"
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(settings).encode())
+        self._process.stdin.close()
+        self._output = b""
+        self._started = time.monotonic()
+
+    def watch(self, on_ready: Callable[[PrivateNode], None]) -> None:
+        """Wait for its address; on the loop."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        loop = asyncio.get_running_loop()
+        os.set_blocking(stdout.fileno(), False)
+
+        def on_readable() -> None:
+            data = os.read(stdout.fileno(), 4096)
+            self._output += data
+            if b"\n" in self._output:
+                host, port, cpus = self._output.split()[:3]
+                self.address = (host.decode(), int(port))
+                notice(self._describe(int(cpus)))
+                on_ready(self)
+            elif data:
+                return
+            else:
+                logger.warning(
+                    "the node that was started for this program ended at once; see its message above"
+                )
+            loop.remove_reader(stdout.fileno())
+
+        loop.add_reader(stdout.fileno(), on_readable)
+
+    def _describe(self, cpus: int) -> str:
+        if self._others:
+            what = "no dispynode with this program's secret runs on this machine, and {}".format(
+                "one with another secret" if self._others == 1 else f"{self._others} with other secrets"
+            )
+        else:
+            what = "no dispynode runs on this machine"
+        return (
+            f"{what}; started one with {cpus} {'CPU' if cpus == 1 else 'CPUs'} for this program "
+            f"(looked in {where_looked()}; dispy.config.LocalNode = False prevents that)"
+        )
+
+    def has_ended(self) -> bool:
+        """Whether it is gone, and was started long enough ago to start another."""
+        return self._process.poll() is not None and time.monotonic() - self._started > AGAIN_S
+
+    def set_draining(self, is_draining: bool) -> None:
+        """Whether another node of this machine is there."""
+        self.is_draining = is_draining
+
+    def stop(self) -> None:
+        """Tell it to end."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+
+    def wait(self) -> None:
+        """Wait until it has ended; end it by force if it does not."""
+        deadline = time.monotonic() + END_S
+        while True:
+            try:
+                self._process.wait(0.2)
+                break
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > deadline:
+                    self._process.kill()
+                elif self.address is None:
+                    # If this program ignores SIGTERM, so does the node until it has handlers of its own: again.
+                    self.stop()
+        if self._process.stdout is not None:
+            self._process.stdout.close()

@@ -1,0 +1,122 @@
+"""Chunks of a ``map`` that have ended are opened: results, what items raised, and why a chunk failed as a whole.
+
+A chunk fails as a whole if its process dies, its node is lost, its items cannot be rebuilt there or its results
+here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dispy import payload
+from dispy.client.session.missing_files import advice_in, explain
+from dispy.errors import JobError
+from dispy.system.escaping import counted, of_error, short_repr
+
+if TYPE_CHECKING:
+    from dispy.client.map.chunks import Chunk
+    from dispy.client.session.state import ClusterState
+
+
+class Settled(NamedTuple):
+    """Outcome of the items of a chunk that failed, where errors stay in their places.
+
+    Attributes:
+        results: Of its first items; ``payload.ItemFailed`` or an exception for each that failed.
+        is_whole: It failed as a whole: smaller ones lose less.
+    """
+
+    results: list[Any]
+    is_whole: bool
+
+
+def settle(chunk: Chunk, name: str, is_reentrant: bool) -> Settled:
+    """Find out what there is of a chunk that failed; what is missing was not run, or may be run again.
+
+    Args:
+        chunk: The chunk.
+        name: Of the cluster.
+        is_reentrant: Whether items may be run again whose process has died.
+    """
+    try:
+        failure = payload.load_failure(chunk._value) if chunk._value else None
+    except Exception as error:
+        return Settled(
+            failed_whole(chunk, name, f"the results cannot be rebuilt here: {of_error(error)}"), True
+        )
+    if failure is None:
+        was_run = not chunk._value  # otherwise that is why the items could not be rebuilt on the node
+        if chunk._count > 1 and (is_reentrant or not was_run):
+            return Settled([], True)
+        reason = chunk._exception or "no reason given"
+        if chunk._count > 1:
+            reason += (
+                f"; these {counted(chunk._count, 'item')} were run in one process, and nobody knows how far it got: "
+                "with JobCluster(reentrant=True) they are run again, in smaller and smaller lots"
+            )
+        return Settled(failed_whole(chunk, name, reason), True)
+    results, data = failure
+    if results and type(results[-1]) is payload.Rest:
+        results.pop()
+    elif len(results) < chunk._count:
+        item = shown_item(chunk, len(results))
+        results.append(payload.ItemFailed(data, chunk._exception or "", item))
+    return Settled(results, False)
+
+
+def with_errors(chunk: Chunk, results: list[Any], cluster: ClusterState) -> list[Any]:
+    """Results of a chunk, with exceptions in the places of items that failed."""
+    return [
+        item_error(cluster, chunk._first + place, result.error, result.text, result.item)
+        if type(result) is payload.ItemFailed
+        else result
+        for place, result in enumerate(results)
+    ]
+
+
+def item_error(cluster: ClusterState, number: int, data: bytes, text: str, item: str) -> Exception:
+    """The exception of an item, with the remote traceback as cause, and a note that names the item.
+
+    A ``JobError`` where that cannot be rebuilt here, or would end this program: ``sys.exit`` in an item, say.
+
+    Args:
+        cluster: Of the map.
+        number: Of the item.
+        data: The pickled exception; empty if there is none.
+        text: The traceback.
+        item: The item, in few words.
+    """
+    text = explain(text, cluster, None)
+    raised = payload.load_exception(data, text) if data else None
+    if not isinstance(raised, Exception):
+        message = f"item {number} of the map failed: {text if raised is None else of_error(raised)}"
+        cause = raised.__cause__ if raised is not None else None
+        raised = JobError(message)
+        raised.__cause__ = cause
+    elif advice_in(text):
+        raised.add_note(advice_in(text))
+    raised.add_note(f"item {number} of the map of {cluster.name}: {item}")
+    return raised
+
+
+def shown_item(chunk: Chunk, place: int) -> str:
+    """An item of a chunk, in few words."""
+    try:
+        return short_repr(payload.load_items(chunk._items)[place])
+    except Exception:  # it may be why the chunk failed
+        return f"<not shown: {counted(len(chunk._items), 'byte')}>"
+
+
+def chunk_error(chunk: Chunk, name: str, reason: str) -> JobError:
+    """Why a chunk failed as a whole."""
+    last = chunk._first + chunk._count - 1
+    which = f"item {last}" if chunk._count == 1 else f"items {chunk._first} to {last}"
+    error = JobError(f"{which} of the map of {name}: {reason}")
+    if chunk._count == 1:
+        error.add_note(f"item {last} of the map: {shown_item(chunk, 0)}")
+    return error
+
+
+def failed_whole(chunk: Chunk, name: str, reason: str) -> list[Any]:
+    """The error of a chunk, for each of its items: an object of its own, as whoever raises one changes it."""
+    return [chunk_error(chunk, name, reason) for _ in range(chunk._count)]

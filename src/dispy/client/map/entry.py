@@ -1,0 +1,188 @@
+"""``map`` and ``starmap``: what they are given is checked, and begun."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Iterable, Iterator
+from collections.abc import Mapping as MappingType
+from typing import TYPE_CHECKING, Any, Never
+
+from dispy import payload
+from dispy.client.arguments import check_flag, deadline, describe
+from dispy.client.cluster_nodes import Steering
+from dispy.client.map.chunks import Chunk, Mapping, Options
+from dispy.client.session import completion, submission
+from dispy.client.session import sent as data
+from dispy.client.tracebacks import briefly
+from dispy.errors import PicklingError, UsageError
+
+if TYPE_CHECKING:
+    from dispy.client.session.objects import Ref
+
+OPTIONS = ("timeout", "return_exceptions", "constants", "chunksize")
+
+
+class Maps(Steering):
+    """The part of a cluster that runs the computation over iterables."""
+
+    @briefly
+    def map(
+        self,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        return_exceptions: bool = False,
+        constants: MappingType[str, Any] | None = None,
+        chunksize: int | None = None,
+        **others: Never,
+    ) -> Iterator[Any]:
+        """Run the computation on each item; results come in the order of the items.
+
+        Several iterables give one argument each, and the shortest ends it, as with ``zip``. They may be
+        endless: they are read as results are taken, a bounded number of items ahead. Items travel in
+        chunks of about 20 ms of work by the run times measured so far. Within a chunk arguments that
+        are one object stay one object, and worker state (directory, environment) is restored after the
+        chunk. What items print is written to this program's ``sys.stdout`` and ``sys.stderr`` when
+        their results come. ``dispy_job_id`` is None. There are no jobs to look at and no callbacks:
+        ``jobs_done`` of nodes counts items, ``jobs_pending`` chunks.
+
+        An item that fails raises here what it raised there, with a note that names the item, after the
+        results of those before it; the others are cancelled. So they are when the iterator is closed or
+        dropped: leaving the loop is enough.
+
+        Args:
+            iterables: Arguments.
+            timeout: Seconds for all results, from this call.
+            return_exceptions: The exception of an item that fails is returned in its place, with the remote
+                traceback as cause, and the rest goes on.
+            constants: Keyword arguments that all calls have. They are sent to each node once, and calls share them:
+                functions must not change them.
+            chunksize: Items of a chunk, instead of as many as take 20 ms. Such chunks are never cut.
+            others: Refused, with an error that says what to write.
+
+        Raises:
+            TimeoutError: From the iterator: the next result has not come in time.
+            JobError: Likewise: a chunk ended without saying why; or an exception cannot be rebuilt here.
+            PicklingError: Constants that cannot be sent.
+            UsageError: The cluster is closed, or was closed meanwhile; or an argument that cannot be used.
+        """
+        _refuse_others("map", others)
+        if not iterables:
+            raise UsageError("map takes at least one iterable", hint="cluster.map(range(10))")
+        for number, iterable in enumerate(iterables, 1):
+            hint = "cluster.map([value]) for one item"
+            if callable(iterable):
+                hint = "the function is the cluster's, and not given again: cluster.map(items)"
+            _check_iterable(f"argument {number} of map", iterable, hint)
+        options = Options(False, deadline(timeout), check_flag("return_exceptions", return_exceptions))
+        return self._begin_map(iterables, options, constants, chunksize)
+
+    @briefly
+    def starmap(
+        self,
+        iterable: Iterable[Iterable[Any]],
+        /,
+        *,
+        timeout: float | None = None,
+        return_exceptions: bool = False,
+        constants: MappingType[str, Any] | None = None,
+        chunksize: int | None = None,
+        **others: Never,
+    ) -> Iterator[Any]:
+        """``map`` over tuples of arguments: ``starmap([(1, 2), (3, 4)])`` calls ``f(1, 2)`` and ``f(3, 4)``."""
+        _refuse_others("starmap", others)
+        _check_iterable("the argument of starmap", iterable, "cluster.starmap([(1, 2), (3, 4)])")
+        options = Options(True, deadline(timeout), check_flag("return_exceptions", return_exceptions))
+        return self._begin_map((iterable,), options, constants, chunksize)
+
+    def _begin_map(
+        self,
+        iterables: tuple[Iterable[Any], ...],
+        options: Options,
+        constants: MappingType[str, Any] | None,
+        chunksize: int | None,
+    ) -> Iterator[Any]:
+        """Send the first chunks, and return the iterator over the results."""
+        size = _checked_size(chunksize)
+        self._check_open()
+        sent = self._put_constants(constants, 0 if options.is_starred else len(iterables))
+        mapping = Mapping(self, iterables, options._replace(constants=sent, size=size))
+        self._maps.add(mapping)
+        results = mapping.results()
+        next(results)
+        return results
+
+    def _put_constants(self, constants: MappingType[str, Any] | None, given: int) -> Ref | None:
+        """Send what all calls of a map have; None for nothing.
+
+        Args:
+            constants: By name.
+            given: Positional arguments that calls have for certain.
+        """
+        if constants is None or (isinstance(constants, MappingType) and not constants):
+            return None
+        if not isinstance(constants, MappingType) or not all(isinstance(name, str) for name in constants):
+            raise UsageError(
+                f"constants must be a dictionary of arguments by name, not {describe(constants)}",
+                hint="constants={'seed': 3}",
+            )
+        self._computation.check_constants(constants, given)
+        values = dict(constants)
+        try:
+            return data.put(self, values)
+        except PicklingError:
+            for name, value in values.items():
+                culprit = payload.find_culprit(value, f"constant {name!r}")
+                if culprit:
+                    hint = "give plain data, or create the object in the function"
+                    raise PicklingError(
+                        f"constants of a map cannot be sent: {culprit}", hint=hint
+                    ) from None
+            raise
+
+    def _submit_chunk(self, chunk: Chunk, data: payload.Buffer) -> None:
+        submission.submit_chunk(self, chunk, data)
+
+    def _end_map(self, ended: Mapping, numbers: list[int]) -> None:
+        """Cancel the chunks of a map that are left. Does not wait, on any thread."""
+        self._maps.discard(ended)
+        if numbers:
+            self._engine.post(completion.cancel_open, self, numbers)
+
+
+def _refuse_others(what: str, others: dict[str, Any]) -> None:
+    """Arguments of the function, where the caller's options are."""
+    for name, value in others.items():
+        meant = difflib.get_close_matches(name, [*OPTIONS, "chunk", "chunks"], 1, 0.75)
+        if meant:
+            name_meant = meant[0] if meant[0] in OPTIONS else "chunksize"
+            raise UsageError(f"{what} has no option {name!r}", hint=f"did you mean {name_meant}?")
+        raise UsageError(
+            f"{what} has no option {name!r}",
+            hint=f"arguments that all calls have are given as constants={{{name!r}: {describe(value)}}}",
+        )
+
+
+def _check_iterable(what: str, value: Any, hint: str) -> None:
+    if not hasattr(value, "__iter__") and not hasattr(value, "__getitem__"):
+        raise UsageError(f"{what} must be an iterable, not {describe(value)}", hint=hint)
+
+
+def _checked_size(size: Any) -> int | None:
+    """Items of a chunk; None for as many as fit.
+
+    Raises:
+        UsageError: No number from 1 on.
+    """
+    if size is None:
+        return None
+    try:
+        number = 0 if isinstance(size, bool) else operator.index(size)
+    except TypeError:
+        number = 0
+    if not 1 <= number < 1 << 31:
+        raise UsageError(
+            f"chunksize must be a number of items from 1 on, not {describe(size)}",
+            hint="leave it out for chunks of about 20 ms of work",
+        )
+    return number

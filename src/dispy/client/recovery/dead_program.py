@@ -1,0 +1,301 @@
+"""The journal of a program that has died: found, locked and read."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dispy import payload
+from dispy.client.logger import notice
+from dispy.client.recovery.journaling import repack
+from dispy.core.recovery import PlaceStatus, Recovery, Result
+from dispy.errors import DispyError, UsageError
+from dispy.journal import files
+from dispy.journal.files import BusyError, EmptyError
+from dispy.journal.writer import GIVEN_UP, PRIVATE, USED, Journal, Marked, NodeRow, Options
+from dispy.protocol.limits import CHUNK_NUMBERS_FROM
+from dispy.protocol.node import Ended
+from dispy.security import secrets
+from dispy.system import current_directory
+
+logger = logging.getLogger("dispy.client")
+
+
+class Submitted(msgspec.Struct):
+    """A job as the journal has it."""
+
+    data: bytes
+    part: int
+    time: float
+    is_pinned: bool
+
+
+class _EndedRow(msgspec.Struct, array_like=True):
+    """``Ended`` without limits: what a program was told may be longer than what fits a message."""
+
+    number: int
+    attempt: int
+    status: int
+    start: float
+    end: float
+    payload: bytes
+    stream: int = 0
+    reason: str = ""
+    stdout: bytes = b""
+    stderr: bytes = b""
+    output_stream: int = 0
+    stdout_size: int = 0
+    ran: bool = True
+    segment: int = 0
+    died: bool = False
+    job_id: bytes = b""
+    checksum: int = 0
+
+
+class _JobRow(msgspec.Struct, array_like=True):
+    """``Job`` likewise."""
+
+    number: int
+    attempt: int
+    payload: bytes
+    stream: int = 0
+
+
+_ended_rows = msgspec.msgpack.Decoder(list[_EndedRow])
+_job_rows = msgspec.msgpack.Decoder(list[_JobRow])
+_numbers_of = msgspec.msgpack.Decoder(list[int])
+_options_of = msgspec.msgpack.Decoder(Options)
+
+
+class Session:
+    """A program that had the journal: the one that died, or one that resumed its jobs and died as well."""
+
+    def __init__(self, number: int, identity: bytes, program: str, boot: str) -> None:
+        self.number = number
+        self.identity = identity
+        self.program = program
+        self.boot = boot
+        self.nodes: list[NodeRow] = []
+        self.computations: dict[int, tuple[str, Options]] = {}
+        self.recovery: Recovery
+        self.marked: Marked | None = None
+        """What jobs were sent, at most, and whether the journal has all that came; None if that is not known."""
+        self.keys: dict[str, tuple[bytes, Options]] = {}
+        """Secrets by fingerprint, and how a computation that has one reaches its nodes."""
+
+
+class Dead:
+    """The journal of a dead program, and what is in it."""
+
+    def __init__(self, journal: Journal, noted: float = 0.0) -> None:
+        self.journal = journal
+        self.noted = noted
+        """When its program wrote there last (seconds since the epoch); 0: that is not known."""
+        self.is_done = False
+        """All is fetched: the journal can be removed."""
+        self.sessions: list[Session] = []
+        self.submitted: dict[int, Submitted] = {}
+        self.told: dict[int, Result] = {}
+        """Results that the program had."""
+        self.session_of: dict[int, int] = {}
+        """In which session a job goes on that was resumed."""
+        self.code = b""
+        self.name = ""
+        self.is_reentrant = False
+        self.is_program = False
+        journal.ask(self._read)
+
+    def _read(self, db: Any) -> None:
+        for number, identity, program, boot in db.execute(
+            "SELECT id, identity, program, boot FROM session"
+        ):
+            session = Session(
+                *msgspec.convert((number, identity, program, boot), tuple[int, bytes, str, str])
+            )
+            self.sessions.append(session)
+            rows = db.execute(
+                "SELECT incarnation, host, port, name, label, tls, fingerprint, state FROM node WHERE session = ?",
+                (number,),
+            )
+            fields = NodeRow.__struct_fields__
+            session.nodes = [
+                # SQLite has no truth values.
+                msgspec.convert(dict(zip(fields, row, strict=True)), NodeRow, strict=False)
+                for row in rows
+            ]
+            rows = db.execute(
+                "SELECT number, name, options, code FROM computation WHERE session = ?", (number,)
+            )
+            for row in rows:
+                computation, name, options, code = msgspec.convert(
+                    row, tuple[int, str, bytes, bytes | None]
+                )
+                session.computations[computation] = (name, _options_of.decode(options))
+                self.code, self.name = code or self.code, name
+            used = [row.incarnation for row in session.nodes if row.state == USED]
+            lost = [row.incarnation for row in session.nodes if row.state == GIVEN_UP]
+            private = [row for row in session.nodes if row.state == PRIVATE]
+            session.recovery = Recovery(
+                session.computations, used + [row.incarnation for row in private], lost, CHUNK_NUMBERS_FROM
+            )
+            for row in private:
+                reason = "the program's own node ended with the program"
+                session.recovery.give_up(row.incarnation, PlaceStatus.GONE, reason)
+            session.marked = self.journal.marked(number, session.boot)
+        if self.journal.is_full:
+            self._read_jobs(db)
+
+    def _read_jobs(self, db: Any) -> None:
+        for row in db.execute("SELECT time, pinned, jobs FROM submitted ORDER BY id"):
+            submitted, pinned, jobs = msgspec.convert(row, tuple[float, int, bytes])
+            for job in _job_rows.decode(jobs):
+                self.submitted[job.number] = Submitted(job.payload, job.stream, submitted, bool(pinned))
+        for each in db.execute("SELECT ip, jobs FROM ended ORDER BY id"):
+            ip_addr, ended = msgspec.convert(each, tuple[str, bytes])
+            for row in _ended_rows.decode(ended):
+                fields = {name: getattr(row, name) for name in row.__struct_fields__}
+                if row.stream:
+                    fields["payload"] = read_part(db, row.stream)
+                    fields["stream"] = 0
+                self.told[row.number] = Result(Ended(**fields), ip_addr)
+        for each in db.execute("SELECT session, jobs FROM resumed ORDER BY session"):
+            session, numbers = msgspec.convert(each, tuple[int, bytes])
+            for number in _numbers_of.decode(numbers):
+                self.session_of[number] = session
+        options = [given for session in self.sessions for _, given in session.computations.values()]
+        self.is_reentrant = any(given.reentrant for given in options)
+        self.is_program = any(given.program for given in options)
+
+    def close(self) -> None:
+        """Let go of it: it is removed if all is fetched, else note that somebody wanted it."""
+        if not self.is_done:
+            with contextlib.suppress(DispyError):
+                self.journal.ask(files.note_asked)
+        self.journal.close(remove=self.is_done)
+        if not self.is_done and self.noted:
+            with contextlib.suppress(OSError):
+                os.utime(self.journal.path, (self.noted, self.noted))
+
+    def session(self, number: int) -> Session:
+        """Where a job was last."""
+        wanted = self.session_of.get(number, self.sessions[0].number)
+        return next(session for session in self.sessions if session.number == wanted)
+
+    def last_options(self) -> tuple[bytes, Options]:
+        """The secret of the computation and how it was run, the last time."""
+        return next(iter(self.sessions[-1].keys.values()))
+
+    def arguments(self, number: int) -> Any:
+        """The pickled call of a job that was submitted."""
+        job = self.submitted[number]
+        return self.journal.ask(partial(read_part, part=job.part)) if job.part else job.data
+
+
+def read_part(db: Any, part: int) -> memoryview:
+    """A large payload."""
+    rows = db.execute("SELECT data FROM part WHERE id = ? ORDER BY place", (part,)).fetchall()
+    block = payload.blocks.take(sum(len(row[0]) for row in rows))
+    position = 0
+    for (data,) in rows:
+        block[position : position + len(data)] = data
+        position += len(data)
+    return block
+
+
+def open_journal(recover_file: str | os.PathLike[str], given: dict[str, Any]) -> list[Dead]:
+    """The journal of a dead program, locked; none if there is no such file.
+
+    Raises:
+        UsageError: It is no journal or in use, or its secret is another one.
+    """
+    if not isinstance(recover_file, (str, os.PathLike)):
+        raise UsageError(f"recover_file must be a path, not {type(recover_file).__name__}")
+    path = Path(
+        current_directory.absolute(current_directory.expanded(recover_file, "recover_file"), "recover_file")
+    )
+    if not path.exists():
+        notice(f"there is no journal {path}: nothing to recover")
+        return []
+    return _prepared([_open_dead(path)], given)
+
+
+def open_all(paths: Iterable[Path], given: dict[str, Any]) -> list[Dead]:
+    """The journals of one dead program, locked, but for those that cannot be opened.
+
+    Raises:
+        UsageError: The secret of one is another one.
+    """
+    found: list[Dead] = []
+    for path in paths:
+        try:
+            found.append(_open_dead(path))
+        except (BusyError, EmptyError):
+            continue
+        except UsageError as error:
+            logger.warning("%s", error)
+    return _prepared(found, given)
+
+
+def _prepared(found: list[Dead], given: dict[str, Any]) -> list[Dead]:
+    try:
+        for one in found:
+            _prepare(one, given)
+    except BaseException:
+        for one in found:
+            one.close()
+        raise
+    return found
+
+
+def _open_dead(path: Path) -> Dead:
+    with files.unaged(path) as noted:
+        return _take_over(path, noted)
+
+
+def _take_over(path: Path, noted: float) -> Dead:
+    def call(function: Callable[[], object]) -> None:
+        function()
+
+    journal = Journal(path, files.take_over, call, is_full=False, wait=True, repack=repack)
+    try:
+        return Dead(journal, noted)
+    except BaseException:
+        journal.close(remove=False)
+        raise
+
+
+def _prepare(one: Dead, given: dict[str, Any]) -> None:
+    """Find the secrets that the nodes of a journal want."""
+    for session in one.sessions:
+        for name, options in session.computations.values():
+            if options.fingerprint not in session.keys:
+                session.keys[options.fingerprint] = (_find_key(name, options, given), options)
+
+
+def _find_key(name: str, options: Options, given: dict[str, Any]) -> bytes:
+    """The secret with the fingerprint that a cluster noted."""
+    tried = [given] if given["secret"] or given["secret_file"] else []
+    if not tried and options.secret_file:
+        tried.append({"secret_file": options.secret_file})
+    if not tried:
+        tried.append({})
+    reason = "that is another one"
+    for arguments in tried:
+        try:
+            chosen = secrets.choose(**arguments)
+        except DispyError as error:
+            reason = str(error)
+            continue
+        if chosen.fingerprint() == options.fingerprint:
+            return chosen.key
+    raise UsageError(
+        f"cluster {name} used a secret with the fingerprint {options.fingerprint}, and {reason}",
+        hint="give it: recover_jobs(..., secret_file=PATH)",
+    )

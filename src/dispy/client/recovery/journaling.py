@@ -1,0 +1,181 @@
+"""What journals are told of clusters and their nodes, so that somebody finds the jobs should the program die."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dispy import config, payload
+from dispy.client.logger import notice
+from dispy.errors import DispyError
+from dispy.journal import files as journal_files
+from dispy.journal.writer import PRIVATE, USED, Journal, NodeRow, Options
+from dispy.security.secrets import Secret
+from dispy.system import current_directory
+
+if TYPE_CHECKING:
+    from dispy.client.engine.engine import Engine
+    from dispy.client.session.state import ClusterState
+    from dispy.scheduler.link import NodeInfo
+
+logger = logging.getLogger("dispy.client")
+
+
+def open_journal(cluster: ClusterState, recover_file: str | os.PathLike[str] | None) -> Journal:
+    """A new journal of a cluster, with all its jobs.
+
+    Raises:
+        UsageError: ``recover_file`` exists, or cannot be made.
+    """
+    service, post = cluster._engine.service, cluster._engine.post
+    given = None
+    if recover_file is not None:
+        given = Path(
+            current_directory.absolute(
+                current_directory.expanded(recover_file, "recover_file"), "recover_file"
+            )
+        )
+    path = given or journal_files.new_path(service.identity, is_full=True)
+    journal = Journal(path, journal_files.create, post, is_full=True, wait=True, repack=repack)
+    journal.begin(service.identity, service.name)
+    note_computation(cluster, journal)
+    return journal
+
+
+def note_computation(cluster: ClusterState, journal: Journal) -> None:
+    """Have a journal know what it takes to find the jobs of a cluster, and to run them."""
+    tls = cluster._tls
+    options = Options(
+        cluster._secret.fingerprint(),
+        secret_file=cluster._secret_file or "",
+        certfile=tls.certfile or "",
+        keyfile=tls.keyfile or "",
+        cafile=tls.cafile or "",
+        tls=tls.wanted,
+        isolate=cluster._isolate,
+        program=cluster._computation.is_program,
+        setup_per=cluster._setup_per,
+        setup_timeout=cluster._setup_timeout,
+        reentrant=cluster._reentrant,
+        exclusive=cluster._exclusive,
+        pulse_s=cluster._pulse_s,
+        nodes=[
+            (a.host, a.port or (0 if a.ip_addr is None else config.node_port()), a.cpus)
+            for a in cluster._allocations
+        ],
+        dest_path=cluster._dest_path,
+        keeps_files=cluster._keeps_files,
+        files=cluster._files,
+        sources=cluster._shipped.known(),
+    )
+    journal.add_computation(cluster._number, cluster.name, options, cluster._computation.code)
+
+
+# The journal of the program: for clusters that have none of their own.
+
+
+def note_node(engine: Engine, cluster: ClusterState, info: NodeInfo, is_private: bool) -> None:
+    """A cluster uses a node: should the program die, somebody has to know."""
+    if cluster._journal is not None:
+        cluster._journal.add_node(_node_row(info, is_private))
+        return
+    # The program's own node ends with it: there is nothing to be found then.
+    if is_private or engine._has_no_journal or not config.Journal:
+        return
+    if engine._journal is None:
+        engine._journal = _new_journal(engine)
+        if engine._journal is None:
+            engine._has_no_journal = True
+            return
+    if cluster._number not in engine.noted:
+        engine.noted.add(cluster._number)
+        note_computation(cluster, engine._journal)
+    engine._journal.add_node(_node_row(info, is_private))
+
+
+def repack(data: Any) -> memoryview | None:
+    """The payload of a result that has become its value already; None for one that is a payload still."""
+    if type(data) is payload.Ready:
+        return memoryview(payload.whole(payload.dump(data.value)))
+    return None
+
+
+def _new_journal(engine: Engine) -> Journal | None:
+    try:
+        path = journal_files.new_path(engine.service.identity, is_full=False)
+    except DispyError as error:
+        logger.warning("should this program die, recover_jobs will not find its jobs: %s", error)
+        return None
+    journal = Journal(
+        path, journal_files.create_short, engine.post, is_full=False, wait=False, repack=repack
+    )
+    journal.begin(engine.service.identity, engine.service.name)
+    return journal
+
+
+def leave_results(engine: Engine) -> bool:
+    """The program has failed: nobody will see what its jobs return now.
+
+    Waits for them all the same, and has nodes and journals keep it; False if there is nothing to be kept.
+    """
+    left = [cluster for cluster in engine.clusters.values() if cluster._is_unheard()]
+    engine._is_holding = any(cluster._journal is None for cluster in left)
+    if engine._is_holding:
+        engine.call(setattr, engine.service, "after_note", _never)
+    for cluster in left:
+        cluster.wait()
+        engine.call(engine.clusters.pop, cluster._number)
+        where = repr(str(cluster._journal.path)) if cluster._journal is not None else ""
+        notice(
+            f"the program has failed; what jobs of cluster {cluster.name} return is kept for it: "
+            f"dispy.recover_jobs({where}) fetches it"
+        )
+        if cluster._journal is not None:
+            cluster._journal.end(remove=False)
+            engine._ended_journals.append(cluster._journal)
+    return bool(left)
+
+
+def forget_noted(engine: Engine, cluster: ClusterState) -> None:
+    """A cluster has ended, and with the last one the program's journal."""
+    engine.service.on_send.pop(cluster._number, None)
+    if not engine._is_holding and not any(other._journal is not None for other in engine.clusters.values()):
+        engine.service.after_note = None
+    if engine._journal is not None and cluster._number in engine.noted:
+        engine.noted.discard(cluster._number)
+        if engine.noted:
+            engine._journal.drop_computation(cluster._number)
+        else:
+            engine._journal.end(remove=True)
+            engine._ended_journals.append(engine._journal)
+            engine._journal = None
+
+
+def after_note(engine: Engine, told: Callable[[], None]) -> None:
+    """Call a function when all journals with results have those that came until now."""
+    for cluster in engine.clusters.values():
+        if cluster._journal is not None:
+            told = partial(cluster._journal.after_note, told)
+    told()
+
+
+def _never(told: Callable[[], None]) -> None:
+    """Takes no notice of results, so that nodes keep them."""
+
+
+def _node_row(info: NodeInfo, is_private: bool) -> NodeRow:
+    target = info.target
+    return NodeRow(
+        info.node,
+        target.host,
+        target.port,
+        target.name,
+        info.name,
+        target.tls is not None,
+        Secret(target.key, is_own=False).fingerprint(),
+        PRIVATE if is_private else USED,
+    )

@@ -1,0 +1,240 @@
+"""Jobs of a dead program, made anew: with their results, and with what can be said of those that have none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dispy import payload
+from dispy.client.job import CANCELLED, CREATED, FINISHED, RUNNING, DispyJob
+from dispy.client.recovery.dead_program import Dead, Session
+from dispy.core.recovery import Judge, Result
+from dispy.errors import UsageError
+from dispy.protocol.node import Ended
+
+if TYPE_CHECKING:
+    from dispy.client.recovery.resumed_jobs import Resuming
+
+
+class _Nowhere:
+    """Stands for the cluster of jobs that have not ended, and will not here."""
+
+    _pid = -1
+    name = "recovered"
+
+    def _check_open(self) -> None:
+        raise UsageError(
+            "this job had not ended when recover_jobs returned, and nobody waits for it now",
+            hint="call recover_jobs again",
+        )
+
+
+nowhere = _Nowhere()
+
+
+class _OfProgram:
+    """Stands for the cluster of jobs that have ended, where that ran a program."""
+
+    _pid = -1
+    _gives_bytes = True
+
+
+_of_program = _OfProgram()
+
+
+def make_jobs(found: list[Dead], resumed: Sequence[Resuming], is_last_word: bool) -> list[DispyJob]:
+    """All jobs, with what became of them, in the order of their numbers. On the loop of ``Net``."""
+    jobs: dict[int, DispyJob] = {}
+    for one in found:
+        running = {
+            job._number: job for cluster in resumed if cluster.dead is one for job in cluster.resumed_jobs
+        }
+        results = _results(one)
+        others = []
+        """Its jobs that have no result."""
+        for number in sorted({*results, *one.submitted, *running, *_mentioned(one)}):
+            if number in running:
+                job = running[number]
+                if not job._is_final:
+                    job._cluster = nowhere
+            elif number in results:
+                job = _ended_job(one, number, results[number])
+            else:
+                job = _new_job(one, number, None)
+                others.append(job)
+            jobs[number] = job
+        for session in one.sessions:
+            _judge(
+                one, session, [job for job in others if one.session(job._number) is session], is_last_word
+            )
+    return [job for _, job in sorted(jobs.items())]
+
+
+def _results(one: Dead) -> dict[int, Result]:
+    """By number; what the dead program was told counts more than what nodes have."""
+    results = {
+        number: result
+        for session in one.sessions
+        for (_, number), result in session.recovery.final_results().items()
+    }
+    return results | one.told
+
+
+def by_address(one: Dead, jobs: list[DispyJob], *, is_whole: bool) -> dict[str, list[Ended]]:
+    """How these jobs ended as far as their journal, a full one, does not know it, by the nodes' addresses.
+
+    Args:
+        one: The journal. Nothing is noted in a short one.
+        jobs: Its jobs, and others.
+        is_whole: Nobody is asked any more: that jobs were lost is the last word, too.
+    """
+    found: dict[str, list[Ended]] = {}
+    if not one.journal.is_full:
+        return found
+    results = _results(one)
+    for job in jobs:
+        if job._number in one.told or not job._is_final:
+            continue
+        # Also of a job that was submitted too late to be in the journal.
+        result = results.get(job._number)
+        if result is None:
+            if not is_whole or job._number not in one.submitted:
+                continue
+            ended = Ended(
+                job._number, 0, job._status, 0.0, 0.0, b"", reason=job._exception or "", ran=False
+            )
+            result = Result(ended, "")
+        found.setdefault(result.ip_addr, []).append(result.ended)
+    return found
+
+
+def unstarted(one: Dead) -> list[DispyJob]:
+    """Jobs that were never started, in order."""
+    results = _results(one)
+    left = [number for number in sorted(one.submitted) if number not in results]
+    found = []
+    for session in one.sessions:
+        judge = _judge_of(one, session, is_last_word=False)
+        computation = session.recovery.computations[0]
+        for number in left:
+            if one.session(number) is session and judge.fate((computation, number)).is_unstarted:
+                found.append(_new_job(one, number, None))
+    return found
+
+
+def _mentioned(one: Dead) -> set[int]:
+    """Jobs of which only the nodes know."""
+    return {
+        number
+        for session in one.sessions
+        for names in (session.recovery.open_jobs(), session.recovery.lost, session.recovery.returned)
+        for _, number in names
+    }
+
+
+def _judge_of(one: Dead, session: Session, is_last_word: bool) -> Judge:
+    marked = session.marked
+    return Judge(
+        session.recovery,
+        sent_max=None if marked is None else marked.sent_max,
+        has_gaps=marked is not None and marked.is_broken,
+        is_reentrant=one.is_reentrant,
+        is_last_word=is_last_word,
+    )
+
+
+def _judge(one: Dead, session: Session, jobs: list[DispyJob], is_last_word: bool) -> None:
+    """Say what became of jobs that have no result."""
+    recovery = session.recovery
+    judge = _judge_of(one, session, is_last_word)
+    open_jobs = {number: key for key in recovery.open_jobs() for number in key[1:]}
+    for job in jobs:
+        key = open_jobs.get(job._number)
+        if key is not None:
+            if key in recovery.started:
+                started, job.ip_addr = recovery.started[key]
+                job.start_time = started.start
+                job._status = RUNNING
+            if is_last_word:
+                _end(job, CANCELLED, "it was killed, and its node has not said how it ended")
+        else:
+            keys = [(computation, job._number) for computation in recovery.computations]
+            key = next((key for key in keys if key in recovery.lost), keys[0])
+            fate = judge.fate(key)
+            job._exception = fate.reason or recovery.returned.get(key)
+            if fate.status is not None:
+                _end(job, fate.status, fate.reason)
+
+
+def _ended_job(one: Dead, number: int, result: Result) -> DispyJob:
+    ended = result.ended
+    # A worker says which id a job was given; where it could not, the arguments do.
+    job_id = number if ended.status == FINISHED else None
+    if ended.job_id:
+        job_id = _load_id(ended.job_id, number)
+    job = _new_job(one, number, job_id)
+    job._cluster = _of_program if one.is_program else None
+    job._status = ended.status
+    if ended.ran:
+        job.ip_addr = result.ip_addr
+        job.start_time = ended.start
+        job.end_time = ended.end
+        job._stdout = ended.stdout
+        job._stderr = ended.stderr
+    if ended.status == FINISHED:
+        job._value = ended.payload
+        job._is_encoded = True
+    else:
+        job._exception = ended.reason or None
+        job._error = bytes(ended.payload)
+    job._is_final = True
+    return job
+
+
+def _end(job: DispyJob, status: int, reason: str) -> None:
+    job._status = status
+    job._exception = reason
+    job._error = b""
+    job._is_final = True
+    job._cluster = None
+
+
+def _new_job(one: Dead, number: int, job_id: Any) -> DispyJob:
+    submitted = one.submitted.get(number)
+    if submitted is not None and job_id is None:
+        try:
+            call = payload.load_call(one.arguments(number))
+            job_id = call[2] if len(call) > 2 else None
+        except payload.Apart as apart:
+            job_id = apart.job_id
+        except Exception:  # of a class that is not here, say
+            job_id = None
+    job = DispyJob(number if job_id is None else job_id, number, nowhere, 0.0, CREATED)
+    if submitted is not None:
+        job.submit_time = submitted.time
+    return job
+
+
+def _load_id(data: bytes, number: int) -> Any:
+    try:
+        return payload.load(data)
+    except Exception:
+        return number
+
+
+def load(job: DispyJob) -> bool:
+    """Rebuild a result; False if that fails, and it stays as it is."""
+    try:
+        job.result  # noqa: B018  # which loads it
+    except Exception:
+        return False
+    return True
+
+
+def why_not(job: DispyJob) -> str:
+    """Why a result cannot be rebuilt."""
+    try:
+        job.result  # noqa: B018
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""

@@ -1,0 +1,185 @@
+"""Why jobs wait, in words: for who asks, and in the log where nobody does."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from dispy.client.engine import node_discovery
+from dispy.client.nodes import say_blind
+from dispy.client.session.submission import take_inbox
+from dispy.core.scheduling.explain import find_stall, why_full, why_open
+from dispy.core.scheduling.state import Status
+from dispy.errors import UsageError
+from dispy.net.discovery import where_looked
+from dispy.system.addresses import own
+from dispy.system.escaping import counted, line
+
+if TYPE_CHECKING:
+    from dispy.client.cluster_nodes import Steering
+    from dispy.client.job import DispyJob
+    from dispy.client.session.state import ClusterState
+    from dispy.net.discovery import Listing
+    from dispy.scheduler.link import NodeInfo
+
+logger = logging.getLogger("dispy.client")
+
+WARN_S = 5.0
+"""Jobs that wait so long without any node are worth a warning."""
+
+HELD_S = 1.0
+"""Likewise where nodes are there, and are used by others."""
+
+
+def why(cluster: ClusterState, job: DispyJob) -> str:
+    """Where a job is that has not ended, and why; on the loop.
+
+    Raises:
+        UsageError: It is not one of this cluster.
+    """
+    if cluster._jobs.get(job._number) is not job:
+        raise UsageError(
+            f"{job!r} is not a job of cluster {cluster.name}",
+            hint="ask the cluster that it was submitted to",
+        )
+    take_inbox(cluster)
+    computation = cluster._engine.service.state.computations[cluster._number]
+    words = [why_open(computation, job._number) or _why_no_node(cluster)]
+    for info in cluster._engine.service.nodes():
+        silent_s = cluster._engine.service.silent_s(info.node)
+        if info.node in computation.placements and silent_s > 2 * cluster._engine.service.pulse_s:
+            words.append(f"node {info.name} has said nothing for {silent_s:g} s")
+    return "; ".join(words)
+
+
+def check_waiting(cluster: ClusterState) -> None:
+    """Jobs that wait without any node that takes them, or stand still, are not left without a word."""
+    stalled = cluster._stall.look(_find_stall(cluster) if cluster._jobs else "", time.monotonic())
+    if stalled:
+        logger.error(
+            "nothing of cluster %s has moved for %g s: %s", cluster.name, cluster._stall.limit_s, stalled
+        )
+    held = _why_held(cluster) if cluster._jobs and cluster._dispy_nodes else ""
+    if not cluster._jobs or (cluster._dispy_nodes and not held):
+        cluster._waiting_since = None
+        cluster._has_warned = ""
+        return
+    now = time.monotonic()
+    if cluster._waiting_since is None:
+        cluster._waiting_since = now
+    kind = held or "no node"
+    if cluster._has_warned != kind and now - cluster._waiting_since > (HELD_S if held else WARN_S):
+        cluster._has_warned = kind
+        reason = held or _why_loading(cluster)
+        waiting = f"{_waiting(cluster)}: {reason}"
+        logger.warning("%s", waiting if reason else _why_no_node(cluster))
+
+
+def _waiting(cluster: ClusterState) -> str:
+    of = f"of cluster {cluster.name}"
+    return counted(len(cluster._jobs), f"job {of} waits", f"jobs {of} wait")
+
+
+def _find_stall(cluster: ClusterState) -> str:
+    service = cluster._engine.service
+    # What is large is on its way for a while.
+    if any(service.is_sending(node) for node in cluster._dispy_nodes):
+        return ""
+    return find_stall(service.state.computations[cluster._number], service.state.computations.values())
+
+
+def _why_held(cluster: ClusterState) -> str:
+    """Why no node takes any job now; empty if one does, or is at some."""
+    computation = cluster._engine.service.state.computations[cluster._number]
+    reasons = []
+    for node in cluster._dispy_nodes:
+        placement = computation.placements.get(node)
+        if placement is None or placement.granted[0] or placement.started or not placement.shortage:
+            return ""
+        reasons.append(f"node {placement.node.name}: {placement.shortage}")
+    return "; ".join(reasons)
+
+
+def note_listed(cluster: Steering, listed: list[Listing]) -> None:
+    """Log which nodes of this machine are found, when that changes."""
+    found = ", ".join(sorted(f"{item.name} at {item.host}:{item.port}" for item in listed)) or "none"
+    wanted = ", ".join(f"{a.host}:{a.port}" if a.port else a.host for a in cluster._allocations)
+    text = (
+        f"cluster {cluster.name} looks for nodes={wanted}; nodes of this machine with its secret: {found}"
+    )
+    if cluster._listed != text:
+        cluster._listed = text
+        logger.debug("%s", line(text))
+
+
+def why_unused(cluster: Steering, info: NodeInfo) -> str:
+    """Why a cluster does not use a node that is there."""
+    if info.target.key != cluster._secret.key:
+        return "it has another secret"
+    if not info.cpus:
+        return info.shortage or "it offers no CPUs now"
+    said = cluster._set_aside.get(info.node)
+    return (
+        f"{said} was called for it"
+        if said
+        else cluster._failures.get(info.name, "nothing in nodes= wants it")
+    )
+
+
+def _why_loading(cluster: ClusterState) -> str:
+    """What goes on at nodes that are going to be used; empty if there are none."""
+    placements = cluster._engine.service.state.computations[cluster._number].placements.values()
+    return "; ".join(
+        f"node {placement.node.name}: {why_full(placement)}"
+        for placement in placements
+        if placement.status is Status.LOADING
+    )
+
+
+def _why_no_node(cluster: ClusterState) -> str:
+    shortages = {
+        info.name: info.shortage or "it offers no CPUs now"
+        for info in cluster._engine.service.nodes()
+        if not info.cpus
+    }
+    tried = sorted(cluster._unreachable.values())
+    # That ``allocate`` makes nothing of a node without CPUs says nothing.
+    tried += [f"{name}: {why}" for name, why in {**cluster._failures, **shortages}.items()]
+    known = [info for info in cluster._engine.service.nodes() if info.target.key == cluster._secret.key]
+    tried += [
+        f"{info.name}: {cluster._set_aside[info.node]} was called for it, and allocate_node uses it again"
+        for info in known
+        if info.node in cluster._set_aside
+    ]
+    wanted = ", ".join(allocation.host for allocation in cluster._allocations)
+    said = f"{_waiting(cluster)}: no node of nodes={wanted} can be used."
+    if tried:
+        said += f" Tried: {'; '.join(tried)}."
+    return " ".join([said, *_advice(cluster, known)])
+
+
+def _advice(cluster: ClusterState, known: list[NodeInfo]) -> list[str]:
+    """Sentences that say how to have a node."""
+    found = []
+    items = cluster._allocations
+    for item in items:
+        if item.ip_addr is None and not node_discovery.covers_loopback(item):
+            if not any(item.matches(address) for info in known for address in info.addresses()):
+                found.append(f"{say_blind(item.host, any(map(item.matches, own())))}.")
+    if known:
+        return found
+    if any(node_discovery.covers_loopback(item) for item in items):
+        listed = cluster._engine.listed
+        if not listed.of(cluster._secret.fingerprint()):
+            others = listed.count_others(cluster._secret.fingerprint())
+            but = f" ({others} with another secret)" if others else ""
+            found.append(
+                f"No dispynode of this machine with this secret is listed in {where_looked()}{but}."
+            )
+        found.append("Start 'dispynode' on this machine, with the same secret.")
+    elif any(item.ip_addr is not None for item in items):
+        addresses = {item.ip_addr for item in items if item.ip_addr is not None}
+        host = addresses.pop() if len(addresses) == 1 else "ADDRESS"
+        found.append(f"Start 'dispynode --host {host}' there, with the same secret.")
+    return found

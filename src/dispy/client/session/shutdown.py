@@ -1,0 +1,194 @@
+"""How clusters are closed, by the program or at its end: jobs and callbacks are waited for, nodes released."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+from dispy import config
+from dispy.client.arguments import check_flag, deadline
+from dispy.client.logger import notice
+from dispy.client.map.chunks import Chunk
+from dispy.client.nodes import DispyNode
+from dispy.client.recovery import journaling
+from dispy.client.session import callbacks, completion, failures
+from dispy.client.session.callbacks import Caller, Waited
+from dispy.errors import UsageError
+from dispy.system import process_identity
+
+if TYPE_CHECKING:
+    from dispy.client.cluster import JobCluster
+    from dispy.client.engine.engine import Engine
+
+CLOSE_S = 2.0
+"""Seconds that an orderly end may take beyond waiting for jobs; after Ctrl-C, seconds for callbacks."""
+
+SAY_S = 1.0
+"""After so long (seconds) the end of a program says what it waits for."""
+
+SAID_MAX = 5
+"""Clusters that it names."""
+
+
+def close(
+    cluster: JobCluster, timeout: float | None, terminate: bool, is_interrupted: bool = False
+) -> bool | None:
+    """Close a cluster: the work of ``JobCluster.close``.
+
+    Args:
+        cluster: Which.
+        timeout, terminate: As they are given there.
+        is_interrupted: After Ctrl-C, which callbacks are not waited for as long as they take.
+    """
+    was_closed = cluster._is_closed
+    if cluster._pid != process_identity.pid:
+        if was_closed:
+            return None
+        cluster._check_open()
+    until = deadline(timeout)
+    check_flag("terminate", terminate)
+    with cluster._idle:
+        cluster._closers += 1
+        cluster._idle.notify_all()
+    try:
+        waited = Waited.CALLED
+        if not was_closed and not (terminate and timeout is None):
+            waited = callbacks.wait_all(cluster, until)
+            if waited is Waited.LATE and not terminate:
+                return False
+        # A callback or another thread may have been quicker.
+        is_closed = None if cluster._is_closed else _finish(cluster)
+        if waited is not Waited.STUCK:
+            _wait_rest(cluster, None if terminate else until, is_interrupted)
+        return is_closed
+    finally:
+        cluster._closers -= 1
+
+
+def _finish(cluster: JobCluster) -> bool:
+    """Cancel all that is open; what does not end in the grace period is ended here. Then release the nodes."""
+    # A callback that submits what was cancelled anew would go on with that for ever.
+    cluster._submit = _refuse
+    if cluster._jobs:
+        cluster._is_ending = True
+        cluster._engine.call(completion.cancel_all, cluster)
+        if not callbacks.wait_jobs(cluster, deadline(float(config.CancelGrace) + CLOSE_S)):
+            cluster._engine.call(completion.give_up_jobs, cluster)
+    return _release(cluster)
+
+
+def _refuse(cluster: JobCluster, *_job: object) -> NoReturn:
+    """Takes the place of ``submit``."""
+    cluster._check_open()
+    raise UsageError(f"cluster {cluster.name} is being closed", hint="close it after the last submit")
+
+
+def _release(cluster: JobCluster) -> bool:
+    cluster._engine.call(cluster._refresh_nodes)
+    cluster._is_closed = True
+    if cluster._jobs:  # submitted by another thread meanwhile
+        cluster._engine.call(completion.give_up_jobs, cluster)
+    cluster.end_time = cluster.end_time or time.time()
+    cluster._engine.call(cluster._engine.remove, cluster)
+    _tell_closed(cluster)
+    cluster._tell_maps()
+    cluster._tally.name = cluster.name
+    failures.leave(cluster._tally)
+    if cluster._journal is not None:
+        cluster._journal.close(remove=not cluster._keeps_journal)
+        if cluster._keeps_journal:
+            path = str(cluster._journal.path)
+            notice(f"dispy.recover_jobs({path!r}) returns the jobs of cluster {cluster.name}")
+    return True
+
+
+def _tell_closed(cluster: JobCluster) -> None:
+    """Tell the program that no node is used any more; they go on showing what they did."""
+    for node in list(cluster._dispy_nodes.values()):
+        cluster._tell(DispyNode.Closed, node, None)
+
+
+def _wait_rest(cluster: JobCluster, until: float | None, is_interrupted: bool) -> None:
+    """Wait for callbacks of a closed cluster."""
+    if not is_interrupted:
+        callbacks.wait_called(cluster, until)
+        return
+    if callbacks.wait_called(cluster, time.monotonic() + CLOSE_S) is Waited.LATE:
+        left = callbacks.left(cluster._engine.callbacks.count_left())
+        notice(f"interrupted: cluster {cluster.name} does not wait for callbacks, and {left}")
+
+
+# At the end of the program.
+
+
+def close_all(running: Engine) -> tuple[bool, bool]:
+    """Close all clusters of an engine.
+
+    Returns:
+        Whether there was a Ctrl-C, and whether nodes are to keep what they have.
+    """
+    failed = getattr(sys, "last_type", None) if not hasattr(sys, "ps1") else None
+    is_interrupted = failed is KeyboardInterrupt
+    is_leaving = False
+    try:
+        if failed is not None and not is_interrupted:
+            is_leaving = journaling.leave_results(running)
+        if not is_interrupted:
+            _say_waiting(list(running.clusters.values()))
+        for cluster in list(running.clusters.values()):
+            _close_at_exit(cluster, is_interrupted)
+    except KeyboardInterrupt:
+        is_interrupted = True
+        is_leaving = False
+        left = sum(len(cluster._jobs) for cluster in running.clusters.values())
+        if left:
+            notice(f"interrupted while the program waited for its jobs at its end: {left} are cancelled")
+        with contextlib.suppress(KeyboardInterrupt):
+            for cluster in list(running.clusters.values()):
+                _close_at_exit(cluster, True)
+    return is_interrupted, is_leaving
+
+
+def _say_waiting(clusters: list[JobCluster]) -> None:
+    """Say for what the end of the program waits, if it does for more than a moment."""
+    until = time.monotonic() + SAY_S
+    if all(callbacks.wait_jobs(cluster, until) for cluster in clusters):
+        return
+    left = [said for said in map(_left, clusters) if said]
+    if left:
+        more = f" and {len(left) - SAID_MAX} more clusters" if len(left) > SAID_MAX else ""
+        notice(f"waiting for {', '.join(left[:SAID_MAX])}{more}; Ctrl-C cancels them")
+
+
+def _left(cluster: JobCluster) -> str:
+    """The jobs and maps of a cluster that have not ended, in words; empty if there are none."""
+    open_jobs = list(cluster._jobs.values())
+    count = sum([type(job) is not Chunk for job in open_jobs])
+    if not count:
+        return f"a map of {cluster.name}" if open_jobs else ""
+    return f"{count} job of {cluster.name}" if count == 1 else f"{count} jobs of {cluster.name}"
+
+
+def _close_at_exit(cluster: JobCluster, is_interrupted: bool) -> None:
+    """The program ends: close a cluster; after Ctrl-C without waiting for anything."""
+    if is_interrupted:
+        cluster._is_ending = True
+        cluster._engine.call(completion.give_up_jobs, cluster)
+        _release(cluster)
+    else:
+        close(cluster, None, terminate=False)
+
+
+def finish_callbacks(callers: list[Caller], is_interrupted: bool) -> None:
+    """Wait for callbacks, after Ctrl-C for a moment only; and say how many are not called."""
+    with contextlib.suppress(KeyboardInterrupt):
+        for caller in callers:
+            if is_interrupted:
+                caller.drain(CLOSE_S)
+            else:
+                caller.wait_called(None, "the end of the program")
+    count = sum([caller.count_left() for caller in callers])
+    if count:
+        notice(f"the program ends, and {callbacks.left(count)}: not called, or not to the end")

@@ -1,0 +1,101 @@
+"""The status table that ``print_status`` prints."""
+
+from __future__ import annotations
+
+import math
+
+from dispy.client.nodes import DispyNode
+from dispy.client.session.failures import Tally
+
+_COLUMNS = ("Node", "CPUs", "Jobs", "Sec/Job", "Node Time Sec", "Sent", "Rcvd")
+_FAILED = "Failed"
+"""A column where something has failed: programs that read the table find it as it always was otherwise."""
+
+
+def print_table(
+    tally: Tally, nodes: list[DispyNode], pending: int, job_time_s: float, wall_time_s: float
+) -> None:
+    """Print what each node did, what failed and why the first did, what is pending, and the speedup.
+
+    Args:
+        tally: How jobs have ended.
+        nodes: In the order of the table.
+        pending: Jobs that have not ended.
+        job_time_s: Sum of the run times of all jobs (seconds).
+        wall_time_s: What they took together (seconds).
+    """
+    rows = [_COLUMNS, *map(_row, nodes)]
+    if any(node.jobs_failed for node in nodes):
+        failed = [_FAILED, *[str(node.jobs_failed) for node in nodes]]
+        rows = [(*row[:3], cell, *row[3:]) for row, cell in zip(rows, failed, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        lines.append(
+            " | ".join(
+                cell.ljust(width) if column == 0 else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+        )
+    lines.insert(1, "-+-".join("-" * width for width in widths))
+    print()
+    print("\n".join(lines))
+    for said in _ends(tally, pending):
+        print(f"\n{said}")
+    print(
+        f"\nTotal job time: {seconds(job_time_s)} sec, wall time: {wall_time_s:.3f} sec, "
+        f"speedup: {speedup(job_time_s, wall_time_s)}\n"
+    )
+
+
+def _ends(tally: Tally, pending: int) -> list[str]:
+    """Lines about jobs that have no result."""
+    first = tally.first()
+    found = []
+    if tally.failed:
+        lost = f", {tally.abandoned} of them abandoned" if tally.abandoned else ""
+        found.append(f"Jobs failed: {tally.failed}{lost}{f'; the first: {first}' if first else ''}")
+    if tally.cancelled:
+        found.append(f"Jobs cancelled: {tally.cancelled}")
+    if pending:
+        found.append(f"Jobs pending: {pending}")
+    tally.hear_all()
+    return found
+
+
+def _row(node: DispyNode) -> tuple[str, ...]:
+    per_job = node.cpu_time / node.jobs_done if node.jobs_done else 0.0
+    label = node.ip_addr if node.name == node.ip_addr or not node.name else f"{node.ip_addr} ({node.name})"
+    return (
+        label,
+        str(node.cpus),
+        str(node.jobs_done),
+        seconds(per_job),
+        seconds(node.cpu_time),
+        _bytes(node.tx),
+        _bytes(node.rx),
+    )
+
+
+def seconds(value: float) -> str:
+    """Seconds with three decimals, and with three digits that say something if they are few: 0.0000123."""
+    if not 0 < value < 0.1:
+        return f"{value:.3f}"
+    decimals = 2 - math.floor(math.log10(value))
+    return f"{value:.{min(decimals, 9)}f}"
+
+
+def speedup(job_time_s: float, wall_time_s: float) -> str:
+    """How many times longer the jobs would have taken one after the other."""
+    ratio = job_time_s / wall_time_s if wall_time_s > 0 else 0.0
+    return f"{ratio:.3f}" if ratio >= 0.1 or not ratio else "below 0.1 (most of that time no job ran)"
+
+
+def _bytes(count: float) -> str:
+    if count < 1024:
+        return f"{count:g} B"
+    for unit in ("K", "M", "G"):
+        count /= 1024
+        if count < 1024:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.1f} T"

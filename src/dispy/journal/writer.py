@@ -1,0 +1,551 @@
+"""What is remembered of a program, should it die: enough to find its jobs again.
+
+A journal is an SQLite file. The *short* one says which nodes the program uses, in whose name, and for which
+computations: a few hundred bytes, written when that changes. The *full* one of a cluster has the computation,
+the jobs that were submitted and how they ended as well, a row for each batch of them.
+
+All is written by a thread of the journal's own, and nothing waits for it but the acknowledgements that let nodes
+forget results. The thread holds SQLite's exclusive lock for as long as the program lives: by that lock a
+journal of a living program is known. The connection lives in a local variable of the thread and nowhere else: a
+fork of the program has no such thread, so it never closes the connection, which would undo what is being written.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import logging
+import mmap
+import os
+import queue
+import struct
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import msgspec
+
+from dispy.errors import DispyError, UsageError
+from dispy.files.manifest import Signature
+from dispy.journal.files import mark_path, remove
+from dispy.protocol.files import FileEntry
+from dispy.protocol.limits import CHUNK_NUMBERS_FROM, INLINE_MAX, MIB
+from dispy.protocol.node import Ended, Job, RunJobs
+from dispy.system.memory import pool
+from dispy.system.processes import boot_id
+
+if TYPE_CHECKING:
+    # Imported where it is used: it takes some 10 ms, which are those of the journal's thread.
+    import sqlite3
+
+logger = logging.getLogger("dispy.client")
+
+UNWRITTEN_MAX = 64 * MIB
+"""Bytes of jobs that may wait to be written; ``submit`` waits beyond."""
+
+GATHER_S = 0.01
+"""Batches of so long are written together: pages of the file are written anew for each time."""
+
+PART_MAX = 64 * MIB
+"""Bytes of a row: larger payloads take several. SQLite allows a thousand million."""
+
+_MARK = struct.Struct("<QQ")
+
+# States of a node.
+USED = 1
+GIVEN_UP = 2
+"""Its jobs were told as lost: what it has comes too late."""
+PRIVATE = 3
+"""The program's own: it ended with the program."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+T = TypeVar("T")
+
+Write = Callable[["sqlite3.Connection"], object]
+Entry = tuple[Write | None, int, Callable[[], None] | None]
+"""What to write, the bytes of jobs in it, and whom to tell on the engine's loop when it is written."""
+
+
+class Options(msgspec.Struct):
+    """What is needed to reach the nodes of a computation again, and to run it. No secret."""
+
+    fingerprint: str = ""
+    """Of the secret."""
+    secret_file: str = ""
+    certfile: str = ""
+    keyfile: str = ""
+    cafile: str = ""
+    tls: bool | None = None
+    isolate: bool = False
+    reentrant: bool = False
+    exclusive: bool = False
+    program: bool = False
+    """The computation is a program."""
+    setup_per: str = "node"
+    setup_timeout: float | None = None
+    pulse_s: float | None = None
+    nodes: list[tuple[str, int, int]] = []
+    """Host or pattern, port (0: the default one) and CPUs."""
+    dest_path: str = ""
+    keeps_files: bool = False
+    files: list[FileEntry] = []
+    sources: list[tuple[bytes, str, Signature]] = []
+    """Where the bytes of those files are, by digest."""
+
+
+class NodeRow(msgspec.Struct, frozen=True):
+    """A node of a program."""
+
+    incarnation: bytes
+    host: str
+    port: int
+    name: str
+    """As the program called it: what its certificate must be for."""
+    label: str
+    """Its own name."""
+    tls: bool
+    fingerprint: str
+    """Of the secret that is used there."""
+    state: int = USED
+
+
+class Mark:
+    """The highest number of a job that was ever sent to a node: written before it is sent, for the price of a store.
+
+    And whether the journal could not be written to any more: nodes may forget results then that it does not have.
+    It lies in a file that is mapped, so it survives the program; and not the machine, for which the boot is noted.
+    """
+
+    def __init__(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(descriptor, _MARK.size)
+            self._mapped = mmap.mmap(descriptor, _MARK.size)
+        finally:
+            os.close(descriptor)
+        self._highest = 0
+
+    def note(self, message: RunJobs) -> None:
+        """Jobs are about to be sent; on any thread."""
+        highest = max([job.number for job in message.jobs])
+        if highest >= CHUNK_NUMBERS_FROM:
+            highest = max(
+                [job.number for job in message.jobs if job.number < CHUNK_NUMBERS_FROM], default=0
+            )
+        if highest > self._highest:
+            self._highest = highest
+            struct.pack_into("<Q", self._mapped, 0, highest)
+
+    def note_broken(self) -> None:
+        """What comes from now on is not in the journal."""
+        struct.pack_into("<Q", self._mapped, 8, 1)
+
+    def close(self) -> None:
+        """No more is sent."""
+        self._mapped.close()
+
+
+class Marked(NamedTuple):
+    """What a mark was at last."""
+
+    sent_max: int
+    is_broken: bool
+
+
+def read_mark(data: bytes) -> Marked | None:
+    """What is in the file of a mark; None if it is not whole."""
+    if len(data) != _MARK.size:
+        return None
+    highest, is_broken = _MARK.unpack(data)
+    return Marked(highest, bool(is_broken))
+
+
+class Journal:
+    """A journal that this process has, by its lock.
+
+    Args:
+        path: The file.
+        open_: Opens it, on the thread that will have it.
+        is_full: With jobs and results; what is opened says itself whether it is.
+        post: Calls a function on the engine's loop.
+        wait: Whether what cannot be opened is an error for the caller; else it is logged, and nothing is written.
+        repack: Makes a payload again of a result that has become its value already; None for any other.
+
+    Raises:
+        DispyError: It cannot be opened.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        open_: Callable[[Path], sqlite3.Connection],
+        post: Callable[[Callable[[], object]], object],
+        *,
+        is_full: bool,
+        wait: bool,
+        repack: Callable[[Any], memoryview | None] = lambda _: None,
+    ) -> None:
+        self.path = path
+        self.is_full = is_full
+        self.session = 1
+        """Which of the programs that had this journal we are."""
+        self.mark: Mark | None = None
+        self._post = post
+        self._repack = repack
+        self._queue: queue.SimpleQueue[Entry] = queue.SimpleQueue()
+        self._pid = os.getpid()
+        self._is_broken = False
+        self._is_closed = False
+        self.is_behind = False
+        """So much is waiting to be written that nothing should be added: see ``wait_for_room``."""
+        self._unwritten = 0
+        self._room = threading.Condition()
+        """Notified when less is waiting; guards ``_unwritten``."""
+        self._parts = 0
+        self._answers: list[Callable[[], None]] = []
+        """Tell those who asked, once it is on disk."""
+        self._start(open_, wait)
+
+    def _start(self, open_: Callable[[Path], sqlite3.Connection], wait: bool) -> None:
+        started: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._thread = threading.Thread(
+            target=self._run, args=(open_, started, wait), name="dispy journal", daemon=True
+        )
+        self._thread.start()
+        if wait:
+            try:
+                started.result()
+            except BaseException:
+                self._queue.put((_close, 0, None))
+                self._thread.join()
+                raise
+
+    def redirect(self, post: Callable[[Callable[[], object]], object]) -> None:
+        """There is another engine now."""
+        self._post = post
+
+    def begin(self, identity: bytes, program: str) -> None:
+        """A program begins to use it."""
+        if self.is_full:
+            self.mark = self._make_mark()
+        row = (self.session, identity, program, time.time(), self._boot_id())
+        self._put(lambda db: db.execute("INSERT INTO session VALUES (?, ?, ?, ?, ?)", row))
+
+    def marked(self, session: int, boot: str) -> Marked | None:
+        """The mark of a program before us; None where that is not known.
+
+        Args:
+            session: Which of them.
+            boot: The run of the kernel that it began in: no mark outlives that.
+        """
+        if not boot or boot != self._boot_id():
+            return None
+        try:
+            return read_mark(mark_path(self.path, session).read_bytes())
+        except OSError:
+            return None
+
+    def _make_mark(self) -> Mark:
+        return Mark(mark_path(self.path, self.session))
+
+    def _boot_id(self) -> str:
+        return boot_id()
+
+    # What is noted, on any thread.
+
+    def add_computation(self, number: int, name: str, options: Options, code: bytes) -> None:
+        """A cluster begins. The code goes into a full journal only."""
+        row = (self.session, number, name, _encode(options), code if self.is_full else None)
+        self._put(lambda db: db.execute("INSERT OR REPLACE INTO computation VALUES (?, ?, ?, ?, ?)", row))
+
+    def drop_computation(self, number: int) -> None:
+        """A cluster has ended."""
+        key = (self.session, number)
+        self._put(lambda db: db.execute("DELETE FROM computation WHERE session = ? AND number = ?", key))
+
+    def add_node(self, node: NodeRow) -> None:
+        """A node is used, or not any more."""
+        row = (
+            self.session, node.incarnation, node.host, node.port, node.name, node.label, node.tls, node.fingerprint,
+            node.state,
+        )  # fmt: skip
+        self._put(
+            lambda db: db.execute("INSERT OR REPLACE INTO node VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        )
+
+    def drop_node(self, incarnation: bytes) -> None:
+        """A node is lost, and what it had has been told as lost."""
+        key = (GIVEN_UP, self.session, incarnation)
+        self._put(
+            lambda db: db.execute("UPDATE node SET state = ? WHERE session = ? AND incarnation = ?", key)
+        )
+
+    def submitted(self, jobs: list[Job], is_pinned: bool = False) -> None:
+        """Jobs were submitted. Chunks of maps are none of ours."""
+        sizes = [len(job.payload) for job in jobs]
+        is_plain = max(sizes) < INLINE_MAX and max([job.number for job in jobs]) < CHUNK_NUMBERS_FROM
+        now = time.time()
+
+        def write(db: sqlite3.Connection) -> None:
+            # As a rule there is nothing to be done for any of them: a call for each would double the time.
+            rows = (
+                jobs
+                if is_plain
+                else [self._job_row(db, job) for job in jobs if job.number < CHUNK_NUMBERS_FROM]
+            )
+            if rows:
+                row = (now, is_pinned, _encode(rows))
+                db.execute("INSERT INTO submitted (time, pinned, jobs) VALUES (?, ?, ?)", row)
+
+        self._put(write, sum(sizes))
+
+    def ended(self, ip_addr: str, ended: list[Ended]) -> None:
+        """Jobs have ended. They are taken as they are now; whoever is told of them may change their values."""
+        rows = ended
+        if max([item.number for item in ended]) >= CHUNK_NUMBERS_FROM:
+            rows = [item for item in ended if item.number < CHUNK_NUMBERS_FROM]
+            if not rows:
+                return
+        large = {}
+        if max([len(item.payload) for item in rows]) >= INLINE_MAX:
+            rows = rows.copy()
+            large = {
+                place: self._repack(item.payload) or _copy(item.payload)
+                for place, item in enumerate(rows)
+                if len(item.payload) >= INLINE_MAX
+            }
+        for place in large:
+            rows[place] = msgspec.structs.replace(rows[place], payload=b"")
+        encoded = b"" if large else _encode(rows)
+
+        def write(db: sqlite3.Connection) -> None:
+            for place, data in large.items():
+                rows[place].stream = self._add_part(db, data)
+            db.execute("INSERT INTO ended (ip, jobs) VALUES (?, ?)", (ip_addr, encoded or _encode(rows)))
+
+        self._put(write, len(encoded) + sum([len(data) for data in large.values()]))
+
+    def ended_here(self, numbers: list[int], status: int, reason: str) -> None:
+        """Jobs have ended without having run, or none can say how."""
+        self.ended(
+            "", [Ended(number, 0, status, 0.0, 0.0, b"", reason=reason, ran=False) for number in numbers]
+        )
+
+    def put_object(self, number: int, data: bytes | memoryview) -> None:
+        """An object was put that jobs may refer to."""
+
+        def write(db: sqlite3.Connection) -> None:
+            part = self._add_part(db, data)
+            db.execute("INSERT INTO object VALUES (?, ?)", (number, part))
+
+        self._put(write, len(data))
+
+    def drop_objects(self, numbers: list[int]) -> None:
+        """No job that has not ended refers to these."""
+
+        def write(db: sqlite3.Connection) -> None:
+            for number in numbers:
+                db.execute(
+                    "DELETE FROM part WHERE id = (SELECT part FROM object WHERE number = ?)", (number,)
+                )
+                db.execute("DELETE FROM object WHERE number = ?", (number,))
+
+        self._put(write)
+
+    def after_note(self, told: Callable[[], None]) -> None:
+        """Call a function on the engine's loop when all that was noted until now is written."""
+        if self._is_broken or self._is_closed:
+            self._post(told)
+        else:
+            self._queue.put((None, 0, told))
+
+    def wait_for_room(self) -> None:
+        """Wait while too much is waiting to be written."""
+        with self._room:
+            self._room.wait_for(lambda: self._unwritten <= UNWRITTEN_MAX or self._is_broken)
+
+    def ask(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Call a function with the connection, on the thread, in a transaction.
+
+        Returns:
+            What the function does, once that is on disk.
+
+        Raises:
+            DispyError: The journal is damaged, or cannot be written to.
+        """
+        import sqlite3
+
+        answer: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def run(db: sqlite3.Connection) -> None:
+            try:
+                result = function(db)
+                self._answers.append(lambda: answer.set_result(result))
+            except BaseException as error:
+                answer.set_exception(error)
+                raise _AskerKnowsError from error
+
+        self._put(run)
+        while True:
+            try:
+                return answer.result(0.2)
+            except TimeoutError:
+                if self._is_broken and not answer.done():
+                    raise UsageError(f"journal {self.path} cannot be written to") from None
+            except (sqlite3.Error, msgspec.DecodeError, struct.error) as error:
+                raise UsageError(f"journal {self.path} is damaged, or its disk is full: {error}") from error
+
+    def close(self, *, remove: bool) -> None:
+        """End. A journal of which nothing is left to be recovered is removed."""
+        self.end(remove=remove)
+        if self._pid == os.getpid():
+            self._thread.join()
+
+    def end(self, *, remove: bool) -> None:
+        """``close`` without waiting for it."""
+        if self._pid == os.getpid() and not self._is_closed:
+            self._is_closed = True
+            if self.mark is not None:
+                self.mark.close()
+            self._queue.put((_remove if remove else _close, 0, None))
+
+    def _put(self, write: Write, size: int = 0) -> None:
+        if self._is_broken or self._is_closed or self._pid != os.getpid():
+            return
+        if size:
+            with self._room:
+                self._unwritten += size
+                self.is_behind = self._unwritten > UNWRITTEN_MAX
+        self._queue.put((write, size, None))
+
+    # Rows; on the thread.
+
+    def _job_row(self, db: sqlite3.Connection, job: Job) -> Job:
+        if len(job.payload) < INLINE_MAX:
+            return job
+        return Job(job.number, job.attempt, b"", self._add_part(db, job.payload))
+
+    def _add_part(self, db: sqlite3.Connection, data: Any) -> int:
+        self._parts += 1
+        view = memoryview(data)
+        for place, start in enumerate(range(0, len(view), PART_MAX) if len(view) else [0]):
+            db.execute(
+                "INSERT INTO part VALUES (?, ?, ?)", (self._parts, place, view[start : start + PART_MAX])
+            )
+        return self._parts
+
+    # The thread.
+
+    def _run(
+        self,
+        open_: Callable[[Path], sqlite3.Connection],
+        started: concurrent.futures.Future[None],
+        wait: bool,
+    ) -> None:
+        import sqlite3
+
+        try:
+            db = open_(self.path)
+            self._look(db)
+        except (OSError, sqlite3.Error, DispyError) as error:
+            self._is_broken = True
+            known = error if isinstance(error, DispyError) else UsageError(f"journal {self.path}: {error}")
+            started.set_exception(known)
+            if not wait:
+                logger.warning("should this program die, recover_jobs will not find its jobs: %s", error)
+            self._drain()
+            return
+        started.set_result(None)
+        end = None
+        while end is None:
+            entries = [self._queue.get()]
+            if self.is_full and entries[-1][0] not in ENDS:
+                time.sleep(GATHER_S)
+            while entries[-1][0] not in ENDS and not self._queue.empty():
+                entries.append(self._queue.get())
+            if entries[-1][0] in ENDS:
+                end = entries.pop()[0]
+            self._write(db, entries)
+        db.close()
+        if end is _remove:
+            remove(self.path)
+
+    def _look(self, db: sqlite3.Connection) -> None:
+        """See what kind of journal it is."""
+        self.is_full = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'part'").fetchone() is not None
+        if self.is_full:
+            self._parts = db.execute("SELECT coalesce(max(id), 0) FROM part").fetchone()[0]
+
+    def _write(self, db: sqlite3.Connection, entries: list[Entry]) -> None:
+        try:
+            if not self._is_broken and entries:
+                db.execute("BEGIN IMMEDIATE")
+                for write, _, _ in entries:
+                    if write is not None:
+                        write(db)
+                db.execute("COMMIT")
+                for tell in self._answers:
+                    tell()
+        except Exception as error:
+            self._is_broken = True
+            if self.mark is not None and not self._is_closed:
+                self.mark.note_broken()
+            with contextlib.suppress(Exception):
+                db.execute("ROLLBACK")
+            if not isinstance(error, _AskerKnowsError):
+                logger.error(
+                    "journal %s cannot be written to any more: %s; should this program die, jobs from now on are "
+                    "lost",
+                    self.path,
+                    error,
+                )
+        self._answers.clear()
+        self._tell(entries)
+
+    def _tell(self, entries: list[Entry]) -> None:
+        """Entries are done with: whoever waits for them goes on."""
+        size = sum([own for _, own, _ in entries])
+        if size:
+            with self._room:
+                self._unwritten -= size
+                self.is_behind = self._unwritten > UNWRITTEN_MAX
+                self._room.notify_all()
+        told = [after for _, _, after in entries if after is not None]
+        entries.clear()
+        if told:
+            self._post(lambda: [each() for each in told])
+
+    def _drain(self) -> None:
+        """Nothing can be written: nobody waits for it."""
+        while True:
+            entry = self._queue.get()
+            if entry[0] in ENDS:
+                return
+            self._tell([entry])
+
+
+class _AskerKnowsError(Exception):
+    """What somebody asked has failed, and he is told."""
+
+
+def _close(db: sqlite3.Connection) -> None:
+    """The end of the thread."""
+
+
+def _remove(db: sqlite3.Connection) -> None:
+    """The end of the thread and of the journal."""
+
+
+REMOVE = _remove
+ENDS = (_close, _remove)
+"""The last entry is one of these."""
+
+
+def _copy(data: Any) -> memoryview:
+    """A large payload, as it is now."""
+    block = pool.take(len(data))
+    block[:] = data
+    return block
