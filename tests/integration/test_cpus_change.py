@@ -15,7 +15,7 @@ import pytest
 import dispy
 from dispy import DispyNode
 from dispy.errors import UsageError
-from dispy.node.cpus import usable_cpus
+from dispy.node.machine.cpus import usable_cpus
 from dispy.system.escaping import counted
 
 from . import jobs

@@ -158,7 +158,7 @@ def test_results_that_came_after_the_client_had_gone_are_there(
 
 def _end_alone(dying: Dying, place: Place) -> list[int]:
     """A program dies, then its jobs end; returns those that its node had, when the results of all are on disk."""
-    from dispy.node.spool_files import read_note
+    from dispy.node.results.spool_files import read_note
 
     dying.wait_started(1)
     dying.kill()
@@ -175,7 +175,7 @@ def _end_alone(dying: Dying, place: Place) -> list[int]:
 
 def _results_of(place: Place) -> set[int]:
     """Numbers of the jobs whose results are on disk."""
-    from dispy.node.spool_files import read_header
+    from dispy.node.results.spool_files import read_header
 
     numbers = set()
     for path in spooled(place):

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import dispy
-from dispy.node.cpus import usable_cpus
+from dispy.node.machine.cpus import usable_cpus
 
 from . import jobs
 from .conftest import MakeCluster

@@ -17,10 +17,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dispy.errors import UsageError
+from dispy.files.checkout import put_files
 from dispy.files.manifest import Manifest, collect
-from dispy.files.placing import put_files
 from dispy.files.store import Store
-from dispy.files.tree import Tree
+from dispy.files.untrusted_directory import Tree
 from dispy.protocol.files import FileEntry, check_entries, check_path
 
 CONTENT = b"what is sent"

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispy.core.execution.state import ClientId
+from dispy.files.fetching.stager import Stager
+from dispy.files.fetching.wanted_files import Seams, Stage
 from dispy.files.store import SMALL, Store
-from dispy.node.stages import Seams, Stage
-from dispy.node.staging import Stager
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry
 

@@ -13,9 +13,11 @@ from dispy.core.execution import Machine
 from dispy.core.execution import state as core
 from dispy.core.execution.offers import workers_max
 from dispy.errors import RemoteProtocolError
+from dispy.files.fetching import stager, wanted_files
 from dispy.net.connection import HANDSHAKE_S, Connection
-from dispy.node import filing, stages, staging, telling
+from dispy.node.results import delivery
 from dispy.node.service import NodeService
+from dispy.node.staging import working_directories
 from dispy.node.state import NodeParts
 from dispy.protocol import node
 from dispy.protocol.node import Available, Job
@@ -86,7 +88,7 @@ class Listener:
         connection.refuse(RemoteProtocolError("no proof in time"))
 
 
-class Stager(staging.Stager):
+class Stager(stager.Stager):
     """The node's stager, with threads that are played."""
 
     def __init__(self, service: Service) -> None:
@@ -108,7 +110,7 @@ class Stager(staging.Stager):
         """Bytes of each client that threads are to put away."""
         super().__init__(
             computer.kept,
-            stages.Seams(
+            wanted_files.Seams(
                 self._send,
                 service._post,
                 service._loop.call_later,
@@ -122,9 +124,9 @@ class Stager(staging.Stager):
     def _send(self, client: core.ClientId, message: node.FromNode) -> bool:
         if type(message) is node.NeedFiles:
             self.check()
-        return telling.send_to(self._service, client, message)
+        return delivery.send_to(self._service, client, message)
 
-    def stage(self, stage: stages.Stage) -> stages.Stage:
+    def stage(self, stage: wanted_files.Stage) -> wanted_files.Stage:
         """Note when files are said to be there that were sent."""
         computer, done, work = self._computer, stage.done, stage.work
         sent = self._service.placing.get(id(stage.entries))
@@ -194,7 +196,7 @@ class Stager(staging.Stager):
 
 
 def _stage_files(service: Any, action: core.StageFiles) -> None:
-    filing.stage_files(service, action)
+    working_directories.stage_files(service, action)
     prepared = service._prepared.get(action.key)
     if prepared is not None and service.computer.work is not None:
         service.computer.work.on_stage(prepared.work, action.compute.files)

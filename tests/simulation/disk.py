@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dispy.core.execution.state import NoteOpen, Store
-from dispy.node import spool
-from dispy.node.spool import END_S, RETRY_S
+from dispy.node.results import spool
+from dispy.node.results.spool import END_S, RETRY_S
 
 from .files import no_space
 from .turns import Turns

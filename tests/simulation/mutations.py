@@ -21,9 +21,9 @@ from dispy.core.recovery import Fate, Judge, Recovery
 from dispy.core.scheduling import Machine as SchedulingMachine
 from dispy.core.scheduling import state as scheduling
 from dispy.core.scheduling.placing import note_room
-from dispy.node.brought import Brought
-from dispy.node.stages import Stage
-from dispy.node.staging import Stager
+from dispy.files.fetching.stager import Stager
+from dispy.files.fetching.wanted_files import Stage
+from dispy.node.staging.job_files import Brought
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Attempt

@@ -1,4 +1,4 @@
-"""Computation hosts and workers: what ``node.hosts`` holds the ends of, and what ``worker`` does behind them.
+"""Computation hosts and workers: the other ends of ``node.processes.hosts``, and what ``worker`` does behind them.
 
 A worker does what ``dispy.worker.loop`` does in the order in which others can see it: take a record, write
 the claim, read the limit, run, keep the result in the arena, send a packet. Everything said between a node and

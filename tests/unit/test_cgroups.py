@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dispy.node.cpus import usable_cpus
+from dispy.node.machine.cpus import usable_cpus
 from dispy.system.control_groups import cpu_quota, memory_limit
 
 V1 = "9:name=systemd:/x\n4:memory:/docker/1\n2:cpu,cpuacct:/docker/1\n1:cpuset:/docker/1\n0::/x\n"

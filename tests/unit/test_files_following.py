@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from dispy.files.following import Following
-from dispy.files.placing import put_files
+from dispy.files.checkout import put_files
+from dispy.files.copy_in_progress import Following
 from dispy.files.store import FOLLOWED_MIN, SMALL, Store, filesystem
-from dispy.files.tree import COPY_MAX
+from dispy.files.untrusted_directory import COPY_MAX
 from dispy.protocol.files import FileEntry
 
 SIZE = 2 << 20

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dispy.files.installed import Installed
+from dispy.files.installed_packages import Installed
 from dispy.protocol.files import FileEntry
 
 PACKAGE = {

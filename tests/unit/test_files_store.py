@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from dispy.files.placing import put_files
+from dispy.files.checkout import put_files
 from dispy.files.store import SMALL, Store, filesystem
-from dispy.files.tree import CHUNK
+from dispy.files.untrusted_directory import CHUNK
 from dispy.protocol.files import FileEntry
 
 SIZES = [100, SMALL + 1, 3 * CHUNK]

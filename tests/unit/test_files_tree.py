@@ -10,9 +10,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dispy.files.placing import put_files
+from dispy.files.checkout import put_files
 from dispy.files.store import Store
-from dispy.files.tree import Tree
+from dispy.files.untrusted_directory import Tree
 from dispy.protocol.files import FileEntry
 
 

@@ -8,7 +8,7 @@ import msgspec
 import psutil
 import pytest
 
-from dispy.node.available import FRESH_S, Gauge
+from dispy.node.machine.availability import FRESH_S, Gauge
 from dispy.protocol import node
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dispy.node.interpreter import SearchPath
+from dispy.node.processes.python_path import SearchPath
 
 
 @pytest.fixture

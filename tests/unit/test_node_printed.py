@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from dispy.core.execution.state import Glimpse, Place, WorkerId
-from dispy.node.printed import output_file, read_next, read_printed
+from dispy.node.machine.live_output import output_file, read_next, read_printed
 from dispy.protocol.limits import OUTPUT_MAX
 from dispy.protocol.worker import SLOT_CLAIM, SLOT_WORDS, claim
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dispy.core.execution.state import ClientId, NoteOpen, Restored, Store
-from dispy.node.spool import Spool, _grouped, _Task
+from dispy.node.results.spool import Spool, _grouped, _Task
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import FINISHED, Attempt, Ended, HeldJobs, JobsEnded
 

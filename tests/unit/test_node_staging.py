@@ -13,9 +13,9 @@ import pytest
 from msgspec.structs import replace
 
 from dispy.core.execution.state import ClientId
+from dispy.files.fetching.stager import Stager
+from dispy.files.fetching.wanted_files import Seams, Stage
 from dispy.files.store import FOLLOWED_MIN, Part, Store
-from dispy.node.stages import Seams, Stage
-from dispy.node.staging import Stager
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
 

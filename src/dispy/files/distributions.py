@@ -14,7 +14,7 @@ import re
 from importlib.machinery import EXTENSION_SUFFIXES
 from typing import NamedTuple
 
-from dispy.files.listing import is_compiled_python
+from dispy.files.directory_listing import is_compiled_python
 
 METADATA = (".dist-info", ".egg-info")
 """Endings of the directories, or files, that say what a distribution is."""

@@ -16,9 +16,9 @@ from typing import NamedTuple
 from msgspec import structs
 
 from dispy.errors import UsageError
-from dispy.files.listing import place_of, walk
+from dispy.files.directory_listing import place_of, walk
 from dispy.files.modules import Part, parts_of
-from dispy.files.tree import digest_of
+from dispy.files.untrusted_directory import digest_of
 from dispy.protocol import limits
 from dispy.protocol.files import MODE_BITS, FileEntry, check_entries, check_number, check_path
 from dispy.system.memory import pool

@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import NamedTuple
 
 from dispy.errors import UsageError
+from dispy.files.directory_listing import place_of, walk
 from dispy.files.distributions import LIBRARIES, Distribution, is_package_directory, owner_of
-from dispy.files.listing import place_of, walk
 
 
 class Part(NamedTuple):

@@ -24,8 +24,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from pathlib import Path
 
-from dispy.files.following import Following
-from dispy.files.tree import CHUNK, Linker, copy_range, digest_of
+from dispy.files.copy_in_progress import Following
+from dispy.files.untrusted_directory import CHUNK, Linker, copy_range, digest_of
 from dispy.protocol.files import FileEntry
 from dispy.system.directories import private_directory
 from dispy.system.processes import boot_id

@@ -12,10 +12,10 @@ from dispy.core.execution.state import ClientId
 from dispy.errors import InternalError, RemoteProtocolError, SilenceError
 from dispy.net.connection import Connection
 from dispy.node import reporting
-from dispy.node.filing import forget_brought, place_files
-from dispy.node.shortage import is_passing, wait_for_room
+from dispy.node.payloads.room_shortage import is_passing, wait_for_room
+from dispy.node.results.delivery import cancel_results, give_up_results, release_value
+from dispy.node.staging.working_directories import forget_brought, place_files
 from dispy.node.state import NodeState
-from dispy.node.telling import cancel_results, give_up_results, release_value
 from dispy.protocol import limits, node
 from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.system.addresses import is_loopback

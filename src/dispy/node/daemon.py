@@ -22,14 +22,14 @@ import msgspec
 from dispy.core.execution.offers import workers_max
 from dispy.errors import DispyError, StateDirectoryError
 from dispy.files.store import Store
-from dispy.net.holders import holder
-from dispy.node import accounts
-from dispy.node.accounts import Account
-from dispy.node.available import Gauge
+from dispy.net.port_holders import holder
 from dispy.node.console import HINT, Console, Prompt
-from dispy.node.cpus import usable_cpus
-from dispy.node.hosts import HostProcess
-from dispy.node.segments import Segments, WorkSpace
+from dispy.node.machine import accounts
+from dispy.node.machine.accounts import Account
+from dispy.node.machine.availability import Gauge
+from dispy.node.machine.cpus import usable_cpus
+from dispy.node.payloads.segments import Segments, WorkSpace
+from dispy.node.processes.hosts import HostProcess
 from dispy.node.service import NodeService
 from dispy.node.state import NodeParts
 from dispy.security import secrets

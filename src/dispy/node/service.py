@@ -19,15 +19,18 @@ from typing import Any
 from dispy.core.execution import state as core
 from dispy.core.execution.explain import find_stall
 from dispy.errors import StateDirectoryError
+from dispy.files.fetching.stager import Stager
+from dispy.files.fetching.wanted_files import Seams
 from dispy.net.connection import Connection
 from dispy.net.discovery import Entry, Listing
 from dispy.net.listener import Listener
-from dispy.node import clients, computations, filing, reporting, telling, tracing, workers
+from dispy.node import clients, reporting, tracing
 from dispy.node.console import usage
-from dispy.node.interpreter import SearchPath
-from dispy.node.spool import Spool
-from dispy.node.stages import Seams
-from dispy.node.staging import Stager
+from dispy.node.processes import computations, workers
+from dispy.node.processes.python_path import SearchPath
+from dispy.node.results import delivery
+from dispy.node.results.spool import Spool
+from dispy.node.staging import working_directories
 from dispy.node.state import NodeParts, NodeState
 from dispy.protocol import node
 from dispy.protocol.node import to_node_decoder
@@ -70,17 +73,17 @@ class NodeService(NodeState):
         core.Pass: workers.pass_on,
         core.Look: workers.look,
         core.Unbuffer: workers.unbuffer,
-        core.StageFiles: filing.stage_files,
-        core.StageJob: filing.stage_job,
-        core.UnstageJobs: filing.unstage_jobs,
-        core.Tell: telling.tell,
-        core.TellStored: telling.tell_stored,
-        core.FlushSoon: telling.flush_soon,
-        core.Release: telling.release,
-        core.Store: telling.store_results,
-        core.NoteOpen: telling.note_open,
-        core.DropNote: telling.drop_note,
-        core.Erase: telling.erase,
+        core.StageFiles: working_directories.stage_files,
+        core.StageJob: working_directories.stage_job,
+        core.UnstageJobs: working_directories.unstage_jobs,
+        core.Tell: delivery.tell,
+        core.TellStored: delivery.tell_stored,
+        core.FlushSoon: delivery.flush_soon,
+        core.Release: delivery.release,
+        core.Store: delivery.store_results,
+        core.NoteOpen: delivery.note_open,
+        core.DropNote: delivery.drop_note,
+        core.Erase: delivery.erase,
         core.Drained: lambda service, _: service.stop("drained"),
     }
 
@@ -89,7 +92,7 @@ class NodeService(NodeState):
         account = parts.account
         self._search_path = SearchPath(account)
         owner = None if account is None else (account.uid, account.gid)
-        send = partial(telling.send_to, self)
+        send = partial(delivery.send_to, self)
         seams = Seams(send, self._post, self._loop.call_later, owner, search_path=self._search_path)
         self._stager = Stager(parts.store, seams, settings.max_file_size)
         self._listener = Listener(self._new_connection, tls=parts.tls is not None)
@@ -307,7 +310,7 @@ class NodeService(NodeState):
         stalled = self._stall.look(find_stall(self._machine.state), self._clock.monotonic())
         if stalled:
             logger.error("nothing has moved for %g s: %s", self._stall.limit_s, stalled)
-        telling.tell_available(self)
+        delivery.tell_available(self)
         self._bury_others(computations.own_children(self))
         reporting.on_pulse(self)
         self._idle_pulses = 0 if self._loaded else self._idle_pulses + 1
@@ -319,7 +322,7 @@ class NodeService(NodeState):
 
     def _tell_written(self, told: core.Stored, path: Path) -> None:
         """The spool's thread has written something."""
-        self._post(telling.on_written, self, told, path)
+        self._post(delivery.on_written, self, told, path)
 
     # What connections say.
 

@@ -25,8 +25,8 @@ from dispy.core.execution import Machine
 from dispy.core.execution import state as core
 from dispy.core.execution.offers import workers_max
 from dispy.core.execution.state import ClientId, Key, WorkerId
-from dispy.node.hosts import HostProcess, WorkerHandle
-from dispy.node.printed import read_printed
+from dispy.node.machine.live_output import read_printed
+from dispy.node.processes.hosts import HostProcess, WorkerHandle
 from dispy.node.reporting import Reports
 from dispy.protocol import node
 from dispy.protocol.worker import PACKET_MAX
@@ -36,16 +36,16 @@ from dispy.system.processes import children, kill_strays, reap
 from dispy.system.watchdog import Stall
 
 if TYPE_CHECKING:
+    from dispy.files.fetching.stager import Stager
+    from dispy.files.fetching.wanted_files import Stage
     from dispy.files.store import Store
     from dispy.net.connection import Connection
     from dispy.net.discovery import Entry
-    from dispy.node.accounts import Account
-    from dispy.node.brought import Brought
-    from dispy.node.interpreter import SearchPath
-    from dispy.node.segments import Segments, WorkSpace
-    from dispy.node.spool import Spool
-    from dispy.node.stages import Stage
-    from dispy.node.staging import Stager
+    from dispy.node.machine.accounts import Account
+    from dispy.node.payloads.segments import Segments, WorkSpace
+    from dispy.node.processes.python_path import SearchPath
+    from dispy.node.results.spool import Spool
+    from dispy.node.staging.job_files import Brought
     from dispy.protocol.frames import Group
     from dispy.security.secrets import Secret
     from dispy.security.tls import ListenerTls

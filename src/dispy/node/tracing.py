@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dispy.net.connection import Connection
-    from dispy.node.hosts import HostProcess
+    from dispy.node.processes.hosts import HostProcess
     from dispy.node.state import NodeState
 
 logger = logging.getLogger("dispy.node")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
-from dispy.files.following import Following
+from dispy.files.copy_in_progress import Following
 from dispy.files.store import Store
-from dispy.files.tree import ChangedError, Linker, Tree
+from dispy.files.untrusted_directory import ChangedError, Linker, Tree
 from dispy.protocol.files import FileEntry
 
 TRIES_MAX = 5

@@ -15,8 +15,8 @@ from contextlib import ExitStack, suppress
 import msgspec
 
 from dispy.core.execution.state import WorkerId
-from dispy.node.accounts import Account, starts_as
-from dispy.node.printed import output_file
+from dispy.node.machine.accounts import Account, starts_as
+from dispy.node.machine.live_output import output_file
 from dispy.protocol import worker as protocol
 from dispy.protocol.worker import LENGTH, FromHost, ToHost
 from dispy.system.processes import MARK, children, is_ending

@@ -9,17 +9,8 @@ from functools import partial
 from dispy.core.execution import state as core
 from dispy.core.execution.state import Key, WorkerId
 from dispy.node import reporting, tracing
-from dispy.node.filing import (
-    drop_brought,
-    drop_places,
-    drop_prepared,
-    drop_work,
-    open_work,
-    place_name,
-)
-from dispy.node.hosts import HostProcess
-from dispy.node.state import Loaded, NodeState
-from dispy.node.workers import (
+from dispy.node.processes.hosts import HostProcess
+from dispy.node.processes.workers import (
     SETUP_GRACE_S,
     bury,
     collect,
@@ -28,6 +19,15 @@ from dispy.node.workers import (
     on_worker_exited,
     setup_is_late,
 )
+from dispy.node.staging.working_directories import (
+    drop_brought,
+    drop_places,
+    drop_prepared,
+    drop_work,
+    open_work,
+    place_name,
+)
+from dispy.node.state import Loaded, NodeState
 from dispy.protocol import worker as worker_protocol
 from dispy.system.addresses import outward
 from dispy.system.escaping import block, line, lines

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 
-from dispy.node.accounts import Account, starts_as
+from dispy.node.machine.accounts import Account, starts_as
 
 logger = logging.getLogger("dispy.node")
 

@@ -15,7 +15,7 @@ import msgspec
 from dispy.core.execution import state as core
 from dispy.core.execution.state import ClientId
 from dispy.net.connection import Connection
-from dispy.node.spool_files import Damaged
+from dispy.node.results.spool_files import Damaged
 from dispy.node.state import NodeState
 from dispy.protocol import node
 from dispy.protocol.frames import Source

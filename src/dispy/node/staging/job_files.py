@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from dispy.core.execution.state import WorkerId
-from dispy.files.tree import Tree
-from dispy.node.stages import Stage
+from dispy.files.fetching.wanted_files import Stage
+from dispy.files.untrusted_directory import Tree
 from dispy.protocol.files import FileEntry
 from dispy.protocol.worker import Record
 

@@ -15,7 +15,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from dispy.files.distributions import LIBRARIES, METADATA
-from dispy.files.tree import digest_of
+from dispy.files.untrusted_directory import digest_of
 from dispy.protocol.files import FileEntry
 
 FRESH_S = 2.0

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from dispy.files.tree import Linker, copy_range
+from dispy.files.untrusted_directory import Linker, copy_range
 from dispy.protocol.files import MODE_BITS, FileEntry
 
 

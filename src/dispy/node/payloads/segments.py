@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from dispy.errors import StateDirectoryError
-from dispy.files.tree import Tree
-from dispy.node.accounts import Account
-from dispy.node.transfer import Incoming, Outgoing
+from dispy.files.untrusted_directory import Tree
+from dispy.node.machine.accounts import Account
+from dispy.node.payloads.transfer import Incoming, Outgoing
 from dispy.protocol import worker as worker_protocol
 from dispy.protocol.files import check_path
 from dispy.protocol.node import PutObject

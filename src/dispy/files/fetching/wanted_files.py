@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from dispy.core.execution.state import ClientId
-from dispy.files.following import Following
+from dispy.files.copy_in_progress import Following
 from dispy.files.store import Part
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry

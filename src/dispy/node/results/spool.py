@@ -25,7 +25,8 @@ from msgspec import Struct
 
 from dispy.core.execution.state import ClientId, NoteOpen, Restored, Store, Stored
 from dispy.errors import StateDirectoryError
-from dispy.node.spool_files import (
+from dispy.node.payloads.transfer import Outgoing
+from dispy.node.results.spool_files import (
     CRC,
     UNDECODABLE,
     Damaged,
@@ -37,7 +38,6 @@ from dispy.node.spool_files import (
     read_note,
     write,
 )
-from dispy.node.transfer import Outgoing
 from dispy.protocol.limits import BATCH_MAX, MIB
 from dispy.protocol.node import Ended, HeldJobs, JobsEnded
 from dispy.system.directories import private_directory, sync_directory, write_private

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from dispy.core.execution import state as core
 from dispy.core.execution.state import ClientId, Key, WorkerId
+from dispy.files.fetching.wanted_files import Stage
 from dispy.net.connection import Connection
-from dispy.node.brought import Brought
-from dispy.node.stages import Stage
+from dispy.node.processes.workers import give
+from dispy.node.results.delivery import release, send_to
+from dispy.node.staging.job_files import Brought
 from dispy.node.state import Loaded, NodeState, Prepared
-from dispy.node.telling import release, send_to
-from dispy.node.workers import give
 from dispy.protocol import node
 from dispy.protocol import worker as worker_protocol
 

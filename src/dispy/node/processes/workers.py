@@ -10,7 +10,7 @@ import msgspec
 from dispy.core.execution import state as core
 from dispy.core.execution.clients import segments_held
 from dispy.core.execution.state import WorkerId
-from dispy.node.hosts import WorkerHandle
+from dispy.node.processes.hosts import WorkerHandle
 from dispy.node.state import Loaded, NodeState
 from dispy.protocol import limits
 from dispy.protocol import worker as worker_protocol

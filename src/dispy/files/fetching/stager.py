@@ -18,10 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from dispy.core.execution.state import ClientId
-from dispy.files.installed import Installed
-from dispy.files.placing import put_files
+from dispy.files.checkout import put_files
+from dispy.files.fetching.wanted_files import (
+    Arrived,
+    Asked,
+    Fetch,
+    Landed,
+    Seams,
+    Stage,
+    Supplier,
+    close_begun,
+)
+from dispy.files.installed_packages import Installed
 from dispy.files.store import SMALL, BusyError, Part, Store
-from dispy.node.stages import Arrived, Asked, Fetch, Landed, Seams, Stage, Supplier, close_begun
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry, check_entries
 from dispy.system.escaping import counted

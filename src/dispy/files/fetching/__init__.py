@@ -1,0 +1,1 @@
+"""Fetching of files by content: what is missing is asked of whom, in pieces, and stored."""

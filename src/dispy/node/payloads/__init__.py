@@ -1,0 +1,1 @@
+"""Large payloads on a node: in shared memory or on disk, and between files and sockets."""

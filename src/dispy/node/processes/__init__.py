@@ -1,0 +1,1 @@
+"""Processes of computations on a node: hosts, workers, the Python that they run."""
