@@ -38,7 +38,7 @@ def test_errors_stay_in_their_places(make_cluster: MakeCluster, start_node: Star
     assert (str(error), error.__notes__) == ("not 4997", ["item 4997 of the map of one_in_ten_fails: 4997"])
     assert isinstance(error.__cause__, RemoteTraceback)
     assert "in one_in_ten_fails" in str(error.__cause__)
-    assert "worker/chunk.py" not in str(error.__cause__)
+    assert "worker/map_chunk.py" not in str(error.__cause__)
     assert list(itertools.islice(cluster.map(itertools.count(), return_exceptions=True), 3)) == [0, 1, 2]
 
 

@@ -13,7 +13,7 @@ from enum import Enum
 
 from dispy.core.execution import Machine
 from dispy.core.execution import state as core
-from dispy.core.execution.offers import workers_max
+from dispy.core.execution.dispatch import workers_max
 from dispy.core.execution.state import ClientId, Key, WorkerId
 from dispy.protocol.node import (
     FINISHED,

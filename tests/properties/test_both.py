@@ -9,7 +9,7 @@ from simulated_cluster import Cluster, Link
 from simulated_node import Phase, RunKey, SimulatedNode, SimulatedWorker
 
 from dispy.core.execution import state as core
-from dispy.core.execution.printing import LOOK_S
+from dispy.core.execution.live_output import LOOK_S
 from dispy.core.execution.state import ClientId
 from dispy.protocol.node import Compute, Detach, FromNode, Job, RunJobs, ToNode
 

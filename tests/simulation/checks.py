@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dispy.core.execution import Machine as ExecutionMachine
 from dispy.core.execution import state as execution
-from dispy.core.execution.offers import STILLBORN_MAX, workers_max
+from dispy.core.execution.dispatch import STILLBORN_MAX, workers_max
 from dispy.core.scheduling import Machine as SchedulingMachine
 from dispy.core.scheduling import state as scheduling
 from dispy.protocol.node import CancelJobs, RunJobs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dispy.core.execution import Machine
 from dispy.core.execution import state as core
-from dispy.core.execution.offers import workers_max
+from dispy.core.execution.dispatch import workers_max
 from dispy.errors import RemoteProtocolError
 from dispy.files.fetching import stager, wanted_files
 from dispy.net.connection import HANDSHAKE_S, Connection

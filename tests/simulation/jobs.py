@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from enum import IntEnum
 
-from dispy.core.scheduling.leaving import CLOSED
+from dispy.core.scheduling.withdrawal import CLOSED
 from dispy.protocol.files import FileEntry
 from dispy.protocol.limits import INLINE_MAX
 from dispy.protocol.node import ABANDONED, CANCELLED, FINISHED, TERMINATED, Ended, Job, Provisional

@@ -20,7 +20,7 @@ from dispy.core.execution.state import ClientId
 from dispy.core.recovery import Fate, Judge, Recovery
 from dispy.core.scheduling import Machine as SchedulingMachine
 from dispy.core.scheduling import state as scheduling
-from dispy.core.scheduling.placing import note_room
+from dispy.core.scheduling.placement import note_room
 from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Stage
 from dispy.node.staging.job_files import Brought

@@ -19,7 +19,7 @@ from dispy.client.session import failures, missing_files
 from dispy.client.session.failures import KINDS_MAX, SUMMARY_MAX, Tally, summary
 from dispy.client.session.status_table import print_table
 from dispy.errors import JobError
-from dispy.worker import names
+from dispy.worker import job_namespace
 
 
 def raised(function: Callable[[], object]) -> tuple[BaseException, str]:
@@ -337,7 +337,7 @@ class Place:
     def reason(self, function: Callable[[], object]) -> str:
         """Why a job has failed that calls a function."""
         error, _ = raised(function)
-        names.note_missing(error, "n", str(self.there))
+        job_namespace.note_missing(error, "n", str(self.there))
         return "".join(traceback.format_exception(error))
 
     def added(self, function: Callable[[], object], ip_addr: str | None = "127.0.0.1") -> list[str]:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy
 import pytest
 
-from dispy.payload import generators
-from dispy.payload.generators import Shared, describe, found, held_by, reseed, seed_of
+from dispy.payload import random_generators
+from dispy.payload.random_generators import Shared, describe, found, held_by, reseed, seed_of
 
 NAME = "dispy_test_generators_of_a_user"
 
@@ -178,7 +178,7 @@ def test_found_in_dictionaries_that_are_not_tracked() -> None:
 def test_found_in_arrays_too(kind: str, hiding: str, caplog: pytest.LogCaptureFixture) -> None:
     value = ARRAYS[hiding](MAKERS[kind]())
     assert held_by(value)
-    generators.shared(value, "jobs")
+    random_generators.shared(value, "jobs")
     assert "a stream of its own: in a " in caplog.text
 
 
@@ -189,7 +189,7 @@ def test_found_in_pandas_objects() -> None:
 
 
 def test_a_generator_that_is_the_value_itself(caplog: pytest.LogCaptureFixture) -> None:
-    generators.shared(numpy.random.default_rng(1), "jobs")
+    random_generators.shared(numpy.random.default_rng(1), "jobs")
     assert "a stream of its own: a Generator" in caplog.text
 
 
@@ -212,7 +212,7 @@ def test_what_belongs_to_a_thread_has_a_plain_name(module: types.ModuleType) -> 
 
 def test_generators_of_libraries_are_not_named() -> None:
     code = (
-        "import numpy.random\nfrom dispy.payload.generators import describe, held_by\n"
+        "import numpy.random\nfrom dispy.payload.random_generators import describe, held_by\n"
         "print(repr(describe(held_by([numpy.random.mtrand._rand]))))"
     )
     said = subprocess.run(
@@ -273,7 +273,7 @@ def test_the_systems_own_is_left_alone() -> None:
 
 def test_a_shared_value_has_another_stream_wherever_it_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = iter(range(10))
-    monkeypatch.setattr(generators, "key_here", lambda: b"%d" % next(keys))
+    monkeypatch.setattr(random_generators, "key_here", lambda: b"%d" % next(keys))
     value = {"rng": numpy.random.default_rng(1), "data": [1, 2]}
     data = pickle.dumps(Shared(value))
     first, second = pickle.loads(data), pickle.loads(data)
@@ -284,7 +284,7 @@ def test_a_shared_value_has_another_stream_wherever_it_arrives(monkeypatch: pyte
 
 def test_values_without_generators_are_not_wrapped() -> None:
     value = {"data": list(range(10))}
-    assert generators.shared(value, "jobs") is value
+    assert random_generators.shared(value, "jobs") is value
 
 
 def test_seeds_of_jobs() -> None:
@@ -299,4 +299,4 @@ def test_seeds_of_jobs() -> None:
 
 
 def test_seeds_of_clusters_differ() -> None:
-    assert len({generators.new_seed() for _ in range(100)}) == 100
+    assert len({random_generators.new_seed() for _ in range(100)}) == 100

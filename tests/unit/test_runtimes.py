@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dispy.core.runtimes import RunTimes
+from dispy.core.run_times import RunTimes
 
 SECOND_US = 1_000_000
 DAY_US = 86400 * SECOND_US

@@ -9,7 +9,7 @@ import pytest
 
 from dispy import payload
 from dispy.errors import PicklingError
-from dispy.worker.chunk import Chunk
+from dispy.worker.map_chunk import Chunk
 
 PLAIN = (False, False, None, 1)
 STARRED = (True, False, None, 1)
@@ -78,7 +78,7 @@ def test_errors_stay_in_their_places(error: type[BaseException]) -> None:
     assert [item for item in chunk.results if type(item) is int] == [n for n in range(100) if n % 10 != 7]
     failed = chunk.results[37]
     assert type(failed) is payload.ItemFailed
-    assert (failed.item, "worker/chunk.py" in failed.text) == ("37", False)
+    assert (failed.item, "worker/map_chunk.py" in failed.text) == ("37", False)
     assert "in fail" in failed.text
     raised = payload.load_exception(failed.error, failed.text)
     assert (type(raised), str(raised)) == (error, "this one")

@@ -222,7 +222,7 @@ class JobCluster(Maps):
         self._check_reach(self._allocations)
         self._dest_path = check_dest_path(dest_path)
         self._keeps_files = cleanup is False or cleanup is None
-        self.seed = payload.generators.new_seed() if seed is None else seed
+        self.seed = payload.random_generators.new_seed() if seed is None else seed
         self._seeding = payload.Seeding(self.seed, submitting.next_number(), reseed)
         self._computation = self._make_computation(
             computation,

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 import msgspec
 
-from dispy.core.execution.offers import workers_max
+from dispy.core.execution.dispatch import workers_max
 from dispy.errors import DispyError, StateDirectoryError
 from dispy.files.store import Store
 from dispy.net.port_holders import holder

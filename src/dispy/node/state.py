@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from dispy.core.execution import Machine
 from dispy.core.execution import state as core
-from dispy.core.execution.offers import workers_max
+from dispy.core.execution.dispatch import workers_max
 from dispy.core.execution.state import ClientId, Key, WorkerId
 from dispy.node.machine.live_output import read_printed
 from dispy.node.processes.hosts import HostProcess, WorkerHandle

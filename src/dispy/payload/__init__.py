@@ -6,12 +6,11 @@ block (``blocks``).
 
 Code of the user's own travels in one of two ways. Modules that can be imported are sent and imported where jobs run;
 what they define goes by name (``modules``). All else goes by value: the script, a notebook, closures (``by_value``).
-``code`` is a whole computation, ``brought`` what a single job brings, ``known`` what a node has already.
+``code`` is a whole computation, ``job_code`` what a single job brings, ``known_parts`` what a node has already.
 """
 
-from dispy.payload import blocks, generators, references
+from dispy.payload import blocks, object_references, random_generators
 from dispy.payload.blocks import OUT_OF_BAND, PROTOCOL, Buffer, Parts, Ready, read_bytes, whole
-from dispy.payload.brought import Apart, accept_code, dump_call_with
 from dispy.payload.by_value import scopes
 from dispy.payload.by_value.bytecode import hide
 from dispy.payload.calls import (
@@ -35,13 +34,14 @@ from dispy.payload.code import (
     load_code,
     with_setup_args,
 )
-from dispy.payload.culprits import find_culprit
-from dispy.payload.generators import Seeding
-from dispy.payload.known import NOTHING, Known
-from dispy.payload.modules.importing import Finder, begin_worker, is_importing
+from dispy.payload.job_code import Apart, accept_code, dump_call_with
+from dispy.payload.known_parts import NOTHING, Known
+from dispy.payload.modules.importer import Finder, begin_worker, is_importing
 from dispy.payload.modules.origins import lies_with_packages
-from dispy.payload.modules.sending import gather
-from dispy.payload.references import Reference, has_used, take_used
+from dispy.payload.modules.sent_modules import gather
+from dispy.payload.object_references import Reference, has_used, take_used
+from dispy.payload.random_generators import Seeding
+from dispy.payload.unsendable import find_culprit
 from dispy.payload.values import dump, dump_exception, dump_object, is_plain, load, load_exception
 
 __all__ = [
@@ -77,7 +77,6 @@ __all__ = [
     "find_culprit",
     "find_unsendable",
     "gather",
-    "generators",
     "has_used",
     "hide",
     "is_importing",
@@ -89,8 +88,9 @@ __all__ = [
     "load_exception",
     "load_failure",
     "load_items",
+    "object_references",
+    "random_generators",
     "read_bytes",
-    "references",
     "scopes",
     "take_used",
     "whole",

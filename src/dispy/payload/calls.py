@@ -7,12 +7,12 @@ import threading
 from typing import Any
 
 from dispy.errors import PicklingError
-from dispy.payload import references
+from dispy.payload import object_references
 from dispy.payload.blocks import OUT_OF_BAND, PROTOCOL, Buffer, Collector, Parts, out_of_band, whole
-from dispy.payload.brought import with_code
-from dispy.payload.culprits import blame, find_culprit
-from dispy.payload.known import Known
-from dispy.payload.references import take_used, used
+from dispy.payload.job_code import with_code
+from dispy.payload.known_parts import Known
+from dispy.payload.object_references import take_used, used
+from dispy.payload.unsendable import blame, find_culprit
 from dispy.payload.values import STACK_GLOBAL, dump, dump_with_code, load, names_local
 
 _dumps = pickle.dumps
@@ -35,7 +35,7 @@ def dump_call(
     if used:
         take_used()  # what was pickled by others, or for a job that could not be sent
     has_references = False
-    reference_type = references.reference_type
+    reference_type = object_references.reference_type
     for value in args:
         kind = type(value)
         if kind is bytes and len(value) >= OUT_OF_BAND:
@@ -68,7 +68,7 @@ def _without_references(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: A
     numbers = {}
     bare = list(args)
     for place, value in enumerate(args):
-        if type(value) is references.reference_type:
+        if type(value) is object_references.reference_type:
             used.append((this, value))
             numbers[place] = value._number
             bare[place] = None
@@ -79,7 +79,7 @@ def _with_objects(call: tuple[Any, ...]) -> tuple[Any, ...]:
     args, kwargs, job_id, _, numbers = call
     full = list(args)
     for place, number in numbers.items():
-        full[place] = references.find_object(number)
+        full[place] = object_references.find_object(number)
     return tuple(full), kwargs, job_id
 
 

@@ -18,22 +18,22 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from typing import Any, NamedTuple
 
 from dispy.errors import PicklingError
-from dispy.payload import known as known_module
+from dispy.payload import known_parts as known_module
 from dispy.payload.blocks import PROTOCOL
 from dispy.payload.by_value import bytecode, scopes
 from dispy.payload.by_value.bytecode import Namespace
+from dispy.payload.by_value.change_stamps import Sink
 from dispy.payload.by_value.namespaces import functions_of, is_global
 from dispy.payload.by_value.pickler import Pickler
-from dispy.payload.by_value.stamps import Sink
-from dispy.payload.culprits import find_culprit
-from dispy.payload.generators import UNSEEDED, Seeding
-from dispy.payload.known import Known
-from dispy.payload.modules import configured, importing, loaded, sending
+from dispy.payload.known_parts import Known
+from dispy.payload.modules import changed_globals, importer, loaded_code
 from dispy.payload.modules.fallbacks import dump_fallbacks
 from dispy.payload.modules.origins import Origin, library_paths, origin_of
-from dispy.payload.modules.sending import Module
-from dispy.payload.modules.versions import differing, versions_used
-from dispy.payload.references import take_used
+from dispy.payload.modules.package_versions import differing, versions_used
+from dispy.payload.modules.sent_modules import Module, gather, imported_besides
+from dispy.payload.object_references import take_used
+from dispy.payload.random_generators import UNSEEDED, Seeding
+from dispy.payload.unsendable import find_culprit
 
 STANDARD_MODULES = frozenset({
     "argparse", "copy", "errno", "glob", "hashlib", "io", "marshal", "multiprocessing", "os", "pickle",
@@ -131,7 +131,7 @@ def dump_code(
     Raises:
         PicklingError: Names the global, closure variable or default that cannot be sent.
     """
-    loaded.look_again()
+    loaded_code.look_again()
     depends = list(depends)
     around = [item.func if isinstance(item, functools.partial) else item for item in (setup, cleanup)]
     explicit = [function, *depends, *[item for item in around if item is not None]]
@@ -156,7 +156,7 @@ def dump_code(
     )
     standard = sorted(named & STANDARD_MODULES)
     sent, extensions = sent_modules(pickler, names)
-    besides = sending.imported_besides(pickler.modules, {module.name for module in sent})
+    besides = imported_besides(pickler.modules, {module.name for module in sent})
     version = _VERSION if pickler.has_code or sent else ()
     packed = pack_modules(sent, pickler.sources) if version else b""
     used = versions_used([stream.getvalue(), *(module.code or module.source or b"" for module in sent)])
@@ -202,14 +202,14 @@ def sent_modules(pickler: Pickler, names: Iterable[str] = ()) -> tuple[list[Modu
         roots.add(package)
     _add_used_by_script(roots)
     statements = set(pickler.imports)
-    values: dict[str, configured.Configured] = {}
+    values: dict[str, changed_globals.Configured] = {}
     while True:
-        found = sending.gather(roots, statements)
+        found = gather(roots, statements)
         loaded = [module.name for module in found if module.name in sys.modules and module.code]
         more = False
         for name in loaded:
             if name not in values:
-                values[name] = configured.dump_globals(name)
+                values[name] = changed_globals.dump_globals(name)
                 more |= not values[name].modules <= roots or not values[name].imports <= statements
                 roots |= values[name].modules
                 statements |= values[name].imports
@@ -258,7 +258,7 @@ def add_modules(packed: bytes) -> dict[str, str]:
         sys.argv[:] = words  # modules may look at them when they are imported
         # Libraries with compiled parts are not sent; this machine may have those of the program.
         sys.path += [path for path in paths if path not in sys.path and os.path.isdir(path)]
-    importing.add([Module(*parts) for parts in sent])
+    importer.add([Module(*parts) for parts in sent])
     for name, text in sources.items():
         bytecode.show_source(name, text)
     return sources  # type: ignore[no-any-return]
@@ -298,18 +298,18 @@ def load_code(payload: bytes) -> Code:
     sent, besides, seeding, used = packed
     sources = add_modules(sent)
     if scopes.is_worker:
-        scopes.find_file = partial(importing.place_script, sources=sources)
+        scopes.find_file = partial(importer.place_script, sources=sources)
     scope, _, function, names, setup, cleanup, _ = pickle.loads(data)
     if scopes.is_worker:
-        importing.import_besides(besides)
-        importing.warn(differing(used))
+        importer.import_besides(besides)
+        importer.warn(differing(used))
     for name, item in names.items():
         scope.setdefault(name, item)
     name = getattr(function, "__name__", "")
     if name.isidentifier():
         scope.setdefault(name, function)
     if scopes.is_worker:
-        known_module.here = Known(importing.names())
+        known_module.here = Known(importer.names())
     setup_args = pickle.loads(args) if args else ()
     code = Code(function, scope, standard, setup, cleanup, setup_args, Seeding(*seeding))
     scopes.end_loading()

@@ -7,7 +7,7 @@ import pickle
 from typing import Any
 
 from dispy.errors import PicklingError, RemoteTraceback
-from dispy.payload import known as known_module
+from dispy.payload import known_parts as known_module
 from dispy.payload.blocks import (
     MAGIC,
     OUT_OF_BAND,
@@ -22,12 +22,12 @@ from dispy.payload.blocks import (
     whole,
 )
 from dispy.payload.by_value.pickler import Pickler
-from dispy.payload.by_value.things import Rebuilt
+from dispy.payload.by_value.special_objects import Rebuilt
 from dispy.payload.code import add_modules, pack_modules, sent_modules
-from dispy.payload.culprits import find_culprit
-from dispy.payload.known import Known
+from dispy.payload.known_parts import Known
 from dispy.payload.modules.origins import local_modules
-from dispy.payload.references import take_used
+from dispy.payload.object_references import take_used
+from dispy.payload.unsendable import find_culprit
 
 STACK_GLOBAL = b"\x93"
 """The opcode by which protocol 4 and later name any class or function. Its absence proves that a

@@ -39,11 +39,11 @@ from dispy.protocol.worker import (
 from dispy.system import processes
 from dispy.system.escaping import Formatter, sendable
 from dispy.system.free_space import Room, fits_in_memory, memory_max
-from dispy.worker import loop, names, output, setup
+from dispy.worker import job_namespace, loop, output_capture, setup
 from dispy.worker.program import Program
-from dispy.worker.randomness import Randomness
-from dispy.worker.restore import Restorer
+from dispy.worker.random_numbers import Randomness
 from dispy.worker.segments import Segments
+from dispy.worker.state_restore import Restorer
 
 _CLEANUP_S = 4.5
 """Time for workers to call ``cleanup``: the node gives us a little more."""
@@ -81,7 +81,7 @@ class Host:
         """Processes that ``setup`` has started: they stay until we go."""
         # Made before user code is loaded, which may import the functions by which changes are noticed.
         self._restorer = Restorer()
-        self._streams = output.new_streams()
+        self._streams = output_capture.new_streams()
         self._randomness = Randomness()
         self._logger = logging.getLogger("dispynode")
 
@@ -202,14 +202,14 @@ class Host:
         self._set_signals()
         if not message.setup_per_worker:
             self._restorer.note(message.work_path)
-        output.unbuffer_c_streams()
+        output_capture.unbuffer_c_streams()
         gc.collect()
         gc.freeze()
         return Loaded(warning)
 
     def _offer_names(self, message: protocol.Load) -> None:
         """Have code find the documented names, and modules that come with it."""
-        self._names = names.offer(
+        self._names = job_namespace.offer(
             node_name=message.node_name,
             node_ip_addr=message.node_ip_addr,
             job_path=message.work_path,
@@ -225,7 +225,7 @@ class Host:
         )
 
     def _on_imported(self, module: ModuleType) -> None:
-        names.replace(module, self._names)
+        job_namespace.replace(module, self._names)
         self._randomness.imported(module)
 
     def _import_code(self, message: protocol.Load) -> str:
@@ -234,11 +234,11 @@ class Host:
             code = payload.load_code(self._data)
             if isinstance(code.function, Program):
                 code.function.arrive(message.work_path, message.node_name)
-            names.inject(code.namespace, code.modules, self._names)
+            job_namespace.inject(code.namespace, code.modules, self._names)
         except DispyError as error:
             return f"the computation cannot be loaded on {message.node_name}: {error}"[:60_000]
         except BaseException as error:
-            names.note_missing(error, message.node_name, message.work_path)
+            job_namespace.note_missing(error, message.node_name, message.work_path)
             return _load_failed(message, error)
         self._code = code
         return ""
@@ -314,7 +314,7 @@ class Host:
             if not self._load.isolate:
                 self._randomness.begin_process()
             assert self._code is not None
-            capture = output.Capture(*files, self._load.output_max, self._streams)
+            capture = output_capture.Capture(*files, self._load.output_max, self._streams)
             if isinstance(self._code.function, Program):
                 self._code.function.begin(self._code.namespace, lambda: capture.is_live)
             start = slot * protocol.SLOT_SIZE
@@ -402,7 +402,7 @@ class Host:
         assert self._load is not None
         for _, files in self._workers.values():
             for descriptor in files:
-                output.trim(descriptor, self._load.output_max)
+                output_capture.trim(descriptor, self._load.output_max)
 
     def _on_term(self, number: int, frame: FrameType | None) -> None:
         self.leave()

@@ -35,14 +35,14 @@ from dispy.protocol.worker import Record
 from dispy.system.escaping import of_error, sendable
 from dispy.system.free_space import NoRoomError
 from dispy.system.processes import children, describe_exit, kill_strays, set_death_signal
-from dispy.worker import forked, native_threads
-from dispy.worker.chunk import Chunk
-from dispy.worker.names import note_missing
-from dispy.worker.output import Capture
-from dispy.worker.randomness import Randomness
-from dispy.worker.restore import Restorer
+from dispy.worker import forked_processes, native_threads
+from dispy.worker.job_namespace import note_missing
+from dispy.worker.map_chunk import Chunk
+from dispy.worker.output_capture import Capture
+from dispy.worker.random_numbers import Randomness
 from dispy.worker.segments import Segments
-from dispy.worker.sending import SendPart, send_file
+from dispy.worker.send_file import SendPart, send_file
+from dispy.worker.state_restore import Restorer
 
 ID_MAX = 1024
 """Bytes of a job's id that travels with its result."""
@@ -140,7 +140,7 @@ class Worker:
         """One provisional result of a job at a time, from any of its threads; and processes, see there."""
         self._words[protocol.SLOT_COMMITTED] = self._end
         self._drops = self._words[protocol.SLOT_DROPS]
-        payload.references.find_object = segments.load_object
+        payload.object_references.find_object = segments.load_object
 
     def keep_what_is_there(self) -> None:
         """Take threads and processes that are there now, made by ``setup``, for no job's."""
@@ -255,7 +255,7 @@ class Worker:
                 finally:
                     self._chunk = None
             if self._is_copy:
-                forked.end()
+                forked_processes.end()
             self._running = None
             step = "result"
             data = payload.dump(value)
@@ -264,7 +264,7 @@ class Worker:
             return None
         except BaseException as error:
             if self._is_copy:
-                forked.end(error)
+                forked_processes.end(error)
             self._running = None
             status = TERMINATED
             if chunk is not None and step == "result":

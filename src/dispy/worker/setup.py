@@ -13,8 +13,8 @@ from types import FrameType
 
 from dispy import payload
 from dispy.system.escaping import of_error
-from dispy.worker import forked, native_threads, output
-from dispy.worker.names import note_missing
+from dispy.worker import forked_processes, native_threads, output_capture
+from dispy.worker.job_namespace import note_missing
 
 _set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
 
@@ -39,8 +39,8 @@ def set_up(code: payload.Code, limit_s: float, node_name: str, directory: str) -
     said: list[str] = []
     is_late: list[str] = []
     try:
-        with output.overheard(said), _limited(limit_s, is_late), code.sharing(code.setup):
-            result = forked.call(code.setup, code.setup_args)
+        with output_capture.overheard(said), _limited(limit_s, is_late), code.sharing(code.setup):
+            result = forked_processes.call(code.setup, code.setup_args)
     except BaseException as error:
         note_missing(error, node_name, directory)
         frames = error.__traceback__
@@ -90,7 +90,7 @@ def clean_up(code: payload.Code, name: str, logger: logging.Logger) -> None:
     if code.cleanup is None:
         return
     try:
-        forked.call(code.cleanup, code.setup_args)
+        forked_processes.call(code.cleanup, code.setup_args)
     except BaseException as error:
         where = "".join(traceback.format_tb(error.__traceback__)[-1:]).strip()
         logger.error("cleanup of %s failed: %s; %s", name, of_error(error), where)

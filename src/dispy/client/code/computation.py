@@ -44,7 +44,7 @@ class Computation:
         depends: Any,
         setup: Callable[..., Any] | None = None,
         cleanup: Callable[..., Any] | None = None,
-        seeding: payload.Seeding = payload.generators.UNSEEDED,
+        seeding: payload.Seeding = payload.random_generators.UNSEEDED,
     ) -> None:
         self.is_program = isinstance(computation, (str, os.PathLike))
         path = os.fspath(computation) if self.is_program else ""
@@ -76,7 +76,7 @@ class Computation:
         )
         self._owner: Any = self.method.__self__ if self.method is not None else None
         if self.method is not None and seeding.is_on and not isinstance(self._owner, type):
-            self._owner = payload.generators.shared(self._owner, f"jobs of {self.name}")
+            self._owner = payload.random_generators.shared(self._owner, f"jobs of {self.name}")
         self._signature = None if self.is_program else _signature(function)
 
     def code_with(self, setup_args: tuple[Any, ...]) -> bytes:

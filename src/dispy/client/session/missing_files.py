@@ -28,7 +28,7 @@ _SIGN = "dispy: this program has "
 _TOLD = "dispy: node "
 _HAS_NO = " has no "
 _THERE = " in the working directory of its jobs"
-"""Parts of what a worker adds to an exception: see ``dispy.worker.names``."""
+"""Parts of what a worker adds to an exception: see ``dispy.worker.job_namespace``."""
 
 _RAISED = re.compile(r"^.*?(?:FileNotFoundError|NotADirectoryError): (.*)$", re.MULTILINE)
 _QUOTED = re.compile(r"b?'(?:[^'\\]|\\.)*'|b?\"(?:[^\"\\]|\\.)*\"")

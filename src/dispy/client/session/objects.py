@@ -92,5 +92,5 @@ def drop_refs(cluster: ClusterState) -> None:
             cluster._engine.service.memory.trim()
 
 
-payload.references.find_object = _refs.__getitem__
-payload.references.reference_type = Ref
+payload.object_references.find_object = _refs.__getitem__
+payload.object_references.reference_type = Ref

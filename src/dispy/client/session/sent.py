@@ -28,7 +28,7 @@ logger = logging.getLogger("dispy.client")
 def put(cluster: ClusterState, value: Any) -> Ref:
     """Send an object to the nodes of a cluster; on the caller's thread."""
     cluster._check_open()
-    shown = payload.generators.shared(value, "workers") if cluster._seeding.is_on else value
+    shown = payload.random_generators.shared(value, "workers") if cluster._seeding.is_on else value
     data = payload.dump_object(shown, cluster._computation.known)
     ref = Ref(cluster, len(data), check_used(cluster))
     message = PutObject(cluster._number, ref._number, data)  # type: ignore[arg-type]  # as in ``submission``

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dispy.core.execution import printing
+from dispy.core.execution import live_output
+from dispy.core.execution.dispatch import recall_ahead
+from dispy.core.execution.fair_shares import ask_exclusive, restrict, share_out, tell_credit
 from dispy.core.execution.files import load
 from dispy.core.execution.jobs import cancel_in_records, drop_unstarted, give_up_values, release
-from dispy.core.execution.keeping import close_recovered, come_back, drop_batches, forget_empty, forget_lost
-from dispy.core.execution.offers import recall_ahead
-from dispy.core.execution.shares import ask_exclusive, restrict, share_out, tell_credit
+from dispy.core.execution.retention import (
+    close_recovered,
+    come_back,
+    drop_batches,
+    forget_empty,
+    forget_lost,
+)
 from dispy.core.execution.state import (
     UNTOLD,
     Client,
@@ -65,7 +71,7 @@ def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Se
         state.clients[event.client] = Client(event.client, event.name)
         return
     # Before the ends of those jobs.
-    printing.tell_again(state, out, client)
+    live_output.tell_again(state, out, client)
     if client.is_dead:
         client.is_dead = False
         client.vtime = max(client.vtime, state.level)
@@ -126,7 +132,7 @@ def on_compute(state: State, out: Outbox, client: Client, message: Compute, now:
     if computation is None:
         computation = state.computations[key] = Computation(key, client, message)
         if message.live:
-            printing.watch(state, computation, [])
+            live_output.watch(state, computation, [])
         load(out, computation)
         ask_exclusive(state, computation)
         restrict(state)

@@ -7,9 +7,9 @@ come back in; until then nothing of it is started, given back or dropped.
 
 from __future__ import annotations
 
+from dispy.core.execution.dispatch import recall_ahead
+from dispy.core.execution.fair_shares import restrict, share_out
 from dispy.core.execution.files import give_up_staging
-from dispy.core.execution.offers import recall_ahead
-from dispy.core.execution.shares import restrict, share_out
 from dispy.core.execution.state import Drain, Outbox, Seconds, State, Tell
 from dispy.protocol.node import DRAINING, NodeCpus
 

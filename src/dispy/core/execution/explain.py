@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dispy.core.execution.shares import may_start
+from dispy.core.execution.fair_shares import may_start
 from dispy.core.execution.state import State, Status
 from dispy.protocol.worker import split_claim
 from dispy.system.escaping import counted

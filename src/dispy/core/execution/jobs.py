@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import islice
 
-from dispy.core.execution.printing import watch
-from dispy.core.execution.shares import join, share_out
+from dispy.core.execution.fair_shares import join, share_out
+from dispy.core.execution.live_output import watch
 from dispy.core.execution.state import (
     Client,
     Computation,

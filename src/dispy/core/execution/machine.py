@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dispy.core.execution import clients, draining, files, jobs, keeping, printing, workers
-from dispy.core.execution.offers import settle
+from dispy.core.execution import clients, draining, files, jobs, live_output, retention, workers
+from dispy.core.execution.dispatch import settle
 from dispy.core.execution.state import (
     Action,
     ClientAttached,
@@ -44,7 +44,7 @@ Handler = Callable[[State, Outbox, Any, Seconds], None]
 
 def _on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
     workers.on_tick(state, out, event, now)
-    keeping.watch_clients(state, out, now)
+    retention.watch_clients(state, out, now)
 
 
 _HANDLERS: dict[type[Event], Handler] = {
@@ -62,14 +62,14 @@ _HANDLERS: dict[type[Event], Handler] = {
     Recalled: workers.on_recalled,
     JobRefused: jobs.on_job_refused,
     ShortOfRoom: jobs.on_short_of_room,
-    WorkerDying: printing.on_worker_dying,
+    WorkerDying: live_output.on_worker_dying,
     WorkerExited: workers.on_worker_exited,
-    Looked: printing.on_looked,
+    Looked: live_output.on_looked,
     Tick: _on_tick,
     Flush: workers.on_flush,
-    Stored: keeping.on_stored,
-    Restored: keeping.on_restored,
-    Stopping: keeping.on_stopping,
+    Stored: retention.on_stored,
+    Restored: retention.on_restored,
+    Stopping: retention.on_stopping,
 }
 
 MessageHandler = Callable[[State, Outbox, "clients.Client", Any, Seconds], None]
@@ -81,14 +81,14 @@ _MESSAGE_HANDLERS: dict[type[node.ToNode], MessageHandler] = {
     node.LimitCpus: clients.on_limit_cpus,
     node.Acknowledge: clients.on_acknowledge,
     node.Reconcile: clients.on_reconcile,
-    node.Recover: keeping.on_recover,
+    node.Recover: retention.on_recover,
     node.RunJobs: jobs.on_run_jobs,
     node.CancelJobs: jobs.on_cancel_jobs,
     node.ListJobs: jobs.on_list_jobs,
     node.TakeBack: jobs.on_take_back,
     node.AcknowledgeProvisional: jobs.on_acknowledge_provisional,
-    node.WatchJobs: printing.on_watch_jobs,
-    node.AcknowledgePrinted: printing.on_acknowledge_printed,
+    node.WatchJobs: live_output.on_watch_jobs,
+    node.AcknowledgePrinted: live_output.on_acknowledge_printed,
 }
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple, NewType
 
 from msgspec import Struct
 
-from dispy.core.runtimes import RunTimes
+from dispy.core.run_times import RunTimes
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import (
     Compute,

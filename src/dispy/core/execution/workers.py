@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dispy.core.execution import printing
-from dispy.core.execution.jobs import cut_or_interrupt, release, requeue, take_ready, tell_ended
-from dispy.core.execution.offers import STILLBORN_MAX
-from dispy.core.execution.shares import (
+from dispy.core.execution import live_output
+from dispy.core.execution.dispatch import STILLBORN_MAX
+from dispy.core.execution.fair_shares import (
     BACKLOG_US,
     SHARE_S,
     charge,
@@ -14,6 +13,7 @@ from dispy.core.execution.shares import (
     tell_credit,
     vacate,
 )
+from dispy.core.execution.jobs import cut_or_interrupt, release, requeue, take_ready, tell_ended
 from dispy.core.execution.state import (
     Client,
     Computation,
@@ -329,7 +329,7 @@ def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
             message = JobsStarted(computation.key[1], jobs[start : start + BATCH_MAX])
             out.append(Tell(computation.client.id, message))
     if state.watched:
-        printing.look(state, out, event.positions, now)
+        live_output.look(state, out, event.positions, now)
     if len(state.clients) > 1 and now - state.share_at >= SHARE_S:
         share_out(state, out, now)
 
@@ -381,7 +381,7 @@ def forget_computation(state: State, out: Outbox, computation: Computation, now:
 def _drop(state: State, computation: Computation) -> None:
     drop_workers(state, computation)
     del state.computations[computation.key]
-    printing.forget(state, computation.key)
+    live_output.forget(state, computation.key)
 
 
 def leave(state: State, out: Outbox, computations: list[Computation], now: Seconds) -> None:
@@ -398,7 +398,7 @@ def give_up(state: State, out: Outbox, computation: Computation, reason: str, no
     if computation.untold:
         tell_ended(out, computation, [])
     del state.computations[computation.key]
-    printing.forget(state, computation.key)
+    live_output.forget(state, computation.key)
     # The failure first: what is returned after it must not bring the computation back here.
     out.append(Tell(client.id, ComputationFailed(number, reason, computation.spec.life)))
     left = [Attempt(job.number, job.attempt) for job in computation.open.values()]

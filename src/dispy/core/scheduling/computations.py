@@ -5,8 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 
 from dispy.core.scheduling.files import give_up_files
-from dispy.core.scheduling.leaving import CLOSED, cancel_pinned, remove
-from dispy.core.scheduling.placing import (
+from dispy.core.scheduling.placement import (
     cancel_queued,
     end_here,
     end_if_hopeless,
@@ -33,6 +32,7 @@ from dispy.core.scheduling.state import (
     TellNode,
     WatchJobs,
 )
+from dispy.core.scheduling.withdrawal import CLOSED, cancel_pinned, remove
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import ABANDONED, CANCELLED, Attempt

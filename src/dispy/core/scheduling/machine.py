@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dispy.core.scheduling import computations, files, leaving, nodes, objects
-from dispy.core.scheduling.placing import steal
+from dispy.core.scheduling import computations, files, nodes, objects, withdrawal
+from dispy.core.scheduling.placement import steal
 from dispy.core.scheduling.state import (
     Action,
     AddComputation,
@@ -45,7 +45,7 @@ _HANDLERS: dict[type[Event], Handler] = {
     AddComputation: computations.on_add_computation,
     CloseComputation: computations.on_close_computation,
     Allocate: computations.on_allocate,
-    Vacate: leaving.on_vacate,
+    Vacate: withdrawal.on_vacate,
     LimitNode: nodes.on_limit_node,
     SubmitJobs: computations.on_submit_jobs,
     CancelJobs: computations.on_cancel_jobs,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dispy.core.scheduling.computations import give_up_placement
 from dispy.core.scheduling.files import give_up_files, send_files
-from dispy.core.scheduling.leaving import CLOSED, leave_if_empty, send_off
 from dispy.core.scheduling.objects import reconcile_objects, send_objects
-from dispy.core.scheduling.placing import (
+from dispy.core.scheduling.placement import (
     end_here,
     end_if_hopeless,
     note_room,
@@ -36,6 +35,7 @@ from dispy.core.scheduling.state import (
     TellStarted,
     TellValue,
 )
+from dispy.core.scheduling.withdrawal import CLOSED, leave_if_empty, send_off
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import ABANDONED, Attempt

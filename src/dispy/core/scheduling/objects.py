@@ -6,7 +6,7 @@ sent there. So no job waits on a node for its data, and neither side keeps accou
 
 from __future__ import annotations
 
-from dispy.core.scheduling.placing import end_here, end_if_hopeless, note_room, place
+from dispy.core.scheduling.placement import end_here, end_if_hopeless, note_room, place
 from dispy.core.scheduling.state import (
     Computation,
     DropObjects,

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from dispy.payload.by_value import scopes, stamps, things
+from dispy.payload.by_value import change_stamps, scopes, special_objects
 from dispy.payload.by_value.bytecode import named_in
+from dispy.payload.by_value.change_stamps import attributes_of, give_identity, identity_of
 from dispy.payload.by_value.functions import functions_in, is_code
-from dispy.payload.by_value.stamps import attributes_of, give_identity, identity_of
 from dispy.payload.modules.origins import Origin, origin_of
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def reduce_definition(pickler: Pickler, cls: type) -> Any:
         function
         for value in attributes.values()
         for function in functions_in(value)
-        if pickler.is_by_value(function) and not things.is_generic(function)
+        if pickler.is_by_value(function) and not special_objects.is_generic(function)
     ]
     # Those first that may be called when objects of the class arrive, as keys of a dictionary say.
     later = pickler.later(sorted(functions, key=lambda function: not function.__name__.startswith("__")))
@@ -119,7 +119,7 @@ def set_first(cls: type, attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_first(name: str, value: Any) -> bool:
-    return is_code(value) or stamps.is_atom(value) or (name.startswith("__") and name.endswith("__"))
+    return is_code(value) or change_stamps.is_atom(value) or (name.startswith("__") and name.endswith("__"))
 
 
 def _is_plain_metaclass(meta: type) -> bool:

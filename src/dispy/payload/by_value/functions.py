@@ -6,7 +6,7 @@ import importlib
 import types
 from typing import Any
 
-from dispy.payload.by_value import things
+from dispy.payload.by_value import special_objects
 from dispy.payload.by_value.bytecode import Namespace
 from dispy.payload.by_value.scopes import fill_scope
 
@@ -20,7 +20,7 @@ def content_of(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:
-        return things.EMPTY
+        return special_objects.EMPTY
 
 
 def is_code(value: Any) -> bool:
@@ -55,7 +55,7 @@ def fill_function(function: types.FunctionType, state: tuple[Any, ...]) -> types
         importlib.import_module(name)
     fill_scope(function.__globals__, values)
     for cell, value in cells:
-        things.fill_cell(cell, value)
+        special_objects.fill_cell(cell, value)
     vars(function).update(attributes)
     for name, value in about.items():
         setattr(function, name, value)
@@ -66,5 +66,5 @@ def fill_module(module: types.ModuleType, state: tuple[Any, ...]) -> types.Modul
     """Give a module that came by value its attributes; those that could not be sent say so when they are used."""
     values, reasons = state
     fill_scope(vars(module), values)
-    things.explain_missing(module, reasons)
+    special_objects.explain_missing(module, reasons)
     return module

@@ -24,8 +24,9 @@ import cloudpickle
 from cloudpickle import cloudpickle as _cloud
 
 from dispy.payload.blocks import PROTOCOL, Collector
-from dispy.payload.by_value import bytecode, classes, scopes, stamps, things
+from dispy.payload.by_value import bytecode, change_stamps, classes, scopes, special_objects
 from dispy.payload.by_value.bytecode import Imported, Namespace, global_names
+from dispy.payload.by_value.change_stamps import Watch
 from dispy.payload.by_value.functions import PARTS, content_of, fill_function, fill_module, make_function
 from dispy.payload.by_value.namespaces import about, is_global, module_of, package_of
 from dispy.payload.by_value.scopes import (
@@ -38,9 +39,8 @@ from dispy.payload.by_value.scopes import (
     scope_of_module,
     scope_of_value,
 )
-from dispy.payload.by_value.stamps import Watch
-from dispy.payload.known import Known
-from dispy.payload.modules import loaded
+from dispy.payload.known_parts import Known
+from dispy.payload.modules import loaded_code
 from dispy.payload.modules.origins import Origin, modules_below, origin_of
 
 Stamped = tuple[str, Any, Any]
@@ -73,7 +73,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
 
     def __init__(
         self,
-        file: io.BytesIO | stamps.Sink,
+        file: io.BytesIO | change_stamps.Sink,
         *,
         buffers: Collector | None = None,
         is_inline: bool = False,
@@ -127,7 +127,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             return self._reduce_cell(obj)
         if isinstance(obj, types.ModuleType):
             return self._reduce_module(obj)
-        reduce = things.REDUCERS.get(kind)
+        reduce = special_objects.REDUCERS.get(kind)
         if reduce is not None:
             return reduce(self, obj)
         if isinstance(kind, classes.EnumType) and self.is_by_value(kind):
@@ -136,38 +136,38 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
 
     def _reduce_object(self, obj: Any, kind: Any) -> Any:
         if kind.__module__ == "sys":  # such as sys.version_info
-            return things.named, ("sys", kind.__name__.rpartition(".")[2])
+            return special_objects.named, ("sys", kind.__name__.rpartition(".")[2])
         if not _is_reduced_plainly(kind):
             return (
-                things.reduce_named(self, obj)
+                special_objects.reduce_named(self, obj)
                 if self.origin(kind.__module__) is Origin.VALUE
                 else NotImplemented
             )
-        if things.is_bare(obj, kind):
+        if special_objects.is_bare(obj, kind):
             if self._bare is None:
-                self._bare = things.find_bare()
+                self._bare = special_objects.find_bare()
             found = self._bare.get(id(obj))
             if found is not None and self.origin(found[0]) is not Origin.VALUE:
                 return self.by_name(*found)
             if found is not None:
-                return things.singleton, (*found, kind)
-        if things.is_delegating(kind):
-            return things.reduce_delegating(obj)
+                return special_objects.singleton, (*found, kind)
+        if special_objects.is_delegating(kind):
+            return special_objects.reduce_delegating(obj)
         return NotImplemented
 
     def _reduce_cell(self, cell: types.CellType) -> Any:
         if id(cell) in self._cells:
-            return things.make_cell, ()
+            return special_objects.make_cell, ()
         self._filled.add(id(cell))
         self._kept.append(cell)
-        return things.make_cell, (), content_of(cell), None, None, things.fill_cell
+        return special_objects.make_cell, (), content_of(cell), None, None, special_objects.fill_cell
 
     # Modules.
 
     def origin(self, name: str | None) -> Origin:
         """Where a module comes from, as far as this pickle is concerned."""
         origin = origin_of(name)
-        if origin is Origin.OWN and (name == self._only or not loaded.can_be_sent(name)):
+        if origin is Origin.OWN and (name == self._only or not loaded_code.can_be_sent(name)):
             return Origin.VALUE
         return origin
 
@@ -190,15 +190,15 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         """How something is pickled that is an attribute of a module."""
         if self.origin(module) is Origin.OWN:
             self._use(module, name)
-        return things.named, (module, name)
+        return special_objects.named, (module, name)
 
     def _reduce_module(self, module: types.ModuleType) -> Any:
         name = module.__name__
         origin = self.origin(name) if sys.modules.get(name) is module else Origin.VALUE
         if origin is Origin.VALUE:
             values = {key: value for key, value in vars(module).items() if key not in _MODULE_PRIVATE}
-            sendable, reasons = things.sendable_part(self, values, f"module {name}")
-            state = [(key, stamps.of(value), value) for key, value in sendable.items()], reasons
+            sendable, reasons = special_objects.sendable_part(self, values, f"module {name}")
+            state = [(key, change_stamps.of(value), value) for key, value in sendable.items()], reasons
             # Another module of its name may have taken its place.
             make = module_of_value if sys.modules.get(name) in (module, None) else lone_module
             return make, (name, about(vars(module))), state, None, None, fill_module
@@ -220,14 +220,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         if not self.is_by_value(function):
             return NotImplemented
         if self.is_known(function):
-            return things.named, (function.__module__, function.__qualname__)
+            return special_objects.named, (function.__module__, function.__qualname__)
         other = self._other_name(function)
         if other is not None:
             return self.by_name(*other)
         if scopes.is_worker and not self._is_inline and is_global(function):
             data = function_data(function)
-            return things.resolve_function, (function.__module__, function.__qualname__, data)
-        generic = things.reduce_generic_function(function)
+            return special_objects.resolve_function, (function.__module__, function.__qualname__, data)
+        generic = special_objects.reduce_generic_function(function)
         if generic is not None:
             return generic
         self.has_code = True
@@ -305,7 +305,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         for name in names:
             value = namespace[name]
             reference = self._in_other_module(value)
-            stamp = stamps.of(value)
+            stamp = change_stamps.of(value)
             self.watch.add_global(namespace, name, value)
             found.append((name, stamp, value if reference is None else reference))
         return found
@@ -313,7 +313,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
     def shared(self, namespace: Namespace, value: Any) -> Any:
         """A value, or what stands for it if it is one that a module holds as well: it is to stay one object."""
         reference = self._in_other_module(value)
-        if reference is None and not isinstance(value, loaded.PLAIN) and self.goes_along(namespace):
+        if reference is None and not isinstance(value, loaded_code.PLAIN) and self.goes_along(namespace):
             reference = self._in_scope(namespace, value)
         return value if reference is None else reference
 
@@ -333,13 +333,13 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             return None
         reference = self._globals.get((id(namespace), name))
         if reference is None:
-            reference = Scope(global_value, self.scope_of(namespace), name, stamps.of(value), value)
+            reference = Scope(global_value, self.scope_of(namespace), name, change_stamps.of(value), value)
             self._globals[id(namespace), name] = reference
         return reference
 
     def _in_other_module(self, value: Any) -> Scope | None:
         """Stand-in for an object that one module of the user's made and another took from it by name."""
-        found = loaded.find_home(value)
+        found = loaded_code.find_home(value)
         if found is None or self.origin(found[0]) is not Origin.OWN:
             return None
         reference = Scope(*self.by_name(*found)[:1], *found)
@@ -403,7 +403,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         if not self.is_by_value(cls):
             return NotImplemented
         if self.is_known(cls):
-            return things.named, (cls.__module__, cls.__qualname__)
+            return special_objects.named, (cls.__module__, cls.__qualname__)
         other = self._other_name(cls)
         if other is not None:
             return self.by_name(*other)
@@ -417,7 +417,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         self.imports |= definition.imports
         self.sources.update(definition.sources)
         return classes.resolve, (
-            stamps.identity_of(cls), definition.digest, cls.__module__, cls.__qualname__, definition.data
+            change_stamps.identity_of(cls), definition.digest, cls.__module__, cls.__qualname__, definition.data
         )  # fmt: skip
 
 
@@ -439,7 +439,7 @@ _DEFINITIONS_MAX = 1000
 
 def definition_of(cls: type) -> Definition:
     """The class as it is now; made anew when something of it, or of what it uses, has changed."""
-    identity = stamps.identity_of(cls)
+    identity = change_stamps.identity_of(cls)
     known = _definitions.get(identity)
     # What a worker sends is for a program that has the class; others take what they get.
     if known is not None and (scopes.is_worker or known[0].is_same()):
@@ -448,7 +448,7 @@ def definition_of(cls: type) -> Definition:
     pickler = Pickler(stream, is_inline=True)
     pickler.dump(cls)
     data = stream.getvalue()
-    sink = stamps.Sink(sys.maxsize)
+    sink = change_stamps.Sink(sys.maxsize)
     sink.write(data)
     found = Definition(data, sink.digest(), pickler.modules, pickler.imports, pickler.sources)
     classes.keep(cls)
@@ -463,7 +463,7 @@ _functions: dict[str, bytes] = {}
 
 def function_data(function: types.FunctionType) -> bytes:
     """A function of the script that a job returns, by value, for a program that does not have it."""
-    identity = stamps.identity_of(function)
+    identity = change_stamps.identity_of(function)
     data = _functions.get(identity)
     if data is None:
         stream = io.BytesIO()

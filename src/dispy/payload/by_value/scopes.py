@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from importlib.machinery import ModuleSpec
 from typing import Any
 
-from dispy.payload import generators
+from dispy.payload import random_generators
 from dispy.payload.by_value.bytecode import Namespace
 from dispy.payload.modules.origins import MAINS
 
@@ -134,7 +134,7 @@ def fill_scope(scope: Namespace, values: Iterable[tuple[str, Any, Any]]) -> None
         stamps[name] = stamp
         arrived.append(value)
     if arrived:
-        generators.globals_arrived(arrived)
+        random_generators.globals_arrived(arrived)
 
 
 def global_value(scope: Namespace, name: str, stamp: Any, value: Any) -> Any:

@@ -11,9 +11,9 @@ import types
 from collections.abc import Iterable
 
 from dispy.payload.by_value import bytecode
+from dispy.payload.by_value.change_stamps import Limited
 from dispy.payload.by_value.pickler import Pickler
-from dispy.payload.by_value.stamps import Limited
-from dispy.payload.modules.loaded import code_of, imported_by
+from dispy.payload.modules.loaded_code import code_of, imported_by
 from dispy.payload.modules.origins import Origin, origin_of
 
 FALLBACK_MAX = 1024 * 1024

@@ -7,8 +7,8 @@ import os
 import types
 from typing import Any
 
-from dispy.payload import generators
-from dispy.payload.generators import UNSEEDED, Seeding, seed_of
+from dispy.payload import random_generators
+from dispy.payload.random_generators import UNSEEDED, Seeding, seed_of
 
 _CHUNKS = -1
 """The group of chunks among those of seeds: jobs have 0, maps their numbers from 1 on."""
@@ -22,8 +22,8 @@ class Randomness:
         self._seeding = UNSEEDED
         self._key = b""
         self._arrivals = itertools.count()
-        generators.key_here = self._next_key
-        generators.globals_arrived = self._globals_arrived
+        random_generators.key_here = self._next_key
+        random_generators.globals_arrived = self._globals_arrived
 
     def take(self, seeding: Seeding, is_isolated: bool) -> str:
         """Look for generators that the user's code has made, before anything is forked from here.
@@ -38,8 +38,8 @@ class Randomness:
         self._seeding = seeding
         if not seeding.is_on:
             return ""
-        self._generators = generators.found()
-        names = generators.describe(self._generators)
+        self._generators = random_generators.found()
+        names = random_generators.describe(self._generators)
         where = "job" if is_isolated else "worker"
         return f"random generators have a stream of their own in each {where}: {names}" if names else ""
 
@@ -47,8 +47,8 @@ class Randomness:
         """Give a worker streams that no other process has."""
         if self._seeding.is_on:
             self._key = os.urandom(16)
-            generators.reseed(self._generators, self._key)
-            generators.reseed_shared()
+            random_generators.reseed(self._generators, self._key)
+            random_generators.reseed_shared()
 
     def begin_job(self, number: int) -> None:
         """Give the process of one job streams that depend on the job's number and the cluster's seed alone."""
@@ -58,17 +58,19 @@ class Randomness:
             seed = seed_of(self._seeding.seed, index, 0 if index < 1 << 32 else _CHUNKS)
             self._key = b"%d %d" % (self._seeding.seed, index)
             self._arrivals = itertools.count()
-            generators.reseed(self._generators, self._key)
-            generators.reseed_shared(seed)
+            random_generators.reseed(self._generators, self._key)
+            random_generators.reseed_shared(seed)
 
     def imported(self, module: types.ModuleType) -> None:
         """Give the generators of a module of the user's, which a job has just imported, streams of this process."""
         if self._key:
-            generators.reseed(generators.held_by(vars(module), module.__name__), self._next_key())
+            random_generators.reseed(
+                random_generators.held_by(vars(module), module.__name__), self._next_key()
+            )
 
     def _globals_arrived(self, values: list[Any]) -> None:
         if self._key:
-            generators.reseed(generators.held_by(values), self._next_key())
+            random_generators.reseed(random_generators.held_by(values), self._next_key())
 
     def job_seed(self, number: int) -> int:
         """The seed of the job with this number."""

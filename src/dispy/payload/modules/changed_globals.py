@@ -20,13 +20,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dispy.payload.blocks import PROTOCOL
-from dispy.payload.by_value import bytecode, things
+from dispy.payload.by_value import bytecode, special_objects
 from dispy.payload.by_value.bytecode import Imported
+from dispy.payload.by_value.change_stamps import Limited, Sink, TooLarge, attributes_of
 from dispy.payload.by_value.functions import functions_in, is_code
 from dispy.payload.by_value.namespaces import package_of
 from dispy.payload.by_value.pickler import Pickler
-from dispy.payload.by_value.stamps import Limited, Sink, TooLarge, attributes_of
-from dispy.payload.modules.loaded import code_of
+from dispy.payload.modules.loaded_code import code_of
 from dispy.payload.modules.origins import Origin, origin_of
 
 logger = logging.getLogger("dispy.client")
@@ -87,7 +87,9 @@ def dump_globals(name: str) -> Configured:
         if isinstance(value, type) and value.__module__ == name:
             parts.add(key, _class_values(value, made), COMPARED_MAX)
         elif (
-            isinstance(value, types.FunctionType) and value.__module__ == name and things.is_generic(value)
+            isinstance(value, types.FunctionType)
+            and value.__module__ == name
+            and special_objects.is_generic(value)
         ):
             parts.add(key, _registrations(value, made), COMPARED_MAX)
         elif isinstance(value, types.FunctionType) and value.__code__ in made:
@@ -340,7 +342,7 @@ def _taken_over(mine: Any, theirs: Any) -> Any:
     elif isinstance(mine, set):
         mine.clear()
         mine |= theirs
-    elif not things.has_attributes_alone(kind) or isinstance(mine, enum.Enum):
+    elif not special_objects.has_attributes_alone(kind) or isinstance(mine, enum.Enum):
         return theirs
     if kind.__dictoffset__:
         attributes = vars(mine)

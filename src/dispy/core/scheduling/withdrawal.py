@@ -12,7 +12,7 @@ that can run nowhere else, until the client has said what its next stay is like.
 from __future__ import annotations
 
 from dispy.core.scheduling.files import give_up_files
-from dispy.core.scheduling.placing import end_here, end_if_hopeless, note_room, place
+from dispy.core.scheduling.placement import end_here, end_if_hopeless, note_room, place
 from dispy.core.scheduling.state import (
     Outbox,
     Placement,

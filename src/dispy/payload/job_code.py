@@ -22,10 +22,10 @@ from dispy.payload.code import (
     pack_modules,
     sent_modules,
 )
-from dispy.payload.culprits import blame, find_culprit
-from dispy.payload.known import Known
-from dispy.payload.modules import importing
-from dispy.payload.references import take_used
+from dispy.payload.known_parts import Known
+from dispy.payload.modules import importer
+from dispy.payload.object_references import take_used
+from dispy.payload.unsendable import blame, find_culprit
 
 
 class Apart(Exception):
@@ -74,13 +74,13 @@ def _forget_modules(paths: list[str]) -> None:
     Nor is anything compiled that would be taken for that of others later.
     """
     tops = {path.partition("/")[0].partition(".")[0] for path in paths}
-    importing.forget(tops)
+    importer.forget(tops)
     directory = os.getcwd() + "/"
     for name in [name for name in sys.modules if name.partition(".")[0] in tops]:
         module = sys.modules[name]
         # Packages without an __init__.py have no file, but places; what is built into Python has neither.
         place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "")
-        if os.path.realpath(place).startswith(directory) or importing.is_sent(module):
+        if os.path.realpath(place).startswith(directory) or importer.is_sent(module):
             del sys.modules[name]
     importlib.invalidate_caches()
     sys.dont_write_bytecode = True

@@ -20,8 +20,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from dispy.worker.interpreter import Settings, is_importing
-from dispy.worker.output import Capture
+from dispy.worker.interpreter_settings import Settings, is_importing
+from dispy.worker.output_capture import Capture
 
 _SPOILING: dict[Any, tuple[str, ...]] = {
     resource: ("setrlimit", "prlimit"),

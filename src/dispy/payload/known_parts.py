@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from dispy.payload.by_value.stamps import Watch
+from dispy.payload.by_value.change_stamps import Watch
 
 
 class Known:

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, SourceFileLoader
 
 from dispy.payload.by_value import bytecode, scopes
-from dispy.payload.modules import configured
-from dispy.payload.modules.sending import Module, root_of
+from dispy.payload.modules import changed_globals
+from dispy.payload.modules.sent_modules import Module, root_of
 
 Note = Callable[[types.ModuleType], None]
 
@@ -78,7 +78,7 @@ class Finder:
         """Set globals of modules as they are in the program, unless an import is under way."""
         while self.pending and not self.depth:
             module, data = self.pending.pop(0)
-            configured.settle(module, data, self.warnings.append)
+            changed_globals.settle(module, data, self.warnings.append)
 
     def names(self) -> list[str]:
         """Of the modules that are found."""

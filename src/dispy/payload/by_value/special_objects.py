@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dispy.errors import PicklingError
-from dispy.payload.by_value import scopes, stamps
+from dispy.payload.by_value import change_stamps, scopes
 from dispy.payload.modules.origins import Origin, origin_of, own_modules, value_modules
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def sendable_part(
             continue
         if not isinstance(value, (types.FunctionType, type, types.ModuleType)):
             try:
-                type(pickler)(stamps.Sink(sys.maxsize)).dump(value)
+                type(pickler)(change_stamps.Sink(sys.maxsize)).dump(value)
             except Exception as error:
                 reasons[name] = f"{where} was sent without its global {name!r}: {error}"
                 continue
@@ -388,7 +388,7 @@ def _reduce_type_parameter(pickler: Pickler, parameter: Any) -> Any:
     if sys.version_info >= (3, 13) and parameter.has_default():
         options["default"] = parameter.__default__
     constraints = getattr(parameter, "__constraints__", ())
-    identity = stamps.identity_of(parameter)
+    identity = change_stamps.identity_of(parameter)
     _parameters[identity] = parameter
     return _type_parameter, (
         identity,
@@ -409,7 +409,7 @@ def _type_parameter(
     parameter = _parameters.get(identity)
     if parameter is None:
         parameter = _parameters[identity] = kind(name, *constraints, **options)
-        stamps.give_identity(parameter, identity)
+        change_stamps.give_identity(parameter, identity)
         with contextlib.suppress(AttributeError):
             parameter.__module__ = module
     return parameter

@@ -8,10 +8,10 @@ so that the next incarnation of the node can say what was lost with this one.
 
 from __future__ import annotations
 
+from dispy.core.execution.dispatch import recall_ahead
+from dispy.core.execution.fair_shares import leave_exclusive, share_out
 from dispy.core.execution.files import give_up_staging
 from dispy.core.execution.jobs import release
-from dispy.core.execution.offers import recall_ahead
-from dispy.core.execution.shares import leave_exclusive, share_out
 from dispy.core.execution.state import (
     Client,
     ClientId,

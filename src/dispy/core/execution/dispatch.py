@@ -7,9 +7,9 @@ jobs; it is recalled as soon as another worker is idle or another computation wa
 
 from __future__ import annotations
 
+from dispy.core.execution.fair_shares import admit_exclusive, may_start, occupy, turn
 from dispy.core.execution.jobs import return_ready, return_staging
-from dispy.core.execution.printing import is_any_watched
-from dispy.core.execution.shares import admit_exclusive, may_start, occupy, turn
+from dispy.core.execution.live_output import is_any_watched
 from dispy.core.execution.state import (
     RECORD_US,
     Computation,

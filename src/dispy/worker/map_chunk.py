@@ -16,7 +16,7 @@ from dispy.errors import PicklingError
 from dispy.protocol import limits
 from dispy.protocol.output import cut_reason
 from dispy.system.escaping import of_error, sendable, short_repr
-from dispy.worker.names import note_missing
+from dispy.worker.job_namespace import note_missing
 
 _SLICE_MAX = 32
 """Items between two looks at the clock: 3 ns an item, and no more than these run long unnoticed."""

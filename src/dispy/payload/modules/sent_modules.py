@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from dispy.payload.by_value import bytecode
 from dispy.payload.by_value.bytecode import Imported
-from dispy.payload.modules.loaded import can_be_sent, code_of, imported_by, started_ns
+from dispy.payload.modules.loaded_code import can_be_sent, code_of, imported_by, started_ns
 from dispy.payload.modules.origins import (
     Origin,
     is_library,
