@@ -13,9 +13,9 @@ import time
 from collections import deque
 
 from benchmarks.harness import Row, at_most, median_row
+from dispy.core import scheduling as core
 from dispy.core.scheduling import Machine
-from dispy.core.scheduling import state as core
-from dispy.core.scheduling.state import ClientId, NodeId
+from dispy.core.scheduling.ids import ClientId, NodeId
 from dispy.protocol import node
 from dispy.protocol.node import FINISHED, Ended, Job
 

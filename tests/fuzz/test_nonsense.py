@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable
 
 from dispy.core import execution, scheduling
-from dispy.core.execution import state as on_node
-from dispy.core.scheduling import state as at_scheduler
+from dispy.core import execution as on_node
+from dispy.core import scheduling as at_scheduler
 from dispy.protocol import node
 from dispy.scheduler.link import PoolSink
 

@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from dispy.core import scheduling as core
 from dispy.core.scheduling import Machine
-from dispy.core.scheduling import state as core
-from dispy.core.scheduling.state import ClientId, NodeId
+from dispy.core.scheduling.ids import ClientId, NodeId
 from dispy.protocol.node import (
     Compute,
     FromNode,

@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 
+from dispy.core import execution as core
 from dispy.core.execution import Machine
-from dispy.core.execution import state as core
 from dispy.core.execution.dispatch import workers_max
-from dispy.core.execution.state import ClientId, Key, WorkerId
+from dispy.core.execution.ids import ClientId, Key, WorkerId
 from dispy.protocol.node import (
     FINISHED,
     TERMINATED,

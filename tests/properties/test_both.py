@@ -8,9 +8,9 @@ from hypothesis.stateful import precondition, rule
 from simulated_cluster import Cluster, Link
 from simulated_node import Phase, RunKey, SimulatedNode, SimulatedWorker
 
-from dispy.core.execution import state as core
+from dispy.core import execution as core
+from dispy.core.execution.ids import ClientId
 from dispy.core.execution.live_output import LOOK_S
-from dispy.core.execution.state import ClientId
 from dispy.protocol.node import Compute, Detach, FromNode, Job, RunJobs, ToNode
 
 SCHEDULER = ClientId(b"s" * 16)

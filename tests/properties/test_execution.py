@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from simulated_node import Phase, SimulatedNode, SimulatedWorker
 
-from dispy.core.execution import state as core
-from dispy.core.execution.state import ClientId, Key
+from dispy.core import execution as core
+from dispy.core.execution.ids import ClientId, Key
 from dispy.protocol import node as protocol
 from dispy.protocol.node import CANCELLED, TERMINATED, Attempt, FromNode, Job
 

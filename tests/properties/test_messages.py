@@ -6,10 +6,10 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from dispy.core import execution as execution
+from dispy.core import scheduling as scheduling
 from dispy.core.execution import Machine as Execution
-from dispy.core.execution import state as execution
 from dispy.core.scheduling import Machine as Scheduling
-from dispy.core.scheduling import state as scheduling
 from dispy.protocol import node
 from dispy.protocol.limits import CONTROL_FRAME_MAX, INLINE_MAX
 from dispy.protocol.node import FINISHED, Attempt, Compute, Ended, Job

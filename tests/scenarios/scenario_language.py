@@ -38,12 +38,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from dispy.core import execution as execution
+from dispy.core import scheduling as scheduling
 from dispy.core.execution import Machine as ExecutionMachine
-from dispy.core.execution import state as execution
-from dispy.core.execution.state import WorkerId
+from dispy.core.execution.ids import WorkerId
 from dispy.core.scheduling import Machine as SchedulingMachine
-from dispy.core.scheduling import state as scheduling
-from dispy.core.scheduling.state import NodeId
+from dispy.core.scheduling.ids import NodeId
 from dispy.protocol import node
 from dispy.protocol.node import Attempt, Compute, Ended, Job, Started
 from dispy.protocol.worker import claim, split_claim

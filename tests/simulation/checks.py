@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dispy.core import execution as execution
+from dispy.core import scheduling as scheduling
 from dispy.core.execution import Machine as ExecutionMachine
-from dispy.core.execution import state as execution
 from dispy.core.execution.dispatch import STILLBORN_MAX, workers_max
 from dispy.core.scheduling import Machine as SchedulingMachine
-from dispy.core.scheduling import state as scheduling
 from dispy.protocol.node import CancelJobs, RunJobs
 from dispy.protocol.worker import object_name
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dispy.core import execution as core
 from dispy.core.execution import Machine
-from dispy.core.execution import state as core
 from dispy.core.execution.dispatch import workers_max
 from dispy.errors import RemoteProtocolError
 from dispy.files.fetching import stager, wanted_files

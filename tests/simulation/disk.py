@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dispy.core.execution.state import NoteOpen, Store
+from dispy.core.execution.actions import NoteOpen, Store
 from dispy.node.results import spool
 from dispy.node.results.spool import END_S, RETRY_S
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from dispy.core import execution as execution
+from dispy.core import scheduling as scheduling
 from dispy.core.execution import Machine as ExecutionMachine
-from dispy.core.execution import state as execution
-from dispy.core.execution.state import ClientId
+from dispy.core.execution.ids import ClientId
 from dispy.core.recovery import Fate, Judge, Recovery
 from dispy.core.scheduling import Machine as SchedulingMachine
-from dispy.core.scheduling import state as scheduling
 from dispy.core.scheduling.placement import note_room
 from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Stage

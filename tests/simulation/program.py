@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from dispy.core.scheduling import state as core
-from dispy.core.scheduling.state import ClientId, NodeId
+from dispy.core import scheduling as core
+from dispy.core.scheduling.ids import ClientId, NodeId
 from dispy.journal import writer as journals
 from dispy.net.connection import TICKS
 from dispy.protocol import node

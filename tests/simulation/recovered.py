@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dispy.client.job import DispyJob
 from dispy.client.recovery.dead_program import Dead, Session
-from dispy.core.execution.state import ClientId
+from dispy.core.execution.ids import ClientId
 from dispy.core.scheduling.withdrawal import CLOSED
 from dispy.journal.writer import GIVEN_UP
 from dispy.protocol.node import ABANDONED, CANCELLED, FINISHED, TERMINATED

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dispy.core.execution.state import FromClient
+from dispy.core.execution.events import FromClient
 from dispy.core.scheduling.explain import why_open
 from dispy.core.scheduling.state import Status
 from dispy.protocol.node import FINISHED, Reconcile

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from msgspec import structs
 
+from dispy.core import execution as execution
+from dispy.core import scheduling as core
 from dispy.core.execution import Machine as NodeMachine
-from dispy.core.execution import state as execution
-from dispy.core.execution.state import ClientId
+from dispy.core.execution.ids import ClientId
 from dispy.core.scheduling import Machine
-from dispy.core.scheduling import state as core
 from dispy.core.scheduling.explain import why_full
-from dispy.core.scheduling.state import NodeId
+from dispy.core.scheduling.ids import NodeId
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
 from dispy.protocol.limits import FILES_MAX, JOB_FILES_MAX

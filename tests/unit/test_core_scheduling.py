@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from dispy.core import scheduling as core
 from dispy.core.scheduling import Machine
-from dispy.core.scheduling import state as core
 from dispy.core.scheduling.explain import why_open
-from dispy.core.scheduling.state import ClientId, NodeId
+from dispy.core.scheduling.ids import ClientId, NodeId
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX, BATCH_SIZE_MAX, INLINE_MAX, OBJECTS_MAX
 from dispy.protocol.node import Attempt, Compute, Ended, Job

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from dispy.core import execution as core
 from dispy.core.execution import Machine
-from dispy.core.execution import state as core
-from dispy.core.execution.state import ClientId
+from dispy.core.execution.ids import ClientId
 from dispy.protocol import node
 from dispy.protocol.node import FINISHED, Compute, Ended, Job
 from dispy.protocol.worker import claim

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from dispy.core import execution as core
 from dispy.core.execution import Machine
-from dispy.core.execution import state as core
-from dispy.core.execution.state import ClientId
+from dispy.core.execution.ids import ClientId
 from dispy.errors import InternalError
 from dispy.node.clients import on_closed
 

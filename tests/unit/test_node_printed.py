@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from dispy.core.execution.state import Glimpse, Place, WorkerId
+from dispy.core.execution.actions import Place
+from dispy.core.execution.events import Glimpse
+from dispy.core.execution.ids import WorkerId
 from dispy.node.machine.live_output import output_file, read_next, read_printed
 from dispy.protocol.limits import OUTPUT_MAX
 from dispy.protocol.worker import SLOT_CLAIM, SLOT_WORDS, claim

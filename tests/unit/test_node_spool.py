@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dispy.core.execution.state import ClientId, NoteOpen, Restored, Store
+from dispy.core.execution.actions import NoteOpen, Store
+from dispy.core.execution.events import Restored
+from dispy.core.execution.ids import ClientId
 from dispy.node.results.spool import Spool, _grouped, _Task
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import FINISHED, Attempt, Ended, HeldJobs, JobsEnded

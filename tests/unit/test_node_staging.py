@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from dispy.core.execution.state import ClientId
+from dispy.core.execution.ids import ClientId
 from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Seams, Stage
 from dispy.files.store import FOLLOWED_MIN, Part, Store

@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from dispy.core.execution import state as execution
-from dispy.core.execution.state import ClientId, WorkerId
-from dispy.core.scheduling import state as scheduling
-from dispy.core.scheduling.state import NodeId
+from dispy.core import execution as execution
+from dispy.core import scheduling as scheduling
+from dispy.core.execution.ids import ClientId, WorkerId
+from dispy.core.scheduling.ids import NodeId
 from dispy.protocol import node, worker
 from dispy.protocol.describe import TEXT_MAX, describe
 from dispy.protocol.files import FileEntry

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from dispy.core import execution as on_node
+from dispy.core import scheduling as core
 from dispy.core.execution import Machine as NodeMachine
-from dispy.core.execution import state as on_node
 from dispy.core.execution.explain import find_stall as find_stall_on_node
 from dispy.core.scheduling import Machine
-from dispy.core.scheduling import state as core
 from dispy.core.scheduling.explain import find_stall
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry

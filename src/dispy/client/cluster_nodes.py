@@ -23,9 +23,9 @@ from dispy.client.nodes import (
 )
 from dispy.client.session.missing_files import explain
 from dispy.client.session.state import ClusterState
-from dispy.core.scheduling import state as core
+from dispy.core import scheduling as core
 from dispy.core.scheduling.explain import why_full
-from dispy.core.scheduling.state import NodeId
+from dispy.core.scheduling.ids import NodeId
 from dispy.errors import SilenceError, UsageError
 from dispy.scheduler.link import NodeInfo
 from dispy.security import secrets

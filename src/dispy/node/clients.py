@@ -7,8 +7,8 @@ import platform
 from collections.abc import Callable
 from typing import Any
 
-from dispy.core.execution import state as core
-from dispy.core.execution.state import ClientId
+from dispy.core import execution as core
+from dispy.core.execution.ids import ClientId
 from dispy.errors import InternalError, RemoteProtocolError, SilenceError
 from dispy.net.connection import Connection
 from dispy.node import reporting

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from dispy.core.execution.state import UNLIMITED, ClientId, Computation
+from dispy.core.execution.ids import ClientId
+from dispy.core.execution.state import UNLIMITED, Computation
 from dispy.errors import SilenceError
 from dispy.protocol import node
 from dispy.system.escaping import brief, count, line

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dispy.core.execution import state as core
+from dispy.core import execution as core
 from dispy.core.execution.explain import find_stall
 from dispy.errors import StateDirectoryError
 from dispy.files.fetching.stager import Stager

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from msgspec import Struct
 
+from dispy.core import execution as core
 from dispy.core.execution import Machine
-from dispy.core.execution import state as core
 from dispy.core.execution.dispatch import workers_max
-from dispy.core.execution.state import ClientId, Key, WorkerId
+from dispy.core.execution.ids import ClientId, Key, WorkerId
 from dispy.node.machine.live_output import read_printed
 from dispy.node.processes.hosts import HostProcess, WorkerHandle
 from dispy.node.reporting import Reports

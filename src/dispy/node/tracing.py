@@ -9,7 +9,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dispy.core.execution import state as core
+from dispy.core import execution as core
 from dispy.protocol.describe import describe
 from dispy.system.escaping import line
 from dispy.system.processes import describe_exit

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from dispy.core import scheduling as core
 from dispy.core.scheduling import Machine
-from dispy.core.scheduling import state as core
-from dispy.core.scheduling.state import NodeId
+from dispy.core.scheduling.ids import NodeId
 from dispy.errors import SilenceError
 from dispy.net.connection import Connection, Payload
 from dispy.protocol import limits, node

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dispy.core.scheduling import state as core
+from dispy.core import scheduling as core
 from dispy.protocol.describe import describe
 
 if TYPE_CHECKING:

@@ -32,8 +32,8 @@ from dispy.client.recovery import journaling
 from dispy.client.session import completion, explain, failures, sent, shutdown
 from dispy.client.session.callbacks import Caller
 from dispy.client.session.received_files import Arrivals
-from dispy.core.scheduling import state as core
-from dispy.core.scheduling.state import NodeId
+from dispy.core import scheduling as core
+from dispy.core.scheduling.ids import NodeId
 from dispy.errors import DispyError, UsageError
 from dispy.journal.writer import Journal
 from dispy.protocol.node import AcknowledgeProvisional, JobsListed, NeedFiles, Provisional

@@ -13,7 +13,7 @@ from dispy.client.engine.private_node import PrivateNode
 from dispy.client.nodes import NodeAllocate, say_blind
 from dispy.client.recovery.journaling import note_node
 from dispy.client.session import explain
-from dispy.core.scheduling import state as core
+from dispy.core import scheduling as core
 from dispy.errors import DispyError, UsageError
 from dispy.scheduler.link import NodeInfo, Target
 from dispy.system.addresses import LOOPBACK, alike, is_loopback, own

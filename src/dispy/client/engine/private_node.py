@@ -20,7 +20,7 @@ from dispy.net.discovery import where_looked
 from dispy.system.processes import shortage
 
 if TYPE_CHECKING:
-    from dispy.core.scheduling.state import NodeId
+    from dispy.core.scheduling.ids import NodeId
     from dispy.security.secrets import Secret
 
 logger = logging.getLogger("dispy.client")

@@ -19,7 +19,7 @@ from dispy.client.recovery.journaling import note_computation
 from dispy.client.recovery.rebuilt_jobs import unstarted
 from dispy.client.session.completion import cancel_all, give_up_jobs
 from dispy.client.session.files import Held
-from dispy.core.scheduling import state as core
+from dispy.core import scheduling as core
 from dispy.journal.writer import Journal
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Job, PutObject

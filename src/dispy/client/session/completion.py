@@ -24,7 +24,7 @@ from dispy.client.job import (
 )
 from dispy.client.map.chunks import Chunk
 from dispy.client.session.submission import take_inbox
-from dispy.core.scheduling import state as core
+from dispy.core import scheduling as core
 from dispy.errors import UsageError
 from dispy.protocol.node import Ended, Provisional, Started
 

@@ -7,7 +7,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from dispy import payload
-from dispy.core.scheduling import state as core
+from dispy.core import scheduling as core
 from dispy.errors import UsageError
 from dispy.system import process_identity
 from dispy.system.escaping import counted

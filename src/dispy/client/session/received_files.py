@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dispy import config
 from dispy.client.session.callbacks import Caller
-from dispy.core.scheduling.state import NodeId
+from dispy.core.scheduling.ids import NodeId
 from dispy.protocol import limits
 from dispy.protocol.files import RESERVED, check_path
 from dispy.protocol.node import AcknowledgeProvisional, FilePart, Provisional

@@ -11,7 +11,7 @@ from dispy.client.cluster_nodes import NodeNames
 from dispy.client.session.files import Sending, is_file_item
 from dispy.client.session.objects import Ref, check_used, drop_refs
 from dispy.client.session.submission import take_inbox
-from dispy.core.scheduling import state as core
+from dispy.core import scheduling as core
 from dispy.errors import UsageError
 from dispy.protocol.limits import OBJECTS_MAX
 from dispy.protocol.node import PlaceFiles, PutObject

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dispy.client.session.files import Held, Sending, Shipped
     from dispy.client.session.live_output import Watching
     from dispy.client.session.objects import Ref
-    from dispy.core.scheduling.state import NodeId
+    from dispy.core.scheduling.ids import NodeId
     from dispy.journal.writer import Journal
     from dispy.payload import Seeding
     from dispy.protocol.files import FileEntry

@@ -15,7 +15,7 @@ from dispy.client.job import CREATED, DispyJob
 from dispy.client.map.chunks import Chunk
 from dispy.client.session.files import Held, is_file_item
 from dispy.client.session.objects import hold
-from dispy.core.scheduling import state as core
+from dispy.core import scheduling as core
 from dispy.errors import UsageError
 from dispy.protocol.files import FileEntry
 from dispy.protocol.limits import CHUNK_NUMBERS_FROM
@@ -24,7 +24,7 @@ from dispy.system import process_identity
 
 if TYPE_CHECKING:
     from dispy.client.session.state import ClusterState
-    from dispy.core.scheduling.state import NodeId
+    from dispy.core.scheduling.ids import NodeId
 
 _numbers = itertools.count(1)
 """Numbers of jobs: unique in the process, never reused, and usually the job's id, too."""

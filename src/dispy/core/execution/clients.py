@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dispy.core.execution import live_output
+from dispy.core.execution.actions import Outbox, StartHost, Tell
 from dispy.core.execution.dispatch import recall_ahead
+from dispy.core.execution.events import ClientAttached, ClientSilent, CpusChanged, HostFailed, HostReady
 from dispy.core.execution.fair_shares import ask_exclusive, restrict, share_out, tell_credit
 from dispy.core.execution.files import load
+from dispy.core.execution.ids import Key, Seconds
 from dispy.core.execution.jobs import cancel_in_records, drop_unstarted, give_up_values, release
 from dispy.core.execution.retention import (
     close_recovered,
@@ -14,23 +17,7 @@ from dispy.core.execution.retention import (
     forget_empty,
     forget_lost,
 )
-from dispy.core.execution.state import (
-    UNTOLD,
-    Client,
-    ClientAttached,
-    ClientSilent,
-    Computation,
-    CpusChanged,
-    HostFailed,
-    HostReady,
-    Key,
-    Outbox,
-    Seconds,
-    StartHost,
-    State,
-    Status,
-    Tell,
-)
+from dispy.core.execution.state import UNTOLD, Client, Computation, State, Status
 from dispy.core.execution.workers import (
     drop_workers,
     flush,

@@ -7,23 +7,12 @@ jobs; it is recalled as soon as another worker is idle or another computation wa
 
 from __future__ import annotations
 
+from dispy.core.execution.actions import Drained, ForkWorker, Offer, Outbox, Recall
 from dispy.core.execution.fair_shares import admit_exclusive, may_start, occupy, turn
+from dispy.core.execution.ids import Seconds, WorkerId
 from dispy.core.execution.jobs import return_ready, return_staging
 from dispy.core.execution.live_output import is_any_watched
-from dispy.core.execution.state import (
-    RECORD_US,
-    Computation,
-    Drained,
-    ForkWorker,
-    Offer,
-    Outbox,
-    Recall,
-    Seconds,
-    State,
-    Status,
-    Worker,
-    WorkerId,
-)
+from dispy.core.execution.state import RECORD_US, Computation, State, Status, Worker
 from dispy.protocol.node import Job
 from dispy.protocol.worker import RECORD_BYTES_MAX, RECORD_JOBS_MAX, Record
 

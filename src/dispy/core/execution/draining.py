@@ -7,10 +7,13 @@ come back in; until then nothing of it is started, given back or dropped.
 
 from __future__ import annotations
 
+from dispy.core.execution.actions import Outbox, Tell
 from dispy.core.execution.dispatch import recall_ahead
+from dispy.core.execution.events import Drain
 from dispy.core.execution.fair_shares import restrict, share_out
 from dispy.core.execution.files import give_up_staging
-from dispy.core.execution.state import Drain, Outbox, Seconds, State, Tell
+from dispy.core.execution.ids import Seconds
+from dispy.core.execution.state import State
 from dispy.protocol.node import DRAINING, NodeCpus
 
 

@@ -18,18 +18,9 @@ that nobody else wants, and they use nothing exclusively. All is as before once 
 
 from __future__ import annotations
 
-from dispy.core.execution.state import (
-    UNTOLD,
-    Client,
-    Computation,
-    Grant,
-    Outbox,
-    Seconds,
-    State,
-    Status,
-    Tell,
-    Worker,
-)
+from dispy.core.execution.actions import Outbox, Tell
+from dispy.core.execution.ids import Seconds
+from dispy.core.execution.state import UNTOLD, Client, Computation, Grant, State, Status, Worker
 from dispy.protocol.node import DRAINING, Credit
 
 SHARE_S = 0.1

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
+from dispy.core.execution.actions import Outbox, StageFiles, StartHost, UnstageJobs
+from dispy.core.execution.events import FilesFailed, FilesReady, JobFilesReady
+from dispy.core.execution.ids import Key, Seconds
 from dispy.core.execution.jobs import release, tell_ended
-from dispy.core.execution.state import (
-    Client,
-    Computation,
-    FilesFailed,
-    FilesReady,
-    JobFilesReady,
-    Key,
-    Outbox,
-    Seconds,
-    StageFiles,
-    StartHost,
-    State,
-    Status,
-    UnstageJobs,
-)
+from dispy.core.execution.state import Client, Computation, State, Status
 from dispy.core.execution.workers import give_up
 from dispy.protocol.node import TERMINATED, Ended
 

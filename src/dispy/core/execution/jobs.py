@@ -4,28 +4,23 @@ from __future__ import annotations
 
 from itertools import islice
 
-from dispy.core.execution.fair_shares import join, share_out
-from dispy.core.execution.live_output import watch
-from dispy.core.execution.state import (
-    Client,
-    Computation,
+from dispy.core.execution.actions import (
     Cut,
     InterruptWorker,
-    JobRefused,
-    Key,
     Outbox,
     Pass,
     Recall,
     Release,
-    Seconds,
-    ShortOfRoom,
     StageJob,
-    State,
     Store,
     Tell,
     UnstageJobs,
-    Worker,
 )
+from dispy.core.execution.events import JobRefused, ShortOfRoom
+from dispy.core.execution.fair_shares import join, share_out
+from dispy.core.execution.ids import Key, Seconds
+from dispy.core.execution.live_output import watch
+from dispy.core.execution.state import Client, Computation, State, Worker
 from dispy.protocol.batches import cut, sizes_of
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import (

@@ -10,22 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dispy.core.execution.state import (
-    Client,
-    Computation,
-    Key,
-    Look,
-    Looked,
-    Outbox,
-    Place,
-    Seconds,
-    State,
-    Tell,
-    Unbuffer,
-    Worker,
-    WorkerDying,
-    WorkerId,
-)
+from dispy.core.execution.actions import Look, Outbox, Place, Tell, Unbuffer
+from dispy.core.execution.events import Looked, WorkerDying
+from dispy.core.execution.ids import Key, Seconds, WorkerId
+from dispy.core.execution.state import Client, Computation, State, Worker
 from dispy.protocol.limits import PRINTED_MAX
 from dispy.protocol.node import AcknowledgePrinted, Job, JobsPrinted, Printed, WatchJobs
 from dispy.protocol.worker import split_claim

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from dispy.core.execution import clients, draining, files, jobs, live_output, retention, workers
+from dispy.core.execution.actions import Action, Outbox
 from dispy.core.execution.dispatch import settle
-from dispy.core.execution.state import (
-    Action,
+from dispy.core.execution.events import (
     ClientAttached,
     ClientSilent,
     CpusChanged,
@@ -23,13 +23,10 @@ from dispy.core.execution.state import (
     JobFilesReady,
     JobRefused,
     Looked,
-    Outbox,
     Ran,
     Recalled,
     Restored,
-    Seconds,
     ShortOfRoom,
-    State,
     Stopping,
     Stored,
     Tick,
@@ -37,6 +34,8 @@ from dispy.core.execution.state import (
     WorkerDying,
     WorkerExited,
 )
+from dispy.core.execution.ids import Seconds
+from dispy.core.execution.state import State
 from dispy.protocol import node
 
 Handler = Callable[[State, Outbox, Any, Seconds], None]

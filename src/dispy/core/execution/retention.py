@@ -8,27 +8,14 @@ so that the next incarnation of the node can say what was lost with this one.
 
 from __future__ import annotations
 
+from dispy.core.execution.actions import DropNote, Erase, NoteOpen, Outbox, Store, Tell, TellStored
 from dispy.core.execution.dispatch import recall_ahead
+from dispy.core.execution.events import Restored, Stopping, Stored
 from dispy.core.execution.fair_shares import leave_exclusive, share_out
 from dispy.core.execution.files import give_up_staging
+from dispy.core.execution.ids import ClientId, Seconds
 from dispy.core.execution.jobs import release
-from dispy.core.execution.state import (
-    Client,
-    ClientId,
-    Computation,
-    DropNote,
-    Erase,
-    NoteOpen,
-    Outbox,
-    Restored,
-    Seconds,
-    State,
-    Stopping,
-    Store,
-    Stored,
-    Tell,
-    TellStored,
-)
+from dispy.core.execution.state import Client, Computation, State
 from dispy.core.execution.workers import drop_client, flush, forget_client, forget_computation
 from dispy.protocol.limits import OPEN_JOBS_MAX
 from dispy.protocol.node import Attempt, Ended, Held, HeldJobs, JobsEnded, Recover

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dispy.core.execution import live_output
+from dispy.core.execution.actions import Cut, Erase, FlushSoon, KillWorker, Outbox, Pass, StopHost, Tell
 from dispy.core.execution.dispatch import STILLBORN_MAX
+from dispy.core.execution.events import Flush, Ran, Recalled, Tick, ValueSent, WorkerExited
 from dispy.core.execution.fair_shares import (
     BACKLOG_US,
     SHARE_S,
@@ -13,28 +15,9 @@ from dispy.core.execution.fair_shares import (
     tell_credit,
     vacate,
 )
+from dispy.core.execution.ids import Seconds
 from dispy.core.execution.jobs import cut_or_interrupt, release, requeue, take_ready, tell_ended
-from dispy.core.execution.state import (
-    Client,
-    Computation,
-    Cut,
-    Erase,
-    Flush,
-    FlushSoon,
-    KillWorker,
-    Outbox,
-    Pass,
-    Ran,
-    Recalled,
-    Seconds,
-    State,
-    StopHost,
-    Tell,
-    Tick,
-    ValueSent,
-    Worker,
-    WorkerExited,
-)
+from dispy.core.execution.state import Client, Computation, State, Worker
 from dispy.protocol.limits import BATCH_MAX, REASON_MAX
 from dispy.protocol.node import (
     FINISHED,

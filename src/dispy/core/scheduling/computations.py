@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from msgspec import structs
 
+from dispy.core.scheduling.actions import Outbox, Send, TellNode
+from dispy.core.scheduling.events import (
+    AddComputation,
+    Allocate,
+    CancelJobs,
+    CloseComputation,
+    SubmitJobs,
+    WatchJobs,
+)
 from dispy.core.scheduling.files import give_up_files
+from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.placement import (
     cancel_queued,
     end_here,
@@ -15,23 +25,7 @@ from dispy.core.scheduling.placement import (
     send_watch,
     take_cancelling,
 )
-from dispy.core.scheduling.state import (
-    AddComputation,
-    Allocate,
-    CancelJobs,
-    CloseComputation,
-    Computation,
-    Node,
-    Outbox,
-    Placement,
-    Seconds,
-    Send,
-    State,
-    Status,
-    SubmitJobs,
-    TellNode,
-    WatchJobs,
-)
+from dispy.core.scheduling.state import Computation, Node, Placement, State, Status
 from dispy.core.scheduling.withdrawal import CLOSED, cancel_pinned, remove
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX

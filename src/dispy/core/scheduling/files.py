@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from dispy.core.scheduling.state import (
-    Node,
-    Outbox,
-    Placement,
-    Seconds,
-    Send,
-    SendFiles,
-    State,
-    Status,
-    TellFiles,
-)
+from dispy.core.scheduling.actions import Outbox, Send, TellFiles
+from dispy.core.scheduling.events import SendFiles
+from dispy.core.scheduling.ids import Seconds
+from dispy.core.scheduling.state import Node, Placement, State, Status
 from dispy.protocol import node
 from dispy.protocol.files import check_number, replace_entries
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from dispy.core.scheduling import computations, files, nodes, objects, withdrawal
-from dispy.core.scheduling.placement import steal
-from dispy.core.scheduling.state import (
-    Action,
+from dispy.core.scheduling.actions import Action, Outbox
+from dispy.core.scheduling.events import (
     AddComputation,
     Allocate,
     AnswerValue,
@@ -21,16 +20,16 @@ from dispy.core.scheduling.state import (
     NodeLost,
     NodeSilent,
     NodeUp,
-    Outbox,
     PutObject,
-    Seconds,
     SendFiles,
-    State,
     SubmitJobs,
     Tick,
     Vacate,
     WatchJobs,
 )
+from dispy.core.scheduling.ids import Seconds
+from dispy.core.scheduling.placement import steal
+from dispy.core.scheduling.state import State
 from dispy.protocol import node
 
 Handler = Callable[[State, Outbox, Any, Seconds], None]

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from dispy.core.scheduling.actions import (
+    Outbox,
+    Send,
+    TellCredit,
+    TellEnded,
+    TellNode,
+    TellPrinted,
+    TellRequeued,
+    TellStarted,
+    TellValue,
+)
 from dispy.core.scheduling.computations import give_up_placement
+from dispy.core.scheduling.events import AnswerValue, LimitNode, NodeLost, NodeSilent, NodeUp
 from dispy.core.scheduling.files import give_up_files, send_files
+from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.objects import reconcile_objects, send_objects
 from dispy.core.scheduling.placement import (
     end_here,
@@ -14,27 +27,7 @@ from dispy.core.scheduling.placement import (
     send_runs,
     send_watch,
 )
-from dispy.core.scheduling.state import (
-    AnswerValue,
-    LimitNode,
-    Node,
-    NodeLost,
-    NodeSilent,
-    NodeUp,
-    Outbox,
-    Placement,
-    Seconds,
-    Send,
-    State,
-    Status,
-    TellCredit,
-    TellEnded,
-    TellNode,
-    TellPrinted,
-    TellRequeued,
-    TellStarted,
-    TellValue,
-)
+from dispy.core.scheduling.state import Node, Placement, State, Status
 from dispy.core.scheduling.withdrawal import CLOSED, leave_if_empty, send_off
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX

@@ -6,20 +6,11 @@ sent there. So no job waits on a node for its data, and neither side keeps accou
 
 from __future__ import annotations
 
+from dispy.core.scheduling.actions import Outbox, Send, TellNode
+from dispy.core.scheduling.events import DropObjects, PutObject
+from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.placement import end_here, end_if_hopeless, note_room, place
-from dispy.core.scheduling.state import (
-    Computation,
-    DropObjects,
-    Node,
-    Outbox,
-    Placement,
-    PutObject,
-    Seconds,
-    Send,
-    State,
-    Status,
-    TellNode,
-)
+from dispy.core.scheduling.state import Computation, Node, Placement, State, Status
 from dispy.protocol import node
 from dispy.protocol.limits import OBJECTS_MAX
 from dispy.protocol.node import ABANDONED

@@ -11,16 +11,9 @@ from collections import deque
 from collections.abc import Collection
 from itertools import groupby
 
-from dispy.core.scheduling.state import (
-    Computation,
-    Outbox,
-    Placement,
-    Seconds,
-    Send,
-    State,
-    Status,
-    TellEndedHere,
-)
+from dispy.core.scheduling.actions import Outbox, Send, TellEndedHere
+from dispy.core.scheduling.ids import Seconds
+from dispy.core.scheduling.state import Computation, Placement, State, Status
 from dispy.protocol.batches import cut
 from dispy.protocol.limits import BATCH_MAX, BATCH_SIZE_MAX, INLINE_MAX
 from dispy.protocol.node import CANCELLED, TERMINATED, Job, JobFiles, RunJobs, TakeBack, WatchJobs

@@ -11,19 +11,12 @@ that can run nowhere else, until the client has said what its next stay is like.
 
 from __future__ import annotations
 
+from dispy.core.scheduling.actions import Outbox, Send, TellNode, TellVacated
+from dispy.core.scheduling.events import Vacate
 from dispy.core.scheduling.files import give_up_files
+from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.placement import end_here, end_if_hopeless, note_room, place
-from dispy.core.scheduling.state import (
-    Outbox,
-    Placement,
-    Seconds,
-    Send,
-    State,
-    Status,
-    TellNode,
-    TellVacated,
-    Vacate,
-)
+from dispy.core.scheduling.state import Placement, State, Status
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import CANCELLED, Attempt

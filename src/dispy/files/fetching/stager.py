@@ -17,7 +17,7 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
-from dispy.core.execution.state import ClientId
+from dispy.core.execution.ids import ClientId
 from dispy.files.checkout import put_files
 from dispy.files.fetching.wanted_files import (
     Arrived,

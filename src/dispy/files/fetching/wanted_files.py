@@ -7,7 +7,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from dispy.core.execution.state import ClientId
+from dispy.core.execution.ids import ClientId
 from dispy.files.copy_in_progress import Following
 from dispy.files.store import Part
 from dispy.protocol import limits, node

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 
-from dispy.core.execution.state import Glimpse, Place
+from dispy.core.execution.actions import Place
+from dispy.core.execution.events import Glimpse
 from dispy.protocol import limits
 from dispy.protocol.output import next_span
 from dispy.protocol.worker import SLOT_CLAIM

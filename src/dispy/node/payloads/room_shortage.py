@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from dispy.core.execution import state as core
-from dispy.core.execution.state import Key
+from dispy.core import execution as core
+from dispy.core.execution.ids import Key
 from dispy.node.state import NodeState
 from dispy.system.free_space import NoRoomError
 

@@ -6,8 +6,8 @@ import logging
 import signal
 from functools import partial
 
-from dispy.core.execution import state as core
-from dispy.core.execution.state import Key, WorkerId
+from dispy.core import execution as core
+from dispy.core.execution.ids import Key, WorkerId
 from dispy.node import reporting, tracing
 from dispy.node.processes.hosts import HostProcess
 from dispy.node.processes.workers import (

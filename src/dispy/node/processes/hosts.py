@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 
 import msgspec
 
-from dispy.core.execution.state import WorkerId
+from dispy.core.execution.ids import WorkerId
 from dispy.node.machine.accounts import Account, starts_as
 from dispy.node.machine.live_output import output_file
 from dispy.protocol import worker as protocol

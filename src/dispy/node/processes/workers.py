@@ -7,9 +7,9 @@ import logging
 
 import msgspec
 
-from dispy.core.execution import state as core
+from dispy.core import execution as core
 from dispy.core.execution.clients import segments_held
-from dispy.core.execution.state import WorkerId
+from dispy.core.execution.ids import WorkerId
 from dispy.node.processes.hosts import WorkerHandle
 from dispy.node.state import Loaded, NodeState
 from dispy.protocol import limits

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from dispy.core.execution import state as core
-from dispy.core.execution.state import ClientId
+from dispy.core import execution as core
+from dispy.core.execution.ids import ClientId
 from dispy.net.connection import Connection
 from dispy.node.results.spool_files import Damaged
 from dispy.node.state import NodeState

@@ -23,7 +23,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from dispy.core.execution.state import ClientId, NoteOpen, Restored, Store, Stored
+from dispy.core.execution.actions import NoteOpen, Store
+from dispy.core.execution.events import Restored, Stored
+from dispy.core.execution.ids import ClientId
 from dispy.errors import StateDirectoryError
 from dispy.node.payloads.transfer import Outgoing
 from dispy.node.results.spool_files import (

@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from dispy.core.execution.state import WorkerId
+from dispy.core.execution.ids import WorkerId
 from dispy.files.fetching.wanted_files import Stage
 from dispy.files.untrusted_directory import Tree
 from dispy.protocol.files import FileEntry

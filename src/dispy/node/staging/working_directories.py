@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from dispy.core.execution import state as core
-from dispy.core.execution.state import ClientId, Key, WorkerId
+from dispy.core import execution as core
+from dispy.core.execution.ids import ClientId, Key, WorkerId
 from dispy.files.fetching.wanted_files import Stage
 from dispy.net.connection import Connection
 from dispy.node.processes.workers import give
