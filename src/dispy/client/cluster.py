@@ -24,19 +24,20 @@ from dispy.client.map.entry import Maps
 from dispy.client.nodes import DispyNode, parse_nodes
 from dispy.client.parameters import check_dest_path, check_each, reentrant_or_not, renamed
 from dispy.client.recovery import journaling
-from dispy.client.session import callbacks, completion, explain
-from dispy.client.session import sent as data
+from dispy.client.session import callbacks, completion, explain, objects
+from dispy.client.session import files as session_files
 from dispy.client.session import shutdown as closing
 from dispy.client.session import status_table as status_module
 from dispy.client.session import submission as submitting
 from dispy.client.session.callbacks import Waited
 from dispy.client.session.failures import Tally
-from dispy.client.session.files import Held, Shipped, is_file_item
+from dispy.client.session.files import Held, Shipped
 from dispy.client.session.live_output import Watching
 from dispy.client.session.objects import Ref
 from dispy.client.session.received_files import note_root
 from dispy.client.tracebacks import brief, briefly
 from dispy.errors import PicklingError, UsageError
+from dispy.files.manifest import is_file_item
 from dispy.journal.writer import Journal
 from dispy.protocol.files import FileEntry
 from dispy.security import secrets
@@ -357,7 +358,7 @@ class JobCluster(Maps):
             PicklingError: The object cannot be sent; says what in it.
             UsageError: The cluster is closed, or has put too much.
         """
-        return data.put(self, value)
+        return objects.put(self, value)
 
     @briefly
     def send_file(self, path: Any, node: Any = None, relay: bool = False) -> int:
@@ -378,7 +379,7 @@ class JobCluster(Maps):
         Raises:
             UsageError: There is no such file, it cannot be sent, or the cluster is closed.
         """
-        return data.send_file(self, path, node)
+        return session_files.send_file(self, path, node)
 
     # Cancelling and waiting.
 

@@ -12,8 +12,7 @@ from dispy import payload
 from dispy.client.arguments import check_flag, deadline, describe
 from dispy.client.cluster_nodes import Steering
 from dispy.client.map.chunks import Chunk, Mapping, Options
-from dispy.client.session import completion, submission
-from dispy.client.session import sent as data
+from dispy.client.session import completion, objects, submission
 from dispy.client.tracebacks import briefly
 from dispy.errors import PicklingError, UsageError
 
@@ -129,7 +128,7 @@ class Maps(Steering):
         self._computation.check_constants(constants, given)
         values = dict(constants)
         try:
-            return data.put(self, values)
+            return objects.put(self, values)
         except PicklingError:
             for name, value in values.items():
                 culprit = payload.find_culprit(value, f"constant {name!r}")

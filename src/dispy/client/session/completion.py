@@ -23,7 +23,7 @@ from dispy.client.job import (
     DispyJob,
 )
 from dispy.client.map.chunks import Chunk
-from dispy.client.session.submission import take_inbox
+from dispy.client.session.inbox import take_inbox
 from dispy.core import scheduling as core
 from dispy.errors import UsageError
 from dispy.protocol.node import Ended, Provisional, Started

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dispy.client.engine import node_discovery
 from dispy.client.nodes import say_blind
-from dispy.client.session.submission import take_inbox
+from dispy.client.session.inbox import take_inbox
 from dispy.core.scheduling.explain import find_stall, why_full, why_open
 from dispy.core.scheduling.state import Status
 from dispy.errors import UsageError

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy import config
 from dispy.client.code.imports import find_modules, names_of
+from dispy.core import scheduling as core
 from dispy.errors import UsageError
 from dispy.files.manifest import Manifest, Signature, Source, collect, is_file_item, read
 from dispy.protocol.files import FileEntry, check_number, replace_entries
-from dispy.protocol.node import FilePiece, FileUnreadable, NeedFiles
+from dispy.protocol.node import FilePiece, FileUnreadable, NeedFiles, PlaceFiles
 from dispy.scheduler.link import Target
 
-__all__ = ["Held", "Sending", "Sent", "Shipped", "is_file_item", "listed"]
+if TYPE_CHECKING:
+    from dispy.client.cluster_nodes import NodeNames, Steering
+    from dispy.client.session.state import ClusterState
+
+logger = logging.getLogger("dispy.client")
 
 
 def listed(entries: list[FileEntry]) -> list[FileEntry]:
@@ -148,3 +154,64 @@ class Shipped:
                 continue
             pieces.append(FilePiece(piece.digest, piece.offset, data))  # type: ignore[arg-type]  # a view is never encoded
         return pieces, list(unreadable.values())
+
+
+def send_file(cluster: Steering, path: Any, node: Any) -> int:
+    """What ``JobCluster.send_file`` does; on the caller's thread."""
+    from dispy.client.cluster_nodes import NodeNames  # which knows clusters, and these files
+
+    cluster._check_open()
+    if not is_file_item(path):
+        raise UsageError(f"send_file takes the path of a file, not {path!r}")
+    # Held until all have it.
+    entries, held = cluster._shipped.take([path])
+    names = None if node is None else NodeNames(node, cluster._engine)
+    waiting = cluster._engine.call(_send_files, cluster, names, entries, held)
+    if not waiting:
+        which = "no node is" if names is None else f"node {names.text} is not"
+        logger.warning("send_file: %s in use by cluster %s", which, cluster.name)
+    reasons = [_wait_sent(cluster, future) for future in waiting]
+    for reason in filter(None, reasons):
+        logger.warning("cluster %s cannot send %s: %s", cluster.name, path, reason)
+    del held
+    return 0 if waiting and not any(reasons) else -1
+
+
+def _send_files(
+    cluster: Steering, names: NodeNames | None, entries: list[FileEntry], held: list[Held]
+) -> list[concurrent.futures.Future[str]]:
+    placements = cluster._engine.service.state.computations[cluster._number].placements
+    if names is None:
+        nodes = [found for found, placement in placements.items() if placement.is_open()]
+    else:
+        one = cluster._find_open(names)
+        nodes = [one] if one is not None else []
+    futures = []
+    for found in nodes:
+        request = next(cluster._requests)
+        future: concurrent.futures.Future[str] = concurrent.futures.Future()
+        cluster._sending[found, request] = Sending(future, entries, held)
+        futures.append(future)
+        message = PlaceFiles(cluster._number, request, entries)
+        cluster._engine.service.handle(core.SendFiles(found, message))
+    return futures
+
+
+def _wait_sent(cluster: ClusterState, future: concurrent.futures.Future[str]) -> str:
+    while True:
+        try:
+            return future.result(1.0)
+        except TimeoutError:
+            if cluster._is_closed or cluster._engine._is_stopped:
+                return "the cluster was closed"
+
+
+def on_files(cluster: Steering, action: core.TellFiles) -> None:
+    """Files are on a node, or cannot be put there."""
+    sending = cluster._sending.pop((action.node, action.request), None)
+    if sending is None:
+        return
+    info = cluster._info(action.node)
+    if info is not None and not action.reason:
+        cluster._sent.note(info.target, sending.entries, sending.held)
+    sending.future.set_result(action.reason)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dispy import payload
+from dispy.client.session.inbox import take_inbox
 from dispy.core import scheduling as core
 from dispy.errors import UsageError
+from dispy.protocol.limits import OBJECTS_MAX
+from dispy.protocol.node import PutObject
 from dispy.system import process_identity
 from dispy.system.escaping import counted
 
@@ -49,6 +52,31 @@ class Ref(payload.Reference):
 
     def __repr__(self) -> str:
         return f"<Ref {self._number} of cluster {self._cluster.name}: {counted(self.size, 'byte')}>"
+
+
+def put(cluster: ClusterState, value: Any) -> Ref:
+    """Send an object to the nodes of a cluster; on the caller's thread."""
+    cluster._check_open()
+    shown = payload.random_generators.shared(value, "workers") if cluster._seeding.is_on else value
+    data = payload.dump_object(shown, cluster._computation.known)
+    ref = Ref(cluster, len(data), check_used(cluster))
+    message = PutObject(cluster._number, ref._number, data)  # type: ignore[arg-type]  # as in ``submission``
+    cluster._engine.call(_put, cluster, message)
+    return ref
+
+
+def _put(cluster: ClusterState, message: PutObject) -> None:
+    take_inbox(cluster)
+    drop_refs(cluster)
+    known = cluster._engine.service.state.computations[cluster._number].objects
+    if len(known) >= OBJECTS_MAX:
+        raise UsageError(
+            f"{OBJECTS_MAX} objects are put into cluster {cluster.name}",
+            hint="let go of references, or put fewer and larger objects",
+        )
+    if cluster._journal is not None:
+        cluster._journal.put_object(message.number, message.payload)
+    cluster._engine.service.handle(core.PutObject(message))
 
 
 def check_used(cluster: ClusterState) -> list[Ref]:

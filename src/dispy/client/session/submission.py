@@ -13,10 +13,11 @@ from dispy.client.code.computation import check_job_depends
 from dispy.client.code.imports import ENDINGS
 from dispy.client.job import CREATED, DispyJob
 from dispy.client.map.chunks import Chunk
-from dispy.client.session.files import Held, is_file_item
+from dispy.client.session.files import Held
+from dispy.client.session.inbox import submit_filed, submit_pinned, take_inbox
 from dispy.client.session.objects import hold
-from dispy.core import scheduling as core
 from dispy.errors import UsageError
+from dispy.files.manifest import is_file_item
 from dispy.protocol.files import FileEntry
 from dispy.protocol.limits import CHUNK_NUMBERS_FROM
 from dispy.protocol.node import Job
@@ -85,10 +86,10 @@ def submit_at_once(
         cluster._engine.callbacks.call(cluster.cluster_status, [(CREATED, None, job)])
     if files:
         cluster._held[number] = [*cluster._held.get(number, ()), *held]
-        cluster._engine.post(_submit_filed, cluster, node, message, files)
+        cluster._engine.post(submit_filed, cluster, node, message, files)
         return job
     if node is not None:
-        cluster._engine.post(_submit_pinned, cluster, node, message)
+        cluster._engine.post(submit_pinned, cluster, node, message)
         return job
     if (
         len(cluster._jobs) == 1
@@ -167,34 +168,3 @@ def submit_chunk(cluster: ClusterState, chunk: Chunk, data: payload.Buffer) -> N
     if not cluster._is_posted:
         cluster._is_posted = True
         cluster._engine.post(take_inbox, cluster)
-
-
-# On the loop.
-
-
-def take_inbox(cluster: ClusterState) -> None:
-    """Hand over what has been submitted since the last time."""
-    cluster._is_posted = False
-    inbox = cluster._inbox
-    popleft = inbox.popleft
-    jobs = [popleft() for _ in range(len(inbox))]
-    if jobs:
-        if cluster._journal is not None:
-            cluster._journal.submitted(jobs)
-        cluster._engine.service.submit(core.SubmitJobs(cluster._number, jobs))
-        cluster._engine.service.schedule_tick()
-
-
-def _submit_filed(cluster: ClusterState, node: NodeId | None, job: Job, files: list[FileEntry]) -> None:
-    take_inbox(cluster)
-    if cluster._journal is not None:
-        # Whoever resumes jobs does not have their files: like those for one node they are not.
-        cluster._journal.submitted([job], is_pinned=True)
-    cluster._engine.service.handle(core.SubmitJobs(cluster._number, [job], node, {job.number: files}))
-    cluster._engine.service.schedule_tick()
-
-
-def _submit_pinned(cluster: ClusterState, node: NodeId, job: Job) -> None:
-    if cluster._journal is not None:
-        cluster._journal.submitted([job], is_pinned=True)
-    cluster._engine.service.handle(core.SubmitJobs(cluster._number, [job], node))
