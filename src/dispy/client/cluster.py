@@ -24,7 +24,7 @@ from dispy.client.map.entry import Maps
 from dispy.client.nodes import DispyNode, parse_nodes
 from dispy.client.parameters import check_dest_path, check_each, reentrant_or_not, renamed
 from dispy.client.recovery import journaling
-from dispy.client.session import callbacks, completion, explain, objects
+from dispy.client.session import callbacks, cancellation, explain, objects
 from dispy.client.session import files as session_files
 from dispy.client.session import shutdown as closing
 from dispy.client.session import status_table as status_module
@@ -400,7 +400,7 @@ class JobCluster(Maps):
         if self._is_closed or self._pid != process_identity.pid:
             self._check_open()
         if not isinstance(job, DispyJob):
-            return completion.cancel_several(self, job)
+            return cancellation.cancel_several(self, job)
         number = job._number
         if self._jobs.get(number) is not job:
             return -1
@@ -409,7 +409,7 @@ class JobCluster(Maps):
                 job._status = CANCELLED
         self._cancels.append(number)
         if not self._has_posted_cancels:
-            completion.post_cancels(self)
+            cancellation.post_cancels(self)
         return 0
 
     @briefly
@@ -454,7 +454,7 @@ class JobCluster(Maps):
     def why(self, job: DispyJob) -> str:
         """Say in words where a job is, and why it has not ended: for whom it waits, and where."""
         if not isinstance(job, DispyJob):
-            raise UsageError(f"why takes a job, not {describe(job)}", hint=completion.JOBS_ARE)
+            raise UsageError(f"why takes a job, not {describe(job)}", hint=cancellation.JOBS_ARE)
         if job._is_final:
             return f"it has ended: {STATUS_NAMES[job._status]}"
         self._check_open()

@@ -7,11 +7,10 @@ their own; callbacks have another.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from dispy import payload
-from dispy.client.arguments import describe
 from dispy.client.job import (
     ABANDONED,
     CANCELLED,
@@ -23,74 +22,12 @@ from dispy.client.job import (
     DispyJob,
 )
 from dispy.client.map.chunks import Chunk
-from dispy.client.session.inbox import take_inbox
-from dispy.core import scheduling as core
-from dispy.errors import UsageError
 from dispy.protocol.node import Ended, Provisional, Started
 
 if TYPE_CHECKING:
     from dispy.client.nodes import DispyNode
     from dispy.client.session.state import ClusterState
     from dispy.scheduler.link import NodeInfo
-
-JOBS_ARE = "jobs are what submit returns"
-
-# Cancelled by the program.
-
-
-def cancel_several(cluster: ClusterState, jobs: Iterable[DispyJob]) -> int:
-    """Cancel several; on any thread.
-
-    Returns:
-        0 if all are (being) cancelled, -1 if some had ended or are not of this cluster.
-
-    Raises:
-        UsageError: Something else than jobs.
-    """
-    if not isinstance(jobs, Iterable) or isinstance(jobs, (str, bytes)):
-        raise UsageError(f"cancel takes a job, or several, not {describe(jobs)}", hint=JOBS_ARE)
-    several = list(jobs)
-    for job in several:
-        if not isinstance(job, DispyJob):
-            raise UsageError(f"cancel takes jobs, not {describe(job)}", hint=JOBS_ARE)
-    is_open = cluster._jobs.get
-    left = [job for job in several if is_open(job._number) is job]
-    with cluster._status_guard:
-        for job in left:
-            if job._status < CANCELLED:
-                job._status = CANCELLED
-    cluster._cancels.extend([job._number for job in left])
-    post_cancels(cluster)
-    return 0 if len(left) == len(several) else -1
-
-
-def post_cancels(cluster: ClusterState) -> None:
-    """Have cancelled what has been noted; on any thread."""
-    if not cluster._has_posted_cancels:
-        cluster._has_posted_cancels = True
-        cluster._engine.post(_take_cancels, cluster)
-
-
-def _take_cancels(cluster: ClusterState) -> None:
-    """Cancel what has been asked for since the last time: the path of a million jobs."""
-    cluster._has_posted_cancels = False
-    popleft = cluster._cancels.popleft
-    cancel_open(cluster, [popleft() for _ in range(len(cluster._cancels))])
-
-
-def cancel_open(cluster: ClusterState, numbers: Iterable[int]) -> None:
-    """Cancel those of these jobs that have not ended; on the loop."""
-    take_inbox(cluster)
-    jobs, ended = cluster._jobs, cluster._ended
-    left = [number for number in numbers if number in jobs and number not in ended]
-    if left:
-        cluster._engine.service.handle(core.CancelJobs(cluster._number, left))
-
-
-def cancel_all(cluster: ClusterState) -> None:
-    """Cancel all that have not ended; on the loop."""
-    cancel_open(cluster, list(cluster._jobs))
-
 
 # Told of by nodes.
 

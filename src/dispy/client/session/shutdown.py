@@ -13,7 +13,7 @@ from dispy.client.logger import notice
 from dispy.client.map.chunks import Chunk
 from dispy.client.nodes import DispyNode
 from dispy.client.recovery import journaling
-from dispy.client.session import callbacks, completion, failures
+from dispy.client.session import callbacks, cancellation, completion, failures
 from dispy.client.session.callbacks import Caller, Waited
 from dispy.errors import UsageError
 from dispy.system import process_identity
@@ -73,7 +73,7 @@ def _finish(cluster: JobCluster) -> bool:
     cluster._submit = _refuse
     if cluster._jobs:
         cluster._is_ending = True
-        cluster._engine.call(completion.cancel_all, cluster)
+        cluster._engine.call(cancellation.cancel_all, cluster)
         if not callbacks.wait_jobs(cluster, deadline(float(config.CancelGrace) + CLOSE_S)):
             cluster._engine.call(completion.give_up_jobs, cluster)
     return _release(cluster)
