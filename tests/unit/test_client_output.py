@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispy.client.job import DispyJob
-from dispy.client.session.callbacks import Caller
+from dispy.client.session.callback_thread import Caller
 from dispy.client.session.live_output import (
     PENDING_MAX,
     RESTART_MARK,

@@ -149,7 +149,7 @@ def test_a_thread_at_work_is_not_at_a_lock(function: Callable[[], object]) -> No
 SCRIPT = """
 import concurrent.futures, queue, socket, sys, threading, time
 from dispy.client.session import deadlocks as standing
-from dispy.client.session.callbacks import Caller, Patience
+from dispy.client.session.callback_thread import Caller, Patience
 
 lock, again, event = threading.Lock(), threading.RLock(), threading.Event()
 full = queue.Queue(1)

@@ -29,7 +29,7 @@ from dispy.client.session import files as session_files
 from dispy.client.session import shutdown as closing
 from dispy.client.session import status_table as status_module
 from dispy.client.session import submission as submitting
-from dispy.client.session.callbacks import Waited
+from dispy.client.session.callback_thread import Waited
 from dispy.client.session.failures import Tally
 from dispy.client.session.files import Held, Shipped
 from dispy.client.session.live_output import Watching

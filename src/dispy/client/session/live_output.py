@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy.client.job import CREATED, DispyJob
-from dispy.client.session.callbacks import Caller, call_now
+from dispy.client.session.callback_thread import Caller, call_now
 from dispy.client.waiting import Signal
 from dispy.core import scheduling as core
 from dispy.protocol.limits import MIB

@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from dispy import config
-from dispy.client.session.callbacks import Caller
+from dispy.client.session.callback_thread import Caller
 from dispy.core.scheduling.ids import NodeId
 from dispy.protocol import limits
 from dispy.protocol.files import RESERVED, check_path

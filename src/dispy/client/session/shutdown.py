@@ -13,8 +13,8 @@ from dispy.client.logger import notice
 from dispy.client.map.chunks import Chunk
 from dispy.client.nodes import DispyNode
 from dispy.client.recovery import journaling
-from dispy.client.session import callbacks, cancellation, completion, failures
-from dispy.client.session.callbacks import Caller, Waited
+from dispy.client.session import callback_thread, callbacks, cancellation, completion, failures
+from dispy.client.session.callback_thread import Caller, Waited
 from dispy.errors import UsageError
 from dispy.system import process_identity
 
@@ -116,7 +116,7 @@ def _wait_rest(cluster: JobCluster, until: float | None, is_interrupted: bool) -
         callbacks.wait_called(cluster, until)
         return
     if callbacks.wait_called(cluster, time.monotonic() + CLOSE_S) is Waited.LATE:
-        left = callbacks.left(cluster._engine.callbacks.count_left())
+        left = callback_thread.left(cluster._engine.callbacks.count_left())
         notice(f"interrupted: cluster {cluster.name} does not wait for callbacks, and {left}")
 
 
@@ -191,4 +191,4 @@ def finish_callbacks(callers: list[Caller], is_interrupted: bool) -> None:
                 caller.wait_called(None, "the end of the program")
     count = sum([caller.count_left() for caller in callers])
     if count:
-        notice(f"the program ends, and {callbacks.left(count)}: not called, or not to the end")
+        notice(f"the program ends, and {callback_thread.left(count)}: not called, or not to the end")
