@@ -1,4 +1,7 @@
-"""Jobs cancelled by the program: noted on any thread, handed over on the engine's loop."""
+"""Cancellation of jobs by the program: noted on any thread, handed over to the scheduler on the engine's loop.
+
+The status is ``Cancelled`` at once. The job ends later, by ``completion``, when the scheduler or its node says so.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,17 @@ if TYPE_CHECKING:
     from dispy.client.session.state import ClusterState
 
 JOBS_ARE = "jobs are what submit returns"
+"""Hint of errors about arguments that are not jobs."""
 
 
 def cancel_several(cluster: ClusterState, jobs: Iterable[DispyJob]) -> int:
-    """Cancel several; on any thread.
+    """Cancel several jobs; on any thread. Does not wait for their ends.
 
     Returns:
-        0 if all are (being) cancelled, -1 if some had ended or are not of this cluster.
+        0 if all are (being) cancelled; -1 if some had ended or are of another cluster: the others are cancelled.
 
     Raises:
-        UsageError: Something else than jobs.
+        UsageError: ``jobs`` is not an iterable of jobs; then none is cancelled.
     """
     if not isinstance(jobs, Iterable) or isinstance(jobs, (str, bytes)):
         raise UsageError(f"cancel takes a job, or several, not {describe(jobs)}", hint=JOBS_ARE)
@@ -44,21 +48,21 @@ def cancel_several(cluster: ClusterState, jobs: Iterable[DispyJob]) -> int:
 
 
 def post_cancels(cluster: ClusterState) -> None:
-    """Have cancelled what has been noted; on any thread."""
+    """Have the loop cancel the jobs in ``cluster._cancels``; on any thread. One posted call serves all of them."""
     if not cluster._has_posted_cancels:
         cluster._has_posted_cancels = True
         cluster._engine.post(_take_cancels, cluster)
 
 
 def _take_cancels(cluster: ClusterState) -> None:
-    """Cancel what has been asked for since the last time: the path of a million jobs."""
+    """Cancel all jobs in ``cluster._cancels`` at once; on the loop. There may be a million of them."""
     cluster._has_posted_cancels = False
     popleft = cluster._cancels.popleft
     cancel_open(cluster, [popleft() for _ in range(len(cluster._cancels))])
 
 
 def cancel_open(cluster: ClusterState, numbers: Iterable[int]) -> None:
-    """Cancel those of these jobs that have not ended; on the loop."""
+    """Cancel the unfinished ones of these jobs; on the loop. Numbers of ended and unknown jobs are skipped."""
     take_inbox(cluster)
     jobs, ended = cluster._jobs, cluster._ended
     left = [number for number in numbers if number in jobs and number not in ended]
@@ -67,5 +71,5 @@ def cancel_open(cluster: ClusterState, numbers: Iterable[int]) -> None:
 
 
 def cancel_all(cluster: ClusterState) -> None:
-    """Cancel all that have not ended; on the loop."""
+    """Cancel all unfinished jobs and chunks of a cluster; on the loop."""
     cancel_open(cluster, list(cluster._jobs))
