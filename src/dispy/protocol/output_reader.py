@@ -3,7 +3,7 @@
 Theory of operation. A node tells each piece with its position (bytes) in all that the job printed on that stream. A
 ``Reader`` knows the position that its owner has reached: bytes before it are dropped as duplicates, a gap is replaced
 by a mark that says how many bytes are missing, and the end of the job brings the rest out of the complete output.
-So nothing has to be kept for a slow reader.
+So pieces may be dropped on the way to a slow reader.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from dispy.protocol.node import Ended, Printed
 from dispy.protocol.output import CUT_MARK, split_cut
 
 RESTART_MARK = "\n... [dispy: the job was started again; its output begins anew] ...\n"
-"""Stands between what two attempts of a job printed."""
+"""Text between the outputs of two attempts of a job."""
 
 _STREAMS = ("stdout", "stderr")
 
 
 class Output(NamedTuple):
-    """A piece of what a job printed; its ends are anywhere, not at the ends of lines.
+    """A piece of what a job printed. It may begin and end anywhere, not only at the ends of lines.
 
     Attributes:
         stream: ``"stdout"`` or ``"stderr"``.
-        text: What was printed there, decoded as ``job.stdout`` is; of a program, as bytes.
+        text: Text that was printed there, decoded as ``job.stdout`` is; bytes, if the job runs a program.
     """
 
     stream: str
@@ -34,11 +34,11 @@ class Output(NamedTuple):
 
 
 class Final(NamedTuple):
-    """What an ended job printed.
+    """Complete output of an ended job.
 
     Attributes:
-        attempt: Which attempt ended; None if none did that we know of.
-        texts: Stdout and stderr as they were kept.
+        attempt: Number of the attempt that ended; None if no attempt is known to have ended.
+        texts: Stdout and stderr as they were kept: cut in the middle if they were too long (``protocol.output``).
     """
 
     attempt: int | None
@@ -46,15 +46,15 @@ class Final(NamedTuple):
 
 
 def final_of(ended: Ended) -> Final:
-    """What the end of a job says about its output."""
+    """Returns the complete output in the report of a job's end. A job that did not run has no attempt."""
     return Final(ended.attempt if ended.ran else None, (bytes(ended.stdout), bytes(ended.stderr)))
 
 
 class Reader:
-    """How far somebody has come in what a job printed.
+    """Position in the output of one job, on both streams; makes ``Output`` of what is new.
 
     Args:
-        is_binary: He wants it as bytes.
+        is_binary: True: outputs are bytes. False: text.
     """
 
     __slots__ = ("_attempt", "_make", "_streams")
@@ -65,7 +65,7 @@ class Reader:
         self._streams = (_Stream(self._make()), _Stream(self._make()))
 
     def take(self, printed: Printed) -> list[Output]:
-        """What is new in a piece that a node told."""
+        """Returns what is new in a piece, stdout first; empty if all of it was there before."""
         marks = self._begin(printed.attempt)
         pieces = ((printed.stdout_at, printed.stdout), (printed.stderr_at, printed.stderr))
         return _outputs(
@@ -74,7 +74,7 @@ class Reader:
         )
 
     def finish(self, final: Final) -> list[Output]:
-        """What is left when the job has ended."""
+        """Returns what is left of the output when the job has ended, stdout first. Call this last, and once."""
         marks = ("", "") if final.attempt is None else self._begin(final.attempt)
         return _outputs(
             mark + stream.finish(kept) if mark else stream.finish(kept)
@@ -82,7 +82,7 @@ class Reader:
         )
 
     def _begin(self, attempt: int) -> tuple[Any, Any]:
-        """What is to be said on each stream before something of this attempt."""
+        """Begin an attempt, if it is a new one. Returns what has to come before its output on stdout and stderr."""
         if attempt == self._attempt:
             return "", ""
         self._attempt = attempt
@@ -92,11 +92,12 @@ class Reader:
 
 
 def _outputs(texts: Iterator[Any]) -> list[Output]:
+    """Returns an ``Output`` for each of stdout and stderr that is not empty."""
     return [Output(name, text) for name, text in zip(_STREAMS, texts, strict=True) if text]
 
 
 class _Text:
-    """Makes text of bytes. Characters may be cut in two between pieces."""
+    """Decoder of UTF-8 in pieces: characters may be cut in two between them. Other bytes become ``\\xff``."""
 
     __slots__ = ("_decoder",)
 
@@ -104,52 +105,56 @@ class _Text:
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
 
     def decode(self, data: bytes) -> Any:
-        """What is whole by now."""
+        """Returns the characters that are complete by now; the rest of ``data`` waits for the next piece."""
         return self._decoder.decode(data)
 
     def end(self) -> Any:
-        """What is left when nothing follows."""
+        """Returns what is left of an incomplete character when nothing follows, and forgets it."""
         text = self._decoder.decode(b"", True)
         self._decoder.reset()
         return text
 
     @staticmethod
     def whole(data: bytes) -> bytes:
-        """Without the rest of a character whose beginning is missing."""
+        """Returns data behind a gap without the rest of a character whose beginning is missing: up to 3 bytes."""
         return data[:3].lstrip(_CONTINUATION) + data[3:]
 
     @staticmethod
     def say(text: str) -> Any:
-        """Something of ours."""
+        """Returns a mark of dispy's own as the reader wants it."""
         return text
 
 
 class _Bytes:
-    """Leaves bytes as they are."""
+    """Decoder that leaves bytes as they are."""
 
     __slots__ = ()
 
     def decode(self, data: bytes) -> Any:
-        """Likewise."""
+        """Returns the data itself."""
         return data
 
     def end(self) -> Any:
-        """Likewise."""
+        """Returns nothing: no data is ever incomplete."""
         return b""
 
     @staticmethod
     def whole(data: bytes) -> bytes:
-        """Likewise."""
+        """Returns the data itself: there are no characters to be cut."""
         return data
 
     @staticmethod
     def say(text: str) -> Any:
-        """Likewise."""
+        """Returns a mark of dispy's own as bytes."""
         return text.encode()
 
 
 class _Stream:
-    """One of a job's two streams."""
+    """Position in one of a job's two streams (bytes).
+
+    Args:
+        decoder: Decoder of this stream, for this stream only.
+    """
 
     __slots__ = ("_decoder", "_position")
 
@@ -158,6 +163,7 @@ class _Stream:
         self._decoder = decoder
 
     def take(self, at: int, data: bytes) -> Any:
+        """Returns what is new in a piece that begins at position ``at`` (bytes); a mark first if some is missing."""
         end = at + len(data)
         text = self._decoder.say("")
         if end <= self._position:
@@ -174,12 +180,14 @@ class _Stream:
         return text + self._decoder.decode(data)
 
     def finish(self, kept: bytes) -> Any:
+        """Returns what is left of the output, by the complete output of the job (maybe cut in the middle)."""
         head, cut, tail = split_cut(kept)
         return self.take(0, head) + self.take(len(head) + cut, tail) + self._decoder.end()
 
     def restart(self) -> Any:
-        """What is said when it begins anew."""
+        """Returns what has to come before the output of another attempt; empty if nothing came of this one."""
         return self._decoder.end() + self._decoder.say(RESTART_MARK) if self._position else ""
 
 
 _CONTINUATION = bytes(range(0x80, 0xC0))
+"""Bytes of UTF-8 that never begin a character."""

@@ -29,21 +29,26 @@ from dispy.system.escaping import counted
 logger = logging.getLogger("dispy.client")
 
 Call = tuple[Callable[..., Any], list[tuple[Any, ...]], Callable[..., Any] | None]
-"""A function, its arguments for each call, and what of the user it calls; None: nothing."""
+"""A function, the arguments of each call, and the user's function that messages name.
+
+None instead of the latter: the mark of a wait, which is not counted as a call.
+"""
 
 LOOK_S = 0.2
-"""How often it is looked where a callback stands that is waited for."""
+"""Interval between two looks at where a callback stands, while a thread waits for it (seconds)."""
 
 
 class Patience(NamedTuple):
-    """How long callbacks are waited for before something is said or done (seconds).
+    """Seconds after which a wait for callbacks says or does something.
 
     Attributes:
-        warn_s: A callback stands still at a lock: a warning, as the thread that waits may hold it.
-        say_s: Callbacks are waited for: a line that says for how many, and for which.
-        stuck_s: One stands still at a lock and no other thread is at work that could release it: given up.
-        doubt_s: One does, and others are at work: given up all the same. They may be, as an executor with a long
-            query; but a program with any thread that sleeps or listens would never end otherwise.
+        warn_s: A callback has stood still at a lock for this time: a warning, as the waiting thread may hold it.
+        say_s: The wait has lasted this long: a line that says how many callbacks are left, and which one runs.
+        stuck_s: A callback has stood still at a lock for this time, and no other thread has been at work that could
+            release it: the wait gives it up.
+        doubt_s: A callback has stood still at a lock for this time while other threads were at work: the wait gives
+            it up all the same. Another thread may release the lock after all, as an executor with a long query does;
+            but a program with any thread that sleeps or listens would never end otherwise.
     """
 
     warn_s: float = 2.0
@@ -53,7 +58,7 @@ class Patience(NamedTuple):
 
 
 class Waited(enum.Enum):
-    """How a wait for callbacks has ended."""
+    """How a wait for callbacks ended."""
 
     CALLED = "all have been called"
     LATE = "the time is over"
@@ -61,13 +66,14 @@ class Waited(enum.Enum):
 
 
 class Caller:
-    """A thread that calls what it is given; what a call raises is logged and stops nothing.
+    """A thread that calls functions in the order in which they are given. What a call raises is logged.
 
-    Unbounded: a callback may wait for other jobs, and must not stop the engine by that.
+    The queue of calls is unbounded: a callback may wait for other jobs, and the engine that queues calls must not be
+    stopped by that. The thread starts with the first call.
 
     Args:
-        name: Of the thread.
-        patience: Of those who wait.
+        name: Name of the thread. It begins with ``dispy``: ``deadlocks`` tells dispy's own threads by that.
+        patience: Times after which a wait says or does something.
     """
 
     def __init__(self, name: str, patience: Patience = Patience()) -> None:  # noqa: B008  # immutable
@@ -76,21 +82,21 @@ class Caller:
         self._signal = Signal()
         self._thread: threading.Thread | None = None
         self._is_idle = False
-        """Nothing is being called. Set before the thread looks for more, cleared before it takes that."""
+        """True while nothing is being called. Set before the thread looks for calls, cleared before it takes one."""
         self._name = name
         self._named: Callable[..., Any] | None = None
-        """The user's function that is being called."""
+        """The user's function that is being called; None between calls."""
         self._left: Iterator[tuple[Any, ...]] = iter(())
-        """Calls of it that come next."""
+        """Arguments of further calls of the same function, which come next."""
         self._holders = 0
         self._let_go = threading.Condition()
-        """Guards and tells of ``_holders``; held to start the thread."""
+        """Guards ``_holders``, notified when it shrinks; also held to start the thread."""
         self.given_up: object = None
-        """Which call was given up, and where it stood."""
+        """The call that a wait gave up, and where it stood; None before. Compared only."""
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Nothing more is called meanwhile; what is given waits. Several threads may hold it."""
+        """Context in which no further function is called: calls wait in the queue. Several threads may be in it."""
         with self._let_go:
             self._holders += 1
         try:
@@ -108,7 +114,10 @@ class Caller:
     ) -> None:
         """Call a function once for each tuple of arguments, after all that was given before.
 
-        ``named``: what of the user it calls, if it is not the user's itself.
+        Args:
+            function: Called on the thread.
+            arguments: Positional arguments of each call.
+            named: The user's function that it calls, for messages; None: ``function`` itself.
         """
         if self._thread is None:
             self._start()
@@ -123,7 +132,7 @@ class Caller:
                 self._thread = thread
 
     def call_each(self, calls: list[tuple[Callable[..., Any], tuple[Any, ...]]]) -> None:
-        """Call several functions, in this order."""
+        """Call several functions once each, in this order."""
         for function, arguments in calls:
             self.call(function, [arguments])
 
@@ -145,36 +154,39 @@ class Caller:
             for arguments in left:
                 call_now(function, arguments)
                 arguments = ()
-            # What was handed over may be large, and the next may be long in coming.
+            # Free the arguments now: they may be large, and the next call may be a long time away.
             item = function = batch = self._named = None  # type: ignore[assignment]
 
     def is_current(self) -> bool:
-        """Whether we are in a callback now."""
+        """True on this thread: inside a call."""
         return threading.current_thread() is self._thread
 
-    # Waiting for them.
+    # Waiting for calls.
 
     def count_left(self) -> int:
-        """Calls that were given and have not ended, about: others go on meanwhile."""
+        """Returns about how many calls were given and have not ended: the thread goes on while they are counted."""
         running = 0 if self._named is None else 1 + operator.length_hint(self._left)
-        # A copy is made in one piece.
+        # Copied first, in one step under the GIL: the deque changes while it is iterated over.
         waiting = [len(item[1]) for item in self._calls.copy() if item is not None and item[2] is not None]
         return running + sum(waiting)
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait for ``timeout_s`` at most until all that was given has been called; whether it has been."""
+        """Wait until all calls given by now have been made. False if that takes longer than ``timeout_s`` seconds."""
         done = self._mark()
         return done is None or done.wait(timeout_s)
 
     def wait_called(self, until: float | None, who: str) -> Waited:
-        """Wait until all that was given by now has been called, however long that takes.
+        """Wait until all calls given by now have been made, however long that takes. Inside a call: returns at once.
 
         Args:
-            until: When to stop waiting (monotonic seconds); None for never.
-            who: Waits for it, in messages.
+            until: When to stop waiting (monotonic seconds); None: never.
+            who: Subject of messages about the wait, as "cluster f".
+
+        Returns:
+            ``STUCK`` if the wait gave up a callback that stands at a lock, after a warning.
 
         Raises:
-            KeyboardInterrupt: By Ctrl-C, after a line that says how many are left.
+            KeyboardInterrupt: After Ctrl-C, and a line that says how many calls are left.
         """
         done = self._mark()
         if done is None:
@@ -186,9 +198,8 @@ class Caller:
                 now = time.monotonic()
                 if done.wait(LOOK_S if until is None else max(0.0, min(LOOK_S, until - now))):
                     return Waited.CALLED
-                if (
-                    not self._thread.is_alive()
-                ):  # it has ended after all that it had been given, or in a fork
+                # The thread has ended, after all its calls; or this is a fork, which has no such thread.
+                if not self._thread.is_alive():
                     return Waited.CALLED
                 now = time.monotonic()
                 if until is not None and now >= until:
@@ -200,10 +211,10 @@ class Caller:
             raise
 
     def _mark(self) -> threading.Event | None:
-        """An event that is set after all that was given by now; None if there is nothing to wait for."""
+        """Returns an event that is set after all calls given by now; None if there is nothing to wait for."""
         if self._thread is None or not self._thread.is_alive() or self.is_current():
             return None
-        # In this order: what is not waiting any more has been taken before the thread is idle again.
+        # In this order: a call that has left the queue was taken before the thread becomes idle again.
         if not self._calls and self._is_idle:
             return None
         done = threading.Event()
@@ -212,26 +223,26 @@ class Caller:
         return done
 
     def position(self) -> object:
-        """Which call is being made; equal for the same one."""
+        """Returns a mark of the call that is being made: equal while it is the same call."""
         return self._left, operator.length_hint(self._left)
 
     def name_running(self) -> str:
-        """Name and line of the user's function that is being called, for a message."""
+        """Returns the name of the user's function that is being called, for a message."""
         return "a callback" if self._named is None else name_of(self._named)
 
     def stop(self) -> None:
-        """End the thread after what it has been given."""
+        """End the thread after all calls given by now. Does not wait."""
         self._calls.append(None)
         self._signal.wake()
 
 
 class _Waiter:
-    """One who waits for calls: says what for, and sees whether they can come.
+    """One wait for calls: says what it waits for, and decides when a call is given up.
 
     Args:
-        caller: Calls them.
-        standing: Of its thread.
-        who: Waits.
+        caller: Thread that makes the calls.
+        standing: Where that thread stands.
+        who: Subject of messages about the wait.
     """
 
     def __init__(self, caller: Caller, standing: Standing, who: str) -> None:
@@ -243,15 +254,15 @@ class _Waiter:
         self._warned: object = None
 
     def left(self) -> str:
-        """How many calls are left, for a message."""
+        """Returns a text that says how many calls are left, for a message."""
         return left(self._caller.count_left())
 
     def gives_up(self, now: float) -> bool:
-        """Look at the callback that is waited for; True if it is not to be waited for any more."""
+        """Look where the running callback stands, and log what there is to say. True if the wait must give it up."""
         seen, patience = self._standing, self._caller.patience
         seen.look(now)
         if seen.since is not None and now - seen.since >= patience.warn_s:
-            # What was given up by another wait has had its time; it only has to be seen that it has not gone on.
+            # A call that another wait gave up has had its time: here it only has to be seen at the same place.
             place = self._caller.position(), seen.mark()
             is_known = place == self._caller.given_up
             is_stuck = seen.alone_since is not None and now - seen.alone_since >= patience.stuck_s
@@ -278,12 +289,13 @@ class _Waiter:
         return False
 
     def _running(self) -> str:
+        """Returns name and line of the user's function that is being called, for a message."""
         where = f" ({self._standing.where})" if self._standing.where else ""
         return f"{self._caller.name_running()}{where}"
 
 
 def call_now(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """Call a function of the user; what it raises is logged."""
+    """Call a function of the user. Whatever it raises, ``SystemExit`` too, is logged and goes no further."""
     try:
         function(*arguments)
     except BaseException:
@@ -291,11 +303,11 @@ def call_now(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
 
 
 def left(count: int) -> str:
-    """So many callbacks are left, for a message."""
+    """Returns "1 callback is left", "2 callbacks are left" …, for a message."""
     return counted(count, "callback is left", "callbacks are left")
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """A callback in a message."""
+    """Returns the name of a callback for a message, without ``<locals>``."""
     name = getattr(function, "__qualname__", None)
     return name.replace("<locals>.", "") if isinstance(name, str) else describe(function)

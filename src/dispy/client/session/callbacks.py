@@ -1,4 +1,4 @@
-"""Callbacks of one cluster: waiting for its jobs, and for what the program is told of them."""
+"""Waiting for one cluster: for its unfinished jobs, and for the callbacks of those that have ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def wait_jobs(cluster: ClusterState, until: float | None) -> bool:
-    """Wait until a cluster has no jobs that have not ended; False if it has some at ``until``."""
+    """Wait until a cluster has no unfinished jobs. False if it has some at ``until`` (monotonic seconds)."""
     with cluster._idle:
         return cluster._idle.wait_for(
             lambda: not cluster._jobs, None if until is None else until - time.monotonic()
@@ -22,10 +22,17 @@ def wait_jobs(cluster: ClusterState, until: float | None) -> bool:
 
 
 def wait_all(cluster: ClusterState, until: float | None) -> Waited:
-    """Wait for a cluster's jobs, and for the callbacks of those that have ended.
+    """Wait for a cluster's jobs and their callbacks, and for jobs that callbacks submit, until nothing is left.
 
-    Callbacks may submit jobs: these are waited for, and so on. A thread of ours waits for jobs only: all callbacks
-    might be behind it.
+    On the engine's own threads, as in a callback, wait for jobs only: the callbacks may be queued behind this call.
+
+    Args:
+        cluster: Cluster that is waited for.
+        until: When to stop waiting (monotonic seconds); None: never.
+
+    Returns:
+        ``CALLED`` if all jobs have ended and all callbacks were called; ``LATE`` at ``until``; ``STUCK`` if a
+        callback that stands at a lock was given up.
     """
     seen = -1
     while True:
@@ -33,7 +40,7 @@ def wait_all(cluster: ClusterState, until: float | None) -> Waited:
             return Waited.LATE
         if not has_callbacks(cluster) or cluster._engine.is_current():
             return Waited.CALLED
-        # On the loop: between a job's end and its callbacks being given nobody sees that all have ended.
+        # Counted on the loop: between a job's end and the queueing of its callbacks no thread must see "all ended".
         ends = _count_ends(cluster) if cluster._is_closed else cluster._engine.call(_count_ends, cluster)
         if ends is not None:
             if ends == seen:
@@ -45,20 +52,25 @@ def wait_all(cluster: ClusterState, until: float | None) -> Waited:
 
 
 def _count_ends(cluster: ClusterState) -> int | None:
-    """How often jobs of a cluster have ended, several at once counting as one; None if some have not."""
+    """Returns the number of events in which jobs of a cluster ended; None if jobs are unfinished."""
     with cluster._idle:
         return None if cluster._jobs else cluster._ends
 
 
 def wait_called(cluster: ClusterState, until: float | None) -> Waited:
-    """Wait for the callbacks that a cluster has been given by now; on a thread of ours for none."""
+    """Wait for the callbacks that are queued by now. On the engine's own threads and without callbacks: do not wait.
+
+    Args:
+        cluster: Cluster that waits; callbacks of other clusters that are queued before its own are waited for, too.
+        until: When to stop waiting (monotonic seconds); None: never.
+    """
     if not has_callbacks(cluster) or cluster._engine.is_current():
         return Waited.CALLED
     return cluster._engine.callbacks.wait_called(until, f"cluster {cluster.name}")
 
 
 def has_callbacks(cluster: ClusterState) -> bool:
-    """Whether the program is told of what happens."""
+    """True if the program has given a callback: for jobs, for the cluster, or for live output."""
     return not (
         cluster.job_status is None and cluster.cluster_status is None and cluster._watching.callback is None
     )
