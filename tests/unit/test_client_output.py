@@ -8,8 +8,8 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dispy.client.engine.callback_thread import Caller
 from dispy.client.job import DispyJob
-from dispy.client.session.callback_thread import Caller
 from dispy.client.session.live_output import PENDING_MAX, Follower, Watching
 from dispy.protocol.node import CANCELLED, FINISHED, Ended, Printed
 from dispy.protocol.output import CUT_MARK

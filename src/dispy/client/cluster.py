@@ -16,6 +16,7 @@ from dispy.client.arguments import check_threads, check_timeout, deadline, descr
 from dispy.client.cluster_nodes import NodeNames
 from dispy.client.code.computation import Computation, check_setup
 from dispy.client.engine import node_discovery
+from dispy.client.engine.callback_thread import Waited
 from dispy.client.engine.engine import Engine, engine, stop_engine
 from dispy.client.job import CANCELLED, STATUS_NAMES, DispyJob
 from dispy.client.logger import set_level
@@ -29,7 +30,6 @@ from dispy.client.session import files as session_files
 from dispy.client.session import shutdown as closing
 from dispy.client.session import status_table as status_module
 from dispy.client.session import submission as submitting
-from dispy.client.session.callback_thread import Waited
 from dispy.client.session.failures import Tally
 from dispy.client.session.files import Held, Shipped
 from dispy.client.session.live_output import Watching

@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dispy import payload
 from dispy.client import logger as log
 from dispy.client.engine import node_discovery
+from dispy.client.engine.callback_thread import Caller
 from dispy.client.engine.local_nodes import Listed
 from dispy.client.engine.private_node import PrivateNode
 from dispy.client.recovery import journaling
 from dispy.client.session import completion, explain, failures, files, shutdown
-from dispy.client.session.callback_thread import Caller
 from dispy.client.session.received_files import Arrivals
 from dispy.core import scheduling as core
 from dispy.core.scheduling.ids import NodeId

@@ -6,7 +6,7 @@ import inspect
 import time
 from typing import TYPE_CHECKING, Any
 
-from dispy.client.session.callback_thread import Waited
+from dispy.client.engine.callback_thread import Waited
 from dispy.errors import UsageError
 
 if TYPE_CHECKING:

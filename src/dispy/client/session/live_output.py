@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from dispy.client.engine.callback_thread import Caller, call_now
 from dispy.client.job import CREATED, DispyJob
-from dispy.client.session.callback_thread import Caller, call_now
 from dispy.client.waiting import Signal
 from dispy.core import scheduling as core
 from dispy.protocol.limits import MIB

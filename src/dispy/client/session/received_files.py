@@ -19,7 +19,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from dispy import config
-from dispy.client.session.callback_thread import Caller
+from dispy.client.engine.callback_thread import Caller
 from dispy.core.scheduling.ids import NodeId
 from dispy.protocol import limits
 from dispy.protocol.files import RESERVED, check_path

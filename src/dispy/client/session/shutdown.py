@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from dispy import config
 from dispy.client.arguments import check_flag, deadline
+from dispy.client.engine import callback_thread
+from dispy.client.engine.callback_thread import Caller, Waited
 from dispy.client.logger import notice
 from dispy.client.map.chunks import Chunk
 from dispy.client.nodes import DispyNode
 from dispy.client.recovery import journaling
-from dispy.client.session import callback_thread, callbacks, cancellation, completion, failures
-from dispy.client.session.callback_thread import Caller, Waited
+from dispy.client.session import callbacks, cancellation, completion, failures
 from dispy.errors import UsageError
 from dispy.system import process_identity
 

@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from dispy.client.arguments import describe
+from dispy.client.engine.deadlocks import Standing
 from dispy.client.logger import notice
-from dispy.client.session.deadlocks import Standing
 from dispy.client.waiting import Signal
 from dispy.system.escaping import counted
 
