@@ -125,6 +125,7 @@ class Caller:
         self._signal.wake()
 
     def _start(self) -> None:
+        """Start the thread, unless another caller has started it meanwhile."""
         with self._let_go:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -137,6 +138,7 @@ class Caller:
             self.call(function, [arguments])
 
     def _run(self) -> None:
+        """Make calls until ``stop``: what the thread does."""
         calls = self._calls
         while True:
             if not calls:
@@ -183,7 +185,8 @@ class Caller:
             who: Subject of messages about the wait, as "cluster f".
 
         Returns:
-            ``STUCK`` if the wait gave up a callback that stands at a lock, after a warning.
+            ``CALLED`` if all were made, or this is inside a call; ``LATE`` at ``until``; ``STUCK`` if the wait gave
+            up a callback that stands at a lock, after a warning.
 
         Raises:
             KeyboardInterrupt: After Ctrl-C, and a line that says how many calls are left.

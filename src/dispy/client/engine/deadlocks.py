@@ -107,6 +107,7 @@ def _waiting(frame: FrameType) -> FrameType:
 
 
 def _module(frame: FrameType) -> str:
+    """Returns the name of the module whose code a frame runs."""
     return str(frame.f_globals.get("__name__", ""))
 
 

@@ -56,7 +56,7 @@ def why(cluster: ClusterState, job: DispyJob) -> str:
 
 
 def check_waiting(cluster: ClusterState) -> None:
-    """Log why jobs of a cluster wait without a node that takes them, or stand still; on the loop, at each tick.
+    """Log why jobs of a cluster wait without a node that takes them, or stand still. Often called, on the loop.
 
     Waiting is a warning, once for each kind of reason. Standing still (nothing moves that could, for
     ``watchdog.STALL_S`` seconds) is an error; it is logged once, too.

@@ -181,6 +181,7 @@ class Watching:
         self._call(job, reader.finish(final))
 
     def _call(self, job: DispyJob, outputs: list[Output]) -> None:
+        """Call the callback for each piece; what it raises is logged."""
         assert self.callback is not None
         for output in outputs:
             call_now(self.callback, (job, *output))
@@ -201,6 +202,7 @@ def follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
 
 
 def _follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
+    """Yields the output of a job: the generator of ``follow``, which checks the process before the first piece."""
     reader = Reader(getattr(job._cluster, "_gives_bytes", False))
     if job._is_final:
         yield from reader.finish(_kept(job))
@@ -249,5 +251,6 @@ def _kept(job: DispyJob) -> Final:
 
 
 def _bytes(kept: object) -> bytes:
+    """Returns an output attribute of a job as bytes; empty for None."""
     # Only bytes come from nodes, but the program may have assigned a text.
     return kept if isinstance(kept, bytes) else str(kept).encode() if kept is not None else b""

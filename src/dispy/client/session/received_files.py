@@ -87,7 +87,7 @@ class Arrivals:
         self._caller.call(self._take, [(cluster.name, message, node)])
 
     def tidy(self) -> None:
-        """Drop the incomplete files of jobs that have ended; on the engine's loop, at each tick."""
+        """Drop the incomplete files of jobs that have ended; on the engine's loop, several times a second."""
         if self._arriving or self._arrived:
             self._caller.call(self._tidy, [()])
 
