@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from dispy.client.recover import recover_jobs as recover_jobs
     from dispy.client.recovery.dead_programs import DeadProgram as DeadProgram
     from dispy.client.recovery.dead_programs import recoverable as recoverable
-    from dispy.client.session.live_output import Output as Output
     from dispy.client.session.objects import Ref as Ref
     from dispy.client.shared import SharedJobCluster as SharedJobCluster
     from dispy.client.waiting import ALL_COMPLETED as ALL_COMPLETED
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from dispy.client.waiting import as_completed as as_completed
     from dispy.client.waiting import wait as wait
     from dispy.errors import DispyError as DispyError
+    from dispy.protocol.output_reader import Output as Output
 
 __version__ = "5.0"
 
@@ -71,7 +71,7 @@ _HOMES = {
     "DispyNodeAvailInfo": "dispy.client.nodes",
     "JobCluster": "dispy.client.cluster",
     "NodeAllocate": "dispy.client.nodes",
-    "Output": "dispy.client.session.live_output",
+    "Output": "dispy.protocol.output_reader",
     "Ref": "dispy.client.session.objects",
     "SharedJobCluster": "dispy.client.shared",
     "logger": "dispy.client.logger",

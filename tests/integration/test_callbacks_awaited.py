@@ -12,7 +12,7 @@ import pytest
 
 import dispy
 from dispy import DispyJob
-from dispy.client.session.callbacks import Patience
+from dispy.client.engine.callback_thread import Patience
 
 from .conftest import MakeCluster, RunProgram
 from .helpers import wait_for
@@ -297,7 +297,7 @@ import sys, threading, time
 
 import dispy
 from dispy.client.engine import engine
-from dispy.client.session.callbacks import Patience
+from dispy.client.engine.callback_thread import Patience
 
 seen = []
 

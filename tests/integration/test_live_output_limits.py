@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 import dispy
-from dispy.client.session.live_output import RESTART_MARK
 from dispy.protocol.output import CUT_MARK
+from dispy.protocol.output_reader import RESTART_MARK
 
 from .conftest import MakeCluster, StartNode
 from .following import Following, Seen, wait_running

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from dispy.client.session.callbacks import Caller, check_callback
+from dispy.client.engine.callback_thread import Caller
+from dispy.client.session.callbacks import check_callback
 from dispy.errors import UsageError
 
 

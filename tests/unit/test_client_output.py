@@ -8,19 +8,12 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dispy.client.engine.callback_thread import Caller
 from dispy.client.job import DispyJob
-from dispy.client.session.callbacks import Caller
-from dispy.client.session.live_output import (
-    PENDING_MAX,
-    RESTART_MARK,
-    Final,
-    Follower,
-    Output,
-    Reader,
-    Watching,
-)
+from dispy.client.session.live_output import PENDING_MAX, Follower, Watching
 from dispy.protocol.node import CANCELLED, FINISHED, Ended, Printed
 from dispy.protocol.output import CUT_MARK
+from dispy.protocol.output_reader import RESTART_MARK, Final, Output, Reader
 
 TEXT = "größer ≥ 日本 🎈\n".encode() + b"\xff\xc3(\xe2\x82"
 

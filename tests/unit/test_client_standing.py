@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from dispy.client.session.deadlocks import Standing
+from dispy.client.engine.deadlocks import Standing
 
 lock = threading.Lock()
 again = threading.RLock()
@@ -148,8 +148,8 @@ def test_a_thread_at_work_is_not_at_a_lock(function: Callable[[], object]) -> No
 
 SCRIPT = """
 import concurrent.futures, queue, socket, sys, threading, time
-from dispy.client.session import deadlocks as standing
-from dispy.client.session.callbacks import Caller, Patience
+from dispy.client.engine import deadlocks as standing
+from dispy.client.engine.callback_thread import Caller, Patience
 
 lock, again, event = threading.Lock(), threading.RLock(), threading.Event()
 full = queue.Queue(1)

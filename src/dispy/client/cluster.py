@@ -16,6 +16,7 @@ from dispy.client.arguments import check_threads, check_timeout, deadline, descr
 from dispy.client.cluster_nodes import NodeNames
 from dispy.client.code.computation import Computation, check_setup
 from dispy.client.engine import node_discovery
+from dispy.client.engine.callback_thread import Waited
 from dispy.client.engine.engine import Engine, engine, stop_engine
 from dispy.client.job import CANCELLED, STATUS_NAMES, DispyJob
 from dispy.client.logger import set_level
@@ -24,19 +25,19 @@ from dispy.client.map.entry import Maps
 from dispy.client.nodes import DispyNode, parse_nodes
 from dispy.client.parameters import check_dest_path, check_each, reentrant_or_not, renamed
 from dispy.client.recovery import journaling
-from dispy.client.session import callbacks, completion, explain
-from dispy.client.session import sent as data
+from dispy.client.session import callbacks, cancellation, explain, objects
+from dispy.client.session import files as session_files
 from dispy.client.session import shutdown as closing
 from dispy.client.session import status_table as status_module
 from dispy.client.session import submission as submitting
-from dispy.client.session.callbacks import Waited
 from dispy.client.session.failures import Tally
-from dispy.client.session.files import Held, Shipped, is_file_item
+from dispy.client.session.files import Held, Shipped
 from dispy.client.session.live_output import Watching
 from dispy.client.session.objects import Ref
 from dispy.client.session.received_files import note_root
 from dispy.client.tracebacks import brief, briefly
 from dispy.errors import PicklingError, UsageError
+from dispy.files.manifest import is_file_item
 from dispy.journal.writer import Journal
 from dispy.protocol.files import FileEntry
 from dispy.security import secrets
@@ -357,7 +358,7 @@ class JobCluster(Maps):
             PicklingError: The object cannot be sent; says what in it.
             UsageError: The cluster is closed, or has put too much.
         """
-        return data.put(self, value)
+        return objects.put(self, value)
 
     @briefly
     def send_file(self, path: Any, node: Any = None, relay: bool = False) -> int:
@@ -378,7 +379,7 @@ class JobCluster(Maps):
         Raises:
             UsageError: There is no such file, it cannot be sent, or the cluster is closed.
         """
-        return data.send_file(self, path, node)
+        return session_files.send_file(self, path, node)
 
     # Cancelling and waiting.
 
@@ -399,7 +400,7 @@ class JobCluster(Maps):
         if self._is_closed or self._pid != process_identity.pid:
             self._check_open()
         if not isinstance(job, DispyJob):
-            return completion.cancel_several(self, job)
+            return cancellation.cancel_several(self, job)
         number = job._number
         if self._jobs.get(number) is not job:
             return -1
@@ -408,7 +409,7 @@ class JobCluster(Maps):
                 job._status = CANCELLED
         self._cancels.append(number)
         if not self._has_posted_cancels:
-            completion.post_cancels(self)
+            cancellation.post_cancels(self)
         return 0
 
     @briefly
@@ -453,7 +454,7 @@ class JobCluster(Maps):
     def why(self, job: DispyJob) -> str:
         """Say in words where a job is, and why it has not ended: for whom it waits, and where."""
         if not isinstance(job, DispyJob):
-            raise UsageError(f"why takes a job, not {describe(job)}", hint=completion.JOBS_ARE)
+            raise UsageError(f"why takes a job, not {describe(job)}", hint=cancellation.JOBS_ARE)
         if job._is_final:
             return f"it has ended: {STATUS_NAMES[job._status]}"
         self._check_open()

@@ -21,7 +21,7 @@ from dispy.system import process_identity
 from dispy.system.escaping import of_error
 
 if TYPE_CHECKING:
-    from dispy.client.session.live_output import Output
+    from dispy.protocol.output_reader import Output
 
 CREATED = 5
 RUNNING = 6

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from dispy.client.arguments import describe, warn
 from dispy.client.job import CREATED
-from dispy.client.session.files import is_file_item
 from dispy.errors import UsageError
+from dispy.files.manifest import is_file_item
 from dispy.system import current_directory
 from dispy.system.addresses import is_loopback, resolve
 

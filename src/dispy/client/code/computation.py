@@ -13,8 +13,8 @@ from typing import Any
 from dispy import config, payload
 from dispy.client.code.imports import names_of
 from dispy.client.code.program import find_program
-from dispy.client.session.files import is_file_item
 from dispy.errors import UsageError
+from dispy.files.manifest import is_file_item
 from dispy.worker.program import Program, as_text
 
 logger = logging.getLogger("dispy.client")

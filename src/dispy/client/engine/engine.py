@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dispy import payload
 from dispy.client import logger as log
 from dispy.client.engine import node_discovery
+from dispy.client.engine.callback_thread import Caller
 from dispy.client.engine.local_nodes import Listed
 from dispy.client.engine.private_node import PrivateNode
 from dispy.client.recovery import journaling
-from dispy.client.session import completion, explain, failures, sent, shutdown
-from dispy.client.session.callbacks import Caller
+from dispy.client.session import completion, explain, failures, files, shutdown
 from dispy.client.session.received_files import Arrivals
 from dispy.core import scheduling as core
 from dispy.core.scheduling.ids import NodeId
@@ -415,7 +415,7 @@ class Engine:
         """Files were put somewhere for a cluster, or cannot be."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
-            sent.on_files(cluster, action)
+            files.on_files(cluster, action)
 
     def on_cpus(self, found: NodeInfo) -> None:
         """A node offers another number of CPUs: who uses it decides anew how many of them."""

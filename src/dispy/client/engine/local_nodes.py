@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dispy.client.session.callbacks import Caller
+from dispy.client.engine.callback_thread import Caller
 from dispy.net.discovery import Listing, Lookout
 
 

@@ -12,8 +12,7 @@ from dispy import payload
 from dispy.client.arguments import check_flag, deadline, describe
 from dispy.client.cluster_nodes import Steering
 from dispy.client.map.chunks import Chunk, Mapping, Options
-from dispy.client.session import completion, submission
-from dispy.client.session import sent as data
+from dispy.client.session import cancellation, objects, submission
 from dispy.client.tracebacks import briefly
 from dispy.errors import PicklingError, UsageError
 
@@ -129,7 +128,7 @@ class Maps(Steering):
         self._computation.check_constants(constants, given)
         values = dict(constants)
         try:
-            return data.put(self, values)
+            return objects.put(self, values)
         except PicklingError:
             for name, value in values.items():
                 culprit = payload.find_culprit(value, f"constant {name!r}")
@@ -147,7 +146,7 @@ class Maps(Steering):
         """Cancel the chunks of a map that are left. Does not wait, on any thread."""
         self._maps.discard(ended)
         if numbers:
-            self._engine.post(completion.cancel_open, self, numbers)
+            self._engine.post(cancellation.cancel_open, self, numbers)
 
 
 def _refuse_others(what: str, others: dict[str, Any]) -> None:

@@ -17,7 +17,8 @@ from dispy.client.job import DispyJob
 from dispy.client.recovery.dead_program import Dead, read_part
 from dispy.client.recovery.journaling import note_computation
 from dispy.client.recovery.rebuilt_jobs import unstarted
-from dispy.client.session.completion import cancel_all, give_up_jobs
+from dispy.client.session.cancellation import cancel_all
+from dispy.client.session.completion import give_up_jobs
 from dispy.client.session.files import Held
 from dispy.core import scheduling as core
 from dispy.journal.writer import Journal

@@ -1,1 +1,1 @@
-"""One cluster of a program: its record, and what is done with its jobs, files and objects."""
+"""One cluster of a program: its record (``state``), and functions on it for jobs, files, objects and callbacks."""

@@ -1,17 +1,30 @@
-"""How jobs run and end: cancelled by the program, told of by nodes, given up here.
+"""How jobs run and end: what nodes report of them, and ends without a node.
 
-What nodes say comes on the engine's loop. Results that need the user's code to be rebuilt are loaded on a thread of
-their own; callbacks have another.
+Theory of operation. Reports come on the engine's loop. Results that are plain values stay pickled until the program
+asks for them. A result that needs the user's code to be rebuilt is loaded on the loader's thread, so that the loop
+never runs that code; so is an end that comes behind a provisional result, to keep their order. Callbacks run on a
+third thread. ``_status_guard`` is held to set a status, as any thread may cancel at the same time.
+
+    status          | event                   | next status          | callbacks
+    Created         | ``on_started``          | Running              | cluster_status
+    below Cancelled | ``on_requeued``         | Created              | none
+    below Cancelled | ``on_value``            | ProvisionalResult    | job_status, cluster_status
+    below Cancelled | the program cancels     | Cancelled, not final | none
+    any             | ``on_ended``            | as the node reports  | job_status unless Abandoned, cluster_status
+    any             | ``on_ended_here``       | as given             | job_status unless Abandoned, cluster_status
+
+A job that is Cancelled and not final keeps that status while reports come, until its end. ``on_ended`` and
+``on_ended_here`` make a job final: it leaves ``cluster._jobs``, threads that wait for it are woken, then callbacks
+are queued. A chunk of a map goes the same way, but gives its end to the map instead and has no callbacks.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from dispy import payload
-from dispy.client.arguments import describe
 from dispy.client.job import (
     ABANDONED,
     CANCELLED,
@@ -23,9 +36,6 @@ from dispy.client.job import (
     DispyJob,
 )
 from dispy.client.map.chunks import Chunk
-from dispy.client.session.submission import take_inbox
-from dispy.core import scheduling as core
-from dispy.errors import UsageError
 from dispy.protocol.node import Ended, Provisional, Started
 
 if TYPE_CHECKING:
@@ -33,70 +43,11 @@ if TYPE_CHECKING:
     from dispy.client.session.state import ClusterState
     from dispy.scheduler.link import NodeInfo
 
-JOBS_ARE = "jobs are what submit returns"
-
-# Cancelled by the program.
-
-
-def cancel_several(cluster: ClusterState, jobs: Iterable[DispyJob]) -> int:
-    """Cancel several; on any thread.
-
-    Returns:
-        0 if all are (being) cancelled, -1 if some had ended or are not of this cluster.
-
-    Raises:
-        UsageError: Something else than jobs.
-    """
-    if not isinstance(jobs, Iterable) or isinstance(jobs, (str, bytes)):
-        raise UsageError(f"cancel takes a job, or several, not {describe(jobs)}", hint=JOBS_ARE)
-    several = list(jobs)
-    for job in several:
-        if not isinstance(job, DispyJob):
-            raise UsageError(f"cancel takes jobs, not {describe(job)}", hint=JOBS_ARE)
-    is_open = cluster._jobs.get
-    left = [job for job in several if is_open(job._number) is job]
-    with cluster._status_guard:
-        for job in left:
-            if job._status < CANCELLED:
-                job._status = CANCELLED
-    cluster._cancels.extend([job._number for job in left])
-    post_cancels(cluster)
-    return 0 if len(left) == len(several) else -1
-
-
-def post_cancels(cluster: ClusterState) -> None:
-    """Have cancelled what has been noted; on any thread."""
-    if not cluster._has_posted_cancels:
-        cluster._has_posted_cancels = True
-        cluster._engine.post(_take_cancels, cluster)
-
-
-def _take_cancels(cluster: ClusterState) -> None:
-    """Cancel what has been asked for since the last time: the path of a million jobs."""
-    cluster._has_posted_cancels = False
-    popleft = cluster._cancels.popleft
-    cancel_open(cluster, [popleft() for _ in range(len(cluster._cancels))])
-
-
-def cancel_open(cluster: ClusterState, numbers: Iterable[int]) -> None:
-    """Cancel those of these jobs that have not ended; on the loop."""
-    take_inbox(cluster)
-    jobs, ended = cluster._jobs, cluster._ended
-    left = [number for number in numbers if number in jobs and number not in ended]
-    if left:
-        cluster._engine.service.handle(core.CancelJobs(cluster._number, left))
-
-
-def cancel_all(cluster: ClusterState) -> None:
-    """Cancel all that have not ended; on the loop."""
-    cancel_open(cluster, list(cluster._jobs))
-
-
-# Told of by nodes.
+# Reports of nodes.
 
 
 def on_started(cluster: ClusterState, started: list[Started], info: NodeInfo) -> None:
-    """Jobs are running."""
+    """Take the report that jobs are running: set address and start time, tell ``cluster_status``."""
     shown = cluster._dispy_nodes.get(info.node)
     told = []
     for item in started:
@@ -116,7 +67,7 @@ def on_started(cluster: ClusterState, started: list[Started], info: NodeInfo) ->
 
 
 def on_requeued(cluster: ClusterState, numbers: list[int]) -> None:
-    """Jobs wait again."""
+    """Take back jobs whose node was lost and that wait again: status ``Created``, no address, no start time."""
     for number in numbers:
         job = cluster._jobs.get(number)
         if job is not None:
@@ -127,7 +78,7 @@ def on_requeued(cluster: ClusterState, numbers: list[int]) -> None:
 
 
 def on_value(cluster: ClusterState, value: Provisional, info: NodeInfo) -> None:
-    """A job sent a provisional result."""
+    """Take a provisional result, and have the loader unpickle it. A part of a file goes to ``received_files``."""
     job = cluster._jobs.get(value.number)
     if value.file is not None:
         cluster._engine.take_part(cluster, value, info.node)
@@ -139,7 +90,7 @@ def on_value(cluster: ClusterState, value: Provisional, info: NodeInfo) -> None:
 
 
 def _load_value(cluster: ClusterState, job: DispyJob, data: bytes, info: NodeInfo) -> None:
-    """A provisional value: a snapshot of the job goes to the callbacks. On the loader's thread."""
+    """Unpickle a provisional result, and give callbacks a snapshot of the job with it. On the loader's thread."""
     result = payload.load(data)
     job.ip_addr = info.ip_addr
     with cluster._status_guard:
@@ -154,7 +105,10 @@ def _load_value(cluster: ClusterState, job: DispyJob, data: bytes, info: NodeInf
 
 
 def on_ended(cluster: ClusterState, ended: list[Ended], info: NodeInfo) -> None:
-    """Jobs have ended: fill them in, wake those who wait, queue callbacks. On the path of every job."""
+    """Take the ends of jobs: fill the jobs in, wake waiting threads, queue callbacks. On the path of every job.
+
+    Results that need the user's code, and jobs with provisional results, go to the loader instead (``_load_ended``).
+    """
     jobs = cluster._jobs
     if cluster._watching.is_active:
         cluster._watching.on_ended(jobs, ended)
@@ -195,7 +149,7 @@ def on_ended(cluster: ClusterState, ended: list[Ended], info: NodeInfo) -> None:
 
 
 def _finish_chunks(cluster: ClusterState, chunks: list[tuple[Chunk, Ended]], info: NodeInfo) -> None:
-    """Chunks of maps have ended. What they brought is unpickled by the thread that takes it."""
+    """Give chunks that have ended to their maps. The thread that iterates over a map unpickles the results."""
     calls = 0
     seconds = 0.0
     for chunk, item in chunks:
@@ -210,7 +164,10 @@ def _finish_chunks(cluster: ClusterState, chunks: list[tuple[Chunk, Ended]], inf
 
 
 def _load_ended(cluster: ClusterState, job: DispyJob, item: Ended, info: NodeInfo) -> None:
-    """The end of a job whose result needs the user's code to be rebuilt. On the loader's thread."""
+    """Take the end of one job, and rebuild its result with the user's code. On the loader's thread.
+
+    If that raises, the job is ``Terminated`` with this as its reason.
+    """
     value: Any = None
     if item.status == FINISHED:
         try:
@@ -219,12 +176,12 @@ def _load_ended(cluster: ClusterState, job: DispyJob, item: Ended, info: NodeInf
             item.status = TERMINATED
             item.reason = f"the job's result cannot be rebuilt here: {type(error).__name__}: {error}"
             item.payload = b""
-    # Who waits for all jobs, as ``close`` does, goes on when the callbacks have been given to their thread; who waits
-    # for this one, when it has been counted. On the loop both come after the whole batch in any case.
+    # A thread that waits for all jobs, as in ``close``, must go on only when the callbacks have been queued, and one
+    # that waits for this job only when it has been counted. On the loop both come after the whole batch in any case.
     with cluster._idle, cluster._status_guard:
         cluster._ended.discard(item.number)
         if cluster._jobs.pop(item.number, None) is not job:
-            return  # given up meanwhile
+            return  # ended by ``on_ended_here`` meanwhile
         _fill(cluster, job, item, info)
         if item.status == FINISHED:
             job.result = value
@@ -237,6 +194,10 @@ def _load_ended(cluster: ClusterState, job: DispyJob, item: Ended, info: NodeInf
 
 
 def _fill(cluster: ClusterState, job: DispyJob, item: Ended, info: NodeInfo) -> None:
+    """Set a job's attributes by the report of its end, except the result, and count failures. Hold ``_status_guard``.
+
+    Address, times and output of a job that did not run stay as they are.
+    """
     if item.ran:
         job.ip_addr = info.ip_addr
         job.start_time = item.start
@@ -261,12 +222,21 @@ def _fill(cluster: ClusterState, job: DispyJob, item: Ended, info: NodeInfo) -> 
 
 
 def _count_failed(cluster: ClusterState, info: NodeInfo) -> None:
+    """Count a failed job for its node."""
     shown = cluster._dispy_nodes.get(info.node)
     if shown is not None:
         shown.jobs_failed += 1
 
 
 def _finish(cluster: ClusterState, done: list[DispyJob], seconds: float, info: NodeInfo) -> None:
+    """Make jobs final that are filled in: wake waiting threads, drop references, count, queue callbacks.
+
+    Args:
+        cluster: Cluster of the jobs.
+        done: The jobs.
+        seconds: Sum of their run times.
+        info: Node that ran them.
+    """
     jobs = cluster._jobs
     cluster._tally.ended += len(done)
     for job in done:
@@ -280,11 +250,18 @@ def _finish(cluster: ClusterState, done: list[DispyJob], seconds: float, info: N
     _call_back(cluster, done, _count(cluster, len(done), seconds, info))
 
 
-# With no node.
+# Ends without a node.
 
 
 def on_ended_here(cluster: ClusterState, numbers: Collection[int], status: int, reason: str) -> None:
-    """Jobs have ended with no node: were cancelled, abandoned, given up."""
+    """End jobs without a report of a node: cancelled while they waited, abandoned, given up. On the loop.
+
+    Args:
+        cluster: Cluster of the jobs.
+        numbers: The jobs; ended and unknown ones are skipped.
+        status: Final status of all of them.
+        reason: Text for ``exception`` of all of them.
+    """
     if cluster._watching.is_active:
         ends = [Ended(n, 0, status, 0.0, 0.0, b"", reason=reason, ran=False) for n in numbers]
         cluster._watching.on_ended(cluster._jobs, ends)
@@ -328,15 +305,15 @@ def on_ended_here(cluster: ClusterState, numbers: Collection[int], status: int, 
 
 
 def give_up_jobs(cluster: ClusterState) -> None:
-    """What has not ended is ended here; on the loop."""
+    """End all unfinished jobs as ``Abandoned``, as the cluster is closed and does not wait for nodes; on the loop."""
     on_ended_here(cluster, list(cluster._jobs), ABANDONED, "the cluster was closed")
 
 
-# What the program sees of it.
+# Callbacks and counts.
 
 
 def _call_back(cluster: ClusterState, done: list[DispyJob], shown: DispyNode | None) -> None:
-    """Have the user's callbacks called for jobs that have ended."""
+    """Queue the user's callbacks for jobs that have ended. ``job_status`` is not called for abandoned ones."""
     if cluster.cluster_status is not None:
         calls: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         for job in done:
@@ -351,7 +328,17 @@ def _call_back(cluster: ClusterState, done: list[DispyJob], shown: DispyNode | N
 
 
 def _count(cluster: ClusterState, calls: int, seconds: float, info: NodeInfo | None) -> DispyNode | None:
-    """Calls have ended, and took so long together. Returns the node of ``info`` as it is shown."""
+    """Count ended calls, and wake threads that wait for all jobs or for room.
+
+    Args:
+        cluster: Cluster of the jobs.
+        calls: Number of calls: one for a job, one for each item of a chunk.
+        seconds: Sum of their run times.
+        info: Node that ran them; None: none did.
+
+    Returns:
+        The node as it is shown to the program; None if there is none, or it is not in use any more.
+    """
     shown = cluster._dispy_nodes.get(info.node) if info is not None else None
     with cluster._idle:
         cluster.cpu_time += seconds

@@ -1,4 +1,4 @@
-"""Why jobs wait, in words: for who asks, and in the log where nobody does."""
+"""Why jobs wait, in words: as the answer of ``JobCluster.why``, and as warnings in the log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dispy.client.engine import node_discovery
 from dispy.client.nodes import say_blind
-from dispy.client.session.submission import take_inbox
+from dispy.client.session.inbox import take_inbox
 from dispy.core.scheduling.explain import find_stall, why_full, why_open
 from dispy.core.scheduling.state import Status
 from dispy.errors import UsageError
@@ -26,17 +26,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.client")
 
 WARN_S = 5.0
-"""Jobs that wait so long without any node are worth a warning."""
+"""Seconds that jobs wait without any node before a warning says why."""
 
 HELD_S = 1.0
-"""Likewise where nodes are there, and are used by others."""
+"""Seconds that jobs wait while there are nodes, but others use them, before a warning says why."""
 
 
 def why(cluster: ClusterState, job: DispyJob) -> str:
-    """Where a job is that has not ended, and why; on the loop.
+    """Returns where an unfinished job is and what it waits for, in words; on the loop.
+
+    Nodes that have been silent for more than two heartbeat intervals are named, too.
 
     Raises:
-        UsageError: It is not one of this cluster.
+        UsageError: The job is not one of this cluster.
     """
     if cluster._jobs.get(job._number) is not job:
         raise UsageError(
@@ -54,7 +56,11 @@ def why(cluster: ClusterState, job: DispyJob) -> str:
 
 
 def check_waiting(cluster: ClusterState) -> None:
-    """Jobs that wait without any node that takes them, or stand still, are not left without a word."""
+    """Log why jobs of a cluster wait without a node that takes them, or stand still. Often called, on the loop.
+
+    Waiting is a warning, once for each kind of reason. Standing still (nothing moves that could, for
+    ``watchdog.STALL_S`` seconds) is an error; it is logged once, too.
+    """
     stalled = cluster._stall.look(_find_stall(cluster) if cluster._jobs else "", time.monotonic())
     if stalled:
         logger.error(
@@ -77,20 +83,22 @@ def check_waiting(cluster: ClusterState) -> None:
 
 
 def _waiting(cluster: ClusterState) -> str:
+    """Returns "3 jobs of cluster f wait", for a message."""
     of = f"of cluster {cluster.name}"
     return counted(len(cluster._jobs), f"job {of} waits", f"jobs {of} wait")
 
 
 def _find_stall(cluster: ClusterState) -> str:
+    """Returns what stands still though it could go on, in words that change when anything moves; empty: nothing."""
     service = cluster._engine.service
-    # What is large is on its way for a while.
+    # A large payload is on its way for a while: that is no standstill.
     if any(service.is_sending(node) for node in cluster._dispy_nodes):
         return ""
     return find_stall(service.state.computations[cluster._number], service.state.computations.values())
 
 
 def _why_held(cluster: ClusterState) -> str:
-    """Why no node takes any job now; empty if one does, or is at some."""
+    """Returns why none of the nodes in use takes a job now; empty if one takes or runs jobs."""
     computation = cluster._engine.service.state.computations[cluster._number]
     reasons = []
     for node in cluster._dispy_nodes:
@@ -102,7 +110,12 @@ def _why_held(cluster: ClusterState) -> str:
 
 
 def note_listed(cluster: Steering, listed: list[Listing]) -> None:
-    """Log which nodes of this machine are found, when that changes."""
+    """Log which nodes of this machine a cluster has found, when that changes.
+
+    Args:
+        cluster: Cluster that looks for nodes.
+        listed: Nodes of this machine with its secret.
+    """
     found = ", ".join(sorted(f"{item.name} at {item.host}:{item.port}" for item in listed)) or "none"
     wanted = ", ".join(f"{a.host}:{a.port}" if a.port else a.host for a in cluster._allocations)
     text = (
@@ -114,7 +127,7 @@ def note_listed(cluster: Steering, listed: list[Listing]) -> None:
 
 
 def why_unused(cluster: Steering, info: NodeInfo) -> str:
-    """Why a cluster does not use a node that is there."""
+    """Returns why a cluster does not use a node that is connected, in words."""
     if info.target.key != cluster._secret.key:
         return "it has another secret"
     if not info.cpus:
@@ -128,7 +141,7 @@ def why_unused(cluster: Steering, info: NodeInfo) -> str:
 
 
 def _why_loading(cluster: ClusterState) -> str:
-    """What goes on at nodes that are going to be used; empty if there are none."""
+    """Returns what nodes do that are loading the computation, in words; empty if there are none."""
     placements = cluster._engine.service.state.computations[cluster._number].placements.values()
     return "; ".join(
         f"node {placement.node.name}: {why_full(placement)}"
@@ -138,13 +151,14 @@ def _why_loading(cluster: ClusterState) -> str:
 
 
 def _why_no_node(cluster: ClusterState) -> str:
+    """Returns that jobs wait as no node can be used, why each known one cannot, and what to do about it."""
     shortages = {
         info.name: info.shortage or "it offers no CPUs now"
         for info in cluster._engine.service.nodes()
         if not info.cpus
     }
     tried = sorted(cluster._unreachable.values())
-    # That ``allocate`` makes nothing of a node without CPUs says nothing.
+    # Shortages come last: that ``allocate`` returned 0 for a node without CPUs is no reason of its own.
     tried += [f"{name}: {why}" for name, why in {**cluster._failures, **shortages}.items()]
     known = [info for info in cluster._engine.service.nodes() if info.target.key == cluster._secret.key]
     tried += [
@@ -160,7 +174,12 @@ def _why_no_node(cluster: ClusterState) -> str:
 
 
 def _advice(cluster: ClusterState, known: list[NodeInfo]) -> list[str]:
-    """Sentences that say how to have a node."""
+    """Returns sentences that say how to get a node.
+
+    Args:
+        cluster: Cluster without a node.
+        known: Connected nodes with its secret.
+    """
     found = []
     items = cluster._allocations
     for item in items:

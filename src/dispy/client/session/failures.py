@@ -1,9 +1,9 @@
-"""Failures of jobs: counted per cluster, and told at the program's end if it has looked at none of their kind.
+"""Failures of jobs: counted for each cluster, reported at the program's end if it has looked at none of their kind.
 
-A kind is the type of the exception, or the beginning of what else ended the job: a program that has seen one
-``ValueError`` knows that there are some, and a million failed jobs take no more memory than one. Looking is what
-shows the failure to somebody: reading ``exception``, ``error`` or ``status`` of a job that has failed, ``get()``, its
-``repr``, and the reason that ``print_status`` prints. Being called with a job is not, nor is waiting for it: progress
+A kind is the type of the exception, or the beginning of another reason why jobs ended: a program that has seen one
+``ValueError`` knows that there are some, and a million failed jobs take no more memory than one. The program looks at
+a failure by what shows it: ``exception``, ``error`` or ``status`` of a failed job, ``get()``, its ``repr``, and the
+reason that ``print_status`` prints. A callback with the job is no look at its failure, nor is a wait for it: progress
 bars and savers of results do that.
 """
 
@@ -27,51 +27,62 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.client")
 
 SUMMARY_MAX = 200
-"""Characters of a reason where it has to fit into a line."""
+"""Characters of a reason that is shown in one line."""
 
 KINDS_MAX = 64
-"""Kinds of failures that are told apart; all others are one more."""
+"""Kinds of failures that are told apart in a cluster; all further ones are one kind more, with an empty name."""
 
 KIND_LENGTH = 80
+"""Characters of the name of a kind."""
 
 CLOSED_MAX = 1000
-"""Closed clusters that are remembered until the program ends."""
+"""Closed clusters with unreported failures that are remembered; of more, the last ones."""
 
 SAID_MAX = 20
-"""Computations that have a line of their own at the end."""
+"""Computations that have a line of their own at the end of the program; further ones share one."""
 
 _HEADER = re.compile(
     r"^( *?)(?:  \+ Exception Group )?Traceback \(most recent call last\):\n", re.MULTILINE
 )
-"""The beginning of a traceback, which may be indented as a whole; those of exception groups are drawn in a margin."""
+"""Beginning of a traceback, which may be indented as a whole; exception groups are drawn with a margin."""
 
 _PLAIN = "Traceback (most recent call last):\n"
+"""Beginning of a traceback that is not indented."""
 
 _RAISED = r"(?:  \| )?([^\s|+].*)"
-"""The line behind its frames."""
+"""Pattern of the line behind the frames of a traceback, which names the exception."""
 
 
 class Kind:
-    """Failures of one kind."""
+    """Failures of one kind.
+
+    Attributes:
+        count: Number of them.
+        first: Reason of the first one, in one line.
+        is_heard: True once the program has looked at one of them.
+    """
 
     __slots__ = ("count", "first", "is_heard")
 
     def __init__(self, first: str) -> None:
         self.count = 0
         self.first = first
-        """The reason of the first one, in a line."""
         self.is_heard = False
 
 
 class Tally:
-    """How the jobs of a cluster have ended."""
+    """Counts of how the jobs of a cluster ended.
+
+    Args:
+        name: Name of the cluster, for messages.
+    """
 
     __slots__ = ("_last", "_last_kind", "abandoned", "cancelled", "ended", "failed", "kinds", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.ended = 0
-        """All that have ended."""
+        """Number of jobs that have ended, in whatever way."""
         self.failed = 0
         """Number of jobs without a result that were not cancelled."""
         self.abandoned = 0
@@ -79,17 +90,18 @@ class Tally:
         self.cancelled = 0
         """Number of jobs that were cancelled, also after they had begun, and ended without a result."""
         self.kinds: dict[str, Kind] = {}
-        """Failures that nobody had asked for, in the order in which the first of each kind came."""
+        """Failures by kind, without those caused by closing, in the order in which the first of each came."""
+        # The last failure and its kind: a million jobs often fail with the same reason.
         self._last: str | None = None
         self._last_kind: Kind | None = None
 
     def add(self, status: int, reason: str, *, is_wanted: bool) -> None:
-        """A job has failed.
+        """Count a failed job. The first failure of a cluster is logged.
 
         Args:
-            status: How it has ended.
-            reason: Why.
-            is_wanted: The program is ending its jobs.
+            status: Final status of the job.
+            reason: Why it failed: a traceback or a sentence.
+            is_wanted: True if the program is ending its jobs: counted only, and not reported later.
         """
         self.failed += 1
         self.abandoned += status == ABANDONED
@@ -100,6 +112,7 @@ class Tally:
         self._last_kind.count += 1
 
     def _kind(self, reason: str) -> Kind:
+        """Returns the kind of a reason; a new one if there is none yet."""
         said = summary(reason)
         name = _name(said)
         if name not in self.kinds and len(self.kinds) >= KINDS_MAX:
@@ -112,33 +125,34 @@ class Tally:
         return kind
 
     def hear(self, reason: str) -> None:
-        """Somebody has looked at a failure with this reason."""
+        """Note that the program has looked at a failure with this reason: its kind is not reported."""
         kind = self.kinds.get(_name(summary(reason))) or self.kinds.get("")
         if kind is not None:
             kind.is_heard = True
 
     def hear_all(self) -> None:
-        """Somebody was told of all failures until now."""
+        """Note that all failures until now were shown: none of their kinds is reported."""
         for kind in list(self.kinds.values()):
             kind.is_heard = True
 
     def unheard(self) -> list[Kind]:
-        """Failures that nobody has looked at."""
+        """Returns the kinds of failures that the program has not looked at."""
         return [kind for kind in list(self.kinds.values()) if not kind.is_heard]
 
     def first(self) -> str:
-        """Why the first one has failed, in a line; empty if none has."""
+        """Returns why the first job failed, in one line; empty if none did."""
         return next(iter([kind.first for kind in list(self.kinds.values())]), "")
 
 
 def _name(said: str) -> str:
+    """Returns the name of a kind, by a reason in one line: the text before the first colon."""
     return said.partition(":")[0][:KIND_LENGTH]
 
 
 def summary(reason: str) -> str:
-    """A reason in a line: of a traceback what was raised."""
+    """Returns a reason in one line of at most ``SUMMARY_MAX`` characters; of a traceback the exception."""
     if reason.startswith(_PLAIN):
-        # The most frequent one, five times as fast as what follows.
+        # The most frequent form, five times as fast as the code below.
         begin = reason.rfind(f"\n{_PLAIN}")
         for said in reason[len(_PLAIN) + max(begin + 1, 0) :].split("\n"):
             if said and not said.startswith(" "):
@@ -157,12 +171,16 @@ def summary(reason: str) -> str:
 
 
 def _cut(text: str) -> str:
+    """Returns a text without control characters, and without what is beyond ``SUMMARY_MAX`` characters."""
     said = line(text.strip())
     return said if len(said) <= SUMMARY_MAX else f"{said[: SUMMARY_MAX - 4]} ..."
 
 
 def look(job: DispyJob) -> str | None:
-    """Somebody looks at why a job that has ended has failed; returns that, with what can be done about it."""
+    """Returns why an ended job failed, and notes that the program has looked at it; None if it did not fail.
+
+    Advice about a missing file is added (``missing_files``).
+    """
     reason = job._exception
     if reason is None:
         return None
@@ -173,14 +191,14 @@ def look(job: DispyJob) -> str | None:
     return reason
 
 
-# What is said of them.
+# Reports of failures that the program has not looked at.
 
 _closed: list[Tally] = []
-"""Of closed clusters, with failures that nobody has looked at yet: jobs outlive their cluster."""
+"""Tallies of closed clusters with failures that the program has not looked at yet: jobs outlive their cluster."""
 
 
 def leave(tally: Tally) -> None:
-    """A cluster is closed: who works at a prompt is told now, others at the end of the program."""
+    """Report the failures of a closed cluster: now at an interactive prompt, otherwise at the end of the program."""
     if not tally.unheard():
         return
     if hasattr(sys, "ps1"):
@@ -192,7 +210,7 @@ def leave(tally: Tally) -> None:
 
 
 def say_all() -> None:
-    """The program ends: a line for each computation of which jobs have failed without anybody having looked."""
+    """Report the failures that the program has not looked at, at its end, in a line for each computation."""
     by_name: dict[str, list[Tally]] = {}
     for tally in _closed:
         if tally.unheard():
@@ -212,7 +230,7 @@ def say_all() -> None:
 
 
 def _say(tallies: Iterable[Tally]) -> None:
-    """Say what has failed in clusters of one computation, and that nobody has looked."""
+    """Report, in one line, failures of a computation that the program has not looked at; they count as shown then."""
     tallies = list(tallies)
     kinds = [kind for tally in tallies for kind in tally.unheard()]
     count = sum([kind.count for kind in kinds])
@@ -227,4 +245,5 @@ def _say(tallies: Iterable[Tally]) -> None:
 
 
 def _jobs(count: int) -> str:
+    """Returns "1 job", "2 jobs" …, for a message."""
     return f"{count} job" if count == 1 else f"{count} jobs"

@@ -1,29 +1,41 @@
-"""The files that a cluster sends, and how nodes get them that ask."""
+"""Files that a cluster sends: taken up on the caller's thread, read when nodes ask for them.
+
+Nodes are told a list of files (``FileEntry``: path, digest, size) and ask for the bytes that they do not have. A file
+can be asked for as long as its ``Held`` is alive: the cluster keeps those of ``depends``, ``_held`` those of jobs, a
+``Sending`` and then ``Sent`` those of ``send_file``. Bytes are read at that moment, and a file that has changed
+meanwhile is refused.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy import config
 from dispy.client.code.imports import find_modules, names_of
+from dispy.core import scheduling as core
 from dispy.errors import UsageError
 from dispy.files.manifest import Manifest, Signature, Source, collect, is_file_item, read
 from dispy.protocol.files import FileEntry, check_number, replace_entries
-from dispy.protocol.node import FilePiece, FileUnreadable, NeedFiles
+from dispy.protocol.node import FilePiece, FileUnreadable, NeedFiles, PlaceFiles
 from dispy.scheduler.link import Target
 
-__all__ = ["Held", "Sending", "Sent", "Shipped", "is_file_item", "listed"]
+if TYPE_CHECKING:
+    from dispy.client.cluster_nodes import NodeNames, Steering
+    from dispy.client.session.state import ClusterState
+
+logger = logging.getLogger("dispy.client")
 
 
 def listed(entries: list[FileEntry]) -> list[FileEntry]:
-    """A list of files, if it can be sent.
+    """Check that a list of files fits into a message; returns the list.
 
     Raises:
-        UsageError: There are too many.
+        UsageError: There are too many files.
     """
     try:
         check_number(entries)
@@ -35,7 +47,7 @@ def listed(entries: list[FileEntry]) -> list[FileEntry]:
 
 
 class Held:
-    """A file that nodes may ask for, as long as somebody holds this."""
+    """Holder of a file: nodes may ask for the file as long as this object is alive."""
 
     __slots__ = ("__weakref__", "digest", "source")
 
@@ -45,7 +57,13 @@ class Held:
 
 
 class Sending(NamedTuple):
-    """Files on their way to a node, for ``send_file``."""
+    """Files on their way to one node, for one call of ``send_file``.
+
+    Attributes:
+        future: Set when the files are there, to an empty text; or to the reason why they cannot be.
+        entries: The files.
+        held: Their holders.
+    """
 
     future: concurrent.futures.Future[str]
     entries: list[FileEntry]
@@ -53,29 +71,44 @@ class Sending(NamedTuple):
 
 
 class Sent:
-    """What ``send_file`` has put where: a node that comes back after it had ended gets it again."""
+    """Record of the files that ``send_file`` has put on each node, so that a restarted node gets them again."""
 
     def __init__(self) -> None:
         self._entries: dict[Target, list[FileEntry]] = {}
         self._held: dict[Target, dict[bytes, Held]] = {}
 
     def note(self, target: Target, entries: list[FileEntry], held: list[Held]) -> None:
-        """Files lie on a node that is reached there, in place of what had their paths before."""
+        """Record that files are on a node. They replace older files with their paths.
+
+        Args:
+            target: Where the node is reached.
+            entries: The files.
+            held: Holders of their contents.
+        """
         known = self._entries[target] = replace_entries(self._entries.get(target, ()), entries)
         holders = self._held.get(target, {}) | {holder.digest: holder for holder in held}
         self._held[target] = {entry.digest: holders[entry.digest] for entry in known}
 
     def with_files(self, target: Target, files: list[FileEntry]) -> list[FileEntry]:
-        """All that is to be on a node that has (or had) some of these files by its computation."""
+        """Returns all files that a node is to have.
+
+        Args:
+            target: Where the node is reached.
+            files: Files that it has with the computation.
+
+        Returns:
+            These with what ``send_file`` has put there, which replaces files of the same path; ``files`` itself if
+            that is nothing.
+        """
         sent = self._entries.get(target)
         return replace_entries(files, sent) if sent else files
 
 
 class Shipped:
-    """Files of one cluster, by content.
+    """Files that one cluster may be asked for, by the digest of their content.
 
     Args:
-        base: Files below it keep their places relative to it; None: there are none.
+        base: Directory: files below it keep their relative paths on nodes. None: no file does.
     """
 
     def __init__(self, base: Path | None) -> None:
@@ -90,20 +123,20 @@ class Shipped:
         extensions: Iterable[tuple[str, str]] = (),
         sent: Iterable[FileEntry] = (),
     ) -> tuple[list[FileEntry], list[Held]]:
-        """What paths and modules stand for; may take as long as reading the files.
+        """Find and digest the files that paths and modules stand for. Takes as long as reading new files does.
 
         Args:
-            items: Paths and modules; of the latter also what they import, if that is not installed.
-            before: Files that are there as well, and stay.
-            program: A file that lies beside them, to be run.
-            extensions: Compiled modules that code needs: where they lie, and where they are to lie.
-            sent: Files that are there as well: what is only imported is not sent in their places.
+            items: Paths and modules. Modules bring what they import, unless that is installed.
+            before: Files that nodes have already, and that must not be replaced.
+            program: Path of a program to be sent along and run; empty: none.
+            extensions: Compiled modules that the code needs: path here, and path on nodes.
+            sent: Files that nodes have already. A module that is only imported is not sent in place of one of them.
 
         Returns:
-            The files, and what is to be held as long as nodes may ask for them.
+            The files, sorted by path, and their holders: keep these as long as nodes may ask for the files.
 
         Raises:
-            UsageError: One of them cannot be sent, and why.
+            UsageError: One of the files cannot be sent; says which, and why.
         """
         modules = [*extensions, *find_modules(names_of(items))]
         if modules:
@@ -113,17 +146,17 @@ class Shipped:
         entries = manifest.listed(before)
         held = []
         for digest, source in manifest.sources.items():
-            # Of two files with this content, the one that was looked at last is the one to be there longer.
+            # Of two files with the same content the last one is taken: it is likely to exist longer.
             holder = self._held[digest] = Held(digest, source)
             held.append(holder)
         return entries, held
 
     def known(self) -> list[tuple[bytes, str, Signature]]:
-        """Where the bytes of all files are, by digest."""
+        """Returns digest, path and signature of each file that can be asked for: for a journal."""
         return [(digest, held.source.path, held.source.signature) for digest, held in self._held.items()]
 
     def restore(self, known: Iterable[tuple[bytes, str, Signature]]) -> list[Held]:
-        """Take up files that another program had; returns what is to be held."""
+        """Take up the files of a program that has died, from its journal (``known``). Returns their holders."""
         held = []
         for digest, path, signature in known:
             holder = self._held[digest] = Held(digest, Source(path, signature))
@@ -131,7 +164,11 @@ class Shipped:
         return held
 
     def answer(self, message: NeedFiles) -> tuple[list[FilePiece], list[FileUnreadable]]:
-        """Read what a node asks for; on a thread that may wait for disks."""
+        """Read the pieces that a node asks for; on a thread that may wait for disks.
+
+        Returns:
+            The pieces that could be read, and one refusal for each file that is gone, changed or not held any more.
+        """
         pieces = []
         unreadable: dict[bytes, FileUnreadable] = {}
         for piece in message.pieces:
@@ -148,3 +185,90 @@ class Shipped:
                 continue
             pieces.append(FilePiece(piece.digest, piece.offset, data))  # type: ignore[arg-type]  # a view is never encoded
         return pieces, list(unreadable.values())
+
+
+def send_file(cluster: Steering, path: Any, node: Any) -> int:
+    """Put a file or a module on nodes in use: the work of ``JobCluster.send_file``; on the caller's thread. Waits.
+
+    Args:
+        cluster: Cluster whose nodes are meant.
+        path: Path or module.
+        node: ``DispyNode``, address or host name; None: all nodes in use.
+
+    Returns:
+        0 if all these nodes have it; -1, with a warning that says why, if one has not, or no such node is in use.
+
+    Raises:
+        UsageError: The file cannot be sent, ``node`` names no node, or the cluster is closed.
+    """
+    from dispy.client.cluster_nodes import (
+        NodeNames,
+    )  # late: it imports ``state``, which imports this module
+
+    cluster._check_open()
+    if not is_file_item(path):
+        raise UsageError(f"send_file takes the path of a file, not {path!r}")
+    # ``held`` is kept until all nodes have answered: they ask for the bytes meanwhile.
+    entries, held = cluster._shipped.take([path])
+    names = None if node is None else NodeNames(node, cluster._engine)
+    waiting = cluster._engine.call(_send_files, cluster, names, entries, held)
+    if not waiting:
+        which = "no node is" if names is None else f"node {names.text} is not"
+        logger.warning("send_file: %s in use by cluster %s", which, cluster.name)
+    reasons = [_wait_sent(cluster, future) for future in waiting]
+    for reason in filter(None, reasons):
+        logger.warning("cluster %s cannot send %s: %s", cluster.name, path, reason)
+    del held
+    return 0 if waiting and not any(reasons) else -1
+
+
+def _send_files(
+    cluster: Steering, names: NodeNames | None, entries: list[FileEntry], held: list[Held]
+) -> list[concurrent.futures.Future[str]]:
+    """Ask nodes to take files; on the loop.
+
+    Args:
+        cluster: Cluster whose nodes are meant.
+        names: Which node; None: all nodes in use.
+        entries: The files.
+        held: Their holders.
+
+    Returns:
+        A future for each node that was asked: empty when it has the files, or the reason why it has not.
+    """
+    placements = cluster._engine.service.state.computations[cluster._number].placements
+    if names is None:
+        nodes = [found for found, placement in placements.items() if placement.is_open()]
+    else:
+        one = cluster._find_open(names)
+        nodes = [one] if one is not None else []
+    futures = []
+    for found in nodes:
+        request = next(cluster._requests)
+        future: concurrent.futures.Future[str] = concurrent.futures.Future()
+        cluster._sending[found, request] = Sending(future, entries, held)
+        futures.append(future)
+        message = PlaceFiles(cluster._number, request, entries)
+        cluster._engine.service.handle(core.SendFiles(found, message))
+    return futures
+
+
+def _wait_sent(cluster: ClusterState, future: concurrent.futures.Future[str]) -> str:
+    """Wait for a node's answer: empty, or a reason. Looks each second whether the cluster was closed meanwhile."""
+    while True:
+        try:
+            return future.result(1.0)
+        except TimeoutError:
+            if cluster._is_closed or cluster._engine._is_stopped:
+                return "the cluster was closed"
+
+
+def on_files(cluster: Steering, action: core.TellFiles) -> None:
+    """Take a node's answer to ``send_file``: files are there, or cannot be put there. On the loop."""
+    sending = cluster._sending.pop((action.node, action.request), None)
+    if sending is None:
+        return
+    info = cluster._info(action.node)
+    if info is not None and not action.reason:
+        cluster._sent.note(info.target, sending.entries, sending.held)
+    sending.future.set_result(action.reason)

@@ -1,7 +1,8 @@
-"""Files that a job did not find where it ran, and that are here: what can be done so that it does.
+"""Advice about files that a job did not find on its node, and that exist on the program's machine.
 
-A job has a working directory of its own on its node, in which the files of ``depends`` lie. Only the program knows
-what else lies beside it. So files that an exception names are looked for here, when somebody looks at the failure.
+A job has a working directory of its own on its node, with the files of ``depends``. Only the program knows which
+other files lie beside it. So when the program looks at a failure, files that the exception names are looked for here,
+and the reason gets a last line that says how jobs find them.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
     from dispy.client.session.state import ClusterState
 
 _SIGN = "dispy: this program has "
-"""How the lines begin that are added here."""
+"""Beginning of the line that is added to a reason."""
 
 _TOLD = "dispy: node "
 _HAS_NO = " has no "
 _THERE = " in the working directory of its jobs"
-"""Parts of what a worker adds to an exception: see ``dispy.worker.job_namespace``."""
+"""Parts of the note that a worker adds to an exception: see ``dispy.worker.job_namespace``."""
 
 _RAISED = re.compile(r"^.*?(?:FileNotFoundError|NotADirectoryError): (.*)$", re.MULTILINE)
 _QUOTED = re.compile(r"b?'(?:[^'\\]|\\.)*'|b?\"(?:[^\"\\]|\\.)*\"")
@@ -36,25 +37,27 @@ _COMMAND = re.compile(
     r"^subprocess\.CalledProcessError: Command '(.*)' returned non-zero exit status (?:1|2|126|127)\.$",
     re.MULTILINE,
 )
-"""An interpreter that does not find its script says so by its exit code, which is 1, 2 or 127."""
+"""Command that failed as interpreters and shells do that do not find a script: with exit code 1, 2, 126 or 127."""
 
 NAMES_MAX = 20
-"""Names in one exception that are looked for."""
+"""Names in one exception that are looked for; further ones are ignored."""
 
 LENGTH_MAX = 8192
-"""Characters of a line that are looked at: a path has at most 4096 bytes."""
+"""Characters of a line that are searched for names: a path has at most 4096 bytes."""
 
 LISTED_MAX = 1000
-"""Files of ``depends`` that are looked through; of more only the first."""
+"""Files of ``depends`` that are searched for a path; further ones are ignored."""
 
 
 def explain(reason: str, cluster: ClusterState, ip_addr: str | None) -> str:
-    """Add to a reason, if a file is missing there that is here, what can be done.
+    """Returns a reason with a line of advice, if it names a file that is missing there and exists here.
+
+    A reason that has such a line already is returned as it is. Looks into the file system.
 
     Args:
-        reason: Why a job, or a node's ``setup``, has failed.
-        cluster: Of both.
-        ip_addr: Of the node; None if that is not known.
+        reason: Why a job, or a node's ``setup``, failed.
+        cluster: Cluster of the job or node.
+        ip_addr: Address of the node; None if that is not known.
     """
     if _SIGN in reason:
         return reason
@@ -67,17 +70,17 @@ def explain(reason: str, cluster: ClusterState, ip_addr: str | None) -> str:
 
 
 def advice_in(reason: str) -> str:
-    """The advice that was added to a reason; empty if none was."""
+    """Returns the advice that ``explain`` added to a reason; empty if it added none."""
     begin = reason.rfind(f"\n{_SIGN}")
     return reason[begin:].strip() if begin >= 0 else ""
 
 
 def _names(reason: str) -> Iterator[str]:
-    """Paths in a reason that were not found, as the job has written them; each once."""
+    """Yields the paths in a reason that were not found, as the job has written them."""
     if "Error: " not in reason:
         return
     told = [line for line in map(str.strip, reason.splitlines()) if line.startswith(_TOLD)]
-    if told:  # it has said what is missing
+    if told:  # the worker has said which file is missing
         name, _, end = told[-1].partition(_HAS_NO)[2].rpartition(_THERE)
         yield from [] if end else _evaluated([name])
         return
@@ -93,14 +96,14 @@ def _names(reason: str) -> Iterator[str]:
 
 
 def _unquoted(text: str) -> list[str]:
-    """Names that a message may mean which ends like "data.csv not found"."""
+    """Returns the names that a message like "data.csv not found" may mean: all before, and the last word of that."""
     name, found, _ = text.partition(" not found")
     name = name.removesuffix(" was")
     return list(dict.fromkeys([name, *name.split()[-1:]])) if found else []
 
 
 def _words(command: str) -> list[str]:
-    """The words of a command, which was given as a list or as a text for the shell."""
+    """Returns the words of a command, which was given as a list or as a text for the shell; at most ``NAMES_MAX``."""
     with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
         words = ast.literal_eval(command) if command.startswith("[") else shlex.split(command)
         return [word for word in words[:NAMES_MAX] if isinstance(word, str)]
@@ -108,13 +111,14 @@ def _words(command: str) -> list[str]:
 
 
 def _evaluated(quoted: list[str]) -> Iterator[str]:
+    """Yields the values of string literals; those that are none are skipped."""
     for text in quoted:
         with suppress(ValueError, SyntaxError):
             yield os.fsdecode(ast.literal_eval(text))
 
 
 def _advice(name: str, cluster: ClusterState, ip_addr: str | None) -> str:
-    """Advice how jobs find a path; empty if the path is not here, or lies with the jobs already."""
+    """Returns how jobs can find a path; empty if the path does not exist here, or is sent to the jobs already."""
     if not name or name in (".", ".."):
         return ""
     base = cluster._shipped.base
@@ -140,7 +144,7 @@ def _advice(name: str, cluster: ClusterState, ip_addr: str | None) -> str:
 
 
 def _places(name: str, base: Path | None) -> Iterator[str]:
-    """Where a relative path may be meant to lead."""
+    """Yields the places that a relative path may mean: below the files' base, the current directory, the script's."""
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     beside = os.path.dirname(script) if isinstance(script, str) and os.path.isabs(script) else None
     for directory in dict.fromkeys(map(str, filter(None, (base, current_directory.directory(), beside)))):
@@ -148,6 +152,7 @@ def _places(name: str, base: Path | None) -> Iterator[str]:
 
 
 def _is_sent(placed: str, cluster: ClusterState) -> bool:
+    """True if nodes get a file at this path, or one below it, with the computation."""
     below = f"{placed}/"
     return any(
         entry.path == placed or entry.path.startswith(below) for entry in cluster._files[:LISTED_MAX]

@@ -1,14 +1,23 @@
-"""References to data that many jobs of a cluster read: what ``JobCluster.put`` returns."""
+"""Objects that many jobs of a cluster read: ``put`` sends one to all nodes and returns a ``Ref``.
+
+Life of an object. The program holds its ``Ref``; an unfinished job holds the references in its arguments
+(``cluster._held``), and a ``Ref`` holds those inside its own object. When the last holder is gone, ``Ref.__del__``
+notes the number, and the loop tells the nodes to free the object. ``__del__`` may run on any thread and inside any
+code, so it only appends to a deque and posts a call.
+"""
 
 from __future__ import annotations
 
 import itertools
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dispy import payload
+from dispy.client.session.inbox import take_inbox
 from dispy.core import scheduling as core
 from dispy.errors import UsageError
+from dispy.protocol.limits import OBJECTS_MAX
+from dispy.protocol.node import PutObject
 from dispy.system import process_identity
 from dispy.system.escaping import counted
 
@@ -16,17 +25,20 @@ if TYPE_CHECKING:
     from dispy.client.session.state import ClusterState
 
 _numbers = itertools.count(1)
+"""Numbers of objects: unique in the process."""
+
 _refs: weakref.WeakValueDictionary[int, Ref] = weakref.WeakValueDictionary()
+"""Living references by number: a reference that comes back in a result becomes the same ``Ref``."""
 
 
 class Ref(payload.Reference):
-    """Stands for an object that was put into a cluster; as an argument or inside one, jobs get the object.
+    """Reference to an object that was put into a cluster. Jobs that get it in an argument get the object.
 
-    The object is freed on all nodes when the reference is gone, from the program and from the
-    arguments of jobs that have not ended.
+    The object is freed on all nodes when the reference is gone from the program and from the arguments of unfinished
+    jobs.
 
     Attributes:
-        size: Of the object as it travels (bytes).
+        size: Size of the pickled object, as it travels (bytes).
     """
 
     __slots__ = ("__weakref__", "_cluster", "_inner", "size")
@@ -34,7 +46,7 @@ class Ref(payload.Reference):
     def __init__(self, cluster: ClusterState, size: int, inner: list[Ref]) -> None:
         self._cluster = cluster
         self._inner = inner
-        """References inside the object."""
+        """References inside the object, kept alive as long as this one."""
         super().__init__(next(_numbers))
         self.size = size
         _refs[self._number] = self
@@ -42,7 +54,7 @@ class Ref(payload.Reference):
     def __del__(self) -> None:
         cluster = getattr(self, "_cluster", None)
         if cluster is not None:
-            try:  # where the interpreter ends, modules are empty
+            try:  # at the interpreter's end the globals of modules are None already
                 _drop_later(cluster, self._number)
             except (AttributeError, TypeError):
                 pass
@@ -51,11 +63,48 @@ class Ref(payload.Reference):
         return f"<Ref {self._number} of cluster {self._cluster.name}: {counted(self.size, 'byte')}>"
 
 
-def check_used(cluster: ClusterState) -> list[Ref]:
-    """The references that were just pickled, to be kept as long as what they are in.
+def put(cluster: ClusterState, value: Any) -> Ref:
+    """Send an object to all nodes of a cluster: the work of ``JobCluster.put``; on the caller's thread.
+
+    The object is pickled now: later changes of it do not reach the jobs.
 
     Raises:
-        UsageError: One is another cluster's.
+        PicklingError: The object cannot be sent.
+        UsageError: The cluster is closed, it has ``OBJECTS_MAX`` objects, or ``value`` refers to another cluster.
+    """
+    cluster._check_open()
+    shown = payload.random_generators.shared(value, "workers") if cluster._seeding.is_on else value
+    data = payload.dump_object(shown, cluster._computation.known)
+    ref = Ref(cluster, len(data), check_used(cluster))
+    message = PutObject(cluster._number, ref._number, data)  # type: ignore[arg-type]  # a view, as in ``submission``
+    cluster._engine.call(_put, cluster, message)
+    return ref
+
+
+def _put(cluster: ClusterState, message: PutObject) -> None:
+    """Hand an object over to the scheduler; on the loop. Jobs submitted before it go first.
+
+    Raises:
+        UsageError: The cluster has ``OBJECTS_MAX`` objects.
+    """
+    take_inbox(cluster)
+    drop_refs(cluster)
+    known = cluster._engine.service.state.computations[cluster._number].objects
+    if len(known) >= OBJECTS_MAX:
+        raise UsageError(
+            f"{OBJECTS_MAX} objects are put into cluster {cluster.name}",
+            hint="let go of references, or put fewer and larger objects",
+        )
+    if cluster._journal is not None:
+        cluster._journal.put_object(message.number, message.payload)
+    cluster._engine.service.handle(core.PutObject(message))
+
+
+def check_used(cluster: ClusterState) -> list[Ref]:
+    """Returns the references that this thread has just pickled; the caller keeps them alive as long as the pickle.
+
+    Raises:
+        UsageError: One of them is a reference of another cluster.
     """
     used: list[Ref] = payload.take_used()
     for ref in used:
@@ -68,21 +117,25 @@ def check_used(cluster: ClusterState) -> list[Ref]:
 
 
 def hold(cluster: ClusterState, number: int) -> None:
-    """A job was pickled with references in it: they live until it has ended."""
+    """Keep the references that were just pickled into a job alive until the job has ended.
+
+    Raises:
+        UsageError: One of them is a reference of another cluster.
+    """
     used = check_used(cluster)
     if used:
         cluster._held[number] = list(used)
 
 
 def _drop_later(cluster: ClusterState, number: int) -> None:
-    """A reference is gone; on any thread, and in the middle of anything."""
+    """Note that a reference is gone; on any thread, and at any point of its code. In a fork: do nothing."""
     if cluster._pid == process_identity.pid:
         cluster._dropped.append(number)
         cluster._engine.post(drop_refs, cluster)
 
 
 def drop_refs(cluster: ClusterState) -> None:
-    """Have nodes let go of what nobody refers to any more; on the loop."""
+    """Tell nodes to free the objects in ``cluster._dropped``, to which no reference is left; on the loop."""
     numbers = [cluster._dropped.popleft() for _ in range(len(cluster._dropped))]
     if numbers and not cluster._is_closed:
         if cluster._journal is not None:

@@ -1,9 +1,11 @@
-"""Files that running jobs send, on their way to the program's disk.
+"""Files that running jobs send to the program (``dispy_send_file``), written below its directory.
 
-A file comes in parts, over the node's link, one after another. They are written to a file without a name, which
-gets one when it is whole; so nothing of a file is to be seen that was not sent to its end, and nothing stays of it
-when this program is killed. Each part is acknowledged when it is written, or refused. A part may come twice, after
-a broken link.
+Theory of operation. A file comes in parts over the node's link, one after another. A thread writes them to a file
+without a name (``O_TMPFILE``), which gets its name when it is complete. So an incomplete file is never seen, and
+nothing of it stays when this program is killed. Each part is acknowledged when it is written, or refused with a
+reason. A part may come twice, after a broken link: ``_arrived`` remembers complete files, so that the acknowledgement
+is sent again. A path from a job is untrusted: it is opened name by name below the root, and no symbolic link is
+followed.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from dispy import config
-from dispy.client.session.callbacks import Caller
+from dispy.client.engine.callback_thread import Caller
 from dispy.core.scheduling.ids import NodeId
 from dispy.protocol import limits
 from dispy.protocol.files import RESERVED, check_path
@@ -31,20 +33,28 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.client")
 
 OPEN_MAX = 256
-"""Files under way at once; of more, each takes a descriptor or two."""
+"""Files that are received at once; each takes two descriptors. Parts of further files are asked for again."""
 
 _root = ""
+"""Directory below which files are written; empty before the first cluster, or if it was gone then."""
 
 
 def note_root() -> None:
-    """The first cluster of the program is made: files go below the directory that is current now."""
+    """Have received files go below the current directory: called for each cluster, and only the first call counts."""
     global _root
     if not _root:
         _root = str(current_directory.directory() or "")
 
 
 class Key(NamedTuple):
-    """A file under way."""
+    """Key of a file that is being received.
+
+    Attributes:
+        computation: Number of the job's computation.
+        number: Number of the job.
+        attempt: Number of the job's attempt: a restarted job sends its files again.
+        transfer: Number of the file among those of the attempt.
+    """
 
     computation: int
     number: int
@@ -53,11 +63,11 @@ class Key(NamedTuple):
 
 
 class Arrivals:
-    """Files under way to a program. Written on a thread of their own.
+    """Files that jobs are sending to the program. A thread of this object writes them.
 
     Args:
-        answer: Told what is to be said to which node.
-        is_open: Asked whether a job of a computation has not ended.
+        answer: Called on that thread with a node and the message for it.
+        is_open: Called on that thread with the numbers of a computation and a job; True if the job is unfinished.
     """
 
     def __init__(
@@ -70,25 +80,32 @@ class Arrivals:
         self._caller = Caller("dispy files")
         self._arriving: dict[Key, _Arriving] = {}
         self._arrived: set[Key] = set()
-        """Whole ones of jobs that go on: they may not know it yet."""
+        """Complete files of unfinished jobs: their acknowledgements may be lost, and parts come again."""
 
     def take(self, cluster: ClusterState, message: Provisional, node: NodeId) -> None:
-        """A part has come; on the engine's loop."""
+        """Have a part written (``message.file`` and its payload), and answered; on the engine's loop."""
         self._caller.call(self._take, [(cluster.name, message, node)])
 
     def tidy(self) -> None:
-        """Let go of what jobs have not sent to its end; on the engine's loop."""
+        """Drop the incomplete files of jobs that have ended; on the engine's loop, several times a second."""
         if self._arriving or self._arrived:
             self._caller.call(self._tidy, [()])
 
     def stop(self) -> None:
-        """Nothing comes any more."""
+        """Drop all incomplete files and end the thread. Does not wait."""
         self._caller.call(self._drop_all, [()])
         self._caller.stop()
 
-    # On our thread.
+    # On the thread that writes.
 
     def _take(self, name: str, message: Provisional, node: NodeId) -> None:
+        """Write a part, and answer its node. A refused file is dropped, with a warning.
+
+        Args:
+            name: Name of the cluster, for the warning.
+            message: The part.
+            node: Node of the job.
+        """
         part = message.file
         assert part is not None
         key = Key(message.computation, message.number, message.attempt, part.transfer)
@@ -106,16 +123,16 @@ class Arrivals:
         self._answer(node, told)
 
     def _write(self, key: Key, part: FilePart, data: bytes) -> bool:
-        """Write a part; False if it is to be sent again.
+        """Write a part. False if the node is to send it again later.
 
         Raises:
-            OSError: It cannot be written.
-            ValueError: It is not to be.
+            OSError: The part cannot be written.
+            ValueError: The file is refused: it is too large, has a forbidden path, or its beginning is missing.
         """
         if key in self._arrived:
             return True
         if len(data) != min(limits.FILE_PART, max(0, part.size - part.offset)):
-            return False  # there was no memory for it
+            return False  # on the way there was no memory for its payload
         arriving = self._arriving.get(key)
         if arriving is None:
             if part.offset:
@@ -139,13 +156,16 @@ class Arrivals:
         return True
 
     def _tidy(self) -> None:
+        """Drop the files of jobs that have ended."""
         self._drop([key for key in self._arriving if not self._is_open(key.computation, key.number)])
         self._arrived = {key for key in self._arrived if self._is_open(key.computation, key.number)}
 
     def _drop_all(self) -> None:
+        """Drop all incomplete files."""
         self._drop(list(self._arriving))
 
     def _drop(self, keys: list[Key]) -> None:
+        """Close incomplete files, which removes them."""
         for key in keys:
             arriving = self._arriving.pop(key, None)
             if arriving is not None:
@@ -153,20 +173,20 @@ class Arrivals:
 
 
 class _Arriving:
-    """One file that is not whole yet.
+    """One incomplete file. ``finish`` or ``close`` must be called in the end: both close its descriptors.
 
     Args:
-        root: Nothing is written outside this directory.
-        names: Of directories below it, and of the file.
+        root: Directory outside of which nothing is written.
+        names: Names of directories below it, which are made if they are missing, and of the file.
 
     Raises:
-        OSError: It cannot be written there.
+        OSError: The file cannot be written there.
     """
 
     def __init__(self, root: str, names: tuple[str, ...]) -> None:
         self._name = names[-1]
         self._hidden = ""
-        """Its name meanwhile, where the file system has no files without."""
+        """Temporary name of the file; empty where the file system has files without a name."""
         with ExitStack() as made:
             self._directory = _open_below(root, names[:-1])
             made.callback(os.close, self._directory)
@@ -174,16 +194,17 @@ class _Arriving:
             made.pop_all()
 
     def _open(self) -> int:
+        """Open a file without a name or, where there are none, under a temporary name. Returns the descriptor."""
         flags = os.O_WRONLY | os.O_CLOEXEC
         if hasattr(os, "O_TMPFILE"):
-            # EISDIR is what kernels say that do not know the flag.
+            # File systems without such files say EOPNOTSUPP, kernels that do not know the flag EISDIR.
             with suppress(OSError):
                 return os.open(".", flags | os.O_TMPFILE, 0o600, dir_fd=self._directory)
         self._hidden = _new_name()
         return os.open(self._hidden, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._directory)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write a part."""
+        """Write a part at its offset (bytes)."""
         view = memoryview(data)
         while view:
             count = os.pwrite(self._file, view, offset)
@@ -191,7 +212,7 @@ class _Arriving:
             view = view[count:]
 
     def finish(self, part: FilePart) -> None:
-        """It is whole: give it its name, in place of whatever has that."""
+        """Set mode and times of the complete file, rename it atomically to its own name, and close it."""
         os.fchmod(self._file, part.mode)
         os.utime(self._file, ns=(part.atime_ns, part.mtime_ns))
         if not self._hidden:
@@ -207,7 +228,7 @@ class _Arriving:
         self.close()
 
     def close(self) -> None:
-        """Let go of it; what has no name of its own is gone."""
+        """Close the file. A file that has not got its own name is removed by that."""
         if self._hidden:
             with suppress(OSError):
                 os.unlink(self._hidden, dir_fd=self._directory)
@@ -216,11 +237,18 @@ class _Arriving:
 
 
 def _new_name() -> str:
+    """Returns a temporary name that no job may use: with the reserved prefix, and random."""
     return f"{RESERVED}{randomness.token_hex(8)}"
 
 
 def _open_below(root: str, names: tuple[str, ...]) -> int:
-    """Open a directory below another, making what is missing, and following no links."""
+    """Open a directory below another; make directories that are missing. Returns the descriptor.
+
+    No symbolic link is followed: a job could have its file written elsewhere by one.
+
+    Raises:
+        OSError: A name is a link or no directory, or cannot be made; or there is no root.
+    """
     if not root:
         raise OSError(errno.ENOENT, "the program's directory was gone when it made its first cluster")
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

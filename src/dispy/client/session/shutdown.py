@@ -1,4 +1,10 @@
-"""How clusters are closed, by the program or at its end: jobs and callbacks are waited for, nodes released."""
+"""How clusters are closed, by the program or at its end: wait for jobs and callbacks, then release the nodes.
+
+The order of ``close``: wait for jobs and callbacks (``callbacks.wait_all``); refuse further jobs; cancel the jobs
+that are left, and after their grace period end them here; release the nodes and the journal; wait for the callbacks
+that this has queued. At the end of the program ``close_all`` does so for all clusters, after Ctrl-C without waiting
+for jobs.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +15,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from dispy import config
 from dispy.client.arguments import check_flag, deadline
+from dispy.client.engine import callback_thread
+from dispy.client.engine.callback_thread import Caller, Waited
 from dispy.client.logger import notice
 from dispy.client.map.chunks import Chunk
 from dispy.client.nodes import DispyNode
 from dispy.client.recovery import journaling
-from dispy.client.session import callbacks, completion, failures
-from dispy.client.session.callbacks import Caller, Waited
+from dispy.client.session import callbacks, cancellation, completion, failures
 from dispy.errors import UsageError
 from dispy.system import process_identity
 
@@ -23,13 +30,13 @@ if TYPE_CHECKING:
     from dispy.client.engine.engine import Engine
 
 CLOSE_S = 2.0
-"""Seconds that an orderly end may take beyond waiting for jobs; after Ctrl-C, seconds for callbacks."""
+"""Seconds that cancelled jobs have to end beyond their grace period; after Ctrl-C, seconds for callbacks."""
 
 SAY_S = 1.0
-"""After so long (seconds) the end of a program says what it waits for."""
+"""Seconds after which the end of a program says what it waits for."""
 
 SAID_MAX = 5
-"""Clusters that it names."""
+"""Clusters that this line names; further ones are counted."""
 
 
 def close(
@@ -38,9 +45,14 @@ def close(
     """Close a cluster: the work of ``JobCluster.close``.
 
     Args:
-        cluster: Which.
-        timeout, terminate: As they are given there.
-        is_interrupted: After Ctrl-C, which callbacks are not waited for as long as they take.
+        cluster: Cluster to close.
+        timeout: Seconds to wait for jobs and callbacks; None: as long as they take.
+        terminate: True: cancel the jobs that have not ended by then; at once if ``timeout`` is None.
+        is_interrupted: True after Ctrl-C: wait ``CLOSE_S`` seconds for callbacks, not as long as they take.
+
+    Returns:
+        True if this call has closed it; False if it stays open, as jobs or callbacks are left after ``timeout``; None
+        if it was closed before.
     """
     was_closed = cluster._is_closed
     if cluster._pid != process_identity.pid:
@@ -58,7 +70,7 @@ def close(
             waited = callbacks.wait_all(cluster, until)
             if waited is Waited.LATE and not terminate:
                 return False
-        # A callback or another thread may have been quicker.
+        # A callback or another thread may have closed it meanwhile.
         is_closed = None if cluster._is_closed else _finish(cluster)
         if waited is not Waited.STUCK:
             _wait_rest(cluster, None if terminate else until, is_interrupted)
@@ -68,24 +80,29 @@ def close(
 
 
 def _finish(cluster: JobCluster) -> bool:
-    """Cancel all that is open; what does not end in the grace period is ended here. Then release the nodes."""
-    # A callback that submits what was cancelled anew would go on with that for ever.
+    """Cancel all unfinished jobs, end those here that are left after the grace period, and release the nodes."""
+    # A callback that submits each cancelled job again would never come to an end.
     cluster._submit = _refuse
     if cluster._jobs:
         cluster._is_ending = True
-        cluster._engine.call(completion.cancel_all, cluster)
+        cluster._engine.call(cancellation.cancel_all, cluster)
         if not callbacks.wait_jobs(cluster, deadline(float(config.CancelGrace) + CLOSE_S)):
             cluster._engine.call(completion.give_up_jobs, cluster)
     return _release(cluster)
 
 
 def _refuse(cluster: JobCluster, *_job: object) -> NoReturn:
-    """Takes the place of ``submit``."""
+    """Refuse a job: takes the place of the function that submits jobs.
+
+    Raises:
+        UsageError: Always.
+    """
     cluster._check_open()
     raise UsageError(f"cluster {cluster.name} is being closed", hint="close it after the last submit")
 
 
 def _release(cluster: JobCluster) -> bool:
+    """Release the nodes of a cluster, tell the program, report its failures, and close its journal. Returns True."""
     cluster._engine.call(cluster._refresh_nodes)
     cluster._is_closed = True
     if cluster._jobs:  # submitted by another thread meanwhile
@@ -105,18 +122,24 @@ def _release(cluster: JobCluster) -> bool:
 
 
 def _tell_closed(cluster: JobCluster) -> None:
-    """Tell the program that no node is used any more; they go on showing what they did."""
+    """Tell ``cluster_status`` of each node that it is not used any more. The objects go on showing what they did."""
     for node in list(cluster._dispy_nodes.values()):
         cluster._tell(DispyNode.Closed, node, None)
 
 
 def _wait_rest(cluster: JobCluster, until: float | None, is_interrupted: bool) -> None:
-    """Wait for callbacks of a closed cluster."""
+    """Wait for the callbacks of a closed cluster.
+
+    Args:
+        cluster: The cluster.
+        until: When to stop waiting (monotonic seconds); None: never.
+        is_interrupted: True after Ctrl-C: wait ``CLOSE_S`` seconds, then say how many callbacks are left.
+    """
     if not is_interrupted:
         callbacks.wait_called(cluster, until)
         return
     if callbacks.wait_called(cluster, time.monotonic() + CLOSE_S) is Waited.LATE:
-        left = callbacks.left(cluster._engine.callbacks.count_left())
+        left = callback_thread.left(cluster._engine.callbacks.count_left())
         notice(f"interrupted: cluster {cluster.name} does not wait for callbacks, and {left}")
 
 
@@ -124,10 +147,13 @@ def _wait_rest(cluster: JobCluster, until: float | None, is_interrupted: bool) -
 
 
 def close_all(running: Engine) -> tuple[bool, bool]:
-    """Close all clusters of an engine.
+    """Close all clusters of an engine at the end of the program.
+
+    After an uncaught exception jobs are waited for, and results that no code of the program will see are left with
+    nodes and journals, for ``recover_jobs``. After Ctrl-C, also one during this wait, jobs are ended at once.
 
     Returns:
-        Whether there was a Ctrl-C, and whether nodes are to keep what they have.
+        True if there was a Ctrl-C; and True if nodes are to keep results.
     """
     failed = getattr(sys, "last_type", None) if not hasattr(sys, "ps1") else None
     is_interrupted = failed is KeyboardInterrupt
@@ -152,7 +178,7 @@ def close_all(running: Engine) -> tuple[bool, bool]:
 
 
 def _say_waiting(clusters: list[JobCluster]) -> None:
-    """Say for what the end of the program waits, if it does for more than a moment."""
+    """Log which jobs the end of the program waits for, if it does for more than ``SAY_S`` seconds."""
     until = time.monotonic() + SAY_S
     if all(callbacks.wait_jobs(cluster, until) for cluster in clusters):
         return
@@ -163,7 +189,7 @@ def _say_waiting(clusters: list[JobCluster]) -> None:
 
 
 def _left(cluster: JobCluster) -> str:
-    """The jobs and maps of a cluster that have not ended, in words; empty if there are none."""
+    """Returns, in words, the unfinished jobs and maps of a cluster; empty if there are none."""
     open_jobs = list(cluster._jobs.values())
     count = sum([type(job) is not Chunk for job in open_jobs])
     if not count:
@@ -172,7 +198,7 @@ def _left(cluster: JobCluster) -> str:
 
 
 def _close_at_exit(cluster: JobCluster, is_interrupted: bool) -> None:
-    """The program ends: close a cluster; after Ctrl-C without waiting for anything."""
+    """Close a cluster at the end of the program; after Ctrl-C end its jobs here and wait for nothing."""
     if is_interrupted:
         cluster._is_ending = True
         cluster._engine.call(completion.give_up_jobs, cluster)
@@ -182,7 +208,12 @@ def _close_at_exit(cluster: JobCluster, is_interrupted: bool) -> None:
 
 
 def finish_callbacks(callers: list[Caller], is_interrupted: bool) -> None:
-    """Wait for callbacks, after Ctrl-C for a moment only; and say how many are not called."""
+    """Wait for callbacks at the end of the program (after Ctrl-C ``CLOSE_S`` seconds); log how many are not called.
+
+    Args:
+        callers: Threads that run callbacks.
+        is_interrupted: True after Ctrl-C.
+    """
     with contextlib.suppress(KeyboardInterrupt):
         for caller in callers:
             if is_interrupted:
@@ -191,4 +222,4 @@ def finish_callbacks(callers: list[Caller], is_interrupted: bool) -> None:
                 caller.wait_called(None, "the end of the program")
     count = sum([caller.count_left() for caller in callers])
     if count:
-        notice(f"the program ends, and {callbacks.left(count)}: not called, or not to the end")
+        notice(f"the program ends, and {callback_thread.left(count)}: not called, or not to the end")

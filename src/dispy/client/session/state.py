@@ -1,11 +1,13 @@
-"""What is known of a cluster: what its program has chosen, its jobs, its nodes.
+"""The record of one cluster: what its program has chosen, its jobs, its nodes.
 
-``JobCluster`` is one of these. What happens to it is in the modules beside this one, as functions on it: jobs go
-out by ``submission`` and end by ``ending``, ``data`` goes beside them, nodes are chosen by ``steering``, ``noting``
-tells journals, and ``reasons`` says why something waits.
+Theory of operation. ``ClusterState`` is the lowest base class of ``JobCluster``. Features are not methods but
+functions on this record, in the modules beside this one: jobs leave by ``submission`` and ``inbox`` and end by
+``completion`` or ``cancellation``; ``objects`` and ``files`` send what several jobs read; ``explain`` says why jobs
+wait; ``shutdown`` closes the cluster. Nodes are chosen in ``client.cluster_nodes`` and ``client.engine``.
 
-Threads of the program call the public methods; those change what is guarded here, or put it into a queue for the
-engine's loop. Everything else belongs to the loop.
+Threads of the program call the public methods. These change only what a lock of this record guards (``_idle``,
+``_room``, ``_status_guard``), or put an entry into a queue for the engine's loop (``_inbox``, ``_cancels``,
+``_dropped``). Everything else is changed on the loop only.
 """
 
 from __future__ import annotations
@@ -46,123 +48,213 @@ if TYPE_CHECKING:
 class ClusterState:
     """A cluster, as the modules of the client see it."""
 
-    # What its program has chosen; ``JobCluster`` sets it.
+    # What its program has chosen; ``JobCluster.__init__`` sets it.
 
     name: str
+    """Name of the computation, in messages and on nodes."""
     job_status: Callable[[DispyJob], object] | None
+    """The user's callback for provisional results and ends of jobs; None: none."""
     cluster_status: Callable[[int, DispyNode | None, DispyJob | None], object] | None
+    """The user's callback for every event of jobs and nodes; None: none."""
     start_time: float
+    """When the cluster was made (seconds since the epoch)."""
     _allocations: list[NodeAllocate]
-    """Elements of ``nodes``, in the order in which they are asked."""
+    """Elements of ``nodes``, in the order in which ``allocate`` of each is asked."""
     _wants_private: bool
-    """It may use a node of the program's own."""
+    """True if the cluster may use a node that the program starts for itself."""
     _secret: Secret
     _secret_file: str | None
+    """Path of the file that the secret was read from; None if it came otherwise."""
     _tls: Tls
     _dest_path: str
+    """Name of the working directory on nodes; empty: each cluster has its own."""
     _keeps_files: bool
+    """True if nodes leave the working directory as it is when the cluster leaves them."""
     _computation: Computation
     seed: int
+    """Number that the random numbers of jobs depend on, as given or as chosen at random."""
     _seeding: Seeding
     _shipped: Shipped
     _files: list[FileEntry]
-    """What every node gets."""
+    """Files that every node gets."""
     _held_files: list[Held]
-    """What has to be held for that."""
+    """Holders of the contents of all nodes' files, so that nodes may ask for them until the cluster is gone."""
     _isolate: bool
+    """True if each job runs in a fresh process."""
     _setup_per: str
+    """Where ``setup`` runs: once per ``"node"``, or once per ``"worker"``."""
     _setup_timeout: float | None
+    """Seconds that ``setup`` may take on a node; None: no limit."""
     _exclusive: bool
+    """True if nodes run jobs of no other cluster while this one is on them."""
     _reentrant: bool
+    """True if jobs may run again elsewhere when their node is lost."""
     _pulse_s: float
+    """Longest interval between two heartbeats of a node (seconds). The engine uses the smallest of all clusters."""
     _queued_max: int
+    """Jobs that may be unfinished before ``submit`` waits for room; ``sys.maxsize``: no limit."""
     _tally: Tally
-    """How its jobs have ended."""
+    """Counts of how jobs have ended."""
 
     # What works for it.
 
     _engine: Engine
     _number: int
-    """Of its computation."""
+    """Number of its computation, unique among those of the engine."""
     _watching: Watching
+    """Live output of its jobs, on the way to the callback and to followers."""
     _submit: Callable[..., DispyJob]
-    """The way of a job: one of ``submission``."""
+    """The function that a job is submitted by: see ``submission.choose_way``."""
+
+    # Its life.
+
+    end_time: float | None
+    """When the last unfinished job ended (seconds since the epoch); None before the first end."""
+    cpu_time: float
+    """Sum of the run times of all ended jobs (seconds)."""
+    _pid: int
+    """Process that made the cluster. In a fork of it the cluster must not be used."""
+    _is_closed: bool
+    """True before the cluster has been opened, and once it is closed."""
+    _is_ending: bool
+    """True once ``close`` ends the jobs that are left: their failures are wanted, and not reported."""
+    _dialer_tls: DialerTls | None
+    """TLS settings for links to nodes; None until the first link needs them."""
+    _journal: Journal | None
+    """Journal with all jobs and results (``durable``); None: only the program's journal knows the cluster."""
+    _keeps_journal: bool
+    """True if the journal's file stays when the cluster closes, as its ``with`` block has failed."""
+
+    # Jobs on their way out.
+
+    _inbox: deque[Job]
+    """Submitted jobs on their way to the loop, in the order of submission."""
+    _is_posted: bool
+    """True while a call of ``take_inbox`` is posted to the loop: one serves all jobs of the inbox."""
+    _cancels: deque[int]
+    """Numbers of cancelled jobs on their way to the loop."""
+    _has_posted_cancels: bool
+    """True while a call that takes ``_cancels`` is posted to the loop."""
+    _dropped: deque[int]
+    """Numbers of references (``Ref``) that are gone, on their way to the loop."""
+    _held: dict[int, list[Ref | Held]]
+    """References in the arguments of unfinished jobs, and the files of such jobs, by the job's number."""
+    _sending: dict[tuple[NodeId, int], Sending]
+    """Calls of ``send_file`` that wait for a node, by node and number of the request."""
+    _sent: Sent
+    _requests: itertools.count[int]
+    """Numbers of the requests of ``send_file``, from 1."""
+
+    # Jobs that have not ended.
+
+    _jobs: dict[int, DispyJob]
+    """Unfinished jobs and chunks of maps, by number."""
+    _map_numbers: itertools.count[int]
+    _maps: set[Mapping]
+    """Calls of ``map`` that are running."""
+    _status_guard: threading.RLock
+    """Held to set the status of jobs, as any thread may cancel them. Reentrant: signal handlers cancel, too."""
+    _loading: dict[int, int]
+    """Number of provisional results handed to the loader, by the job's number. A job in here has its end loaded
+    there, too, so that its end comes after them."""
+    _ended: set[int]
+    """Numbers of jobs that have ended and whose results are being loaded: too late to cancel."""
+
+    # Threads that wait.
+
+    _idle: threading.Condition
+    """Notified when the last unfinished job has ended, and at each end while a thread waits for room."""
+    _room: threading.RLock
+    """With ``max_queued``: held by the one thread that waits for room, until its job is in ``_jobs``."""
+    _room_waiters: int
+    """Threads in ``_idle.wait`` for room."""
+    _ends: int
+    """Number of events in which jobs have ended; several at once count as one. Changed with ``_idle`` held."""
+    _closers: int
+    """Threads in ``close``. While there are any, ``submit`` raises instead of waiting for room."""
+
+    # Nodes.
+
+    _dispy_nodes: dict[NodeId, DispyNode]
+    """Nodes in use, as they are shown to the program."""
+    _past_nodes: list[DispyNode]
+    """Nodes that were in use, and show what they did; one that comes back is taken from here."""
+    _set_aside: dict[NodeId, str]
+    """Nodes that the program does not want any more, and the method that it called for that."""
+    _setup_args: dict[NodeId, tuple[Any, ...]]
+    """Arguments given to ``resetup_node``, in place of those of the element of ``nodes``."""
+    _offers: dict[NodeId, int]
+    """CPUs that each node offered when ``allocate`` was last asked about it."""
+    _unreachable: dict[Target, str]
+    """Why each address cannot be reached, as text with the address; removed when its node becomes usable."""
+    _warned: set[str]
+    """Warnings of nodes that were logged: each text is logged once, however many nodes send it."""
+    _failures: dict[str, str]
+    """Why each node that was found is not used, by the node's name."""
+
+    # Words about jobs that wait.
+
+    _waiting_since: float | None
+    """When jobs began to wait with no node that takes them (monotonic seconds); None if none wait so."""
+    _stall: Stall
+    _has_warned: str
+    """Reason in the last warning about waiting jobs; empty after none. The same reason is not logged twice."""
+    _listed: str
+    """Last logged list of this machine's nodes, so that only changes are logged."""
 
     def __init__(self) -> None:
-        self.end_time: float | None = None
+        self.end_time = None
         self.cpu_time = 0.0
         self._pid = process_identity.pid
         self._is_closed = True
         self._is_ending = False
-        """Jobs that have not ended are being ended by ``close``."""
-        self._dialer_tls: DialerTls | None = None
-        self._journal: Journal | None = None
-        """With all jobs; None: only that of the program knows us."""
+        self._dialer_tls = None
+        self._journal = None
         self._keeps_journal = False
 
-        # Jobs on their way out.
-        self._inbox: deque[Job] = deque()
-        """Submitted jobs on their way to the loop."""
+        self._inbox = deque()
         self._is_posted = False
-        self._cancels: deque[int] = deque()
-        """Cancelled jobs on their way to the loop."""
+        self._cancels = deque()
         self._has_posted_cancels = False
-        self._dropped: deque[int] = deque()
-        """Numbers of references that are gone, on their way to the loop."""
-        self._held: dict[int, list[Ref | Held]] = {}
-        """References in the arguments of jobs that have not ended, and their files, by the job's number."""
-        self._sending: dict[tuple[NodeId, int], Sending] = {}
-        """Who waits for files to be put on a node, by request."""
+        self._dropped = deque()
+        self._held = {}
+        self._sending = {}
         self._sent = Sent()
         self._requests = itertools.count(1)
 
-        # Jobs that have not ended.
-        self._jobs: dict[int, DispyJob] = {}
-        """By number."""
+        self._jobs = {}
         self._map_numbers = itertools.count(1)
-        self._maps: set[Mapping] = set()
-        """Running ones."""
-        self._status_guard = threading.RLock()  # signal handlers of the user may cancel, too
-        """Held to set the status of jobs: they are cancelled on any thread."""
-        self._loading: dict[int, int] = {}
-        """Number of values of a job that are being loaded, so that they stay in order."""
-        self._ended: set[int] = set()
-        """Jobs that have ended and whose results are being loaded."""
+        self._maps = set()
+        self._status_guard = threading.RLock()
+        self._loading = {}
+        self._ended = set()
 
-        # Who waits.
         self._idle = threading.Condition()
-        """Notified when the last open job has ended, and when one has while somebody waits for room."""
         self._room = threading.RLock()
-        """With ``max_queued``: held by the one thread that waits for room, until its job is in ``_jobs``."""
         self._room_waiters = 0
         self._ends = 0
-        """How often jobs have ended; several at once count as one. With ``_idle``."""
         self._closers = 0
-        """Threads in ``close``: nobody waits for room any more."""
 
-        # Nodes.
-        self._dispy_nodes: dict[NodeId, DispyNode] = {}
-        self._past_nodes: list[DispyNode] = []
-        self._set_aside: dict[NodeId, str] = {}
-        """Nodes that the program does not want to use any more, and what it has called for that."""
-        self._setup_args: dict[NodeId, tuple[Any, ...]] = {}
-        """What ``resetup_node`` was given, instead of those of the element of ``nodes``."""
-        self._offers: dict[NodeId, int] = {}
-        """CPUs that a node offered when ``allocate`` was asked about it."""
-        self._unreachable: dict[Target, str] = {}
-        self._warned: set[str] = set()
-        """Warnings of nodes that were passed on: each is said once, however many nodes give it."""
-        self._failures: dict[str, str] = {}
+        self._dispy_nodes = {}
+        self._past_nodes = []
+        self._set_aside = {}
+        self._setup_args = {}
+        self._offers = {}
+        self._unreachable = {}
+        self._warned = set()
+        self._failures = {}
 
-        # What is said of jobs that wait.
-        self._waiting_since: float | None = None
+        self._waiting_since = None
         self._stall = Stall(STALL_S)
         self._has_warned = ""
-        """Why jobs wait, as was said in a warning."""
         self._listed = ""
-        """Which nodes of this machine were found, as was logged."""
 
     def _check_open(self) -> None:
+        """Check that the cluster can be used.
+
+        Raises:
+            UsageError: The cluster was made in another process, or is closed.
+        """
         if self._pid != process_identity.pid:
             raise UsageError(
                 f"cluster {self.name} was created in another process ({self._pid}) and cannot be used in its fork",
@@ -173,34 +265,35 @@ class ClusterState:
 
     @property
     def _gives_bytes(self) -> bool:
-        """Whether what jobs print is bytes, and not text."""
+        """True if the output of jobs is bytes, as that of a program; False if it is text."""
         return self._computation.is_program
 
     def _cpus(self) -> int:
-        """CPUs that can be used now."""
+        """Number of CPUs that can be used now, over all nodes."""
         return sum([node.cpus for node in list(self._dispy_nodes.values())])
 
     # What is told to the program.
 
     def _tell(self, status: int, node: DispyNode | None, job: DispyJob | None) -> None:
+        """Queue a call of ``cluster_status``, if there is one; on any thread."""
         if self.cluster_status is not None:
             self._engine.callbacks.call(self.cluster_status, [(status, node, job)])
 
     def _tell_maps(self) -> None:
-        """There are more or fewer CPUs."""
+        """Tell running maps that there are more or fewer CPUs."""
         for running in list(self._maps):
             running.on_nodes()
 
     # What nodes are told.
 
     def _target(self, host: str, port: int, name: str, uses_tls: bool | None = None) -> Target:
-        """Where to reach a node, and how.
+        """Returns where to reach a node: address, key and, if the link is encrypted, TLS settings.
 
         Args:
-            host: Its address.
-            port: Its port.
-            name: How the user calls it: what its certificate must be for.
-            uses_tls: What it says itself, on this machine; None: what is to be expected of its address.
+            host: Address of the node.
+            port: Port of the node.
+            name: Name that the user gave the node: its certificate must be for this name.
+            uses_tls: True if the node, on this machine, says that it uses TLS; None: decide by the address.
         """
         if self._tls.is_used(host) if uses_tls is None else uses_tls:
             if self._dialer_tls is None:
@@ -209,6 +302,7 @@ class ClusterState:
         return Target(host, port, self._secret.key)
 
     def _compute(self) -> Compute:
+        """Returns the message that has a node load the computation."""
         return Compute(
             self._number,
             self.name[:200],
@@ -227,22 +321,42 @@ class ClusterState:
         )
 
     def _code_for(self, allocation: NodeAllocate, setup_args: tuple[Any, ...] | None = None) -> bytes:
-        """What its nodes are sent instead of the code of all; empty unless their setup has arguments.
+        """Returns the code for the nodes of an allocation whose ``setup`` has arguments; empty: as for all nodes.
 
-        ``setup_args``: in place of those of the element of ``nodes``.
+        Args:
+            allocation: An element of ``nodes``.
+            setup_args: Arguments of ``setup``, in place of those of the element; None: those.
+
+        Raises:
+            PicklingError: One of the arguments cannot be sent.
         """
         arguments = allocation.setup_args if setup_args is None else setup_args
         return self._computation.code_with(arguments) if arguments else b""
 
     def _files_for(self, depends: list[Any]) -> list[FileEntry]:
-        """All files of a node that has some of its own. Reads them."""
+        """Returns all files for a node that gets some of its own. Reads these files, which may take a while.
+
+        Args:
+            depends: Paths and modules for that node; they replace files of all nodes that have their paths.
+
+        Raises:
+            UsageError: One of them cannot be sent, or they are too many.
+        """
         own, held = self._shipped.take(depends, self._files)
         self._held_files += held
         paths = {entry.path for entry in own}
         return listed([entry for entry in self._files if entry.path not in paths] + own)
 
     def _with_sent(self, target: Target, files: list[FileEntry] | None) -> list[FileEntry] | None:
-        """The files of a node with those that ``send_file`` has put there; None: it has but those of all nodes."""
+        """Returns a node's files together with those that ``send_file`` has put there.
+
+        Args:
+            target: Where the node is reached.
+            files: The node's own list; None: it has only the files of all nodes.
+
+        Returns:
+            The list; ``files`` itself if ``send_file`` has put nothing there.
+        """
         known = self._files if files is None else files
         every = self._sent.with_files(target, known)
         return files if every is known else listed(every)

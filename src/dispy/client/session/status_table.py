@@ -9,20 +9,20 @@ from dispy.client.session.failures import Tally
 
 _COLUMNS = ("Node", "CPUs", "Jobs", "Sec/Job", "Node Time Sec", "Sent", "Rcvd")
 _FAILED = "Failed"
-"""A column where something has failed: programs that read the table find it as it always was otherwise."""
+"""Column that is shown only if a job has failed, so that programs that read the table find its usual columns."""
 
 
 def print_table(
     tally: Tally, nodes: list[DispyNode], pending: int, job_time_s: float, wall_time_s: float
 ) -> None:
-    """Print what each node did, what failed and why the first did, what is pending, and the speedup.
+    """Print what each node did, how many jobs failed and why the first did, how many are pending, and the speedup.
 
     Args:
-        tally: How jobs have ended.
-        nodes: In the order of the table.
-        pending: Jobs that have not ended.
+        tally: Counts of how jobs ended. Its failures count as looked at after this.
+        nodes: Nodes in the order of the table.
+        pending: Number of unfinished jobs.
         job_time_s: Sum of the run times of all jobs (seconds).
-        wall_time_s: What they took together (seconds).
+        wall_time_s: Time in which they were run (seconds).
     """
     rows = [_COLUMNS, *map(_row, nodes)]
     if any(node.jobs_failed for node in nodes):
@@ -49,7 +49,7 @@ def print_table(
 
 
 def _ends(tally: Tally, pending: int) -> list[str]:
-    """Lines about jobs that have no result."""
+    """Returns lines about jobs without a result: failed, cancelled, pending. Failures count as looked at then."""
     first = tally.first()
     found = []
     if tally.failed:
@@ -64,6 +64,7 @@ def _ends(tally: Tally, pending: int) -> list[str]:
 
 
 def _row(node: DispyNode) -> tuple[str, ...]:
+    """Returns the cells of a node, in the order of ``_COLUMNS``."""
     per_job = node.cpu_time / node.jobs_done if node.jobs_done else 0.0
     label = node.ip_addr if node.name == node.ip_addr or not node.name else f"{node.ip_addr} ({node.name})"
     return (
@@ -78,7 +79,7 @@ def _row(node: DispyNode) -> tuple[str, ...]:
 
 
 def seconds(value: float) -> str:
-    """Seconds with three decimals, and with three digits that say something if they are few: 0.0000123."""
+    """Returns seconds as text with three decimals, or with three significant digits if below 0.1: 0.0000123."""
     if not 0 < value < 0.1:
         return f"{value:.3f}"
     decimals = 2 - math.floor(math.log10(value))
@@ -86,12 +87,13 @@ def seconds(value: float) -> str:
 
 
 def speedup(job_time_s: float, wall_time_s: float) -> str:
-    """How many times longer the jobs would have taken one after the other."""
+    """Returns, as text, how many times longer the jobs would have taken one after the other."""
     ratio = job_time_s / wall_time_s if wall_time_s > 0 else 0.0
     return f"{ratio:.3f}" if ratio >= 0.1 or not ratio else "below 0.1 (most of that time no job ran)"
 
 
 def _bytes(count: float) -> str:
+    """Returns a number of bytes as text in B, K, M, G or T (powers of 1024)."""
     if count < 1024:
         return f"{count:g} B"
     for unit in ("K", "M", "G"):

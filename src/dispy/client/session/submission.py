@@ -1,4 +1,7 @@
-"""Jobs on their way to the scheduler: taken on the thread that calls ``submit``, handed over on the engine's loop."""
+"""Submission of jobs, on the thread that calls ``submit``: pickle, note, wake the engine's loop if it sleeps.
+
+``inbox`` takes the jobs on the loop and hands them over to the scheduler.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,11 @@ from dispy.client.code.computation import check_job_depends
 from dispy.client.code.imports import ENDINGS
 from dispy.client.job import CREATED, DispyJob
 from dispy.client.map.chunks import Chunk
-from dispy.client.session.files import Held, is_file_item
+from dispy.client.session.files import Held
+from dispy.client.session.inbox import submit_filed, submit_pinned, take_inbox
 from dispy.client.session.objects import hold
-from dispy.core import scheduling as core
 from dispy.errors import UsageError
+from dispy.files.manifest import is_file_item
 from dispy.protocol.files import FileEntry
 from dispy.protocol.limits import CHUNK_NUMBERS_FROM
 from dispy.protocol.node import Job
@@ -27,28 +31,33 @@ if TYPE_CHECKING:
     from dispy.core.scheduling.ids import NodeId
 
 _numbers = itertools.count(1)
-"""Numbers of jobs: unique in the process, never reused, and usually the job's id, too."""
+"""Numbers of jobs, from 1: unique in the process, never reused, and usually equal to the id that a job gets."""
 
 
 def next_number() -> int:
-    """Number that the next job gets, as far as no other thread is quicker."""
+    """Returns the number that the next job gets, unless another thread submits one first."""
     return int(repr(_numbers)[len("count(") : -1])
 
 
 _chunk_numbers = itertools.count(CHUNK_NUMBERS_FROM)
+"""Numbers of chunks of maps: a range of their own, so that ids of jobs have no gaps."""
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 Submit = Callable[["ClusterState", Any, "NodeId | None", Args, Kwargs], DispyJob]
-"""The way of a job; called with the cluster, the job's id, the only node where it may run, and its arguments."""
+"""A function that submits a job.
+
+Called with the cluster, the job's id, the only node where the job may run (None: any), and the positional and keyword
+arguments of the job.
+"""
 
 
 def choose_way(is_bounded: bool, has_journal: bool) -> Submit:
-    """The way of a cluster's jobs.
+    """Choose the function that submits a cluster's jobs.
 
     Args:
-        is_bounded: There may be so many and no more.
-        has_journal: All of them go into a journal.
+        is_bounded: True with ``max_queued``: submission waits for room.
+        has_journal: True if all jobs go into a journal of the cluster: submission waits while that is behind.
     """
     submit = submit_bounded if is_bounded else submit_at_once
     return partial(_submit_noted, submit) if has_journal else submit
@@ -57,7 +66,12 @@ def choose_way(is_bounded: bool, has_journal: bool) -> Submit:
 def submit_at_once(
     cluster: ClusterState, job_id: Any, node: NodeId | None, args: Args, kwargs: Kwargs
 ) -> DispyJob:
-    """The path of every job in the caller's thread: pickle, note, and wake the loop if it sleeps."""
+    """Submit a job and return at once. The path of every job in the caller's thread.
+
+    Raises:
+        PicklingError: An argument cannot be sent.
+        UsageError: The cluster is closed or of another process, or a file or reference cannot be used.
+    """
     if cluster._is_closed or cluster._pid != process_identity.pid:
         cluster._check_open()
     number = next(_numbers)
@@ -75,7 +89,7 @@ def submit_at_once(
         if code or modules
         else payload.dump_call(args, kwargs, given_id, cluster._computation.known)
     )
-    # A large payload is a view of memory; it goes out as a stream and is never encoded.
+    # A large payload is a memoryview, not bytes as the field says: it goes out as a stream and is never encoded.
     message = Job(number, 0, data)  # type: ignore[arg-type]
     job = DispyJob(job_id, number, cluster, time.time())
     if payload.has_used():
@@ -85,10 +99,10 @@ def submit_at_once(
         cluster._engine.callbacks.call(cluster.cluster_status, [(CREATED, None, job)])
     if files:
         cluster._held[number] = [*cluster._held.get(number, ()), *held]
-        cluster._engine.post(_submit_filed, cluster, node, message, files)
+        cluster._engine.post(submit_filed, cluster, node, message, files)
         return job
     if node is not None:
-        cluster._engine.post(_submit_pinned, cluster, node, message)
+        cluster._engine.post(submit_pinned, cluster, node, message)
         return job
     if (
         len(cluster._jobs) == 1
@@ -107,11 +121,18 @@ def submit_at_once(
 def _take_depends(
     cluster: ClusterState, depends: Any
 ) -> tuple[list[Any], list[str], list[FileEntry], list[Held]]:
-    """What a job brings: code, the places of modules that it can import, and all files."""
+    """Take up ``dispy_job_depends`` of a job. Reads files, on the caller's thread.
+
+    Returns:
+        Functions and classes that the job brings, paths of modules that it can import, all files, and their holders.
+
+    Raises:
+        UsageError: An element cannot be used, or a file cannot be sent.
+    """
     code = check_job_depends(depends, cluster._computation)
     items = list(filter(is_file_item, depends or ()))
     files, held = cluster._shipped.take(items, sent=cluster._files)
-    is_program = cluster._computation.is_program  # to which they are files as any others
+    is_program = cluster._computation.is_program  # a program does not import: modules are files to it
     modules = [] if is_program else [entry.path for entry in files if entry.path.endswith(ENDINGS)]
     return code, modules, files, held
 
@@ -119,7 +140,13 @@ def _take_depends(
 def submit_bounded(
     cluster: ClusterState, job_id: Any, node: NodeId | None, args: Args, kwargs: Kwargs
 ) -> DispyJob:
-    """The same with ``max_queued``: not before there is room."""
+    """Submit a job with ``max_queued``: wait until fewer jobs than that are unfinished.
+
+    On the engine's own threads (callbacks, too) the job is submitted at once: waiting there would stop them all.
+
+    Raises:
+        UsageError: As ``submit_at_once``; or the cluster is closed while the caller waits.
+    """
     if cluster._engine.is_current():
         return submit_at_once(cluster, job_id, node, args, kwargs)
     is_full = len(cluster._jobs) >= cluster._queued_max
@@ -132,13 +159,18 @@ def submit_bounded(
 def _submit_noted(
     submit: Submit, cluster: ClusterState, job_id: Any, node: NodeId | None, args: Args, kwargs: Kwargs
 ) -> DispyJob:
-    """The same with a full journal: not while it has too much to write."""
+    """Submit a job by ``submit``; wait first while the cluster's journal has too much to write (back-pressure)."""
     if cluster._journal is not None and cluster._journal.is_behind and not cluster._engine.is_current():
         cluster._journal.wait_for_room()
     return submit(cluster, job_id, node, args, kwargs)
 
 
 def _wait_for_room(cluster: ClusterState) -> None:
+    """Wait until fewer than ``max_queued`` jobs are unfinished; called with ``_room`` held.
+
+    Raises:
+        UsageError: The cluster is closed, or begins to be.
+    """
     with cluster._idle:
         cluster._room_waiters += 1
         try:
@@ -157,44 +189,22 @@ def _wait_for_room(cluster: ClusterState) -> None:
 
 
 def submit_chunk(cluster: ClusterState, chunk: Chunk, data: payload.Buffer) -> None:
-    """The path of a chunk of a ``map``."""
+    """Submit a chunk of a ``map``; never waits for room. Its number is set here.
+
+    Args:
+        cluster: Cluster of the map.
+        chunk: The chunk.
+        data: Its pickled items.
+
+    Raises:
+        UsageError: The cluster is closed, or a reference among the items is of another cluster.
+    """
     cluster._check_open()
     number = chunk._number = next(_chunk_numbers)
     if payload.has_used():
         hold(cluster, number)
     cluster._jobs[number] = chunk
-    cluster._inbox.append(Job(number, 0, data))  # type: ignore[arg-type]  # as above
+    cluster._inbox.append(Job(number, 0, data))  # type: ignore[arg-type]  # as in ``submit_at_once``
     if not cluster._is_posted:
         cluster._is_posted = True
         cluster._engine.post(take_inbox, cluster)
-
-
-# On the loop.
-
-
-def take_inbox(cluster: ClusterState) -> None:
-    """Hand over what has been submitted since the last time."""
-    cluster._is_posted = False
-    inbox = cluster._inbox
-    popleft = inbox.popleft
-    jobs = [popleft() for _ in range(len(inbox))]
-    if jobs:
-        if cluster._journal is not None:
-            cluster._journal.submitted(jobs)
-        cluster._engine.service.submit(core.SubmitJobs(cluster._number, jobs))
-        cluster._engine.service.schedule_tick()
-
-
-def _submit_filed(cluster: ClusterState, node: NodeId | None, job: Job, files: list[FileEntry]) -> None:
-    take_inbox(cluster)
-    if cluster._journal is not None:
-        # Whoever resumes jobs does not have their files: like those for one node they are not.
-        cluster._journal.submitted([job], is_pinned=True)
-    cluster._engine.service.handle(core.SubmitJobs(cluster._number, [job], node, {job.number: files}))
-    cluster._engine.service.schedule_tick()
-
-
-def _submit_pinned(cluster: ClusterState, node: NodeId, job: Job) -> None:
-    if cluster._journal is not None:
-        cluster._journal.submitted([job], is_pinned=True)
-    cluster._engine.service.handle(core.SubmitJobs(cluster._number, [job], node))

@@ -1,17 +1,19 @@
-"""Where a thread stands that is waited for: at work, or at a lock that may never be released.
+"""Deadlock detection: does a thread that is waited for work, or stand at a lock that may never be released?
 
-Whoever waits for callbacks may hold what one of them wants, and then neither goes on. A callback may also just be
-slow, and has to be waited for. Python does not say who holds a lock, or who will set an event. What can be seen:
+Theory of operation. A thread that waits for callbacks may hold a lock that one of them wants: then neither goes on. A
+callback may also just be slow, and has to be waited for. Python does not say which thread holds a lock, or which will
+set an event. What can be seen, by looking at the stacks of all threads again and again:
 
-- *At a lock* is a thread whose innermost frame is in ``threading`` (conditions, events, queues, futures, joins), at
-  ``with lock:`` or at a call of ``acquire``. Sleeping, reading, writing, computing and native code are not. Nor is
-  a wait of dispy itself, as for another job: the engine ends that.
-- *Still* is one that is in the same frame at the same instruction at each look. A callback that takes one lock after
-  another, or asks again and again with a timeout, is not.
-- *Alone* it is if each other thread of the program, but dispy's own, is at a lock, too: nobody is left to release it.
+- A thread is *at a lock* if its innermost frame is in ``threading`` (conditions, events, queues, futures, joins), at
+  ``with lock:`` or at a call of ``acquire``. A thread that sleeps, reads, writes, computes or runs native code is not
+  at a lock. Neither is one in a wait of dispy itself, as for another job: the engine ends that wait.
+- A thread is *still* if it is in the same frame at the same instruction at each look. A callback that takes one lock
+  after another, or asks again and again with a timeout, is not still.
+- A thread is *alone* if each other thread of the program, but for dispy's own, is at a lock, too: no thread is left
+  to release its lock.
 
-Not seen are native threads that would set an event, and which lock it is; so nobody is given up at once
-(``callbacks``). Nor is a ``SimpleQueue.get`` of a callback told from other native code.
+What cannot be seen: native threads that would set an event, which lock it is, and whether a callback is in
+``SimpleQueue.get`` or in other native code. So no callback is given up at once (``callback_thread.Patience``).
 """
 
 from __future__ import annotations
@@ -25,17 +27,18 @@ from collections.abc import Collection
 from types import CodeType, FrameType
 
 _PASSED_ON = frozenset({"threading", "queue", "concurrent.futures._base"})
-"""Modules whose waits are those of their callers."""
+"""Modules whose frames are skipped to find the code that waits: they wait for their callers."""
 
 _OWN = "dispy."
+"""Prefix of the names of dispy's own modules."""
 
 
 class Standing:
-    """Successive looks at one thread: where it stands, and for how long.
+    """Where one thread stands, and for how long, by successive looks.
 
     Args:
-        thread: That is waited for.
-        outermost: Code of ours that calls the user's function, to tell where in it the thread is.
+        thread: Thread that is waited for.
+        outermost: Code of dispy's function that calls the user's: the frame that it calls is the user's function.
     """
 
     def __init__(self, thread: threading.Thread, outermost: CodeType) -> None:
@@ -44,16 +47,22 @@ class Standing:
         self._frame: FrameType | None = None
         self._instruction = -1
         self.since: float | None = None
-        """Since when it has been still and at a lock (monotonic seconds); None if it is not."""
+        """Since when the thread has been still and at a lock (monotonic seconds); None if it is not."""
         self.alone_since: float | None = None
-        """Since when nobody else has been seen at work meanwhile; None if somebody was, at the last look."""
+        """Since when it has also been alone (monotonic seconds); None if others were at work at the last look."""
         self.where = ""
-        """File and line in the user's function, at the last look; empty for one that is not written in Python."""
+        """File and line in the user's function at the last look; empty if the function is not written in Python."""
 
     def look(self, now: float) -> None:
-        """Look at all threads of the program."""
+        """Look at the stacks of all threads, and set the attributes.
+
+        Args:
+            now: Time of the look (monotonic seconds).
+        """
         frames = sys._current_frames()
-        del frames[threading.get_ident()]  # in whose variables they are: a cycle, which would keep them all
+        del frames[
+            threading.get_ident()
+        ]  # our own frame holds the dictionary: a cycle, which would keep all frames alive
         frame = frames.pop(self._thread.ident or 0, None)
         instruction = -1 if frame is None else frame.f_lasti
         if frame is not self._frame or instruction != self._instruction:
@@ -68,16 +77,17 @@ class Standing:
             self.alone_since = now
 
     def mark(self) -> tuple[int, int]:
-        """The frame and its instruction, as numbers: to know them again while the same call goes on."""
+        """Returns the frame and its instruction as numbers, to be compared while the same call goes on."""
         return id(self._frame), self._instruction
 
 
 def _is_anybody_at_work(frames: dict[int, FrameType], without: Collection[int | None]) -> bool:
+    """True if a thread is at work, other than those whose identifiers are in ``without``."""
     return any(ident not in without and not _stands(frame) for ident, frame in frames.items())
 
 
 def _stands(frame: FrameType) -> bool:
-    """Whether a thread is at a lock, or waits for callbacks as we do."""
+    """True if a thread is at a lock of the program, or waits for callbacks: it cannot release a lock now."""
     if not _is_at_lock(frame):
         return False
     waiting = _waiting(frame)
@@ -85,32 +95,39 @@ def _stands(frame: FrameType) -> bool:
 
 
 def _is_at_foreign_lock(frame: FrameType) -> bool:
+    """True if a thread is at a lock, and not in a wait of dispy itself."""
     return _is_at_lock(frame) and not _module(_waiting(frame)).startswith(_OWN)
 
 
 def _waiting(frame: FrameType) -> FrameType:
-    """The frame for which a lock is waited for: the first outside of the modules that pass waits on."""
+    """Returns the frame of the code that waits: the innermost one outside of ``_PASSED_ON``."""
     while _module(frame) in _PASSED_ON and frame.f_back is not None:
         frame = frame.f_back
     return frame
 
 
 def _module(frame: FrameType) -> str:
+    """Returns the name of the module whose code a frame runs."""
     return str(frame.f_globals.get("__name__", ""))
 
 
 def _is_at_lock(frame: FrameType) -> bool:
+    """True if the innermost frame of a thread stands at a lock, an event or the like."""
     name = _module(frame)
     if name == "threading":
-        return frame.f_code.co_name != "run"  # where the thread's function may be one that has no frame
+        return (
+            frame.f_code.co_name != "run"
+        )  # in ``run`` the thread's function may be native code, which has no frame
     if name == "concurrent.futures.thread":
-        return frame.f_code.co_name == "_worker"  # waits for work, by native code
+        return (
+            frame.f_code.co_name == "_worker"
+        )  # an executor's idle thread: it waits for work in native code
     return _acquires(frame.f_code, frame.f_lasti)
 
 
 @functools.lru_cache(200)
 def _acquires(code: CodeType, at: int) -> bool:
-    """Whether an instruction is ``with lock:`` or ``lock.acquire()``: of something that has no frame of its own."""
+    """True if an instruction is ``with lock:`` or ``lock.acquire()`` of a native lock, which has no frame itself."""
     before: list[dis.Instruction] = []
     for instruction in dis.get_instructions(code):
         if instruction.offset == at:
@@ -131,12 +148,13 @@ def _acquires(code: CodeType, at: int) -> bool:
 
 
 def _start(instruction: dis.Instruction) -> tuple[int | None, int | None]:
+    """Returns line and column where an instruction's expression begins; (None, None) if they are not known."""
     positions = instruction.positions
     return (None, None) if positions is None else (positions.lineno, positions.col_offset)
 
 
 def _line(frame: FrameType | None, outermost: CodeType) -> str:
-    """File and line of the frame that a piece of code of ours has called."""
+    """Returns file and line in the frame that ``outermost`` has called; empty if it has called none."""
     inner = None
     while frame is not None and frame.f_code is not outermost:
         inner, frame = frame, frame.f_back

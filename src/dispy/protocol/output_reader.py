@@ -1,0 +1,193 @@
+"""The reading side of live output: pieces of what a job printed are joined again, and gaps are named.
+
+Theory of operation. A node tells each piece with its position (bytes) in all that the job printed on that stream. A
+``Reader`` knows the position that its owner has reached: bytes before it are dropped as duplicates, a gap is replaced
+by a mark that says how many bytes are missing, and the end of the job brings the rest out of the complete output.
+So pieces may be dropped on the way to a slow reader.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from dispy.protocol.node import Ended, Printed
+from dispy.protocol.output import CUT_MARK, split_cut
+
+RESTART_MARK = "\n... [dispy: the job was started again; its output begins anew] ...\n"
+"""Text between the outputs of two attempts of a job."""
+
+_STREAMS = ("stdout", "stderr")
+
+
+class Output(NamedTuple):
+    """A piece of what a job printed. It may begin and end anywhere, not only at the ends of lines.
+
+    Attributes:
+        stream: ``"stdout"`` or ``"stderr"``.
+        text: Text that was printed there, decoded as ``job.stdout`` is; bytes, if the job runs a program.
+    """
+
+    stream: str
+    text: Any
+
+
+class Final(NamedTuple):
+    """Complete output of an ended job.
+
+    Attributes:
+        attempt: Number of the attempt that ended; None if no attempt is known to have ended.
+        texts: Stdout and stderr as they were kept: cut in the middle if they were too long (``protocol.output``).
+    """
+
+    attempt: int | None
+    texts: tuple[bytes, bytes]
+
+
+def final_of(ended: Ended) -> Final:
+    """Returns the complete output in the report of a job's end. A job that did not run has no attempt."""
+    return Final(ended.attempt if ended.ran else None, (bytes(ended.stdout), bytes(ended.stderr)))
+
+
+class Reader:
+    """Position in the output of one job, on both streams; makes ``Output`` of what is new.
+
+    Args:
+        is_binary: True: outputs are bytes. False: text.
+    """
+
+    __slots__ = ("_attempt", "_make", "_streams")
+
+    def __init__(self, is_binary: bool = False) -> None:
+        self._attempt = -1
+        self._make = _Bytes if is_binary else _Text
+        self._streams = (_Stream(self._make()), _Stream(self._make()))
+
+    def take(self, printed: Printed) -> list[Output]:
+        """Returns what is new in a piece, stdout first; empty if all of it was there before."""
+        marks = self._begin(printed.attempt)
+        pieces = ((printed.stdout_at, printed.stdout), (printed.stderr_at, printed.stderr))
+        return _outputs(
+            mark + stream.take(at, data) if mark else stream.take(at, data)
+            for mark, stream, (at, data) in zip(marks, self._streams, pieces, strict=True)
+        )
+
+    def finish(self, final: Final) -> list[Output]:
+        """Returns what is left of the output when the job has ended, stdout first. Call this last, and once."""
+        marks = ("", "") if final.attempt is None else self._begin(final.attempt)
+        return _outputs(
+            mark + stream.finish(kept) if mark else stream.finish(kept)
+            for mark, stream, kept in zip(marks, self._streams, final.texts, strict=True)
+        )
+
+    def _begin(self, attempt: int) -> tuple[Any, Any]:
+        """Begin an attempt, if it is a new one. Returns what has to come before its output on stdout and stderr."""
+        if attempt == self._attempt:
+            return "", ""
+        self._attempt = attempt
+        before, self._streams = self._streams, (_Stream(self._make()), _Stream(self._make()))
+        first, second = (stream.restart() for stream in before)
+        return first, second
+
+
+def _outputs(texts: Iterator[Any]) -> list[Output]:
+    """Returns an ``Output`` for each of stdout and stderr that is not empty."""
+    return [Output(name, text) for name, text in zip(_STREAMS, texts, strict=True) if text]
+
+
+class _Text:
+    """Decoder of UTF-8 in pieces: characters may be cut in two between them. Other bytes become ``\\xff``."""
+
+    __slots__ = ("_decoder",)
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+
+    def decode(self, data: bytes) -> Any:
+        """Returns the characters that are complete by now; the rest of ``data`` waits for the next piece."""
+        return self._decoder.decode(data)
+
+    def end(self) -> Any:
+        """Returns what is left of an incomplete character when nothing follows, and forgets it."""
+        text = self._decoder.decode(b"", True)
+        self._decoder.reset()
+        return text
+
+    @staticmethod
+    def whole(data: bytes) -> bytes:
+        """Returns data behind a gap without the rest of a character whose beginning is missing: up to 3 bytes."""
+        return data[:3].lstrip(_CONTINUATION) + data[3:]
+
+    @staticmethod
+    def say(text: str) -> Any:
+        """Returns a mark of dispy's own as the reader wants it."""
+        return text
+
+
+class _Bytes:
+    """Decoder that leaves bytes as they are."""
+
+    __slots__ = ()
+
+    def decode(self, data: bytes) -> Any:
+        """Returns the data itself."""
+        return data
+
+    def end(self) -> Any:
+        """Returns nothing: no data is ever incomplete."""
+        return b""
+
+    @staticmethod
+    def whole(data: bytes) -> bytes:
+        """Returns the data itself: there are no characters to be cut."""
+        return data
+
+    @staticmethod
+    def say(text: str) -> Any:
+        """Returns a mark of dispy's own as bytes."""
+        return text.encode()
+
+
+class _Stream:
+    """Position in one of a job's two streams (bytes).
+
+    Args:
+        decoder: Decoder of this stream, for this stream only.
+    """
+
+    __slots__ = ("_decoder", "_position")
+
+    def __init__(self, decoder: _Text | _Bytes) -> None:
+        self._position = 0
+        self._decoder = decoder
+
+    def take(self, at: int, data: bytes) -> Any:
+        """Returns what is new in a piece that begins at position ``at`` (bytes); a mark first if some is missing."""
+        end = at + len(data)
+        text = self._decoder.say("")
+        if end <= self._position:
+            return text
+        if at <= self._position:
+            data = data[self._position - at :]
+        else:
+            missing = at - self._position
+            whole = self._decoder.whole(data)
+            mark = CUT_MARK % (missing + len(data) - len(whole))
+            text = self._decoder.end() + self._decoder.say(mark)
+            data = whole
+        self._position = end
+        return text + self._decoder.decode(data)
+
+    def finish(self, kept: bytes) -> Any:
+        """Returns what is left of the output, by the complete output of the job (maybe cut in the middle)."""
+        head, cut, tail = split_cut(kept)
+        return self.take(0, head) + self.take(len(head) + cut, tail) + self._decoder.end()
+
+    def restart(self) -> Any:
+        """Returns what has to come before the output of another attempt; empty if nothing came of this one."""
+        return self._decoder.end() + self._decoder.say(RESTART_MARK) if self._position else ""
+
+
+_CONTINUATION = bytes(range(0x80, 0xC0))
+"""Bytes of UTF-8 that never begin a character."""
