@@ -137,26 +137,6 @@ def send_watch(out: Outbox, placement: Placement, numbers: Collection[int], is_w
             out.append(Send(placement.node.id, message))
 
 
-def take_cancelling(placement: Placement) -> list[int]:
-    """Take the cancelled jobs off a node that will not tell their end any more; returns their numbers."""
-    numbers = [number for number in placement.assigned if number in placement.cancelling]
-    for number in numbers:
-        del placement.assigned[number]
-    placement.cancelling.clear()
-    return numbers
-
-
-def requeue(computation: Computation, jobs: list[Job]) -> None:
-    """Put jobs back to the head of their queue, as new attempts, oldest in front."""
-    for job in reversed(jobs):
-        again = Job(job.number, job.attempt + 1, job.payload, job.stream)
-        pinned_to = computation.pinned.get(job.number)
-        if pinned_to is None:
-            computation.queue.appendleft(again)
-        else:
-            computation.placements[pinned_to].pinned.appendleft(again)
-
-
 def cancel_queued(out: Outbox, computation: Computation, numbers: list[int]) -> None:
     """End jobs that wait with us. They stay in the queue, marked, until that is half of it."""
     queued = numbers

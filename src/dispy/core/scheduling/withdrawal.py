@@ -16,6 +16,7 @@ from dispy.core.scheduling.events import Vacate
 from dispy.core.scheduling.files import give_up_files
 from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.placement import end_here, end_if_hopeless, note_room, place
+from dispy.core.scheduling.retries import retry_after_loss
 from dispy.core.scheduling.state import Placement, State, Status
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
@@ -83,6 +84,25 @@ def leave_if_empty(out: Outbox, placement: Placement, now: Seconds) -> None:
     out.append(TellNode(computation.client, computation.number, placement.node.id, False))
     end_if_hopeless(out, computation)
     place(out, computation, now)
+
+
+def give_up_placement(out: Outbox, placement: Placement, reason: str, now: Seconds) -> None:
+    """A computation leaves a node at once: ``retries`` decides about the jobs that it had there."""
+    computation = placement.computation
+    drop_placement(out, placement)
+    give_up_files(out, placement, reason)
+    retry_after_loss(out, placement, reason)
+    if placement.status is not Status.FAILED:
+        out.append(TellNode(computation.client, computation.number, placement.node.id, False, reason))
+    end_if_hopeless(out, computation)
+    place(out, computation, now)
+
+
+def drop_placement(out: Outbox, placement: Placement) -> None:
+    """Take a node away from a computation."""
+    remove(placement)
+    if placement.node.is_connected and placement.status is not Status.LEFT:
+        out.append(Send(placement.node.id, node.CloseComputation(placement.computation.number)))
 
 
 def remove(placement: Placement) -> None:
