@@ -7,8 +7,8 @@ from dispy.core.execution.actions import Outbox, StartHost, Tell
 from dispy.core.execution.dispatch import recall_ahead
 from dispy.core.execution.events import ClientAttached, ClientSilent, CpusChanged, HostFailed, HostReady
 from dispy.core.execution.fair_shares import ask_exclusive, restrict, share_out, tell_credit
-from dispy.core.execution.files import load
 from dispy.core.execution.ids import Key, Seconds
+from dispy.core.execution.job_files import load
 from dispy.core.execution.jobs import cancel_in_records, drop_unstarted, give_up_values, release
 from dispy.core.execution.retention import (
     close_recovered,

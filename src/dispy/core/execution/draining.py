@@ -11,8 +11,8 @@ from dispy.core.execution.actions import Outbox, Tell
 from dispy.core.execution.dispatch import recall_ahead
 from dispy.core.execution.events import Drain
 from dispy.core.execution.fair_shares import restrict, share_out
-from dispy.core.execution.files import give_up_staging
 from dispy.core.execution.ids import Seconds
+from dispy.core.execution.job_files import give_up_staging
 from dispy.core.execution.state import State
 from dispy.protocol.node import DRAINING, NodeCpus
 

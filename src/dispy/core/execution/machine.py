@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dispy.core.execution import clients, draining, files, jobs, live_output, retention, workers
+from dispy.core.execution import clients, draining, job_files, jobs, live_output, retention, workers
 from dispy.core.execution.actions import Action, Outbox
 from dispy.core.execution.dispatch import settle
 from dispy.core.execution.events import (
@@ -53,9 +53,9 @@ _HANDLERS: dict[type[Event], Handler] = {
     Drain: draining.on_drain,
     HostReady: clients.on_host_ready,
     HostFailed: clients.on_host_failed,
-    FilesReady: files.on_files_ready,
-    FilesFailed: files.on_files_failed,
-    JobFilesReady: files.on_job_files_ready,
+    FilesReady: job_files.on_files_ready,
+    FilesFailed: job_files.on_files_failed,
+    JobFilesReady: job_files.on_job_files_ready,
     Ran: workers.on_ran,
     ValueSent: workers.on_value_sent,
     Recalled: workers.on_recalled,

@@ -12,8 +12,8 @@ from dispy.core.execution.actions import DropNote, Erase, NoteOpen, Outbox, Stor
 from dispy.core.execution.dispatch import recall_ahead
 from dispy.core.execution.events import Restored, Stopping, Stored
 from dispy.core.execution.fair_shares import leave_exclusive, share_out
-from dispy.core.execution.files import give_up_staging
 from dispy.core.execution.ids import ClientId, Seconds
+from dispy.core.execution.job_files import give_up_staging
 from dispy.core.execution.jobs import release
 from dispy.core.execution.state import Client, Computation, State
 from dispy.core.execution.workers import drop_client, flush, forget_client, forget_computation
