@@ -1,51 +1,35 @@
-"""Clients of a node and the computations they bring: how they come, come back and go."""
+"""Clients of a node: how they come, fall silent, come back and go."""
 
 from __future__ import annotations
 
 from dispy.core.execution import live_output
-from dispy.core.execution.actions import Outbox, StartHost, Tell
+from dispy.core.execution.actions import Erase, Outbox, StopHost, Tell
+from dispy.core.execution.computations import drop_computation, forget_computation, leave
 from dispy.core.execution.dispatch import recall_ahead
-from dispy.core.execution.events import ClientAttached, ClientSilent, CpusChanged, HostFailed, HostReady
-from dispy.core.execution.fair_shares import ask_exclusive, restrict, share_out, tell_credit
-from dispy.core.execution.ids import Key, Seconds
-from dispy.core.execution.job_files import load
+from dispy.core.execution.events import ClientAttached, ClientSilent, CpusChanged, Stopping
+from dispy.core.execution.fair_shares import (
+    ask_exclusive,
+    leave_exclusive,
+    restrict,
+    share_out,
+    tell_credit,
+)
+from dispy.core.execution.ids import Seconds
+from dispy.core.execution.job_files import give_up_staging
 from dispy.core.execution.jobs import cancel_in_records, drop_unstarted, give_up_values, release
-from dispy.core.execution.retention import (
-    close_recovered,
-    come_back,
-    drop_batches,
-    forget_empty,
-    forget_lost,
-)
+from dispy.core.execution.retention import come_back, forget_lost, go_away, has_segments, store_all
 from dispy.core.execution.state import UNTOLD, Client, Computation, State, Status
-from dispy.core.execution.workers import (
-    drop_workers,
-    flush,
-    forget_client,
-    forget_computation,
-    give_up,
-    on_worker_exited,
-)
+from dispy.core.execution.workers import flush
 from dispy.protocol.node import (
     DRAINING,
-    Acknowledge,
     Attempt,
-    CloseComputation,
     ComputationReady,
-    Compute,
     Detach,
     LimitCpus,
     NodeCpus,
     Reconcile,
     Reconciled,
 )
-from dispy.protocol.output import cut_reason
-
-__all__ = ["Client"]
-
-RESTARTS_S = (0.0, 0.5, 2.0)
-"""After what time a host is started again that has died (seconds), as often in a row without a job having ended:
-at once, as its death may be nobody's fault; then with pauses, in which what it lacked may come back."""
 
 
 def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Seconds) -> None:
@@ -70,21 +54,6 @@ def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Se
     come_back(state, out, client, event.received)
 
 
-def segments_held(state: State, key: Key) -> set[int]:
-    """Segments with results of a computation that have not been acknowledged, or not even told."""
-    client, computation = state.clients.get(key[0]), state.computations.get(key)
-    results = list(computation.untold) if computation is not None else []
-    for batch in client.batches if client is not None else ():
-        if batch.computation == key[1]:
-            results += batch.ended
-    return {segment for result in results for segment in (result.stream, result.output_stream)}
-
-
-def on_acknowledge(state: State, out: Outbox, client: Client, message: Acknowledge, now: Seconds) -> None:
-    """Forget results that have arrived."""
-    drop_batches(out, client, message.batch)
-
-
 def on_client_silent(state: State, out: Outbox, event: ClientSilent, now: Seconds) -> None:
     """Jobs of a client that is away go on, but its time is running out."""
     client = state.clients.get(event.client)
@@ -96,80 +65,79 @@ def on_client_silent(state: State, out: Outbox, event: ClientSilent, now: Second
             forget_empty(state, out, client, now)
 
 
+def watch_clients(state: State, out: Outbox, now: Seconds) -> None:
+    """Time passes: for clients that are silent it means something."""
+    for client in list(state.clients.values()):
+        if client.is_connected:
+            continue
+        silent_s = now - client.silent_since
+        if silent_s > state.lease_s:
+            forget_client(state, out, client, now)
+            continue
+        if silent_s >= state.silence_s and not client.is_dead:
+            client.is_dead = client.was_away = True
+            leave_exclusive(state, [c for c in state.computations.values() if c.client is client])
+            recall_ahead(state, out)
+            share_out(state, out, now)
+            go_away(state, out, client)
+            if state.is_draining:
+                give_up_staging(state, out, client, now)
+        if client.is_dead:
+            _retire_idle(state, out, client, now)
+
+
+def _retire_idle(state: State, out: Outbox, client: Client, now: Seconds) -> None:
+    """Let the processes and the data of a computation go that has nothing to do any more.
+
+    A client that comes back in time finds that it has to send the computation again.
+    """
+    mine = [c for key, c in state.computations.items() if key[0] == client.id]
+    for computation in mine:
+        if not computation.open and not computation.untold and not has_segments(client, computation):
+            forget_computation(state, out, computation, now)
+
+
 def on_detach(state: State, out: Outbox, client: Client, message: Detach, now: Seconds) -> None:
     """A client goes for good."""
     forget_client(state, out, client, now)
 
 
-def on_limit_cpus(state: State, out: Outbox, client: Client, message: LimitCpus, now: Seconds) -> None:
-    """A client wants fewer of its jobs to run at once, or more again; what runs above that goes on."""
-    client.cpus_max = message.cpus
-    restrict(state)
-    recall_ahead(state, out)
-    share_out(state, out, now)
+def forget_empty(state: State, out: Outbox, client: Client, now: Seconds) -> None:
+    """Who has recovered goes: a client that has nothing here any more does not come back."""
+    if not client.batches and not any(key[0] == client.id for key in state.computations):
+        forget_client(state, out, client, now)
 
 
-def on_compute(state: State, out: Outbox, client: Client, message: Compute, now: Seconds) -> None:
-    """Load a computation, once."""
-    key = (client.id, message.computation)
-    computation = state.computations.get(key)
-    if computation is not None and computation.spec.life != message.life:
-        forget_computation(state, out, computation, now)
-        computation = None
-    if computation is None:
-        computation = state.computations[key] = Computation(key, client, message)
-        if message.live:
-            live_output.watch(state, computation, [])
-        load(out, computation)
-        ask_exclusive(state, computation)
-        restrict(state)
-        share_out(state, out, now)
-    elif computation.status is Status.READY:
-        out.append(Tell(client.id, ComputationReady(message.computation, message.life)))
-        computation.credit = UNTOLD
-        tell_credit(state, out, computation)
+def forget_client(state: State, out: Outbox, client: Client, now: Seconds) -> None:
+    """Drop all that a client had here."""
+    computations = [c for c in state.computations.values() if c.client is client]
+    out.extend(StopHost(computation.key) for computation in computations)
+    drop_client(state, out, client)
+    leave(state, out, computations, now)
 
 
-def on_close_computation(
-    state: State, out: Outbox, client: Client, message: CloseComputation, now: Seconds
-) -> None:
-    """Forget a computation and whatever of it still runs."""
-    computation = state.computations.get((client.id, message.computation))
-    if computation is not None:
-        forget_computation(state, out, computation, now)
-    if client.is_recovering:
-        close_recovered(state, out, client, message.computation)
+def drop_client(state: State, out: Outbox, client: Client) -> None:
+    """Drop all that a client had in memory and on disk; its processes are somebody else's."""
+    for computation in [c for c in state.computations.values() if c.client is client]:
+        drop_computation(state, computation)
+    state.clients.pop(client.id, None)
+    if client.was_away or client.stored:
+        out.append(Erase(client.id, [], gone=True))
 
 
-def on_host_ready(state: State, out: Outbox, event: HostReady, now: Seconds) -> None:
-    """A computation can take jobs."""
-    computation = state.computations.get(event.key)
-    if computation is None:
-        return
-    computation.status = Status.READY
-    # What is sampled once holds for a host that was started again, too.
-    computation.credit = UNTOLD
-    ready = ComputationReady(event.key[1], computation.spec.life, cut_reason(event.warning))
-    out.append(Tell(computation.client.id, ready))
-    tell_credit(state, out, computation)
+def on_stopping(state: State, out: Outbox, event: Stopping, now: Seconds) -> None:
+    """The node has ended all processes: store what there is, but not for those who have gone for good.
 
-
-def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -> None:
-    """A host is gone with all its workers: what ran has ended, what did not goes back."""
-    computation = state.computations.get(event.key)
-    if computation is None:
-        return
-    computation.status = Status.LOADING
-    for exited in event.exits:
-        on_worker_exited(state, out, exited, now)
+    For whoever else it is that does not come back, that costs little.
+    """
     flush(state, out)
-    drop_workers(state, computation)
-    computation.crashes += 1
-    if event.has_died and computation.crashes <= len(RESTARTS_S):
-        # Whoever kills a host may not mean the computation. What had not started is still here.
-        out.append(StartHost(event.key, computation.spec, RESTARTS_S[computation.crashes - 1]))
-        return
-    give_up(state, out, computation, event.reason, now)
+    for gone in event.gone:
+        client = state.clients.get(gone)
+        if client is not None:
+            drop_client(state, out, client)
+    for client in state.clients.values():
+        if client.batches or any(key[0] == client.id for key in state.computations):
+            store_all(state, out, client)
 
 
 def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, now: Seconds) -> None:
@@ -206,6 +174,14 @@ def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int], now:
     drop_unstarted(out, computation, numbers)
     attempts = {(number, computation.open.pop(number).attempt) for number in numbers}
     cancel_in_records(out, computation, attempts, now)
+
+
+def on_limit_cpus(state: State, out: Outbox, client: Client, message: LimitCpus, now: Seconds) -> None:
+    """A client wants fewer of its jobs to run at once, or more again; what runs above that goes on."""
+    client.cpus_max = message.cpus
+    restrict(state)
+    recall_ahead(state, out)
+    share_out(state, out, now)
 
 
 def on_cpus_changed(state: State, out: Outbox, event: CpusChanged, now: Seconds) -> None:

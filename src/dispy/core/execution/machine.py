@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dispy.core.execution import clients, draining, job_files, jobs, live_output, retention, workers
+from dispy.core.execution import (
+    clients,
+    computations,
+    draining,
+    job_files,
+    jobs,
+    live_output,
+    retention,
+    workers,
+)
 from dispy.core.execution.actions import Action, Outbox
 from dispy.core.execution.dispatch import settle
 from dispy.core.execution.events import (
@@ -35,7 +44,7 @@ from dispy.core.execution.events import (
     WorkerExited,
 )
 from dispy.core.execution.ids import Seconds
-from dispy.core.execution.state import State
+from dispy.core.execution.state import Client, State
 from dispy.protocol import node
 
 Handler = Callable[[State, Outbox, Any, Seconds], None]
@@ -43,7 +52,7 @@ Handler = Callable[[State, Outbox, Any, Seconds], None]
 
 def _on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
     workers.on_tick(state, out, event, now)
-    retention.watch_clients(state, out, now)
+    clients.watch_clients(state, out, now)
 
 
 _HANDLERS: dict[type[Event], Handler] = {
@@ -51,10 +60,10 @@ _HANDLERS: dict[type[Event], Handler] = {
     ClientSilent: clients.on_client_silent,
     CpusChanged: clients.on_cpus_changed,
     Drain: draining.on_drain,
-    HostReady: clients.on_host_ready,
-    HostFailed: clients.on_host_failed,
-    FilesReady: job_files.on_files_ready,
-    FilesFailed: job_files.on_files_failed,
+    HostReady: computations.on_host_ready,
+    HostFailed: computations.on_host_failed,
+    FilesReady: computations.on_files_ready,
+    FilesFailed: computations.on_files_failed,
     JobFilesReady: job_files.on_job_files_ready,
     Ran: workers.on_ran,
     ValueSent: workers.on_value_sent,
@@ -62,23 +71,23 @@ _HANDLERS: dict[type[Event], Handler] = {
     JobRefused: jobs.on_job_refused,
     ShortOfRoom: jobs.on_short_of_room,
     WorkerDying: live_output.on_worker_dying,
-    WorkerExited: workers.on_worker_exited,
+    WorkerExited: computations.on_worker_exited,
     Looked: live_output.on_looked,
     Tick: _on_tick,
     Flush: workers.on_flush,
     Stored: retention.on_stored,
     Restored: retention.on_restored,
-    Stopping: retention.on_stopping,
+    Stopping: clients.on_stopping,
 }
 
-MessageHandler = Callable[[State, Outbox, "clients.Client", Any, Seconds], None]
+MessageHandler = Callable[[State, Outbox, Client, Any, Seconds], None]
 
 _MESSAGE_HANDLERS: dict[type[node.ToNode], MessageHandler] = {
-    node.Compute: clients.on_compute,
-    node.CloseComputation: clients.on_close_computation,
+    node.Compute: computations.on_compute,
+    node.CloseComputation: computations.on_close_computation,
     node.Detach: clients.on_detach,
     node.LimitCpus: clients.on_limit_cpus,
-    node.Acknowledge: clients.on_acknowledge,
+    node.Acknowledge: retention.on_acknowledge,
     node.Reconcile: clients.on_reconcile,
     node.Recover: retention.on_recover,
     node.RunJobs: jobs.on_run_jobs,

@@ -9,47 +9,24 @@ so that the next incarnation of the node can say what was lost with this one.
 from __future__ import annotations
 
 from dispy.core.execution.actions import DropNote, Erase, NoteOpen, Outbox, Store, Tell, TellStored
-from dispy.core.execution.dispatch import recall_ahead
-from dispy.core.execution.events import Restored, Stopping, Stored
-from dispy.core.execution.fair_shares import leave_exclusive, share_out
-from dispy.core.execution.ids import ClientId, Seconds
+from dispy.core.execution.events import Restored, Stored
+from dispy.core.execution.ids import ClientId, Key, Seconds
 from dispy.core.execution.job_files import give_up_staging
 from dispy.core.execution.jobs import release
 from dispy.core.execution.state import Client, Computation, State
-from dispy.core.execution.workers import drop_client, flush, forget_client, forget_computation
+from dispy.core.execution.workers import flush
 from dispy.protocol.limits import OPEN_JOBS_MAX
-from dispy.protocol.node import Attempt, Ended, Held, HeldJobs, JobsEnded, Recover
+from dispy.protocol.node import Acknowledge, Attempt, Ended, Held, HeldJobs, JobsEnded, Recover
 
 
-def watch_clients(state: State, out: Outbox, now: Seconds) -> None:
-    """Time passes: for clients that are silent it means something."""
-    for client in list(state.clients.values()):
-        if client.is_connected:
-            continue
-        silent_s = now - client.silent_since
-        if silent_s > state.lease_s:
-            forget_client(state, out, client, now)
-            continue
-        if silent_s >= state.silence_s and not client.is_dead:
-            client.is_dead = client.was_away = True
-            leave_exclusive(state, [c for c in state.computations.values() if c.client is client])
-            recall_ahead(state, out)
-            share_out(state, out, now)
-            _go_away(state, out, client)
-            if state.is_draining:
-                give_up_staging(state, out, client, now)
-        if client.is_dead:
-            _retire_idle(state, out, client, now)
-
-
-def _go_away(state: State, out: Outbox, client: Client) -> None:
+def go_away(state: State, out: Outbox, client: Client) -> None:
     flush(state, out)
     if not client.batches and not any(key[0] == client.id for key in state.computations):
         return
-    _store_all(state, out, client)
+    store_all(state, out, client)
 
 
-def _store_all(state: State, out: Outbox, client: Client) -> None:
+def store_all(state: State, out: Outbox, client: Client) -> None:
     if not client.has_gaps:
         out.append(
             NoteOpen(client.id, client.name, client.lost + _unsaved(state, client), client.next_batch)
@@ -84,18 +61,7 @@ def _unsaved(state: State, client: Client) -> list[HeldJobs]:
     return [HeldJobs(number, attempts) for number, attempts in attempts_by_computation.items()]
 
 
-def _retire_idle(state: State, out: Outbox, client: Client, now: Seconds) -> None:
-    """Let the processes and the data of a computation go that has nothing to do any more.
-
-    A client that comes back in time finds that it has to send the computation again.
-    """
-    mine = [c for key, c in state.computations.items() if key[0] == client.id]
-    for computation in mine:
-        if not computation.open and not computation.untold and not _has_segments(client, computation):
-            forget_computation(state, out, computation, now)
-
-
-def _has_segments(client: Client, computation: Computation) -> bool:
+def has_segments(client: Client, computation: Computation) -> bool:
     """Whether results lie where they would go with the computation."""
     return any(
         ended.stream or ended.output_stream
@@ -147,19 +113,19 @@ def on_restored(state: State, out: Outbox, event: Restored, now: Seconds) -> Non
     client.before = event.before
 
 
-def on_stopping(state: State, out: Outbox, event: Stopping, now: Seconds) -> None:
-    """The node has ended all processes: store what there is, but not for those who have gone for good.
+def on_acknowledge(state: State, out: Outbox, client: Client, message: Acknowledge, now: Seconds) -> None:
+    """Forget results that have arrived."""
+    drop_batches(out, client, message.batch)
 
-    For whoever else it is that does not come back, that costs little.
-    """
-    flush(state, out)
-    for gone in event.gone:
-        client = state.clients.get(gone)
-        if client is not None:
-            drop_client(state, out, client)
-    for client in state.clients.values():
-        if client.batches or any(key[0] == client.id for key in state.computations):
-            _store_all(state, out, client)
+
+def segments_held(state: State, key: Key) -> set[int]:
+    """Segments with results of a computation that have not been acknowledged, or not even told."""
+    client, computation = state.clients.get(key[0]), state.computations.get(key)
+    results = list(computation.untold) if computation is not None else []
+    for batch in client.batches if client is not None else ():
+        if batch.computation == key[1]:
+            results += batch.ended
+    return {segment for result in results for segment in (result.stream, result.output_stream)}
 
 
 def come_back(state: State, out: Outbox, client: Client, received: int) -> None:
@@ -232,9 +198,3 @@ def close_recovered(state: State, out: Outbox, client: Client, number: int) -> N
         client.stored.difference_update(stored)
         out.append(Erase(client.id, stored))
     client.lost = [jobs for jobs in client.lost if jobs.computation != number]
-
-
-def forget_empty(state: State, out: Outbox, client: Client, now: Seconds) -> None:
-    """Who has recovered goes: a client that has nothing here any more does not come back."""
-    if not client.batches and not any(key[0] == client.id for key in state.computations):
-        forget_client(state, out, client, now)

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from dispy.core.execution import live_output
-from dispy.core.execution.actions import Cut, Erase, FlushSoon, KillWorker, Outbox, Pass, StopHost, Tell
-from dispy.core.execution.dispatch import STILLBORN_MAX
+from dispy.core.execution.actions import Cut, FlushSoon, KillWorker, Outbox, Pass, Tell
 from dispy.core.execution.events import Flush, Ran, Recalled, Tick, ValueSent, WorkerExited
 from dispy.core.execution.fair_shares import (
     BACKLOG_US,
     SHARE_S,
     charge,
-    leave_exclusive,
     share_out,
     tell_credit,
     vacate,
 )
 from dispy.core.execution.ids import Seconds
 from dispy.core.execution.jobs import cut_or_interrupt, release, requeue, take_ready, tell_ended
-from dispy.core.execution.state import Client, Computation, State, Worker
-from dispy.protocol.limits import BATCH_MAX, REASON_MAX
+from dispy.core.execution.state import Computation, State, Worker
+from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import (
     FINISHED,
     TERMINATED,
-    Attempt,
-    ComputationFailed,
     Ended,
     Job,
     JobsReturned,
@@ -206,15 +202,16 @@ def on_recalled(state: State, out: Outbox, event: Recalled, now: Seconds) -> Non
             out.append(Tell(client.id, JobsReturned(number, attempts)))
 
 
-def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Seconds) -> None:
+def remove_worker(state: State, out: Outbox, event: WorkerExited, now: Seconds) -> Computation | None:
     """Give the job that a dead worker was at its end, and the others back to the queue.
 
     All results that the worker had finished were told before. What it had taken and not begun is
-    known from its position; what it had not taken, from the kernel.
+    known from its position; what it had not taken, from the kernel. Returns the computation, None if the
+    worker is not known.
     """
     worker = state.workers.pop(event.worker, None)
     if worker is None:
-        return
+        return None
     computation = worker.computation
     computation.workers.pop(worker.id, None)
     computation.idle.pop(worker.id, None)
@@ -233,14 +230,7 @@ def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Second
             requeue(out, computation, record.jobs)
     if not event.position and not worker.is_killed:
         computation.stillborn += 1
-    # While others are at work their jobs go on, and no more workers are started (``offers``).
-    if computation.stillborn > STILLBORN_MAX and not computation.busy:
-        drop_workers(state, computation)
-        out.append(StopHost(computation.key))
-        reason = f"its workers end before they begin a job: {event.reason}"
-        give_up(state, out, computation, reason, now)
-        return
-    tell_credit(state, out, computation)
+    return computation
 
 
 def _end_running(
@@ -335,59 +325,6 @@ def _free_rest(out: Outbox, worker: Worker, record: Record, position: int) -> No
         rest = record.jobs[keep:]
         del record.jobs[keep:]
         requeue(out, worker.computation, rest)
-
-
-def forget_client(state: State, out: Outbox, client: Client, now: Seconds) -> None:
-    """Drop all that a client had here."""
-    computations = [c for c in state.computations.values() if c.client is client]
-    out.extend(StopHost(computation.key) for computation in computations)
-    drop_client(state, out, client)
-    leave(state, out, computations, now)
-
-
-def drop_client(state: State, out: Outbox, client: Client) -> None:
-    """Drop all that a client had in memory and on disk; its processes are somebody else's."""
-    for computation in [c for c in state.computations.values() if c.client is client]:
-        _drop(state, computation)
-    state.clients.pop(client.id, None)
-    if client.was_away or client.stored:
-        out.append(Erase(client.id, [], gone=True))
-
-
-def forget_computation(state: State, out: Outbox, computation: Computation, now: Seconds) -> None:
-    """Drop a computation, its jobs and its processes."""
-    _drop(state, computation)
-    out.append(StopHost(computation.key))
-    leave(state, out, [computation], now)
-
-
-def _drop(state: State, computation: Computation) -> None:
-    drop_workers(state, computation)
-    del state.computations[computation.key]
-    live_output.forget(state, computation.key)
-
-
-def leave(state: State, out: Outbox, computations: list[Computation], now: Seconds) -> None:
-    """Computations are gone: what they had is the others'."""
-    leave_exclusive(state, computations)
-    share_out(state, out, now)
-
-
-def give_up(state: State, out: Outbox, computation: Computation, reason: str, now: Seconds) -> None:
-    """Tell the scheduler that this computation cannot run here, and give its jobs back."""
-    client, number = computation.client, computation.key[1]
-    # A host says what it likes, and its words may have others in front of them by now.
-    reason = reason[:REASON_MAX]
-    if computation.untold:
-        tell_ended(out, computation, [])
-    del state.computations[computation.key]
-    live_output.forget(state, computation.key)
-    # The failure first: what is returned after it must not bring the computation back here.
-    out.append(Tell(client.id, ComputationFailed(number, reason, computation.spec.life)))
-    left = [Attempt(job.number, job.attempt) for job in computation.open.values()]
-    for start in range(0, len(left), BATCH_MAX):
-        out.append(Tell(client.id, JobsReturned(number, left[start : start + BATCH_MAX], reason)))
-    leave(state, out, [computation], now)
 
 
 def drop_workers(state: State, computation: Computation) -> None:
