@@ -1,4 +1,31 @@
-"""Computations: brought and closed by clients; allocated, loaded, refused and granted credit on nodes."""
+"""Computations: opened and closed by clients; allocated, loaded, refused and granted credit on nodes.
+
+Status of a placement (a computation on a node). ``gone``: the placement is forgotten on both sides. While the
+connection is broken nothing is sent; ``nodes.on_reconciled`` makes up for it.
+
+| status          | event                                | next    | what is sent                                   |
+|-----------------|--------------------------------------|---------|------------------------------------------------|
+| none            | Allocate, CPUs > 0                   | LOADING | Compute                                        |
+| LOADING, FAILED | ComputationReady                     | READY   | TellNode (usable), objects, files; jobs follow |
+|                 |                                      |         | the node's Credit                              |
+| LOADING, READY  | ComputationFailed                    | FAILED  | TellNode (not usable); pinned jobs: ABANDONED  |
+| READY           | ObjectStored: no room for an object, | FAILED  | TakeBack, TellNode; pinned jobs: ABANDONED     |
+|                 | ever                                 |         |                                                |
+| READY           | JobsReturned with a reason: the node | LOADING | Compute                                        |
+|                 | does not know the computation        |         |                                                |
+| LOADING, READY, | Reconciled: the node has lost the    | LOADING | Compute                                        |
+| FAILED          | computation                          |         |                                                |
+| any but LEFT    | Vacate                               | LEAVING | TakeBack; CancelJobs if it terminates          |
+| LEAVING         | last job gone, it returns            | LEFT    | CloseComputation, TellVacated                  |
+| LEAVING         | last job gone, it does not return    | gone    | CloseComputation, TellNode (not usable)        |
+| LEFT            | Allocate, CPUs > 0                   | LOADING | Compute with the next generation (``life``)    |
+| LEFT            | Vacate, it does not return           | gone    | TellNode (not usable)                          |
+| any             | Allocate, 0 CPUs, not draining       | gone    | CloseComputation, TellNode; see ``retries``    |
+| any             | NodeLost                             | gone    | TellNode; see ``retries``                      |
+| any             | CloseComputation of the client       | gone    | CloseComputation                               |
+
+A message about an earlier generation, or to a placement that is LEAVING or LEFT, changes no status.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +44,14 @@ from dispy.protocol.node import ABANDONED
 
 
 def on_add_computation(state: State, out: Outbox, event: AddComputation, now: Seconds) -> None:
-    """Know a computation; it runs nowhere until it is allocated nodes."""
+    """Open a computation. It runs nowhere until nodes are allocated to it."""
     state.computations[event.compute.computation] = Computation(
         event.client, event.compute, event.reentrant
     )
 
 
 def on_close_computation(state: State, out: Outbox, event: CloseComputation, now: Seconds) -> None:
-    """Forget a computation here and on its nodes."""
+    """Forget a computation and its jobs here and on its nodes. No end of its open jobs is told."""
     computation = state.computations.pop(event.computation, None)
     if computation is None:
         return
@@ -34,7 +61,7 @@ def on_close_computation(state: State, out: Outbox, event: CloseComputation, now
 
 
 def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> None:
-    """Let a computation use a node, change how much of it, or end that."""
+    """Let a computation use a node, change the number of CPUs that it may use there, or take the node away."""
     computation = state.computations.get(event.computation)
     known = state.nodes.get(event.node)
     if computation is None or known is None:
@@ -48,7 +75,7 @@ def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> Non
     if placement is None and event.is_draining:
         return
     if placement is not None and placement.status is Status.LEAVING:
-        return  # what it is like when it comes back is asked when it has left
+        return  # the client is asked with ``TellVacated`` once the computation has left
     if placement is None or placement.status is Status.LEFT:
         if placement is None:
             placement = open_placement(computation, known, event.cpus)
@@ -72,7 +99,7 @@ def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> Non
 
 
 def open_placement(computation: Computation, known: Node, cpus: int) -> Placement:
-    """A computation comes to a node."""
+    """Returns a new placement of a computation on a node, known to both, with up to ``cpus`` CPUs."""
     placement = Placement(computation, known, cpus)
     computation.placements[known.id] = placement
     known.placements[computation.number] = placement
@@ -82,7 +109,7 @@ def open_placement(computation: Computation, known: Node, cpus: int) -> Placemen
 def on_computation_ready(
     state: State, out: Outbox, known: Node, message: node.ComputationReady, now: Seconds
 ) -> None:
-    """A computation is loaded; jobs go there as soon as there is credit."""
+    """A node has loaded a computation: send it objects and files. Jobs go there as soon as it grants credit."""
     placement = known.placements.get(message.computation)
     if placement is None or placement.status is Status.READY or _is_past(placement, message.life):
         return
@@ -98,10 +125,10 @@ def on_computation_ready(
 def on_computation_failed(
     state: State, out: Outbox, known: Node, message: node.ComputationFailed, now: Seconds
 ) -> None:
-    """A node cannot run a computation: it is not used for it, and the reason is kept.
+    """A node cannot run a computation: send it no more jobs, and keep the reason.
 
-    What it has not started it gives back. The others have ended, and their results may still be on their way:
-    a large one is overtaken by this message.
+    The node gives back the jobs that it has not started. The others have ended, and their results may still be on
+    their way: this message overtakes a large one.
     """
     placement = known.placements.get(message.computation)
     if placement is None or _is_past(placement, message.life):
@@ -120,12 +147,15 @@ def on_computation_failed(
 
 
 def _is_past(placement: Placement, life: int) -> bool:
-    """Whether what a node says of a computation is about a stay that is over, or ends anyway."""
+    """True if a message is about an earlier generation of the placement, or about one that ends anyway."""
     return placement.status in (Status.LEAVING, Status.LEFT) or life != placement.compute.life
 
 
 def load_again(out: Outbox, placement: Placement) -> None:
-    """A node does not have a computation any more: it is sent again; jobs follow its credit."""
+    """Send a computation again to a node that has lost it. Its credit is 0 until the node has loaded it.
+
+    ``note_room`` must follow.
+    """
     placement.granted = (0, 0)
     placement.apply_grant()
     placement.status = Status.LOADING
@@ -136,9 +166,9 @@ def load_again(out: Outbox, placement: Placement) -> None:
 
 
 def on_credit(state: State, out: Outbox, known: Node, message: node.Credit, now: Seconds) -> None:
-    """A node grants more or less."""
+    """A node grants another credit: send more jobs if it grew, and no new ones while it is used up."""
     placement = known.placements.get(message.computation)
-    # Before it is loaded there is none: this one is of its time there before that.
+    # A computation that is not loaded has no credit: this message is of its stay before.
     if placement is None or placement.status is not Status.READY:
         return
     is_news = message.reason != placement.shortage

@@ -1,4 +1,27 @@
-"""Jobs: submitted, cancelled and watched by clients; started, ended and returned by nodes."""
+"""Jobs: submitted, cancelled and watched by clients; started, ended and returned by nodes.
+
+The life of a job in the scheduler. *Queued*: in the queue of its computation, or of its placement if it is pinned to
+a node. *Assigned*: sent to a node. *Ended*: told to the client, once, and forgotten.
+
+| state    | event                                      | next     | what is sent                                    |
+|----------|--------------------------------------------|----------|-------------------------------------------------|
+| none     | SubmitJobs                                 | queued   |                                                 |
+| none     | SubmitJobs for a node that is not open     | ended    | TellEndedHere (ABANDONED)                       |
+| queued   | a node has room (``placement.place``)      | assigned | RunJobs                                         |
+| queued   | CancelJobs                                 | ended    | TellEndedHere (CANCELLED)                       |
+| queued   | every node has failed                      | ended    | TellEndedHere (TERMINATED)                      |
+| assigned | JobsStarted                                | assigned | TellStarted                                     |
+| assigned | CancelJobs                                 | assigned | CancelJobs; the node tells the end              |
+| assigned | JobsEnded                                  | ended    | Acknowledge, TellEnded                          |
+| assigned | JobsEnded, the process died, may run again | queued   | Acknowledge, TellRequeued                       |
+| assigned | JobsReturned: not started there            | queued   | TellRequeued; if cancelled: ended               |
+| assigned | Reconciled: it never arrived               | assigned | RunJobs, same attempt; if cancelled: ended; if  |
+|          |                                            |          | the computation is not loaded: queued           |
+| assigned | its node is lost or taken away             | queued   | if it may run again (``retries``), else: ended, |
+|          |                                            |          | TellEndedHere                                   |
+
+A message of a node counts only if the job is assigned there with the same attempt; late and doubled ones are ignored.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +54,7 @@ from dispy.protocol.node import ABANDONED, Attempt
 
 
 def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -> None:
-    """Queue jobs and start what can start."""
+    """Queue jobs, and send those for which there is room."""
     computation = state.computations[event.computation]
     computation.open += len(event.jobs)
     if event.files:
@@ -61,7 +84,7 @@ def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -
 
 
 def on_watch_jobs(state: State, out: Outbox, event: WatchJobs, now: Seconds) -> None:
-    """Ask for the output of running jobs, or cease to; the nodes of those that wait are asked with the jobs."""
+    """Ask nodes for the output of running jobs, or stop it. For waiting jobs a node is asked when it gets them."""
     computation = state.computations.get(event.computation)
     if computation is None:
         return
@@ -74,7 +97,7 @@ def on_watch_jobs(state: State, out: Outbox, event: WatchJobs, now: Seconds) -> 
 
 
 def on_cancel_jobs(state: State, out: Outbox, event: CancelJobs, now: Seconds) -> None:
-    """Cancel jobs, wherever they are. Those on nodes end when the nodes say so."""
+    """Cancel jobs. Waiting ones end at once; assigned ones end when their node says so, and stay open until then."""
     computation = state.computations.get(event.computation)
     if computation is None:
         return
@@ -100,7 +123,7 @@ def on_cancel_jobs(state: State, out: Outbox, event: CancelJobs, now: Seconds) -
 def on_jobs_started(
     state: State, out: Outbox, known: Node, message: node.JobsStarted, now: Seconds
 ) -> None:
-    """Some jobs have been running for a moment."""
+    """A node reports jobs that have been running for a tick. If the computation is leaving, they may be cancelled."""
     placement = known.placements.get(message.computation)
     if placement is None:
         return
@@ -117,9 +140,10 @@ def on_jobs_started(
 
 
 def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnded, now: Seconds) -> None:
-    """Jobs have ended: tell the client, once, and fill the room they leave.
+    """Jobs have ended on a node: tell the client, once, and send other jobs into the room they leave.
 
-    On the path of every job, so it does its bookkeeping a batch at a time.
+    The acknowledgement lets the node forget the batch, also where nothing of it is wanted. Every job passes here, so
+    the bookkeeping is done a batch at a time.
     """
     out.append(Send(known.id, node.Acknowledge(message.batch)))
     placement = known.placements.get(message.computation)
@@ -165,11 +189,14 @@ def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnde
 def on_jobs_returned(
     state: State, out: Outbox, known: Node, message: node.JobsReturned, now: Seconds
 ) -> None:
-    """Jobs that a node had not started are ours again, at the head of the queue."""
+    """A node gives back jobs that it has not started: put them to the head of their queue.
+
+    With a reason it has refused them, because it does not know the computation, which is then sent again.
+    """
     placement = known.placements.get(message.computation)
     if placement is None:
         return
-    # If it had none to give, it is asked again only after something has moved there, or been sent.
+    # A node that had none to give is asked again only after something has moved there, or was sent.
     if message.attempts:
         placement.asked_back = False
     placement.last_sent = now
@@ -192,10 +219,10 @@ def on_jobs_returned(
         out.append(TellRequeued(computation.client, computation.number, [job.number for job in back]))
     note_room(placement)
     if back and known.id in computation.free:
-        # They waited there, whoever has its CPUs: of the nodes with room it is the last to get them.
+        # They waited there, so its CPUs are in use for others: of the nodes with room it is the last to get them.
         computation.free = {known.id: computation.free.pop(known.id), **computation.free}
     if message.reason and placement.status is Status.READY:
-        # It refused them.
+        # The node does not know the computation.
         load_again(out, placement)
         note_room(placement)
     if placement.status is Status.FAILED:
@@ -205,6 +232,7 @@ def on_jobs_returned(
 
 
 def _take_assigned(placement: Placement, attempts: list[Attempt]) -> list[node.Job]:
+    """Take attempts off a node; returns the jobs of those that were assigned there, in the same order."""
     assigned = placement.assigned
     taken = []
     for attempt in attempts:
@@ -217,14 +245,15 @@ def _take_assigned(placement: Placement, attempts: list[Attempt]) -> list[node.J
 
 
 def end_cancelled(out: Outbox, placement: Placement, numbers: list[int]) -> None:
-    """Jobs that were cancelled while on their way to a node and came back unstarted."""
+    """End jobs that were cancelled while assigned, and have not started on their node."""
     end_here(out, placement.computation, numbers, node.CANCELLED, "cancelled")
 
 
 def on_provisional(state: State, out: Outbox, known: Node, message: node.Provisional, now: Seconds) -> None:
-    """A running job sent a value: pass it on and let the job go on.
+    """A running job sent a provisional result: pass it on, and acknowledge it so that the job goes on.
 
-    With a part of a file it goes on when that has been written: see ``on_answer_value``.
+    A part of a file is acknowledged when the client has written it (``on_answer_value``), or refused here if the
+    attempt is not wanted any more.
     """
     placement = known.placements.get(message.computation)
     if placement is None:
@@ -242,14 +271,14 @@ def on_provisional(state: State, out: Outbox, known: Node, message: node.Provisi
 
 
 def on_answer_value(state: State, out: Outbox, event: AnswerValue, now: Seconds) -> None:
-    """A part of a file was written, or refused."""
+    """Tell a node that a part of a file was written, or refused. Lost if the connection is broken."""
     known = state.nodes.get(event.node)
     if known is not None and known.is_connected:
         out.append(Send(known.id, event.message))
 
 
 def on_printed(state: State, out: Outbox, known: Node, message: node.JobsPrinted, now: Seconds) -> None:
-    """Running jobs have printed something: pass it on, and let more of it come."""
+    """Running jobs have printed something: pass it on, and acknowledge it so that the node sends more."""
     placement = known.placements.get(message.computation)
     if placement is None:
         return

@@ -1,4 +1,4 @@
-"""The scheduling core's one entry: an event and the time in, actions out."""
+"""The entry of the scheduling core: maps each event and each message of a node to the function that handles it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Handler = Callable[[State, Outbox, Any, Seconds], None]
 
 
 def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
-    """Look for jobs that wait behind others while a CPU is idle."""
+    """Steal work: ask back jobs that wait behind others on one node while a CPU of another is idle."""
     steal(state, out, now)
 
 
@@ -79,16 +79,22 @@ _MESSAGE_HANDLERS: dict[type[node.FromNode], MessageHandler] = {
 
 
 class Machine:
-    """A scheduler's decisions."""
+    """The decisions of one scheduler.
+
+    Attributes:
+        state: All that the scheduler knows. Only ``handle`` changes it; others may read it between two calls.
+    """
 
     def __init__(self) -> None:
         self.state = State()
 
     def handle(self, event: Event, now: Seconds) -> list[Action]:
-        """Take note of an event; returns what to do, in order.
+        """Change the state as an event demands; returns the actions for the shell, to be done in this order.
+
+        A message of a node that is not known is ignored.
 
         Args:
-            event: What happened.
+            event: Something that a client, a node or the clock said.
             now: The present (seconds, monotonic).
         """
         out: Outbox = []

@@ -1,4 +1,21 @@
-"""Nodes: they come, break off, come back and are lost; they offer CPUs, and a limit says how many are used."""
+"""Nodes: their connections stand, break, are made again or given up; they offer CPUs, and a limit bounds their use.
+
+After a reconnect both sides compare what they hold. The scheduler sends ``Reconcile`` with all attempts and the
+generations of all computations that it believes to be there. The node ends what is not in it, and answers
+``Reconciled`` with what it does not have: that is sent again, with the same attempts. Until the answer the node gets
+no new jobs.
+
+| state of the node | event                        | next         | what is sent                                    |
+|-------------------|------------------------------|--------------|-------------------------------------------------|
+| none              | NodeUp, not ``known``        | connected    |                                                 |
+| none              | NodeUp, ``known``: was lost  | connected    | LimitCpus, Reconcile of nothing: it ends all    |
+| connected         | NodeSilent                   | disconnected |                                                 |
+| disconnected      | NodeUp, ``known``            | comparing    | LimitCpus, Reconcile                            |
+| disconnected      | NodeUp, not ``known``        | connected    | as after NodeLost, as a new node                |
+| comparing         | Reconciled                   | connected    | RunJobs, CancelJobs, objects, files, WatchJobs  |
+|                   |                              |              | that may be lost                                |
+| any               | NodeLost                     | none         | TellNode for each computation; see ``retries``  |
+"""
 
 from __future__ import annotations
 
@@ -19,10 +36,10 @@ from dispy.protocol.node import Attempt
 
 
 def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
-    """A node is there (again). If both sides know each other, they compare what they hold."""
+    """A connection to a node stands. If both sides know each other from before, they compare what they hold."""
     known = state.nodes.get(event.node)
     if known is not None and not event.known:
-        # The node has forgotten us: whatever ran there is gone.
+        # The node has forgotten this scheduler: all that ran there is gone.
         on_node_lost(
             state, out, NodeLost(event.node, "the node gave our jobs up after a long silence"), now
         )
@@ -31,7 +48,7 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
         known = state.nodes[event.node] = Node(event.node, event.name, event.cpus)
         known.cpus_max = state.limits.get(event.node)
         if event.known:
-            # It was lost and is back: what it still holds for us is not wanted any more.
+            # The node was given up and is back: nothing that it still holds is wanted any more.
             if known.cpus_max is not None:
                 out.append(Send(known.id, node.LimitCpus(known.cpus_max)))
             out.append(Send(known.id, node.Reconcile([], {})))
@@ -39,7 +56,7 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
     known.is_connected = known.is_comparing = True
     known.cpus = event.cpus
     if known.cpus_max is not None:
-        # It knows, unless that was lost with the connection.
+        # The node knows its limit, unless the message was lost with the connection.
         out.append(Send(known.id, node.LimitCpus(known.cpus_max)))
     attempts = [
         Attempt(job.number, job.attempt)
@@ -55,7 +72,7 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
 
 
 def on_node_silent(state: State, out: Outbox, event: NodeSilent, now: Seconds) -> None:
-    """A connection broke: nothing more is sent there until it stands again or the node is lost."""
+    """A connection broke: send nothing to the node until it stands again or the node is given up."""
     known = state.nodes.get(event.node)
     if known is None:
         return
@@ -65,7 +82,7 @@ def on_node_silent(state: State, out: Outbox, event: NodeSilent, now: Seconds) -
 
 
 def on_node_lost(state: State, out: Outbox, event: NodeLost, now: Seconds) -> None:
-    """Take a node away and decide about the jobs it had."""
+    """Forget a node; ``retries`` decides about the jobs that it had."""
     known = state.nodes.pop(event.node, None)
     if known is None:
         return
@@ -75,7 +92,7 @@ def on_node_lost(state: State, out: Outbox, event: NodeLost, now: Seconds) -> No
 
 
 def on_node_cpus(state: State, out: Outbox, known: Node, message: node.NodeCpus, now: Seconds) -> None:
-    """A node offers another number of CPUs; credit says what that means for each computation."""
+    """A node offers another number of CPUs. Its next credits say what that means for each computation."""
     known.cpus = message.cpus
     for placement in known.placements.values():
         placement.apply_grant()
@@ -84,7 +101,7 @@ def on_node_cpus(state: State, out: Outbox, known: Node, message: node.NodeCpus,
 
 
 def on_limit_node(state: State, out: Outbox, event: LimitNode, now: Seconds) -> None:
-    """Use fewer CPUs of a node, or more again; its credit says what that means for each computation."""
+    """Use fewer CPUs of a node, or more again. Its next credits say what that means for each computation."""
     state.limits[event.node] = event.cpus
     known = state.nodes.get(event.node)
     if known is None:
@@ -95,7 +112,7 @@ def on_limit_node(state: State, out: Outbox, event: LimitNode, now: Seconds) -> 
 
 
 def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconciled, now: Seconds) -> None:
-    """After a reconnect: send again what never arrived, with the same attempt, in the same order."""
+    """End the comparison after a reconnect: send again, as the same attempts, in order, the jobs that never arrived."""
     known.is_comparing = False
     for number in message.computations:
         placement = known.placements.get(number)
@@ -103,7 +120,7 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
             load_again(out, placement)
     missing = {(attempt.number, attempt.attempt) for attempt in message.attempts}
     for placement in list(known.placements.values()):
-        # What it gave back may have been lost with the connection.
+        # Jobs that the node gave back may be lost with the connection, so that it is to be asked again.
         placement.asked_back = False
         again = [job for job in placement.assigned.values() if (job.number, job.attempt) in missing]
         cancelled = [job for job in again if job.number in placement.cancelling]
@@ -113,11 +130,11 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
         placement.cancelling.difference_update([job.number for job in cancelled])
         again = [job for job in again if job.number in placement.assigned]
         if placement.status in (Status.LOADING, Status.LEAVING):
-            # The computation has to come first, and the data that they read; or it will not come again.
+            # LOADING: the computation and its objects have to arrive first. LEAVING: it is not sent again.
             requeue_assigned(out, placement, again)
             again = []
         send_runs(out, placement, again)
-        # Cancels that were on their way when the link broke.
+        # Cancels may have been on their way when the connection broke.
         still = [placement.assigned[n] for n in placement.cancelling if n in placement.assigned]
         if still:
             for start in range(0, len(still), BATCH_MAX):
@@ -125,7 +142,7 @@ def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconcil
                 out.append(Send(known.id, node.CancelJobs(placement.computation.number, attempts)))
         reconcile_objects(out, placement)
         send_files(out, placement)
-        # What was asked of it meanwhile, and what the broken link had swallowed.
+        # Wishes for output that came meanwhile, or were lost with the connection.
         send_watch(out, placement, placement.computation.watched)
         note_room(placement)
         if placement.status is Status.LEAVING:
