@@ -74,7 +74,7 @@ def on_files_placed(
 def on_files_progress(
     state: State, out: Outbox, known: Node, message: node.FilesProgress, now: Seconds
 ) -> None:
-    """A node says how many files and bytes of those that it waits for have arrived. For ``explain`` only."""
+    """A node says how many files and bytes of those that it waits for have arrived. Only shown to people."""
     placement = known.placements.get(message.computation)
     if placement is not None:
         placement.progress = message if message.files < message.files_max else None

@@ -112,7 +112,7 @@ def on_limit_node(state: State, out: Outbox, event: LimitNode, now: Seconds) -> 
 
 
 def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconciled, now: Seconds) -> None:
-    """End the comparison after a reconnect: send again, as the same attempts, in order, the jobs that never arrived."""
+    """End the comparison after a reconnect: send again, as the same attempts, jobs that never arrived."""
     known.is_comparing = False
     for number in message.computations:
         placement = known.placements.get(number)
