@@ -228,6 +228,7 @@ class Recovery:
                     self._settle(incarnation, status, "")
 
     def _settle(self, incarnation: bytes, status: PlaceStatus, reason: str) -> None:
+        """Set the status of an incarnation, if the program used it."""
         if incarnation in self.places:
             self.places[incarnation] = Place(status, reason)
 

@@ -67,6 +67,7 @@ class RunTimes:
         return self._high_us
 
     def _find_high_us(self) -> int:
+        """Returns the upper bound of the bucket in which the 99 % quantile lies (microseconds)."""
         above = self.samples // 100
         for index in range(_BUCKETS - 1, -1, -1):
             above -= self._buckets[index]

@@ -1,4 +1,25 @@
-"""Clients of a node: how they come, fall silent, come back and go."""
+"""Clients of a node: they connect, fall silent, come back, and leave or lose their lease.
+
+Theory of operation. A client is a scheduler; its identity stays the same over all its connections. When a connection
+breaks, the client is *silent*: its jobs go on, and it keeps its fair share. After ``State.silence_s`` it is *dead*:
+it has no share, and its results go to disk (``retention``). It may come back until its *lease* ends,
+``State.lease_s`` after it was last heard. After a reconnect both sides compare what they hold (``Reconcile``).
+
+| state     | event                                | next      | what is sent                                       |
+|-----------|--------------------------------------|-----------|----------------------------------------------------|
+| none      | ClientAttached                       | connected |                                                    |
+| none      | Restored: results found on disk      | dead      |                                                    |
+| connected | ClientSilent                         | silent    | Pass: values on their way are not delivered        |
+| silent    | ClientAttached                       | connected | output and results that were not acknowledged      |
+| silent    | tick, after ``silence_s``            | dead      | NoteOpen, Store                                    |
+| dead      | ClientAttached                       | connected | as from silent, results on disk with TellStored    |
+| dead      | tick, a computation has no job left  | dead      | StopHost                                           |
+| connected | Detach                               | none      | StopHost, Erase                                    |
+| silent,   | tick, after ``lease_s``              | none      | StopHost, Erase                                    |
+| dead      |                                      |           |                                                    |
+| connected | ClientSilent, recovery, nothing left | none      | StopHost, Erase                                    |
+| any       | Stopping: the node ends              |           | NoteOpen, Store; Erase for clients that have left  |
+"""
 
 from __future__ import annotations
 
@@ -33,15 +54,15 @@ from dispy.protocol.node import (
 
 
 def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Seconds) -> None:
-    """Know a client, or know it again and repeat the results that it does not have."""
+    """Know a client, or welcome it back: repeat the output and results that it does not have."""
     client = state.clients.get(event.client)
     if state.is_draining:
-        # Its welcome has offered no CPUs, and not said why.
+        # The ``Welcome`` to it has offered no CPUs, and not said why.
         out.append(Tell(event.client, NodeCpus(0, DRAINING)))
     if client is None:
         state.clients[event.client] = Client(event.client, event.name)
         return
-    # Before the ends of those jobs.
+    # Output before the ends of the same jobs.
     live_output.tell_again(state, out, client)
     if client.is_dead:
         client.is_dead = False
@@ -55,7 +76,7 @@ def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Se
 
 
 def on_client_silent(state: State, out: Outbox, event: ClientSilent, now: Seconds) -> None:
-    """Jobs of a client that is away go on, but its time is running out."""
+    """A connection broke: the jobs of the client go on. A recovery that has fetched all is forgotten."""
     client = state.clients.get(event.client)
     if client is not None:
         client.is_connected = False
@@ -66,7 +87,7 @@ def on_client_silent(state: State, out: Outbox, event: ClientSilent, now: Second
 
 
 def watch_clients(state: State, out: Outbox, now: Seconds) -> None:
-    """Time passes: for clients that are silent it means something."""
+    """Declare silent clients dead after ``silence_s``, and forget them when their lease ends. Call at each tick."""
     for client in list(state.clients.values()):
         if client.is_connected:
             continue
@@ -87,7 +108,7 @@ def watch_clients(state: State, out: Outbox, now: Seconds) -> None:
 
 
 def _retire_idle(state: State, out: Outbox, client: Client, now: Seconds) -> None:
-    """Let the processes and the data of a computation go that has nothing to do any more.
+    """Forget computations of a dead client that have no job and no result left which needs them.
 
     A client that comes back in time finds that it has to send the computation again.
     """
@@ -98,18 +119,18 @@ def _retire_idle(state: State, out: Outbox, client: Client, now: Seconds) -> Non
 
 
 def on_detach(state: State, out: Outbox, client: Client, message: Detach, now: Seconds) -> None:
-    """A client goes for good."""
+    """Forget a client that leaves for good."""
     forget_client(state, out, client, now)
 
 
 def forget_empty(state: State, out: Outbox, client: Client, now: Seconds) -> None:
-    """Who has recovered goes: a client that has nothing here any more does not come back."""
+    """Forget a client whose recovery has gone, if it has nothing here any more: it does not come back."""
     if not client.batches and not any(key[0] == client.id for key in state.computations):
         forget_client(state, out, client, now)
 
 
 def forget_client(state: State, out: Outbox, client: Client, now: Seconds) -> None:
-    """Drop all that a client had here."""
+    """Forget a client with all that it had here, stop its processes, and give its share to the others."""
     computations = [c for c in state.computations.values() if c.client is client]
     out.extend(StopHost(computation.key) for computation in computations)
     drop_client(state, out, client)
@@ -117,7 +138,7 @@ def forget_client(state: State, out: Outbox, client: Client, now: Seconds) -> No
 
 
 def drop_client(state: State, out: Outbox, client: Client) -> None:
-    """Drop all that a client had in memory and on disk; its processes are somebody else's."""
+    """Forget a client with all that it had in memory and on disk. The caller stops its processes."""
     for computation in [c for c in state.computations.values() if c.client is client]:
         drop_computation(state, computation)
     state.clients.pop(client.id, None)
@@ -126,9 +147,9 @@ def drop_client(state: State, out: Outbox, client: Client) -> None:
 
 
 def on_stopping(state: State, out: Outbox, event: Stopping, now: Seconds) -> None:
-    """The node has ended all processes: store what there is, but not for those who have gone for good.
+    """The node stops: store the results and open jobs of all clients, except of those that have left for good.
 
-    For whoever else it is that does not come back, that costs little.
+    If another client does not come back either, storing its results costs little.
     """
     flush(state, out)
     for gone in event.gone:
@@ -141,7 +162,7 @@ def on_stopping(state: State, out: Outbox, event: Stopping, now: Seconds) -> Non
 
 
 def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, now: Seconds) -> None:
-    """After a reconnect: end what the client no longer wants, name what has not arrived here."""
+    """Compare after a reconnect: end attempts that the client no longer wants, name those that have not arrived."""
     flush(state, out)
     forget_lost(out, client)
     wanted = {(a.number, a.attempt) for a in message.attempts}
@@ -159,7 +180,7 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
             _end_obsolete(out, computation, obsolete, now)
         computation.credit = UNTOLD
         if computation.status is Status.READY:
-            # Told before, perhaps, to a connection that was gone already.
+            # It may have been told to a connection that was gone already.
             out.append(Tell(client.id, ComputationReady(number, computation.spec.life)))
             tell_credit(state, out, computation)
     unknown = [Attempt(a.number, a.attempt) for a in message.attempts if (a.number, a.attempt) not in held]
@@ -168,7 +189,7 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
 
 
 def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int], now: Seconds) -> None:
-    """Nobody wants these attempts: drop those waiting, end the others as if cancelled, untold."""
+    """End attempts that the client no longer wants: drop waiting ones, end the others as if cancelled; tell none."""
     waiting = [*computation.ready, *computation.staging.values()]
     release(out, computation.key, [job.stream for job in waiting if job.number in numbers])
     drop_unstarted(out, computation, numbers)
@@ -177,7 +198,7 @@ def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int], now:
 
 
 def on_limit_cpus(state: State, out: Outbox, client: Client, message: LimitCpus, now: Seconds) -> None:
-    """A client wants fewer of its jobs to run at once, or more again; what runs above that goes on."""
+    """A client wants fewer of its jobs to run at once, or more again. Running jobs above the limit go on."""
     client.cpus_max = message.cpus
     restrict(state)
     recall_ahead(state, out)
@@ -185,7 +206,7 @@ def on_limit_cpus(state: State, out: Outbox, client: Client, message: LimitCpus,
 
 
 def on_cpus_changed(state: State, out: Outbox, event: CpusChanged, now: Seconds) -> None:
-    """Offer another number of CPUs; what runs above it goes on. More than 0 end the draining of the node."""
+    """Offer another number of CPUs. Running jobs above it go on. More than 0 CPUs end the draining of the node."""
     state.cpus = event.cpus
     if event.cpus:
         state.is_draining = False

@@ -1,4 +1,27 @@
-"""Computations on a node: loaded, restarted after a crash of their host, given up, and forgotten."""
+"""Computations on a node: loaded, restarted after a crash of their host, given up, and forgotten.
+
+``gone`` is no status: the computation is forgotten here, and comes back only with another ``Compute``.
+
+| status  | event                                              | next    | what is sent                              |
+|---------|----------------------------------------------------|---------|-------------------------------------------|
+| none    | Compute                                            | LOADING | StageFiles if it has files, else StartHost|
+| LOADING | FilesReady                                         | LOADING | StartHost                                 |
+| LOADING | FilesFailed                                        | gone    | ComputationFailed, JobsReturned           |
+| any     | HostReady                                          | READY   | ComputationReady, Credit                  |
+| READY   | Compute, same generation                           | READY   | ComputationReady, Credit                  |
+| any     | Compute, another generation                        | LOADING | StopHost; then as from none               |
+| any     | HostFailed, ``has_died``, 1st to 3rd time in a row | LOADING | results; StartHost after ``RESTARTS_S``   |
+| any     | HostFailed otherwise: could not be loaded, or died | gone    | results; ComputationFailed, JobsReturned  |
+|         | for the 4th time                                   |         |                                           |
+| any     | more than ``STILLBORN_MAX`` workers in a row ended | gone    | StopHost, ComputationFailed, JobsReturned |
+|         | before they began a job, and none is busy          |         |                                           |
+| any     | CloseComputation, or Reconcile without it          | gone    | StopHost                                  |
+| any     | its client is gone; or is dead, and the            | gone    | StopHost                                  |
+|         | computation has no job left                        |         |                                           |
+
+"In a row" means without a job that ended in between. When a host dies, a job that ran ends with ``died``, so that its
+scheduler may retry it; jobs that had not started stay here for the next host.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +53,12 @@ from dispy.protocol.node import (
 from dispy.protocol.output import cut_reason
 
 RESTARTS_S = (0.0, 0.5, 2.0)
-"""After what time a host is started again that has died (seconds), as often in a row without a job having ended:
-at once, as its death may be nobody's fault; then with pauses, in which what it lacked may come back."""
+"""Delays before restarting a crashed host (seconds): the 1st crash at once, as it may be chance, the 2nd after 0.5,
+the 3rd after 2. The pauses give missing memory or descriptors time to come back. The count resets when a job ends."""
 
 
 def on_compute(state: State, out: Outbox, client: Client, message: Compute, now: Seconds) -> None:
-    """Load a computation, once."""
+    """Load a computation, once. Another generation replaces the one that is here, with its jobs."""
     key = (client.id, message.computation)
     computation = state.computations.get(key)
     if computation is not None and computation.spec.life != message.life:
@@ -56,7 +79,7 @@ def on_compute(state: State, out: Outbox, client: Client, message: Compute, now:
 
 
 def load(out: Outbox, computation: Computation) -> None:
-    """Have a computation loaded, after its files if it has some."""
+    """Start loading a computation: first fetch its files, if it has some, then start its host."""
     if computation.spec.files:
         out.append(StageFiles(computation.key, computation.spec))
     else:
@@ -64,20 +87,21 @@ def load(out: Outbox, computation: Computation) -> None:
 
 
 def on_files_ready(state: State, out: Outbox, event: FilesReady, now: Seconds) -> None:
-    """The files of a computation lie in its working directory: it can be loaded."""
+    """The files of a computation are in its working directory: start its host."""
     computation = _staged(state, event.key, event.life)
     if computation is not None:
         out.append(StartHost(event.key, computation.spec))
 
 
 def on_files_failed(state: State, out: Outbox, event: FilesFailed, now: Seconds) -> None:
-    """They cannot be had, or put there: the computation does not run here."""
+    """The files of a computation cannot be fetched or put in place: give it up."""
     computation = _staged(state, event.key, event.life)
     if computation is not None:
         give_up(state, out, computation, event.reason, now)
 
 
 def _staged(state: State, key: Key, life: int) -> Computation | None:
+    """Returns the computation that an answer about files is for; None if it is gone or of another generation."""
     computation = state.computations.get(key)
     if computation is None or computation.status is not Status.LOADING or computation.spec.life != life:
         return None
@@ -85,12 +109,12 @@ def _staged(state: State, key: Key, life: int) -> Computation | None:
 
 
 def on_host_ready(state: State, out: Outbox, event: HostReady, now: Seconds) -> None:
-    """A computation can take jobs."""
+    """A host has loaded its computation: tell the client, and grant it credit."""
     computation = state.computations.get(event.key)
     if computation is None:
         return
     computation.status = Status.READY
-    # What is sampled once holds for a host that was started again, too.
+    # Run times measured before a restart of the host hold after it, too, so credit is told at once.
     computation.credit = UNTOLD
     ready = ComputationReady(event.key[1], computation.spec.life, cut_reason(event.warning))
     out.append(Tell(computation.client.id, ready))
@@ -98,7 +122,7 @@ def on_host_ready(state: State, out: Outbox, event: HostReady, now: Seconds) -> 
 
 
 def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -> None:
-    """A host is gone with all its workers: what ran has ended, what did not goes back."""
+    """A host is gone with all its workers: running jobs end, the others are queued again; restart it or give up."""
     computation = state.computations.get(event.key)
     if computation is None:
         return
@@ -109,18 +133,18 @@ def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -
     drop_workers(state, computation)
     computation.crashes += 1
     if event.has_died and computation.crashes <= len(RESTARTS_S):
-        # Whoever kills a host may not mean the computation. What had not started is still here.
+        # A host may be killed for a reason that is not the computation's. Jobs that had not started are still here.
         out.append(StartHost(event.key, computation.spec, RESTARTS_S[computation.crashes - 1]))
         return
     give_up(state, out, computation, event.reason, now)
 
 
 def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Seconds) -> None:
-    """A worker is gone. If workers end one after the other before they begin a job, so does the computation."""
+    """A worker is gone. Give its computation up if too many workers in a row ended before they began a job."""
     computation = remove_worker(state, out, event, now)
     if computation is None:
         return
-    # While others are at work their jobs go on, and no more workers are started (``offers``).
+    # While other workers are at work their jobs go on, and no more workers are started (``dispatch``).
     if computation.stillborn > STILLBORN_MAX and not computation.busy:
         drop_workers(state, computation)
         out.append(StopHost(computation.key))
@@ -131,15 +155,18 @@ def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Second
 
 
 def give_up(state: State, out: Outbox, computation: Computation, reason: str, now: Seconds) -> None:
-    """Tell the scheduler that this computation cannot run here, and give its jobs back."""
+    """Tell the scheduler that a computation cannot run here, give its jobs back, and forget it.
+
+    The caller sees to it that its host is gone or stopped. The reason is cut to ``REASON_MAX`` characters.
+    """
     client, number = computation.client, computation.key[1]
-    # A host says what it likes, and its words may have others in front of them by now.
+    # The words are those of a host, of any length, and others may stand in front of them by now.
     reason = reason[:REASON_MAX]
     if computation.untold:
         tell_ended(out, computation, [])
     del state.computations[computation.key]
     live_output.forget(state, computation.key)
-    # The failure first: what is returned after it must not bring the computation back here.
+    # The failure first: a scheduler that gets returned jobs before it would send the computation again.
     out.append(Tell(client.id, ComputationFailed(number, reason, computation.spec.life)))
     left = [Attempt(job.number, job.attempt) for job in computation.open.values()]
     for start in range(0, len(left), BATCH_MAX):
@@ -150,7 +177,7 @@ def give_up(state: State, out: Outbox, computation: Computation, reason: str, no
 def on_close_computation(
     state: State, out: Outbox, client: Client, message: CloseComputation, now: Seconds
 ) -> None:
-    """Forget a computation and whatever of it still runs."""
+    """Forget a computation, with all of it that still runs. During a recovery its results are dropped, too."""
     computation = state.computations.get((client.id, message.computation))
     if computation is not None:
         forget_computation(state, out, computation, now)
@@ -159,19 +186,20 @@ def on_close_computation(
 
 
 def forget_computation(state: State, out: Outbox, computation: Computation, now: Seconds) -> None:
-    """Drop a computation, its jobs and its processes."""
+    """Forget a computation and its jobs, and stop its processes. No end of its open jobs is told."""
     drop_computation(state, computation)
     out.append(StopHost(computation.key))
     leave(state, out, [computation], now)
 
 
 def drop_computation(state: State, computation: Computation) -> None:
+    """Forget a computation and its workers; the caller stops its processes and calls ``leave``."""
     drop_workers(state, computation)
     del state.computations[computation.key]
     live_output.forget(state, computation.key)
 
 
 def leave(state: State, out: Outbox, computations: list[Computation], now: Seconds) -> None:
-    """Computations are gone: what they had is the others'."""
+    """Give what computations had to the others: call after they were forgotten."""
     leave_exclusive(state, computations)
     share_out(state, out, now)

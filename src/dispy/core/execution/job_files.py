@@ -1,4 +1,4 @@
-"""Files that computations and jobs bring: nothing runs before its files are here."""
+"""Files that jobs bring: a job does not wait for a CPU before its files are here. See ``jobs`` for its states."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dispy.protocol.node import TERMINATED, Ended
 
 
 def on_job_files_ready(state: State, out: Outbox, event: JobFilesReady, now: Seconds) -> None:
-    """The files of a job are here: it can start. Or they cannot be had, and it ends."""
+    """The files of a job are here: it may start. Or they cannot be fetched, and it ends as ``TERMINATED``."""
     computation = state.computations.get(event.key)
     job = computation.staging.get(event.number) if computation is not None else None
     if computation is None or job is None or job.attempt != event.attempt:
@@ -27,7 +27,7 @@ def on_job_files_ready(state: State, out: Outbox, event: JobFilesReady, now: Sec
 
 
 def give_up_staging(state: State, out: Outbox, client: Client, now: Seconds) -> None:
-    """The program that had the files is dead: what still waits for some will not get them."""
+    """End the jobs of a client that wait for files: the program that had the files is dead."""
     reason = "its files had not arrived when the program that had them ended"
     for computation in [c for c in state.computations.values() if c.client is client and c.staging]:
         out.append(UnstageJobs(computation.key, list(computation.staging)))

@@ -1,4 +1,7 @@
-"""The execution core's one entry: an event and the time in, actions out."""
+"""The entry of the execution core: maps each event and each message of a client to the function that handles it.
+
+After each of them ``dispatch.settle`` puts every free CPU to work.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +54,7 @@ Handler = Callable[[State, Outbox, Any, Seconds], None]
 
 
 def _on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
+    """Look at workers first, then at clients that are silent."""
     workers.on_tick(state, out, event, now)
     clients.watch_clients(state, out, now)
 
@@ -101,22 +105,27 @@ _MESSAGE_HANDLERS: dict[type[node.ToNode], MessageHandler] = {
 
 
 class Machine:
-    """A node's decisions.
+    """The decisions of one node.
 
     Args:
-        cpus: Jobs that may run at once.
-        lease_s: How long a silent client's jobs and results are kept (seconds).
-        silence_s: How long it keeps its share before it counts as gone (seconds).
+        cpus: Number of jobs that may run at once.
+        lease_s: Lease of a silent client (seconds): its jobs and results are kept for that long.
+        silence_s: Time after which a silent client counts as dead and loses its share (seconds).
+
+    Attributes:
+        state: All that the node knows of its work. Only ``handle`` changes it.
     """
 
     def __init__(self, cpus: int, lease_s: Seconds = 3600.0, silence_s: Seconds = 5.0) -> None:
         self.state = State(cpus, lease_s, silence_s)
 
     def handle(self, event: Event, now: Seconds) -> list[Action]:
-        """Take note of an event; returns what to do, in order.
+        """Change the state as an event demands; returns the actions for the shell, to be done in this order.
+
+        A message of a client that is not known is ignored.
 
         Args:
-            event: What happened.
+            event: Something that a client, a host, a worker, the disk or the clock said.
             now: The present (seconds, monotonic).
         """
         out: Outbox = []

@@ -22,6 +22,7 @@ def why_open(computation: Computation, number: int) -> str:
 
 
 def _why_assigned(placement: Placement, number: int) -> str:
+    """Returns in words what a job does, or waits for, on the node that has it."""
     name = placement.node.name
     if not placement.node.is_connected:
         return f"it is on node {name}; the connection to it is broken and is being made again"
