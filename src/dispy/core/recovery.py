@@ -11,9 +11,10 @@ No result is acknowledged before the end: if the recovery dies as well, it has c
 
 | status of a place | event                                                    | next             |
 |-------------------|----------------------------------------------------------|------------------|
-| SOUGHT, any       | a peer speaks for it, has told all, batches have arrived | HELD or RESTORED |
-| SOUGHT, any       | the same, but an earlier incarnation had gaps            | GONE             |
-| SOUGHT, any       | the node does not know the program any more              | GONE             |
+| any               | a peer speaks for it, has told all, batches have arrived | HELD or RESTORED |
+| any               | the same, but an earlier incarnation had gaps            | GONE             |
+| any               | the node does not know the program any more, or was      | GONE             |
+|                   | given up by it                                           |                  |
 | SOUGHT, SILENT    | ``give_up`` by the caller                                | GONE or SILENT   |
 | any               | the connection of the peer that speaks for it breaks     | SOUGHT           |
 
@@ -104,7 +105,7 @@ class Recovery:
     Args:
         computations: Numbers of its computations.
         incarnations: Incarnations of nodes that it used.
-        given_up: Incarnations whose jobs it had told to be lost: what they say comes too late, and they are detached.
+        given_up: Incarnations whose jobs the program had declared lost: what they say comes too late.
         jobs_below: Jobs with this number or a greater one are ignored: no program can take their results (chunks of
             a ``map``).
 
@@ -235,7 +236,7 @@ class Recovery:
     # Findings of the caller.
 
     def disown(self, incarnations: Iterable[bytes]) -> None:
-        """Ignore incarnations whose jobs the program had told to be lost: what they say comes too late."""
+        """Ignore incarnations whose jobs the program had declared lost: what they say comes too late."""
         self._given_up.update(incarnations)
 
     def give_up(self, incarnation: bytes, status: PlaceStatus, reason: str) -> None:

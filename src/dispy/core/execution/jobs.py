@@ -74,7 +74,7 @@ from dispy.protocol.worker import SentAcknowledged, claim, split_claim
 
 
 def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now: Seconds) -> None:
-    """Queue jobs. If the computation is not known here, they go back with a reason. Doubled ones are ignored."""
+    """Queue jobs; those that are here already are ignored. If the computation is not known, all go back."""
     computation = state.computations.get((client.id, message.computation))
     if computation is None:
         attempts = [Attempt(job.number, job.attempt) for job in message.jobs]

@@ -4,7 +4,8 @@ Theory of operation. A worker is forked for one computation and runs *records*, 
 has at most two: the one that it runs and one that waits, so that it is never idle between two. A worker publishes its
 *position* (record and job) in shared memory; the core sees it at each tick (10 ms). There are two ways to take back
 jobs that have not begun: a record that the worker has not taken is *recalled* through the kernel, and the rest of one
-that it has taken is *cut* off. Both may come too late, and the core waits for the answer before it uses the jobs.
+that it has taken is *cut* off. Both may come too late: the jobs of a record are used again only when ``Recalled``
+names it, and jobs behind a cut only one tick later, when it is sure that the worker has not begun them.
 
 | state of a record | event                                    | next    | what is sent or done                      |
 |-------------------|------------------------------------------|---------|-------------------------------------------|
@@ -70,8 +71,8 @@ WAIT_S = 0.002
 
 LONG_WAIT_S = 0.005
 """Time that results of longer jobs wait for others (seconds), if two may come in that time and there is work for four
-times as long. Before, half of the time of a node and its client, with jobs that do nothing, went into messages of one
-result each."""
+times as long. Without it, half of the time of a node and its client was spent on messages of one result each when a
+program did nothing."""
 
 
 def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:

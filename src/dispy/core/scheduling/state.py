@@ -154,9 +154,9 @@ class Computation:
         self.open = 0
         """Number of jobs that have not ended: waiting without the cancelled ones, pinned or assigned."""
         self.pinned: dict[int, NodeId] = {}
-        """The only node on which a job may run, by job number; only open jobs."""
+        """Only node on which an open job may run, by job number; jobs that may run on any node are missing."""
         self.deaths: dict[int, int] = {}
-        """Number of times that the process of an open job has died, by job number; without deaths: missing."""
+        """Number of deaths of an open job's process, by job number; jobs without deaths are missing."""
         self.objects: dict[int, node.PutObject] = {}
         """Objects that jobs refer to and that were not dropped, by object number, in the order of the puts."""
         self.files: dict[int, list[FileEntry]] = {}
