@@ -6,11 +6,11 @@ import pytest
 
 from dispy.core import execution as core
 from dispy.core.execution import Machine
-from dispy.core.execution.clients import segments_held
-from dispy.core.execution.dispatch import workers_max
+from dispy.core.execution.dispatch import STILLBORN_MAX, workers_max
 from dispy.core.execution.fair_shares import BACKLOG_MAX, BACKLOGS_MAX
 from dispy.core.execution.ids import ClientId, WorkerId
-from dispy.core.execution.workers import LONG_WAIT_S, STILLBORN_MAX
+from dispy.core.execution.retention import segments_held
+from dispy.core.execution.workers import LONG_WAIT_S
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX, BATCH_SIZE_MAX, REASON_MAX
 from dispy.protocol.node import FINISHED, Compute, Ended, Job

@@ -1,10 +1,24 @@
-"""What became of the jobs of a dead program: puts together what its nodes still know.
+"""Recovery of the jobs of a dead program: collects what its nodes still know, and judges what became of each job.
 
-A *peer* is a node that is asked, by whatever name the caller has for it. A *place* is an incarnation of a
-node that the dead program used. One is the other, as a rule; but a node that was started anew speaks for the
-incarnations before it whose results it found on disk, and of some nobody can say anything any more.
+A *peer* is a node that is asked, by the name that the caller has for it. A *place* is an incarnation of a node that
+the dead program used. As a rule each peer is one place. But a node that was started anew speaks for the earlier
+incarnations whose results it found on disk, too, and for some places no peer can say anything any more.
 
-Nothing is acknowledged before the end: a recovery that dies as well has changed nothing.
+Theory of operation. The caller connects to each node with the identity of the dead program and calls ``on_welcome``,
+which returns what to send: ``Recover``, or ``Detach`` if the node has nothing. The node answers ``Held``, with the
+jobs that are open there, those that were lost, and the numbers of batches of results, which arrive as ``JobsEnded``.
+No result is acknowledged before the end: if the recovery dies as well, it has changed nothing.
+
+| status of a place | event                                                    | next             |
+|-------------------|----------------------------------------------------------|------------------|
+| any               | a peer speaks for it, has told all, batches have arrived | HELD or RESTORED |
+| any               | the same, but an earlier incarnation had gaps            | GONE             |
+| any               | the node does not know the program any more, or was      | GONE             |
+|                   | given up by it                                           |                  |
+| SOUGHT, SILENT    | ``give_up`` by the caller                                | GONE or SILENT   |
+| any               | the connection of the peer that speaks for it breaks     | SOUGHT           |
+
+``Judge`` then says for each job without a result whether it is still open, may be run, or is given up.
 """
 
 from __future__ import annotations
@@ -32,60 +46,73 @@ from dispy.protocol.node import (
 )
 
 Peer = str
+"""The caller's name for a node that is asked."""
 Key = tuple[int, int]
-"""A job: its computation and its number."""
+"""A job: number of its computation, and its own number."""
 
 
 class PlaceStatus(Enum):
-    """What is known of an incarnation that the program used."""
+    """Knowledge about an incarnation that the program used."""
 
     SOUGHT = "sought"
+    """No peer has spoken for the incarnation yet; its answer is awaited."""
     HELD = "held"
-    """A peer speaks for it, and has told all that it has."""
+    """The incarnation itself has told all that it has."""
     RESTORED = "restored"
-    """It has ended; a peer has told all that was on its disk."""
+    """The incarnation has ended; a later one has told all that was on its disk."""
     GONE = "gone"
-    """It has ended or forgotten us, and nobody knows what it had."""
+    """The incarnation has ended or has forgotten the program: what it had is not known, and never will be."""
     SILENT = "silent"
-    """It does not answer; perhaps it will another time."""
+    """The incarnation does not answer; a later recovery may reach it."""
 
 
 class Place(Struct):
-    """An incarnation that the program used."""
+    """Status of an incarnation that the program used; ``reason`` says in words why it is GONE or SILENT."""
 
     status: PlaceStatus = PlaceStatus.SOUGHT
     reason: str = ""
 
 
 class Result(Struct):
-    """How a job ended, and where."""
+    """End of a job, and the address of the node that told it."""
 
     ended: Ended
     ip_addr: str
 
 
 class Answer(Struct):
-    """What a peer said."""
+    """Answer of a peer, as far as it has arrived."""
 
     places: list[bytes]
+    """Incarnations that the peer speaks for: its own first."""
     is_restored: dict[bytes, bool]
+    """True for incarnations whose results the peer found on disk, False for its own."""
     has_told: bool = False
+    """True once ``Held`` has arrived."""
     has_gaps: bool = False
+    """True if an earlier incarnation did not write down all that was open when it ended."""
     open: dict[Key, int] = {}
-    """Attempts that have not ended."""
+    """Attempt of each job that has not ended there, by job."""
     awaited: set[int] = set()
-    """Batches that it has, and that have not arrived."""
+    """Numbers of batches of results that the peer has and that have not arrived."""
     arrived: set[int] = set()
+    """Numbers of batches of results that have arrived."""
 
 
 class Recovery:
-    """One client identity of a dead program.
+    """Recovery of one client identity of a dead program.
 
     Args:
-        computations: Their numbers.
-        incarnations: The nodes that it used.
-        given_up: Nodes that it had told its jobs to be lost on: what they say comes too late.
-        jobs_below: Jobs with this number and greater ones are nobody's: they are not waited for.
+        computations: Numbers of its computations.
+        incarnations: Incarnations of nodes that it used.
+        given_up: Incarnations whose jobs the program had declared lost: what they say comes too late.
+        jobs_below: Jobs with this number or a greater one are ignored: no program can take their results (chunks of
+            a ``map``).
+
+    Attributes:
+        computations: As above.
+        places: Status of each incarnation that the program used.
+        results: Ends of jobs that have arrived: of each job that of the latest attempt.
     """
 
     def __init__(
@@ -102,16 +129,16 @@ class Recovery:
         self._answers: dict[Peer, Answer] = {}
         self.results: dict[Key, Result] = {}
         self.started: dict[Key, tuple[Started, str]] = {}
-        """Jobs that are running, and where."""
+        """Jobs that are running, with the address of their node. A job that ends is taken out."""
         self.returned: dict[Key, str] = {}
-        """Jobs that were never started, and why."""
+        """Jobs that were never started, and why. Nothing here fills it."""
         self.lost: dict[Key, str] = {}
-        """Jobs that were open when their node ended, and why they have no result."""
+        """Jobs that were open when their node ended, and why they have no result, in words."""
 
-    # What peers say.
+    # Messages and connections of peers.
 
     def on_welcome(self, peer: Peer, message: Welcome) -> list[ToNode]:
-        """A peer has introduced itself; returns what to say to it."""
+        """A peer has introduced itself; returns the messages to send to it: ``Recover``, or ``Detach``."""
         speaks_for = [message.node, *message.before]
         self._answers.pop(peer, None)
         if not message.known or message.node in self._given_up:
@@ -127,7 +154,7 @@ class Recovery:
         return [Recover(self.computations)]
 
     def on_held(self, peer: Peer, message: Held) -> None:
-        """A peer says what it has."""
+        """A peer says what it has for the program. Results that it announces may arrive before or after this."""
         answer = self._answers.get(peer)
         if answer is None:
             return
@@ -147,7 +174,7 @@ class Recovery:
         self._look(answer)
 
     def on_ended(self, peer: Peer, message: JobsEnded, ip_addr: str) -> None:
-        """Jobs have ended on a peer, now or long ago."""
+        """A batch of results of a peer: jobs that have ended now or long ago."""
         answer = self._answers.get(peer)
         if answer is None or message.computation not in self.computations:
             return
@@ -166,12 +193,12 @@ class Recovery:
         self._look(answer)
 
     def on_started(self, peer: Peer, message: JobsStarted, ip_addr: str) -> None:
-        """Jobs are running on a peer."""
+        """A peer reports jobs as running."""
         for started in message.started:
             self.started[message.computation, started.number] = (started, ip_addr)
 
     def on_returned(self, peer: Peer, message: JobsReturned) -> None:
-        """A peer cannot run jobs that it had; they were never started."""
+        """A peer gives back jobs that it cannot run: they were never started and are not awaited any more."""
         answer = self._answers.get(peer)
         for attempt in message.attempts if answer is not None else ():
             if (
@@ -181,7 +208,7 @@ class Recovery:
                 del answer.open[message.computation, attempt.number]
 
     def on_broken(self, peer: Peer) -> None:
-        """The connection to a peer is gone; it is asked again."""
+        """The connection to a peer broke: forget its answer, as it is asked again."""
         answer = self._answers.pop(peer, None)
         if answer is None:
             return
@@ -190,7 +217,7 @@ class Recovery:
                 self.places[incarnation] = Place()
 
     def _look(self, answer: Answer) -> None:
-        """A peer that has told all settles what it speaks for."""
+        """Settle the places that a peer speaks for, once it has told all and its batches have arrived."""
         if answer.has_told and not answer.awaited:
             for incarnation, is_restored in answer.is_restored.items():
                 status = PlaceStatus.RESTORED if is_restored else PlaceStatus.HELD
@@ -202,56 +229,57 @@ class Recovery:
                     self._settle(incarnation, status, "")
 
     def _settle(self, incarnation: bytes, status: PlaceStatus, reason: str) -> None:
+        """Set the status of an incarnation, if the program used it."""
         if incarnation in self.places:
             self.places[incarnation] = Place(status, reason)
 
-    # What the caller finds out.
+    # Findings of the caller.
 
     def disown(self, incarnations: Iterable[bytes]) -> None:
-        """What these have comes too late: the program had told its jobs there to be lost."""
+        """Ignore incarnations whose jobs the program had declared lost: what they say comes too late."""
         self._given_up.update(incarnations)
 
     def give_up(self, incarnation: bytes, status: PlaceStatus, reason: str) -> None:
-        """Nobody speaks for an incarnation: for ever (``GONE``), or for now (``SILENT``)."""
+        """No peer speaks for an incarnation: never will (GONE), or does not now (SILENT). Ignored if one does."""
         if self.places[incarnation].status in (PlaceStatus.SOUGHT, PlaceStatus.SILENT):
             self._settle(incarnation, status, reason)
 
     def sought(self) -> list[bytes]:
-        """Incarnations that nobody has spoken for yet."""
+        """Returns the incarnations that no peer has spoken for yet: SOUGHT or SILENT."""
         return [
             incarnation
             for incarnation, place in self.places.items()
             if place.status in (PlaceStatus.SOUGHT, PlaceStatus.SILENT)
         ]
 
-    # Where it stands.
+    # Progress of the recovery.
 
     def is_told(self) -> bool:
-        """Whether all that can be known now is known, but for jobs that have not ended."""
+        """True if all that can be known now is known, except for the ends of open jobs."""
         return all(place.status is not PlaceStatus.SOUGHT for place in self.places.values()) and all(
             answer.has_told and not answer.awaited for answer in self._answers.values()
         )
 
     def is_over(self) -> bool:
-        """Whether there is nothing to wait for."""
+        """True if all that can be known now is known and no job is open: there is nothing to wait for."""
         return self.is_told() and not any(answer.open for answer in self._answers.values())
 
     def is_whole(self) -> bool:
-        """Whether nothing more can ever be known: all that nodes keep may be dropped."""
+        """True if nothing more can ever be known, so that nodes may drop all that they keep for the program."""
         return self.is_over() and all(p.status is not PlaceStatus.SILENT for p in self.places.values())
 
     def is_certain(self) -> bool:
-        """Whether every job that a node ever had has been told of: any other was never started."""
+        """True if nodes have told of every job that they ever had: any other job was never started."""
         return self.is_told() and all(
             place.status in (PlaceStatus.HELD, PlaceStatus.RESTORED) for place in self.places.values()
         )
 
     def open_jobs(self) -> set[Key]:
-        """Jobs that have not ended."""
+        """Returns the jobs that have not ended on their nodes."""
         return {key for answer in self._answers.values() for key in answer.open}
 
     def doubts(self) -> list[str]:
-        """Why it is not certain what became of jobs."""
+        """Returns the reasons, in words, why the fate of some jobs is not certain; empty if it is."""
         return [
             place.reason
             for place in self.places.values()
@@ -259,7 +287,7 @@ class Recovery:
         ]
 
     def final_results(self) -> dict[Key, Result]:
-        """How jobs have ended that are not run again: one whose process has died may have been started anew."""
+        """Returns the ends of jobs that do not run again: after its process died, a job may be started anew."""
         again: dict[Key, int] = {}
         for answer in self._answers.values():
             for key, attempt in answer.open.items():
@@ -267,7 +295,7 @@ class Recovery:
         return {key: one for key, one in self.results.items() if one.ended.attempt >= again.get(key, 0)}
 
     def cancels(self) -> list[tuple[Peer, CancelJobs]]:
-        """What ends the jobs that are open."""
+        """Returns messages that cancel all open jobs, with the peer that each is for."""
         messages = []
         for peer, answer in self._answers.items():
             for number in self.computations:
@@ -277,14 +305,17 @@ class Recovery:
         return messages
 
     def has_answer(self, peer: Peer) -> bool:
-        """Whether a peer keeps something for us."""
+        """True if a peer knows the program, so that it may keep something for it."""
         return peer in self._answers
 
 
 class Fate(Struct):
-    """What became of a job.
+    """Fate of a job.
 
-    ``status`` is None for one that has not ended; ``is_unstarted`` tells that it never ran and may be run.
+    Attributes:
+        status: Final status; None for a job that has not ended.
+        reason: Reason for the status, or for a doubt, in words.
+        is_unstarted: True if the job may be run: it never ran, or may run twice.
     """
 
     status: int | None
@@ -293,14 +324,16 @@ class Fate(Struct):
 
 
 class Judge:
-    """Says what became of jobs that have no result anywhere, of which the program noted that they were submitted.
+    """Decides the fate of jobs that the program noted as submitted and that have no result anywhere.
+
+    Takes what is known when it is made; make another one when more has arrived.
 
     Args:
-        recovery: What nodes said, until now.
-        sent_max: No job with a higher number was ever sent to a node; None: nothing is known of that.
-        has_gaps: The program could not note all results that it was told: nodes may have forgotten these.
-        is_reentrant: Jobs may be run again.
-        is_last_word: Nodes that do not answer now are not asked another time.
+        recovery: Answers of the nodes.
+        sent_max: Greatest number of a job that was ever sent to a node; None: not known.
+        has_gaps: True if the program could not write all results to its journal: nodes may have forgotten these.
+        is_reentrant: True if jobs may be run again after they were started.
+        is_last_word: True if nodes that do not answer now are not asked another time.
     """
 
     def __init__(
@@ -328,7 +361,17 @@ class Judge:
         )
 
     def fate(self, key: Key) -> Fate:
-        """What became of a job."""
+        """Returns the fate of a job that has no result.
+
+        | the job                                           | reentrant                | not reentrant              |
+        |---------------------------------------------------|--------------------------|----------------------------|
+        | is open on a node                                 | open                     | open                       |
+        | was open when its node ended                      | may be run               | ABANDONED                  |
+        | was never sent, or every place has told all       | may be run               | may be run                 |
+        | none of these; all that can be known now is known | may be run               | see the last two rows      |
+        | none of these; no node is asked another time      | ABANDONED                | ABANDONED                  |
+        | none of these; a node may answer later            | open, with the doubts    | open, with the doubts      |
+        """
         if key in self._open:
             return Fate(None)
         reason = self._recovery.lost.get(key)

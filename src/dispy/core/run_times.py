@@ -1,17 +1,24 @@
-"""How long the jobs of a computation run: a histogram that forgets, its high quantile and its mean."""
+"""Run times of the jobs of a computation: a histogram that forgets, with its 99 % quantile and its mean.
+
+The execution core uses it to decide how many short jobs go into one record and how long a backlog may be.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-_BUCKETS = 48  # powers of two of a microsecond: up to nine years
+_BUCKETS = 48  # one for each power of two of a microsecond: up to nine years
 _SAMPLES_MAX = 2048
-"""Samples kept before all are halved: some tenths of a second of the shortest jobs, so that a
-function that turns slow is noticed soon."""
+"""Samples after which all counts are halved: some tenths of a second of the shortest jobs, so that a function that
+becomes slow is noticed soon."""
 
 
 class RunTimes:
-    """Durations in powers of two of a microsecond."""
+    """A histogram of durations in powers of two of a microsecond; recent ones count more.
+
+    Attributes:
+        samples: Durations counted, after halving.
+    """
 
     __slots__ = ("_buckets", "_high_us", "_stale_at", "_sum_us", "samples")
 
@@ -23,7 +30,7 @@ class RunTimes:
         self._stale_at = 0
 
     def add(self, durations_us: Iterable[int]) -> None:
-        """Count durations (whole microseconds; negative ones, from a set-back clock, count as 0)."""
+        """Count durations in whole microseconds. Negative ones, from a clock that was set back, count as 0."""
         buckets = self._buckets
         added = total = 0
         for duration in durations_us:
@@ -39,12 +46,12 @@ class RunTimes:
             self._stale_at = 0
 
     def expected_us(self, most_us: int) -> int:
-        """What to reckon with for one of many jobs (microseconds, at least 1).
+        """Returns the duration to plan with for one of many jobs (microseconds, at least 1).
 
         Args:
-            most_us: What a job may wait behind another. Where at most one in a hundred runs longer,
-                the mean is what counts; elsewhere the high quantile, so that nothing is planned to
-                wait behind the long ones.
+            most_us: Time that a job may wait behind another (microseconds). If at most one job in a hundred runs
+                longer, the mean is returned; otherwise the high quantile, so that no job is planned to wait behind
+                a long one.
         """
         high_us = self.high_us()
         if high_us > most_us:
@@ -52,14 +59,15 @@ class RunTimes:
         return max(1, self._sum_us // max(1, self.samples))
 
     def high_us(self) -> int:
-        """A duration that at most one job in a hundred exceeds (microseconds); 0 without samples."""
+        """Returns a duration that at most one job in a hundred exceeds (microseconds); 0 without samples."""
         if self.samples >= self._stale_at:
             self._high_us = self._find_high_us()
-            # Looked up for every batch: 3 us, so not before a sixteenth more is known.
+            # A search takes 3 us and this is called for every batch: search again once a sixteenth more is known.
             self._stale_at = self.samples + 1 + self.samples // 16
         return self._high_us
 
     def _find_high_us(self) -> int:
+        """Returns the upper bound of the bucket in which the 99 % quantile lies (microseconds)."""
         above = self.samples // 100
         for index in range(_BUCKETS - 1, -1, -1):
             above -= self._buckets[index]

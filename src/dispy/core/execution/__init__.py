@@ -1,9 +1,15 @@
-"""What a node does with the jobs it is given: which worker runs which, and what is told to whom.
+"""The node's decisions: which worker runs which job, what each client may send, and what is told to whom.
 
-``Machine.handle(event, now)`` changes the state and returns actions. A job is *ready* (in the queue
-of its computation), in a *record* offered to a worker, or ended. Nothing that has not started is
-stuck: a record that its worker has not taken is recalled through the kernel, the rest of one that
-it has taken is cut off through the worker's slot.
+``Machine.handle(event, now)`` changes the state and returns actions. A *host* is the process that has loaded a
+computation; it forks *workers*, which run jobs. A job is *ready* (in the queue of its computation), in a *record* (a
+batch of jobs) that was offered to a worker, or ended. No job that has not started is stuck: a record that its worker
+has not taken is recalled through the kernel, and the rest of a record that it has taken is cut off through the
+worker's slot in shared memory.
+
+Where to look: ``jobs`` has the life of a job, ``workers`` that of a worker and its records, ``dispatch`` what a free
+CPU gets, ``fair_shares`` whose turn it is and the credit of clients, ``computations`` loading and restarts,
+``clients`` who is connected, away or gone, ``retention`` the results kept for them, ``live_output`` what running jobs
+print, ``job_files`` the files of jobs, ``draining`` how the node is emptied, ``explain`` what stands still.
 """
 
 from dispy.core.execution.actions import (

@@ -1,4 +1,4 @@
-"""Actions that the execution core asks its shell for."""
+"""Actions of the execution core, which its shell carries out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Tell(Struct):
 
 
 class StartHost(Struct):
-    """Load a computation in a host, after a while; answered by ``HostReady`` or ``HostFailed``."""
+    """Load a computation in a new host, after ``delay_s``; answered by ``HostReady`` or ``HostFailed``."""
 
     key: Key
     compute: Compute
@@ -31,15 +31,15 @@ class StartHost(Struct):
 
 
 class StageFiles(Struct):
-    """Get the files of a computation and put them into its working directory; answered by ``FilesReady`` or
-    ``FilesFailed``, unless ``StopHost`` ends that."""
+    """Fetch the files of a computation into its working directory; answered by ``FilesReady`` or ``FilesFailed``,
+    unless ``StopHost`` comes first."""
 
     key: Key
     compute: Compute
 
 
 class StageJob(Struct):
-    """Get the files of a job, so that they can be put there when it starts; answered by ``JobFilesReady``."""
+    """Fetch the files of a job, to be put in place when it starts; answered by ``JobFilesReady``."""
 
     key: Key
     number: int
@@ -48,73 +48,73 @@ class StageJob(Struct):
 
 
 class UnstageJobs(Struct):
-    """Give up the files of jobs that have left before these were here; not answered."""
+    """Stop fetching the files of jobs that have left before their files arrived; not answered."""
 
     key: Key
     numbers: list[int]
 
 
 class StopHost(Struct):
-    """End a host and all its workers, or what was to be there before it starts; not answered."""
+    """End a host and all its workers, or stop fetching its files; not answered."""
 
     key: Key
 
 
 class ForkWorker(Struct):
-    """Start a worker. Records may be offered to it at once."""
+    """Have the host fork a worker. Records may be offered to it at once."""
 
     key: Key
     worker: WorkerId
 
 
 class Offer(Struct):
-    """Put a record where its worker finds it."""
+    """Send a record to a worker, which takes it when it has finished the one before."""
 
     worker: WorkerId
     record: Record
 
 
 class Recall(Struct):
-    """Take back what a worker has not taken yet; answered by ``Recalled``."""
+    """Take back the records that a worker has not taken yet; answered by ``Recalled``."""
 
     worker: WorkerId
 
 
 class Cut(Struct):
-    """Let a worker stop before ``position``."""
+    """Have a worker stop before ``position``, unless it is past it."""
 
     worker: WorkerId
     position: int
 
 
 class InterruptWorker(Struct):
-    """Raise KeyboardInterrupt in the job at ``position``, and in no other."""
+    """Raise ``KeyboardInterrupt`` in the job at ``position`` of a worker, and in no other."""
 
     worker: WorkerId
     position: int
 
 
 class KillWorker(Struct):
-    """End a worker with all it started; ``WorkerExited`` follows."""
+    """Kill a worker and all processes that it started; ``WorkerExited`` follows."""
 
     worker: WorkerId
 
 
 class Pass(Struct):
-    """Tell a worker that its provisional result has arrived."""
+    """Tell a worker that a provisional result of its job has arrived, or was not delivered: the job goes on."""
 
     worker: WorkerId
     message: SentAcknowledged
 
 
 class FlushSoon(Struct):
-    """Come back with ``Flush`` after so many seconds: results are waiting for company."""
+    """Send the event ``Flush`` after ``after`` seconds: results wait to be sent together with others."""
 
     after: Seconds
 
 
 class Place(Struct):
-    """A job whose output is wanted, and up to where it was told."""
+    """A job whose output is wanted, and the bytes of its stdout and stderr that were told already."""
 
     worker: WorkerId
     position: int
@@ -123,7 +123,7 @@ class Place(Struct):
 
 
 class Look(Struct):
-    """Read what these jobs have printed, not more than ``size_max`` bytes of all; answered by ``Looked``."""
+    """Read the new output of jobs, at most ``size_max`` bytes of all together; answered by ``Looked``."""
 
     key: Key
     places: list[Place]
@@ -131,14 +131,14 @@ class Look(Struct):
 
 
 class Unbuffer(Struct):
-    """Have the job at ``position``, and no other, print without a buffer from now on."""
+    """Have the job at ``position`` of a worker, and no other, print without a buffer from now on."""
 
     worker: WorkerId
     position: int
 
 
 class Store(Struct):
-    """Write a batch of results of a client that is away to disk; answered by ``Stored``, if that succeeds."""
+    """Write a batch of results of a client that is away to disk; answered by ``Stored`` if that succeeds."""
 
     client: ClientId
     name: str
@@ -146,7 +146,7 @@ class Store(Struct):
 
 
 class NoteOpen(Struct):
-    """Write down what of a client that is away has not ended; ``next_batch``: number of its next batch."""
+    """Write the list of open jobs of a client that is away to disk. ``next_batch``: number of its next batch."""
 
     client: ClientId
     name: str
@@ -155,20 +155,20 @@ class NoteOpen(Struct):
 
 
 class DropNote(Struct):
-    """What was noted of a client as open is not true any more."""
+    """Delete the list that ``NoteOpen`` has written for a client: it is not true any more."""
 
     client: ClientId
 
 
 class TellStored(Struct):
-    """Send a batch that is on disk, if its client is connected."""
+    """Send a batch of results that is on disk, if its client is connected."""
 
     client: ClientId
     batch: JobsEnded
 
 
 class Erase(Struct):
-    """These batches on disk are not needed any more; of a client that is ``gone``, nothing is."""
+    """Delete batches of a client from disk, by number; with ``gone`` all that is there of the client."""
 
     client: ClientId
     batches: list[int]
@@ -176,11 +176,11 @@ class Erase(Struct):
 
 
 class Drained(Struct):
-    """Nothing is left to be waited for: the node can leave."""
+    """Draining is done: the node has nothing that anyone waits for, and can leave."""
 
 
 class Release(Struct):
-    """These segments of a computation are not needed any more."""
+    """Delete segments (files with large arguments or results) of a computation, by number."""
 
     key: Key
     segments: list[int]
@@ -212,3 +212,4 @@ Action = (
     | Drained
 )
 Outbox = list[Action]
+"""Actions in the order in which the shell does them; handlers append to it."""

@@ -1,63 +1,68 @@
-"""Clients of a node and the computations they bring: how they come, come back and go."""
+"""Clients of a node: they connect, fall silent, come back, and leave or lose their lease.
+
+Theory of operation. A client is a scheduler; its identity stays the same over all its connections. When a connection
+breaks, the client is *silent*: its jobs go on, and it keeps its fair share. After ``State.silence_s`` it is *dead*:
+it has no share, and its results go to disk (``retention``). It may come back until its *lease* ends,
+``State.lease_s`` after it was last heard. After a reconnect both sides compare what they hold (``Reconcile``).
+
+| state     | event                                | next      | what is sent                                       |
+|-----------|--------------------------------------|-----------|----------------------------------------------------|
+| none      | ClientAttached                       | connected |                                                    |
+| none      | Restored: results found on disk      | dead      |                                                    |
+| connected | ClientSilent                         | silent    | Pass: values on their way are not delivered        |
+| silent    | ClientAttached                       | connected | output and results that were not acknowledged      |
+| silent    | tick, after ``silence_s``            | dead      | NoteOpen, Store                                    |
+| dead      | ClientAttached                       | connected | as from silent, results on disk with TellStored    |
+| dead      | tick, a computation has no job left  | dead      | StopHost                                           |
+| connected | Detach                               | none      | StopHost, Erase                                    |
+| silent,   | tick, after ``lease_s``              | none      | StopHost, Erase                                    |
+| dead      |                                      |           |                                                    |
+| connected | ClientSilent, recovery, nothing left | none      | StopHost, Erase                                    |
+| any       | Stopping: the node ends              |           | NoteOpen, Store; Erase for clients that have left  |
+"""
 
 from __future__ import annotations
 
 from dispy.core.execution import live_output
-from dispy.core.execution.actions import Outbox, StartHost, Tell
+from dispy.core.execution.actions import Erase, Outbox, StopHost, Tell
+from dispy.core.execution.computations import drop_computation, forget_computation, leave
 from dispy.core.execution.dispatch import recall_ahead
-from dispy.core.execution.events import ClientAttached, ClientSilent, CpusChanged, HostFailed, HostReady
-from dispy.core.execution.fair_shares import ask_exclusive, restrict, share_out, tell_credit
-from dispy.core.execution.files import load
-from dispy.core.execution.ids import Key, Seconds
+from dispy.core.execution.events import ClientAttached, ClientSilent, CpusChanged, Stopping
+from dispy.core.execution.fair_shares import (
+    ask_exclusive,
+    leave_exclusive,
+    restrict,
+    share_out,
+    tell_credit,
+)
+from dispy.core.execution.ids import Seconds
+from dispy.core.execution.job_files import give_up_staging
 from dispy.core.execution.jobs import cancel_in_records, drop_unstarted, give_up_values, release
-from dispy.core.execution.retention import (
-    close_recovered,
-    come_back,
-    drop_batches,
-    forget_empty,
-    forget_lost,
-)
+from dispy.core.execution.retention import come_back, forget_lost, go_away, has_segments, store_all
 from dispy.core.execution.state import UNTOLD, Client, Computation, State, Status
-from dispy.core.execution.workers import (
-    drop_workers,
-    flush,
-    forget_client,
-    forget_computation,
-    give_up,
-    on_worker_exited,
-)
+from dispy.core.execution.workers import flush
 from dispy.protocol.node import (
     DRAINING,
-    Acknowledge,
     Attempt,
-    CloseComputation,
     ComputationReady,
-    Compute,
     Detach,
     LimitCpus,
     NodeCpus,
     Reconcile,
     Reconciled,
 )
-from dispy.protocol.output import cut_reason
-
-__all__ = ["Client"]
-
-RESTARTS_S = (0.0, 0.5, 2.0)
-"""After what time a host is started again that has died (seconds), as often in a row without a job having ended:
-at once, as its death may be nobody's fault; then with pauses, in which what it lacked may come back."""
 
 
 def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Seconds) -> None:
-    """Know a client, or know it again and repeat the results that it does not have."""
+    """Know a client, or welcome it back: repeat the output and results that it does not have."""
     client = state.clients.get(event.client)
     if state.is_draining:
-        # Its welcome has offered no CPUs, and not said why.
+        # The ``Welcome`` to it has offered no CPUs, and not said why.
         out.append(Tell(event.client, NodeCpus(0, DRAINING)))
     if client is None:
         state.clients[event.client] = Client(event.client, event.name)
         return
-    # Before the ends of those jobs.
+    # Output before the ends of the same jobs.
     live_output.tell_again(state, out, client)
     if client.is_dead:
         client.is_dead = False
@@ -70,23 +75,8 @@ def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Se
     come_back(state, out, client, event.received)
 
 
-def segments_held(state: State, key: Key) -> set[int]:
-    """Segments with results of a computation that have not been acknowledged, or not even told."""
-    client, computation = state.clients.get(key[0]), state.computations.get(key)
-    results = list(computation.untold) if computation is not None else []
-    for batch in client.batches if client is not None else ():
-        if batch.computation == key[1]:
-            results += batch.ended
-    return {segment for result in results for segment in (result.stream, result.output_stream)}
-
-
-def on_acknowledge(state: State, out: Outbox, client: Client, message: Acknowledge, now: Seconds) -> None:
-    """Forget results that have arrived."""
-    drop_batches(out, client, message.batch)
-
-
 def on_client_silent(state: State, out: Outbox, event: ClientSilent, now: Seconds) -> None:
-    """Jobs of a client that is away go on, but its time is running out."""
+    """A connection broke: the jobs of the client go on. A recovery that has fetched all is forgotten."""
     client = state.clients.get(event.client)
     if client is not None:
         client.is_connected = False
@@ -96,84 +86,83 @@ def on_client_silent(state: State, out: Outbox, event: ClientSilent, now: Second
             forget_empty(state, out, client, now)
 
 
+def watch_clients(state: State, out: Outbox, now: Seconds) -> None:
+    """Declare silent clients dead after ``silence_s``, and forget them when their lease ends. Call at each tick."""
+    for client in list(state.clients.values()):
+        if client.is_connected:
+            continue
+        silent_s = now - client.silent_since
+        if silent_s > state.lease_s:
+            forget_client(state, out, client, now)
+            continue
+        if silent_s >= state.silence_s and not client.is_dead:
+            client.is_dead = client.was_away = True
+            leave_exclusive(state, [c for c in state.computations.values() if c.client is client])
+            recall_ahead(state, out)
+            share_out(state, out, now)
+            go_away(state, out, client)
+            if state.is_draining:
+                give_up_staging(state, out, client, now)
+        if client.is_dead:
+            _retire_idle(state, out, client, now)
+
+
+def _retire_idle(state: State, out: Outbox, client: Client, now: Seconds) -> None:
+    """Forget computations of a dead client that have no job and no result left which needs them.
+
+    A client that comes back in time finds that it has to send the computation again.
+    """
+    mine = [c for key, c in state.computations.items() if key[0] == client.id]
+    for computation in mine:
+        if not computation.open and not computation.untold and not has_segments(client, computation):
+            forget_computation(state, out, computation, now)
+
+
 def on_detach(state: State, out: Outbox, client: Client, message: Detach, now: Seconds) -> None:
-    """A client goes for good."""
+    """Forget a client that leaves for good."""
     forget_client(state, out, client, now)
 
 
-def on_limit_cpus(state: State, out: Outbox, client: Client, message: LimitCpus, now: Seconds) -> None:
-    """A client wants fewer of its jobs to run at once, or more again; what runs above that goes on."""
-    client.cpus_max = message.cpus
-    restrict(state)
-    recall_ahead(state, out)
-    share_out(state, out, now)
+def forget_empty(state: State, out: Outbox, client: Client, now: Seconds) -> None:
+    """Forget a client whose recovery has gone, if it has nothing here any more: it does not come back."""
+    if not client.batches and not any(key[0] == client.id for key in state.computations):
+        forget_client(state, out, client, now)
 
 
-def on_compute(state: State, out: Outbox, client: Client, message: Compute, now: Seconds) -> None:
-    """Load a computation, once."""
-    key = (client.id, message.computation)
-    computation = state.computations.get(key)
-    if computation is not None and computation.spec.life != message.life:
-        forget_computation(state, out, computation, now)
-        computation = None
-    if computation is None:
-        computation = state.computations[key] = Computation(key, client, message)
-        if message.live:
-            live_output.watch(state, computation, [])
-        load(out, computation)
-        ask_exclusive(state, computation)
-        restrict(state)
-        share_out(state, out, now)
-    elif computation.status is Status.READY:
-        out.append(Tell(client.id, ComputationReady(message.computation, message.life)))
-        computation.credit = UNTOLD
-        tell_credit(state, out, computation)
+def forget_client(state: State, out: Outbox, client: Client, now: Seconds) -> None:
+    """Forget a client with all that it had here, stop its processes, and give its share to the others."""
+    computations = [c for c in state.computations.values() if c.client is client]
+    out.extend(StopHost(computation.key) for computation in computations)
+    drop_client(state, out, client)
+    leave(state, out, computations, now)
 
 
-def on_close_computation(
-    state: State, out: Outbox, client: Client, message: CloseComputation, now: Seconds
-) -> None:
-    """Forget a computation and whatever of it still runs."""
-    computation = state.computations.get((client.id, message.computation))
-    if computation is not None:
-        forget_computation(state, out, computation, now)
-    if client.is_recovering:
-        close_recovered(state, out, client, message.computation)
+def drop_client(state: State, out: Outbox, client: Client) -> None:
+    """Forget a client with all that it had in memory and on disk. The caller stops its processes."""
+    for computation in [c for c in state.computations.values() if c.client is client]:
+        drop_computation(state, computation)
+    state.clients.pop(client.id, None)
+    if client.was_away or client.stored:
+        out.append(Erase(client.id, [], gone=True))
 
 
-def on_host_ready(state: State, out: Outbox, event: HostReady, now: Seconds) -> None:
-    """A computation can take jobs."""
-    computation = state.computations.get(event.key)
-    if computation is None:
-        return
-    computation.status = Status.READY
-    # What is sampled once holds for a host that was started again, too.
-    computation.credit = UNTOLD
-    ready = ComputationReady(event.key[1], computation.spec.life, cut_reason(event.warning))
-    out.append(Tell(computation.client.id, ready))
-    tell_credit(state, out, computation)
+def on_stopping(state: State, out: Outbox, event: Stopping, now: Seconds) -> None:
+    """The node stops: store the results and open jobs of all clients, except of those that have left for good.
 
-
-def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -> None:
-    """A host is gone with all its workers: what ran has ended, what did not goes back."""
-    computation = state.computations.get(event.key)
-    if computation is None:
-        return
-    computation.status = Status.LOADING
-    for exited in event.exits:
-        on_worker_exited(state, out, exited, now)
+    If another client does not come back either, storing its results costs little.
+    """
     flush(state, out)
-    drop_workers(state, computation)
-    computation.crashes += 1
-    if event.has_died and computation.crashes <= len(RESTARTS_S):
-        # Whoever kills a host may not mean the computation. What had not started is still here.
-        out.append(StartHost(event.key, computation.spec, RESTARTS_S[computation.crashes - 1]))
-        return
-    give_up(state, out, computation, event.reason, now)
+    for gone in event.gone:
+        client = state.clients.get(gone)
+        if client is not None:
+            drop_client(state, out, client)
+    for client in state.clients.values():
+        if client.batches or any(key[0] == client.id for key in state.computations):
+            store_all(state, out, client)
 
 
 def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, now: Seconds) -> None:
-    """After a reconnect: end what the client no longer wants, name what has not arrived here."""
+    """Compare after a reconnect: end attempts that the client no longer wants, name those that have not arrived."""
     flush(state, out)
     forget_lost(out, client)
     wanted = {(a.number, a.attempt) for a in message.attempts}
@@ -191,7 +180,7 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
             _end_obsolete(out, computation, obsolete, now)
         computation.credit = UNTOLD
         if computation.status is Status.READY:
-            # Told before, perhaps, to a connection that was gone already.
+            # It may have been told to a connection that was gone already.
             out.append(Tell(client.id, ComputationReady(number, computation.spec.life)))
             tell_credit(state, out, computation)
     unknown = [Attempt(a.number, a.attempt) for a in message.attempts if (a.number, a.attempt) not in held]
@@ -200,7 +189,7 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
 
 
 def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int], now: Seconds) -> None:
-    """Nobody wants these attempts: drop those waiting, end the others as if cancelled, untold."""
+    """End attempts that the client no longer wants: drop waiting ones, end the others as if cancelled; tell none."""
     waiting = [*computation.ready, *computation.staging.values()]
     release(out, computation.key, [job.stream for job in waiting if job.number in numbers])
     drop_unstarted(out, computation, numbers)
@@ -208,8 +197,16 @@ def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int], now:
     cancel_in_records(out, computation, attempts, now)
 
 
+def on_limit_cpus(state: State, out: Outbox, client: Client, message: LimitCpus, now: Seconds) -> None:
+    """A client wants fewer of its jobs to run at once, or more again. Running jobs above the limit go on."""
+    client.cpus_max = message.cpus
+    restrict(state)
+    recall_ahead(state, out)
+    share_out(state, out, now)
+
+
 def on_cpus_changed(state: State, out: Outbox, event: CpusChanged, now: Seconds) -> None:
-    """Offer another number of CPUs; what runs above it goes on. More than 0 end the draining of the node."""
+    """Offer another number of CPUs. Running jobs above it go on. More than 0 CPUs end the draining of the node."""
     state.cpus = event.cpus
     if event.cpus:
         state.is_draining = False

@@ -1,8 +1,8 @@
-"""Free CPUs are put to work: which jobs go into a record, and what lies behind a running one.
+"""Dispatch: which jobs a free CPU gets, how many go into a record, and when a second record waits behind it.
 
-A CPU is busy while a worker has a record. Whose turn it is say ``shares``. Only a computation that has
-the node to itself gets a second record per busy worker, so that none of them waits for us between two
-jobs; it is recalled as soon as another worker is idle or another computation waits.
+A CPU is busy while a worker has a record. ``fair_shares`` says whose turn it is. Only a computation that has the node
+to itself gets a second record for each busy worker, so that none of them is idle between two jobs; that is recalled
+as soon as another worker is idle or another computation waits.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from dispy.protocol.node import Job
 from dispy.protocol.worker import RECORD_BYTES_MAX, RECORD_JOBS_MAX, Record
 
 STILLBORN_MAX = 10
-"""Workers in a row that end before they begin a job, and none finishes one: more would not help."""
+"""Workers in a row that may end before they begin a job while none finishes one: more would not help."""
 
 _JOB_OVERHEAD = 32  # bytes of a job in a record beside its payload
 
 
 def settle(state: State, out: Outbox, now: Seconds) -> None:
-    """Put every free CPU to work."""
+    """Put every free CPU to work. Called after each event, so that no ready job waits while a CPU is free for it."""
     if state.is_restricted:
         _hold_back(state, out, now)
     waiting = [
         c for c in state.computations.values() if c.ready and c.status is Status.READY and not c.is_held_off
     ]
     if len(waiting) > 1:
-        # Those of dead clients have what is left.
+        # Computations of dead clients get only the CPUs that no other wants.
         waiting = [c for c in waiting if not c.client.is_dead] or waiting
     if not waiting:
         if state.busy < state.cpus:
@@ -57,13 +57,13 @@ def settle(state: State, out: Outbox, now: Seconds) -> None:
 
 
 def _hold_back(state: State, out: Outbox, now: Seconds) -> None:
-    """Give back what may not start here: its client has other nodes, perhaps."""
+    """Give back jobs that may not start here, as their clients may have other nodes; see whether draining is done."""
     if state.exclusive and not state.is_draining:
         admit_exclusive(state, out, now)
     for computation in state.computations.values():
         if not may_start(state, computation):
             _recall_of(state, out, computation, len(computation.workers))
-            # Of a client that is away nobody can take them.
+            # A client that is away cannot take them.
             if computation.ready and computation.client.is_connected:
                 return_ready(out, computation)
             if computation.staging and computation.client.is_connected and state.is_draining:
@@ -73,7 +73,7 @@ def _hold_back(state: State, out: Outbox, now: Seconds) -> None:
 
 
 def _is_drained(state: State) -> bool:
-    """Whether nothing is left here that anybody living waits for. Results of dead clients go to disk."""
+    """True if nothing is left here that a living client waits for. Results of dead clients go to disk."""
     return (
         not state.busy
         and not any(computation.open or computation.untold for computation in state.computations.values())
@@ -82,17 +82,17 @@ def _is_drained(state: State) -> bool:
 
 
 def recall_ahead(state: State, out: Outbox) -> None:
-    """Fewer CPUs are to be used: nothing starts behind what runs now."""
+    """Recall all second records: fewer CPUs are to be used, so nothing starts behind the jobs that run now."""
     _recall_others(state, out, None)
 
 
 def workers_max(cpus: int) -> int:
-    """Workers of one computation that may exist at once: one per CPU, and some that are on their way out."""
+    """Returns how many workers of a computation may exist at once: one per CPU, and some that are about to end."""
     return 2 * cpus + 8
 
 
 def _has_room(state: State, computation: Computation) -> bool:
-    """Whether one more of its jobs may run, and there is a worker for it or a place for one.
+    """True if one more job of a computation may run, and there is an idle worker or a place for a new one.
 
     Workers that retire keep their places to their end.
     """
@@ -105,14 +105,17 @@ def _has_room(state: State, computation: Computation) -> bool:
 
 
 def _has_place(state: State, computation: Computation) -> bool:
+    """True if one more worker of a computation may be forked."""
     return len(computation.workers) < workers_max(state.cpus) and computation.stillborn <= STILLBORN_MAX
 
 
 def _idle_worker(state: State, out: Outbox, computation: Computation) -> Worker:
+    """Returns an idle worker, taken out of ``idle``, or a new one. ``_has_room`` must hold."""
     return computation.idle.popitem()[1] if computation.idle else _new_worker(state, out, computation)
 
 
 def _new_worker(state: State, out: Outbox, computation: Computation) -> Worker:
+    """Have the host fork a worker."""
     worker = Worker(WorkerId(state.next_worker), computation)
     state.next_worker += 1
     state.workers[worker.id] = computation.workers[worker.id] = worker
@@ -121,6 +124,7 @@ def _new_worker(state: State, out: Outbox, computation: Computation) -> Worker:
 
 
 def _offer(state: State, out: Outbox, computation: Computation, worker: Worker, now: Seconds) -> None:
+    """Offer a record with the next jobs to a worker. If it had none, it uses a CPU from now on."""
     jobs = _next_jobs(state, computation)
     record = Record(state.next_record, jobs, is_any_watched(computation, jobs))
     state.next_record += 1
@@ -135,7 +139,7 @@ def _offer(state: State, out: Outbox, computation: Computation, worker: Worker, 
 
 
 def _next_jobs(state: State, computation: Computation) -> list[Job]:
-    """Take the next jobs off the queue: one, or as many known-short ones as fill a record."""
+    """Take the next jobs off the queue: one, or as many as fill a record if they are known to be short."""
     ready = computation.ready
     count = _record_jobs(state, computation)
     if count == 1 or ready[0].number in computation.filed:
@@ -151,6 +155,8 @@ def _next_jobs(state: State, computation: Computation) -> list[Job]:
 
 
 def _record_jobs(state: State, computation: Computation) -> int:
+    """Returns the number of jobs for the next record: about ``RECORD_US`` of work, but no more than half of each
+    CPU's share of the queue, and no more than there is evidence for (``sampled``)."""
     share = len(computation.ready) // (2 * state.cpus)
     if share <= 1 or not computation.sampled:
         return 1
@@ -161,13 +167,13 @@ def _record_jobs(state: State, computation: Computation) -> int:
 
 
 def _look_ahead(state: State, out: Outbox, computation: Computation, now: Seconds) -> None:
-    """Give each busy worker one more record, so that it does not wait for us between two."""
+    """Give each busy worker one more record, so that it is not idle between two."""
     client = computation.client
     is_above = state.busy > state.cpus or client.busy > client.cpus_max
     if is_above or client.is_dead or not computation.sampled:
         return
     if computation.filed:
-        # Their files are there while they run, and not before.
+        # Files of a job are in place while it runs, and not before.
         return
     single = computation.single
     for worker in list(single.values()):
@@ -178,20 +184,21 @@ def _look_ahead(state: State, out: Outbox, computation: Computation, now: Second
 
 
 def _recall_for_idle(state: State, out: Outbox) -> None:
-    """Somebody is idle and nothing is ready: what lies behind a running record is wanted back."""
+    """Recall records that wait behind running ones: a CPU is idle and no job is ready."""
     for computation in state.computations.values():
         client = computation.client
         _recall_of(state, out, computation, min(state.cpus - state.busy, client.cpus_max - client.busy))
 
 
 def _recall_others(state: State, out: Outbox, except_for: Computation | None) -> None:
-    """Somebody else waits: nobody else keeps a second record."""
+    """Recall the second records of all computations but one: another computation waits."""
     for computation in state.computations.values():
         if computation is not except_for:
             _recall_of(state, out, computation, len(computation.workers))
 
 
 def _recall_of(state: State, out: Outbox, computation: Computation, most: int) -> None:
+    """Recall second records of a computation, at most ``most`` of them."""
     if computation.busy == len(computation.single):
         return
     for worker in computation.workers.values():

@@ -1,8 +1,8 @@
-"""Draining: a node takes no new jobs, lets those end that run, and leaves when it has none.
+"""Draining: a node takes no new jobs, waits for the running ones, and leaves when it has none.
 
-Jobs that have not started go back to their programs. A program that is dead cannot take its jobs back: those run to
-their ends here, since recovery promises their results. A program whose connection is broken has its silence limit to
-come back in; until then nothing of it is started, given back or dropped.
+Jobs that have not started go back to their programs. A dead program cannot take its jobs back: they run to their ends
+here, since recovery promises their results. A program whose connection is broken has the silence limit
+(``State.silence_s``) to come back in; until then none of its jobs is started, given back or dropped.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dispy.core.execution.actions import Outbox, Tell
 from dispy.core.execution.dispatch import recall_ahead
 from dispy.core.execution.events import Drain
 from dispy.core.execution.fair_shares import restrict, share_out
-from dispy.core.execution.files import give_up_staging
 from dispy.core.execution.ids import Seconds
+from dispy.core.execution.job_files import give_up_staging
 from dispy.core.execution.state import State
 from dispy.protocol.node import DRAINING, NodeCpus
 
 
 def on_drain(state: State, out: Outbox, event: Drain, now: Seconds) -> None:
-    """Take no new jobs, and say ``Drained`` when all is done. ``CpusChanged`` to more than 0 ends that."""
+    """Take no new jobs; ``dispatch`` says ``Drained`` when all is done. ``CpusChanged`` above 0 ends draining."""
     if state.is_draining:
         return
     state.is_draining = True

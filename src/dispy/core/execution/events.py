@@ -1,4 +1,4 @@
-"""Events that the execution core is told: what clients, hosts, workers, the disk and the clock say."""
+"""Events of the execution core: messages of clients, hosts and workers, answers to actions, and the clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dispy.protocol.node import (
 
 
 class ClientAttached(Struct):
-    """A client has (re)connected; it has all batches of results up to ``received``."""
+    """A client has connected, or connected again; it has all batches of results up to number ``received``."""
 
     client: ClientId
     name: str
@@ -23,35 +23,35 @@ class ClientAttached(Struct):
 
 
 class ClientSilent(Struct):
-    """The connection to a client is gone; it may come back. It was last heard ``since_s`` seconds ago."""
+    """The connection to a client broke; it was last heard ``since_s`` seconds ago, and may come back."""
 
     client: ClientId
     since_s: Seconds = 0.0
 
 
 class FromClient(Struct):
-    """A client said something."""
+    """A message of a client."""
 
     client: ClientId
     message: ToNode
 
 
 class HostReady(Struct):
-    """A computation is loaded; ``warning`` says what of it is not as in the program, if anything."""
+    """Answer to ``StartHost``: the computation is loaded. ``warning``: what differs from the program, or empty."""
 
     key: Key
     warning: str = ""
 
 
 class FilesReady(Struct):
-    """The files of a computation lie where they belong."""
+    """Answer to ``StageFiles``: the files of a computation are in its working directory. ``life``: generation."""
 
     key: Key
     life: int
 
 
 class FilesFailed(Struct):
-    """They will not, and why."""
+    """Answer to ``StageFiles``: the files of the computation cannot be fetched or put in place, and why."""
 
     key: Key
     life: int
@@ -59,7 +59,7 @@ class FilesFailed(Struct):
 
 
 class JobFilesReady(Struct):
-    """The files of a job are here; with a reason they are not, and will not be."""
+    """Answer to ``StageJob``: the files of a job are here; with a reason they are not, and will not be."""
 
     key: Key
     number: int
@@ -68,7 +68,16 @@ class JobFilesReady(Struct):
 
 
 class Ran(Struct):
-    """A worker reports results: ``executed`` jobs of ``record`` so far."""
+    """A worker reports results.
+
+    Attributes:
+        worker: The worker.
+        record: Number of the record that it runs.
+        executed: Number of jobs of the record that it has run so far; the others were cut off if ``is_last``.
+        is_last: True if it has finished with the record.
+        is_retiring: True if the worker ends now by itself.
+        ended: The results, which may include some that it reported before.
+    """
 
     worker: WorkerId
     record: int
@@ -79,7 +88,7 @@ class Ran(Struct):
 
 
 class ValueSent(Struct):
-    """A running job sent a provisional result."""
+    """A running job sent a provisional result, or a part of a ``file``, and waits for ``Pass``."""
 
     worker: WorkerId
     number: int
@@ -91,14 +100,23 @@ class ValueSent(Struct):
 
 
 class Recalled(Struct):
-    """Answer to ``Recall``: these records had not been taken and are ours again."""
+    """Answer to ``Recall``: numbers of the records that the worker had not taken, and will not run."""
 
     worker: WorkerId
     records: list[int]
 
 
 class WorkerExited(Struct):
-    """A worker is gone, its last results have been told; ``untaken`` records were still unread."""
+    """A worker process has ended; all its results were reported before.
+
+    Attributes:
+        worker: The worker.
+        reason: How it ended, in words.
+        position: Position of the job that it was at; 0: it had begun none.
+        start: Start of that job (seconds since the epoch).
+        end: End of the worker (seconds since the epoch).
+        untaken: Numbers of the records that it had not taken.
+    """
 
     worker: WorkerId
     reason: str
@@ -109,9 +127,13 @@ class WorkerExited(Struct):
 
 
 class HostFailed(Struct):
-    """A computation could not be loaded, or its host has died; ``exits``: the ends of its workers.
+    """A computation could not be loaded, or its host has died with all its workers.
 
-    ``has_died``: by itself, or it could not be started; another one may do better.
+    Attributes:
+        key: The computation.
+        reason: What happened, in words.
+        exits: The ends of its workers.
+        has_died: True if the host died by itself or could not be started, so that another one may do better.
     """
 
     key: Key
@@ -121,7 +143,7 @@ class HostFailed(Struct):
 
 
 class JobRefused(Struct):
-    """A job that arrived cannot be held here."""
+    """A job that arrived cannot be held here: it ends with the reason."""
 
     key: Key
     number: int
@@ -130,12 +152,12 @@ class JobRefused(Struct):
 
 
 class ShortOfRoom(Struct):
-    """Large data of a computation finds no room here for now, or does again.
+    """Large data of a computation finds no room on this node for now, or finds room again.
 
     Attributes:
         key: The computation.
         reason: What is full; empty if there is room.
-        returned: A job that arrived with such data (number and attempt), and waits where it came from.
+        returned: Number and attempt of a job that arrived with such data and goes back to its scheduler; None: none.
     """
 
     key: Key
@@ -144,24 +166,28 @@ class ShortOfRoom(Struct):
 
 
 class Tick(Struct):
-    """Time passes. ``positions``: where each busy worker is, and since when (epoch)."""
+    """The clock has advanced: every 10 ms while workers are busy.
+
+    Attributes:
+        positions: Position of each worker, and the start of the job there (seconds since the epoch).
+    """
 
     positions: dict[WorkerId, tuple[int, float]]
 
 
 class Flush(Struct):
-    """Answer to ``FlushSoon``, a moment later."""
+    """Answer to ``FlushSoon``, after its delay."""
 
 
 class WorkerDying(Struct):
-    """A worker is dead, at ``position``; what its job printed can still be read. ``WorkerExited`` follows."""
+    """A worker is dead; the output of its job, at ``position``, can still be read. ``WorkerExited`` follows."""
 
     worker: WorkerId
     position: int
 
 
 class Glimpse(Struct):
-    """New output of the job at ``position`` of a worker: where it lies in all that the job printed, and what."""
+    """New output of the job at ``position`` of a worker: bytes, and their offsets in all that the job printed."""
 
     worker: WorkerId
     position: int
@@ -172,25 +198,30 @@ class Glimpse(Struct):
 
 
 class Looked(Struct):
-    """Answer to ``Look``; workers that have moved on are missing."""
+    """Answer to ``Look``. Workers that are at another job by now are missing."""
 
     key: Key
     glimpses: list[Glimpse]
 
 
 class Stored(Struct):
-    """These batches of results of a client are on disk, whole."""
+    """Answer to ``Store``: numbers of batches of results of a client that are on disk, whole."""
 
     client: ClientId
     batches: list[int]
 
 
 class Restored(Struct):
-    """What an earlier incarnation of the node kept for a client has been found on disk.
+    """Results that an earlier incarnation of the node kept for a client were found on disk.
 
-    ``batches`` name the results; what those are is on disk. ``next_batch`` was to be the number of the next
-    one. ``lost`` were open when the node ended; with ``has_gaps`` that is not known. ``before`` are the
-    incarnations.
+    Attributes:
+        client: The client.
+        name: Its name.
+        batches: Its batches of results, oldest first, without the values, which are on disk.
+        next_batch: Number that the next batch was to have.
+        lost: Jobs that were open when the node ended.
+        before: The earlier incarnations.
+        has_gaps: True if it is not known what was open.
     """
 
     client: ClientId
@@ -203,22 +234,23 @@ class Restored(Struct):
 
 
 class Stopping(Struct):
-    """The node ends, its workers have ended: what clients have not got is all that there will be.
+    """The node stops and its workers have ended: there will be no more results than those not acknowledged.
 
-    Those who are ``gone`` have said farewell.
+    Attributes:
+        gone: Clients that have left for good, for which nothing is stored.
     """
 
     gone: list[ClientId] = []
 
 
 class CpusChanged(Struct):
-    """The node offers another number of CPUs."""
+    """The node offers another number of CPUs from now on."""
 
     cpus: int
 
 
 class Drain(Struct):
-    """The node is to take no new jobs, and to leave when it has none; answered by ``Drained``."""
+    """The node is to take no new jobs, and to leave when it has none: ``Drained`` says when."""
 
 
 Event = (

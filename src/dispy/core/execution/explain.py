@@ -1,4 +1,4 @@
-"""What does not go on though it could: for a fault of ours, or because a process stands still."""
+"""Stalls: jobs that do not go on though they could, by a fault of this program or of a process that stands still."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from dispy.system.escaping import counted
 
 
 def find_stall(state: State) -> str:
-    """What stands still now, in words that change when it moves; empty if nothing does.
+    """Returns in words what stands still now; empty if nothing does.
 
-    For a moment a worker that has just been given a job is nothing unusual.
+    The words change when it moves, so a caller that gets the same words twice has found a stall. Once they mean
+    nothing: a worker may just have been given a job.
     """
     free = state.cpus - state.busy
     for computation in state.computations.values():
@@ -31,7 +32,7 @@ def find_stall(state: State) -> str:
     for worker in state.workers.values():
         record = worker.records[0] if worker.records else None
         if record is None or not record.jobs or record.jobs[0].number in worker.computation.filed:
-            # One that brings files may wait for another job that has some of the same names.
+            # A job that brings files may wait for another one whose files have the same names.
             continue
         if split_claim(worker.position)[0] != record.record:
             return (

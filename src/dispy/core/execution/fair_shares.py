@@ -1,19 +1,22 @@
-"""Whose turn it is, and what each can count on: shares of clients, exclusive use, credit.
+"""Fair shares: whose turn a free CPU is, exclusive use of the node, and the credit of each computation.
 
-A free CPU goes to the waiting client that uses the fewest, then to the one that has had the least CPU
-time; among the computations of a client likewise. So programs that always have jobs waiting have equal
-shares at any moment, however long their jobs run, and what an idle one does not use is the others'.
-Times are *virtual* in the sense of fair queueing: whoever comes back starts level with the others, neither
-with a claim for the time in which it wanted nothing nor with a debt for what it had alone (Goyal, Vin and
-Cheng 1996, "Start-time Fair Queueing").
+*Fair share.* A free CPU goes to the waiting client that uses the fewest CPUs, then to the one that has had the least
+CPU time; among the computations of a client the same rule holds. So programs that always have jobs waiting have equal
+shares at any moment, however long their jobs run, and the CPUs that an idle one does not use go to the others. Times
+are *virtual* in the sense of fair queueing: a client that comes back starts level with the others, neither with a
+claim for the time in which it wanted nothing nor with a debt for the CPUs that it had alone (Goyal, Vin and Cheng
+1996, "Start-time Fair Queueing").
 
-An exclusive computation keeps all others from starting jobs from the moment it comes; it starts itself
-when what the others run has ended. Several have their turns in the order in which they came. There is no
-order between nodes: each grants for itself, and a client runs on what it was granted, so clients that hold
-different nodes wait for no more than each other's end.
+*Exclusive use.* An exclusive computation keeps all others from starting jobs from the moment it comes; its own jobs
+start when those that others run have ended. Several have their turns in the order in which they came. There is no
+order between nodes: each grants for itself, and a client runs on the nodes that it was granted, so clients that hold
+different nodes wait for each other's end and for nothing more.
 
-Silent clients keep their share for a while, then they are dead: what was given to the node runs only on CPUs
-that nobody else wants, and they use nothing exclusively. All is as before once they are back.
+*Credit* is back-pressure: the number of jobs that a scheduler may have here, slots and backlog. It follows from the
+fair share, and is sent again when it has changed enough to matter.
+
+Silent clients keep their share for ``State.silence_s``, then they are dead: their jobs run only on CPUs that no other
+client wants, and they use nothing exclusively. All is as before once they are back.
 """
 
 from __future__ import annotations
@@ -24,40 +27,40 @@ from dispy.core.execution.state import UNTOLD, Client, Computation, Grant, State
 from dispy.protocol.node import DRAINING, Credit
 
 SHARE_S = 0.1
-"""How often shares are looked at while several clients are there: a message for each change of them."""
+"""Time between two looks at the shares while there are several clients (seconds): each change costs a message."""
 
 ACTIVE_S = 0.5
-"""How long a client counts as one that wants CPUs after it was last seen with jobs."""
+"""Time for which a client counts as one that wants CPUs after it was last seen with jobs (seconds)."""
 
 LONG_S = 0.2
-"""A job that has run so long is not expected to end this moment."""
+"""Run time after which a job is not expected to end this moment, so that its CPU is not counted as free (seconds)."""
 
 BACKLOG_US = 50_000
-"""Work that a node holds beyond its running jobs (microseconds): a scheduler that shares its
-interpreter with a busy program comes to speak every 5 to 20 ms."""
+"""Work per slot that a node holds beyond its running jobs (microseconds): a scheduler that shares its interpreter
+with a busy program gets to send every 5 to 20 ms."""
 
 BACKLOG_MAX = 4096
-"""Most jobs of a computation held so: what 50 ms takes of the shortest."""
+"""Largest backlog of a computation (jobs): 50 ms of the shortest ones."""
 
 BACKLOGS_MAX = 200_000
-"""Most jobs held so of all computations together, which clients and nodes list in one message after a reconnect: with
-15 bytes each at most, 3 MB. What was granted before others came may be that much more."""
+"""Largest backlog of all computations together (jobs), which are listed in one message after a reconnect: with at
+most 15 bytes each, 3 MB. Backlogs granted before other computations came may exceed it by as much again."""
 
 NAMES_MAX = 3
-"""Clients that a reason names."""
+"""Number of clients that a reason names; of others it says how many."""
 
 # CPU time.
 
 
 def join(state: State, computation: Computation) -> None:
-    """Have a computation that had no jobs start level with the others, and its client likewise."""
+    """Have a computation that had no jobs start level with the others, and its client with the other clients."""
     client = computation.client
     client.vtime = max(client.vtime, state.level)
     computation.vtime = max(computation.vtime, client.level)
 
 
 def occupy(state: State, worker: Worker, now: Seconds) -> None:
-    """A worker without a record gets one: it uses a CPU."""
+    """Note that a worker uses a CPU: call when it gets a record and had none."""
     computation = worker.computation
     client = computation.client
     state.busy += 1
@@ -68,14 +71,14 @@ def occupy(state: State, worker: Worker, now: Seconds) -> None:
 
 
 def vacate(state: State, worker: Worker) -> None:
-    """A worker has no record any more."""
+    """Note that a worker uses no CPU any more: call when it has lost its last record, after ``charge``."""
     state.busy -= 1
     worker.computation.busy -= 1
     worker.computation.client.busy -= 1
 
 
 def charge(state: State, worker: Worker, now: Seconds) -> None:
-    """Account for the CPU that a worker has used since the last time."""
+    """Charge the CPU time that a worker has used since the last call to its computation and its client."""
     _rise(state, worker.computation)
     seconds = now - worker.since
     worker.since = now
@@ -84,7 +87,7 @@ def charge(state: State, worker: Worker, now: Seconds) -> None:
 
 
 def _rise(state: State, computation: Computation) -> None:
-    """Those who come start where those are that are served now."""
+    """Raise the levels at which newcomers start to the virtual times of the computation that is served now."""
     client = computation.client
     if client.vtime > state.level:
         state.level = client.vtime
@@ -93,7 +96,7 @@ def _rise(state: State, computation: Computation) -> None:
 
 
 def turn(computation: Computation) -> tuple[int, float, int, float]:
-    """Who is served next among those that wait: the smallest."""
+    """Returns the key by which waiting computations are served, the smallest first."""
     client = computation.client
     return (client.busy, client.vtime, computation.busy, computation.vtime)
 
@@ -102,13 +105,13 @@ def turn(computation: Computation) -> tuple[int, float, int, float]:
 
 
 def ask_exclusive(state: State, computation: Computation) -> None:
-    """An exclusive computation takes its place in the line; ``restrict`` must follow."""
+    """Put a computation at the end of the line for exclusive use, if it asks for that; ``restrict`` must follow."""
     if computation.spec.exclusive and computation not in state.exclusive:
         state.exclusive.append(computation)
 
 
 def leave_exclusive(state: State, computations: list[Computation]) -> None:
-    """These want the node for themselves no more."""
+    """Take computations out of the line for exclusive use, and let the next one have its turn."""
     left = [computation for computation in state.exclusive if computation not in computations]
     if left[:1] != state.exclusive[:1]:
         state.has_node = False
@@ -117,21 +120,21 @@ def leave_exclusive(state: State, computations: list[Computation]) -> None:
 
 
 def admit_exclusive(state: State, out: Outbox, now: Seconds) -> None:
-    """Let the first in the line start once the others' jobs have ended."""
+    """Let the first in the line for exclusive use, which must not be empty, start once others' jobs have ended."""
     if not state.has_node and state.busy == state.exclusive[0].busy:
         restrict(state)
         share_out(state, out, now)
 
 
 def restrict(state: State) -> None:
-    """Note who may not start jobs."""
+    """Note which computations may not start jobs. Call after the CPUs, the line, a limit or draining has changed."""
     first = state.exclusive[0] if state.exclusive else None
     state.has_node = (
         first is not None and not state.is_draining and (state.has_node or state.busy == first.busy)
     )
     for computation in state.computations.values():
         if state.is_draining:
-            # Those of dead clients run to their ends, whoever had asked for the node: nobody can take them back.
+            # Jobs of dead clients cannot be given back: they run to their ends, also beside an exclusive computation.
             computation.is_held_off = not computation.client.is_dead
         else:
             computation.is_held_off = first is not None and (computation is not first or not state.has_node)
@@ -140,7 +143,7 @@ def restrict(state: State) -> None:
 
 
 def may_start(state: State, computation: Computation) -> bool:
-    """Whether jobs of a computation may start here as things are."""
+    """True if jobs of a computation may start here now, given a free CPU."""
     return not computation.is_held_off and state.cpus > 0 and computation.client.cpus_max > 0
 
 
@@ -148,7 +151,7 @@ def may_start(state: State, computation: Computation) -> bool:
 
 
 def share_out(state: State, out: Outbox, now: Seconds) -> None:
-    """Find what each computation can count on, and tell whom it concerns."""
+    """Find the fair share of each computation, and tell the clients whose credit has changed."""
     state.share_at = now
     wanted: dict[Client, int] = {}
     for computation in state.computations.values():
@@ -178,6 +181,15 @@ def _grant(
     wanted: dict[Client, int],
     long: dict[Client, int],
 ) -> Grant:
+    """Returns the fair share of a computation.
+
+    Args:
+        state: The node.
+        computation: The computation.
+        rivals: Clients that want CPUs now, or have long jobs here.
+        wanted: Number of open jobs, by client.
+        long: Number of jobs that have run for longer than ``LONG_S``, by client.
+    """
     client = computation.client
     if state.is_draining:
         return Grant(0, 0, DRAINING)
@@ -203,6 +215,7 @@ def _grant(
 
 
 def _why_held_off(state: State, computation: Computation) -> str:
+    """Returns in words why a computation has to wait: another one has the node, or others' jobs have to end."""
     first = state.exclusive[0]
     if computation is not first:
         return f"used exclusively by cluster {first.spec.name} of {first.client.name}"
@@ -211,15 +224,20 @@ def _why_held_off(state: State, computation: Computation) -> str:
 
 
 def _names(clients: list[Client]) -> str:
+    """Returns the names of some clients, of ``NAMES_MAX`` at most, and how many there are besides."""
     names = [client.name for client in clients[:NAMES_MAX]]
     more = len(clients) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")
 
 
 def tell_credit(state: State, out: Outbox, computation: Computation) -> None:
-    """Tell the scheduler how many jobs it may have here, if that has changed enough to matter."""
+    """Tell the scheduler how many jobs of a computation it may have here, if that has changed enough to matter.
+
+    Growth is told at once, a smaller backlog once it has halved.
+    """
     slots, share, reason = computation.grant
-    # One whose host is started again would otherwise be sent what may not start here, again and again.
+    # While a host is restarted only zero credit is told, where some was told before: the client would otherwise go
+    # on sending jobs that may not start here, again and again.
     if computation.status is not Status.READY and (share or computation.credit is UNTOLD):
         return
     backlog = 0
@@ -230,6 +248,6 @@ def tell_credit(state: State, out: Outbox, computation: Computation) -> None:
     backlog = max(backlog, share - slots)
     told_slots, told_backlog, told_reason = computation.credit
     if slots != told_slots or backlog > told_backlog or backlog * 2 < told_backlog or reason != told_reason:
-        # Grows at once, shrinks by halves: the quantile of a steady function wavers by a factor of two.
+        # The quantile of a steady function wavers by a factor of two.
         computation.credit = (slots, backlog, reason)
         out.append(Tell(computation.client.id, Credit(computation.key[1], slots, backlog, reason)))

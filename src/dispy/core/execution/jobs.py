@@ -1,4 +1,35 @@
-"""What schedulers ask of jobs on this node: run, cancel, give back."""
+"""Jobs on this node: schedulers have them run, cancelled and given back.
+
+The life of a job on the node. *Staging*: its files are fetched. *Ready*: it waits for a CPU. *In a record*: offered
+to a worker (see ``workers`` for the states of a record). *Ended*: its result is kept until the acknowledgement.
+*Gone*: given back to its scheduler.
+
+| state          | event                                      | next      | what is sent                             |
+|----------------|--------------------------------------------|-----------|------------------------------------------|
+| none           | RunJobs                                    | ready     |                                          |
+| none           | RunJobs, it brings files                   | staging   | StageJob                                 |
+| none           | RunJobs, computation not known             | gone      | JobsReturned with a reason               |
+| none           | JobRefused: it cannot be held here         | ended     | JobsEnded (TERMINATED)                   |
+| none           | ShortOfRoom: no room for its data now      | gone      | JobsReturned                             |
+| staging        | JobFilesReady                              | ready     |                                          |
+| staging        | JobFilesReady with a reason                | ended     | JobsEnded (TERMINATED)                   |
+| ready          | a CPU is free (``dispatch``)               | in record | Offer                                    |
+| ready, staging | CancelJobs                                 | ended     | JobsEnded (CANCELLED), UnstageJobs       |
+| ready          | TakeBack                                   | gone      | JobsReturned                             |
+| ready          | its computation may not start jobs         | gone      | JobsReturned (staging: when draining)    |
+| in record      | its record is recalled, or cut before it   | ready     |                                          |
+| in record      | CancelJobs, not begun                      | in record | Recall, Cut; once ready: ended           |
+| in record      | CancelJobs, running                        | in record | InterruptWorker; KillWorker after the    |
+|                |                                            |           | grace time                               |
+| in record      | Ran: it has a result                       | ended     | JobsEnded                                |
+| in record      | its worker ended, it was begun             | ended     | JobsEnded (TERMINATED, ``died``)         |
+| in record      | its worker ended, it was not begun         | ready     |                                          |
+| any            | Reconcile without it: obsolete             | gone      | as for CancelJobs, but no end is told    |
+| any            | its computation is given up                | gone      | JobsReturned                             |
+
+A result is sent once, and again after each reconnect until it is acknowledged; results of attempts that are not open
+are dropped. While the client is dead results go to disk (``Store``) instead.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +74,7 @@ from dispy.protocol.worker import SentAcknowledged, claim, split_claim
 
 
 def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now: Seconds) -> None:
-    """Queue jobs; what cannot be queued goes back."""
+    """Queue jobs; those that are here already are ignored. If the computation is not known, all go back."""
     computation = state.computations.get((client.id, message.computation))
     if computation is None:
         attempts = [Attempt(job.number, job.attempt) for job in message.jobs]
@@ -65,7 +96,7 @@ def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now
     open_.update(fresh)
     if message.watched:
         watch(state, computation, message.watched)
-    # Nobody but a scheduler with a fault names a job twice in one message; the last one counts.
+    # Only a faulty scheduler names a job twice in one message; the last one counts.
     if len(fresh) != len(jobs):
         jobs = list(fresh.values())
     if message.files:
@@ -74,7 +105,7 @@ def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now
 
 
 def _stage(out: Outbox, computation: Computation, jobs: list[Job], files: list[JobFiles]) -> list[Job]:
-    """Have the files of jobs fetched that bring some; returns the others."""
+    """Start fetching the files of jobs that bring some; returns the other jobs."""
     files_by_job = {item.number: item.files for item in files}
     for job in jobs:
         brought = files_by_job.get(job.number)
@@ -86,7 +117,7 @@ def _stage(out: Outbox, computation: Computation, jobs: list[Job], files: list[J
 
 
 def on_list_jobs(state: State, out: Outbox, client: Client, message: ListJobs, now: Seconds) -> None:
-    """Tell which jobs of a computation workers are at, as of the last tick."""
+    """Tell the scheduler which jobs of a computation workers are at, as of the last tick."""
     computation = state.computations.get((client.id, message.computation))
     running = []
     for worker in computation.workers.values() if computation is not None else ():
@@ -102,7 +133,9 @@ def on_list_jobs(state: State, out: Outbox, client: Client, message: ListJobs, n
 
 
 def on_cancel_jobs(state: State, out: Outbox, client: Client, message: CancelJobs, now: Seconds) -> None:
-    """End attempts: waiting ones now, the one a worker is at by an interrupt."""
+    """Cancel attempts: those that have not begun end now, or when they are back from a worker; running ones are
+    interrupted.
+    """
     computation = state.computations.get((client.id, message.computation))
     if computation is None:
         return
@@ -123,7 +156,7 @@ def on_cancel_jobs(state: State, out: Outbox, client: Client, message: CancelJob
 
 
 def drop_unstarted(out: Outbox, computation: Computation, numbers: set[int]) -> None:
-    """Take jobs out of those that wait, and give up the files that they wait for."""
+    """Take jobs out of ``ready`` and ``staging``, and stop fetching their files. They stay open."""
     computation.ready = type(computation.ready)(j for j in computation.ready if j.number not in numbers)
     staging = [number for number in computation.staging if number in numbers]
     for number in staging:
@@ -135,25 +168,29 @@ def drop_unstarted(out: Outbox, computation: Computation, numbers: set[int]) -> 
 def cancel_in_records(
     out: Outbox, computation: Computation, attempts: set[tuple[int, int]], now: Seconds
 ) -> None:
-    """End attempts that are in records: take them back, cut them off, or interrupt them."""
+    """End attempts that are in records: recall them, cut them off, or interrupt them. Notes them as cancelling."""
     for worker in list(computation.workers.values()):
         _cancel_in(out, worker, attempts, now)
 
 
 def _cancel_in(out: Outbox, worker: Worker, attempts: set[tuple[int, int]], now: Seconds) -> None:
+    """End attempts that are in the records of one worker."""
     for place, record in enumerate(worker.records):
         hits = [(job.number, job.attempt) for job in record.jobs if (job.number, job.attempt) in attempts]
         if not hits:
             continue
         worker.computation.cancelling.update(hits)
         if place > 0 or split_claim(worker.position)[0] != record.record:
-            # Not seen started: take it back. Where that fails, the next tick knows where the worker is.
+            # Not seen begun: recall the record. If that fails, the next tick knows where the worker is.
             out.append(Recall(worker.id))
         cut_or_interrupt(out, worker, now)
 
 
 def cut_or_interrupt(out: Outbox, worker: Worker, now: Seconds) -> None:
-    """Act on those cancelled jobs of a worker's current record that it has not passed."""
+    """Interrupt the job that a worker is at, if it is cancelled, and cut off cancelled jobs behind it.
+
+    Does nothing if the worker has not been seen in its record yet. Call again at each tick.
+    """
     cancelling = worker.computation.cancelling
     if not worker.records or not cancelling:
         return
@@ -168,7 +205,7 @@ def cut_or_interrupt(out: Outbox, worker: Worker, now: Seconds) -> None:
             worker.interrupted = worker.position
             worker.deadline = now + worker.computation.spec.grace_s
             out.append(InterruptWorker(worker.id, worker.position))
-        # Should the worker have to be killed for this job, it must not be at another by then.
+        # If the worker has to be killed for this job, it must not be at another one by then.
         must_cut = at + 1 < len(record.jobs)
         if len(worker.records) > 1 and worker.kept != worker.records[1].record:
             out.append(Recall(worker.id))
@@ -178,7 +215,7 @@ def cut_or_interrupt(out: Outbox, worker: Worker, now: Seconds) -> None:
 
 
 def end_unstarted(out: Outbox, computation: Computation, numbers: list[int]) -> None:
-    """Report jobs that never started as cancelled."""
+    """End open jobs that never started as ``CANCELLED``. The caller has taken them off their queue."""
     ended = []
     release(out, computation.key, [computation.open[number].stream for number in numbers])
     for number in numbers:
@@ -189,14 +226,14 @@ def end_unstarted(out: Outbox, computation: Computation, numbers: list[int]) -> 
 
 
 def release(out: Outbox, key: Key, segments: list[int]) -> None:
-    """Let go of segments that no worker will take; zeros stand for none."""
+    """Delete segments that no worker and no client will read; zeros in the list stand for no segment."""
     segments = [segment for segment in segments if segment]
     if segments:
         out.append(Release(key, segments))
 
 
 def on_job_refused(state: State, out: Outbox, event: JobRefused, now: Seconds) -> None:
-    """A job that cannot be held here ends with the reason."""
+    """End a job that cannot be held here as ``TERMINATED``, with the reason."""
     computation = state.computations.get(event.key)
     if computation is not None:
         ended = Ended(
@@ -206,22 +243,23 @@ def on_job_refused(state: State, out: Outbox, event: JobRefused, now: Seconds) -
 
 
 def on_short_of_room(state: State, out: Outbox, event: ShortOfRoom, now: Seconds) -> None:
-    """A computation gets no more jobs until there is room for their data again; one that came in vain goes back."""
+    """Grant a computation no credit until there is room for its data again; a job that came in vain goes back."""
     computation = state.computations.get(event.key)
     if computation is None:
         return
     if computation.shortage != event.reason:
         computation.shortage = event.reason
         share_out(state, out, now)
-    # One that is here was sent twice.
+    # A job that is here was sent twice: it stays.
     if event.returned is not None and event.returned[0] not in computation.open:
         out.append(Tell(computation.client.id, JobsReturned(event.key[1], [Attempt(*event.returned)])))
 
 
 def tell_ended(out: Outbox, computation: Computation, ended: list[Ended]) -> None:
-    """Send results, and keep them until they are acknowledged.
+    """Send results, with all that waited for company before them, and keep them until they are acknowledged.
 
-    A large one has a batch of its own: small ones do not wait for it on a slow line.
+    A large result has a batch of its own, so that small ones do not wait for it on a slow line. For a dead client
+    results are stored on disk instead.
     """
     if computation.untold:
         ended = computation.untold + ended
@@ -238,7 +276,10 @@ def tell_ended(out: Outbox, computation: Computation, ended: list[Ended]) -> Non
 
 
 def requeue(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
-    """Put jobs that were offered but not started back to the head of the queue, in their order."""
+    """Put jobs that were offered but not started back to the head of the queue, in their order.
+
+    Cancelled ones end; obsolete ones, and others that are not open, are dropped.
+    """
     cancelling = computation.cancelling
     if cancelling:
         hits = [job for job in jobs if (job.number, job.attempt) in cancelling]
@@ -254,9 +295,9 @@ def requeue(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
 
 
 def on_take_back(state: State, out: Outbox, client: Client, message: TakeBack, now: Seconds) -> None:
-    """Give back jobs from the end of the queue: those that would have waited longest.
+    """Give jobs back from the end of the queue: those that would have waited longest.
 
-    If those are too few, what lies behind running jobs is recalled, and follows when it is here.
+    If these are too few, records behind running ones are recalled; their jobs follow in another ``JobsReturned``.
     """
     computation = state.computations.get((client.id, message.computation))
     attempts: list[Attempt] = []
@@ -273,7 +314,7 @@ def on_take_back(state: State, out: Outbox, client: Client, message: TakeBack, n
 
 
 def take_ready(out: Outbox, computation: Computation, count: int) -> list[Attempt]:
-    """Let go of so many jobs at the end of the queue, if there are so many; in their order."""
+    """Take up to ``count`` jobs off the end of the queue; returns their attempts, in the order of the queue."""
     attempts: list[Attempt] = []
     while computation.ready and len(attempts) < count:
         job = computation.ready.pop()
@@ -285,13 +326,14 @@ def take_ready(out: Outbox, computation: Computation, count: int) -> list[Attemp
 
 
 def return_ready(out: Outbox, computation: Computation) -> None:
-    """Give back all that no worker has been offered."""
+    """Give back all jobs that no worker has been offered."""
     jobs = list(computation.ready)
     computation.ready.clear()
     _return(out, computation, jobs)
 
 
 def _return(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
+    """Give jobs back to the scheduler and forget them. The caller has taken them off their queue."""
     release(out, computation.key, [job.stream for job in jobs])
     for start in range(0, len(jobs), BATCH_MAX):
         attempts = [Attempt(job.number, job.attempt) for job in jobs[start : start + BATCH_MAX]]
@@ -301,7 +343,7 @@ def _return(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
 
 
 def return_staging(out: Outbox, computation: Computation) -> None:
-    """Give back all whose files are not here yet."""
+    """Give back all jobs whose files are not here yet, and stop fetching these."""
     jobs = list(computation.staging.values())
     computation.staging.clear()
     out.append(UnstageJobs(computation.key, [job.number for job in jobs]))
@@ -309,7 +351,7 @@ def return_staging(out: Outbox, computation: Computation) -> None:
 
 
 def give_up_values(state: State, out: Outbox, client: Client) -> None:
-    """Provisional results were lost with their connection: the jobs that wait need not."""
+    """Tell jobs that their provisional results were lost with the connection, so that they do not wait for it."""
     for computation in state.computations.values():
         if computation.client is client:
             for (number, attempt), (worker, serial) in computation.sending.items():
@@ -320,14 +362,14 @@ def give_up_values(state: State, out: Outbox, client: Client) -> None:
 def on_acknowledge_provisional(
     state: State, out: Outbox, client: Client, message: AcknowledgeProvisional, now: Seconds
 ) -> None:
-    """Let the job that sent a provisional result, or a part of a file, go on."""
+    """Let the job go on that sent a provisional result or a part of a file. Other acknowledgements are ignored."""
     computation = state.computations.get((client.id, message.computation))
     if computation is None:
         return
     key = (message.number, message.attempt)
     worker, serial = computation.sending.get(key, (None, 0))
     if worker is None or serial != message.serial:
-        return  # the job has not waited for this one
+        return  # the job does not wait for this one
     del computation.sending[key]
     if worker.id in computation.workers:
         answer = SentAcknowledged(*key, message.serial, message.delivered, message.reason[:1000])

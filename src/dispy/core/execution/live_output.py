@@ -1,9 +1,9 @@
-"""What running jobs print, told while they run to who has asked for it.
+"""Live output: what running jobs print is told while they run, to clients that have asked for it.
 
-The node reads the memory files that are the workers' stdout and stderr, a few times a second, of those
-workers only that run a watched job. So a job pays nothing for it, except that Python's own buffer is
-passed by (``Record.live``, ``Unbuffer``). One message of a computation is on its way at a time, of
-bounded size: a job that prints without end, and a slow link, cost what is skipped, and nothing else.
+The stdout and stderr of a worker are files in memory. The node reads them every ``LOOK_S``, of those workers only
+that run a watched job. So a job pays nothing for it, except that Python's own buffer is bypassed (``Record.live``,
+``Unbuffer``). Back-pressure: one message of a computation is on its way at a time, of bounded size. A job that prints
+without end, or a slow link, costs the output that is skipped, and nothing else.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from dispy.protocol.node import AcknowledgePrinted, Job, JobsPrinted, Printed, W
 from dispy.protocol.worker import split_claim
 
 LOOK_S = 0.1
-"""Time between two looks (seconds): what somebody who watches takes for at once."""
+"""Time between two looks (seconds): a person who watches takes that for at once."""
 
 UNSEEN_MAX = 8
-"""Messages under way beyond which what a killed job printed last is not told: there may be many such jobs."""
+"""Messages of a computation under way beyond which the last output of a killed job is not told: there may be many
+such jobs."""
 
 _NOWHERE = (0, 0.0)
 
 
 def on_watch_jobs(state: State, out: Outbox, client: Client, message: WatchJobs, now: Seconds) -> None:
-    """Tell what jobs print from now on, beginning with what they have printed; or cease to."""
+    """Tell what jobs print from now on, beginning with what they have printed; or stop telling it."""
     computation = state.computations.get((client.id, message.computation))
     if computation is None:
         return
@@ -43,22 +44,22 @@ def on_watch_jobs(state: State, out: Outbox, client: Client, message: WatchJobs,
 
 
 def watch(state: State, computation: Computation, numbers: Iterable[int]) -> None:
-    """The output of some jobs is wanted."""
+    """Note that the output of some jobs is wanted; without numbers, of all jobs if the computation is ``live``."""
     computation.watched.update(numbers)
     state.watched[computation.key] = computation
 
 
 def is_any_watched(computation: Computation, jobs: list[Job]) -> bool:
-    """Whether somebody wants to see what one of these jobs prints."""
+    """True if the output of at least one of the jobs is wanted while it runs."""
     watched = computation.watched
     return computation.spec.live or (bool(watched) and any(job.number in watched for job in jobs))
 
 
 def look(state: State, out: Outbox, positions: dict[WorkerId, tuple[int, float]], now: Seconds) -> None:
-    """Look at what watched jobs have printed, if it is time to.
+    """Look at what watched jobs have printed, if the time for it has come.
 
     Args:
-        positions: Where workers are, as in ``Tick``.
+        positions: Position of each worker and start of its job, as in ``Tick``.
     """
     if now < state.look_at:
         return
@@ -73,16 +74,17 @@ def look(state: State, out: Outbox, positions: dict[WorkerId, tuple[int, float]]
 
 
 def _look_at(out: Outbox, computation: Computation, positions: dict[WorkerId, tuple[int, float]]) -> None:
+    """Ask the shell for the new output of a computation's watched jobs, unless a message is under way."""
     places = []
     for worker in computation.workers.values():
         position = positions.get(worker.id, _NOWHERE)[0]
-        # Only what was told as running: the client knows of it before it prints.
+        # Only jobs that were told as started: the client knows that a job runs before it sees its output.
         if position != worker.told or not _is_watched(worker, position):
             continue
         if not worker.records[0].live and worker.unbuffered != position:
             worker.unbuffered = position
             out.append(Unbuffer(worker.id, position))
-            # What it has in its buffer comes in time for the next look.
+            # The content of its buffer is written in time for the next look.
             continue
         places.append(_place(worker, position))
     if places and not computation.unseen:
@@ -90,7 +92,7 @@ def _look_at(out: Outbox, computation: Computation, positions: dict[WorkerId, tu
 
 
 def _job_at(worker: Worker, position: int) -> Job | None:
-    """The job at a position of the record that a worker is at, if it has not ended."""
+    """Returns the job at a position, if that is in the worker's current record and the job is open; else None."""
     record, at = split_claim(position)
     if not worker.records or worker.records[0].record != record or at >= len(worker.records[0].jobs):
         return None
@@ -99,18 +101,20 @@ def _job_at(worker: Worker, position: int) -> Job | None:
 
 
 def _is_watched(worker: Worker, position: int) -> bool:
+    """True if the job at a position is open and its output is wanted."""
     job = _job_at(worker, position)
     computation = worker.computation
     return job is not None and (computation.spec.live or job.number in computation.watched)
 
 
 def _place(worker: Worker, position: int) -> Place:
+    """Returns where to read the output of the job at a position: after the bytes that were told."""
     seen = worker.seen if worker.seen_at == position else (0, 0)
     return Place(worker.id, position, *seen)
 
 
 def on_worker_dying(state: State, out: Outbox, event: WorkerDying, now: Seconds) -> None:
-    """What a job printed before it was killed is told as far as it fits; its result will not bring it."""
+    """A worker was killed: tell the last output of its job as far as it fits, since its result will not bring it."""
     worker = state.workers.get(event.worker)
     if worker is None or worker.computation.key not in state.watched:
         return
@@ -119,7 +123,7 @@ def on_worker_dying(state: State, out: Outbox, event: WorkerDying, now: Seconds)
 
 
 def on_looked(state: State, out: Outbox, event: Looked, now: Seconds) -> None:
-    """Tell what is new."""
+    """Tell the client the output that was found, and where it lies in all output of its job."""
     computation = state.computations.get(event.key)
     if computation is None:
         return
@@ -130,7 +134,7 @@ def on_looked(state: State, out: Outbox, event: Looked, now: Seconds) -> None:
         if worker is None or job is None:
             continue
         begins = worker.seen_at != glimpse.position
-        # Who has asked for this job is told at once that it has printed nothing.
+        # A client that has asked for this job is told at once that it has printed nothing.
         if glimpse.stdout or glimpse.stderr or (begins and job.number in computation.watched):
             worker.seen_at = glimpse.position
             worker.seen = (
@@ -157,19 +161,19 @@ def on_looked(state: State, out: Outbox, event: Looked, now: Seconds) -> None:
 def on_acknowledge_printed(
     state: State, out: Outbox, client: Client, message: AcknowledgePrinted, now: Seconds
 ) -> None:
-    """The next look may be told."""
+    """The oldest message with output has arrived: the next look may be told."""
     computation = state.computations.get((client.id, message.computation))
     if computation is not None and computation.unseen:
         computation.unseen.popleft()
 
 
 def tell_again(state: State, out: Outbox, client: Client) -> None:
-    """After a reconnect: what may not have arrived."""
+    """After a reconnect, send all output again that was not acknowledged."""
     for (owner, _), computation in state.computations.items():
         if owner == client.id:
             out.extend(Tell(client.id, message) for message in computation.unseen)
 
 
 def forget(state: State, key: Key) -> None:
-    """A computation is gone."""
+    """Forget what is watched of a computation that is gone."""
     state.watched.pop(key, None)

@@ -1,11 +1,23 @@
-"""The execution core's one entry: an event and the time in, actions out."""
+"""The entry of the execution core: maps each event and each message of a client to the function that handles it.
+
+After each of them ``dispatch.settle`` puts every free CPU to work.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from dispy.core.execution import clients, draining, files, jobs, live_output, retention, workers
+from dispy.core.execution import (
+    clients,
+    computations,
+    draining,
+    job_files,
+    jobs,
+    live_output,
+    retention,
+    workers,
+)
 from dispy.core.execution.actions import Action, Outbox
 from dispy.core.execution.dispatch import settle
 from dispy.core.execution.events import (
@@ -35,15 +47,16 @@ from dispy.core.execution.events import (
     WorkerExited,
 )
 from dispy.core.execution.ids import Seconds
-from dispy.core.execution.state import State
+from dispy.core.execution.state import Client, State
 from dispy.protocol import node
 
 Handler = Callable[[State, Outbox, Any, Seconds], None]
 
 
 def _on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
+    """Look at workers first, then at clients that are silent."""
     workers.on_tick(state, out, event, now)
-    retention.watch_clients(state, out, now)
+    clients.watch_clients(state, out, now)
 
 
 _HANDLERS: dict[type[Event], Handler] = {
@@ -51,34 +64,34 @@ _HANDLERS: dict[type[Event], Handler] = {
     ClientSilent: clients.on_client_silent,
     CpusChanged: clients.on_cpus_changed,
     Drain: draining.on_drain,
-    HostReady: clients.on_host_ready,
-    HostFailed: clients.on_host_failed,
-    FilesReady: files.on_files_ready,
-    FilesFailed: files.on_files_failed,
-    JobFilesReady: files.on_job_files_ready,
+    HostReady: computations.on_host_ready,
+    HostFailed: computations.on_host_failed,
+    FilesReady: computations.on_files_ready,
+    FilesFailed: computations.on_files_failed,
+    JobFilesReady: job_files.on_job_files_ready,
     Ran: workers.on_ran,
     ValueSent: workers.on_value_sent,
     Recalled: workers.on_recalled,
     JobRefused: jobs.on_job_refused,
     ShortOfRoom: jobs.on_short_of_room,
     WorkerDying: live_output.on_worker_dying,
-    WorkerExited: workers.on_worker_exited,
+    WorkerExited: computations.on_worker_exited,
     Looked: live_output.on_looked,
     Tick: _on_tick,
     Flush: workers.on_flush,
     Stored: retention.on_stored,
     Restored: retention.on_restored,
-    Stopping: retention.on_stopping,
+    Stopping: clients.on_stopping,
 }
 
-MessageHandler = Callable[[State, Outbox, "clients.Client", Any, Seconds], None]
+MessageHandler = Callable[[State, Outbox, Client, Any, Seconds], None]
 
 _MESSAGE_HANDLERS: dict[type[node.ToNode], MessageHandler] = {
-    node.Compute: clients.on_compute,
-    node.CloseComputation: clients.on_close_computation,
+    node.Compute: computations.on_compute,
+    node.CloseComputation: computations.on_close_computation,
     node.Detach: clients.on_detach,
     node.LimitCpus: clients.on_limit_cpus,
-    node.Acknowledge: clients.on_acknowledge,
+    node.Acknowledge: retention.on_acknowledge,
     node.Reconcile: clients.on_reconcile,
     node.Recover: retention.on_recover,
     node.RunJobs: jobs.on_run_jobs,
@@ -92,22 +105,27 @@ _MESSAGE_HANDLERS: dict[type[node.ToNode], MessageHandler] = {
 
 
 class Machine:
-    """A node's decisions.
+    """The decisions of one node.
 
     Args:
-        cpus: Jobs that may run at once.
-        lease_s: How long a silent client's jobs and results are kept (seconds).
-        silence_s: How long it keeps its share before it counts as gone (seconds).
+        cpus: Number of jobs that may run at once.
+        lease_s: Lease of a silent client (seconds): its jobs and results are kept for that long.
+        silence_s: Time after which a silent client counts as dead and loses its share (seconds).
+
+    Attributes:
+        state: All that the node knows of its work. Only ``handle`` changes it.
     """
 
     def __init__(self, cpus: int, lease_s: Seconds = 3600.0, silence_s: Seconds = 5.0) -> None:
         self.state = State(cpus, lease_s, silence_s)
 
     def handle(self, event: Event, now: Seconds) -> list[Action]:
-        """Take note of an event; returns what to do, in order.
+        """Change the state as an event demands; returns the actions for the shell, to be done in this order.
+
+        A message of a client that is not known is ignored.
 
         Args:
-            event: What happened.
+            event: Something that a client, a host, a worker, the disk or the clock said.
             now: The present (seconds, monotonic).
         """
         out: Outbox = []

@@ -1,55 +1,50 @@
-"""What is kept for clients that are away: their results go to disk, until they come back, or somebody recovers
-them, or the lease ends.
+"""Retention: results are kept until their client acknowledges them, and go to disk while it is away.
 
-A client that is silent for longer than the limit is *away*. What it was given goes on, to the end. Its results
-are stored, those that lie here at once and the others as they come; and so is, in a list, what has not ended,
-so that the next incarnation of the node can say what was lost with this one.
+Theory of operation. Results are told in numbered batches. Each is kept in ``Client.batches`` and repeated after each
+reconnect, until the client acknowledges its number or a later one. When a client has been silent for
+``State.silence_s`` it is dead (see ``clients``): its jobs go on to the end, and its results are stored on disk, those
+that are here at once and the others as they come. A list of its jobs that have not ended is stored, too
+(``NoteOpen``), so that the next incarnation of the node can say which jobs were lost with this one.
+
+| state of a batch | event                                              | next    | what is sent                     |
+|------------------|----------------------------------------------------|---------|----------------------------------|
+| none             | results are told, client alive                     | kept    | Tell (lost if not connected)     |
+| none             | results are told, client dead                      | kept    | Store                            |
+| kept             | the client is dead from now on, or the node stops  | kept    | Store, NoteOpen                  |
+| kept             | Stored                                             | on disk | Release of its segments          |
+| kept             | the client connects again                          | kept    | Tell                             |
+| on disk          | the client connects again                          | on disk | TellStored                       |
+| any              | Acknowledge of its number or a later one           | none    | Release if kept, Erase if on disk|
+| any              | CloseComputation of a recovery                     | none    | Release, Erase                   |
+| any              | the client is forgotten                            | none    | Erase of all                     |
+
+A batch is stored whole and acknowledged by number, so that a result is told at least once, and the client
+deduplicates by job and attempt.
 """
 
 from __future__ import annotations
 
 from dispy.core.execution.actions import DropNote, Erase, NoteOpen, Outbox, Store, Tell, TellStored
-from dispy.core.execution.dispatch import recall_ahead
-from dispy.core.execution.events import Restored, Stopping, Stored
-from dispy.core.execution.fair_shares import leave_exclusive, share_out
-from dispy.core.execution.files import give_up_staging
-from dispy.core.execution.ids import ClientId, Seconds
+from dispy.core.execution.events import Restored, Stored
+from dispy.core.execution.ids import ClientId, Key, Seconds
+from dispy.core.execution.job_files import give_up_staging
 from dispy.core.execution.jobs import release
 from dispy.core.execution.state import Client, Computation, State
-from dispy.core.execution.workers import drop_client, flush, forget_client, forget_computation
+from dispy.core.execution.workers import flush
 from dispy.protocol.limits import OPEN_JOBS_MAX
-from dispy.protocol.node import Attempt, Ended, Held, HeldJobs, JobsEnded, Recover
+from dispy.protocol.node import Acknowledge, Attempt, Ended, Held, HeldJobs, JobsEnded, Recover
 
 
-def watch_clients(state: State, out: Outbox, now: Seconds) -> None:
-    """Time passes: for clients that are silent it means something."""
-    for client in list(state.clients.values()):
-        if client.is_connected:
-            continue
-        silent_s = now - client.silent_since
-        if silent_s > state.lease_s:
-            forget_client(state, out, client, now)
-            continue
-        if silent_s >= state.silence_s and not client.is_dead:
-            client.is_dead = client.was_away = True
-            leave_exclusive(state, [c for c in state.computations.values() if c.client is client])
-            recall_ahead(state, out)
-            share_out(state, out, now)
-            _go_away(state, out, client)
-            if state.is_draining:
-                give_up_staging(state, out, client, now)
-        if client.is_dead:
-            _retire_idle(state, out, client, now)
-
-
-def _go_away(state: State, out: Outbox, client: Client) -> None:
+def go_away(state: State, out: Outbox, client: Client) -> None:
+    """Store all that is kept for a client that is dead from now on, if there is anything."""
     flush(state, out)
     if not client.batches and not any(key[0] == client.id for key in state.computations):
         return
-    _store_all(state, out, client)
+    store_all(state, out, client)
 
 
-def _store_all(state: State, out: Outbox, client: Client) -> None:
+def store_all(state: State, out: Outbox, client: Client) -> None:
+    """Store the list of jobs that would be lost with this node, and all batches that are not on disk."""
     if not client.has_gaps:
         out.append(
             NoteOpen(client.id, client.name, client.lost + _unsaved(state, client), client.next_batch)
@@ -60,6 +55,7 @@ def _store_all(state: State, out: Outbox, client: Client) -> None:
 
 
 def _open_jobs(state: State, client: Client) -> list[HeldJobs]:
+    """Returns the attempts of a client that have not ended, by computation."""
     return [
         HeldJobs(key[1], [Attempt(job.number, job.attempt) for job in computation.open.values()])
         for key, computation in state.computations.items()
@@ -68,10 +64,11 @@ def _open_jobs(state: State, client: Client) -> list[HeldJobs]:
 
 
 def _unsaved(state: State, client: Client) -> list[HeldJobs]:
-    """Jobs that are lost with this node until more of their results are on disk.
+    """Returns the jobs of a client that would be lost with this node now, by computation: open ones, and ended ones
+    whose results are not on disk.
 
-    Those that have ended are among them: the disk may be full, or we may be killed before they are written.
-    Nobody must then take them for jobs that were never started.
+    The latter are among them since the disk may be full, or the node may be killed before they are written. They
+    must not be taken for jobs that were never started then.
     """
     ended = [
         HeldJobs(batch.computation, [Attempt(e.number, e.attempt) for e in batch.ended])
@@ -84,19 +81,8 @@ def _unsaved(state: State, client: Client) -> list[HeldJobs]:
     return [HeldJobs(number, attempts) for number, attempts in attempts_by_computation.items()]
 
 
-def _retire_idle(state: State, out: Outbox, client: Client, now: Seconds) -> None:
-    """Let the processes and the data of a computation go that has nothing to do any more.
-
-    A client that comes back in time finds that it has to send the computation again.
-    """
-    mine = [c for key, c in state.computations.items() if key[0] == client.id]
-    for computation in mine:
-        if not computation.open and not computation.untold and not _has_segments(client, computation):
-            forget_computation(state, out, computation, now)
-
-
-def _has_segments(client: Client, computation: Computation) -> bool:
-    """Whether results lie where they would go with the computation."""
+def has_segments(client: Client, computation: Computation) -> bool:
+    """True if unacknowledged results lie in segments, which would be deleted with the computation."""
     return any(
         ended.stream or ended.output_stream
         for batch in client.batches
@@ -106,7 +92,7 @@ def _has_segments(client: Client, computation: Computation) -> bool:
 
 
 def on_stored(state: State, out: Outbox, event: Stored, now: Seconds) -> None:
-    """Results are on disk: what lies here of them can go."""
+    """Batches are on disk: let go of their values here. Batches that are not kept any more are erased."""
     client = state.clients.get(event.client)
     if client is None:
         out.append(Erase(event.client, [], gone=True))
@@ -123,18 +109,19 @@ def on_stored(state: State, out: Outbox, event: Stored, now: Seconds) -> None:
 
 
 def _bare(ended: Ended) -> Ended:
+    """Returns the end of a job without its value, output and reason."""
     return Ended(ended.number, ended.attempt, ended.status, ended.start, ended.end, b"", ran=ended.ran)
 
 
 def drop_segments(out: Outbox, client: ClientId, batch: JobsEnded) -> None:
-    """Let go of the segments in which results lie."""
+    """Delete the segments in which the results of a batch lie."""
     segments = [s for ended in batch.ended if ended.stream or ended.output_stream
                 for s in (ended.stream, ended.output_stream)]  # fmt: skip
     release(out, (client, batch.computation), segments)
 
 
 def on_restored(state: State, out: Outbox, event: Restored, now: Seconds) -> None:
-    """Take over what an earlier incarnation of the node kept. The lease begins anew: nobody could come meanwhile."""
+    """Take over results that an earlier incarnation kept. The lease begins anew: no client could come meanwhile."""
     client = state.clients[event.client] = Client(event.client, event.name)
     client.is_connected = False
     client.is_dead = client.was_away = True
@@ -147,41 +134,41 @@ def on_restored(state: State, out: Outbox, event: Restored, now: Seconds) -> Non
     client.before = event.before
 
 
-def on_stopping(state: State, out: Outbox, event: Stopping, now: Seconds) -> None:
-    """The node has ended all processes: store what there is, but not for those who have gone for good.
+def on_acknowledge(state: State, out: Outbox, client: Client, message: Acknowledge, now: Seconds) -> None:
+    """Forget results that have arrived: all batches up to this number."""
+    drop_batches(out, client, message.batch)
 
-    For whoever else it is that does not come back, that costs little.
-    """
-    flush(state, out)
-    for gone in event.gone:
-        client = state.clients.get(gone)
-        if client is not None:
-            drop_client(state, out, client)
-    for client in state.clients.values():
-        if client.batches or any(key[0] == client.id for key in state.computations):
-            _store_all(state, out, client)
+
+def segments_held(state: State, key: Key) -> set[int]:
+    """Returns the segments of results of a computation that were not acknowledged or told yet; 0 stands for none."""
+    client, computation = state.clients.get(key[0]), state.computations.get(key)
+    results = list(computation.untold) if computation is not None else []
+    for batch in client.batches if client is not None else ():
+        if batch.computation == key[1]:
+            results += batch.ended
+    return {segment for result in results for segment in (result.stream, result.output_stream)}
 
 
 def come_back(state: State, out: Outbox, client: Client, received: int) -> None:
-    """A client that is known is connected again, and has all results up to a number: repeat the others."""
+    """A known client is connected again and has all batches up to number ``received``: repeat the later ones."""
     client.is_connected = True
     client.is_recovering = False
     drop_batches(out, client, received)
-    # It may have seen numbers that were lost here with an earlier incarnation.
+    # The client may have seen batch numbers that were lost here with an earlier incarnation.
     client.next_batch = max(client.next_batch, received + 1)
     for batch in client.batches:
         is_stored = batch.batch in client.stored
         out.append(TellStored(client.id, batch) if is_stored else Tell(client.id, batch))
-    # After those: the number of the last batch that arrived stands for all before it.
+    # After those batches: the number of the last one that arrived stands for all before it.
     flush(state, out)
     for worker in state.workers.values():
         if worker.computation.client is client:
-            # What runs is told again, in a tick.
+            # Running jobs are told again, at the next tick.
             worker.told = 0
 
 
 def forget_lost(out: Outbox, client: Client) -> None:
-    """A client that lives has taken account of what it had here: no list of it is of use any more."""
+    """Delete the list of jobs that were open: the client lives, and has compared what it had here."""
     if client.lost or client.was_away:
         client.lost = []
         client.has_gaps = client.was_away = False
@@ -189,7 +176,7 @@ def forget_lost(out: Outbox, client: Client) -> None:
 
 
 def drop_batches(out: Outbox, client: Client, received: int) -> None:
-    """Forget results up to a number."""
+    """Forget batches up to number ``received``, here and on disk."""
     erased = []
     while client.batches and client.batches[0].batch <= received:
         batch = client.batches.popleft()
@@ -203,7 +190,7 @@ def drop_batches(out: Outbox, client: Client, received: int) -> None:
 
 
 def on_recover(state: State, out: Outbox, client: Client, message: Recover, now: Seconds) -> None:
-    """Say what is there of some computations."""
+    """Answer a recovery with all that is here of some computations. Jobs whose files are missing end."""
     flush(state, out)
     client.is_recovering = True
     give_up_staging(state, out, client, now)
@@ -222,7 +209,7 @@ def on_recover(state: State, out: Outbox, client: Client, message: Recover, now:
 
 
 def close_recovered(state: State, out: Outbox, client: Client, number: int) -> None:
-    """Who recovers has all results of a computation."""
+    """Forget all results of a computation, acknowledged or not: a recovery has fetched them."""
     closed = [batch for batch in client.batches if batch.computation == number]
     for batch in closed:
         drop_segments(out, client.id, batch)
@@ -232,9 +219,3 @@ def close_recovered(state: State, out: Outbox, client: Client, number: int) -> N
         client.stored.difference_update(stored)
         out.append(Erase(client.id, stored))
     client.lost = [jobs for jobs in client.lost if jobs.computation != number]
-
-
-def forget_empty(state: State, out: Outbox, client: Client, now: Seconds) -> None:
-    """Who has recovered goes: a client that has nothing here any more does not come back."""
-    if not client.batches and not any(key[0] == client.id for key in state.computations):
-        forget_client(state, out, client, now)

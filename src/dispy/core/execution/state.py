@@ -1,4 +1,9 @@
-"""The state of a node's execution core: clients, their computations, workers."""
+"""The state of a node's execution core: clients, their computations, and the workers of these.
+
+A job that has not ended is in ``Computation.open``, and in exactly one other place: in ``ready``, in ``staging``, or
+in one record of one worker. A worker without a record is in ``Computation.idle`` unless it is being killed, one with
+one record in ``single``; none has more than two.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +24,27 @@ from dispy.protocol.node import (
 from dispy.protocol.worker import Record
 
 UNTOLD = (-1, -1, "")
-"""Credit of a computation whose client has not been told any: differs from every grant, zero included."""
+"""Value of ``Computation.credit`` before the client was told any: differs from every credit, zero included."""
 
 RECORD_US = 4000
-"""Known-short jobs put together into one record (microseconds): what one of them waits behind the
-others, and forty times what a packet costs in all."""
+"""Expected run time of the jobs put together into one record (microseconds), if they are known to be short: the time
+that one of them may wait behind the others, and forty times what a packet costs in all."""
 
 UNLIMITED = 1 << 31
-"""CPUs that a client may use where it has set no limit of its own."""
+"""Value of ``Client.cpus_max`` if the client has set no limit."""
 
 
 class Status(Enum):
-    """Where a computation is in its life on this node."""
+    """Status of a computation on this node. The table of its changes is in ``computations``."""
 
     LOADING = "loading"
+    """The files are fetched, or the host is started or started again: no worker starts."""
     READY = "ready"
+    """The host has loaded the computation: workers run its jobs."""
 
 
 class Client:
-    """A scheduler that uses this node, over all its connections."""
+    """A scheduler that uses this node, over all its connections. The table of its states is in ``clients``."""
 
     __slots__ = (
         "active_at", "batches", "before", "busy", "cpus_max", "has_gaps", "id", "is_connected", "is_dead",
@@ -48,44 +55,47 @@ class Client:
         self.id = client
         self.name = name
         self.is_connected = True
+        """True while a connection to the client stands."""
         self.silent_since: Seconds = 0.0
+        """Time when the client was last heard (seconds, monotonic); only valid while it is not connected."""
         self.is_dead = False
-        """Silent for longer than the limit: it has no share any more, and its results go to disk. It may
-        still come back."""
+        """True if the client has been silent for longer than ``State.silence_s``: it has no share any more, and its
+        results go to disk. It may still come back."""
         self.cpus_max = UNLIMITED
-        """Jobs that it wants to have run at once."""
+        """Largest number of jobs that the client wants to run here at once."""
         self.busy = 0
-        """CPUs in use for it."""
+        """CPUs in use for the client: workers of its computations with at least one record."""
         self.vtime = 0.0
-        """CPU seconds had, all its computations together (virtual time of a fair queue)."""
+        """Virtual time of the client in the fair queue: CPU seconds of all its computations together."""
         self.level = 0.0
-        """Where a computation starts that comes to those of this client."""
+        """Virtual time at which a computation of this client starts that had no jobs before."""
         self.active_at: Seconds = -1e9
-        """When it was last seen with jobs here."""
+        """Time when the client was last seen with jobs here (seconds, monotonic)."""
         self.next_batch = 1
+        """Number of the next batch of results."""
         self.batches: deque[JobsEnded] = deque()
-        """Results not yet acknowledged, oldest first. Those on disk name the attempts, and no more."""
+        """Results not yet acknowledged, oldest first. Batches on disk name the attempts here, without the values."""
         self.stored: set[int] = set()
-        """Batches that are on disk."""
+        """Numbers of batches in ``batches`` that are on disk."""
         self.was_away = False
-        """What was open when it went is on disk."""
+        """True if the list of jobs that were open when the client went away may be on disk."""
         self.is_recovering = False
-        """Who speaks for it now fetches what a dead program left."""
+        """True if the connection is that of a recovery, which fetches the results of the client, a dead program."""
         self.lost: list[HeldJobs] = []
-        """What was open when an earlier incarnation of the node ended."""
+        """Jobs that were open when an earlier incarnation of the node ended, and ended with it."""
         self.has_gaps = False
-        """Whether that is not known."""
+        """True if that incarnation did not write down what was open, so that ``lost`` is not complete."""
         self.before: list[bytes] = []
-        """Incarnations whose results for it are here."""
+        """Earlier incarnations of the node whose results for the client are here."""
 
 
 class Grant(NamedTuple):
-    """What a computation can count on here.
+    """Fair share of a computation on this node, from which its credit is made.
 
     Attributes:
-        slots: Its jobs that would start at once.
-        share: Its jobs that should be here to make use of its share: those above ``slots`` wait for others' jobs.
-        reason: Why that is less than the node has; empty if it is not.
+        slots: Number of its jobs that would start at once.
+        share: Number of its jobs that should be here to use its share: those above ``slots`` wait for jobs of others.
+        reason: Reason why that is less than the node has, in words; empty if it is not.
     """
 
     slots: int
@@ -108,53 +118,62 @@ class Computation:
         self.spec = spec
         self.status = Status.LOADING
         self.ready: deque[Job] = deque()
+        """Jobs that wait for a CPU, in the order in which they are to start."""
         self.open: dict[int, Job] = {}
         """All jobs that have not ended, by number."""
         self.workers: dict[WorkerId, Worker] = {}
+        """All workers of the computation, also those that are being killed."""
         self.idle: dict[WorkerId, Worker] = {}
-        """Those without a record."""
+        """Workers without a record that are not being killed."""
         self.single: dict[WorkerId, Worker] = {}
-        """Those with one record, that is with nothing after what they run now."""
+        """Workers with exactly one record, so that nothing follows the job that they run now."""
         self.cancelling: set[tuple[int, int]] = set()
-        """Attempts in records that nobody wants any more (number, attempt): cancelled, or obsolete
-        and then not open."""
+        """Attempts (number, attempt) in records that are not wanted any more: cancelled by the client and still open,
+        or obsolete and no longer open. A subset of the attempts in records."""
         self.sending: dict[tuple[int, int], tuple[Worker, int]] = {}
-        """Who waits for the acknowledgement of which provisional result, by number and attempt."""
+        """Provisional results without acknowledgement, for which a job waits: worker and serial number, by number and
+        attempt of the job. Each attempt has at most one."""
         self.untold: list[Ended] = []
-        """Results that wait for company; at most two milliseconds, and only while many more are to come."""
+        """Results that wait to be sent together with others, at most ``workers.LONG_WAIT_S``; see ``workers``."""
         self.runtimes = RunTimes()
+        """Run times of its jobs."""
         self.sampled = 0
-        """Results so far; plans for short jobs grow with the evidence for them."""
+        """Number of results so far. Records and backlog of short jobs grow with this evidence."""
         self.finished = 0
         """Number of jobs that returned a value."""
         self.busy = 0
-        """CPUs in use for it."""
+        """CPUs in use for the computation: its workers with at least one record."""
         self.is_held_off = False
-        """Another computation uses the node exclusively, or is about to."""
+        """True if no job may start: another computation has or awaits the node exclusively, or the node
+        drains and its client is not dead."""
         self.shortage = ""
-        """Why its large data finds no room; empty if it does."""
+        """Reason why large data of the computation finds no room, in words; empty if it does."""
         self.grant = Grant(0, 0, "")
-        """What it can count on."""
+        """Fair share of the computation as of the last ``share_out``."""
         self.credit = UNTOLD
-        """Slots, backlog and reason as told."""
+        """Slots, backlog and reason as the client was last told, or ``UNTOLD``."""
         self.crashes = 0
-        """Deaths of its host since a job last ended."""
+        """Deaths of its host in a row. Reset when a job ends."""
         self.stillborn = 0
-        """Workers that ended before they began a job, since a job last ended."""
+        """Workers in a row that ended before they began a job. Reset when a job ends."""
         self.vtime = 0.0
-        """CPU seconds had, level with the others of its client."""
+        """Virtual time in the fair queue of its client: CPU seconds, level with the client's other computations."""
         self.staging: dict[int, Job] = {}
-        """Jobs whose files are not here yet, by number."""
+        """Jobs that wait for their files, by number."""
         self.filed: set[int] = set()
-        """Numbers of jobs that bring files; they are alone in their records. Some may have ended."""
+        """Numbers of jobs that bring files; each is alone in its record. Some may have ended."""
         self.watched: set[int] = set()
         """Numbers of jobs whose output is wanted while they run. Some may have ended."""
         self.unseen: deque[JobsPrinted] = deque()
-        """Such output not yet acknowledged, oldest first."""
+        """Messages with output of watched jobs that are not acknowledged, oldest first."""
 
 
 class Worker:
-    """A process that runs jobs of one computation."""
+    """A process that runs jobs of one computation. The table of its records is in ``workers``.
+
+    A *position* is a job in a record, as one number that grows over the life of the worker
+    (``protocol.worker.claim``); 0: no job yet.
+    """
 
     __slots__ = (
         "computation",
@@ -179,63 +198,73 @@ class Worker:
         self.id = worker
         self.computation = computation
         self.records: deque[Record] = deque()
-        """The record it runs and at most one more."""
+        """The record that the worker runs, and at most one more. The worker uses a CPU while there is one."""
         self.position = 0
-        """Where it was at the last tick."""
+        """Position of the worker at the last tick."""
         self.moved: Seconds = 0.0
-        """When it was first seen there."""
+        """Time when the worker was first seen at this position, or was given a record when it had none."""
         self.since: Seconds = 0.0
-        """Until when the CPU that it uses has been accounted for."""
+        """Time up to which the CPU that the worker uses has been charged to its computation."""
         self.told = 0
-        """Position of the last job told as started."""
+        """Position of the last job that was told as started, 0: none, or tell it again."""
         self.cut = 0
-        """Position before which it will stop, 0: none."""
+        """Position before which the worker will stop, 0: none."""
         self.interrupted = 0
         """Position of the job that was interrupted, 0: none."""
         self.kept = 0
-        """Record that could not be recalled, because the worker has it, 0: none."""
+        """Number of the record that could not be recalled because the worker has taken it, 0: none."""
         self.owed = 0
-        """Jobs that the scheduler wants back of those that are being recalled."""
+        """Number of jobs that the scheduler wants back when the record behind the running one has been recalled."""
         self.deadline: Seconds = 0.0
-        """When an interrupted job is killed."""
+        """Time after which the worker of an interrupted job is killed (seconds, monotonic)."""
         self.is_killed = False
+        """True if the worker is being killed or retires by itself: it gets no further record."""
         self.seen_at = 0
         """Position of the job whose output was told last, 0: none."""
         self.seen = (0, 0)
-        """How much of its stdout and stderr was told (bytes)."""
+        """Bytes of the stdout and of the stderr of that job that were told."""
         self.unbuffered = 0
-        """Position of the last job that was made to print without a buffer."""
+        """Position of the last job that was made to print without a buffer, 0: none."""
 
 
 class State:
-    """Everything a node knows about its work."""
+    """All that a node knows of its work."""
 
     def __init__(self, cpus: int, lease_s: Seconds, silence_s: Seconds) -> None:
         self.cpus = cpus
+        """Number of CPUs that the node offers now."""
         self.is_draining = False
-        """No new job is taken, and the node leaves when it has none."""
+        """True if the node takes no new jobs, and leaves when it has none."""
         self.lease_s = lease_s
+        """Time that jobs and results of a silent client are kept (seconds)."""
         self.silence_s = silence_s
+        """Time after which a silent client counts as dead (seconds)."""
         self.clients: dict[ClientId, Client] = {}
+        """Clients of which the node has something, connected or not."""
         self.computations: dict[Key, Computation] = {}
+        """Computations that were not closed or given up. The client of each is in ``clients``."""
         self.workers: dict[WorkerId, Worker] = {}
+        """The workers of all computations."""
         self.busy = 0
-        """Workers with at least one record: never more than ``cpus``, unless those were lowered."""
+        """Number of workers with at least one record. Exceeds ``cpus`` only after these were lowered."""
         self.level = 0.0
-        """Where a client starts that comes to the others: what the last one served had had."""
+        """Virtual time at which a client starts that had no jobs before: that of the client served last."""
         self.exclusive: list[Computation] = []
-        """Those that want the node for themselves, in the order in which they came; the first has its turn."""
+        """Computations that want the node exclusively, in the order in which they came; the first has its turn."""
         self.has_node = False
-        """Whether the first of them has it: what others ran has ended."""
+        """True if the first of ``exclusive`` has the node: the jobs that others ran have ended. Then no other
+        computation is busy."""
         self.is_restricted = False
-        """Whether there is a computation that may not start any job now."""
+        """True if there may be a computation that may not start any job now; set by ``restrict``."""
         self.share_at: Seconds = -1e9
-        """When shares were last looked at."""
+        """Time when ``share_out`` was last done (seconds, monotonic)."""
         self.watched: dict[Key, Computation] = {}
-        """Those of whose jobs some are watched, or all."""
+        """Computations with watched jobs, or whose jobs are all watched."""
         self.look_at: Seconds = 0.0
-        """When to look at those again."""
+        """Time of the next look at their output (seconds, monotonic)."""
         self.is_flushing = False
-        """Whether a ``Flush`` is on its way."""
+        """True if a ``Flush`` is on its way."""
         self.next_worker = 1
+        """Number of the next worker."""
         self.next_record = 1
+        """Number of the next record."""

@@ -1,29 +1,53 @@
-"""What workers report: results, provisional results, their end; and where they are, tick by tick."""
+"""Workers: their results, provisional results and ends, and where they are, tick by tick.
+
+Theory of operation. A worker is forked for one computation and runs *records*, batches of jobs, one after another. It
+has at most two: the one that it runs and one that waits, so that it is never idle between two. A worker publishes its
+*position* (record and job) in shared memory; the core sees it at each tick (10 ms). There are two ways to take back
+jobs that have not begun: a record that the worker has not taken is *recalled* through the kernel, and the rest of one
+that it has taken is *cut* off. Both may come too late: the jobs of a record are used again only when ``Recalled``
+names it, and jobs behind a cut only one tick later, when it is sure that the worker has not begun them.
+
+| state of a record | event                                    | next    | what is sent or done                      |
+|-------------------|------------------------------------------|---------|-------------------------------------------|
+| none              | ``dispatch`` offers it                   | offered | Offer; ForkWorker if there was no worker  |
+| offered           | tick: the worker's position is in it     | running |                                           |
+| offered           | its CPU or its jobs are wanted elsewhere | offered | Recall                                    |
+| offered           | Recalled names it                        | none    | its jobs are queued again                 |
+| offered           | Recalled does not name it: taken         | offered | not recalled again (``Worker.kept``)      |
+| running           | tick: position as at the last tick       | running | JobsStarted; Cut if jobs follow           |
+| running           | a tick after Cut, the same position      | running | jobs behind the cut are queued again      |
+| running           | its current job is cancelled             | running | InterruptWorker, Cut                      |
+| running           | tick: still there after the grace time   | running | KillWorker                                |
+| offered, running  | Ran, the last of the record              | none    | results; jobs that did not run are queued |
+| any               | WorkerExited                             | none    | the job at its position and those before  |
+|                   |                                          |         | end, the others are queued again          |
+
+A worker without a record is idle; one that retires (``Ran.is_retiring``) or is killed gets no record any more.
+
+Results wait a moment for others, while many more are to come: a message costs its sender and its receiver some 100 us
+together, whatever it holds.
+"""
 
 from __future__ import annotations
 
 from dispy.core.execution import live_output
-from dispy.core.execution.actions import Cut, Erase, FlushSoon, KillWorker, Outbox, Pass, StopHost, Tell
-from dispy.core.execution.dispatch import STILLBORN_MAX
+from dispy.core.execution.actions import Cut, FlushSoon, KillWorker, Outbox, Pass, Tell
 from dispy.core.execution.events import Flush, Ran, Recalled, Tick, ValueSent, WorkerExited
 from dispy.core.execution.fair_shares import (
     BACKLOG_US,
     SHARE_S,
     charge,
-    leave_exclusive,
     share_out,
     tell_credit,
     vacate,
 )
 from dispy.core.execution.ids import Seconds
 from dispy.core.execution.jobs import cut_or_interrupt, release, requeue, take_ready, tell_ended
-from dispy.core.execution.state import Client, Computation, State, Worker
-from dispy.protocol.limits import BATCH_MAX, REASON_MAX
+from dispy.core.execution.state import Computation, State, Worker
+from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import (
     FINISHED,
     TERMINATED,
-    Attempt,
-    ComputationFailed,
     Ended,
     Job,
     JobsReturned,
@@ -34,24 +58,25 @@ from dispy.protocol.node import (
 from dispy.protocol.worker import Record, SentAcknowledged, claim, split_claim
 
 COMPANY = 256
-"""Results that go out without waiting for more."""
+"""Number of results that go out together without waiting for more."""
 
 COMPANY_OPEN = 64
-"""Open jobs of a computation below which its results do not wait: somebody may wait for just these."""
+"""Number of open jobs of a computation below which its results do not wait: a program may wait for just these."""
 
 COMPANY_US = 2000
-"""Jobs of which hardly one runs longer (microseconds) are a crowd."""
+"""Run time (microseconds) that at most one job in a hundred exceeds if jobs count as a crowd, whose results wait."""
 
 WAIT_S = 0.002
-"""How long results of a crowd wait for others."""
+"""Time that results of a crowd wait for others (seconds)."""
 
 LONG_WAIT_S = 0.005
-"""How long those of longer jobs do, where two may come in that time and work for four times as long is here:
-half of what a node and its client spend on a program that does nothing was messages of one result each."""
+"""Time that results of longer jobs wait for others (seconds), if two may come in that time and there is work for four
+times as long. Without it, half of the time of a node and its client was spent on messages of one result each when a
+program did nothing."""
 
 
 def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:
-    """Pass results on and free the worker at the end of its record."""
+    """Pass results on, and free the worker for other jobs at the end of its record."""
     worker = state.workers.get(event.worker)
     if worker is None:
         return
@@ -61,7 +86,7 @@ def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:
         worker.is_killed = True
     if event.is_last and worker.records and worker.records[0].record == event.record:
         record = worker.records.popleft()
-        # Jobs beyond ``executed`` were cut off, and the worker noticed before we took them back.
+        # Jobs beyond ``executed`` were cut off, and the worker noticed before they were taken back here.
         requeue(out, computation, record.jobs[event.executed :])
         _release(state, worker, now)
     _tell_or_wait(state, out, computation)
@@ -69,7 +94,7 @@ def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:
 
 
 def _release(state: State, worker: Worker, now: Seconds) -> None:
-    """A worker has one record less."""
+    """Note that a worker has one record less, already taken out of ``records``. Without any it frees its CPU."""
     charge(state, worker, now)
     worker.cut = 0
     worker.interrupted = 0
@@ -84,10 +109,7 @@ def _release(state: State, worker: Worker, now: Seconds) -> None:
 
 
 def _tell_or_wait(state: State, out: Outbox, computation: Computation) -> None:
-    """Send results, or let them wait for others.
-
-    A message costs its sender and its receiver some 100 us together, whatever it holds.
-    """
+    """Send the results of a computation, or let them wait for others."""
     if not computation.untold:
         return
     wait = _company_s(state, computation)
@@ -99,7 +121,7 @@ def _tell_or_wait(state: State, out: Outbox, computation: Computation) -> None:
 
 
 def _company_s(state: State, computation: Computation) -> Seconds:
-    """How long results may wait: while many jobs are open here nobody can be kept idle by that."""
+    """Returns how long results may wait (seconds; 0: not at all). While many jobs are open, that idles no CPU."""
     count = len(computation.open)
     if computation.runtimes.high_us() <= COMPANY_US:
         return WAIT_S if count >= COMPANY_OPEN else 0.0
@@ -109,20 +131,20 @@ def _company_s(state: State, computation: Computation) -> Seconds:
 
 
 def on_flush(state: State, out: Outbox, event: Flush, now: Seconds) -> None:
-    """Results have waited long enough."""
+    """Send all results that have waited."""
     state.is_flushing = False
     flush(state, out)
 
 
 def flush(state: State, out: Outbox) -> None:
-    """Send all results that wait."""
+    """Send all results that wait, of all computations."""
     for computation in state.computations.values():
         if computation.untold:
             tell_ended(out, computation, [])
 
 
 def take_results(out: Outbox, computation: Computation, results: list[Ended]) -> None:
-    """Pass on the results of attempts that are still wanted, and learn from their durations."""
+    """Take the results of open attempts into ``untold``, learn from their durations, and drop all other results."""
     open_ = computation.open
     wanted = []
     for result in results:
@@ -131,16 +153,16 @@ def take_results(out: Outbox, computation: Computation, results: list[Ended]) ->
             del open_[result.number]
             wanted.append(result)
         elif (result.number, result.attempt) in computation.cancelling:
-            # Obsolete. Others were told before: a worker may send results twice.
+            # Obsolete. Other results were told before: a worker may send one twice.
             release(out, computation.key, [result.stream, result.output_stream])
     if computation.cancelling:
         computation.cancelling.difference_update([(r.number, r.attempt) for r in results])
     for result in results if computation.sending else ():
-        # Its last value was never acknowledged, and it did not wait for that.
+        # The last value of the job was never acknowledged, and the job did not wait for that.
         computation.sending.pop((result.number, result.attempt), None)
     if not wanted:
         return
-    # What a job says of its times can be made up; nothing negative comes of it.
+    # A job can make its times up; no negative durations come of that.
     durations = [r.end - r.start if r.end > r.start else 0.0 for r in wanted]
     computation.runtimes.add([int(d * 1e6) for d in durations])
     if computation.filed:
@@ -152,7 +174,10 @@ def take_results(out: Outbox, computation: Computation, results: list[Ended]) ->
 
 
 def on_value_sent(state: State, out: Outbox, event: ValueSent, now: Seconds) -> None:
-    """Pass a provisional result on; its job waits for the acknowledgement."""
+    """Pass a provisional result on; its job waits for the acknowledgement.
+
+    If the attempt is not open or its client not connected, the job is told that the value was not delivered.
+    """
     worker = state.workers.get(event.worker)
     if worker is None:
         return
@@ -179,7 +204,7 @@ def on_value_sent(state: State, out: Outbox, event: ValueSent, now: Seconds) -> 
 
 
 def on_recalled(state: State, out: Outbox, event: Recalled, now: Seconds) -> None:
-    """Records that were not taken go back to the queue."""
+    """Put the jobs of records that were not taken back to the queue, and return those that the scheduler wants."""
     worker = state.workers.get(event.worker)
     if worker is None:
         return
@@ -206,15 +231,17 @@ def on_recalled(state: State, out: Outbox, event: Recalled, now: Seconds) -> Non
             out.append(Tell(client.id, JobsReturned(number, attempts)))
 
 
-def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Seconds) -> None:
-    """Give the job that a dead worker was at its end, and the others back to the queue.
+def remove_worker(state: State, out: Outbox, event: WorkerExited, now: Seconds) -> Computation | None:
+    """Forget a worker that is gone: end the job that it was at, and put the others back to the queue.
 
-    All results that the worker had finished were told before. What it had taken and not begun is
-    known from its position; what it had not taken, from the kernel.
+    The results that it had finished were reported before. Its position tells which jobs it had not begun.
+
+    Returns:
+        Its computation; None if the worker is not known. The caller decides whether the computation goes on.
     """
     worker = state.workers.pop(event.worker, None)
     if worker is None:
-        return
+        return None
     computation = worker.computation
     computation.workers.pop(worker.id, None)
     computation.idle.pop(worker.id, None)
@@ -233,14 +260,7 @@ def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Second
             requeue(out, computation, record.jobs)
     if not event.position and not worker.is_killed:
         computation.stillborn += 1
-    # While others are at work their jobs go on, and no more workers are started (``offers``).
-    if computation.stillborn > STILLBORN_MAX and not computation.busy:
-        drop_workers(state, computation)
-        out.append(StopHost(computation.key))
-        reason = f"its workers end before they begin a job: {event.reason}"
-        give_up(state, out, computation, reason, now)
-        return
-    tell_credit(state, out, computation)
+    return computation
 
 
 def _end_running(
@@ -251,6 +271,7 @@ def _end_running(
     event: WorkerExited,
     now: Seconds,
 ) -> None:
+    """End jobs that a dead worker had begun as ``TERMINATED``; ``died`` unless it was killed for a cancel."""
     reason = event.reason
     if worker.interrupted:
         reason = f"cancelled; killed after {computation.spec.grace_s:g} s because it went on"
@@ -269,7 +290,7 @@ def _end_running(
                     died=not worker.interrupted,
                 )
             )
-    # What the worker had for them; of those that had ended it has let go itself.
+    # Segments with their arguments. The worker itself has deleted those of jobs that had ended.
     release(out, computation.key, [job.stream for job in jobs])
     take_results(out, computation, ended)
     computation.cancelling.difference_update([(job.number, job.attempt) for job in jobs])
@@ -277,7 +298,7 @@ def _end_running(
 
 
 def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
-    """Look where the workers are: tell long jobs as started, free what waits behind them."""
+    """Look where workers are: tell long jobs as started, free jobs behind them, kill jobs that ignore interrupts."""
     started: dict[int, list[Started]] = {}
     by_computation: dict[int, Computation] = {}
     for worker_id, (position, start) in event.positions.items():
@@ -301,7 +322,7 @@ def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
                 by_computation[id(computation)] = computation
             _free_rest(out, worker, record, position)
         worker.position = position
-        # Seen here after its interrupt, when all behind it was cut off: it is at no other job.
+        # Still at this position after the interrupt, with all behind it cut off: the worker is at no other job.
         if worker.interrupted == position and now >= worker.deadline and not worker.is_killed:
             worker.is_killed = True
             out.append(KillWorker(worker.id))
@@ -318,11 +339,11 @@ def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
 
 
 def _free_rest(out: Outbox, worker: Worker, record: Record, position: int) -> None:
-    """A worker did not move since the last tick: take away what waits behind its job.
+    """Take away the jobs behind the one that a worker is at, if it has not moved since the last tick.
 
-    Cutting is two steps. The limit is written; one tick later everything behind both the limit and
-    the place where the worker is then is ours. The tick between stands for a memory barrier: in
-    that time either the worker has seen the limit or we see how far it got.
+    Cutting takes two steps. First the limit is written. One tick later all jobs behind both the limit and the
+    position where the worker is then are taken back. The tick between stands for a memory barrier: in that time
+    either the worker has seen the limit, or its position shows how far it got.
     """
     at_record, at = split_claim(position)
     if not worker.cut:
@@ -337,61 +358,8 @@ def _free_rest(out: Outbox, worker: Worker, record: Record, position: int) -> No
         requeue(out, worker.computation, rest)
 
 
-def forget_client(state: State, out: Outbox, client: Client, now: Seconds) -> None:
-    """Drop all that a client had here."""
-    computations = [c for c in state.computations.values() if c.client is client]
-    out.extend(StopHost(computation.key) for computation in computations)
-    drop_client(state, out, client)
-    leave(state, out, computations, now)
-
-
-def drop_client(state: State, out: Outbox, client: Client) -> None:
-    """Drop all that a client had in memory and on disk; its processes are somebody else's."""
-    for computation in [c for c in state.computations.values() if c.client is client]:
-        _drop(state, computation)
-    state.clients.pop(client.id, None)
-    if client.was_away or client.stored:
-        out.append(Erase(client.id, [], gone=True))
-
-
-def forget_computation(state: State, out: Outbox, computation: Computation, now: Seconds) -> None:
-    """Drop a computation, its jobs and its processes."""
-    _drop(state, computation)
-    out.append(StopHost(computation.key))
-    leave(state, out, [computation], now)
-
-
-def _drop(state: State, computation: Computation) -> None:
-    drop_workers(state, computation)
-    del state.computations[computation.key]
-    live_output.forget(state, computation.key)
-
-
-def leave(state: State, out: Outbox, computations: list[Computation], now: Seconds) -> None:
-    """Computations are gone: what they had is the others'."""
-    leave_exclusive(state, computations)
-    share_out(state, out, now)
-
-
-def give_up(state: State, out: Outbox, computation: Computation, reason: str, now: Seconds) -> None:
-    """Tell the scheduler that this computation cannot run here, and give its jobs back."""
-    client, number = computation.client, computation.key[1]
-    # A host says what it likes, and its words may have others in front of them by now.
-    reason = reason[:REASON_MAX]
-    if computation.untold:
-        tell_ended(out, computation, [])
-    del state.computations[computation.key]
-    live_output.forget(state, computation.key)
-    # The failure first: what is returned after it must not bring the computation back here.
-    out.append(Tell(client.id, ComputationFailed(number, reason, computation.spec.life)))
-    left = [Attempt(job.number, job.attempt) for job in computation.open.values()]
-    for start in range(0, len(left), BATCH_MAX):
-        out.append(Tell(client.id, JobsReturned(number, left[start : start + BATCH_MAX], reason)))
-    leave(state, out, [computation], now)
-
-
 def drop_workers(state: State, computation: Computation) -> None:
-    """Forget the workers of a computation whose host is gone."""
+    """Forget the workers of a computation whose host is gone or stopped; their CPUs are free. Jobs are left alone."""
     for worker in computation.workers.values():
         state.workers.pop(worker.id, None)
         if worker.records:

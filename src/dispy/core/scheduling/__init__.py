@@ -1,8 +1,13 @@
-"""Which job runs where and when, and what happens when something is lost.
+"""The scheduler's decisions: which job runs where and when, and what happens when a node or a process is lost.
 
-``Machine.handle(event, now)`` changes the state and returns actions. One machine serves a program
-(``JobCluster``) as it serves many (``dispyscheduler``): clients, their computations, nodes, and a
-*placement* for each computation on each node are all in its state.
+``Machine.handle(event, now)`` changes the state and returns actions. The same machine serves one program
+(``JobCluster``) or many (``dispyscheduler``). Its state holds computations, nodes, and a *placement* for each
+computation on each node.
+
+Where to look: ``jobs`` has the life of a job, ``retries`` whether it runs again, ``placement`` the dispatch of
+waiting jobs to nodes, ``computations`` the life of a computation on a node, ``withdrawal`` how it leaves one,
+``nodes`` the connections to nodes, ``objects`` and ``files`` the data that must be there before jobs are, ``explain``
+why a job waits.
 """
 
 from dispy.core.scheduling.actions import (

@@ -1,4 +1,4 @@
-"""Actions that the scheduling core asks its shell for: messages to nodes, news for clients."""
+"""Actions of the scheduling core, which its shell carries out: messages to nodes, news for clients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Send(Struct):
 
 
 class TellEnded(Struct):
-    """Jobs have reached their final status on a node."""
+    """Jobs have reached their final status on a node. Told once for each job."""
 
     client: ClientId
     computation: int
@@ -31,7 +31,7 @@ class TellEnded(Struct):
 
 
 class TellEndedHere(Struct):
-    """Jobs have reached their final status with us, all the same one for the same reason."""
+    """Jobs have reached their final status at the scheduler, all with one status and reason. Told once for each."""
 
     client: ClientId
     computation: int
@@ -41,7 +41,7 @@ class TellEndedHere(Struct):
 
 
 class TellStarted(Struct):
-    """Jobs are running."""
+    """Jobs are running on a node. Told only of jobs that run longer than a tick of the node."""
 
     client: ClientId
     computation: int
@@ -50,7 +50,7 @@ class TellStarted(Struct):
 
 
 class TellRequeued(Struct):
-    """Jobs that were on a node wait again."""
+    """Jobs that were on a node wait for a node again, as new attempts."""
 
     client: ClientId
     computation: int
@@ -67,7 +67,7 @@ class TellValue(Struct):
 
 
 class TellPrinted(Struct):
-    """Running jobs have printed something."""
+    """New output of running jobs."""
 
     client: ClientId
     computation: int
@@ -75,7 +75,7 @@ class TellPrinted(Struct):
 
 
 class TellNode(Struct):
-    """A node became usable for a computation (``reason`` is a warning, if anything), or is not any more, and why."""
+    """A node became usable for a computation (``reason``: a warning or empty), or no longer is (``reason``: why)."""
 
     client: ClientId
     computation: int
@@ -85,7 +85,7 @@ class TellNode(Struct):
 
 
 class TellVacated(Struct):
-    """A computation has left a node that it is to come back to: ``Allocate`` says how, and whether."""
+    """A computation has left a node to which it comes back: the client answers with ``Allocate``."""
 
     client: ClientId
     computation: int
@@ -93,7 +93,7 @@ class TellVacated(Struct):
 
 
 class TellFiles(Struct):
-    """Files that were to be put somewhere are there; with a reason they are not, and will not be."""
+    """Answer to ``SendFiles``: the files are in place; with a ``reason`` they are not, and will not be."""
 
     computation: int
     node: NodeId
@@ -102,7 +102,7 @@ class TellFiles(Struct):
 
 
 class TellCredit(Struct):
-    """A node takes more or fewer jobs of a computation than before, for another reason than before."""
+    """A node has another reason than before for the number of jobs that it takes: see ``Placement.shortage``."""
 
     client: ClientId
     computation: int
@@ -123,3 +123,4 @@ Action = (
     | TellFiles
 )
 Outbox = list[Action]
+"""Actions in the order in which the shell does them; handlers append to it."""

@@ -1,46 +1,57 @@
-"""What clients ask for: computations, jobs, cancels, and where they may run."""
+"""Computations: opened and closed by clients; allocated, loaded, refused and granted credit on nodes.
+
+Status of a placement (a computation on a node). ``gone``: the placement is forgotten on both sides. While the
+connection is broken nothing is sent; ``nodes.on_reconciled`` makes up for it.
+
+| status          | event                                | next    | what is sent                                   |
+|-----------------|--------------------------------------|---------|------------------------------------------------|
+| none            | Allocate, CPUs > 0                   | LOADING | Compute                                        |
+| LOADING, FAILED | ComputationReady                     | READY   | TellNode (usable), objects, files; jobs follow |
+|                 |                                      |         | the node's Credit                              |
+| LOADING, READY  | ComputationFailed                    | FAILED  | TellNode (not usable); pinned jobs: ABANDONED  |
+| READY           | ObjectStored: no room for an object, | FAILED  | TakeBack, TellNode; pinned jobs: ABANDONED     |
+|                 | ever                                 |         |                                                |
+| READY           | JobsReturned with a reason: the node | LOADING | Compute                                        |
+|                 | does not know the computation        |         |                                                |
+| LOADING, READY, | Reconciled: the node has lost the    | LOADING | Compute                                        |
+| FAILED          | computation                          |         |                                                |
+| any but LEFT    | Vacate                               | LEAVING | TakeBack; CancelJobs if it terminates          |
+| LEAVING         | last job gone, it returns            | LEFT    | CloseComputation, TellVacated                  |
+| LEAVING         | last job gone, it does not return    | gone    | CloseComputation, TellNode (not usable)        |
+| LEFT            | Allocate, CPUs > 0                   | LOADING | Compute with the next generation (``life``)    |
+| LEFT            | Vacate, it does not return           | gone    | TellNode (not usable)                          |
+| any             | Allocate, 0 CPUs, not draining       | gone    | CloseComputation, TellNode; see ``retries``    |
+| any             | NodeLost                             | gone    | TellNode; see ``retries``                      |
+| any             | CloseComputation of the client       | gone    | CloseComputation                               |
+
+A message about an earlier generation, or to a placement that is LEAVING or LEFT, changes no status.
+"""
 
 from __future__ import annotations
 
 from msgspec import structs
 
-from dispy.core.scheduling.actions import Outbox, Send, TellNode
-from dispy.core.scheduling.events import (
-    AddComputation,
-    Allocate,
-    CancelJobs,
-    CloseComputation,
-    SubmitJobs,
-    WatchJobs,
-)
-from dispy.core.scheduling.files import give_up_files
+from dispy.core.scheduling.actions import Outbox, Send, TellCredit, TellNode
+from dispy.core.scheduling.events import AddComputation, Allocate, CloseComputation
+from dispy.core.scheduling.files import give_up_files, send_files
 from dispy.core.scheduling.ids import Seconds
-from dispy.core.scheduling.placement import (
-    cancel_queued,
-    end_here,
-    end_if_hopeless,
-    note_room,
-    place,
-    requeue,
-    send_watch,
-    take_cancelling,
-)
+from dispy.core.scheduling.objects import send_objects
+from dispy.core.scheduling.placement import end_here, end_if_hopeless, note_room, place
 from dispy.core.scheduling.state import Computation, Node, Placement, State, Status
-from dispy.core.scheduling.withdrawal import CLOSED, cancel_pinned, remove
+from dispy.core.scheduling.withdrawal import CLOSED, cancel_pinned, drop_placement, give_up_placement
 from dispy.protocol import node
-from dispy.protocol.limits import BATCH_MAX
-from dispy.protocol.node import ABANDONED, CANCELLED, Attempt
+from dispy.protocol.node import ABANDONED
 
 
 def on_add_computation(state: State, out: Outbox, event: AddComputation, now: Seconds) -> None:
-    """Know a computation; it runs nowhere until it is allocated nodes."""
+    """Open a computation. It runs nowhere until nodes are allocated to it."""
     state.computations[event.compute.computation] = Computation(
         event.client, event.compute, event.reentrant
     )
 
 
 def on_close_computation(state: State, out: Outbox, event: CloseComputation, now: Seconds) -> None:
-    """Forget a computation here and on its nodes."""
+    """Forget a computation and its jobs here and on its nodes. No end of its open jobs is told."""
     computation = state.computations.pop(event.computation, None)
     if computation is None:
         return
@@ -49,15 +60,8 @@ def on_close_computation(state: State, out: Outbox, event: CloseComputation, now
         drop_placement(out, placement)
 
 
-def drop_placement(out: Outbox, placement: Placement) -> None:
-    """Take a node away from a computation."""
-    remove(placement)
-    if placement.node.is_connected and placement.status is not Status.LEFT:
-        out.append(Send(placement.node.id, node.CloseComputation(placement.computation.number)))
-
-
 def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> None:
-    """Let a computation use a node, change how much of it, or end that."""
+    """Let a computation use a node, change the number of CPUs that it may use there, or take the node away."""
     computation = state.computations.get(event.computation)
     known = state.nodes.get(event.node)
     if computation is None or known is None:
@@ -71,7 +75,7 @@ def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> Non
     if placement is None and event.is_draining:
         return
     if placement is not None and placement.status is Status.LEAVING:
-        return  # what it is like when it comes back is asked when it has left
+        return  # the client is asked with ``TellVacated`` once the computation has left
     if placement is None or placement.status is Status.LEFT:
         if placement is None:
             placement = open_placement(computation, known, event.cpus)
@@ -95,100 +99,86 @@ def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> Non
 
 
 def open_placement(computation: Computation, known: Node, cpus: int) -> Placement:
-    """A computation comes to a node."""
+    """Returns a new placement of a computation on a node, known to both, with up to ``cpus`` CPUs."""
     placement = Placement(computation, known, cpus)
     computation.placements[known.id] = placement
     known.placements[computation.number] = placement
     return placement
 
 
-def give_up_placement(out: Outbox, placement: Placement, reason: str, now: Seconds) -> None:
-    """A computation leaves a node: jobs there that may run again do so elsewhere, the others end.
-
-    Reentrant jobs go back to the head of their queue in the order they were sent; pinned ones and
-    those that must not run twice end as ``ABANDONED``.
-    """
+def on_computation_ready(
+    state: State, out: Outbox, known: Node, message: node.ComputationReady, now: Seconds
+) -> None:
+    """A node has loaded a computation: send it objects and files. Jobs go there as soon as it grants credit."""
+    placement = known.placements.get(message.computation)
+    if placement is None or placement.status is Status.READY or _is_past(placement, message.life):
+        return
+    placement.status = Status.READY
     computation = placement.computation
-    drop_placement(out, placement)
-    give_up_files(out, placement, reason)
-    end_here(out, computation, take_cancelling(placement), CANCELLED, "cancelled")
-    jobs = list(placement.assigned.values())
-    pinned = [job for job in jobs if job.number in computation.pinned] + list(placement.pinned)
-    free = [job for job in jobs if job.number not in computation.pinned]
-    abandoned = [job.number for job in pinned]
-    if computation.reentrant:
-        requeue(computation, free)
-    else:
-        abandoned = [job.number for job in free] + abandoned
-    end_here(out, computation, abandoned, ABANDONED, reason)
-    if placement.status is not Status.FAILED:
-        out.append(TellNode(computation.client, computation.number, placement.node.id, False, reason))
+    out.append(TellNode(computation.client, computation.number, known.id, True, message.warning))
+    placement.progress = None
+    send_objects(out, placement)
+    send_files(out, placement)
+    note_room(placement)
+
+
+def on_computation_failed(
+    state: State, out: Outbox, known: Node, message: node.ComputationFailed, now: Seconds
+) -> None:
+    """A node cannot run a computation: send it no more jobs, and keep the reason.
+
+    The node gives back the jobs that it has not started. The others have ended, and their results may still be on
+    their way: this message overtakes a large one.
+    """
+    placement = known.placements.get(message.computation)
+    if placement is None or _is_past(placement, message.life):
+        return
+    computation = placement.computation
+    placement.status = Status.FAILED
+    placement.reason = message.reason
+    note_room(placement)
+    give_up_files(out, placement, message.reason)
+    pinned = [job.number for job in placement.pinned]
+    placement.pinned.clear()
+    end_here(out, computation, pinned, ABANDONED, message.reason)
+    out.append(TellNode(computation.client, computation.number, known.id, False, message.reason))
     end_if_hopeless(out, computation)
     place(out, computation, now)
 
 
-def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -> None:
-    """Queue jobs and start what can start."""
-    computation = state.computations[event.computation]
-    computation.open += len(event.jobs)
-    if event.files:
-        computation.files.update(event.files)
-        most = max(map(len, event.files.values()))
-        if most > computation.files_most:
-            computation.files_most = most
-            for each in computation.placements.values():
-                each.apply_grant()
-                note_room(each)
-    if event.node is None:
-        computation.queue.extend(event.jobs)
-    else:
-        placement = computation.placements.get(event.node)
-        computation.pinned.update((job.number, event.node) for job in event.jobs)
-        if placement is None or not placement.is_open():
-            numbers = [job.number for job in event.jobs]
-            reason = placement.reason if placement is not None else ""
-            reason = reason or "the node that was asked for is not there any more"
-            end_here(out, computation, numbers, ABANDONED, reason)
-        else:
-            placement.pinned.extend(event.jobs)
-    if computation.free or computation.backlogs:
-        place(out, computation, now)
-    elif computation.queue:
-        end_if_hopeless(out, computation)
+def _is_past(placement: Placement, life: int) -> bool:
+    """True if a message is about an earlier generation of the placement, or about one that ends anyway."""
+    return placement.status in (Status.LEAVING, Status.LEFT) or life != placement.compute.life
 
 
-def on_watch_jobs(state: State, out: Outbox, event: WatchJobs, now: Seconds) -> None:
-    """Ask for the output of running jobs, or cease to; the nodes of those that wait are asked with the jobs."""
-    computation = state.computations.get(event.computation)
-    if computation is None:
+def load_again(out: Outbox, placement: Placement) -> None:
+    """Send a computation again to a node that has lost it. Its credit is 0 until the node has loaded it.
+
+    ``note_room`` must follow.
+    """
+    placement.granted = (0, 0)
+    placement.apply_grant()
+    placement.status = Status.LOADING
+    placement.stored.clear()
+    placement.storing.clear()
+    placement.dropped.clear()
+    out.append(Send(placement.node.id, placement.compute))
+
+
+def on_credit(state: State, out: Outbox, known: Node, message: node.Credit, now: Seconds) -> None:
+    """A node grants another credit: send more jobs if it grew, and no new ones while it is used up."""
+    placement = known.placements.get(message.computation)
+    # A computation that is not loaded has no credit: this message is of its stay before.
+    if placement is None or placement.status is not Status.READY:
         return
-    if event.is_wanted:
-        computation.watched.update(event.numbers)
-    else:
-        computation.watched.difference_update(event.numbers)
-    for placement in computation.placements.values():
-        send_watch(out, placement, event.numbers, event.is_wanted)
-
-
-def on_cancel_jobs(state: State, out: Outbox, event: CancelJobs, now: Seconds) -> None:
-    """Cancel jobs, wherever they are. Those on nodes end when the nodes say so."""
-    computation = state.computations.get(event.computation)
-    if computation is None:
-        return
-    left = dict.fromkeys(event.numbers)
-    for placement in computation.placements.values():
-        assigned = placement.assigned
-        if len(left) < len(assigned):
-            there = [assigned[number] for number in left if number in assigned]
-        else:
-            there = [job for number, job in assigned.items() if number in left]
-        for job in there:
-            del left[job.number]
-        for start in range(0, len(there), BATCH_MAX):
-            attempts = [Attempt(job.number, job.attempt) for job in there[start : start + BATCH_MAX]]
-            if placement.node.is_connected:
-                out.append(Send(placement.node.id, node.CancelJobs(computation.number, attempts)))
-            placement.cancelling.update(attempt.number for attempt in attempts)
-    numbers = [number for number in left if number not in computation.cancelled]
-    if numbers:
-        cancel_queued(out, computation, numbers)
+    is_news = message.reason != placement.shortage
+    placement.granted = (message.slots, message.backlog)
+    placement.shortage = message.reason
+    placement.apply_grant()
+    if message.slots and placement.computation.objects:
+        send_objects(out, placement)
+    note_room(placement)
+    computation = placement.computation
+    if is_news:
+        out.append(TellCredit(computation.client, computation.number, known.id))
+    place(out, computation, now)

@@ -1,4 +1,4 @@
-"""Events that the scheduling core is told: what clients ask for, what nodes say, and the time."""
+"""Events of the scheduling core: requests of clients, messages and connections of nodes, and the clock."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from dispy.protocol.node import (
 
 
 class AddComputation(Struct):
-    """A client brings a computation. ``compute`` is what nodes are sent."""
+    """A client opens a computation. No node has it before ``Allocate``.
+
+    Attributes:
+        client: The client, to which actions about the computation are addressed.
+        compute: Message that opens it on nodes. Its number is unique among all computations.
+        reentrant: True if jobs may run again after they were started.
+    """
 
     client: ClientId
     compute: Compute
@@ -25,16 +31,21 @@ class AddComputation(Struct):
 
 
 class CloseComputation(Struct):
-    """A client is done with a computation; jobs that have not ended are given up."""
+    """A client closes a computation: it is forgotten here and on its nodes. No end is told of jobs that are open."""
 
     computation: int
 
 
 class Allocate(Struct):
-    """A computation may use (up to) so many CPUs of a node.
+    """A computation may use up to ``cpus`` CPUs of a node from now on. Ignored while it is leaving the node.
 
-    0 takes the node away from it; with ``is_draining`` what runs there may end first. ``code`` is what that node is
-    sent; empty for what all are sent. ``files``: likewise, None for those of all.
+    Attributes:
+        computation: Number of the computation.
+        node: The node.
+        cpus: Number of CPUs; 0 takes the node away: jobs there run again elsewhere or end as ``ABANDONED``.
+        is_draining: True: with 0 CPUs the running jobs may end first, and those that wait there are asked back.
+        code: Code that this node is sent; empty: the code of the computation.
+        files: Files that this node is sent; None: the files of the computation.
     """
 
     computation: int
@@ -46,10 +57,14 @@ class Allocate(Struct):
 
 
 class Vacate(Struct):
-    """A computation leaves a node, when what runs there has ended; what has not started goes elsewhere.
+    """A computation leaves a node once its running jobs have ended; jobs that have not started go elsewhere.
 
-    With ``terminate`` what runs is cancelled. With ``returns`` the computation comes back: ``TellVacated`` asks
-    for an ``Allocate``, until which jobs that may run there only are kept; without, they are cancelled.
+    Attributes:
+        computation: Number of the computation.
+        node: The node.
+        terminate: True: running jobs are cancelled.
+        returns: True: the computation comes back. ``TellVacated`` asks for an ``Allocate``; until then jobs pinned to
+            the node are kept. False: they are cancelled.
     """
 
     computation: int
@@ -59,16 +74,20 @@ class Vacate(Struct):
 
 
 class LimitNode(Struct):
-    """All computations together may use (up to) so many CPUs of a node."""
+    """All computations together may use up to ``cpus`` CPUs of a node, also if it is lost and comes back."""
 
     node: NodeId
     cpus: int
 
 
 class SubmitJobs(Struct):
-    """Jobs to run, oldest first; on ``node`` and nowhere else, if one is named.
+    """Jobs to run.
 
-    ``files``: what some of them bring, by number.
+    Attributes:
+        computation: Number of the computation, which must be known.
+        jobs: The jobs, oldest first. Their numbers were never used before.
+        node: The only node on which they may run; None: any.
+        files: Files that jobs bring, by job number; jobs without files are missing.
     """
 
     computation: int
@@ -78,34 +97,34 @@ class SubmitJobs(Struct):
 
 
 class PutObject(Struct):
-    """Data that jobs submitted from now on may refer to: nodes have it before they get such jobs."""
+    """An object: data that jobs submitted from now on may refer to. Nodes get it before they get such jobs."""
 
     message: node.PutObject
 
 
 class DropObjects(Struct):
-    """No job refers to these any more, and none will."""
+    """Objects that no job refers to any more and none will: nodes are told to drop them."""
 
     computation: int
     numbers: list[int]
 
 
 class SendFiles(Struct):
-    """Files are to be put where a computation has its working directory on a node; answered by ``TellFiles``."""
+    """Files to be put into the working directory of a computation on a node; answered by ``TellFiles``."""
 
     node: NodeId
     message: PlaceFiles
 
 
 class CancelJobs(Struct):
-    """Jobs that are not wanted any more."""
+    """Jobs to cancel, by number. Waiting ones end at once, those on a node when the node says so."""
 
     computation: int
     numbers: list[int]
 
 
 class WatchJobs(Struct):
-    """What these jobs print is wanted while they run, wherever that is; or not any more."""
+    """Start (or with ``is_wanted`` False: stop) telling the output of jobs while they run, on any node."""
 
     computation: int
     numbers: list[int]
@@ -113,14 +132,14 @@ class WatchJobs(Struct):
 
 
 class AnswerValue(Struct):
-    """A part of a file that a job on a node has sent is written, or refused."""
+    """A part of a file that a running job sent was written by the client, or refused: the job may go on."""
 
     node: NodeId
     message: AcknowledgeProvisional
 
 
 class NodeUp(Struct):
-    """A connection to a node stands. ``known``: it knows us from an earlier one."""
+    """A connection to a node stands. ``known``: the node knows this scheduler from an earlier connection."""
 
     node: NodeId
     name: str
@@ -129,27 +148,27 @@ class NodeUp(Struct):
 
 
 class NodeSilent(Struct):
-    """The connection to a node is gone; it may come back."""
+    """The connection to a node broke; its jobs go on there, and the node may come back."""
 
     node: NodeId
 
 
 class NodeLost(Struct):
-    """A node is gone for good, with all that ran there."""
+    """A node is given up, with all that ran there: ``retries`` decides about its jobs. ``reason`` is in words."""
 
     node: NodeId
     reason: str
 
 
 class FromNodeEvent(Struct):
-    """A node said something."""
+    """A message of a node."""
 
     node: NodeId
     message: FromNode
 
 
 class Tick(Struct):
-    """Time passes."""
+    """The clock has advanced. The shell sends one from time to time."""
 
 
 Event = (

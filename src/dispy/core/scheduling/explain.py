@@ -1,4 +1,4 @@
-"""Why a job has not ended, in words."""
+"""Explanations for people: why a job has not ended, why a node gets no more jobs, and what stands still."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dispy.system.escaping import counted
 
 
 def why_open(computation: Computation, number: int) -> str:
-    """Where a job is that has not ended, and what it waits for; empty if no node is known for it."""
+    """Returns in words where an open job is and what it waits for; empty if no node is known for it."""
     for placement in computation.placements.values():
         if number in placement.assigned:
             return _why_assigned(placement, number)
@@ -22,6 +22,7 @@ def why_open(computation: Computation, number: int) -> str:
 
 
 def _why_assigned(placement: Placement, number: int) -> str:
+    """Returns in words what a job does, or waits for, on the node that has it."""
     name = placement.node.name
     if not placement.node.is_connected:
         return f"it is on node {name}; the connection to it is broken and is being made again"
@@ -40,7 +41,7 @@ def _why_assigned(placement: Placement, number: int) -> str:
 
 
 def why_full(placement: Placement) -> str:
-    """Why no more jobs of a computation go to a node now."""
+    """Returns in words why no more jobs of a computation go to a node now."""
     if not placement.node.is_connected:
         return "the connection to it is broken and is being made again"
     if placement.status is Status.LOADING:
@@ -62,11 +63,13 @@ def why_full(placement: Placement) -> str:
 
 
 def find_stall(computation: Computation, others: Iterable[Computation]) -> str:
-    """What stands still though it could go on, in words that change when anything moves; empty if nothing does.
+    """Returns in words what stands still though it could go on; empty if nothing does.
+
+    The words change when anything moves, so a caller that gets the same words twice has found a stall.
 
     Args:
-        computation: The one that is asked about.
-        others: All of the same scheduler: their jobs may use a node's CPUs.
+        computation: The computation that is asked about.
+        others: All computations of the same scheduler: their jobs may use the CPUs of its nodes.
     """
     waiting = len(computation.queue) - len(computation.cancelled)
     for node in computation.free if waiting > 0 else ():
@@ -80,7 +83,7 @@ def find_stall(computation: Computation, others: Iterable[Computation]) -> str:
             and not placement.shortage
             and placement.status is Status.READY
             and placement.node.is_connected
-            # Files that jobs bring may take as long as they take.
+            # Files that jobs bring may take any time to arrive.
             and computation.files.keys().isdisjoint(placement.assigned)
             and not any(node in other.placements and other.placements[node].started for other in others)
         ):

@@ -1,4 +1,9 @@
-"""Files: nodes ask for those of computations and jobs; what a client sends in between is seen through here."""
+"""Files that a client sends to a node while its computation is there (``SendFiles``), and the progress of files.
+
+The files of computations and jobs need nothing here: nodes ask their client for them. A request of a client is kept
+in ``Placement.placing`` until the node has answered it, and repeated after a reconnect. Files in place become part of
+``Placement.compute``, so that the node gets them again if it loses the computation.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,10 @@ from dispy.protocol.files import check_number, replace_entries
 
 
 def on_send_files(state: State, out: Outbox, event: SendFiles, now: Seconds) -> None:
-    """Have a node put files into the working directory of a computation, as soon as that is there."""
+    """Have a node put files into the working directory of a computation, as soon as it is loaded there.
+
+    Refused if the placement is gone, has failed or is leaving, or if the computation would have too many files.
+    """
     computation = state.computations.get(event.message.computation)
     placement = computation.placements.get(event.node) if computation is not None else None
     if placement is None or placement.status not in (Status.LOADING, Status.READY):
@@ -21,7 +29,7 @@ def on_send_files(state: State, out: Outbox, event: SendFiles, now: Seconds) -> 
         reason = reason or "the node is not there any more"
         out.append(TellFiles(event.message.computation, event.node, event.message.request, reason))
         return
-    # All of it is sent again, in one message, if the node should lose the computation.
+    # If the node loses the computation, all of its files are listed in one message, which has a limit.
     files = placement.compute.files
     for message in [*placement.placing.values(), event.message]:
         files = replace_entries(files, message.files)
@@ -37,13 +45,13 @@ def on_send_files(state: State, out: Outbox, event: SendFiles, now: Seconds) -> 
 
 
 def send_files(out: Outbox, placement: Placement) -> None:
-    """Send what a node has not said to have put there: it is ready, or has come back."""
+    """Send all requests that a node has not answered. Call when it is ready, and after a reconnect."""
     if placement.status is Status.READY and placement.node.is_connected:
         out.extend(Send(placement.node.id, message) for message in placement.placing.values())
 
 
 def give_up_files(out: Outbox, placement: Placement, reason: str) -> None:
-    """A node is lost, or cannot run the computation."""
+    """End all requests that a node has not answered, with a reason. Call when it cannot answer any more."""
     for request in placement.placing:
         out.append(TellFiles(placement.computation.number, placement.node.id, request, reason))
     placement.placing.clear()
@@ -52,12 +60,12 @@ def give_up_files(out: Outbox, placement: Placement, reason: str) -> None:
 def on_files_placed(
     state: State, out: Outbox, known: Node, message: node.FilesPlaced, now: Seconds
 ) -> None:
-    """Files lie where they were to be put, or cannot."""
+    """A node has put files in place; with a reason it has not, and will not."""
     placement = known.placements.get(message.computation)
     placed = placement.placing.pop(message.request, None) if placement is not None else None
     if placement is not None and placed is not None:
         if not message.reason:
-            # Should the node lose the computation it gets them with it, before anything runs.
+            # If the node loses the computation, it gets these files with it, before any job runs.
             files = replace_entries(placement.compute.files, placed.files)
             placement.compute = structs.replace(placement.compute, files=files)
         out.append(TellFiles(message.computation, known.id, message.request, message.reason))
@@ -66,14 +74,14 @@ def on_files_placed(
 def on_files_progress(
     state: State, out: Outbox, known: Node, message: node.FilesProgress, now: Seconds
 ) -> None:
-    """A node says how much of what it waits for has come."""
+    """A node says how many files and bytes of those that it waits for have arrived. Only shown to people."""
     placement = known.placements.get(message.computation)
     if placement is not None:
         placement.progress = message if message.files < message.files_max else None
 
 
 def describe_progress(progress: node.FilesProgress) -> str:
-    """How far a node is, in words."""
+    """Returns in words how many files and bytes a node has received, of how many."""
     unit, scale = ("MB", 1_000_000) if progress.size_max >= 1_000_000 else ("kB", 1000)
     sizes = f"{progress.size // scale} of {-(-progress.size_max // scale)} {unit}"
     return f"it is receiving files: {progress.files} of {progress.files_max}, {sizes}"

@@ -1,11 +1,11 @@
-"""The scheduling core's one entry: an event and the time in, actions out."""
+"""The entry of the scheduling core: maps each event and each message of a node to the function that handles it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from dispy.core.scheduling import computations, files, nodes, objects, withdrawal
+from dispy.core.scheduling import computations, files, jobs, nodes, objects, withdrawal
 from dispy.core.scheduling.actions import Action, Outbox
 from dispy.core.scheduling.events import (
     AddComputation,
@@ -29,14 +29,14 @@ from dispy.core.scheduling.events import (
 )
 from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.placement import steal
-from dispy.core.scheduling.state import State
+from dispy.core.scheduling.state import Node, State
 from dispy.protocol import node
 
 Handler = Callable[[State, Outbox, Any, Seconds], None]
 
 
 def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
-    """Look for jobs that wait behind others while a CPU is idle."""
+    """Steal work: ask back jobs that wait behind others on one node while a CPU of another is idle."""
     steal(state, out, now)
 
 
@@ -46,30 +46,30 @@ _HANDLERS: dict[type[Event], Handler] = {
     Allocate: computations.on_allocate,
     Vacate: withdrawal.on_vacate,
     LimitNode: nodes.on_limit_node,
-    SubmitJobs: computations.on_submit_jobs,
-    CancelJobs: computations.on_cancel_jobs,
+    SubmitJobs: jobs.on_submit_jobs,
+    CancelJobs: jobs.on_cancel_jobs,
     PutObject: objects.on_put_object,
     DropObjects: objects.on_drop_objects,
     SendFiles: files.on_send_files,
-    WatchJobs: computations.on_watch_jobs,
-    AnswerValue: nodes.on_answer_value,
+    WatchJobs: jobs.on_watch_jobs,
+    AnswerValue: jobs.on_answer_value,
     NodeUp: nodes.on_node_up,
     NodeSilent: nodes.on_node_silent,
     NodeLost: nodes.on_node_lost,
     Tick: on_tick,
 }
 
-MessageHandler = Callable[[State, Outbox, "nodes.Node", Any, Seconds], None]
+MessageHandler = Callable[[State, Outbox, Node, Any, Seconds], None]
 
 _MESSAGE_HANDLERS: dict[type[node.FromNode], MessageHandler] = {
-    node.ComputationReady: nodes.on_computation_ready,
-    node.ComputationFailed: nodes.on_computation_failed,
-    node.Credit: nodes.on_credit,
-    node.JobsStarted: nodes.on_jobs_started,
-    node.JobsEnded: nodes.on_jobs_ended,
-    node.JobsReturned: nodes.on_jobs_returned,
-    node.Provisional: nodes.on_provisional,
-    node.JobsPrinted: nodes.on_printed,
+    node.ComputationReady: computations.on_computation_ready,
+    node.ComputationFailed: computations.on_computation_failed,
+    node.Credit: computations.on_credit,
+    node.JobsStarted: jobs.on_jobs_started,
+    node.JobsEnded: jobs.on_jobs_ended,
+    node.JobsReturned: jobs.on_jobs_returned,
+    node.Provisional: jobs.on_provisional,
+    node.JobsPrinted: jobs.on_printed,
     node.Reconciled: nodes.on_reconciled,
     node.NodeCpus: nodes.on_node_cpus,
     node.ObjectStored: objects.on_object_stored,
@@ -79,16 +79,22 @@ _MESSAGE_HANDLERS: dict[type[node.FromNode], MessageHandler] = {
 
 
 class Machine:
-    """A scheduler's decisions."""
+    """The decisions of one scheduler.
+
+    Attributes:
+        state: All that the scheduler knows. Only ``handle`` changes it; others may read it between two calls.
+    """
 
     def __init__(self) -> None:
         self.state = State()
 
     def handle(self, event: Event, now: Seconds) -> list[Action]:
-        """Take note of an event; returns what to do, in order.
+        """Change the state as an event demands; returns the actions for the shell, to be done in this order.
+
+        A message of a node that is not known is ignored.
 
         Args:
-            event: What happened.
+            event: Something that a client, a node or the clock said.
             now: The present (seconds, monotonic).
         """
         out: Outbox = []

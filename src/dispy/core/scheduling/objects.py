@@ -1,7 +1,11 @@
-"""Data that many jobs read: every node of a computation has it before jobs that may refer to it.
+"""Objects: data that many jobs read. Every node of a computation has it before jobs that may refer to it.
 
-All that is put goes to all nodes at once, in the order of the puts, and while it travels no jobs are
-sent there. So no job waits on a node for its data, and neither side keeps account of which job reads what.
+Each object goes to all nodes of its computation at once, in the order of the puts, and while one travels to a node no
+jobs are sent there. So no job waits on a node for its data, and neither side keeps account of which job reads what.
+
+An object is in ``Placement.storing`` from its ``PutObject`` to the node's ``ObjectStored``, then in ``stored``. A
+drop is not acknowledged: it is remembered in ``dropped`` until the node acknowledges an object that was sent after
+it, and repeated if the connection breaks before that.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from dispy.protocol.node import ABANDONED
 
 
 def on_put_object(state: State, out: Outbox, event: PutObject, now: Seconds) -> None:
-    """An object goes to all nodes that have the computation; the others get it when they have."""
+    """Send an object to all nodes that have loaded the computation; the others get it once they have."""
     computation = state.computations.get(event.message.computation)
     if computation is None:
         return
@@ -27,7 +31,7 @@ def on_put_object(state: State, out: Outbox, event: PutObject, now: Seconds) -> 
 
 
 def on_drop_objects(state: State, out: Outbox, event: DropObjects, now: Seconds) -> None:
-    """Nobody needs some objects any more. Those on their way are dropped when they have arrived."""
+    """Forget objects that no job needs any more. Nodes drop one that is on its way when it has arrived."""
     computation = state.computations.get(event.computation)
     if computation is None:
         return
@@ -38,7 +42,7 @@ def on_drop_objects(state: State, out: Outbox, event: DropObjects, now: Seconds)
 
 
 def send_objects(out: Outbox, placement: Placement, again: bool = False) -> None:
-    """Send a node what it does not have; ``again`` also what was under way when its connection broke."""
+    """Send a node the objects that it does not have; ``again``: also those under way when its connection broke."""
     if placement.status is not Status.READY or not placement.node.is_connected:
         return
     if again:
@@ -53,16 +57,17 @@ def send_objects(out: Outbox, placement: Placement, again: bool = False) -> None
 def on_object_stored(
     state: State, out: Outbox, known: Node, message: node.ObjectStored, now: Seconds
 ) -> None:
-    """A node has an object, or cannot have it: then it is not used for new jobs of the computation.
+    """A node has an object, or has no room for it.
 
-    One that it has no room for now is sent again with its credit, of which it has none meanwhile.
+    No room now (``again``): the node has no credit until it grants some, and the object is sent again then. No room
+    ever: the node gets no more jobs of the computation.
     """
     placement = known.placements.get(message.computation)
     if placement is None or message.number not in placement.storing:
         return
     placement.storing.discard(message.number)
     if placement.dropped:
-        # It was sent after those, so they have arrived.
+        # This object was sent after those drops, so the node has heard them.
         placement.dropped = {n: last for n, last in placement.dropped.items() if last >= message.number}
     computation = placement.computation
     if not message.reason:
@@ -78,8 +83,8 @@ def on_object_stored(
 
 
 def reconcile_objects(out: Outbox, placement: Placement) -> None:
-    """After a reconnect: what was under way is sent again, and drops that may have been lost."""
-    # What was under way may have arrived, too.
+    """After a reconnect, send again objects that were under way, and drops that may be lost."""
+    # Objects under way that are not wanted any more may have arrived: they are dropped, too.
     placement.stored.update(placement.storing - placement.computation.objects.keys())
     placement.stored.update(placement.dropped)
     send_objects(out, placement, again=True)
@@ -87,24 +92,25 @@ def reconcile_objects(out: Outbox, placement: Placement) -> None:
 
 
 def _drop_unwanted(out: Outbox, placement: Placement) -> None:
+    """Tell a node to drop the objects that it has and no job needs any more."""
     unwanted = sorted(placement.stored - placement.computation.objects.keys())
     if unwanted and placement.node.is_connected:
         placement.stored.difference_update(unwanted)
-        # After a reconnect they may be twice as many as a node can have.
+        # After a reconnect there may be twice as many as a node can have.
         for start in range(0, len(unwanted), OBJECTS_MAX):
             message = _drop(placement, unwanted[start : start + OBJECTS_MAX])
             out.append(Send(placement.node.id, message))
 
 
 def _drop(placement: Placement, numbers: list[int]) -> node.DropObjects:
-    """Nobody says that this has arrived; it is remembered until something is known to have that was sent later."""
+    """Returns the message that drops objects. As no node acknowledges it, it is noted in ``Placement.dropped``."""
     last = max(placement.storing | placement.stored, default=0)
     placement.dropped.update(dict.fromkeys(numbers, max(last, *numbers)))
     return node.DropObjects(placement.computation.number, numbers)
 
 
 def _stop_using(out: Outbox, computation: Computation, placement: Placement, reason: str) -> None:
-    """What runs there goes on; what waits there is asked back."""
+    """Give a node no more jobs of a computation: running ones go on, waiting ones are asked back, pinned ones end."""
     placement.status = Status.FAILED
     placement.reason = reason
     waiting = len(placement.assigned) - len(placement.started)

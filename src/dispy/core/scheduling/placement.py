@@ -1,8 +1,13 @@
-"""Which waiting job goes to which node.
+"""Dispatch: which waiting job goes to which node, and work stealing between nodes.
 
-Free CPUs first, everywhere; only when none is left are jobs sent ahead of need, within the backlog
-that nodes grant. The cost of an event is that of the jobs it moves: nodes with room are kept in
-dictionaries, taken from the end, and nothing looks at all nodes or all jobs.
+Theory of operation. Each node grants *credit* per computation: *slots*, jobs that start at once, and a *backlog*,
+jobs that wait on the node so that its CPUs are never idle between two jobs. ``place`` fills free slots of all nodes
+first. Only when none is left are jobs sent ahead of need, within the backlog. When a CPU becomes idle and no job
+waits here, ``steal`` asks nodes to give back jobs that wait behind running ones.
+
+The cost of an event is that of the jobs it moves: placements with room are kept in two dictionaries (``free`` and
+``backlogs`` of a computation), taken from the end; except for pinned jobs and ``steal``, nothing looks at all nodes,
+and nothing at all jobs. A function that changes what ``note_room`` reads must call it, and ``place`` after it.
 """
 
 from __future__ import annotations
@@ -19,15 +24,16 @@ from dispy.protocol.limits import BATCH_MAX, BATCH_SIZE_MAX, INLINE_MAX
 from dispy.protocol.node import CANCELLED, TERMINATED, Job, JobFiles, RunJobs, TakeBack, WatchJobs
 
 STEAL_AFTER_S = 0.04
-"""A job sent so long ago and not told as started waits: two ticks of a node and the way back."""
+"""Age (seconds since the last send) after which jobs not reported as started count as waiting: two ticks of a node
+and the way back."""
 
 ASK_AGAIN_S = 1.0
-"""A node that had nothing to give back is asked again after so long, though nothing was heard of it since: its
+"""Pause (seconds) before a node that had nothing to give back is asked again, although nothing has moved there: its
 jobs may have been on their way between its queue and its workers."""
 
 
 def note_room(placement: Placement) -> None:
-    """Keep the indexes true after anything about a placement has changed."""
+    """Put a placement into the indexes ``free`` and ``backlogs``, or take it out. Call after any change of it."""
     computation = placement.computation
     node = placement.node.id
     known = placement.node
@@ -41,7 +47,7 @@ def note_room(placement: Placement) -> None:
         computation.free[node] = placement
     else:
         computation.free.pop(node, None)
-    # Refilled by eighths: a message per freed place would cost more than the jobs.
+    # A backlog is refilled by eighths: a message for each freed place would cost more than the jobs.
     if usable and placement.room_behind() > (placement.slots + placement.backlog) >> 3:
         computation.backlogs[node] = placement
     else:
@@ -49,7 +55,10 @@ def note_room(placement: Placement) -> None:
 
 
 def place(out: Outbox, computation: Computation, now: Seconds) -> None:
-    """Send waiting jobs to where there is room."""
+    """Send waiting jobs to nodes with room: pinned jobs first, then free slots, then backlogs.
+
+    Jobs are spread evenly: each node gets at most its share of the queue, at least one job, and what it has room for.
+    """
     if computation.pinned:
         for placement in computation.placements.values():
             if placement.pinned and placement.node.id in computation.free:
@@ -68,6 +77,7 @@ def place(out: Outbox, computation: Computation, now: Seconds) -> None:
 
 
 def _take(computation: Computation, queue: deque[Job], count: int) -> list[Job]:
+    """Take up to ``count`` jobs off the front of a queue; returns those of them that were not cancelled."""
     popleft = queue.popleft
     jobs = [popleft() for _ in range(min(count, len(queue)))]
     if computation.cancelled:
@@ -80,6 +90,7 @@ def _take(computation: Computation, queue: deque[Job], count: int) -> list[Job]:
 
 
 def _send(out: Outbox, placement: Placement, jobs: list[Job], now: Seconds) -> None:
+    """Assign jobs to a node and send them."""
     if jobs:
         placement.assigned.update([(job.number, job) for job in jobs])
         placement.last_sent = now
@@ -89,9 +100,9 @@ def _send(out: Outbox, placement: Placement, jobs: list[Job], now: Seconds) -> N
 
 
 def send_runs(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
-    """Send jobs that are assigned, in as many messages as their number and the size of their arguments take.
+    """Send assigned jobs, in as few messages as ``BATCH_MAX`` and ``BATCH_SIZE_MAX`` allow.
 
-    Arguments that travel as streams, or lie in files of their own, are not in these messages.
+    Arguments that travel as streams, or lie in files of their own, do not count: they are not in these messages.
     """
     sizes = [len(job.payload) for job in jobs]
     if 0 < len(jobs) <= BATCH_MAX and sum(sizes) <= BATCH_SIZE_MAX:
@@ -103,7 +114,7 @@ def send_runs(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
 
 
 def _send_run(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
-    """Send jobs that are assigned, one batch."""
+    """Send one batch of assigned jobs, with the files that they bring and the wish to see their output."""
     computation = placement.computation
     if computation.files:
         filed = [job for job in jobs if job.number in computation.files]
@@ -121,7 +132,7 @@ def _send_run(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
 
 
 def _send_apart(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
-    """Each job with files in a message of its own, since their list may be long; the order stays."""
+    """Send each job with files in a message of its own, since the list of them may be long; the order stays."""
     files = placement.computation.files
     for has_files, group in groupby(jobs, lambda job: job.number in files):
         for batch in [[job] for job in group] if has_files else [list(group)]:
@@ -129,7 +140,7 @@ def _send_apart(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
 
 
 def send_watch(out: Outbox, placement: Placement, numbers: Collection[int], is_wanted: bool = True) -> None:
-    """Ask a node for the output of those of these jobs that are there, or say that it is not wanted any more."""
+    """Ask a node for the output of those of the jobs that it has, or say that it is no longer wanted."""
     there = [number for number in numbers if number in placement.assigned]
     if placement.node.is_connected:
         for start in range(0, len(there), BATCH_MAX):
@@ -137,28 +148,8 @@ def send_watch(out: Outbox, placement: Placement, numbers: Collection[int], is_w
             out.append(Send(placement.node.id, message))
 
 
-def take_cancelling(placement: Placement) -> list[int]:
-    """Take the cancelled jobs off a node that will not tell their end any more; returns their numbers."""
-    numbers = [number for number in placement.assigned if number in placement.cancelling]
-    for number in numbers:
-        del placement.assigned[number]
-    placement.cancelling.clear()
-    return numbers
-
-
-def requeue(computation: Computation, jobs: list[Job]) -> None:
-    """Put jobs back to the head of their queue, as new attempts, oldest in front."""
-    for job in reversed(jobs):
-        again = Job(job.number, job.attempt + 1, job.payload, job.stream)
-        pinned_to = computation.pinned.get(job.number)
-        if pinned_to is None:
-            computation.queue.appendleft(again)
-        else:
-            computation.placements[pinned_to].pinned.appendleft(again)
-
-
 def cancel_queued(out: Outbox, computation: Computation, numbers: list[int]) -> None:
-    """End jobs that wait with us. They stay in the queue, marked, until that is half of it."""
+    """End waiting jobs as ``CANCELLED``. They stay in the queue, marked, until more than half of it is cancelled."""
     queued = numbers
     if computation.pinned:
         pinned = [number for number in numbers if number in computation.pinned]
@@ -178,7 +169,7 @@ def cancel_queued(out: Outbox, computation: Computation, numbers: list[int]) -> 
 
 
 def end_here(out: Outbox, computation: Computation, numbers: list[int], status: int, reason: str) -> None:
-    """End jobs that are with no node."""
+    """End jobs that no node has, or will tell the end of. The caller takes them out of their queue."""
     if not numbers:
         return
     computation.open -= len(numbers)
@@ -190,12 +181,12 @@ def end_here(out: Outbox, computation: Computation, numbers: list[int], status: 
         computation.deaths.pop(number, None)
     for number in numbers if computation.files else ():
         computation.files.pop(number, None)
-    # A million may be cancelled at once: nothing is made for each.
+    # A million jobs may be cancelled at once: no object is made for each.
     out.append(TellEndedHere(computation.client, computation.number, numbers, status, reason))
 
 
 def end_if_hopeless(out: Outbox, computation: Computation) -> None:
-    """When every node has refused a computation, its waiting jobs end with the last reason."""
+    """End the waiting jobs of a computation as ``TERMINATED`` if every node of it has failed."""
     placements = computation.placements
     if not computation.queue or not placements:
         return
@@ -208,9 +199,9 @@ def end_if_hopeless(out: Outbox, computation: Computation) -> None:
 
 
 def steal(state: State, out: Outbox, now: Seconds) -> None:
-    """Where a CPU is idle and nothing waits here, ask back what waits behind running jobs elsewhere.
+    """Steal work: where a CPU is idle and no job waits here, ask back jobs that wait behind running ones elsewhere.
 
-    Also of nodes that seem to have room: what waits there for long does so behind others' jobs.
+    Nodes that seem to have room are asked, too: a job that waits there for long does so behind jobs of others.
     """
     for computation in state.computations.values():
         if computation.queue or not computation.free or computation.open == 0:
@@ -224,7 +215,7 @@ def steal(state: State, out: Outbox, now: Seconds) -> None:
             if now - placement.last_sent <= pause_s:
                 continue
             elsewhere = room - (placement.room() if placement.node.id in computation.free else 0)
-            # A node gives back what it would start last, which may be jobs that can go nowhere else.
+            # A node gives back the jobs that it would start last; some may be pinned to it, so ask for as many more.
             bound = _count_bound(placement) if computation.pinned else 0
             count = min(waiting - bound, elsewhere)
             if count > 0:
@@ -235,6 +226,6 @@ def steal(state: State, out: Outbox, now: Seconds) -> None:
 
 
 def _count_bound(placement: Placement) -> int:
-    """Jobs on a node that have not started, as far as it has told, and may run there only."""
+    """Returns the number of pinned jobs on a node that it has not reported as started."""
     pinned, started = placement.computation.pinned, placement.started
     return sum(number in pinned and number not in started for number in placement.assigned)

@@ -1,12 +1,17 @@
-"""A computation leaves a node: because the node was closed for it, or to come back with other arguments.
+"""Withdrawal: a computation leaves a node, in order (``Vacate``) or at once (the node is lost or taken away).
 
-First nothing new goes there, and what has not started is asked back. When the node has nothing of it left, so that
-no result is on its way any more, the computation is closed there. One that comes back keeps its place with the jobs
-that can run nowhere else, until the client has said what its next stay is like.
+Theory of operation. A computation leaves in order because the client closed the node for it, or to come back with
+other arguments. First, no new jobs go there, and jobs that have not started are asked back. When the node has no job
+of it left, so that no result is on its way any more, the computation is closed there. A computation that comes back
+keeps its placement with the pinned jobs, until the client says with ``Allocate`` what its next stay is like.
 
-    LOADING, READY, FAILED --Vacate--> LEAVING --nothing left--> gone
+    LOADING, READY, FAILED --Vacate--> LEAVING --no job left--> gone
                                           | returns
-                                          +--nothing left--> LEFT --Allocate--> LOADING
+                                          +--no job left--> LEFT --Allocate--> LOADING
+
+A job that the node has started without having reported it yet is cancelled when the report comes (``send_off`` is
+called again): a job that was not started can still run elsewhere. After a reconnect ``send_off`` is called again,
+too, since the first requests may be lost. The whole table of states is in ``computations``.
 """
 
 from __future__ import annotations
@@ -16,16 +21,18 @@ from dispy.core.scheduling.events import Vacate
 from dispy.core.scheduling.files import give_up_files
 from dispy.core.scheduling.ids import Seconds
 from dispy.core.scheduling.placement import end_here, end_if_hopeless, note_room, place
+from dispy.core.scheduling.retries import retry_after_loss
 from dispy.core.scheduling.state import Placement, State, Status
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import CANCELLED, Attempt
 
 CLOSED = "the node was closed for this computation"
+"""Reason of jobs that end because their node was closed for the computation."""
 
 
 def on_vacate(state: State, out: Outbox, event: Vacate, now: Seconds) -> None:
-    """Have a computation leave a node. Asked again, the last one says whether it comes back."""
+    """Have a computation leave a node. If asked again, the last ``Vacate`` says whether it comes back."""
     computation = state.computations.get(event.computation)
     placement = computation.placements.get(event.node) if computation is not None else None
     if computation is None or placement is None:
@@ -45,10 +52,9 @@ def on_vacate(state: State, out: Outbox, event: Vacate, now: Seconds) -> None:
 
 
 def send_off(out: Outbox, placement: Placement) -> None:
-    """Ask a node to give back what it has not started, and to end what it has, where that is wanted.
+    """Ask a node to give back the jobs that it has not started, and to cancel running ones if that is wanted.
 
-    What it has started without having told so yet is cancelled when it tells: what it has not started can still
-    run elsewhere.
+    Does nothing while the connection is broken or the two sides compare what they have; call again after that.
     """
     if not placement.node.is_connected or placement.node.is_comparing:
         return
@@ -66,14 +72,14 @@ def send_off(out: Outbox, placement: Placement) -> None:
 
 
 def leave_if_empty(out: Outbox, placement: Placement, now: Seconds) -> None:
-    """Close a computation on a node that it is leaving, once nothing of it is left there."""
+    """Close a computation on a node that it is leaving, if the node has no job of it left. Call after each change."""
     if placement.assigned or placement.status not in (Status.LEAVING, Status.LEFT):
         return
     computation = placement.computation
     if placement.status is Status.LEAVING and placement.node.is_connected:
         out.append(Send(placement.node.id, node.CloseComputation(computation.number)))
     if placement.returns:
-        # Of one that has been asked for already nothing else is to be said.
+        # If it has left already, the client has been asked.
         if placement.status is Status.LEAVING:
             placement.status = Status.LEFT
             out.append(TellVacated(computation.client, computation.number, placement.node.id))
@@ -85,8 +91,27 @@ def leave_if_empty(out: Outbox, placement: Placement, now: Seconds) -> None:
     place(out, computation, now)
 
 
+def give_up_placement(out: Outbox, placement: Placement, reason: str, now: Seconds) -> None:
+    """Take a node away from a computation at once: ``retries`` decides about the jobs that it had there."""
+    computation = placement.computation
+    drop_placement(out, placement)
+    give_up_files(out, placement, reason)
+    retry_after_loss(out, placement, reason)
+    if placement.status is not Status.FAILED:
+        out.append(TellNode(computation.client, computation.number, placement.node.id, False, reason))
+    end_if_hopeless(out, computation)
+    place(out, computation, now)
+
+
+def drop_placement(out: Outbox, placement: Placement) -> None:
+    """Forget a placement, and close the computation on the node. The caller decides about its jobs."""
+    remove(placement)
+    if placement.node.is_connected and placement.status is not Status.LEFT:
+        out.append(Send(placement.node.id, node.CloseComputation(placement.computation.number)))
+
+
 def remove(placement: Placement) -> None:
-    """A computation has no place on a node any more."""
+    """Forget a placement in the computation, in the node and in the indexes."""
     computation, known = placement.computation, placement.node
     known.placements.pop(computation.number, None)
     computation.placements.pop(known.id, None)
@@ -95,7 +120,7 @@ def remove(placement: Placement) -> None:
 
 
 def cancel_pinned(out: Outbox, placement: Placement) -> None:
-    """End jobs that wait for a node that is not used for them any more: they never ran."""
+    """End the jobs pinned to a node that is closed for them as ``CANCELLED``: they never ran."""
     numbers = [job.number for job in placement.pinned]
     placement.pinned.clear()
     end_here(out, placement.computation, numbers, CANCELLED, CLOSED)

@@ -8,8 +8,8 @@ import logging
 import msgspec
 
 from dispy.core import execution as core
-from dispy.core.execution.clients import segments_held
 from dispy.core.execution.ids import WorkerId
+from dispy.core.execution.retention import segments_held
 from dispy.node.processes.hosts import WorkerHandle
 from dispy.node.state import Loaded, NodeState
 from dispy.protocol import limits

@@ -1,0 +1,36 @@
+"""Files that jobs bring: a job does not wait for a CPU before its files are here. See ``jobs`` for its states."""
+
+from __future__ import annotations
+
+from dispy.core.execution.actions import Outbox, UnstageJobs
+from dispy.core.execution.events import JobFilesReady
+from dispy.core.execution.ids import Seconds
+from dispy.core.execution.jobs import release, tell_ended
+from dispy.core.execution.state import Client, State
+from dispy.protocol.node import TERMINATED, Ended
+
+
+def on_job_files_ready(state: State, out: Outbox, event: JobFilesReady, now: Seconds) -> None:
+    """The files of a job are here: it may start. Or they cannot be fetched, and it ends as ``TERMINATED``."""
+    computation = state.computations.get(event.key)
+    job = computation.staging.get(event.number) if computation is not None else None
+    if computation is None or job is None or job.attempt != event.attempt:
+        return
+    del computation.staging[event.number]
+    if not event.reason:
+        computation.ready.append(job)
+        return
+    del computation.open[event.number]
+    release(out, event.key, [job.stream])
+    ended = Ended(job.number, job.attempt, TERMINATED, 0.0, 0.0, b"", reason=event.reason, ran=False)
+    tell_ended(out, computation, [ended])
+
+
+def give_up_staging(state: State, out: Outbox, client: Client, now: Seconds) -> None:
+    """End the jobs of a client that wait for files: the program that had the files is dead."""
+    reason = "its files had not arrived when the program that had them ended"
+    for computation in [c for c in state.computations.values() if c.client is client and c.staging]:
+        out.append(UnstageJobs(computation.key, list(computation.staging)))
+        for job in list(computation.staging.values()):
+            event = JobFilesReady(computation.key, job.number, job.attempt, reason)
+            on_job_files_ready(state, out, event, now)
