@@ -395,6 +395,21 @@ def test_workers_that_never_begin_end_the_computation_here_with_the_reason() -> 
     assert machine.state.busy == 0
 
 
+@pytest.mark.parametrize("has_died", [True, False])
+def test_workers_that_end_with_their_host_are_not_counted(has_died: bool) -> None:
+    """Of many CPUs: a host that dies while all its workers are new is restarted, or given up, once."""
+    cpus = STILLBORN_MAX + 2
+    machine = machine_with_computation(cpus)
+    waiting = offers(run(machine, range(cpus)))
+    exits = [died(offer, position=0, reason="the host died") for offer in waiting]
+    actions = machine.handle(core.HostFailed(KEY, "the host died", exits, has_died), 0.0)
+    failed = [m for m in told(actions) if isinstance(m, node.ComputationFailed)]
+    starts = [action for action in actions if isinstance(action, core.StartHost)]
+    assert (len(failed), len(starts)) == ((0, 1) if has_died else (1, 0))
+    assert not [action for action in actions if isinstance(action, core.StopHost)]
+    assert (KEY in machine.state.computations) is has_died
+
+
 def died(offer: core.Offer, position: int, reason: str = "no memory") -> core.WorkerExited:
     return core.WorkerExited(offer.worker, reason, position, 0.0, 0.0, [])
 

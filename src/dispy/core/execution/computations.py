@@ -127,8 +127,12 @@ def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -
     if computation is None:
         return
     computation.status = Status.LOADING
+    # Workers that end with their host say nothing about the computation: they do not count as stillborn.
+    stillborn = computation.stillborn
     for exited in event.exits:
-        on_worker_exited(state, out, exited, now)
+        remove_worker(state, out, exited, now)
+    computation.stillborn = stillborn
+    tell_credit(state, out, computation)
     flush(state, out)
     drop_workers(state, computation)
     computation.crashes += 1
