@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dispy.errors import DispyError, StateDirectoryError, UsageError
+from dispy.journal.schema import APPLICATION, VERSION, make_tables
 from dispy.system.directories import private_directory, state_directory
 
 if TYPE_CHECKING:
@@ -20,31 +21,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dispy.client")
 
-APPLICATION = 0x64697370  # "disp"
-VERSION = 1
-
 NEW_S = 60.0
 """After so long a journal is not empty because it is just being made."""
 
 OLD_S = 30 * 86400.0
 """A short journal that nobody has asked for is removed after so long. Nodes keep results for an hour, by default."""
-
-_SHORT_SCHEMA = """
-CREATE TABLE session (id INTEGER PRIMARY KEY, identity BLOB, program TEXT, started REAL, boot TEXT);
-CREATE TABLE node (session INTEGER, incarnation BLOB, host TEXT, port INTEGER, name TEXT, label TEXT, tls INTEGER,
-    fingerprint TEXT, state INTEGER, PRIMARY KEY (session, incarnation)) WITHOUT ROWID;
-CREATE TABLE computation (session INTEGER, number INTEGER, name TEXT, options BLOB, code BLOB,
-    PRIMARY KEY (session, number)) WITHOUT ROWID;
-"""
-
-# Of one computation, under the numbers that it has in the sessions. Numbers of jobs are the same in all of them.
-_FULL_SCHEMA = """
-CREATE TABLE submitted (id INTEGER PRIMARY KEY, time REAL, pinned INTEGER, jobs BLOB);
-CREATE TABLE ended (id INTEGER PRIMARY KEY, ip TEXT, jobs BLOB);
-CREATE TABLE resumed (session INTEGER PRIMARY KEY, jobs BLOB);
-CREATE TABLE object (number INTEGER PRIMARY KEY, part INTEGER);
-CREATE TABLE part (id INTEGER, place INTEGER, data BLOB, PRIMARY KEY (id, place)) WITHOUT ROWID;
-"""
 
 
 class BusyError(UsageError):
@@ -97,11 +78,6 @@ def create(path: Path, *, is_full: bool = True) -> sqlite3.Connection:
         remove(path)
         raise
     return db
-
-
-def make_tables(db: sqlite3.Connection, *, is_full: bool) -> None:
-    """Make what is empty a journal."""
-    db.executescript(f"BEGIN; {_SHORT_SCHEMA} {_FULL_SCHEMA if is_full else ''} COMMIT;")
 
 
 def create_short(path: Path) -> sqlite3.Connection:

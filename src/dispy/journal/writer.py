@@ -15,7 +15,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import logging
-import mmap
 import os
 import queue
 import struct
@@ -23,16 +22,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from dispy.errors import DispyError, UsageError
-from dispy.files.manifest import Signature
 from dispy.journal.files import mark_path, remove
-from dispy.protocol.files import FileEntry
+from dispy.journal.mark import Mark, Marked, read_mark
+from dispy.journal.rows import GIVEN_UP, NodeRow, Options
 from dispy.protocol.limits import CHUNK_NUMBERS_FROM, INLINE_MAX, MIB
-from dispy.protocol.node import Ended, Job, RunJobs
+from dispy.protocol.node import Ended, Job
 from dispy.system.memory import pool
 from dispy.system.processes import boot_id
 
@@ -51,15 +50,6 @@ GATHER_S = 0.01
 PART_MAX = 64 * MIB
 """Bytes of a row: larger payloads take several. SQLite allows a thousand million."""
 
-_MARK = struct.Struct("<QQ")
-
-# States of a node.
-USED = 1
-GIVEN_UP = 2
-"""Its jobs were told as lost: what it has comes too late."""
-PRIVATE = 3
-"""The program's own: it ended with the program."""
-
 _encode = msgspec.msgpack.Encoder().encode
 
 T = TypeVar("T")
@@ -67,100 +57,6 @@ T = TypeVar("T")
 Write = Callable[["sqlite3.Connection"], object]
 Entry = tuple[Write | None, int, Callable[[], None] | None]
 """What to write, the bytes of jobs in it, and whom to tell on the engine's loop when it is written."""
-
-
-class Options(msgspec.Struct):
-    """What is needed to reach the nodes of a computation again, and to run it. No secret."""
-
-    fingerprint: str = ""
-    """Of the secret."""
-    secret_file: str = ""
-    certfile: str = ""
-    keyfile: str = ""
-    cafile: str = ""
-    tls: bool | None = None
-    isolate: bool = False
-    reentrant: bool = False
-    exclusive: bool = False
-    program: bool = False
-    """The computation is a program."""
-    setup_per: str = "node"
-    setup_timeout: float | None = None
-    pulse_s: float | None = None
-    nodes: list[tuple[str, int, int]] = []
-    """Host or pattern, port (0: the default one) and CPUs."""
-    dest_path: str = ""
-    keeps_files: bool = False
-    files: list[FileEntry] = []
-    sources: list[tuple[bytes, str, Signature]] = []
-    """Where the bytes of those files are, by digest."""
-
-
-class NodeRow(msgspec.Struct, frozen=True):
-    """A node of a program."""
-
-    incarnation: bytes
-    host: str
-    port: int
-    name: str
-    """As the program called it: what its certificate must be for."""
-    label: str
-    """Its own name."""
-    tls: bool
-    fingerprint: str
-    """Of the secret that is used there."""
-    state: int = USED
-
-
-class Mark:
-    """The highest number of a job that was ever sent to a node: written before it is sent, for the price of a store.
-
-    And whether the journal could not be written to any more: nodes may forget results then that it does not have.
-    It lies in a file that is mapped, so it survives the program; and not the machine, for which the boot is noted.
-    """
-
-    def __init__(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            os.ftruncate(descriptor, _MARK.size)
-            self._mapped = mmap.mmap(descriptor, _MARK.size)
-        finally:
-            os.close(descriptor)
-        self._highest = 0
-
-    def note(self, message: RunJobs) -> None:
-        """Jobs are about to be sent; on any thread."""
-        highest = max([job.number for job in message.jobs])
-        if highest >= CHUNK_NUMBERS_FROM:
-            highest = max(
-                [job.number for job in message.jobs if job.number < CHUNK_NUMBERS_FROM], default=0
-            )
-        if highest > self._highest:
-            self._highest = highest
-            struct.pack_into("<Q", self._mapped, 0, highest)
-
-    def note_broken(self) -> None:
-        """What comes from now on is not in the journal."""
-        struct.pack_into("<Q", self._mapped, 8, 1)
-
-    def close(self) -> None:
-        """No more is sent."""
-        self._mapped.close()
-
-
-class Marked(NamedTuple):
-    """What a mark was at last."""
-
-    sent_max: int
-    is_broken: bool
-
-
-def read_mark(data: bytes) -> Marked | None:
-    """What is in the file of a mark; None if it is not whole."""
-    if len(data) != _MARK.size:
-        return None
-    highest, is_broken = _MARK.unpack(data)
-    return Marked(highest, bool(is_broken))
 
 
 class Journal:

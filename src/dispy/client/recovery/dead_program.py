@@ -8,70 +8,28 @@ import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from dispy import payload
 from dispy.client.logger import notice
 from dispy.client.recovery.journaling import repack
 from dispy.core.recovery import PlaceStatus, Recovery, Result
 from dispy.errors import DispyError, UsageError
-from dispy.journal import files
+from dispy.journal import files, reader
 from dispy.journal.files import BusyError, EmptyError
-from dispy.journal.writer import GIVEN_UP, PRIVATE, USED, Journal, Marked, NodeRow, Options
+from dispy.journal.mark import Marked
+from dispy.journal.reader import Submitted
+from dispy.journal.rows import GIVEN_UP, PRIVATE, USED, NodeRow, Options
+from dispy.journal.writer import Journal
 from dispy.protocol.limits import CHUNK_NUMBERS_FROM
-from dispy.protocol.node import Ended
 from dispy.security import secrets
 from dispy.system import current_directory
 
+if TYPE_CHECKING:
+    # Imported where it is used: it takes some 10 ms, which are those of the journal's thread.
+    import sqlite3
+
 logger = logging.getLogger("dispy.client")
-
-
-class Submitted(msgspec.Struct):
-    """A job as the journal has it."""
-
-    data: bytes
-    part: int
-    time: float
-    is_pinned: bool
-
-
-class _EndedRow(msgspec.Struct, array_like=True):
-    """``Ended`` without limits: what a program was told may be longer than what fits a message."""
-
-    number: int
-    attempt: int
-    status: int
-    start: float
-    end: float
-    payload: bytes
-    stream: int = 0
-    reason: str = ""
-    stdout: bytes = b""
-    stderr: bytes = b""
-    output_stream: int = 0
-    stdout_size: int = 0
-    ran: bool = True
-    segment: int = 0
-    died: bool = False
-    job_id: bytes = b""
-    checksum: int = 0
-
-
-class _JobRow(msgspec.Struct, array_like=True):
-    """``Job`` likewise."""
-
-    number: int
-    attempt: int
-    payload: bytes
-    stream: int = 0
-
-
-_ended_rows = msgspec.msgpack.Decoder(list[_EndedRow])
-_job_rows = msgspec.msgpack.Decoder(list[_JobRow])
-_numbers_of = msgspec.msgpack.Decoder(list[int])
-_options_of = msgspec.msgpack.Decoder(Options)
 
 
 class Session:
@@ -112,33 +70,14 @@ class Dead:
         self.is_program = False
         journal.ask(self._read)
 
-    def _read(self, db: Any) -> None:
-        for number, identity, program, boot in db.execute(
-            "SELECT id, identity, program, boot FROM session"
-        ):
-            session = Session(
-                *msgspec.convert((number, identity, program, boot), tuple[int, bytes, str, str])
-            )
+    def _read(self, db: sqlite3.Connection) -> None:
+        for found in reader.sessions(db):
+            session = Session(found.number, found.identity, found.program, found.boot)
             self.sessions.append(session)
-            rows = db.execute(
-                "SELECT incarnation, host, port, name, label, tls, fingerprint, state FROM node WHERE session = ?",
-                (number,),
-            )
-            fields = NodeRow.__struct_fields__
-            session.nodes = [
-                # SQLite has no truth values.
-                msgspec.convert(dict(zip(fields, row, strict=True)), NodeRow, strict=False)
-                for row in rows
-            ]
-            rows = db.execute(
-                "SELECT number, name, options, code FROM computation WHERE session = ?", (number,)
-            )
-            for row in rows:
-                computation, name, options, code = msgspec.convert(
-                    row, tuple[int, str, bytes, bytes | None]
-                )
-                session.computations[computation] = (name, _options_of.decode(options))
-                self.code, self.name = code or self.code, name
+            session.nodes = reader.nodes(db, found.number)
+            for computation in reader.computations(db, found.number):
+                session.computations[computation.number] = (computation.name, computation.options)
+                self.code, self.name = computation.code or self.code, computation.name
             used = [row.incarnation for row in session.nodes if row.state == USED]
             lost = [row.incarnation for row in session.nodes if row.state == GIVEN_UP]
             private = [row for row in session.nodes if row.state == PRIVATE]
@@ -148,27 +87,15 @@ class Dead:
             for row in private:
                 reason = "the program's own node ended with the program"
                 session.recovery.give_up(row.incarnation, PlaceStatus.GONE, reason)
-            session.marked = self.journal.marked(number, session.boot)
+            session.marked = self.journal.marked(found.number, found.boot)
         if self.journal.is_full:
             self._read_jobs(db)
 
-    def _read_jobs(self, db: Any) -> None:
-        for row in db.execute("SELECT time, pinned, jobs FROM submitted ORDER BY id"):
-            submitted, pinned, jobs = msgspec.convert(row, tuple[float, int, bytes])
-            for job in _job_rows.decode(jobs):
-                self.submitted[job.number] = Submitted(job.payload, job.stream, submitted, bool(pinned))
-        for each in db.execute("SELECT ip, jobs FROM ended ORDER BY id"):
-            ip_addr, ended = msgspec.convert(each, tuple[str, bytes])
-            for row in _ended_rows.decode(ended):
-                fields = {name: getattr(row, name) for name in row.__struct_fields__}
-                if row.stream:
-                    fields["payload"] = read_part(db, row.stream)
-                    fields["stream"] = 0
-                self.told[row.number] = Result(Ended(**fields), ip_addr)
-        for each in db.execute("SELECT session, jobs FROM resumed ORDER BY session"):
-            session, numbers = msgspec.convert(each, tuple[int, bytes])
-            for number in _numbers_of.decode(numbers):
-                self.session_of[number] = session
+    def _read_jobs(self, db: sqlite3.Connection) -> None:
+        self.submitted = reader.submitted_jobs(db)
+        for ip_addr, ended in reader.ended_jobs(db, payload.blocks.take):
+            self.told[ended.number] = Result(ended, ip_addr)
+        self.session_of = reader.resumed_jobs(db)
         options = [given for session in self.sessions for _, given in session.computations.values()]
         self.is_reentrant = any(given.reentrant for given in options)
         self.is_program = any(given.program for given in options)
@@ -195,18 +122,15 @@ class Dead:
     def arguments(self, number: int) -> Any:
         """The pickled call of a job that was submitted."""
         job = self.submitted[number]
-        return self.journal.ask(partial(read_part, part=job.part)) if job.part else job.data
+        return self.read_part(job.part) if job.part else job.data
 
+    def read_part(self, part: int) -> memoryview:
+        """Return a large payload, which lies in rows of its own.
 
-def read_part(db: Any, part: int) -> memoryview:
-    """A large payload."""
-    rows = db.execute("SELECT data FROM part WHERE id = ? ORDER BY place", (part,)).fetchall()
-    block = payload.blocks.take(sum(len(row[0]) for row in rows))
-    position = 0
-    for (data,) in rows:
-        block[position : position + len(data)] = data
-        position += len(data)
-    return block
+        Raises:
+            DispyError: The journal is damaged.
+        """
+        return self.journal.ask(partial(reader.read_part, part=part, take=payload.blocks.take))
 
 
 def open_journal(recover_file: str | os.PathLike[str], given: dict[str, Any]) -> list[Dead]:

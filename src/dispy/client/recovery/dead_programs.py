@@ -14,7 +14,7 @@ from dispy.client.logger import logger
 from dispy.errors import DispyError
 from dispy.journal import files
 from dispy.journal.files import BusyError, EmptyError
-from dispy.journal.writer import USED
+from dispy.journal.rows import USED
 from dispy.net.discovery import running_nodes
 from dispy.system.addresses import is_loopback
 from dispy.system.escaping import counted

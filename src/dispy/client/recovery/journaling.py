@@ -13,7 +13,8 @@ from dispy import config, payload
 from dispy.client.logger import notice
 from dispy.errors import DispyError
 from dispy.journal import files as journal_files
-from dispy.journal.writer import PRIVATE, USED, Journal, NodeRow, Options
+from dispy.journal.rows import PRIVATE, USED, NodeRow, Options
+from dispy.journal.writer import Journal
 from dispy.security.secrets import Secret
 from dispy.system import current_directory
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from dispy.client.recovery.dead_program import Session
 from dispy.core.recovery import PlaceStatus, Recovery
 from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
-from dispy.journal.writer import GIVEN_UP, USED
+from dispy.journal.rows import GIVEN_UP, USED
 from dispy.net.connection import Connection
 from dispy.net.discovery import Listing, Lookout
 from dispy.protocol import node

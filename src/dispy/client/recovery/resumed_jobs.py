@@ -14,12 +14,13 @@ from dispy.client.cluster import JobCluster
 from dispy.client.code.computation import Computation
 from dispy.client.engine.engine import Engine
 from dispy.client.job import DispyJob
-from dispy.client.recovery.dead_program import Dead, read_part
+from dispy.client.recovery.dead_program import Dead
 from dispy.client.recovery.journaling import note_computation
 from dispy.client.recovery.rebuilt_jobs import unstarted
 from dispy.client.session.completion import cancel_all, give_up_jobs
 from dispy.client.session.files import Held
 from dispy.core import scheduling as core
+from dispy.journal import reader
 from dispy.journal.writer import Journal
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Job, PutObject
@@ -155,8 +156,7 @@ def _take_jobs(one: Dead, jobs: list[DispyJob]) -> tuple[Put, list[Job]]:
     """Have a journal know that jobs are run by the program that has it now; returns what was put, and the jobs."""
     journal, session = one.journal, one.journal.session
     numbers = msgspec.msgpack.encode([job._number for job in jobs])
-    objects = journal.ask(lambda db: db.execute("SELECT number, part FROM object").fetchall())
-    put = [(number, journal.ask(partial(read_part, part=part))) for number, part in objects]
+    put = [(number, one.read_part(part)) for number, part in journal.ask(reader.objects)]
     messages = [Job(job._number, 0, one.arguments(job._number)) for job in jobs]
     # From here on they are ours: whoever recovers us looks for them where we had them.
     journal.ask(lambda db: db.execute("INSERT INTO resumed VALUES (?, ?)", (session, numbers)))
