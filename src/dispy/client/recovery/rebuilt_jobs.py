@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from dispy import payload
 from dispy.client.job import CANCELLED, CREATED, FINISHED, RUNNING, DispyJob
@@ -12,8 +12,13 @@ from dispy.core.recovery import Judge, Result
 from dispy.errors import UsageError
 from dispy.protocol.node import Ended
 
-if TYPE_CHECKING:
-    from dispy.client.recovery.resumed_jobs import Resuming
+
+class RunningJobs(Protocol):
+    """Jobs of a dead program that this program runs (``resumed_jobs.Resumed``)."""
+
+    dead: Dead
+    """The journal that has the jobs."""
+    resumed_jobs: list[DispyJob]
 
 
 class _Nowhere:
@@ -42,7 +47,7 @@ class _OfProgram:
 _of_program = _OfProgram()
 
 
-def make_jobs(found: list[Dead], resumed: Sequence[Resuming], is_last_word: bool) -> list[DispyJob]:
+def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: bool) -> list[DispyJob]:
     """All jobs, with what became of them, in the order of their numbers. On the loop of ``Net``."""
     jobs: dict[int, DispyJob] = {}
     for one in found:
