@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dispy import payload
 from dispy.client import logger as log
 from dispy.client.engine import node_discovery
+from dispy.client.engine.allocation import allocate
 from dispy.client.engine.local_nodes import Listed
 from dispy.client.engine.private_node import PrivateNode
 from dispy.client.recovery import journaling
@@ -254,7 +255,7 @@ class Engine:
         self._set_pulse()
         self.service.handle(core.AddComputation(core.ClientId(0), cluster._compute(), cluster._reentrant))
         for info in self.service.nodes():
-            node_discovery.allocate(self, cluster, info)
+            allocate(self, cluster, info)
         if self._discovery is None:
             self._discover()
         else:
@@ -311,7 +312,7 @@ class Engine:
     def on_node_known(self, found: NodeInfo) -> None:
         """A node has introduced itself."""
         for cluster in self.clusters.values():
-            node_discovery.allocate(self, cluster, found)
+            allocate(self, cluster, found)
 
     def on_node_gone(self, found: NodeInfo, reason: str) -> None:
         """A node is lost."""
@@ -422,7 +423,7 @@ class Engine:
         for cluster in self.clusters.values():
             placement = cluster._placement(found.node)
             if placement is None:
-                node_discovery.allocate(self, cluster, found)
+                allocate(self, cluster, found)
             elif placement.is_open() and found.cpus > 0 and cluster._offers.get(found.node) != found.cpus:
                 cpus = cluster._allocated(found)[0]
                 if cpus > 0:
@@ -433,7 +434,7 @@ class Engine:
         """A cluster has left a node that it is to come back to."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
-            node_discovery.allocate(self, cluster, found)
+            allocate(self, cluster, found)
 
     def on_available(self, found: NodeInfo) -> None:
         """A node says what it has to spare."""

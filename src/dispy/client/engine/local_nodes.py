@@ -7,9 +7,19 @@ nodes would take a program for dead whose home directory does not answer for som
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dispy.client.session.callbacks import Caller
 from dispy.net.discovery import Listing, Lookout
+from dispy.system.addresses import LOOPBACK
+
+if TYPE_CHECKING:
+    from dispy.client.nodes import NodeAllocate
+
+
+def covers_loopback(item: NodeAllocate) -> bool:
+    """True if an element of ``nodes`` may name any node of this machine."""
+    return item.matches(LOOPBACK) or item.matches("::1")
 
 
 class Listed:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dispy import config
 from dispy.client.arguments import warn
+from dispy.client.engine.allocation import drain
+from dispy.client.engine.local_nodes import covers_loopback
 from dispy.client.engine.private_node import PrivateNode
 from dispy.client.nodes import NodeAllocate, say_blind
-from dispy.client.recovery.journaling import note_node
 from dispy.client.session import explain
-from dispy.core import scheduling as core
-from dispy.errors import DispyError, UsageError
-from dispy.scheduler.link import NodeInfo, Target
-from dispy.system.addresses import LOOPBACK, alike, is_loopback, own
+from dispy.errors import DispyError
+from dispy.scheduler.link import Target
+from dispy.system.addresses import alike, is_loopback, own
 
 if TYPE_CHECKING:
     from dispy.client.cluster_nodes import Steering
@@ -55,11 +55,6 @@ def warn_blind(engine: Engine, cluster: Steering, allocations: list[NodeAllocate
         is_known = any(map(item.matches, known)) or any(_address(listing, [item]) for listing in listed)
         if not is_known and not _chooses(item, allocations):
             warn(say_blind(item.host, any(map(item.matches, own()))))
-
-
-def covers_loopback(item: NodeAllocate) -> bool:
-    """Whether any node of this machine may be one that an element of ``nodes`` names."""
-    return item.matches(LOOPBACK) or item.matches("::1")
 
 
 def _chooses(item: NodeAllocate, allocations: list[NodeAllocate]) -> bool:
@@ -101,7 +96,7 @@ def look(engine: Engine, cluster: Steering) -> None:
             _reach(engine, Target(*private.address, secret.key))
         private.set_draining(bool(listed))
         for other in engine.clusters.values():
-            _drain(engine, other, private)
+            drain(engine, other, private)
 
 
 def _address(listing: Listing, allocations: list[NodeAllocate]) -> str:
@@ -165,114 +160,3 @@ def _on_private_ready(engine: Engine, private: PrivateNode) -> None:
     for cluster in engine.clusters.values():
         if cluster._secret.key == private.secret.key:
             look(engine, cluster)
-
-
-def _private_of(engine: Engine, info: NodeInfo) -> PrivateNode | None:
-    private = engine._private.get(info.target.key)
-    if private is not None and private.address == (info.target.host, info.target.port):
-        private.node = info.node
-        return private
-    return None
-
-
-# What of them is used.
-
-
-def allocate(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
-    """Have a cluster decide whether it uses a node, and how much of it; on the loop."""
-    private = _private_of(engine, info)
-    is_barred = info.target.key != cluster._secret.key or info.node in cluster._set_aside
-    if private is not None:
-        is_barred |= not cluster._wants_private or cluster._number in private.drained
-    cpus, allocation = (0, None) if is_barred else cluster._allocated(info)
-    if allocation is None:
-        logger.debug(
-            "cluster %s does not use node %s: %s",
-            cluster.name,
-            info.name,
-            explain.why_unused(cluster, info),
-        )
-        _give_up(engine, cluster, info)
-        return
-    placement = cluster._placement(info.node)
-    if placement is not None and placement.status is not core.Status.LEFT:
-        engine.service.handle(core.Allocate(cluster._number, info.node, cpus))
-        cluster._on_node_changed(info)
-        return
-    try:
-        code = cluster._code_for(allocation, cluster._setup_args.get(info.node))
-    except UsageError as error:
-        # ``allocate`` has chosen other arguments than those that the cluster was made with.
-        _refuse(engine, cluster, info, error)
-        return
-    note_node(engine, cluster, info, private is not None)
-    wanted = core.Allocate(cluster._number, info.node, cpus, code=code)
-    if allocation.depends:
-        engine.files.call(_use_with_files, [(engine, cluster, info, wanted, list(allocation.depends))])
-    else:
-        _use_noted(engine, cluster, info, wanted)
-
-
-def _refuse(engine: Engine, cluster: Steering, info: NodeInfo, error: DispyError) -> None:
-    """What a cluster wants on a node cannot be sent there."""
-    logger.error("node %s is not used: %s", info.name, error)
-    cluster._failures[info.name] = str(error)
-    _give_up(engine, cluster, info)
-
-
-def _give_up(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
-    """A node that was to be used again is not."""
-    placement = cluster._placement(info.node)
-    if placement is not None and placement.status is core.Status.LEFT:
-        engine.service.handle(core.Allocate(cluster._number, info.node, 0))
-
-
-def _use_with_files(
-    engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate, depends: list[Any]
-) -> None:
-    """Look at files that are for one node only. On the thread that reads them."""
-    try:
-        wanted.files = cluster._files_for(depends)
-    except DispyError as error:
-        engine.post(_refuse, engine, cluster, info, error)
-        return
-    engine.post(_use_noted, engine, cluster, info, wanted)
-
-
-def _use_noted(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate) -> None:
-    if cluster._journal is None:
-        _use(engine, cluster, info, wanted)
-    else:
-        # Not before it is written: whoever recovers the jobs has to know all who may have one.
-        cluster._journal.after_note(partial(_use, engine, cluster, info, wanted))
-
-
-def _use(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate) -> None:
-    if info.node in cluster._set_aside:
-        wanted.cpus = 0  # meanwhile
-    try:
-        wanted.files = cluster._with_sent(info.target, wanted.files)
-    except UsageError as error:
-        _refuse(engine, cluster, info, error)
-        return
-    engine.service.handle(wanted)
-    private = _private_of(engine, info)
-    if private is not None:
-        _drain(engine, cluster, private)
-
-
-def _drain(engine: Engine, cluster: Steering, private: PrivateNode) -> None:
-    """Our own node takes nothing new while another node of this machine is there."""
-    if private.node is None or cluster._secret.key != private.secret.key or not cluster._wants_private:
-        return
-    is_draining = private.is_draining and cluster._has_other_node(private.node)
-    if is_draining == (cluster._number in private.drained):
-        return
-    if is_draining:
-        private.drained.add(cluster._number)
-        engine.service.handle(core.Allocate(cluster._number, private.node, 0, is_draining=True))
-    else:
-        private.drained.discard(cluster._number)
-        for info in engine.service.nodes():
-            if info.node == private.node:
-                allocate(engine, cluster, info)
