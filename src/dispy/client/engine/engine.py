@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
-import contextlib
 import errno
 import logging
 import os
@@ -28,6 +26,7 @@ from dispy.client import logger as log
 from dispy.client.engine import node_discovery
 from dispy.client.engine.allocation import allocate
 from dispy.client.engine.local_nodes import Listed
+from dispy.client.engine.loop_thread import LoopThread
 from dispy.client.engine.private_node import PrivateNode
 from dispy.client.recovery import journaling
 from dispy.client.session import completion, explain, failures, sent, shutdown
@@ -45,7 +44,7 @@ from dispy.system.addresses import is_loopback
 from dispy.system.directories import memory_directory, shared_memory
 from dispy.system.memory import SharedPool, pool
 from dispy.system.process_identity import user_and_host
-from dispy.system.processes import fill_standard_descriptors, shortage
+from dispy.system.processes import shortage
 from dispy.system.run_directory import Place, sweep
 
 if TYPE_CHECKING:
@@ -66,10 +65,11 @@ SWEEP_S = 0.5
 """What a dead node has left is removed after this time, in which its hosts and workers end."""
 
 
-class Engine:
+class Engine(LoopThread):
     """The background thread. Made by ``engine()``, one per process."""
 
     def __init__(self) -> None:
+        super().__init__("dispy engine")
         self.pid = os.getpid()
         self.clusters: dict[int, JobCluster] = {}
         """Open clusters by the number of their computation."""
@@ -106,34 +106,18 @@ class Engine:
         self._is_leaving = False
         """Nodes are to keep what they have: somebody will fetch it."""
         self._is_stopped = False
-        fill_standard_descriptors()
-        started: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._thread = threading.Thread(target=self._run, args=(started,), name="dispy engine", daemon=True)
         try:
-            self._thread.start()
+            self.start()
         except RuntimeError as error:
             short = shortage(OSError(errno.EAGAIN, str(error)))
             raise DispyError(f"no thread can be started for dispy: {error}", hint=short) from error
-        started.result()
 
-    def _run(self, started: concurrent.futures.Future[None]) -> None:
-        try:
-            import uvloop
-
-            factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-        except ImportError:  # Windows
-            factory = asyncio.new_event_loop
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(self._main(started))
-
-    async def _main(self, started: concurrent.futures.Future[None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stopping = asyncio.Event()
+    async def _main(self) -> None:
         name = f"{Path(sys.argv[0] or 'python').name} ({os.getpid()})"
         self.service = SchedulerService(randomness.token_bytes(16), name[:200], self)
         self.service.origin = user_and_host()[:200]
         self._discovery: asyncio.TimerHandle | None = None
-        started.set_result(None)
+        self._ready.set_result(None)
         await self._stopping.wait()
         if self._discovery is not None:
             self._discovery.cancel()
@@ -146,11 +130,6 @@ class Engine:
 
     # From other threads.
 
-    def post(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Have a function called on the loop."""
-        with contextlib.suppress(RuntimeError):  # closed: nobody is left to be told
-            self._loop.call_soon_threadsafe(function, *arguments)
-
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function on the loop and wait for what it returns."""
         if threading.current_thread() is self._thread:
@@ -160,22 +139,9 @@ class Engine:
                 f"a cluster of process {self.pid} cannot be used in a fork of it",
                 hint="create a cluster in the process that uses it",
             )
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-        def run() -> None:
-            try:
-                future.set_result(function(*arguments))
-            except BaseException as error:
-                future.set_exception(error)
-
         if self._is_stopped:
             raise UsageError("dispy was shut down", hint="create a new cluster")
-        self.post(run)
-        return future.result()
-
-    def is_loop(self) -> bool:
-        """Whether we are on the loop."""
-        return threading.current_thread() is self._thread
+        return self.request(function, *arguments).result()
 
     def is_current(self) -> bool:
         """Whether we are on a thread of ours: on the loop, in a callback, or where results are loaded."""
@@ -190,8 +156,7 @@ class Engine:
         if self._is_stopped:
             return
         self._is_stopped = True
-        self.post(self._stopping.set)
-        self._thread.join(5)
+        self.stop_loop(5)
         for private in self._private.values():
             private.wait()
         self.callbacks.stop()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from dispy.client.engine.loop_thread import LoopThread
 from dispy.client.recovery.dead_program import Session
 from dispy.core.recovery import PlaceStatus, Recovery
 from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
@@ -25,7 +24,6 @@ from dispy.settings import PULSE_S
 from dispy.system.addresses import is_loopback
 from dispy.system.clock import Clock
 from dispy.system.escaping import block, line, lines
-from dispy.system.processes import fill_standard_descriptors
 
 T = TypeVar("T")
 
@@ -334,33 +332,20 @@ def by_program(sessions: list[Session]) -> list[list[Session]]:
     return list(groups.values())
 
 
-class Net:
+class Net(LoopThread):
     """The loop on which nodes are asked, in a thread of its own: the caller may have a loop running."""
 
     def __init__(self, sessions: list[Session]) -> None:
+        super().__init__("dispy recovery")
         self.asking = [Asking(group) for group in by_program(sessions)]
-        self._loop: asyncio.AbstractEventLoop
         self._started = time.monotonic()
-        self._stop: asyncio.Event
         self._error: Exception | None = None
         """Why it has ended early."""
-        fill_standard_descriptors()
-        ready: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._thread = threading.Thread(target=self._run, args=(ready,), name="dispy recovery", daemon=True)
-        self._thread.start()
-        ready.result()
+        self.start()
 
-    def _run(self, ready: concurrent.futures.Future[None]) -> None:
-        import uvloop
-
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._main(ready))
-
-    async def _main(self, ready: concurrent.futures.Future[None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        ready.set_result(None)
-        while not self._stop.is_set():
+    async def _main(self) -> None:
+        self._ready.set_result(None)
+        while not self._stopping.is_set():
             elapsed_s = time.monotonic() - self._started
             try:
                 for asking in self.asking:
@@ -370,7 +355,7 @@ class Net:
                 break
             try:
                 async with asyncio.timeout(LOOK_S):
-                    await self._stop.wait()
+                    await self._stopping.wait()
             except TimeoutError:
                 pass
         for asking in self.asking:
@@ -380,16 +365,7 @@ class Net:
 
     def call(self, function: Callable[[], T]) -> T:
         """Call a function on the loop; returns what it does."""
-        done: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-        def run() -> None:
-            try:
-                done.set_result(function())
-            except BaseException as error:
-                done.set_exception(error)
-
-        with contextlib.suppress(RuntimeError):  # it has ended
-            self._loop.call_soon_threadsafe(run)
+        done = self.request(function)
         while self._error is None:
             with contextlib.suppress(TimeoutError):
                 return done.result(CALL_S)
@@ -405,6 +381,4 @@ class Net:
 
     def stop(self) -> None:
         """End it."""
-        with contextlib.suppress(RuntimeError):  # it has ended already
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        self.stop_loop()
