@@ -136,7 +136,7 @@ def ended_jobs(db: sqlite3.Connection, take: Callable[[int], memoryview]) -> Ite
 
     Args:
         db: The database.
-        take: Returns memory for so many bytes, for large payloads.
+        take: Returns a buffer of a given number of bytes, for a large payload.
 
     Yields:
         The address of the node (empty if the job did not end on one), and the end with its whole payload.
@@ -175,7 +175,7 @@ def read_part(db: sqlite3.Connection, part: int, take: Callable[[int], memoryvie
     Args:
         db: The database.
         part: Number of the part.
-        take: Returns memory for so many bytes.
+        take: Returns a buffer of a given number of bytes.
     """
     rows = db.execute("SELECT data FROM part WHERE id = ? ORDER BY place", (part,)).fetchall()
     block = take(sum(len(row[0]) for row in rows))
