@@ -1,8 +1,13 @@
-"""Allocation: how much of each node a cluster uses. On the engine's loop.
+"""Allocation: how many CPUs of each node a cluster uses. On the engine's loop, but for the reading of files.
 
 A cluster is asked about each node that is known (``Steering._allocated``, which calls the user's ``allocate()``).
-If it wants some of the node's CPUs, the node is written to the journal first, files for it are looked at, and then
-the scheduler is told.
+If the cluster wants CPUs of a node that it does not use yet, these steps follow, each after the one before:
+
+1. ``allocate``: the node is noted in the cluster's journal, or the program's.
+2. ``_use_with_files``: files for this node only are looked at, on the thread that reads files.
+3. ``_use_noted``: a full journal has the note on disk. Only then may the node get jobs: a recovery has to know all
+   nodes that may have one.
+4. ``_use``: the scheduler is told, which opens the computation on the node.
 """
 
 from __future__ import annotations
@@ -26,6 +31,7 @@ logger = logging.getLogger("dispy.client")
 
 
 def _private_of(engine: Engine, info: NodeInfo) -> PrivateNode | None:
+    """Return the private node that this node is, and note its identity; None if it is no private node."""
     private = engine._private.get(info.target.key)
     if private is not None and private.address == (info.target.host, info.target.port):
         private.node = info.node
@@ -34,7 +40,10 @@ def _private_of(engine: Engine, info: NodeInfo) -> PrivateNode | None:
 
 
 def allocate(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
-    """Have a cluster decide whether it uses a node, and how much of it; on the loop."""
+    """Have a cluster decide whether it uses a node, and how many CPUs of it. On the loop.
+
+    If the cluster does not use the node, the reason is logged (``debug``).
+    """
     private = _private_of(engine, info)
     is_barred = info.target.key != cluster._secret.key or info.node in cluster._set_aside
     if private is not None:
@@ -57,7 +66,7 @@ def allocate(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
     try:
         code = cluster._code_for(allocation, cluster._setup_args.get(info.node))
     except UsageError as error:
-        # ``allocate`` has chosen other arguments than those that the cluster was made with.
+        # The user's ``allocate`` has chosen arguments of ``setup`` that cannot be sent.
         _refuse(engine, cluster, info, error)
         return
     note_node(engine, cluster, info, private is not None)
@@ -69,14 +78,14 @@ def allocate(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
 
 
 def _refuse(engine: Engine, cluster: Steering, info: NodeInfo, error: DispyError) -> None:
-    """What a cluster wants on a node cannot be sent there."""
+    """Do not use a node, since what the cluster wants there cannot be sent. Logs the error and notes it for users."""
     logger.error("node %s is not used: %s", info.name, error)
     cluster._failures[info.name] = str(error)
     _give_up(engine, cluster, info)
 
 
 def _give_up(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
-    """A node that was to be used again is not."""
+    """Take a node away from a cluster that has left it in order to come back."""
     placement = cluster._placement(info.node)
     if placement is not None and placement.status is core.Status.LEFT:
         engine.service.handle(core.Allocate(cluster._number, info.node, 0))
@@ -85,7 +94,7 @@ def _give_up(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
 def _use_with_files(
     engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate, depends: list[Any]
 ) -> None:
-    """Look at files that are for one node only. On the thread that reads them."""
+    """Look at files that are for one node only. On the thread that reads files."""
     try:
         wanted.files = cluster._files_for(depends)
     except DispyError as error:
@@ -95,16 +104,18 @@ def _use_with_files(
 
 
 def _use_noted(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate) -> None:
+    """Use a node once the cluster's own journal has it on disk; at once if the cluster has none."""
     if cluster._journal is None:
         _use(engine, cluster, info, wanted)
     else:
-        # Not before it is written: whoever recovers the jobs has to know all who may have one.
+        # Not before the note is on disk: a recovery has to know all nodes that may have a job.
         cluster._journal.after_note(partial(_use, engine, cluster, info, wanted))
 
 
 def _use(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate) -> None:
+    """Tell the scheduler that a cluster uses a node. On the loop."""
     if info.node in cluster._set_aside:
-        wanted.cpus = 0  # meanwhile
+        wanted.cpus = 0  # it was set aside while files were read or the journal written
     try:
         wanted.files = cluster._with_sent(info.target, wanted.files)
     except UsageError as error:
@@ -117,7 +128,10 @@ def _use(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocat
 
 
 def drain(engine: Engine, cluster: Steering, private: PrivateNode) -> None:
-    """Our own node takes nothing new while another node of this machine is there."""
+    """Give the private node no new jobs while another node of this machine is there; undo that when it is gone.
+
+    Jobs that run on the private node go on.
+    """
     if private.node is None or cluster._secret.key != private.secret.key or not cluster._wants_private:
         return
     is_draining = private.is_draining and cluster._has_other_node(private.node)

@@ -95,6 +95,6 @@ class LoopThread:
         return threading.current_thread() is self._thread
 
     def stop_loop(self, timeout_s: float | None = None) -> None:
-        """Have ``_main`` end and wait for the thread, at most so many seconds. On any thread but the loop's."""
+        """Have ``_main`` end, and wait for the thread (seconds; None: no limit). On any thread but the loop's."""
         self.post(self._stopping.set)
         self._thread.join(timeout_s)

@@ -1,4 +1,9 @@
-"""Nodes for clusters: looked for, reached, and taken as far as a cluster wants them. On the engine's loop."""
+"""Nodes for clusters: looked for, and reached. On the engine's loop, if nothing else is said.
+
+Nodes come from three places: those of this machine that are listed in the user's state directory, those that
+``nodes`` of a cluster names by address, and a private node, which the program starts if a cluster may use nodes of
+this machine and none is listed. What a cluster uses of a node that was reached is decided in ``engine.allocation``.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +32,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.client")
 
 RETRY_S = 2.0
-"""A target that refused or did not answer is tried again so often."""
+"""Seconds until a node that refused or did not answer is dialed again."""
 
 
 def prepare(engine: Engine, cluster: Steering) -> None:
-    """See which nodes of this machine there are before a cluster begins, and start one if it needs that.
+    """Read the list of this machine's nodes before a cluster begins, and start a private node if it needs one.
 
     On the thread that makes the cluster.
+
+    Raises:
+        NoNodesError: The private node cannot be started.
     """
     engine.listed.read()
     if cluster._wants_private and config.LocalNode:
@@ -42,9 +50,10 @@ def prepare(engine: Engine, cluster: Steering) -> None:
 
 
 def warn_blind(engine: Engine, cluster: Steering, allocations: list[NodeAllocate]) -> None:
-    """Warn of patterns that no node matches which is known: nobody is looked for on other machines.
+    """Warn of patterns that match no known node: nodes on other machines are not looked for.
 
-    On the thread that gives them. Not of one that covers loopback, where any node of this machine may come to be.
+    A pattern that covers loopback is left out: any node of this machine may come to match it. On the thread that
+    gives the patterns.
     """
     patterns = [item for item in allocations if item.ip_addr is None and not covers_loopback(item)]
     if not patterns:
@@ -58,13 +67,16 @@ def warn_blind(engine: Engine, cluster: Steering, allocations: list[NodeAllocate
 
 
 def _chooses(item: NodeAllocate, allocations: list[NodeAllocate]) -> bool:
-    """Whether an object of the program's own class is asked about nodes that others name."""
+    """True if an element of ``nodes`` has a class of the user and decides about nodes that other elements name."""
     is_own = type(item).allocate is not NodeAllocate.allocate
     return is_own and any(other.ip_addr is not None for other in allocations)
 
 
 def look(engine: Engine, cluster: Steering) -> None:
-    """Reach out for the nodes that a cluster may use."""
+    """Dial the nodes that a cluster may use and that are not linked; replace a private node that has ended.
+
+    On the loop.
+    """
     secret = cluster._secret
     listed = engine.listed.of(secret.fingerprint())
     if engine.service.is_traced:
@@ -81,7 +93,7 @@ def look(engine: Engine, cluster: Steering) -> None:
                 _reach(engine, cluster._target(allocation.ip_addr, port, allocation.host))
     private = engine._private.get(secret.key)
     if private is not None and private.has_ended():
-        # Once in a while, should it end at once again.
+        # ``has_ended`` waits a while after the start: the next one may end at once as well.
         del engine._private[secret.key]
         private.wait()
         if cluster._wants_private and config.LocalNode and not listed:
@@ -100,7 +112,7 @@ def look(engine: Engine, cluster: Steering) -> None:
 
 
 def _address(listing: Listing, allocations: list[NodeAllocate]) -> str:
-    """The address at which some element of ``nodes`` covers a node of this machine; empty if none does."""
+    """Return the address at which an element of ``nodes`` covers a listed node; empty if none does."""
     wanted = [
         item
         for item in allocations
@@ -116,6 +128,7 @@ def _address(listing: Listing, allocations: list[NodeAllocate]) -> str:
 
 
 def _reach(engine: Engine, target: Target) -> None:
+    """Dial a node, unless it is linked or was dialed less than ``RETRY_S`` ago."""
     if engine.service.is_linked(target) or time.monotonic() - engine._tried.get(target, -RETRY_S) < RETRY_S:
         return
     engine._tried[target] = time.monotonic()
@@ -123,19 +136,23 @@ def _reach(engine: Engine, target: Target) -> None:
 
 
 def reach_now(engine: Engine, target: Target) -> None:
-    """Connect to a node, also if that has just failed; on the loop."""
+    """Dial a node, unless it is linked, also if that has just failed. On the loop."""
     engine._tried.pop(target, None)
     _reach(engine, target)
 
 
 def discover(engine: Engine, cluster: Steering) -> None:
-    """Look now; on the loop."""
+    """Dial the nodes that a cluster may use now, also if that has just failed. On the loop."""
     engine._tried.clear()
     look(engine, cluster)
 
 
 def start_private_node(engine: Engine, secret: Secret) -> None:
-    """Start a node of our own, unless that is done or a node of this user is listed; on any thread."""
+    """Start a private node, unless there is one or a node with this secret is listed. On any thread.
+
+    Raises:
+        NoNodesError: The node cannot be started.
+    """
     with engine._private_guard:
         if secret.key in engine._private or engine.listed.of(secret.fingerprint()):
             return
@@ -145,7 +162,10 @@ def start_private_node(engine: Engine, secret: Secret) -> None:
 
 
 def doubt(engine: Engine, target: Target) -> None:
-    """Somebody who does not have the secret is where a node may be listed that cannot be seen; on the loop."""
+    """Doubt a node of this machine: a process without the secret answers at its address. On the loop.
+
+    If the node is dropped from the list, clusters that relied on it get a private node.
+    """
 
     def on_doubted() -> None:
         for cluster in list(engine.clusters.values()):
@@ -156,7 +176,7 @@ def doubt(engine: Engine, target: Target) -> None:
 
 
 def _on_private_ready(engine: Engine, private: PrivateNode) -> None:
-    """A node of our own listens."""
+    """Dial a private node, which listens now, for the clusters that have its secret."""
     for cluster in engine.clusters.values():
         if cluster._secret.key == private.secret.key:
             look(engine, cluster)
