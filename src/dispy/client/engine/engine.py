@@ -68,11 +68,7 @@ SWEEP_S = 0.5
 
 
 class Engine(LoopThread):
-    """The background thread with the embedded scheduler. Made by ``engine()``, one per process.
-
-    Raises:
-        DispyError: No thread can be started.
-    """
+    """The background thread with the embedded scheduler. Made by ``engine()``, one per process."""
 
     def __init__(self) -> None:
         super().__init__("dispy engine")

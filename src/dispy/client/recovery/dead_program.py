@@ -1,4 +1,10 @@
-"""The journal of a program that has died: found, locked and read."""
+"""The journal of a program that has died: opened, locked, and put together for a recovery.
+
+A journal may have had several programs, one after another: the one that made it, and those that resumed its jobs and
+died as well. Each is a *session*, with an identity, nodes and computations of its own. A job has the same number in
+all sessions. ``journal.reader`` reads the rows; here the secrets of the nodes are found, and each session gets its
+``core.recovery.Recovery``, which knows which nodes may have jobs.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +39,21 @@ logger = logging.getLogger("dispy.client")
 
 
 class Session:
-    """A program that had the journal: the one that died, or one that resumed its jobs and died as well."""
+    """A program that had the journal: the one that died, or one that resumed its jobs and died as well.
+
+    Attributes:
+        number: Number of the session, from 1.
+        identity: Identity under which nodes know the program.
+        program: Name of the program, with its process id.
+        boot: Run of the kernel in which the program began; empty if that is not known.
+        nodes: Nodes of the program, also those that are lost.
+        computations: Name and options of each computation that had not ended, by number.
+        recovery: What nodes say of the jobs of this session.
+        marked: Contents of the session's mark: the highest job that was sent, and whether results may be missing in
+            the journal. None if there is no mark to be trusted.
+        keys: Secret, and the options of a computation that has it, by the secret's fingerprint. ``open_journal`` and
+            ``open_all`` fill it.
+    """
 
     def __init__(self, number: int, identity: bytes, program: str, boot: str) -> None:
         self.number = number
@@ -44,26 +64,39 @@ class Session:
         self.computations: dict[int, tuple[str, Options]] = {}
         self.recovery: Recovery
         self.marked: Marked | None = None
-        """What jobs were sent, at most, and whether the journal has all that came; None if that is not known."""
         self.keys: dict[str, tuple[bytes, Options]] = {}
-        """Secrets by fingerprint, and how a computation that has one reaches its nodes."""
 
 
 class Dead:
-    """The journal of a dead program, and what is in it."""
+    """The journal of a dead program, and its contents.
+
+    Args:
+        journal: The journal, open and locked.
+        noted: When its program wrote there last (seconds since the epoch); 0: that is not known.
+
+    Attributes:
+        is_done: True if all jobs were fetched, so that ``close`` removes the journal.
+        sessions: The programs that had the journal, the first one first; at least one.
+        submitted: Jobs that were submitted, by number. Empty for a short journal, as are ``told`` and ``session_of``.
+        told: Results that the programs were told, by number of the job.
+        session_of: Number of the session in which a job went on last, for jobs that were resumed.
+        code: Code of the last computation for the nodes; empty for a short journal.
+        name: Name of the last computation.
+        is_reentrant: True if jobs may be run again (full journals only).
+        is_program: True if a computation is a program and not a function (full journals only).
+
+    Raises:
+        DispyError: The journal is damaged.
+    """
 
     def __init__(self, journal: Journal, noted: float = 0.0) -> None:
         self.journal = journal
         self.noted = noted
-        """When its program wrote there last (seconds since the epoch); 0: that is not known."""
         self.is_done = False
-        """All is fetched: the journal can be removed."""
         self.sessions: list[Session] = []
         self.submitted: dict[int, Submitted] = {}
         self.told: dict[int, Result] = {}
-        """Results that the program had."""
         self.session_of: dict[int, int] = {}
-        """In which session a job goes on that was resumed."""
         self.code = b""
         self.name = ""
         self.is_reentrant = False
@@ -71,6 +104,7 @@ class Dead:
         journal.ask(self._read)
 
     def _read(self, db: sqlite3.Connection) -> None:
+        """Fill the attributes. On the journal's thread."""
         for found in reader.sessions(db):
             session = Session(found.number, found.identity, found.program, found.boot)
             self.sessions.append(session)
@@ -101,7 +135,7 @@ class Dead:
         self.is_program = any(given.program for given in options)
 
     def close(self) -> None:
-        """Let go of it: it is removed if all is fetched, else note that somebody wanted it."""
+        """Close the journal. If all jobs were fetched, remove it; else note when it was taken. Its age stays."""
         if not self.is_done:
             with contextlib.suppress(DispyError):
                 self.journal.ask(files.note_asked)
@@ -111,16 +145,20 @@ class Dead:
                 os.utime(self.journal.path, (self.noted, self.noted))
 
     def session(self, number: int) -> Session:
-        """Where a job was last."""
+        """Return the session in which a job was last."""
         wanted = self.session_of.get(number, self.sessions[0].number)
         return next(session for session in self.sessions if session.number == wanted)
 
     def last_options(self) -> tuple[bytes, Options]:
-        """The secret of the computation and how it was run, the last time."""
+        """Return the secret and the options of the last session's computation."""
         return next(iter(self.sessions[-1].keys.values()))
 
     def arguments(self, number: int) -> Any:
-        """The pickled call of a job that was submitted."""
+        """Return the pickled call of a job that was submitted.
+
+        Raises:
+            DispyError: The journal is damaged.
+        """
         job = self.submitted[number]
         return self.read_part(job.part) if job.part else job.data
 
@@ -134,10 +172,17 @@ class Dead:
 
 
 def open_journal(recover_file: str | os.PathLike[str], given: dict[str, Any]) -> list[Dead]:
-    """The journal of a dead program, locked; none if there is no such file.
+    """Open the journal of a dead program at a path.
+
+    Args:
+        recover_file: The path.
+        given: Arguments of ``recover_jobs`` about the secret: ``secret`` and ``secret_file``.
+
+    Returns:
+        The journal, locked; empty, with a message to the user, if there is no such file.
 
     Raises:
-        UsageError: It is no journal or in use, or its secret is another one.
+        UsageError: The file is no journal or in use, or its secret is not found.
     """
     if not isinstance(recover_file, (str, os.PathLike)):
         raise UsageError(f"recover_file must be a path, not {type(recover_file).__name__}")
@@ -151,10 +196,17 @@ def open_journal(recover_file: str | os.PathLike[str], given: dict[str, Any]) ->
 
 
 def open_all(paths: Iterable[Path], given: dict[str, Any]) -> list[Dead]:
-    """The journals of one dead program, locked, but for those that cannot be opened.
+    """Open the journals of one dead program.
+
+    Args:
+        paths: Paths of the journals.
+        given: Arguments of ``recover_jobs`` about the secret: ``secret`` and ``secret_file``.
+
+    Returns:
+        The journals, locked. Journals that are in use or empty are left out, others that cannot be read are logged.
 
     Raises:
-        UsageError: The secret of one is another one.
+        UsageError: The secret of one of them is not found.
     """
     found: list[Dead] = []
     for path in paths:
@@ -168,6 +220,7 @@ def open_all(paths: Iterable[Path], given: dict[str, Any]) -> list[Dead]:
 
 
 def _prepared(found: list[Dead], given: dict[str, Any]) -> list[Dead]:
+    """Find the secrets of journals; closes all of them if one is not found."""
     try:
         for one in found:
             _prepare(one, given)
@@ -179,11 +232,14 @@ def _prepared(found: list[Dead], given: dict[str, Any]) -> list[Dead]:
 
 
 def _open_dead(path: Path) -> Dead:
+    """Open and read a journal, without changing its age."""
     with files.unaged(path) as noted:
         return _take_over(path, noted)
 
 
 def _take_over(path: Path, noted: float) -> Dead:
+    """Open and read a journal, whose program wrote there last at ``noted`` (seconds since the epoch)."""
+
     def call(function: Callable[[], object]) -> None:
         function()
 
@@ -196,7 +252,11 @@ def _take_over(path: Path, noted: float) -> Dead:
 
 
 def _prepare(one: Dead, given: dict[str, Any]) -> None:
-    """Find the secrets that the nodes of a journal want."""
+    """Find the secrets that the nodes of a journal want.
+
+    Raises:
+        UsageError: One is not found.
+    """
     for session in one.sessions:
         for name, options in session.computations.values():
             if options.fingerprint not in session.keys:
@@ -204,7 +264,18 @@ def _prepare(one: Dead, given: dict[str, Any]) -> None:
 
 
 def _find_key(name: str, options: Options, given: dict[str, Any]) -> bytes:
-    """The secret with the fingerprint that a cluster noted."""
+    """Return the secret with the fingerprint that a cluster noted.
+
+    One is tried: the secret that the user gives, else the file that the cluster used, else the default secret.
+
+    Args:
+        name: Name of the cluster.
+        options: Options that the cluster noted.
+        given: Arguments of ``recover_jobs`` about the secret.
+
+    Raises:
+        UsageError: That secret has another fingerprint, or cannot be read.
+    """
     tried = [given] if given["secret"] or given["secret_file"] else []
     if not tried and options.secret_file:
         tried.append({"secret_file": options.secret_file})
