@@ -2,17 +2,17 @@
 
 All functions are called with the connection, on the thread that has it (``Journal.ask``). Each may raise
 ``sqlite3.Error`` or ``msgspec.DecodeError`` if the journal is damaged. Nothing is decided here, and no payload is
-unpickled: ``client.recovery.dead_program`` puts the rows together.
+unpickled: ``client.recovery`` puts the rows together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from dispy.journal.rows import NodeRow, Options
+from dispy.journal.rows import USED, NodeRow, Options
 from dispy.protocol.node import Ended
 
 if TYPE_CHECKING:
@@ -41,6 +41,21 @@ class ComputationRow(NamedTuple):
     options: Options
     code: bytes | None
     """Code for the nodes; None in a short journal."""
+
+
+class Summary(NamedTuple):
+    """Contents of a journal for a list of dead programs."""
+
+    program: str
+    """Name of the last program that had the journal, with its process id."""
+    started: float
+    """When the first program made the journal (seconds since the epoch)."""
+    clusters: list[str]
+    """Names of the clusters that had not ended."""
+    nodes: list[tuple[str, str, int, str]]
+    """Nodes that may have jobs: the node's own name, host, port, and fingerprint of the secret."""
+    jobs: int | None
+    """Number of jobs that were submitted; None for a short journal, which does not have them."""
 
 
 class Submitted(msgspec.Struct):
@@ -167,6 +182,45 @@ def resumed_jobs(db: sqlite3.Connection) -> dict[int, int]:
 def objects(db: sqlite3.Connection) -> list[tuple[int, int]]:
     """Return the objects that jobs may refer to: their numbers, and the numbers of the parts with their bytes."""
     return db.execute("SELECT number, part FROM object").fetchall()
+
+
+def summary(db: sqlite3.Connection) -> Summary:
+    """Return the contents of a journal for a list of dead programs. No job is decoded.
+
+    Raises:
+        sqlite3.Error, ValueError, TypeError, IndexError: The journal is damaged.
+    """
+    sessions = db.execute("SELECT program, started FROM session ORDER BY id").fetchall()
+    nodes = db.execute(
+        "SELECT label, host, port, fingerprint FROM node WHERE state = ?", (USED,)
+    ).fetchall()
+    clusters = db.execute("SELECT DISTINCT name FROM computation ORDER BY number").fetchall()
+    return Summary(
+        str(sessions[-1][0]),
+        float(sessions[0][1]),
+        [str(name) for (name,) in clusters],
+        [(str(label), str(host), int(port), str(print_)) for label, host, port, print_ in nodes],
+        _count(db),
+    )
+
+
+def _count(db: sqlite3.Connection) -> int | None:
+    """Return the number of jobs that were submitted; None for a short journal."""
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+    if "submitted" not in tables:
+        return None
+    # Without decoding all: the head of a MessagePack array has the number of its elements.
+    return sum(_length(head) for (head,) in db.execute("SELECT substr(jobs, 1, 5) FROM submitted"))
+
+
+def _length(head: Any) -> int:
+    """Return the number of elements of a MessagePack array by its first 5 bytes; 0 if these are of none."""
+    data = bytes(head)
+    if data[:1] == b"\xdc":
+        return int.from_bytes(data[1:3], "big")
+    if data[:1] == b"\xdd":
+        return int.from_bytes(data[1:5], "big")
+    return data[0] & 0x0F if data and data[0] & 0xF0 == 0x90 else 0
 
 
 def read_part(db: sqlite3.Connection, part: int, take: Callable[[int], memoryview]) -> memoryview:

@@ -8,19 +8,15 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 from dispy.client.logger import logger
 from dispy.errors import DispyError
-from dispy.journal import files
+from dispy.journal import files, reader
 from dispy.journal.files import BusyError, EmptyError
-from dispy.journal.rows import USED
 from dispy.net.discovery import running_nodes
 from dispy.system.addresses import is_loopback
 from dispy.system.escaping import counted
-
-if TYPE_CHECKING:
-    import sqlite3
 
 PROBE_S = 1.0
 """Seconds that a node's machine has to accept a connection when programs are put in order; then it counts as away."""
@@ -140,40 +136,17 @@ def _peek(path: Path) -> _Peek:
         DispyError: The file is no journal, or damaged.
     """
     with files.looked_at(path) as (db, noted):
-        sessions = db.execute("SELECT program, started FROM session ORDER BY id").fetchall()
-        nodes = db.execute(
-            "SELECT label, host, port, fingerprint FROM node WHERE state = ?", (USED,)
-        ).fetchall()
-        clusters = db.execute("SELECT DISTINCT name FROM computation ORDER BY number").fetchall()
+        found = reader.summary(db)
         return _Peek(
             path,
-            str(sessions[-1][0]),
-            float(sessions[0][1]),
+            found.program,
+            found.started,
             noted,
-            [str(name) for (name,) in clusters],
-            [Reached(str(label), str(host), int(port), str(print_)) for label, host, port, print_ in nodes],
-            _count(db),
+            found.clusters,
+            [Reached(*node) for node in found.nodes],
+            found.jobs,
             files.last_asked(db),
         )
-
-
-def _count(db: sqlite3.Connection) -> int | None:
-    """Return the number of jobs that were submitted; None for a short journal, which does not have them."""
-    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
-    if "submitted" not in tables:
-        return None
-    # Without decoding all: the head of a MessagePack array has the number of its elements.
-    return sum(_length(head) for (head,) in db.execute("SELECT substr(jobs, 1, 5) FROM submitted"))
-
-
-def _length(head: Any) -> int:
-    """Return the number of elements of a MessagePack array by its first 5 bytes; 0 if these are of none."""
-    data = bytes(head)
-    if data[:1] == b"\xdc":
-        return int.from_bytes(data[1:3], "big")
-    if data[:1] == b"\xdd":
-        return int.from_bytes(data[1:5], "big")
-    return data[0] & 0x0F if data and data[0] & 0xF0 == 0x90 else 0
 
 
 def _together(peeks: list[_Peek]) -> DeadProgram:
