@@ -24,17 +24,23 @@ class Options(msgspec.Struct):
     secret_file: str = ""
     """Path of the file with that secret; empty if the program gave none."""
     certfile: str = ""
-    """Path of the client's certificate; empty if the program gave none, as for ``keyfile`` and ``cafile``."""
+    """Path of the certificate (PEM) of ``JobCluster``; empty if none was given."""
     keyfile: str = ""
+    """Path of the certificate's key; empty if none was given."""
     cafile: str = ""
+    """Path of the authority's certificate; empty if none was given."""
     tls: bool | None = None
     """True: always TLS. False: never. None: with a certificate, or if the node is on another machine."""
     isolate: bool = False
+    """True if each job runs in a fresh process."""
     reentrant: bool = False
+    """True if jobs may run again elsewhere when their node is lost."""
     exclusive: bool = False
+    """True if the cluster keeps other clusters off its nodes."""
     program: bool = False
     """True if the computation is a program and not a function."""
     setup_per: str = "node"
+    """Place where setup runs: once on each "node", or in each process of jobs ("worker")."""
     setup_timeout: float | None = None
     """Limit for a setup (seconds); None: no limit."""
     pulse_s: float | None = None
@@ -42,6 +48,7 @@ class Options(msgspec.Struct):
     nodes: list[tuple[str, int, int]] = []
     """Elements of ``nodes``: host or pattern, port (0: the default one) and number of CPUs (0: all)."""
     dest_path: str = ""
+    """Name of the working directory on the nodes; empty: one of the cluster's own."""
     keeps_files: bool = False
     """True if nodes keep the working directory when the cluster ends (``cleanup=False`` or None)."""
     files: list[FileEntry] = []

@@ -175,7 +175,7 @@ class Journal:
     def _boot_id(self) -> str:
         return boot_id()
 
-    # Notes, on any thread. Each returns at once.
+    # Notes, on any thread. None waits for the disk.
 
     def add_computation(self, number: int, name: str, options: Options, code: bytes) -> None:
         """Note that a cluster begins. The code goes into a full journal only.
@@ -357,6 +357,7 @@ class Journal:
             self._queue.put((_remove if remove else _close, 0, None))
 
     def _put(self, write: Write, size: int = 0) -> None:
+        """Add an entry with a number of bytes of payloads. Dropped if the journal is broken, closed or a parent's."""
         if self._is_broken or self._is_closed or self._pid != os.getpid():
             return
         if size:
@@ -373,6 +374,7 @@ class Journal:
         return Job(job.number, job.attempt, b"", self._add_part(db, job.payload))
 
     def _add_part(self, db: sqlite3.Connection, data: Any) -> int:
+        """Write a large payload into rows of its own; returns the number of its part."""
         self._parts += 1
         view = memoryview(data)
         for place, start in enumerate(range(0, len(view), PART_MAX) if len(view) else [0]):
@@ -424,6 +426,7 @@ class Journal:
             self._parts = db.execute("SELECT coalesce(max(id), 0) FROM part").fetchone()[0]
 
     def _write(self, db: sqlite3.Connection, entries: list[Entry]) -> None:
+        """Write entries in one transaction, then tell those that wait. After an error the journal is broken."""
         try:
             if not self._is_broken and entries:
                 db.execute("BEGIN IMMEDIATE")

@@ -4,7 +4,8 @@ A cluster is asked about each node that is known (``Steering._allocated``, which
 If the cluster wants CPUs of a node that it does not use yet, these steps follow, each after the one before:
 
 1. ``allocate``: the node is noted in the cluster's journal, or the program's.
-2. ``_use_with_files``: files for this node only are looked at, on the thread that reads files.
+2. ``_use_with_files``: files for this node only (``depends`` of ``NodeAllocate``) are looked at, on the thread that
+   reads files.
 3. ``_use_noted``: a full journal has the note on disk. Only then may the node get jobs: a recovery has to know all
    nodes that may have one.
 4. ``_use``: the scheduler is told, which opens the computation on the node.

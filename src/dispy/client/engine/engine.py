@@ -93,7 +93,7 @@ class Engine(LoopThread):
         self._tried: dict[Target, float] = {}
         """When a node was dialed last (monotonic seconds), by its address."""
         self._place: Place | None = None
-        """Our directory on the memory file system; None before ``share_memory``, or if there is no such system."""
+        """Our directory in shared memory; None before ``share_memory``, or if there is no such file system."""
         self._take_before: Callable[[int], memoryview] = pool.take
         """Allocator of large payloads before ``share_memory``; ``stop`` puts it back."""
         self._next_computation = 1
@@ -216,7 +216,7 @@ class Engine(LoopThread):
     # Clusters.
 
     def new_computation(self) -> int:
-        """Return a number for a new computation, from 1. On the loop."""
+        """Return a number for a new computation, from 1. On the thread that makes the cluster."""
         number = self._next_computation
         self._next_computation += 1
         return number
@@ -270,6 +270,7 @@ class Engine(LoopThread):
     # Time.
 
     def _discover(self) -> None:
+        """Look for nodes and for clusters that wait in vain; again every ``DISCOVER_S``."""
         set_tracing(self.service, log.is_debugging())
         self._discovery = self._loop.call_later(DISCOVER_S, self._discover)
         if self.arrivals is not None:
@@ -425,7 +426,7 @@ class Engine(LoopThread):
         """Ask a node which jobs of a computation run there; ``answer`` gets their numbers. On the loop.
 
         Raises:
-            SilenceError: The connection to it is broken.
+            SilenceError: The connection to the node is broken.
         """
         self._asked = {serial: other for serial, other in self._asked.items() if not other.done()}
         self._last_asked += 1

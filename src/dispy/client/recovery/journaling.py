@@ -1,7 +1,8 @@
 """Notes in journals about clusters and their nodes, so that a recovery finds the jobs should the program die.
 
 A cluster with ``durable`` or ``recover_file`` has a full journal of its own, with all its jobs. All other clusters of
-a program share a short one, the program's journal, which exists while such a cluster uses a node.
+a program share a short one, the program's journal: it is made when such a cluster uses its first node, and removed
+when the last of them has ended.
 """
 
 from __future__ import annotations

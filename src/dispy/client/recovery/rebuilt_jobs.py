@@ -54,7 +54,8 @@ def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: b
     Args:
         found: The journals.
         resumed: Jobs that this program runs now.
-        is_last_word: True if nodes that do not answer are not asked another time: jobs that may have been lost are.
+        is_last_word: True if nodes that do not answer are not asked another time: a job that one of them may have
+            started counts as lost (``Abandoned``), and one that still runs as ``Cancelled``.
     """
     jobs: dict[int, DispyJob] = {}
     for one in found:
