@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dispy.journal import files, writer
+from dispy.journal import mark as marks
+from dispy.journal import schema, writer
 
 from .turns import Turns
 from .world import Party, World
@@ -30,7 +31,7 @@ class Volume:
         self.marks: dict[int, Mark] = {}
         self.owner: Journal | None = None
         """Who has the lock."""
-        files.make_tables(self.db, is_full=is_full)
+        schema.make_tables(self.db, is_full=is_full)
 
     def is_empty(self) -> bool:
         """Its program died before it had said who it was."""
@@ -85,7 +86,7 @@ class Shelf:
         volume.db.close()
 
 
-class Mark(writer.Mark):
+class Mark(marks.Mark):
     """A mark that is nobody's file."""
 
     def __init__(self) -> None:
@@ -95,9 +96,9 @@ class Mark(writer.Mark):
     def close(self) -> None:
         """It stays."""
 
-    def read(self) -> writer.Marked | None:
+    def read(self) -> marks.Marked | None:
         """What can be read there."""
-        return writer.read_mark(bytes(self._mapped))
+        return marks.read_mark(bytes(self._mapped))
 
 
 class Journal(writer.Journal):
@@ -140,7 +141,7 @@ class Journal(writer.Journal):
     def _boot_id(self) -> str:
         return f"boot {self._shelf.boot}"
 
-    def marked(self, session: int, boot: str) -> writer.Marked | None:
+    def marked(self, session: int, boot: str) -> marks.Marked | None:
         """As of journals."""
         mark = self.volume.marks.get(session)
         return mark.read() if mark is not None and boot == self._boot_id() else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from dispy.core import scheduling as core
 from dispy.core.scheduling.ids import ClientId, NodeId
-from dispy.journal import writer as journals
+from dispy.journal import rows
 from dispy.net.connection import TICKS
 from dispy.protocol import node
 from dispy.protocol.files import replace_entries
@@ -95,7 +95,7 @@ class Cluster:
         """When jobs are given up that have not ended."""
         self.journal: Journal | None = None
         """Its own, a full one."""
-        self.options = journals.Options(
+        self.options = rows.Options(
             SECRET.fingerprint(),
             reentrant=is_reentrant,
             exclusive=is_exclusive,
@@ -249,7 +249,7 @@ class Program:
                 where.add_computation(cluster.number, self.name, cluster.options, b"")
         target = info.target
         where.add_node(
-            journals.NodeRow(
+            rows.NodeRow(
                 info.node, target.host, target.port, target.name, info.name, False, SECRET.fingerprint()
             )
         )

@@ -8,7 +8,7 @@ from dispy.client.job import DispyJob
 from dispy.client.recovery.dead_program import Dead, Session
 from dispy.core.execution.ids import ClientId
 from dispy.core.scheduling.withdrawal import CLOSED
-from dispy.journal.writer import GIVEN_UP
+from dispy.journal.rows import GIVEN_UP
 from dispy.protocol.node import ABANDONED, CANCELLED, FINISHED, TERMINATED
 
 from .jobs import Entry, Kind, attempt_of

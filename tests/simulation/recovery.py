@@ -15,7 +15,7 @@ from dispy.client.recover import Wait, recovering
 from dispy.client.recovery.dead_program import Dead, Session
 from dispy.client.recovery.node_queries import LOOK_S, Asking, by_program
 from dispy.client.recovery.resumed_jobs import Put, begin_session
-from dispy.journal.writer import GIVEN_UP
+from dispy.journal.rows import GIVEN_UP
 from dispy.protocol.node import FINISHED, Ended, Job
 
 from . import recovered

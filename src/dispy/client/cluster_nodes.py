@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dispy import config
 from dispy.client.arguments import check_flag, describe
 from dispy.client.engine import node_discovery
+from dispy.client.engine.allocation import allocate
 from dispy.client.job import DispyJob
 from dispy.client.map.chunks import Chunk
 from dispy.client.nodes import (
@@ -159,7 +160,7 @@ class Steering(ClusterState):
             if placement is not None and placement.status is core.Status.LEAVING:
                 self._engine.service.handle(core.Vacate(self._number, info.node, returns=True))
             else:
-                node_discovery.allocate(self._engine, self, info)
+                allocate(self._engine, self, info)
         node_discovery.discover(self._engine, self)
 
     def deallocate_node(self, node: Any) -> int:

@@ -1,1 +1,1 @@
-"""The journal of a program on disk: what a successor needs to find its jobs. Knows neither clients nor pickles."""
+"""Journals on disk: by its journal, the jobs of a dead program are found. Knows neither clients nor pickles."""

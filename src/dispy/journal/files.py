@@ -1,4 +1,11 @@
-"""Files with journals: made, locked, opened again, found, removed."""
+"""Files of journals: made, locked, opened again, found, removed.
+
+A journal has a directory and a name by default (``new_path``), or a path that the user gave. The files ``NAME-wal``,
+``NAME-shm`` and ``NAME-journal`` beside it are SQLite's; ``NAME-sentN`` is the mark of session N.
+
+A living program holds SQLite's exclusive lock on its journal, so a lock that can be had is the sign of a dead
+program. The kernel drops the lock however the program ends, also when it is killed.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dispy.errors import DispyError, StateDirectoryError, UsageError
+from dispy.journal.schema import APPLICATION, VERSION, make_tables
 from dispy.system.directories import private_directory, state_directory
 
 if TYPE_CHECKING:
@@ -20,56 +28,47 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dispy.client")
 
-APPLICATION = 0x64697370  # "disp"
-VERSION = 1
-
 NEW_S = 60.0
-"""After so long a journal is not empty because it is just being made."""
+"""Age (seconds) from which an empty journal is removed: a younger one may be of a program that is just making it."""
 
 OLD_S = 30 * 86400.0
-"""A short journal that nobody has asked for is removed after so long. Nodes keep results for an hour, by default."""
-
-_SHORT_SCHEMA = """
-CREATE TABLE session (id INTEGER PRIMARY KEY, identity BLOB, program TEXT, started REAL, boot TEXT);
-CREATE TABLE node (session INTEGER, incarnation BLOB, host TEXT, port INTEGER, name TEXT, label TEXT, tls INTEGER,
-    fingerprint TEXT, state INTEGER, PRIMARY KEY (session, incarnation)) WITHOUT ROWID;
-CREATE TABLE computation (session INTEGER, number INTEGER, name TEXT, options BLOB, code BLOB,
-    PRIMARY KEY (session, number)) WITHOUT ROWID;
-"""
-
-# Of one computation, under the numbers that it has in the sessions. Numbers of jobs are the same in all of them.
-_FULL_SCHEMA = """
-CREATE TABLE submitted (id INTEGER PRIMARY KEY, time REAL, pinned INTEGER, jobs BLOB);
-CREATE TABLE ended (id INTEGER PRIMARY KEY, ip TEXT, jobs BLOB);
-CREATE TABLE resumed (session INTEGER PRIMARY KEY, jobs BLOB);
-CREATE TABLE object (number INTEGER PRIMARY KEY, part INTEGER);
-CREATE TABLE part (id INTEGER, place INTEGER, data BLOB, PRIMARY KEY (id, place)) WITHOUT ROWID;
-"""
+"""Seconds after which a short journal is removed if no recovery asked for it. Nodes keep results for an hour."""
 
 
 class BusyError(UsageError):
-    """A journal belongs to a program that lives, or to a recovery that is under way."""
+    """Raised for a journal that a living program or another recovery has locked."""
 
 
 class EmptyError(UsageError):
-    """A journal has nothing in it: its program died when it began, or has made it just now."""
+    """Raised for a journal without content: its program died when it began, or has made it just now."""
 
 
 def journals_directory() -> Path:
-    """Where journals are that were not given a path."""
+    """Return the directory of journals that were not given a path; makes it if it does not exist.
+
+    Raises:
+        StateDirectoryError: The user's state directory cannot be used.
+    """
     return private_directory(state_directory() / "journals")
 
 
 def mark_path(path: Path, session: int) -> Path:
-    """The mark that belongs to a program's part of a journal."""
+    """Return the path of the mark of one session of a journal."""
     return path.with_name(f"{path.name}-sent{session}")
 
 
 def create(path: Path, *, is_full: bool = True) -> sqlite3.Connection:
-    """Make a journal.
+    """Make a journal, locked, with empty tables.
+
+    Args:
+        path: Path of the file, which must not exist.
+        is_full: With the tables for jobs, results and objects.
+
+    Returns:
+        The connection, for the thread that calls this.
 
     Raises:
-        UsageError: There is a file, or none can be made.
+        UsageError: There is a file at this path, or none can be made.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -82,7 +81,7 @@ def create(path: Path, *, is_full: bool = True) -> sqlite3.Connection:
     os.close(descriptor)
     db = _connect(path)
     try:
-        # What is not there yet cannot be lost.
+        # Without syncs: there is nothing yet that could be lost.
         db.execute("PRAGMA synchronous = OFF")
         # Large pages save half of the time that batches take.
         db.execute(f"PRAGMA page_size = {16384 if is_full else 512}")
@@ -90,7 +89,7 @@ def create(path: Path, *, is_full: bool = True) -> sqlite3.Connection:
         db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("PRAGMA journal_mode = WAL")
         make_tables(db, is_full=is_full)
-        # To the disk itself: nodes forget what is written here, and a machine may lose its power.
+        # Each transaction to the disk itself: nodes forget what is written here, and a machine may lose its power.
         db.execute("PRAGMA synchronous = FULL")
     except BaseException:
         db.close()
@@ -99,24 +98,23 @@ def create(path: Path, *, is_full: bool = True) -> sqlite3.Connection:
     return db
 
 
-def make_tables(db: sqlite3.Connection, *, is_full: bool) -> None:
-    """Make what is empty a journal."""
-    db.executescript(f"BEGIN; {_SHORT_SCHEMA} {_FULL_SCHEMA if is_full else ''} COMMIT;")
-
-
 def create_short(path: Path) -> sqlite3.Connection:
-    """Make a short journal."""
+    """Make a short journal as ``create`` does, with its directory; removes old short journals from there first."""
     private_directory(path.parent)
     remove_old(path.parent)
     return create(path, is_full=False)
 
 
 def take_over(path: Path) -> sqlite3.Connection:
-    """Open the journal of a program that has died.
+    """Open the journal of a program that has died, and lock it.
+
+    Returns:
+        The connection, for the thread that calls this. Closing it gives up the lock.
 
     Raises:
-        BusyError: Its program lives, or somebody recovers it.
-        UsageError: It is no journal.
+        BusyError: The program lives, or another recovery has the journal.
+        EmptyError: No program has written who it is.
+        UsageError: The file is no journal, is another user's, or cannot be read.
     """
     import sqlite3
 
@@ -135,7 +133,7 @@ def take_over(path: Path) -> sqlite3.Connection:
         if version > VERSION:
             raise UsageError(f"journal {path} is of a newer dispy ({version})", hint="use that one")
         db.execute("PRAGMA synchronous = FULL")
-        # The lock is ours from the first write on.
+        # A write takes the lock, which stays ours until the connection is closed (``locking_mode``).
         db.execute("BEGIN IMMEDIATE")
         if "session" not in tables or not db.execute("UPDATE session SET boot = boot").rowcount:
             raise EmptyError(f"{path} is no journal of dispy: it is empty")
@@ -156,11 +154,14 @@ def take_over(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def looked_at(path: Path) -> Iterator[tuple[sqlite3.Connection, float]]:
-    """Look into the journal of a program that has died; yields it, and when the program wrote there last.
+    """Look into the journal of a program that has died, without changing its age.
+
+    Yields:
+        The connection, and when the program wrote there last (seconds since the epoch).
 
     Raises:
-        BusyError: Its program lives, or somebody recovers it.
-        UsageError: It is no journal, or damaged.
+        BusyError: The program lives, or another recovery has the journal.
+        UsageError: The file is no journal, or damaged.
     """
     import sqlite3
 
@@ -176,7 +177,11 @@ def looked_at(path: Path) -> Iterator[tuple[sqlite3.Connection, float]]:
 
 @contextlib.contextmanager
 def unaged(path: Path) -> Iterator[float]:
-    """Have a journal seem as old as it is although somebody looks into it; yields when its program wrote last."""
+    """Restore the age of a journal (its time of last change) at the end of the block, which may open the journal.
+
+    Yields:
+        When the program wrote there last (seconds since the epoch); 0 if there is no such file.
+    """
     times = []
     for each in (path, path.with_name(f"{path.name}-wal")):
         with contextlib.suppress(OSError):
@@ -190,14 +195,14 @@ def unaged(path: Path) -> Iterator[float]:
 
 
 def last_asked(db: sqlite3.Connection) -> float:
-    """When somebody wanted to recover it last (seconds since the epoch); 0: never."""
+    """Return when a recovery took the journal last and could not fetch all (seconds since the epoch); 0: never."""
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'asked'").fetchone():
         return 0.0
     return float(db.execute("SELECT max(time) FROM asked").fetchone()[0] or 0)
 
 
 def note_asked(db: sqlite3.Connection) -> None:
-    """Somebody wanted to recover it now, and not all could be had."""
+    """Note that a recovery took the journal now and could not fetch all: other programs come first next time."""
     db.execute("CREATE TABLE IF NOT EXISTS asked (time REAL)")
     db.execute("DELETE FROM asked")
     db.execute("INSERT INTO asked VALUES (?)", (time.time(),))
@@ -218,7 +223,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _describe_existing(path: Path) -> UsageError:
-    """Why a file cannot be a new journal."""
+    """Return the error that says why a file that exists cannot be made a new journal."""
     try:
         take_over(path).close()
     except BusyError:
@@ -234,7 +239,7 @@ def _describe_existing(path: Path) -> UsageError:
 
 
 def remove(path: Path) -> None:
-    """Remove a journal with all that belongs to it."""
+    """Remove a journal with its marks and SQLite's files. Ignores errors."""
     with contextlib.suppress(OSError):
         marks = [each for each in path.parent.iterdir() if each.name.startswith(f"{path.name}-sent")]
         for each in [
@@ -246,13 +251,16 @@ def remove(path: Path) -> None:
 
 
 def remove_old(directory: Path) -> None:
-    """Remove short journals that nobody has asked for, for so long that nodes do not keep anything for them."""
+    """Remove short journals older than ``OLD_S`` that no recovery asked for in that time: nodes have nothing left.
+
+    Journals of living programs are locked, and stay. Logs the names of the programs.
+    """
     removed = []
     for path in sorted(directory.glob(f"*{SHORT}")):
         with contextlib.suppress(OSError, DispyError):
             old = time.time() - OLD_S
             if path.stat().st_mtime < old:
-                with looked_at(path) as (db, _):  # which a living program does not let us
+                with looked_at(path) as (db, _):  # raises BusyError if the program lives
                     programs = [str(name) for (name,) in db.execute("SELECT program FROM session")]
                     is_old = last_asked(db) < old
                 if is_old:
@@ -267,39 +275,45 @@ def remove_old(directory: Path) -> None:
 
 
 def remove_empty(path: Path) -> None:
-    """Remove a journal that is empty, unless that may change at any moment."""
+    """Remove an empty journal, unless it is younger than ``NEW_S`` and its program may be about to write to it."""
     with contextlib.suppress(OSError):
         if time.time() - path.stat().st_mtime > NEW_S:
             remove(path)
 
 
 SHORT = ".journal"
+"""Suffix of short journals in the usual directory."""
 FULL = ".full"
-
+"""Suffix of full journals there."""
 
 _made = itertools.count(1)
+"""Numbers for the journals of this process."""
 
 
 def new_path(identity: bytes, *, is_full: bool) -> Path:
-    """A place for a journal. Sorted by name they are sorted by time.
+    """Return a path for a new journal in the usual directory: ``TIME-IDENTITY-N``. Names sort by time.
+
+    Args:
+        identity: Identity of the program; its first 6 bytes are in the name (see ``program_of``).
+        is_full: Decides the suffix.
 
     Raises:
         StateDirectoryError: The user's state directory cannot be used.
     """
     now = time.time()
-    # To the microsecond: programs that begin in one second have an order, too.
+    # To the microsecond: programs that begin in the same second have an order, too.
     began = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}{int(now % 1 * 1e6):06}"
     name = f"{began}-{identity.hex()[:12]}-{next(_made)}"
     return journals_directory() / f"{name}{FULL if is_full else SHORT}"
 
 
 def program_of(path: Path) -> str:
-    """What the names of all journals of one program have in common."""
+    """Return the part of a journal's name that is the same in all journals of one program."""
     return path.name.split("-")[2]
 
 
 def left_behind() -> Iterator[Path]:
-    """Journals in the usual place, newest first; those of living programs among them."""
+    """Yield the journals in the usual directory, newest first; those of living programs are among them."""
     try:
         directory = journals_directory()
     except StateDirectoryError:

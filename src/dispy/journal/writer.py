@@ -1,13 +1,18 @@
-"""What is remembered of a program, should it die: enough to find its jobs again.
+"""The journal of a living program: a successor finds the program's jobs by it, should the program die.
 
-A journal is an SQLite file. The *short* one says which nodes the program uses, in whose name, and for which
-computations: a few hundred bytes, written when that changes. The *full* one of a cluster has the computation,
-the jobs that were submitted and how they ended as well, a row for each batch of them.
+A journal is an SQLite file. A *short* journal says which nodes the program uses, under which identity, and for which
+computations: a few hundred bytes, written when that changes. A *full* journal is of one cluster. In addition it has
+the code of the computation, the jobs that were submitted, and how they ended: a row for each batch of them.
 
-All is written by a thread of the journal's own, and nothing waits for it but the acknowledgements that let nodes
-forget results. The thread holds SQLite's exclusive lock for as long as the program lives: by that lock a
-journal of a living program is known. The connection lives in a local variable of the thread and nowhere else: a
-fork of the program has no such thread, so it never closes the connection, which would undo what is being written.
+Theory of operation. A thread of the journal's own writes everything; other threads put entries into its queue. The
+thread gathers entries for ``GATHER_S`` and writes them in one transaction. ``after_note`` is for what must not happen
+before notes are on disk: a node may forget a result, or gets its first jobs. When a transaction fails the journal is
+broken: nothing is written from then on, callbacks are called all the same, and the mark says that results may be
+missing (``journal.mark``).
+
+The thread holds SQLite's exclusive lock for as long as the program lives: the lock tells a living program's journal
+from a dead one's. The connection lives in a local variable of the thread and nowhere else: a fork of the program has
+no such thread, so it never closes the connection, which would undo what is being written.
 """
 
 from __future__ import annotations
@@ -15,7 +20,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import logging
-import mmap
 import os
 import queue
 import struct
@@ -23,16 +27,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from dispy.errors import DispyError, UsageError
-from dispy.files.manifest import Signature
 from dispy.journal.files import mark_path, remove
-from dispy.protocol.files import FileEntry
+from dispy.journal.mark import Mark, Marked, read_mark
+from dispy.journal.rows import GIVEN_UP, NodeRow, Options
 from dispy.protocol.limits import CHUNK_NUMBERS_FROM, INLINE_MAX, MIB
-from dispy.protocol.node import Ended, Job, RunJobs
+from dispy.protocol.node import Ended, Job
 from dispy.system.memory import pool
 from dispy.system.processes import boot_id
 
@@ -43,139 +47,48 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.client")
 
 UNWRITTEN_MAX = 64 * MIB
-"""Bytes of jobs that may wait to be written; ``submit`` waits beyond."""
+"""Back-pressure: bytes of payloads that may wait to be written. Beyond that ``submit`` waits."""
 
 GATHER_S = 0.01
-"""Batches of so long are written together: pages of the file are written anew for each time."""
+"""Seconds for which a full journal gathers entries into one transaction: each rewrites whole pages of the file."""
 
 PART_MAX = 64 * MIB
-"""Bytes of a row: larger payloads take several. SQLite allows a thousand million."""
-
-_MARK = struct.Struct("<QQ")
-
-# States of a node.
-USED = 1
-GIVEN_UP = 2
-"""Its jobs were told as lost: what it has comes too late."""
-PRIVATE = 3
-"""The program's own: it ended with the program."""
+"""Bytes of a row: a larger payload takes several rows. SQLite allows 1,000,000,000 bytes."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
 T = TypeVar("T")
 
 Write = Callable[["sqlite3.Connection"], object]
+"""Writes one entry, in the transaction that is open."""
+
 Entry = tuple[Write | None, int, Callable[[], None] | None]
-"""What to write, the bytes of jobs in it, and whom to tell on the engine's loop when it is written."""
+"""An entry of the queue: its writer (None: nothing), bytes of payloads in it, and a callback for when it is written.
 
-
-class Options(msgspec.Struct):
-    """What is needed to reach the nodes of a computation again, and to run it. No secret."""
-
-    fingerprint: str = ""
-    """Of the secret."""
-    secret_file: str = ""
-    certfile: str = ""
-    keyfile: str = ""
-    cafile: str = ""
-    tls: bool | None = None
-    isolate: bool = False
-    reentrant: bool = False
-    exclusive: bool = False
-    program: bool = False
-    """The computation is a program."""
-    setup_per: str = "node"
-    setup_timeout: float | None = None
-    pulse_s: float | None = None
-    nodes: list[tuple[str, int, int]] = []
-    """Host or pattern, port (0: the default one) and CPUs."""
-    dest_path: str = ""
-    keeps_files: bool = False
-    files: list[FileEntry] = []
-    sources: list[tuple[bytes, str, Signature]] = []
-    """Where the bytes of those files are, by digest."""
-
-
-class NodeRow(msgspec.Struct, frozen=True):
-    """A node of a program."""
-
-    incarnation: bytes
-    host: str
-    port: int
-    name: str
-    """As the program called it: what its certificate must be for."""
-    label: str
-    """Its own name."""
-    tls: bool
-    fingerprint: str
-    """Of the secret that is used there."""
-    state: int = USED
-
-
-class Mark:
-    """The highest number of a job that was ever sent to a node: written before it is sent, for the price of a store.
-
-    And whether the journal could not be written to any more: nodes may forget results then that it does not have.
-    It lies in a file that is mapped, so it survives the program; and not the machine, for which the boot is noted.
-    """
-
-    def __init__(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            os.ftruncate(descriptor, _MARK.size)
-            self._mapped = mmap.mmap(descriptor, _MARK.size)
-        finally:
-            os.close(descriptor)
-        self._highest = 0
-
-    def note(self, message: RunJobs) -> None:
-        """Jobs are about to be sent; on any thread."""
-        highest = max([job.number for job in message.jobs])
-        if highest >= CHUNK_NUMBERS_FROM:
-            highest = max(
-                [job.number for job in message.jobs if job.number < CHUNK_NUMBERS_FROM], default=0
-            )
-        if highest > self._highest:
-            self._highest = highest
-            struct.pack_into("<Q", self._mapped, 0, highest)
-
-    def note_broken(self) -> None:
-        """What comes from now on is not in the journal."""
-        struct.pack_into("<Q", self._mapped, 8, 1)
-
-    def close(self) -> None:
-        """No more is sent."""
-        self._mapped.close()
-
-
-class Marked(NamedTuple):
-    """What a mark was at last."""
-
-    sent_max: int
-    is_broken: bool
-
-
-def read_mark(data: bytes) -> Marked | None:
-    """What is in the file of a mark; None if it is not whole."""
-    if len(data) != _MARK.size:
-        return None
-    highest, is_broken = _MARK.unpack(data)
-    return Marked(highest, bool(is_broken))
+The callback, which may be None, is called on the engine's loop.
+"""
 
 
 class Journal:
-    """A journal that this process has, by its lock.
+    """A journal that this process has locked. Usable on any thread.
 
     Args:
-        path: The file.
-        open_: Opens it, on the thread that will have it.
-        is_full: With jobs and results; what is opened says itself whether it is.
-        post: Calls a function on the engine's loop.
-        wait: Whether what cannot be opened is an error for the caller; else it is logged, and nothing is written.
-        repack: Makes a payload again of a result that has become its value already; None for any other.
+        path: Path of the file.
+        open_: Opens the file, on the journal's thread.
+        post: Has a function called on the engine's loop.
+        is_full: True for a journal with jobs and results; the opened file overrides that.
+        wait: True: an error in opening the file is the caller's. False: it is logged, and nothing is written.
+        repack: Returns the payload of a result that has become its value already; None if it is a payload still.
+
+    Attributes:
+        path: Path of the file.
+        is_full: True if the journal has jobs and results.
+        session: Number of the session of this program, from 1; a program that resumes jobs has a higher one.
+        mark: The mark of this session; None before ``begin``, and for a short journal.
+        is_behind: True if more than ``UNWRITTEN_MAX`` bytes wait to be written: call ``wait_for_room`` before adding.
 
     Raises:
-        DispyError: It cannot be opened.
+        DispyError: The file cannot be opened, and ``wait`` is True.
     """
 
     def __init__(
@@ -191,22 +104,25 @@ class Journal:
         self.path = path
         self.is_full = is_full
         self.session = 1
-        """Which of the programs that had this journal we are."""
         self.mark: Mark | None = None
         self._post = post
         self._repack = repack
         self._queue: queue.SimpleQueue[Entry] = queue.SimpleQueue()
         self._pid = os.getpid()
+        """Process that made this: in a fork of it nothing is written."""
         self._is_broken = False
+        """True if the file could not be opened or written to; nothing is written any more."""
         self._is_closed = False
+        """True if the end is in the queue; nothing is added any more."""
         self.is_behind = False
-        """So much is waiting to be written that nothing should be added: see ``wait_for_room``."""
         self._unwritten = 0
+        """Bytes of payloads in the queue."""
         self._room = threading.Condition()
-        """Notified when less is waiting; guards ``_unwritten``."""
+        """Notified when fewer bytes wait to be written; guards ``_unwritten``."""
         self._parts = 0
+        """Highest number of a part. Only for the journal's thread."""
         self._answers: list[Callable[[], None]] = []
-        """Tell those who asked, once it is on disk."""
+        """Answers of ``ask`` to be given when the transaction is on disk. Only for the journal's thread."""
         self._start(open_, wait)
 
     def _start(self, open_: Callable[[Path], sqlite3.Connection], wait: bool) -> None:
@@ -224,22 +140,27 @@ class Journal:
                 raise
 
     def redirect(self, post: Callable[[Callable[[], object]], object]) -> None:
-        """There is another engine now."""
+        """Have callbacks called on the loop of another engine from now on."""
         self._post = post
 
     def begin(self, identity: bytes, program: str) -> None:
-        """A program begins to use it."""
+        """Note that a program begins to use the journal; in a full one, make the mark of its session.
+
+        Args:
+            identity: Identity under which nodes know the program.
+            program: Name of the program, with its process id.
+        """
         if self.is_full:
             self.mark = self._make_mark()
         row = (self.session, identity, program, time.time(), self._boot_id())
         self._put(lambda db: db.execute("INSERT INTO session VALUES (?, ?, ?, ?, ?)", row))
 
     def marked(self, session: int, boot: str) -> Marked | None:
-        """The mark of a program before us; None where that is not known.
+        """Return the mark of an earlier session; None if it is missing or cannot be trusted.
 
         Args:
-            session: Which of them.
-            boot: The run of the kernel that it began in: no mark outlives that.
+            session: Number of the session.
+            boot: Run of the kernel in which the session began: no mark outlives that.
         """
         if not boot or boot != self._boot_id():
             return None
@@ -254,20 +175,27 @@ class Journal:
     def _boot_id(self) -> str:
         return boot_id()
 
-    # What is noted, on any thread.
+    # Notes, on any thread. None waits for the disk.
 
     def add_computation(self, number: int, name: str, options: Options, code: bytes) -> None:
-        """A cluster begins. The code goes into a full journal only."""
+        """Note that a cluster begins. The code goes into a full journal only.
+
+        Args:
+            number: Number of the computation.
+            name: Name of the cluster.
+            options: What a successor needs to reach its nodes.
+            code: Code for the nodes.
+        """
         row = (self.session, number, name, _encode(options), code if self.is_full else None)
         self._put(lambda db: db.execute("INSERT OR REPLACE INTO computation VALUES (?, ?, ?, ?, ?)", row))
 
     def drop_computation(self, number: int) -> None:
-        """A cluster has ended."""
+        """Note that a cluster has ended: a successor does not look for its jobs."""
         key = (self.session, number)
         self._put(lambda db: db.execute("DELETE FROM computation WHERE session = ? AND number = ?", key))
 
     def add_node(self, node: NodeRow) -> None:
-        """A node is used, or not any more."""
+        """Note that a node is used, and in which state it is. Replaces what was noted of it before."""
         row = (
             self.session, node.incarnation, node.host, node.port, node.name, node.label, node.tls, node.fingerprint,
             node.state,
@@ -277,20 +205,25 @@ class Journal:
         )
 
     def drop_node(self, incarnation: bytes) -> None:
-        """A node is lost, and what it had has been told as lost."""
+        """Note that a node is lost, and that the program was told that its jobs are lost."""
         key = (GIVEN_UP, self.session, incarnation)
         self._put(
             lambda db: db.execute("UPDATE node SET state = ? WHERE session = ? AND incarnation = ?", key)
         )
 
     def submitted(self, jobs: list[Job], is_pinned: bool = False) -> None:
-        """Jobs were submitted. Chunks of maps are none of ours."""
+        """Note that jobs were submitted. Chunks of maps among them are not written.
+
+        Args:
+            jobs: The jobs, at least one.
+            is_pinned: True if they are for one node and no other, or bring files: they are not resumed.
+        """
         sizes = [len(job.payload) for job in jobs]
         is_plain = max(sizes) < INLINE_MAX and max([job.number for job in jobs]) < CHUNK_NUMBERS_FROM
         now = time.time()
 
         def write(db: sqlite3.Connection) -> None:
-            # As a rule there is nothing to be done for any of them: a call for each would double the time.
+            # As a rule all jobs are written as they are: a call for each would double the time.
             rows = (
                 jobs
                 if is_plain
@@ -303,7 +236,11 @@ class Journal:
         self._put(write, sum(sizes))
 
     def ended(self, ip_addr: str, ended: list[Ended]) -> None:
-        """Jobs have ended. They are taken as they are now; whoever is told of them may change their values."""
+        """Note how jobs (at least one) have ended; chunks of maps among them are not written.
+
+        Payloads are encoded or copied before this returns: callbacks that are called next may change the values.
+        ``ip_addr`` is the node's address; empty if the jobs did not end on a node.
+        """
         rows = ended
         if max([item.number for item in ended]) >= CHUNK_NUMBERS_FROM:
             rows = [item for item in ended if item.number < CHUNK_NUMBERS_FROM]
@@ -329,13 +266,16 @@ class Journal:
         self._put(write, len(encoded) + sum([len(data) for data in large.values()]))
 
     def ended_here(self, numbers: list[int], status: int, reason: str) -> None:
-        """Jobs have ended without having run, or none can say how."""
+        """Note that jobs have ended which did not run, or of which no node can say how they ended.
+
+        ``status`` and ``reason`` (a sentence for the user) are of all of them.
+        """
         self.ended(
             "", [Ended(number, 0, status, 0.0, 0.0, b"", reason=reason, ran=False) for number in numbers]
         )
 
     def put_object(self, number: int, data: bytes | memoryview) -> None:
-        """An object was put that jobs may refer to."""
+        """Note an object that jobs may refer to, by its number and its bytes."""
 
         def write(db: sqlite3.Connection) -> None:
             part = self._add_part(db, data)
@@ -344,7 +284,7 @@ class Journal:
         self._put(write, len(data))
 
     def drop_objects(self, numbers: list[int]) -> None:
-        """No job that has not ended refers to these."""
+        """Remove objects by number: no job that has not ended refers to them."""
 
         def write(db: sqlite3.Connection) -> None:
             for number in numbers:
@@ -356,22 +296,22 @@ class Journal:
         self._put(write)
 
     def after_note(self, told: Callable[[], None]) -> None:
-        """Call a function on the engine's loop when all that was noted until now is written."""
+        """Call a function on the engine's loop when all notes until now are on disk, or the journal is broken."""
         if self._is_broken or self._is_closed:
             self._post(told)
         else:
             self._queue.put((None, 0, told))
 
     def wait_for_room(self) -> None:
-        """Wait while too much is waiting to be written."""
+        """Wait until at most ``UNWRITTEN_MAX`` bytes wait to be written, or the journal is broken."""
         with self._room:
             self._room.wait_for(lambda: self._unwritten <= UNWRITTEN_MAX or self._is_broken)
 
     def ask(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Call a function with the connection, on the thread, in a transaction.
+        """Call a function with the connection, on the journal's thread, in a transaction. Waits for it.
 
         Returns:
-            What the function does, once that is on disk.
+            The result of the function, once the transaction is on disk.
 
         Raises:
             DispyError: The journal is damaged, or cannot be written to.
@@ -399,13 +339,17 @@ class Journal:
                 raise UsageError(f"journal {self.path} is damaged, or its disk is full: {error}") from error
 
     def close(self, *, remove: bool) -> None:
-        """End. A journal of which nothing is left to be recovered is removed."""
+        """Write the notes that wait, close the file, and wait for that.
+
+        Args:
+            remove: True if nothing is left to be recovered: the file and its marks are removed.
+        """
         self.end(remove=remove)
         if self._pid == os.getpid():
             self._thread.join()
 
     def end(self, *, remove: bool) -> None:
-        """``close`` without waiting for it."""
+        """Close as ``close`` does, without waiting for it."""
         if self._pid == os.getpid() and not self._is_closed:
             self._is_closed = True
             if self.mark is not None:
@@ -413,6 +357,7 @@ class Journal:
             self._queue.put((_remove if remove else _close, 0, None))
 
     def _put(self, write: Write, size: int = 0) -> None:
+        """Add an entry with a number of bytes of payloads. Dropped if the journal is broken, closed or a parent's."""
         if self._is_broken or self._is_closed or self._pid != os.getpid():
             return
         if size:
@@ -421,7 +366,7 @@ class Journal:
                 self.is_behind = self._unwritten > UNWRITTEN_MAX
         self._queue.put((write, size, None))
 
-    # Rows; on the thread.
+    # Rows; on the journal's thread.
 
     def _job_row(self, db: sqlite3.Connection, job: Job) -> Job:
         if len(job.payload) < INLINE_MAX:
@@ -429,6 +374,7 @@ class Journal:
         return Job(job.number, job.attempt, b"", self._add_part(db, job.payload))
 
     def _add_part(self, db: sqlite3.Connection, data: Any) -> int:
+        """Write a large payload into rows of its own; returns the number of its part."""
         self._parts += 1
         view = memoryview(data)
         for place, start in enumerate(range(0, len(view), PART_MAX) if len(view) else [0]):
@@ -474,12 +420,13 @@ class Journal:
             remove(self.path)
 
     def _look(self, db: sqlite3.Connection) -> None:
-        """See what kind of journal it is."""
+        """Read from the file whether the journal is full, and where the numbers of its parts go on."""
         self.is_full = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'part'").fetchone() is not None
         if self.is_full:
             self._parts = db.execute("SELECT coalesce(max(id), 0) FROM part").fetchone()[0]
 
     def _write(self, db: sqlite3.Connection, entries: list[Entry]) -> None:
+        """Write entries in one transaction, then tell those that wait. After an error the journal is broken."""
         try:
             if not self._is_broken and entries:
                 db.execute("BEGIN IMMEDIATE")
@@ -506,7 +453,7 @@ class Journal:
         self._tell(entries)
 
     def _tell(self, entries: list[Entry]) -> None:
-        """Entries are done with: whoever waits for them goes on."""
+        """Let go on all that wait for these entries, which are written or never will be. Empties the list."""
         size = sum([own for _, own, _ in entries])
         if size:
             with self._room:
@@ -519,7 +466,7 @@ class Journal:
             self._post(lambda: [each() for each in told])
 
     def _drain(self) -> None:
-        """Nothing can be written: nobody waits for it."""
+        """Let go on all that wait, until the end: nothing can be written."""
         while True:
             entry = self._queue.get()
             if entry[0] in ENDS:
@@ -528,24 +475,24 @@ class Journal:
 
 
 class _AskerKnowsError(Exception):
-    """What somebody asked has failed, and he is told."""
+    """Raised in the thread when a function of ``ask`` has failed: the asker gets the error, so it is not logged."""
 
 
 def _close(db: sqlite3.Connection) -> None:
-    """The end of the thread."""
+    """Stand in the queue for the end of the thread."""
 
 
 def _remove(db: sqlite3.Connection) -> None:
-    """The end of the thread and of the journal."""
+    """Stand in the queue for the end of the thread, and for removing the journal."""
 
 
 REMOVE = _remove
 ENDS = (_close, _remove)
-"""The last entry is one of these."""
+"""Writers of the last entry of the queue, by identity; they are never called."""
 
 
 def _copy(data: Any) -> memoryview:
-    """A large payload, as it is now."""
+    """Return a copy of a large payload as it is now."""
     block = pool.take(len(data))
     block[:] = data
     return block

@@ -1,1 +1,1 @@
-"""The one background thread of a program, and how it finds and starts nodes."""
+"""The one background thread of a program, and how the thread finds, starts and allocates nodes."""

@@ -1,16 +1,16 @@
-"""The one background thread of a program: an event loop with the embedded scheduler.
+"""The engine: the one background thread of a program, an event loop with the embedded scheduler.
 
-All clusters of a process share it, so that they share nodes fairly. Other threads reach it only by
-``post`` and ``call``; jobs come by each cluster's inbox, and a wake-up is sent only when none is
-on its way.
+All clusters of a process share the engine, so that they share nodes fairly. Other threads reach the engine only by
+``post`` and ``call``. Jobs come by the inbox of each cluster; a wake-up is posted only when none is on its way.
+
+The engine is the listener of its scheduler (``scheduler.service.Listener``): the methods ``on_…`` are called on the
+loop, and hand each event to the cluster that it is for. An event for a cluster that has ended is dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
-import concurrent.futures
-import contextlib
 import errno
 import logging
 import os
@@ -26,8 +26,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dispy import payload
 from dispy.client import logger as log
 from dispy.client.engine import node_discovery
+from dispy.client.engine.allocation import allocate
 from dispy.client.engine.callback_thread import Caller
 from dispy.client.engine.local_nodes import Listed
+from dispy.client.engine.loop_thread import LoopThread
 from dispy.client.engine.private_node import PrivateNode
 from dispy.client.recovery import journaling
 from dispy.client.session import completion, explain, failures, files, shutdown
@@ -44,7 +46,7 @@ from dispy.system.addresses import is_loopback
 from dispy.system.directories import memory_directory, shared_memory
 from dispy.system.memory import SharedPool, pool
 from dispy.system.process_identity import user_and_host
-from dispy.system.processes import fill_standard_descriptors, shortage
+from dispy.system.processes import shortage
 from dispy.system.run_directory import Place, sweep
 
 if TYPE_CHECKING:
@@ -56,83 +58,75 @@ logger = logging.getLogger("dispy.client")
 T = TypeVar("T")
 
 DISCOVER_S = 0.2
-"""How often the list of this machine's nodes is read: a node started by hand is found at once."""
+"""Interval (seconds) for reading the list of this machine's nodes: a node started by hand is found at once."""
 
 LOG_S = 1.0
-"""Time for handlers to take the last lines."""
+"""Seconds that handlers of ``logging`` have at the end to take the last lines."""
 
 SWEEP_S = 0.5
-"""What a dead node has left is removed after this time, in which its hosts and workers end."""
+"""Seconds between the loss of a node and the removal of its files: its hosts and workers end in that time."""
 
 
-class Engine:
-    """The background thread. Made by ``engine()``, one per process."""
+class Engine(LoopThread):
+    """The background thread with the embedded scheduler. Made by ``engine()``, one per process."""
 
     def __init__(self) -> None:
+        super().__init__("dispy engine")
         self.pid = os.getpid()
+        """Process that made the engine: a fork of it cannot use the engine."""
         self.clusters: dict[int, JobCluster] = {}
-        """Open clusters by the number of their computation."""
+        """Open clusters, by the number of their computation."""
         self.callbacks = Caller("dispy callbacks")
+        """Calls the user's callbacks."""
         self.loader = Caller("dispy results")
-        """Unpickles results that need the user's code, so that the loop never runs it."""
+        """Unpickles results that need the user's code, so that the loop never runs the user's code."""
         self.arrivals: Arrivals | None = None
-        """Files that jobs send; once one does."""
+        """Writes files that jobs send; None until a job sends one."""
         self.files = Caller("dispy files")
-        """Reads files, so that the loop never waits for a disk."""
+        """Reads files that nodes want, so that the loop never waits for a disk."""
         self.listed = Listed(self.post)
-        """Nodes of this machine."""
+        """Nodes of this machine, as listed in the user's state directory."""
         self._private: dict[bytes, PrivateNode] = {}
+        """Nodes that this program has started for itself, by their secret."""
         self._private_guard = threading.Lock()
-        """Clusters may be made on several threads."""
+        """Guards adding to ``_private``: clusters may be made on several threads."""
         self._tried: dict[Target, float] = {}
+        """When a node was dialed last (monotonic seconds), by its address."""
         self._place: Place | None = None
-        """Our directory on the memory file system, if nodes of this machine are expected."""
+        """Our directory in shared memory; None before ``share_memory``, or if there is no such file system."""
         self._take_before: Callable[[int], memoryview] = pool.take
-        """Where large data was kept before we had that."""
+        """Allocator of large payloads before ``share_memory``; ``stop`` puts it back."""
         self._next_computation = 1
         self._journal: Journal | None = None
-        """Of the program: for clusters that have none of their own."""
-        self._asked: dict[int, Future[list[int]]] = {}
-        """Who waits for what nodes say of their jobs, by the number of the question."""
-        self._last_asked = 0
+        """Short journal of the program, for clusters without a journal; None while no such cluster has a node."""
         self.noted: set[int] = set()
-        """Computations that are in it."""
+        """Numbers of the computations that are in ``_journal``."""
         self._has_no_journal = False
-        """It cannot be made."""
+        """True if ``_journal`` could not be made; this is not tried again."""
         self._ended_journals: list[Journal] = []
+        """Journals that were told to end; ``stop`` waits for their threads."""
+        self._asked: dict[int, Future[list[int]]] = {}
+        """Questions to nodes about their jobs (``ask_jobs``) without an answer, by number."""
+        self._last_asked = 0
+        """Number of the last such question."""
         self._is_holding = False
-        """Results are not acknowledged any more."""
+        """True if results are not acknowledged any more, so that nodes keep them for a recovery."""
         self._is_leaving = False
-        """Nodes are to keep what they have: somebody will fetch it."""
+        """True if nodes and journals keep all that they have when the engine stops: a recovery will fetch it."""
         self._is_stopped = False
-        fill_standard_descriptors()
-        started: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._thread = threading.Thread(target=self._run, args=(started,), name="dispy engine", daemon=True)
+        """True once the engine is stopping or has stopped; ``call`` refuses then."""
         try:
-            self._thread.start()
+            self.start()
         except RuntimeError as error:
             short = shortage(OSError(errno.EAGAIN, str(error)))
             raise DispyError(f"no thread can be started for dispy: {error}", hint=short) from error
-        started.result()
 
-    def _run(self, started: concurrent.futures.Future[None]) -> None:
-        try:
-            import uvloop
-
-            factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-        except ImportError:  # Windows
-            factory = asyncio.new_event_loop
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(self._main(started))
-
-    async def _main(self, started: concurrent.futures.Future[None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stopping = asyncio.Event()
+    async def _main(self) -> None:
         name = f"{Path(sys.argv[0] or 'python').name} ({os.getpid()})"
         self.service = SchedulerService(randomness.token_bytes(16), name[:200], self)
         self.service.origin = user_and_host()[:200]
         self._discovery: asyncio.TimerHandle | None = None
-        started.set_result(None)
+        self._ready.set_result(None)
         await self._stopping.wait()
         if self._discovery is not None:
             self._discovery.cancel()
@@ -145,13 +139,12 @@ class Engine:
 
     # From other threads.
 
-    def post(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Have a function called on the loop."""
-        with contextlib.suppress(RuntimeError):  # closed: nobody is left to be told
-            self._loop.call_soon_threadsafe(function, *arguments)
-
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function on the loop and wait for what it returns."""
+        """Call a function on the loop and wait for its result. On any thread.
+
+        Raises:
+            UsageError: This is a fork of the engine's process, or the engine was stopped.
+        """
         if threading.current_thread() is self._thread:
             return function(*arguments)
         if self.pid != os.getpid():
@@ -159,25 +152,12 @@ class Engine:
                 f"a cluster of process {self.pid} cannot be used in a fork of it",
                 hint="create a cluster in the process that uses it",
             )
-        future: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-        def run() -> None:
-            try:
-                future.set_result(function(*arguments))
-            except BaseException as error:
-                future.set_exception(error)
-
         if self._is_stopped:
             raise UsageError("dispy was shut down", hint="create a new cluster")
-        self.post(run)
-        return future.result()
-
-    def is_loop(self) -> bool:
-        """Whether we are on the loop."""
-        return threading.current_thread() is self._thread
+        return self.request(function, *arguments).result()
 
     def is_current(self) -> bool:
-        """Whether we are on a thread of ours: on the loop, in a callback, or where results are loaded."""
+        """True on a thread of the engine: on the loop, in a callback, or where results are unpickled."""
         return (
             threading.current_thread() is self._thread
             or self.callbacks.is_current()
@@ -185,12 +165,11 @@ class Engine:
         )
 
     def stop(self) -> None:
-        """End the thread, its links, and the nodes that it started."""
+        """End the thread, its links, and the nodes that it started. Waits for that; the second call does nothing."""
         if self._is_stopped:
             return
         self._is_stopped = True
-        self.post(self._stopping.set)
-        self._thread.join(5)
+        self.stop_loop(5)
         for private in self._private.values():
             private.wait()
         self.callbacks.stop()
@@ -212,12 +191,12 @@ class Engine:
             sweep(memory_directory())
 
     def leave(self) -> None:
-        """End as if the program died: nodes keep what they have, and journals stay."""
+        """Stop as if the program died: nodes keep what they have, and journals stay."""
         self._is_leaving = True
         self.stop()
 
     def share_memory(self) -> None:
-        """Keep large payloads where nodes of this machine can take them by name; on any thread."""
+        """Keep large payloads in shared memory, where nodes of this machine take them by name. On any thread."""
         with _guard:
             if self._place is not None:
                 return
@@ -237,13 +216,13 @@ class Engine:
     # Clusters.
 
     def new_computation(self) -> int:
-        """A number for a computation."""
+        """Return a number for a new computation, from 1. On the thread that makes the cluster."""
         number = self._next_computation
         self._next_computation += 1
         return number
 
     def add(self, cluster: JobCluster) -> None:
-        """A cluster begins; on the loop."""
+        """Open a cluster: tell the scheduler, and reach out for nodes. On the loop."""
         set_tracing(self.service, log.is_debugging())
         self.clusters[cluster._number] = cluster
         journal = cluster._journal
@@ -254,28 +233,28 @@ class Engine:
         self._set_pulse()
         self.service.handle(core.AddComputation(core.ClientId(0), cluster._compute(), cluster._reentrant))
         for info in self.service.nodes():
-            node_discovery.allocate(self, cluster, info)
+            allocate(self, cluster, info)
         if self._discovery is None:
             self._discover()
         else:
             node_discovery.look(self, cluster)
 
     def remove(self, cluster: JobCluster) -> None:
-        """A cluster ends; on the loop."""
+        """Close a cluster: nodes drop what they have of it. On the loop."""
         self.clusters.pop(cluster._number, None)
         self._set_pulse()
         self.service.handle(core.CloseComputation(cluster._number))
         journaling.forget_noted(self, cluster)
 
     def _set_pulse(self) -> None:
-        """Nodes serve all clusters over one link each: the smallest interval is for all."""
+        """Set the interval of heartbeats: the smallest of all clusters, as each node serves them over one link."""
         if self.clusters:
             self.service.set_pulse(min([cluster._pulse_s for cluster in self.clusters.values()]))
 
     # Files of jobs.
 
     def take_part(self, cluster: ClusterState, value: Provisional, node: NodeId) -> None:
-        """A job sent a part of a file."""
+        """Have a part of a file that a job sent written to disk, then acknowledged to the node. On the loop."""
         if self.arrivals is None:
             self.arrivals = Arrivals(partial(self.post, self._answer_part), self._is_open)
         self.arrivals.take(cluster, value, node)
@@ -284,13 +263,14 @@ class Engine:
         self.service.handle(core.AnswerValue(node, message))
 
     def _is_open(self, computation: int, number: int) -> bool:
-        """Whether a job has not ended; on any thread."""
+        """True if a job has not ended. On any thread."""
         cluster = self.clusters.get(computation)
         return cluster is not None and number in cluster._jobs
 
     # Time.
 
     def _discover(self) -> None:
+        """Look for nodes and for clusters that wait in vain; again every ``DISCOVER_S``."""
         set_tracing(self.service, log.is_debugging())
         self._discovery = self._loop.call_later(DISCOVER_S, self._discover)
         if self.arrivals is not None:
@@ -302,19 +282,19 @@ class Engine:
             self.listed.read_soon(self._look)
 
     def _look(self) -> None:
-        """Reach out for what is listed, and named."""
+        """Reach out for the nodes that are listed, and those that clusters name."""
         for cluster in list(self.clusters.values()):
             node_discovery.look(self, cluster)
 
-    # The service's side.
+    # The scheduler's side: what a ``Listener`` is told, on the loop.
 
     def on_node_known(self, found: NodeInfo) -> None:
-        """A node has introduced itself."""
+        """Have each cluster decide whether it uses a node that has introduced itself."""
         for cluster in self.clusters.values():
-            node_discovery.allocate(self, cluster, found)
+            allocate(self, cluster, found)
 
     def on_node_gone(self, found: NodeInfo, reason: str) -> None:
-        """A node is lost."""
+        """Log why a node is lost, and note it in the journals."""
         logger.warning("%s", reason)
         self._tried.pop(found.target, None)
         if self._journal is not None:
@@ -323,15 +303,15 @@ class Engine:
             if cluster._journal is not None:
                 cluster._journal.drop_node(found.node)
         if self._place is not None and is_loopback(found.ip_addr):
-            # Should it be dead: its processes have gone by then.
+            # If the node is dead: its processes have gone by then.
             self._loop.call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
-        """Have removed what dead nodes of this machine have left on the memory file system."""
+        """Remove what dead nodes of this machine have left on the memory file system, on a thread of its own."""
         threading.Thread(target=sweep, args=(memory_directory(),), name="dispy sweeps", daemon=True).start()
 
     def on_unreachable(self, target: Target, error: Exception) -> None:
-        """A node does not answer, or refuses us."""
+        """Note why a node does not answer or refuses us. A refusal that is news is logged as a warning."""
         text = f"{target.host}:{target.port}: {error}"
         logger.debug("no node at %s", text)
         is_news = False
@@ -339,14 +319,14 @@ class Engine:
             if cluster._secret.key == target.key:
                 is_news |= cluster._unreachable.get(target) != text
                 cluster._unreachable[target] = text
-        # Nobody listening is common while nodes are started; whoever waits for them is told after a while.
+        # A port without a listener is common while nodes are started: ``explain.check_waiting`` tells users later.
         if is_news and isinstance(error, DispyError):
             logger.warning("node at %s", text)
         if isinstance(error, DispyError):
             node_discovery.doubt(self, target)
 
     def on_ended(self, action: core.TellEnded, found: NodeInfo) -> None:
-        """Jobs have ended on a node."""
+        """Note in the cluster's journal how jobs have ended on a node, and tell the cluster."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             if cluster._journal is not None:
@@ -354,7 +334,7 @@ class Engine:
             completion.on_ended(cluster, action.ended, found)
 
     def on_ended_here(self, action: core.TellEndedHere) -> None:
-        """Jobs have ended with us."""
+        """Note in the cluster's journal that jobs have ended without a node's word, and tell the cluster."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             if cluster._journal is not None:
@@ -362,49 +342,49 @@ class Engine:
             completion.on_ended_here(cluster, action.numbers, action.status, action.reason)
 
     def on_started(self, action: core.TellStarted, found: NodeInfo) -> None:
-        """Jobs are running."""
+        """Tell the cluster that jobs are running."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             completion.on_started(cluster, action.started, found)
 
     def on_requeued(self, action: core.TellRequeued) -> None:
-        """Jobs wait again."""
+        """Tell the cluster that jobs wait for a node again."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             completion.on_requeued(cluster, action.numbers)
 
     def on_value(self, action: core.TellValue, found: NodeInfo) -> None:
-        """A job sent a provisional result."""
+        """Tell the cluster that a job sent a provisional result."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             completion.on_value(cluster, action.value, found)
 
     def on_printed(self, action: core.TellPrinted) -> None:
-        """Running jobs have printed something."""
+        """Tell the followers of running jobs what these have printed."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             cluster._watching.on_printed(cluster._jobs, action.printed)
 
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
-        """A node became usable for a cluster, or ceased to be."""
+        """Tell the cluster that a node became usable for it, or ceased to be."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             cluster._on_usable(action, found)
 
     def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
-        """A node takes more or fewer jobs of a cluster, and says why."""
+        """Tell the cluster that a node's credit for its jobs has changed, or the reason for it."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             cluster._on_node_changed(found)
 
     def on_files_needed(self, message: NeedFiles, found: NodeInfo) -> None:
-        """A node wants pieces of files."""
+        """Have pieces of files read that a node wants, and sent to it."""
         cluster = self.clusters.get(message.computation)
         if cluster is not None:
             self.files.call(self._read_files, [(cluster, message, found.node)])
 
     def _read_files(self, cluster: JobCluster, message: NeedFiles, node: core.NodeId) -> None:
-        """On the thread that reads files."""
+        """Read pieces of files, and have the loop send them. On the thread that reads files."""
         pieces, unreadable = cluster._shipped.answer(message)
         if pieces:
             self.post(self.service.send_pieces, node, message.computation, pieces)
@@ -412,17 +392,17 @@ class Engine:
             self.post(self.service.send_unreadable, node, item)
 
     def on_files(self, action: core.TellFiles) -> None:
-        """Files were put somewhere for a cluster, or cannot be."""
+        """Tell the cluster that files were put on a node, or cannot be."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             files.on_files(cluster, action)
 
     def on_cpus(self, found: NodeInfo) -> None:
-        """A node offers another number of CPUs: who uses it decides anew how many of them."""
+        """Have each cluster decide anew how many CPUs of a node it uses, which offers another number of them."""
         for cluster in self.clusters.values():
             placement = cluster._placement(found.node)
             if placement is None:
-                node_discovery.allocate(self, cluster, found)
+                allocate(self, cluster, found)
             elif placement.is_open() and found.cpus > 0 and cluster._offers.get(found.node) != found.cpus:
                 cpus = cluster._allocated(found)[0]
                 if cpus > 0:
@@ -430,23 +410,23 @@ class Engine:
             cluster._on_node_changed(found)
 
     def on_vacated(self, action: core.TellVacated, found: NodeInfo) -> None:
-        """A cluster has left a node that it is to come back to."""
+        """Have a cluster decide anew about a node that it has left in order to come back."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
-            node_discovery.allocate(self, cluster, found)
+            allocate(self, cluster, found)
 
     def on_available(self, found: NodeInfo) -> None:
-        """A node says what it has to spare."""
+        """Tell the clusters what a node has to spare (memory, disk)."""
         for cluster in self.clusters.values():
             cluster._on_available(found)
 
-    # What nodes are asked.
+    # Questions to nodes.
 
     def ask_jobs(self, node: core.NodeId, computation: int, answer: Future[list[int]]) -> None:
-        """Ask a node which jobs of a computation run there; their numbers go to ``answer``. On the loop.
+        """Ask a node which jobs of a computation run there; ``answer`` gets their numbers. On the loop.
 
         Raises:
-            SilenceError: The connection to it is broken.
+            SilenceError: The connection to the node is broken.
         """
         self._asked = {serial: other for serial, other in self._asked.items() if not other.done()}
         self._last_asked += 1
@@ -454,26 +434,29 @@ class Engine:
         self.service.ask_jobs(node, computation, self._last_asked)
 
     def on_jobs_listed(self, found: NodeInfo, message: JobsListed) -> None:
-        """A node has said what runs there."""
+        """Give the answer of a node to the one that asked. Dropped if the asker has given up."""
         answer = self._asked.pop(message.serial, None)
         if answer is not None and answer.set_running_or_notify_cancel():
             answer.set_result([attempt.number for attempt in message.attempts])
 
 
 _engine: Engine | None = None
+"""Engine of this process, or of the process that this one was forked from."""
+
 _guard = threading.Lock()
+"""Guards ``_engine``, and ``share_memory``."""
 
 
 def engine() -> Engine:
-    """The engine of this process, started on first use.
+    """Return the engine of this process; starts one on first use, in a fork, and after ``stop_engine``.
 
     Raises:
-        UsageError: The process was forked from one that has an engine.
+        DispyError: No thread can be started.
     """
     global _engine
     with _guard:
         if _engine is not None and _engine.pid != os.getpid():
-            # Its thread and sockets belong to our parent; we start afresh.
+            # The thread and the sockets of that engine belong to our parent; we start afresh.
             _engine = None
             _unfinished.clear()
         if _engine is None or _engine._is_stopped:
@@ -482,20 +465,20 @@ def engine() -> Engine:
 
 
 def stop_engine() -> None:
-    """End the engine of this process, if there is one."""
+    """Stop the engine of this process, if there is one. Its clusters are of no use then."""
     with _guard:
         if _engine is not None and _engine.pid == os.getpid():
             _engine.stop()
-            if _engine.callbacks.count_left():  # stopped in one of them, or while one is stuck
+            if _engine.callbacks.count_left():  # stopped in a callback, or while one is stuck
                 _unfinished.append(_engine.callbacks)
 
 
 _unfinished: list[Caller] = []
-"""Callers of stopped engines that have callbacks left to call."""
+"""Callers of stopped engines that have callbacks left to call: the end of the program waits for these."""
 
 
 def _at_exit() -> None:
-    """Wait for the jobs and callbacks of all clusters, then end; soon after an unhandled Ctrl-C, or by one now."""
+    """Wait for the jobs and callbacks of all clusters, then stop. Does not wait long after an unhandled Ctrl-C."""
     running = _engine
     if running is None or running.pid != os.getpid():
         return

@@ -1,19 +1,29 @@
-"""Nodes of this machine, as an engine knows them: read on a thread of their own.
+"""Nodes of this machine, as an engine knows them: their list is read on a thread of its own.
 
-The list lies in the user's state directory, which may be on a file server. The engine's loop must not wait for that:
-nodes would take a program for dead whose home directory does not answer for some seconds.
+The list lies in the user's state directory, which may be on a file server. The engine's loop must not wait for that
+server: nodes take a program for dead that is silent for some seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dispy.client.engine.callback_thread import Caller
 from dispy.net.discovery import Listing, Lookout
+from dispy.system.addresses import LOOPBACK
+
+if TYPE_CHECKING:
+    from dispy.client.nodes import NodeAllocate
+
+
+def covers_loopback(item: NodeAllocate) -> bool:
+    """True if an element of ``nodes`` may name any node of this machine."""
+    return item.matches(LOOPBACK) or item.matches("::1")
 
 
 class Listed:
-    """Nodes that were listed when the list was read last.
+    """Nodes of this machine that were in the list when it was read last.
 
     Args:
         post: Has a function called on the engine's loop.
@@ -27,19 +37,19 @@ class Listed:
         self._is_reading = False
 
     def of(self, fingerprint: str) -> list[Listing]:
-        """Nodes with a secret."""
+        """Return the nodes whose secret has this fingerprint."""
         return [listing for listing in self._nodes if listing.fingerprint == fingerprint]
 
     def count_others(self, fingerprint: str) -> int:
-        """How many nodes of this user have another secret."""
+        """Return the number of this user's nodes on this machine that have another secret."""
         return len(self._nodes) - len(self.of(fingerprint))
 
     def read(self) -> None:
-        """Read it now; on a thread of the program."""
+        """Read the list now. On a thread of the program: it may wait for a file server."""
         self._nodes = self._lookout.running()
 
     def read_soon(self, then: Callable[[], None]) -> None:
-        """Have it read, unless that is under way, and something called if that brings news; on the loop."""
+        """Have the list read, unless that is under way. ``then`` is called if the list has changed. On the loop."""
         if not self._is_reading:
             self._is_reading = True
             self._caller.call(self._read_there, [(then,)])
@@ -60,9 +70,10 @@ class Listed:
         then()
 
     def doubt(self, host: str, port: int, then: Callable[[], None]) -> None:
-        """Somebody without the secret is where a node is listed; on the loop.
+        """Doubt a listed node: a process without the secret answers at its address. On the loop.
 
-        ``then`` is called if that node is not believed any more, since its process cannot be seen from here.
+        ``then`` is called on the loop if the node is left out of the list from now on, which is so if its process
+        cannot be seen from here.
         """
         if any((listing.host, listing.port) == (host, port) for listing in self._nodes):
             self._caller.call(self._doubt_there, [(host, port, then)])
@@ -72,5 +83,5 @@ class Listed:
             self._post(self._take, self._lookout.running(), then)
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread that reads the list."""
         self._caller.stop()

@@ -1,4 +1,4 @@
-"""A node that the program starts for itself, where there is no other."""
+"""A private node: the program starts it for itself if no other node of this machine can be used."""
 
 from __future__ import annotations
 
@@ -26,24 +26,30 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.client")
 
 AGAIN_S = 2.0
-"""One that ends is not started again sooner than so long after its start."""
+"""Seconds from the start of a private node until it may be replaced, should it end."""
 
 END_S = 4.0
-"""Seconds that it has to end, when it is told to."""
+"""Seconds that a private node has to end when it is told to; then it is killed."""
 
 
 class PrivateNode:
     """A node that this program started for itself.
 
-    It ends with the program, whatever ends that, since it watches our process; its own session
-    keeps the terminal's Ctrl-C, which is meant for the program, from it.
+    The node watches our process and ends with it, however the program ends. A session of its own keeps the
+    terminal's Ctrl-C from the node, which is meant for the program.
 
     Args:
-        secret: Shared with it.
-        others: How many nodes of this user run on this machine that have another secret.
+        secret: Secret that the node shares with the program.
+        others: Number of this user's nodes on this machine that have another secret.
+
+    Attributes:
+        address: Host and port at which the node listens; None until the node has said that.
+        node: Identity of the node; None until it was reached.
+        is_draining: True while another node of this machine is there.
+        drained: Numbers of computations of which the node takes no new jobs.
 
     Raises:
-        NoNodesError: It cannot be started.
+        NoNodesError: The node cannot be started.
     """
 
     def __init__(self, secret: Secret, others: int) -> None:
@@ -53,7 +59,6 @@ class PrivateNode:
         self.node: NodeId | None = None
         self.is_draining = False
         self.drained: set[int] = set()
-        """Computations that it takes nothing new of."""
         environment = dict(os.environ)
         source = str(Path(__file__).resolve().parents[2])
         if "site-packages" not in source:
@@ -83,7 +88,10 @@ class PrivateNode:
         self._started = time.monotonic()
 
     def watch(self, on_ready: Callable[[PrivateNode], None]) -> None:
-        """Wait for its address; on the loop."""
+        """Have ``on_ready`` called when the node has said at which address it listens. On the loop.
+
+        If the node ends before that, a warning is logged and ``on_ready`` is never called.
+        """
         stdout = self._process.stdout
         assert stdout is not None
         loop = asyncio.get_running_loop()
@@ -120,20 +128,20 @@ class PrivateNode:
         )
 
     def has_ended(self) -> bool:
-        """Whether it is gone, and was started long enough ago to start another."""
+        """True if the node has ended, and was started at least ``AGAIN_S`` ago: it may be replaced."""
         return self._process.poll() is not None and time.monotonic() - self._started > AGAIN_S
 
     def set_draining(self, is_draining: bool) -> None:
-        """Whether another node of this machine is there."""
+        """Note whether another node of this machine is there, which is used instead."""
         self.is_draining = is_draining
 
     def stop(self) -> None:
-        """Tell it to end."""
+        """Tell the node to end (SIGTERM). Does not wait."""
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
 
     def wait(self) -> None:
-        """Wait until it has ended; end it by force if it does not."""
+        """Wait until the node has ended, at most ``END_S``; kill it then."""
         deadline = time.monotonic() + END_S
         while True:
             try:
@@ -143,7 +151,7 @@ class PrivateNode:
                 if time.monotonic() > deadline:
                     self._process.kill()
                 elif self.address is None:
-                    # If this program ignores SIGTERM, so does the node until it has handlers of its own: again.
+                    # If this program ignores SIGTERM, so does the node until it has its own handlers: tell it again.
                     self.stop()
         if self._process.stdout is not None:
             self._process.stdout.close()

@@ -1,1 +1,1 @@
-"""Programs that died: what is noted for them while they live, and how their jobs are found again."""
+"""Recovery: notes that a living program makes, and how the jobs of a dead one are found again and resumed."""

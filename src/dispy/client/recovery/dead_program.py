@@ -1,4 +1,10 @@
-"""The journal of a program that has died: found, locked and read."""
+"""The journal of a program that has died: opened, locked, and put together for a recovery.
+
+A journal may have had several programs, one after another: the one that made it, and those that resumed its jobs and
+died as well. Each is a *session*, with an identity, nodes and computations of its own. A job has the same number in
+all sessions. ``journal.reader`` reads the rows; here the secrets of the nodes are found, and each session gets its
+``core.recovery.Recovery``, which knows which nodes may have jobs.
+"""
 
 from __future__ import annotations
 
@@ -8,74 +14,46 @@ import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from dispy import payload
 from dispy.client.logger import notice
 from dispy.client.recovery.journaling import repack
 from dispy.core.recovery import PlaceStatus, Recovery, Result
 from dispy.errors import DispyError, UsageError
-from dispy.journal import files
+from dispy.journal import files, reader
 from dispy.journal.files import BusyError, EmptyError
-from dispy.journal.writer import GIVEN_UP, PRIVATE, USED, Journal, Marked, NodeRow, Options
+from dispy.journal.mark import Marked
+from dispy.journal.reader import Submitted
+from dispy.journal.rows import GIVEN_UP, PRIVATE, USED, NodeRow, Options
+from dispy.journal.writer import Journal
 from dispy.protocol.limits import CHUNK_NUMBERS_FROM
-from dispy.protocol.node import Ended
 from dispy.security import secrets
 from dispy.system import current_directory
+
+if TYPE_CHECKING:
+    # Imported where it is used: it takes some 10 ms, which are those of the journal's thread.
+    import sqlite3
 
 logger = logging.getLogger("dispy.client")
 
 
-class Submitted(msgspec.Struct):
-    """A job as the journal has it."""
-
-    data: bytes
-    part: int
-    time: float
-    is_pinned: bool
-
-
-class _EndedRow(msgspec.Struct, array_like=True):
-    """``Ended`` without limits: what a program was told may be longer than what fits a message."""
-
-    number: int
-    attempt: int
-    status: int
-    start: float
-    end: float
-    payload: bytes
-    stream: int = 0
-    reason: str = ""
-    stdout: bytes = b""
-    stderr: bytes = b""
-    output_stream: int = 0
-    stdout_size: int = 0
-    ran: bool = True
-    segment: int = 0
-    died: bool = False
-    job_id: bytes = b""
-    checksum: int = 0
-
-
-class _JobRow(msgspec.Struct, array_like=True):
-    """``Job`` likewise."""
-
-    number: int
-    attempt: int
-    payload: bytes
-    stream: int = 0
-
-
-_ended_rows = msgspec.msgpack.Decoder(list[_EndedRow])
-_job_rows = msgspec.msgpack.Decoder(list[_JobRow])
-_numbers_of = msgspec.msgpack.Decoder(list[int])
-_options_of = msgspec.msgpack.Decoder(Options)
-
-
 class Session:
-    """A program that had the journal: the one that died, or one that resumed its jobs and died as well."""
+    """A program that had the journal: the one that died, or one that resumed its jobs and died as well.
+
+    Attributes:
+        number: Number of the session, from 1.
+        identity: Identity under which nodes know the program.
+        program: Name of the program, with its process id.
+        boot: Run of the kernel in which the program began; empty if that is not known.
+        nodes: Nodes of the program, also those that are lost.
+        computations: Name and options of each computation that had not ended, by number.
+        recovery: What nodes say of the jobs of this session.
+        marked: Contents of the session's mark: the highest job that was sent, and whether results may be missing in
+            the journal. None if there is no mark to be trusted.
+        keys: Secret, and the options of a computation that has it, by the secret's fingerprint. ``open_journal`` and
+            ``open_all`` fill it.
+    """
 
     def __init__(self, number: int, identity: bytes, program: str, boot: str) -> None:
         self.number = number
@@ -86,59 +64,54 @@ class Session:
         self.computations: dict[int, tuple[str, Options]] = {}
         self.recovery: Recovery
         self.marked: Marked | None = None
-        """What jobs were sent, at most, and whether the journal has all that came; None if that is not known."""
         self.keys: dict[str, tuple[bytes, Options]] = {}
-        """Secrets by fingerprint, and how a computation that has one reaches its nodes."""
 
 
 class Dead:
-    """The journal of a dead program, and what is in it."""
+    """The journal of a dead program, and its contents.
+
+    Args:
+        journal: The journal, open and locked.
+        noted: When its program wrote there last (seconds since the epoch); 0: that is not known.
+
+    Attributes:
+        is_done: True if all jobs were fetched, so that ``close`` removes the journal.
+        sessions: The programs that had the journal, the first one first; at least one.
+        submitted: Jobs that were submitted, by number. Empty for a short journal, as are ``told`` and ``session_of``.
+        told: Results that the programs were told, by number of the job.
+        session_of: Number of the session in which a job went on last, for jobs that were resumed.
+        code: Code of the last computation for the nodes; empty for a short journal.
+        name: Name of the last computation.
+        is_reentrant: True if jobs may be run again (full journals only).
+        is_program: True if a computation is a program and not a function (full journals only).
+
+    Raises:
+        DispyError: The journal is damaged.
+    """
 
     def __init__(self, journal: Journal, noted: float = 0.0) -> None:
         self.journal = journal
         self.noted = noted
-        """When its program wrote there last (seconds since the epoch); 0: that is not known."""
         self.is_done = False
-        """All is fetched: the journal can be removed."""
         self.sessions: list[Session] = []
         self.submitted: dict[int, Submitted] = {}
         self.told: dict[int, Result] = {}
-        """Results that the program had."""
         self.session_of: dict[int, int] = {}
-        """In which session a job goes on that was resumed."""
         self.code = b""
         self.name = ""
         self.is_reentrant = False
         self.is_program = False
         journal.ask(self._read)
 
-    def _read(self, db: Any) -> None:
-        for number, identity, program, boot in db.execute(
-            "SELECT id, identity, program, boot FROM session"
-        ):
-            session = Session(
-                *msgspec.convert((number, identity, program, boot), tuple[int, bytes, str, str])
-            )
+    def _read(self, db: sqlite3.Connection) -> None:
+        """Fill the attributes. On the journal's thread."""
+        for found in reader.sessions(db):
+            session = Session(found.number, found.identity, found.program, found.boot)
             self.sessions.append(session)
-            rows = db.execute(
-                "SELECT incarnation, host, port, name, label, tls, fingerprint, state FROM node WHERE session = ?",
-                (number,),
-            )
-            fields = NodeRow.__struct_fields__
-            session.nodes = [
-                # SQLite has no truth values.
-                msgspec.convert(dict(zip(fields, row, strict=True)), NodeRow, strict=False)
-                for row in rows
-            ]
-            rows = db.execute(
-                "SELECT number, name, options, code FROM computation WHERE session = ?", (number,)
-            )
-            for row in rows:
-                computation, name, options, code = msgspec.convert(
-                    row, tuple[int, str, bytes, bytes | None]
-                )
-                session.computations[computation] = (name, _options_of.decode(options))
-                self.code, self.name = code or self.code, name
+            session.nodes = reader.nodes(db, found.number)
+            for computation in reader.computations(db, found.number):
+                session.computations[computation.number] = (computation.name, computation.options)
+                self.code, self.name = computation.code or self.code, computation.name
             used = [row.incarnation for row in session.nodes if row.state == USED]
             lost = [row.incarnation for row in session.nodes if row.state == GIVEN_UP]
             private = [row for row in session.nodes if row.state == PRIVATE]
@@ -148,33 +121,21 @@ class Dead:
             for row in private:
                 reason = "the program's own node ended with the program"
                 session.recovery.give_up(row.incarnation, PlaceStatus.GONE, reason)
-            session.marked = self.journal.marked(number, session.boot)
+            session.marked = self.journal.marked(found.number, found.boot)
         if self.journal.is_full:
             self._read_jobs(db)
 
-    def _read_jobs(self, db: Any) -> None:
-        for row in db.execute("SELECT time, pinned, jobs FROM submitted ORDER BY id"):
-            submitted, pinned, jobs = msgspec.convert(row, tuple[float, int, bytes])
-            for job in _job_rows.decode(jobs):
-                self.submitted[job.number] = Submitted(job.payload, job.stream, submitted, bool(pinned))
-        for each in db.execute("SELECT ip, jobs FROM ended ORDER BY id"):
-            ip_addr, ended = msgspec.convert(each, tuple[str, bytes])
-            for row in _ended_rows.decode(ended):
-                fields = {name: getattr(row, name) for name in row.__struct_fields__}
-                if row.stream:
-                    fields["payload"] = read_part(db, row.stream)
-                    fields["stream"] = 0
-                self.told[row.number] = Result(Ended(**fields), ip_addr)
-        for each in db.execute("SELECT session, jobs FROM resumed ORDER BY session"):
-            session, numbers = msgspec.convert(each, tuple[int, bytes])
-            for number in _numbers_of.decode(numbers):
-                self.session_of[number] = session
+    def _read_jobs(self, db: sqlite3.Connection) -> None:
+        self.submitted = reader.submitted_jobs(db)
+        for ip_addr, ended in reader.ended_jobs(db, payload.blocks.take):
+            self.told[ended.number] = Result(ended, ip_addr)
+        self.session_of = reader.resumed_jobs(db)
         options = [given for session in self.sessions for _, given in session.computations.values()]
         self.is_reentrant = any(given.reentrant for given in options)
         self.is_program = any(given.program for given in options)
 
     def close(self) -> None:
-        """Let go of it: it is removed if all is fetched, else note that somebody wanted it."""
+        """Close the journal. If all jobs were fetched, remove it; else note when it was taken. Its age stays."""
         if not self.is_done:
             with contextlib.suppress(DispyError):
                 self.journal.ask(files.note_asked)
@@ -184,36 +145,44 @@ class Dead:
                 os.utime(self.journal.path, (self.noted, self.noted))
 
     def session(self, number: int) -> Session:
-        """Where a job was last."""
+        """Return the session in which a job was last."""
         wanted = self.session_of.get(number, self.sessions[0].number)
         return next(session for session in self.sessions if session.number == wanted)
 
     def last_options(self) -> tuple[bytes, Options]:
-        """The secret of the computation and how it was run, the last time."""
+        """Return the secret and the options of the last session's computation."""
         return next(iter(self.sessions[-1].keys.values()))
 
     def arguments(self, number: int) -> Any:
-        """The pickled call of a job that was submitted."""
+        """Return the pickled call of a job that was submitted.
+
+        Raises:
+            DispyError: The journal is damaged.
+        """
         job = self.submitted[number]
-        return self.journal.ask(partial(read_part, part=job.part)) if job.part else job.data
+        return self.read_part(job.part) if job.part else job.data
 
+    def read_part(self, part: int) -> memoryview:
+        """Return a large payload, which lies in rows of its own.
 
-def read_part(db: Any, part: int) -> memoryview:
-    """A large payload."""
-    rows = db.execute("SELECT data FROM part WHERE id = ? ORDER BY place", (part,)).fetchall()
-    block = payload.blocks.take(sum(len(row[0]) for row in rows))
-    position = 0
-    for (data,) in rows:
-        block[position : position + len(data)] = data
-        position += len(data)
-    return block
+        Raises:
+            DispyError: The journal is damaged.
+        """
+        return self.journal.ask(partial(reader.read_part, part=part, take=payload.blocks.take))
 
 
 def open_journal(recover_file: str | os.PathLike[str], given: dict[str, Any]) -> list[Dead]:
-    """The journal of a dead program, locked; none if there is no such file.
+    """Open the journal of a dead program at a path.
+
+    Args:
+        recover_file: The path.
+        given: Arguments of ``recover_jobs`` about the secret: ``secret`` and ``secret_file``.
+
+    Returns:
+        The journal, locked; empty, with a message to the user, if there is no such file.
 
     Raises:
-        UsageError: It is no journal or in use, or its secret is another one.
+        UsageError: The file is no journal or in use, or its secret is not found.
     """
     if not isinstance(recover_file, (str, os.PathLike)):
         raise UsageError(f"recover_file must be a path, not {type(recover_file).__name__}")
@@ -227,10 +196,17 @@ def open_journal(recover_file: str | os.PathLike[str], given: dict[str, Any]) ->
 
 
 def open_all(paths: Iterable[Path], given: dict[str, Any]) -> list[Dead]:
-    """The journals of one dead program, locked, but for those that cannot be opened.
+    """Open the journals of one dead program.
+
+    Args:
+        paths: Paths of the journals.
+        given: Arguments of ``recover_jobs`` about the secret: ``secret`` and ``secret_file``.
+
+    Returns:
+        The journals, locked. Journals that are in use or empty are left out, others that cannot be read are logged.
 
     Raises:
-        UsageError: The secret of one is another one.
+        UsageError: The secret of one of them is not found.
     """
     found: list[Dead] = []
     for path in paths:
@@ -244,6 +220,7 @@ def open_all(paths: Iterable[Path], given: dict[str, Any]) -> list[Dead]:
 
 
 def _prepared(found: list[Dead], given: dict[str, Any]) -> list[Dead]:
+    """Find the secrets of journals; closes all of them if one is not found."""
     try:
         for one in found:
             _prepare(one, given)
@@ -255,11 +232,14 @@ def _prepared(found: list[Dead], given: dict[str, Any]) -> list[Dead]:
 
 
 def _open_dead(path: Path) -> Dead:
+    """Open and read a journal, without changing its age."""
     with files.unaged(path) as noted:
         return _take_over(path, noted)
 
 
 def _take_over(path: Path, noted: float) -> Dead:
+    """Open and read a journal, whose program wrote there last at ``noted`` (seconds since the epoch)."""
+
     def call(function: Callable[[], object]) -> None:
         function()
 
@@ -272,7 +252,11 @@ def _take_over(path: Path, noted: float) -> Dead:
 
 
 def _prepare(one: Dead, given: dict[str, Any]) -> None:
-    """Find the secrets that the nodes of a journal want."""
+    """Find the secrets that the nodes of a journal want.
+
+    Raises:
+        UsageError: One is not found.
+    """
     for session in one.sessions:
         for name, options in session.computations.values():
             if options.fingerprint not in session.keys:
@@ -280,7 +264,18 @@ def _prepare(one: Dead, given: dict[str, Any]) -> None:
 
 
 def _find_key(name: str, options: Options, given: dict[str, Any]) -> bytes:
-    """The secret with the fingerprint that a cluster noted."""
+    """Return the secret with the fingerprint that a cluster noted.
+
+    One is tried: the secret that the user gives, else the file that the cluster used, else the default secret.
+
+    Args:
+        name: Name of the cluster.
+        options: Options that the cluster noted.
+        given: Arguments of ``recover_jobs`` about the secret.
+
+    Raises:
+        UsageError: That secret has another fingerprint, or cannot be read.
+    """
     tried = [given] if given["secret"] or given["secret_file"] else []
     if not tried and options.secret_file:
         tried.append({"secret_file": options.secret_file})

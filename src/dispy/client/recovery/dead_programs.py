@@ -1,4 +1,4 @@
-"""Programs that have died, by the journals that they left in the usual place: listed, and which comes first."""
+"""Programs that have died, by the journals that they left in the usual directory: listed, and put in order."""
 
 from __future__ import annotations
 
@@ -8,37 +8,35 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 from dispy.client.logger import logger
 from dispy.errors import DispyError
-from dispy.journal import files
+from dispy.journal import files, reader
 from dispy.journal.files import BusyError, EmptyError
-from dispy.journal.writer import USED
 from dispy.net.discovery import running_nodes
 from dispy.system.addresses import is_loopback
 from dispy.system.escaping import counted
 
-if TYPE_CHECKING:
-    import sqlite3
-
 PROBE_S = 1.0
-"""After so long a node's machine is taken to be away, when it is decided whom to ask first."""
+"""Seconds that a node's machine has to accept a connection when programs are put in order; then it counts as away."""
 
 PROBES_MAX = 32
+"""Machines that are tried at a time."""
 
 _SHOWN_MAX = 30
-"""Programs that a message lists."""
+"""Programs that a message lists; of more it gives the number."""
 
 
 class Reached(NamedTuple):
-    """How a node of a dead program was reached."""
+    """A node of a dead program: its name, and how the program reached it."""
 
     label: str
-    """Its own name."""
+    """Name that the node gives itself."""
     host: str
     port: int
     fingerprint: str
+    """Fingerprint of the secret that is used with the node."""
 
     def __str__(self) -> str:
         return f"{self.label} ({self.host}:{self.port})"
@@ -48,14 +46,16 @@ class DeadProgram(NamedTuple):
     """A program that has died, and what it has left.
 
     Attributes:
-        program: Its name, with its process id.
-        started: When it made its first journal (seconds since the epoch).
-        noted: When it wrote there last. It died later, and nobody knows when.
-        paths: Of its journals.
-        clusters: Their names.
-        nodes: Those that may have jobs of it.
-        jobs: How many were submitted; None: only its nodes know, as for all clusters without a full journal.
-        asked: When ``recover_jobs`` took it and could not fetch all; 0: it never did.
+        program: Name of the program, with its process id.
+        started: When the program made its first journal (seconds since the epoch).
+        noted: When the program wrote to a journal last (seconds since the epoch). It died later; when is not known.
+        paths: Paths of the program's journals.
+        clusters: Names of the program's clusters.
+        nodes: Nodes that may have jobs of the program.
+        jobs: Number of jobs that were submitted, without those of clusters that have no full journal; None if no
+            cluster has one: only the nodes know then.
+        asked: When ``recover_jobs`` took the program last and could not fetch all (seconds since the epoch);
+            0: never.
     """
 
     program: str
@@ -82,7 +82,7 @@ class DeadProgram(NamedTuple):
 
 
 def listed(programs: list[DeadProgram]) -> str:
-    """Programs for a message, a line each."""
+    """Return programs for a message to the user, a line each."""
     lines = [f"\n  {program}" for program in programs[:_SHOWN_MAX]]
     if len(programs) > _SHOWN_MAX:
         lines.append(f"\n  … and {len(programs) - _SHOWN_MAX} more: dispy.recoverable() returns all")
@@ -94,12 +94,11 @@ def _shown(seconds: float) -> str:
 
 
 def recoverable() -> list[DeadProgram]:
-    """The programs that have died and left jobs which ``recover_jobs`` may fetch.
+    """Return the programs that have died and left jobs which ``recover_jobs`` may fetch, the newest first.
 
-    The one that began last comes first.
-
-    Nothing is fetched and nobody is asked: what a program left may turn out to be gone. Only journals in the usual
-    place are found, and not those of ``recover_file``.
+    Nothing is fetched and no node is asked: what a program left may turn out to be gone. Only journals in the usual
+    directory are found, and not those of ``recover_file``. Empty journals are removed, and a journal that cannot be
+    read is logged.
     """
     found: dict[str, list[_Peek]] = {}
     for path in files.left_behind():
@@ -116,7 +115,7 @@ def recoverable() -> list[DeadProgram]:
 
 
 class _Peek(NamedTuple):
-    """The contents of one journal."""
+    """The contents of one journal; fields as in ``DeadProgram``."""
 
     path: Path
     program: str
@@ -129,48 +128,29 @@ class _Peek(NamedTuple):
 
 
 def _peek(path: Path) -> _Peek:
-    """Look into the journal of a dead program, and leave it as it is.
+    """Look into the journal of a dead program, which stays as it is.
 
     Raises:
-        DispyError: Its program lives, it is empty, or damaged.
+        BusyError: The program lives, or a recovery has the journal.
+        EmptyError: The journal is empty.
+        DispyError: The file is no journal, or damaged.
     """
     with files.looked_at(path) as (db, noted):
-        sessions = db.execute("SELECT program, started FROM session ORDER BY id").fetchall()
-        nodes = db.execute(
-            "SELECT label, host, port, fingerprint FROM node WHERE state = ?", (USED,)
-        ).fetchall()
-        clusters = db.execute("SELECT DISTINCT name FROM computation ORDER BY number").fetchall()
+        found = reader.summary(db)
         return _Peek(
             path,
-            str(sessions[-1][0]),
-            float(sessions[0][1]),
+            found.program,
+            found.started,
             noted,
-            [str(name) for (name,) in clusters],
-            [Reached(str(label), str(host), int(port), str(print_)) for label, host, port, print_ in nodes],
-            _count(db),
+            found.clusters,
+            [Reached(*node) for node in found.nodes],
+            found.jobs,
             files.last_asked(db),
         )
 
 
-def _count(db: sqlite3.Connection) -> int | None:
-    """Jobs that were submitted; None where that is not noted."""
-    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
-    if "submitted" not in tables:
-        return None
-    # The head of an array of MessagePack says how many are in it.
-    return sum(_length(head) for (head,) in db.execute("SELECT substr(jobs, 1, 5) FROM submitted"))
-
-
-def _length(head: Any) -> int:
-    data = bytes(head)
-    if data[:1] == b"\xdc":
-        return int.from_bytes(data[1:3], "big")
-    if data[:1] == b"\xdd":
-        return int.from_bytes(data[1:5], "big")
-    return data[0] & 0x0F if data and data[0] & 0xF0 == 0x90 else 0
-
-
 def _together(peeks: list[_Peek]) -> DeadProgram:
+    """Return one program with the contents of all its journals (at least one)."""
     counts = [peek.jobs for peek in peeks if peek.jobs is not None]
     return DeadProgram(
         peeks[0].program,
@@ -188,11 +168,11 @@ def _together(peeks: list[_Peek]) -> DeadProgram:
 
 
 def in_turn(programs: list[DeadProgram]) -> list[DeadProgram]:
-    """Programs in the order in which they are to be recovered: until one has jobs.
+    """Return programs in the order in which they are to be recovered; the caller stops at the first one with jobs.
 
-    First those that can have some now, as a node answers or their journal has jobs: of these the ones that were
-    never asked, then those that wait longest since they were; newer ones first. Of the others only one: each
-    costs the time that its nodes have to answer.
+    First come programs that can have jobs now, since a node answers or the journal has jobs. Among these, programs
+    that no recovery took come first (newer ones first), then the others, that which waits longest first. Of the
+    remaining programs only one follows: each costs the time that its nodes have to answer.
     """
     programs = sorted(programs, key=lambda program: (program.asked, -program.started))
     if len(programs) < 2:
@@ -207,7 +187,7 @@ def in_turn(programs: list[DeadProgram]) -> list[DeadProgram]:
 
 
 def _answering(nodes: Iterable[Reached]) -> set[Reached]:
-    """Nodes at whose place something listens, and those of this machine that were started anew elsewhere on it."""
+    """Return the nodes at whose address something listens, and those of this machine that have another port now."""
     found = {
         node
         for node in nodes
@@ -223,6 +203,7 @@ def _answering(nodes: Iterable[Reached]) -> set[Reached]:
 
 
 def _listens(place: tuple[str, int]) -> bool:
+    """True if a connection to a host and port is accepted within ``PROBE_S``."""
     with contextlib.suppress(OSError, UnicodeError):
         socket.create_connection(place, PROBE_S).close()
         return True

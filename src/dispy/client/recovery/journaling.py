@@ -1,4 +1,9 @@
-"""What journals are told of clusters and their nodes, so that somebody finds the jobs should the program die."""
+"""Notes in journals about clusters and their nodes, so that a recovery finds the jobs should the program die.
+
+A cluster with ``durable`` or ``recover_file`` has a full journal of its own, with all its jobs. All other clusters of
+a program share a short one, the program's journal: it is made when such a cluster uses its first node, and removed
+when the last of them has ended.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,8 @@ from dispy import config, payload
 from dispy.client.logger import notice
 from dispy.errors import DispyError
 from dispy.journal import files as journal_files
-from dispy.journal.writer import PRIVATE, USED, Journal, NodeRow, Options
+from dispy.journal.rows import PRIVATE, USED, NodeRow, Options
+from dispy.journal.writer import Journal
 from dispy.security.secrets import Secret
 from dispy.system import current_directory
 
@@ -26,10 +32,15 @@ logger = logging.getLogger("dispy.client")
 
 
 def open_journal(cluster: ClusterState, recover_file: str | os.PathLike[str] | None) -> Journal:
-    """A new journal of a cluster, with all its jobs.
+    """Make the full journal of a cluster, which is noted in it.
+
+    Args:
+        cluster: The cluster.
+        recover_file: Path of the journal; None: a new one in the usual directory.
 
     Raises:
         UsageError: ``recover_file`` exists, or cannot be made.
+        StateDirectoryError: The user's state directory cannot be used.
     """
     service, post = cluster._engine.service, cluster._engine.post
     given = None
@@ -47,7 +58,7 @@ def open_journal(cluster: ClusterState, recover_file: str | os.PathLike[str] | N
 
 
 def note_computation(cluster: ClusterState, journal: Journal) -> None:
-    """Have a journal know what it takes to find the jobs of a cluster, and to run them."""
+    """Note in a journal all that is needed to find the jobs of a cluster, and to run them."""
     tls = cluster._tls
     options = Options(
         cluster._secret.fingerprint(),
@@ -75,15 +86,18 @@ def note_computation(cluster: ClusterState, journal: Journal) -> None:
     journal.add_computation(cluster._number, cluster.name, options, cluster._computation.code)
 
 
-# The journal of the program: for clusters that have none of their own.
+# The program's journal: for clusters that have none of their own.
 
 
 def note_node(engine: Engine, cluster: ClusterState, info: NodeInfo, is_private: bool) -> None:
-    """A cluster uses a node: should the program die, somebody has to know."""
+    """Note in the cluster's journal that it uses a node; else in the program's journal, which is made if need be.
+
+    On the loop. ``is_private``: the node was started by this program. Not noted in the program's journal then.
+    """
     if cluster._journal is not None:
         cluster._journal.add_node(_node_row(info, is_private))
         return
-    # The program's own node ends with it: there is nothing to be found then.
+    # A private node ends with the program: a recovery would find nothing there.
     if is_private or engine._has_no_journal or not config.Journal:
         return
     if engine._journal is None:
@@ -98,13 +112,14 @@ def note_node(engine: Engine, cluster: ClusterState, info: NodeInfo, is_private:
 
 
 def repack(data: Any) -> memoryview | None:
-    """The payload of a result that has become its value already; None for one that is a payload still."""
+    """Return the payload of a result that has become its value already; None if it is a payload still."""
     if type(data) is payload.Ready:
         return memoryview(payload.whole(payload.dump(data.value)))
     return None
 
 
 def _new_journal(engine: Engine) -> Journal | None:
+    """Make the program's journal; None, with a warning, if the state directory cannot be used."""
     try:
         path = journal_files.new_path(engine.service.identity, is_full=False)
     except DispyError as error:
@@ -118,9 +133,13 @@ def _new_journal(engine: Engine) -> Journal | None:
 
 
 def leave_results(engine: Engine) -> bool:
-    """The program has failed: nobody will see what its jobs return now.
+    """Keep the results of jobs for a recovery, as the program has failed and will not see them. At its end.
 
-    Waits for them all the same, and has nodes and journals keep it; False if there is nothing to be kept.
+    Waits for the jobs of clusters whose results no callback takes. Nodes keep results, since they are not
+    acknowledged any more, and journals stay.
+
+    Returns:
+        False if there is nothing to be kept.
     """
     left = [cluster for cluster in engine.clusters.values() if cluster._is_unheard()]
     engine._is_holding = any(cluster._journal is None for cluster in left)
@@ -141,7 +160,7 @@ def leave_results(engine: Engine) -> bool:
 
 
 def forget_noted(engine: Engine, cluster: ClusterState) -> None:
-    """A cluster has ended, and with the last one the program's journal."""
+    """Note that a cluster has ended. With the last cluster in it the program's journal ends. On the loop."""
     engine.service.on_send.pop(cluster._number, None)
     if not engine._is_holding and not any(other._journal is not None for other in engine.clusters.values()):
         engine.service.after_note = None
@@ -156,7 +175,7 @@ def forget_noted(engine: Engine, cluster: ClusterState) -> None:
 
 
 def after_note(engine: Engine, told: Callable[[], None]) -> None:
-    """Call a function when all journals with results have those that came until now."""
+    """Call a function once all full journals have the results that came until now on disk. On the loop."""
     for cluster in engine.clusters.values():
         if cluster._journal is not None:
             told = partial(cluster._journal.after_note, told)
@@ -164,7 +183,7 @@ def after_note(engine: Engine, told: Callable[[], None]) -> None:
 
 
 def _never(told: Callable[[], None]) -> None:
-    """Takes no notice of results, so that nodes keep them."""
+    """Stand in for ``after_note``: never call back, so that results are not acknowledged and nodes keep them."""
 
 
 def _node_row(info: NodeInfo, is_private: bool) -> NodeRow:

@@ -1,20 +1,31 @@
-"""Nodes are asked for what a dead program had there, in its name."""
+"""Questions to the nodes of a dead program, in its name: what do you have of my jobs?
+
+Theory of operation. Each node is a *peer*, asked over one connection at a time; a broken connection is replaced, and
+the questions are asked anew. With each peer:
+
+1. ``Attach`` with the identity of the dead program; the peer answers ``Welcome``.
+2. ``Recover`` for each session, that is, for each journal's part of the program; the peer answers ``Held``: what has
+   not ended, which batches of results it keeps, and what was lost. These answers come in the order of the questions.
+3. The results come (``JobsEnded``), then those of jobs that still run, until ``core.recovery`` has all. Nothing is
+   acknowledged, so that the peer keeps everything should this recovery die.
+4. Once all is safe here, ``release``: ``CloseComputation`` for each computation, and ``Recover`` once more. An empty
+   ``Held`` says that the peer has heard and dropped it all.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from dispy.client.engine.loop_thread import LoopThread
 from dispy.client.recovery.dead_program import Session
 from dispy.core.recovery import PlaceStatus, Recovery
 from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
-from dispy.journal.writer import GIVEN_UP, USED
+from dispy.journal.rows import GIVEN_UP, USED
 from dispy.net.connection import Connection
 from dispy.net.discovery import Listing, Lookout
 from dispy.protocol import node
@@ -25,25 +36,35 @@ from dispy.settings import PULSE_S
 from dispy.system.addresses import is_loopback
 from dispy.system.clock import Clock
 from dispy.system.escaping import block, line, lines
-from dispy.system.processes import fill_standard_descriptors
 
 T = TypeVar("T")
 
 SILENT_S = 10.0
-"""A node that has not answered after so long does not hold up the others any more."""
+"""Seconds after which a node that has not answered is not waited for any more; also the limit for connecting."""
 
 REFUSED_S = 3.0
-"""One whose machine says that nothing listens there: time enough for it to be started anew."""
+"""Seconds instead of ``SILENT_S`` if the port refuses connections: time enough for a node to be started anew."""
 
 CALL_S = 0.5
-"""After so long a call looks whether there is still somebody to answer."""
+"""Interval (seconds) in which a caller looks whether the loop has ended by an error."""
 
 LOOK_S = 0.2
-"""How often nodes are looked for, and dialed again."""
+"""Interval (seconds) for looking for nodes, and dialing again those without a connection."""
 
 
 class Ask:
-    """A peer that is asked: one node, over successive connections."""
+    """A peer that is asked: one node, over successive connections. On the loop of ``Net``.
+
+    Args:
+        asking: The questions to all nodes of the program.
+        peer: Name of the peer, "host:port".
+        target: Address, secret and TLS of the node.
+
+    Attributes:
+        welcome: The node's last ``Welcome``; None until it has introduced itself.
+        error: Why the node could not be reached, or the last connection ended; empty if neither has happened.
+        is_refused: True if the last attempt to connect that failed was refused: nothing listened at the port.
+    """
 
     def __init__(self, asking: Asking, peer: str, target: Target) -> None:
         self._asking = asking
@@ -55,14 +76,15 @@ class Ask:
         self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_over = False
+        """True if the node is not dialed any more: the recovery ends, or the secret or version is wrong."""
         self._address = target.host
         self._asked: deque[tuple[Session, bool]] = deque()
-        """Whose questions have not been answered, in order, and whether it may forget what it answers about."""
+        """Questions without an answer, in order: their session, and whether they belong to a release."""
         self._released: set[int] = set()
-        """Numbers of the sessions of which it has nothing any more, as it says."""
+        """Sessions (by ``id``) of which the node has said, after ``release``, that it has nothing any more."""
 
     def dial(self) -> None:
-        """Connect, unless that is done or under way."""
+        """Connect to the node, unless that is done, under way or useless."""
         if self._connection is None and not self._is_over and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._dial())
 
@@ -94,7 +116,7 @@ class Ask:
         return self._connection
 
     def send(self, messages: Iterable[node.ToNode]) -> None:
-        """Say something, if there is a connection."""
+        """Send messages, if there is a connection; drop them otherwise."""
         connection = self._connection
         if connection is not None and connection.is_ready:
             for message in messages:
@@ -105,7 +127,7 @@ class Ask:
         self.send(messages)
 
     def release(self) -> None:
-        """The node may forget it all; it is asked what is left, so that we know that it has heard that."""
+        """Have the node drop all that it keeps, and ask what is left: an empty answer proves that it has heard."""
         self._released.clear()
         for session in self._sessions():
             numbers = session.recovery.computations
@@ -114,15 +136,15 @@ class Ask:
             )
 
     def is_released(self) -> bool:
-        """Whether it has nothing any more."""
+        """True if the node has said for each session that it has nothing any more."""
         return all(id(session) in self._released for session in self._sessions())
 
     def _sessions(self) -> list[Session]:
-        """Those of which it keeps something."""
+        """Return the sessions of which the node keeps something."""
         return [session for session in self._asking.sessions if session.recovery.has_answer(self.peer)]
 
     def close(self) -> None:
-        """No more is wanted."""
+        """Close the connection; the node is not dialed any more."""
         self._is_over = True
         if self._task is not None:
             self._task.cancel()
@@ -132,7 +154,7 @@ class Ask:
     # The connection's side.
 
     def on_ready(self, connection: Connection) -> None:
-        """The node has proved itself: it is asked in the name of the dead program."""
+        """Attach to a node that has proved that it has the secret, in the name of the dead program."""
         self._asked.clear()
         self._address = connection.peer_address
         session = self._asking.sessions[0]
@@ -140,7 +162,12 @@ class Ask:
         connection.send(node.Attach(session.identity, session.program, 0))
 
     def on_message(self, connection: Connection, message: Any) -> None:
-        """The node said something."""
+        """Handle a message of the node.
+
+        Raises:
+            RemoteProtocolError: The node answers a question that was not asked.
+            MemoryError: There is no memory for a result.
+        """
         match message:
             case node.Welcome():
                 message.name = line(message.name)
@@ -168,7 +195,7 @@ class Ask:
                 for recovery in self._recoveries(message.computation):
                     recovery.on_returned(self.peer, message)
             case node.Provisional():
-                # The job waits for this; nobody is there to see the value.
+                # The job waits for this acknowledgement; there is no program to show the value to.
                 if message.stream:
                     connection.take_stream(message.stream)
                 number = message.computation
@@ -180,12 +207,15 @@ class Ask:
                 self.send([passed])
 
     def _recoveries(self, computation: int) -> list[Recovery]:
-        """Whom it concerns what is said of a computation."""
+        """Return the recoveries of the sessions that have a computation."""
         recoveries = [session.recovery for session in self._asking.sessions]
         return [recovery for recovery in recoveries if computation in recovery.computations]
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
-        """The connection is gone; another one is made."""
+        """Note that the connection is gone: what the node said is asked anew over the next one.
+
+        After a wrong secret or version there is no next one.
+        """
         if self._connection is not connection:
             return
         self._connection = None
@@ -199,6 +229,11 @@ class Ask:
 
 
 def _take_parts(connection: Connection, message: node.JobsEnded) -> None:
+    """Put large results and outputs, which came as streams, into the message.
+
+    Raises:
+        MemoryError: There is no memory for a result.
+    """
     for ended in message.ended:
         if ended.reason:
             ended.reason = lines(ended.reason)
@@ -211,13 +246,17 @@ def _take_parts(connection: Connection, message: node.JobsEnded) -> None:
 
 
 class Asking:
-    """Asks the nodes of one program that died; on the loop of ``Net``.
+    """Questions to all nodes of one program that died. On the loop of ``Net``.
 
     Args:
-        sessions: Its parts of journals, one or several: it is one client to its nodes, which talk to a client over
-            one connection and no more.
-        running: The nodes of this machine that have a secret with a fingerprint.
-        clock: What it goes by.
+        sessions: The program's sessions in journals, one or several. To its nodes the program is one client, and a
+            node talks to a client over one connection only, so all sessions are asked about together.
+        running: Returns the nodes of this machine whose secret has a fingerprint.
+        clock: Source of time.
+
+    Attributes:
+        sessions: As the parameter.
+        is_releasing: True once nodes may drop all that they keep of the program.
     """
 
     def __init__(
@@ -231,26 +270,31 @@ class Asking:
         self._running = running or Lookout().with_secret
         self._asks: dict[str, Ask] = {}
         self.is_releasing = False
-        """Nodes may forget it all."""
 
     def look(self, elapsed_s: float) -> None:
-        """Dial what is to be asked, and decide about what does not answer."""
+        """Dial the nodes that are to be asked, and give up those that do not answer. Called every ``LOOK_S``.
+
+        Args:
+            elapsed_s: Seconds since the recovery began.
+        """
         for session in self.sessions:
             self._look_for(session)
         for session in self.sessions:
             self._decide(session, elapsed_s)
 
     def _look_for(self, session: Session) -> None:
+        """Dial the nodes of a session, and those of this machine that have its secret."""
         for row in session.nodes:
             if row.incarnation in session.recovery.places and row.state == USED:
                 self._reach(session, row.fingerprint, row.host, row.port, row.name, row.tls)
         if any(is_loopback(row.host) for row in session.nodes) or not session.nodes:
-            # A node of this machine may be started anew on another port.
+            # A node of this machine may have been started anew on another port.
             for fingerprint in session.keys:
                 for listing in self._running(fingerprint):
                     self._reach(session, fingerprint, listing.host, listing.port, listing.host, listing.tls)
 
     def _decide(self, session: Session, elapsed_s: float) -> None:
+        """Give up nodes for which no peer speaks: for ever if another run of the node answers, else for now."""
         recovery = session.recovery
         for incarnation in recovery.sought():
             row = next(row for row in session.nodes if row.incarnation == incarnation)
@@ -266,12 +310,13 @@ class Asking:
                 recovery.give_up(incarnation, PlaceStatus.SILENT, reason)
 
     def _have_answered(self) -> bool:
-        """Whether nobody is left who might speak for a node."""
+        """True if each peer has introduced itself or failed: no other one may still speak for a node."""
         return all(ask.welcome is not None or ask.error for ask in self._asks.values())
 
     def _reach(
         self, session: Session, fingerprint: str, host: str, port: int, name: str, uses_tls: bool
     ) -> None:
+        """Dial a node. Does nothing if no secret is known that has the fingerprint."""
         peer = f"{host}:{port}"
         ask = self._asks.get(peer)
         if ask is None:
@@ -289,7 +334,7 @@ class Asking:
         ask.dial()
 
     def give_up_silent(self) -> None:
-        """There is no more time for nodes that have not answered."""
+        """Give up, for now, the nodes that have not answered: time is up."""
         for session in self.sessions:
             for incarnation in session.recovery.sought():
                 row = next(row for row in session.nodes if row.incarnation == incarnation)
@@ -297,32 +342,32 @@ class Asking:
                 session.recovery.give_up(incarnation, PlaceStatus.SILENT, reason)
 
     def cancel_open(self) -> None:
-        """Kill what has not ended."""
+        """Have nodes kill the jobs that have not ended."""
         for session in self.sessions:
             for peer, message in session.recovery.cancels():
                 self._asks[peer].send([message])
 
     def release(self) -> None:
-        """Nodes may forget all this."""
+        """Have all nodes drop what they keep of the program, also nodes that connect later."""
         self.is_releasing = True
         for ask in self._asks.values():
             ask.release()
 
     def is_released(self) -> bool:
-        """Whether they have."""
+        """True if all nodes have said that they keep nothing any more."""
         return all(ask.is_released() for ask in self._asks.values())
 
     def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         for ask in self._asks.values():
             ask.close()
 
 
 def by_program(sessions: list[Session]) -> list[list[Session]]:
-    """Sessions of one program together.
+    """Group sessions by program, that is, by the identity under which nodes know it.
 
-    What one of its journals says is lost was told as lost in all its clusters, also where the end of a journal is
-    missing: a node forgets a client as a whole.
+    A node that one journal of a program says is lost counts as lost in all its journals, also where the end of one is
+    missing: a node forgets a client as a whole, so all clusters of the program were told.
     """
     groups: dict[bytes, list[Session]] = {}
     for session in sessions:
@@ -334,43 +379,38 @@ def by_program(sessions: list[Session]) -> list[list[Session]]:
     return list(groups.values())
 
 
-class Net:
-    """The loop on which nodes are asked, in a thread of its own: the caller may have a loop running."""
+class Net(LoopThread):
+    """The loop on which the nodes of dead programs are asked, in a thread of its own. Started when it is made.
+
+    Args:
+        sessions: The sessions of all journals.
+
+    Attributes:
+        asking: The questions, one element for each program.
+    """
 
     def __init__(self, sessions: list[Session]) -> None:
+        super().__init__("dispy recovery")
         self.asking = [Asking(group) for group in by_program(sessions)]
-        self._loop: asyncio.AbstractEventLoop
         self._started = time.monotonic()
-        self._stop: asyncio.Event
+        """When the recovery began (monotonic seconds)."""
         self._error: Exception | None = None
-        """Why it has ended early."""
-        fill_standard_descriptors()
-        ready: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._thread = threading.Thread(target=self._run, args=(ready,), name="dispy recovery", daemon=True)
-        self._thread.start()
-        ready.result()
+        """Why the loop has ended early; callers get this error."""
+        self.start()
 
-    def _run(self, ready: concurrent.futures.Future[None]) -> None:
-        import uvloop
-
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._main(ready))
-
-    async def _main(self, ready: concurrent.futures.Future[None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        ready.set_result(None)
-        while not self._stop.is_set():
+    async def _main(self) -> None:
+        self._ready.set_result(None)
+        while not self._stopping.is_set():
             elapsed_s = time.monotonic() - self._started
             try:
                 for asking in self.asking:
                     asking.look(elapsed_s)
-            except Exception as error:  # a certificate that cannot be read, say: it is the caller's
+            except Exception as error:  # a certificate that cannot be read, say: the caller gets the error
                 self._error = error
                 break
             try:
                 async with asyncio.timeout(LOOK_S):
-                    await self._stop.wait()
+                    await self._stopping.wait()
             except TimeoutError:
                 pass
         for asking in self.asking:
@@ -379,24 +419,23 @@ class Net:
         await asyncio.sleep(0.01)
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call a function on the loop; returns what it does."""
-        done: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-        def run() -> None:
-            try:
-                done.set_result(function())
-            except BaseException as error:
-                done.set_exception(error)
-
-        with contextlib.suppress(RuntimeError):  # it has ended
-            self._loop.call_soon_threadsafe(run)
+        """Call a function on the loop; returns or raises what the function does, or why the loop has ended early."""
+        done = self.request(function)
         while self._error is None:
             with contextlib.suppress(TimeoutError):
                 return done.result(CALL_S)
         raise self._error
 
     def wait(self, is_done: Callable[[], bool], until: float | None) -> bool:
-        """Wait until something is so, by what nodes say; False if it is not in time (monotonic seconds)."""
+        """Wait until a condition holds, which is checked on the loop every 5 ms.
+
+        Args:
+            is_done: The condition.
+            until: When to give up (monotonic seconds); None: never.
+
+        Returns:
+            False if the condition does not hold in time.
+        """
         while not self.call(is_done):
             if until is not None and time.monotonic() >= until:
                 return False
@@ -404,7 +443,5 @@ class Net:
         return True
 
     def stop(self) -> None:
-        """End it."""
-        with contextlib.suppress(RuntimeError):  # it has ended already
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        """Close all connections and end the loop. Waits for that."""
+        self.stop_loop()

@@ -1,9 +1,9 @@
-"""Jobs of a dead program, made anew: with their results, and with what can be said of those that have none."""
+"""Jobs of a dead program, rebuilt: with their results, or with what became of those that have none."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from dispy import payload
 from dispy.client.job import CANCELLED, CREATED, FINISHED, RUNNING, DispyJob
@@ -12,12 +12,17 @@ from dispy.core.recovery import Judge, Result
 from dispy.errors import UsageError
 from dispy.protocol.node import Ended
 
-if TYPE_CHECKING:
-    from dispy.client.recovery.resumed_jobs import Resuming
+
+class RunningJobs(Protocol):
+    """Jobs of a dead program that this program runs (``resumed_jobs.Resumed``)."""
+
+    dead: Dead
+    """The journal that has the jobs."""
+    resumed_jobs: list[DispyJob]
 
 
 class _Nowhere:
-    """Stands for the cluster of jobs that have not ended, and will not here."""
+    """Stand-in for the cluster of jobs that have not ended: waiting for one is an error, as nothing tells its end."""
 
     _pid = -1
     name = "recovered"
@@ -30,10 +35,11 @@ class _Nowhere:
 
 
 nowhere = _Nowhere()
+"""The one such stand-in."""
 
 
 class _OfProgram:
-    """Stands for the cluster of jobs that have ended, where that ran a program."""
+    """Stand-in for the cluster of jobs that have ended, if it ran a program: results are bytes."""
 
     _pid = -1
     _gives_bytes = True
@@ -42,8 +48,15 @@ class _OfProgram:
 _of_program = _OfProgram()
 
 
-def make_jobs(found: list[Dead], resumed: Sequence[Resuming], is_last_word: bool) -> list[DispyJob]:
-    """All jobs, with what became of them, in the order of their numbers. On the loop of ``Net``."""
+def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: bool) -> list[DispyJob]:
+    """Return all jobs of journals, with what became of them, in the order of their numbers. On the loop of ``Net``.
+
+    Args:
+        found: The journals.
+        resumed: Jobs that this program runs now.
+        is_last_word: True if nodes that do not answer are not asked another time: a job that one of them may have
+            started counts as lost (``Abandoned``), and one that still runs as ``Cancelled``.
+    """
     jobs: dict[int, DispyJob] = {}
     for one in found:
         running = {
@@ -51,7 +64,7 @@ def make_jobs(found: list[Dead], resumed: Sequence[Resuming], is_last_word: bool
         }
         results = _results(one)
         others = []
-        """Its jobs that have no result."""
+        """Jobs of this journal that have no result."""
         for number in sorted({*results, *one.submitted, *running, *_mentioned(one)}):
             if number in running:
                 job = running[number]
@@ -71,7 +84,7 @@ def make_jobs(found: list[Dead], resumed: Sequence[Resuming], is_last_word: bool
 
 
 def _results(one: Dead) -> dict[int, Result]:
-    """By number; what the dead program was told counts more than what nodes have."""
+    """Return results by number of the job. Those that the dead program was told come before what nodes have."""
     results = {
         number: result
         for session in one.sessions
@@ -81,12 +94,15 @@ def _results(one: Dead) -> dict[int, Result]:
 
 
 def by_address(one: Dead, jobs: list[DispyJob], *, is_whole: bool) -> dict[str, list[Ended]]:
-    """How these jobs ended as far as their journal, a full one, does not know it, by the nodes' addresses.
+    """Return how jobs ended that is not in their journal yet, for ``Journal.ended``.
 
     Args:
         one: The journal. Nothing is noted in a short one.
-        jobs: Its jobs, and others.
-        is_whole: Nobody is asked any more: that jobs were lost is the last word, too.
+        jobs: Rebuilt jobs of this journal and of others.
+        is_whole: True if no node is asked any more: that a job is lost is final then, and noted as well.
+
+    Returns:
+        The ends by the address of the node; that is empty for jobs that did not end on a node.
     """
     found: dict[str, list[Ended]] = {}
     if not one.journal.is_full:
@@ -95,7 +111,7 @@ def by_address(one: Dead, jobs: list[DispyJob], *, is_whole: bool) -> dict[str, 
     for job in jobs:
         if job._number in one.told or not job._is_final:
             continue
-        # Also of a job that was submitted too late to be in the journal.
+        # A result counts also if the job was submitted too late to be in the journal.
         result = results.get(job._number)
         if result is None:
             if not is_whole or job._number not in one.submitted:
@@ -109,7 +125,7 @@ def by_address(one: Dead, jobs: list[DispyJob], *, is_whole: bool) -> dict[str, 
 
 
 def unstarted(one: Dead) -> list[DispyJob]:
-    """Jobs that were never started, in order."""
+    """Return the jobs of a journal that were never started, in the order of their numbers."""
     results = _results(one)
     left = [number for number in sorted(one.submitted) if number not in results]
     found = []
@@ -123,7 +139,7 @@ def unstarted(one: Dead) -> list[DispyJob]:
 
 
 def _mentioned(one: Dead) -> set[int]:
-    """Jobs of which only the nodes know."""
+    """Return the numbers of jobs that nodes have named: open, lost or returned ones."""
     return {
         number
         for session in one.sessions
@@ -133,6 +149,7 @@ def _mentioned(one: Dead) -> set[int]:
 
 
 def _judge_of(one: Dead, session: Session, is_last_word: bool) -> Judge:
+    """Return the judge of a session's jobs without a result, by what nodes said and what the mark says."""
     marked = session.marked
     return Judge(
         session.recovery,
@@ -144,7 +161,7 @@ def _judge_of(one: Dead, session: Session, is_last_word: bool) -> Judge:
 
 
 def _judge(one: Dead, session: Session, jobs: list[DispyJob], is_last_word: bool) -> None:
-    """Say what became of jobs that have no result."""
+    """Set status and reason of jobs that have no result, all of one session."""
     recovery = session.recovery
     judge = _judge_of(one, session, is_last_word)
     open_jobs = {number: key for key in recovery.open_jobs() for number in key[1:]}
@@ -167,8 +184,9 @@ def _judge(one: Dead, session: Session, jobs: list[DispyJob], is_last_word: bool
 
 
 def _ended_job(one: Dead, number: int, result: Result) -> DispyJob:
+    """Return a job with its result, which stays pickled until it is read."""
     ended = result.ended
-    # A worker says which id a job was given; where it could not, the arguments do.
+    # A worker says which id a job was given; if it could not, the pickled call says it.
     job_id = number if ended.status == FINISHED else None
     if ended.job_id:
         job_id = _load_id(ended.job_id, number)
@@ -192,6 +210,7 @@ def _ended_job(one: Dead, number: int, result: Result) -> DispyJob:
 
 
 def _end(job: DispyJob, status: int, reason: str) -> None:
+    """End a job that has no result, for good."""
     job._status = status
     job._exception = reason
     job._error = b""
@@ -200,6 +219,13 @@ def _end(job: DispyJob, status: int, reason: str) -> None:
 
 
 def _new_job(one: Dead, number: int, job_id: Any) -> DispyJob:
+    """Return a job that has not ended.
+
+    Args:
+        one: The journal.
+        number: Number of the job.
+        job_id: Id of the job; None: that of the pickled call if it is here and can be loaded, else the number.
+    """
     submitted = one.submitted.get(number)
     if submitted is not None and job_id is None:
         try:
@@ -207,7 +233,7 @@ def _new_job(one: Dead, number: int, job_id: Any) -> DispyJob:
             job_id = call[2] if len(call) > 2 else None
         except payload.Apart as apart:
             job_id = apart.job_id
-        except Exception:  # of a class that is not here, say
+        except Exception:  # a class of the arguments cannot be imported here, say
             job_id = None
     job = DispyJob(number if job_id is None else job_id, number, nowhere, 0.0, CREATED)
     if submitted is not None:
@@ -216,6 +242,7 @@ def _new_job(one: Dead, number: int, job_id: Any) -> DispyJob:
 
 
 def _load_id(data: bytes, number: int) -> Any:
+    """Return a pickled id; the number of the job if the id cannot be loaded."""
     try:
         return payload.load(data)
     except Exception:
@@ -223,7 +250,7 @@ def _load_id(data: bytes, number: int) -> Any:
 
 
 def load(job: DispyJob) -> bool:
-    """Rebuild a result; False if that fails, and it stays as it is."""
+    """Unpickle the result of a job; False if that fails: the result stays pickled."""
     try:
         job.result  # noqa: B018  # which loads it
     except Exception:
@@ -232,7 +259,7 @@ def load(job: DispyJob) -> bool:
 
 
 def why_not(job: DispyJob) -> str:
-    """Why a result cannot be rebuilt."""
+    """Return the error that unpickling the result of a job raises; empty if there is none."""
     try:
         job.result  # noqa: B018
     except Exception as error:

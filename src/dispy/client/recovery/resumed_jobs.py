@@ -1,4 +1,8 @@
-"""Jobs of a dead program that were never started are run."""
+"""Jobs of a dead program that were never started are run by this program.
+
+The jobs keep their numbers, and the journal gets a new session: should this program die as well, the next recovery
+knows under which identity nodes have them. The notes come first, then the jobs are submitted.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,14 @@ from dispy.client.cluster import JobCluster
 from dispy.client.code.computation import Computation
 from dispy.client.engine.engine import Engine
 from dispy.client.job import DispyJob
-from dispy.client.recovery.dead_program import Dead, read_part
+from dispy.client.recovery.dead_program import Dead
 from dispy.client.recovery.journaling import note_computation
 from dispy.client.recovery.rebuilt_jobs import unstarted
 from dispy.client.session.cancellation import cancel_all
 from dispy.client.session.completion import give_up_jobs
 from dispy.client.session.files import Held
 from dispy.core import scheduling as core
+from dispy.journal import reader
 from dispy.journal.writer import Journal
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Job, PutObject
@@ -30,14 +35,22 @@ logger = logging.getLogger("dispy.client")
 
 
 Put = list[tuple[int, memoryview]]
-"""Objects that jobs read, by number."""
+"""Objects that jobs refer to: number and bytes."""
 
 
 class Resumed(JobCluster):
-    """Runs jobs of a dead program that were never started, under an identity and with nodes of its own."""
+    """Cluster that runs jobs of a dead program that were never started, with an engine and an identity of its own.
+
+    Args:
+        one: The journal, a full one.
+
+    Attributes:
+        dead: The journal.
+        resumed_jobs: The jobs; set before ``run`` is called.
+    """
 
     def __init__(self, one: Dead) -> None:
-        # What is here before the base class is: it asks for it.
+        # Before the base class begins, which calls methods that need these.
         self.dead = one
         self.resumed_jobs: list[DispyJob] = []
         self._is_left = False
@@ -69,7 +82,7 @@ class Resumed(JobCluster):
         made.extensions = []
         made.method = None
         made.is_program = self.dead.is_program
-        made.adapts = False  # of what was submitted that has been done
+        made.adapts = False  # calls were adapted when they were submitted
         return made
 
     def _take_files(self, depends: Any) -> tuple[list[FileEntry], list[Held]]:
@@ -88,7 +101,12 @@ class Resumed(JobCluster):
         return journal
 
     def run(self, put: Put, messages: list[Job]) -> None:
-        """Run ``resumed_jobs``, under the numbers that they had."""
+        """Run ``resumed_jobs``, under the numbers that they had.
+
+        Args:
+            put: Objects that the jobs refer to.
+            messages: The jobs for the scheduler, in the order of ``resumed_jobs``.
+        """
         for job in self.resumed_jobs:
             job._cluster = self
             self._jobs[job._number] = job
@@ -102,35 +120,38 @@ class Resumed(JobCluster):
         service.schedule_tick()
 
     def has_ended(self) -> bool:
-        """Whether all of them have."""
+        """True if all resumed jobs have ended."""
         return not self._jobs
 
     def kill(self) -> None:
-        """Have ended what has not; ``give_up`` ends what goes on all the same."""
+        """Have nodes kill the jobs that have not ended. Does not wait; ``give_up`` ends the remaining ones."""
         self._engine.call(cancel_all, self)
 
     def give_up(self) -> None:
-        """What has not ended is ended here."""
+        """End the jobs that have not ended without waiting for their nodes."""
         if self._jobs:
             self._engine.call(give_up_jobs, self)
 
     def finish(self) -> None:
-        """All has ended: close it, and leave nothing behind."""
-        self._journal = None  # which is removed by whoever opened it
-        self._tally.hear_all()  # its jobs are returned
+        """Close the cluster, all of whose jobs have ended, and stop its engine: nothing stays on nodes."""
+        self._journal = None  # removed by the recovery, which opened it
+        self._tally.hear_all()  # the jobs are returned: their failures are not told at the end of the program
         self.close()
         self._is_left = True
         self._engine.stop()
 
     def leave(self) -> None:
-        """Go; what has not ended is left to the nodes, and to another recovery."""
+        """Stop the engine as if this program died: jobs that have not ended stay on nodes for another recovery.
+
+        Does nothing after ``finish``.
+        """
         if not self._is_left:
             self._is_left = True
             self._engine.leave()
 
 
 class Resuming(Protocol):
-    """What runs them: ``Resumed``."""
+    """The interface of ``Resumed``, which simulations play."""
 
     dead: Dead
     resumed_jobs: list[DispyJob]
@@ -146,20 +167,33 @@ class Resuming(Protocol):
 def begin_session(
     one: Dead, post: Callable[[Callable[[], object]], object], identity: bytes, program: str
 ) -> None:
-    """A program goes on with the journal of another."""
+    """Begin a session in the journal of a dead program, which this program goes on with.
+
+    Args:
+        one: The journal.
+        post: Has a function called on the engine's loop.
+        identity: Identity under which nodes know this program.
+        program: Name of this program, with its process id.
+    """
     one.journal.session = max(session.number for session in one.sessions) + 1
     one.journal.redirect(post)
     one.journal.begin(identity, program)
 
 
 def _take_jobs(one: Dead, jobs: list[DispyJob]) -> tuple[Put, list[Job]]:
-    """Have a journal know that jobs are run by the program that has it now; returns what was put, and the jobs."""
+    """Note in a journal that jobs are run by this program.
+
+    Returns:
+        The objects that the jobs may refer to, and the jobs for the scheduler. Payloads are in memory.
+
+    Raises:
+        DispyError: The journal is damaged, or cannot be written to.
+    """
     journal, session = one.journal, one.journal.session
     numbers = msgspec.msgpack.encode([job._number for job in jobs])
-    objects = journal.ask(lambda db: db.execute("SELECT number, part FROM object").fetchall())
-    put = [(number, journal.ask(partial(read_part, part=part))) for number, part in objects]
+    put = [(number, one.read_part(part)) for number, part in journal.ask(reader.objects)]
     messages = [Job(job._number, 0, one.arguments(job._number)) for job in jobs]
-    # From here on they are ours: whoever recovers us looks for them where we had them.
+    # From here on the jobs are ours: a recovery of this program looks for them on the nodes of our session.
     journal.ask(lambda db: db.execute("INSERT INTO resumed VALUES (?, ?)", (session, numbers)))
     for job in jobs:
         job._exception = None  # why it was not run
@@ -171,12 +205,15 @@ def resume_unstarted(
     found: list[Dead],
     make: Callable[[Dead], Resuming],
 ) -> list[Resuming]:
-    """Run what was never started.
+    """Run the jobs that were never started, but for those that are for one node or brought files: with a warning.
 
     Args:
-        call: Calls a function where nodes are asked.
-        found: All journals.
-        make: Makes what runs the jobs of one.
+        call: Calls a function on the loop on which nodes are asked.
+        found: The journals. Short ones have no jobs to run.
+        make: Makes the cluster that runs the jobs of one journal.
+
+    Returns:
+        The clusters, which run.
     """
     made = []
     for one in found:

@@ -6,7 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from dispy.client.engine import node_discovery
+from dispy.client.engine.local_nodes import covers_loopback
 from dispy.client.nodes import say_blind
 from dispy.client.session.inbox import take_inbox
 from dispy.core.scheduling.explain import find_stall, why_full, why_open
@@ -183,12 +183,12 @@ def _advice(cluster: ClusterState, known: list[NodeInfo]) -> list[str]:
     found = []
     items = cluster._allocations
     for item in items:
-        if item.ip_addr is None and not node_discovery.covers_loopback(item):
+        if item.ip_addr is None and not covers_loopback(item):
             if not any(item.matches(address) for info in known for address in info.addresses()):
                 found.append(f"{say_blind(item.host, any(map(item.matches, own())))}.")
     if known:
         return found
-    if any(node_discovery.covers_loopback(item) for item in items):
+    if any(covers_loopback(item) for item in items):
         listed = cluster._engine.listed
         if not listed.of(cluster._secret.fingerprint()):
             others = listed.count_others(cluster._secret.fingerprint())

@@ -1,0 +1,148 @@
+"""Allocation: how many CPUs of each node a cluster uses. On the engine's loop, but for the reading of files.
+
+A cluster is asked about each node that is known (``Steering._allocated``, which calls the user's ``allocate()``).
+If the cluster wants CPUs of a node that it does not use yet, these steps follow, each after the one before:
+
+1. ``allocate``: the node is noted in the cluster's journal, or the program's.
+2. ``_use_with_files``: files for this node only (``depends`` of ``NodeAllocate``) are looked at, on the thread that
+   reads files.
+3. ``_use_noted``: a full journal has the note on disk. Only then may the node get jobs: a recovery has to know all
+   nodes that may have one.
+4. ``_use``: the scheduler is told, which opens the computation on the node.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from dispy.client.recovery.journaling import note_node
+from dispy.client.session import explain
+from dispy.core import scheduling as core
+from dispy.errors import DispyError, UsageError
+
+if TYPE_CHECKING:
+    from dispy.client.cluster_nodes import Steering
+    from dispy.client.engine.engine import Engine
+    from dispy.client.engine.private_node import PrivateNode
+    from dispy.scheduler.link import NodeInfo
+
+logger = logging.getLogger("dispy.client")
+
+
+def _private_of(engine: Engine, info: NodeInfo) -> PrivateNode | None:
+    """Return the private node that this node is, and note its identity; None if it is no private node."""
+    private = engine._private.get(info.target.key)
+    if private is not None and private.address == (info.target.host, info.target.port):
+        private.node = info.node
+        return private
+    return None
+
+
+def allocate(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
+    """Have a cluster decide whether it uses a node, and how many CPUs of it. On the loop.
+
+    If the cluster does not use the node, the reason is logged (``debug``).
+    """
+    private = _private_of(engine, info)
+    is_barred = info.target.key != cluster._secret.key or info.node in cluster._set_aside
+    if private is not None:
+        is_barred |= not cluster._wants_private or cluster._number in private.drained
+    cpus, allocation = (0, None) if is_barred else cluster._allocated(info)
+    if allocation is None:
+        logger.debug(
+            "cluster %s does not use node %s: %s",
+            cluster.name,
+            info.name,
+            explain.why_unused(cluster, info),
+        )
+        _give_up(engine, cluster, info)
+        return
+    placement = cluster._placement(info.node)
+    if placement is not None and placement.status is not core.Status.LEFT:
+        engine.service.handle(core.Allocate(cluster._number, info.node, cpus))
+        cluster._on_node_changed(info)
+        return
+    try:
+        code = cluster._code_for(allocation, cluster._setup_args.get(info.node))
+    except UsageError as error:
+        # The user's ``allocate`` has chosen arguments of ``setup`` that cannot be sent.
+        _refuse(engine, cluster, info, error)
+        return
+    note_node(engine, cluster, info, private is not None)
+    wanted = core.Allocate(cluster._number, info.node, cpus, code=code)
+    if allocation.depends:
+        engine.files.call(_use_with_files, [(engine, cluster, info, wanted, list(allocation.depends))])
+    else:
+        _use_noted(engine, cluster, info, wanted)
+
+
+def _refuse(engine: Engine, cluster: Steering, info: NodeInfo, error: DispyError) -> None:
+    """Do not use a node, since what the cluster wants there cannot be sent. Logs the error and notes it for users."""
+    logger.error("node %s is not used: %s", info.name, error)
+    cluster._failures[info.name] = str(error)
+    _give_up(engine, cluster, info)
+
+
+def _give_up(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
+    """Take a node away from a cluster that has left it in order to come back."""
+    placement = cluster._placement(info.node)
+    if placement is not None and placement.status is core.Status.LEFT:
+        engine.service.handle(core.Allocate(cluster._number, info.node, 0))
+
+
+def _use_with_files(
+    engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate, depends: list[Any]
+) -> None:
+    """Look at files that are for one node only. On the thread that reads files."""
+    try:
+        wanted.files = cluster._files_for(depends)
+    except DispyError as error:
+        engine.post(_refuse, engine, cluster, info, error)
+        return
+    engine.post(_use_noted, engine, cluster, info, wanted)
+
+
+def _use_noted(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate) -> None:
+    """Use a node once the cluster's own journal has it on disk; at once if the cluster has none."""
+    if cluster._journal is None:
+        _use(engine, cluster, info, wanted)
+    else:
+        # Not before the note is on disk: a recovery has to know all nodes that may have a job.
+        cluster._journal.after_note(partial(_use, engine, cluster, info, wanted))
+
+
+def _use(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate) -> None:
+    """Tell the scheduler that a cluster uses a node. On the loop."""
+    if info.node in cluster._set_aside:
+        wanted.cpus = 0  # it was set aside while files were read or the journal written
+    try:
+        wanted.files = cluster._with_sent(info.target, wanted.files)
+    except UsageError as error:
+        _refuse(engine, cluster, info, error)
+        return
+    engine.service.handle(wanted)
+    private = _private_of(engine, info)
+    if private is not None:
+        drain(engine, cluster, private)
+
+
+def drain(engine: Engine, cluster: Steering, private: PrivateNode) -> None:
+    """Give the private node no new jobs while another node of this machine is there; undo that when it is gone.
+
+    Jobs that run on the private node go on.
+    """
+    if private.node is None or cluster._secret.key != private.secret.key or not cluster._wants_private:
+        return
+    is_draining = private.is_draining and cluster._has_other_node(private.node)
+    if is_draining == (cluster._number in private.drained):
+        return
+    if is_draining:
+        private.drained.add(cluster._number)
+        engine.service.handle(core.Allocate(cluster._number, private.node, 0, is_draining=True))
+    else:
+        private.drained.discard(cluster._number)
+        for info in engine.service.nodes():
+            if info.node == private.node:
+                allocate(engine, cluster, info)

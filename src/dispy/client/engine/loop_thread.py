@@ -1,0 +1,100 @@
+"""A thread with an event loop of its own, for programs whose own threads may have a loop running.
+
+Two classes are made of it: ``engine.Engine``, and ``recovery.node_queries.Net``, which asks the nodes of a dead
+program. Other threads reach the loop only by ``post`` and ``request``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from dispy.system.processes import fill_standard_descriptors
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """A daemon thread that runs an event loop. ``start`` starts it, ``stop_loop`` ends it.
+
+    A subclass overrides ``_main``, and calls ``start`` once its attributes are there.
+
+    Args:
+        name: Name of the thread.
+    """
+
+    _loop: asyncio.AbstractEventLoop
+    """The loop; exists when ``start`` has returned."""
+    _stopping: asyncio.Event
+    """Set when the loop is to end; exists when ``start`` has returned."""
+
+    def __init__(self, name: str) -> None:
+        self._ready: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; returns when ``_main`` has said that it is ready.
+
+        Raises:
+            RuntimeError: No thread can be started.
+        """
+        fill_standard_descriptors()
+        self._thread.start()
+        self._ready.result()
+
+    def _run(self) -> None:
+        try:
+            import uvloop
+
+            factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+        except ImportError:  # Windows
+            factory = asyncio.new_event_loop
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(self._enter())
+
+    async def _enter(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        await self._main()
+
+    async def _main(self) -> None:
+        """Work on the loop until ``_stopping`` is set, and tidy up; the thread ends when this returns.
+
+        Sets the result of ``_ready`` when other threads may call: ``start`` waits for that.
+        """
+        raise NotImplementedError
+
+    def post(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Have a function called on the loop. Does nothing if the loop has ended. On any thread."""
+        with contextlib.suppress(RuntimeError):  # closed: nothing is left that could be told
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def request(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Have a function called on the loop. On any thread.
+
+        Returns:
+            A future of what the function returns or raises. It is never done if the loop has ended.
+        """
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function(*arguments))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self.post(run)
+        return future
+
+    def is_loop(self) -> bool:
+        """True if the caller is on the thread of the loop."""
+        return threading.current_thread() is self._thread
+
+    def stop_loop(self, timeout_s: float | None = None) -> None:
+        """Have ``_main`` end, and wait for the thread (seconds; None: no limit). On any thread but the loop's."""
+        self.post(self._stopping.set)
+        self._thread.join(timeout_s)
