@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dispy.errors import UsageError
+from dispy.node.reporting import usage
 from dispy.system.escaping import counted, line
 
 if TYPE_CHECKING:
     from dispy.node.service import NodeService
-    from dispy.node.state import NodeState
 
 BACKGROUND_S = 1.0
 """How often a node in the background looks whether the terminal is its own again."""
@@ -200,21 +200,6 @@ _COMMANDS: dict[str, Callable[[Prompt], str]] = {
 
 def _jobs(count: int) -> str:
     return "no job runs" if not count else "1 job runs" if count == 1 else f"{count} jobs run"
-
-
-def usage(service: NodeState) -> str:
-    """Who uses this node, in a line for each client."""
-    state = service._machine.state
-    offered = "none offered, as the node is drained" if state.is_draining else f"{service.cpus} offered"
-    said = [f"CPUs: {offered}, {state.busy} in use"]
-    for client in state.clients.values():
-        its = [c for c in state.computations.values() if c.client is client]
-        jobs = sum(len(c.open) for c in its)
-        names = ", ".join(line(c.spec.name) + (" (exclusive)" if c.spec.exclusive else "") for c in its)
-        where = "" if client.is_connected else ", gone"
-        its_jobs = f"jobs here: {jobs} of {names or 'nothing'}"
-        said.append(f"  {client.name}{where}: {client.busy} in use, {its_jobs}")
-    return "\n".join(said)
 
 
 def parse_cpus(text: str, most: int) -> int:

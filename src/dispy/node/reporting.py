@@ -10,14 +10,13 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
 from dispy.core.execution.ids import ClientId
 from dispy.core.execution.state import UNLIMITED, Computation
 from dispy.errors import SilenceError
+from dispy.node.guests import Guest
 from dispy.protocol import node
 from dispy.system.escaping import brief, count, line
-from dispy.system.log_writer import LogLimit, local_time
+from dispy.system.log_writer import local_time
 
 if TYPE_CHECKING:
     from dispy.net.connection import Connection
@@ -25,54 +24,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dispy.node")
 
-LINES_MAX = 100
-"""Lines a minute about programs and computations: a program that makes a cluster a second fills no disk."""
-
-EVERY_S = 60.0
-"""Seconds after which lines are counted anew, and after which a node that is drained says again what it waits for."""
+WAITS_S = 60.0
+"""Seconds after which a drained node logs again what it waits for."""
 
 PROGRAMS_MAX = 5
 """Programs that a line names."""
-
-MORE = "comings and goings of programs and computations"
-
-
-class Guest(Struct):
-    """A client as its lines in the log have shown it.
-
-    Attributes:
-        name: As others see it.
-        lost_at: When its connection was lost; 0.0: it stands.
-        is_dead: It was said that it is taken for dead.
-        finished: Jobs of computations that have left, which succeeded.
-        failed: The others that ran.
-    """
-
-    name: str
-    lost_at: float = 0.0
-    is_dead: bool = False
-    finished: int = 0
-    failed: int = 0
-
-
-class Reports:
-    """The state of the log of one node: its guests, and how many lines there were.
-
-    Args:
-        service: The node.
-    """
-
-    def __init__(self, service: NodeState) -> None:
-        self.guests: dict[ClientId, Guest] = {}
-        self.limit = LogLimit(EVERY_S, LINES_MAX, logger.info, service._loop.call_later)
-        self.drain_said_at = 0.0
-        """When it was last said what the node waits for."""
-        self._count = 0
-
-    def say(self, text: str) -> None:
-        """Log a line, or count it."""
-        self._count += 1
-        self.limit.line(MORE, str(self._count), "%s", text)
 
 
 def on_attached(service: NodeState, connection: Connection, message: node.Attach) -> None:
@@ -144,7 +100,7 @@ def on_pulse(service: NodeState) -> None:
             reports.say(
                 f"{guest.name} is taken for dead: its share of CPUs is the others', its results are kept {kept}"
             )
-    if state.is_draining and service._clock.monotonic() - reports.drain_said_at >= EVERY_S:
+    if state.is_draining and service._clock.monotonic() - reports.drain_said_at >= WAITS_S:
         say_waits(service)
 
 
@@ -234,6 +190,21 @@ def say_waits(service: NodeState) -> None:
             results = sum(len(batch.ended) for batch in client.batches)
             waits.append(f"{brief(client.name)} to fetch {count(results, 'result')}")
     logger.info("the node is being drained, and waits for %s", "; for ".join(waits) or "nothing any more")
+
+
+def usage(service: NodeState) -> str:
+    """Who uses this node, in a line for each client."""
+    state = service._machine.state
+    offered = "none offered, as the node is drained" if state.is_draining else f"{service.cpus} offered"
+    said = [f"CPUs: {offered}, {state.busy} in use"]
+    for client in state.clients.values():
+        its = [c for c in state.computations.values() if c.client is client]
+        jobs = sum(len(c.open) for c in its)
+        names = ", ".join(line(c.spec.name) + (" (exclusive)" if c.spec.exclusive else "") for c in its)
+        where = "" if client.is_connected else ", gone"
+        its_jobs = f"jobs here: {jobs} of {names or 'nothing'}"
+        said.append(f"  {client.name}{where}: {client.busy} in use, {its_jobs}")
+    return "\n".join(said)
 
 
 def describe_work(service: NodeState) -> str:

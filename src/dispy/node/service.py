@@ -25,7 +25,6 @@ from dispy.net.connection import Connection
 from dispy.net.discovery import Entry, Listing
 from dispy.net.listener import Listener
 from dispy.node import clients, reporting, tracing
-from dispy.node.console import usage
 from dispy.node.processes import computations, workers
 from dispy.node.processes.python_path import SearchPath
 from dispy.node.results import delivery
@@ -223,7 +222,7 @@ class NodeService(NodeState):
 
     def say_usage(self, why: str) -> None:
         """Log who uses this node."""
-        for text in usage(self).splitlines():
+        for text in reporting.usage(self).splitlines():
             logger.info("%s: %s", why, text.strip())
 
     def stop(self, why: str = "stopped") -> None:

@@ -25,9 +25,9 @@ from dispy.core import execution as core
 from dispy.core.execution import Machine
 from dispy.core.execution.dispatch import workers_max
 from dispy.core.execution.ids import ClientId, Key, WorkerId
+from dispy.node.guests import Reports
 from dispy.node.machine.live_output import read_printed
 from dispy.node.processes.hosts import HostProcess, WorkerHandle
-from dispy.node.reporting import Reports
 from dispy.protocol import node
 from dispy.protocol.worker import PACKET_MAX
 from dispy.settings import NodeSettings
@@ -172,7 +172,7 @@ class NodeState:
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
         self._entry: Entry | None = None
-        self._reports = Reports(self)
+        self._reports = Reports(self._loop.call_later)
         self._tracer: Callable[[Connection], Callable[[str, Any], None]] | None = None
         """Gives each connection its ``trace``, with ``-d``."""
 
