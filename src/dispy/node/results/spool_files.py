@@ -23,6 +23,10 @@ CRC = struct.Struct("<I")
 """One for each part, behind the last; of a result's second part it goes on from the first."""
 
 _COPY = 1 * MIB
+"""Bytes of a segment that are copied into a file at once."""
+
+DAMAGED = ".damaged"
+"""Suffix of a file whose content is not what was written. It tells the next node that something is lost."""
 
 
 class Header(Struct, array_like=True):
@@ -52,6 +56,24 @@ UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 class Damaged(Exception):
     """A file is not what was written."""
+
+
+class ResultsFile:
+    """A file of results on disk, and the numbers of its batches that are still wanted.
+
+    The file is removed when ``batches`` is empty.
+    """
+
+    __slots__ = ("batches", "path")
+
+    def __init__(self, path: Path, batches: set[int]) -> None:
+        self.path = path
+        self.batches = batches
+
+
+def client_of(path: Path) -> str:
+    """Identity of the client whose results or note are in a file, in hexadecimal: the name up to the first ``-``."""
+    return path.stem.partition("-")[0]
 
 
 def pack_note(note: Note) -> bytes:
