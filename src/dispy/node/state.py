@@ -27,7 +27,8 @@ from dispy.core.execution.dispatch import workers_max
 from dispy.core.execution.ids import ClientId, Key, WorkerId
 from dispy.node.guests import Reports
 from dispy.node.machine.live_output import read_printed
-from dispy.node.processes.hosts import HostProcess, WorkerHandle
+from dispy.node.processes.hosts import HostProcess
+from dispy.node.processes.worker_channels import WorkerHandle
 from dispy.protocol import node
 from dispy.protocol.worker import PACKET_MAX
 from dispy.settings import NodeSettings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from functools import partial
+from pathlib import Path
 
 from dispy.core import execution as core
 from dispy.core.execution.ids import Key, WorkerId
@@ -28,6 +29,7 @@ from dispy.node.staging.working_directories import (
     place_name,
 )
 from dispy.node.state import Loaded, NodeState
+from dispy.protocol import node
 from dispy.protocol import worker as worker_protocol
 from dispy.system.addresses import outward
 from dispy.system.escaping import block, line, lines
@@ -64,16 +66,12 @@ def _restart_host(service: NodeState, action: core.StartHost) -> None:
 
 
 def _load(service: NodeState, action: core.StartHost) -> None:
+    """Have a host load a computation, once an earlier stay of the computation on this node is over."""
     if action.key in service._leaving or action.key in service._dropping:
-        # The directory is needed, too, and empty.
+        # The computation needs its directory, and needs it empty.
         service._waiting[action.key] = action
         return
-    name = place_name(action.key)
-    spare, service._spare = service._spare, None
-    if spare is not None:
-        service._loop.remove_reader(spare.control)
-        service._loop.remove_reader(spare.output)
-    host = spare if spare is not None and not spare.is_dead else None
+    host = _take_spare(service)
     before = service._loaded.get(action.key)
     had_work = before is not None or action.key in service._prepared
     work = segments = None
@@ -81,23 +79,14 @@ def _load(service: NodeState, action: core.StartHost) -> None:
         if host is None:
             host = service._new_host()
         work = open_work(service, action.key, action.compute)
-        segments = service._segments.open(name)
+        segments = service._segments.open(place_name(action.key))
         code_path = service._segments.put_code(segments, action.compute.code)
     except (OSError, ValueError) as error:
         if segments is not None and before is None:
             service._segments.drop(segments)
         if work is not None and not had_work:
             drop_work(service, action.key, work)
-        if host is not None:
-            host.kill()
-            host.process.wait()
-            close_host(service, host)
-        reason = f"node {service.name} cannot start a process for the computation: {error}"
-        # What is short now may be there again in a moment.
-        service._loop.call_soon(
-            _on_host_failed, service, core.HostFailed(action.key, reason, has_died=True)
-        )
-        service._loop.call_later(SPARE_S, _start_spare, service)
+        _fail_start(service, action.key, host, error)
         return
     loaded = Loaded(action.key, host, work, segments, action.compute)
     if before is not None:
@@ -110,25 +99,50 @@ def _load(service: NodeState, action: core.StartHost) -> None:
     service._loop.add_reader(host.output, _on_output, service, host)
     service._loop.add_reader(host.control, _on_host_readable, service, action.key, loaded)
     logger.debug("host %d loads computation %s", host.process.pid, line(action.compute.name))
-    host.tell(
+    _tell_load(service, loaded, action.compute, code_path)
+    # The next computation finds a host that has done its imports already.
+    service._loop.call_later(SPARE_S, _start_spare, service)
+
+
+def _take_spare(service: NodeState) -> HostProcess | None:
+    """Return the spare host, which is then no spare any more; None if there is none that lives."""
+    spare, service._spare = service._spare, None
+    if spare is not None:
+        service._loop.remove_reader(spare.control)
+        service._loop.remove_reader(spare.output)
+    return spare if spare is not None and not spare.is_dead else None
+
+
+def _fail_start(service: NodeState, key: Key, host: HostProcess | None, error: Exception) -> None:
+    """End a host that cannot load its computation, and tell the core; ``host`` is None if it could not be started."""
+    if host is not None:
+        host.kill()
+        host.process.wait()
+        close_host(service, host)
+    reason = f"node {service.name} cannot start a process for the computation: {error}"
+    # has_died: the core tries again, as memory or descriptors that are short now may be there again in a moment.
+    service._loop.call_soon(_on_host_failed, service, core.HostFailed(key, reason, has_died=True))
+    service._loop.call_later(SPARE_S, _start_spare, service)
+
+
+def _tell_load(service: NodeState, loaded: Loaded, compute: node.Compute, code_path: Path) -> None:
+    loaded.host.tell(
         worker_protocol.Load(
-            name=action.compute.name,
+            name=compute.name,
             code_path=str(code_path),
             work_path=str(loaded.work),
             segment_path=str(loaded.segments),
             node_name=service.name,
             node_ip_addr=outward(service.address[0]),
-            isolate=action.compute.isolate,
+            isolate=compute.isolate,
             free_path=service._segments.free,
-            message_timeout_s=action.compute.message_timeout_s,
+            message_timeout_s=compute.message_timeout_s,
             setup_per_worker=loaded.per_worker,
             setup_timeout_s=loaded.limit_s,
             file_max=service.settings.max_file_size,
-            disk_path=service._segments.disk_path(segments),
+            disk_path=service._segments.disk_path(loaded.segments),
         )
     )
-    # The next computation finds a host that has done its imports already.
-    service._loop.call_later(SPARE_S, _start_spare, service)
 
 
 # What hosts say.

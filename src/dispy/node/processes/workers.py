@@ -10,7 +10,7 @@ import msgspec
 from dispy.core import execution as core
 from dispy.core.execution.clients import segments_held
 from dispy.core.execution.ids import WorkerId
-from dispy.node.processes.hosts import WorkerHandle
+from dispy.node.processes.worker_channels import WorkerHandle
 from dispy.node.state import Loaded, NodeState
 from dispy.protocol import limits
 from dispy.protocol import worker as worker_protocol
