@@ -36,6 +36,7 @@ from dispy.protocol.node import to_node_decoder
 from dispy.settings import PULSE_S, NodeSettings
 from dispy.system.addresses import is_loopback, local
 from dispy.system.liveness import this_process
+from dispy.system.watchdog import Stall
 
 logger = logging.getLogger("dispy.node")
 
@@ -88,6 +89,17 @@ class NodeService(NodeState):
 
     def __init__(self, settings: NodeSettings, parts: NodeParts) -> None:
         super().__init__(settings, parts)
+        self._secret = parts.secret
+        self._tls = parts.tls
+        self._entry: Entry | None = None
+        """Entry in this machine's list of nodes; None: the node is not listed."""
+        self._pulse: asyncio.TimerHandle | None = None
+        """Timer of the next pulse."""
+        self._pulses = 0
+        """Pulses so far."""
+        self._idle_pulses = 0
+        """Pulses in a row without any computation here."""
+        self._stall = Stall(settings.stall_s)
         account = parts.account
         self._search_path = SearchPath(account)
         owner = None if account is None else (account.uid, account.gid)
