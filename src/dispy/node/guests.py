@@ -1,4 +1,4 @@
-"""Clients as the node's log has shown them, and how many lines the log may still have this minute."""
+"""Guests: clients as the node's log has shown them; and the limit of lines a minute."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from dispy.system.log_writer import LogLimit
 logger = logging.getLogger("dispy.node")
 
 LINES_MAX = 100
-"""Lines a minute about programs and computations: a program that makes a cluster a second fills no disk."""
+"""Lines a minute about programs and computations; more are counted. A program that makes a cluster a second must not
+fill the disk."""
 
 EVERY_S = 60.0
-"""Seconds after which lines are counted anew."""
+"""Seconds after which the count of lines starts again."""
 
 MORE = "comings and goings of programs and computations"
-"""Name of the lines that are left out, in the line that tells their number."""
+"""Subject of the lines that were left out, in the line that logs their number."""
 
 
 class Guest(Struct):
-    """A client as its lines in the log have shown it.
+    """A client as the log has shown it.
 
     Attributes:
-        name: As others see it.
-        lost_at: When its connection was lost; 0.0: it stands.
-        is_dead: It was said that it is taken for dead.
-        finished: Jobs of computations that have left, which succeeded.
-        failed: The others that ran.
+        name: Name of the client in the log, cut and escaped.
+        lost_at: Time at which its connection was lost (monotonic, seconds); 0.0: it is connected.
+        is_dead: True if the log has said that the client is taken for dead.
+        finished: Jobs that returned a value, of computations that have left.
+        failed: Jobs of these computations that ran and did not return a value.
     """
 
     name: str
@@ -41,20 +42,24 @@ class Guest(Struct):
 
 
 class Reports:
-    """The state of the log of one node: its guests, and how many lines there were.
+    """State of one node's log: its guests, and how many lines there were in the current minute.
 
     Args:
-        call_later: Of the node's event loop.
+        call_later: Calls a function after a number of seconds, as the method of an event loop does.
+
+    Attributes:
+        guests: Clients that the log has shown, until they have left for good.
+        limit: Logs lines up to the limit, and counts the others.
     """
 
     def __init__(self, call_later: Callable[[float, Callable[[], None]], object]) -> None:
         self.guests: dict[ClientId, Guest] = {}
         self.limit = LogLimit(EVERY_S, LINES_MAX, logger.info, call_later)
         self.drain_said_at = 0.0
-        """When it was last said what the node waits for."""
+        """Time at which the log last said what a drained node waits for (monotonic, seconds)."""
         self._count = 0
 
     def say(self, text: str) -> None:
-        """Log a line, or count it."""
+        """Log a line at INFO, or count it if there were ``LINES_MAX`` in this minute."""
         self._count += 1
         self.limit.line(MORE, str(self._count), "%s", text)

@@ -101,8 +101,8 @@ class Loaded:
         self.values: dict[tuple[int, int, int], int] = {}
         """Segments of provisional results that the client was told, by number, attempt and serial."""
         self.is_shared = False
-        """True once the client, on this machine, was told of a result by the name of its segment. Segments are
-        removed with this in mind: the client may still read them."""
+        """True once the client, which runs on this machine, was told of a result by the name of its segment. Large
+        segments are then not used again: the client may have mapped them."""
         self.brought: Brought | None = None
         """Files that its jobs bring; None until a job brings any."""
         self.stages: dict[int, Stage] = {}
