@@ -1,4 +1,29 @@
-"""The lives of computations: a host is found or started, loads the code, sets up, ends, and is cleared away."""
+"""Life cycle of computations on a node: a host is started, loads the code, calls ``setup``, ends, and is cleared
+away.
+
+State of a computation: the tables of the service (``_prepared``, ``_loaded`` …) that have its key. Events and actions
+that are not listed change nothing.
+
+=================== ======================== ==================
+======================================================= State               Event                    Next state
+Done =================== ======================== ==================
+======================================================= none, prepared      ``StartHost``            loaded the spare
+host, or a new one, gets ``Load`` loaded, host dead   ``StartHost``            loaded             another host gets
+``Load``, for the same directories any of these        ``StartHost`` fails      unchanged          the core is told
+``HostFailed`` (``has_died``) loaded              host says ``Loaded``     loaded             the core is told
+``HostReady`` loaded              host says ``LoadFailed`` leaving            the core is told ``HostFailed``, the
+host to end loaded              host dies                loaded, host dead  the core is told ``HostFailed`` with ends
+of workers loaded, host dead   the core gives it up     dropping           directories are removed prepared
+``StopHost``             dropping           its files are not fetched any more loaded              ``StopHost``
+leaving            the host is told to end, killed after ``CLEANUP_S`` loaded, host dead   ``StopHost`` dropping
+directories are removed leaving             host has ended           dropping           strays of the host are killed
+dropping            no thread writes there   none               the working directory is removed leaving, dropping
+``StartHost``            unchanged          the action waits (``_waiting``) until the state is none
+=================== ======================== ==================
+=======================================================
+
+A host is started ahead, as a spare, so that the next computation finds one that has done its imports.
+"""
 
 from __future__ import annotations
 
@@ -38,20 +63,20 @@ from dispy.system.processes import describe_exit
 logger = logging.getLogger("dispy.node")
 
 CLEANUP_S = 5.0
-"""Time for a host to end by itself, ``cleanup`` included, when its computation is closed."""
+"""Seconds after which a host that was told to end is killed; ``cleanup`` has to be over by then."""
 
 REAP_S = 0.05
-"""How often it is looked whether it has ended."""
+"""Seconds between two checks whether an ending host has ended."""
 
 SPARE_S = 2.0
-"""How long after a computation has begun the host of the next one is started: that takes 0.1 s of a CPU, which the
-first jobs want, too."""
+"""Seconds after the start of a computation until the spare host for the next one is started. That takes 0.1 s of a
+CPU, which the first jobs want, too."""
 
 
 def start_host(service: NodeState, action: core.StartHost) -> None:
-    """Have a host load a computation, now or after a delay."""
+    """Have a host load a computation, now or after the action's delay."""
     if service._stopped.is_set():
-        # Nobody would end it: all hosts have been told to.
+        # All hosts have been told to end; a new one would be left over.
         return
     if action.delay_s:
         service._loop.call_later(action.delay_s, _restart_host, service, action)
@@ -60,6 +85,7 @@ def start_host(service: NodeState, action: core.StartHost) -> None:
 
 
 def _restart_host(service: NodeState, action: core.StartHost) -> None:
+    """Load after a delay, unless the computation has left meanwhile, perhaps to come back as another stay."""
     computation = service._machine.state.computations.get(action.key)
     if computation is not None and computation.spec is action.compute and not service._stopped.is_set():
         _load(service, action)
@@ -145,10 +171,11 @@ def _tell_load(service: NodeState, loaded: Loaded, compute: node.Compute, code_p
     )
 
 
-# What hosts say.
+# Messages of hosts.
 
 
 def _on_host_readable(service: NodeState, key: Key, loaded: Loaded) -> None:
+    """Read what a host has sent; bury it if it is gone or has sent nonsense."""
     if loaded.host.read(partial(_on_host_message, service, key, loaded)):
         return
     service._loop.remove_reader(loaded.host.control)
@@ -165,7 +192,7 @@ def _on_host_message(
             service._loop.call_later(loaded.limit_s + SETUP_GRACE_S, _end_late_setup, service, loaded)
         case worker_protocol.Loaded(warning):
             loaded.is_loaded = True
-            if warning and not service.settings.owner:  # whose program says it
+            if warning and not service.settings.owner:  # a private node's program warns its user itself
                 logger.warning("%s", block(warning))
             reporting.on_loaded(service, loaded)
             service._handle(core.HostReady(key, warning))
@@ -179,20 +206,20 @@ def _on_host_message(
             if worker in loaded.host.workers:
                 loaded.host.workers[WorkerId(worker)].pid = pid
         case worker_protocol.WorkerExited(worker, code, reason):
-            # Of its own workers only: jobs can make their host say anything.
+            # Only of the host's own workers: a job can make its host send anything.
             if worker in loaded.host.workers:
                 reason = reason or f"the job's process ended with {describe_exit(code)}"
                 on_worker_exited(service, WorkerId(worker), reason)
 
 
 def _end_late_setup(service: NodeState, loaded: Loaded) -> None:
-    """``setup`` takes too long and has not heeded what its host raised in it."""
+    """Give a computation up whose ``setup`` is too late, and has ignored the exception that the host raised in it."""
     if not loaded.is_loaded:
         fail_setup(service, loaded, setup_is_late(service, loaded))
 
 
 def _on_output(service: NodeState, host: HostProcess) -> bool:
-    """A host, or code that it loads, has printed something; whether there may be more."""
+    """Pass on what a host, or code that it loads, has printed; True if there may be more."""
     said = host.read_output()
     if said is None:
         service._loop.remove_reader(host.output)
@@ -201,11 +228,11 @@ def _on_output(service: NodeState, host: HostProcess) -> bool:
     return bool(said)
 
 
-# How they end.
+# Ends of hosts.
 
 
 def stop_host(service: NodeState, action: core.StopHost) -> None:
-    """A computation leaves: its host ends in good order, in a while by force."""
+    """End a computation: its host is told to end, and is killed after ``CLEANUP_S``."""
     service._waiting.pop(action.key, None)
     drop_prepared(service, action.key)
     loaded = service._loaded.get(action.key)
@@ -225,13 +252,21 @@ def stop_host(service: NodeState, action: core.StopHost) -> None:
     host.end()
     service._ending.append(host)
     service._segments.drop(loaded.segments)
-    # Its directory goes when it has gone: ``cleanup`` may still want what is there.
+    # The working directory stays until the host has ended: ``cleanup`` may use it.
     service._leaving[action.key] = service._loaded.pop(action.key)
     deadline = service._clock.monotonic() + CLEANUP_S
     service._loop.call_later(REAP_S, _reap_host, service, host, deadline, action.key)
 
 
 def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key) -> None:
+    """Clear away an ending host if it has ended; otherwise look again after ``REAP_S``.
+
+    Args:
+        service: The node.
+        host: The host.
+        deadline: Time from which on it is killed (monotonic, seconds).
+        key: Its computation.
+    """
     if host.process.poll() is None:
         if service._clock.monotonic() > deadline:
             host.kill()
@@ -250,7 +285,7 @@ def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key)
 
 
 def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
-    """The process that holds a computation is gone: so are its workers, and what they started."""
+    """Bury a host that is gone: kill its workers and what they started, take in their last results, tell the core."""
     was_ended = loaded.host.kill()
     loaded.host.process.wait()
     loaded.host.kill_workers()
@@ -270,9 +305,12 @@ def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
 
 
 def _why_dead(service: NodeState, loaded: Loaded, was_ended: bool) -> str:
-    """How a host has ended, and what it has said of that.
+    """Describe how a host has ended, with its last words if they tell why.
 
-    ``was_ended``: by us, as it did not speak with us any more.
+    Args:
+        service: The node.
+        loaded: The computation.
+        was_ended: True if the node killed the host, because its connection was closed.
     """
     code = loaded.host.process.returncode
     if was_ended:
@@ -282,7 +320,8 @@ def _why_dead(service: NodeState, loaded: Loaded, was_ended: bool) -> str:
     if not loaded.is_loaded:
         reason += ", while it loaded the code or ran setup"
     elif code <= 0:
-        return reason  # what it has printed is what jobs have logged before
+        # The host has made no error: its last output is of jobs before, and does not tell why it has ended.
+        return reason
     while _on_output(service, loaded.host):
         pass
     words = loaded.host.last_words() if code != -signal.SIGKILL else ""
@@ -290,11 +329,11 @@ def _why_dead(service: NodeState, loaded: Loaded, was_ended: bool) -> str:
 
 
 def _on_host_failed(service: NodeState, event: core.HostFailed) -> None:
+    """Tell the core that a host has failed; clear the computation away if the core gives it up."""
     computation = service._machine.state.computations.get(event.key)
     service._handle(event)
     loaded = service._loaded.get(event.key)
-    # Its directories stay if another host is started in its place, also after a while: what lies there
-    # belongs to jobs that wait.
+    # The directories stay if another host is to be started, also after a delay: jobs that wait need what is there.
     is_over = event.key not in service._machine.state.computations
     if is_over:
         if computation is not None:
@@ -307,7 +346,7 @@ def _on_host_failed(service: NodeState, event: core.HostFailed) -> None:
 
 
 def close_host(service: NodeState, host: HostProcess) -> None:
-    """Release what we have of a host that has ended."""
+    """Pass on the last output of a host that has ended, and close its channels."""
     if host.output >= 0:
         _on_output(service, host)
         service._loop.remove_reader(host.output)
@@ -315,12 +354,12 @@ def close_host(service: NodeState, host: HostProcess) -> None:
 
 
 def living_hosts(service: NodeState) -> list[HostProcess]:
-    """Those of computations."""
+    """Returns hosts of computations that live; not the spare one, nor those that are ending."""
     return [loaded.host for loaded in service._loaded.values() if not loaded.host.is_dead]
 
 
 def own_children(service: NodeState) -> set[int]:
-    """Pids of all hosts that may live."""
+    """Returns pids of all hosts that may live."""
     hosts = living_hosts(service) + service._ending
     if service._spare is not None:
         hosts.append(service._spare)
@@ -331,20 +370,21 @@ def own_children(service: NodeState) -> set[int]:
 
 
 def _start_spare(service: NodeState) -> None:
+    """Start a spare host, unless there is one or the node stops."""
     if service._spare is not None or service._stopped.is_set():
         return
     try:
         service._spare = service._new_host()
         logger.debug("host %d is started ahead", service._spare.process.pid)
     except OSError as error:
-        # The next computation tries again, and says so if that fails.
+        # The next computation tries again; if that fails, its program is told.
         logger.warning("no process can be started ahead: %s", error)
         return
     watch_spare(service)
 
 
 def watch_spare(service: NodeState) -> None:
-    """Notice when the spare host ends or prints something."""
+    """Have the loop notice when the spare host ends or prints something."""
     spare = service._spare
     if spare is not None:
         service._loop.add_reader(spare.control, _on_spare_readable, service, spare)
@@ -352,7 +392,7 @@ def watch_spare(service: NodeState) -> None:
 
 
 def _on_spare_readable(service: NodeState, spare: HostProcess) -> None:
-    """A spare host has nothing to say: it has died."""
+    """Clear away a spare host that has died. It sends no messages, so a readable socket means just that."""
     service._loop.remove_reader(spare.control)
     spare.is_dead = True
     spare.kill()

@@ -1,12 +1,12 @@
 """Recovery of results: a node that starts takes over the rooms that dead nodes have left.
 
-Theory of operation. A room is ours to take if it can be locked (its owner is dead), and if its ``node.json`` has our
-secret's fingerprint and our name or our port. For each client the files of all such rooms are put together into one
-``Restored`` for the execution core: batches of results, the jobs that were open and are lost, and whether jobs may be
-missing from that list (``has_gaps``).
+Theory of operation. The starting node takes a room if it can be locked (its owner is dead), and if its ``node.json``
+has this node's secret (by fingerprint), and its name or its port. For each client the files of all such rooms are put
+together into one ``Restored`` for the execution core: batches of results, the jobs that were open and are lost, and
+whether jobs may be missing from that list (``has_gaps``).
 
 Files stay in their rooms, so this process may die at any moment of the recovery: the next node starts again from the
-files. Only three changes are made on disk: our names are added to ``node.json``, files that were not finished are
+files. Only three changes are made on disk: this node is added to ``node.json``, files that were not finished are
 removed, and damaged files are renamed, so that the next node knows of the damage, too.
 
 Clients acknowledge batches of results by number, and know the numbers of the node that had this port. Rooms of this
@@ -67,7 +67,7 @@ class Recovery:
         self.restored: dict[ClientId, Restored] = {}
 
     def run(self) -> None:
-        """Take over all rooms that are ours to take, and remove rooms of others that are older than ``LEFT_S``."""
+        """Take over all rooms that this node may take, and remove rooms of others that are older than ``LEFT_S``."""
         port = self._names.ports[0]
         found = []
         for path in sorted(self._base.glob("[!.]*")):
@@ -88,7 +88,7 @@ class Recovery:
         self._drop_damaged({client.hex() for client in self.restored})
 
     def _is_ours(self, names: RoomNames) -> bool:
-        """True if a room has our secret, and our name or our port."""
+        """True if a room has this node's secret, and its name or its port."""
         if names.fingerprint != self._names.fingerprint:
             return False
         return self._names.names[0] in names.names or self._names.ports[0] in names.ports
@@ -108,7 +108,7 @@ class Recovery:
         """Read all files of a room into ``restored`` and ``files``. A damaged file is logged and renamed."""
         before = [bytes.fromhex(node) for node in names.nodes]
         with suppress(OSError):
-            # The node after us recognises the room by our name or port as well.
+            # The next node recognises the room by this node's name or port as well.
             together = RoomNames(
                 names.nodes + self._names.nodes,
                 names.names + self._names.names,
