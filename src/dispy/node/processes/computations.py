@@ -1,26 +1,25 @@
-"""Life cycle of computations on a node: a host is started, loads the code, calls ``setup``, ends, and is cleared
-away.
+"""Life cycle of computations on a node: a host loads the code, calls ``setup``, ends, and is cleared away.
 
 State of a computation: the tables of the service (``_prepared``, ``_loaded`` …) that have its key. Events and actions
-that are not listed change nothing.
+that are not listed change nothing. "core:" is the event that the execution core is told.
 
-=================== ======================== ==================
-======================================================= State               Event                    Next state
-Done =================== ======================== ==================
-======================================================= none, prepared      ``StartHost``            loaded the spare
-host, or a new one, gets ``Load`` loaded, host dead   ``StartHost``            loaded             another host gets
-``Load``, for the same directories any of these        ``StartHost`` fails      unchanged          the core is told
-``HostFailed`` (``has_died``) loaded              host says ``Loaded``     loaded             the core is told
-``HostReady`` loaded              host says ``LoadFailed`` leaving            the core is told ``HostFailed``, the
-host to end loaded              host dies                loaded, host dead  the core is told ``HostFailed`` with ends
-of workers loaded, host dead   the core gives it up     dropping           directories are removed prepared
-``StopHost``             dropping           its files are not fetched any more loaded              ``StopHost``
-leaving            the host is told to end, killed after ``CLEANUP_S`` loaded, host dead   ``StopHost`` dropping
-directories are removed leaving             host has ended           dropping           strays of the host are killed
-dropping            no thread writes there   none               the working directory is removed leaving, dropping
-``StartHost``            unchanged          the action waits (``_waiting``) until the state is none
-=================== ======================== ==================
-=======================================================
+================= ======================== ================= =============================================
+State             Event                    Next state        Done
+================= ======================== ================= =============================================
+none, prepared    ``StartHost``            loaded            ``Load`` is sent to the spare or a new host
+loaded, host dead ``StartHost``            loaded            ``Load`` is sent; directories are the same
+any of these      ``StartHost`` fails      unchanged         core: ``HostFailed`` (``has_died``)
+loaded            host says ``Loaded``     loaded            core: ``HostReady``
+loaded            host says ``LoadFailed`` leaving           core: ``HostFailed``; the host is told to end
+loaded            host dies                loaded, host dead core: ``HostFailed``, with ends of workers
+loaded, host dead the core gives it up     dropping          directories are removed
+prepared          ``StopHost``             dropping          its files are not fetched any more
+loaded            ``StopHost``             leaving           the host is told to end
+loaded, host dead ``StopHost``             dropping          directories are removed
+leaving           host has ended           dropping          strays of the host are killed
+dropping          no thread writes there   none              the working directory is removed
+leaving, dropping start or ``StageFiles``  unchanged         the action waits until the state is none
+================= ======================== ================= =============================================
 
 A host is started ahead, as a spare, so that the next computation finds one that has done its imports.
 """
