@@ -1,1 +1,1 @@
-"""dispynode: performs what the execution core decides. Starts hosts, feeds workers, keeps results."""
+"""The node (dispynode): performs what the execution core decides. It starts hosts, feeds workers, keeps results."""

@@ -1,4 +1,9 @@
-"""What clients say: who they are, jobs and what belongs to them, and that they are gone."""
+"""Messages of clients: who they are, their jobs and data, and that they leave. Also the loss of a connection.
+
+Most messages are for the execution core, which gets them as ``FromClient``. Some are the service's alone (``_OURS``);
+for some the service does its part before the core is told (``_BEFORE``), such as moving large arguments to where
+workers find them.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +31,12 @@ logger = logging.getLogger("dispy.node")
 
 
 def on_message(service: NodeState, connection: Connection, message: Any) -> None:
-    """A client said something: it is for us alone, or for the core, once we have done our part.
+    """Take in a message of a client.
+
+    While the node stops only ``Detach`` and ``Acknowledge`` count.
 
     Raises:
-        RemoteProtocolError: It has not said who it is.
+        RemoteProtocolError: The client has not said who it is; its connection is closed.
     """
     client = service._connections.get(connection)
     if client is None:
@@ -59,7 +66,11 @@ def on_message(service: NodeState, connection: Connection, message: Any) -> None
 
 
 def on_closed(service: NodeState, connection: Connection, error: Exception | None) -> None:
-    """A client is gone, perhaps to come back."""
+    """Take note that a connection is closed.
+
+    Its client may come back. If the connection ended by a fault of this program (``InternalError``), the client was
+    told that the node leaves it, and what it has here is dropped.
+    """
     client = service._connections.pop(connection, None)
     service._told_available.pop(connection, None)
     if client is not None and service._clients.get(client) is connection:
@@ -72,12 +83,13 @@ def on_closed(service: NodeState, connection: Connection, error: Exception | Non
                 "client %s is given up: %s", known.name if known is not None else client.hex(), error
             )
             if known is not None and not known.was_away:
-                # It was told that we leave it. What could not be said would be said again when it comes back.
+                # The client was told that the node leaves it. If its state stayed, the message that could not be sent
+                # would be sent again when it comes back, and fail again.
                 service._handle(core.FromClient(client, node.Detach()))
 
 
 def _take_farewell(service: NodeState, client: ClientId, message: node.ToNode) -> None:
-    """What clients say while we stop: that they have results, or that they go as well."""
+    """Take in a message while the node stops: ``Acknowledge`` of results, or ``Detach`` of a client that leaves."""
     if type(message) is node.Detach:
         service._gone.add(client)
     elif type(message) is node.Acknowledge:
@@ -85,7 +97,11 @@ def _take_farewell(service: NodeState, client: ClientId, message: node.ToNode) -
 
 
 def _take_code(service: NodeState, connection: Connection, message: node.Compute) -> bool:
-    """Put the code that came as a stream where it belongs; False if there was no room for it."""
+    """Put code that came as a stream into its message.
+
+    Returns:
+        True if it is there; False if there was no room for it, and the client was told that.
+    """
     try:
         message.code = connection.take_stream(message.stream).read()
     except OSError as error:
@@ -96,6 +112,7 @@ def _take_code(service: NodeState, connection: Connection, message: node.Compute
 
 
 def _attach(service: NodeState, connection: Connection, message: node.Attach) -> None:
+    """Know the client of a connection, replace an older connection of it, and answer with ``Welcome``."""
     client = ClientId(message.client)
     before = service._clients.get(client)
     if before is not None:
@@ -124,12 +141,18 @@ def _attach(service: NodeState, connection: Connection, message: node.Attach) ->
 
 
 def _lose(service: NodeState, client: ClientId, since_s: float) -> None:
-    """The connection of a client is lost, and all that was on its way on it."""
+    """Drop what was on its way on a client's connection, which is lost, and tell the core.
+
+    Args:
+        service: The node.
+        client: The client.
+        since_s: Seconds for which the client has been silent already.
+    """
     del service._clients[client]
     if client in service._sharing:
         service._sharing.discard(client)
         service._segments.drop_given(given_prefix(client))
-        # Should it be dead, it has let go of its lock by then.
+        # If the client is dying, it may still hold its lock now, but not a pulse later.
         service._segments.sweep()
         service._loop.call_later(PULSE_S, service._segments.sweep)
     for key, loaded in service._loaded.items():
@@ -144,7 +167,11 @@ def _lose(service: NodeState, client: ClientId, since_s: float) -> None:
 def _store_arguments(
     service: NodeState, connection: Connection, client: ClientId, message: node.RunJobs
 ) -> None:
-    """Put large arguments where workers find them; jobs where that fails are left out."""
+    """Put large arguments where workers find them, and set ``stream`` of their jobs to the segment's number.
+
+    Jobs where that fails are taken out of the message. A job goes back to the client if its computation is not here
+    or there is no room for now. On any other error the core is told ``JobRefused``.
+    """
     if not any(job.stream or job.given for job in message.jobs):
         return
     key = (client, message.computation)
@@ -165,7 +192,7 @@ def _store_arguments(
         elif job.stream:
             incoming = connection.take_stream(job.stream)
             if loaded is None:
-                # The computation is not there, and the job goes back.
+                # The computation is not here: the job goes back.
                 incoming.discard()
                 _give_back(connection, message.computation, job)
                 continue
@@ -190,13 +217,16 @@ def _give_back(connection: Connection, computation: int, job: node.Job) -> None:
 def _put_object(
     service: NodeState, connection: Connection, client: ClientId, message: node.PutObject
 ) -> None:
-    """Store what jobs of a computation read. One that is there already stays as it is."""
+    """Store an object that jobs of a computation read, and answer with ``ObjectStored``.
+
+    An object that is here already stays as it is.
+    """
     loaded = service._loaded.get((client, message.computation))
     incoming = connection.take_stream(message.stream) if message.stream else None
     reason = ""
     again = False
     if loaded is None:
-        # The computation is not there any more, or not yet again: it is sent once more if it is wanted.
+        # The computation has left, or has not come back yet. The client sends the object again if it is wanted.
         if incoming is not None:
             incoming.discard()
         return
@@ -217,7 +247,7 @@ def _put_object(
 def _drop_objects(
     service: NodeState, connection: Connection, client: ClientId, message: node.DropObjects
 ) -> None:
-    """Remove objects; workers let go of them, now if they wait for jobs."""
+    """Remove objects. Workers that wait for jobs let go of them at once, the others before their next record."""
     loaded = service._loaded.get((client, message.computation))
     if loaded is None:
         return
@@ -262,7 +292,7 @@ _OURS: dict[type[node.ToNode], Callable[[NodeState, Connection, ClientId, Any], 
     node.FileUnreadable: _on_file_unreadable,
     node.PlaceFiles: place_files,
 }
-"""What the core knows nothing of."""
+"""Functions for messages that the core never sees, by type."""
 
 _BEFORE: dict[type[node.ToNode], Callable[[NodeState, Connection, ClientId, Any], None]] = {
     node.RunJobs: _store_arguments,
@@ -270,4 +300,4 @@ _BEFORE: dict[type[node.ToNode], Callable[[NodeState, Connection, ClientId, Any]
     node.CancelJobs: cancel_results,
     node.CloseComputation: give_up_results,
 }
-"""What is done before the core is told."""
+"""Functions to call before the core is told of a message, by type."""

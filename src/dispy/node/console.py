@@ -1,4 +1,4 @@
-"""The terminal of a node: what is typed where ``dispynode`` runs."""
+"""The terminal of a node: commands that an administrator types where ``dispynode`` runs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dispy.errors import UsageError
+from dispy.node.reporting import usage
 from dispy.system.escaping import counted, line
 
 if TYPE_CHECKING:
     from dispy.node.service import NodeService
-    from dispy.node.state import NodeState
 
 BACKGROUND_S = 1.0
-"""How often a node in the background looks whether the terminal is its own again."""
+"""Seconds between two checks of a background node whether it is in the terminal's foreground again."""
 
 LINE_MAX = 4096
-"""Bytes of a line that a terminal passes on."""
+"""Bytes read at once: the kernel's limit for a line of a terminal."""
 
 EOF_S = 0.1
-"""Pause after an end of file, so that a terminal that has nothing but these costs nothing."""
+"""Seconds without reading after an end of file, so that a terminal that delivers nothing else costs no CPU."""
 
 HELP = """\
 commands: status   who uses this node (so does an empty line)
@@ -35,21 +35,21 @@ commands: status   who uses this node (so does an empty line)
           quit     end now, with all that runs (so does Ctrl-C)"""
 
 HINT = "type 'help' to see what can be typed here"
-"""Said when a node starts at a terminal."""
+"""Printed when a node starts at a terminal, and after an unknown command."""
 
 _END_OF_FILE = "dispynode goes on; type 'exit' to end when no job runs, 'quit' to end now, 'help' for more"
-"""Said to Ctrl-D."""
+"""Answer to Ctrl-D."""
 
 
 class Console:
-    """Reads lines from a terminal, and says what is answered, until the terminal is gone.
+    """Reads lines from a terminal and prints the answers, until the terminal is gone or ``close`` is called.
 
-    The terminal is read only while we are in its foreground: whoever reads it from the background is stopped
-    by the kernel, and what is typed there is meant for others.
+    The terminal is read only while this process is in its foreground: the kernel stops a background process that
+    reads it, and what is typed then is meant for another program.
 
     Args:
-        descriptor: Of the terminal; stays the caller's.
-        answer: Gives the answer to a line.
+        descriptor: Descriptor of the terminal. The caller closes it.
+        answer: Returns the answer to a line; called on the event loop.
     """
 
     def __init__(self, descriptor: int, answer: Callable[[str], str]) -> None:
@@ -69,7 +69,7 @@ class Console:
     def _is_foreground(self) -> bool:
         try:
             return os.tcgetpgrp(self._descriptor) == os.getpgrp()
-        except OSError:  # not the terminal of our session
+        except OSError:  # it is not the terminal of this process's session
             return False
 
     def _on_readable(self) -> None:
@@ -80,7 +80,7 @@ class Console:
         try:
             data = os.read(self._descriptor, LINE_MAX)
             if not data:
-                termios.tcgetattr(self._descriptor)  # fails where the terminal is gone
+                termios.tcgetattr(self._descriptor)  # fails if the terminal is gone
         except (OSError, termios.error):
             self.close()
             return
@@ -96,14 +96,14 @@ class Console:
             print(text, flush=True)
 
     def close(self) -> None:
-        """Read no more."""
+        """Read the terminal no more."""
         self._loop.remove_reader(self._descriptor)
         if self._timer is not None:
             self._timer.cancel()
 
 
 class Prompt:
-    """Commands that an administrator types at the terminal.
+    """Performs commands that an administrator types at the terminal (``HELP``).
 
     Args:
         service: The node.
@@ -112,10 +112,17 @@ class Prompt:
     def __init__(self, service: NodeService) -> None:
         self._service = service
         self._before = service.cpus
-        """CPUs offered before 'stop' or 'exit'."""
+        """CPUs that were offered before 'stop'; 'start' offers them again."""
 
     def answer(self, typed: str) -> str:
-        """Do what was typed; returns what to say."""
+        """Perform a line that was typed.
+
+        Args:
+            typed: The line; empty: 'status'.
+
+        Returns:
+            Text to print.
+        """
         word, *rest = typed.lower().split() or ["status"]
         if word == "cpus" and len(rest) <= 1:
             return self._cpus(*rest)
@@ -202,26 +209,15 @@ def _jobs(count: int) -> str:
     return "no job runs" if not count else "1 job runs" if count == 1 else f"{count} jobs run"
 
 
-def usage(service: NodeState) -> str:
-    """Who uses this node, in a line for each client."""
-    state = service._machine.state
-    offered = "none offered, as the node is drained" if state.is_draining else f"{service.cpus} offered"
-    said = [f"CPUs: {offered}, {state.busy} in use"]
-    for client in state.clients.values():
-        its = [c for c in state.computations.values() if c.client is client]
-        jobs = sum(len(c.open) for c in its)
-        names = ", ".join(line(c.spec.name) + (" (exclusive)" if c.spec.exclusive else "") for c in its)
-        where = "" if client.is_connected else ", gone"
-        its_jobs = f"jobs here: {jobs} of {names or 'nothing'}"
-        said.append(f"  {client.name}{where}: {client.busy} in use, {its_jobs}")
-    return "\n".join(said)
-
-
 def parse_cpus(text: str, most: int) -> int:
-    """A number of CPUs as it is typed: so many, ``all``, or a negative number: all but so many.
+    """Returns the number of CPUs that a text means.
+
+    Args:
+        text: A number from 0; ``all``; or a negative number, for all but that many.
+        most: CPUs that can be offered.
 
     Raises:
-        UsageError: It is none that can be offered.
+        UsageError: The text is no number, or one that cannot be offered.
     """
     hint = f"give a number from {1 - most} (all but so many) to {most}, 0 for no new jobs, or 'all'"
     try:

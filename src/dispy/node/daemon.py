@@ -1,4 +1,4 @@
-"""A node from settings to exit code: what ``dispynode`` and a cluster's own node have in common."""
+"""A node's process from settings to exit code, for ``dispynode`` and for the private node of a cluster."""
 
 from __future__ import annotations
 
@@ -44,39 +44,46 @@ from dispy.system.log_writer import Outlet, OutletHandler
 logger = logging.getLogger("dispy.node")
 
 TAKEN_S = 2.0
-"""How long a port that is taken is waited for: nodes that are told to end need a moment to close theirs."""
+"""Seconds to wait for a port that is in use: a node that was told to end needs a moment to close it."""
 
 _STOP = (signal.SIGINT, signal.SIGTERM)
+"""Signals that end the node. SIGHUP does, too, unless it is ignored."""
+
 _ASK = (signal.SIGUSR1, signal.SIGUSR2)
-"""Drain, and say who uses the node."""
+"""Signals that ask the node for something: SIGUSR1 to drain, SIGUSR2 to log who uses it."""
 
 LOG_S = 1.0
-"""Time for the last lines of the log to be written."""
+"""Seconds that the last lines of the log have to be written."""
 
 _STARTERS_WISH = (signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
-"""Signals of a terminal: whoever ignores these before starting a node wants one that runs on without the terminal."""
+"""Signals of a terminal. A program that ignores one of them when it starts a node (``nohup`` does) wants a node that
+runs on without the terminal."""
 
 
 def main(settings: NodeSettings) -> NoReturn:
-    """Be a node until the end of this process; whoever loads this has turned off the collection of garbage.
+    """Run a node in this process, then end the process by ``os._exit``.
 
-    That is a tenth of the time to load it all, and again and again of the time in which the node runs. To take
-    the interpreter apart at the end is another 20 ms, for nothing: all is closed by then.
+    The caller has turned off garbage collection before it imported this module: collection is a tenth of the time
+    that the imports take. ``gc.freeze`` then excludes all that is loaded from the collections while the node runs.
+    Taking the interpreter apart at the end would cost another 20 ms for nothing, as all is closed by then.
     """
     gc.freeze()
     gc.enable()
     code = run(settings)
-    # Of stderr each line has gone; to flush it would be to wait for a reader who may read no more.
+    # All lines of stderr have been written; flushing it could wait for ever for a reader that does not read.
     with contextlib.suppress(OSError, ValueError, AttributeError):  # gone, closed, or never there
         sys.stdout.flush()
     os._exit(code)
 
 
 def run(settings: NodeSettings) -> int:
-    """Run a node until it is told to stop; returns the exit code.
+    """Run a node until it is told to stop.
 
-    SIGINT, SIGTERM and SIGHUP stop it with all its children. Not SIGHUP, if ``daemon`` is set or whoever starts
-    us ignores it, as ``nohup`` does.
+    SIGINT, SIGTERM and SIGHUP stop it with all its children. SIGHUP is ignored if ``daemon`` is set, or if the
+    program that starts the node ignores it, as ``nohup`` does.
+
+    Returns:
+        Exit code: 0; 1 if the node cannot be started; 2 if its settings are wrong; 70 after a fault of the node.
     """
     processes.fill_standard_descriptors()
     early: list[int] = []
@@ -114,11 +121,11 @@ def run(settings: NodeSettings) -> int:
 
 
 def _open_log(settings: NodeSettings) -> Outlet:
-    """Have what is logged written to stderr, on a thread of its own: who reads it may be slow, or read no more."""
+    """Have log records written to stderr on a thread of their own: a reader that is slow must not stop the node."""
     written = logging.StreamHandler()
     written.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s - %(message)s"))
     outlet = Outlet(written.handle)
-    # What happens to its own node is nothing that a program has to tell its user.
+    # A private node logs warnings only: its life cycle is no news for the user of its program.
     level = logging.DEBUG if settings.debug else logging.WARNING if settings.owner else logging.INFO
     logging.basicConfig(handlers=[OutletHandler(outlet)], level=level)
     logging.getLogger("asyncio").setLevel(logging.INFO)
@@ -126,10 +133,10 @@ def _open_log(settings: NodeSettings) -> Outlet:
 
 
 def _catch_signals(settings: NodeSettings, handler: Callable[[int, FrameType | None], object]) -> None:
-    """Have signals that come while we start noted: what was made by then is taken down in order."""
+    """Have ``handler`` note signals that arrive while the node starts, so that what is made by then is removed."""
     for number in (*_STOP, *_ASK):
         signal.signal(number, handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASK)  # the command has held them back
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASK)  # the command line has blocked them since its start
     if settings.daemon:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     elif signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
@@ -147,9 +154,21 @@ def _run_checked(
     found: frozenset[int],
     log: Outlet,
 ) -> int:
+    """Make the parts of a node and run it; returns the exit code.
+
+    Args:
+        settings: Checked settings.
+        secret: Secret shared with clients.
+        listens: TLS of the listener; None: none.
+        account: Account that jobs run as; None: that of this process.
+        cpus: CPUs offered, and CPUs present.
+        early: Signals that have arrived so far; the list grows until the loop handles signals.
+        found: Pids of children that were there before.
+        log: The log.
+    """
     incarnation = randomness.token_bytes(16)
     segments = Segments(incarnation.hex(), account)
-    # First of all, so that it does its imports while we do ours.
+    # The spare host comes first, so that it does its imports while this process does its own.
     try:
         spare = HostProcess(workers_max(max(cpus)), str(segments.root), account)
     except OSError:
@@ -170,7 +189,7 @@ def _run_checked(
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(settings, parts, early))
     finally:
-        for number in (*_STOP, *_ASK):  # the loop has given its handlers back, and we are ending already
+        for number in (*_STOP, *_ASK):  # the loop has reset its handlers; the node is ending anyway
             signal.signal(number, signal.SIG_IGN)
         spare.kill()
         spare.process.wait()
@@ -179,9 +198,9 @@ def _run_checked(
 
 
 def _spool_directory(settings: NodeSettings) -> Path | None:
-    """Where results go on disk whose clients are away; None if they do not."""
+    """Returns the directory for results of clients that are away; None if they are not written to disk."""
     if settings.owner or not settings.spool_max:
-        # A program's own node ends with it: nobody would ever ask.
+        # A private node ends with its program: no other program would ask for the results.
         return None
     try:
         return state_directory() / "spool"
@@ -191,7 +210,7 @@ def _spool_directory(settings: NodeSettings) -> Path | None:
 
 
 def _store_directory(workspace: WorkSpace) -> Path:
-    """Where files are kept that were sent to nodes of this user."""
+    """Returns the directory of the store: of this user's state directory, or of the node alone if there is none."""
     try:
         return state_directory() / "store"
     except StateDirectoryError as error:
@@ -200,6 +219,7 @@ def _store_directory(workspace: WorkSpace) -> Path:
 
 
 async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> int:
+    """Run the service on the running loop, connected to signals, owner and terminal; returns the exit code."""
     loop = asyncio.get_running_loop()
     service = NodeService(settings, parts)
     for number in (*_STOP, signal.SIGHUP):
@@ -223,7 +243,7 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
         service.drain("SIGUSR1")
     _watch_owner(loop, service, settings.owner)
     is_typed_at = not settings.daemon and not settings.owner and _has_terminal()
-    with contextlib.suppress(OSError):  # nobody reads it: no reason to stop
+    with contextlib.suppress(OSError):  # stdout is closed: no reason to stop
         print(_greeting(settings, service, parts.cpus) + (f"\n{HINT}" if is_typed_at else ""), flush=True)
     console = Console(sys.stdin.fileno(), Prompt(service).answer) if is_typed_at else None
     await service.run()
@@ -233,10 +253,10 @@ async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> 
 
 
 async def _start(service: NodeService) -> None:
-    """Listen; a node that is told to end leaves its port to one that is started in its place.
+    """Start the service. If its port is in use, try again for ``TAKEN_S``: a node that was told to end may free it.
 
     Raises:
-        OSError: The address cannot be used, or the port is still taken after some seconds.
+        OSError: The address cannot be used, or the port is still in use after ``TAKEN_S``.
     """
     deadline = time.monotonic() + TAKEN_S
     while True:
@@ -250,7 +270,7 @@ async def _start(service: NodeService) -> None:
 
 
 def _why_deaf(settings: NodeSettings, port: int, error: OSError) -> str:
-    """Why a node cannot listen, and what to do."""
+    """Describe why a node cannot listen, and what to do about it."""
     if error.errno != errno.EADDRINUSE:
         return (
             f"cannot listen on {settings.host} port {port}: {error.strerror}; "
@@ -264,6 +284,7 @@ def _why_deaf(settings: NodeSettings, port: int, error: OSError) -> str:
 
 
 def _has_terminal() -> bool:
+    """True if standard input is a terminal."""
     try:
         return sys.stdin is not None and sys.stdin.isatty()
     except ValueError:  # closed
@@ -271,6 +292,7 @@ def _has_terminal() -> bool:
 
 
 def _greeting(settings: NodeSettings, service: NodeService, cpus: int) -> str:
+    """Returns the first line on stdout: for the program, if the node is private, or for the administrator."""
     host, port = service.address
     if settings.owner:
         return f"{host} {port} {cpus}"
@@ -283,7 +305,13 @@ _OWNER_ENDED = "its program has ended"
 
 
 def _watch_owner(loop: asyncio.AbstractEventLoop, service: NodeService, owner: int) -> None:
-    """A private node ends with the program that started it, however that ends."""
+    """Stop a private node when the program that started it has ended, however it ends.
+
+    Args:
+        loop: The event loop.
+        service: The node.
+        owner: Pid of the program; 0: the node is not private.
+    """
     if not owner:
         return
     try:
@@ -292,5 +320,6 @@ def _watch_owner(loop: asyncio.AbstractEventLoop, service: NodeService, owner: i
         service.stop(_OWNER_ENDED)
         return
     loop.add_reader(descriptor, service.stop, _OWNER_ENDED)
+    # Race: the program may have ended before pidfd_open, and its pid may be another process's by now.
     if os.getppid() != owner:
         service.stop(_OWNER_ENDED)

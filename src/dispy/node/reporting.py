@@ -1,7 +1,7 @@
-"""Lines for the administrator of a node, at INFO: who comes and goes, with what, and why the node ends.
+"""Reports for a node's administrator: log lines at INFO on who comes and goes, with what, and why the node ends.
 
-Life cycles only, never once per job. Names that programs give are cut and escaped. Programs that come and go all the
-time are counted after so many lines a minute.
+There are lines for life cycles only, never one per job. Names that programs give are cut and escaped, so they cannot
+forge lines. Above a number of lines a minute, comings and goings are only counted (``guests``).
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
-
 from dispy.core.execution.ids import ClientId
 from dispy.core.execution.state import UNLIMITED, Computation
 from dispy.errors import SilenceError
+from dispy.node.guests import Guest
 from dispy.protocol import node
 from dispy.system.escaping import brief, count, line
-from dispy.system.log_writer import LogLimit, local_time
+from dispy.system.log_writer import local_time
 
 if TYPE_CHECKING:
     from dispy.net.connection import Connection
@@ -25,58 +24,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dispy.node")
 
-LINES_MAX = 100
-"""Lines a minute about programs and computations: a program that makes a cluster a second fills no disk."""
-
-EVERY_S = 60.0
-"""Seconds after which lines are counted anew, and after which a node that is drained says again what it waits for."""
+WAITS_S = 60.0
+"""Seconds between two lines on what a drained node waits for."""
 
 PROGRAMS_MAX = 5
-"""Programs that a line names."""
-
-MORE = "comings and goings of programs and computations"
-
-
-class Guest(Struct):
-    """A client as its lines in the log have shown it.
-
-    Attributes:
-        name: As others see it.
-        lost_at: When its connection was lost; 0.0: it stands.
-        is_dead: It was said that it is taken for dead.
-        finished: Jobs of computations that have left, which succeeded.
-        failed: The others that ran.
-    """
-
-    name: str
-    lost_at: float = 0.0
-    is_dead: bool = False
-    finished: int = 0
-    failed: int = 0
-
-
-class Reports:
-    """The state of the log of one node: its guests, and how many lines there were.
-
-    Args:
-        service: The node.
-    """
-
-    def __init__(self, service: NodeState) -> None:
-        self.guests: dict[ClientId, Guest] = {}
-        self.limit = LogLimit(EVERY_S, LINES_MAX, logger.info, service._loop.call_later)
-        self.drain_said_at = 0.0
-        """When it was last said what the node waits for."""
-        self._count = 0
-
-    def say(self, text: str) -> None:
-        """Log a line, or count it."""
-        self._count += 1
-        self.limit.line(MORE, str(self._count), "%s", text)
+"""Programs, and computations of each, that a line names; the others are counted."""
 
 
 def on_attached(service: NodeState, connection: Connection, message: node.Attach) -> None:
-    """A client has come, or is back."""
+    """Report that a client has come, or is back. Call after the core was told ``ClientAttached``."""
     reports = service._reports
     client = ClientId(message.client)
     name = brief(service._machine.state.clients[client].name)
@@ -93,7 +49,15 @@ def on_attached(service: NodeState, connection: Connection, message: node.Attach
 
 
 def on_lost(service: NodeState, client: ClientId, error: Exception | None) -> None:
-    """The connection to a client is gone. One that has said that it goes for good is not known any more."""
+    """Report that the connection to a client is lost, and what is kept for it.
+
+    A client that has left for good is no guest any more, and is not reported again.
+
+    Args:
+        service: The node.
+        client: The client.
+        error: Why the connection ended; only silence is reported.
+    """
     guest = service._reports.guests.get(client)
     known = service._machine.state.clients.get(client)
     if guest is None or known is None:
@@ -116,7 +80,10 @@ def on_lost(service: NodeState, client: ClientId, error: Exception | None) -> No
 
 
 def on_said(service: NodeState, client: ClientId, message: node.ToNode) -> None:
-    """A client goes for good, or somebody fetches what a dead one has left. Before the core is told."""
+    """Report that a client leaves for good, or that ``dispy.recover_jobs`` fetches results of a dead program.
+
+    Call before the core is told: it forgets the client's computations.
+    """
     guest = service._reports.guests.get(client)
     if guest is None:
         return
@@ -131,7 +98,7 @@ def on_said(service: NodeState, client: ClientId, message: node.ToNode) -> None:
 
 
 def on_pulse(service: NodeState) -> None:
-    """Look who is dead by now, or forgotten; and say what is waited for where the node is drained."""
+    """Report clients that are taken for dead or forgotten by now, and what a drained node waits for. Once a pulse."""
     reports, state = service._reports, service._machine.state
     for client, guest in list(reports.guests.items()):
         known = state.clients.get(client)
@@ -144,12 +111,12 @@ def on_pulse(service: NodeState) -> None:
             reports.say(
                 f"{guest.name} is taken for dead: its share of CPUs is the others', its results are kept {kept}"
             )
-    if state.is_draining and service._clock.monotonic() - reports.drain_said_at >= EVERY_S:
+    if state.is_draining and service._clock.monotonic() - reports.drain_said_at >= WAITS_S:
         say_waits(service)
 
 
 def on_loaded(service: NodeState, loaded: Loaded) -> None:
-    """A computation can take jobs."""
+    """Report that a computation can take jobs."""
     computation = service._machine.state.computations.get(loaded.key)
     if computation is None:
         return
@@ -166,7 +133,7 @@ def on_loaded(service: NodeState, loaded: Loaded) -> None:
 
 
 def on_left(service: NodeState, loaded: Loaded) -> None:
-    """A computation has left, with its host."""
+    """Report, once, that a computation has left with its host, and how many of its jobs ran."""
     computation = loaded.computation
     if computation is None:
         return
@@ -181,7 +148,11 @@ def on_left(service: NodeState, loaded: Loaded) -> None:
 
 
 def on_failed(service: NodeState, computation: Computation, reason: str) -> None:
-    """A computation cannot run here. No message of a user's exception is shown; its program is told all of it."""
+    """Report that a computation cannot run here.
+
+    Of ``reason`` only the first line up to the exception's type is logged: an exception's message may have a user's
+    data. The computation's program is told all of it.
+    """
     what, _, why = reason.partition("\n")[0].partition(": ")
     kind = why.partition(": ")[0]
     told = f"{brief(what)}: {brief(kind)}" if kind else brief(what, 200)
@@ -205,7 +176,7 @@ def _done(finished: int, failed: int) -> str:
 
 
 def say_stops(service: NodeState, why: str) -> None:
-    """Say why the node ends, and what with it."""
+    """Log why the node ends, and which jobs end with it."""
     work = describe_work(service)
     if not work:
         logger.info("%s: the node ends; nothing runs here", why)
@@ -216,7 +187,7 @@ def say_stops(service: NodeState, why: str) -> None:
 
 
 def say_waits(service: NodeState) -> None:
-    """Say what a node waits for that is drained."""
+    """Log what a drained node waits for."""
     state, now = service._machine.state, service._clock.monotonic()
     service._reports.drain_said_at = now
     waits = [describe_work(service)] if any(c.open for c in state.computations.values()) else []
@@ -236,8 +207,23 @@ def say_waits(service: NodeState) -> None:
     logger.info("the node is being drained, and waits for %s", "; for ".join(waits) or "nothing any more")
 
 
+def usage(service: NodeState) -> str:
+    """Describe who uses this node: a line on its CPUs, then a line for each client."""
+    state = service._machine.state
+    offered = "none offered, as the node is drained" if state.is_draining else f"{service.cpus} offered"
+    said = [f"CPUs: {offered}, {state.busy} in use"]
+    for client in state.clients.values():
+        its = [c for c in state.computations.values() if c.client is client]
+        jobs = sum(len(c.open) for c in its)
+        names = ", ".join(line(c.spec.name) + (" (exclusive)" if c.spec.exclusive else "") for c in its)
+        where = "" if client.is_connected else ", gone"
+        its_jobs = f"jobs here: {jobs} of {names or 'nothing'}"
+        said.append(f"  {client.name}{where}: {client.busy} in use, {its_jobs}")
+    return "\n".join(said)
+
+
 def describe_work(service: NodeState) -> str:
-    """How many jobs of whom are here; empty if there are none."""
+    """Describe how many jobs of which programs are here; empty if there are none."""
     state = service._machine.state
     by_client: dict[ClientId, list[Computation]] = {}
     for computation in state.computations.values():

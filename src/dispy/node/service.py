@@ -1,7 +1,7 @@
-"""The node's shell: sockets and processes in, events to the execution core, its actions out.
+"""A node's service: it turns what sockets and processes say into events for the execution core, and performs actions.
 
-Here is the node as a whole: how it begins and ends, its pulse, and what does which of the core's actions. What it
-holds, and where the rest is, says ``state``.
+This module has the node as a whole: its start and end, its pulse, and the table of which function performs which
+action of the core. ``state`` has the data, and names the modules with the other functions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from dispy.net.connection import Connection
 from dispy.net.discovery import Entry, Listing
 from dispy.net.listener import Listener
 from dispy.node import clients, reporting, tracing
-from dispy.node.console import usage
 from dispy.node.processes import computations, workers
 from dispy.node.processes.python_path import SearchPath
 from dispy.node.results import delivery
@@ -37,28 +36,29 @@ from dispy.protocol.node import to_node_decoder
 from dispy.settings import PULSE_S, NodeSettings
 from dispy.system.addresses import is_loopback, local
 from dispy.system.liveness import this_process
+from dispy.system.watchdog import Stall
 
 logger = logging.getLogger("dispy.node")
 
 STOP_S = 1.5
-"""Time for hosts to end by themselves when the node stops."""
+"""Seconds that hosts have to end by themselves when the node stops; then they are killed."""
 
 FAREWELL_S = 0.5
-"""Time for clients to take what is on its way, and to say so."""
+"""Seconds that clients have, when the node stops, to take what is on its way and to confirm it."""
 
 TRIM_PULSES = 10
-"""Seconds without any computation after which the node holds no memory for the next one."""
+"""Pulses (of 1 s) without any computation after which the node gives back the memory that it keeps for the next."""
 
 KEEP_PULSES = 60
-"""Seconds between looks whether we are still listed."""
+"""Pulses (of 1 s) between checks that the node's entry in the list of this machine's nodes is still there."""
 
 
 class NodeService(NodeState):
-    """A running node.
+    """A running node. Call ``start``, then ``run``, which returns after ``stop``.
 
     Args:
-        settings: Checked.
-        parts: What it is made of.
+        settings: Checked settings.
+        parts: Parts made before the loop runs.
     """
 
     _perform_by_type = {
@@ -89,6 +89,17 @@ class NodeService(NodeState):
 
     def __init__(self, settings: NodeSettings, parts: NodeParts) -> None:
         super().__init__(settings, parts)
+        self._secret = parts.secret
+        self._tls = parts.tls
+        self._entry: Entry | None = None
+        """Entry in this machine's list of nodes; None: the node is not listed."""
+        self._pulse: asyncio.TimerHandle | None = None
+        """Timer of the next pulse."""
+        self._pulses = 0
+        """Pulses so far."""
+        self._idle_pulses = 0
+        """Pulses in a row without any computation here."""
+        self._stall = Stall(settings.stall_s)
         account = parts.account
         self._search_path = SearchPath(account)
         owner = None if account is None else (account.uid, account.gid)
@@ -107,23 +118,23 @@ class NodeService(NodeState):
 
     @property
     def uses_tls(self) -> bool:
-        """Whether links are encrypted."""
+        """True if connections to clients are encrypted."""
         return self._tls is not None
 
     @property
     def wanted_port(self) -> int:
-        """The port to listen on, unless it may be another; 0: any."""
+        """Port to listen on; 0: any. On loopback ``start`` may take another one."""
         port = self.settings.listen_port
         return self.settings.dispy_port + 1 if port is None else port
 
     def start(self) -> None:
-        """Listen, and be found.
+        """Listen, take over results of dead nodes, and enter the list of this machine's nodes.
 
-        On loopback any other port does if the usual one is taken, as programs of this user read which one it is.
-        Clients on other machines, and firewalls, know the port beforehand.
+        On loopback the node takes any free port if the usual one is in use: programs of this user read the port from
+        the list. Clients on other machines, and firewalls, have to know the port beforehand.
 
         Raises:
-            OSError: The address cannot be used.
+            OSError: The address cannot be used. ``start`` may be called again.
         """
         host = self.settings.host
         try:
@@ -144,7 +155,7 @@ class NodeService(NodeState):
         self._on_pulse()
 
     def _list(self) -> None:
-        """Be found by those who look for nodes of this machine."""
+        """Enter the node into the list of this machine's nodes, or update its entry; a private node is not listed."""
         if self._entry is not None:
             self._entry.update(self.listing())
             return
@@ -161,7 +172,7 @@ class NodeService(NodeState):
         threading.Thread(target=self._entry.tidy, name="dispy tidies", daemon=True).start()
 
     def listing(self) -> Listing:
-        """What others on this machine need to reach us."""
+        """The node's entry in the list: what programs on this machine need to reach it."""
         host, port = self.address
         return Listing(
             self.incarnation.hex(),
@@ -194,7 +205,7 @@ class NodeService(NodeState):
         return connection
 
     def set_cpus(self, cpus: int) -> None:
-        """Offer another number of CPUs, from 0 to ``cpus_most``; what runs above it goes on."""
+        """Offer another number of CPUs, from 0 to ``cpus_most``. Running jobs above that number go on."""
         self.cpus = cpus
         self._handle(core.CpusChanged(cpus))
         if not self._machine.state.is_draining:
@@ -202,10 +213,13 @@ class NodeService(NodeState):
         logger.info("the node offers %d of %d CPUs from now on", cpus, self.cpus_most)
 
     def drain(self, why: str) -> None:
-        """Take no new jobs, and stop when those that run have ended; called again, say what is waited for.
+        """Take no new jobs, and stop when the running ones have ended. Each call logs what the node waits for.
 
-        Programs that look for nodes do not find this one any more; those that know it can still come back for their
-        results. ``set_cpus`` with more than 0 ends it.
+        The node leaves the list of nodes. Programs that know it can still come back for their results. ``set_cpus``
+        with more than 0 ends the draining. A private node ignores the call.
+
+        Args:
+            why: Cause, for the log.
         """
         if self.settings.owner:
             logger.info(
@@ -222,15 +236,15 @@ class NodeService(NodeState):
             reporting.say_waits(self)
 
     def say_usage(self, why: str) -> None:
-        """Log who uses this node."""
-        for text in usage(self).splitlines():
+        """Log who uses this node; ``why``: cause, for the log."""
+        for text in reporting.usage(self).splitlines():
             logger.info("%s: %s", why, text.strip())
 
     def stop(self, why: str = "stopped") -> None:
-        """Have ``run`` return.
+        """Have ``run`` end everything and return; from the second call on without effect.
 
         Args:
-            why: For the log: what has ended it.
+            why: Cause, for the log.
         """
         if not self._stopped.is_set():
             reporting.say_stops(self, why)
@@ -238,11 +252,11 @@ class NodeService(NodeState):
 
     @property
     def is_stopping(self) -> bool:
-        """Whether it was told to stop."""
+        """True if ``stop`` was called, or a fault stops the node."""
         return self._stopped.is_set()
 
     async def run(self) -> None:
-        """Serve until stopped, then end everything that was started."""
+        """Serve until stopped; then end all processes, close all connections and release all directories."""
         try:
             await self._stopped.wait()
         finally:
@@ -258,7 +272,7 @@ class NodeService(NodeState):
         self._handle(core.Flush())
         hosts = computations.living_hosts(self) + self._ending
         if self._spare is not None:
-            self._spare.kill()  # it may still be loading, and has started nothing
+            self._spare.kill()  # it has no workers, and may still be busy with its imports
             hosts.append(self._spare)
         for host in hosts:
             self._loop.remove_reader(host.control)
@@ -289,7 +303,11 @@ class NodeService(NodeState):
         self._workspace.close()
 
     async def _say_farewell(self, deadline: float) -> None:
-        """Tell clients that we leave, after the last byte of results; those who have all say so, and go."""
+        """Tell clients that the node leaves, each after the last byte of its results.
+
+        A client that has all its results closes its connection. Returns when all have, or at ``deadline`` (monotonic,
+        seconds).
+        """
         is_drained = self._machine.state.is_draining and not self._machine.state.busy
         untold = [connection for connection, client in self._connections.items() if client is not None]
         while any(client is not None for client in self._connections.values()):
@@ -304,6 +322,7 @@ class NodeService(NodeState):
             await asyncio.sleep(0.005)
 
     def _on_pulse(self) -> None:
+        """Do what is due once a second (``PULSE_S``)."""
         self._pulse = self._loop.call_later(PULSE_S, self._on_pulse)
         if not self._machine.state.busy:
             self._handle(core.Tick({}))
@@ -321,22 +340,26 @@ class NodeService(NodeState):
             threading.Thread(target=self._entry.keep, name="dispy is listed", daemon=True).start()
 
     def _tell_written(self, told: core.Stored, path: Path) -> None:
-        """The spool's thread has written something."""
+        """Pass on to the loop that results are on disk; called on the spool's thread."""
         self._post(delivery.on_written, self, told, path)
 
-    # What connections say.
+    # Called by connections.
 
     def on_ready(self, connection: Connection) -> None:
-        """A peer has proved itself; ``Attach`` will say who it is."""
+        """Accept a peer that has proved the secret. Its first message, ``Attach``, will name the client."""
         self._connections[connection] = None
         tracing.connection_made(connection)
         connection.set_pulse(PULSE_S)
 
     def on_message(self, connection: Connection, message: Any) -> None:
-        """A client said something."""
+        """Take in a message of a client.
+
+        Raises:
+            RemoteProtocolError: The client has not said who it is; the connection is closed.
+        """
         clients.on_message(self, connection, message)
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
-        """A client is gone, perhaps to come back."""
+        """Forget a connection that is closed. Its client may come back."""
         tracing.connection_lost(connection, error)
         clients.on_closed(self, connection, error)

@@ -1,8 +1,10 @@
-"""What a node holds: connections, processes, directories, timers.
+"""State of a node's service: connections, processes, directories, timers.
 
-The other modules of its service are functions on it: ``clients`` takes in what clients say and ``telling`` answers,
-``computations`` starts and ends hosts, ``workers`` gives jobs to workers, ``filing`` puts files where those find
-them. What happens they tell the core by ``_handle``, which has done what the core decides.
+The service's behaviour is in functions on this state. ``clients`` takes in messages of clients and
+``results.delivery`` sends the answers; ``processes.computations`` starts and ends hosts, ``processes.workers`` gives
+jobs to workers; ``staging.working_directories`` puts files where jobs find them. Each of them tells the execution
+core what has happened by ``_handle``, which also performs what the core decides. All of this runs on the event loop's
+thread.
 """
 
 from __future__ import annotations
@@ -25,22 +27,21 @@ from dispy.core import execution as core
 from dispy.core.execution import Machine
 from dispy.core.execution.dispatch import workers_max
 from dispy.core.execution.ids import ClientId, Key, WorkerId
+from dispy.node.guests import Reports
 from dispy.node.machine.live_output import read_printed
-from dispy.node.processes.hosts import HostProcess, WorkerHandle
-from dispy.node.reporting import Reports
+from dispy.node.processes.hosts import HostProcess
+from dispy.node.processes.worker_channels import WorkerHandle
 from dispy.protocol import node
 from dispy.protocol.worker import PACKET_MAX
 from dispy.settings import NodeSettings
 from dispy.system.clock import Clock
 from dispy.system.processes import children, kill_strays, reap
-from dispy.system.watchdog import Stall
 
 if TYPE_CHECKING:
     from dispy.files.fetching.stager import Stager
     from dispy.files.fetching.wanted_files import Stage
     from dispy.files.store import Store
     from dispy.net.connection import Connection
-    from dispy.net.discovery import Entry
     from dispy.node.machine.accounts import Account
     from dispy.node.payloads.segments import Segments, WorkSpace
     from dispy.node.processes.python_path import SearchPath
@@ -54,7 +55,17 @@ logger = logging.getLogger("dispy.node")
 
 
 class Loaded:
-    """A computation's host and places."""
+    """A computation on this node: its host process, its directories, and what is on its way for it.
+
+    The host may be dead (``host.is_dead``): directories stay while the core may have another host started.
+
+    Args:
+        key: Client and number of the computation.
+        host: Process that loads it.
+        work: Working directory of its jobs.
+        segments: Directory of its large payloads.
+        compute: Its description by the client.
+    """
 
     __slots__ = (
         "brought", "client", "computation", "failure", "host", "is_loaded", "is_shared", "key", "limit_s", "objects",
@@ -66,62 +77,67 @@ class Loaded:
     ) -> None:
         self.key = key
         self.computation: core.Computation | None = None
-        """The computation of the core; kept until the log has said that it has left."""
+        """The core's computation; None once the log has said that the computation has left or cannot run."""
         self.since = 0.0
-        """When its host was told to load it (monotonic)."""
+        """Time at which the host was told to load it (monotonic, seconds)."""
         self.per_worker = compute.setup_per_worker
+        """True if ``setup`` is called in each worker, not in the host."""
         self.limit_s = compute.setup_timeout_s
+        """Seconds that ``setup`` may take; 0: no limit."""
         self.is_loaded = False
+        """True once the host has loaded the code and, unless ``per_worker``, called ``setup``."""
         self.was_set_up = False
-        """Some worker has called ``setup`` with success."""
+        """True once a worker has called ``setup`` with success."""
         self.failure = ""
-        """Why the computation is to be given up when its host, which was killed for that, is dead."""
+        """Reason to give the computation up when its host, which was killed for this reason, is dead."""
         self.client = key[0]
         self.host = host
         self.work = work
         self.segments = segments
         self.objects: set[int] = set()
-        """Numbers of what was put there."""
+        """Numbers of the objects that the client has put here (``PutObject``)."""
         self.sending: list[tuple[Connection, Group, node.JobsEnded]] = []
         """Results that may still be on their way as streams."""
         self.values: dict[tuple[int, int, int], int] = {}
-        """Segments with provisional results that have been told, by number, attempt and serial."""
+        """Segments of provisional results that the client was told, by number, attempt and serial."""
         self.is_shared = False
-        """The client was told of results by the names of their files."""
+        """True once the client, which runs on this machine, was told of a result by the name of its segment. Large
+        segments are then not used again: the client may have mapped them."""
         self.brought: Brought | None = None
-        """Files that its jobs bring."""
+        """Files that its jobs bring; None until a job brings any."""
         self.stages: dict[int, Stage] = {}
-        """Files on their way for jobs that wait for them, by the job's number, and for requests, by less than 0."""
+        """Files on their way: for jobs that wait for them by the job's number, for requests by the negative number of
+        the request."""
         self.requests: set[int] = set()
-        """Those that are being done."""
+        """Numbers of the requests to place files (``PlaceFiles``) that are not answered yet."""
 
 
 class Prepared(Struct):
-    """A working directory whose computation has no host yet."""
+    """A working directory whose computation has no host yet, and the files on their way into it."""
 
     work: Path
     stage: Stage
 
 
 class NodeParts(Struct, frozen=True):
-    """What a node is made of before its loop runs.
+    """Parts of a node that are made before its event loop runs.
 
     Attributes:
-        secret: Shared with clients.
-        tls: For its listener; None: without.
-        account: Whom jobs run as; None: as the node.
+        secret: Secret shared with clients.
+        tls: TLS of the listener; None: connections are not encrypted.
+        account: Account that jobs run as; None: that of the node.
         cpus: Jobs that may run at once.
-        cpus_present: What could be offered at most.
-        spare: A host that is starting already.
+        cpus_present: CPUs that could be offered at most.
+        spare: Host that is starting already, for the first computation.
         incarnation: 16 bytes that name this run of the node.
-        segments: Its place for large payloads, and what marks its processes.
-        spool: Where results go on disk whose clients are away; None: nowhere.
-        workspace: Its place for working directories.
-        store: Where it keeps files that were sent to it.
-        clock: What it goes by.
-        read_available: Says what the machine has to spare; None: nobody does.
-        found: Children of this process that were there before it was a node: they are nobody's strays.
-        say: Takes what hosts print, in lines.
+        segments: Directory for large payloads. Its path marks the node's processes.
+        spool: Directory on disk for results of clients that are away; None: such results stay in memory.
+        workspace: Directory for working directories.
+        store: Files that clients sent to nodes of this user, kept to be used again.
+        clock: Source of the time.
+        read_available: Reads what the machine has to spare; None: clients are not told.
+        found: Pids of children that this process had before it became a node. They are never killed as strays.
+        say: Takes what hosts print, in whole lines.
     """
 
     secret: Secret
@@ -142,96 +158,142 @@ class NodeParts(Struct, frozen=True):
 
 
 class NodeState:
-    """The shared state of a node's service; ``NodeService`` is one of these.
+    """State that the modules of a node's service share; ``NodeService`` adds what only the service itself uses.
 
     Args:
-        settings: Checked.
-        parts: What it is made of.
+        settings: Checked settings.
+        parts: Parts made before the loop runs.
     """
 
     _perform_by_type: ClassVar[dict[type[core.Action], Callable[[Any, Any], None]]]
-    """What is done for each kind of action, with the service and the action."""
+    """Functions that perform the core's actions, by the type of the action; called with service and action."""
     _stager: Stager
+    """Files that clients send, on their way to this node."""
     _search_path: SearchPath
+    """Directories in which jobs look for modules."""
     _spool: Spool | None
+    """Results on disk; None: they stay in memory, and end with the node."""
+
+    cpus_most: int
+    """Largest number of CPUs that ``set_cpus`` may offer: hosts have slots for as many workers."""
+    address: tuple[str, int]
+    """Address and port that the node listens on; port 0 until it does."""
+    failed: bool
+    """True if the node stops because of an error of its own. Its exit code tells."""
+    _stopped: asyncio.Event
+    """Set when the node is to stop."""
+    _reports: Reports
+    """Clients as the log has shown them."""
+    _tracer: Callable[[Connection], Callable[[str, Any], None]] | None
+    """Makes the function that logs the messages of a connection; None without ``-d``."""
+
+    # The execution core.
+    _events: deque[core.Event]
+    """Events that the core has not been told yet, oldest first."""
+    _is_handling: bool
+    """True while ``_handle`` runs: events from within it wait in ``_events``."""
+    _looks: list[core.Look]
+    """Output of running jobs that the core wants to see."""
+
+    # Clients.
+    _clients: dict[ClientId, Connection]
+    """The newest connection of each client that is connected."""
+    _connections: dict[Connection, ClientId | None]
+    """All connections that have proved the secret; None until the client says who it is, and once a newer connection
+    of it has replaced this one."""
+    _sharing: set[ClientId]
+    """Clients on this machine that can read the node's directory on the memory file system."""
+    _gone: set[ClientId]
+    """Clients that have left for good while the node stops."""
+    _told_available: dict[Connection, float]
+    """Time at which each client was last told what the machine has to spare (monotonic, seconds)."""
+
+    # Computations, by key. ``_loaded`` and ``_leaving`` are mutually exclusive.
+    _prepared: dict[Key, Prepared]
+    """Computations whose files are on their way, and which have no host yet."""
+    _loaded: dict[Key, Loaded]
+    """Computations that have a host, or will have another one."""
+    _leaving: dict[Key, Loaded]
+    """Computations whose hosts are ending."""
+    _dropping: set[Key]
+    """Computations that have left, while a thread still puts files into their directory."""
+    _waiting: dict[Key, core.StartHost | core.StageFiles]
+    """Actions for computations that came back while ``_leaving`` or ``_dropping``: performed when that is over, so
+    that ``cleanup`` of one stay ends before the next stay begins."""
+    _spare: HostProcess | None
+    """Host that is started ahead, for the next computation."""
+    _ending: list[HostProcess]
+    """Hosts that were told to end, and may live."""
+    _found: set[int]
+    """Pids of children that this process had before it became a node, such as those of a container's entry script."""
+    _short: dict[Key, int]
+    """Bytes of large data for which there is no room yet, by computation."""
+    _short_said: float
+    """Time at which the log last said that there is no room (monotonic, seconds)."""
+
+    # Workers.
+    _tick: asyncio.TimerHandle | None
+    """Timer of the next look at the workers' positions; None while no job runs."""
+    _owners: dict[WorkerId, tuple[Loaded, WorkerHandle]]
+    """The computation and the channels of each worker."""
+    _bringing: dict[WorkerId, Brought]
+    """Workers whose current job brings files, or brought some."""
+    _packet: bytearray
+    """Buffer for packets of workers; ``_packet_view`` is a view of it."""
 
     def __init__(self, settings: NodeSettings, parts: NodeParts) -> None:
         self.settings = settings
         self.cpus = parts.cpus
         self.cpus_most = max(parts.cpus, parts.cpus_present)
-        """What ``set_cpus`` may offer: hosts have places for workers of so many."""
         self.name = settings.name or platform.node() or "localhost"
         self.incarnation = parts.incarnation
-        self.address: tuple[str, int] = (settings.host, 0)
+        self.address = (settings.host, 0)
         self.failed = False
-        """Whether it stopped because of a fault of ours."""
-        self._secret = parts.secret
-        self._tls = parts.tls
         self._account = parts.account
         self._clock = parts.clock
         self._loop = asyncio.get_running_loop()
         self._stopped = asyncio.Event()
-        self._entry: Entry | None = None
-        self._reports = Reports(self)
-        self._tracer: Callable[[Connection], Callable[[str, Any], None]] | None = None
-        """Gives each connection its ``trace``, with ``-d``."""
-
-        # The core.
-        self._machine = Machine(parts.cpus, settings.lease_s, settings.silence_s)
-        self._events: deque[core.Event] = deque()
-        """What it was not told yet."""
-        self._is_handling = False
-        self._looks: list[core.Look] = []
-        """Output that it wants to see."""
-
-        # Time.
-        self._tick: asyncio.TimerHandle | None = None
-        self._pulse: asyncio.TimerHandle | None = None
-        self._pulses = 0
-        self._idle_pulses = 0
-        self._stall = Stall(settings.stall_s)
-
-        # Clients.
-        self._clients: dict[ClientId, Connection] = {}
-        self._connections: dict[Connection, ClientId | None] = {}
-        self._sharing: set[ClientId] = set()
-        """Clients that see our directory on the memory file system."""
-        self._gone: set[ClientId] = set()
-        """Clients that said farewell while we stop."""
+        self._reports = Reports(self._loop.call_later)
+        self._tracer = None
         self._read_available = parts.read_available
         self._say = parts.say
-        self._told_available: dict[Connection, float] = {}
-        """When clients were told last what there is to spare."""
 
-        # Computations.
-        self._prepared: dict[Key, Prepared] = {}
-        self._loaded: dict[Key, Loaded] = {}
-        self._leaving: dict[Key, Loaded] = {}
-        """Those whose hosts are ending."""
-        self._dropping: set[Key] = set()
-        """Those into whose directory a thread still puts files, though they have left."""
-        self._waiting: dict[Key, core.StartHost | core.StageFiles] = {}
-        """Those that came back and wait for that: ``cleanup`` of one stay is over before the next begins."""
-        self._spare: HostProcess | None = parts.spare
-        self._ending: list[HostProcess] = []
+        self._machine = Machine(parts.cpus, settings.lease_s, settings.silence_s)
+        self._events = deque()
+        self._is_handling = False
+        self._looks = []
+
+        self._clients = {}
+        self._connections = {}
+        self._sharing = set()
+        self._gone = set()
+        self._told_available = {}
+
+        self._prepared = {}
+        self._loaded = {}
+        self._leaving = {}
+        self._dropping = set()
+        self._waiting = {}
+        self._spare = parts.spare
+        self._ending = []
         self._found = set(parts.found)
-        """Children that were there before, such as what an entry script has started that has become a node."""
-        self._short: dict[Key, int] = {}
-        """Bytes of large data of a computation for which there is no room yet."""
+        self._short = {}
         self._short_said = -1e9
-        """When that was said last."""
         self._workspace = parts.workspace
         self._segments = parts.segments
 
-        # Workers.
-        self._owners: dict[WorkerId, tuple[Loaded, WorkerHandle]] = {}
-        self._bringing: dict[WorkerId, Brought] = {}
-        """Workers whose job brings files, or brought some."""
+        self._tick = None
+        self._owners = {}
+        self._bringing = {}
         self._packet = bytearray(PACKET_MAX)
         self._packet_view = memoryview(self._packet)
 
     def _handle(self, event: core.Event) -> None:
-        """Tell the core something and do what it decides; what comes of that is told when all of it is done."""
+        """Tell the core an event, and perform the actions that it decides.
+
+        Events that these actions cause wait until all actions are performed, and are told then. An exception is a
+        fault of this program: the node stops.
+        """
         self._events.append(event)
         if self._is_handling:
             return
@@ -242,8 +304,8 @@ class NodeState:
                 for action in self._machine.handle(self._events.popleft(), self._clock.monotonic()):
                     perform[type(action)](self, action)
         except Exception:
-            # What was decided and what was done differ now. Clients that are told that we are gone are
-            # better off than those of a node that only seems to work.
+            # The core's state and the machine differ from now on. A client that is told that its node is gone is
+            # better off than a client of a node that only seems to work.
             logger.exception("this node has a fault and stops; please report it")
             self.failed = True
             self._events.clear()
@@ -252,7 +314,7 @@ class NodeState:
             self._is_handling = False
 
     def _handle_and_look(self, event: core.Event) -> None:
-        """Handle an event; when all is done that it brings, read the output that the core wants to see."""
+        """Handle an event and all that it causes; then read the output of running jobs that the core wants to see."""
         self._handle(event)
         while self._looks:
             action = self._looks.pop()
@@ -264,21 +326,34 @@ class NodeState:
             self._handle(core.Looked(action.key, read_printed(workers, action.size_max)))
 
     def _post(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Have a function called on the loop; from any thread."""
+        """Have a function called on the loop, from any thread; not at all if the loop has ended."""
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(function, *arguments)
 
-    # What touches the machine below, and is played in simulations.
+    # The following methods touch the operating system; the simulation replaces them.
 
     def _new_host(self) -> HostProcess:
+        """Start a host process.
+
+        Raises:
+            OSError: There is no process, descriptor or memory to be had.
+        """
         return HostProcess(workers_max(self.cpus_most), str(self._segments.root), self._account)
 
     def _kill_strays(self, keep: set[int]) -> None:
+        """Kill every descendant that is not in or below ``keep`` (pids of hosts).
+
+        Spared are children that were there before the node, and the Python that ``_search_path`` asks.
+        """
         with self._search_path.starting:
             kill_strays(keep | self._found | self._search_path.asked)
 
     def _bury_others(self, own: set[int]) -> None:
-        """Reap children that are not of the node: those found, and, as the first process of a container, orphans."""
+        """Reap dead children that are not hosts: those in ``_found`` and, as process 1 of a container, all orphans.
+
+        Args:
+            own: Pids of all hosts.
+        """
         if self._found or os.getpid() == 1:
             with self._search_path.starting:
                 for pid in children(os.getpid()):
@@ -286,6 +361,7 @@ class NodeState:
                         self._found.discard(pid)
 
     def _has_reply(self, handle: WorkerHandle) -> bool:
+        """True if a packet of the worker waits to be read."""
         poller = select.poll()
         poller.register(handle.replies, select.POLLIN)
         return any(event & select.POLLIN for _, event in poller.poll(0))

@@ -1,6 +1,7 @@
-"""``dispynode -d``: a line for each message of clients and hosts, and for what the execution core decides.
+"""Tracing, for ``dispynode -d``: a log line for each message of clients and hosts, event, and action of the core.
 
-Without ``-d`` nothing of this is called: it is put in the place of what it calls when the node begins.
+``begin`` wraps the core's ``handle`` and gives connections a ``trace`` function. Without ``-d`` it is not called, so
+tracing costs nothing per message.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.node")
 
 _ON_CONNECTIONS = (core.FromClient, core.Tell)
-"""Events and actions that show as a message already."""
+"""Events and actions that are not logged because the message they carry is."""
 
 _QUIET = (core.Tick, core.Flush, core.FlushSoon, core.Look, core.Looked)
-"""Events that happen a hundred times a second, and actions that come of them."""
+"""Events that happen up to a hundred times a second, and the actions that they cause; not logged."""
 
 
 def begin(service: NodeState) -> None:
-    """Log what the core is told and decides from now on, and have connections log messages."""
+    """Log all events and actions of the core from now on, and all messages of connections made from now on."""
     service._machine.handle = partial(_decide, service, service._machine.handle)  # type: ignore[method-assign]
     service._tracer = partial(_tracer, service)
 
@@ -64,28 +65,28 @@ def _decide(
 
 
 def _pid_of(service: NodeState, item: Any) -> str:
-    """Which process a worker is, once that has started."""
+    """Describe the process of an event's or action's worker; empty if there is none, or it has not started yet."""
     owner = service._owners.get(getattr(item, "worker", None))  # type: ignore[arg-type]  # None is no worker
     return f" pid={owner[1].pid}" if owner is not None and owner[1].pid else ""
 
 
 def host_message(host: HostProcess, message: Any) -> None:
-    """A host has said something."""
+    """Log a message of a host."""
     logger.debug("host %d -> %s", host.process.pid, describe(message))
 
 
 def host_ended(host: HostProcess) -> None:
-    """A host has ended, with all that it and its workers had started."""
+    """Log that a host has ended, with all that it and its workers had started."""
     if logger.isEnabledFor(logging.DEBUG) and host.process.returncode is not None:
         logger.debug("host %d has ended with %s", host.process.pid, describe_exit(host.process.returncode))
 
 
 def connection_made(connection: Connection) -> None:
-    """A client has proved itself."""
+    """Log that a peer has proved the secret."""
     logger.debug("a connection from %s has proved itself", connection.peer_address)
 
 
 def connection_lost(connection: Connection, error: Exception | None) -> None:
-    """A connection of a client, or of somebody who has not said who it is, is gone."""
+    """Log that a connection is gone, of a client or of a peer that has not said who it is."""
     reason = f": {line(str(error))}" if error is not None else ""
     logger.debug("a connection from %s is gone%s", connection.peer_address, reason)

@@ -1,1 +1,1 @@
-"""The machine that a node lends: CPUs, spare capacity, accounts, and the files that jobs print to."""
+"""The machine that a node lends: CPUs, spare capacity, the account of jobs, and the files they print to."""

@@ -1,4 +1,4 @@
-"""The account that jobs run as, where that is not the node's own."""
+"""The account that jobs run as if it is not the node's own (``dispynode --user``)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,23 @@ from dispy.errors import UsageError
 from dispy.system import directories
 
 _OURS = "DISPY_"
-"""Variables that are meant for us begin so; jobs do not see them."""
+"""Prefix of environment variables that are meant for the node. Jobs do not see them."""
 
 _KEPT = ("PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR")
+"""Environment variables that processes of another account get from the node, besides ``LC_…``."""
 
 
 class Account(Struct, frozen=True):
-    """Whom hosts and workers become before they run any code of others."""
+    """Account that hosts and workers take on before they run any code of clients.
+
+    Attributes:
+        name: Login name.
+        uid: User id.
+        gid: Id of its main group.
+        groups: Ids of all its groups.
+        home: Home directory.
+        shell: Login shell.
+    """
 
     name: str
     uid: int
@@ -30,7 +40,7 @@ class Account(Struct, frozen=True):
     shell: str
 
     def environment(self) -> dict[str, str]:
-        """What its processes start with: what belongs to it, and nothing of ours."""
+        """Returns environment variables for its processes: the account's own, and of the node's only ``_KEPT``."""
         kept = {
             name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("LC_")
         }
@@ -38,10 +48,10 @@ class Account(Struct, frozen=True):
 
 
 def starts_as(account: Account | None) -> dict[str, Any]:
-    """How processes are started that run code of others: arguments of ``subprocess.Popen``.
+    """Returns arguments of ``subprocess.Popen`` for a process that runs code of clients.
 
     Args:
-        account: Whom they run as; None: as we do.
+        account: Account that it runs as; None: that of this process.
     """
     if account is None:
         return {"env": {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}}
@@ -55,10 +65,11 @@ def starts_as(account: Account | None) -> dict[str, Any]:
 
 
 def find(name: str) -> Account | None:
-    """The account of this name; None for an empty one.
+    """Returns the account of a name; None if the name is empty.
 
     Raises:
-        UsageError: There is none, we must not become it, or it cannot run our Python.
+        UsageError: There is no such account, it is root, this process is not root and so cannot take it on, or the
+            account cannot run this Python.
     """
     if not name:
         return None
@@ -85,14 +96,14 @@ def find(name: str) -> Account | None:
 
 
 def prepare_prefix(prefix: str, account: Account | None) -> None:
-    """Make the directory for the node's files if it is missing, so that whoever runs jobs gets there.
+    """Make the directory for the node's files if it is missing, and check that jobs can enter it.
 
     Args:
-        prefix: An absolute path; empty for the temporary directory, which is there.
-        account: Whom jobs run as; None: as we are.
+        prefix: Absolute path; empty for the temporary directory, which exists.
+        account: Account that jobs run as; None: that of this process.
 
     Raises:
-        UsageError: It cannot be made, or the account cannot pass through it.
+        UsageError: The directory cannot be made, or the account cannot enter it.
     """
     if not prefix:
         return
@@ -122,7 +133,11 @@ def prepare_prefix(prefix: str, account: Account | None) -> None:
 
 
 def _probe(account: Account) -> None:
-    """Try whether the account can read the Python that hosts run on."""
+    """Check that the account can run the Python that hosts run on, with dispy; takes up to 60 s.
+
+    Raises:
+        UsageError: It cannot.
+    """
     try:
         result = subprocess.run(
             [sys.executable, "-P", "-c", "import dispy.worker.host"],

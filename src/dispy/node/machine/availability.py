@@ -1,4 +1,4 @@
-"""What this machine has to spare: CPU, memory, disk and swap."""
+"""Gauge of what this machine has to spare: CPU, memory, disk and swap."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from dispy.protocol.node import Available
 from dispy.system.clock import Clock
 
 FRESH_S = 1.0
-"""A reading is used for so long: it costs 0.2 ms, and CPU time is measured between two."""
+"""Seconds for which a reading is used again: a new one costs 0.2 ms, and measures CPU time since the one before."""
 
 
 class Gauge:
-    """Reads what is there, seldom enough that it costs nothing.
+    """Reads what the machine has to spare, at most once in ``FRESH_S`` seconds.
 
     Args:
-        path: Where working directories are.
-        clock: What it goes by.
+        path: Directory on the file system whose free space counts: that of working directories.
+        clock: Source of the time.
     """
 
     def __init__(self, path: str, clock: Clock) -> None:
         self._path = path
         self._clock = clock
         self._read_at = clock.monotonic()
-        psutil.cpu_percent(None)  # from here on
-        # Nothing has been measured yet; what waited for CPUs in the last minute tells much of it.
+        psutil.cpu_percent(None)  # the next call measures from here on
+        # The first reading has no interval to measure CPU time in. The load of the last minute stands in for it.
         load = psutil.getloadavg()[0] / (os.cpu_count() or 1)
         self._last = self._read(min(100.0, 100.0 * load))
 
     def read(self) -> Available:
-        """What there is now, or was a moment ago."""
+        """Returns what the machine has to spare now, or had up to ``FRESH_S`` seconds ago."""
         now = self._clock.monotonic()
         if now - self._read_at >= FRESH_S:
             self._read_at = now
@@ -40,12 +40,13 @@ class Gauge:
         return self._last
 
     def _read(self, busy: float) -> Available:
+        """Read everything but CPU time; ``busy``: percent of CPU time in use."""
         try:
             free = psutil.disk_usage(self._path).free
-        except OSError:  # it may have been removed
+        except OSError:  # the directory may have been removed
             free = 0
         with warnings.catch_warnings():
-            # In some containers it cannot tell what was swapped in and out, which is not asked for.
+            # In some containers psutil warns that it cannot read swap traffic, which is not used here.
             warnings.simplefilter("ignore", RuntimeWarning)
             swap = psutil.swap_memory()
         return Available(

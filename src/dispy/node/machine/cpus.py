@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: affinity and control groups respected."""
+"""CPUs that this process may use: fewer than the machine has if CPU affinity or a control group limits it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dispy.system.control_groups import cpu_quota
 
 
 def usable_cpus(root: Path = Path("/")) -> int:
-    """CPUs that jobs here can really have, at least one; half a CPU counts as one.
+    """Returns the number of CPUs that jobs here can have, at least 1. A fraction of a CPU counts as one.
 
     Args:
-        root: Where ``proc`` and ``sys`` are.
+        root: Directory with ``proc`` and ``sys``.
     """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     quota = cpu_quota(root)

@@ -1,4 +1,10 @@
-"""The files that jobs print to, and how a node reads there what a running job has printed."""
+"""Live output: the files that jobs print to, and how a node reads what a running job has printed.
+
+Theory of operation. Stdout and stderr of a worker are memory files. The worker empties them after each job, and
+writes into its slot (``SLOT_CLAIM``), before each job, which job it is at. That position only grows. The node reads
+the files without a lock: if the worker is at the same job after the reading, all that was read is of that job;
+otherwise the node drops what it has read.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +18,19 @@ from dispy.protocol.output import next_span
 from dispy.protocol.worker import SLOT_CLAIM
 
 _SIZE_MAX = 1 << 62
-"""Bytes that any output is reckoned to have at most: a job can make its file pretend to have more."""
+"""Largest size of a file that is believed (bytes): a job can make its file pretend to have any size."""
 
 
 def output_file(name: str) -> int:
-    """A memory file that becomes the stdout or stderr of a worker; whoever writes to it writes at its end.
+    """Make a memory file that becomes the stdout or stderr of a worker. All writes append.
 
-    Made by the node, who would otherwise have to open whatever a job has made of its descriptors.
+    The node makes it, not the worker: otherwise the node would have to open, by path, what a job may have replaced.
+
+    Args:
+        name: "stdout" or "stderr".
+
+    Returns:
+        Descriptor of the file; the caller closes it.
     """
     descriptor = os.memfd_create(f"dispy-{name}", os.MFD_CLOEXEC)
     fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_APPEND)
@@ -28,12 +40,13 @@ def output_file(name: str) -> int:
 def read_printed(workers: list[tuple[Place, memoryview, tuple[int, int]]], size_max: int) -> list[Glimpse]:
     """Read what running jobs have printed since they were last looked at.
 
-    A worker empties its files after each job and says before each job which one it is at. Those positions only
-    grow: if it is still at the same job after the reading, all that was read is of that job.
-
     Args:
-        workers: Which job, the words of its worker's slot, its worker's stdout and stderr.
-        size_max: Bytes to read in all; each stream with news gets an equal share.
+        workers: For each job: its place, the words of its worker's slot, and the files of its worker's stdout and
+            stderr.
+        size_max: Bytes to read in all; each file with news gets an equal share.
+
+    Returns:
+        New output of each job that is still running, in the order of ``workers``.
     """
     sizes = [[_size(file) for file in files] for _, _, files in workers]
     told = [(place.stdout_at, place.stderr_at) for place, _, _ in workers]
@@ -53,20 +66,23 @@ def _size(file: int) -> int:
 
 
 def read_next(file: int, told: int, size: int, share: int) -> tuple[int, bytes]:
-    """Where what can be told next of a file begins, and what it is.
+    """Read the next part of an output file.
 
     Args:
-        file: Perhaps larger by now than ``size``.
-        told: Position up to which it was told.
-        size: What it had when its share was computed (bytes).
+        file: Descriptor of the file. It may be larger than ``size`` by now.
+        told: Position up to which the client was told (bytes).
+        size: Size of the file when its share was computed (bytes).
         share: Bytes that may be read.
+
+    Returns:
+        Position at which the part begins, and the part. The part is empty if there is nothing to tell now.
     """
     at, count = next_span(told, size, share)
     if not count:
         return told, b""
     data = os.pread(file, count, at)
-    # Beyond what is kept of a job's output its host gives memory back, perhaps while we read: there are only zeros
-    # then. What is newer will be told the next time.
+    # Race: the host frees the memory of output beyond what is kept of a job's output, perhaps during this read, which
+    # then finds zeros. The next look tells what is newer.
     if at + count > limits.OUTPUT_MAX and at < _size(file) - limits.OUTPUT_MAX:
         return told, b""
     return at, data

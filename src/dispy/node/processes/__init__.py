@@ -1,1 +1,1 @@
-"""Processes of computations on a node: hosts, workers, the Python that they run."""
+"""Processes of computations on a node: hosts, their workers, and the search path of their Python."""

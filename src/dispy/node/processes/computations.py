@@ -1,10 +1,35 @@
-"""The lives of computations: a host is found or started, loads the code, sets up, ends, and is cleared away."""
+"""Life cycle of computations on a node: a host loads the code, calls ``setup``, ends, and is cleared away.
+
+State of a computation: the tables of the service (``_prepared``, ``_loaded`` …) that have its key. Events and actions
+that are not listed change nothing. "core:" is the event that the execution core is told.
+
+================= ======================== ================= =============================================
+State             Event                    Next state        Done
+================= ======================== ================= =============================================
+none, prepared    ``StartHost``            loaded            ``Load`` is sent to the spare or a new host
+loaded, host dead ``StartHost``            loaded            ``Load`` is sent; directories are the same
+any of these      ``StartHost`` fails      unchanged         core: ``HostFailed`` (``has_died``)
+loaded            host says ``Loaded``     loaded            core: ``HostReady``
+loaded            host says ``LoadFailed`` leaving           core: ``HostFailed``; the host is told to end
+loaded            host dies                loaded, host dead core: ``HostFailed``, with ends of workers
+loaded, host dead the core gives it up     dropping          directories are removed
+prepared          ``StopHost``             dropping          its files are not fetched any more
+loaded            ``StopHost``             leaving           the host is told to end
+loaded, host dead ``StopHost``             dropping          directories are removed
+leaving           host has ended           dropping          strays of the host are killed
+dropping          no thread writes there   none              the working directory is removed
+leaving, dropping start or ``StageFiles``  unchanged         the action waits until the state is none
+================= ======================== ================= =============================================
+
+A host is started ahead, as a spare, so that the next computation finds one that has done its imports.
+"""
 
 from __future__ import annotations
 
 import logging
 import signal
 from functools import partial
+from pathlib import Path
 
 from dispy.core import execution as core
 from dispy.core.execution.ids import Key, WorkerId
@@ -28,6 +53,7 @@ from dispy.node.staging.working_directories import (
     place_name,
 )
 from dispy.node.state import Loaded, NodeState
+from dispy.protocol import node
 from dispy.protocol import worker as worker_protocol
 from dispy.system.addresses import outward
 from dispy.system.escaping import block, line, lines
@@ -36,20 +62,20 @@ from dispy.system.processes import describe_exit
 logger = logging.getLogger("dispy.node")
 
 CLEANUP_S = 5.0
-"""Time for a host to end by itself, ``cleanup`` included, when its computation is closed."""
+"""Seconds after which a host that was told to end is killed; ``cleanup`` has to be over by then."""
 
 REAP_S = 0.05
-"""How often it is looked whether it has ended."""
+"""Seconds between two checks whether an ending host has ended."""
 
 SPARE_S = 2.0
-"""How long after a computation has begun the host of the next one is started: that takes 0.1 s of a CPU, which the
-first jobs want, too."""
+"""Seconds after the start of a computation until the spare host for the next one is started. That takes 0.1 s of a
+CPU, which the first jobs want, too."""
 
 
 def start_host(service: NodeState, action: core.StartHost) -> None:
-    """Have a host load a computation, now or after a delay."""
+    """Have a host load a computation, now or after the action's delay."""
     if service._stopped.is_set():
-        # Nobody would end it: all hosts have been told to.
+        # All hosts have been told to end; a new one would be left over.
         return
     if action.delay_s:
         service._loop.call_later(action.delay_s, _restart_host, service, action)
@@ -58,22 +84,19 @@ def start_host(service: NodeState, action: core.StartHost) -> None:
 
 
 def _restart_host(service: NodeState, action: core.StartHost) -> None:
+    """Load after a delay, unless the computation has left meanwhile, perhaps to come back as another stay."""
     computation = service._machine.state.computations.get(action.key)
     if computation is not None and computation.spec is action.compute and not service._stopped.is_set():
         _load(service, action)
 
 
 def _load(service: NodeState, action: core.StartHost) -> None:
+    """Have a host load a computation, once an earlier stay of the computation on this node is over."""
     if action.key in service._leaving or action.key in service._dropping:
-        # The directory is needed, too, and empty.
+        # The computation needs its directory, and needs it empty.
         service._waiting[action.key] = action
         return
-    name = place_name(action.key)
-    spare, service._spare = service._spare, None
-    if spare is not None:
-        service._loop.remove_reader(spare.control)
-        service._loop.remove_reader(spare.output)
-    host = spare if spare is not None and not spare.is_dead else None
+    host = _take_spare(service)
     before = service._loaded.get(action.key)
     had_work = before is not None or action.key in service._prepared
     work = segments = None
@@ -81,23 +104,14 @@ def _load(service: NodeState, action: core.StartHost) -> None:
         if host is None:
             host = service._new_host()
         work = open_work(service, action.key, action.compute)
-        segments = service._segments.open(name)
+        segments = service._segments.open(place_name(action.key))
         code_path = service._segments.put_code(segments, action.compute.code)
     except (OSError, ValueError) as error:
         if segments is not None and before is None:
             service._segments.drop(segments)
         if work is not None and not had_work:
             drop_work(service, action.key, work)
-        if host is not None:
-            host.kill()
-            host.process.wait()
-            close_host(service, host)
-        reason = f"node {service.name} cannot start a process for the computation: {error}"
-        # What is short now may be there again in a moment.
-        service._loop.call_soon(
-            _on_host_failed, service, core.HostFailed(action.key, reason, has_died=True)
-        )
-        service._loop.call_later(SPARE_S, _start_spare, service)
+        _fail_start(service, action.key, host, error)
         return
     loaded = Loaded(action.key, host, work, segments, action.compute)
     if before is not None:
@@ -110,31 +124,57 @@ def _load(service: NodeState, action: core.StartHost) -> None:
     service._loop.add_reader(host.output, _on_output, service, host)
     service._loop.add_reader(host.control, _on_host_readable, service, action.key, loaded)
     logger.debug("host %d loads computation %s", host.process.pid, line(action.compute.name))
-    host.tell(
+    _tell_load(service, loaded, action.compute, code_path)
+    # The next computation finds a host that has done its imports already.
+    service._loop.call_later(SPARE_S, _start_spare, service)
+
+
+def _take_spare(service: NodeState) -> HostProcess | None:
+    """Return the spare host, which is then no spare any more; None if there is none that lives."""
+    spare, service._spare = service._spare, None
+    if spare is not None:
+        service._loop.remove_reader(spare.control)
+        service._loop.remove_reader(spare.output)
+    return spare if spare is not None and not spare.is_dead else None
+
+
+def _fail_start(service: NodeState, key: Key, host: HostProcess | None, error: Exception) -> None:
+    """End a host that cannot load its computation, and tell the core; ``host`` is None if it could not be started."""
+    if host is not None:
+        host.kill()
+        host.process.wait()
+        close_host(service, host)
+    reason = f"node {service.name} cannot start a process for the computation: {error}"
+    # has_died: the core tries again, as memory or descriptors that are short now may be there again in a moment.
+    service._loop.call_soon(_on_host_failed, service, core.HostFailed(key, reason, has_died=True))
+    service._loop.call_later(SPARE_S, _start_spare, service)
+
+
+def _tell_load(service: NodeState, loaded: Loaded, compute: node.Compute, code_path: Path) -> None:
+    loaded.host.tell(
         worker_protocol.Load(
-            name=action.compute.name,
+            name=compute.name,
             code_path=str(code_path),
             work_path=str(loaded.work),
             segment_path=str(loaded.segments),
             node_name=service.name,
             node_ip_addr=outward(service.address[0]),
-            isolate=action.compute.isolate,
+            isolate=compute.isolate,
             free_path=service._segments.free,
-            message_timeout_s=action.compute.message_timeout_s,
+            message_timeout_s=compute.message_timeout_s,
             setup_per_worker=loaded.per_worker,
             setup_timeout_s=loaded.limit_s,
             file_max=service.settings.max_file_size,
-            disk_path=service._segments.disk_path(segments),
+            disk_path=service._segments.disk_path(loaded.segments),
         )
     )
-    # The next computation finds a host that has done its imports already.
-    service._loop.call_later(SPARE_S, _start_spare, service)
 
 
-# What hosts say.
+# Messages of hosts.
 
 
 def _on_host_readable(service: NodeState, key: Key, loaded: Loaded) -> None:
+    """Read what a host has sent; bury it if it is gone or has sent nonsense."""
     if loaded.host.read(partial(_on_host_message, service, key, loaded)):
         return
     service._loop.remove_reader(loaded.host.control)
@@ -151,7 +191,7 @@ def _on_host_message(
             service._loop.call_later(loaded.limit_s + SETUP_GRACE_S, _end_late_setup, service, loaded)
         case worker_protocol.Loaded(warning):
             loaded.is_loaded = True
-            if warning and not service.settings.owner:  # whose program says it
+            if warning and not service.settings.owner:  # a private node's program warns its user itself
                 logger.warning("%s", block(warning))
             reporting.on_loaded(service, loaded)
             service._handle(core.HostReady(key, warning))
@@ -165,20 +205,20 @@ def _on_host_message(
             if worker in loaded.host.workers:
                 loaded.host.workers[WorkerId(worker)].pid = pid
         case worker_protocol.WorkerExited(worker, code, reason):
-            # Of its own workers only: jobs can make their host say anything.
+            # Only of the host's own workers: a job can make its host send anything.
             if worker in loaded.host.workers:
                 reason = reason or f"the job's process ended with {describe_exit(code)}"
                 on_worker_exited(service, WorkerId(worker), reason)
 
 
 def _end_late_setup(service: NodeState, loaded: Loaded) -> None:
-    """``setup`` takes too long and has not heeded what its host raised in it."""
+    """Give a computation up whose ``setup`` is too late, and has ignored the exception that the host raised in it."""
     if not loaded.is_loaded:
         fail_setup(service, loaded, setup_is_late(service, loaded))
 
 
 def _on_output(service: NodeState, host: HostProcess) -> bool:
-    """A host, or code that it loads, has printed something; whether there may be more."""
+    """Pass on what a host, or code that it loads, has printed; True if there may be more."""
     said = host.read_output()
     if said is None:
         service._loop.remove_reader(host.output)
@@ -187,11 +227,11 @@ def _on_output(service: NodeState, host: HostProcess) -> bool:
     return bool(said)
 
 
-# How they end.
+# Ends of hosts.
 
 
 def stop_host(service: NodeState, action: core.StopHost) -> None:
-    """A computation leaves: its host ends in good order, in a while by force."""
+    """End a computation: its host is told to end, and is killed after ``CLEANUP_S``."""
     service._waiting.pop(action.key, None)
     drop_prepared(service, action.key)
     loaded = service._loaded.get(action.key)
@@ -211,13 +251,21 @@ def stop_host(service: NodeState, action: core.StopHost) -> None:
     host.end()
     service._ending.append(host)
     service._segments.drop(loaded.segments)
-    # Its directory goes when it has gone: ``cleanup`` may still want what is there.
+    # The working directory stays until the host has ended: ``cleanup`` may use it.
     service._leaving[action.key] = service._loaded.pop(action.key)
     deadline = service._clock.monotonic() + CLEANUP_S
     service._loop.call_later(REAP_S, _reap_host, service, host, deadline, action.key)
 
 
 def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key) -> None:
+    """Clear away an ending host if it has ended; otherwise look again after ``REAP_S``.
+
+    Args:
+        service: The node.
+        host: The host.
+        deadline: Time from which on it is killed (monotonic, seconds).
+        key: Its computation.
+    """
     if host.process.poll() is None:
         if service._clock.monotonic() > deadline:
             host.kill()
@@ -236,7 +284,7 @@ def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key)
 
 
 def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
-    """The process that holds a computation is gone: so are its workers, and what they started."""
+    """Bury a host that is gone: kill its workers and what they started, take in their last results, tell the core."""
     was_ended = loaded.host.kill()
     loaded.host.process.wait()
     loaded.host.kill_workers()
@@ -256,9 +304,12 @@ def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
 
 
 def _why_dead(service: NodeState, loaded: Loaded, was_ended: bool) -> str:
-    """How a host has ended, and what it has said of that.
+    """Describe how a host has ended, with its last words if they tell why.
 
-    ``was_ended``: by us, as it did not speak with us any more.
+    Args:
+        service: The node.
+        loaded: The computation.
+        was_ended: True if the node killed the host, because its connection was closed.
     """
     code = loaded.host.process.returncode
     if was_ended:
@@ -268,7 +319,8 @@ def _why_dead(service: NodeState, loaded: Loaded, was_ended: bool) -> str:
     if not loaded.is_loaded:
         reason += ", while it loaded the code or ran setup"
     elif code <= 0:
-        return reason  # what it has printed is what jobs have logged before
+        # The host has made no error: its last output is of jobs before, and does not tell why it has ended.
+        return reason
     while _on_output(service, loaded.host):
         pass
     words = loaded.host.last_words() if code != -signal.SIGKILL else ""
@@ -276,11 +328,11 @@ def _why_dead(service: NodeState, loaded: Loaded, was_ended: bool) -> str:
 
 
 def _on_host_failed(service: NodeState, event: core.HostFailed) -> None:
+    """Tell the core that a host has failed; clear the computation away if the core gives it up."""
     computation = service._machine.state.computations.get(event.key)
     service._handle(event)
     loaded = service._loaded.get(event.key)
-    # Its directories stay if another host is started in its place, also after a while: what lies there
-    # belongs to jobs that wait.
+    # The directories stay if another host is to be started, also after a delay: jobs that wait need what is there.
     is_over = event.key not in service._machine.state.computations
     if is_over:
         if computation is not None:
@@ -293,7 +345,7 @@ def _on_host_failed(service: NodeState, event: core.HostFailed) -> None:
 
 
 def close_host(service: NodeState, host: HostProcess) -> None:
-    """Release what we have of a host that has ended."""
+    """Pass on the last output of a host that has ended, and close its channels."""
     if host.output >= 0:
         _on_output(service, host)
         service._loop.remove_reader(host.output)
@@ -301,12 +353,12 @@ def close_host(service: NodeState, host: HostProcess) -> None:
 
 
 def living_hosts(service: NodeState) -> list[HostProcess]:
-    """Those of computations."""
+    """Returns hosts of computations that live; not the spare one, nor those that are ending."""
     return [loaded.host for loaded in service._loaded.values() if not loaded.host.is_dead]
 
 
 def own_children(service: NodeState) -> set[int]:
-    """Pids of all hosts that may live."""
+    """Returns pids of all hosts that may live."""
     hosts = living_hosts(service) + service._ending
     if service._spare is not None:
         hosts.append(service._spare)
@@ -317,20 +369,21 @@ def own_children(service: NodeState) -> set[int]:
 
 
 def _start_spare(service: NodeState) -> None:
+    """Start a spare host, unless there is one or the node stops."""
     if service._spare is not None or service._stopped.is_set():
         return
     try:
         service._spare = service._new_host()
         logger.debug("host %d is started ahead", service._spare.process.pid)
     except OSError as error:
-        # The next computation tries again, and says so if that fails.
+        # The next computation tries again; if that fails, its program is told.
         logger.warning("no process can be started ahead: %s", error)
         return
     watch_spare(service)
 
 
 def watch_spare(service: NodeState) -> None:
-    """Notice when the spare host ends or prints something."""
+    """Have the loop notice when the spare host ends or prints something."""
     spare = service._spare
     if spare is not None:
         service._loop.add_reader(spare.control, _on_spare_readable, service, spare)
@@ -338,7 +391,7 @@ def watch_spare(service: NodeState) -> None:
 
 
 def _on_spare_readable(service: NodeState, spare: HostProcess) -> None:
-    """A spare host has nothing to say: it has died."""
+    """Clear away a spare host that has died. It sends no messages, so a readable socket means just that."""
     service._loop.remove_reader(spare.control)
     spare.is_dead = True
     spare.kill()

@@ -1,4 +1,9 @@
-"""Computation hosts as the node sees them: started ahead, loaded, asked to fork, watched, ended."""
+"""Host processes, at the node's end: each loads the code of one computation and forks its workers.
+
+A host is started ahead as a spare, without a computation. ``Load`` makes it the host of one computation. When it is
+told to end, it ends with all its workers; when it dies, its workers become children of the node, which is a
+sub-reaper.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
@@ -16,118 +20,37 @@ import msgspec
 
 from dispy.core.execution.ids import WorkerId
 from dispy.node.machine.accounts import Account, starts_as
-from dispy.node.machine.live_output import output_file
+from dispy.node.processes.worker_channels import WorkerHandle
 from dispy.protocol import worker as protocol
 from dispy.protocol.worker import LENGTH, FromHost, ToHost
 from dispy.system.processes import MARK, children, is_ending
 
 _encode = msgspec.msgpack.encode
 
-PACKETS_BUFFER = 2 * 1024 * 1024
-"""Socket buffers of the jobs and replies channels (bytes): some packets of the largest size. The
-kernel gives what ``net.core.wmem_max`` allows."""
-
 _WORDS_MAX = 4000
-"""Characters of what a host has printed last that are remembered, for the reason of its death."""
+"""Characters of a host's last output that are kept, for the reason of its death."""
 
 _WORDS_LINES = 10
-"""Lines of that which are told, where there is no traceback."""
+"""Lines of this output that the reason has if there is no traceback."""
 
 _TRACEBACK = "Traceback (most recent call last):\n"
 
 
-class WorkerHandle:
-    """The daemon's ends of a worker: its channels, its slot, and the files that are its stdout and stderr."""
-
-    __slots__ = (
-        "_arena", "_starts", "failure", "id", "is_set_up", "jobs", "jobs_copy", "last_position", "output", "pid",
-        "replies", "slot", "their_replies", "words",
-    )  # fmt: skip
-
-    def __init__(self, worker: WorkerId, slot: int, memory: memoryview) -> None:
-        self.id = worker
-        self.slot = slot
-        self.pid = 0
-        self.last_position = 0
-        """Where it was at the last tick."""
-        self.is_set_up = False
-        """It has called ``setup``, where that is called in each worker."""
-        self.failure = ""
-        """Why it has failed, in setup or by an error of ours: what is said of it when it has ended."""
-        start = slot * protocol.SLOT_SIZE
-        head = memory[start : start + protocol.SLOT_HEADER]
-        head[:] = bytes(protocol.SLOT_HEADER)
-        self.words = head.cast("q")
-        self._starts = head.cast("d")
-        self._arena = memory[start + protocol.SLOT_HEADER : start + protocol.SLOT_SIZE]
-        with ExitStack() as made:
-            self.replies, self.their_replies = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            made.callback(self.their_replies.close)
-            made.callback(self.replies.close)
-            self.their_replies.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKETS_BUFFER)
-            self.replies.setblocking(False)
-            self.jobs, self.jobs_copy = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            made.callback(self.jobs.close)
-            made.callback(self.jobs_copy.close)
-            self.jobs.setblocking(False)
-            self.jobs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PACKETS_BUFFER)
-            stdout = output_file("stdout")
-            made.callback(os.close, stdout)
-            self.output = stdout, output_file("stderr")
-            made.pop_all()
-
-    def started(self) -> float:
-        """When its job started (seconds since the epoch); now, if the job has written nonsense there."""
-        start = self._starts[protocol.SLOT_START]
-        now = time.time()
-        return start if 0 <= start <= now else now
-
-    def untaken(self) -> list[int]:
-        """Take back all records that the worker has not taken; returns their numbers."""
-        numbers: list[int] = []
-        while True:
-            try:
-                packet = self.jobs_copy.recv(protocol.PACKET_MAX, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return numbers
-            if not packet:
-                return numbers
-            record = protocol.record_decoder.decode(packet)
-            if record.jobs:
-                numbers.append(record.record)
-
-    def drop_objects(self) -> None:
-        """Have the worker let go of objects that are not there any more: with its next record, or this empty one."""
-        self.words[protocol.SLOT_DROPS] += 1
-        with suppress(OSError):  # full: there are others for it to take
-            self.jobs.send(_encode(protocol.Record(0, [])), socket.MSG_DONTWAIT)
-
-    def committed(self) -> memoryview:
-        """A packet of the results that a dead worker had finished and not sent; empty if there are none."""
-        count = self.words[protocol.SLOT_COUNT]
-        end = self.words[protocol.SLOT_COMMITTED]
-        if not 0 < count < 65536 or not protocol.ARENA_HEAD < end <= protocol.ARENA_SIZE:
-            return memoryview(b"")
-        packet = bytearray(self._arena[:end])
-        protocol.pack_ran(packet, 0, 0, 0, 0, count)
-        return memoryview(packet)
-
-    def close(self) -> None:
-        """Release the channels and files."""
-        self.jobs.close()
-        self.jobs_copy.close()
-        self.replies.close()
-        for file in self.output:
-            os.close(file)
-
-
 class HostProcess:
-    """A host process: first a spare one, warmed up, then that of one computation.
+    """A host process: first a spare one that does its imports, then that of one computation.
 
     Args:
         slots_max: Workers that may exist at once.
-        mark: The node's directory, to know by it whose processes are whose.
-        account: Whom it runs as; None: as we do.
+        mark: The node's directory. It marks the processes of this node, in their environment.
+        account: Account that the host runs as; None: that of this process.
+
+    Attributes:
+        process: The process.
+        control: Socket for messages to and from the host.
+        output: Descriptor of the pipe that is its stdout and stderr, and that of ``setup``; -1 when it is closed. The
+            node passes the text on, so that code of clients does not reach the node's terminal.
+        workers: Workers that live or whose end is not handled yet.
+        is_dead: True once the process has ended and was reaped; set by the owner of this object.
 
     Raises:
         OSError: There is no process, descriptor or memory to be had.
@@ -140,13 +63,17 @@ class HostProcess:
         self.control.setblocking(False)
         self.workers: dict[WorkerId, WorkerHandle] = {}
         self._free_slots = list(range(slots_max - 1, -1, -1))
+        """Indexes of slots without a worker; the next one to use is the last."""
         self._input = bytearray()
+        """Begin of a message of which the rest has not arrived."""
         self._said = b""
+        """Begin of a line that the host has not finished."""
         self._words = ""
-        """The last lines that the host has printed."""
+        """Last whole lines of the host, up to ``_WORDS_MAX`` characters."""
         self.is_dead = False
 
     def _start(self, slots_max: int, mark: str, account: Account | None, undo: ExitStack) -> None:
+        """Make slots and channels, and start the process. ``undo`` closes what was made if a later step fails."""
         self.control, theirs = map(undo.enter_context, socket.socketpair())
         descriptor = os.memfd_create("dispy-slots", os.MFD_CLOEXEC)
         undo.callback(os.close, descriptor)
@@ -158,11 +85,10 @@ class HostProcess:
         self.output, written = os.pipe()
         undo.callback(os.close, self.output)
         undo.callback(os.close, written)
-        """What it and code that is loaded print: the node passes it on, so that nobody reaches its terminal."""
         os.set_blocking(self.output, False)
         self.process = subprocess.Popen(
             [
-                # Not -m: the user's own __main__ must not meet the host's names.
+                # Not -m: with it __main__ would have the host's names, and the user's __main__ would meet them.
                 sys.executable, "-P", "-c", "import gc; gc.disable(); from dispy.worker.host import main; main()",
                 str(theirs.fileno()), str(descriptor), str(os.getpid()),
             ],
@@ -170,7 +96,7 @@ class HostProcess:
             stdin=subprocess.DEVNULL,
             stdout=written,
             stderr=written,
-            # A Ctrl-C at our terminal is ours to handle, and nobody else is to type there.
+            # Ctrl-C at the node's terminal is for the node alone, and no job is to read what is typed there.
             start_new_session=True,
             **started,
         )  # fmt: skip
@@ -179,7 +105,7 @@ class HostProcess:
         os.close(written)
 
     def tell(self, message: ToHost, descriptors: tuple[int, ...] = ()) -> None:
-        """Send a message; a host that does not read any more is ended."""
+        """Send a message, with descriptors. A host that takes no more messages is killed."""
         body = _encode(message)
         try:
             socket.send_fds(self.control, [LENGTH.pack(len(body)) + body], descriptors)
@@ -187,7 +113,11 @@ class HostProcess:
             self.kill()
 
     def read(self, on_message: Callable[[FromHost], None]) -> bool:
-        """Hand on the messages that have arrived; False if the host is gone or does not speak as one."""
+        """Pass each message that has arrived to ``on_message``.
+
+        Returns:
+            True if more messages may come; False if the host is gone, or has sent something that is no message.
+        """
         try:
             data = self.control.recv(65536)
         except BlockingIOError:
@@ -211,7 +141,10 @@ class HostProcess:
         return bool(data)
 
     def read_output(self) -> str | None:
-        """What the host has printed in whole lines since the last call; None when it will print no more."""
+        """Returns whole lines that the host has printed since the last call; None when it will print no more.
+
+        A line of more than 65,536 bytes is returned in parts.
+        """
         try:
             data = os.read(self.output, 65536)
         except BlockingIOError:
@@ -228,7 +161,7 @@ class HostProcess:
         return text
 
     def last_words(self) -> str:
-        """The last words of a host that has died: a traceback, or some lines."""
+        """Returns the last output of a host that has died: from its last traceback on, or else its last lines."""
         words = self._words + self._said.decode("utf-8", "replace")
         begin = words.rfind(_TRACEBACK)
         if begin >= 0:
@@ -236,7 +169,11 @@ class HostProcess:
         return "\n".join(words.strip().splitlines()[-_WORDS_LINES:])
 
     def fork(self, worker: WorkerId) -> WorkerHandle:
-        """Have a worker started. Its channels and slot can be used at once."""
+        """Have a worker started. Its channels and slot can be used at once.
+
+        Raises:
+            OSError: There is no descriptor or memory to be had.
+        """
         handle = WorkerHandle(worker, self._free_slots[-1], self._view)
         self._free_slots.pop()
         self.workers[worker] = handle
@@ -246,13 +183,17 @@ class HostProcess:
         return handle
 
     def forget(self, handle: WorkerHandle) -> None:
-        """A worker is gone; its slot can be used again."""
+        """Close the channels of a worker that is gone, and let its slot be used again."""
         self.workers.pop(handle.id, None)
         self._free_slots.append(handle.slot)
         handle.close()
 
     def kill(self) -> bool:
-        """End the host at once; its workers follow it. Whether that ends it: it may be ending by itself."""
+        """Kill the host; its workers end with it.
+
+        Returns:
+            True if this call ended it; False if it had ended, or was ending by itself.
+        """
         if self.process.poll() is not None:
             return False
         is_alive = not is_ending(self.process.pid)
@@ -261,7 +202,7 @@ class HostProcess:
         return is_alive
 
     def end(self) -> None:
-        """Let the host end with all that it and its workers started."""
+        """Tell the host to end, in good order, with all that it and its workers started."""
         for handle in self.workers.values():
             with suppress(OSError):
                 handle.jobs.shutdown(socket.SHUT_WR)
@@ -269,7 +210,7 @@ class HostProcess:
             self.control.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Release the channels of a host that has ended."""
+        """Close the channels of a host that has ended, and of its workers."""
         for handle in list(self.workers.values()):
             self.forget(handle)
         self.control.close()
@@ -278,7 +219,8 @@ class HostProcess:
             self.output = -1
 
     def kill_workers(self) -> None:
-        """After the host's death: kill its workers, which are our children now."""
+        """Kill the workers of a host that is dead. They are children of this process now: a pid that a job has made
+        up is not."""
         mine = set(children(os.getpid()))
         for handle in self.workers.values():
             if handle.pid in mine:

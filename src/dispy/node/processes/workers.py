@@ -1,4 +1,8 @@
-"""Workers: started, given records, looked after, listened to, and buried with what they leave."""
+"""Workers: starting them, giving them records, watching where they are, taking in their results, burying them.
+
+The functions before "Packets of workers" perform actions of the core. A worker that is not in ``_owners`` has ended,
+or could not be started: actions for it have no effect, as the core is about to be told.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import msgspec
 from dispy.core import execution as core
 from dispy.core.execution.ids import WorkerId
 from dispy.core.execution.retention import segments_held
-from dispy.node.processes.hosts import WorkerHandle
+from dispy.node.processes.worker_channels import WorkerHandle
 from dispy.node.state import Loaded, NodeState
 from dispy.protocol import limits
 from dispy.protocol import worker as worker_protocol
@@ -18,33 +22,34 @@ from dispy.protocol import worker as worker_protocol
 logger = logging.getLogger("dispy.node")
 
 TICK_S = 0.01
-"""How often a busy node looks where its workers are: what a long job delays those behind it."""
+"""Seconds between two looks of a busy node at where its workers are. A long job delays by this much those that wait
+behind it in its record."""
 
 INTERRUPT_S = 0.1
-"""After what time a job is interrupted again that has not noticed. A signal that comes just before Python enters a
-system call does not end that: one cancel of a sleeping job in some 500, where the job has only begun to sleep."""
+"""Seconds after which a job that has not noticed its interrupt is interrupted again. A signal that comes just before
+Python enters a system call does not end that call: about one in 500 cancels of jobs that have only begun to sleep."""
 
 FORK_S = 0.2
-"""How long after a worker could not be started its jobs are free for the next one."""
+"""Seconds until the core is told that a worker could not be started: the pause before the next attempt."""
 
 SETUP_GRACE_S = 1.0
-"""Time for ``setup`` to heed that its time is over, and to say where it was."""
+"""Seconds that ``setup`` has, after its time is over, to end by itself and say where it was."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
 assert limits.INLINE_MAX < worker_protocol.RECORD_BYTES_MAX
 
 
-# What the core decides.
+# Actions of the core.
 
 
 def fork(service: NodeState, action: core.ForkWorker) -> None:
-    """Have a worker started."""
+    """Have a worker started. If that fails the core is told ``WorkerExited`` after ``FORK_S``."""
     loaded = service._loaded[action.key]
     try:
         handle = loaded.host.fork(action.worker)
     except OSError as error:
-        # It has its jobs for a moment, so that we do not try without a pause.
+        # Until it is told, the core leaves jobs with this worker: so there is a pause before the next attempt.
         logger.warning("no worker can be started: %s", error)
         service._loop.call_later(FORK_S, _fail_fork, service, action, f"it cannot be started: {error}")
         return
@@ -59,10 +64,10 @@ def _fail_fork(service: NodeState, action: core.ForkWorker, reason: str) -> None
 
 
 def offer(service: NodeState, action: core.Offer) -> None:
-    """Give a worker a record, once the files are in place that its job brings."""
+    """Give a worker a record, once the files that its job brings are in place."""
     owner = service._owners.get(action.worker)
     if owner is None:
-        return  # it could not be started; its end is about to be told
+        return  # it could not be started; the core is about to be told its end
     brought = owner[0].brought
     if brought is not None and brought.offer(action.worker, action.record):
         service._bringing[action.worker] = brought
@@ -72,27 +77,27 @@ def offer(service: NodeState, action: core.Offer) -> None:
 
 
 def give(service: NodeState, worker: WorkerId, record: worker_protocol.Record) -> None:
-    """Put a record where its worker finds it."""
+    """Send a record to its worker. A worker whose channel is broken is killed."""
     owner = service._owners.get(worker)
     if owner is None:
         return
     try:
         owner[1].jobs.send(_encode(record))
     except OSError as error:
-        # Two records always fit, so the worker or its host is broken; its end brings the jobs back.
+        # Two records always fit into the buffer, so the worker or its host is broken. Its end brings the jobs back.
         logger.error("worker %d takes no jobs: %s", worker, error)
         kill(service, core.KillWorker(worker))
 
 
 def _end_bringing(service: NodeState, worker: WorkerId) -> None:
-    """The job that a worker was at has ended: what it brought goes."""
+    """Remove the files that a worker's job has brought: the job has ended."""
     brought = service._bringing.pop(worker, None)
     if brought is not None:
         brought.release(worker)
 
 
 def recall(service: NodeState, action: core.Recall) -> None:
-    """Take back what a worker has not taken, and say what that is."""
+    """Take back records that a worker has not taken, and tell the core which (``Recalled``)."""
     owner = service._owners.get(action.worker)
     if owner is not None:
         untaken = owner[1].untaken()
@@ -103,14 +108,14 @@ def recall(service: NodeState, action: core.Recall) -> None:
 
 
 def cut(service: NodeState, action: core.Cut) -> None:
-    """Have a worker stop at a position."""
+    """Have a worker stop its record before a position."""
     owner = service._owners.get(action.worker)
     if owner is not None:
         owner[1].words[worker_protocol.SLOT_LIMIT] = action.position
 
 
 def interrupt(service: NodeState, action: core.InterruptWorker) -> None:
-    """Raise KeyboardInterrupt in a job."""
+    """Raise KeyboardInterrupt in the job at a position, and in no other; again after ``INTERRUPT_S`` if need be."""
     owner = service._owners.get(action.worker)
     if owner is not None:
         owner[1].words[worker_protocol.SLOT_INTERRUPT] = action.position
@@ -119,7 +124,7 @@ def interrupt(service: NodeState, action: core.InterruptWorker) -> None:
 
 
 def _interrupt_again(service: NodeState, action: core.InterruptWorker) -> None:
-    """Send the signal once more, if the job runs and has not taken it."""
+    """Interrupt a job once more if it still runs and has not noticed."""
     owner = service._owners.get(action.worker)
     if owner is not None:
         words = owner[1].words
@@ -128,14 +133,14 @@ def _interrupt_again(service: NodeState, action: core.InterruptWorker) -> None:
 
 
 def kill(service: NodeState, action: core.KillWorker) -> None:
-    """End a worker."""
+    """Have a worker killed by its host, with all that it started."""
     owner = service._owners.get(action.worker)
     if owner is not None:
         owner[0].host.tell(worker_protocol.Kill(action.worker))
 
 
 def unbuffer(service: NodeState, action: core.Unbuffer) -> None:
-    """Have a job print without a buffer."""
+    """Have the job at a position print without a buffer, as somebody watches its output."""
     owner = service._owners.get(action.worker)
     if owner is not None:
         owner[1].words[worker_protocol.SLOT_UNBUFFER] = action.position
@@ -143,22 +148,23 @@ def unbuffer(service: NodeState, action: core.Unbuffer) -> None:
 
 
 def look(service: NodeState, action: core.Look) -> None:
-    """Read what running jobs have printed, when all is done that was decided with this."""
+    """Have output of running jobs read as soon as all actions are performed (``_handle_and_look``)."""
     service._looks.append(action)
 
 
 def pass_on(service: NodeState, action: core.Pass) -> None:
-    """Tell a worker that its provisional result has arrived."""
+    """Tell a worker that its provisional result has arrived at the client."""
     owner = service._owners.get(action.worker)
     if owner is not None:
         with contextlib.suppress(OSError):
             owner[1].replies.send(_encode(action.message))
 
 
-# What workers say.
+# Packets of workers.
 
 
 def _on_replies(service: NodeState, handle: WorkerHandle) -> None:
+    """Take in one packet of a worker, and send at once what its client is told because of it."""
     if not _read_reply(service, handle):
         service._loop.remove_reader(handle.replies)
     owner = service._owners.get(handle.id)
@@ -168,7 +174,11 @@ def _on_replies(service: NodeState, handle: WorkerHandle) -> None:
 
 
 def _read_reply(service: NodeState, handle: WorkerHandle) -> bool:
-    """Take in one packet of a worker; False if there is none or will be none."""
+    """Take in one packet of a worker. A worker that has sent nonsense is killed.
+
+    Returns:
+        False if there will be no more packets.
+    """
     try:
         size = handle.replies.recv_into(service._packet)
     except BlockingIOError:
@@ -218,10 +228,15 @@ def _read_reply(service: NodeState, handle: WorkerHandle) -> bool:
 
 
 def _on_set_up(service: NodeState, handle: WorkerHandle, reason: str) -> None:
-    """A worker has called ``setup``, or has failed to.
+    """Take note that a worker has called ``setup``, or failed to.
 
-    If none of this host has ever succeeded the computation is given up. Otherwise the worker ends and others
-    go on; should there be no more to be had, it is given up with this reason.
+    If ``setup`` fails before any worker of this host has called it with success, the computation is given up.
+    Otherwise only this worker ends, with this reason; the computation goes on with others.
+
+    Args:
+        service: The node.
+        handle: The worker.
+        reason: Why it failed; empty: it did not.
     """
     loaded, _ = service._owners[handle.id]
     handle.is_set_up = True
@@ -233,32 +248,34 @@ def _on_set_up(service: NodeState, handle: WorkerHandle, reason: str) -> None:
 
 
 def _end_late_worker(service: NodeState, handle: WorkerHandle) -> None:
-    """The same in a worker."""
+    """Kill a worker whose ``setup`` takes too long, and has ignored the exception raised in it."""
     if handle.id in service._owners and not handle.is_set_up:
         _on_set_up(service, handle, setup_is_late(service, service._owners[handle.id][0]))
         kill(service, core.KillWorker(handle.id))
 
 
 def fail_setup(service: NodeState, loaded: Loaded, reason: str) -> None:
-    """Give a computation up: its host is killed, with all that ``setup`` has started."""
+    """Give a computation up: kill its host, with all that ``setup`` has started. The host's end tells ``reason``."""
     loaded.failure = reason
     loaded.host.kill()
 
 
 def setup_is_late(service: NodeState, loaded: Loaded) -> str:
-    """What is said of it."""
+    """Returns the reason for giving up a computation whose ``setup`` takes too long."""
     return f"setup failed on {service.name}: it took longer than setup_timeout, {loaded.limit_s:g} s"
 
 
-# Where they are.
+# Positions of workers.
 
 
 def _schedule_tick(service: NodeState) -> None:
+    """Have ``_on_tick`` called after ``TICK_S``, unless it will be anyway."""
     if service._tick is None:
         service._tick = service._loop.call_later(TICK_S, _on_tick, service)
 
 
 def _on_tick(service: NodeState) -> None:
+    """Tell the core where all workers are, and take in results that wait behind long jobs."""
     service._tick = None
     positions = {
         worker: (handle.words[worker_protocol.SLOT_CLAIM], handle.started())
@@ -278,23 +295,29 @@ def _on_tick(service: NodeState) -> None:
 
 
 def _take_waiting(service: NodeState, handle: WorkerHandle, position: int) -> None:
-    """Take results that wait in the arena behind a long job of the same record.
+    """Take in results that wait in a worker's arena while a long job of the same record runs.
 
-    The worker sends them again with its record; the core knows by then that those jobs have ended.
+    The worker sends them again with its record. The core knows by then that these jobs have ended, and drops them.
     """
     packet = handle.committed()
-    # A worker writes to the arena only after it has moved on from where it was.
+    # A worker writes to the arena only after it has moved on: at the same position, the copy is whole.
     if packet and handle.words[worker_protocol.SLOT_CLAIM] == position:
         with contextlib.suppress(*worker_protocol.NONSENSE):
             _, _, _, ended = worker_protocol.unpack_ran(packet)
             service._handle(core.Ran(handle.id, 0, 0, False, False, ended))
 
 
-# How they end.
+# Ends of workers.
 
 
 def on_worker_exited(service: NodeState, worker: WorkerId, reason: str) -> None:
-    """A worker has ended: take in what it left, and say so."""
+    """Take in what a dead worker left, and tell the core its end.
+
+    Args:
+        service: The node.
+        worker: Number of the worker.
+        reason: How it has ended, unless the worker has said why.
+    """
     owner = service._owners.get(worker)
     if owner is None:
         return
@@ -307,13 +330,13 @@ def on_worker_exited(service: NodeState, worker: WorkerId, reason: str) -> None:
 
 
 def collect(service: NodeState, loaded: Loaded) -> None:
-    """Remove what dead processes of a computation have left."""
+    """Remove segments that dead processes of a computation have left, but not those with results."""
     held = segments_held(service._machine.state, loaded.key) | set(loaded.values.values())
     service._segments.collect(loaded.segments, held)
 
 
 def drain(service: NodeState, handle: WorkerHandle) -> None:
-    """Take in what a dead worker left: packets on their way, and results in its arena."""
+    """Take in what a dead worker left: packets in its socket, then results in its arena."""
     service._loop.remove_reader(handle.replies)
     while service._has_reply(handle):
         if not _read_reply(service, handle):
@@ -326,7 +349,11 @@ def drain(service: NodeState, handle: WorkerHandle) -> None:
 
 
 def bury(service: NodeState, handle: WorkerHandle, reason: str) -> core.WorkerExited:
-    """Forget a drained worker; what the core offered it until now is found untaken."""
+    """Forget a drained worker, and close its channels.
+
+    Returns:
+        The event to tell the core. Records that the core offered in the meantime are among the untaken ones.
+    """
     loaded, _ = service._owners.pop(handle.id)
     _end_bringing(service, handle.id)
     exited = core.WorkerExited(

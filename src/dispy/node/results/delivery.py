@@ -1,7 +1,8 @@
-"""What clients are told: results, from memory and from disk, and what the machine has to spare.
+"""Delivery of results and other messages to clients: from memory, from segments, from disk.
 
-A large result lies in a segment until its client has it, and is sent from there. What clients will want that are away
-lies in the spool.
+Small results are in the message itself. A large one lies in a segment (a file, in memory or on disk) until its client
+has it: a client on this machine is told the segment's name, any other gets the content as a stream. Results for
+clients that are away are in the spool, on disk.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dispy.settings import PULSE_S
 logger = logging.getLogger("dispy.node")
 
 AVAILABLE_S = 5.0
-"""How often clients are told what there is to spare that have not asked for another pulse."""
+"""Seconds between messages on what the machine has to spare, for clients that have asked for no other pulse."""
 
 
 def send_to(service: NodeState, client: ClientId, message: node.FromNode) -> bool:
@@ -37,12 +38,12 @@ def send_to(service: NodeState, client: ClientId, message: node.FromNode) -> boo
 
 
 def tell(service: NodeState, action: core.Tell) -> None:
-    """Send a message to a client; one who is away is told when it is back."""
+    """Send a message to a client. If the client is away the message is dropped: the core repeats what matters."""
     connection = service._clients.get(action.client)
     message = action.message
     if connection is None or not connection.is_ready:
         if type(message) is node.Provisional and message.stream:
-            # Not kept: its job will hear nothing of it.
+            # Provisional results are not repeated: the job gets no acknowledgement.
             release(service, core.Release((action.client, message.computation), [message.stream]))
         return
     if type(message) is node.JobsEnded and _is_large(message.ended[0]):
@@ -57,18 +58,22 @@ def tell(service: NodeState, action: core.Tell) -> None:
 
 
 def _is_large(result: node.Ended) -> bool:
-    """Whether it lies in segments; it is then the only one of its batch."""
+    """True if a result lies in segments. It is then the only one of its batch."""
     return bool(result.stream or result.output_stream)
 
 
 def _send_large(
     service: NodeState, connection: Connection, client: ClientId, batch: node.JobsEnded
 ) -> None:
-    """Send a result whose payloads lie in segments; the batch itself is kept as it is."""
+    """Send a batch whose one result lies in segments. ``batch`` is the core's, and stays unchanged.
+
+    A result that cannot be read any more is sent as lost.
+    """
     loaded = service._loaded.get((client, batch.computation))
     result = msgspec.structs.replace(batch.ended[0])
     if loaded is None:
-        # Closed, which its client knows, or given up here. No batch is left out: the next would wait for it.
+        # The client has closed the computation, or it was given up here. The batch is sent all the same: the client
+        # takes batches in the order of their numbers.
         result.stream = result.output_stream = 0
         result.status, result.died = node.TERMINATED, True
         result.reason = f"the job's result was lost on node {service.name} with its computation"
@@ -100,7 +105,7 @@ def _send_large(
 def cancel_results(
     service: NodeState, connection: Connection, client: ClientId, message: node.CancelJobs
 ) -> None:
-    """A cancel overtakes the result of its job: what is left of that is not sent, just that it has ended."""
+    """Stop sending results of jobs that the client cancels: instead of the rest it is told that they have ended."""
     loaded = service._loaded.get((client, message.computation))
     if loaded is None or not loaded.sending:
         return
@@ -124,23 +129,24 @@ def cancel_results(
 def give_up_results(
     service: NodeState, connection: Connection, client: ClientId, message: node.CloseComputation
 ) -> None:
-    """Do not send what is left of the results of a computation that its client has closed."""
+    """Stop sending results of a computation that its client closes."""
     loaded = service._loaded.get((client, message.computation))
     for link, group, batch in loaded.sending if loaded is not None else ():
         if link.give_up(group):
-            # Its number is told all the same, or none after it would be known to have arrived.
+            # The number of the batch is sent all the same: an acknowledgement of a later batch stands for all before.
             link.send(node.JobsEnded(batch.batch, batch.computation, []))
 
 
 def _send_value(
     service: NodeState, connection: Connection, client: ClientId, message: node.Provisional
 ) -> None:
-    """Send a provisional result that lies in a segment; that stays until the client has it."""
+    """Send a provisional result that lies in a segment. The segment stays until the client has it."""
     loaded = service._loaded.get((client, message.computation))
     if loaded is None:
         return
     loaded.values[message.number, message.attempt, message.serial] = message.stream
-    # Not a part of a file: what reads results by name would look into it.
+    # A part of a file is always sent as a stream: code that reads a result by its segment's name would take it for a
+    # value.
     is_seen = client in service._sharing and service._segments.is_shared(loaded.segments, message.stream)
     if is_seen and message.file is None:
         loaded.is_shared = True
@@ -158,7 +164,7 @@ def _send_value(
 def release_value(
     service: NodeState, connection: Connection, client: ClientId, message: node.AcknowledgeProvisional
 ) -> None:
-    """A client has a provisional result, or does not want it."""
+    """Remove the segment of a provisional result that the client has, or does not want."""
     loaded = service._loaded.get((client, message.computation))
     if loaded is not None:
         segment = loaded.values.pop((message.number, message.attempt, message.serial), 0)
@@ -167,7 +173,7 @@ def release_value(
 
 
 def release(service: NodeState, action: core.Release) -> None:
-    """Let go of segments."""
+    """Remove segments of results that are not needed any more."""
     loaded = service._loaded.get(action.key)
     if loaded is not None:
         for name in action.segments:
@@ -178,14 +184,14 @@ def release(service: NodeState, action: core.Release) -> None:
 
 
 def store_results(service: NodeState, action: core.Store) -> None:
-    """Have results written to disk."""
+    """Have a batch of results written to disk; ``on_written`` follows. Without a spool it stays in memory."""
     if service._spool is not None:
         loaded = service._loaded.get((action.client, action.batch.computation))
         service._spool.store(action, loaded.segments if loaded is not None else None)
 
 
 def tell_stored(service: NodeState, action: core.TellStored) -> None:
-    """Send results that are on disk."""
+    """Send a batch of results that is on disk. Results that cannot be read are sent as lost."""
     connection = service._clients.get(action.client)
     if connection is None or not connection.is_ready:
         return
@@ -213,7 +219,7 @@ def tell_stored(service: NodeState, action: core.TellStored) -> None:
 
 
 def erase(service: NodeState, action: core.Erase) -> None:
-    """Results on disk are not wanted any more."""
+    """Remove batches of a client from disk, or all that is there of it (``action.gone``)."""
     if service._spool is None:
         return
     if action.gone:
@@ -223,19 +229,19 @@ def erase(service: NodeState, action: core.Erase) -> None:
 
 
 def note_open(service: NodeState, action: core.NoteOpen) -> None:
-    """Have noted on disk what a client has here that is away."""
+    """Have the list of open jobs of a client that is away written to disk."""
     if service._spool is not None:
         service._spool.note(action)
 
 
 def drop_note(service: NodeState, action: core.DropNote) -> None:
-    """What was noted is not true any more."""
+    """Remove the list of a client's open jobs from disk: it has become wrong."""
     if service._spool is not None:
         service._spool.drop_note(action.client)
 
 
 def on_written(service: NodeState, told: core.Stored, path: Path) -> None:
-    """The spool has written something."""
+    """Tell the core which batches are on disk; called on the loop."""
     assert service._spool is not None
     service._spool.on_stored(told, path)
     service._handle(told)
@@ -245,12 +251,12 @@ def on_written(service: NodeState, told: core.Stored, path: Path) -> None:
 
 
 def flush_soon(service: NodeState, action: core.FlushSoon) -> None:
-    """Results of short jobs wait for company."""
+    """Tell the core ``Flush`` after a delay, for which results of short jobs wait to share a message with others."""
     service._loop.call_later(action.after, service._handle, core.Flush())
 
 
 def tell_available(service: NodeState) -> None:
-    """Tell clients what there is to spare: with each sign of life that they have asked for, or now and then."""
+    """Tell clients what the machine has to spare, in the interval of their pulse or every ``AVAILABLE_S``."""
     read, now = service._read_available, service._clock.monotonic()
     if read is None:
         return

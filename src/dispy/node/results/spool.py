@@ -1,21 +1,26 @@
-"""Results on disk: what a node keeps for clients that are away, over its own end.
+"""Results on disk: what a node keeps for clients that are away, beyond the node's own end.
 
-A *room* is a directory of one run of a node, which holds a lock in it. A file in it has batches of results of
-one client, with the large payloads behind them, or notes what of a client was open. Files are written by a
-thread, whole or not at all, and synced, since the power may fail, too: it costs milliseconds, at a time when
-nobody waits. A node that starts takes over the rooms of dead nodes of its name or its port that had its secret.
-It leaves them where they are, so that it may die at any moment of that.
+Theory of operation. A *room* is a directory of one run of a node, which holds a lock in it (``spool_rooms``). A file
+in a room has batches of results of one client, with the large payloads behind them (``.results``), or a note of the
+client's jobs that were open (``.open``). A node that starts takes over the rooms of dead nodes (``spool_recovery``).
+
+The event loop calls the methods of ``Spool``: ``restore`` and ``load`` read at once, the others put tasks into a
+queue. One thread, started by the first task, writes files whole or not at all, and syncs them, since the power may
+fail, too. That costs milliseconds, at a time when no client waits. The thread reports batches that are on disk by
+``tell``.
+
+Order: a client's note is written before its results. Results without a note would be taken for all that the client
+had here. When a write fails, later writes for the same client therefore wait behind it; all of them are tried again
+with the next task, or after ``RETRY_S``.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import queue
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -30,90 +35,46 @@ from dispy.errors import StateDirectoryError
 from dispy.node.payloads.transfer import Outgoing
 from dispy.node.results.spool_files import (
     CRC,
-    UNDECODABLE,
+    DAMAGED,
     Damaged,
     Header,
     Note,
+    ResultsFile,
     pack_header,
     pack_note,
     read_header,
-    read_note,
     write,
 )
+from dispy.node.results.spool_recovery import Recovery
+from dispy.node.results.spool_rooms import Room, RoomNames, make_room
 from dispy.protocol.limits import BATCH_MAX, MIB
-from dispy.protocol.node import Ended, HeldJobs, JobsEnded
-from dispy.system.directories import private_directory, sync_directory, write_private
-from dispy.system.run_directory import remove_tree
+from dispy.protocol.node import JobsEnded
 
 logger = logging.getLogger("dispy.node")
 
 FILE_BYTES = 16 * MIB
-"""Batches are put together into files up to this size: what is synced together costs little more than one."""
+"""Bytes of batches that are put together into one file, at most: one sync of all costs little more than of one."""
 
 RETRY_S = 10.0
-"""What could not be written is tried again so often."""
+"""Seconds after which a write that failed is tried again."""
 
 END_S = 10.0
-"""Time to write what is left when the node stops."""
-
-DAMAGED = ".damaged"
-
-LEFT_S = 30 * 86400.0
-"""A room that no node has taken over for so long is removed."""
+"""Seconds that a stopping node waits until the thread has written what is left."""
 
 LoadedBatch = tuple[JobsEnded, list[Outgoing]]
-
-
-class _Names(Struct):
-    """By what a room is recognised: the nodes that had it, oldest first."""
-
-    nodes: list[str]
-    names: list[str]
-    ports: list[int]
-    fingerprint: str
-
-
-class Room:
-    """A directory that is ours by its lock."""
-
-    def __init__(self, path: Path, lock: int) -> None:
-        self.path = path
-        self._lock = lock
-
-    def close(self) -> None:
-        """Leave it, with what is in it; one that is empty is removed."""
-        with suppress(OSError):
-            if not any(_is_kept(name) for name in os.listdir(self.path)):
-                remove_tree(self.path)
-        os.close(self._lock)
-
-
-def _is_kept(name: str) -> bool:
-    return name.endswith((".results", ".open", DAMAGED))
-
-
-def _lock(path: Path, *, make: bool = False) -> int | None:
-    """The lock of a room; None if somebody has it, or it is none."""
-    try:
-        descriptor = os.open(
-            path / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | (os.O_CREAT if make else 0), 0o600
-        )
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    if not os.fstat(descriptor).st_nlink:
-        # Whoever had it has removed the room since we opened it.
-        os.close(descriptor)
-        return None
-    return descriptor
+"""A batch from disk, and the large payloads of its results in the order of their numbers."""
 
 
 class _Task(Struct):
-    """Something for the thread."""
+    """A task for the thread; one of ``store``, ``note``, ``drop_note`` and ``erase`` is set.
+
+    Attributes:
+        store: A batch of results to write.
+        directory: Directory of the segments with the batch's large payloads; None if its computation is gone.
+        note: List of a client's open jobs to write.
+        drop_note: Client whose note and damaged files are to be removed.
+        erase: Files of results to remove.
+    """
 
     store: Store | None = None
     directory: Path | None = None
@@ -122,28 +83,18 @@ class _Task(Struct):
     erase: list[Path] = []
 
 
-class _File:
-    """A file of results that is there."""
-
-    __slots__ = ("batches", "path")
-
-    def __init__(self, path: Path, batches: set[int]) -> None:
-        self.path = path
-        self.batches = batches
-
-
 class Spool:
-    """The rooms of a node.
+    """The rooms of a node: its own, and those that it took over.
 
     Args:
-        base: Where they are; private; made when there is something to store.
-        incarnation: Of the node.
-        name: Of the node.
-        fingerprint: Of its secret.
-        bytes_max: What all files may take together.
-        owner: User id of those who write the segments.
-        tell: Told of batches that are stored; called from the thread.
-        find: Where a segment of a computation is.
+        base: Directory of all rooms; private to this user. Made when there is something to store.
+        incarnation: 16 bytes that name this run of the node.
+        name: Name of the node.
+        fingerprint: Fingerprint of its secret.
+        bytes_max: Bytes that all files of results may take together.
+        owner: User id of the processes that write segments.
+        tell: Called from the thread with batches that are on disk, and their file.
+        find: Returns the path of a segment, given the directory of its computation and its number.
     """
 
     def __init__(
@@ -158,157 +109,61 @@ class Spool:
         find: Callable[[Path, int], Path] = lambda directory, name: directory / str(name),
     ) -> None:
         self._base = base
-        self._incarnation = incarnation
-        self._names = _Names([incarnation.hex()], [name], [], fingerprint)
+        self._names = RoomNames([incarnation.hex()], [name], [], fingerprint)
         self._bytes_max = bytes_max
         self._owner = owner
         self._tell = tell
         self._find = find
         self._rooms: list[Room] = []
+        """Rooms that this process has locked, the own one included."""
         self._own: Room | None = None
-        """The one that we write to; made by the thread."""
-        self._files: dict[tuple[ClientId, int], tuple[_File, int]] = {}
-        """Where a batch is: the file, and its number there."""
+        """Room for new files; made by the thread with the first file."""
+        self._files: dict[tuple[ClientId, int], tuple[ResultsFile, int]] = {}
+        """For each batch, by client and number: its file, and its index in the file's list of batches."""
         self._pending: set[tuple[ClientId, int]] = set()
-        """Batches on their way to the disk."""
+        """Batches on their way to the disk, by client and number."""
         self._queue: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        """Tasks for the thread; None: end."""
         self._thread: threading.Thread | None = None
-        self._is_stopping = False
-        # The thread's own.
+        # Once the thread runs, only the thread uses these.
         self._used = 0
+        """Bytes of all files of results."""
         self._next = 1
+        """Number in the name of the next file of results."""
         self._failed: list[_Task] = []
+        """Tasks to try again, in their order."""
         self._has_warned = False
-
-    # What earlier nodes have left.
+        """True from the warning that nothing can be written until results are written again."""
 
     def restore(self, port: int) -> list[Restored]:
-        """Take over what dead nodes have left; once, before all else.
+        """Take over the rooms of dead nodes. Called once, before all other methods.
 
         Args:
-            port: That we listen on: results of the node that had it keep the numbers of their batches, which
-                its clients know.
+            port: Port that this node listens on. Results of a node that had it keep the numbers of their batches,
+                which its clients know.
+
+        Returns:
+            One event for the execution core for each client of which something is on disk.
         """
         self._names.ports.append(port)
         if not self._base.is_dir():
             return []
-        found = []
-        for path in sorted(self._base.glob("[!.]*")):
-            descriptor = _lock(path)
-            if descriptor is None:
-                continue
-            names = self._read_names(path)
-            if names is None or not self._is_ours(names):
-                if time.time() - path.stat().st_mtime > LEFT_S:
-                    remove_tree(path)
-                os.close(descriptor)
-                continue
-            found.append((port not in names.ports, path, descriptor, names))
-        restored: dict[ClientId, Restored] = {}
-        for _, path, descriptor, names in sorted(found, key=lambda entry: entry[:2]):
-            room = Room(path, descriptor)
-            self._rooms.append(room)
-            self._take_over(room, names, restored)
-        self._drop_damaged({client.hex() for client in restored})
-        return list(restored.values())
+        recovery = Recovery(self._base, self._names)
+        # Before ``run``: ``close`` has to unlock what was locked if it fails.
+        self._rooms, self._files = recovery.rooms, recovery.files
+        recovery.run()
+        self._used = recovery.used
+        return list(recovery.restored.values())
 
-    def _drop_damaged(self, known: set[str]) -> None:
-        """Of clients of which nothing else is here nobody needs to know that something was damaged: they are told
-        that we do not know them. Nor would anybody remove it."""
-        for room in self._rooms:
-            for path in room.path.glob(f"*{DAMAGED}"):
-                if _client_of(path) not in known:
-                    path.unlink(missing_ok=True)
-
-    def _is_ours(self, names: _Names) -> bool:
-        if names.fingerprint != self._names.fingerprint:
-            return False
-        return self._names.names[0] in names.names or self._names.ports[0] in names.ports
-
-    @staticmethod
-    def _read_names(path: Path) -> _Names | None:
-        try:
-            return msgspec.json.decode((path / "node.json").read_bytes(), type=_Names)
-        except (OSError, *UNDECODABLE):
-            return None
-
-    def _take_over(self, room: Room, names: _Names, restored: dict[ClientId, Restored]) -> None:
-        before = [bytes.fromhex(node) for node in names.nodes]
-        with suppress(OSError):
-            # So that whoever takes over after us recognises it.
-            together = _Names(
-                names.nodes + self._names.nodes,
-                names.names + self._names.names,
-                names.ports + self._names.ports,
-                names.fingerprint,
-            )
-            write_private(room.path / "node.json", msgspec.json.encode(together), sync=True)
-        shift: dict[ClientId, int] = {client: one.next_batch - 1 for client, one in restored.items()}
-        notes = []
-        damaged: set[str] = set()
-        for path in sorted(room.path.iterdir()):
-            try:
-                if path.name.startswith("."):
-                    path.unlink()  # one that was not finished
-                elif path.suffix == ".results":
-                    with open(path, "rb") as file:
-                        header, _ = read_header(file.fileno())
-                    self._used += path.stat().st_size
-                    self._restore_batches(path, header, before, shift, restored)
-                elif path.suffix == ".open":
-                    notes.append(read_note(path))
-                elif path.suffix == DAMAGED:
-                    damaged.add(_client_of(path))
-            except (OSError, Damaged) as error:
-                logger.error("%s is damaged, what it held is lost: %s", path, error)
-                damaged.add(_client_of(path))
-                with suppress(OSError):
-                    # So that the next node knows of it, too.
-                    path.rename(path.with_suffix(DAMAGED))
-        for note in notes:
-            one = _entry(restored, ClientId(note.client), note.name, before)
-            one.next_batch = max(one.next_batch, note.next_batch + shift.get(one.client, 0))
-            stored = {
-                (batch.computation, e.number, e.attempt) for batch in one.batches for e in batch.ended
-            }
-            for jobs in note.open:
-                attempts = [
-                    a for a in jobs.attempts if (jobs.computation, a.number, a.attempt) not in stored
-                ]
-                if attempts:
-                    one.lost.append(HeldJobs(jobs.computation, attempts))
-        # Also of those of whom nothing is left but a note.
-        noted = {ClientId(note.client) for note in notes}
-        for client, one in restored.items():
-            is_here = bool(set(before) & set(one.before))
-            one.has_gaps |= is_here and (client not in noted or client.hex() in damaged)
-
-    def _restore_batches(
-        self,
-        path: Path,
-        header: Header,
-        before: list[bytes],
-        shift: dict[ClientId, int],
-        restored: dict[ClientId, Restored],
-    ) -> None:
-        client = ClientId(header.client)
-        one = _entry(restored, client, header.name, before)
-        file = _File(path, set())
-        for place, batch in enumerate(header.batches):
-            batch.batch += shift.get(client, 0)
-            if (client, batch.batch) in self._files:
-                continue
-            batch.ended = [Ended(e.number, e.attempt, e.status, e.start, e.end, b"") for e in batch.ended]
-            one.batches.append(batch)
-            one.next_batch = max(one.next_batch, batch.batch + 1)
-            file.batches.add(batch.batch)
-            self._files[client, batch.batch] = (file, place)
-        one.batches.sort(key=lambda batch: batch.batch)
-
-    # What the node does.
+    # Called on the event loop.
 
     def store(self, action: Store, directory: Path | None) -> None:
-        """Write a batch; ``directory`` is where its large payloads lie."""
+        """Write a batch of results; ``on_stored`` follows when it is on disk.
+
+        Args:
+            action: The batch. One that is on disk, or on its way there, is not written again.
+            directory: Directory of the segments with its large payloads; None if its computation is gone.
+        """
         key = (action.client, action.batch.batch)
         if key in self._pending or key in self._files:
             return
@@ -316,23 +171,23 @@ class Spool:
         self._put(_Task(store=action, directory=directory))
 
     def note(self, action: NoteOpen) -> None:
-        """Note what is open, in place of what was noted before."""
+        """Write the list of a client's open jobs, in place of an earlier one."""
         self._put(_Task(note=action))
 
     def drop_note(self, client: ClientId) -> None:
-        """What was noted is not true any more."""
+        """Remove a client's list of open jobs, which has become wrong, and its damaged files."""
         if self._thread is not None or self._rooms:
             self._put(_Task(drop_note=client))
 
     def on_stored(self, told: Stored, path: Path) -> None:
-        """The thread has written batches; on the loop."""
-        file = _File(path, set(told.batches))
+        """Record where batches are that the thread has written. Called on the loop, as ``tell`` is on the thread."""
+        file = ResultsFile(path, set(told.batches))
         for place, batch in enumerate(told.batches):
             self._pending.discard((told.client, batch))
             self._files[told.client, batch] = (file, place)
 
     def erase(self, client: ClientId, batches: list[int]) -> None:
-        """Forget batches."""
+        """Forget batches. A file is removed when all its batches are forgotten."""
         done = []
         for batch in batches:
             file, _ = self._files.pop((client, batch), (None, 0))
@@ -344,16 +199,19 @@ class Spool:
             self._put(_Task(erase=done))
 
     def forget(self, client: ClientId) -> None:
-        """Forget all of a client."""
+        """Forget all batches of a client, and its list of open jobs."""
         self.erase(client, [batch for who, batch in self._files if who == client])
         self.drop_note(client)
 
     def load(self, client: ClientId, batch: int) -> LoadedBatch:
-        """A batch as it was stored. The streams of its results number the parts, from 1; whoever sends
-        those closes them.
+        """Read a batch.
+
+        Returns:
+            The batch and its large payloads. ``stream`` and ``output_stream`` of its results number the payloads,
+            from 1; 0: none. The caller has to send the payloads, which closes them.
 
         Raises:
-            OSError, Damaged: It cannot be read.
+            OSError, Damaged: The batch cannot be read.
         """
         if (client, batch) not in self._files:
             raise Damaged("it is not there")
@@ -384,9 +242,8 @@ class Spool:
         return found, data
 
     def close(self) -> None:
-        """Write what is left, for a while; leave the rooms to the next node."""
+        """Write what is left, for at most ``END_S``, and unlock the rooms, for the next node to take over."""
         if self._thread is not None:
-            self._is_stopping = True
             self._queue.put(None)
             self._thread.join(END_S)
             if self._thread.is_alive():
@@ -401,7 +258,7 @@ class Spool:
             self._thread.start()
         self._queue.put(task)
 
-    # The thread.
+    # Called on the thread.
 
     def _run(self) -> None:
         is_ending = False
@@ -422,18 +279,19 @@ class Spool:
             )
 
     def _groups(self, tasks: list[_Task]) -> Iterator[list[_Task]]:
-        """What is to be done, new tasks after those that have failed."""
+        """Group tasks for ``_do``: those that have failed before, then the new ones."""
         todo, self._failed = self._failed, []
         return _grouped(todo + tasks)
 
     def _do(self, group: list[_Task]) -> None:
+        """Do a group of tasks: one of any kind, or batches of one client. If it fails it is kept in ``_failed``."""
         try:
             for path in group[0].erase:
                 self._unlink(path)
             if group[0].drop_note is not None:
                 self._drop_note(group[0].drop_note)
             if any(_client(task) == _client(group[0]) for task in self._failed):
-                # In their order: without the note, results would be taken for all that there was.
+                # Keep the order: results without the note before them would be taken for all that there was.
                 self._failed += group
                 return
             if group[0].note is not None:
@@ -441,7 +299,7 @@ class Spool:
             if group[0].store is not None:
                 self._write_results(group)
         except FileNotFoundError as error:
-            # Its segment was let go of: the client has come back, and has the result.
+            # The segment was released meanwhile: the client has come back, and has the result.
             logger.debug("a result is not there to be stored any more: %s", error)
             if len(group) > 1:
                 for task in group:
@@ -462,30 +320,16 @@ class Spool:
                 logger.warning("results of clients that are away are written to %s again", self._base)
 
     def _unlink(self, path: Path) -> None:
+        """Remove a file of results."""
         with suppress(FileNotFoundError):
             size = path.stat().st_size
             path.unlink()
             self._used -= size
 
     def _room(self) -> Room:
-        """Our own, made if it is missing: it appears under its name with the lock held."""
+        """The room for new files; made by the first call."""
         if self._own is None:
-            private_directory(self._base)
-            fresh = private_directory(self._base / f".{self._names.nodes[0]}")
-            descriptor = _lock(fresh, make=True)
-            if descriptor is None:
-                raise OSError(f"{fresh} cannot be locked")
-            try:
-                write_private(fresh / "node.json", msgspec.json.encode(self._names), sync=True)
-                path = self._base / self._names.nodes[0]
-                os.rename(fresh, path)
-                # Or the files in it, synced as they are, would be nowhere.
-                sync_directory(self._base)
-                sync_directory(self._base.parent)
-            except OSError:
-                os.close(descriptor)
-                raise
-            self._own = Room(path, descriptor)
+            self._own = make_room(self._base, self._names)
             self._rooms.append(self._own)
         return self._own
 
@@ -500,11 +344,16 @@ class Spool:
                 path.unlink(missing_ok=True)
 
     def _write_results(self, group: list[_Task]) -> None:
-        """Write batches of one client into one file."""
+        """Write batches of one client into one file, and report them by ``tell``.
+
+        Raises:
+            FileNotFoundError: A segment with a payload is gone.
+            OSError: There is no room, or the disk fails.
+        """
         batches: list[JobsEnded] = []
         paths: list[Path] = []
         seconds: set[int] = set()
-        """Parts that go with the one before them."""
+        """Numbers of payloads that are the second of their result: their checksum goes on from the first."""
         for task in group:
             assert task.store is not None
             batch = task.store.batch
@@ -542,36 +391,30 @@ class Spool:
         self._tell(Stored(first.client, [batch.batch for batch in batches]), path)
 
     def _size(self, path: Path) -> int:
-        """Bytes of a segment. Whoever wrote it may have put something else in its place."""
+        """Bytes of a segment.
+
+        Raises:
+            FileNotFoundError: The path is not a regular file of a worker. A job can put anything there, such as a
+                link.
+        """
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode) or status.st_uid != self._owner:
             raise FileNotFoundError(f"{path} is not what a worker writes")
         return status.st_size
 
 
-def _entry(
-    restored: dict[ClientId, Restored], client: ClientId, name: str, before: list[bytes]
-) -> Restored:
-    one = restored.get(client)
-    if one is None:
-        one = restored[client] = Restored(client, name, [], 1, [], [])
-    one.before += [node for node in before if node not in one.before]
-    return one
-
-
-def _client_of(path: Path) -> str:
-    """Whose results or note is in a file, in hexadecimal."""
-    return path.stem.partition("-")[0]
-
-
 def _client(task: _Task) -> ClientId | None:
-    """Whose results or note a task is about to write."""
+    """Client whose results or note a task writes; None for other tasks."""
     action = task.store or task.note
     return action.client if action is not None else None
 
 
 def _grouped(tasks: list[_Task]) -> Iterator[list[_Task]]:
-    """Batches of one client together, up to a size and a number that ``Header`` may have; all in order."""
+    """Group tasks for ``_do``, in their order.
+
+    Batches of one client that follow each other make a group, of up to ``FILE_BYTES`` and ``BATCH_MAX`` batches,
+    which is what a ``Header`` may have. Any other task is a group of its own.
+    """
     group: list[_Task] = []
     size = 0
     for task in tasks:

@@ -1,4 +1,8 @@
-"""Files of a spool, as bytes: written whole or not at all, and known for damaged if they are not as written."""
+"""Formats of a spool's files: written whole or not at all, and recognised as damaged if they are not as written.
+
+A file of results: ``MAGIC``, ``_HEAD``, the length of each part, ``Header`` (msgpack), the parts, a CRC of each part.
+A note: ``MAGIC``, ``_HEAD`` with 0 parts, ``Note`` (msgpack). Integers are little-endian. Parts are large payloads.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +21,26 @@ from dispy.protocol.node import HeldJobs, Identity, JobsEnded, Name, Number
 from dispy.system.directories import sync_directory
 
 MAGIC = b"dispy spool 2\n\0\0"
-_HEAD = struct.Struct("<QII")  # length of the header, its CRC, parts
+_HEAD = struct.Struct("<QII")  # bytes of the header, CRC of header and lengths of parts, number of parts
 _LENGTH = struct.Struct("<Q")
 CRC = struct.Struct("<I")
-"""One for each part, behind the last; of a result's second part it goes on from the first."""
+"""CRC of a part; all of them follow the last part. That of a result's second part goes on from that of the first."""
 
 _COPY = 1 * MIB
+"""Bytes of a segment that are copied into a file at once."""
+
+DAMAGED = ".damaged"
+"""Suffix of a file whose content is not what was written. It tells the next node that something is lost."""
 
 
 class Header(Struct, array_like=True):
-    """What a file of results begins with. The streams of the results number the parts behind it, from 1."""
+    """Header of a file of results. ``stream`` and ``output_stream`` of its results number the parts, from 1.
+
+    Attributes:
+        client: Identity of the client.
+        name: Name of the client.
+        batches: Batches of results, with payloads that are small.
+    """
 
     client: Identity
     name: Name
@@ -34,7 +48,14 @@ class Header(Struct, array_like=True):
 
 
 class Note(Struct, array_like=True):
-    """A file that tells what was open."""
+    """Content of a note: the jobs of a client that had not ended, or whose results were not on disk.
+
+    Attributes:
+        client: Identity of the client.
+        name: Name of the client.
+        open: These jobs, by computation.
+        next_batch: Number that the client's next batch of results would have had.
+    """
 
     client: Identity
     name: Name
@@ -48,20 +69,39 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""Exceptions of msgspec for content that is not what was written."""
 
 
 class Damaged(Exception):
     """A file is not what was written."""
 
 
+class ResultsFile:
+    """A file of results on disk, and the numbers of its batches that are still wanted.
+
+    The file is removed when ``batches`` is empty.
+    """
+
+    __slots__ = ("batches", "path")
+
+    def __init__(self, path: Path, batches: set[int]) -> None:
+        self.path = path
+        self.batches = batches
+
+
+def client_of(path: Path) -> str:
+    """Identity of the client whose results or note are in a file, in hexadecimal: the name up to the first ``-``."""
+    return path.stem.partition("-")[0]
+
+
 def pack_note(note: Note) -> bytes:
-    """A file with a note."""
+    """Returns the bytes of a file with a note."""
     data = _encode(note)
     return MAGIC + _HEAD.pack(len(data), zlib.crc32(data), 0) + data
 
 
 def pack_header(header: Header, sizes: list[int]) -> bytes:
-    """What a file of results begins with; parts of these sizes are to follow."""
+    """Returns the bytes before the parts of a file of results; ``sizes``: bytes of each part."""
     data = _encode(header)
     lengths = b"".join(_LENGTH.pack(size) for size in sizes)
     crc = zlib.crc32(lengths, zlib.crc32(data))
@@ -69,12 +109,19 @@ def pack_header(header: Header, sizes: list[int]) -> bytes:
 
 
 def write(directory: Path, name: str, head: bytes, parts: list[tuple[Path, int, bool]]) -> Path:
-    """Write a file whole or not at all, and to the disk itself.
+    """Write a file whole or not at all, and sync it and its name to the disk.
 
     Args:
-        directory, name: Where.
-        head: What it begins with.
-        parts: Segments that follow: path, size and whether the checksum goes on from the one before.
+        directory, name: Where the file is to be.
+        head: Bytes before the parts.
+        parts: Segments that follow: path, bytes, and True if the CRC goes on from that of the part before.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        FileNotFoundError: A segment is gone or has become shorter.
+        OSError: There is no room, or the disk fails.
     """
     temporary = directory / f".{name}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -93,7 +140,7 @@ def write(directory: Path, name: str, head: bytes, parts: list[tuple[Path, int, 
         with suppress(OSError):
             temporary.unlink()
         raise
-    # So that the name is there, too.
+    # The name of the file has to survive a power failure, too.
     sync_directory(directory)
     return directory / name
 
@@ -104,9 +151,12 @@ def _write_all(descriptor: int, data: memoryview) -> None:
 
 
 def _copy(path: Path, size: int, target: int, crc: int) -> int:
-    """Append a segment; returns a checksum that goes on from another.
+    """Append ``size`` bytes of a segment to a file; returns a CRC that goes on from ``crc``.
 
-    It is read and not mapped: one that is used again meanwhile may shrink.
+    The segment is read, not mapped: a segment that is used again meanwhile may shrink, and a mapping would crash.
+
+    Raises:
+        FileNotFoundError: The segment is gone or has become shorter.
     """
     source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -124,10 +174,11 @@ def _copy(path: Path, size: int, target: int, crc: int) -> int:
 
 
 def read_note(path: Path) -> Note:
-    """What was open.
+    """Read a file with a note.
 
     Raises:
-        Damaged: It is not what was written: who believed it might take jobs for never started that were.
+        Damaged: The file is not what was written. To use it could mean to take jobs for never started that were.
+        OSError: The file cannot be read.
     """
     data = path.read_bytes()
     start = len(MAGIC) + _HEAD.size
@@ -143,10 +194,13 @@ def read_note(path: Path) -> Note:
 
 
 def read_header(descriptor: int) -> tuple[Header, list[tuple[int, int]]]:
-    """The header of a file, and where its parts are: offsets and sizes.
+    """Read the header of a file of results; the parts are not read, and their CRCs not checked.
+
+    Returns:
+        The header, and for each part its offset and size (bytes).
 
     Raises:
-        Damaged: It is none of ours, or not whole.
+        Damaged: The file is no file of results, or not whole.
     """
     total = os.fstat(descriptor).st_size
     head = os.pread(descriptor, len(MAGIC) + _HEAD.size, 0)
