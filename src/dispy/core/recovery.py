@@ -130,8 +130,6 @@ class Recovery:
         self.results: dict[Key, Result] = {}
         self.started: dict[Key, tuple[Started, str]] = {}
         """Jobs that are running, with the address of their node. A job that ends is taken out."""
-        self.returned: dict[Key, str] = {}
-        """Jobs that were never started, and why. Nothing here fills it."""
         self.lost: dict[Key, str] = {}
         """Jobs that were open when their node ended, and why they have no result, in words."""
 

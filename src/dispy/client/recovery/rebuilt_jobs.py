@@ -139,11 +139,11 @@ def unstarted(one: Dead) -> list[DispyJob]:
 
 
 def _mentioned(one: Dead) -> set[int]:
-    """Return the numbers of jobs that nodes have named: open, lost or returned ones."""
+    """Return the numbers of jobs that nodes have named: open or lost ones."""
     return {
         number
         for session in one.sessions
-        for names in (session.recovery.open_jobs(), session.recovery.lost, session.recovery.returned)
+        for names in (session.recovery.open_jobs(), session.recovery.lost)
         for _, number in names
     }
 
@@ -178,7 +178,7 @@ def _judge(one: Dead, session: Session, jobs: list[DispyJob], is_last_word: bool
             keys = [(computation, job._number) for computation in recovery.computations]
             key = next((key for key in keys if key in recovery.lost), keys[0])
             fate = judge.fate(key)
-            job._exception = fate.reason or recovery.returned.get(key)
+            job._exception = fate.reason or None
             if fate.status is not None:
                 _end(job, fate.status, fate.reason)
 
