@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import zlib
 from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -23,17 +22,18 @@ from dispy.errors import (
     VersionError,
 )
 from dispy.net.connection import TICKS, Connection
+from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node
 from dispy.protocol.frames import Group, MemorySource, Source
 from dispy.protocol.node import Available, from_node_decoder
-from dispy.scheduler.tracing import tracer
+from dispy.scheduler.arrived_batches import ArrivedBatches, take_parts
 from dispy.security.tls import DialerTls
 from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.system.addresses import is_loopback
 from dispy.system.clock import Clock
 from dispy.system.directories import FREE, shared_with
-from dispy.system.escaping import block, line, lines
-from dispy.system.memory import SharedPool, pool
+from dispy.system.escaping import block, line
+from dispy.system.memory import SharedPool
 
 logger = logging.getLogger("dispy.scheduler")
 
@@ -45,6 +45,9 @@ SLOW_S = 1.5
 
 REDIAL_S = 0.1
 """Pause between attempts to reach a node again whose connection broke."""
+
+Trace = Callable[[str, Any], None]
+"""Called with an arrow and each message of a connection, while they are logged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,37 +94,6 @@ class NodeInfo:
         return [self.ip_addr, *self.aliases]
 
 
-class PoolSink:
-    """A payload on its way into memory that is used again; ``data`` is None if there is not enough of it."""
-
-    __slots__ = ("_position", "data")
-
-    def __init__(self, size: int) -> None:
-        self._position = 0
-        try:
-            self.data: memoryview | None = pool.take(size)
-        except (MemoryError, OverflowError):
-            self.data = None
-
-    def write(self, body: memoryview) -> None:
-        """Take the next bytes."""
-        if self.data is None:
-            return
-        end = self._position + len(body)
-        self.data[self._position : end] = body
-        self._position = end
-
-    def room(self, size: int) -> memoryview | None:
-        """Where the next bytes belong."""
-        if self.data is None:
-            return None
-        self._position += size
-        return self.data[self._position - size : self._position]
-
-    def discard(self) -> None:
-        """Nothing holds on to it."""
-
-
 class Owner(Protocol):
     """What links belong to, as they see it.
 
@@ -131,7 +103,7 @@ class Owner(Protocol):
         origin: Who runs us, and where; for their logs.
         clock: What we go by.
         pulse_s: How often nodes give a sign of life (seconds).
-        is_traced: Whether messages are logged.
+        tracer: Makes the function that a link's connection calls with each message; None: messages are not logged.
         memory: Where large payloads lie that nodes of this machine can take by name.
         after_note: Where results are noted before nodes may forget them: calls a function when that has been done.
     """
@@ -141,7 +113,7 @@ class Owner(Protocol):
     origin: str
     clock: Clock
     pulse_s: float
-    is_traced: bool
+    tracer: Callable[[Link], Trace] | None
     memory: SharedPool | None
     after_note: Callable[[Callable[[], None]], object] | None
 
@@ -164,30 +136,6 @@ class Owner(Protocol):
         """It said something."""
 
 
-def take_output(connection: Connection, ended: node.Ended) -> None:
-    """What a job printed, where that came as a stream; and its value, which is here, is what it was."""
-    if ended.output_stream:
-        data = connection.take_stream(ended.output_stream).data
-        if data is None:  # no memory for it
-            data, ended.checksum = memoryview(b""), 0
-        output = bytes(data)
-        ended.stdout, ended.stderr = output[: ended.stdout_size], output[ended.stdout_size :]
-    if ended.checksum:
-        _check_stored(ended)
-
-
-def _check_stored(ended: node.Ended) -> None:
-    """A result that was on its node's disk is what was written there, or it is lost."""
-    crc = zlib.crc32(ended.payload) if ended.stream else 0
-    if ended.output_stream:
-        crc = zlib.crc32(ended.stderr, zlib.crc32(ended.stdout, crc))
-    if crc != ended.checksum and ended.status != node.CANCELLED:
-        ended.status = node.TERMINATED
-        ended.payload = b""
-        ended.reason = "the job's result was lost: it was damaged on its node's disk"
-        ended.died = True
-
-
 class Link:
     """One node, over successive connections."""
 
@@ -198,12 +146,7 @@ class Link:
         self.shared = ""
         """The node's directory on the memory file system, if we see it."""
         self.connection: Connection | None = None
-        self.received = 0
-        """Number up to which all batches of results have arrived."""
-        self._ahead: set[int] = set()
-        """Batches that arrived before one with a large payload that left earlier."""
-        self._gaps: dict[int, int] = {}
-        """Batches that will not come, as the node says: first and last of those in a row."""
+        self.batches = ArrivedBatches()
         self._sending: dict[tuple[int, int], tuple[int, Group]] = {}
         """Attempts whose arguments may still be on their way as streams, with their computation."""
         self._broken_at: float | None = None
@@ -269,8 +212,8 @@ class Link:
             make_sink=PoolSink,
             clock=self._owner.clock,
         )
-        if self._owner.is_traced:
-            self._made.trace = tracer(self)
+        if self._owner.tracer is not None:
+            self._made.trace = self._owner.tracer(self)
             logger.debug("%s:%d is dialed", self.target.host, self.target.port)
         return self._made
 
@@ -294,7 +237,7 @@ class Link:
         self._refusals = 0
         # It is back: what it says next may take its time, as long as it is not silent.
         self._broken_at = None
-        received = self.received if self._owner.after_note is None else self.noted
+        received = self.batches.received if self._owner.after_note is None else self.noted
         connection.send(node.Attach(self._owner.identity, self._owner.name, received, self._owner.origin))
         connection.set_pulse(self._owner.pulse_s)
         if self._owner.pulse_s != PULSE_S:
@@ -310,8 +253,8 @@ class Link:
             raise RemoteProtocolError(f"{type(message).__name__} before Welcome")
         else:
             if type(message) is node.JobsEnded:
-                self._note_batch(message.batch)
-                self._take_parts(connection, message)
+                self.batches.note(message.batch)
+                take_parts(connection, message, self._adopt)
             elif type(message) is node.Provisional and message.stream:
                 message.payload = connection.take_stream(message.stream).data or b""
             elif type(message) is node.Provisional and message.segment:
@@ -332,53 +275,26 @@ class Link:
                 message.reason = line(message.reason)
             self._owner.link_message(self, message)
             heir = self._heir
-            if heir is not None and self.received >= heir.last and not self.is_closed:
+            if heir is not None and self.batches.received >= heir.last and not self.is_closed:
                 self._owner.link_replaced(self)
                 self._enter(connection, heir)
-
-    def _note_batch(self, batch: int) -> None:
-        if batch > self.received:
-            self._ahead.add(batch)
-        while True:
-            following = self.received + 1
-            if following in self._ahead:
-                self._ahead.remove(following)
-                self.received = following
-            elif following in self._gaps:
-                self.received = self._gaps.pop(following)
-            else:
-                break
 
     def _welcome(self, connection: Connection, message: node.Welcome) -> None:
         is_other = self.info is not None and self.info.node != message.node
         if not message.known:
-            # It has forgotten us, and counts its batches anew.
-            self.received = self.noted = 0
-            self._ahead.clear()
-            self._gaps.clear()
+            self.batches.forget()
+            self.noted = 0
         else:
-            self._expect(message)
+            self.batches.expect(message)
         if is_other:
             assert self.info is not None
-            if self.info.node in message.before and self.received < message.last:
+            if self.info.node in message.before and self.batches.received < message.last:
                 # What the node had that was there before comes first: nobody is to hear that it is lost.
                 self._broken_at = None
                 self._heir = message
                 return
             self._owner.link_replaced(self)
         self._enter(connection, message)
-
-    def _expect(self, message: node.Welcome) -> None:
-        """What a node that knows us has kept follows; what else it ever told is known here, or nowhere."""
-        self._ahead.clear()
-        self._gaps.clear()
-        before = self.received
-        for batch in sorted({*message.kept, message.last + 1}):
-            if batch > before + 1:
-                self._gaps[before + 1] = batch - 1
-            before = max(before, batch)
-        # The first gap is no matter of waiting.
-        self.received = self._gaps.pop(self.received + 1, self.received)
 
     def _enter(self, connection: Connection, message: node.Welcome) -> None:
         self._heir = None
@@ -515,31 +431,6 @@ class Link:
             if forget:
                 self.connection.send(node.Detach())
             self.connection.close()
-
-    def _take_parts(self, connection: Connection, message: node.JobsEnded) -> None:
-        for ended in message.ended:
-            if ended.reason:
-                ended.reason = lines(ended.reason)
-            if ended.segment:
-                self._take_shared(ended, message.computation)
-            if ended.stream:
-                ended.payload = connection.take_stream(ended.stream).data
-                if ended.payload is None:
-                    ended.payload = b""
-                    ended.status = node.TERMINATED
-                    ended.reason = "there is not enough memory here for the job's result"
-                    ended.checksum = 0
-            take_output(connection, ended)
-
-    def _take_shared(self, ended: node.Ended, computation: int) -> None:
-        """A result that lies in the node's directory becomes ours; there it stays until it is acknowledged."""
-        try:
-            ended.payload = self._adopt(computation, ended.segment)  # type: ignore[assignment]  # never encoded
-        except (OSError, ValueError) as error:
-            # The node may have died since it said so, and another have tidied up after it.
-            ended.status = node.TERMINATED
-            ended.reason = f"the job's result was lost on its way: {error}"
-            ended.died = True
 
     def _adopt(self, computation: int, segment: int) -> Sized:
         memory = self._owner.memory

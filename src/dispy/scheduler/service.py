@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -19,7 +19,8 @@ from dispy.errors import SilenceError
 from dispy.net.connection import Connection, Payload
 from dispy.protocol import limits, node
 from dispy.protocol.frames import MemorySource
-from dispy.scheduler.link import SLOW_S, Link, NodeInfo, Target
+from dispy.scheduler.link import SLOW_S, Link, NodeInfo, Target, Trace
+from dispy.scheduler.listener import Listener
 from dispy.settings import PULSE_S
 from dispy.system.clock import Clock
 from dispy.system.directories import GIVEN, GIVEN_BITS, given_prefix
@@ -36,61 +37,6 @@ ACKNOWLEDGE_S = 0.05
 
 PIECES_BATCH = 256 * limits.KIB
 """Bytes of small files in one message: 2 ms at 1 Gbit/s, which a cancel waits behind it."""
-
-
-class Listener(Protocol):
-    """Who is told what happens: the client library, or a daemon's side towards its clients."""
-
-    def on_node_known(self, found: NodeInfo) -> None:
-        """A node has introduced itself; allocate it to the computations that may use it."""
-
-    def on_node_gone(self, found: NodeInfo, reason: str) -> None:
-        """A node is lost."""
-
-    def on_unreachable(self, target: Target, error: Exception) -> None:
-        """A node that was to be reached did not answer, or refused us."""
-
-    def on_ended(self, action: core.TellEnded, found: NodeInfo) -> None:
-        """Jobs have reached their final status on a node."""
-
-    def on_ended_here(self, action: core.TellEndedHere) -> None:
-        """Jobs have reached their final status with us."""
-
-    def on_started(self, action: core.TellStarted, found: NodeInfo) -> None:
-        """Jobs are running."""
-
-    def on_requeued(self, action: core.TellRequeued) -> None:
-        """Jobs wait again."""
-
-    def on_value(self, action: core.TellValue, found: NodeInfo) -> None:
-        """A job sent a provisional result."""
-
-    def on_printed(self, action: core.TellPrinted) -> None:
-        """Running jobs have printed something."""
-
-    def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
-        """A node became usable for a computation, or ceased to be."""
-
-    def on_vacated(self, action: core.TellVacated, found: NodeInfo) -> None:
-        """A computation has left a node that it is to come back to: allocate it, or take the node away from it."""
-
-    def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
-        """A node takes more or fewer jobs of a computation than before, for another reason than before."""
-
-    def on_files_needed(self, message: node.NeedFiles, found: NodeInfo) -> None:
-        """A node wants pieces of files; ``SchedulerService.send_pieces`` sends them."""
-
-    def on_files(self, action: core.TellFiles) -> None:
-        """Files have been put somewhere, or cannot be."""
-
-    def on_cpus(self, found: NodeInfo) -> None:
-        """A node may offer another number of CPUs than before."""
-
-    def on_available(self, found: NodeInfo) -> None:
-        """A node says what it has to spare."""
-
-    def on_jobs_listed(self, found: NodeInfo, message: node.JobsListed) -> None:
-        """A node answers what ``ask_jobs`` has asked."""
 
 
 class SchedulerService:
@@ -124,8 +70,8 @@ class SchedulerService:
         self._links: dict[Target, Link] = {}
         self._by_node: dict[NodeId, Link] = {}
         self._tick: asyncio.TimerHandle | None = None
-        self.is_traced = False
-        """Whether messages and decisions are logged (``tracing``)."""
+        self.tracer: Callable[[Link], Trace] | None = None
+        """Makes the function that logs the messages of a link; None while nothing is logged (``tracing``)."""
         self.pulse_s = PULSE_S
         """How often nodes give a sign of life (seconds)."""
         self._perform_by_type: dict[type[core.Action], Callable[[Any], None]] = {
@@ -141,6 +87,11 @@ class SchedulerService:
             core.TellCredit: lambda a: listener.on_credit(a, self._info(a.node)),
             core.TellFiles: listener.on_files,
         }
+
+    @property
+    def is_traced(self) -> bool:
+        """True if messages and decisions are logged (``tracing``)."""
+        return self.tracer is not None
 
     @property
     def state(self) -> core.State:
@@ -383,10 +334,12 @@ class SchedulerService:
                 self._loop.call_later(ACKNOWLEDGE_S, link.on_acknowledge_due)
             # All up to here, which is not the last that came if a larger one is still on its way.
             if self.after_note is None:
-                link.acknowledge = node.Acknowledge(link.received)
+                link.acknowledge = node.Acknowledge(link.batches.received)
             else:
                 # In the next turn: what is to be noted of these results is then on its way.
-                self._loop.call_soon(self.after_note, partial(self._acknowledge_noted, link, link.received))
+                self._loop.call_soon(
+                    self.after_note, partial(self._acknowledge_noted, link, link.batches.received)
+                )
             return
         if link.acknowledge is not None:
             link.send_acknowledge()
@@ -408,7 +361,7 @@ class SchedulerService:
 
     def _acknowledge_noted(self, link: Link, received: int) -> None:
         """Results are where they have to be before a node may forget them."""
-        link.noted = max(link.noted, min(received, link.received))
+        link.noted = max(link.noted, min(received, link.batches.received))
         link.acknowledge = node.Acknowledge(link.noted)
         link.send_acknowledge()
 

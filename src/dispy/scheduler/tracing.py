@@ -14,7 +14,7 @@ from dispy.core import scheduling as core
 from dispy.protocol.describe import describe
 
 if TYPE_CHECKING:
-    from dispy.scheduler.link import Link
+    from dispy.scheduler.link import Link, Trace
     from dispy.scheduler.service import SchedulerService
 
 logger = logging.getLogger("dispy.scheduler")
@@ -31,7 +31,7 @@ def set_tracing(service: SchedulerService, is_on: bool) -> None:
     """Begin or end it. On the loop."""
     if is_on == service.is_traced:
         return
-    service.is_traced = is_on
+    service.tracer = tracer if is_on else None
     decide = service._machine.handle
     service._machine.handle = partial(_decide, decide) if is_on else decide.args[0]  # type: ignore
     for link in service._links.values():
@@ -39,7 +39,7 @@ def set_tracing(service: SchedulerService, is_on: bool) -> None:
             link.connection.trace = tracer(link) if is_on else None
 
 
-def tracer(link: Link) -> Any:
+def tracer(link: Link) -> Trace:
     """The function that a link's connection calls with each message."""
     return partial(_on_message, link)
 
