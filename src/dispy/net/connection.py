@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import msgspec
 
 from dispy.errors import DispyError, InternalError, RemoteProtocolError, SilenceError
-from dispy.protocol import frames, limits
+from dispy.protocol import frames, limits, streams
 from dispy.protocol.frames import guess_protocol
 from dispy.protocol.handshake import NONCE_SIZE, REFUSAL, Handshake
 from dispy.protocol.pace import Pace
@@ -96,7 +96,7 @@ class Connection(asyncio.BufferedProtocol):
         tls: ListenerTls | DialerTls | None = None,
         peer_name: str = "",
         on_settled: Callable[[Connection], None] | None = None,
-        make_sink: Callable[[int], frames.Sink] = frames.MemorySink,
+        make_sink: Callable[[int], streams.Sink] = streams.MemorySink,
         clock: Clock = time,
         farewell: Callable[[InternalError], Any] | None = None,
     ) -> None:
@@ -112,7 +112,7 @@ class Connection(asyncio.BufferedProtocol):
         self._received = memoryview(bytearray(STRANGER_BUFFER)) if tls is not None else memoryview(b"")
         """Where encrypted bytes arrive."""
         self._handshake: Handshake | None = None
-        self._incoming = frames.IncomingStreams(make_sink)
+        self._incoming = streams.IncomingStreams(make_sink)
         self._reader = frames.FrameReader(self._on_frame, limits.HANDSHAKE_FRAME_MAX, self._incoming.room)
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -125,7 +125,7 @@ class Connection(asyncio.BufferedProtocol):
         self._socket: socket.socket | None = None
         self._is_flushing = False
         self._is_paused = False
-        self._outgoing: dict[int, frames.OutgoingStream] = {}
+        self._outgoing: dict[int, streams.OutgoingStream] = {}
         self._pace = Pace()
         self._clock = clock
         self._farewell = farewell
@@ -364,7 +364,7 @@ class Connection(asyncio.BufferedProtocol):
         self._write(frames.header(frames.CONTROL, len(body)))
         self._out.append(body)
 
-    def send_streamed(self, parts: list[tuple[Any, str, frames.Source]], message: Any) -> frames.Group:
+    def send_streamed(self, parts: list[tuple[Any, str, streams.Source]], message: Any) -> streams.Group:
         """Send one or several large payloads, and after the last byte of all the message that refers to them.
 
         Args:
@@ -386,11 +386,11 @@ class Connection(asyncio.BufferedProtocol):
             for _, _, source in parts:
                 source.close()
             self._end_with_too_large(message, len(body))
-            return frames.Group([], b"")
+            return streams.Group([], b"")
         # Streams of one connection overtake each other, so the message goes with the one that ends last.
-        group = frames.Group(numbers, body)
+        group = streams.Group(numbers, body)
         for number, (_, _, source) in zip(numbers, parts, strict=True):
-            self._outgoing[number] = stream = frames.OutgoingStream(number, source, group)
+            self._outgoing[number] = stream = streams.OutgoingStream(number, source, group)
             self._write(frames.open_frame(number, source.size))
             if stream.is_done():  # there is nothing in it
                 self._write_control(self._end_stream(stream))
@@ -407,7 +407,7 @@ class Connection(asyncio.BufferedProtocol):
             self._write_control(_encode(self._farewell(error)))
         self.refuse(error)
 
-    def give_up(self, group: frames.Group) -> bool:
+    def give_up(self, group: streams.Group) -> bool:
         """Do not send what has not gone of some streams, nor their message; False if that has gone."""
         if group.is_over() or self._is_closed:
             return False
@@ -556,7 +556,7 @@ class Connection(asyncio.BufferedProtocol):
                     self._transmit(frames.header(frames.CONTROL, len(body)) + body)
         return True
 
-    def _end_stream(self, stream: frames.OutgoingStream) -> bytes | None:
+    def _end_stream(self, stream: streams.OutgoingStream) -> bytes | None:
         """All of it has gone; returns the message that goes with it."""
         self._drop_stream(stream.number)
         return stream.group.stream_done()
@@ -566,7 +566,7 @@ class Connection(asyncio.BufferedProtocol):
         if stream is not None:
             stream.source.close()
 
-    def _choose(self) -> frames.OutgoingStream | None:
+    def _choose(self) -> streams.OutgoingStream | None:
         """Which stream goes on: the oldest and the one with the least left by turns.
 
         In turns over all of them, all would arrive when the last does, and workers would wait for it. What
@@ -576,7 +576,7 @@ class Connection(asyncio.BufferedProtocol):
         if len(ready) < 2:
             return ready[0] if ready else None
         self._is_oldest_due = not self._is_oldest_due
-        return ready[0] if self._is_oldest_due else min(ready, key=frames.OutgoingStream.left)
+        return ready[0] if self._is_oldest_due else min(ready, key=streams.OutgoingStream.left)
 
     @property
     def is_streaming(self) -> bool:

@@ -24,8 +24,8 @@ from dispy.errors import (
 from dispy.net.connection import TICKS, Connection
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node
-from dispy.protocol.frames import Group, MemorySource, Source
 from dispy.protocol.node import Available, from_node_decoder
+from dispy.protocol.streams import Group, MemorySource, Source
 from dispy.scheduler.arrived_batches import ArrivedBatches, take_parts
 from dispy.security.tls import DialerTls
 from dispy.settings import PULSE_S, SILENT_PULSES

@@ -18,7 +18,7 @@ from dispy.core.scheduling.ids import NodeId
 from dispy.errors import SilenceError
 from dispy.net.connection import Connection, Payload
 from dispy.protocol import limits, node
-from dispy.protocol.frames import MemorySource
+from dispy.protocol.streams import MemorySource
 from dispy.scheduler.link import SLOW_S, Link, NodeInfo, Target, Trace
 from dispy.scheduler.listener import Listener
 from dispy.settings import PULSE_S
