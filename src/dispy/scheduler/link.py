@@ -21,7 +21,8 @@ from dispy.errors import (
     SilenceError,
     VersionError,
 )
-from dispy.net.connection import TICKS, Connection
+from dispy.net.connection import Connection
+from dispy.net.heartbeat import TICKS
 from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node
 from dispy.protocol.node import Available, from_node_decoder

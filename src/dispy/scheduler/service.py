@@ -16,7 +16,8 @@ from dispy.core import scheduling as core
 from dispy.core.scheduling import Machine
 from dispy.core.scheduling.ids import NodeId
 from dispy.errors import SilenceError
-from dispy.net.connection import Connection, Payload
+from dispy.net.connection import Connection
+from dispy.net.sender import Payload
 from dispy.protocol import limits, node
 from dispy.protocol.streams import MemorySource
 from dispy.scheduler.link import SLOW_S, Link, NodeInfo, Target, Trace
