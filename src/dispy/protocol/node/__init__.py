@@ -1,11 +1,21 @@
-"""The conversation between a scheduler and a node.
+"""The messages between a scheduler and a node. A node knows its scheduler as its *client*.
 
-The scheduler dials (for now), both prove that they know the secret (``handshake``), and the
-scheduler introduces itself with ``Attach``. The node answers ``Welcome``. After that each side
-speaks when it has something to say; everything on the path of a job is a list of jobs.
+The scheduler dials, and both sides prove that they know the secret (``protocol.handshake``). Then:
 
-Job numbers are unique for the life of a client (``Attach.client``); an attempt is one run of a
-job. A pair of both is never reused, so a late message can always be told from a current one.
+    scheduler → node   Attach                 who dials, and which batches of results it has
+    node → scheduler   Welcome                who answers, and whether it knows the client already
+    scheduler → node   Reconcile or Recover   which jobs should be there, or: which jobs are there?
+    node → scheduler   Reconciled or Held     which jobs are missing, or which are there
+
+After that either side sends a message whenever there is news; none waits for an answer. Jobs, results and
+cancellations travel as lists, so that the cost of a message is shared by many jobs.
+
+Job numbers are unique for the life of a client (``Attach.client``). An attempt is one run of a job, counted from 0.
+A pair of number and attempt is never reused, so a late message can always be told from a current one.
+
+The modules, by subject: ``jobs`` (jobs, results, output), ``computations`` (code, credit, objects), ``files``,
+``connections`` (introduction, recovery, heartbeat, offered CPUs), ``fields`` (bounds of all field types). Import from
+this package. Tags and the order of fields are the wire format: change neither; new fields go last, with a default.
 """
 
 from __future__ import annotations
@@ -220,8 +230,8 @@ _DECODED = {"to_node_decoder": ToNode, "from_node_decoder": FromNode}
 
 
 def __getattr__(name: str) -> Any:
-    # Made when first asked for: each takes 2.5 ms, a node and a program need one of them, and what runs jobs none.
-    # They ask while they are loaded, since nothing is to be compiled on behalf of strangers.
+    # Decoders are made when first asked for: each takes 2.5 ms. A node and a program need one of them each, and
+    # processes that run jobs need none. Importers ask at import time, so that no stranger makes a node compile one.
     if name not in _DECODED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     decoder: Any = msgspec.msgpack.Decoder(_DECODED[name])

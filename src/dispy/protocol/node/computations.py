@@ -1,4 +1,4 @@
-"""Messages about computations: their code, the jobs that a node takes of them, and objects that many jobs read."""
+"""Messages about computations: opening and closing them, credit (how many jobs a node takes), shared objects."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from dispy.protocol.node.fields import Count, Files, Inline, Name, Number, Reaso
 
 
 class Compute(Struct, array_like=True, tag=3):
-    """A computation to be held ready on the node. ``code`` is opaque to it (see ``Job.payload``).
+    """Open a computation on the node: load its code, so that jobs can run. ``ComputationReady`` or
+    ``ComputationFailed`` follows.
 
-    An ``exclusive`` one keeps all others off the node from now until it is closed or its client is dead.
+    ``code`` is pickled, and the node does not unpickle it; large code is a stream, as in ``Job``. ``grace_s`` is the
+    time (seconds) between the interrupt of a cancelled job and its end by force. ``dest_path`` names the working
+    directory; empty: the node chooses. An ``exclusive`` computation keeps all others from starting jobs on the node,
+    from now until it is closed or its client is dead.
     """
 
     computation: Number
@@ -24,30 +28,33 @@ class Compute(Struct, array_like=True, tag=3):
     grace_s: Annotated[float, Meta(ge=0, le=86400)] = 5.0
     dest_path: Name = ""
     live: bool = False
-    """What its running jobs print is to be told, of all of them."""
+    """True if the client wants the output of all its jobs while they run."""
     exclusive: bool = False
     life: Number = 0
-    """Which stay on the node this is, from 0: one that was closed and opened again has another. The node may have
-    heard of neither, if its connection broke, and must not take what it has for what is meant."""
+    """Generation of the computation on this node, from 0. Raised when it is closed and reopened, so that a node that
+    missed both messages (its connection broke) cannot confuse the two."""
     message_timeout_s: Annotated[float, Meta(ge=0, le=1e6)] = 10.0
-    """How long jobs wait by default for the client to have what they send."""
+    """Seconds that a job which sends a value or a file waits for the acknowledgement, unless the call says
+    otherwise."""
     setup_per_worker: bool = False
+    """True if ``setup`` is called in each worker; False: once, in the host."""
     setup_timeout_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
-    """0: it may take as long as it takes."""
+    """Seconds that ``setup`` may take; 0: no limit."""
     files: Files = []
-    """What is to lie in its working directory before anything of it runs; the node asks for what it does not have."""
+    """Files that must be in the working directory before any code runs. The node asks for those that it lacks
+    (``NeedFiles``)."""
     keep: bool = False
-    """The working directory stays when the computation is closed."""
+    """True if the working directory stays when the computation is closed."""
 
 
 class CloseComputation(Struct, array_like=True, tag=7):
-    """Forget a computation; its unfinished jobs are ended."""
+    """Close a computation: the node ends its unfinished jobs and forgets it."""
 
     computation: Number
 
 
 class PutObject(Struct, array_like=True, tag=12):
-    """Data that many jobs of a computation read; answered by ``ObjectStored``. As in ``Job``."""
+    """An object that many jobs of a computation read; answered by ``ObjectStored``. Fields are as in ``Job``."""
 
     computation: Number
     number: Number
@@ -57,16 +64,16 @@ class PutObject(Struct, array_like=True, tag=12):
 
 
 class DropObjects(Struct, array_like=True, tag=13):
-    """No job needs these any more."""
+    """Remove these objects: no job needs them any more."""
 
     computation: Number
     numbers: Annotated[list[Number], Meta(max_length=limits.OBJECTS_MAX)]
 
 
 class ComputationReady(Struct, array_like=True, tag=33):
-    """The computation is loaded; credit follows. ``life`` as in its ``Compute``.
+    """The computation is loaded; ``Credit`` follows. ``life`` is as in its ``Compute``.
 
-    ``warning`` says what of the code is not there as in the program.
+    ``warning`` names parts of the code that differ on the node from the program's; empty if there are none.
     """
 
     computation: Number
@@ -75,7 +82,8 @@ class ComputationReady(Struct, array_like=True, tag=33):
 
 
 class ComputationFailed(Struct, array_like=True, tag=34):
-    """The computation cannot be used on this node, and why. ``JobsReturned`` follows with what had not started."""
+    """The computation cannot run on this node; ``reason`` says why. ``JobsReturned`` follows with its waiting
+    jobs."""
 
     computation: Number
     reason: Reason
@@ -83,10 +91,10 @@ class ComputationFailed(Struct, array_like=True, tag=34):
 
 
 class Credit(Struct, array_like=True, tag=35):
-    """How many unfinished jobs of a computation the node takes from now on.
+    """How many unfinished jobs of a computation the node takes from now on (back-pressure by credit).
 
-    ``slots`` start at once, ``backlog`` may wait there. May fall below what the node has. ``reason`` says in
-    words why the slots are fewer than the node's CPUs, if they are.
+    ``slots`` jobs start at once, ``backlog`` more may wait on the node. Both may fall below the jobs that are there
+    already; those stay. ``reason`` says why the slots are fewer than the node's CPUs; empty if they are not.
     """
 
     computation: Number
@@ -96,9 +104,10 @@ class Credit(Struct, array_like=True, tag=35):
 
 
 class ObjectStored(Struct, array_like=True, tag=43):
-    """Jobs that start from now on find this object; with a reason they do not.
+    """The object is stored, and jobs that start from now on find it; with a ``reason`` it is not stored.
 
-    ``again``: there may be room for it when the node gives credit again; else they never will.
+    ``again`` True: send it again when the node gives credit again, as there may be room then. False: it will never
+    fit.
     """
 
     computation: Number

@@ -1,4 +1,8 @@
-"""Messages about files: pieces that a node asks for, and files to be put into working directories."""
+"""Messages about files: a node pulls pieces of files that it lacks; a client has files put into working directories.
+
+The node asks (``NeedFiles``), as only the node knows which files it has already. It asks again after a reconnect, so
+the client keeps no state.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from dispy.protocol.node.fields import Count, Files, Inline, Number, Reason
 
 
 class FilePiece(Struct, array_like=True, gc=False):
-    """A piece of a file, as it was asked for. ``data`` is empty where ``stream`` has it."""
+    """A piece of a file: its bytes from ``offset`` on. ``data`` is empty if they travel as ``stream`` (0: none)."""
 
     digest: Digest
     offset: Size
@@ -21,14 +25,14 @@ class FilePiece(Struct, array_like=True, gc=False):
 
 
 class FileData(Struct, array_like=True, tag=70):
-    """Answer to ``NeedFiles``, or to some of it."""
+    """Pieces that ``NeedFiles`` has asked for, all of them or some; the others follow."""
 
     computation: Number
     pieces: Annotated[list[FilePiece], Meta(max_length=limits.PIECES_MAX)]
 
 
 class FileUnreadable(Struct, array_like=True, tag=71):
-    """A file that was asked for cannot be sent, and why: what needs it fails."""
+    """A file that the node has asked for cannot be sent; ``reason`` says why. Jobs that need the file fail."""
 
     computation: Number
     digest: Digest
@@ -38,7 +42,8 @@ class FileUnreadable(Struct, array_like=True, tag=71):
 class PlaceFiles(Struct, array_like=True, tag=72):
     """Put files into the working directory of a computation now; answered by ``FilesPlaced``.
 
-    Sent again after a reconnect if there was no answer: files that are there already are left alone.
+    Idempotent: it is sent again after a reconnect if there was no answer, and files that are there already stay as
+    they are.
     """
 
     computation: Number
@@ -47,7 +52,7 @@ class PlaceFiles(Struct, array_like=True, tag=72):
 
 
 class Piece(Struct, array_like=True, gc=False):
-    """Bytes of a file that are wanted."""
+    """A piece of a file that the node lacks: ``size`` bytes from ``offset`` on."""
 
     digest: Digest
     offset: Size
@@ -55,10 +60,9 @@ class Piece(Struct, array_like=True, gc=False):
 
 
 class NeedFiles(Struct, array_like=True, tag=80):
-    """Pieces of files of a computation or its jobs that the node does not have.
+    """Pieces of files that the node lacks for a computation or its jobs; ``FileData`` answers.
 
-    It asks for no more than it can put away, and again for what has not come when its connection broke; so the
-    client remembers nothing.
+    The node asks for no more than it can store, and asks again after a reconnect; the client remembers nothing.
     """
 
     computation: Number
@@ -66,9 +70,9 @@ class NeedFiles(Struct, array_like=True, tag=80):
 
 
 class FilesProgress(Struct, array_like=True, tag=81):
-    """How much of what a computation, or a job of it, waits for has come: files and bytes, of so many.
+    """How many files and bytes have arrived, of those that a computation or its jobs wait for.
 
-    0 of 0: nothing is on its way any more.
+    0 of 0: no more files are on their way.
     """
 
     computation: Number
@@ -79,7 +83,7 @@ class FilesProgress(Struct, array_like=True, tag=81):
 
 
 class FilesPlaced(Struct, array_like=True, tag=82):
-    """What ``PlaceFiles`` has asked for is done; with a reason it is not, and will not be."""
+    """The files of a ``PlaceFiles`` are in place; with a ``reason`` they are not, and never will be."""
 
     computation: Number
     request: Number

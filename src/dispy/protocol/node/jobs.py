@@ -1,4 +1,4 @@
-"""Messages about jobs: their attempts, results, provisional results, output."""
+"""Messages about jobs: attempts, results and their acknowledgement, provisional results, live output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dispy.protocol import limits
 from dispy.protocol.files import MODE_BITS, FilePath, Size
 from dispy.protocol.node.fields import Captured, Count, Files, Glimpse, Inline, Number, Reason, WallTime
 
-# What a job's attempt ended as. The values are those of ``DispyJob``'s final statuses.
+# Final statuses of an attempt. The values are those of ``DispyJob``'s final statuses.
 CANCELLED = 8
 TERMINATED = 9
 ABANDONED = 10
@@ -20,9 +20,10 @@ FINISHED = 11
 class Job(Struct, array_like=True, gc=False):
     """One attempt of a job, with its arguments.
 
-    ``payload`` is the pickled call, unread by whoever passes it on. Where it is large it is empty
-    here and ``stream`` names where it lies: a stream of the connection, or a segment of the node;
-    ``given`` a file that a client of the node's machine has linked into its directory.
+    ``payload`` is the pickled call; neither scheduler nor node unpickles it. A large call (from ``INLINE_MAX`` bytes
+    on) is elsewhere, and ``payload`` is empty: ``stream`` is the number of a stream of the connection, or of a
+    segment on the node; ``given`` is the number of a file that a client on the node's machine has linked into the
+    node's directory. 0: not there.
     """
 
     number: Number
@@ -33,7 +34,7 @@ class Job(Struct, array_like=True, gc=False):
 
 
 class Attempt(Struct, array_like=True, gc=False, frozen=True):
-    """Names one attempt of a job."""
+    """The name of one attempt of a job."""
 
     number: Number
     attempt: Count
@@ -42,10 +43,11 @@ class Attempt(Struct, array_like=True, gc=False, frozen=True):
 class Ended(Struct, array_like=True, gc=False):
     """How an attempt ended.
 
-    ``payload`` is the pickled value of a job that is FINISHED, and the pickled exception (or
-    nothing) of one that is not; ``stream`` as in ``Job``. ``start`` and ``end`` are seconds since
-    the epoch by the node's clock. ``reason`` is a traceback or a sentence, for all but FINISHED.
-    ``output`` is what the job printed (stdout, stderr), or None for an attempt that never ran.
+    ``payload`` is the pickled value if ``status`` is FINISHED, else the pickled exception, or nothing; ``stream`` as
+    in ``Job``. ``start`` and ``end`` are seconds since the epoch by the node's clock. ``reason`` is a traceback or a
+    sentence if ``status`` is not FINISHED. ``stdout`` and ``stderr`` are the job's output; large output is one stream
+    (``output_stream``, 0: none) whose first ``stdout_size`` bytes are stdout. ``ran`` is False if the attempt never
+    started.
     """
 
     number: Number
@@ -62,17 +64,19 @@ class Ended(Struct, array_like=True, gc=False):
     stdout_size: Number = 0
     ran: bool = True
     segment: Number = 0
-    """The value lies in this file of the node, for a client that shares its memory."""
+    """Number of the node's file with the value, for a client that shares the node's memory; 0: none."""
     died: bool = False
-    """The job's process died, and nobody had asked for that, or its result is lost: it is run again if it may."""
+    """True if the job's process died without being told to, or its result is lost. The job runs again if its cluster
+    allows that (``reentrant``)."""
     job_id: Inline = b""
-    """The pickled id of a job whose id is not its number: who recovers its result does not know it otherwise."""
+    """The pickled id of a job whose id is not its number. A program that recovers the result has no other way to know
+    the id."""
     checksum: Annotated[int, Meta(ge=0, lt=1 << 32)] = 0
-    """CRC-32 of the two streams, one after the other, where they were on a disk meanwhile; 0 otherwise."""
+    """CRC-32 of the two streams, payload first, if they have been on the node's disk; 0 if not."""
 
 
 class Started(Struct, array_like=True, gc=False):
-    """An attempt that a worker is running; told only for those that run longer than a tick."""
+    """An attempt that a worker is running. ``start`` is seconds since the epoch by the node's clock."""
 
     number: Number
     attempt: Count
@@ -80,9 +84,10 @@ class Started(Struct, array_like=True, gc=False):
 
 
 class Printed(Struct, array_like=True, gc=False):
-    """What a running attempt has printed since it was last asked: bytes, and where in its output they lie.
+    """New output of a running attempt: bytes of stdout and stderr, with their positions in all its output.
 
-    ``begins``: the first of this attempt since somebody asked; it is told even if there is nothing yet.
+    ``begins`` is True in the first message about this attempt since the client began to watch it. That message is
+    sent even if nothing was printed yet.
     """
 
     number: Number
@@ -95,36 +100,36 @@ class Printed(Struct, array_like=True, gc=False):
 
 
 class JobFiles(Struct, array_like=True):
-    """What is to lie in the working directory while a job runs, and at no other time."""
+    """Files that must be in the working directory while a job runs, and are removed after it."""
 
     number: Number
     files: Files
 
 
 class RunJobs(Struct, array_like=True, tag=4):
-    """Jobs for the node, in the order in which they are to be started.
+    """Jobs for the node, in the order in which they must start.
 
-    ``watched``: numbers of those whose output is wanted while they run (``WatchJobs``).
+    ``watched``: numbers of the jobs whose output the client wants while they run (see ``WatchJobs``).
     """
 
     computation: Number
     jobs: Annotated[list[Job], Meta(max_length=limits.BATCH_MAX)]
     watched: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)] = []
     files: Annotated[list[JobFiles], Meta(max_length=limits.BATCH_MAX)] = []
-    """Of those that bring some."""
+    """Files of the jobs that bring files; jobs without files are not in this list."""
 
 
 class CancelJobs(Struct, array_like=True, tag=5):
-    """End these attempts: those not started at once, the others by interrupt, then by force."""
+    """End these attempts: waiting ones at once, running ones by SIGINT and, after ``Compute.grace_s``, by force."""
 
     computation: Number
     attempts: Annotated[list[Attempt], Meta(max_length=limits.BATCH_MAX)]
 
 
 class TakeBack(Struct, array_like=True, tag=6):
-    """Give back up to ``count`` jobs that have not started.
+    """Give back up to ``count`` jobs that have not started, for another node that is idle (work stealing).
 
-    Answered by ``JobsReturned`` at once, and again for those that have to be recalled from workers first.
+    The node answers with ``JobsReturned`` at once, and once more for jobs that it must recall from workers first.
     """
 
     computation: Number
@@ -132,15 +137,15 @@ class TakeBack(Struct, array_like=True, tag=6):
 
 
 class Acknowledge(Struct, array_like=True, tag=8):
-    """All batches of results up to this one have arrived; the node may forget them."""
+    """All batches of results up to number ``batch`` have arrived; the node forgets them."""
 
     batch: Number
 
 
 class AcknowledgeProvisional(Struct, array_like=True, tag=9):
-    """A provisional result, or a part of a file, has arrived; the job that sent it goes on.
+    """The answer to one ``Provisional``; the job that waits for it goes on.
 
-    Not ``delivered``: with a reason it will never be, without it may be sent again.
+    ``delivered`` False: with a ``reason`` the value or part will never be taken; without one it may be sent again.
     """
 
     computation: Number
@@ -152,7 +157,10 @@ class AcknowledgeProvisional(Struct, array_like=True, tag=9):
 
 
 class WatchJobs(Struct, array_like=True, tag=14):
-    """Tell what these jobs print while they run, from the beginning, also if that was told before; or cease to."""
+    """Send the output of these jobs while they run, or stop sending it (``is_wanted`` False).
+
+    Sending begins with the first byte of each job's output, even if that was sent before.
+    """
 
     computation: Number
     numbers: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)]
@@ -160,27 +168,31 @@ class WatchJobs(Struct, array_like=True, tag=14):
 
 
 class AcknowledgePrinted(Struct, array_like=True, tag=15):
-    """The oldest ``JobsPrinted`` of this computation has arrived; the next one may come."""
+    """The oldest unacknowledged ``JobsPrinted`` of this computation has arrived: the node may look for more
+    output."""
 
     computation: Number
 
 
 class ListJobs(Struct, array_like=True, tag=30):
-    """Which jobs of a computation run there? Answered by ``JobsListed`` with the same ``serial``."""
+    """The question which jobs of a computation run on the node. ``JobsListed`` answers with the same ``serial``."""
 
     computation: Number
     serial: Number
 
 
 class JobsStarted(Struct, array_like=True, tag=36):
-    """Attempts that have been running for a tick."""
+    """Attempts that were running at two looks of the node, 10 ms apart. Most shorter attempts are never reported."""
 
     computation: Number
     started: Annotated[list[Started], Meta(max_length=limits.BATCH_MAX)]
 
 
 class JobsEnded(Struct, array_like=True, tag=37):
-    """Attempts that ended. Kept by the node until ``Acknowledge`` names ``batch`` or a later one."""
+    """Attempts that ended. The node keeps the batch until ``Acknowledge`` names its number or a later one.
+
+    Batches are numbered from 1 for each client, across all its computations.
+    """
 
     batch: Number
     computation: Number
@@ -188,7 +200,7 @@ class JobsEnded(Struct, array_like=True, tag=37):
 
 
 class JobsReturned(Struct, array_like=True, tag=38):
-    """Attempts that were not started and will not be."""
+    """Attempts that have not started here and will not; the scheduler places them anew. ``reason``: why, if known."""
 
     computation: Number
     attempts: Annotated[list[Attempt], Meta(max_length=limits.BATCH_MAX)]
@@ -196,10 +208,11 @@ class JobsReturned(Struct, array_like=True, tag=38):
 
 
 class FilePart(Struct, array_like=True, gc=False):
-    """What a part of a file is of that a running job sends.
+    """One part of a file that a running job sends: which file, and from which ``offset`` on (bytes).
 
-    ``transfer`` tells the files of an attempt apart. All parts but the last have ``FILE_PART`` bytes; with the last,
-    ``size`` is reached, and the file appears at the client with these permission bits and times (since the epoch).
+    ``transfer`` tells the files of an attempt apart. All parts but the last have ``limits.FILE_PART`` bytes. With the
+    last part ``size`` bytes are reached, and the file appears at the client with these permission bits and times
+    (nanoseconds since the epoch).
     """
 
     transfer: Number
@@ -212,9 +225,10 @@ class FilePart(Struct, array_like=True, gc=False):
 
 
 class Provisional(Struct, array_like=True, tag=39):
-    """A value that a running job sent; ``serial`` counts from 1 in each attempt, ``segment`` is as in ``Ended``.
+    """A value that a running job sent, or, with ``file``, a part of a file. The job waits for the acknowledgement.
 
-    Or, with ``file``, a part of a file, which is acknowledged when it has been written.
+    ``serial`` counts from 1 in each attempt; ``stream`` and ``segment`` are as in ``Ended``. A part of a file is
+    acknowledged when the client has written it.
     """
 
     computation: Number
@@ -228,14 +242,14 @@ class Provisional(Struct, array_like=True, tag=39):
 
 
 class JobsPrinted(Struct, array_like=True, tag=44):
-    """What running jobs print; one at a time, until ``AcknowledgePrinted``."""
+    """New output of running jobs. The node looks for more only after ``AcknowledgePrinted``."""
 
     computation: Number
     printed: Annotated[list[Printed], Meta(max_length=limits.BATCH_MAX)]
 
 
 class JobsListed(Struct, array_like=True, tag=60):
-    """The attempts of a computation that workers are at."""
+    """The attempts of a computation that workers run now: answer to the ``ListJobs`` with the same ``serial``."""
 
     computation: Number
     serial: Number
