@@ -1,4 +1,8 @@
-"""Streams: payloads in chunks, as they arrive and as they leave (see ``frames``)."""
+"""Streams: large payloads in chunks, on the receiving and on the sending side (see ``protocol.frames``).
+
+A payload arrives in a *sink*: memory, or anything else that takes bytes. It leaves from a *source*. On both sides a
+stream is known by its number, which the sender chooses. The receiver can use a payload only when it is complete.
+"""
 
 from __future__ import annotations
 
@@ -10,44 +14,49 @@ from dispy.protocol import limits
 
 
 class Sink(Protocol):
-    """Where the bytes of a payload go."""
+    """Takes the bytes of one payload that arrives."""
 
     def write(self, body: memoryview) -> None:
-        """Take the next bytes."""
+        """Take the next bytes; ``body`` is valid only during the call."""
 
     def room(self, size: int) -> memoryview | None:
-        """Memory that the next ``size`` bytes are then received in, and not written; None if there is none."""
+        """Returns memory for the next ``size`` bytes, which are received there and not written; None: use
+        ``write``."""
 
     def discard(self) -> None:
-        """The payload will not be wanted."""
+        """Drop the payload: it is incomplete, and will stay so."""
 
 
 class MemorySink:
-    """Takes memory as bytes arrive, not as they are announced."""
+    """A sink whose memory grows as bytes arrive. A peer that announces a large payload and sends none costs
+    nothing."""
 
     __slots__ = ("data",)
 
     def __init__(self, size: int) -> None:
         self.data = bytearray()
+        """The bytes that have arrived."""
 
     def write(self, body: memoryview) -> None:
-        """Take the next bytes."""
+        """Append the next bytes."""
         self.data += body
 
     def room(self, size: int) -> memoryview | None:
-        """None: it grows."""
+        """Returns None: memory that grows cannot be handed out."""
         return None
 
     def discard(self) -> None:
-        """The payload will not be wanted."""
+        """Do nothing: the memory is freed with the sink."""
 
 
 class IncomingStreams:
-    """Payloads that are arriving, by stream number.
+    """The payloads that are arriving on one connection, by stream number.
+
+    All methods raise ``RemoteProtocolError`` if the peer breaks the rules; the connection must end then.
 
     Args:
-        make_sink: From the size that a payload is announced with.
-        payload_max: Bytes of one.
+        make_sink: Makes a payload's sink, given the announced size (bytes). Called when its first bytes come.
+        payload_max: Bytes of the largest payload accepted.
     """
 
     def __init__(
@@ -60,7 +69,7 @@ class IncomingStreams:
         self._sinks: dict[int, Sink] = {}
 
     def open(self, stream: int, size: int) -> None:
-        """A peer announces a payload of ``size`` bytes."""
+        """Note that the peer announces a payload of ``size`` bytes; no memory is taken yet."""
         if stream == 0 or stream in self._sizes or len(self._sizes) >= limits.STREAMS_MAX:
             raise RemoteProtocolError(f"stream {stream} cannot be opened")
         if size > self._payload_max:
@@ -69,20 +78,20 @@ class IncomingStreams:
         self._arrived[stream] = 0
 
     def chunk(self, stream: int, body: memoryview) -> None:
-        """Take a chunk in."""
+        """Write a chunk into its sink."""
         self._expect(stream, len(body)).write(body)
         self._arrived[stream] += len(body)
 
     def room(self, stream: int, length: int) -> memoryview | None:
-        """Where a chunk can be received; it is then ``placed``. None: it comes by ``chunk``."""
+        """Returns memory to receive a chunk of ``length`` bytes in; call ``placed`` then. None: call ``chunk``."""
         return self._expect(stream, length).room(length)
 
     def placed(self, stream: int, length: int) -> None:
-        """A chunk was received in its room."""
+        """Note that a chunk was received in the memory that ``room`` returned."""
         self._arrived[stream] += length
 
     def _expect(self, stream: int, length: int) -> Sink:
-        """The sink of a stream that may have so many bytes more."""
+        """Returns the sink of a stream, if ``length`` more bytes are within its announced size."""
         size = self._sizes.get(stream, -1)
         if self._arrived.get(stream, 0) + length > size:
             raise RemoteProtocolError(f"a chunk that stream {stream} did not announce")
@@ -95,7 +104,7 @@ class IncomingStreams:
         return sink
 
     def abort(self, stream: int) -> None:
-        """The peer gave the payload up."""
+        """Drop a payload that the peer has given up. Unknown numbers are ignored."""
         self._sizes.pop(stream, None)
         self._arrived.pop(stream, None)
         sink = self._sinks.pop(stream, None)
@@ -103,12 +112,16 @@ class IncomingStreams:
             sink.discard()
 
     def close(self) -> None:
-        """Nothing more will arrive."""
+        """Drop all incomplete payloads: the connection is gone."""
         for stream in list(self._sizes):
             self.abort(stream)
 
     def take(self, stream: int) -> Any:
-        """The sink with the whole payload, which is the caller's from now on."""
+        """Returns the sink with a complete payload; the caller owns it from now on.
+
+        Raises:
+            RemoteProtocolError: The payload is not complete, or there is no such stream.
+        """
         size = self._sizes.get(stream, -1)
         if self._arrived.get(stream, 0) != size:
             raise RemoteProtocolError(f"a message refers to stream {stream}, which is not complete")
@@ -118,19 +131,19 @@ class IncomingStreams:
 
 
 class Source(Protocol):
-    """Where the bytes of a payload come from."""
+    """Gives the bytes of one payload that leaves. ``size`` is its length (bytes)."""
 
     size: int
 
     def read(self, start: int, size: int) -> bytes | memoryview:
-        """Bytes from a place on, which must not change afterwards."""
+        """Returns ``size`` bytes from position ``start`` on; they must not change afterwards."""
 
     def close(self) -> None:
-        """No more will be read."""
+        """Free what the source holds: no more will be read. Called once, also if the payload is given up."""
 
 
 class MemorySource:
-    """Memory that does not change."""
+    """A source whose bytes are in memory. The memory must not change while it is sent."""
 
     __slots__ = ("_view", "size")
 
@@ -139,19 +152,19 @@ class MemorySource:
         self.size = len(self._view)
 
     def read(self, start: int, size: int) -> memoryview:
-        """Bytes from a place on."""
+        """Returns a view of the bytes."""
         return self._view[start : start + size]
 
     def close(self) -> None:
-        """It is not ours."""
+        """Do nothing: the memory has another owner."""
 
 
 class Group:
-    """Streams that one message refers to.
+    """The streams that one message refers to. The message leaves after the last chunk of all of them.
 
     Args:
-        numbers: Theirs.
-        message: Encoded control message to send after the last chunk of all.
+        numbers: Numbers of the streams.
+        message: The message, encoded.
     """
 
     __slots__ = ("_left", "_message", "numbers")
@@ -162,26 +175,29 @@ class Group:
         self._message = message
 
     def is_over(self) -> bool:
-        """Whether the last chunk of all has been taken, or none will be any more."""
+        """True if the last chunk of all streams has left, or the group was given up."""
         return self._left == 0
 
     def give_up(self) -> None:
-        """None will be taken any more."""
+        """Mark the group as given up: no more chunks will be sent."""
         self._left = 0
 
     def stream_done(self) -> bytes | None:
-        """One of them has sent all; the message, if that was the last."""
+        """Note that one stream has sent its last chunk; returns the message if it was the last stream, else None."""
         self._left -= 1
         return self._message if self._left == 0 else None
 
 
 class OutgoingStream:
-    """One payload on its way out.
+    """One payload that leaves, and how far it has been sent.
+
+    ``offset`` is the number of bytes taken so far; ``window`` the number of bytes that the peer allows now (a grant
+    raises it, a chunk lowers it).
 
     Args:
-        number: Stream number, unique among those the sender has open.
+        number: Stream number, unique among the sender's open streams.
         source: The payload.
-        group: The streams that it belongs to.
+        group: The group of streams to which this one belongs.
     """
 
     __slots__ = ("group", "number", "offset", "source", "window")
@@ -194,19 +210,19 @@ class OutgoingStream:
         self.window = limits.STREAM_WINDOW
 
     def is_ready(self) -> bool:
-        """Whether a chunk may go out now."""
+        """True if a chunk may be sent now: bytes are left, and the window is open."""
         return self.window > 0 and self.offset < self.source.size
 
     def is_done(self) -> bool:
-        """Whether all chunks have been taken."""
+        """True if all bytes have been taken."""
         return self.offset >= self.source.size
 
     def left(self) -> int:
-        """Bytes that have not been taken."""
+        """Returns the number of bytes that have not been taken."""
         return self.source.size - self.offset
 
     def next_chunk(self, size_max: int = limits.CHUNK_MAX) -> bytes | memoryview:
-        """The next bytes to send; empty if there is nothing left or no window."""
+        """Take the next bytes to send, at most ``size_max``; empty if none are left or the window is closed."""
         size = min(size_max, self.window, self.source.size - self.offset)
         chunk = self.source.read(self.offset, size)
         self.offset += size
