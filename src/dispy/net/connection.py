@@ -1,8 +1,16 @@
-"""One connection: bytes of a socket to messages of a peer that has proved itself, and back.
+"""One connection: bytes of a socket to messages of a peer that has proved itself. The sending half is ``net.sender``.
 
-Before the proof it takes one small frame at a time and nothing else. After it,
-messages queued during one turn of the loop leave in one write; streams go between them, a chunk
-at a time, as far as the peer grants, the pace allows and the socket takes.
+The states of a connection, in order:
+
+    state     accepts                          ends when                      next state
+    TLS       records of TLS, up to 64 KiB     TLS stands                     proof
+    proof     one small frame at a time        both sides know the secret     ready
+    ready     frames of any kind               the socket is closed           closed
+
+Without TLS a connection begins in *proof*. Any error in any state ends the connection (``refuse``). A listener then
+sends a dialer that has not proved itself one constant refusal; in all other cases nothing is sent. ``Owner.on_ready``
+is called when *ready* begins, ``Owner.on_closed`` when the connection is closed, from any state. Five seconds are
+allowed until *ready*: the dialer counts them here, the listener in ``net.listener``.
 """
 
 from __future__ import annotations
@@ -27,48 +35,52 @@ from dispy.security.tls import Channel, Cipher, DialerTls, ListenerTls, channel_
 from dispy.system.clock import Clock
 
 HANDSHAKE_S = 5.0
-"""From connect to proof: generous on a loaded machine, short for a stranger."""
+"""Seconds from connect to proof: generous on a loaded machine, short for a stranger."""
 
 WRITE_HIGH = 2 * limits.MIB
-"""Bytes in the socket's queue above which no chunk is added: what a cancel may wait behind."""
+"""Bytes in the socket's queue above which no chunk is added: a cancel may have to wait behind them."""
 
 STRANGER_BYTES_MAX = 64 * limits.KIB
-"""All that a peer may send before TLS stands, for a chain of certificates; a buffer more before its proof."""
+"""Bytes that a peer may send before TLS stands: enough for a chain of certificates. Before its proof it may send
+``STRANGER_BUFFER`` bytes more."""
 
 STRANGER_BUFFER = 4 * limits.KIB
+"""Encrypted bytes read at once before the proof."""
 _PEER_BUFFER = 128 * limits.KIB
-"""Encrypted bytes read at once, before the proof and after it."""
+"""Encrypted bytes read at once after the proof."""
 
 
 class Owner(Protocol):
-    """Who is told what happens to a connection."""
+    """The object that is told what happens to a connection. All methods are called on the loop."""
 
     def on_ready(self, connection: Connection) -> None:
-        """Both sides have proved themselves."""
+        """Both sides have proved themselves: messages can be sent from now on."""
 
     def on_message(self, connection: Connection, message: Any) -> None:
-        """The peer said something."""
+        """The peer has sent a message. A ``DispyError`` raised here ends the connection."""
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
-        """The connection is gone; told once, also when it never became ready."""
+        """The connection is gone, because of ``error`` if it is not None. Called once, also if it never became
+        ready."""
 
 
 class Connection(Sender):
-    """A framed, authenticated connection.
+    """An authenticated connection that carries messages and payloads. Everything runs on the loop.
 
     Args:
-        owner: Whom to tell.
-        decoder: Of the messages that the peer may send.
+        owner: Object that is told what happens to the connection.
+        decoder: Decodes the messages that the peer may send; all others end the connection.
         key: The shared secret.
-        role: What we are ("client", "node").
-        peer_role: What the peer must be.
-        is_dialer: Whether we made the connection.
-        tls: Encrypts the connection, from its first byte; None: nothing does.
-        peer_name: What we dial, as the user calls it.
-        on_settled: Told once, when both sides have proved themselves or the connection is gone.
-        make_sink: Where payloads go that arrive as streams, from their sizes.
-        clock: What streams are paced by.
-        farewell: Makes what a peer is told before a connection ends by our own fault.
+        role: Our role ("client", "node").
+        peer_role: The role that the peer must have.
+        is_dialer: True if we made the connection.
+        tls: Encrypts the connection, from its first byte; None: no encryption.
+        peer_name: Name of the peer that we dial, as the user wrote it. Its certificate must be for this name, where
+            names are checked.
+        on_settled: Called once, when both sides have proved themselves or the connection is gone.
+        make_sink: Makes the sink of a payload that arrives as a stream, given its size (bytes).
+        clock: Clock for the pacing of streams.
+        farewell: Makes the message that the peer gets before a connection ends by our own fault.
     """
 
     def __init__(
@@ -98,18 +110,20 @@ class Connection(Sender):
         self._is_dialer = is_dialer
         self._tls = tls
         self._received = memoryview(bytearray(STRANGER_BUFFER)) if tls is not None else memoryview(b"")
-        """Where encrypted bytes arrive."""
+        """Memory that encrypted bytes are read into; empty without TLS."""
         self._handshake: Handshake | None = None
+        """The handshake while it runs; None before and after."""
         self._incoming = streams.IncomingStreams(make_sink)
         self._reader = frames.FrameReader(self._on_frame, limits.HANDSHAKE_FRAME_MAX, self._incoming.room)
         self._deadline: asyncio.TimerHandle | None = None
         self._stranger_max = STRANGER_BYTES_MAX
         self._first = b""
-        """The first bytes of the peer, to tell what it is if it is no peer."""
+        """The peer's first bytes (with TLS: of each layer), to name its protocol if it does not speak dispy's."""
         self._is_proven = False
-        """It was ready once."""
+        """True once the peer has proved itself; stays True when the connection ends."""
         self.bytes_received = 0
         self.peer_address = ""
+        """IP address of the peer; empty before ``connection_made``."""
 
     # asyncio's side.
 
@@ -153,7 +167,7 @@ class Connection(Sender):
         except (DispyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self.refuse(self._explain(error))
         if self._out:
-            # Answers leave at once.
+            # Answers leave now, not at the end of the loop's turn.
             self._flush()
 
     def _decrypt(self, cipher: Cipher, data: memoryview) -> None:
@@ -200,7 +214,7 @@ class Connection(Sender):
         self._owner.on_closed(self, self.error or exc)
 
     def _tell_stranger(self) -> None:
-        """It said a little and went away: perhaps that tells what it is."""
+        """Name the protocol of a peer that hung up before its proof, if its first bytes show one (wrong port)."""
         if self._first and guess_protocol(self._first) not in ("dispy's protocol", "another protocol"):
             if self._cipher is None:
                 self.error = self._explain(RemoteProtocolError("it ended"))
@@ -246,7 +260,7 @@ class Connection(Sender):
         self._reader.widen()
         assert self._transport is not None
         with contextlib.suppress(OSError):
-            # A descriptor of our own: the transport may close its own while another thread writes.
+            # We write on a descriptor of our own: the transport may close its own while another thread writes.
             descriptor = self._transport.get_extra_info("socket").fileno()
             self._socket = socket.socket(fileno=socket.dup(descriptor))
             self._socket.setblocking(False)
@@ -269,12 +283,12 @@ class Connection(Sender):
         if isinstance(error, ssl.SSLZeroReturnError):
             return RemoteProtocolError("the peer ended the connection")
         if self._is_proven:
-            # Damage on the way: the link is made anew.
+            # The bytes were damaged on their way. The owner can dial again.
             return RemoteProtocolError(f"what came was changed on its way: {error.reason or error}")
         return explain(error, self._is_dialer)
 
     def _explain(self, error: Exception) -> Exception:
-        """What a stranger did, in the words of somebody who has to find out whose fault it is."""
+        """Returns an error that tells the user which protocol a stranger speaks; other errors as they are."""
         if self.is_ready or not isinstance(error, RemoteProtocolError):
             return error
         said = guess_protocol(self._first)
@@ -285,28 +299,36 @@ class Connection(Sender):
         return RemoteProtocolError(f"what answers there speaks {said} and is no {role} of dispy", hint=hint)
 
     def refuse(self, error: Exception) -> None:
-        """End the connection; a stranger is told one constant thing."""
+        """End the connection because of an error. No message is passed on any more.
+
+        A listener sends a dialer that has not proved itself one constant refusal. ``Owner.on_closed`` gets the first
+        error.
+        """
         if self.error is None:
             self.error = error
             if self._handshake is not None and not self._is_dialer:
                 self._write_control(REFUSAL)
-        # What was said before, or what comes behind it, is not heard any more.
+        # Frames that have arrived already, and those that still come, are ignored.
         self._handshake = None
         self.is_ready = False
         self.close()
 
     def take_stream(self, number: int) -> Any:
-        """The sink with the payload that a message refers to."""
+        """Returns the sink with the payload that a message refers to; the caller owns it from now on.
+
+        Raises:
+            RemoteProtocolError: The payload is not complete, or there is no such stream.
+        """
         return self._incoming.take(number)
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether it speaks TLS."""
+        """True if the connection is encrypted with TLS."""
         return self._cipher is not None
 
     @property
     def has_certificate(self) -> bool:
-        """Whether the peer has shown a certificate that we have checked."""
+        """True if the peer has shown a certificate, and we have checked it (``security.tls``)."""
         return self._cipher is not None and self._cipher.has_certificate
 
     # The peer's heartbeat.
@@ -318,14 +340,14 @@ class Connection(Sender):
 
     @property
     def silent_s(self) -> float:
-        """How long the peer has said nothing (seconds), to half an interval."""
+        """Seconds since the peer's last byte, in steps of half a heartbeat interval."""
         return self._heartbeat.silent_s
 
     def set_pulse(self, pulse_s: float) -> None:
-        """Watch the peer from now on, and show it that we are there.
+        """Begin the heartbeat, or change its interval.
 
         Args:
-            pulse_s: A sign of life is sent and expected at least so often (seconds). A peer that is silent for
-                five times so long is given up: the connection ends with ``SilenceError``.
+            pulse_s: Heartbeat interval (seconds): a sign of life is sent, and expected, in each. The connection
+                ends with ``SilenceError`` if the peer is silent for five intervals.
         """
         self._heartbeat.start(pulse_s)

@@ -6,7 +6,7 @@ window), the line takes it soon (``protocol.pace``), and the socket is not full 
 Messages never wait behind more than the chunks that were already handed to the socket.
 
 Threads: everything runs on the loop, except ``try_send_now``, which any thread may call. The lock guards the order of
-bytes: whoever holds it writes them to the socket, or leaves them in ``_left``, which goes out before anything else.
+bytes: its holder writes them to the socket, or leaves them in ``_left``, which leaves before anything else.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Sender(asyncio.BufferedProtocol):
 
     Args:
         cipher: Encrypts what is sent; None: nothing does.
-        clock: What streams are paced by.
-        farewell: Makes what a peer is told before a connection ends by our own fault.
+        clock: Clock for the pacing of streams.
+        farewell: Makes the message that the peer gets before a connection ends by our own fault; None: none.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Sender(asyncio.BufferedProtocol):
         """True while messages can be sent: both sides have proved themselves, and the connection stands."""
         self.bytes_sent = 0
         self.trace: Callable[[str, Any], None] | None = None
-        """Called with an arrow and each message, while messages are logged; else None."""
+        """Called with a direction in words and each message, while messages are logged; None while they are not."""
 
     def refuse(self, error: Exception) -> None:
         """End the connection because of an error. ``Connection`` does it."""
@@ -95,10 +95,10 @@ class Sender(asyncio.BufferedProtocol):
     # Messages.
 
     def send(self, message: Any) -> None:
-        """Queue a message; it leaves at the end of this turn of the loop.
+        """Queue a message; it leaves at the end of this turn of the loop. On the loop only.
 
-        One that is larger than a peer takes is not sent: the connection ends with ``InternalError``, since the
-        peer would end it, and nobody would know why it does so again and again.
+        A message larger than the peer accepts is not sent: the connection ends with ``InternalError``. The peer would
+        end it anyway, again after each reconnect, and could not say which message was at fault.
         """
         if self.trace is not None:
             self.trace("is told", message)
@@ -110,15 +110,15 @@ class Sender(asyncio.BufferedProtocol):
         self._out.append(body)
 
     def send_streamed(self, parts: list[tuple[Any, str, streams.Source]], message: Any) -> streams.Group:
-        """Send one or several large payloads, and after the last byte of all the message that refers to them.
+        """Send one or several large payloads as streams, and after their last byte the message that refers to them.
 
         Args:
-            parts: For each payload the object that refers to it, the name of the attribute that is
-                set to the stream's number here, and where the bytes are.
-            message: Contains those objects.
+            parts: For each payload the object in the message that refers to it, the name of that object's
+                attribute for the stream number (set here), and the source of the bytes (closed here).
+            message: The message; it contains those objects.
 
         Returns:
-            What ``give_up`` takes.
+            The group of streams, for ``give_up``.
         """
         numbers = range(self._next_stream, self._next_stream + len(parts))
         self._next_stream += len(parts)
@@ -143,7 +143,7 @@ class Sender(asyncio.BufferedProtocol):
 
     def _end_with_too_large(self, message: Any, size: int) -> None:
         if not self.is_ready:
-            return  # it ends already
+            return  # the connection ends already
         error = InternalError(
             f"a {type(message).__name__} of {size} bytes was to be sent; {limits.CONTROL_FRAME_MAX} are allowed",
             hint="this is a fault of dispy: please report it",
@@ -153,7 +153,11 @@ class Sender(asyncio.BufferedProtocol):
         self.refuse(error)
 
     def give_up(self, group: streams.Group) -> bool:
-        """Do not send what has not gone of some streams, nor their message; False if that has gone."""
+        """Stop sending a group of streams; their message is not sent. False if it has left, or the connection is
+        gone.
+
+        The peer is told to drop what it has of them.
+        """
         if group.is_over() or self._is_closed:
             return False
         group.give_up()
@@ -164,18 +168,18 @@ class Sender(asyncio.BufferedProtocol):
 
     @property
     def is_sending(self) -> bool:
-        """Whether payloads are on their way out."""
+        """True if streams of ours are under way."""
         return bool(self._outgoing)
 
     def flush(self) -> None:
-        """Write what is queued now, not at the end of the loop's turn: saves a turn where latency counts."""
+        """Write the queue now, not at the end of the loop's turn: saves a turn where latency counts."""
         if self._out:
             self._flush()
 
     def try_send_now(self, messages: list[Any]) -> bool:
-        """Send messages from any thread, without the loop; False, and nothing is sent, if it is not idle.
+        """Send messages from any thread, without the loop. False, and nothing is sent, if anything else is queued.
 
-        Spares a sequence of single jobs the wake-up of the loop's thread: 60 us of some 500.
+        A sequence of single jobs saves the wake-up of the loop's thread: 60 us of some 500.
         """
         with self._lock:
             transport = self._transport
@@ -197,7 +201,7 @@ class Sender(asyncio.BufferedProtocol):
             try:
                 sent = self._socket.send(data)
             except OSError:
-                # Full, or broken: the loop will find out which.
+                # The socket is full, or broken: the loop will find out which.
                 sent = 0
             self._heartbeat.has_sent = True
             self.bytes_sent += sent
@@ -243,13 +247,13 @@ class Sender(asyncio.BufferedProtocol):
                 break
 
     def _transmit(self, data: bytes | memoryview) -> None:
-        """Hand bytes to the socket in their order; the lock is held."""
+        """Encrypt bytes and hand them to the transport, in order. The caller holds the lock."""
         self._heartbeat.has_sent = True
         self.bytes_sent += len(data)
         if self._cipher is not None and data:
             try:
                 data = self._cipher.encrypt(data)
-            except ssl.SSLError:  # the peer has ended it; we shall hear of it
+            except ssl.SSLError:  # the peer has ended TLS; ``connection_lost`` will follow
                 return
         self._write_raw(data)
 
@@ -263,7 +267,7 @@ class Sender(asyncio.BufferedProtocol):
             transport.write(data)
 
     def _write_chunks(self) -> bool:
-        """One chunk of one stream; False if none may go."""
+        """Send one chunk of one stream; False if none may be sent now."""
         stream = self._choose()
         size_max = self._pace.chunk_max() if stream is not None else 0
         if stream is None or not size_max:
@@ -288,7 +292,7 @@ class Sender(asyncio.BufferedProtocol):
         return True
 
     def _end_stream(self, stream: streams.OutgoingStream) -> bytes | None:
-        """All of it has gone; returns the message that goes with it."""
+        """Remove a stream whose bytes have all left; returns the encoded message to send now, or None."""
         self._drop_stream(stream.number)
         return stream.group.stream_done()
 
@@ -298,10 +302,10 @@ class Sender(asyncio.BufferedProtocol):
             stream.source.close()
 
     def _choose(self) -> streams.OutgoingStream | None:
-        """Which stream goes on: the oldest and the one with the least left by turns.
+        """Returns the stream to send next: by turns the oldest one, and the one with the fewest bytes left.
 
-        In turns over all of them, all would arrive when the last does, and workers would wait for it. What
-        is small passes what is large, which never stands still.
+        A turn for each stream was rejected: all payloads would arrive only with the last one, and workers would wait.
+        This way small payloads pass large ones, and the oldest never stands still. None if no window is open.
         """
         ready = [stream for stream in self._outgoing.values() if stream.is_ready()]
         if len(ready) < 2:
@@ -311,23 +315,23 @@ class Sender(asyncio.BufferedProtocol):
 
     @property
     def is_streaming(self) -> bool:
-        """Whether streams of ours are under way."""
+        """True if streams of ours are under way."""
         return bool(self._outgoing)
 
     def close(self) -> None:
-        """End the connection after what was written so far."""
+        """End the connection when all bytes queued so far have left."""
         if self._transport is not None and not self._transport.is_closing():
             self._flush()
             self._transport.close()
 
     def abort(self, error: Exception) -> None:
-        """End the connection now."""
+        """End the connection now; unsent bytes are lost. ``Owner.on_closed`` gets the first error."""
         self.error = self.error or error
         if self._transport is not None:
             self._transport.abort()
 
     def _ping(self) -> None:
-        """Send a sign of life."""
+        """Send a sign of life: nothing else was sent for half a heartbeat interval."""
         if self.is_ready:
             self._write(frames.PING_FRAME)
 

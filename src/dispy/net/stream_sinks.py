@@ -1,4 +1,4 @@
-"""Sinks for payloads that arrive as streams: memory that is used again."""
+"""Sinks for payloads that arrive as streams, in memory that is used again (see ``protocol.streams``)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from dispy.system.memory import pool
 
 
 class PoolSink:
-    """A payload on its way into memory that is used again; ``data`` is None if there is not enough of it."""
+    """A sink in memory from the pool (``system.memory``). ``data`` is None if there is not enough memory.
+
+    Without memory the bytes are read and dropped, so that the connection lives on and only this payload is lost.
+    """
 
     __slots__ = ("_position", "data")
 
@@ -18,7 +21,7 @@ class PoolSink:
             self.data = None
 
     def write(self, body: memoryview) -> None:
-        """Take the next bytes."""
+        """Copy the next bytes behind the previous ones."""
         if self.data is None:
             return
         end = self._position + len(body)
@@ -26,11 +29,11 @@ class PoolSink:
         self._position = end
 
     def room(self, size: int) -> memoryview | None:
-        """Where the next bytes belong."""
+        """Returns the memory of the next ``size`` bytes; None if there is none."""
         if self.data is None:
             return None
         self._position += size
         return self.data[self._position - size : self._position]
 
     def discard(self) -> None:
-        """Nothing holds on to it."""
+        """Do nothing: the memory returns to the pool with the last reference to it."""
