@@ -51,7 +51,8 @@ __all__ = [
     "wait",
 ]
 
-# Loaded when first asked for: importing dispy costs a program little until it makes a cluster.
+# Module of each public name. A module is loaded when the name is first used: importing dispy costs a program little
+# until it makes a cluster.
 _HOMES = {
     "ALL_COMPLETED": "dispy.client.waiting",
     "FIRST_COMPLETED": "dispy.client.waiting",
@@ -80,6 +81,7 @@ _HOMES = {
 }
 
 
+# Names of dispy 4 that will not come back, and why.
 _GONE = {
     "auth_code": "nobody sends a code made of the secret any more; both sides prove that they know it, see "
     "docs/security.md",
@@ -102,7 +104,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _why_not(name: str) -> str:
-    """The words for a name that is not there."""
+    """Returns the end of the error text for a missing name: why it is gone, or what to use until it comes."""
     if name in _GONE:
         return f": {_GONE[name]}"
     from dispy.not_yet import MODULES, not_yet
@@ -112,7 +114,7 @@ def _why_not(name: str) -> str:
 
 
 def _moved(name: str) -> property:
-    """A value that is in ``config`` now, also for programs that assign it."""
+    """Returns a property for a value that has moved to ``config``: reading and assigning it work, with a warning."""
 
     def warn() -> None:
         import warnings
@@ -131,13 +133,13 @@ def _moved(name: str) -> property:
 
 
 class _Module(ModuleType):
-    """This module. A property works for assignments, which ``__getattr__`` of a module does not see."""
+    """The type of this module. Its properties see assignments, which a module's ``__getattr__`` does not."""
 
     MsgTimeout = _moved("MsgTimeout")
     MaxFileSize = _moved("MaxFileSize")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Functions that use ``dispy`` are sent with it; a module is pickled by its name.
+        # Functions that use ``dispy`` are pickled together with it; a module must be pickled by its name.
         import importlib
 
         return importlib.import_module, (self.__name__,)

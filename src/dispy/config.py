@@ -1,7 +1,7 @@
-"""Values that programs may assign before they create anything; read when a cluster or node starts.
+"""Settings that programs may assign (``dispy.config.NAME = ...``). They are read when a cluster or node starts.
 
-``DispyPort`` is the base port. ``ClientPort`` (the same), ``NodePort`` (+ 1) and ``SharedSchedulerPort`` (+ 2) follow
-from it unless they are assigned.
+``DispyPort`` is the base port. ``ClientPort`` (equal to it), ``NodePort`` (+ 1) and ``SharedSchedulerPort`` (+ 2)
+follow from it unless they are assigned.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DispyPort = 9700
 """Base port of all programs of one installation."""
 
 HTTPServerPort = 8181
-"""Of the web server."""
+"""TCP port of the web server, which is not available yet."""
 
 IPv4MulticastGroup = "239.255.61.59"
 IPv6MulticastGroup = "ff05::b409:3171:9705:5134:6159"
@@ -28,30 +28,31 @@ MsgTimeout: float = 10
 """Seconds that ``dispy_provisional_result`` and ``cluster.node_jobs(from_node=True)`` wait for an answer."""
 
 MaxFileSize = 0
-"""Largest file that a program sends to nodes, or takes from jobs (bytes); 0 is unlimited."""
+"""Bytes of the largest file that a program sends to nodes, or takes from jobs; 0: no limit."""
 
 Java = "/usr/bin/java"
-"""What runs computations that are ``.java`` files, on the nodes; where it is not there, ``java`` in ``PATH``."""
+"""Path on the nodes of the program that runs ``.java`` computations. If it does not exist there, ``java`` from
+``PATH``."""
 
 LocalNode = True
-"""Whether a cluster may start a node of its own where none runs on this machine."""
+"""True if a cluster may start a node of its own when none runs on this machine."""
 
 SharedMemory = True
-"""Whether large data goes to nodes of this machine, and comes from them, by shared memory."""
+"""True if large data goes to nodes of this machine, and comes from them, through shared memory."""
 
 Journal = True
-"""Whether programs note which nodes they use, in the user's state directory, so that ``recover_jobs`` finds the
-results of one that dies."""
+"""True if a program notes in the user's state directory which nodes it uses. If it dies, ``recover_jobs`` finds its
+results by these notes."""
 
 CancelGrace = 5.0
 """Seconds between the interrupt of a cancelled job and its end by force."""
 
 
 def node_port() -> int:
-    """Where nodes listen by default: the base port + 1.
+    """Returns the port on which nodes listen by default: the base port + 1, unless ``NodePort`` was assigned.
 
     Raises:
-        UsageError: A port was assigned that is none.
+        UsageError: The assigned value is not a port number.
     """
     given: Any = globals().get("NodePort", _derived("NodePort"))
     if isinstance(given, bool) or not isinstance(given, int) or not 0 < given < 65536:
@@ -60,10 +61,10 @@ def node_port() -> int:
 
 
 def message_timeout_s() -> float:
-    """How long somebody who is asked has time to answer (seconds).
+    """Returns ``MsgTimeout`` as a float (seconds).
 
     Raises:
-        UsageError: Something was assigned that is no time.
+        UsageError: The assigned value is not a number of seconds above 0.
     """
     given: Any = MsgTimeout
     if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < 1e6:
@@ -72,7 +73,7 @@ def message_timeout_s() -> float:
 
 
 _DERIVED = {"ClientPort": 0, "NodePort": 1, "SharedSchedulerPort": 2}
-"""Ports by what they are above the base port."""
+"""Distances of ports from the base port, by name."""
 
 
 def _derived(name: str) -> int:
@@ -83,7 +84,7 @@ def _derived(name: str) -> int:
 
 
 def __getattr__(name: str) -> Any:
-    # Asked for only where the program has assigned none.
+    # Python calls this only for names that the program has not assigned.
     if name in _DERIVED:
         return _derived(name)
     raise AttributeError(f"module 'dispy.config' has no attribute {name!r}")

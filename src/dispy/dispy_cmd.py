@@ -1,4 +1,4 @@
-"""Old import path of ``dispy run``: ``python -m dispy.dispy_cmd``."""
+"""Old name of ``dispy run``, as in dispy 4: ``python -m dispy.dispy_cmd``."""
 
 from dispy.cli.run import main as main
 from dispy.cli.run import run as run

@@ -1,4 +1,6 @@
-"""Finds nodes of other networks. Not available yet: importing it says so."""
+"""The relay that finds nodes of other networks. Not available yet: importing this module raises
+``MissingModuleError``.
+"""
 
 from dispy.not_yet import refuse_module
 

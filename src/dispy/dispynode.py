@@ -1,4 +1,4 @@
-"""Old import path of the node program: ``python -m dispy.dispynode``."""
+"""Old name of the node program, as in dispy 4: ``python -m dispy.dispynode``."""
 
 from dispy.cli.node import command as command
 from dispy.cli.node import main as main

@@ -1,4 +1,4 @@
-"""The scheduler that SharedJobClusters use. Not available yet: importing it says so."""
+"""The scheduler for ``SharedJobCluster``. Not available yet: importing this module raises ``MissingModuleError``."""
 
 from dispy.not_yet import refuse_module
 

@@ -1,4 +1,4 @@
-"""Every exception of dispy: one tree, split by who can do something about it.
+"""All exceptions of dispy: one tree, grouped by who can act on them (caller, peer, environment, the user's job, we).
 
 Each error says what happened, to what, and, as ``hint``, what to do next.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 
 class DispyError(Exception):
-    """Base of all errors that dispy raises on purpose.
+    """Base class of all errors that dispy raises on purpose.
 
     Args:
         message: What happened, and to what.
-        hint: What to do next; shown behind the message.
+        hint: What to do next; part of the text, behind the message. Empty: no advice.
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
@@ -23,30 +23,30 @@ class DispyError(Exception):
 
 
 class UsageError(DispyError):
-    """A call, argument or option that cannot work as given."""
+    """A call, argument or option cannot work as given."""
 
 
 class NotYetError(UsageError):
-    """A documented feature that this version does not offer yet."""
+    """A documented feature of dispy 4 is not available in this version yet."""
 
 
 class MissingModuleError(NotYetError, ModuleNotFoundError):
-    """A module of dispy 4 that this version does not offer yet; ``except ImportError`` sees it, too."""
+    """A module of dispy 4 is not available in this version yet. ``except ImportError`` catches this, too."""
 
 
 class PicklingError(UsageError):
-    """A function, argument or result that cannot be sent to another process."""
+    """A function, argument or result cannot be sent to another process."""
 
 
 # The peer can act.
 
 
 class RemoteProtocolError(DispyError):
-    """A peer said something that the protocol does not allow."""
+    """A peer has sent something that the protocol does not allow; the connection to it ends."""
 
 
 class AuthenticationError(DispyError):
-    """A peer does not know our secret, or we do not know its."""
+    """A peer does not know our secret, or we do not know the peer's."""
 
 
 class VersionError(DispyError):
@@ -54,7 +54,7 @@ class VersionError(DispyError):
 
 
 class SilenceError(DispyError):
-    """A peer was not heard of for longer than the limit."""
+    """A peer has sent nothing for longer than the limit (see ``net.heartbeat``)."""
 
 
 # The environment can act.
@@ -65,7 +65,7 @@ class NoNodesError(DispyError):
 
 
 class NodeLostError(DispyError):
-    """A node that was running jobs is gone."""
+    """A node that was running jobs is gone, and its jobs with it."""
 
 
 class StateDirectoryError(DispyError):
@@ -80,12 +80,12 @@ class JobError(DispyError):
 
 
 class ProgramError(JobError):
-    """A program that is a computation could not be started, or was killed.
+    """The program of a computation (a path, not a function) could not be started, or was killed.
 
     Args:
         message: What happened, and to what.
         hint: What to do next.
-        died: It ran and was killed, though nobody had asked for that.
+        died: True if the program ran and was killed, but not by dispy: the job may run again.
     """
 
     def __init__(self, message: str, *, hint: str = "", died: bool = False) -> None:
@@ -94,7 +94,7 @@ class ProgramError(JobError):
 
 
 class RemoteTraceback(JobError):
-    """The traceback of a job's exception, as text, from where it ran."""
+    """The traceback of a job's exception, as text made on the node. It is the ``__cause__`` of the exception."""
 
     def __init__(self, text: str) -> None:
         super().__init__("\n" + text)
@@ -104,8 +104,8 @@ class RemoteTraceback(JobError):
         return RemoteTraceback, (self.text,)
 
 
-# We have to act.
+# dispy's developers have to act.
 
 
 class InternalError(DispyError):
-    """Something that cannot happen if our code is right. Please report it."""
+    """A state that cannot occur if dispy's code is right. Please report it."""

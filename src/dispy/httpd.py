@@ -1,4 +1,4 @@
-"""The web page that shows clusters. Not available yet: importing it says so."""
+"""The web page that shows clusters. Not available yet: importing this module raises ``MissingModuleError``."""
 
 from dispy.not_yet import refuse_module
 

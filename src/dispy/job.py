@@ -1,14 +1,14 @@
-"""Names that a job finds, to be imported: ``from dispy.job import node_name, provisional_result``.
+"""Names for use in jobs: ``from dispy.job import node_name, provisional_result``.
 
-They mean what the bare names mean (``dispy_node_name``, ``dispy_provisional_result``, …), and checkers and
-editors know them. Import them at the top of a script or module, or in the function.
+They mean the same as the bare names of dispy 4 (``dispy_node_name``, ``dispy_provisional_result``, …), and checkers
+and editors know them. Import them at the top of a script or module, or in the function.
 
-Values are those that all jobs of a node share: ``node_name``, ``node_ip_addr``, ``job_path``, ``node_logger``.
-Functions are those that differ from job to job, or do something: ``job_id()``, ``job_seed()``,
-``provisional_result(value)``, ``send_file(path)``.
+Names with one value for all jobs of a node are variables: ``node_name``, ``node_ip_addr``, ``job_path``,
+``node_logger``. Names whose value differs from job to job, or that do something, are functions: ``job_id()``,
+``job_seed()``, ``provisional_result(value)``, ``send_file(path)``.
 
-Outside of a job, in a test of the function for instance, texts are empty and ``job_id()`` is None. Functions that
-send something do nothing, return -1, and say so once in a warning.
+Outside of a job, for instance in a test of the function, texts are empty and ``job_id()`` is None. Functions that
+send something do nothing, return -1, and log one warning each.
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ __all__ = [
 
 
 def _in_program(name: str) -> str:
-    """A name as a program finds it that is a computation, and may be written in Python: in its environment."""
+    """Returns a value for programs that are computations themselves (not functions): from the environment
+    variable."""
     return os.environ.get(f"dispy_{name}", "")
 
 
 class _OfNode(str):
-    """A text that is another on each node: pickled, it becomes that of the node where it arrives.
+    """A text with another value on each node: when unpickled, it takes the value of the node where it arrives.
 
-    So it is right in whatever way a function comes to hold it: as a global, closure variable, default or argument.
+    So it is right however a function holds it: as a global, a closure variable, a default or an argument.
     """
 
     _name: str
@@ -56,32 +57,32 @@ def _here(name: str) -> Any:
     return globals()[name]
 
 
-# On a node ``offer`` gives these their values before any code of the user's is loaded.
+# On a node, the host assigns these before it loads any code of the user.
 
 node_name: str = _OfNode("node_name")
-"""Name of the node. Empty outside of a job."""
+"""Name of the node that runs the job. Empty outside of a job."""
 
 node_ip_addr: str = _OfNode("node_ip_addr")
-"""Address by which the program knows the node. Empty outside of a job."""
+"""IP address by which the program knows the node. Empty outside of a job."""
 
 job_path: str = _OfNode("job_path")
-"""Directory in which the job starts, with the files of ``depends``. Empty outside of a job, where ``open`` and
-``os.path.join`` take that for the current directory."""
+"""Directory in which the job starts, with the files of ``depends``. Empty outside of a job; there ``os.path.join``
+makes paths relative to the current directory of it."""
 
 node_logger = logging.getLogger("dispynode")
-"""Writes to the log of the node, and not to the output of the job."""
+"""Logger that writes to the log of the node, not to the output of the job."""
 
 
 def job_id() -> Any:
-    """Id of the running job: ``job.id`` of the program. None for an item of a ``map``, and outside of a job."""
+    """Returns the id of the running job, ``job.id`` in the program. None in a ``map``, and outside of a job."""
     named = _in_program("job_id") or None
     return vars(builtins).get("dispy_job_id", named)
 
 
 def job_seed() -> int:
-    """Seed for the random numbers of the running job, of 32 bits: see docs/random-numbers.md.
+    """Returns a 32-bit seed for the random numbers of the running job: see docs/random-numbers.md.
 
-    Outside of a job a random number, another one each time.
+    Outside of a job each call returns another random number.
     """
     seed = vars(builtins).get("dispy_job_seed")
     if seed is not None:
@@ -90,19 +91,19 @@ def job_seed() -> int:
 
 
 _AS_CONFIGURED = float("nan")
-"""Stands for ``dispy.config.MsgTimeout`` of the program."""
+"""Default of ``timeout``: ``dispy.config.MsgTimeout`` of the program."""
 
 
 def provisional_result(result: Any, relay: bool = False, timeout: float | None = _AS_CONFIGURED) -> int:
-    """Send a value to the program while the job goes on; waits until it has arrived.
+    """Send a value to the program before the job ends. Waits until the value has arrived.
 
     Args:
-        result: Anything that a job could return.
-        relay: Accepted; values go the way that results go.
-        timeout: Seconds to wait; ``dispy.config.MsgTimeout`` of the program if not given. None: as long as it takes.
+        result: The value: anything that a job could return.
+        relay: Accepted for dispy 4, without effect: values take the same path as results.
+        timeout: Seconds to wait; if not given, ``dispy.config.MsgTimeout`` of the program. None: no limit.
 
     Returns:
-        0 if the program has it, -1 if not: not in time, or this is no job.
+        0 if the program has the value; -1 if it did not arrive in time, or this is not a job.
     """
     return _call("provisional_result", result, relay, timeout)
 
@@ -110,15 +111,16 @@ def provisional_result(result: Any, relay: bool = False, timeout: float | None =
 def send_file(
     path: str | os.PathLike[str], relay: bool = False, timeout: float | None = _AS_CONFIGURED
 ) -> int:
-    """Send a file to the program while the job goes on; waits until it is there, whole.
+    """Send a file to the program before the job ends. Waits until the whole file has arrived.
 
     Args:
-        path: Of the file.
-        relay: Accepted; files go the way that results go.
-        timeout: Seconds in which nothing of it arrives after which it is given up; as above.
+        path: Path of the file on the node.
+        relay: Accepted for dispy 4, without effect: files take the same path as results.
+        timeout: Seconds without progress after which the file is given up; if not given,
+            ``dispy.config.MsgTimeout`` of the program. None: no limit.
 
     Returns:
-        0 if the program has it, -1 if not: see the log of the node, or this is no job.
+        0 if the program has the file; -1 if not (the log of the node says why), or if this is not a job.
     """
     return _call("send_file", path, relay, timeout)
 

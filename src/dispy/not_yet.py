@@ -1,4 +1,4 @@
-"""Parts of dispy 4 that this version does not have yet: what each is, and what to do instead. One table for all."""
+"""Parts of dispy 4 that this version does not have yet: for each a description, and what to do instead."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dispy.errors import MissingModuleError, NotYetError
 
 
 class Later(NamedTuple):
-    """A part of dispy 4 that is to come.
+    """A part of dispy 4 that is not available yet.
 
     Attributes:
-        what: What it is, as part of a sentence.
-        instead: What to do meanwhile.
+        what: Description, as part of a sentence.
+        instead: Advice: what to do meanwhile.
     """
 
     what: str
@@ -39,7 +39,7 @@ MODULES = {
         "type commands where dispynode runs: 'cpus N', 'stop', 'start', 'exit'",
     ),
 }
-"""Modules, of which some are programs, too."""
+"""Modules that are not available yet. Some are programs, too."""
 
 NAMES = {
     "SharedJobCluster": Later(
@@ -47,7 +47,7 @@ NAMES = {
         "use JobCluster: any number of programs share the nodes",
     ),
 }
-"""Names in ``dispy``."""
+"""Names of ``dispy`` that are not available yet."""
 
 PARAMETERS = {
     "ipv4_udp_multicast": Later(
@@ -55,7 +55,7 @@ PARAMETERS = {
         "nodes of this machine are found without it, name the others in nodes; leave it out",
     ),
 }
-"""Parameters of ``JobCluster``."""
+"""Parameters of ``JobCluster`` that are not available yet."""
 
 _ON_COMMAND_LINE = "give each option on the command line"
 
@@ -99,43 +99,43 @@ NODE_OPTIONS = {
         "leave it out, and name this node in programs: JobCluster(..., nodes=['HOST'], secret_file='FILE')",
     ),
 }
-"""Options of ``dispynode``."""
+"""Options of ``dispynode`` that are not available yet."""
 
 RUN_OPTIONS = {
     "scheduler_node": Later("a scheduler shared with others", "leave it out, and name nodes with -n"),
 }
-"""Options of ``dispy run``, formerly ``dispy_cmd.py``."""
+"""Options of ``dispy run`` (formerly ``dispy_cmd.py``) that are not available yet."""
 
 
 def not_yet(name: str, later: Later) -> NotYetError:
-    """The error of whoever uses something that is to come."""
+    """Returns the error for the use of something that is not available yet; the caller raises it."""
     return NotYetError(f"{name} is not available yet ({later.what})", hint=later.instead)
 
 
 def refuse_module(name: str, run_as: str) -> NoReturn:
-    """Refuse, with words, a module that is to come.
+    """Refuse a module that is not available yet, and say what to do instead.
 
     Args:
-        name: Of the module.
-        run_as: Its ``__name__``: what it is imported as, or ``__main__``.
+        name: Name of the module, a key of ``MODULES``.
+        run_as: The module's ``__name__``: its import name, or ``__main__`` if it is run as a program.
 
     Raises:
-        MissingModuleError: Where it is imported.
-        SystemExit: Where it is run: with exit code 2, when all is said.
+        MissingModuleError: The module is imported.
+        SystemExit: The module is run: exit code 2, after a line on stderr.
     """
     later = MODULES[name]
     if run_as == "__main__":
-        with suppress(OSError, AttributeError):  # nobody reads it, or there is no such stream
+        with suppress(OSError, AttributeError):  # stderr is closed, or there is none
             sys.stderr.write(f"{name.rpartition('.')[2]}: {not_yet('it', later)}\n")
         sys.exit(2)
     raise MissingModuleError(f"{name} is not available yet ({later.what})", hint=later.instead)
 
 
 def dispyscheduler() -> NoReturn:
-    """Entry of ``dispyscheduler.py``."""
+    """Entry point of ``dispyscheduler.py``: says that it is not available yet."""
     refuse_module("dispy.dispyscheduler", "__main__")
 
 
 def dispynetrelay() -> NoReturn:
-    """Entry of ``dispynetrelay.py``."""
+    """Entry point of ``dispynetrelay.py``: says that it is not available yet."""
     refuse_module("dispy.dispynetrelay", "__main__")

@@ -1,4 +1,5 @@
-"""Settings of each program: made once, checked as a whole, frozen."""
+"""Settings of the node, made once from the command line, checked as a whole and frozen; and the heartbeat
+interval."""
 
 from __future__ import annotations
 
@@ -14,68 +15,72 @@ from dispy.system import current_directory
 from dispy.system.watchdog import STALL_S
 
 PULSE_S = 1.0
-"""A sign of life is sent at least so often, unless a program asks for another interval."""
+"""Heartbeat interval (seconds), unless a program asks for another one (``JobCluster(pulse_interval=...)``)."""
 
 SILENT_PULSES = 5
-"""Who says nothing for so many intervals is dead."""
+"""Heartbeat intervals without a byte from a peer after which it counts as dead (see ``net.heartbeat``)."""
 
 PULSE_MIN_S = 0.1
+"""Smallest heartbeat interval that a program may ask for (seconds)."""
 PULSE_MAX_S = 1000.0
+"""Largest heartbeat interval that a program may ask for (seconds)."""
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
 class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a node runs."""
+    """Settings of a node."""
 
     cpus: int = 0
-    """Jobs at once; 0: all CPUs this process may use; negative: all but so many."""
+    """Jobs at once. 0: one for each CPU that this process may use; -N: N fewer."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     dispy_port: Port = config.DispyPort
-    """Base port: the node listens on the next one. On loopback, on any other if that is taken."""
+    """Base port; the node listens on the next one. If that is taken, a node on loopback takes any free port."""
     listen_port: Port | None = None
-    """The very port to listen on; 0 takes any free one."""
+    """Exact port to listen on; 0: any free port; None: as ``dispy_port`` says."""
     name: str = ""
-    """Shown to clients; the host's name if not given."""
+    """Name shown to clients; empty: the host's name."""
     secret: str = ""
-    """Shared with clients; the user's own if neither this nor a file is given."""
+    """Secret shared with clients. If neither this nor ``secret_file`` is given, the user's own."""
     secret_file: str | None = None
+    """File with the secret; None: not used."""
     certfile: str | None = None
-    """Certificate shown to clients, PEM; with its key unless that is in ``keyfile``."""
+    """PEM file with the certificate that clients get, and its key unless that is in ``keyfile``; None: ephemeral."""
     keyfile: str | None = None
+    """PEM file with the key of ``certfile``; None: the key is in ``certfile``."""
     cafile: str | None = None
-    """Authority that must have signed the certificates of clients."""
+    """PEM file of the authority that must have signed the certificates of clients; None: clients need none."""
     tls: bool | None = None
-    """Whether to listen with TLS; None: unless on loopback and without ``certfile``."""
+    """True: listen with TLS; False: without. None: with TLS, unless on loopback and without ``certfile``."""
     user: str = ""
-    """Account that jobs run as; our own if not given."""
+    """Account that jobs run as; empty: our own."""
     dest_path_prefix: str = ""
-    """Directory for the node's files, made if it is missing; the temporary directory if not given."""
+    """Directory for the node's files, created if it is missing; empty: the temporary directory."""
     debug: bool = False
+    """True: log each message and decision."""
     daemon: bool = False
-    """Run on when the terminal is closed."""
+    """True: do not use the terminal, and run on when it is closed."""
     owner: int = 0
-    """Process whose private node this is: it ends with it and is not listed; 0: nobody's."""
+    """Pid of the program whose private node this is: the node ends with it, and is not listed. 0: not private."""
     lease_s: Annotated[float, Meta(gt=0)] = 3600.0
-    """How long results of a silent client are kept; infinite: until somebody fetches them."""
+    """Lease (seconds): how long jobs and results of a silent client are kept. Infinite: until they are fetched."""
     silence_s: Annotated[float, Meta(gt=0)] = PULSE_S * SILENT_PULSES
-    """How long a silent client keeps its share of the CPUs, and a node that it uses exclusively. After that it counts
-    as gone: its results go to disk."""
+    """Seconds for which a silent client keeps its share of the CPUs, and its exclusive use of the node. After that it
+    counts as gone: its results go to disk."""
     spool_max: Annotated[int, Meta(ge=0)] = 1 << 30
-    """Bytes of results on disk, for clients that are gone; 0: none. As much as fits beside anything on a machine
-    of today, and the results of an hour for jobs that return what fits on a page; what does not fit stays
-    in memory."""
+    """Bytes of results on disk for clients that are gone; 0: none. Results above the limit stay in memory. 1 GiB fits
+    on any machine of today, and holds the results of an hour for jobs that return a page of text."""
     store_max: Annotated[int, Meta(ge=0)] = 8 << 30
-    """Bytes of files kept that clients have sent, to be used again; 0: none. A tenth of a small disk of today."""
+    """Bytes of clients' files that are kept to be used again; 0: none. 8 GiB are a tenth of a small disk of today."""
     max_file_size: Annotated[int, Meta(ge=0)] = 0
     """Bytes of the largest file that is taken from a client, or sent to one; 0: no limit."""
     listed_max: Annotated[int, Meta(gt=0)] = 1_000_000
-    """Files of which lists are kept for one client, of its computations and jobs together: 330 MB."""
+    """Files in all lists of one client's computations and jobs together; 1 million take 330 MB of memory."""
     force_cleanup: bool = False
-    """No working directory stays when its computation is closed, whatever its client wants."""
+    """True: remove each working directory when its computation is closed, even if the client wants to keep it."""
     stall_s: Annotated[float, Meta(gt=0)] = STALL_S
-    """After what time it is said that work stands still which could go on."""
+    """Seconds after which the watchdog reports that work stands still although it could go on."""
 
 
 _PATHS = ("secret_file", "certfile", "keyfile", "cafile", "dest_path_prefix")
@@ -84,11 +89,15 @@ _PATHS = ("secret_file", "certfile", "keyfile", "cafile", "dest_path_prefix")
 def check_node(settings: NodeSettings, cpus_present: int) -> NodeSettings:
     """Check settings as a whole.
 
+    Args:
+        settings: The settings as given.
+        cpus_present: CPUs that this process may use.
+
     Returns:
-        The same with absolute paths: hosts have other current directories.
+        The settings with absolute paths, since host processes have other current directories.
 
     Raises:
-        UsageError: Names all faults at once.
+        UsageError: Settings are wrong; the text names all faults at once.
     """
     faults = []
     paths: dict[str, str | None] = {}
@@ -118,7 +127,7 @@ def check_node(settings: NodeSettings, cpus_present: int) -> NodeSettings:
 
 
 def _prefix_fault(path: str) -> str:
-    """Why a directory, an absolute path, can be neither used nor made; empty if nothing speaks against it."""
+    """Returns why a directory (absolute path) can be neither used nor created; empty if it can."""
     above = path
     while not os.path.lexists(above):
         above = os.path.dirname(above)
@@ -131,7 +140,7 @@ def _prefix_fault(path: str) -> str:
 
 
 def effective_cpus(wanted: int, present: int) -> int:
-    """CPUs to offer: the number wanted, all for 0, all but so many for a negative number."""
+    """Returns the number of CPUs to offer: ``wanted`` if positive, else ``present`` less the given number."""
     return wanted if wanted > 0 else present + wanted
 
 

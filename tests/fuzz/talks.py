@@ -12,10 +12,10 @@ from typing import Any
 from msgspec.msgpack import Decoder
 
 from dispy.net.connection import Connection
+from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import frames, limits, node
-from dispy.protocol.frames import MemorySink
 from dispy.protocol.handshake import MAGIC, Challenge, Hello, Proof
-from dispy.scheduler.link import PoolSink
+from dispy.protocol.streams import MemorySink
 from dispy.security.tls import Cipher, DialerTls, ListenerTls, Tls, dialer_tls, listener_tls
 
 from .fakes import FakeLoop, FakeOwner, FakeTransport, Fault

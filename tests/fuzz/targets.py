@@ -22,6 +22,7 @@ from dispy.net.connection import Connection
 from dispy.protocol import frames, limits, node
 from dispy.protocol.frames import FrameReader, guess_protocol
 from dispy.protocol.handshake import REFUSAL, TLS_REFUSAL, Challenge, Handshake, Proof, find_fault
+from dispy.protocol.streams import MemorySource
 from dispy.system.escaping import line
 
 from .fakes import FakeLoop, Fault
@@ -393,7 +394,7 @@ class Targets:
             raise Fault(f"the right proof is refused: {talk.connection.error!r}")
         if mutator.chance() < 0.1:
             large = node.Provisional(1, 7, 1, 1, b"", 0)
-            talk.connection.send_streamed([(large, "stream", frames.MemorySource(_LARGE))], large)
+            talk.connection.send_streamed([(large, "stream", MemorySource(_LARGE))], large)
         for _ in range(1 + mutator.below(4)):
             is_damaged = bool(talk.channel) and mutator.chance() < 0.3
             talk.say(self._nonsense(FROM_NODE if talk.is_dialer else TO_NODE), is_damaged=is_damaged)

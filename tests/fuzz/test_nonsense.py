@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dispy.core import execution, scheduling
 from dispy.core import execution as on_node
 from dispy.core import scheduling as at_scheduler
+from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node
-from dispy.scheduler.link import PoolSink
 
 CLIENTS = [on_node.ClientId(bytes([number]) * 16) for number in range(2)]
 NODES = [at_scheduler.NodeId(bytes([number]) * 16) for number in range(2)]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from dispy.errors import RemoteProtocolError
 from dispy.protocol import frames, limits
-from dispy.protocol.frames import FrameReader, IncomingStreams
+from dispy.protocol.frames import FrameReader
+from dispy.protocol.streams import IncomingStreams
 
 Frame = tuple[int, int, bytes]
 

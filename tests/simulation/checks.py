@@ -248,8 +248,8 @@ def find_kept_by_program(program: Program) -> str | None:
         under_way = [key for key, (_, group) in link._sending.items() if not group.is_over()]
         if under_way:
             return f"arguments of {under_way} on their way"
-        if link._ahead:
-            return f"batches {sorted(link._ahead)} as arrived before others"
+        if link.batches.ahead:
+            return f"batches {sorted(link.batches.ahead)} as arrived before others"
     return None
 
 

@@ -6,8 +6,8 @@ import errno
 import os
 from pathlib import PurePosixPath
 
-from dispy.protocol.frames import MemorySource
 from dispy.protocol.node import PutObject
+from dispy.protocol.streams import MemorySource
 from dispy.protocol.worker import object_name
 
 from .world import Party

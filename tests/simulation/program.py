@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dispy.core import scheduling as core
 from dispy.core.scheduling.ids import ClientId, NodeId
 from dispy.journal import rows
-from dispy.net.connection import TICKS
+from dispy.net.heartbeat import TICKS
 from dispy.protocol import node
 from dispy.protocol.files import replace_entries
 from dispy.protocol.node import Compute, Ended, Job, NeedFiles

@@ -12,9 +12,9 @@ import uvloop
 
 from dispy.errors import InternalError
 from dispy.net.connection import Connection
+from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import limits, node
-from dispy.protocol.frames import MemorySink, MemorySource
-from dispy.scheduler.link import PoolSink
+from dispy.protocol.streams import MemorySink, MemorySource
 from dispy.security.tls import Tls, dialer_tls, listener_tls
 
 KEY = bytes(32)

@@ -6,7 +6,7 @@ import pytest
 
 from dispy.errors import RemoteProtocolError
 from dispy.protocol import limits
-from dispy.protocol.frames import Group, IncomingStreams, MemorySource, OutgoingStream
+from dispy.protocol.streams import Group, IncomingStreams, MemorySource, OutgoingStream
 
 
 def chunk(data: bytes) -> memoryview:

@@ -7,6 +7,7 @@ from typing import Any
 
 from dispy.errors import InternalError
 from dispy.protocol import node
+from dispy.scheduler.arrived_batches import take_shared
 from dispy.scheduler.link import Link, Target
 
 
@@ -15,7 +16,7 @@ def test_a_result_that_is_gone_was_lost_and_its_job_may_run_again() -> None:
     service: Any = SimpleNamespace(memory=None, identity=bytes(16))
     link = Link(service, Target("127.0.0.1", 1, b""))
     ended = node.Ended(1, 0, node.FINISHED, 1.0, 2.0, b"", segment=5)
-    link._take_shared(ended, 1)
+    take_shared(ended, 1, link._adopt)
     assert (ended.status, ended.died) == (node.TERMINATED, True)
     assert "lost on its way" in ended.reason
 

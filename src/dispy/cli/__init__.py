@@ -1,1 +1,4 @@
-"""Commands: what people type, turned into settings."""
+"""Commands: command lines of users, turned into settings and calls.
+
+Docstrings of commands are their ``--help`` texts.
+"""

@@ -21,7 +21,7 @@ from dispy.system.addresses import is_loopback
 from dispy.system.directories import state_directory
 
 SECRET = "dispy.secret"
-"""Name of the file beside certificates with the secret that their owners share."""
+"""Name of the file with the shared secret, in the directory of the certificates."""
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -118,7 +118,7 @@ def new_cert() -> None:
 
 
 def _where_and_how_long(days: int) -> Callable[[C], C]:
-    """The options that all certificates have."""
+    """Returns a decorator that adds the options common to all certificates: ``--days`` and ``--dir``."""
 
     def decorate(function: C) -> C:
         function = click.option(
@@ -203,7 +203,7 @@ def _own_path() -> Path:
 
 
 def _text(path: Path) -> str:
-    """What a file says that was found to hold a secret."""
+    """Returns the secret in a file that ``secrets.choose`` has accepted."""
     return path.read_text(encoding="utf-8").strip()
 
 
@@ -212,23 +212,23 @@ def _usual_directory() -> Path:
 
 
 def _tell(made: list[Path], advice: str, *commands: str) -> None:
-    """Files for scripts on stdout, what to do with them for people on stderr."""
+    """Print the new files on stdout, for scripts, and advice and commands on stderr, for people."""
     click.echo(b"\n".join(os.fsencode(path) for path in made))
     click.echo("\n  ".join([advice, *commands]), err=True)
 
 
 def _shown(path: str | Path) -> str:
-    """A path that can be printed whatever its bytes are."""
+    """Returns a path as text that can be printed, even if its bytes are not valid text."""
     return click.format_filename(path)
 
 
 def _is_text(value: str) -> bool:
-    """Whether a value of the environment was text: bytes that were not are half characters now."""
+    """True if a value of the environment is valid text: Python turns other bytes into lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def main() -> None:
-    """Entry of ``dispy``."""
+    """Entry point of ``dispy``. Exit code 2 after an error that is not a bug, 130 after Ctrl-C."""
     try:
         command(prog_name="dispy")
     except KeyboardInterrupt:
@@ -238,7 +238,7 @@ def main() -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         _say(f"{error.filename}: {reason}" if error.filename else reason)
-        # What could not be printed must not be tried again at exit, where Python would say so in its own way.
+        # Point stdout elsewhere: at exit Python would try to print the rest again, and print an error of its own.
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(2)

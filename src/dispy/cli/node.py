@@ -1,4 +1,4 @@
-"""The ``dispynode`` command."""
+"""The ``dispynode`` command: options become ``NodeSettings``, and ``node.daemon`` runs the node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dispy.settings import NodeSettings
 
 
 def _one_host(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> str:
-    """The address of ``--host``, which dispy 4 takes several times."""
+    """Returns the address of ``--host``. dispy 4 accepts several; more than one is an error here."""
     hosts = list(dict.fromkeys(value))
     if len(hosts) > 1:
         raise NotYetError(
@@ -122,7 +122,7 @@ def command(**options: Any) -> None:
     """
     for text in take_out(options):
         say(click.get_current_context(), text)
-    gc.disable()  # until all is loaded; see ``daemon.main``
+    gc.disable()  # until all modules are loaded; see ``daemon.main``
     from dispy.node import daemon
 
     minutes = options.pop("zombie_interval")
@@ -130,8 +130,8 @@ def command(**options: Any) -> None:
 
 
 def main() -> None:
-    """Entry of ``dispynode``."""
-    # Until the node has its handlers: ``systemctl reload`` may come while all is loaded, and would kill it.
+    """Entry point of ``dispynode``. Exit code 2 after an error that is not a bug, 130 after Ctrl-C."""
+    # Block signals until the node has its handlers: a ``systemctl reload`` while modules load would kill it.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGUSR1, signal.SIGUSR2))
     try:
         command(prog_name="dispynode")

@@ -1,4 +1,4 @@
-"""Options of the old ``dispynode`` that have no effect any more, or none yet."""
+"""Options of dispy 4's ``dispynode`` that have no effect any more (accepted), or none yet (refused)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Done(NamedTuple):
-    """An option that is taken and has no effect.
+    """An option that is accepted and has no effect.
 
     Attributes:
-        says: How things are now.
-        how: How click reads it.
+        says: Sentence for the user: what happens today instead.
+        how: Arguments of ``click.option``.
     """
 
     says: str
@@ -49,18 +49,18 @@ NO_EFFECT = {
         {"type": Number("a number of seconds above 0", 1e-3, 1e9)},
     ),
 }
-"""Options by name."""
+"""Options that have no effect, by name."""
 
 _HOW: dict[str, Mapping[str, Any]] = {
     "client_shutdown": _FLAG,
     "ipv4_udp_multicast": _FLAG,
     "serve": {"type": Number("a number of computations, or -1 for no end", -1, 1 << 31, whole=True)},
 }
-"""How click reads the options that are to come; all others are texts."""
+"""Arguments of ``click.option`` for options that are not available yet; options that are not here take a text."""
 
 
 def old_options(command: F) -> F:
-    """Have a command take these options, too, without a line in its help."""
+    """Add the old options to a command, hidden from its help."""
     for name, done in NO_EFFECT.items():
         command = click.option(f"--{name}", hidden=True, **done.how)(command)
     for name in NODE_OPTIONS:
@@ -69,13 +69,13 @@ def old_options(command: F) -> F:
 
 
 def take_out(given: dict[str, Any]) -> list[str]:
-    """Take the old options out of those that were given.
+    """Remove the old options from ``given``.
 
     Returns:
-        Lines to say about those that have no effect.
+        Lines for the user about options that were given and have no effect.
 
     Raises:
-        NotYetError: Options are wanted that are to come; names all of them, a line each.
+        NotYetError: Options were given that are not available yet. The text has a line for each of them.
     """
     wanted = {name: given.pop(name) for name in (*NO_EFFECT, *NODE_OPTIONS)}
     refused = [
@@ -93,4 +93,4 @@ def take_out(given: dict[str, Any]) -> list[str]:
 
 
 _NOT_WANTED = {"serve": (None, -1)}
-"""Values that ask for nothing but what is so anyhow, where these are not the usual ones."""
+"""Values of options that ask for nothing special, for options where these are more than None, False and ''."""

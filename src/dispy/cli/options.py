@@ -1,4 +1,4 @@
-"""How the options of all commands may be written."""
+"""Types of options, shared by all commands: numbers, sizes, paths; and spelling with hyphens or underscores."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from dispy.system import current_directory
 class Underscores(click.Command):
     """A command whose options may be written with hyphens or underscores.
 
-    Of an option that is given several times the last one counts, as ever, and a line says so.
+    If an option is given several times the last one counts, and a line on stderr says so.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        end = args.index("--") if "--" in args else len(args)  # behind it are no options
+        end = args.index("--") if "--" in args else len(args)  # no options behind it
         args = [*map(_normal, args[:end]), *args[end:]]
         if not ctx.resilient_parsing:
             _, _, order = self.make_parser(ctx).parse_args(args=list(args))
@@ -31,13 +31,13 @@ class Underscores(click.Command):
 
 
 def say(ctx: click.Context, text: str) -> None:
-    """A line about how the command was typed, on stderr."""
-    with suppress(OSError):  # nobody can read it: no reason to stop
+    """Print a line about how the command was typed, on stderr. A closed stderr is no error."""
+    with suppress(OSError):
         click.echo(f"{ctx.find_root().info_name}: {text}", err=True)
 
 
 def _is_replaced(parameter: click.Parameter) -> bool:
-    """Whether a value of it is lost when there is another one."""
+    """True if a second value of this parameter replaces the first one."""
     if not isinstance(parameter, click.Option) or parameter.multiple or parameter.is_eager:
         return False
     return not parameter.is_flag or bool(parameter.secondary_opts)
@@ -55,14 +55,14 @@ def _normal(argument: str) -> str:
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
-    """A number between bounds; of anything else it is said what it has to be.
+    """A number between bounds; any other value is an error that describes the allowed values.
 
     Args:
-        words: What it has to be.
-        least: The smallest one.
-        most: The largest one.
-        whole: An ``int``; else a ``float``.
-        or_zero: 0 is fine, too.
+        words: Description of the allowed values, for the error text.
+        least: The smallest allowed number.
+        most: The largest allowed number.
+        whole: True: an ``int``; False: a ``float``.
+        or_zero: True if 0 is allowed although it is below ``least``.
     """
 
     name = "number"
@@ -76,7 +76,7 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
         self._or_zero = or_zero
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number."""
+        """Returns the number."""
         try:
             number = self._type(value)
         except ValueError:
@@ -91,8 +91,9 @@ class UserPath(click.Path):
     """A path that may begin with ``~``, which no shell replaces in ``--option=~/file``.
 
     Args:
-        or_none: An empty text stands for none, as in dispy 4; else it is refused: a variable of a script was empty.
-        options: Of ``click.Path``.
+        or_none: True: an empty text means no path, as in dispy 4. False: it is an error, as a script's variable was
+            probably empty.
+        options: Arguments of ``click.Path``.
     """
 
     def __init__(self, *, or_none: bool = False, **options: Any) -> None:
@@ -100,7 +101,7 @@ class UserPath(click.Path):
         self._or_none = or_none
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path."""
+        """Returns the path, with ``~`` replaced."""
         if value == "":
             if self._or_none:
                 return value
@@ -111,13 +112,13 @@ class UserPath(click.Path):
             self.fail(str(error), param, ctx)
 
 
-class Size(click.ParamType):  # type: ignore[type-arg]  # likewise
+class Size(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
     """A number of bytes: digits, and k, m, g or t for powers of 1024."""
 
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number."""
+        """Returns the number of bytes."""
         found = re.fullmatch(r"(\d+)([kmgt]?)", str(value).strip().lower())
         if found is None:
             self.fail(f"{value!r} is no size: digits, and k, m, g or t, as in 500m", param, ctx)

@@ -1,4 +1,4 @@
-"""``dispy run``: a program, once for each set of arguments, on all CPUs found. Its old name is ``dispy_cmd.py``."""
+"""``dispy run``: runs a program once for each set of arguments, on all CPUs found. Formerly ``dispy_cmd.py``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dispy.errors import DispyError, UsageError
 from dispy.not_yet import RUN_OPTIONS, not_yet
 
 FAILED = 1
-"""Exit code when a run has failed."""
+"""Exit code if a run has failed."""
 
 
 @click.command("run", cls=Underscores)
@@ -97,7 +97,7 @@ def run(
 
 
 def _warn(message: Warning | str, *_: object) -> None:
-    """Warnings are for whoever typed the command: where in the code they come from is nothing to them."""
+    """Print a warning without its place in the code: the user has typed a command, not code."""
     click.echo(f"dispy: {message}", err=True)
 
 
@@ -109,7 +109,7 @@ def _split(text: str) -> list[str]:
 
 
 def _tell(job: dispy.DispyJob, arguments: list[str]) -> bool:
-    """Print what became of a run; whether it went well."""
+    """Print the outcome and the output of a run; True if it has ended with exit code 0."""
     name = f"run {job.id} ({shlex.join(arguments)})" if arguments else f"run {job.id}"
     if job.status != dispy.DispyJob.Finished:
         outcome = f"failed: {job.error or job.exception}".rstrip()
@@ -127,7 +127,7 @@ def _tell(job: dispy.DispyJob, arguments: list[str]) -> bool:
 
 
 def main() -> None:
-    """Entry of ``dispy_cmd.py``, the old name."""
+    """Entry point of ``dispy_cmd.py``, the old name. Exit code 1 if a run has failed, 2 after other errors."""
     try:
         run(prog_name="dispy_cmd.py")
     except KeyboardInterrupt:

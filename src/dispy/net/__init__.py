@@ -1,1 +1,1 @@
-"""Sockets: connections to peers, listeners for strangers, and how nodes of this machine are found."""
+"""Sockets: connections to peers, heartbeats, listening for strangers, and the discovery of nodes on this machine."""

@@ -1,8 +1,16 @@
-"""One connection: bytes of a socket to messages of a peer that has proved itself, and back.
+"""One connection: bytes of a socket to messages of a peer that has proved itself. The sending half is ``net.sender``.
 
-Before the proof it takes one small frame at a time and nothing else. After it,
-messages queued during one turn of the loop leave in one write; streams go between them, a chunk
-at a time, as far as the peer grants, the pace allows and the socket takes.
+The states of a connection, in order:
+
+    state     accepts                          ends when                      next state
+    TLS       records of TLS, up to 64 KiB     TLS stands                     proof
+    proof     one small frame at a time        both sides know the secret     ready
+    ready     frames of any kind               the socket is closed           closed
+
+Without TLS a connection begins in *proof*. Any error in any state ends the connection (``refuse``). A listener then
+sends a dialer that has not proved itself one constant refusal; in all other cases nothing is sent. ``Owner.on_ready``
+is called when *ready* begins, ``Owner.on_closed`` when the connection is closed, from any state. Five seconds are
+allowed until *ready*: the dialer counts them here, the listener in ``net.listener``.
 """
 
 from __future__ import annotations
@@ -12,76 +20,67 @@ import contextlib
 import secrets
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 
-from dispy.errors import DispyError, InternalError, RemoteProtocolError, SilenceError
-from dispy.protocol import frames, limits
+from dispy.errors import DispyError, InternalError, RemoteProtocolError
+from dispy.net.sender import Sender
+from dispy.protocol import frames, limits, streams
 from dispy.protocol.frames import guess_protocol
 from dispy.protocol.handshake import NONCE_SIZE, REFUSAL, Handshake
-from dispy.protocol.pace import Pace
 from dispy.security.tls import Channel, Cipher, DialerTls, ListenerTls, channel_of, explain
-from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.system.clock import Clock
 
 HANDSHAKE_S = 5.0
-"""From connect to proof: generous on a loaded machine, short for a stranger."""
+"""Seconds from connect to proof: generous on a loaded machine, short for a stranger."""
 
 WRITE_HIGH = 2 * limits.MIB
-"""Bytes in the socket's queue above which no chunk is added: what a cancel may wait behind."""
+"""Bytes in the socket's queue above which no chunk is added: a cancel may have to wait behind them."""
 
 STRANGER_BYTES_MAX = 64 * limits.KIB
-"""All that a peer may send before TLS stands, for a chain of certificates; a buffer more before its proof."""
-
-TICKS = 2
-"""Looks at a connection per pulse interval."""
-
-SILENT_TICKS = TICKS * SILENT_PULSES - 1
-"""Looks in a row without a word from the peer that are silence: the time since lies between that and one more,
-so that the last one is left for dialing anew."""
+"""Bytes that a peer may send before TLS stands: enough for a chain of certificates. Before its proof it may send
+``STRANGER_BUFFER`` bytes more."""
 
 STRANGER_BUFFER = 4 * limits.KIB
+"""Encrypted bytes read at once before the proof."""
 _PEER_BUFFER = 128 * limits.KIB
-"""Encrypted bytes read at once, before the proof and after it."""
-
-Payload = bytes | bytearray | memoryview
-
-_encode = msgspec.msgpack.Encoder().encode
+"""Encrypted bytes read at once after the proof."""
 
 
 class Owner(Protocol):
-    """Who is told what happens to a connection."""
+    """The object that is told what happens to a connection. All methods are called on the loop."""
 
     def on_ready(self, connection: Connection) -> None:
-        """Both sides have proved themselves."""
+        """Both sides have proved themselves: messages can be sent from now on."""
 
     def on_message(self, connection: Connection, message: Any) -> None:
-        """The peer said something."""
+        """The peer has sent a message. A ``DispyError`` raised here ends the connection."""
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
-        """The connection is gone; told once, also when it never became ready."""
+        """The connection is gone, because of ``error`` if it is not None. Called once, also if it never became
+        ready."""
 
 
-class Connection(asyncio.BufferedProtocol):
-    """A framed, authenticated connection.
+class Connection(Sender):
+    """An authenticated connection that carries messages and payloads. Everything runs on the loop.
 
     Args:
-        owner: Whom to tell.
-        decoder: Of the messages that the peer may send.
+        owner: Object that is told what happens to the connection.
+        decoder: Decodes the messages that the peer may send; all others end the connection.
         key: The shared secret.
-        role: What we are ("client", "node").
-        peer_role: What the peer must be.
-        is_dialer: Whether we made the connection.
-        tls: Encrypts the connection, from its first byte; None: nothing does.
-        peer_name: What we dial, as the user calls it.
-        on_settled: Told once, when both sides have proved themselves or the connection is gone.
-        make_sink: Where payloads go that arrive as streams, from their sizes.
-        clock: What streams are paced by.
-        farewell: Makes what a peer is told before a connection ends by our own fault.
+        role: Our role ("client", "node").
+        peer_role: The role that the peer must have.
+        is_dialer: True if we made the connection.
+        tls: Encrypts the connection, from its first byte; None: no encryption.
+        peer_name: Name of the peer that we dial, as the user wrote it. Its certificate must be for this name, where
+            names are checked.
+        on_settled: Called once, when both sides have proved themselves or the connection is gone.
+        make_sink: Makes the sink of a payload that arrives as a stream, given its size (bytes).
+        clock: Clock for the pacing of streams.
+        farewell: Makes the message that the peer gets before a connection ends by our own fault.
     """
 
     def __init__(
@@ -96,61 +95,35 @@ class Connection(asyncio.BufferedProtocol):
         tls: ListenerTls | DialerTls | None = None,
         peer_name: str = "",
         on_settled: Callable[[Connection], None] | None = None,
-        make_sink: Callable[[int], frames.Sink] = frames.MemorySink,
+        make_sink: Callable[[int], streams.Sink] = streams.MemorySink,
         clock: Clock = time,
         farewell: Callable[[InternalError], Any] | None = None,
     ) -> None:
+        cipher: Cipher | None = None
+        if tls is not None:
+            cipher = tls.cipher(peer_name) if isinstance(tls, DialerTls) else tls.cipher()
+        super().__init__(cipher, clock, farewell)
         self._on_settled = on_settled
         self._owner = owner
         self._decode = decoder.decode
         self._identity = (key, role, peer_role)
         self._is_dialer = is_dialer
         self._tls = tls
-        self._cipher: Cipher | None = None
-        if tls is not None:
-            self._cipher = tls.cipher(peer_name) if isinstance(tls, DialerTls) else tls.cipher()
         self._received = memoryview(bytearray(STRANGER_BUFFER)) if tls is not None else memoryview(b"")
-        """Where encrypted bytes arrive."""
+        """Memory that encrypted bytes are read into; empty without TLS."""
         self._handshake: Handshake | None = None
-        self._incoming = frames.IncomingStreams(make_sink)
+        """The handshake while it runs; None before and after."""
+        self._incoming = streams.IncomingStreams(make_sink)
         self._reader = frames.FrameReader(self._on_frame, limits.HANDSHAKE_FRAME_MAX, self._incoming.room)
-        self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
-        self._out: list[bytes | memoryview] = []
-        self._left = b""
-        """What the socket did not take at once, as it goes onto the wire."""
-        self._lock = threading.Lock()
-        """Guards the order of bytes on the socket between the loop and ``try_send_now``."""
-        self._socket: socket.socket | None = None
-        self._is_flushing = False
-        self._is_paused = False
-        self._outgoing: dict[int, frames.OutgoingStream] = {}
-        self._pace = Pace()
-        self._clock = clock
-        self._farewell = farewell
-        self._is_oldest_due = True
-        self._next_stream = 1
-        self.error: Exception | None = None
-        """Why we ended it."""
         self._stranger_max = STRANGER_BYTES_MAX
         self._first = b""
-        """The first bytes of the peer, to tell what it is if it is no peer."""
-        self._is_closed = False
-        self.is_ready = False
-        """Both sides have proved themselves: messages can be sent."""
+        """The peer's first bytes (with TLS: of each layer), to name its protocol if it does not speak dispy's."""
         self._is_proven = False
-        """It was ready once."""
-        self.pulse_s = PULSE_S
-        self._tick: asyncio.TimerHandle | None = None
-        self._has_received = False
-        self._silent_ticks = 0
-        self._has_sent = False
+        """True once the peer has proved itself; stays True when the connection ends."""
         self.bytes_received = 0
-        self.bytes_sent = 0
         self.peer_address = ""
-        self.trace: Callable[[str, Any], None] | None = None
-        """Called with an arrow and each message, while somebody wants to see them."""
+        """IP address of the peer; empty before ``connection_made``."""
 
     # asyncio's side.
 
@@ -177,7 +150,7 @@ class Connection(asyncio.BufferedProtocol):
         return self._reader.writable() if self._cipher is None else self._received
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._has_received = True
+        self._heartbeat.has_received = True
         self.bytes_received += nbytes
         if not self.is_ready and self.bytes_received > self._stranger_max:
             self.refuse(RemoteProtocolError("too much before the proof"))
@@ -194,7 +167,7 @@ class Connection(asyncio.BufferedProtocol):
         except (DispyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             self.refuse(self._explain(error))
         if self._out:
-            # Answers leave at once.
+            # Answers leave now, not at the end of the loop's turn.
             self._flush()
 
     def _decrypt(self, cipher: Cipher, data: memoryview) -> None:
@@ -228,8 +201,7 @@ class Connection(asyncio.BufferedProtocol):
             self._tell_stranger()
         self._is_closed = True
         self.is_ready = False
-        if self._tick is not None:
-            self._tick.cancel()
+        self._heartbeat.stop()
         self._settle()
         for number in list(self._outgoing):
             self._drop_stream(number)
@@ -242,17 +214,10 @@ class Connection(asyncio.BufferedProtocol):
         self._owner.on_closed(self, self.error or exc)
 
     def _tell_stranger(self) -> None:
-        """It said a little and went away: perhaps that tells what it is."""
+        """Name the protocol of a peer that hung up before its proof, if its first bytes show one (wrong port)."""
         if self._first and guess_protocol(self._first) not in ("dispy's protocol", "another protocol"):
             if self._cipher is None:
                 self.error = self._explain(RemoteProtocolError("it ended"))
-
-    def pause_writing(self) -> None:
-        self._is_paused = True
-
-    def resume_writing(self) -> None:
-        self._is_paused = False
-        self._flush()
 
     # Frames.
 
@@ -278,9 +243,6 @@ class Connection(asyncio.BufferedProtocol):
         elif kind == frames.ABORT:
             self._incoming.abort(stream)
 
-    def _now_us(self) -> int:
-        return int(self._clock.monotonic() * 1e6)
-
     def _on_grant(self, stream: int, count: int, arrived_us: int) -> None:
         self._pace.granted(count, arrived_us, self._now_us())
         outgoing = self._outgoing.get(stream)
@@ -298,7 +260,7 @@ class Connection(asyncio.BufferedProtocol):
         self._reader.widen()
         assert self._transport is not None
         with contextlib.suppress(OSError):
-            # A descriptor of our own: the transport may close its own while another thread writes.
+            # We write on a descriptor of our own: the transport may close its own while another thread writes.
             descriptor = self._transport.get_extra_info("socket").fileno()
             self._socket = socket.socket(fileno=socket.dup(descriptor))
             self._socket.setblocking(False)
@@ -321,12 +283,12 @@ class Connection(asyncio.BufferedProtocol):
         if isinstance(error, ssl.SSLZeroReturnError):
             return RemoteProtocolError("the peer ended the connection")
         if self._is_proven:
-            # Damage on the way: the link is made anew.
+            # The bytes were damaged on their way. The owner can dial again.
             return RemoteProtocolError(f"what came was changed on its way: {error.reason or error}")
         return explain(error, self._is_dialer)
 
     def _explain(self, error: Exception) -> Exception:
-        """What a stranger did, in the words of somebody who has to find out whose fault it is."""
+        """Returns an error that tells the user which protocol a stranger speaks; other errors as they are."""
         if self.is_ready or not isinstance(error, RemoteProtocolError):
             return error
         said = guess_protocol(self._first)
@@ -337,293 +299,55 @@ class Connection(asyncio.BufferedProtocol):
         return RemoteProtocolError(f"what answers there speaks {said} and is no {role} of dispy", hint=hint)
 
     def refuse(self, error: Exception) -> None:
-        """End the connection; a stranger is told one constant thing."""
+        """End the connection because of an error. No message is passed on any more.
+
+        A listener sends a dialer that has not proved itself one constant refusal. ``Owner.on_closed`` gets the first
+        error.
+        """
         if self.error is None:
             self.error = error
             if self._handshake is not None and not self._is_dialer:
                 self._write_control(REFUSAL)
-        # What was said before, or what comes behind it, is not heard any more.
+        # Frames that have arrived already, and those that still come, are ignored.
         self._handshake = None
         self.is_ready = False
         self.close()
 
-    # Sending.
-
-    def send(self, message: Any) -> None:
-        """Queue a message; it leaves at the end of this turn of the loop.
-
-        One that is larger than a peer takes is not sent: the connection ends with ``InternalError``, since the
-        peer would end it, and nobody would know why it does so again and again.
-        """
-        if self.trace is not None:
-            self.trace("is told", message)
-        body = _encode(message)
-        if len(body) > limits.CONTROL_FRAME_MAX:
-            self._end_with_too_large(message, len(body))
-            return
-        self._write(frames.header(frames.CONTROL, len(body)))
-        self._out.append(body)
-
-    def send_streamed(self, parts: list[tuple[Any, str, frames.Source]], message: Any) -> frames.Group:
-        """Send one or several large payloads, and after the last byte of all the message that refers to them.
-
-        Args:
-            parts: For each payload the object that refers to it, the name of the attribute that is
-                set to the stream's number here, and where the bytes are.
-            message: Contains those objects.
-
-        Returns:
-            What ``give_up`` takes.
-        """
-        numbers = range(self._next_stream, self._next_stream + len(parts))
-        self._next_stream += len(parts)
-        for number, (holder, attribute, _) in zip(numbers, parts, strict=True):
-            setattr(holder, attribute, number)
-        if self.trace is not None:
-            self.trace(f"is told, after {sum([source.size for _, _, source in parts])} bytes,", message)
-        body = _encode(message)
-        if len(body) > limits.CONTROL_FRAME_MAX:
-            for _, _, source in parts:
-                source.close()
-            self._end_with_too_large(message, len(body))
-            return frames.Group([], b"")
-        # Streams of one connection overtake each other, so the message goes with the one that ends last.
-        group = frames.Group(numbers, body)
-        for number, (_, _, source) in zip(numbers, parts, strict=True):
-            self._outgoing[number] = stream = frames.OutgoingStream(number, source, group)
-            self._write(frames.open_frame(number, source.size))
-            if stream.is_done():  # there is nothing in it
-                self._write_control(self._end_stream(stream))
-        return group
-
-    def _end_with_too_large(self, message: Any, size: int) -> None:
-        if not self.is_ready:
-            return  # it ends already
-        error = InternalError(
-            f"a {type(message).__name__} of {size} bytes was to be sent; {limits.CONTROL_FRAME_MAX} are allowed",
-            hint="this is a fault of dispy: please report it",
-        )
-        if self._farewell is not None:
-            self._write_control(_encode(self._farewell(error)))
-        self.refuse(error)
-
-    def give_up(self, group: frames.Group) -> bool:
-        """Do not send what has not gone of some streams, nor their message; False if that has gone."""
-        if group.is_over() or self._is_closed:
-            return False
-        group.give_up()
-        for number in group.numbers:
-            self._drop_stream(number)
-            self._write(frames.header(frames.ABORT, 0, number))
-        return True
-
     def take_stream(self, number: int) -> Any:
-        """The sink with the payload that a message refers to."""
+        """Returns the sink with the payload that a message refers to; the caller owns it from now on.
+
+        Raises:
+            RemoteProtocolError: The payload is not complete, or there is no such stream.
+        """
         return self._incoming.take(number)
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether it speaks TLS."""
+        """True if the connection is encrypted with TLS."""
         return self._cipher is not None
 
     @property
     def has_certificate(self) -> bool:
-        """Whether the peer has shown a certificate that we have checked."""
+        """True if the peer has shown a certificate, and we have checked it (``security.tls``)."""
         return self._cipher is not None and self._cipher.has_certificate
 
-    @property
-    def is_sending(self) -> bool:
-        """Whether payloads are on their way out."""
-        return bool(self._outgoing)
-
-    def flush(self) -> None:
-        """Write what is queued now, not at the end of the loop's turn: saves a turn where latency counts."""
-        if self._out:
-            self._flush()
-
-    def try_send_now(self, messages: list[Any]) -> bool:
-        """Send messages from any thread, without the loop; False, and nothing is sent, if it is not idle.
-
-        Spares a sequence of single jobs the wake-up of the loop's thread: 60 us of some 500.
-        """
-        with self._lock:
-            transport = self._transport
-            if self._socket is None or transport is None or not self.is_ready:
-                return False
-            if self._out or self._outgoing or self._left or transport.get_write_buffer_size():
-                return False
-            bodies = [_encode(message) for message in messages]
-            if any(len(body) > limits.CONTROL_FRAME_MAX for body in bodies):
-                return False
-            data = b"".join(
-                [part for body in bodies for part in (frames.header(frames.CONTROL, len(body)), body)]
-            )
-            if self._cipher is not None:
-                try:
-                    data = self._cipher.encrypt(data)
-                except ssl.SSLError:
-                    return False
-            try:
-                sent = self._socket.send(data)
-            except OSError:
-                # Full, or broken: the loop will find out which.
-                sent = 0
-            self._has_sent = True
-            self.bytes_sent += sent
-            if sent < len(data):
-                self._left = data[sent:]
-                self._loop.call_soon_threadsafe(self._flush)
-        trace = self.trace
-        if trace is not None:
-            for message in messages:
-                trace("is told", message)
-        return True
-
-    def _write_control(self, body: bytes | None) -> None:
-        if body is not None:
-            self._write(frames.header(frames.CONTROL, len(body)))
-            self._out.append(body)
-
-    def _write(self, data: bytes) -> None:
-        self._out.append(data)
-        self._schedule_flush()
-
-    def _schedule_flush(self) -> None:
-        if not self._is_flushing:
-            self._is_flushing = True
-            self._loop.call_soon(self._flush_scheduled)
-
-    def _flush_scheduled(self) -> None:
-        self._is_flushing = False
-        self._flush()
-
-    def _flush(self) -> None:
-        transport = self._transport
-        if transport is None or self._is_closed:
-            self._out.clear()
-            return
-        if self._out or self._left:
-            with self._lock:
-                data = b"".join(self._out)
-                self._out.clear()
-                self._transmit(data)
-        while self._outgoing and not self._is_paused and not self._is_closed:
-            if not self._write_chunks():
-                break
-
-    def _transmit(self, data: bytes | memoryview) -> None:
-        """Hand bytes to the socket in their order; the lock is held."""
-        self._has_sent = True
-        self.bytes_sent += len(data)
-        if self._cipher is not None and data:
-            try:
-                data = self._cipher.encrypt(data)
-            except ssl.SSLError:  # the peer has ended it; we shall hear of it
-                return
-        self._write_raw(data)
-
-    def _write_raw(self, data: bytes | memoryview) -> None:
-        transport = self._transport
-        assert transport is not None
-        if self._left:
-            left, self._left = self._left, b""
-            transport.write(left)
-        if data:
-            transport.write(data)
-
-    def _write_chunks(self) -> bool:
-        """One chunk of one stream; False if none may go."""
-        stream = self._choose()
-        size_max = self._pace.chunk_max() if stream is not None else 0
-        if stream is None or not size_max:
-            return False
-        chunk = stream.next_chunk(size_max)
-        self._pace.sent(len(chunk), self._now_us())
-        head = frames.header(frames.CHUNK, len(chunk), stream.number)
-        with self._lock:
-            if self._cipher is None and not self._left:
-                self._has_sent = True
-                self.bytes_sent += len(head) + len(chunk)
-                assert self._transport is not None
-                self._transport.writelines([head, chunk])
-            else:
-                self._transmit(head)
-                self._transmit(chunk)
-        if stream.is_done():
-            body = self._end_stream(stream)
-            if body is not None:
-                with self._lock:
-                    self._transmit(frames.header(frames.CONTROL, len(body)) + body)
-        return True
-
-    def _end_stream(self, stream: frames.OutgoingStream) -> bytes | None:
-        """All of it has gone; returns the message that goes with it."""
-        self._drop_stream(stream.number)
-        return stream.group.stream_done()
-
-    def _drop_stream(self, number: int) -> None:
-        stream = self._outgoing.pop(number, None)
-        if stream is not None:
-            stream.source.close()
-
-    def _choose(self) -> frames.OutgoingStream | None:
-        """Which stream goes on: the oldest and the one with the least left by turns.
-
-        In turns over all of them, all would arrive when the last does, and workers would wait for it. What
-        is small passes what is large, which never stands still.
-        """
-        ready = [stream for stream in self._outgoing.values() if stream.is_ready()]
-        if len(ready) < 2:
-            return ready[0] if ready else None
-        self._is_oldest_due = not self._is_oldest_due
-        return ready[0] if self._is_oldest_due else min(ready, key=frames.OutgoingStream.left)
+    # The peer's heartbeat.
 
     @property
-    def is_streaming(self) -> bool:
-        """Whether streams of ours are under way."""
-        return bool(self._outgoing)
+    def pulse_s(self) -> float:
+        """Heartbeat interval (seconds)."""
+        return self._heartbeat.pulse_s
 
     @property
     def silent_s(self) -> float:
-        """How long the peer has said nothing (seconds), to half an interval."""
-        return self._silent_ticks * self.pulse_s / TICKS
+        """Seconds since the peer's last byte, in steps of half a heartbeat interval."""
+        return self._heartbeat.silent_s
 
     def set_pulse(self, pulse_s: float) -> None:
-        """Watch the peer from now on, and show it that we are there.
+        """Begin the heartbeat, or change its interval.
 
         Args:
-            pulse_s: A sign of life is sent and expected at least so often (seconds). A peer that is silent for
-                five times so long is given up: the connection ends with ``SilenceError``.
+            pulse_s: Heartbeat interval (seconds): a sign of life is sent, and expected, in each. The connection
+                ends with ``SilenceError`` if the peer is silent for five intervals.
         """
-        self.pulse_s = pulse_s
-        if self._tick is not None:
-            self._tick.cancel()
-        if not self._is_closed:
-            self._tick = self._loop.call_later(pulse_s / TICKS, self._on_tick)
-
-    def _on_tick(self) -> None:
-        """Look whether anything was heard and said since the last time.
-
-        Our own looks are counted and not the clock: time in which we did not run is not held against the peer.
-        """
-        self._silent_ticks = 0 if self._has_received else self._silent_ticks + 1
-        self._has_received = False
-        if self._silent_ticks >= SILENT_TICKS:
-            self.abort(SilenceError(f"silent for {self.pulse_s * SILENT_PULSES:g} s"))
-            return
-        if not self._has_sent and self.is_ready:
-            self._write(frames.PING_FRAME)
-        self._has_sent = False
-        self._tick = self._loop.call_later(self.pulse_s / TICKS, self._on_tick)
-
-    def close(self) -> None:
-        """End the connection after what was written so far."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._flush()
-            self._transport.close()
-
-    def abort(self, error: Exception) -> None:
-        """End the connection now."""
-        self.error = self.error or error
-        if self._transport is not None:
-            self._transport.abort()
+        self._heartbeat.start(pulse_s)

@@ -1,15 +1,21 @@
-"""Nodes of this machine: each describes itself by a file in the state directory, beside the user's own secret.
+"""Discovery of nodes on this machine: each node lists itself as a file in the state directory, beside the user's
+secret.
 
-Whoever has the same secret has the same state directory, whatever login, cron, ``su``, systemd or a container have
-made of the environment. It may be on a file server that many machines share, so a node's file lies in a directory
-named after this run of the kernel and this network namespace. Nodes of other machines, of boots that are over, and of
-containers with a network of their own are at another 127.0.0.1, and never looked at.
+Programs with the same secret have the same state directory, however login, cron, ``su``, systemd or a container have
+set the environment. The directory may be on a file server that many machines share. So the files of nodes are in a
+directory named after the boot of the kernel and the network namespace:
 
-Locks tell nothing here, as a file server may emulate or lose them. A file is believed if the process that wrote it
-lives (``living``). Where that cannot be seen, as from another container, it is believed if somebody listens at its
-address, until that one fails to prove the secret. Nobody tries the usual port instead: anybody may listen there.
+    STATE/nodes/BOOT-NAMESPACE/NODE.json
 
-Where nothing can be written to the state directory, the runtime directory stands in. Programs look in both.
+Nodes of other machines, of earlier boots, and of containers with a network of their own have another 127.0.0.1, and
+are in other directories, which are never read.
+
+Locks are not used: a file server may emulate or lose them. A file is believed if the process that wrote it is alive
+(``system.liveness``). Where that cannot be seen, as from another container, the file is believed if its address
+accepts connections, until the listener there fails to prove the secret. The default port is not tried instead: any
+program may listen there.
+
+If the state directory cannot be written to, the runtime directory takes its place. Programs read both.
 """
 
 from __future__ import annotations
@@ -40,25 +46,28 @@ from dispy.system.run_directory import remove_tree
 logger = logging.getLogger("dispy.net")
 
 ANSWER_S = 0.5
-"""A listener of this machine takes a connection within microseconds, unless its backlog is full."""
+"""Seconds to wait for a listener of this machine. It accepts within microseconds, unless its backlog is full."""
 
 ASK_AGAIN_S = 5.0
-"""A node whose process cannot be seen is connected to so often, to see whether it is there."""
+"""Interval (seconds) in which a node is connected to whose process cannot be seen, to find out whether it is
+there."""
 
 DOUBT_S = 60.0
-"""Seconds for which a listener in such a node's place that has not its secret is not tried again."""
+"""Seconds for which a listener is not tried again that was found at such a node's address and lacks the secret."""
 
 OLD_S = 7 * 86400.0
-"""Living nodes touch their directory every minute; one that nobody has touched for so long is removed."""
+"""Age (seconds) at which a directory of another boot or machine is removed. Living nodes touch theirs every
+minute."""
 
 _SIZE_MAX = 4096
-"""Bytes of a file; with the longest names they have some 900."""
+"""Bytes of a file that are read; with the longest names a file has about 900."""
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """What a node tells about itself on its machine.
+    """A node's description of itself for programs of its machine: the content of its file, as JSON.
 
-    ``fingerprint`` is that of its secret: nodes with another one are not worth a call.
+    ``node`` is its incarnation in hexadecimal. ``fingerprint`` is that of its secret: a program does not connect to
+    nodes with another one.
     """
 
     node: str
@@ -70,14 +79,14 @@ class Listing(msgspec.Struct, frozen=True):
     process: Process
     fingerprint: str
     is_everywhere: bool = False
-    """The node listens on all addresses of this machine, not on ``host`` alone."""
+    """True if the node listens on all addresses of this machine, not only on ``host``."""
 
 
 # Where.
 
 
 def places() -> list[Path]:
-    """Directories that nodes of this machine are listed in; they may be missing."""
+    """Returns the directories in which nodes of this machine list themselves; they may not exist."""
     here = _where()
     found = []
     for base in (state_path, runtime_path):
@@ -87,14 +96,14 @@ def places() -> list[Path]:
 
 
 def where_looked() -> str:
-    """The directories of ``places``, as a message names them."""
+    """Returns the directories of ``places`` as words for an error text."""
     found = places()
     seen = [str(path) for path in found if path is found[0] or path.is_dir()]
     return " and ".join(seen) or "no directory, as this user has none"
 
 
 def _where() -> str:
-    """Names what 127.0.0.1 means here: a run of a machine's kernel, and a network namespace of it."""
+    """Returns a name for the scope of 127.0.0.1: this boot of this machine's kernel, and this network namespace."""
     boot = boot_id().replace("-", "")[:16] or _machine()
     try:
         network = os.readlink("/proc/self/ns/net")
@@ -104,7 +113,7 @@ def _where() -> str:
 
 
 def _machine() -> str:
-    """Names this machine where the kernel has no name for its run."""
+    """Returns a name for this machine, for kernels without a boot id: 16 hexadecimal digits."""
     text = platform.node()
     for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
         with suppress(OSError):
@@ -116,16 +125,18 @@ def _machine() -> str:
 
 
 class Entry:
-    """A node's own file. It is gone when the node closes it, and passed over once the node is dead.
+    """A node's own file. ``close`` removes it; if the node dies instead, programs ignore and remove the file.
+
+    Making an ``Entry`` writes the file, and removes files of dead nodes.
 
     Raises:
-        StateDirectoryError: The node can be listed nowhere.
+        StateDirectoryError: No directory can be written to.
     """
 
     def __init__(self, listing: Listing) -> None:
-        running_nodes("")  # tidies up after dead ones
+        running_nodes("")  # removes files of dead nodes
         self._guard = threading.Lock()
-        """Held to write: the node's loop and the thread that calls ``keep`` both do."""
+        """Held while the file is written: by the node's loop, or by the thread that calls ``keep``."""
         self._listing = listing
         self._is_closed = False
         self.path, faults = _write(listing)
@@ -137,18 +148,18 @@ class Entry:
             )
 
     def update(self, listing: Listing) -> None:
-        """Describe the node anew."""
+        """Write the file anew: the node's description has changed."""
         with self._guard:
             self._listing = listing
             self._write()
 
     def keep(self) -> None:
-        """List the node again if its file was removed, and show that its directory is in use.
+        """Write the file again if it was removed, and touch the directory to show that it is in use.
 
-        Every minute; on a thread, since a file server may take its time.
+        Call it every minute, on a thread of its own: a file server may block for long.
         """
         if not self._guard.acquire(blocking=False):
-            return  # the one before still waits for it
+            return  # the previous call still waits for the file server
         try:
             if self._is_closed:
                 return
@@ -166,17 +177,17 @@ class Entry:
             logger.warning("%s", error)
 
     def tidy(self) -> None:
-        """Remove what machines and boots have left that are no more; on a thread, once."""
+        """Remove old directories of other machines and boots. Call it once, on a thread: a file server may block."""
         with suppress(OSError):
-            # By the clock of the file server, which has just dated our own.
+            # Ages are by the clock of the file server, which has just dated our own directory.
             now = self.path.parent.stat().st_mtime
             for other in self.path.parents[1].iterdir():
                 if other.name != self.path.parent.name and now - other.lstat().st_mtime > OLD_S:
                     remove_tree(other)
 
     def close(self) -> None:
-        """Take the node off the list."""
-        is_held = self._guard.acquire(timeout=1.0)  # not, while the file server does not answer
+        """Remove the file, and the directory if it was the last one. Waits at most 1 s for a thread in ``keep``."""
+        is_held = self._guard.acquire(timeout=1.0)  # go on without it if the file server does not answer
         self._is_closed = True
         with suppress(OSError):
             self.path.unlink()
@@ -186,7 +197,14 @@ class Entry:
 
 
 def _write(listing: Listing) -> tuple[Path, str]:
-    """Write a node's file where that works; returns which it is, and why not in the places before."""
+    """Write a node's file into the first directory that allows it.
+
+    Returns:
+        The path, and why the directories before could not be used (empty if the first one could).
+
+    Raises:
+        StateDirectoryError: No directory can be written to.
+    """
     data = msgspec.json.encode(listing)
     faults: list[str] = []
     for base in (state_path, runtime_path):
@@ -197,7 +215,7 @@ def _write(listing: Listing) -> tuple[Path, str]:
                 write_private(path, data)
                 return path, "; ".join(faults)
             except FileNotFoundError as error:
-                fault = str(error)  # the last node that was here has just removed the directory: again
+                fault = str(error)  # another node has just closed, and removed the directory: try again
             except StateDirectoryError as error:
                 fault = str(error).removesuffix(f"; {error.hint}")
                 break
@@ -212,19 +230,21 @@ def _write(listing: Listing) -> tuple[Path, str]:
 
 
 class Lookout:
-    """Looks for nodes of this machine again and again, from any thread; what has not changed is not read again."""
+    """Finds the nodes of this machine, again and again. Any thread may call it. Unchanged files are not read
+    again."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._read: dict[str, tuple[tuple[int, ...], Listing | None]] = {}
-        """Contents of each file, and its stamp at that time, by path."""
+        """Stamp (inode, size, time) and content of each file when it was read, by path; None: not a valid file."""
         self._answered: dict[str, float] = {}
-        """When a node answered whose process cannot be seen."""
+        """Time of the last answer (monotonic seconds) of nodes whose processes cannot be seen, by node."""
         self._doubted: dict[tuple[str, int], float] = {}
-        """Until when those are not believed that are listed at an address."""
+        """Time (monotonic seconds) until which unseen nodes listed at an address are not believed, by host and
+        port."""
 
     def running(self) -> list[Listing]:
-        """Nodes of this user on this machine, with whatever secret. Removes what dead ones left."""
+        """Returns all running nodes of this user on this machine, sorted by id. Removes files of dead nodes."""
         found: dict[str, Listing] = {}
         with self._guard:
             before, self._read = self._read, {}
@@ -236,11 +256,15 @@ class Lookout:
         return [found[node] for node in sorted(found)]
 
     def with_secret(self, fingerprint: str) -> list[Listing]:
-        """Running nodes that have a secret."""
+        """Returns the running nodes whose secret has this fingerprint."""
         return [listing for listing in self.running() if listing.fingerprint == fingerprint]
 
     def doubt(self, host: str, port: int) -> bool:
-        """Somebody without the secret is at an address; returns whether an unseen node is listed there."""
+        """Do not believe unseen nodes at an address for ``DOUBT_S``: the listener there does not have the secret.
+
+        Returns:
+            True if a node whose process cannot be seen is listed there.
+        """
         with self._guard:
             unseen = [
                 listing
@@ -254,7 +278,7 @@ class Lookout:
         return bool(unseen)
 
     def _look(self, path: str, before: dict[str, tuple[tuple[int, ...], Listing | None]]) -> Listing | None:
-        """A node that lives; None if this is none."""
+        """Returns the node that a file describes if it is alive, else None. Removes the file of a dead node."""
         try:
             status = os.lstat(path)
             stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
@@ -277,31 +301,31 @@ class Lookout:
         return listing
 
     def _answers(self, listing: Listing) -> bool:
-        """Whether somebody may be listening at a node's address."""
+        """True if a program may be listening at a node's address. Connects at most once in ``ASK_AGAIN_S``."""
         now = time.monotonic()
         if now - self._answered.get(listing.node, -ASK_AGAIN_S) < ASK_AGAIN_S:
             return True
         try:
             with socket.create_connection((listing.host, listing.port), ANSWER_S) as connection:
-                # Nobody does, if the kernel has chosen that port for us and connected us to ourselves.
+                # If the kernel has chosen that very port for our end, we are connected to ourselves: no listener.
                 if connection.getsockname() == connection.getpeername():
                     return False
         except ConnectionRefusedError:
             return False
-        except OSError:  # a full backlog, or a network that is down: it may come back
+        except OSError:  # a full backlog, or a network that is down: the node may come back
             pass
         self._answered[listing.node] = now
         return True
 
 
 def running_nodes(fingerprint: str) -> list[Listing]:
-    """Nodes of this user on this machine that have this secret. Removes what dead ones left."""
+    """Returns the running nodes of this user on this machine with this secret. Removes files of dead nodes."""
     return Lookout().with_secret(fingerprint)
 
 
 def _files(directory: Path) -> list[str]:
     if not is_private(directory.parents[1]):
-        return []  # somebody else could have put something there
+        return []  # another user could have put files there
     try:
         with os.scandir(directory) as entries:
             return [entry.path for entry in entries if entry.name.endswith(".json")]
@@ -310,10 +334,10 @@ def _files(directory: Path) -> list[str]:
 
 
 def _decode(path: str) -> Listing | None:
-    """The node that a file describes; None if it describes none.
+    """Returns the node that a file describes; None if the content is not valid.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:

@@ -1,10 +1,19 @@
-"""A listening socket: accepts connections and sees strangers through to their proof, or out.
+"""A listening socket: accepts connections, and ends those that do not prove themselves in time.
 
-A connection that has not proved itself is *half open*. There are so many of them at most, in all and from one
-address; beyond that the oldest goes, so that nobody who is slow on purpose keeps others out. Each
-has one deadline for everything up to the proof. Its first bytes are looked at before anything is
-made for it: most strangers are found out by them, at a third of what a connection costs. What a
-stranger did wrong is logged, in one line and not too often; he himself is told one constant thing.
+A connection that has not proved itself is *half open*. Their number is limited, in all and per address. Above the
+limit the oldest one is closed, so that strangers who are slow on purpose cannot keep others out. Each has one
+deadline for everything up to the proof.
+
+The life of a half-open connection:
+
+    step                            state of ``HalfOpen``       next
+    accepted                        socket                      first bytes are there: look; else wait for them
+    first bytes looked at           socket                      a stranger for sure: refused; else a task takes over
+    task makes a ``Connection``     task, then connection       proof: no longer half open; error or deadline: closed
+
+The first bytes are looked at before a ``Connection`` is made: they give away most strangers, at a third of the cost
+of a connection. The fault of a stranger is logged in one line, with a limit on the number of lines; the stranger gets
+one constant refusal.
 """
 
 from __future__ import annotations
@@ -27,34 +36,38 @@ from dispy.system.log_writer import LogLimit
 logger = logging.getLogger("dispy.net")
 
 HALF_OPEN_MAX = 512
-"""Half-open connections in all: with sockets and buffers some 10 MB. A handshake lasts milliseconds, so an
-honest crowd of thousands per second stays below."""
+"""Half-open connections in all: about 10 MB with sockets and buffers. A handshake lasts milliseconds, so an honest
+crowd of thousands per second stays below this limit."""
 
 HALF_OPEN_PER_ADDRESS = 128
-"""Half-open connections of one address: many programs start behind one router, and not more than so many at
-once."""
+"""Half-open connections of one address. Many programs can be behind one router, but rarely more than 128 start at the
+same moment."""
 
 BACKLOG = 1024
-"""Connections that the kernel keeps for us."""
+"""Connections that the kernel queues for us."""
 
 ACCEPTS_PER_TURN = 32
-"""Connections taken before the loop does something else."""
+"""Connections accepted in one turn of the loop, before other work gets its turn."""
 
 YOUNG_MAX = 64
+"""Half-open connections younger than ``YOUNG_S`` above which no more are accepted for a moment; the kernel queues
+them. So a crowd that comes at once is served in turn, and does not push its own connections out."""
 YOUNG_S = 0.25
-"""While so many connections are half open and younger than that, the kernel keeps the others: a crowd that
-comes at once is served in turn, and does not push itself out."""
+"""Age (seconds) up to which a half-open connection counts as young."""
 
 FIRST_LOOK = 1024
-"""Bytes looked at: the largest frame of the handshake, and more than what TLS is known by."""
+"""Bytes looked at first: the largest frame of the handshake fits, and TLS needs fewer to be recognised."""
 
 CROWD_PAUSE_S = 0.01
+"""Pause in accepting (seconds) while a crowd is half open."""
 FULL_PAUSE_S = 0.2
-"""Pauses in accepting: for a crowd, and when there are no descriptors left."""
+"""Pause in accepting (seconds) when no descriptors are left."""
 
 LOG_EVERY_S = 60.0
+"""Interval (seconds) of the limit on log lines."""
 LOG_LINES_MAX = 10
-"""Of each kind of refusal so many lines in that time, one for each address, and then a count: 10 MB a day at most."""
+"""Log lines per interval for each kind of refusal, at most one per address; the rest is counted in one line. That is
+10 MB a day at most."""
 
 NO_DISPY = "connections refused that do not speak the protocol of dispy"
 NO_SECRET = "connections refused for another secret or version"
@@ -63,7 +76,7 @@ NO_ROOM = "connections that could not be accepted"
 
 
 class HalfOpen:
-    """A connection between accept and proof."""
+    """A connection between accept and proof. ``since`` is the loop's time (seconds) of the accept."""
 
     __slots__ = ("connection", "deadline", "host", "since", "socket", "task")
 
@@ -71,18 +84,22 @@ class HalfOpen:
         self.host = host
         self.since = since
         self.socket: socket.socket | None = accepted
-        """Until a protocol takes it over; until there is a task, nothing was heard."""
+        """The accepted socket; None once the task has taken it."""
         self.deadline: asyncio.TimerHandle
+        """Timer that ends the connection if it has not proved itself."""
         self.task: asyncio.Task[None] | None = None
+        """Task that makes the ``Connection``; None until the first bytes were looked at."""
         self.connection: Connection | None = None
+        """The connection; None until the task has made it."""
 
 
 class Listener:
-    """Accepts connections on one address.
+    """Accepts connections on one address. Everything runs on the loop.
 
     Args:
-        make: Makes the protocol of a connection, from whom to tell when it is no longer half open.
-        tls: Whether those connections speak TLS only.
+        make: Makes a ``Connection``; its argument is the function to call when the connection is no longer half open
+            (``Connection``'s ``on_settled``).
+        tls: True if these connections speak TLS only.
     """
 
     def __init__(self, make: Callable[[Callable[[Connection], None]], Connection], *, tls: bool) -> None:
@@ -91,15 +108,19 @@ class Listener:
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
         self._half_open: OrderedDict[HalfOpen, None] = OrderedDict()
-        """In the order of their arrival."""
+        """Half-open connections, oldest first (an ordered set)."""
         self._per_address: dict[str, int] = {}
+        """Number of half-open connections by IP address; addresses without any are absent."""
         self._log = LogLimit(LOG_EVERY_S, LOG_LINES_MAX, logger.warning, self._loop.call_later)
 
     def listen(self, host: str, port: int) -> tuple[str, int]:
-        """Begin; returns the address.
+        """Begin to listen; port 0 takes any free port.
+
+        Returns:
+            The address and port that are listened on.
 
         Raises:
-            OSError: The address cannot be used.
+            OSError: The address or port cannot be used.
         """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.socket(family, socket.SOCK_STREAM)
@@ -119,7 +140,7 @@ class Listener:
         return address[0], address[1]
 
     def close(self) -> None:
-        """Stop listening; who has proved himself stays."""
+        """Stop listening, and end half-open connections. Connections that have proved themselves stay."""
         if self._socket is not None:
             self._loop.remove_reader(self._socket)
             self._socket.close()
@@ -130,7 +151,7 @@ class Listener:
 
     @property
     def half_open(self) -> int:
-        """How many connections are half open."""
+        """Number of half-open connections."""
         return len(self._half_open)
 
     # Accepting.
@@ -183,7 +204,7 @@ class Listener:
     # From there to the proof.
 
     def _look(self, half_open: HalfOpen) -> None:
-        """See who this is, if it has said something by now; else when it does."""
+        """Look at the first bytes, without taking them from the socket; if there are none yet, wait for them."""
         accepted = half_open.socket
         assert accepted is not None
         try:
@@ -213,11 +234,11 @@ class Listener:
 
     @staticmethod
     def _refuse(accepted: socket.socket, said: bytes) -> None:
-        """Tell a stranger so, and close."""
+        """Send a stranger the refusal, and close the socket."""
         with contextlib.suppress(OSError):
             accepted.send(said)
         with contextlib.suppress(OSError):
-            # What was not read would make the kernel drop the refusal on its way.
+            # Unread bytes would make the kernel reset the connection, and the refusal would be lost.
             accepted.recv(FIRST_LOOK)
         accepted.close()
 
@@ -236,7 +257,7 @@ class Listener:
             self._forget(half_open)
 
     def _on_settled(self, half_open: HalfOpen, connection: Connection) -> None:
-        """It has proved itself, or is gone."""
+        """The connection is no longer half open: it has proved itself, or is gone. Log the fault if there was one."""
         self._forget(half_open)
         if not connection.is_ready and connection.error is not None:
             is_secret = isinstance(connection.error, (AuthenticationError, VersionError))

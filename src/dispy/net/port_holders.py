@@ -1,4 +1,4 @@
-"""Holders of ports of this machine, as far as they can be seen without rights."""
+"""Holders of ports of this machine, as far as they can be seen without root's rights: for "port is taken" errors."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dispy.net.discovery import Lookout
 from dispy.system.addresses import local
 
 _LISTENS = b"0A"
-"""A socket's state in ``/proc/net/tcp`` (``include/net/tcp_states.h``)."""
+"""State LISTEN of a socket in ``/proc/net/tcp`` (``include/net/tcp_states.h``)."""
 
 
 def holder(host: str, port: int) -> str:
-    """The holder of a port of an address, in words; "another program" if that cannot be seen."""
+    """Returns words for the program that holds a port of an address; "another program" if that cannot be seen."""
     for listing in Lookout().running():
         is_same = listing.is_everywhere or local(host) != host or listing.host == host
         if is_same and listing.port == port:
@@ -32,6 +32,7 @@ def holder(host: str, port: int) -> str:
 
 
 def _users(port: int) -> set[int]:
+    """Returns ids of the users whose programs listen on a port, on any address."""
     found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with suppress(OSError, ValueError, IndexError), open(table, "rb") as file:

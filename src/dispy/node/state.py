@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from dispy.node.processes.python_path import SearchPath
     from dispy.node.results.spool import Spool
     from dispy.node.staging.job_files import Brought
-    from dispy.protocol.frames import Group
+    from dispy.protocol.streams import Group
     from dispy.security.secrets import Secret
     from dispy.security.tls import ListenerTls
 

@@ -1,8 +1,8 @@
-"""Messages, events and actions in one short line, for logs: names and numbers, and of all that users own its size.
+"""Descriptions of messages, events and actions for the log: one short line with names, numbers and sizes.
 
-Nothing that a user or a job has made is shown: of arguments, results, output, code and files the bytes are counted,
-of reasons that have several lines (tracebacks quote code and values) the lines. Bytes that name somebody are shown
-by their first eight digits.
+Nothing that a user or a job has made is shown. Arguments, results, output, code and files appear as a number of
+bytes; reasons of several lines appear as a number of lines, since tracebacks quote code and values. Bytes that name a
+client or a node appear as their first eight hexadecimal digits.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from msgspec import Struct
 from dispy.system.escaping import count
 
 TEXT_MAX = 120
-"""Characters shown of a text."""
+"""Characters of a text that are shown; the rest is replaced by "…"."""
 
 ITEMS_MAX = 4
-"""Elements shown of a list; of the others the number."""
+"""Elements of a list that are shown; the others are counted."""
 
 DEPTH_MAX = 4
+"""Levels of nested structs and lists that are shown; deeper values appear as "…"."""
 
 STATUSES = {8: "cancelled", 9: "terminated", 10: "abandoned", 11: "finished"}
 
@@ -41,16 +42,17 @@ _PRIVATE = frozenset(
         "TellNode",
     )
 )
-"""Structs whose reasons may quote what a user wrote."""
+"""Structs whose texts may quote a user's code or values: only the number of characters is shown."""
 
 _NUMBERED = frozenset(("Job", "Attempt", "Started"))
-"""Structs that are known by number and attempt alone."""
+"""Structs that are shown as job number and attempt alone."""
 
 _fields_by_type: dict[type, list[tuple[str, Any]]] = {}
 
 
 def describe(message: Struct) -> str:
-    """A message, an event or an action by its type and those fields that are not as usual."""
+    """Returns one line with the type of a message, event or action, and the fields that differ from their
+    defaults."""
     return _struct(message, 0)
 
 
@@ -69,7 +71,7 @@ def _struct(message: Struct, depth: int) -> str:
 
 
 def _fields_of(kind: type) -> list[tuple[str, Any]]:
-    """Names and default values of a struct's fields."""
+    """Returns names and default values of a struct's fields, in their order."""
     found = _fields_by_type.get(kind)
     if found is None:
         found = _fields_by_type[kind] = [(f.name, _usual(f)) for f in msgspec.structs.fields(kind)]
@@ -108,7 +110,7 @@ def _value(field: str, value: Any, owner: str, depth: int) -> str:
 
 
 def _items(field: str, values: list[Any] | dict[Any, Any], owner: str, depth: int) -> str:
-    """The first elements of a list, or keys of a dictionary, and how many there are besides."""
+    """Returns the first elements of a list, or keys of a dictionary, and the number of the others."""
     some = list(values)[:ITEMS_MAX] if len(values) > ITEMS_MAX else values
     shown = [_value(field, value, owner, depth + 1) for value in some]
     if len(values) > len(shown):
@@ -117,7 +119,7 @@ def _items(field: str, values: list[Any] | dict[Any, Any], owner: str, depth: in
 
 
 def _text(text: str, *, is_private: bool) -> str:
-    """A text, if it is a name or a sentence of ours; its size, if it may be anything."""
+    """Returns the text if it is a name or a sentence of dispy's own; else its size in lines or characters."""
     if "\n" in text:
         return f"<{count(text.count(chr(10)) + 1, 'line')}>"
     if is_private and text:
@@ -126,7 +128,7 @@ def _text(text: str, *, is_private: bool) -> str:
 
 
 def _attempt(item: Any) -> str:
-    """A job as ``7``; in its second attempt as ``7.1``; with the bytes of its arguments, if they are here."""
+    """Returns job 7 as ``7``, in its second attempt as ``7.1``; with the size of its arguments, if it has them."""
     name = f"{item.number}.{item.attempt}" if item.attempt else f"{item.number}"
     size = len(getattr(item, "payload", b""))
     return f"{name} ({count(size, 'byte')})" if size else name

@@ -1,8 +1,8 @@
-"""Files that travel: what is said of one, and which names may be given to it.
+"""Files that travel between programs and nodes: their descriptions, and the rules for their paths.
 
-A file is known by the SHA-256 of its content. Where it is to lie is a path relative to a directory of the
-receiver's choice, with ``/`` between its names. Whatever could lead out of that directory, or be one thing
-here and another there, is refused by whoever sends it and again by whoever receives it.
+A file is identified by the SHA-256 of its content (its digest). Its path is relative to a directory that the receiver
+chooses, with ``/`` between the names. A path that could lead out of that directory, or mean different things on two
+machines, is refused by the sender, and again by the receiver, which does not trust the sender.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from msgspec import Meta, Struct
 from dispy.protocol import limits
 
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
+"""SHA-256 of a file's content."""
 FilePath = Annotated[str, Meta(min_length=1, max_length=limits.PATH_MAX)]
 Size = Annotated[int, Meta(ge=0, le=1 << 50)]
 
 MODE_BITS = 0o777
-"""What of a file's mode travels: no set-uid, set-gid or sticky bit, which would make a file of one user a tool
-against another."""
+"""Permission bits of a file that travel. Set-uid, set-gid and sticky bits do not: they would turn one user's file
+into a tool against another user."""
 
 RESERVED = ".dispy-"
-"""Names that begin so are those of files that are not whole yet."""
+"""Prefix of the names of incomplete files. No file that travels may have such a name."""
 
 
 class FileEntry(Struct, array_like=True, gc=False, frozen=True):
-    """A file: where it is to lie, what is in it, and what else there is to know of it.
+    """Description of a file: path, digest of the content, size (bytes), permission bits, time of the last change.
 
-    ``mtime_ns`` is the time of its last change since the epoch.
+    ``mtime_ns`` is in nanoseconds since the epoch.
 
-    ``package`` is not 0 for a file of an installed package, and the same number for all of them. A node whose own
-    Python finds that package, with the same content, does not put any of them there.
+    ``package`` is 0, or a number shared by all files of one installed package. A node whose own Python finds that
+    package with the same content does not fetch these files.
     """
 
     path: FilePath
@@ -44,11 +45,11 @@ class FileEntry(Struct, array_like=True, gc=False, frozen=True):
 
 
 def check_path(path: str) -> tuple[str, ...]:
-    """The names of which a relative path consists.
+    """Returns the names in a relative path, from the top directory down, if the path is safe.
 
     Raises:
-        ValueError: It could lead out of the directory that it is meant for, or has a name that is not one
-            everywhere. The text names the path and what is wrong with it.
+        ValueError: The path could lead out of the receiver's directory, or has a name that is not valid on all
+            machines. The text names the path and the fault.
     """
     shown = ascii(path) if len(path) <= 200 else f"{path[:200]!a}…"
     if not path or len(path) > limits.PATH_MAX:
@@ -68,13 +69,13 @@ def check_path(path: str) -> tuple[str, ...]:
 
 
 def _fault_of(name: str) -> str:
-    """Why this cannot be the name of a file or directory; empty if it can."""
+    """Returns why this cannot be the name of a file or directory; empty if it can."""
     if name in ("", ".", ".."):
         return f"{name!r} is not a name"
     if "\\" in name:
         return "a backslash separates names elsewhere"
     if not name.isprintable():
-        # Control characters, line ends, what turns the direction of writing, halves of characters.
+        # Control characters, line ends, marks that reverse the direction of writing, lone surrogates.
         return f"{name!a} has characters that cannot be printed"
     if len(name.encode()) > limits.FILE_NAME_MAX:
         return f"a name of more than {limits.FILE_NAME_MAX} bytes"
@@ -84,11 +85,11 @@ def _fault_of(name: str) -> str:
 
 
 def check_entries(entries: Iterable[FileEntry], known: Mapping[str, FileEntry] | None = None) -> None:
-    """Check where files are to lie, each and all of them together.
+    """Check the paths of files, each by itself and all together with the ``known`` files that are there (by path).
 
     Raises:
-        ValueError: A path that ``check_path`` refuses, that two different files have, or that one has as a file
-            and another as a directory.
+        ValueError: A path is refused by ``check_path``, belongs to two different files, or is a file's path and
+            another file's directory.
     """
     by_path: dict[str, FileEntry] = dict(known or {})
     directories: set[str] = set()
@@ -105,7 +106,11 @@ def check_entries(entries: Iterable[FileEntry], known: Mapping[str, FileEntry] |
 
 
 def replace_entries(entries: Iterable[FileEntry], newer: Sequence[FileEntry]) -> list[FileEntry]:
-    """What lies in a directory after more has been put there: what had a path that is needed gives way."""
+    """Returns the files in a directory after ``newer`` files were put there.
+
+    An older file is dropped if its path equals a newer file's path, is a directory of a newer file, or lies below
+    one.
+    """
     paths = {entry.path for entry in newer}
     above = {path[:at] for path in paths for at, letter in enumerate(path) if letter == "/"}
 
@@ -118,14 +123,14 @@ def replace_entries(entries: Iterable[FileEntry], newer: Sequence[FileEntry]) ->
 
 
 def check_number(entries: Sequence[FileEntry]) -> None:
-    """Check that a list of files fits a message.
+    """Check that a list of files fits into one message.
 
     Raises:
-        ValueError: There are too many, or their names are too long together.
+        ValueError: The files are too many, or their paths are too long together.
     """
     if len(entries) > limits.FILES_MAX:
         raise ValueError(f"{len(entries)} files; {limits.FILES_MAX} are allowed")
-    # A list that is shorter fits with the longest names.
+    # A shorter list fits even with the longest paths: no need to add up their lengths.
     if len(entries) > limits.MANIFEST_MAX // limits.ENTRY_MAX:
         size = sum(len(entry.path.encode()) + limits.ENTRY_BARE_MAX for entry in entries)
         if size > limits.MANIFEST_MAX:

@@ -1,23 +1,29 @@
-"""Frames and streams: how messages and payloads share one byte stream.
+"""Frames: how messages and payloads share the bytes of one connection.
 
-A frame is a 16-byte header (kind, stream number, body length; big endian) and a body. CONTROL
-frames carry one message each. A payload too large for a message is a *stream*: OPEN states its
-size, CHUNKs of at most 1 MiB carry it, and the receiver answers each with a GRANT, so that
-neither side holds more than a window of it beyond the payload itself. A message refers to a
-stream by number and is sent after its last chunk: whoever reads the message has the payload.
+A frame is a 16-byte header (kind, stream number, body length; big endian) and a body:
 
-Chunks go between control frames and never before them: a 2 GiB argument on a slow line delays no
-cancel and, since any byte is a sign of life, looks like no dead peer. What has been handed to the
-socket cannot be overtaken any more, and between two programs there is room for megabytes:
-buffers of kernels, of routers, of proxies. So no more is handed over than passes in a moment;
-how much that is ``pace`` learns from the grants.
+    kind      body                        meaning
+    CONTROL   one message, msgpack
+    OPEN      8 bytes: size               a payload follows in chunks, as stream N
+    CHUNK     at most 1 MiB               the next bytes of stream N
+    GRANT     16 bytes: count, time       the receiver has taken ``count`` bytes of stream N; ``time`` is its clock
+    ABORT     none                        the rest of stream N will not come
+    PING      none                        heartbeat
+
+A payload too large for a message is a *stream* (``protocol.streams``). The receiver answers each chunk with a GRANT,
+so neither side holds more than a window of the payload beyond the payload itself (back-pressure). A message refers to
+a stream by its number, and is sent after the last chunk: a program that reads the message has the payload.
+
+Chunks go between control frames and never before them. So a 2 GiB argument on a slow line delays no cancel, and it
+keeps the connection alive, since any byte is a sign of life. Bytes handed to the socket cannot be overtaken any more,
+and buffers of kernels, routers and proxies between two programs hold megabytes. So a sender hands over only as many
+bytes as pass in a moment; ``protocol.pace`` learns from the grants how many that are.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
 
 from dispy.errors import RemoteProtocolError
 from dispy.protocol import limits
@@ -30,21 +36,21 @@ ABORT = 5
 PING = 6
 
 PLACED = 0
-"""Never sent: a CHUNK whose body was received where it belongs."""
+"""Kind of a CHUNK whose body was received directly into its sink's memory. Never sent."""
 
 _HEADER = struct.Struct(">B3xIQ")
 HEADER_SIZE = _HEADER.size
 _LENGTH = struct.Struct(">Q")
 _GRANT = struct.Struct(">QQ")
 
-_BUFFER_SIZE = 256 * limits.KIB  # one read of a loopback socket; larger ones gain nothing
+_BUFFER_SIZE = 256 * limits.KIB  # one read of a loopback socket; larger buffers gain nothing
 
 _HEAD_SIZE = 16 * limits.KIB
-"""Read at once where the header of another chunk is expected: what comes with it has to be copied, and
-64 KiB of that cost more than the system call that it spares."""
+"""Bytes read at once where the header of another chunk is expected. Bytes behind the header must be copied, and
+copying 64 KiB costs more than the system call that a larger read saves."""
 
 _PLACED_MIN = 32 * limits.KIB
-"""Missing bytes of a chunk from which it is worth a read of its own."""
+"""Missing bytes of a chunk from which reading them directly into their sink is worth a system call."""
 
 _BODY_MAX = {
     CONTROL: limits.CONTROL_FRAME_MAX,
@@ -57,17 +63,21 @@ _BODY_MAX = {
 
 
 def header(kind: int, length: int, stream: int = 0) -> bytes:
-    """The 16 bytes in front of a body of ``length`` bytes."""
+    """Returns the 16 header bytes of a frame whose body has ``length`` bytes."""
     return _HEADER.pack(kind, stream, length)
 
 
 def open_frame(stream: int, length: int) -> bytes:
-    """A whole OPEN frame."""
+    """Returns an OPEN frame that announces a payload of ``length`` bytes."""
     return _HEADER.pack(OPEN, stream, _LENGTH.size) + _LENGTH.pack(length)
 
 
 def read_open(body: memoryview) -> int:
-    """The length (bytes) that an OPEN frame announces."""
+    """Returns the payload size (bytes) that the body of an OPEN frame announces.
+
+    Raises:
+        RemoteProtocolError: The body has the wrong size.
+    """
     if len(body) != _LENGTH.size:
         raise RemoteProtocolError(f"a length of {len(body)} bytes")
     value: int = _LENGTH.unpack(body)[0]
@@ -75,12 +85,17 @@ def read_open(body: memoryview) -> int:
 
 
 def grant_frame(stream: int, count: int, arrived_us: int) -> bytes:
-    """A whole GRANT frame: so many bytes have arrived, then by the receiver's clock (microseconds)."""
+    """Returns a GRANT frame: ``count`` bytes have arrived, at ``arrived_us`` by the receiver's clock
+    (microseconds)."""
     return _HEADER.pack(GRANT, stream, _GRANT.size) + _GRANT.pack(count, arrived_us)
 
 
 def read_grant(body: memoryview) -> tuple[int, int]:
-    """The bytes that a GRANT frame grants, and when those before them arrived (microseconds)."""
+    """Returns the number of bytes that a GRANT frame grants, and their arrival time (microseconds, peer's clock).
+
+    Raises:
+        RemoteProtocolError: The body has the wrong size.
+    """
     if len(body) != _GRANT.size:
         raise RemoteProtocolError(f"a grant of {len(body)} bytes")
     count, arrived_us = _GRANT.unpack(body)
@@ -91,10 +106,10 @@ PING_FRAME = header(PING, 0)
 
 
 def first_message(first: bytes, control_max: int) -> bytes | None:
-    """The message in the first bytes of a connection; None if they do not hold it whole.
+    """Returns the encoded message in the first bytes of a connection; None if it is not complete yet.
 
     Raises:
-        RemoteProtocolError: No control frame of at most ``control_max`` bytes begins so.
+        RemoteProtocolError: The bytes are not the beginning of a control frame of at most ``control_max`` bytes.
     """
     if first[:1] != bytes([CONTROL]):
         raise RemoteProtocolError(f"a frame of kind {first[0]}")
@@ -108,7 +123,7 @@ def first_message(first: bytes, control_max: int) -> bytes | None:
 
 
 def guess_protocol(first: bytes) -> str:
-    """Who says these first bytes: for the message to somebody who has taken the wrong port."""
+    """Returns the name of the protocol that a connection's first bytes look like, for error texts (wrong port)."""
     if first[:1] == b"\x16" or first[:2] == b"\x15\x03":
         return "TLS"
     if first.startswith(b"SSH-"):
@@ -127,17 +142,20 @@ def _no_room(stream: int, length: int) -> memoryview | None:
 
 
 class FrameReader:
-    """Cuts a byte stream into frames, without copying bodies that fit its buffer.
+    """Cuts a byte stream into frames, without copying bodies that fit the buffer.
 
     Use: read into ``writable()``, then call ``received`` with the number of bytes read.
 
+    The rest of a large chunk is received directly into its sink's memory (no copy): ``writable`` then returns that
+    memory until the chunk is complete.
+
     Args:
-        on_frame: Called with kind, stream number and body for each whole frame, in order. The
+        on_frame: Called with kind, stream number and body of each complete frame, in order. The
             body is a view of the buffer and valid only during the call.
-        control_max: Largest control frame accepted now (bytes); small before the peer's proof.
-        find_room: Called with the stream number and length of a chunk that has not arrived whole;
-            returns memory of that length where it is to be received, or None. The frame is
-            then handed on as PLACED, with that memory as its body.
+        control_max: Bytes of the largest control frame accepted now; small before the peer's proof.
+        find_room: Called with the stream number and length (bytes) of a chunk that is incomplete; returns
+            memory of that length to receive the chunk, or None. The frame is then passed on
+            as PLACED, with that memory as its body.
     """
 
     def __init__(
@@ -150,31 +168,32 @@ class FrameReader:
         self._find_room = find_room
         self.control_max = control_max
         self.streams_allowed = control_max > limits.HANDSHAKE_FRAME_MAX
-        # A stranger is given room for one small frame, and nothing that costs.
+        # A stranger gets memory for one small frame only: nothing that an attacker could multiply.
         self._size = _BUFFER_SIZE if self.streams_allowed else 2 * limits.HANDSHAKE_FRAME_MAX
         self._buffer = bytearray(self._size)
         self._view = memoryview(self._buffer)
         self._start = 0
         self._end = 0
         self._placed: memoryview | None = None
-        """Memory of a chunk that is being received there."""
+        """Sink's memory of the chunk that is being received directly; None if there is none."""
         self._placed_stream = 0
         self._missing = 0
-        """Bytes of it that have not arrived."""
+        """Bytes of that chunk that have not arrived."""
         self._read_max = self._size
+        """Bytes that the next read may take (see ``_HEAD_SIZE``)."""
 
     def widen(self) -> None:
-        """The peer has proved itself: take large frames and streams from now on."""
+        """Accept large frames and streams from now on: the peer has proved itself."""
         self.control_max = limits.CONTROL_FRAME_MAX
         self.streams_allowed = True
         self._size = self._read_max = _BUFFER_SIZE
 
     def close(self) -> None:
-        """Let go of memory that is not ours."""
+        """Drop the reference to the sink's memory, which has another owner."""
         self._placed = None
 
     def writable(self) -> memoryview:
-        """Where the next bytes go: never empty."""
+        """Returns the memory to read the next bytes into; never empty."""
         if self._placed is not None:
             return self._placed[-self._missing :]
         if self._start == self._end:
@@ -187,11 +206,10 @@ class FrameReader:
         return self._view[self._end :]
 
     def received(self, count: int) -> None:
-        """Take note of ``count`` bytes in ``writable()`` and hand on all whole frames.
+        """Process ``count`` bytes that were read into ``writable()``: pass on all complete frames.
 
         Raises:
-            RemoteProtocolError: A frame of unknown kind or beyond its limit; the connection is
-                of no use any more.
+            RemoteProtocolError: A frame has an unknown kind or exceeds its limit. End the connection then.
         """
         if self._placed is not None:
             self._received_placed(self._placed, count)
@@ -212,7 +230,7 @@ class FrameReader:
             self._on_frame(kind, stream, self._view[body : body + length])
 
     def _place(self, stream: int, body: int, length: int) -> bool:
-        """Have the rest of a chunk received where it belongs; False if it is not worth it or there is no room."""
+        """Receive the rest of a chunk directly into its sink. False if it is too small or the sink has no memory."""
         here = self._end - body
         if length - here < _PLACED_MIN:
             return False
@@ -228,7 +246,7 @@ class FrameReader:
         self._missing -= count
         if not self._missing:
             self._placed = None
-            # The header of the next chunk is what follows, as a rule.
+            # The header of the next chunk follows, as a rule.
             self._read_max = min(_HEAD_SIZE, self._size)
             self._on_frame(PLACED, self._placed_stream, placed)
 
@@ -250,208 +268,3 @@ class FrameReader:
         self._view = memoryview(self._buffer)
         self._buffer[: len(held)] = held
         self._start, self._end = 0, len(held)
-
-
-class Sink(Protocol):
-    """Where the bytes of a payload go."""
-
-    def write(self, body: memoryview) -> None:
-        """Take the next bytes."""
-
-    def room(self, size: int) -> memoryview | None:
-        """Memory that the next ``size`` bytes are then received in, and not written; None if there is none."""
-
-    def discard(self) -> None:
-        """The payload will not be wanted."""
-
-
-class MemorySink:
-    """Takes memory as bytes arrive, not as they are announced."""
-
-    __slots__ = ("data",)
-
-    def __init__(self, size: int) -> None:
-        self.data = bytearray()
-
-    def write(self, body: memoryview) -> None:
-        """Take the next bytes."""
-        self.data += body
-
-    def room(self, size: int) -> memoryview | None:
-        """None: it grows."""
-        return None
-
-    def discard(self) -> None:
-        """The payload will not be wanted."""
-
-
-class IncomingStreams:
-    """Payloads that are arriving, by stream number.
-
-    Args:
-        make_sink: From the size that a payload is announced with.
-        payload_max: Bytes of one.
-    """
-
-    def __init__(
-        self, make_sink: Callable[[int], Sink] = MemorySink, payload_max: int = limits.PAYLOAD_MAX
-    ) -> None:
-        self._make_sink = make_sink
-        self._payload_max = payload_max
-        self._sizes: dict[int, int] = {}
-        self._arrived: dict[int, int] = {}
-        self._sinks: dict[int, Sink] = {}
-
-    def open(self, stream: int, size: int) -> None:
-        """A peer announces a payload of ``size`` bytes."""
-        if stream == 0 or stream in self._sizes or len(self._sizes) >= limits.STREAMS_MAX:
-            raise RemoteProtocolError(f"stream {stream} cannot be opened")
-        if size > self._payload_max:
-            raise RemoteProtocolError(f"a payload of {size} bytes; {self._payload_max} are allowed")
-        self._sizes[stream] = size
-        self._arrived[stream] = 0
-
-    def chunk(self, stream: int, body: memoryview) -> None:
-        """Take a chunk in."""
-        self._expect(stream, len(body)).write(body)
-        self._arrived[stream] += len(body)
-
-    def room(self, stream: int, length: int) -> memoryview | None:
-        """Where a chunk can be received; it is then ``placed``. None: it comes by ``chunk``."""
-        return self._expect(stream, length).room(length)
-
-    def placed(self, stream: int, length: int) -> None:
-        """A chunk was received in its room."""
-        self._arrived[stream] += length
-
-    def _expect(self, stream: int, length: int) -> Sink:
-        """The sink of a stream that may have so many bytes more."""
-        size = self._sizes.get(stream, -1)
-        if self._arrived.get(stream, 0) + length > size:
-            raise RemoteProtocolError(f"a chunk that stream {stream} did not announce")
-        return self._sink(stream, size)
-
-    def _sink(self, stream: int, size: int) -> Sink:
-        sink = self._sinks.get(stream)
-        if sink is None:
-            sink = self._sinks[stream] = self._make_sink(size)
-        return sink
-
-    def abort(self, stream: int) -> None:
-        """The peer gave the payload up."""
-        self._sizes.pop(stream, None)
-        self._arrived.pop(stream, None)
-        sink = self._sinks.pop(stream, None)
-        if sink is not None:
-            sink.discard()
-
-    def close(self) -> None:
-        """Nothing more will arrive."""
-        for stream in list(self._sizes):
-            self.abort(stream)
-
-    def take(self, stream: int) -> Any:
-        """The sink with the whole payload, which is the caller's from now on."""
-        size = self._sizes.get(stream, -1)
-        if self._arrived.get(stream, 0) != size:
-            raise RemoteProtocolError(f"a message refers to stream {stream}, which is not complete")
-        sink = self._sink(stream, size)
-        del self._sizes[stream], self._arrived[stream], self._sinks[stream]
-        return sink
-
-
-class Source(Protocol):
-    """Where the bytes of a payload come from."""
-
-    size: int
-
-    def read(self, start: int, size: int) -> bytes | memoryview:
-        """Bytes from a place on, which must not change afterwards."""
-
-    def close(self) -> None:
-        """No more will be read."""
-
-
-class MemorySource:
-    """Memory that does not change."""
-
-    __slots__ = ("_view", "size")
-
-    def __init__(self, data: bytes | bytearray | memoryview) -> None:
-        self._view = memoryview(data)
-        self.size = len(self._view)
-
-    def read(self, start: int, size: int) -> memoryview:
-        """Bytes from a place on."""
-        return self._view[start : start + size]
-
-    def close(self) -> None:
-        """It is not ours."""
-
-
-class Group:
-    """Streams that one message refers to.
-
-    Args:
-        numbers: Theirs.
-        message: Encoded control message to send after the last chunk of all.
-    """
-
-    __slots__ = ("_left", "_message", "numbers")
-
-    def __init__(self, numbers: Sequence[int], message: bytes) -> None:
-        self.numbers = numbers
-        self._left = len(numbers)
-        self._message = message
-
-    def is_over(self) -> bool:
-        """Whether the last chunk of all has been taken, or none will be any more."""
-        return self._left == 0
-
-    def give_up(self) -> None:
-        """None will be taken any more."""
-        self._left = 0
-
-    def stream_done(self) -> bytes | None:
-        """One of them has sent all; the message, if that was the last."""
-        self._left -= 1
-        return self._message if self._left == 0 else None
-
-
-class OutgoingStream:
-    """One payload on its way out.
-
-    Args:
-        number: Stream number, unique among those the sender has open.
-        source: The payload.
-        group: The streams that it belongs to.
-    """
-
-    __slots__ = ("group", "number", "offset", "source", "window")
-
-    def __init__(self, number: int, source: Source, group: Group) -> None:
-        self.number = number
-        self.source = source
-        self.group = group
-        self.offset = 0
-        self.window = limits.STREAM_WINDOW
-
-    def is_ready(self) -> bool:
-        """Whether a chunk may go out now."""
-        return self.window > 0 and self.offset < self.source.size
-
-    def is_done(self) -> bool:
-        """Whether all chunks have been taken."""
-        return self.offset >= self.source.size
-
-    def left(self) -> int:
-        """Bytes that have not been taken."""
-        return self.source.size - self.offset
-
-    def next_chunk(self, size_max: int = limits.CHUNK_MAX) -> bytes | memoryview:
-        """The next bytes to send; empty if there is nothing left or no window."""
-        size = min(size_max, self.window, self.source.size - self.offset)
-        chunk = self.source.read(self.offset, size)
-        self.offset += size
-        self.window -= size
-        return chunk

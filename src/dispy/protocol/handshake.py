@@ -1,17 +1,28 @@
-"""How two peers prove to each other that they know the same secret, before anything else is said.
+"""The handshake: two peers prove to each other that they know the same secret, before any other message.
 
-Four small frames; D dials, L listens:
+Four small frames. D is the dialer, L the listener:
 
     D → L   Hello      versions D speaks, D's role, a fresh nonce
     L → D   Challenge  the version chosen, a fresh nonce
     D → L   Proof      HMAC-SHA-256(key, "dialer"   | transcript | L's role | channel)
     L → D   Proof      HMAC-SHA-256(key, "listener" | transcript | L's role | channel)
 
-The transcript is the bytes of Hello and Challenge, so versions, both nonces and D's role are bound;
-L's role is what L is and what D expects, and is never said. The two labels differ, so no proof can
-be sent back to its maker; the dialer proves first, so a stranger gets no proof out of a listener.
-``channel`` is the SHA-256 of the certificate under TLS and empty without. Whatever goes wrong, the
-listener says one constant refusal.
+Why each part is there:
+
+- The transcript is the bytes of Hello and Challenge. It binds versions, both nonces and D's role into the proof.
+- L's role ("node", …) is what L is and what D expects. It is never sent: a listener of another role fails the proof.
+- The two labels differ, so no proof can be sent back to its maker (reflection attack).
+- The dialer proves first, so a stranger gets no proof out of a listener.
+- ``channel`` is the SHA-256 of the listener's certificate under TLS, else empty: a man in the middle of TLS fails.
+- On any fault the listener sends one constant refusal, so a stranger learns nothing about the reason.
+
+States of ``Handshake`` (any other message ends it with ``RemoteProtocolError``):
+
+    side       waits for    answers       then
+    dialer     Challenge    Proof         waits for Proof
+    dialer     Proof        nothing       done
+    listener   Hello        Challenge     waits for Proof
+    listener   Proof        Proof         done
 """
 
 from __future__ import annotations
@@ -34,7 +45,7 @@ Role = Annotated[str, Meta(max_length=16)]
 
 
 class Hello(Struct, array_like=True, tag=1):
-    """The dialer's opening."""
+    """The dialer's first message. ``versions`` are the protocol versions that it speaks."""
 
     magic: Annotated[str, Meta(max_length=8)]
     versions: Annotated[list[Annotated[int, Meta(ge=0, le=65535)]], Meta(max_length=16)]
@@ -43,20 +54,20 @@ class Hello(Struct, array_like=True, tag=1):
 
 
 class Challenge(Struct, array_like=True, tag=2):
-    """The listener's answer."""
+    """The listener's answer to ``Hello``. ``version`` is the one that it has chosen."""
 
     version: Annotated[int, Meta(ge=0, le=65535)]
     nonce: Nonce
 
 
 class Proof(Struct, array_like=True, tag=3):
-    """Shows knowledge of the secret."""
+    """The proof that its sender knows the secret: an HMAC-SHA-256, 32 bytes."""
 
     mac: Annotated[bytes, Meta(min_length=32, max_length=32)]
 
 
 class Refused(Struct, array_like=True, tag=4):
-    """The one thing a stranger is told. It is public anyway which versions a listener speaks and whether with TLS."""
+    """The only answer that a stranger gets. Versions and the use of TLS are public: any connection shows them."""
 
     versions: Annotated[list[Annotated[int, Meta(ge=0, le=65535)]], Meta(max_length=16)]
     tls: bool = False
@@ -68,38 +79,37 @@ _encode = msgspec.msgpack.Encoder().encode
 
 REFUSAL = _encode(Refused([limits.VERSION]))
 TLS_REFUSAL = _encode(Refused([limits.VERSION], tls=True))
-"""For those who speak without TLS to a listener that wants it."""
+"""The answer of a listener with TLS to a dialer that speaks without."""
 
 
 def _begins_tls(first: bytes) -> bool:
-    """Whether it is a record of TLS with the start of a ClientHello of less than 64 KiB."""
+    """True if the bytes can begin a TLS record with a ClientHello of less than 64 KiB."""
     length = int.from_bytes(first[3:5]) if len(first) >= 5 else 1
     return (
         b"\x16\x03".startswith(first[:2])
         and first[5:6] in (b"", b"\x01")
-        # A record may hold a single byte.
+        # A TLS record may hold a single byte of the ClientHello.
         and (length < 2 or first[6:7] in (b"", b"\0"))
     )
 
 
 def find_fault(first: bytes, *, tls: bool) -> tuple[str, bytes] | None:
-    """Tell from the first bytes that a listener hears whether they are a stranger's for sure.
+    """Find out from the first bytes of a connection whether the dialer cannot be a peer.
 
-    Most strangers are found out by this, for the price of reading a few bytes; it lets pass whatever
-    a ``Handshake`` might accept.
+    This finds most strangers for the price of reading a few bytes. Bytes that a ``Handshake`` might accept pass.
 
     Args:
-        first: At least one byte.
-        tls: Whether the listener speaks TLS only.
+        first: The first bytes, at least one.
+        tls: True if the listener speaks TLS only.
 
     Returns:
-        What is wrong, for the log, and the message that the stranger is told, if any; None for who may be a peer.
+        The fault, for the log, and the message to send to the stranger (may be empty); None if it may be a peer.
     """
     said = guess_protocol(first)
     if tls:
         if _begins_tls(first):
             return None
-        # Who speaks TLS, after a fashion, does not understand our words.
+        # A dialer with broken TLS would not understand our message.
         return ("broken TLS", b"") if said == "TLS" else (f"{said} instead of TLS", TLS_REFUSAL)
     try:
         body = first_message(first, limits.HANDSHAKE_FRAME_MAX)
@@ -118,15 +128,15 @@ def _decode(body: bytes) -> _Message:
 
 
 class Handshake:
-    """One side of the handshake: messages in, messages out, ``done`` at the end.
+    """One side of the handshake: messages in, messages out. ``done`` becomes True when the peer has proved itself.
 
     Args:
         key: The shared secret (32 bytes).
-        role: What we are: "client", "node", …
-        peer_role: What the peer must be.
-        nonce: 32 fresh random bytes.
-        is_dialer: Which side we are.
-        channel: Identifies the encrypted channel; equal on both sides if nobody is in between.
+        role: Our role: "client", "node", …
+        peer_role: The role that the peer must have.
+        nonce: 32 fresh random bytes. A reused nonce would let an old proof be replayed.
+        is_dialer: True if we made the connection.
+        channel: Identifies the encrypted channel; equal on both sides unless there is a man in the middle.
     """
 
     def __init__(
@@ -143,7 +153,7 @@ class Handshake:
         self.done = False
 
     def start(self) -> bytes | None:
-        """The first message to send, if we are the one to begin."""
+        """Returns the first message to send; None for the listener, which waits for the dialer's."""
         if not self._is_dialer:
             return None
         hello = _encode(Hello(MAGIC, [limits.VERSION], self._role, self._nonce))
@@ -151,12 +161,12 @@ class Handshake:
         return hello
 
     def receive(self, body: memoryview | bytes) -> bytes | None:
-        """Handle one message; returns the answer to send, if there is one.
+        """Handle one message of the peer; returns the answer to send, or None.
 
         Raises:
-            AuthenticationError: The peer does not know the secret, or refused our proof.
-            VersionError: No version in common.
-            RemoteProtocolError: Not a dispy peer, or a message out of turn.
+            AuthenticationError: The peer does not know the secret, has another role, or refused our proof.
+            VersionError: The two sides have no version in common.
+            RemoteProtocolError: The peer does not speak dispy's protocol, or sent a message out of turn.
         """
         body = bytes(body)
         message = _decode(body)

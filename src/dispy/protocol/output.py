@@ -1,4 +1,4 @@
-"""How what a job prints is cut: which of it is kept, which of it is told while the job runs."""
+"""Cutting of a job's output: which part is kept in the result, and which part is sent while the job runs."""
 
 from __future__ import annotations
 
@@ -7,26 +7,30 @@ import re
 from dispy.protocol import limits
 
 CUT_MARK = "\n... [dispy: %d bytes of output cut here] ...\n"
-"""Stands where output is missing."""
+"""Text that replaces the missing middle of long output; ``%d`` is the number of missing bytes."""
 
 _MARK = re.compile(re.escape(CUT_MARK.encode()).replace(rb"%d", rb"(\d+)"))
 
 LATE_MAX = 8
-"""What would take more messages than this to tell, some 0.8 s, is not told: what is newer is worth more."""
+"""Messages of live output by which a reader may fall behind, about 0.8 s. Older output is skipped: newer is worth
+more."""
 
 
 def join_cut(head: bytes, cut: int, tail: bytes) -> bytes:
-    """What is kept of output that was longer by ``cut`` bytes in the middle."""
+    """Returns head and tail of long output, with a mark between them for the ``cut`` bytes that are missing."""
     return head + CUT_MARK.encode() % cut + tail
 
 
 def split_cut(kept: bytes, size_max: int = limits.OUTPUT_MAX) -> tuple[bytes, int, bytes]:
-    """The beginning of what a job printed, how many bytes are missing behind it, and the end.
+    """Split kept output of one stream into head, number of missing bytes, and tail: the inverse of ``join_cut``.
 
     Args:
-        kept: Of one stream, all of it, or what ``join_cut`` made of more than ``size_max`` bytes. It cannot be
-            mistaken for the other: only what was cut is longer than ``size_max``.
-        size_max: As where it was cut.
+        kept: Complete output, or the result of ``join_cut``. Only the latter is longer than ``size_max``, so that
+            a job cannot forge a cut.
+        size_max: Bytes above which the output was cut.
+
+    Returns:
+        Head, missing bytes, tail. Complete output is all head, with 0 missing bytes.
     """
     found = _MARK.match(kept, size_max // 2) if len(kept) > size_max else None
     if found is None:
@@ -35,26 +39,28 @@ def split_cut(kept: bytes, size_max: int = limits.OUTPUT_MAX) -> tuple[bytes, in
 
 
 def cut_reason(text: str) -> str:
-    """A traceback that leaves room for a payload in a worker's slot: the middle of a longer one is cut.
+    """Returns a traceback, with its middle cut out if it is long: a payload must fit beside it in a worker's slot.
 
-    By bytes, not characters, which take up to four.
+    The limit is in bytes (32 KiB), not in characters, which take up to four bytes each.
     """
     data = text.encode() if len(text) > limits.REASON_MAX // 8 else b""
     if len(data) <= limits.REASON_MAX // 2:
         return text
     half = limits.REASON_MAX // 4
-    # Halves of characters where it is cut are left out.
+    # Errors are ignored: a cut may split a character of several bytes.
     head, tail = data[:half].decode(errors="ignore"), data[-half:].decode(errors="ignore")
     return f"{head}\n... [dispy: cut here] ...\n{tail}"
 
 
 def next_span(told: int, size: int, share: int) -> tuple[int, int]:
-    """Which bytes of a growing output to tell next: where they begin, and how many.
+    """Choose the bytes of a growing output to send next; returns their position and number.
+
+    A reader that is more than ``LATE_MAX`` shares behind skips to the last ``share`` bytes.
 
     Args:
-        told: Position up to which it was told.
-        size: Its size now. Smaller than ``told`` if the job has truncated it: then there is nothing to tell.
-        share: Bytes that may be told now.
+        told: Position up to which the output was sent.
+        size: Size of the output now (bytes). If the job has truncated it below ``told``, nothing is sent.
+        share: Bytes that may be sent now.
     """
     behind = size - told
     if behind <= 0:

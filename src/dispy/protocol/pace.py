@@ -1,13 +1,19 @@
-"""How many bytes of streams may be under way on a connection: enough to fill the line, few enough to wait for.
+"""Pacing: how many bytes of streams may be under way on a connection. Enough to fill the line, few enough to wait
+for.
 
-Whatever is handed to the socket goes in front of the next cancel. TCP does not care: it fills every buffer
-between two programs, and a proxy, a router or the kernel's own can hold seconds of a slow line. So
-the sender watches how fast and how long its chunks arrive, and has no more under way than the line
-takes in the shortest time that it ever needed, plus ``QUEUE_US`` (the idea of BBR: Cardwell et al. 2016,
-"BBR: Congestion-Based Congestion Control", though for another purpose).
+All bytes that were handed to the socket go in front of the next cancel. TCP does not limit them: it fills every
+buffer between two programs, and buffers of the kernel, a router or a proxy can hold seconds of a slow line. So the
+sender measures the rate and the round-trip time of its chunks. It has no more bytes under way (the *window*) than
 
-The receiver's answers wait, too, where much goes the other way, and come in bunches; that time has to be
-filled as well. The receiver's clock, sent with each grant, tells the two ways apart.
+    best recent rate x (shortest round trip + waiting time of the answers + ``QUEUE_US``)
+
+This is the idea of BBR (Cardwell et al. 2016, "BBR: Congestion-Based Congestion Control"), though for another
+purpose.
+
+The receiver's grants wait, too, where much data goes the other way, and arrive in bunches; the sender must fill that
+time as well. The receiver's clock, sent with each grant, tells the two directions apart.
+
+The window is recomputed once per *round*: the time until all bytes that were under way at its beginning are granted.
 """
 
 from __future__ import annotations
@@ -17,28 +23,30 @@ from collections import deque
 from dispy.protocol import limits
 
 QUEUE_US = 10_000
-"""Waiting time in queues that we aim at, each way: a cancel and its answer pass both within a tenth of a second."""
+"""Waiting time in queues that we aim at, each way (microseconds). A cancel and its answer pass both queues within
+0.1 s."""
 
 WINDOW_MIN = 64 * limits.KIB
-"""Bytes under way on the slowest line: 60 ms at 1 MB/s."""
+"""Smallest window (bytes): 60 ms at 1 MB/s."""
 
 WINDOW_FIRST = 512 * limits.KIB
-"""Before anything is known: 50 ms at 10 MB/s. At most doubled with every round trip."""
+"""Window (bytes) before anything is measured: 50 ms at 10 MB/s. It at most doubles with every round trip."""
 
 WINDOW_MAX = 32 * limits.MIB
-"""Enough for 2.5 Gbit/s over 100 ms."""
+"""Largest window (bytes): enough for 2.5 Gbit/s over 100 ms."""
 
 _CHUNKS = 8
-"""Chunks in a window: what cannot be overtaken, and the steps in which the line is measured."""
+"""Chunks in a window. A chunk cannot be overtaken, and it is the step in which the line is measured."""
 
 _CHUNK_MIN = 16 * limits.KIB
+"""Bytes of the smallest chunk, except the last one of a stream."""
 
 _RATES = 4
 """Rounds whose best rate counts: a line that pauses for a moment has not become slower."""
 
 
 class Pace:
-    """The streams of one connection, as their sender sees them. All times are microseconds."""
+    """The window of one connection's outgoing streams. All times are microseconds."""
 
     __slots__ = (
         "_granted",
@@ -58,38 +66,41 @@ class Pace:
         self.window = WINDOW_FIRST
         """Bytes that may be under way."""
         self._sent = 0
+        """Bytes sent since the connection was made."""
         self._granted = 0
+        """Bytes granted since the connection was made."""
         self._marks: deque[tuple[int, int]] = deque()
-        """Of each chunk under way the bytes sent up to its end, and when."""
+        """Chunks under way, oldest first: value of ``_sent`` at the chunk's end, and the time when it was sent."""
         self._is_limiting = False
-        """More would have been sent in this round."""
+        """True if the window has held back a chunk in this round."""
         self._round_arrived: int | None = None
-        """When what was granted last before it had arrived; None if nothing was under way."""
+        """Time (receiver's clock) of the last arrival before this round; None if nothing was under way then."""
         self._round_granted = 0
-        """Bytes granted before it."""
+        """Value of ``_granted`` at the beginning of this round."""
         self._round_end = 0
-        """It is over when so many bytes have been granted: what was under way when it began."""
+        """Value of ``_granted`` at which this round ends: all that was under way at its beginning has arrived."""
         self._rates: deque[float] = deque(maxlen=_RATES)
-        """Bytes per microsecond in the last rounds."""
+        """Rates of the last rounds (bytes per microsecond)."""
         self._shortest_trip = self._shortest_way = _NEVER
-        """Least time that there was between sending a chunk and the grant, or its arrival by the other clock."""
+        """Shortest time from sending a chunk to its grant (our clock), and to its arrival (difference of two
+        clocks)."""
 
     def chunk_max(self) -> int:
-        """Bytes of the next chunk; 0 if none may be sent before something is granted."""
+        """Returns the bytes of the next chunk; 0 if none may be sent before a grant arrives."""
         if self._sent - self._granted >= self.window:
             self._is_limiting = True
             return 0
         return max(_CHUNK_MIN, min(limits.CHUNK_MAX, self.window // _CHUNKS))
 
     def sent(self, count: int, now: int) -> None:
-        """A chunk was handed to the socket."""
+        """Note that a chunk of ``count`` bytes was handed to the socket."""
         if not self._marks:
             self._begin_round(None)
         self._sent += count
         self._marks.append((self._sent, now))
 
     def granted(self, count: int, arrived: int, now: int) -> None:
-        """Something has arrived: by the receiver's clock then, and we hear of it now."""
+        """Note a grant of ``count`` bytes: ``arrived`` by the receiver's clock, ``now`` by ours."""
         self._granted = min(self._granted + count, self._sent)
         sent_at = None
         while self._marks and self._marks[0][0] <= self._granted:
@@ -114,7 +125,8 @@ class Pace:
         if time <= 0:
             return
         self._rates.append((self._granted - self._round_granted) / time)
-        # No more than we would make others wait: two sides that fill each other's waiting time fill buffers.
+        # At most QUEUE_US: if both sides filled each other's waiting time without a limit, they would fill all
+        # buffers.
         answer_waited = min(QUEUE_US, max(0, (trip - self._shortest_trip) - (way - self._shortest_way)))
         wanted = max(self._rates) * (self._shortest_trip + answer_waited + QUEUE_US)
         if wanted > self.window:
@@ -123,7 +135,7 @@ class Pace:
         elif wanted > WINDOW_MIN:
             self.window = int(wanted)
         else:
-            # Perhaps it is not our queue, but the line itself that takes longer than it did.
+            # Perhaps the line itself has become slower, and there is no queue: measure its shortest times anew.
             self.window = WINDOW_MIN
             self._shortest_trip, self._shortest_way = trip, way
 

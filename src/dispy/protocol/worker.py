@@ -1,17 +1,20 @@
-"""The conversation on a node: daemon, computation host, worker.
+"""The messages between the processes of a node: daemon, computation host, worker.
 
-Three channels, all between processes of one node:
+The daemon starts one host per computation; the host loads the code and forks workers, which run the jobs. They have
+three channels:
 
-- *control* (stream, daemon ↔ host): length-prefixed ``ToHost``/``FromHost`` messages.
-- *jobs* (SOCK_SEQPACKET, daemon → worker): one ``Record`` of jobs per packet. The daemon keeps a
-  copy of the reading end, so the kernel decides, atomically, whether a record was taken by the
-  worker or taken back.
-- *replies* (SOCK_SEQPACKET, worker ↔ daemon): packets of results, see ``pack_ran``; provisional
-  values, and the acknowledgement of each back.
+- *control* (stream socket, daemon ↔ host): ``ToHost`` and ``FromHost`` messages, each with its length in front.
+- *jobs* (SOCK_SEQPACKET, daemon → worker): one ``Record`` of jobs per packet. The daemon keeps a copy of the reading
+  end, so it can take a record back. The kernel decides, atomically, whether worker or daemon gets it.
+- *replies* (SOCK_SEQPACKET, worker ↔ daemon): packets of results (``pack_ran``) and provisional values; back comes
+  the acknowledgement of each provisional value.
 
-Beside them every worker has a *slot* in memory shared with the daemon (``SLOT_…``): which job it is
-at, which job is to be interrupted, where the daemon cut its record, and an arena that holds each
-result from the moment it exists, so that a worker that dies loses nothing it had finished.
+Beside them each worker has a *slot* in memory shared with the daemon (``SLOT_…``). It says which job the worker runs,
+which job the daemon wants to interrupt, and where the daemon has cut the record. Its *arena* holds each result from
+the moment it exists, so a worker that dies loses no result of a job that had ended.
+
+A *position* names one job of one record (``claim``). Interrupts name the position that they are meant for, so that an
+interrupt that comes late does not hit the next job.
 """
 
 from __future__ import annotations
@@ -25,52 +28,55 @@ from msgspec import Meta, Struct
 from dispy.protocol import limits
 from dispy.protocol.node import Ended, FilePart, Job, Name, Number, Reason
 
-# A slot: eight 64-bit words, then the arena.
+# A slot: eight 64-bit words, then the arena. These are the words' indices.
 SLOT_CLAIM = 0
-"""Which job the worker is at: ``claim(record, index)``. Written by the worker before each job."""
+"""Position of the job that the worker runs: ``claim(record, index)``. Written by the worker before each job."""
 SLOT_LIMIT = 1
-"""The worker stops its record before this position. Written by the daemon."""
+"""Position before which the worker stops its record. Written by the daemon."""
 SLOT_INTERRUPT = 2
-"""SIGINT is meant for this position only. Written by the daemon, cleared by the worker."""
+"""Position of the only job that SIGINT is meant for. Written by the daemon, cleared by the worker."""
 SLOT_COMMITTED = 3
-"""End of the results in the arena that no packet has carried yet (bytes, absolute)."""
+"""End of the results in the arena that no packet has carried yet (bytes from the arena's start)."""
 SLOT_COUNT = 4
-"""Number of those results."""
+"""Number of results in the arena that no packet has carried yet."""
 SLOT_START = 5
-"""When the current job began (seconds since the epoch, as a double)."""
+"""Start of the current job (seconds since the epoch, as a double)."""
 SLOT_DROPS = 6
-"""Counts how often objects were dropped. Written by the daemon."""
+"""Count of drops of objects: when it changes, the worker looks which ones are gone. Written by the daemon."""
 SLOT_UNBUFFER = 7
-"""SIGURG is meant for this position only: what it prints is not to wait in a buffer. Written by the daemon."""
+"""Position of the only job that SIGURG is meant for: its output must not wait in a buffer. Written by the daemon."""
 SLOT_WORDS = 8
 SLOT_HEADER = SLOT_WORDS * 8
 ARENA_SIZE = 256 * limits.KIB
 ARENA_FLUSH = 96 * limits.KIB
-"""A packet of results goes out when it has this size: with one more inline result it fits a packet."""
+"""Bytes from which a packet of results is sent: with one more inline result it still fits into a packet."""
 SLOT_SIZE = SLOT_HEADER + ARENA_SIZE
+"""Bytes of a slot."""
 
 PACKET_MAX = ARENA_SIZE + 4 * limits.KIB
 """Largest packet on the jobs and replies channels (bytes)."""
 RECORD_BYTES_MAX = 96 * limits.KIB
+"""Bytes of arguments in one record."""
 RECORD_JOBS_MAX = 256
+"""Jobs in one record."""
 
 _INDEX_BITS = 16
 
 
 def claim(record: int, index: int) -> int:
-    """Position ``index`` of a record as one number, growing over the life of a worker."""
+    """Returns the position of job ``index`` of a record, as one number. Positions grow over the life of a worker."""
     return (record << _INDEX_BITS) | index
 
 
 def split_claim(value: int) -> tuple[int, int]:
-    """Record and index of a position."""
+    """Returns record number and index of a position."""
     return value >> _INDEX_BITS, value & ((1 << _INDEX_BITS) - 1)
 
 
 class Record(Struct, array_like=True):
-    """Jobs that one worker runs one after another; none, just to wake it.
+    """Jobs that one worker runs one after another; an empty record only wakes the worker.
 
-    ``live``: somebody wants to see what some of them print while they run, so nothing waits in a buffer.
+    ``live`` is True if a client wants the output of some of these jobs while they run: Python must not buffer it.
     """
 
     record: Number
@@ -82,7 +88,11 @@ class Record(Struct, array_like=True):
 
 
 class Load(Struct, array_like=True, tag=1):
-    """The computation this host is for: sent once, first. ``code_path`` is a file with its code."""
+    """The computation that this host is for: the first message, sent once.
+
+    ``code_path`` is a file with the pickled code, ``work_path`` the working directory, ``segment_path`` the directory
+    for large payloads. ``output_max``: bytes kept of stdout, and as many of stderr, of each job.
+    """
 
     name: Name
     code_path: Name
@@ -93,23 +103,25 @@ class Load(Struct, array_like=True, tag=1):
     isolate: bool
     output_max: Number = limits.OUTPUT_MAX
     free_path: str = ""
-    """Where segments lie that can be used again; empty for none."""
+    """Directory of free segments, which can be used again; empty: none."""
     message_timeout_s: float = 10.0
-    """How long jobs wait by default for the client to have what they send."""
+    """Seconds that a job which sends a value or a file waits for the acknowledgement, unless the call says
+    otherwise."""
     setup_per_worker: bool = False
-    """``setup`` is called in each worker and not in the host."""
+    """True if ``setup`` is called in each worker; False: once, in the host."""
     setup_timeout_s: float = 0.0
-    """It is to take no longer (seconds); 0: as long as it takes."""
+    """Seconds that ``setup`` may take; 0: no limit."""
     file_max: Number = 0
     """Bytes of the largest file that jobs may send; 0: no limit."""
     disk_path: str = ""
-    """Where segments lie for which there is no room in ``segment_path``; the same, if that is on disk itself."""
+    """Directory for segments that do not fit into ``segment_path``; equal to it if that is on disk already."""
 
 
 class Fork(Struct, array_like=True, tag=2):
-    """Start a worker; ``slot`` is its place.
+    """Start a worker; ``slot`` is the index of its slot in the shared memory.
 
-    Descriptors come along: its jobs and replies sockets, and the memory files that become its stdout and stderr.
+    Four descriptors come with the message: the worker's jobs and replies sockets, and the memory files that become
+    its stdout and stderr.
     """
 
     worker: Number
@@ -117,7 +129,7 @@ class Fork(Struct, array_like=True, tag=2):
 
 
 class Interrupt(Struct, array_like=True, tag=3):
-    """Send SIGINT to a worker; what it is meant for stands in its slot."""
+    """Send SIGINT to a worker. ``SLOT_INTERRUPT`` in its slot has the position that it is meant for."""
 
     worker: Number
 
@@ -129,7 +141,7 @@ class Kill(Struct, array_like=True, tag=4):
 
 
 class Unbuffer(Struct, array_like=True, tag=5):
-    """Send SIGURG to a worker; what it is meant for stands in its slot."""
+    """Send SIGURG to a worker. ``SLOT_UNBUFFER`` in its slot has the position that it is meant for."""
 
     worker: Number
 
@@ -138,41 +150,43 @@ class Unbuffer(Struct, array_like=True, tag=5):
 
 
 class Loaded(Struct, array_like=True, tag=32):
-    """The computation is ready; ``warning`` names what will go wrong with it."""
+    """The computation is ready; ``warning`` names parts of it that will fail, or is empty."""
 
     warning: Reason = ""
 
 
 class LoadFailed(Struct, array_like=True, tag=33):
-    """The computation cannot be loaded here."""
+    """The computation cannot be loaded on this node; ``reason`` says why."""
 
     reason: Reason
 
 
 class WorkerStarted(Struct, array_like=True, tag=34):
-    """A worker exists."""
+    """A worker process exists."""
 
     worker: Number
     pid: Number
 
 
 class WorkerExited(Struct, array_like=True, tag=35):
-    """A worker is gone, with all it started. ``code`` as of subprocess: negative for a signal."""
+    """A worker is gone, with all processes that it started. ``code`` is its exit code; minus N if signal N killed
+    it."""
 
     worker: Number
     code: int
     reason: Annotated[str, Meta(max_length=limits.REASON_MAX)] = ""
-    """Why there was no process at all."""
+    """Why the worker's process could not be started; empty if it was started."""
 
 
 class SettingUp(Struct, array_like=True, tag=36):
-    """``setup`` is called now, and is to end in time."""
+    """``setup`` begins now. The daemon ends the host if it takes longer than ``Load.setup_timeout_s``."""
 
 
 ToHost = Load | Fork | Interrupt | Kill | Unbuffer
 FromHost = Loaded | LoadFailed | WorkerStarted | WorkerExited | SettingUp
 
-# Replies. The first byte of a packet tells what it is.
+# Replies. The first byte of a packet is its kind: results, a provisional value, the end of ``setup``, a broken
+# worker.
 RAN = 0x52
 PROVISIONAL = 0x50
 SET_UP = 0x53
@@ -191,35 +205,44 @@ RETIRING = 2
 def pack_ran(
     buffer: bytearray | memoryview, offset: int, flags: int, executed: int, record: int, count: int
 ) -> None:
-    """Write the head of a packet of ``count`` results, encoded one behind the other after it.
+    """Write the head of a packet of ``count`` results, which stand behind it, each encoded by itself.
 
-    Together they are a msgpack array: results are encoded once, where they are made, and the
-    packet is decoded in one go.
+    Head and results together are a msgpack array. So results are encoded once, in place, when they are made, and the
+    packet is decoded in one call.
+
+    Args:
+        buffer: Memory of the packet.
+        offset: Position of the head (bytes).
+        flags: ``LAST_OF_RECORD`` if the record is done, ``RETIRING`` if the worker exits now.
+        executed: Jobs of the record that have been run so far.
+        record: Number of the record.
+        count: Results in the packet.
     """
     _RAN.pack_into(buffer, offset, RAN, flags, executed, count, record)
     _ARRAY32.pack_into(buffer, offset + RAN_HEADER, 0xDD, count)
 
 
 def pack_set_up(reason: str) -> bytes:
-    """A worker has called ``setup``, and goes with a reason if that failed."""
+    """Returns the packet that says a worker has called ``setup``. A non-empty reason: it failed, and the worker
+    exits."""
     return bytes((SET_UP,)) + reason.encode("utf-8", "replace")[: limits.REASON_MAX]
 
 
 def pack_broken(reason: str) -> bytes:
-    """A worker ends by an error that is not a job's."""
+    """Returns the packet that says a worker exits because of an error that is not a job's."""
     return bytes((BROKEN,)) + reason.encode("utf-8", "replace")[: limits.REASON_MAX]
 
 
 def unpack_set_up(packet: memoryview) -> str:
-    """Why the worker's ``setup`` failed, or the worker itself; empty if neither did."""
+    """Returns the reason in a packet of ``pack_set_up`` or ``pack_broken``; empty if nothing failed."""
     return bytes(packet[1:]).decode("utf-8", "replace")
 
 
 def unpack_ran(packet: memoryview) -> tuple[int, int, int, list[Ended]]:
-    """Flags, jobs executed of the record so far, record number, results.
+    """Returns flags, number of jobs run of the record so far, record number, and results of a packet.
 
     Raises:
-        ValueError, msgspec.DecodeError, RecursionError: Not such a packet.
+        ValueError, msgspec.DecodeError, RecursionError: The packet is not one of results (see ``NONSENSE``).
     """
     if len(packet) < RAN_HEADER:
         raise ValueError(f"{len(packet)} bytes are no packet of results")
@@ -228,7 +251,7 @@ def unpack_ran(packet: memoryview) -> tuple[int, int, int, list[Ended]]:
 
 
 class ProvisionalValue(Struct, array_like=True):
-    """A provisional result, from the worker."""
+    """A provisional result of a running job, or one part of a file that it sends."""
 
     number: Number
     attempt: Number
@@ -236,13 +259,14 @@ class ProvisionalValue(Struct, array_like=True):
     payload: Annotated[bytes, Meta(max_length=limits.INLINE_MAX)]
     stream: Number = 0
     file: FilePart | None = None
-    """It is a part of this file."""
+    """Which file and position the payload belongs to; None for a provisional result."""
 
 
 class SentAcknowledged(Struct, array_like=True):
-    """The client has the provisional value ``serial`` of this attempt (or never will).
+    """The answer to the ``ProvisionalValue`` with this ``serial``: the client has it, or (``delivered`` False) never
+    will.
 
-    ``reason``: why it does not want this one.
+    ``reason`` says why the client refuses it; empty if there is none.
     """
 
     number: Number
@@ -253,38 +277,41 @@ class SentAcknowledged(Struct, array_like=True):
 
 
 def object_name(number: int) -> str:
-    """The file with an object that was put, in the directory of its computation."""
+    """Returns the name of the file with a shared object, in the segment directory of its computation."""
     return f"object-{number}"
 
 
 _NAME_BITS = 40
-"""Of the name of a result that count; a pid has 22, and 62 make a ``Number``."""
+"""Bits of a result's number in its file's name. A pid takes 22 more; together they are the 62 bits of a
+``Number``."""
 
 
 def result_name(pid: int, number: int) -> int:
-    """The file with a result, there: it tells whose it is, should the worker die before it does."""
+    """Returns the name of the file with a large result. It holds the worker's pid, so that the node can remove the
+    file if the worker dies before it has reported it."""
     return pid << _NAME_BITS | number
 
 
 def kept_name(pid: int, number: int) -> str:
-    """The file with arguments that a worker needs after the job."""
+    """Returns the name of the file with arguments that a worker still uses after the job."""
     return f"kept-{pid}-{number}"
 
 
 def writer(name: str) -> int:
-    """Pid of the worker whose file this is; 0 for files of the node and of clients."""
+    """Returns the pid of the worker that wrote a file, by the file's name; 0 for files of the node and of clients."""
     if name.startswith("kept-"):
         return int(name.split("-")[1])
     return int(name) >> _NAME_BITS if name.isdecimal() else 0
 
 
 LENGTH = struct.Struct(">I")
-"""Prefix of a message on the control channel."""
+"""Length of a message on the control channel (4 bytes, big endian), in front of it."""
 
 CONTROL_MAX = 1 * limits.MIB
+"""Bytes of the largest message on the control channel."""
 
 NONSENSE = (msgspec.DecodeError, ValueError, RecursionError)
-"""What decoding raises when a job wrote to its worker's or host's channels."""
+"""Errors that decoding raises if a job has written to the channels of its worker or host."""
 
 ended_decoder: msgspec.msgpack.Decoder[list[Ended]] = msgspec.msgpack.Decoder(list[Ended])
 record_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)

@@ -1,1 +1,4 @@
-"""The shell of the scheduling core: links to nodes in, events; actions out. Embedded or a daemon."""
+"""The shell of the scheduling core (``core.scheduling``): turns messages of nodes into events, and performs actions.
+
+Every program has a scheduler of its own, on the loop of its client library.
+"""

@@ -1,14 +1,32 @@
-"""A link: one scheduler and one node over successive connections.
+"""A link: one scheduler and one node, over successive connections.
 
-When a connection breaks it is dialed again, and both sides compare what they hold. A node that refuses, or answers as
-another incarnation, is lost at once, one that stays silent after the limit.
+When a connection breaks, the link dials again, and both sides compare what they hold. An *incarnation* is one run of
+the node's process: ``Welcome`` tells whether the same one answers.
+
+    state         event                                  next         what is done
+    dialing       dial fails, or connection ends early   closed       ``link_failed``: the node cannot be reached
+    dialing       both sides have proved themselves      introduced   Attach
+    introduced    Welcome                                up           ``link_welcome``
+    up            connection breaks, or peer is silent   broken       ``link_silent``; dial every 0.1 s
+    broken        both sides have proved themselves      introduced   Attach
+    introduced    Welcome of another incarnation         up           ``link_replaced``, then ``link_welcome``
+    introduced    the same, with unfetched results       inheriting   results of the old incarnation are awaited
+    inheriting    all these results have arrived         up           ``link_replaced``, then ``link_welcome``
+    broken        nothing listens, or refused twice      closed       ``link_failed``: the node is lost
+    broken        the time is over                       closed       ``link_failed``: the node is lost
+    any           ``close``                              closed       Detach, if the node is to forget us
+
+"The time" is five heartbeat intervals after the connection broke. A peer that was silent (``net.heartbeat``) has used
+up all but one look of it, half an interval. It is counted in our own timer ticks, not by the clock: time in which
+this process stood still does not count.
+
+Everything runs on the scheduler's loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import zlib
 from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -22,41 +40,46 @@ from dispy.errors import (
     SilenceError,
     VersionError,
 )
-from dispy.net.connection import TICKS, Connection
+from dispy.net.connection import Connection
+from dispy.net.heartbeat import TICKS
+from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node
-from dispy.protocol.frames import Group, MemorySource, Source
 from dispy.protocol.node import Available, from_node_decoder
-from dispy.scheduler.tracing import tracer
+from dispy.protocol.streams import Group, MemorySource, Source
+from dispy.scheduler.arrived_batches import ArrivedBatches, take_parts
 from dispy.security.tls import DialerTls
 from dispy.settings import PULSE_S, SILENT_PULSES
 from dispy.system.addresses import is_loopback
 from dispy.system.clock import Clock
 from dispy.system.directories import FREE, shared_with
-from dispy.system.escaping import block, line, lines
-from dispy.system.memory import SharedPool, pool
+from dispy.system.escaping import block, line
+from dispy.system.memory import SharedPool
 
 logger = logging.getLogger("dispy.scheduler")
 
 DIAL_S = 10.0
-"""A connection that takes longer to be made is tried anew."""
+"""Seconds after which an attempt to connect is given up; the next one follows if the node is known."""
 
 SLOW_S = 1.5
-"""After so long those who wait for a node are told that it has not answered yet."""
+"""Seconds without an answer after which the owner is told that the node is slow (``Owner.link_slow``)."""
 
 REDIAL_S = 0.1
-"""Pause between attempts to reach a node again whose connection broke."""
+"""Pause (seconds) between two attempts to reach a node whose connection broke."""
+
+Trace = Callable[[str, Any], None]
+"""A function that logs the messages of one connection: called with a direction in words, and the message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a node is expected, and the secret to use there.
+    """Address at which a node is expected, with the secret to use there.
 
     Attributes:
-        host: Its address.
-        port: Its port.
-        key: The secret.
-        name: What its certificate must be for, where names are checked.
-        tls: How to speak TLS with it; None: not at all.
+        host: Host name or IP address.
+        port: TCP port.
+        key: The secret (32 bytes).
+        name: Name that the node's certificate must be for, where names are checked; empty: ``host``.
+        tls: How to speak TLS with the node; None: no TLS.
     """
 
     host: str
@@ -68,7 +91,7 @@ class Target:
 
 @dataclass(slots=True)
 class NodeInfo:
-    """What is known about a node that has introduced itself."""
+    """Description of a node that has introduced itself."""
 
     node: NodeId
     target: Target
@@ -77,63 +100,36 @@ class NodeInfo:
     platform: str
     ip_addr: str
     is_gone: bool = False
-    """Whether it is lost, or has left."""
+    """True if the node is lost, or has left."""
     bytes_sent: int = 0
+    """Bytes sent to the node over all connections; brought up to date by ``SchedulerService.nodes``."""
     bytes_received: int = 0
+    """Bytes received from the node, as ``bytes_sent``."""
     shortage: str = ""
-    """Why it offers no CPUs, if it has said so."""
+    """Why the node offers no CPUs; empty if it offers some or has given no reason."""
     available: Available | None = None
+    """Resources that are free on the node, as it said last; None if it has not said."""
     aliases: list[str] = field(default_factory=list)
-    """Further addresses at which it has answered: it is one node, and ``nodes`` may name it by any of them."""
+    """Further addresses at which the node has answered. ``JobCluster(nodes=...)`` may name the node by any of
+    them."""
 
     def addresses(self) -> list[str]:
-        """All of them."""
+        """Returns all addresses at which the node has answered, the first one first."""
         return [self.ip_addr, *self.aliases]
 
 
-class PoolSink:
-    """A payload on its way into memory that is used again; ``data`` is None if there is not enough of it."""
-
-    __slots__ = ("_position", "data")
-
-    def __init__(self, size: int) -> None:
-        self._position = 0
-        try:
-            self.data: memoryview | None = pool.take(size)
-        except (MemoryError, OverflowError):
-            self.data = None
-
-    def write(self, body: memoryview) -> None:
-        """Take the next bytes."""
-        if self.data is None:
-            return
-        end = self._position + len(body)
-        self.data[self._position : end] = body
-        self._position = end
-
-    def room(self, size: int) -> memoryview | None:
-        """Where the next bytes belong."""
-        if self.data is None:
-            return None
-        self._position += size
-        return self.data[self._position - size : self._position]
-
-    def discard(self) -> None:
-        """Nothing holds on to it."""
-
-
 class Owner(Protocol):
-    """What links belong to, as they see it.
+    """The owner of links, as they see it: ``SchedulerService``.
 
     Attributes:
-        identity: 16 bytes that name us to nodes.
-        name: Shown at nodes.
-        origin: Who runs us, and where; for their logs.
-        clock: What we go by.
-        pulse_s: How often nodes give a sign of life (seconds).
-        is_traced: Whether messages are logged.
-        memory: Where large payloads lie that nodes of this machine can take by name.
-        after_note: Where results are noted before nodes may forget them: calls a function when that has been done.
+        identity: 16 bytes that name us to nodes, the same on all connections.
+        name: Our name, as nodes show it.
+        origin: User and machine of this program, for the logs of nodes.
+        clock: Source of the time.
+        pulse_s: Heartbeat interval of all links (seconds).
+        tracer: Makes the function that logs the messages of a link; None: messages are not logged.
+        memory: Shared memory with large payloads, which nodes of this machine take by name; None: not used.
+        after_note: Calls a function as soon as the results so far are written to the journal; None: there is none.
     """
 
     identity: bytes
@@ -141,90 +137,71 @@ class Owner(Protocol):
     origin: str
     clock: Clock
     pulse_s: float
-    is_traced: bool
+    tracer: Callable[[Link], Trace] | None
     memory: SharedPool | None
     after_note: Callable[[Callable[[], None]], object] | None
 
     def link_failed(self, link: Link, error: Exception) -> None:
-        """The node cannot be reached (any more)."""
+        """The node cannot be reached, or is lost; the link does nothing more."""
 
     def link_slow(self, link: Link) -> None:
-        """It has not answered yet."""
+        """The node has not answered for ``SLOW_S`` since the first dial; the link goes on trying."""
 
     def link_silent(self, link: Link) -> None:
-        """The connection broke; the link dials again."""
+        """The connection of a known node broke; the link dials again."""
 
     def link_replaced(self, link: Link) -> None:
-        """At its address another incarnation answers: the old one is dead."""
+        """Another incarnation of the node answers: the one in ``link.info`` is dead."""
 
     def link_welcome(self, link: Link, known: bool) -> None:
-        """The node has introduced itself, and may know us."""
+        """The node has introduced itself (``link.info``). ``known``: it knows us, and expects ``Reconcile``."""
 
     def link_message(self, link: Link, message: node.FromNode) -> None:
-        """It said something."""
-
-
-def take_output(connection: Connection, ended: node.Ended) -> None:
-    """What a job printed, where that came as a stream; and its value, which is here, is what it was."""
-    if ended.output_stream:
-        data = connection.take_stream(ended.output_stream).data
-        if data is None:  # no memory for it
-            data, ended.checksum = memoryview(b""), 0
-        output = bytes(data)
-        ended.stdout, ended.stderr = output[: ended.stdout_size], output[ended.stdout_size :]
-    if ended.checksum:
-        _check_stored(ended)
-
-
-def _check_stored(ended: node.Ended) -> None:
-    """A result that was on its node's disk is what was written there, or it is lost."""
-    crc = zlib.crc32(ended.payload) if ended.stream else 0
-    if ended.output_stream:
-        crc = zlib.crc32(ended.stderr, zlib.crc32(ended.stdout, crc))
-    if crc != ended.checksum and ended.status != node.CANCELLED:
-        ended.status = node.TERMINATED
-        ended.payload = b""
-        ended.reason = "the job's result was lost: it was damaged on its node's disk"
-        ended.died = True
+        """The node has sent a message, and has introduced itself before."""
 
 
 class Link:
-    """One node, over successive connections."""
+    """One node, over successive connections.
+
+    Args:
+        owner: Object that is told what happens to the link.
+        target: Address of the node.
+    """
 
     def __init__(self, owner: Owner, target: Target) -> None:
         self._owner = owner
         self.target = target
         self.info: NodeInfo | None = None
         self.shared = ""
-        """The node's directory on the memory file system, if we see it."""
+        """The node's directory on the memory file system; empty if this process does not see it."""
         self.connection: Connection | None = None
-        self.received = 0
-        """Number up to which all batches of results have arrived."""
-        self._ahead: set[int] = set()
-        """Batches that arrived before one with a large payload that left earlier."""
-        self._gaps: dict[int, int] = {}
-        """Batches that will not come, as the node says: first and last of those in a row."""
+        """The connection that has proved itself; None while there is none."""
+        self.batches = ArrivedBatches()
         self._sending: dict[tuple[int, int], tuple[int, Group]] = {}
-        """Attempts whose arguments may still be on their way as streams, with their computation."""
+        """Computation and streams of attempts whose large arguments may still be under way, by job number and
+        attempt. Entries that are over are removed when there are 64."""
         self._broken_at: float | None = None
+        """Time (monotonic seconds) at which the connection broke; None while it stands."""
         self._refusals = 0
-        """In a row."""
+        """Refusals by the node in a row (other secret or version)."""
         self._task: asyncio.Task[None] | None = None
+        """Task that dials; None or done while no dial is under way."""
         self.is_closed = False
         self.acknowledge: node.Acknowledge | None = None
-        """What is to be acknowledged with the next message."""
+        """Acknowledgement that leaves with the next message; None if there is nothing to acknowledge."""
         self.is_acknowledging = False
-        """Whether it will be after a while in any case."""
+        """True while a timer runs that sends ``acknowledge`` in any case."""
         self._past = (0, 0)
+        """Bytes sent and received over earlier connections."""
         self._made: Connection | None = None
-        """The last connection made, which may not stand yet."""
+        """The last connection made; it may not have proved itself yet."""
         self._heir: node.Welcome | None = None
-        """The next incarnation of the node, while the results come that it has taken over."""
+        """Introduction of the next incarnation, while results that it has taken over are awaited; None otherwise."""
         self.noted = 0
-        """Number up to which all batches are also where ``Owner.after_note`` sees to it."""
+        """Number up to which all batches are also in the journal (``Owner.after_note``); 0 without a journal."""
 
     def dial(self) -> None:
-        """Connect in the background."""
+        """Connect in the background, unless that is under way."""
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._dial())
 
@@ -248,7 +225,7 @@ class Link:
             await asyncio.sleep(REDIAL_S)
 
     def _on_slow(self) -> None:
-        """Nobody has answered for a while, or not as a node would: those who wait want to know."""
+        """Report that the node has not introduced itself yet: its users may be waiting."""
         if self.info is None and not self.is_closed:
             self._owner.link_slow(self)
 
@@ -269,13 +246,13 @@ class Link:
             make_sink=PoolSink,
             clock=self._owner.clock,
         )
-        if self._owner.is_traced:
-            self._made.trace = tracer(self)
+        if self._owner.tracer is not None:
+            self._made.trace = self._owner.tracer(self)
             logger.debug("%s:%d is dialed", self.target.host, self.target.port)
         return self._made
 
     def abort_unready(self) -> None:
-        """End a connection that does not stand yet."""
+        """End a connection that has not proved itself yet."""
         if self._made is not None and self._made is not self.connection:
             self._made.abort(ConnectionError("not wanted any more"))
 
@@ -285,23 +262,27 @@ class Link:
     # The connection's side.
 
     def on_ready(self, connection: Connection) -> None:
-        """The node has proved itself: introduce ourselves."""
+        """Introduce ourselves: the node has proved itself."""
         if self.is_closed:
             connection.abort(ConnectionError("not wanted any more"))
             return
         logger.debug("%s:%d has proved itself", self.target.host, self.target.port)
         self.connection = connection
         self._refusals = 0
-        # It is back: what it says next may take its time, as long as it is not silent.
+        # The node is back. From now on only the heartbeat counts: its Welcome may take its time.
         self._broken_at = None
-        received = self.received if self._owner.after_note is None else self.noted
+        received = self.batches.received if self._owner.after_note is None else self.noted
         connection.send(node.Attach(self._owner.identity, self._owner.name, received, self._owner.origin))
         connection.set_pulse(self._owner.pulse_s)
         if self._owner.pulse_s != PULSE_S:
             connection.send(node.SetPulse(self._owner.pulse_s))
 
     def on_message(self, connection: Connection, message: Any) -> None:
-        """The node said something."""
+        """Handle a message of the node. Its texts are escaped and its payloads fetched before the owner gets it.
+
+        Raises:
+            RemoteProtocolError: The node has not introduced itself; the connection ends.
+        """
         if connection is not self.connection:
             return
         if type(message) is node.Welcome:
@@ -310,15 +291,15 @@ class Link:
             raise RemoteProtocolError(f"{type(message).__name__} before Welcome")
         else:
             if type(message) is node.JobsEnded:
-                self._note_batch(message.batch)
-                self._take_parts(connection, message)
+                self.batches.note(message.batch)
+                take_parts(connection, message, self._adopt)
             elif type(message) is node.Provisional and message.stream:
                 message.payload = connection.take_stream(message.stream).data or b""
             elif type(message) is node.Provisional and message.segment:
                 try:
                     message.payload = self._adopt(message.computation, message.segment)  # type: ignore[assignment]  # never encoded
                 except (OSError, ValueError) as error:
-                    # Not acknowledged: that tells the job.
+                    # No acknowledgement is sent: so the job learns that the value did not arrive.
                     logger.warning("a provisional result of job %d is lost: %s", message.number, error)
                     return
             elif type(message) in (
@@ -332,53 +313,26 @@ class Link:
                 message.reason = line(message.reason)
             self._owner.link_message(self, message)
             heir = self._heir
-            if heir is not None and self.received >= heir.last and not self.is_closed:
+            if heir is not None and self.batches.received >= heir.last and not self.is_closed:
                 self._owner.link_replaced(self)
                 self._enter(connection, heir)
-
-    def _note_batch(self, batch: int) -> None:
-        if batch > self.received:
-            self._ahead.add(batch)
-        while True:
-            following = self.received + 1
-            if following in self._ahead:
-                self._ahead.remove(following)
-                self.received = following
-            elif following in self._gaps:
-                self.received = self._gaps.pop(following)
-            else:
-                break
 
     def _welcome(self, connection: Connection, message: node.Welcome) -> None:
         is_other = self.info is not None and self.info.node != message.node
         if not message.known:
-            # It has forgotten us, and counts its batches anew.
-            self.received = self.noted = 0
-            self._ahead.clear()
-            self._gaps.clear()
+            self.batches.forget()
+            self.noted = 0
         else:
-            self._expect(message)
+            self.batches.expect(message)
         if is_other:
             assert self.info is not None
-            if self.info.node in message.before and self.received < message.last:
-                # What the node had that was there before comes first: nobody is to hear that it is lost.
+            if self.info.node in message.before and self.batches.received < message.last:
+                # Results of the old incarnation come first. Otherwise their jobs would be reported as lost.
                 self._broken_at = None
                 self._heir = message
                 return
             self._owner.link_replaced(self)
         self._enter(connection, message)
-
-    def _expect(self, message: node.Welcome) -> None:
-        """What a node that knows us has kept follows; what else it ever told is known here, or nowhere."""
-        self._ahead.clear()
-        self._gaps.clear()
-        before = self.received
-        for batch in sorted({*message.kept, message.last + 1}):
-            if batch > before + 1:
-                self._gaps[before + 1] = batch - 1
-            before = max(before, batch)
-        # The first gap is no matter of waiting.
-        self.received = self._gaps.pop(self.received + 1, self.received)
 
     def _enter(self, connection: Connection, message: node.Welcome) -> None:
         self._heir = None
@@ -401,7 +355,7 @@ class Link:
         self._owner.link_welcome(self, message.known)
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
-        """The connection is gone: dial again, unless it was refused or never stood."""
+        """Dial again, unless the node has refused us or was never known: the connection is gone."""
         if self.connection is connection:
             self._past = self.traffic()
             self.connection = None
@@ -412,12 +366,12 @@ class Link:
         if self.is_closed:
             return
         if isinstance(error, InternalError):
-            # What could not be said would be said again.
+            # The message that was too large would be sent again after each reconnect.
             self._fail(error)
             return
         if isinstance(error, (AuthenticationError, VersionError)):
             self._refusals += 1
-        # One of a node that we know may have stood still and refused us for being late: it is asked again.
+        # One refusal is no proof: a known node that stood still may have refused us for being late. Ask once more.
         if self.info is None or self._refusals > 1:
             if not isinstance(error, DispyError):
                 error = RemoteProtocolError(
@@ -428,7 +382,7 @@ class Link:
             return
         if self._broken_at is None:
             self._broken_at = self._owner.clock.monotonic()
-            # Of the time that a silent node has, this much is left.
+            # Looks (two per heartbeat interval) left until the node is lost. A silent node has used up all but one.
             ticks = 1 if isinstance(error, SilenceError) else TICKS * SILENT_PULSES
             self._await_return(self._broken_at, ticks)
             self._owner.link_silent(self)
@@ -436,7 +390,7 @@ class Link:
         self.dial()
 
     def _await_return(self, broken_at: float, ticks: int) -> None:
-        """Count the time that the node has to come back: as we run, so that none counts in which we stood still."""
+        """Give the node up after this many looks, unless it is back. Time in which we stood still does not count."""
         if self._broken_at == broken_at and not self.is_closed:
             if ticks:
                 tick_s = self._owner.pulse_s / TICKS
@@ -456,7 +410,7 @@ class Link:
         watched: list[int],
         files: list[node.JobFiles],
     ) -> None:
-        """Send a job with large arguments; it is overtaken by whatever is sent meanwhile."""
+        """Send a job with large arguments as a stream; messages that are sent meanwhile overtake it."""
         bare = node.Job(job.number, job.attempt, b"")
         parts: list[tuple[Any, str, Source]] = [(bare, "stream", MemorySource(job.payload))]
         group = connection.send_streamed(parts, node.RunJobs(computation, [bare], watched, files))
@@ -465,7 +419,8 @@ class Link:
         self._sending[job.number, job.attempt] = computation, group
 
     def give_up(self, connection: Connection, message: node.CancelJobs) -> list[node.Attempt]:
-        """Do not send what is left of the arguments of jobs; returns those that the node never hears of."""
+        """Stop sending the large arguments of cancelled jobs; returns the attempts that the node will never hear
+        of."""
         given_up = []
         for attempt in message.attempts if self._sending else ():
             _, group = self._sending.pop((attempt.number, attempt.attempt), (0, None))
@@ -474,31 +429,31 @@ class Link:
         return given_up
 
     def give_up_all(self, connection: Connection, computation: int) -> None:
-        """Do not send what is left of the arguments of all jobs of a computation."""
+        """Stop sending large arguments of all jobs of a computation."""
         for key, (other, group) in list(self._sending.items()):
             if other == computation:
                 connection.give_up(group)
                 del self._sending[key]
 
     def set_pulse(self) -> None:
-        """Say and expect signs of life as often as the program wants now."""
+        """Change the heartbeat interval on both sides: the owner's ``pulse_s`` has changed."""
         if self.connection is not None:
             self.connection.set_pulse(self._owner.pulse_s)
             self.connection.send(node.SetPulse(self._owner.pulse_s))
 
     def send_acknowledge(self) -> None:
-        """Say which results have arrived."""
+        """Send the acknowledgement of results, if there is one and the connection stands."""
         message, self.acknowledge = self.acknowledge, None
         if message is not None and self.connection is not None:
             self.connection.send(message)
 
     def on_acknowledge_due(self) -> None:
-        """Nothing was sent for a while that could have carried it."""
+        """Send the acknowledgement now: no message has left for a while that could have carried it."""
         self.is_acknowledging = False
         self.send_acknowledge()
 
     def traffic(self) -> tuple[int, int]:
-        """Bytes sent and received over all connections."""
+        """Returns bytes sent and bytes received over all connections."""
         connection = self.connection
         sent, received = self._past
         if connection is None:
@@ -506,7 +461,11 @@ class Link:
         return sent + connection.bytes_sent, received + connection.bytes_received
 
     def close(self, *, forget: bool = True) -> None:
-        """End for good. The node forgets us, or keeps what it has."""
+        """End the link for good.
+
+        Args:
+            forget: True: the node forgets us and ends our jobs. False: it keeps jobs and results, to be recovered.
+        """
         self.is_closed = True
         self.abort_unready()
         if self._task is not None:
@@ -515,31 +474,6 @@ class Link:
             if forget:
                 self.connection.send(node.Detach())
             self.connection.close()
-
-    def _take_parts(self, connection: Connection, message: node.JobsEnded) -> None:
-        for ended in message.ended:
-            if ended.reason:
-                ended.reason = lines(ended.reason)
-            if ended.segment:
-                self._take_shared(ended, message.computation)
-            if ended.stream:
-                ended.payload = connection.take_stream(ended.stream).data
-                if ended.payload is None:
-                    ended.payload = b""
-                    ended.status = node.TERMINATED
-                    ended.reason = "there is not enough memory here for the job's result"
-                    ended.checksum = 0
-            take_output(connection, ended)
-
-    def _take_shared(self, ended: node.Ended, computation: int) -> None:
-        """A result that lies in the node's directory becomes ours; there it stays until it is acknowledged."""
-        try:
-            ended.payload = self._adopt(computation, ended.segment)  # type: ignore[assignment]  # never encoded
-        except (OSError, ValueError) as error:
-            # The node may have died since it said so, and another have tidied up after it.
-            ended.status = node.TERMINATED
-            ended.reason = f"the job's result was lost on its way: {error}"
-            ended.died = True
 
     def _adopt(self, computation: int, segment: int) -> Sized:
         memory = self._owner.memory

@@ -1,4 +1,11 @@
-"""Performs what the scheduling core decides: holds the links to nodes and speaks for the core."""
+"""The scheduler of a program: holds the links to nodes, and performs what the scheduling core decides.
+
+Events (submitted jobs, messages of nodes, broken links) go to ``core.scheduling.Machine``, which answers with
+actions: messages to nodes, and news for the listener. ``SchedulerService.handle`` does both under a lock.
+
+Threads: everything runs on the loop, except ``try_submit``, which any thread may call. It tries the lock and gives up
+at once if the loop has it. The lock guards the core's state; the links belong to the loop.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -16,10 +23,12 @@ from dispy.core import scheduling as core
 from dispy.core.scheduling import Machine
 from dispy.core.scheduling.ids import NodeId
 from dispy.errors import SilenceError
-from dispy.net.connection import Connection, Payload
+from dispy.net.connection import Connection
+from dispy.net.sender import Payload
 from dispy.protocol import limits, node
-from dispy.protocol.frames import MemorySource
-from dispy.scheduler.link import SLOW_S, Link, NodeInfo, Target
+from dispy.protocol.streams import MemorySource
+from dispy.scheduler.link import SLOW_S, Link, NodeInfo, Target, Trace
+from dispy.scheduler.listener import Listener
 from dispy.settings import PULSE_S
 from dispy.system.clock import Clock
 from dispy.system.directories import GIVEN, GIVEN_BITS, given_prefix
@@ -29,78 +38,24 @@ from dispy.system.memory import SharedPool
 logger = logging.getLogger("dispy.scheduler")
 
 TICK_S = 0.02
-"""How often idle CPUs look for work behind running jobs, while there are any."""
+"""Interval (seconds) in which the core looks for jobs that wait on one node while another is idle (work stealing).
+Runs only while there are jobs and several nodes."""
 
 ACKNOWLEDGE_S = 0.05
-"""Results are acknowledged with the next message that goes to their node, at the latest after this."""
+"""Seconds after which results are acknowledged at the latest; earlier with the next message to their node."""
 
 PIECES_BATCH = 256 * limits.KIB
-"""Bytes of small files in one message: 2 ms at 1 Gbit/s, which a cancel waits behind it."""
-
-
-class Listener(Protocol):
-    """Who is told what happens: the client library, or a daemon's side towards its clients."""
-
-    def on_node_known(self, found: NodeInfo) -> None:
-        """A node has introduced itself; allocate it to the computations that may use it."""
-
-    def on_node_gone(self, found: NodeInfo, reason: str) -> None:
-        """A node is lost."""
-
-    def on_unreachable(self, target: Target, error: Exception) -> None:
-        """A node that was to be reached did not answer, or refused us."""
-
-    def on_ended(self, action: core.TellEnded, found: NodeInfo) -> None:
-        """Jobs have reached their final status on a node."""
-
-    def on_ended_here(self, action: core.TellEndedHere) -> None:
-        """Jobs have reached their final status with us."""
-
-    def on_started(self, action: core.TellStarted, found: NodeInfo) -> None:
-        """Jobs are running."""
-
-    def on_requeued(self, action: core.TellRequeued) -> None:
-        """Jobs wait again."""
-
-    def on_value(self, action: core.TellValue, found: NodeInfo) -> None:
-        """A job sent a provisional result."""
-
-    def on_printed(self, action: core.TellPrinted) -> None:
-        """Running jobs have printed something."""
-
-    def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
-        """A node became usable for a computation, or ceased to be."""
-
-    def on_vacated(self, action: core.TellVacated, found: NodeInfo) -> None:
-        """A computation has left a node that it is to come back to: allocate it, or take the node away from it."""
-
-    def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
-        """A node takes more or fewer jobs of a computation than before, for another reason than before."""
-
-    def on_files_needed(self, message: node.NeedFiles, found: NodeInfo) -> None:
-        """A node wants pieces of files; ``SchedulerService.send_pieces`` sends them."""
-
-    def on_files(self, action: core.TellFiles) -> None:
-        """Files have been put somewhere, or cannot be."""
-
-    def on_cpus(self, found: NodeInfo) -> None:
-        """A node may offer another number of CPUs than before."""
-
-    def on_available(self, found: NodeInfo) -> None:
-        """A node says what it has to spare."""
-
-    def on_jobs_listed(self, found: NodeInfo, message: node.JobsListed) -> None:
-        """A node answers what ``ask_jobs`` has asked."""
+"""Bytes of small files in one message: 2 ms at 1 Gbit/s, for which a cancel may have to wait."""
 
 
 class SchedulerService:
-    """The scheduling core with its links.
+    """The scheduling core with its links to nodes.
 
     Args:
-        identity: 16 bytes that name this scheduler to nodes, new for each.
-        name: Shown at nodes.
-        listener: Whom to tell.
-        clock: What it goes by.
+        identity: 16 random bytes that name this scheduler to nodes, new for each scheduler.
+        name: The program's name, as nodes show it.
+        listener: Object that is told what happens.
+        clock: Source of the time.
     """
 
     def __init__(self, identity: bytes, name: str, listener: Listener, clock: Clock = time) -> None:
@@ -108,26 +63,31 @@ class SchedulerService:
         self.identity = identity
         self.name = name
         self.origin = ""
-        """User and machine of this program, for the logs of nodes."""
+        """User and machine of this program, for the logs of nodes; empty: not told."""
         self.memory: SharedPool | None = None
-        """Where large payloads lie that nodes of this machine can take by name."""
+        """Shared memory with large payloads, which nodes of this machine take by name; None: not used."""
         self.after_note: Callable[[Callable[[], None]], object] | None = None
-        """Where results are noted before nodes may forget them: calls a function when that has been done."""
+        """Calls a function as soon as the results so far are written to the journal; None: there is no journal.
+        Results are acknowledged only then, as nodes forget acknowledged results."""
         self.on_send: dict[int, Callable[[node.RunJobs], None]] = {}
-        """Who is told, by computation, before jobs leave for a node."""
+        """Functions that are called before jobs leave for a node, by computation."""
         self._given = given_prefix(identity) << GIVEN_BITS
+        """Number of the last file that was linked into a node's directory (``Job.given``)."""
         self._listener = listener
         self._machine = Machine()
         self._lock = threading.RLock()
-        """Guards the core: all else happens on the loop, ``try_submit`` on any thread."""
+        """Guards the core against ``try_submit``, which runs on any thread."""
         self._loop = asyncio.get_running_loop()
         self._links: dict[Target, Link] = {}
+        """Links by address. Several addresses may lead to one link, as one node may answer at all of them."""
         self._by_node: dict[NodeId, Link] = {}
+        """Links to nodes that have introduced themselves."""
         self._tick: asyncio.TimerHandle | None = None
-        self.is_traced = False
-        """Whether messages and decisions are logged (``tracing``)."""
+        """Timer of the next ``core.Tick``; None while there is nothing to look for."""
+        self.tracer: Callable[[Link], Trace] | None = None
+        """Makes the function that logs the messages of a link; None while nothing is logged (``tracing``)."""
         self.pulse_s = PULSE_S
-        """How often nodes give a sign of life (seconds)."""
+        """Heartbeat interval of all links (seconds)."""
         self._perform_by_type: dict[type[core.Action], Callable[[Any], None]] = {
             core.Send: self._send,
             core.TellEnded: lambda a: listener.on_ended(a, self._info(a.node)),
@@ -143,28 +103,33 @@ class SchedulerService:
         }
 
     @property
+    def is_traced(self) -> bool:
+        """True if messages and decisions are logged (``tracing``)."""
+        return self.tracer is not None
+
+    @property
     def state(self) -> core.State:
-        """The core's state, to be read only."""
+        """The core's state. Only read it."""
         return self._machine.state
 
     def handle(self, event: core.Event) -> None:
-        """Tell the core something and do what it decides."""
+        """Give the core an event, and perform the actions that it decides on. On the loop."""
         perform = self._perform_by_type
         with self._lock:
             for action in self._machine.handle(event, self.clock.monotonic()):
                 perform[type(action)](action)
 
     def submit(self, event: core.SubmitJobs) -> None:
-        """Tell the core of new jobs; what that sends leaves at once."""
+        """Give the core new jobs; messages that result from it leave at once. On the loop."""
         self.handle(event)
         for link in self._by_node.values():
             if link.connection is not None:
                 link.connection.flush()
 
     def try_submit(self, computation: int, job: node.Job) -> bool:
-        """Submit a job from any thread, if it can leave for a node this moment; False if it cannot.
+        """Submit a job from any thread, if it can leave for a node this moment. False, and nothing is done, if not.
 
-        The way of a single job whose program waits for it: no thread has to wake up for it here.
+        This is the path of a single job that the program waits for: the loop's thread need not wake up for it.
         """
         if not self._lock.acquire(blocking=False):
             return False
@@ -196,7 +161,7 @@ class SchedulerService:
         return True
 
     def schedule_tick(self) -> None:
-        """Look for misplaced jobs from time to time, while there are jobs and several nodes."""
+        """Start the timer that looks for jobs to steal, unless it runs or there is only one node."""
         if self._tick is None and len(self._by_node) > 1:
             self._tick = self._loop.call_later(TICK_S, self._on_tick)
 
@@ -207,7 +172,7 @@ class SchedulerService:
             self.schedule_tick()
 
     def set_pulse(self, pulse_s: float) -> None:
-        """Have nodes watched at another interval: one that is silent for five is dead (seconds)."""
+        """Change the heartbeat interval of all links (seconds). A node that is silent for five intervals is lost."""
         if pulse_s != self.pulse_s:
             self.pulse_s = pulse_s
             for link in self._links.values():
@@ -216,20 +181,20 @@ class SchedulerService:
     # Links.
 
     def reach(self, target: Target) -> None:
-        """Connect to a node, unless that is done or under way."""
+        """Connect to a node, unless there is a link to this address."""
         if target not in self._links:
             link = self._links[target] = Link(self, target)
             link.dial()
 
     def is_linked(self, target: Target) -> bool:
-        """Whether there is a link to a target, standing or on its way."""
+        """True if there is a link to an address, connected or not."""
         return target in self._links
 
     def ask_jobs(self, node_id: NodeId, computation: int, serial: int) -> None:
-        """Ask a node which jobs of a computation run there.
+        """Ask a node which jobs of a computation run there; ``Listener.on_jobs_listed`` gets the answer.
 
         Raises:
-            SilenceError: The connection to it is broken.
+            SilenceError: The connection to the node is broken.
         """
         link = self._by_node.get(node_id)
         if link is None or link.connection is None:
@@ -239,17 +204,18 @@ class SchedulerService:
         link.connection.send(node.ListJobs(computation, serial))
 
     def is_sending(self, node_id: NodeId) -> bool:
-        """Whether large payloads are on their way to a node."""
+        """True if large payloads are on their way to a node."""
         link = self._by_node.get(node_id)
         return link is not None and link.connection is not None and link.connection.is_streaming
 
     def silent_s(self, node_id: NodeId) -> float:
-        """How long a node has said nothing (seconds), to half an interval."""
+        """Returns the seconds since a node's last byte, in steps of half a heartbeat interval; 0.0 if not
+        connected."""
         link = self._by_node.get(node_id)
         return link.connection.silent_s if link is not None and link.connection is not None else 0.0
 
     def nodes(self) -> list[NodeInfo]:
-        """All nodes that have introduced themselves and are not lost."""
+        """Returns all nodes that have introduced themselves and are not lost, with current traffic counts."""
         found = []
         for link in self._by_node.values():
             if link.info is not None:
@@ -258,7 +224,7 @@ class SchedulerService:
         return found
 
     def link_failed(self, link: Link, error: Exception) -> None:
-        """A node cannot be reached (any more)."""
+        """Forget a node that cannot be reached or is lost, and tell the listener (see ``link.Owner``)."""
         self._links.pop(link.target, None)
         link.is_closed = True
         link.abort_unready()
@@ -268,7 +234,7 @@ class SchedulerService:
         self._lose(link, f"node {link.info.name} ({link.target.host}:{link.target.port}) is lost: {error}")
 
     def link_slow(self, link: Link) -> None:
-        """A node has not answered yet."""
+        """Tell the listener that a node has not answered yet."""
         error = SilenceError(
             f"no answer for {SLOW_S:g} s",
             hint="check its address and port, and the firewalls on the way",
@@ -276,22 +242,22 @@ class SchedulerService:
         self._listener.on_unreachable(link.target, error)
 
     def link_replaced(self, link: Link) -> None:
-        """At a known address another incarnation answers: the old one is dead."""
+        """Count the old incarnation of a node as lost: another one answers at its address."""
         assert link.info is not None
         self._lose(link, f"node {link.info.name} was started anew")
 
     def link_silent(self, link: Link) -> None:
-        """A connection broke; the link dials again."""
+        """Tell the core that a connection broke: it sends nothing there until the link is up again."""
         assert link.info is not None
         self.handle(core.NodeSilent(link.info.node))
 
     def link_welcome(self, link: Link, known: bool) -> None:
-        """A node has introduced itself."""
+        """Tell core and listener about a node that has introduced itself. A second link to one node is closed."""
         info = link.info
         assert info is not None
         other = self._by_node.get(info.node)
         if other is not None and other is not link:
-            # The same node under another of its names: one link is enough.
+            # The node is linked already under another of its addresses: one link is enough.
             self._links.pop(link.target, None)
             self._links[link.target] = other
             is_alias = other.info is not None and info.ip_addr not in other.info.addresses()
@@ -323,7 +289,7 @@ class SchedulerService:
         self.schedule_tick()
 
     def link_message(self, link: Link, message: node.FromNode) -> None:
-        """A node said something."""
+        """Pass a node's message to the core, or to the listener if it is of no concern to the core."""
         assert link.info is not None
         if type(message) is node.Leaving:
             name = link.info.name
@@ -351,7 +317,7 @@ class SchedulerService:
     def _lose(self, link: Link, reason: str) -> None:
         info = link.info
         assert info is not None
-        # Whoever answers at its other addresses now is asked anew, also where the node was replaced.
+        # Its other addresses are dialed anew if somebody asks for them: another node may answer there now.
         for target in [
             target
             for target, other in self._links.items()
@@ -368,7 +334,7 @@ class SchedulerService:
         assert info is not None
         return info
 
-    # Doing what the core decides.
+    # Performing the core's actions.
 
     def _send(self, action: core.Send) -> None:
         link = self._by_node.get(action.node)
@@ -377,16 +343,18 @@ class SchedulerService:
         connection = link.connection
         message = action.message
         if type(message) is node.Acknowledge:
-            # A packet of its own for it would double what a node reads in a sequence of single jobs.
+            # It waits for another message: a packet of its own would double the packets in a sequence of single jobs.
             if not link.is_acknowledging:
                 link.is_acknowledging = True
                 self._loop.call_later(ACKNOWLEDGE_S, link.on_acknowledge_due)
-            # All up to here, which is not the last that came if a larger one is still on its way.
+            # Not the number of the last batch that came: one with a large payload may still be on its way.
             if self.after_note is None:
-                link.acknowledge = node.Acknowledge(link.received)
+                link.acknowledge = node.Acknowledge(link.batches.received)
             else:
-                # In the next turn: what is to be noted of these results is then on its way.
-                self._loop.call_soon(self.after_note, partial(self._acknowledge_noted, link, link.received))
+                # In the loop's next turn: by then the notes of these results have been handed to the journal.
+                self._loop.call_soon(
+                    self.after_note, partial(self._acknowledge_noted, link, link.batches.received)
+                )
             return
         if link.acknowledge is not None:
             link.send_acknowledge()
@@ -407,8 +375,8 @@ class SchedulerService:
             connection.send(message)
 
     def _acknowledge_noted(self, link: Link, received: int) -> None:
-        """Results are where they have to be before a node may forget them."""
-        link.noted = max(link.noted, min(received, link.received))
+        """Acknowledge results that are in the journal now: the node may forget them."""
+        link.noted = max(link.noted, min(received, link.batches.received))
         link.acknowledge = node.Acknowledge(link.noted)
         link.send_acknowledge()
 
@@ -436,9 +404,9 @@ class SchedulerService:
             link.send_job(connection, message.computation, job, watched, files)
 
     def send_pieces(self, node_id: NodeId, computation: int, pieces: list[node.FilePiece]) -> None:
-        """Send pieces of files that a node has asked for: large ones as streams, small ones together.
+        """Send pieces of files that a node has asked for: large ones as streams, small ones together in messages.
 
-        If it is not connected they are dropped: it asks again.
+        If the node is not connected the pieces are dropped: it will ask again.
         """
         link = self._by_node.get(node_id)
         connection = link.connection if link is not None else None
@@ -461,13 +429,14 @@ class SchedulerService:
             connection.send(node.FileData(computation, batch))
 
     def send_unreadable(self, node_id: NodeId, message: node.FileUnreadable) -> None:
-        """Tell a node that it will not get a file."""
+        """Tell a node that it will not get a file; dropped if it is not connected."""
         link = self._by_node.get(node_id)
         if link is not None and link.connection is not None and link.connection.is_ready:
             link.connection.send(message)
 
     def _send_cancel(self, link: Link, connection: Connection, message: node.CancelJobs) -> None:
-        """Cancels overtake arguments: what the node does not know yet is not sent to it any more."""
+        """Send a cancel. Large arguments that are still under way are stopped: their jobs come back as never
+        started."""
         given_up = link.give_up(connection, message)
         if given_up:
             assert link.info is not None
@@ -479,7 +448,11 @@ class SchedulerService:
             connection.send(message)
 
     def _give(self, link: Link, data: Payload) -> int:
-        """Link a payload's file into the directory of a node that we see; returns its name there, 0 for none."""
+        """Link a payload's file into the shared memory directory of a node of this machine.
+
+        Returns:
+            The file's number there; 0 if the node does not share memory, or the payload is not in a file.
+        """
         if not link.shared or self.memory is None:
             return 0
         self._given += 1
@@ -499,7 +472,7 @@ class SchedulerService:
             self._listener.on_usable(action, self._info(action.node))
 
     def close(self, *, forget: bool = True) -> None:
-        """End all links; nodes forget us, or keep what they have."""
+        """End all links. ``forget`` False: nodes keep jobs and results, to be recovered."""
         if self._tick is not None:
             self._tick.cancel()
         for link in list(self._links.values()):

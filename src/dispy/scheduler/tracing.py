@@ -1,6 +1,7 @@
-"""At level DEBUG: each message to and from nodes, and what the scheduling core makes of each event, in a line.
+"""Tracing of the scheduler, at log level DEBUG: one line per message to and from nodes, per event and per action.
 
-Nothing of this is called at other levels: while it is on, the core's entry and connections' ``trace`` are others.
+At other levels nothing of this is called: turning it on replaces the core's entry function and sets the connections'
+``trace``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dispy.core import scheduling as core
 from dispy.protocol.describe import describe
 
 if TYPE_CHECKING:
-    from dispy.scheduler.link import Link
+    from dispy.scheduler.link import Link, Trace
     from dispy.scheduler.service import SchedulerService
 
 logger = logging.getLogger("dispy.scheduler")
@@ -22,16 +23,17 @@ logger = logging.getLogger("dispy.scheduler")
 Decide = Callable[[core.Event, float], list[core.Action]]
 
 _ON_LINKS = (core.FromNodeEvent, core.Send)
-"""Events and actions that show as a message already."""
+"""Events and actions that are logged as messages already."""
 
 _QUIET = (core.Tick,)
+"""Events that are not logged: they come all the time."""
 
 
 def set_tracing(service: SchedulerService, is_on: bool) -> None:
-    """Begin or end it. On the loop."""
+    """Turn tracing on or off, for all links of a scheduler. On the loop."""
     if is_on == service.is_traced:
         return
-    service.is_traced = is_on
+    service.tracer = tracer if is_on else None
     decide = service._machine.handle
     service._machine.handle = partial(_decide, decide) if is_on else decide.args[0]  # type: ignore
     for link in service._links.values():
@@ -39,8 +41,8 @@ def set_tracing(service: SchedulerService, is_on: bool) -> None:
             link.connection.trace = tracer(link) if is_on else None
 
 
-def tracer(link: Link) -> Any:
-    """The function that a link's connection calls with each message."""
+def tracer(link: Link) -> Trace:
+    """Returns the function that a link's connection calls with each message."""
     return partial(_on_message, link)
 
 

@@ -28,9 +28,11 @@ from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
 from dispy.journal.rows import GIVEN_UP, USED
 from dispy.net.connection import Connection
 from dispy.net.discovery import Listing, Lookout
+from dispy.net.stream_sinks import PoolSink
 from dispy.protocol import node
 from dispy.protocol.node import from_node_decoder
-from dispy.scheduler.link import PoolSink, Target, take_output
+from dispy.scheduler.arrived_batches import take_output
+from dispy.scheduler.link import Target
 from dispy.security.tls import Tls, check, dialer_tls
 from dispy.settings import PULSE_S
 from dispy.system.addresses import is_loopback

@@ -19,7 +19,7 @@ from dispy.net.connection import Connection
 from dispy.node.results.spool_files import Damaged
 from dispy.node.state import NodeState
 from dispy.protocol import node
-from dispy.protocol.frames import Source
+from dispy.protocol.streams import Source
 from dispy.settings import PULSE_S
 
 logger = logging.getLogger("dispy.node")

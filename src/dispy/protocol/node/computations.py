@@ -1,0 +1,116 @@
+"""Messages about computations: opening and closing them, credit (how many jobs a node takes), shared objects."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from dispy.protocol import limits
+from dispy.protocol.node.fields import Count, Files, Inline, Name, Number, Reason
+
+
+class Compute(Struct, array_like=True, tag=3):
+    """Open a computation on the node: load its code, so that jobs can run. ``ComputationReady`` or
+    ``ComputationFailed`` follows.
+
+    ``code`` is pickled, and the node does not unpickle it; large code is a stream, as in ``Job``. ``grace_s`` is the
+    time (seconds) between the interrupt of a cancelled job and its end by force. ``dest_path`` names the working
+    directory; empty: the node chooses. An ``exclusive`` computation keeps all others from starting jobs on the node,
+    from now until it is closed or its client is dead.
+    """
+
+    computation: Number
+    name: Name
+    code: Inline
+    stream: Number = 0
+    isolate: bool = False
+    grace_s: Annotated[float, Meta(ge=0, le=86400)] = 5.0
+    dest_path: Name = ""
+    live: bool = False
+    """True if the client wants the output of all its jobs while they run."""
+    exclusive: bool = False
+    life: Number = 0
+    """Generation of the computation on this node, from 0. Raised when it is closed and reopened, so that a node that
+    missed both messages (its connection broke) cannot confuse the two."""
+    message_timeout_s: Annotated[float, Meta(ge=0, le=1e6)] = 10.0
+    """Seconds that a job which sends a value or a file waits for the acknowledgement, unless the call says
+    otherwise."""
+    setup_per_worker: bool = False
+    """True if ``setup`` is called in each worker; False: once, in the host."""
+    setup_timeout_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    """Seconds that ``setup`` may take; 0: no limit."""
+    files: Files = []
+    """Files that must be in the working directory before any code runs. The node asks for those that it lacks
+    (``NeedFiles``)."""
+    keep: bool = False
+    """True if the working directory stays when the computation is closed."""
+
+
+class CloseComputation(Struct, array_like=True, tag=7):
+    """Close a computation: the node ends its unfinished jobs and forgets it."""
+
+    computation: Number
+
+
+class PutObject(Struct, array_like=True, tag=12):
+    """An object that many jobs of a computation read; answered by ``ObjectStored``. Fields are as in ``Job``."""
+
+    computation: Number
+    number: Number
+    payload: Inline
+    stream: Number = 0
+    given: Number = 0
+
+
+class DropObjects(Struct, array_like=True, tag=13):
+    """Remove these objects: no job needs them any more."""
+
+    computation: Number
+    numbers: Annotated[list[Number], Meta(max_length=limits.OBJECTS_MAX)]
+
+
+class ComputationReady(Struct, array_like=True, tag=33):
+    """The computation is loaded; ``Credit`` follows. ``life`` is as in its ``Compute``.
+
+    ``warning`` names parts of the code that differ on the node from the program's; empty if there are none.
+    """
+
+    computation: Number
+    life: Number = 0
+    warning: Reason = ""
+
+
+class ComputationFailed(Struct, array_like=True, tag=34):
+    """The computation cannot run on this node; ``reason`` says why. ``JobsReturned`` follows with its waiting
+    jobs."""
+
+    computation: Number
+    reason: Reason
+    life: Number = 0
+
+
+class Credit(Struct, array_like=True, tag=35):
+    """How many unfinished jobs of a computation the node takes from now on (back-pressure by credit).
+
+    ``slots`` jobs start at once, ``backlog`` more may wait on the node. Both may fall below the jobs that are there
+    already; those stay. ``reason`` says why the slots are fewer than the node's CPUs; empty if they are not.
+    """
+
+    computation: Number
+    slots: Count
+    backlog: Count
+    reason: Reason = ""
+
+
+class ObjectStored(Struct, array_like=True, tag=43):
+    """The object is stored, and jobs that start from now on find it; with a ``reason`` it is not stored.
+
+    ``again`` True: send it again when the node gives credit again, as there may be room then. False: it will never
+    fit.
+    """
+
+    computation: Number
+    number: Number
+    reason: Reason = ""
+    again: bool = False

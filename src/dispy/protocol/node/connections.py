@@ -1,0 +1,154 @@
+"""Messages about connections: introduction, reconciliation, recovery, heartbeat interval, and what the node offers.
+
+After a reconnect the two sides compare what they hold (``Reconcile``, ``Reconciled``), and the node sends again the
+results that were not acknowledged. A program that recovers the jobs of a dead one asks instead (``Recover``,
+``Held``).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from dispy.protocol import limits
+from dispy.protocol.node.fields import Count, Identity, Name, Number, Percent, Reason
+from dispy.protocol.node.jobs import Attempt
+
+
+class Attach(Struct, array_like=True, tag=1):
+    """The scheduler's introduction: its first message on each connection.
+
+    ``client`` is the same on all connections of one scheduler. ``received`` is the number up to which it has all
+    batches of results; the node sends later batches again.
+    """
+
+    client: Identity
+    name: Name
+    received: Number = 0
+    origin: Name = ""
+    """User and machine of the program, as the program says itself: "alice@ws7". Only for logs."""
+
+
+class Reconcile(Struct, array_like=True, tag=2):
+    """All attempts that the scheduler believes to be on the node: sent after a ``Welcome`` that is ``known``.
+
+    The node ends all other attempts of this client, and answers with ``Reconciled``: what it lacks.
+    ``computations``: generation (``Compute.life``) of each computation that should be there, by number.
+    """
+
+    attempts: Annotated[list[Attempt], Meta(max_length=limits.OPEN_JOBS_MAX)]
+    computations: Annotated[dict[Number, Number], Meta(max_length=limits.BATCH_MAX)]
+
+
+class ShareMemory(Struct, array_like=True, tag=11):
+    """The client sees the node's directory on the memory file system: large results may stay there, as segments."""
+
+
+class Recover(Struct, array_like=True, tag=20):
+    """The question what the node holds of these computations; answered by ``Held``.
+
+    Sent after ``Welcome``, instead of ``Reconcile``, by a program that fetches the jobs of a dead scheduler in the
+    dead one's name. From then on ``CloseComputation`` also drops results that were not acknowledged.
+    """
+
+    computations: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)]
+
+
+class Detach(Struct, array_like=True, tag=10):
+    """The scheduler leaves and will not come back: the node forgets it, and ends and forgets all its jobs."""
+
+
+class SetPulse(Struct, array_like=True, tag=17):
+    """Heartbeat interval of this connection from now on (seconds), for both directions (see ``net.heartbeat``)."""
+
+    pulse_s: Annotated[float, Meta(ge=0.01, le=3600)]
+
+
+class LimitCpus(Struct, array_like=True, tag=16):
+    """Run at most ``cpus`` jobs of this scheduler at once. Jobs that run already go on, even above the limit.
+
+    Valid until the next ``LimitCpus``, also on later connections. The CPUs that the node offers are a limit in any
+    case.
+    """
+
+    cpus: Count
+
+
+class Available(Struct, array_like=True, tag=61):
+    """Resources that are free on the node: part of ``Welcome``, and sent from time to time."""
+
+    cpu: Percent
+    """Idle CPU (percent)."""
+    memory: Number
+    """Bytes of memory that programs can get without swapping."""
+    disk: Number
+    """Free bytes of the file system with the working directories."""
+    swap: Percent
+    """Free swap space (percent)."""
+
+
+class Welcome(Struct, array_like=True, tag=32):
+    """The node's introduction: its answer to ``Attach``. ``node`` names its incarnation: each start has a new one.
+
+    ``known`` is True if this incarnation knows the client already; then both sides reconcile. Results that the node
+    keeps for the client follow at once: the batches whose numbers are in ``kept``. ``last`` is the number of the last
+    batch that was ever made for the client. ``before`` names earlier incarnations whose results this one has taken
+    over from their spool; all else that they had is lost.
+    """
+
+    node: Identity
+    name: Name
+    cpus: Count
+    platform: Name
+    known: bool = False
+    last: Number = 0
+    kept: Annotated[list[Number], Meta(max_length=limits.OPEN_JOBS_MAX)] = []
+    before: Annotated[list[Identity], Meta(max_length=limits.BATCH_MAX)] = []
+    available: Available | None = None
+
+
+class Reconciled(Struct, array_like=True, tag=40):
+    """Attempts and computations of a ``Reconcile`` that the node does not have: the scheduler sends them again."""
+
+    attempts: Annotated[list[Attempt], Meta(max_length=limits.OPEN_JOBS_MAX)]
+    computations: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)]
+
+
+class Leaving(Struct, array_like=True, tag=41):
+    """The node stops now. Jobs whose end it did not report have been killed."""
+
+    reason: Reason = ""
+
+
+class HeldJobs(Struct, array_like=True):
+    """Attempts of one computation."""
+
+    computation: Number
+    attempts: Annotated[list[Attempt], Meta(max_length=limits.OPEN_JOBS_MAX)]
+
+
+class Held(Struct, array_like=True, tag=52):
+    """The jobs that a node holds for a client that recovers: answer to ``Recover``.
+
+    ``open``: attempts that have not ended; their results follow. ``batches``: numbers of the batches that are kept
+    with results. ``lost``: attempts that were open when an earlier incarnation of the node ended, and ended with it.
+    ``has_gaps`` True: that incarnation had not written down all open attempts, so others may be lost, too.
+    """
+
+    open: Annotated[list[HeldJobs], Meta(max_length=limits.BATCH_MAX)]
+    batches: Annotated[list[Number], Meta(max_length=limits.OPEN_JOBS_MAX)]
+    lost: Annotated[list[HeldJobs], Meta(max_length=limits.BATCH_MAX)]
+    has_gaps: bool = False
+
+
+class NodeCpus(Struct, array_like=True, tag=42):
+    """The node offers this number of CPUs from now on. ``reason`` says why it is 0, if its user or draining wants
+    that."""
+
+    cpus: Count
+    reason: Reason = ""
+
+
+DRAINING = "it is being drained: it takes no new jobs, and leaves when those that run have ended"
+"""The reason in ``NodeCpus`` and ``Credit`` while the node is being drained."""

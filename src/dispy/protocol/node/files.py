@@ -1,0 +1,90 @@
+"""Messages about files: a node pulls pieces of files that it lacks; a client has files put into working directories.
+
+The node asks (``NeedFiles``), as only the node knows which files it has already. It asks again after a reconnect, so
+the client keeps no state.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from dispy.protocol import limits
+from dispy.protocol.files import Digest, Size
+from dispy.protocol.node.fields import Count, Files, Inline, Number, Reason
+
+
+class FilePiece(Struct, array_like=True, gc=False):
+    """A piece of a file: its bytes from ``offset`` on. ``data`` is empty if they travel as ``stream`` (0: none)."""
+
+    digest: Digest
+    offset: Size
+    data: Inline
+    stream: Number = 0
+
+
+class FileData(Struct, array_like=True, tag=70):
+    """Pieces that ``NeedFiles`` has asked for, all of them or some; the others follow."""
+
+    computation: Number
+    pieces: Annotated[list[FilePiece], Meta(max_length=limits.PIECES_MAX)]
+
+
+class FileUnreadable(Struct, array_like=True, tag=71):
+    """A file that the node has asked for cannot be sent; ``reason`` says why. Jobs that need the file fail."""
+
+    computation: Number
+    digest: Digest
+    reason: Reason
+
+
+class PlaceFiles(Struct, array_like=True, tag=72):
+    """Put files into the working directory of a computation now; answered by ``FilesPlaced``.
+
+    Idempotent: it is sent again after a reconnect if there was no answer, and files that are there already stay as
+    they are.
+    """
+
+    computation: Number
+    request: Number
+    files: Files
+
+
+class Piece(Struct, array_like=True, gc=False):
+    """A piece of a file that the node lacks: ``size`` bytes from ``offset`` on."""
+
+    digest: Digest
+    offset: Size
+    size: Annotated[int, Meta(ge=0, le=limits.PIECE_MAX)]
+
+
+class NeedFiles(Struct, array_like=True, tag=80):
+    """Pieces of files that the node lacks for a computation or its jobs; ``FileData`` answers.
+
+    The node asks for no more than it can store, and asks again after a reconnect; the client remembers nothing.
+    """
+
+    computation: Number
+    pieces: Annotated[list[Piece], Meta(max_length=limits.PIECES_MAX)]
+
+
+class FilesProgress(Struct, array_like=True, tag=81):
+    """How many files and bytes have arrived, of those that a computation or its jobs wait for.
+
+    0 of 0: no more files are on their way.
+    """
+
+    computation: Number
+    files: Count
+    files_max: Count
+    size: Size
+    size_max: Size
+
+
+class FilesPlaced(Struct, array_like=True, tag=82):
+    """The files of a ``PlaceFiles`` are in place; with a ``reason`` they are not, and never will be."""
+
+    computation: Number
+    request: Number
+    reason: Reason = ""
