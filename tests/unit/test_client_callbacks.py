@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from dispy.client.session.callbacks import Caller, check_callback
+from dispy.client.arguments import check_callback
+from dispy.client.session.callbacks import Caller
 from dispy.errors import UsageError
 
 

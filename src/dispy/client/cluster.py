@@ -12,9 +12,21 @@ from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
 from dispy import config, payload
-from dispy.client.arguments import check_threads, check_timeout, deadline, describe
+from dispy.client.arguments import (
+    check_dest_path,
+    check_each,
+    check_import,
+    check_setup,
+    check_threads,
+    check_timeout,
+    deadline,
+    describe,
+    reentrant_or_not,
+    renamed,
+    warn,
+)
 from dispy.client.cluster_nodes import NodeNames
-from dispy.client.code.computation import Computation, check_setup
+from dispy.client.code.computation import Computation
 from dispy.client.engine import node_discovery
 from dispy.client.engine.engine import Engine, engine, stop_engine
 from dispy.client.job import CANCELLED, STATUS_NAMES, DispyJob
@@ -22,7 +34,6 @@ from dispy.client.logger import set_level
 from dispy.client.map.chunks import Chunk
 from dispy.client.map.entry import Maps
 from dispy.client.nodes import DispyNode, parse_nodes
-from dispy.client.parameters import check_dest_path, check_each, reentrant_or_not, renamed
 from dispy.client.recovery import journaling
 from dispy.client.session import callbacks, completion, explain
 from dispy.client.session import sent as data
@@ -177,17 +188,7 @@ class JobCluster(Maps):
     ) -> None:
         check_threads()
         super().__init__()
-        process = sys.modules.get("multiprocessing.process")
-        if process is not None and getattr(process.current_process(), "_inheriting", False):
-            raise UsageError(
-                "a cluster is made by a process that multiprocessing starts, which runs the script once more",
-                hint="guard what the script does with 'if __name__ == \"__main__\":'",
-            )
-        if payload.is_importing():
-            raise UsageError(
-                "a cluster is made by a module that is imported on a node",
-                hint="make it in a function, or below 'if __name__ == \"__main__\":'",
-            )
+        check_import()
         note_root()
         dispy_port = renamed(dispy_port, port, "port", "dispy_port")
         host = renamed(host, ip_addr, "ip_addr", "host")
@@ -202,7 +203,7 @@ class JobCluster(Maps):
             cluster_status=cluster_status, job_output=job_output, seed=seed, reseed=reseed,
         )  # fmt: skip
         if node_port is not None:
-            warnings.warn("node_port is now called dispy.config.NodePort", DeprecationWarning, stacklevel=3)
+            warn("node_port is now called dispy.config.NodePort", DeprecationWarning)
         self._reentrant = reentrant_or_not(reentrant)
         config.message_timeout_s()
         config.node_port()

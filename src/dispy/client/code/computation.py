@@ -162,24 +162,6 @@ def _name(function: Any) -> str:
     return str(getattr(function, "__name__", "") or type(function).__name__)
 
 
-def check_setup(per: Any, timeout: Any, is_isolated: bool) -> None:
-    """Refuse what cannot be ``setup_per`` and ``setup_timeout``.
-
-    Raises:
-        UsageError: It cannot, or not with isolated jobs.
-    """
-    if per not in ("node", "worker"):
-        raise UsageError(f"setup_per must be 'node' or 'worker', not {per!r}")
-    if per == "worker" and is_isolated:
-        raise UsageError(
-            "isolate=True forks a process for each job, which what needs setup_per='worker' does not survive",
-            hint="leave isolate out, or let each job do what setup does",
-        )
-    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if timeout is not None and not (is_number and 0 < timeout <= 1e9):
-        raise UsageError(f"setup_timeout must be a number of seconds, not {timeout!r}")
-
-
 def check_depends(depends: Any) -> list[Any]:
     """Functions and classes of a ``depends`` argument: an instance stands for its class, a partial for its function.
 

@@ -9,7 +9,6 @@ only we could release. The thread goes on with the callbacks when it can.
 from __future__ import annotations
 
 import enum
-import inspect
 import logging
 import operator
 import threading
@@ -23,7 +22,6 @@ from dispy.client.arguments import describe
 from dispy.client.logger import notice
 from dispy.client.session.deadlocks import Standing
 from dispy.client.waiting import Signal
-from dispy.errors import UsageError
 from dispy.system.escaping import counted
 
 if TYPE_CHECKING:
@@ -356,28 +354,3 @@ def call_now(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         function(*arguments)
     except BaseException:
         logger.exception("callback %r failed", function)
-
-
-def check_callback(callback: Any, name: str, parameters: tuple[str, ...]) -> None:
-    """Check that something can be called with so many positional arguments.
-
-    Raises:
-        UsageError: It cannot.
-    """
-    if callback is None:
-        return
-    if not callable(callback):
-        raise UsageError(
-            f"{name} must be callable, not {callback!r:.100}", hint=f"{name}=function, without parentheses"
-        )
-    try:
-        signature = inspect.signature(callback)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(*parameters)
-    except TypeError as error:
-        wanted = ", ".join(parameters)
-        raise UsageError(
-            f"{name} cannot be called with ({wanted}): {error}", hint=f"def {name}({wanted}): ..."
-        ) from error
