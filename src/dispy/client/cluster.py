@@ -25,7 +25,6 @@ from dispy.client.arguments import (
     renamed,
     warn,
 )
-from dispy.client.cluster_nodes import NodeNames
 from dispy.client.code.computation import Computation
 from dispy.client.engine import node_discovery
 from dispy.client.engine.engine import Engine, engine, stop_engine
@@ -33,7 +32,7 @@ from dispy.client.job import CANCELLED, STATUS_NAMES, DispyJob
 from dispy.client.logger import set_level
 from dispy.client.map.chunks import Chunk
 from dispy.client.map.entry import Maps
-from dispy.client.nodes import DispyNode, parse_nodes
+from dispy.client.nodes import DispyNode, NodeNames, parse_nodes
 from dispy.client.recovery import journaling
 from dispy.client.session import callbacks, completion, explain
 from dispy.client.session import sent as data
@@ -46,6 +45,8 @@ from dispy.client.session.files import Held, Shipped, is_file_item
 from dispy.client.session.live_output import Watching
 from dispy.client.session.objects import Ref
 from dispy.client.session.received_files import note_root
+from dispy.client.steering import node_views
+from dispy.client.steering.allocation import check_reach
 from dispy.client.tracebacks import brief, briefly
 from dispy.errors import PicklingError, UsageError
 from dispy.journal.writer import Journal
@@ -220,7 +221,7 @@ class JobCluster(Maps):
             for name, path in (("certfile", certfile), ("keyfile", keyfile), ("cafile", cafile))
         ]
         self._tls = check(Tls(files[0], files[1], files[2], tls))
-        self._check_reach(self._allocations)
+        check_reach(self, self._allocations)
         self._dest_path = check_dest_path(dest_path)
         self._keeps_files = cleanup is False or cleanup is None
         self.seed = payload.random_generators.new_seed() if seed is None else seed
@@ -431,7 +432,7 @@ class JobCluster(Maps):
 
     def status(self) -> ClusterStatus:
         """The nodes as they are now, and the number of jobs that have not ended."""
-        nodes = self._engine.call(self._refresh_nodes) if not self._is_closed else self._last_nodes()
+        nodes = self._engine.call(self._refresh_nodes) if not self._is_closed else node_views.last(self)
         return ClusterStatus(nodes, len(self._jobs))
 
     def print_status(self, wall_time: float | None = None) -> None:
@@ -525,6 +526,6 @@ class JobCluster(Maps):
         )
 
     def __repr__(self) -> str:
-        done = sum([node.jobs_done for node in self._last_nodes()])
+        done = sum([node.jobs_done for node in node_views.last(self)])
         closed = ", closed" if self._is_closed else ""
         return f"<JobCluster {self.name}: pending={len(self._jobs)}, done={done}{closed}>"

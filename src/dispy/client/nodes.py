@@ -6,8 +6,8 @@ import os
 import re
 import time
 import types
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from dispy.client.arguments import describe, warn
 from dispy.client.job import CREATED
@@ -18,6 +18,7 @@ from dispy.system.addresses import is_loopback, resolve
 
 if TYPE_CHECKING:
     from dispy.client.cluster import JobCluster
+    from dispy.scheduler.link import NodeInfo
 
 
 class DispyNodeAvailInfo(NamedTuple):
@@ -318,3 +319,68 @@ def _parse_node(node: Any) -> NodeAllocate | None:
         return NodeAllocate(**{"host": "*", **node})
     warn(f"{describe(node)} in nodes is ignored: it names no node")
     return None
+
+
+class KnownNodes(Protocol):
+    """The nodes that are connected: the service of the engine."""
+
+    def nodes(self) -> list[NodeInfo]:
+        """Returns all of them; to be called on the engine's loop."""
+        ...
+
+
+class NodeSource(Protocol):
+    """The engine, as far as names of nodes need it."""
+
+    @property
+    def service(self) -> KnownNodes:
+        """The nodes that are connected."""
+        ...
+
+    def call(self, function: Callable[[], list[NodeInfo]]) -> list[NodeInfo]:
+        """Call a function on the engine's loop, and return its result."""
+        ...
+
+
+class NodeNames:
+    """The names by which a program means one node, given as ``DispyNode``, address or host name.
+
+    Made on the thread of the program: a name that no connected node has is resolved, which may take seconds.
+
+    Args:
+        node: The value that the program gives.
+        engine: The engine; the names and addresses of its nodes need not be resolved, which spares the question to
+            the DNS where there is no network.
+
+    Attributes:
+        id: Identity of the node, if a ``DispyNode`` was given; else empty.
+        names: Names and addresses of the node, if a text was given; else empty.
+        text: The node, as messages call it.
+
+    Raises:
+        UsageError: The value is neither a ``DispyNode`` nor a text.
+    """
+
+    __slots__ = ("id", "names", "text")
+
+    def __init__(self, node: Any, engine: NodeSource) -> None:
+        self.id = b""
+        self.names: set[str] = set()
+        self.text = ""
+        if isinstance(node, DispyNode):
+            self.id = node._node
+            self.text = f"{node.name} ({node.ip_addr})"
+            return
+        if not isinstance(node, str) or not node:
+            raise UsageError(
+                f"a node is named by DispyNode, address or host name, not by {describe(node)}",
+                hint="cluster.status().nodes has those in use",
+            )
+        self.text = node
+        self.names.add(node)
+        if any(node in (info.name, *info.addresses()) for info in engine.call(engine.service.nodes)):
+            return
+        try:
+            self.names.add(resolve(node))
+        except UsageError:  # a node may have a name that only it knows
+            pass

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from dispy import payload
-from dispy.client.cluster_nodes import NodeNames
+from dispy.client.nodes import NodeNames
 from dispy.client.session.files import Sending, is_file_item
 from dispy.client.session.objects import Ref, check_used, drop_refs
 from dispy.client.session.submission import take_inbox
