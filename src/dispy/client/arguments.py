@@ -124,13 +124,16 @@ def check_threads() -> None:
             )
 
 
-def check_import() -> None:
-    """Check that a cluster is not made while the script is only imported: it would start itself over and over.
+def check_place() -> None:
+    """Check that a cluster can be made here: threads are real, and the script is not merely being imported.
+
+    A script that makes a cluster whenever it is imported would start itself over and over.
 
     Raises:
-        UsageError: ``multiprocessing`` imports the script in a process that it has started; or a node imports it as
-            a module that a computation needs.
+        UsageError: ``threading`` is patched; or ``multiprocessing`` imports the script in a process that it has
+            started; or a node imports it as a module that a computation needs.
     """
+    check_threads()
     process = sys.modules.get("multiprocessing.process")
     if process is not None and getattr(process.current_process(), "_inheriting", False):
         raise UsageError(
