@@ -1,9 +1,11 @@
 """Waiting for many jobs at once: ``as_completed``, ``wait``, and ``await`` in any asyncio loop.
 
-A job has one place for whoever waits for it (``DispyJob._waiter``). What is kept there is told once,
-on the engine's thread, when the job has ended; it only notes the job and wakes its own thread or
-loop if that sleeps. So a batch of ended jobs costs one wake-up per thread or loop, and no wait
-needs a thread.
+Theory of operation. A job has one place for its waiters (``DispyJob._waiter``). Each waiter is told once, on the
+engine's thread, when the job has ended. The waiter only appends the job to a queue, and wakes its own thread or loop
+if that sleeps. So a batch of ended jobs costs one wake-up per thread or loop, and no wait needs a thread of its own.
+
+No wake-up is lost: the engine's side appends first and looks whether the other side waits afterwards; the side that
+waits says so first and looks into the queue afterwards.
 """
 
 from __future__ import annotations
@@ -28,11 +30,11 @@ if TYPE_CHECKING:
 
 
 class DoneAndNotDone(NamedTuple):
-    """What ``wait`` returns.
+    """The jobs that ``wait`` was given, in two sets.
 
     Attributes:
         done: Jobs that have ended.
-        not_done: The others.
+        not_done: Jobs that have not ended.
     """
 
     done: set[DispyJob]
@@ -40,14 +42,15 @@ class DoneAndNotDone(NamedTuple):
 
 
 def as_completed(jobs: Iterable[DispyJob], timeout: float | None = None) -> Iterator[DispyJob]:
-    """Jobs in the order in which they end, however they end; those that have ended already come first.
+    """Yield jobs in the order in which they end, however they end; first those that have ended already.
 
     Args:
-        jobs: Of one cluster or several; each comes once.
-        timeout: Seconds for all of them, from this call.
+        jobs: Jobs of one cluster or several; a job that is given twice comes once.
+        timeout: Seconds for all of them, from this call; None: no limit.
 
     Raises:
-        TimeoutError: When the next one has not ended in time; says how many are left.
+        TimeoutError: From the iterator: the next job has not ended in time; says how many are left.
+        UsageError: The argument is not several jobs, or one of them belongs to a parent process.
     """
     return _as_completed(_check_jobs(jobs, "as_completed"), deadline(timeout))
 
@@ -59,7 +62,7 @@ def _as_completed(jobs: dict[DispyJob, None], until: float | None) -> Generator[
     for job in before:
         del jobs[job]
     try:
-        # All before the first is handed out: then the others come in the order in which they end.
+        # Before the first job is handed out: from here on all others are queued in the order in which they end.
         for job in jobs:
             job._add_waiter(watch)
         yield from before
@@ -80,10 +83,14 @@ def wait(
     """Wait for jobs, as ``concurrent.futures.wait`` does for futures.
 
     Args:
-        jobs: Of one cluster or several.
-        timeout: Seconds to wait at most.
-        return_when: ``ALL_COMPLETED``; ``FIRST_COMPLETED``: one has ended; ``FIRST_EXCEPTION``: one
-            has ended without a result (or all have ended).
+        jobs: Jobs of one cluster or several.
+        timeout: Seconds to wait at most; None: no limit.
+        return_when: ``ALL_COMPLETED``: all jobs have ended; ``FIRST_COMPLETED``: a job has ended;
+            ``FIRST_EXCEPTION``: a job has ended without a result, or all have ended.
+
+    Raises:
+        UsageError: The argument is not several jobs, one of them belongs to a parent process, or ``return_when`` has
+            another value.
     """
     left = _check_jobs(jobs, "wait")
     if return_when not in (ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION):
@@ -103,12 +110,13 @@ def wait(
                 break
     except TimeoutError:
         pass
-    # Whatever has ended by now is done, too.
+    # Jobs that have ended meanwhile are done, too.
     done.update([job for job in left if job._is_final])
     return DoneAndNotDone(done, set(left) - done)
 
 
 def _check_jobs(jobs: Iterable[DispyJob], name: str) -> dict[DispyJob, None]:
+    """Returns jobs without repetitions, in order, as the keys of a dictionary; ``name`` is the public function."""
     if isinstance(jobs, DispyJob):
         raise UsageError(f"{name} takes several jobs", hint="put the job into a list")
     if not isinstance(jobs, Iterable) or isinstance(jobs, (str, bytes)):
@@ -126,7 +134,7 @@ def _check_jobs(jobs: Iterable[DispyJob], name: str) -> dict[DispyJob, None]:
 
 
 class Signal:
-    """Wakes the one thread that waits for news; cheap while nobody waits."""
+    """Wakes the one thread that waits for news. Costs a look at a flag while no thread waits."""
 
     __slots__ = ("_is_waiting", "_lock")
 
@@ -136,16 +144,24 @@ class Signal:
         self._is_waiting = False
 
     def wake(self) -> None:
-        """There is news. Note it first: who waits looks for it after saying so."""
+        """Wake the waiter, from any thread. Store the news first: the waiter sets its flag, then looks for news."""
         if self._is_waiting:
             self._is_waiting = False
             try:
                 self._lock.release()
-            except RuntimeError:  # two threads had news at once
+            except RuntimeError:  # another thread has woken it at the same moment
                 pass
 
     def wait(self, has_news: Callable[[], object], until: float | None) -> bool:
-        """Wait until there is news, perhaps in vain; False if there is none at ``until``."""
+        """Wait until there is news.
+
+        Args:
+            has_news: True-like if there is news.
+            until: When the wait ends in any case (monotonic seconds); None: never.
+
+        Returns:
+            False if there is no news at ``until``.
+        """
         while True:
             self._is_waiting = True
             if has_news():
@@ -158,22 +174,22 @@ class Signal:
 
 
 class Watch:
-    """Waits for some of many jobs, on one thread."""
+    """The waiter of one thread for many jobs: it takes each that has ended from ``ended``."""
 
     __slots__ = ("_signal", "ended")
 
     def __init__(self) -> None:
         self.ended: deque[DispyJob] = deque()
-        """Jobs that have ended and were not taken yet."""
+        """Jobs that have ended and were not taken yet, in the order in which they ended."""
         self._signal = Signal()
 
     def on_ended(self, job: DispyJob) -> None:
-        """A job has ended; on the engine's threads."""
+        """Queue a job that has ended, and wake the thread; on the engine's threads."""
         self.ended.append(job)
         self._signal.wake()
 
     def wait(self, until: float | None) -> bool:
-        """Wait for a job to take; False if there is none at ``until``."""
+        """Wait for a job in ``ended``; False if there is none at ``until`` (monotonic seconds; None: no limit)."""
         return self._signal.wait(self.ended.__len__, until)
 
 
@@ -200,7 +216,7 @@ def wait_in_loop(job: DispyJob) -> Generator[Any, None, None]:
 
 
 class _LoopWaiter:
-    """One task that waits for one job."""
+    """The waiter of one asyncio task for one job."""
 
     __slots__ = ("future", "post")
 
@@ -209,7 +225,7 @@ class _LoopWaiter:
         self.future = future
 
     def on_ended(self, job: DispyJob) -> None:
-        """The job has ended; on the engine's threads."""
+        """Queue the task's future to be completed on its loop; on the engine's threads."""
         post = self.post
         post.ended.append(self.future)
         if not post.is_posted:
@@ -218,7 +234,12 @@ class _LoopWaiter:
 
 
 class _LoopPost:
-    """Futures of one loop that are to be completed, by one wake-up for all."""
+    """Futures of one loop that are to be completed, by one wake-up for all of them.
+
+    Attributes:
+        ended: Futures of jobs that have ended; appended by the engine's threads, taken by the loop.
+        is_posted: True if the loop has been woken and has not looked into ``ended`` yet.
+    """
 
     __slots__ = ("_loop", "ended", "is_posted")
 
@@ -228,14 +249,14 @@ class _LoopPost:
         self.is_posted = False
 
     def send(self) -> None:
-        """Wake the loop."""
+        """Wake the loop, which completes the futures; from any thread."""
         try:
             self._loop.call_soon_threadsafe(self._complete)
-        except RuntimeError:  # closed: nobody waits there any more
+        except RuntimeError:  # the loop is closed: no task waits there any more
             self.ended.clear()
 
     def _complete(self) -> None:
-        # In this order: what is noted from here on sends again.
+        # First the flag, then the queue: a future that is queued from here on wakes the loop again.
         self.is_posted = False
         ended = self.ended
         while ended:
@@ -245,6 +266,7 @@ class _LoopPost:
 
 
 _posts: dict[asyncio.AbstractEventLoop, _LoopPost] = {}
+"""The post of each loop in which a job was awaited. Posts of closed loops are removed when a loop is added."""
 _guard = threading.Lock()
 """Guards changes of ``_posts``."""
 
