@@ -31,7 +31,7 @@ from dispy.client.code.computation import Computation
 from dispy.client.engine.engine import Engine, engine, stop_engine
 from dispy.client.job import CANCELLED, STATUS_NAMES, DispyJob
 from dispy.client.logger import set_level
-from dispy.client.map.chunks import Chunk
+from dispy.client.map.chunk_job import Chunk
 from dispy.client.map.entry import Maps
 from dispy.client.nodes import DispyNode, NodeNames
 from dispy.client.recovery import journaling

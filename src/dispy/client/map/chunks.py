@@ -15,23 +15,23 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy import payload
 from dispy.client.arguments import describe
-from dispy.client.job import FINISHED, TERMINATED, DispyJob
+from dispy.client.job import FINISHED, TERMINATED
 from dispy.client.map import chunk_results
+from dispy.client.map.chunk_job import Chunk
 from dispy.client.waiting import Signal
 from dispy.errors import JobError, PicklingError, UsageError
-from dispy.protocol.node import Ended
 from dispy.system.escaping import of_error
 
 if TYPE_CHECKING:
-    from dispy.client.map.entry import Maps
     from dispy.client.session.objects import Ref
+    from dispy.client.session.state import ClusterState
 
 CHUNK_S = 0.02
 """What a chunk is meant to take: 100 times what a job costs in all, and little to wait for at the end."""
@@ -58,44 +58,6 @@ FEWER = 8
 """When a chunk has failed as a whole, chunks have at most so many times fewer items than that one."""
 
 
-class Chunk(DispyJob, gc=False, eq=False):
-    """Some items of a map, as a job. Never shown to the program."""
-
-    _mapping: Any = None
-    _items: payload.Buffer = b""
-    """What was sent."""
-    _first: int = 0
-    """Number of its first item."""
-    _count: int = 0
-    """How many items it has."""
-    _ready: Any = None
-    """Its results, where they are known before it is opened: a list."""
-
-    def end(self, item: Ended) -> int:
-        """It has ended; on the engine's thread. Returns how many calls were made, as far as is known.
-
-        ``_is_final`` is left to the mapping's thread: set here, it would be seen before the end is noted.
-        """
-        self._status = item.status
-        self._exception = item.reason
-        self._value = item.payload
-        self._stdout = item.stdout
-        self._stderr = item.stderr
-        self.start_time = item.start
-        self.end_time = item.end
-        # Nothing here is tracked by the collector: no cycle may stay.
-        mapping, self._mapping = self._mapping, None
-        mapping.on_ended(self)
-        if not item.ran:
-            return 0
-        return self.results() if item.status == FINISHED else 1
-
-    def results(self) -> int:
-        """How many items of a chunk that has finished were run: the others were given back."""
-        told = self._exception or ""
-        return min(int(told), self._count) if told.isdecimal() else self._count
-
-
 class Options(NamedTuple):
     """How a program wants it.
 
@@ -117,8 +79,17 @@ class Options(NamedTuple):
 class Mapping:
     """One call of ``map``."""
 
-    def __init__(self, cluster: Maps, iterables: tuple[Iterable[Any], ...], options: Options) -> None:
+    def __init__(
+        self,
+        cluster: ClusterState,
+        iterables: tuple[Iterable[Any], ...],
+        options: Options,
+        submit: Callable[[Chunk, payload.Buffer], None],
+        end: Callable[[Mapping, list[int]], None],
+    ) -> None:
         self._cluster = cluster
+        self._submit_chunk = submit
+        self._end = end
         self._until = options.until
         self._keeps_errors = options.keeps_errors
         self._chosen_size = options.size
@@ -200,7 +171,7 @@ class Mapping:
 
     def _close(self) -> None:
         """Nobody wants the rest. Without waiting: this may be called by the collector."""
-        self._cluster._end_map(self, [chunk._number for chunk in self._window if not chunk._is_final])
+        self._end(self, [chunk._number for chunk in self._window if not chunk._is_final])
         self._window.clear()
         self._items = iter(())
         self._error = None
@@ -354,7 +325,7 @@ class Mapping:
         # First: whatever is in the window is cancelled when Ctrl-C ends us, perhaps in the middle of this.
         self._open += 1
         self._enter(chunk, place)
-        self._cluster._submit_chunk(chunk, data)
+        self._submit_chunk(chunk, data)
 
     def _enter(self, chunk: Chunk, place: int | None) -> None:
         if place is None:

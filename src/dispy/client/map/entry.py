@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Never
 from dispy import payload
 from dispy.client.arguments import check_flag, deadline, describe
 from dispy.client.cluster_nodes import Steering
-from dispy.client.map.chunks import Chunk, Mapping, Options
+from dispy.client.map.chunk_job import Chunk
+from dispy.client.map.chunks import Mapping, Options
 from dispy.client.session import completion, submission
 from dispy.client.session import sent as data
 from dispy.client.tracebacks import briefly
@@ -106,7 +107,8 @@ class Maps(Steering):
         size = _checked_size(chunksize)
         self._check_open()
         sent = self._put_constants(constants, 0 if options.is_starred else len(iterables))
-        mapping = Mapping(self, iterables, options._replace(constants=sent, size=size))
+        options = options._replace(constants=sent, size=size)
+        mapping = Mapping(self, iterables, options, self._submit_chunk, self._end_map)
         self._maps.add(mapping)
         results = mapping.results()
         next(results)

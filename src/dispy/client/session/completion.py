@@ -22,7 +22,7 @@ from dispy.client.job import (
     TERMINATED,
     DispyJob,
 )
-from dispy.client.map.chunks import Chunk
+from dispy.client.map.chunk_job import Chunk
 from dispy.client.session.submission import take_inbox
 from dispy.core import scheduling as core
 from dispy.errors import UsageError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from dispy import config
 from dispy.client.arguments import check_flag, deadline
 from dispy.client.logger import notice
-from dispy.client.map.chunks import Chunk
+from dispy.client.map.chunk_job import Chunk
 from dispy.client.nodes import DispyNode
 from dispy.client.recovery import journaling
 from dispy.client.session import callbacks, completion, failures

@@ -12,7 +12,7 @@ from dispy import payload
 from dispy.client.code.computation import check_job_depends
 from dispy.client.code.imports import ENDINGS
 from dispy.client.job import CREATED, DispyJob
-from dispy.client.map.chunks import Chunk
+from dispy.client.map.chunk_job import Chunk
 from dispy.client.session.files import Held, is_file_item
 from dispy.client.session.objects import hold
 from dispy.core import scheduling as core

@@ -9,7 +9,7 @@ import concurrent.futures
 
 from dispy import config
 from dispy.client.job import DispyJob
-from dispy.client.map.chunks import Chunk
+from dispy.client.map.chunk_job import Chunk
 from dispy.client.nodes import NodeNames
 from dispy.client.session.state import ClusterState
 from dispy.core.scheduling import Placement
