@@ -5,7 +5,7 @@ looks at ``_waiter``, and calls ``_wake`` if that is set. A thread that waits go
 ``_waiter`` first, then looks at ``_is_final``. So one of the two sees the other, and no thread sleeps for ever.
 
 ``_waiter`` is None, one waiter, or ``_Several``. A waiter is a bare lock (``wait`` of one thread), an Event
-(``finish``), or an object with ``on_ended`` (``client.waiting``). ``_waiters`` guards its changes, for all jobs.
+(``finish``), or an object with ``on_ended`` (``client.waiting``, ``client.awaiting``). ``_waiters`` guards it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import msgspec
 
 from dispy import payload
 from dispy.client.arguments import check_timeout
+from dispy.client.awaiting import wait_in_loop
 from dispy.client.session.failures import look, summary
 from dispy.client.session.missing_files import advice_in
 from dispy.errors import JobError
@@ -270,7 +271,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         """
         if not self._is_final:
             self._check_process()
-            yield from _waiting().wait_in_loop(self)
+            yield from wait_in_loop(self)
         return self.result
 
     def output(self, follow: bool = False) -> Iterator[Output]:
@@ -350,13 +351,6 @@ def _release(lock: Any) -> None:
         lock.release()
     except RuntimeError:  # another thread has released it already
         pass
-
-
-@functools.cache
-def _waiting() -> ModuleType:
-    from dispy.client import waiting  # here, as it imports this module
-
-    return waiting
 
 
 @functools.cache

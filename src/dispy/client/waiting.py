@@ -1,8 +1,8 @@
-"""Waiting for many jobs at once: ``as_completed``, ``wait``, and ``await`` in any asyncio loop.
+"""Waiting for many jobs at once: ``as_completed`` and ``wait``.
 
 Theory of operation. A job has one place for its waiters (``DispyJob._waiter``). Each waiter is told once, on the
-engine's thread, when the job has ended. The waiter only appends the job to a queue, and wakes its own thread or loop
-if that sleeps. So a batch of ended jobs costs one wake-up per thread or loop, and no wait needs a thread of its own.
+engine's thread, when the job has ended. The waiter only appends the job to a queue, and wakes its own thread if that
+sleeps. So a batch of ended jobs costs one wake-up per thread that waits, and no wait needs a thread of its own.
 
 No wake-up is lost: the engine's side appends first and looks whether the other side waits afterwards; the side that
 waits says so first and looks into the queue afterwards.
@@ -11,22 +11,18 @@ waits says so first and looks into the queue afterwards.
 from __future__ import annotations
 
 import _thread
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED as ALL_COMPLETED
 from concurrent.futures import FIRST_COMPLETED as FIRST_COMPLETED
 from concurrent.futures import FIRST_EXCEPTION as FIRST_EXCEPTION
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 from dispy.client.arguments import deadline, describe
 from dispy.client.job import FINISHED, DispyJob
 from dispy.errors import UsageError
 from dispy.system.escaping import counted
-
-if TYPE_CHECKING:
-    import asyncio
 
 
 class DoneAndNotDone(NamedTuple):
@@ -191,91 +187,3 @@ class Watch:
     def wait(self, until: float | None) -> bool:
         """Wait for a job in ``ended``; False if there is none at ``until`` (monotonic seconds; None: no limit)."""
         return self._signal.wait(self.ended.__len__, until)
-
-
-# asyncio.
-
-
-def wait_in_loop(job: DispyJob) -> Generator[Any, None, None]:
-    """Wait for a job in the running asyncio loop: what ``await job`` does.
-
-    Raises:
-        RuntimeError: No loop runs in this thread.
-    """
-    from asyncio import get_running_loop
-
-    loop = get_running_loop()
-    future = loop.create_future()
-    waiter = _LoopWaiter(_post_of(loop), future)
-    job._add_waiter(waiter)
-    try:
-        yield from future
-    except BaseException:
-        job._drop_waiter(waiter)
-        raise
-
-
-class _LoopWaiter:
-    """The waiter of one asyncio task for one job."""
-
-    __slots__ = ("future", "post")
-
-    def __init__(self, post: _LoopPost, future: asyncio.Future[None]) -> None:
-        self.post = post
-        self.future = future
-
-    def on_ended(self, job: DispyJob) -> None:
-        """Queue the task's future to be completed on its loop; on the engine's threads."""
-        post = self.post
-        post.ended.append(self.future)
-        if not post.is_posted:
-            post.is_posted = True
-            post.send()
-
-
-class _LoopPost:
-    """Futures of one loop that are to be completed, by one wake-up for all of them.
-
-    Attributes:
-        ended: Futures of jobs that have ended; appended by the engine's threads, taken by the loop.
-        is_posted: True if the loop has been woken and has not looked into ``ended`` yet.
-    """
-
-    __slots__ = ("_loop", "ended", "is_posted")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self.ended: deque[asyncio.Future[None]] = deque()
-        self.is_posted = False
-
-    def send(self) -> None:
-        """Wake the loop, which completes the futures; from any thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._complete)
-        except RuntimeError:  # the loop is closed: no task waits there any more
-            self.ended.clear()
-
-    def _complete(self) -> None:
-        # First the flag, then the queue: a future that is queued from here on wakes the loop again.
-        self.is_posted = False
-        ended = self.ended
-        while ended:
-            future = ended.popleft()
-            if not future.done():
-                future.set_result(None)
-
-
-_posts: dict[asyncio.AbstractEventLoop, _LoopPost] = {}
-"""The post of each loop in which a job was awaited. Posts of closed loops are removed when a loop is added."""
-_guard = threading.Lock()
-"""Guards changes of ``_posts``."""
-
-
-def _post_of(loop: asyncio.AbstractEventLoop) -> _LoopPost:
-    post = _posts.get(loop)
-    if post is None:
-        with _guard:
-            for old in [old for old in _posts if old.is_closed()]:
-                del _posts[old]
-            post = _posts[loop] = _LoopPost(loop)
-    return post
