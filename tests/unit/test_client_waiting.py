@@ -12,7 +12,8 @@ import pytest
 
 from dispy.client import awaiting
 from dispy.client.job import FINISHED, TERMINATED, DispyJob
-from dispy.client.waiting import Signal, Watch, as_completed, wait
+from dispy.client.waiting import Watch, as_completed, wait
+from dispy.client.wakeup import Signal
 
 
 def end(job: DispyJob, status: int = FINISHED) -> None:

@@ -3,17 +3,12 @@
 Theory of operation. A job has one place for its waiters (``DispyJob._waiter``). Each waiter is told once, on the
 engine's thread, when the job has ended. The waiter only appends the job to a queue, and wakes its own thread if that
 sleeps. So a batch of ended jobs costs one wake-up per thread that waits, and no wait needs a thread of its own.
-
-No wake-up is lost: the engine's side appends first and looks whether the other side waits afterwards; the side that
-waits says so first and looks into the queue afterwards.
 """
 
 from __future__ import annotations
 
-import _thread
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ALL_COMPLETED as ALL_COMPLETED
 from concurrent.futures import FIRST_COMPLETED as FIRST_COMPLETED
 from concurrent.futures import FIRST_EXCEPTION as FIRST_EXCEPTION
@@ -21,6 +16,7 @@ from typing import NamedTuple
 
 from dispy.client.arguments import deadline, describe
 from dispy.client.job import FINISHED, DispyJob
+from dispy.client.wakeup import Signal
 from dispy.errors import UsageError
 from dispy.system.escaping import counted
 
@@ -127,46 +123,6 @@ def _check_jobs(jobs: Iterable[DispyJob], name: str) -> dict[DispyJob, None]:
     for job in found:
         job._check_process()
     return found
-
-
-class Signal:
-    """Wakes the one thread that waits for news. Costs a look at a flag while no thread waits."""
-
-    __slots__ = ("_is_waiting", "_lock")
-
-    def __init__(self) -> None:
-        self._lock = _thread.allocate_lock()
-        self._lock.acquire()
-        self._is_waiting = False
-
-    def wake(self) -> None:
-        """Wake the waiter, from any thread. Store the news first: the waiter sets its flag, then looks for news."""
-        if self._is_waiting:
-            self._is_waiting = False
-            try:
-                self._lock.release()
-            except RuntimeError:  # another thread has woken it at the same moment
-                pass
-
-    def wait(self, has_news: Callable[[], object], until: float | None) -> bool:
-        """Wait until there is news.
-
-        Args:
-            has_news: True-like if there is news.
-            until: When the wait ends in any case (monotonic seconds); None: never.
-
-        Returns:
-            False if there is no news at ``until``.
-        """
-        while True:
-            self._is_waiting = True
-            if has_news():
-                self._is_waiting = False
-                return True
-            left = -1.0 if until is None else max(0.0, until - time.monotonic())
-            if not self._lock.acquire(True, left):
-                self._is_waiting = False
-                return bool(has_news())
 
 
 class Watch:

@@ -28,7 +28,7 @@ from dispy.client.arguments import describe
 from dispy.client.job import FINISHED, TERMINATED
 from dispy.client.map import chunk_results
 from dispy.client.map.chunk_job import Chunk
-from dispy.client.waiting import Signal
+from dispy.client.wakeup import Signal
 from dispy.errors import JobError, PicklingError, UsageError
 from dispy.system.escaping import of_error
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dispy.client.arguments import describe
 from dispy.client.logger import notice
 from dispy.client.session.deadlocks import Standing
-from dispy.client.waiting import Signal
+from dispy.client.wakeup import Signal
 from dispy.system.escaping import counted
 
 if TYPE_CHECKING:

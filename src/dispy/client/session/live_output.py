@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy.client.job import CREATED, DispyJob
 from dispy.client.session.callbacks import Caller, call_now
-from dispy.client.waiting import Signal
+from dispy.client.wakeup import Signal
 from dispy.core import scheduling as core
 from dispy.protocol.limits import MIB
 from dispy.protocol.node import Ended, Printed
