@@ -263,9 +263,9 @@ def test_a_recovery_that_runs_jobs_can_be_killed_and_run_again(
 
 DIE_RELEASED = """
 import os
-import dispy.client.recover as recover
-are_released = recover._are_released
-recover._are_released = lambda net: are_released(net) and os._exit(7)
+import dispy.client.recovery.steps as steps
+are_released = steps._are_released
+steps._are_released = lambda net: are_released(net) and os._exit(7)
 """
 
 

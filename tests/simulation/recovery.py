@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from dispy.client.job import DispyJob
-from dispy.client.recover import Wait, recovering
 from dispy.client.recovery.dead_program import Dead, Session
 from dispy.client.recovery.node_queries import LOOK_S, Asking, by_program
 from dispy.client.recovery.resumed_jobs import Put, begin_session
+from dispy.client.recovery.steps import Wait, recovering
 from dispy.journal.rows import GIVEN_UP
 from dispy.protocol.node import FINISHED, Ended, Job
 

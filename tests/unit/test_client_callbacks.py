@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from dispy.client.arguments import check_callback
 from dispy.client.engine.callback_thread import Caller
-from dispy.client.session.callbacks import check_callback
 from dispy.errors import UsageError
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from dispy import payload
-from dispy.client.map.chunks import CHUNK_BYTES, ITEMS_MAX, WAITING_BYTES, Chunk, Mapping, Options
+from dispy.client.map.chunk_job import Chunk
+from dispy.client.map.chunks import CHUNK_BYTES, ITEMS_MAX, WAITING_BYTES, Mapping, Options
 from dispy.errors import JobError, PicklingError, UsageError
 from dispy.protocol.node import CANCELLED, FINISHED, TERMINATED, Ended
 
@@ -58,7 +59,8 @@ class Cluster:
 
 
 def begin(cluster: Cluster, *iterables: Any, **options: Any) -> tuple[Mapping, Any]:
-    mapping = Mapping(cluster, iterables, Options(**options))  # type: ignore[arg-type]
+    chosen = Options(**options)
+    mapping = Mapping(cluster, iterables, chosen, cluster._submit_chunk, cluster._end_map)  # type: ignore[arg-type]
     results = mapping.results()
     next(results)
     return mapping, results

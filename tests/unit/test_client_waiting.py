@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from dispy.client import waiting
+from dispy.client import awaiting
 from dispy.client.job import FINISHED, TERMINATED, DispyJob
-from dispy.client.waiting import Signal, Watch, as_completed, wait
+from dispy.client.waiting import Watch, as_completed, wait
+from dispy.client.wakeup import Signal
 
 
 def end(job: DispyJob, status: int = FINISHED) -> None:
@@ -120,13 +121,13 @@ def test_a_signal_is_never_lost() -> None:
 def test_one_wake_up_for_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [DispyJob(n) for n in range(100)]
     sent = []
-    send = waiting._LoopPost.send
+    send = awaiting._LoopPost.send
 
     def count(post: Any) -> None:
         sent.append(post)
         send(post)
 
-    monkeypatch.setattr(waiting._LoopPost, "send", count)
+    monkeypatch.setattr(awaiting._LoopPost, "send", count)
 
     async def run() -> list[Any]:
         loop = asyncio.get_running_loop()
@@ -145,4 +146,4 @@ def test_loops_that_are_gone_are_forgotten() -> None:
 
     for n in range(5):
         asyncio.run(run(DispyJob(n)))
-    assert len([loop for loop in waiting._posts if loop.is_closed()]) <= 1
+    assert len([loop for loop in awaiting._posts if loop.is_closed()]) <= 1

@@ -1,22 +1,35 @@
-"""What callers pass, checked first: errors name the parameter, what it is, and what it may be."""
+"""Checks of the arguments that callers pass. Every error names the parameter, its value, and the values it may have.
+
+One place for all public calls; the second half is about ``JobCluster``: old names of its parameters, its options, and
+where a cluster must not be made at all.
+"""
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
+from dispy import payload
 from dispy.errors import UsageError
-from dispy.settings import PULSE_MAX_S
+from dispy.not_yet import PARAMETERS, not_yet
+from dispy.protocol.files import check_path as check_sent_path
+from dispy.settings import PULSE_MAX_S, PULSE_MIN_S
 from dispy.system.addresses import resolve
 
 
 def describe(value: Any) -> str:
-    """A value in a message: of a foreign ``repr`` no more than fits on a line."""
+    """Returns the ``repr`` of a value for a message, cut to 100 characters.
+
+    An object of the user's whose ``repr`` raises is described by its type.
+    """
     try:
         text = repr(value)
     except Exception:
@@ -24,25 +37,28 @@ def describe(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def warn(text: str) -> None:
-    """Warn of something at the line of the program that has led here, however deep in dispy that is."""
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
+    """Issue a warning for the line of the program that called dispy, however deep in dispy this is called."""
     level = 1
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "dispy":
         frame = frame.f_back
         level += 1
-    warnings.warn(text, stacklevel=level)
+    warnings.warn(text, category, stacklevel=level)
+
+
+# Times.
 
 
 def check_timeout(value: Any, name: str = "timeout") -> float | None:
-    """Seconds, or None for as long as it takes.
+    """Check a timeout (seconds), or None for no limit, and turn it into a timeout that every lock accepts.
 
     Returns:
-        The same as locks take it, of which some refuse what is endless or negative, or take it for something else:
-        None for infinity, and for more than a lock can count (292 years on Linux); 0 for negative ones.
+        Seconds; None for infinity and for more than a lock can count (292 years on Linux); 0 for a negative number.
+        Without that some locks refuse endless or negative timeouts, and others give them another meaning.
 
     Raises:
-        UsageError: Something else; NaN is no number of seconds either.
+        UsageError: The value is no number; NaN is none either.
     """
     if value is None:
         return None
@@ -55,27 +71,46 @@ def check_timeout(value: Any, name: str = "timeout") -> float | None:
 
 
 def deadline(timeout: Any, name: str = "timeout") -> float | None:
-    """When a wait that begins now has to end (monotonic seconds); None for never.
+    """Returns when a wait that begins now has to end (monotonic seconds); None for never.
 
     Raises:
-        UsageError: Something else than seconds or None.
+        UsageError: The timeout is neither a number of seconds nor None.
     """
     seconds = check_timeout(timeout, name)
     return None if seconds is None else time.monotonic() + seconds
 
 
+def check_interval(name: str, value: Any, least: float) -> None:
+    """Check an interval: ``least`` to ``PULSE_MAX_S`` seconds, or None.
+
+    Raises:
+        UsageError: The value is no number, or out of this range.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= PULSE_MAX_S:
+        raise UsageError(
+            f"{name} must be from {least:g} to {PULSE_MAX_S:g} seconds, not {describe(value)}",
+            hint="leave it out for the usual one",
+        )
+
+
+# Where dispy is called.
+
 _PATCHERS = (
     ("gevent.monkey", "is_module_patched", "threading"),
     ("eventlet.patcher", "is_monkey_patched", "thread"),
 )
-"""Modules that make greenlets of threads; a function of theirs, and what it is asked."""
+"""Libraries that can replace threads by greenlets: (module, its function that tells, the argument for that)."""
 
 
 def check_threads() -> None:
-    """Check that threads are threads. As a greenlet dispy's own would let no other run, and all would stand still.
+    """Check that ``threading`` gives real threads.
+
+    As a greenlet, dispy's background thread would let no other greenlet run, and the whole program would hang.
 
     Raises:
-        UsageError: They have been patched.
+        UsageError: gevent or eventlet has patched ``threading``.
     """
     for name, asked, what in _PATCHERS:
         is_patched = getattr(sys.modules.get(name), asked, None)
@@ -89,11 +124,37 @@ def check_threads() -> None:
             )
 
 
-def check_flag(name: str, value: Any) -> bool:
-    """True or False, and nothing that counts as one of them.
+def check_place() -> None:
+    """Check that a cluster can be made here: threads are real, and the script is not merely being imported.
+
+    A script that makes a cluster whenever it is imported would start itself over and over.
 
     Raises:
-        UsageError: Something else.
+        UsageError: ``threading`` is patched; or ``multiprocessing`` imports the script in a process that it has
+            started; or a node imports it as a module that a computation needs.
+    """
+    check_threads()
+    process = sys.modules.get("multiprocessing.process")
+    if process is not None and getattr(process.current_process(), "_inheriting", False):
+        raise UsageError(
+            "a cluster is made by a process that multiprocessing starts, which runs the script once more",
+            hint="guard what the script does with 'if __name__ == \"__main__\":'",
+        )
+    if payload.is_importing():
+        raise UsageError(
+            "a cluster is made by a module that is imported on a node",
+            hint="make it in a function, or below 'if __name__ == \"__main__\":'",
+        )
+
+
+# Single values.
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Check that a flag is True or False, and no other value that only counts as one of them. Returns the flag.
+
+    Raises:
+        UsageError: The value is not a bool.
     """
     if not isinstance(value, bool):
         raise UsageError(
@@ -103,30 +164,30 @@ def check_flag(name: str, value: Any) -> bool:
 
 
 def check_text(name: str, value: Any, hint: str) -> None:
-    """A text.
+    """Check that a value is a text; ``hint`` is what the error advises.
 
     Raises:
-        UsageError: Something else.
+        UsageError: The value is not a str.
     """
     if not isinstance(value, str):
         raise UsageError(f"{name} must be a text, not {describe(value)}", hint=hint)
 
 
 def check_path(name: str, value: Any) -> None:
-    """A path, or None.
+    """Check that a value is a path or None. The file need not exist.
 
     Raises:
-        UsageError: Something else.
+        UsageError: The value has another type.
     """
     if value is not None and not isinstance(value, (str, os.PathLike)):
         raise UsageError(f"{name} must be a path, not {describe(value)}", hint=f"{name}='path/of/the/file'")
 
 
 def check_hosts(name: str, hosts: Any) -> None:
-    """Names or addresses; None or an empty text, as in dispy 4, for none.
+    """Check one host or several, by name or address. None and, as in dispy 4, an empty text stand for none.
 
     Raises:
-        UsageError: Something else, or a name that cannot be resolved.
+        UsageError: The value has another type, or a name cannot be resolved.
     """
     if hosts == "":
         return
@@ -142,10 +203,10 @@ def check_hosts(name: str, hosts: Any) -> None:
 
 
 def check_port(name: str, port: Any) -> None:
-    """A port with room for those after it, or None.
+    """Check a port: 1 to 64999, so that the ports counted from it exist, too; or None.
 
     Raises:
-        UsageError: Something else.
+        UsageError: The value is no number, or out of this range.
     """
     if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65000):
         raise UsageError(
@@ -154,16 +215,174 @@ def check_port(name: str, port: Any) -> None:
         )
 
 
-def check_interval(name: str, value: Any, least: float) -> None:
-    """Seconds from ``least`` on, or None.
+def check_callback(callback: Any, name: str, parameters: tuple[str, ...]) -> None:
+    """Check that a callback can be called with one positional argument for each of ``parameters``.
+
+    None, for no callback, passes; so does a callable whose signature cannot be read (many written in C).
 
     Raises:
-        UsageError: Something else.
+        UsageError: The value is not callable, or not with these arguments.
     """
-    if value is None:
+    if callback is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= PULSE_MAX_S:
+    if not callable(callback):
         raise UsageError(
-            f"{name} must be from {least:g} to {PULSE_MAX_S:g} seconds, not {describe(value)}",
-            hint="leave it out for the usual one",
+            f"{name} must be callable, not {callback!r:.100}", hint=f"{name}=function, without parentheses"
         )
+    try:
+        signature = inspect.signature(callback)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*parameters)
+    except TypeError as error:
+        wanted = ", ".join(parameters)
+        raise UsageError(
+            f"{name} cannot be called with ({wanted}): {error}", hint=f"def {name}({wanted}): ..."
+        ) from error
+
+
+# Parameters of ``JobCluster``.
+
+
+def renamed(value: Any, old: Any, old_name: str, name: str) -> Any:
+    """Returns a parameter that may have been given by its old name, with a warning if it was; the new name wins."""
+    if old is None:
+        return value
+    warn(f"{old_name} is now called {name}", DeprecationWarning)
+    return old if value is None else value
+
+
+def reentrant_or_not(value: Any) -> bool:
+    """Returns ``reentrant``; False, with a warning, if it is no bool. dispy 4 took that for False without a word."""
+    if isinstance(value, bool):
+        return value
+    warn(f"reentrant={value!r} is neither True nor False; False is used")
+    return False
+
+
+def check_dest_path(dest_path: Any) -> str:
+    """Check the name of the working directory on nodes, which lies below the directory of this client there.
+
+    Returns:
+        The path with single slashes between its parts; empty for None: the cluster gets a directory of its own.
+
+    Raises:
+        UsageError: The value is no text, or leads out of the directory of this client.
+    """
+    if dest_path is None:
+        return ""
+    if not isinstance(dest_path, (str, os.PathLike)) or isinstance(os.fspath(dest_path), bytes):
+        raise UsageError(f"dest_path must be a text, not {dest_path!r}")
+    text = str(os.fspath(dest_path))
+    if text.startswith("/"):
+        warn(f"dest_path {text!r} is below the directory of this client on the nodes all the same")
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    try:
+        check_sent_path("/".join(parts))
+    except ValueError as error:
+        raise UsageError(f"dest_path cannot be used: {error}", hint="dest_path='project/data'") from None
+    return "/".join(parts)
+
+
+def check_setup(per: Any, timeout: Any, is_isolated: bool) -> None:
+    """Check ``setup_per`` and ``setup_timeout`` (seconds, or None).
+
+    Args:
+        per: The value of ``setup_per``.
+        timeout: The value of ``setup_timeout``.
+        is_isolated: True if each job runs in a process of its own, which rules out ``setup_per="worker"``.
+
+    Raises:
+        UsageError: One of them cannot be used, or not with isolated jobs.
+    """
+    if per not in ("node", "worker"):
+        raise UsageError(f"setup_per must be 'node' or 'worker', not {per!r}")
+    if per == "worker" and is_isolated:
+        raise UsageError(
+            "isolate=True forks a process for each job, which what needs setup_per='worker' does not survive",
+            hint="leave isolate out, or let each job do what setup does",
+        )
+    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
+    if timeout is not None and not (is_number and 0 < timeout <= 1e9):
+        raise UsageError(f"setup_timeout must be a number of seconds, not {timeout!r}")
+
+
+def check_each(**given: Any) -> None:
+    """Check parameters of ``JobCluster`` that can be judged each by itself, by name, in the order given.
+
+    Raises:
+        UsageError: The first that cannot be used, and why.
+    """
+    for name, value in given.items():
+        _CHECKS[name](name, value)
+
+
+def _check_flag_or_none(name: str, value: Any) -> None:
+    if value is not None:
+        check_flag(name, value)
+
+
+def _check_loglevel(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise UsageError(f"{name} must be a number, not {describe(value)}", hint="dispy.logger.DEBUG")
+
+
+def _check_seed(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise UsageError(
+            f"{name} must be a number from 0, not {describe(value)}", hint="leave it out for a random one"
+        )
+
+
+def _check_queued(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise UsageError(
+            f"{name} must be a number of jobs from 1, not {describe(value)}",
+            hint="leave it out for no bound",
+        )
+
+
+def _calls(*parameters: str) -> Callable[[str, Any], None]:
+    """Returns a check of callbacks that are called with these arguments."""
+    return lambda name, value: check_callback(value, name, parameters)
+
+
+def _refuse(name: str, value: Any) -> None:
+    """Refuse a parameter of dispy 4 that has no effect yet, unless its value says that it is not wanted.
+
+    Raises:
+        NotYetError: The value is neither None nor False.
+    """
+    if value is not None and value is not False:
+        raise not_yet(f"{name}={describe(value)}", PARAMETERS[name])
+
+
+_CHECKS: dict[str, Callable[[str, Any], object]] = {
+    **dict.fromkeys(PARAMETERS, _refuse),
+    "recover_file": check_path,
+    "secret_file": check_path,
+    "certfile": check_path,
+    "keyfile": check_path,
+    "cafile": check_path,
+    "ping_interval": partial(check_interval, least=1),
+    "poll_interval": partial(check_interval, least=5),
+    "pulse_interval": partial(check_interval, least=PULSE_MIN_S),
+    "host": check_hosts,
+    "ext_host": check_hosts,
+    "dispy_port": check_port,
+    "node_port": check_port,
+    "isolate": check_flag,
+    "seed": _check_seed,
+    "reseed": check_flag,
+    "exclusive": check_flag,
+    "durable": check_flag,
+    "tls": _check_flag_or_none,
+    "loglevel": _check_loglevel,
+    "secret": partial(check_text, hint="the text that nodes were given with --secret"),
+    "max_queued": _check_queued,
+    "job_status": _calls("job"),
+    "cluster_status": _calls("status", "node", "job"),
+    "job_output": _calls("job", "stream", "text"),
+}
+"""The check of each parameter of ``JobCluster`` that ``check_each`` judges, by name."""

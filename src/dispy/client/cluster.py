@@ -1,4 +1,8 @@
-"""``JobCluster``: a computation with its nodes and jobs, as programs use it."""
+"""``JobCluster``: a computation with its nodes and jobs, as programs use it.
+
+The methods are called on threads of the program. They check what they are given; the work is in the modules of
+``client.session`` and ``client.steering``, most of it on the engine's loop.
+"""
 
 from __future__ import annotations
 
@@ -6,55 +10,67 @@ import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
-from dispy import config, payload
-from dispy.client.arguments import check_threads, check_timeout, deadline, describe
-from dispy.client.cluster_nodes import NodeNames
-from dispy.client.code.computation import Computation, check_setup
-from dispy.client.engine import node_discovery
+from dispy import payload
+from dispy.client.arguments import (
+    check_dest_path,
+    check_each,
+    check_place,
+    check_setup,
+    check_timeout,
+    deadline,
+    describe,
+    reentrant_or_not,
+    renamed,
+    warn,
+)
+from dispy.client.code.computation import Computation
 from dispy.client.engine.callback_thread import Waited
 from dispy.client.engine.engine import Engine, engine, stop_engine
 from dispy.client.job import CANCELLED, STATUS_NAMES, DispyJob
 from dispy.client.logger import set_level
-from dispy.client.map.chunks import Chunk
+from dispy.client.map.chunk_job import Chunk
 from dispy.client.map.entry import Maps
-from dispy.client.nodes import DispyNode, parse_nodes
-from dispy.client.parameters import check_dest_path, check_each, reentrant_or_not, renamed
+from dispy.client.nodes import DispyNode, NodeNames
 from dispy.client.recovery import journaling
-from dispy.client.session import callbacks, cancellation, explain, objects
-from dispy.client.session import files as session_files
-from dispy.client.session import shutdown as closing
-from dispy.client.session import status_table as status_module
-from dispy.client.session import submission as submitting
+from dispy.client.session import (
+    callbacks,
+    cancellation,
+    explain,
+    files,
+    objects,
+    shutdown,
+    startup,
+    status_table,
+    submission,
+)
 from dispy.client.session.failures import Tally
 from dispy.client.session.files import Held, Shipped
 from dispy.client.session.live_output import Watching
 from dispy.client.session.objects import Ref
 from dispy.client.session.received_files import note_root
+from dispy.client.steering import node_views
 from dispy.client.tracebacks import brief, briefly
 from dispy.errors import PicklingError, UsageError
 from dispy.files.manifest import is_file_item
 from dispy.journal.writer import Journal
 from dispy.protocol.files import FileEntry
-from dispy.security import secrets
-from dispy.security.tls import Tls, check
+from dispy.security.tls import Tls
 from dispy.settings import PULSE_S
 from dispy.system import current_directory, process_identity
-from dispy.system.addresses import is_loopback
 
 logger = logging.getLogger("dispy.client")
 
 
 class ClusterStatus(NamedTuple):
-    """What ``status()`` returns.
+    """The state of a cluster, as ``JobCluster.status()`` returns it.
 
     Attributes:
         nodes: The nodes of the cluster.
-        jobs_pending: Jobs that have not ended. Of a ``map``, its chunks that have not ended.
+        jobs_pending: Number of jobs that have not ended. A ``map`` counts by its chunks that have not ended.
     """
 
     nodes: list[DispyNode]
@@ -72,64 +88,65 @@ class JobCluster(Maps):
             dictionaries or ``NodeAllocate`` objects; by default every node of this user on this machine, and a node
             of the program's own where there is none.
         depends: What jobs need on the nodes: functions and classes, which the computation finds by name; paths of
-            files and directories, which lie in its working directory as they lie below the current one here, or
-            by their last names; modules, of which the whole package can be imported there. A function called
+            files and directories, which get the place in its working directory that they have below the current one
+            here, or their last names; modules, of which the whole package can be imported there. A function called
             ``init_depends`` is called on each node before the others are defined: it may import modules, and
             define names with ``global``.
         setup: Called once on each node before any job there, with the ``setup_args`` of the ``NodeAllocate`` that the
             node is used for, in the working directory. Jobs see the globals that it sets, and share the memory of
             what it has loaded. A node where it raises, or returns anything but 0, 1, 2 or None, is not used.
-        cleanup: Called likewise after all jobs, when the cluster leaves the node; then files are removed. True: only
-            that. False: the working directory stays as it is; with ``dest_path`` the next cluster finds it.
+        cleanup: Called like ``setup``, after all jobs, when the cluster leaves the node; then files are removed.
+            True: files are only removed. False: the directory stays; by ``dest_path`` the next cluster finds it.
         job_status: Called with a job at each provisional result and at its end.
         cluster_status: Called with (status, node, job) at every event; with ``DispyNode.Closed`` for each node when
-            it is not used any more, the latest when the cluster is closed.
-        host: Accepted; clients listen nowhere.
+            it is not used any more, at the latest when the cluster is closed.
+        host: Accepted without effect: clients listen nowhere.
         dest_path: Name of the working directory on the nodes, also ``a/b``, below one for the address of this
-            client; clusters that give the same share it. By default each has its own.
+            client; clusters with the same name share it. By default each cluster has its own.
         dispy_port: Base port; nodes listen on the next one.
         loglevel: Level of dispy's logger; below WARNING its lines are shown on stderr, unless the program has
-            handlers. None: as it is; warnings are shown.
-        ext_host: Accepted; nodes do not call back, so no gateway has to let them through.
+            handlers. None: the level stays as it is; warnings are shown.
+        ext_host: Accepted without effect: nodes do not call back, so no gateway has to let them through.
         port: Old name of ``dispy_port``.
-        node_port: Old way to assign ``dispy.config.NodePort``, where nodes listen that are given without a port.
+        node_port: Old way to assign ``dispy.config.NodePort``, the port of nodes that are given without one.
         callback: Old name of ``job_status``.
         ip_addr: Old name of ``host``.
         ext_ip_addr: Old name of ``ext_host``.
         ipv4_udp_multicast: Refused, since nodes of other machines are not found yet: name them in ``nodes``.
-        ping_interval: Accepted; nodes are looked for all the time.
-        pulse_interval: Nodes give a sign of life at least so often (0.1 to 1000 seconds; 1 if not given): one that
-            says nothing for five times so long is dead. The smallest of all clusters of the program is for all.
-        poll_interval: Accepted; results come over the client's own connection.
-        reentrant: Jobs may run again elsewhere if their node is lost.
-        secret: Shared with the nodes; by default the user's own, or ``DISPY_SECRET``.
+        ping_interval: Accepted without effect: nodes are looked for all the time.
+        pulse_interval: Heartbeat of nodes: the longest time between two signs of life (0.1 to 1000 seconds; 1 if not
+            given). A node that is silent for five such times is dead. The smallest interval of all clusters of the
+            program holds for all of them.
+        poll_interval: Accepted without effect: results come over the client's connection as they are ready.
+        reentrant: True if jobs may run again on another node when theirs is lost.
+        secret: Secret shared with the nodes; by default the user's own, or ``DISPY_SECRET``.
         isolate: Run each job in a fresh process.
         keyfile: Key of ``certfile``, if that is in a file of its own.
         certfile: Certificate that nodes must show, too (PEM); with ``cafile``, ours.
         secret_file: File with the secret, instead of ``secret``.
         cafile: Authority that must have signed the nodes' certificates (PEM), for the names used in ``nodes``.
         tls: Encrypt links; by default those to other machines, and all with ``certfile``.
-        exclusive: Keep all others off the nodes, from when the cluster comes to them until it closes. On each node it
-            starts when the jobs that run there have ended; several such clusters have their turns there in the
-            order in which they came. Those kept waiting are told by whom.
-        max_queued: ``submit`` waits while so many jobs have not ended, so that a producer cannot run away
-            from the nodes. Callbacks are not made to wait: they would stop each other.
+        exclusive: Keep all other computations off the nodes, from when the cluster comes to them until it closes. On
+            each node it starts when the jobs that run there have ended; several such clusters have their turns there
+            in the order in which they came. Clusters that are kept waiting are told for whom.
+        max_queued: Back-pressure: ``submit`` waits while this number of jobs have not ended, so that a producer
+            cannot run away from the nodes. Callbacks are not made to wait: they would stop each other.
         recover_file: Where to keep a journal of all jobs and results, for ``recover_jobs``; must not exist.
         durable: Keep such a journal, in the user's state directory if ``recover_file`` does not say where.
-        setup_per: "node": setup runs once on each node, and jobs' processes are forked from that process. "worker":
-            in each of those, for libraries that do not survive a fork; so does cleanup, and threads and processes
-            that setup has made stay.
+        setup_per: "node": setup runs once on each node, and the processes of jobs are forked from its process.
+            "worker": setup runs in each of those processes, for libraries that do not survive a fork; so does
+            cleanup, and threads and processes that setup has started stay.
         setup_timeout: Seconds that setup may take; a node where it takes longer is not used, and all that it has
-            started there is killed. None: as long as it takes.
+            started there is killed. None: no limit.
         job_output: Called with (job, stream, text) while jobs run, some tenths of a second after they print, and
             before ``job_status`` with the rest; ``stream`` is "stdout" or "stderr". See ``DispyJob.output``.
         seed: Number from 0 that ``dispy_job_seed()`` in jobs depends on, beside the job's place among those of the
-            cluster; random if not given, and then to be read from ``JobCluster.seed``.
-        reseed: Random generators that many workers have a copy of are given a stream of their own in each. False:
-            they are left alone, and jobs of different workers draw the same numbers.
+            cluster; random if not given, and to be read from ``JobCluster.seed``.
+        reseed: True to give random generators that many workers have a copy of a stream of their own in each
+            worker. False: generators are left alone, and jobs of different workers draw the same numbers.
 
     Raises:
-        UsageError: A parameter that cannot be used, and why.
+        UsageError: A parameter cannot be used; says which and why.
         PicklingError: The computation cannot be sent; says which part of it.
     """
 
@@ -176,19 +193,8 @@ class JobCluster(Maps):
         seed: int | None = None,
         reseed: bool = True,
     ) -> None:
-        check_threads()
         super().__init__()
-        process = sys.modules.get("multiprocessing.process")
-        if process is not None and getattr(process.current_process(), "_inheriting", False):
-            raise UsageError(
-                "a cluster is made by a process that multiprocessing starts, which runs the script once more",
-                hint="guard what the script does with 'if __name__ == \"__main__\":'",
-            )
-        if payload.is_importing():
-            raise UsageError(
-                "a cluster is made by a module that is imported on a node",
-                hint="make it in a function, or below 'if __name__ == \"__main__\":'",
-            )
+        check_place()
         note_root()
         dispy_port = renamed(dispy_port, port, "port", "dispy_port")
         host = renamed(host, ip_addr, "ip_addr", "host")
@@ -202,39 +208,20 @@ class JobCluster(Maps):
             tls=tls, loglevel=loglevel, secret=secret, max_queued=max_queued, job_status=job_status,
             cluster_status=cluster_status, job_output=job_output, seed=seed, reseed=reseed,
         )  # fmt: skip
-        if node_port is not None:
-            warnings.warn("node_port is now called dispy.config.NodePort", DeprecationWarning, stacklevel=3)
+        renamed(None, node_port, "node_port", "dispy.config.NodePort")
         self._reentrant = reentrant_or_not(reentrant)
-        config.message_timeout_s()
-        config.node_port()
-
-        self._allocations = parse_nodes(nodes)
-        self._wants_private = all(allocation.host == "*" for allocation in self._allocations)
-        self._secret_file = current_directory.own_file(secret_file, "secret_file")
-        self._secret = secrets.choose(secret, self._secret_file)
-        payload.hide(
-            secret or os.environ.get(secrets.VARIABLE, "")
-        )  # if it stands in the script, whose text is sent
-        files = [
-            current_directory.own_file(path, name)
-            for name, path in (("certfile", certfile), ("keyfile", keyfile), ("cafile", cafile))
-        ]
-        self._tls = check(Tls(files[0], files[1], files[2], tls))
-        self._check_reach(self._allocations)
+        startup.choose_nodes(self, nodes, secret, secret_file, Tls(certfile, keyfile, cafile, tls))
         self._dest_path = check_dest_path(dest_path)
         self._keeps_files = cleanup is False or cleanup is None
         self.seed = payload.random_generators.new_seed() if seed is None else seed
-        self._seeding = payload.Seeding(self.seed, submitting.next_number(), reseed)
+        self._seeding = payload.Seeding(self.seed, submission.next_number(), reseed)
         self._computation = self._make_computation(
-            computation,
-            depends,
-            setup,
-            cleanup if callable(cleanup) else None if cleanup in (True, False) else cleanup,
+            computation, depends, setup, startup.own_cleanup(cleanup)
         )
         self._shipped = Shipped(current_directory.directory())
         self._files, self._held_files = self._take_files(depends)
         for allocation in self._allocations:
-            self._code_for(allocation)  # what cannot be sent is refused here, and not when a node is found
+            self._code_for(allocation)  # arguments of setup that cannot be sent are refused here
         check_setup(setup_per, setup_timeout, isolate)
         self._isolate = isolate
         self._setup_per = setup_per
@@ -247,41 +234,29 @@ class JobCluster(Maps):
         self.job_status = job_status
         self.cluster_status = cluster_status
         self.start_time = time.time()
-
-        if dispy_port is not None:
-            config.DispyPort = dispy_port
-        if node_port is not None:
-            config.NodePort = node_port
+        startup.set_ports(dispy_port, node_port)
         self._engine = self._find_engine()
         self._watching = Watching(job_output, self._engine.callbacks, self._gives_bytes)
         self._number = self._engine.new_computation()
         if durable or recover_file is not None:
             self._journal = self._open_journal(recover_file)
-        self._submit = submitting.choose_way(
-            is_bounded=max_queued is not None, has_journal=self._journal is not None
-        )
+        self._submit = submission.choose_way(max_queued is not None, self._journal is not None)
         set_level(loglevel)
         self._is_closed = False
-        if config.SharedMemory and any(
-            a.ip_addr is None or is_loopback(a.ip_addr) for a in self._allocations
-        ):
-            self._engine.share_memory()
-        node_discovery.prepare(self._engine, self)
-        # Callbacks use the name that the cluster is given when this has returned, and nodes may be quicker than that
-        # on a machine that does much else.
+        startup.prepare(self)
+        # Nodes may be quicker than this: no callback runs before the program has assigned the new cluster to a name.
         with self._engine.callbacks.held():
             self._engine.call(self._engine.add, self)
 
-    # How a cluster is made; ``Resumed`` makes it of a journal.
+    # Steps of making a cluster that ``Resumed`` does from a journal instead.
 
     def _make_computation(self, computation: Any, depends: Any, setup: Any, cleanup: Any) -> Computation:
         return Computation(computation, depends, setup, cleanup, self._seeding)
 
     def _take_files(self, depends: Any) -> tuple[list[FileEntry], list[Held]]:
         items = list(filter(is_file_item, depends or ()))
-        return self._shipped.take(
-            items, program=self._computation.program, extensions=self._computation.extensions
-        )
+        made = self._computation
+        return self._shipped.take(items, program=made.program, extensions=made.extensions)
 
     def _find_engine(self) -> Engine:
         return engine()
@@ -291,23 +266,22 @@ class JobCluster(Maps):
 
     @property
     def job_output(self) -> Callable[[DispyJob, str, str], object] | None:
-        """Called with what running jobs print; given when the cluster is made, as its nodes are told then."""
+        """The callback for what running jobs print. Cannot be changed later: nodes are told of it when they begin."""
         return self._watching.callback
 
     # Submitting.
 
     def submit(self, /, *args: Any, **kwargs: Any) -> DispyJob:
-        """Run the computation once with these arguments, which are taken as they are now.
+        """Run the computation once with these arguments, which are copied now: later changes do not reach the job.
 
-        ``dispy_job_depends`` is no argument, but a list of files, modules, functions and classes that only this job
-        finds.
+        ``dispy_job_depends`` is no argument, but a list of files, modules, functions and classes for this job only.
 
         Returns:
             The job; calling it waits for its result.
 
         Raises:
             PicklingError: An argument cannot be sent; says which, and what in it.
-            UsageError: The cluster is closed, or belongs to a parent process.
+            UsageError: The cluster is closed, or was made by a parent process.
         """
         try:
             return self._submit(self, next(DispyJob.id_iter), None, args, kwargs)
@@ -315,16 +289,15 @@ class JobCluster(Maps):
             raise brief(error) from error.__cause__
 
     def submit_job_id(self, job_id: Any, /, *args: Any, **kwargs: Any) -> DispyJob:
-        """``submit`` with the job's id given; None for an automatic one."""
+        """``submit`` a job with an id of the program's choice; None for an automatic one."""
         try:
-            return self._submit(
-                self, next(DispyJob.id_iter) if job_id is None else job_id, None, args, kwargs
-            )
+            job_id = next(DispyJob.id_iter) if job_id is None else job_id
+            return self._submit(self, job_id, None, args, kwargs)
         except UsageError as error:
             raise brief(error) from error.__cause__
 
     def submit_node(self, node: Any, /, *args: Any, **kwargs: Any) -> DispyJob | None:
-        """``submit`` to one node and no other; None, with a warning, if it is not in use by this cluster.
+        """``submit`` to one node and no other. Returns None, with a warning, if this cluster does not use the node.
 
         Args:
             node: ``DispyNode``, address or host name.
@@ -333,7 +306,7 @@ class JobCluster(Maps):
 
     @briefly
     def submit_job_id_node(self, job_id: Any, node: Any, /, *args: Any, **kwargs: Any) -> DispyJob | None:
-        """``submit_node`` with the job's id given."""
+        """``submit_node`` with an id of the program's choice; None for an automatic one."""
         self._check_open()
         names = NodeNames(node, self._engine)
         found = self._engine.call(self._find_open, names)
@@ -348,11 +321,11 @@ class JobCluster(Maps):
     def put(self, value: Any) -> Ref:
         """Send an object to the nodes once, for many jobs to read.
 
-        The reference that is returned stands for it, as an argument or inside one, also of ``map`` and of
-        other objects that are put: jobs get the object as it is now. It travels once to each node, is
-        unpickled once by each worker, and arrays in it are mapped by all workers of a node together,
-        so they are read-only. Nothing should change the rest of it either: the jobs of a worker
-        share it. It is freed everywhere when the last reference to it is gone.
+        The reference that is returned stands for the object, as an argument or inside one, also of ``map`` and of
+        other objects that are put: jobs get the object as it is now. The object travels once to each node and is
+        unpickled once by each worker. Arrays in it are mapped by all workers of a node together, so they are
+        read-only; jobs should not change the rest either, as all jobs of a worker share it. The object is freed
+        everywhere when the last reference to it is gone.
 
         Raises:
             PicklingError: The object cannot be sent; says what in it.
@@ -364,38 +337,37 @@ class JobCluster(Maps):
     def send_file(self, path: Any, node: Any = None, relay: bool = False) -> int:
         """Put a file into the working directory of this cluster on a node, or on all its nodes; waits for that.
 
-        It lands where it would with ``depends``, whole or not at all, and jobs that start after this find it. A node
-        that ends and comes back, or is set up again, has it again before anything runs there; nodes that are found
-        later do not get it.
+        The file lands where it would with ``depends``, whole or not at all, and jobs that start after this find it. A
+        node that ends and comes back, or is set up again, gets it again before anything runs there; nodes that are
+        found later do not get it.
 
         Args:
-            path: Of a file or directory; a module likewise.
+            path: Path of a file or directory, or a module.
             node: ``DispyNode``, address or host name; None: all nodes that are in use now.
-            relay: Accepted; files go the way that everything goes.
+            relay: Accepted without effect: files go the way that everything goes.
 
         Returns:
-            0 if it is there; -1, with a warning that says why, if it is not, or no such node is in use.
+            0 if the file is there; -1, with a warning that says why, if it is not, or no such node is in use.
 
         Raises:
             UsageError: There is no such file, it cannot be sent, or the cluster is closed.
         """
-        return session_files.send_file(self, path, node)
+        return files.send_file(self, path, node)
 
     # Cancelling and waiting.
 
     def cancel(self, job: DispyJob | Iterable[DispyJob]) -> int:
         """End a job: at once if it waits, by KeyboardInterrupt in it if it runs.
 
-        A job may catch that and return its best value. One that goes on is killed after
-        ``config.CancelGrace`` seconds. Does not wait: ``status`` is ``Cancelled`` at once, ``finish`` is
-        set when the job has ended.
+        A job may catch that and return its best value. A job that goes on is killed after ``config.CancelGrace``
+        seconds. Does not wait: ``status`` is ``Cancelled`` at once, ``finish`` is set when the job has ended.
 
         Args:
-            job: One, or several.
+            job: A job, or several.
 
         Returns:
-            0 if the job is (being) cancelled, -1 if it had ended or is not one of this cluster. For several:
-            0 if all are.
+            0 if the job is (being) cancelled; -1 if it had ended or is not one of this cluster. For several jobs: 0
+            if all of them are cancelled.
         """
         if self._is_closed or self._pid != process_identity.pid:
             self._check_open()
@@ -416,43 +388,43 @@ class JobCluster(Maps):
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for all submitted jobs and their callbacks; False if that takes longer than ``timeout`` seconds.
 
-        In a callback, for jobs only. Jobs that callbacks submit are waited for, too. False also if a callback is
-        given up that waits for a lock, with a warning: see ``close``.
+        Called in a callback, it waits for jobs only. Jobs that callbacks submit are waited for, too. False also if a
+        callback is given up that waits for a lock, with a warning: see ``close``.
         """
         if self._pid != process_identity.pid:
             self._check_open()
         return callbacks.wait_all(self, deadline(timeout)) is Waited.CALLED
 
     def __call__(self) -> bool:
-        """Wait for all submitted jobs and their callbacks."""
+        """Wait for all submitted jobs and their callbacks: ``wait`` without a timeout."""
         return self.wait()
 
     # Looking.
 
     def status(self) -> ClusterStatus:
-        """The nodes as they are now, and the number of jobs that have not ended."""
-        nodes = self._engine.call(self._refresh_nodes) if not self._is_closed else self._last_nodes()
+        """Returns the nodes as they are now, and the number of jobs that have not ended."""
+        nodes = node_views.last(self) if self._is_closed else self._engine.call(node_views.refresh, self)
         return ClusterStatus(nodes, len(self._jobs))
 
     def print_status(self, wall_time: float | None = None) -> None:
-        """Print a table of the nodes, how many jobs failed and why the first did, and times in all.
+        """Print a table of the nodes, the number of failed jobs and why the first failed, and total times.
 
         Args:
-            wall_time: Seconds to compare the jobs' time with; since the cluster began by default.
+            wall_time: Seconds to compare the jobs' time with; None for the time since the cluster began.
         """
         check_timeout(wall_time, "wall_time")
         if wall_time is None:
             wall_time = (self.end_time or time.time()) - self.start_time
         nodes, pending = self.status()
-        status_module.print_table(self._tally, nodes, pending, self.cpu_time, wall_time)
+        status_table.print_table(self._tally, nodes, pending, self.cpu_time, wall_time)
 
     def stats(self, wall_time: float | None = None) -> None:
         """Old name of ``print_status``."""
-        warnings.warn("stats is now called print_status", DeprecationWarning, stacklevel=2)
+        warn("stats is now called print_status", DeprecationWarning)
         self.print_status(wall_time)
 
     def why(self, job: DispyJob) -> str:
-        """Say in words where a job is, and why it has not ended: for whom it waits, and where."""
+        """Returns in words where a job is, and why it has not ended: what it waits for, and on which node."""
         if not isinstance(job, DispyJob):
             raise UsageError(f"why takes a job, not {describe(job)}", hint=cancellation.JOBS_ARE)
         if job._is_final:
@@ -466,35 +438,33 @@ class JobCluster(Maps):
     def close(self, timeout: float | None = None, terminate: bool = False) -> bool | None:
         """Wait for all jobs and their callbacks, also for jobs that callbacks submit; then release the nodes.
 
-        Callbacks are waited for as long as they take; in a callback, not at all. One that has waited for the same
-        lock or event for ten seconds is given up with a warning if no other thread of the program is at work, for a
-        minute otherwise: it may want what is held by the thread that waits here. It goes on when it can, and so do
-        those after it: at the end of the program they are waited for again.
+        Callbacks are waited for without limit; in a callback, not at all. A callback that stands at the same lock or
+        event for ten seconds is given up with a warning, as the thread that waits here may hold that lock; if other
+        threads of the program are at work, after a minute. It goes on when it can, and so do the callbacks after it:
+        at the end of the program they are waited for again.
 
         Args:
-            timeout: Seconds to wait for jobs and callbacks; None waits as long as they take.
+            timeout: Seconds to wait for jobs and callbacks; None: no limit.
             terminate: Cancel jobs that have not ended after ``timeout`` (at once if that is None). Callbacks are
                 waited for all the same; they cannot submit jobs any more.
 
         Returns:
             True when closed; False if jobs or callbacks are left after ``timeout``, and nothing has changed;
-            None if it was closed before.
+            None if the cluster was closed before.
         """
-        return closing.close(self, timeout, terminate)
+        return shutdown.close(self, timeout, terminate)
 
     def _is_unheard(self) -> bool:
-        """Whether results can be fetched that nobody in this program will see, once it has failed."""
+        """True if results could be recovered that this program, once it has failed, will not see itself."""
         if callbacks.has_callbacks(self):
             return False
-        if self._journal is not None:
-            return True
         has_jobs = any(type(job) is not Chunk for job in list(self._jobs.values()))
-        return has_jobs and self._number in self._engine.noted
+        return self._journal is not None or (has_jobs and self._number in self._engine.noted)
 
     def shutdown(self) -> None:
         """Close, and end dispy's background thread once no other cluster of the program is open.
 
-        All callbacks have been called then, also those of other clusters; they are waited for as by ``close``.
+        Then all callbacks have been called, also those of other clusters; they are waited for as by ``close``.
         """
         self.close()
         if self._pid == process_identity.pid and not self._engine.clusters:
@@ -508,13 +478,14 @@ class JobCluster(Maps):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close; after an exception cancel what has not ended, and let the exception pass.
+        """Close the cluster; after an exception cancel the jobs that have not ended, and let the exception pass.
 
-        A full journal stays then, so that what was computed can be had. After Ctrl-C callbacks have two seconds.
+        After an exception a full journal stays, so that the results can be recovered. After Ctrl-C callbacks are
+        waited for two seconds.
         """
         self._keeps_journal = kind is not None
         if kind is not None and issubclass(kind, KeyboardInterrupt):
-            closing.close(self, None, terminate=True, is_interrupted=True)
+            shutdown.close(self, None, terminate=True, is_interrupted=True)
         else:
             self.close(terminate=kind is not None)
 
@@ -525,6 +496,6 @@ class JobCluster(Maps):
         )
 
     def __repr__(self) -> str:
-        done = sum([node.jobs_done for node in self._last_nodes()])
+        done = sum([node.jobs_done for node in node_views.last(self)])
         closed = ", closed" if self._is_closed else ""
         return f"<JobCluster {self.name}: pending={len(self._jobs)}, done={done}{closed}>"

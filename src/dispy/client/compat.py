@@ -1,4 +1,4 @@
-"""Small public names of dispy 4 that programs use, and that have nothing to do with clusters."""
+"""Small public functions of dispy 4 that programs use and that have nothing to do with clusters."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class AddrInfo(NamedTuple):
     Attributes:
         family: ``socket.AF_INET`` or ``AF_INET6``.
         ip: The address.
-        ifn: Number of its interface for IPv6, else 0.
-        broadcast: Where all machines of its network are reached; empty if that is not known.
-        netmask: Of its network; empty if that is not known.
+        ifn: Number of its network interface for IPv6, else 0.
+        broadcast: Address that reaches all machines of its network; empty if that is not known.
+        netmask: Mask of its network; empty if that is not known.
     """
 
     family: int
@@ -33,15 +33,15 @@ class AddrInfo(NamedTuple):
 def host_addrinfo(
     host: str | None = None, socket_family: int | None = None, ipv4_multicast: bool = False
 ) -> AddrInfo:
-    """An address of a host; of this machine, as others can reach it, if none is given.
+    """Returns an address of a host; without a host, the address at which others can reach this machine.
 
     Args:
-        host: Name or address.
-        socket_family: ``socket.AF_INET`` or ``AF_INET6``; IPv4 is preferred if it is not given.
-        ipv4_multicast: Have ``config.IPv4MulticastGroup`` as ``broadcast``.
+        host: Name or address; None for this machine.
+        socket_family: ``socket.AF_INET`` or ``AF_INET6``; None prefers IPv4.
+        ipv4_multicast: True to get ``config.IPv4MulticastGroup`` as ``broadcast`` of an IPv4 address.
 
     Raises:
-        UsageError: The host cannot be resolved, or has no address of that family.
+        UsageError: An argument cannot be used, the host cannot be resolved, or it has no address of that family.
     """
     if socket_family not in (None, socket.AF_INET, socket.AF_INET6):
         raise UsageError(
@@ -72,6 +72,11 @@ def host_addrinfo(
 
 
 def _resolve_as(host: str, family: int) -> str:
+    """Returns an address of a host in one family.
+
+    Raises:
+        UsageError: The host has none.
+    """
     try:
         return str(socket.getaddrinfo(host, None, family, socket.SOCK_STREAM)[0][4][0])
     except OSError as error:
@@ -83,7 +88,7 @@ def _resolve_as(host: str, family: int) -> str:
 
 
 def _own_addresses() -> list[AddrInfo]:
-    """Of this machine: those that others can reach first, IPv4 first."""
+    """Returns the addresses of this machine: those that others can reach first, of these IPv4 first."""
     found = []
     for name, entries in psutil.net_if_addrs().items():
         for entry in entries:
@@ -105,18 +110,23 @@ def _own_addresses() -> list[AddrInfo]:
 
 
 def num_min(*values: Any) -> Any:
-    """The smallest of the numbers among some values, None standing for none; None if there is none."""
+    """Returns the smallest of some numbers. None among them is left out; None if no number is left."""
     numbers = _numbers(values)
     return min(numbers) if numbers else None
 
 
 def num_max(*values: Any) -> Any:
-    """The largest of the numbers among some values, None standing for none; None if there is none."""
+    """Returns the largest of some numbers. None among them is left out; None if no number is left."""
     numbers = _numbers(values)
     return max(numbers) if numbers else None
 
 
 def _numbers(values: tuple[Any, ...]) -> list[int | float]:
+    """Returns the values without None.
+
+    Raises:
+        UsageError: Another value is no number.
+    """
     for value in values:
         if value is not None and not isinstance(value, (int, float)):
             raise UsageError(f"{value!r:.100} is not a number", hint="None stands for no number")

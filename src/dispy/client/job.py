@@ -1,4 +1,12 @@
-"""A job as its program sees it."""
+"""A job as its program sees it.
+
+Theory of operation. The engine's thread ends a job: it sets the result and ``_status``, then ``_is_final``; then it
+looks at ``_waiter``, and calls ``_wake`` if that is set. A thread that waits goes the other way round: it sets
+``_waiter`` first, then looks at ``_is_final``. So one of the two sees the other, and no thread sleeps for ever.
+
+``_waiter`` is None, one waiter, or ``_Several``. A waiter is a bare lock (``wait`` of one thread), an Event
+(``finish``), or an object with ``on_ended`` (``client.waiting``, ``client.awaiting``). ``_waiters`` guards it.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +22,7 @@ import msgspec
 
 from dispy import payload
 from dispy.client.arguments import check_timeout
+from dispy.client.awaiting import wait_in_loop
 from dispy.client.session.failures import look, summary
 from dispy.client.session.missing_files import advice_in
 from dispy.errors import JobError
@@ -50,14 +59,14 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     Attributes:
         id: Any object; a number that is unique in the process if none is given.
         status: ``Created`` … ``Finished``; ``Cancelled`` and greater are final once ``finish`` is set.
-        submit_time: When it was submitted (seconds since the epoch).
-        start_time: When its run began, by the node's clock; None before.
-        end_time: When its run ended, by the node's clock; None before.
-        ip_addr: Address of the node that runs or ran it.
-        exception: Traceback, or what else ended it, as text; None on success. Where a file is missing that the
-            program has, what to do about it comes last.
-        stdout: What it printed, decoded as UTF-8; of a program, as bytes; None if it never reported.
-        stderr: Likewise.
+        submit_time: When the job was submitted (seconds since the epoch).
+        start_time: When its run began (seconds since the epoch, by the node's clock); None before.
+        end_time: When its run ended (seconds since the epoch, by the node's clock); None before.
+        ip_addr: Address of the node that runs or ran the job; None before.
+        exception: Traceback, or what else ended the job, as text; None on success. If a file is missing that the
+            program has, the text ends with what to do about it.
+        stdout: Output of the job, decoded as UTF-8; of a program, as bytes; None if the job never reported.
+        stderr: Error output of the job, in the same form.
 
     Not tracked by the garbage collector, so that a million queued jobs cost it nothing. A cycle of
     references through a job (a result that holds its own job, say) is therefore never collected.
@@ -72,7 +81,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     Finished: ClassVar[int] = FINISHED
 
     id_iter: ClassVar[Iterator[Any]] = itertools.count(start=1)
-    """Where ids come from; may be replaced."""
+    """Source of automatic ids; the program may replace it."""
 
     id: Any
     _number: int = 0
@@ -93,9 +102,9 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
     @property
     def status(self) -> int:
-        """Where the job is, or how it has ended."""
+        """State of the job: ``Created``, ``Running``, ``ProvisionalResult``, or how it has ended."""
         if self._is_final and self._status != FINISHED:
-            look(self)
+            look(self)  # a failure that the program sees is not reported at its end
         return self._status
 
     @status.setter
@@ -113,7 +122,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
     @property
     def result(self) -> Any:
-        """What the job returned; the latest provisional value before that; None if it failed."""
+        """Value that the job returned; before that its latest provisional value; None if it failed."""
         if self._is_encoded:
             self._value = payload.load(self._value)
             self._is_encoded = False
@@ -126,7 +135,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
     @property
     def stdout(self) -> Any:
-        """What the job printed; None if it never reported."""
+        """Output of the job: a text, of a program bytes; None if the job never reported."""
         return _shown(self._stdout, self._cluster)
 
     @stdout.setter
@@ -135,7 +144,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
     @property
     def stderr(self) -> Any:
-        """What the job printed to its standard error; None if it never reported."""
+        """Error output of the job: a text, of a program bytes; None if the job never reported."""
         return _shown(self._stderr, self._cluster)
 
     @stderr.setter
@@ -144,10 +153,10 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
     @property
     def error(self) -> BaseException | None:
-        """Why the job has no result, as an exception: its own, where that can be rebuilt, with the
-        remote traceback as cause, else a ``JobError``. None if it has not ended or has a result.
+        """Exception that says why the job has no result; None if it has not ended or has a result.
 
-        Made anew each time: one that was raised leads to the frames that it went through, and these to the job.
+        The job's own exception, with the remote traceback as cause; a ``JobError`` if that cannot be rebuilt here.
+        Made anew each time: a raised exception refers to the frames that it went through, and these to the job.
         """
         if not self._is_final or self._status == FINISHED:
             return None
@@ -165,7 +174,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
     @property
     def finish(self) -> threading.Event:
-        """Set when the job has ended, however it ended."""
+        """Event that is set when the job has ended, however it ended."""
         event = self._waiter
         if isinstance(event, threading.Event):
             return event
@@ -173,11 +182,13 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         return made
 
     def _add_waiter(self, waiter: Any) -> Any:
-        """Have somebody told, once, when the job has ended: at once if it has. Returns the waiter.
+        """Have a waiter told, once, when the job has ended; now if it has ended already.
 
         Args:
-            waiter: An event, of which a job has only one: the one that is there is returned; or an object
-                whose ``on_ended`` is called with the job.
+            waiter: An event, or an object whose ``on_ended`` is called with the job.
+
+        Returns:
+            The waiter; the event that the job has already if another one is given, as a job has only one event.
         """
         with _waiters:
             before = _list(self._waiter)
@@ -191,12 +202,12 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         return waiter
 
     def _drop_waiter(self, waiter: Any) -> None:
-        """Somebody does not wait any more."""
+        """Remove a waiter that does not wait any more; one that is not there is ignored."""
         with _waiters:
             self._waiter = _pack([other for other in _list(self._waiter) if other is not waiter])
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the job has ended; False if it has not after ``timeout`` seconds."""
+        """Wait until the job has ended. Returns False if it has not after ``timeout`` seconds (None: no limit)."""
         if timeout is not None:
             timeout = check_timeout(timeout)
         if self._is_final:
@@ -206,7 +217,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
             lock = self._waiter
             is_first = lock is None
             if is_first:
-                # A bare lock: a tenth of an Event's cost, for the most common wait of all.
+                # A bare lock costs a tenth of an Event, and this is the most common wait of all.
                 lock = _thread.allocate_lock()
                 lock.acquire()
                 self._waiter = lock
@@ -233,13 +244,13 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         """Wait until the job has ended, and return its result; raise what the job has raised if it failed.
 
         Args:
-            timeout: Seconds to wait at most; None: as long as it takes.
+            timeout: Seconds to wait at most; None: no limit.
 
         Raises:
             TimeoutError: The job has not ended in time. It goes on.
-            JobError: The job was cancelled, killed or lost, or raised what would end this program or task, too, such
-                as ``SystemExit``: then that is the cause. Anything else that the job has raised is raised as it is,
-                with the remote traceback as cause.
+            JobError: The job was cancelled, killed or lost; or it raised an exception that would end this program or
+                task, too, such as ``SystemExit``, which is the cause then. Any other exception of the job is raised
+                as it is, with the remote traceback as cause.
         """
         if not self.wait(timeout):
             raise TimeoutError(f"job {self.id!r} has not ended after {timeout:g} s")
@@ -251,49 +262,51 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         try:
             raise error
         finally:
-            del error  # which leads to this frame
+            del error  # it refers to this frame: a cycle, which would keep the job
 
     def __await__(self) -> Generator[Any, None, Any]:
-        """``await job`` in a coroutine gives what ``job()`` gives, and blocks no thread.
+        """Wait in a coroutine: ``await job`` gives the result, None if the job failed, and blocks no thread.
 
-        So it is None for a job that failed. After it ``job.get()`` does not wait any more: it raises what the job
-        has raised.
+        After it ``job.get()`` does not wait any more: it raises what the job has raised.
         """
         if not self._is_final:
             self._check_process()
-            yield from _waiting().wait_in_loop(self)
+            yield from wait_in_loop(self)
         return self.result
 
     def output(self, follow: bool = False) -> Iterator[Output]:
-        """What the job prints, in pieces (stream, text), from the beginning.
+        """Yield the output of the job in pieces (stream, text), from the beginning.
 
-        Pieces are not lines. Of one stream they come in order; what the job printed on the other at the same time
-        may come a moment earlier or later. What is not told because the job prints faster than it can be told, or
-        because it is not taken, is replaced by a line that says how much is missing; so it is in ``stdout``,
-        at another place. If the job has to be started again elsewhere, another line says so, and its output
-        begins anew.
+        Pieces are not lines. Pieces of one stream come in order; what the job printed to the other stream at the same
+        time may come a moment earlier or later. If the job prints faster than its output can be sent, or pieces are
+        not taken in time, output is dropped, and a line says how much is missing; ``stdout`` has such a line, too, at
+        another place. If the job has to be started again on another node, a line says so, and its output begins anew.
 
         Args:
-            follow: Go on until the job has ended, within some tenths of a second after it prints; else yield what
-                it has printed so far.
+            follow: True: go on until the job has ended; pieces come some tenths of a second after it prints. False:
+                yield what it has printed so far.
         """
         pieces: Iterator[Output] = _following().follow(self, follow)
         return pieces
 
     def _check_process(self) -> None:
-        """Jobs of a parent process never end here."""
+        """Check that the job can end in this process: a job of a parent process never does.
+
+        Raises:
+            UsageError: The job has not ended, and belongs to a process that this one was forked from.
+        """
         if self._cluster is not None and self._cluster._pid != process_identity.pid and not self._is_final:
             self._cluster._check_open()
 
     def _wake(self) -> None:
-        """Wake whoever waits. The status and ``_is_final`` have been set before."""
+        """Wake all waiters. Set the status and ``_is_final`` before calling this: they look at that first."""
         waiter = self._waiter
         if type(waiter) is _thread.LockType:
             _release(waiter)
             return
         with _waiters:
             told = _list(self._waiter)
-            # The event stays the job's; the others are told once.
+            # The event stays with the job, as ``finish``; all others are told once.
             self._waiter = _pack([other for other in told if isinstance(other, threading.Event)])
         for waiter in told:
             if type(waiter) is _thread.LockType:
@@ -304,7 +317,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
                 waiter.on_ended(self)
 
     def _snapshot(self) -> DispyJob:
-        """A copy of what the job is now."""
+        """Returns a copy of the job in its present state."""
         return msgspec.structs.replace(self)
 
     def __repr__(self) -> str:
@@ -314,45 +327,41 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
 
 class _Several(list[Any]):
-    """More than one that wait for one job. Replaced, never changed."""
+    """Several waiters of one job. Replaced by a new list, never changed: a thread may be going through it."""
 
 
 _waiters = threading.Lock()
-"""Guards changes of the ``_waiter`` of all jobs; never held for long."""
+"""Guards changes of ``_waiter``: one lock for all jobs, held only while the new value is made."""
 
 
 def _list(waiter: Any) -> list[Any]:
+    """Returns the waiters in a ``_waiter``."""
     if waiter is None:
         return []
     return waiter if type(waiter) is _Several else [waiter]
 
 
 def _pack(waiters: list[Any]) -> Any:
+    """Returns what ``_waiter`` is for some waiters."""
     return _Several(waiters) if len(waiters) > 1 else waiters[0] if waiters else None
 
 
 def _release(lock: Any) -> None:
     try:
         lock.release()
-    except RuntimeError:  # somebody else was quicker
+    except RuntimeError:  # another thread has released it already
         pass
 
 
 @functools.cache
-def _waiting() -> ModuleType:
-    from dispy.client import waiting  # which knows jobs
-
-    return waiting
-
-
-@functools.cache
 def _following() -> ModuleType:
-    from dispy.client.session import live_output  # which knows jobs
+    from dispy.client.session import live_output  # here, as it imports this module
 
     return live_output
 
 
 def _shown(captured: Any, cluster: Any) -> Any:
+    """Returns captured output as the program gets it: decoded, unless the cluster runs a program."""
     if not isinstance(captured, bytes) or getattr(cluster, "_gives_bytes", False):
         return captured
     return captured.decode("utf-8", "backslashreplace")

@@ -1,7 +1,8 @@
 """``dispy.logger``: standard logging, with the level names that users write (``dispy.logger.DEBUG``).
 
-Handlers are the program's own, and may block or raise. What dispy logs reaches them on a thread of its own, so that
-neither the engine nor a call of the program stands still or fails by that.
+Handlers belong to the program, and may block or raise. A filter on each of dispy's loggers takes every record to the
+thread of ``outlet``, and the handlers are called there: so neither the engine nor a call of the program stands still
+or fails because of a handler.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dispy.system.escaping import Formatter
 from dispy.system.log_writer import Outlet
 
 _NAMES = ("dispy", "dispy.client", "dispy.files", "dispy.net", "dispy.scheduler")
-"""Loggers of what runs in programs."""
+"""Loggers of the parts of dispy that run in programs. Their records are detached."""
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s - %(message)s"
 
@@ -34,18 +35,22 @@ logger = Logger(logging.getLogger("dispy"), {})
 
 
 def notice(text: str, level: int = logging.INFO) -> None:
-    """Say one line that a user should see even if the program does not configure logging."""
+    """Log a line; if the program has no handlers, print it to stderr: users should see it in any case."""
     if _has_handlers():
         logger.log(level, "%s", text)
     elif sys.stderr is not None:
-        with suppress(OSError, ValueError):  # closed, or nobody reads it
+        with suppress(OSError, ValueError):  # stderr is closed, or a pipe without a reader
             print(f"dispy: {text}", file=sys.stderr, flush=True)
 
 
 def set_level(level: int | None) -> None:
-    """Set the level of ``JobCluster(loglevel=…)``: from it on lines are logged, and shown if nobody else shows them.
+    """Set the level of ``JobCluster(loglevel=…)``: records from this level on are logged.
 
-    Without a level: the one that was set before; else INFO goes to handlers of the program, and warnings are shown.
+    A level below WARNING is also shown on stderr, as long as the program has no handlers of its own.
+
+    Args:
+        level: The level; None leaves the level that was set before. If there was none, records from INFO on go to
+            handlers of the program; without such, Python shows warnings.
     """
     own = logger.logger
     if level is None:
@@ -54,17 +59,17 @@ def set_level(level: int | None) -> None:
         return
     own.setLevel(level)
     if level < logging.WARNING and _shown not in own.handlers:
-        # What Python shows without any handler is warnings only, and in another form.
+        # Without any handler Python itself shows warnings only, and in another format.
         own.addHandler(_shown)
 
 
 def is_debugging() -> bool:
-    """Whether every message is to be logged."""
+    """True if the program wants DEBUG: then every message between nodes and this program is logged."""
     return _scheduler.isEnabledFor(logging.DEBUG)
 
 
 class _Shown(logging.StreamHandler):  # type: ignore[type-arg]  # the type takes an argument for type checkers alone
-    """Writes to stderr, as long as the program has no handlers of its own."""
+    """The handler that writes to the present ``sys.stderr``, as long as the program has no handlers of its own."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if not _has_handlers() and sys.stderr is not None:
@@ -73,12 +78,12 @@ class _Shown(logging.StreamHandler):  # type: ignore[type-arg]  # the type takes
 
 
 def _has_handlers() -> bool:
-    """Whether the program has handlers that our records reach."""
+    """True if the program has handlers that dispy's records reach."""
     return bool(logging.getLogger().handlers) or any(h is not _shown for h in logger.logger.handlers)
 
 
 class _Detached(logging.Filter):
-    """Takes records to the thread of ``outlet``, where they are handled."""
+    """Takes records to the thread of ``outlet``. Passed again there, they go on to the handlers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if outlet.is_current():
@@ -88,10 +93,12 @@ class _Detached(logging.Filter):
 
 
 def _handle(record: logging.LogRecord) -> None:
+    """Handle a record as its logger does; on the thread of ``outlet``."""
     logging.getLogger(record.name).handle(record)
 
 
 outlet = Outlet(_handle)
+"""The thread that calls handlers. A fork waits until no handler runs; the child begins with an empty queue."""
 _shown = _Shown()
 _shown.setFormatter(Formatter(FORMAT))
 _scheduler = logging.getLogger("dispy.scheduler")

@@ -1,4 +1,4 @@
-"""Nodes as a program names them (``NodeAllocate``) and as it is shown them (``DispyNode``)."""
+"""Nodes as a program names them (``NodeAllocate``, ``NodeNames``) and as it is shown them (``DispyNode``)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import re
 import time
 import types
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from dispy.client.arguments import describe, warn
 from dispy.client.job import CREATED
@@ -18,15 +18,16 @@ from dispy.system.addresses import is_loopback, resolve
 
 if TYPE_CHECKING:
     from dispy.client.cluster import JobCluster
+    from dispy.scheduler.link import NodeInfo
 
 
 class DispyNodeAvailInfo(NamedTuple):
-    """What a node has to spare.
+    """Resources that a node has to spare.
 
     Attributes:
         cpu: Free CPU (percent).
         memory: Usable memory (bytes).
-        disk: Free bytes where the node's files go.
+        disk: Free space where the node's files go (bytes).
         swap: Free swap (percent).
     """
 
@@ -40,20 +41,20 @@ class DispyNode:
     """A node as one cluster sees it.
 
     Attributes:
-        ip_addr: Its address.
-        name: Its name.
-        cpus: CPUs used for this cluster.
-        avail_cpus: CPUs that it offers.
-        busy: Jobs of this cluster that run there.
-        jobs_done: Jobs of this cluster that ended Finished or Terminated there.
-        jobs_failed: Those of them that have no result: they raised something, exited or were killed.
-        cpu_time: Sum of the run times of those jobs (wall clock, seconds).
-        tx: Bytes sent to it.
-        rx: Bytes received from it.
-        update_time: When it was last heard of (seconds since the epoch).
-        avail_info: What it has to spare, or None.
-        reason: Why it takes none, or fewer, of this cluster's jobs than its CPUs: who else uses it, how setup failed
-            there. Empty if it takes all.
+        ip_addr: Address of the node.
+        name: Name of the node.
+        cpus: Number of CPUs used for this cluster.
+        avail_cpus: Number of CPUs that the node offers.
+        busy: Number of jobs of this cluster that run there.
+        jobs_done: Number of jobs of this cluster that ended ``Finished`` or ``Terminated`` there.
+        jobs_failed: Number of those jobs that have no result: they raised something, exited or were killed.
+        cpu_time: Sum of the run times of the jobs in ``jobs_done`` (wall clock, seconds).
+        tx: Bytes sent to the node.
+        rx: Bytes received from the node.
+        update_time: When news of the node last came (seconds since the epoch).
+        avail_info: Resources that the node has to spare, or None if it has not told them.
+        reason: Why the node runs no jobs of this cluster, or fewer than it has CPUs: other programs use it, or setup
+            failed there, say. Empty if nothing stands in the way.
     """
 
     Initialized: ClassVar[int] = CREATED - 1
@@ -90,14 +91,16 @@ class DispyNode:
 
 
 class NodeAllocate:
-    """Which nodes a cluster may use, and how many CPUs of each. Override ``allocate`` to decide freely.
+    """An element of ``nodes``: nodes that a cluster may use, and how many CPUs of each.
+
+    Override ``allocate`` in a class of your own to decide freely.
 
     Args:
         host: Name, address, or pattern with ``*`` for addresses of nodes of this machine.
-        port: The node's port, if it is not the default one.
-        cpus: At most so many; 0: all; negative: all but so many.
-        depends: Files, directories and modules for these nodes only; they lie there before ``setup`` is called.
-        setup_args: Arguments of setup and cleanup there.
+        port: Port of the node, if it is not the default one.
+        cpus: Most CPUs to use of a node; 0: all; negative: all but that many, or all where that would leave none.
+        depends: Files, directories and modules for these nodes only; they are there before ``setup`` is called.
+        setup_args: Arguments of ``setup`` and ``cleanup`` there.
 
     Raises:
         UsageError: A value of the wrong type.
@@ -162,22 +165,22 @@ class NodeAllocate:
 
     @property
     def is_usable(self) -> bool:
-        """Whether the host is a pattern or could be resolved."""
+        """True if the host is a pattern or could be resolved."""
         return self.ip_addr is not None or ("*" in self.host and not _port_hint(self.host))
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is nothing but a name."""
+        """True if this says nothing but a name: no CPUs, files or arguments, and no class of the program's own."""
         return type(self) is NodeAllocate and not (self.cpus or self.depends or self.setup_args)
 
     def covers(self, other: NodeAllocate) -> bool:
-        """Whether all nodes that another one names are among those that this one names."""
+        """True if every node that ``other`` names is among the nodes that this one names."""
         if self.port is not None and self.port != other.port:
             return False
         return self.matches(other.ip_addr) if other.ip_addr is not None else self.host == other.host
 
     def matches(self, ip_addr: str) -> bool:
-        """Whether the pattern covers an address, as a whole."""
+        """True if the pattern covers the whole address. All loopback addresses stand for each other."""
         if self._pattern.fullmatch(ip_addr):
             return True
         return self.ip_addr is not None and is_loopback(self.ip_addr) and is_loopback(ip_addr)
@@ -191,17 +194,18 @@ class NodeAllocate:
         avail_info: DispyNodeAvailInfo | None = None,
         platform: str = "",
     ) -> int:
-        """How many CPUs of a node to use; 0 or less leaves the node to the next element of ``nodes``.
+        """Returns how many CPUs of a node to use; 0 or less leaves the node to the next element of ``nodes``.
 
-        Called when a node is found; must be quick. Values above the offer are capped.
+        Called on the engine's loop when a node is found, and again when the node offers another number of CPUs. Must
+        be quick, as all jobs wait meanwhile. Values above the offer are capped.
 
         Args:
             cluster: The cluster that asks.
             ip_addr: The node's address.
             name: The node's name.
-            cpus: What it offers.
-            avail_info: What it has to spare, if it says so.
-            platform: ``platform.platform()`` there.
+            cpus: CPUs that the node offers.
+            avail_info: Resources that the node has to spare; None if it has not told them.
+            platform: ``platform.platform()`` of the node.
         """
         if not self.matches(ip_addr):
             return 0
@@ -212,10 +216,15 @@ class NodeAllocate:
 
 
 def parse_nodes(nodes: Any) -> list[NodeAllocate]:
-    """Elements of a ``nodes`` argument in all its forms; those that cannot be used are left out, warned about.
+    """Parse a ``nodes`` argument in any of its forms; None or empty stands for all nodes of this machine.
+
+    Elements that cannot be used are left out with a warning.
+
+    Returns:
+        At least one element, the most specific first.
 
     Raises:
-        UsageError: Not a list or string, or nothing in it can be used.
+        UsageError: The value is neither a list nor a text, or nothing in it can be used.
     """
     if _is_empty(nodes):
         return [NodeAllocate("*")]
@@ -231,17 +240,17 @@ def parse_nodes(nodes: Any) -> list[NodeAllocate]:
 
 
 def _port_hint(host: str) -> str:
-    """How to write a host with its port, where somebody has put both into one text; empty if nobody has."""
+    """Returns how to write a host with its port, if a text has both (``host:9701``); empty if it has not."""
     found = re.fullmatch(r"(?:\[([^\]]*)\]|([^:\[\]]+)):(\d{1,5})", host)
     return f"write nodes=[({found[1] or found[2]!r}, {int(found[3])})]" if found else ""
 
 
 def say_blind(pattern: str, is_possible: bool) -> str:
-    """Of a pattern that no known node matches: what it finds, and what to do for others.
+    """Returns a message about a pattern that no known node matches: what patterns find, and what to do instead.
 
     Args:
-        pattern: An element of ``nodes``.
-        is_possible: A node of this machine may have such an address.
+        pattern: Host of an element of ``nodes``.
+        is_possible: True if a node of this machine could have such an address.
     """
     only = "patterns find nodes of this machine only"
     if re.search(r"[^0-9a-fA-F:.*]", pattern):
@@ -254,7 +263,7 @@ def say_blind(pattern: str, is_possible: bool) -> str:
 
 
 def _example(pattern: str) -> str:
-    """The addresses that a pattern covers, if they can be guessed."""
+    """Returns an address that a pattern may have meant, as an example; a usual one if none can be guessed."""
     parts = pattern.split(".")
     if parts[-1] == "*" and 1 < len(parts) <= 4 and all(part.isdecimal() for part in parts[:-1]):
         return ".".join([*parts[:-1], *["0"] * (4 - len(parts)), "2"])
@@ -266,10 +275,13 @@ def _is_empty(nodes: Any) -> bool:
 
 
 def find_nodes(nodes: Any) -> list[NodeAllocate]:
-    """The same, where nothing that can be used is no error.
+    """Parse nodes in any form that ``nodes`` may have; elements that cannot be used are left out with a warning.
+
+    Returns:
+        The elements, the most specific first; empty if none can be used, which ``parse_nodes`` refuses.
 
     Raises:
-        UsageError: Not a list or string, or something in it that names no node.
+        UsageError: The value is neither a list nor a text, or an element has a form that cannot name a node.
     """
     if _is_empty(nodes):
         return []
@@ -285,11 +297,12 @@ def find_nodes(nodes: Any) -> list[NodeAllocate]:
 
 
 def sort_nodes(nodes: list[NodeAllocate]) -> list[NodeAllocate]:
-    """Exact addresses before patterns, long patterns before short ones: the most specific one decides."""
+    """Sort by how specific elements are: exact addresses before patterns, long patterns before short ones."""
     return sorted(nodes, key=lambda item: ("*" in item.host, -len(item.host)))
 
 
 def _parse_node(node: Any) -> NodeAllocate | None:
+    """Parse one element of ``nodes``. Returns None, with a warning, for a value that names no node."""
     if isinstance(node, NodeAllocate):
         if not hasattr(node, "_pattern"):
             raise UsageError(
@@ -318,3 +331,68 @@ def _parse_node(node: Any) -> NodeAllocate | None:
         return NodeAllocate(**{"host": "*", **node})
     warn(f"{describe(node)} in nodes is ignored: it names no node")
     return None
+
+
+class KnownNodes(Protocol):
+    """The nodes that are connected: the service of the engine."""
+
+    def nodes(self) -> list[NodeInfo]:
+        """Returns all of them; to be called on the engine's loop."""
+        ...
+
+
+class NodeSource(Protocol):
+    """The engine, as far as names of nodes need it."""
+
+    @property
+    def service(self) -> KnownNodes:
+        """The nodes that are connected."""
+        ...
+
+    def call(self, function: Callable[[], list[NodeInfo]]) -> list[NodeInfo]:
+        """Call a function on the engine's loop, and return its result."""
+        ...
+
+
+class NodeNames:
+    """The names by which a program means one node, given as ``DispyNode``, address or host name.
+
+    Made on the thread of the program: a name that no connected node has is resolved, which may take seconds.
+
+    Args:
+        node: The value that the program gives.
+        engine: The engine; the names and addresses of its nodes need not be resolved, which spares the question to
+            the DNS where there is no network.
+
+    Attributes:
+        id: Identity of the node, if a ``DispyNode`` was given; else empty.
+        names: Names and addresses of the node, if a text was given; else empty.
+        text: The node, as messages call it.
+
+    Raises:
+        UsageError: The value is neither a ``DispyNode`` nor a text.
+    """
+
+    __slots__ = ("id", "names", "text")
+
+    def __init__(self, node: Any, engine: NodeSource) -> None:
+        self.id = b""
+        self.names: set[str] = set()
+        self.text = ""
+        if isinstance(node, DispyNode):
+            self.id = node._node
+            self.text = f"{node.name} ({node.ip_addr})"
+            return
+        if not isinstance(node, str) or not node:
+            raise UsageError(
+                f"a node is named by DispyNode, address or host name, not by {describe(node)}",
+                hint="cluster.status().nodes has those in use",
+            )
+        self.text = node
+        self.names.add(node)
+        if any(node in (info.name, *info.addresses()) for info in engine.call(engine.service.nodes)):
+            return
+        try:
+            self.names.add(resolve(node))
+        except UsageError:  # a node may have a name that only it knows
+            pass

@@ -1,4 +1,4 @@
-"""Errors that the caller can mend, without our own frames: the caller's line, and what to do.
+"""Tracebacks of errors that the caller can mend end at the caller's line, without the frames of dispy below it.
 
 ``python -X dev`` shows all frames.
 """
@@ -24,13 +24,15 @@ _OURS = (
     os.path.dirname(str(cloudpickle.__file__)) + os.sep,
     "<frozen ",
 )
+"""Beginnings of the file names of code that users cannot change: dispy, cloudpickle, and Python's frozen modules."""
 _STANDARD = os.path.dirname(os.__file__) + os.sep
 
 
 def brief(error: UsageError) -> UsageError:
-    """The error to raise in its place: the same one, with nothing of where it was raised.
+    """Returns the same error without its traceback, to be raised in the public function that was called.
 
-    Its cause stays if that was raised by code of the user's, such as a ``__reduce__``.
+    The cause of the error stays, from the first frame of the user's on, if code of the user's raised it: a
+    ``__reduce__``, say. Otherwise the error has no cause any more.
     """
     if sys.flags.dev_mode:
         return error
@@ -41,7 +43,7 @@ def brief(error: UsageError) -> UsageError:
 
 
 def briefly(function: Callable[P, T]) -> Callable[P, T]:
-    """Have a public function raise errors that the caller can mend without the frames below it."""
+    """Decorate a public function: a ``UsageError`` is raised without the frames below the function."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -54,6 +56,7 @@ def briefly(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _beyond_ours(trace: TracebackType | None) -> TracebackType | None:
+    """Returns a traceback from its first frame that is neither ours nor the standard library's; None without such."""
     while trace is not None:
         filename = trace.tb_frame.f_code.co_filename
         is_standard = filename.startswith(_STANDARD) and "site-packages" not in filename

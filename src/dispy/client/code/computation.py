@@ -1,4 +1,4 @@
-"""What a program wants computed, turned into what nodes are sent."""
+"""The computation of a cluster: a function or program, checked and pickled with its dependencies."""
 
 from __future__ import annotations
 
@@ -21,17 +21,28 @@ logger = logging.getLogger("dispy.client")
 
 
 class Computation:
-    """A function or program with what it depends on, pickled.
+    """A function or program with its dependencies, pickled.
+
+    Args:
+        computation: The function, bound method or class; or the path of a program.
+        depends: The program's ``depends``; functions and classes of it are pickled, files are left out.
+        setup: Called on each node before the jobs; None: there is no setup.
+        cleanup: Called on each node after the jobs; None: there is no cleanup.
+        seeding: Random streams that jobs get.
 
     Attributes:
-        name: Of the function; the path of a program as it was given.
+        name: Name of the function; of a program, its path as it was given.
         code: The pickle, with setup and cleanup.
-        method: The bound method that was given, if it was one.
-        program: The path of its file here, if it is a program; empty otherwise.
-        is_program: Whether it is one.
+        method: The bound method that was given; None if it was none.
+        program: Path of the program's file here; empty if the computation is no program.
+        is_program: True if the computation is a program.
         extensions: Compiled modules of the user's own, which travel as files.
-        known: What nodes have of the program by the code.
-        adapts: Whether the function is called with other arguments than those of the caller.
+        known: Parts of the program that nodes have with the code: modules, functions and classes.
+        adapts: True if calls get other arguments than the caller gives: see ``arguments``.
+
+    Raises:
+        UsageError: The computation, or something that it comes with, cannot be used.
+        PicklingError: The computation cannot be sent; says which part of it.
     """
 
     __slots__ = (
@@ -80,22 +91,22 @@ class Computation:
         self._signature = None if self.is_program else _signature(function)
 
     def code_with(self, setup_args: tuple[Any, ...]) -> bytes:
-        """The code for a node where setup and cleanup have arguments.
+        """Returns the code for a node where setup and cleanup have arguments.
 
         Raises:
-            PicklingError: One that cannot be sent.
+            PicklingError: An argument cannot be sent.
         """
         return payload.with_setup_args(self.code, setup_args)
 
     def check_constants(self, constants: Mapping[str, Any], given: int) -> None:
-        """Check that calls can have these arguments, where the function says what it takes.
+        """Check that calls can have these keyword arguments. A function without a readable signature takes any.
 
         Args:
-            constants: Keyword arguments.
-            given: Positional ones that calls have besides, at least.
+            constants: Keyword arguments of all calls.
+            given: Least number of positional arguments that calls have besides.
 
         Raises:
-            UsageError: They cannot.
+            UsageError: They do not fit the function, or the computation is a program.
         """
         if self.is_program:
             raise UsageError(
@@ -114,10 +125,10 @@ class Computation:
             ) from None
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        """The arguments of the function for those of the caller.
+        """Returns the positional arguments of a call for those of the caller; called only if ``adapts``.
 
-        A program gets texts, and no keyword arguments. For a bound method callers may give the object
-        first, as they always had to; where they do not, it is the one that the method was bound to.
+        A program gets texts, and no keyword arguments: ``kwargs`` is emptied. For a bound method callers may give the
+        object first, as programs for dispy 4 do; otherwise the call gets the object that the method was bound to.
         """
         if self.is_program:
             kwargs.clear()
@@ -137,7 +148,7 @@ class Computation:
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
-    """The parameters of a function; None if it does not say, as many functions written in C."""
+    """Returns the parameters of a function; None if they cannot be read, as of many functions written in C."""
     try:
         return inspect.signature(function)
     except Exception:
@@ -145,7 +156,11 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
 
 
 def _check_returns(function: Any) -> None:
-    """Refuse what only makes something that would have to be run."""
+    """Refuse a function whose call runs nothing, but makes a coroutine or generator.
+
+    Raises:
+        UsageError: The function is asynchronous or a generator.
+    """
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise UsageError(
             f"computation {_name(function)} is asynchronous: nobody would await what it returns on a node",
@@ -162,31 +177,13 @@ def _name(function: Any) -> str:
     return str(getattr(function, "__name__", "") or type(function).__name__)
 
 
-def check_setup(per: Any, timeout: Any, is_isolated: bool) -> None:
-    """Refuse what cannot be ``setup_per`` and ``setup_timeout``.
-
-    Raises:
-        UsageError: It cannot, or not with isolated jobs.
-    """
-    if per not in ("node", "worker"):
-        raise UsageError(f"setup_per must be 'node' or 'worker', not {per!r}")
-    if per == "worker" and is_isolated:
-        raise UsageError(
-            "isolate=True forks a process for each job, which what needs setup_per='worker' does not survive",
-            hint="leave isolate out, or let each job do what setup does",
-        )
-    is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)
-    if timeout is not None and not (is_number and 0 < timeout <= 1e9):
-        raise UsageError(f"setup_timeout must be a number of seconds, not {timeout!r}")
-
-
 def check_depends(depends: Any) -> list[Any]:
-    """Functions and classes of a ``depends`` argument: an instance stands for its class, a partial for its function.
+    """Returns the functions and classes of a ``depends`` argument. Files and modules are left out.
 
-    Files and modules are left out.
+    An instance stands for its class, a partial or a bound method for its function.
 
     Raises:
-        UsageError: Something that cannot be a dependency.
+        UsageError: The value is no list, or an item cannot be a dependency.
     """
     if depends is None:
         return []
@@ -195,7 +192,7 @@ def check_depends(depends: Any) -> list[Any]:
     items: list[Any] = []
     for item in depends:
         if is_file_item(item):
-            continue  # they travel beside the code
+            continue  # files travel beside the code
         if isinstance(item, functools.partial):
             item = item.func
         if not isinstance(item, (types.FunctionType, types.BuiltinFunctionType, type)):
@@ -213,10 +210,10 @@ def check_depends(depends: Any) -> list[Any]:
 
 
 def check_job_depends(depends: Any, computation: Computation) -> list[Any]:
-    """Functions and classes of ``dispy_job_depends``; what cannot be one is left out, with a warning.
+    """Returns the functions and classes of ``dispy_job_depends``; other items are left out with a warning.
 
     Raises:
-        UsageError: It is no list.
+        UsageError: The value is no list.
     """
     if depends is not None and (isinstance(depends, str) or not isinstance(depends, (list, tuple))):
         raise UsageError(f"dispy_job_depends must be a list, not {type(depends).__name__}")

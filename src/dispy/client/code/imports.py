@@ -10,25 +10,25 @@ from types import ModuleType
 from dispy import payload
 
 ENDINGS = (".py", ".pyc", *EXTENSION_SUFFIXES)
-"""Of files that can be imported."""
+"""Endings of the names of files that can be imported."""
 
 
 def names_of(items: Iterable[object]) -> set[str]:
-    """Names of the modules among what is listed in ``depends``."""
+    """Returns the names of the modules in ``depends``."""
     return {item.__name__ for item in items if isinstance(item, ModuleType)}
 
 
 def find_modules(names: Iterable[str]) -> list[tuple[str, str]]:
-    """The files of modules that are not installed, and of those that they import in turn.
+    """Find the files of modules, and of the modules that they import in turn; installed modules are left out.
 
-    Nothing is imported for that. What is not found is not needed here either, as in ``try: import …``. Of packages
-    only code is taken: who wants the data in them, too, lists them in ``depends``.
+    Nothing is imported for that. A module that is not found is left out: the program does without it here, too, as in
+    ``try: import …``. Of packages only code is taken; to send their data, too, list the packages in ``depends``.
 
     Args:
-        names: Of modules; of submodules the whole package is taken.
+        names: Names of modules; for a submodule the whole package is taken.
 
     Returns:
-        Paths of files, and where they are to lie.
+        Pairs: the path of a file here, and its path below the working directory on the nodes.
     """
     found = []
     for module in payload.gather(names, ()):

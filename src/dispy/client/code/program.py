@@ -1,4 +1,4 @@
-"""The program that a path as computation stands for."""
+"""The file of a program that is the computation of a cluster."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import stat
 from dispy.errors import UsageError
 
 _INTERPRETED = (".py", ".java")
-"""What ends so is started by something else, and needs no executable bit."""
+"""Endings of programs that an interpreter runs: their files need no executable bit."""
 
 
 def find_program(path: str) -> str:
-    """Find a program that nodes are to run; returns the path of its file.
+    """Find a program that nodes are to run. Returns the path of its file.
 
     Args:
-        path: A file, or the name of a program in ``PATH``.
+        path: Path of a file, or the name of a program in ``PATH``.
 
     Raises:
-        UsageError: There is none, or it cannot be run.
+        UsageError: There is no such program, or it cannot be run.
     """
     found = path if os.path.exists(path) or os.sep in path else shutil.which(path) or path
     try:
         mode = os.stat(found).st_mode
-    except (FileNotFoundError, ValueError):  # or no path at all
+    except (FileNotFoundError, ValueError):  # ValueError: a text that cannot be a path
         raise UsageError(
             f"program {path!r} is neither a file here nor a program in PATH",
             hint="give its path, relative to the current directory or absolute",

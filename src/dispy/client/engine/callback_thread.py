@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from dispy.client.arguments import describe
 from dispy.client.engine.deadlocks import Standing
 from dispy.client.logger import notice
-from dispy.client.waiting import Signal
+from dispy.client.wakeup import Signal
 from dispy.system.escaping import counted
 
 logger = logging.getLogger("dispy.client")

@@ -1,1 +1,1 @@
-"""``cluster.map``: items cut into chunks, chunks run as jobs, results in order."""
+"""``cluster.map``: items are cut into chunks, chunks run as jobs, and results come in the order of the items."""

@@ -1,7 +1,7 @@
-"""Chunks of a ``map`` that have ended are opened: results, what items raised, and why a chunk failed as a whole.
+"""The results of ended chunks: values, exceptions of items, and why a chunk failed as a whole.
 
-A chunk fails as a whole if its process dies, its node is lost, its items cannot be rebuilt there or its results
-here.
+A chunk fails as a whole if its process dies, its node is lost, its items cannot be rebuilt on the node, or its
+results cannot be rebuilt here.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy import payload
+from dispy.client.map.chunk_job import Chunk
 from dispy.client.session.missing_files import advice_in, explain
 from dispy.errors import JobError
 from dispy.system.escaping import counted, of_error, short_repr
 
 if TYPE_CHECKING:
-    from dispy.client.map.chunks import Chunk
     from dispy.client.session.state import ClusterState
 
 
 class Settled(NamedTuple):
-    """Outcome of the items of a chunk that failed, where errors stay in their places.
+    """Outcome of a failed chunk in a map with ``return_exceptions``.
 
     Attributes:
-        results: Of its first items; ``payload.ItemFailed`` or an exception for each that failed.
-        is_whole: It failed as a whole: smaller ones lose less.
+        results: Results of the first items, in order; ``payload.ItemFailed`` or an exception for each that failed.
+        is_whole: True if the chunk failed as a whole: smaller chunks would lose less.
     """
 
     results: list[Any]
@@ -31,12 +31,12 @@ class Settled(NamedTuple):
 
 
 def settle(chunk: Chunk, name: str, is_reentrant: bool) -> Settled:
-    """Find out what there is of a chunk that failed; what is missing was not run, or may be run again.
+    """Returns the results of a failed chunk. Items without a result were not run, or may be run again.
 
     Args:
         chunk: The chunk.
-        name: Of the cluster.
-        is_reentrant: Whether items may be run again whose process has died.
+        name: Name of the cluster.
+        is_reentrant: True if items may be run again whose process has died.
     """
     try:
         failure = payload.load_failure(chunk._value) if chunk._value else None
@@ -45,7 +45,7 @@ def settle(chunk: Chunk, name: str, is_reentrant: bool) -> Settled:
             failed_whole(chunk, name, f"the results cannot be rebuilt here: {of_error(error)}"), True
         )
     if failure is None:
-        was_run = not chunk._value  # otherwise that is why the items could not be rebuilt on the node
+        was_run = not chunk._value  # a value is the error for which the node could not rebuild the items
         if chunk._count > 1 and (is_reentrant or not was_run):
             return Settled([], True)
         reason = chunk._exception or "no reason given"
@@ -65,7 +65,7 @@ def settle(chunk: Chunk, name: str, is_reentrant: bool) -> Settled:
 
 
 def with_errors(chunk: Chunk, results: list[Any], cluster: ClusterState) -> list[Any]:
-    """Results of a chunk, with exceptions in the places of items that failed."""
+    """Returns the results of a chunk, with an exception in the place of each item that failed."""
     return [
         item_error(cluster, chunk._first + place, result.error, result.text, result.item)
         if type(result) is payload.ItemFailed
@@ -75,13 +75,13 @@ def with_errors(chunk: Chunk, results: list[Any], cluster: ClusterState) -> list
 
 
 def item_error(cluster: ClusterState, number: int, data: bytes, text: str, item: str) -> Exception:
-    """The exception of an item, with the remote traceback as cause, and a note that names the item.
+    """Returns the exception of an item, with the remote traceback as cause and a note that names the item.
 
-    A ``JobError`` where that cannot be rebuilt here, or would end this program: ``sys.exit`` in an item, say.
+    A ``JobError`` takes its place if it cannot be rebuilt here, or would end this program (``sys.exit`` in an item).
 
     Args:
-        cluster: Of the map.
-        number: Of the item.
+        cluster: Cluster of the map.
+        number: Number of the item in the map, from 0.
         data: The pickled exception; empty if there is none.
         text: The traceback.
         item: The item, in few words.
@@ -100,15 +100,15 @@ def item_error(cluster: ClusterState, number: int, data: bytes, text: str, item:
 
 
 def shown_item(chunk: Chunk, place: int) -> str:
-    """An item of a chunk, in few words."""
+    """Returns a short text of an item; ``place`` counts from 0 in the chunk."""
     try:
         return short_repr(payload.load_items(chunk._items)[place])
-    except Exception:  # it may be why the chunk failed
+    except Exception:  # the items cannot be rebuilt: this may be why the chunk failed
         return f"<not shown: {counted(len(chunk._items), 'byte')}>"
 
 
 def chunk_error(chunk: Chunk, name: str, reason: str) -> JobError:
-    """Why a chunk failed as a whole."""
+    """Returns the error of a chunk that failed as a whole; it names the items."""
     last = chunk._first + chunk._count - 1
     which = f"item {last}" if chunk._count == 1 else f"items {chunk._first} to {last}"
     error = JobError(f"{which} of the map of {name}: {reason}")
@@ -118,5 +118,5 @@ def chunk_error(chunk: Chunk, name: str, reason: str) -> JobError:
 
 
 def failed_whole(chunk: Chunk, name: str, reason: str) -> list[Any]:
-    """The error of a chunk, for each of its items: an object of its own, as whoever raises one changes it."""
+    """Returns the error of a chunk for each of its items: an object each, as raising an exception changes it."""
     return [chunk_error(chunk, name, reason) for _ in range(chunk._count)]

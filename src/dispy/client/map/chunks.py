@@ -1,110 +1,75 @@
-"""``map``: the computation over iterables, chunk by chunk, results in order.
+"""``map``: the computation over iterables, chunk by chunk, with results in the order of the items.
 
-The items are cut into *chunks*. A chunk is one job for nodes and scheduler; its worker calls the
-function for each item. Between the iterables and the consumer lies a window of chunks in order.
-Those at its end run or wait for a CPU, some more than there are CPUs; those that have ended wait,
-pickled, until the one in front has. The caller's thread does all of it, in ``next``: it reads the
-iterables, cuts, submits, and unpickles the chunk in front. The engine only notes which chunks have
-ended.
+Theory of operation. The items are cut into *chunks*. A chunk is one job for nodes and scheduler; its worker calls
+the function for each item. Between the iterables and the consumer lies a sliding window of chunks, in order. Chunks
+at its end run or wait for a CPU; there are some more of them than CPUs. Chunks that have ended wait, pickled, until
+all before them have been taken.
 
-How long an item takes is learnt from the chunks that have ended. Where it was learnt wrongly, a
-worker stops a chunk that runs too long and gives back the rest, which is cut anew.
+The consumer's thread does all the work, in ``next``: it reads the iterables, cuts, submits, and unpickles the chunk
+in front. The engine's thread only queues the chunks that have ended (``on_ended``). So iterables are read only as
+results are taken: that is the back-pressure.
+
+How long an item takes is learnt from the chunks that have ended. Where it was learnt wrongly, a worker stops a chunk
+that runs too long (``LONG_S``) and gives back the rest, which is cut anew and sent at the same place of the window. A
+chunk that failed as a whole is cut anew, too, if its items may be run again.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy import payload
 from dispy.client.arguments import describe
-from dispy.client.job import FINISHED, TERMINATED, DispyJob
+from dispy.client.job import FINISHED, TERMINATED
 from dispy.client.map import chunk_results
-from dispy.client.waiting import Signal
+from dispy.client.map.chunk_job import Chunk
+from dispy.client.wakeup import Signal
 from dispy.errors import JobError, PicklingError, UsageError
-from dispy.protocol.node import Ended
 from dispy.system.escaping import of_error
 
 if TYPE_CHECKING:
-    from dispy.client.map.entry import Maps
     from dispy.client.session.objects import Ref
+    from dispy.client.session.state import ClusterState
 
 CHUNK_S = 0.02
-"""What a chunk is meant to take: 100 times what a job costs in all, and little to wait for at the end."""
+"""Intended run time of a chunk (seconds): 100 times the cost of a job, and little to wait for at the end."""
 
 LONG_S = 5 * CHUNK_S
-"""A chunk that has run for so long gives back what is left of it, unless the program has chosen its size."""
+"""Run time (seconds) after which a chunk gives back its remaining items, unless the program has chosen its size."""
 
 SHORT_S = 0.001
-"""Chunks shorter than this are not made to spread the last items: they would cost more than they save."""
+"""Least run time (seconds) of chunks that spread the last items: shorter ones would cost more than they save."""
 
 ITEMS_MAX = 1 << 15
-"""Items of a chunk: bounds the objects that exist at once here and in a worker."""
+"""Most items of a chunk: bounds the objects that exist at once here and in a worker."""
 
 CHUNK_BYTES = 256 * 1024
-"""Aim for the pickled items or results of a chunk, whichever are larger."""
+"""Intended size of the pickled items or results of a chunk, whichever are larger (bytes)."""
 
 WAITING_BYTES = 4 * 1024 * 1024
-"""Results that wait for the chunk in front of them; no more items are read beyond."""
+"""Pickled results in the window (bytes) from which on no more items are read."""
 
 WINDOW_MAX = 1024
-"""Chunks in the window, however small they are."""
+"""Most chunks in the window, however small they are."""
 
 FEWER = 8
-"""When a chunk has failed as a whole, chunks have at most so many times fewer items than that one."""
-
-
-class Chunk(DispyJob, gc=False, eq=False):
-    """Some items of a map, as a job. Never shown to the program."""
-
-    _mapping: Any = None
-    _items: payload.Buffer = b""
-    """What was sent."""
-    _first: int = 0
-    """Number of its first item."""
-    _count: int = 0
-    """How many items it has."""
-    _ready: Any = None
-    """Its results, where they are known before it is opened: a list."""
-
-    def end(self, item: Ended) -> int:
-        """It has ended; on the engine's thread. Returns how many calls were made, as far as is known.
-
-        ``_is_final`` is left to the mapping's thread: set here, it would be seen before the end is noted.
-        """
-        self._status = item.status
-        self._exception = item.reason
-        self._value = item.payload
-        self._stdout = item.stdout
-        self._stderr = item.stderr
-        self.start_time = item.start
-        self.end_time = item.end
-        # Nothing here is tracked by the collector: no cycle may stay.
-        mapping, self._mapping = self._mapping, None
-        mapping.on_ended(self)
-        if not item.ran:
-            return 0
-        return self.results() if item.status == FINISHED else 1
-
-    def results(self) -> int:
-        """How many items of a chunk that has finished were run: the others were given back."""
-        told = self._exception or ""
-        return min(int(told), self._count) if told.isdecimal() else self._count
+"""Divisor of the chunk size: once a chunk of n items has failed as a whole, chunks have at most n / 8 items."""
 
 
 class Options(NamedTuple):
-    """How a program wants it.
+    """The choices of a program for one ``map``.
 
     Attributes:
-        is_starred: Items of the one iterable are tuples of arguments.
-        until: When all results have to be here (monotonic seconds); None for no limit.
-        keeps_errors: Exceptions stay in the places of items that fail, and the rest goes on.
-        constants: Arguments that all calls have, which were put.
-        size: Items of a chunk; None for as many as take ``CHUNK_S``.
+        is_starred: True if items of the one iterable are tuples of arguments (``starmap``).
+        until: When all results have to be here (monotonic seconds); None: no limit.
+        keeps_errors: True if exceptions stay in the places of items that fail, and the rest goes on.
+        constants: Reference to the keyword arguments of all calls, which were put; None: there are none.
+        size: Items of a chunk; None: as many as take ``CHUNK_S``.
     """
 
     is_starred: bool = False
@@ -115,10 +80,27 @@ class Options(NamedTuple):
 
 
 class Mapping:
-    """One call of ``map``."""
+    """One call of ``map``: its window of chunks. All methods but ``on_ended`` and ``on_nodes`` are the consumer's.
 
-    def __init__(self, cluster: Maps, iterables: tuple[Iterable[Any], ...], options: Options) -> None:
+    Args:
+        cluster: The cluster whose computation is run.
+        iterables: Iterables of the arguments; the shortest ends the map.
+        options: The choices of the program.
+        submit: Called with a chunk and its pickled items, to send it as a job.
+        end: Called with this and the numbers of open chunks, to cancel them; must not wait.
+    """
+
+    def __init__(
+        self,
+        cluster: ClusterState,
+        iterables: tuple[Iterable[Any], ...],
+        options: Options,
+        submit: Callable[[Chunk, payload.Buffer], None],
+        end: Callable[[Mapping, list[int]], None],
+    ) -> None:
         self._cluster = cluster
+        self._submit_chunk = submit
+        self._end = end
         self._until = options.until
         self._keeps_errors = options.keeps_errors
         self._chosen_size = options.size
@@ -130,7 +112,7 @@ class Mapping:
         iterators = [iter(iterable) for iterable in iterables]
         hints = [hint for hint in [length_hint(iterable, -1) for iterable in iterables] if hint >= 0]
         self._left: int | None = min(hints) if hints else None
-        """Items that are left to be read, as far as is known."""
+        """Number of items that are left to be read, by the length hints of the iterables; None if it is unknown."""
         self._items: Iterator[Any] = iterators[0] if len(iterators) == 1 else zip(*iterators, strict=False)
         if options.is_starred:
             self._items = _tuples(iterators[0])
@@ -141,32 +123,32 @@ class Mapping:
         self._read = 0
         self._is_exhausted = False
         self._error: BaseException | None = None
-        """What ended the reading; raised after the results of what was read."""
+        """Error that ended the reading; raised after the results of the items that were read."""
         self._window: deque[Chunk] = deque()
         """Chunks in order, from the one whose results come next."""
         self._open = 0
-        """Chunks that have not ended, as far as we have taken note of it."""
+        """Number of chunks in the window that have not ended, as far as this thread has noted it."""
         self._waiting_bytes = 0
-        """Results of chunks that have ended, all in all."""
+        """Size of the pickled results in the window (bytes)."""
         self._ended: deque[Chunk] = deque()
-        """Chunks that have ended and were not noted by our thread."""
+        """Chunks that have ended; queued by the engine's thread, taken by the consumer's."""
         self._signal = Signal()
         self._runs_s = 0.0
         self._runs = 0.0
-        """Recent items that were run, and what they took: the past fades with each chunk."""
+        """Run time of recent items (seconds, above) and their number; each further chunk halves the past."""
         self._item_bytes = 1.0
         self._result_bytes = 1.0
-        """Mean sizes of recent items and results."""
+        """Mean sizes of recent pickled items (above) and results (bytes)."""
 
     # The engine's side.
 
     def on_ended(self, chunk: Chunk) -> None:
-        """A chunk has ended."""
+        """Queue a chunk that has ended, and wake the consumer."""
         self._ended.append(chunk)
         self._signal.wake()
 
     def on_nodes(self) -> None:
-        """There are more or fewer CPUs: look anew."""
+        """Wake the consumer to fill the window anew: there are more or fewer CPUs."""
         self._has_other_nodes = True
         self._signal.wake()
 
@@ -175,7 +157,10 @@ class Mapping:
     # The caller's side.
 
     def results(self) -> Generator[Any, None, None]:
-        """Begin; results come after a first None, which is there so that closing always gets here."""
+        """Send the first chunks, yield None, then yield the results.
+
+        The None has to be taken at once: closing a generator that was never begun would not run its ``finally``.
+        """
         try:
             self._fill()
             yield None
@@ -199,18 +184,22 @@ class Mapping:
             self._close()
 
     def _close(self) -> None:
-        """Nobody wants the rest. Without waiting: this may be called by the collector."""
-        self._cluster._end_map(self, [chunk._number for chunk in self._window if not chunk._is_final])
+        """Cancel the rest. Does not wait: the garbage collector may call this, on any thread."""
+        self._end(self, [chunk._number for chunk in self._window if not chunk._is_final])
         self._window.clear()
         self._items = iter(())
         self._error = None
-        self._way = (False, False, None, 0)  # what was put for it can go
+        self._way = (False, False, None, 0)  # lets go of the constants that were put
 
     def _has_news(self) -> bool:
         return bool(self._ended) or self._has_other_nodes
 
     def _wait_first(self) -> None:
-        """Wait for the chunk in front, and keep the others going meanwhile."""
+        """Wait for the chunk in front, and keep the window filled meanwhile.
+
+        Raises:
+            TimeoutError: It has not ended at ``until``.
+        """
         while True:
             if self._note_ended():
                 self._fill()
@@ -221,7 +210,11 @@ class Mapping:
                 raise TimeoutError(f"item {first} of the map of {self._cluster.name} has not ended in time")
 
     def _note_ended(self) -> bool:
-        """Take note of chunks that have ended, learn from them, and cut anew what was given back."""
+        """Note chunks that have ended, learn from them, and cut anew what they have given back.
+
+        Returns:
+            True if there was news, so that the window may have room.
+        """
         is_news = self._has_news()
         self._has_other_nodes = False
         while self._ended:
@@ -241,7 +234,7 @@ class Mapping:
         return is_news
 
     def _settle(self, chunk: Chunk) -> None:
-        """A chunk has failed, and the rest is to go on: what was not run of it is sent anew, in its place."""
+        """Note a failed chunk of a map that goes on: send its items that were not run anew, in its place."""
         chunk._ready, is_whole = chunk_results.settle(chunk, self._cluster.name, self._cluster._reentrant)
         if is_whole:
             self._size_max = max(1, min(self._size_max, chunk._count // FEWER))
@@ -249,13 +242,13 @@ class Mapping:
             self._cut_rest(chunk, len(chunk._ready))
 
     def _is_over(self) -> bool:
-        """Whether the cluster is closed, or ends its jobs to be."""
+        """True if the cluster is closed, or is ending its jobs to be closed."""
         return self._cluster._is_closed or self._cluster._is_ending
 
     def _learn(self, chunk: Chunk, count: int) -> None:
         seconds = (chunk.end_time or 0.0) - (chunk.start_time or 0.0)
         if seconds * self._runs > self._runs_s * count:
-            # Slower than thought: what was thought is wrong.
+            # Slower than expected: forget the past at once, or chunks stay too long.
             self._runs_s, self._runs = seconds, count
         else:
             self._runs_s = self._runs_s / 2 + seconds
@@ -263,7 +256,7 @@ class Mapping:
         self._result_bytes = _learnt(self._result_bytes, len(chunk._value) / count)
 
     def _cut_rest(self, chunk: Chunk, count: int) -> None:
-        """Run the items behind the first ones of a chunk in pieces, at the same place of the window."""
+        """Send the items of a chunk behind its first ``count`` anew, in pieces, at the same place of the window."""
         try:
             rest = payload.load_items(chunk._items)[count:]
         except Exception as error:
@@ -296,10 +289,10 @@ class Mapping:
     # Reading.
 
     def _fill(self) -> None:
-        """Read and submit as much as the window takes."""
+        """Read items and submit chunks until the window is full or the iterables are exhausted."""
         if self._is_exhausted:
             return
-        # Running, as many on their way, and some for the time that we do something else.
+        # As many as run, as many on their way, and as many again twice for the time that the consumer is busy.
         most = 4 * max(1, self._cluster._cpus()) + 2
         while (
             not self._is_exhausted
@@ -310,7 +303,7 @@ class Mapping:
             self._submit_next(self._size())
 
     def _size(self) -> int:
-        """How many items the next chunk gets."""
+        """Returns the number of items of the next chunk: 1 until something is learnt, and with isolated jobs."""
         if self._chosen_size is not None:
             return self._size_max
         if self._runs == 0 or self._cluster._isolate:
@@ -326,7 +319,7 @@ class Mapping:
     def _submit_next(self, size: int) -> None:
         items: list[Any] = []
         try:
-            # On an error what was read before it stays in the list.
+            # ``extend`` keeps the items that were read before an error.
             items.extend(islice(self._items, size))
         except KeyboardInterrupt:
             raise
@@ -343,7 +336,7 @@ class Mapping:
             self._submit(items, first, None)
 
     def _submit(self, items: list[Any], first: int, place: int | None) -> None:
-        """Send items as a chunk, at a place of the window; at its end if that is None."""
+        """Send items as a chunk, at a place of the window; at its end if ``place`` is None."""
         try:
             data = self._dump(items, first)
         except Exception as error:
@@ -351,10 +344,10 @@ class Mapping:
             return
         self._item_bytes = _learnt(self._item_bytes, len(data) / len(items))
         chunk = Chunk(0, _cluster=None, _mapping=self, _items=data, _first=first, _count=len(items))
-        # First: whatever is in the window is cancelled when Ctrl-C ends us, perhaps in the middle of this.
+        # Into the window before it is sent: Ctrl-C may end this at any point, and what is in the window is cancelled.
         self._open += 1
         self._enter(chunk, place)
-        self._cluster._submit_chunk(chunk, data)
+        self._submit_chunk(chunk, data)
 
     def _enter(self, chunk: Chunk, place: int | None) -> None:
         if place is None:
@@ -363,7 +356,10 @@ class Mapping:
             self._window.insert(place, chunk)
 
     def _submit_sendable(self, items: list[Any], first: int, place: int | None, error: Exception) -> None:
-        """Send what can be sent. Of the others the error takes the place; or the first of them is the end."""
+        """Send the items that can be pickled.
+
+        With ``return_exceptions`` an error takes the place of each other item; else the first of these ends the map.
+        """
         start = 0
         while start < len(items):
             before = len(self._window)
@@ -371,7 +367,7 @@ class Mapping:
             if found is None and start:
                 self._submit(items[start:], first + start, place)
                 return
-            # Where each can be sent, and all together not, that is the error of all.
+            # If each can be sent, but not all together, that is the error of all of them.
             together = PicklingError(f"items of a map cannot be sent: {error}")
             ready, unsent = found or (0, together)
             if ready:
@@ -403,7 +399,7 @@ class Mapping:
     # Results.
 
     def _open_chunk(self, chunk: Chunk) -> tuple[list[Any], BaseException | None]:
-        """The results of a chunk, and what the item behind them raised."""
+        """Print the output of a chunk. Returns its results, and the error of the item behind them or None."""
         name = self._cluster.name
         for stream, text in ((sys.stdout, chunk.stdout), (sys.stderr, chunk.stderr)):
             if text and stream is not None:
@@ -442,7 +438,11 @@ class Mapping:
 
 
 def _tuples(items: Iterator[Any]) -> Iterator[tuple[Any, ...]]:
-    """The items of ``starmap``."""
+    """Yield the items of ``starmap`` as tuples.
+
+    Raises:
+        UsageError: An item is no tuple of arguments.
+    """
     for number, item in enumerate(items):
         if type(item) is tuple:
             yield item
@@ -458,5 +458,5 @@ def _tuples(items: Iterator[Any]) -> Iterator[tuple[Any, ...]]:
 
 
 def _learnt(past: float, mean: float) -> float:
-    """A size that grows at once and falls by halves: one large item does not keep chunks small for ever."""
+    """Returns a mean that grows at once and falls by halves: a large item does not keep chunks small for ever."""
     return max(mean, (past + mean) / 2)

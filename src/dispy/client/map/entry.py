@@ -1,4 +1,4 @@
-"""``map`` and ``starmap``: what they are given is checked, and begun."""
+"""``map`` and ``starmap``, as programs call them: arguments are checked, constants put, and a ``Mapping`` begun."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Never
 from dispy import payload
 from dispy.client.arguments import check_flag, deadline, describe
 from dispy.client.cluster_nodes import Steering
-from dispy.client.map.chunks import Chunk, Mapping, Options
+from dispy.client.map.chunk_job import Chunk
+from dispy.client.map.chunks import Mapping, Options
 from dispy.client.session import cancellation, objects, submission
 from dispy.client.tracebacks import briefly
 from dispy.errors import PicklingError, UsageError
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     from dispy.client.session.objects import Ref
 
 OPTIONS = ("timeout", "return_exceptions", "constants", "chunksize")
+"""Options of ``map``; other keyword arguments are refused, with the option that may have been meant."""
 
 
 class Maps(Steering):
-    """The part of a cluster that runs the computation over iterables."""
+    """The part of a cluster that runs the computation over iterables. ``JobCluster`` is one of these."""
 
     @briefly
     def map(
@@ -37,23 +39,22 @@ class Maps(Steering):
     ) -> Iterator[Any]:
         """Run the computation on each item; results come in the order of the items.
 
-        Several iterables give one argument each, and the shortest ends it, as with ``zip``. They may be
-        endless: they are read as results are taken, a bounded number of items ahead. Items travel in
-        chunks of about 20 ms of work by the run times measured so far. Within a chunk arguments that
-        are one object stay one object, and worker state (directory, environment) is restored after the
-        chunk. What items print is written to this program's ``sys.stdout`` and ``sys.stderr`` when
-        their results come. ``dispy_job_id`` is None. There are no jobs to look at and no callbacks:
-        ``jobs_done`` of nodes counts items, ``jobs_pending`` chunks.
+        Several iterables give one argument each, and the shortest ends the map, as with ``zip``. Iterables may be
+        endless: they are read as results are taken, a bounded number of items ahead. Items travel in chunks of about
+        20 ms of work by the run times measured so far. Within a chunk arguments that are one object stay one object,
+        and worker state (directory, environment) is restored after the chunk. What items print is written to this
+        program's ``sys.stdout`` and ``sys.stderr`` when their results come. ``dispy_job_id`` is None. There are no
+        jobs to look at and no callbacks: ``jobs_done`` of nodes counts items, ``jobs_pending`` chunks.
 
-        An item that fails raises here what it raised there, with a note that names the item, after the
-        results of those before it; the others are cancelled. So they are when the iterator is closed or
-        dropped: leaving the loop is enough.
+        The exception of an item is raised here, with a note that names the item, after the results of the items
+        before it; the others are cancelled. They are cancelled, too, when the iterator is closed or dropped: leaving
+        the loop is enough.
 
         Args:
-            iterables: Arguments.
-            timeout: Seconds for all results, from this call.
-            return_exceptions: The exception of an item that fails is returned in its place, with the remote
-                traceback as cause, and the rest goes on.
+            iterables: Iterables of the arguments.
+            timeout: Seconds for all results, from this call; None: no limit.
+            return_exceptions: True to return the exception of an item in its place, with the remote traceback as
+                cause, and to go on with the rest.
             constants: Keyword arguments that all calls have. They are sent to each node once, and calls share them:
                 functions must not change them.
             chunksize: Items of a chunk, instead of as many as take 20 ms. Such chunks are never cut.
@@ -61,9 +62,9 @@ class Maps(Steering):
 
         Raises:
             TimeoutError: From the iterator: the next result has not come in time.
-            JobError: Likewise: a chunk ended without saying why; or an exception cannot be rebuilt here.
-            PicklingError: Constants that cannot be sent.
-            UsageError: The cluster is closed, or was closed meanwhile; or an argument that cannot be used.
+            JobError: From the iterator: a chunk ended without saying why; or an exception cannot be rebuilt here.
+            PicklingError: Constants cannot be sent.
+            UsageError: The cluster is closed, or was closed meanwhile; or an argument cannot be used.
         """
         _refuse_others("map", others)
         if not iterables:
@@ -88,7 +89,10 @@ class Maps(Steering):
         chunksize: int | None = None,
         **others: Never,
     ) -> Iterator[Any]:
-        """``map`` over tuples of arguments: ``starmap([(1, 2), (3, 4)])`` calls ``f(1, 2)`` and ``f(3, 4)``."""
+        """Run the computation on tuples of arguments: ``starmap([(1, 2), (3, 4)])`` calls ``f(1, 2)``, ``f(3, 4)``.
+
+        Options, results and errors are those of ``map``.
+        """
         _refuse_others("starmap", others)
         _check_iterable("the argument of starmap", iterable, "cluster.starmap([(1, 2), (3, 4)])")
         options = Options(True, deadline(timeout), check_flag("return_exceptions", return_exceptions))
@@ -105,18 +109,23 @@ class Maps(Steering):
         size = _checked_size(chunksize)
         self._check_open()
         sent = self._put_constants(constants, 0 if options.is_starred else len(iterables))
-        mapping = Mapping(self, iterables, options._replace(constants=sent, size=size))
+        options = options._replace(constants=sent, size=size)
+        mapping = Mapping(self, iterables, options, self._submit_chunk, self._end_map)
         self._maps.add(mapping)
         results = mapping.results()
         next(results)
         return results
 
     def _put_constants(self, constants: MappingType[str, Any] | None, given: int) -> Ref | None:
-        """Send what all calls of a map have; None for nothing.
+        """Send the constants of a map to the nodes. Returns a reference to them; None if there are none.
 
         Args:
-            constants: By name.
-            given: Positional arguments that calls have for certain.
+            constants: Values by the name of the argument.
+            given: Number of positional arguments that every call has.
+
+        Raises:
+            PicklingError: A constant cannot be sent; says which.
+            UsageError: They are no dictionary by name, or do not fit the function.
         """
         if constants is None or (isinstance(constants, MappingType) and not constants):
             return None
@@ -140,17 +149,22 @@ class Maps(Steering):
             raise
 
     def _submit_chunk(self, chunk: Chunk, data: payload.Buffer) -> None:
+        """Send a chunk with its pickled items as a job."""
         submission.submit_chunk(self, chunk, data)
 
     def _end_map(self, ended: Mapping, numbers: list[int]) -> None:
-        """Cancel the chunks of a map that are left. Does not wait, on any thread."""
+        """Cancel the open chunks of a map, by number. Does not wait; on any thread."""
         self._maps.discard(ended)
         if numbers:
             self._engine.post(cancellation.cancel_open, self, numbers)
 
 
 def _refuse_others(what: str, others: dict[str, Any]) -> None:
-    """Arguments of the function, where the caller's options are."""
+    """Refuse keyword arguments that are no options: misspelt ones, or arguments of the function.
+
+    Raises:
+        UsageError: There is such an argument; says how to write it.
+    """
     for name, value in others.items():
         meant = difflib.get_close_matches(name, [*OPTIONS, "chunk", "chunks"], 1, 0.75)
         if meant:
@@ -168,10 +182,10 @@ def _check_iterable(what: str, value: Any, hint: str) -> None:
 
 
 def _checked_size(size: Any) -> int | None:
-    """Items of a chunk; None for as many as fit.
+    """Returns the number of items of a chunk; None for as many as take 20 ms.
 
     Raises:
-        UsageError: No number from 1 on.
+        UsageError: The value is no whole number from 1 on.
     """
     if size is None:
         return None

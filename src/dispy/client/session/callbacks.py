@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dispy.client.engine.callback_thread import Waited
-from dispy.errors import UsageError
 
 if TYPE_CHECKING:
     from dispy.client.session.state import ClusterState
@@ -74,28 +72,3 @@ def has_callbacks(cluster: ClusterState) -> bool:
     return not (
         cluster.job_status is None and cluster.cluster_status is None and cluster._watching.callback is None
     )
-
-
-def check_callback(callback: Any, name: str, parameters: tuple[str, ...]) -> None:
-    """Check that something can be called with so many positional arguments.
-
-    Raises:
-        UsageError: It cannot.
-    """
-    if callback is None:
-        return
-    if not callable(callback):
-        raise UsageError(
-            f"{name} must be callable, not {callback!r:.100}", hint=f"{name}=function, without parentheses"
-        )
-    try:
-        signature = inspect.signature(callback)
-    except (TypeError, ValueError):
-        return
-    try:
-        signature.bind(*parameters)
-    except TypeError as error:
-        wanted = ", ".join(parameters)
-        raise UsageError(
-            f"{name} cannot be called with ({wanted}): {error}", hint=f"def {name}({wanted}): ..."
-        ) from error

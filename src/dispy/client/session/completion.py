@@ -35,7 +35,7 @@ from dispy.client.job import (
     TERMINATED,
     DispyJob,
 )
-from dispy.client.map.chunks import Chunk
+from dispy.client.map.chunk_job import Chunk
 from dispy.protocol.node import Ended, Provisional, Started
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dispy import config
 from dispy.client.code.imports import find_modules, names_of
+from dispy.client.nodes import NodeNames
 from dispy.core import scheduling as core
 from dispy.errors import UsageError
 from dispy.files.manifest import Manifest, Signature, Source, collect, is_file_item, read
@@ -25,7 +26,7 @@ from dispy.protocol.node import FilePiece, FileUnreadable, NeedFiles, PlaceFiles
 from dispy.scheduler.link import Target
 
 if TYPE_CHECKING:
-    from dispy.client.cluster_nodes import NodeNames, Steering
+    from dispy.client.cluster_nodes import Steering
     from dispy.client.session.state import ClusterState
 
 logger = logging.getLogger("dispy.client")
@@ -201,10 +202,6 @@ def send_file(cluster: Steering, path: Any, node: Any) -> int:
     Raises:
         UsageError: The file cannot be sent, ``node`` names no node, or the cluster is closed.
     """
-    from dispy.client.cluster_nodes import (
-        NodeNames,
-    )  # late: it imports ``state``, which imports this module
-
     cluster._check_open()
     if not is_file_item(path):
         raise UsageError(f"send_file takes the path of a file, not {path!r}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from dispy.client.engine.callback_thread import Caller, call_now
 from dispy.client.job import CREATED, DispyJob
-from dispy.client.waiting import Signal
+from dispy.client.wakeup import Signal
 from dispy.core import scheduling as core
 from dispy.protocol.limits import MIB
 from dispy.protocol.node import Ended, Printed

@@ -18,7 +18,7 @@ from dispy.client.arguments import check_flag, deadline
 from dispy.client.engine import callback_thread
 from dispy.client.engine.callback_thread import Caller, Waited
 from dispy.client.logger import notice
-from dispy.client.map.chunks import Chunk
+from dispy.client.map.chunk_job import Chunk
 from dispy.client.nodes import DispyNode
 from dispy.client.recovery import journaling
 from dispy.client.session import callbacks, cancellation, completion, failures

@@ -15,7 +15,7 @@ from dispy import payload
 from dispy.client.code.computation import check_job_depends
 from dispy.client.code.imports import ENDINGS
 from dispy.client.job import CREATED, DispyJob
-from dispy.client.map.chunks import Chunk
+from dispy.client.map.chunk_job import Chunk
 from dispy.client.session.files import Held
 from dispy.client.session.inbox import submit_filed, submit_pinned, take_inbox
 from dispy.client.session.objects import hold

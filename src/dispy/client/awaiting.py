@@ -1,0 +1,114 @@
+"""``await job`` in any asyncio loop.
+
+Theory of operation. A task that awaits a job puts a waiter into the job, and sleeps on a future of its loop. When the
+job has ended, the engine's thread appends the future to the post of that loop, and wakes the loop if it has not done
+so yet. The loop completes all futures that it finds there. So a batch of ended jobs costs one wake-up per loop, and
+no task blocks a thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class Awaited(Protocol):
+    """A job, as far as awaiting it goes: ``DispyJob``, which imports this module."""
+
+    def _add_waiter(self, waiter: Any) -> Any:
+        """Have ``waiter.on_ended`` called once, when the job has ended."""
+        ...
+
+    def _drop_waiter(self, waiter: Any) -> None:
+        """Remove a waiter that does not wait any more."""
+        ...
+
+
+def wait_in_loop(job: Awaited) -> Generator[Any, None, None]:
+    """Wait for a job in the running asyncio loop: what ``await job`` does.
+
+    Raises:
+        RuntimeError: No loop runs in this thread.
+    """
+    from asyncio import get_running_loop
+
+    loop = get_running_loop()
+    future = loop.create_future()
+    waiter = _LoopWaiter(_post_of(loop), future)
+    job._add_waiter(waiter)
+    try:
+        yield from future
+    except BaseException:
+        job._drop_waiter(waiter)
+        raise
+
+
+class _LoopWaiter:
+    """The waiter of one asyncio task for one job."""
+
+    __slots__ = ("future", "post")
+
+    def __init__(self, post: _LoopPost, future: asyncio.Future[None]) -> None:
+        self.post = post
+        self.future = future
+
+    def on_ended(self, job: Awaited) -> None:
+        """Queue the task's future to be completed on its loop; on the engine's threads."""
+        post = self.post
+        post.ended.append(self.future)
+        if not post.is_posted:
+            post.is_posted = True
+            post.send()
+
+
+class _LoopPost:
+    """Futures of one loop that are to be completed, by one wake-up for all of them.
+
+    Attributes:
+        ended: Futures of jobs that have ended; appended by the engine's threads, taken by the loop.
+        is_posted: True if the loop has been woken and has not looked into ``ended`` yet.
+    """
+
+    __slots__ = ("_loop", "ended", "is_posted")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.ended: deque[asyncio.Future[None]] = deque()
+        self.is_posted = False
+
+    def send(self) -> None:
+        """Wake the loop, which completes the futures; from any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._complete)
+        except RuntimeError:  # the loop is closed: no task waits there any more
+            self.ended.clear()
+
+    def _complete(self) -> None:
+        # First the flag, then the queue: a future that is queued from here on wakes the loop again.
+        self.is_posted = False
+        ended = self.ended
+        while ended:
+            future = ended.popleft()
+            if not future.done():
+                future.set_result(None)
+
+
+_posts: dict[asyncio.AbstractEventLoop, _LoopPost] = {}
+"""The post of each loop in which a job was awaited. Posts of closed loops are removed when a loop is added."""
+_guard = threading.Lock()
+"""Guards changes of ``_posts``."""
+
+
+def _post_of(loop: asyncio.AbstractEventLoop) -> _LoopPost:
+    post = _posts.get(loop)
+    if post is None:
+        with _guard:
+            for old in [old for old in _posts if old.is_closed()]:
+                del _posts[old]
+            post = _posts[loop] = _LoopPost(loop)
+    return post

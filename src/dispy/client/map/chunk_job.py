@@ -1,0 +1,54 @@
+"""A chunk of a ``map`` as a job: what nodes and the scheduler run, and the program never sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dispy import payload
+from dispy.client.job import FINISHED, DispyJob
+from dispy.protocol.node import Ended
+
+
+class Chunk(DispyJob, gc=False, eq=False):
+    """Some consecutive items of a map, as one job."""
+
+    _mapping: Any = None
+    """The map that is told of the end; None once it was."""
+    _items: payload.Buffer = b""
+    """The pickled items, as sent; empty once they cannot be needed any more."""
+    _first: int = 0
+    """Number of the first item in the map, from 0."""
+    _count: int = 0
+    """Number of items."""
+    _ready: Any = None
+    """Results that are known before the chunk is opened, as a list; None otherwise."""
+
+    def end(self, item: Ended) -> int:
+        """Note how the chunk has ended, and tell its map; on the engine's thread.
+
+        ``_is_final`` is left to the map's thread: set here, it would be seen before the end is noted.
+
+        Returns:
+            Number of calls that were made, as far as is known: 0 if the chunk was not run.
+        """
+        self._status = item.status
+        self._exception = item.reason
+        self._value = item.payload
+        self._stdout = item.stdout
+        self._stderr = item.stderr
+        self.start_time = item.start
+        self.end_time = item.end
+        # The garbage collector does not track jobs, so no cycle of references may stay.
+        mapping, self._mapping = self._mapping, None
+        mapping.on_ended(self)
+        if not item.ran:
+            return 0
+        return self.results() if item.status == FINISHED else 1
+
+    def results(self) -> int:
+        """Returns how many items of a finished chunk were run; the worker has given back the rest.
+
+        The worker tells that number as the reason; without a number all were run.
+        """
+        told = self._exception or ""
+        return min(int(told), self._count) if told.isdecimal() else self._count

@@ -1,0 +1,84 @@
+"""How a cluster starts: its nodes and secrets are chosen, the ports set, and it is prepared to meet nodes.
+
+Steps of ``JobCluster.__init__``, on the program's thread, in the order of this module. ``shutdown`` is the other end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from dispy import config, payload
+from dispy.client.engine import node_discovery
+from dispy.client.nodes import parse_nodes
+from dispy.client.steering.allocation import check_reach
+from dispy.security import secrets
+from dispy.security.tls import Tls, check
+from dispy.system import current_directory
+from dispy.system.addresses import is_loopback
+
+if TYPE_CHECKING:
+    from dispy.client.cluster_nodes import Steering
+    from dispy.client.session.state import ClusterState
+
+
+def choose_nodes(cluster: ClusterState, nodes: Any, secret: str, secret_file: Any, tls: Tls) -> None:
+    """Set the nodes that a cluster may use, and the secret and certificates for the links to them.
+
+    Args:
+        cluster: The cluster.
+        nodes: The program's ``nodes``, in any form.
+        secret: The secret as a text; empty for that of the file, of ``DISPY_SECRET`` or of this user.
+        secret_file: File with the secret, or None.
+        tls: Files of certificates, by the paths that the program gives.
+
+    Raises:
+        UsageError: No node can be used; a file is missing or not what it should be; or nodes of other machines are
+            named, and there is only the secret of this user. Or an option in ``config`` has a value that it cannot
+            have.
+    """
+    config.message_timeout_s()
+    config.node_port()
+    cluster._allocations = parse_nodes(nodes)
+    cluster._wants_private = all(allocation.host == "*" for allocation in cluster._allocations)
+    cluster._secret_file = current_directory.own_file(secret_file, "secret_file")
+    cluster._secret = secrets.choose(secret, cluster._secret_file)
+    # The text of the script is sent to nodes, and the secret may stand in it.
+    payload.hide(secret or os.environ.get(secrets.VARIABLE, ""))
+    files = [
+        current_directory.own_file(path, name)
+        for name, path in (("certfile", tls.certfile), ("keyfile", tls.keyfile), ("cafile", tls.cafile))
+    ]
+    cluster._tls = check(Tls(files[0], files[1], files[2], tls.wanted))
+    check_reach(cluster, cluster._allocations)
+
+
+def own_cleanup(cleanup: Any) -> Callable[..., Any] | None:
+    """Returns the program's own function for ``cleanup``; None where that is True, False or None.
+
+    Any other value is returned as it is, to be refused with the computation.
+    """
+    if callable(cleanup):
+        return cleanup  # type: ignore[no-any-return]
+    return None if cleanup in (True, False) else cleanup
+
+
+def set_ports(dispy_port: int | None, node_port: int | None) -> None:
+    """Assign the ports that a cluster was given to ``config``, where they hold for the whole program."""
+    if dispy_port is not None:
+        config.DispyPort = dispy_port
+    if node_port is not None:
+        config.NodePort = node_port
+
+
+def prepare(cluster: Steering) -> None:
+    """Have the engine ready for a cluster's nodes: shared memory for nodes of this machine, and a node to begin with.
+
+    The nodes of this machine are read, a private node is started if there is none, and patterns that match nothing
+    are warned of.
+    """
+    allocations = cluster._allocations
+    if config.SharedMemory and any(a.ip_addr is None or is_loopback(a.ip_addr) for a in allocations):
+        cluster._engine.share_memory()
+    node_discovery.prepare(cluster._engine, cluster)

@@ -1,0 +1,193 @@
+"""Which nodes a cluster uses, and how many CPUs of each: ``allocate`` is asked; nodes are given up or set up anew.
+
+``_allocations`` has the elements of ``nodes``, most specific first; the first that wants a node has it.
+``_set_aside`` has the nodes that the program has given up by ``deallocate_node`` or ``close_node``: they are unused,
+whatever elements want, until ``allocate_node`` names them or they are set up again.
+
+Functions on a cluster. Unless a function says otherwise it belongs to the engine's loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Any, cast
+
+from dispy import config
+from dispy.client.engine import node_discovery
+from dispy.client.engine.allocation import allocate
+from dispy.client.nodes import NodeAllocate, NodeNames, sort_nodes
+from dispy.client.session.state import ClusterState
+from dispy.client.steering import node_views, placements
+from dispy.core import scheduling as core
+from dispy.core.scheduling.ids import NodeId
+from dispy.scheduler.link import NodeInfo
+from dispy.security import secrets
+from dispy.security.tls import warn_if_open
+from dispy.system.escaping import of_error
+
+if TYPE_CHECKING:
+    from dispy.client.cluster_nodes import Steering
+
+logger = logging.getLogger("dispy.client")
+
+CPUS_MAX = 1 << 31
+"""More CPUs than any node has: the bound of ``set_node_cpus``."""
+
+
+# Finding more nodes.
+
+
+def check_reach(cluster: ClusterState, wanted: list[NodeAllocate]) -> None:
+    """Check that nodes may be reached with the cluster's secret, and warn of links in the clear; on any thread.
+
+    Raises:
+        UsageError: A node is on another machine, and the secret is only this user's own.
+    """
+    for allocation in wanted:
+        if allocation.ip_addr is not None:
+            secrets.require_given(cluster._secret, allocation.ip_addr)
+            warn_if_open(cluster._tls, allocation.ip_addr)
+
+
+def discover(cluster: Steering, wanted: list[NodeAllocate]) -> None:
+    """Connect now to nodes that ``discover_nodes`` names, if the cluster's ``nodes`` cover them; look for others."""
+    for sought in wanted:
+        address = sought.ip_addr
+        if address is not None and any(known.matches(address) for known in cluster._allocations):
+            port = sought.port or config.node_port()
+            node_discovery.reach_now(cluster._engine, cluster._target(address, port, sought.host))
+    node_discovery.discover(cluster._engine, cluster)
+
+
+def allocate_more(cluster: Steering, found: list[NodeAllocate]) -> None:
+    """Add elements to ``nodes``, and decide anew for all known nodes whether they are used, and how much of them.
+
+    A mere name that another element covers is not added. A node that was set aside is used again only if one of the
+    new elements wants it.
+    """
+    kept = [known for known in cluster._allocations if known not in found]
+    new = [item for item in found if not (item.is_plain and any(known.covers(item) for known in kept))]
+    cluster._allocations = sort_nodes(new + kept)
+    for info in cluster._engine.service.nodes():
+        if info.target.key != cluster._secret.key:
+            continue
+        if info.node in cluster._set_aside:
+            if ask(cluster, found, info)[1] is None:
+                continue
+            del cluster._set_aside[info.node]
+        placement = placements.placement(cluster, info.node)
+        if placement is not None and placement.status is core.Status.LEAVING:
+            cluster._engine.service.handle(core.Vacate(cluster._number, info.node, returns=True))
+        else:
+            allocate(cluster._engine, cluster, info)
+    node_discovery.discover(cluster._engine, cluster)
+
+
+# Asking how many CPUs of a node to use.
+
+
+def allocated(cluster: ClusterState, info: NodeInfo) -> tuple[int, NodeAllocate | None]:
+    """Returns how many CPUs of a node the cluster uses, and the first element of ``nodes`` that wants it, or None.
+
+    The node's offer is noted, so that ``allocate`` is asked again when the node offers another number.
+    """
+    cluster._offers[info.node] = info.cpus
+    return ask(cluster, cluster._allocations, info)
+
+
+def ask(
+    cluster: ClusterState, allocations: list[NodeAllocate], info: NodeInfo
+) -> tuple[int, NodeAllocate | None]:
+    """Ask ``allocate`` of elements of ``nodes``, in order, until one wants CPUs of a node.
+
+    Returns:
+        CPUs, at most those that the node offers, and the element; (0, None) if none wants it, or one has failed: then
+        the node is not used, and ``_failures`` says why.
+    """
+    for allocation in allocations:
+        if allocation.port is not None and allocation.port != info.target.port:
+            continue
+        address = next(filter(allocation.matches, info.addresses()), info.ip_addr)
+        try:
+            cpus = allocation.allocate(
+                cast(Any, cluster),
+                address,
+                info.name,
+                info.cpus,
+                node_views.avail_info(info),
+                info.platform,
+            )
+            if not isinstance(cpus, (int, float)):
+                raise TypeError(f"allocate must return a number of CPUs, not {cpus!r}")
+            cpus = math.ceil(cpus)  # half of three is two, as it was in dispy 4
+        except Exception as error:
+            logger.exception("allocate for node %s failed; the node is not used", info.name)
+            cluster._failures[info.name] = f"allocate failed: {of_error(error)}"
+            return 0, None
+        if cpus > 0:
+            cluster._failures.pop(info.name, None)
+            return min(cpus, info.cpus), allocation
+        if allocation.matches(address):
+            cluster._failures[info.name] = f"allocate returned {cpus}, so it is not to be used"
+    return 0, None
+
+
+def set_cpus(cluster: ClusterState, names: NodeNames, cpus: int) -> int:
+    """Limit the CPUs of a node that all clusters of this program use together, until the node is lost.
+
+    Args:
+        cluster: The cluster that is asked; it must use the node.
+        names: The node.
+        cpus: The limit; a negative number leaves that many of the offered CPUs alone. One that would leave less than
+            none changes nothing.
+
+    Returns:
+        CPUs that are used now; -1 if the node is not in use by the cluster.
+    """
+    found = placements.find(cluster, names)
+    info = placements.info(cluster, found) if found is not None else None
+    if info is None or found is None:
+        return -1
+    known = cluster._engine.service.state.nodes[found]
+    wanted = cpus if cpus >= 0 else info.cpus + cpus
+    if wanted >= 0:
+        cluster._engine.service.handle(core.LimitNode(found, min(wanted, CPUS_MAX)))
+        for other in cluster._engine.clusters.values():
+            node_views.on_changed(other, info)
+    return min(info.cpus, info.cpus if known.cpus_max is None else known.cpus_max)
+
+
+# Giving nodes up, and setting them up anew.
+
+
+def deallocate(cluster: ClusterState, node: NodeId) -> None:
+    """Send a node no more jobs of the cluster; what runs there goes on, and the computation stays loaded."""
+    cluster._set_aside[node] = "deallocate_node"
+    cluster._engine.service.handle(core.Allocate(cluster._number, node, 0, is_draining=True))
+    info = placements.info(cluster, node)
+    if info is not None:
+        node_views.on_changed(cluster, info)
+
+
+def leave(cluster: ClusterState, node: NodeId, terminate: bool) -> None:
+    """Have the cluster leave a node when its jobs there have ended; with ``terminate`` they are cancelled first."""
+    cluster._set_aside[node] = "close_node"
+    cluster._engine.service.handle(core.Vacate(cluster._number, node, terminate))
+
+
+def set_up_again(
+    cluster: ClusterState, node: NodeId, terminate: bool, setup_args: tuple[Any, ...] | None
+) -> None:
+    """Have the cluster leave a node and come back to it, with other arguments of ``setup`` unless they are None."""
+    cluster._set_aside.pop(node, None)
+    if setup_args is None:
+        cluster._setup_args.pop(node, None)
+    else:
+        cluster._setup_args[node] = setup_args
+    cluster._engine.service.handle(core.Vacate(cluster._number, node, terminate, returns=True))
+
+
+def has_other_node(cluster: ClusterState, private: NodeId) -> bool:
+    """True if the cluster uses a node beside the program's private one."""
+    return any(node != private for node in cluster._dispy_nodes)
