@@ -1,7 +1,7 @@
 """``JobCluster``: a computation with its nodes and jobs, as programs use it.
 
 The methods are called on threads of the program. They check what they are given; the work is in the modules of
-``client.session`` and ``client.steering``, most of it on the engine's loop.
+``client.session`` and ``client.allocation``, most of it on the engine's loop.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, NoReturn
 
 from dispy import payload
+from dispy.client.allocation import node_views
 from dispy.client.arguments import (
     check_dest_path,
     check_each,
@@ -52,7 +53,6 @@ from dispy.client.session.files import Held, Shipped
 from dispy.client.session.live_output import Watching
 from dispy.client.session.objects import Ref
 from dispy.client.session.received_files import note_root
-from dispy.client.steering import node_views
 from dispy.client.tracebacks import brief, briefly
 from dispy.errors import PicklingError, UsageError
 from dispy.files.manifest import is_file_item

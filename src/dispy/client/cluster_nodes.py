@@ -1,6 +1,6 @@
 """The public methods of a cluster about its nodes: found, used, given up, set up anew, limited, and asked.
 
-Each checks its arguments on the program's thread; the work is done by ``client.steering`` on the engine's loop.
+Each checks its arguments on the program's thread; the work is done by ``client.allocation`` on the engine's loop.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from dispy.client.allocation import node_choice, node_views, placements
 from dispy.client.arguments import check_flag, describe
 from dispy.client.engine import node_discovery
 from dispy.client.job import DispyJob
 from dispy.client.nodes import DispyNode, NodeAllocate, NodeNames, find_nodes, parse_nodes
 from dispy.client.session.state import ClusterState
-from dispy.client.steering import allocation, node_views, placements
 from dispy.core.scheduling import Placement, TellNode
 from dispy.core.scheduling.ids import NodeId
 from dispy.errors import UsageError
@@ -42,9 +42,9 @@ class Steering(ClusterState):
         """
         self._check_open()
         found = parse_nodes(nodes)
-        allocation.check_reach(self, found)
+        node_choice.check_reach(self, found)
         node_discovery.warn_blind(self._engine, self, found)
-        self._engine.call(allocation.discover, self, found)
+        self._engine.call(node_choice.discover, self, found)
         return 0
 
     def allocate_node(self, node: Any) -> int:
@@ -67,11 +67,11 @@ class Steering(ClusterState):
         found = find_nodes(node)
         if not found:
             return -1
-        allocation.check_reach(self, found)
+        node_choice.check_reach(self, found)
         node_discovery.warn_blind(self._engine, self, found)
         for one in found:
             self._code_for(one)  # arguments of setup that cannot be sent are refused here
-        self._engine.call(allocation.allocate_more, self, found)
+        self._engine.call(node_choice.allocate_more, self, found)
         return 0
 
     def deallocate_node(self, node: Any) -> int:
@@ -85,7 +85,7 @@ class Steering(ClusterState):
         Returns:
             0; -1 if the node is not in use by this cluster (with a warning).
         """
-        return self._steer(node, "deallocate_node", allocation.deallocate)
+        return self._steer(node, "deallocate_node", node_choice.deallocate)
 
     def close_node(self, node: Any, terminate_pending: bool = False) -> int:
         """Have this cluster leave a node: ``cleanup`` runs there, and its files are removed. Does not wait for that.
@@ -102,7 +102,7 @@ class Steering(ClusterState):
             0; -1 if the node is not in use by this cluster (with a warning).
         """
         terminate = check_flag("terminate_pending", terminate_pending)
-        return self._steer(node, "close_node", allocation.leave, terminate)
+        return self._steer(node, "close_node", node_choice.leave, terminate)
 
     def resetup_node(
         self, node: Any, terminate_pending: bool = False, *, setup_args: tuple[Any, ...] | None = None
@@ -133,7 +133,7 @@ class Steering(ClusterState):
                     hint="setup_args=(value,) for one argument",
                 )
             self._computation.code_with(setup_args)
-        return self._steer(node, "resetup_node", allocation.set_up_again, terminate, setup_args)
+        return self._steer(node, "resetup_node", node_choice.set_up_again, terminate, setup_args)
 
     def _steer(self, node: Any, what: str, act: Callable[..., None], *arguments: Any) -> int:
         """Call a function on a node, on the loop. Returns 0; -1, with a warning, if the node is not in use."""
@@ -175,7 +175,7 @@ class Steering(ClusterState):
             raise UsageError(
                 f"cpus must be a number of CPUs, not {describe(cpus)}", hint="negative: all but so many"
             )
-        used = self._engine.call(allocation.set_cpus, self, names, cpus)
+        used = self._engine.call(node_choice.set_cpus, self, names, cpus)
         if used < 0:
             logger.warning("set_node_cpus: node %s is not in use by cluster %s", names.text, self.name)
         return used
@@ -216,10 +216,10 @@ class Steering(ClusterState):
         return placements.placement(self, node)
 
     def _allocated(self, info: NodeInfo) -> tuple[int, NodeAllocate | None]:
-        return allocation.allocated(self, info)
+        return node_choice.allocated(self, info)
 
     def _has_other_node(self, private: NodeId) -> bool:
-        return allocation.has_other_node(self, private)
+        return node_choice.has_other_node(self, private)
 
     def _on_usable(self, action: TellNode, info: NodeInfo) -> None:
         node_views.on_usable(self, action, info)

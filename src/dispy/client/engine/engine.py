@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dispy import payload
 from dispy.client import logger as log
+from dispy.client.allocation.node_use import allocate
 from dispy.client.engine import node_discovery
-from dispy.client.engine.allocation import allocate
 from dispy.client.engine.callback_thread import Caller
 from dispy.client.engine.local_nodes import Listed
 from dispy.client.engine.loop_thread import LoopThread

@@ -13,8 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dispy import config
+from dispy.client.allocation.node_use import drain
 from dispy.client.arguments import warn
-from dispy.client.engine.allocation import drain
 from dispy.client.engine.local_nodes import covers_loopback
 from dispy.client.engine.private_node import PrivateNode
 from dispy.client.nodes import NodeAllocate, say_blind

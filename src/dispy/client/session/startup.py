@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dispy import config, payload
+from dispy.client.allocation.node_choice import check_reach
 from dispy.client.engine import node_discovery
 from dispy.client.nodes import parse_nodes
-from dispy.client.steering.allocation import check_reach
 from dispy.security import secrets
 from dispy.security.tls import Tls, check
 from dispy.system import current_directory

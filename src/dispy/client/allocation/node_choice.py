@@ -14,11 +14,11 @@ import math
 from typing import TYPE_CHECKING, Any, cast
 
 from dispy import config
+from dispy.client.allocation import node_views, placements
+from dispy.client.allocation.node_use import allocate
 from dispy.client.engine import node_discovery
-from dispy.client.engine.allocation import allocate
 from dispy.client.nodes import NodeAllocate, NodeNames, sort_nodes
 from dispy.client.session.state import ClusterState
-from dispy.client.steering import node_views, placements
 from dispy.core import scheduling as core
 from dispy.core.scheduling.ids import NodeId
 from dispy.scheduler.link import NodeInfo

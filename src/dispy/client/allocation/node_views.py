@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import logging
 
+from dispy.client.allocation import placements
 from dispy.client.nodes import DispyNode, DispyNodeAvailInfo
 from dispy.client.session.missing_files import explain
 from dispy.client.session.state import ClusterState
-from dispy.client.steering import placements
 from dispy.core.scheduling import TellNode
 from dispy.core.scheduling.explain import why_full
 from dispy.scheduler.link import NodeInfo

@@ -1,4 +1,4 @@
-"""Allocation: how many CPUs of each node a cluster uses. On the engine's loop, but for the reading of files.
+"""How a node is taken into use for a cluster. On the engine's loop, but for the reading of files.
 
 A cluster is asked about each node that is known (``Steering._allocated``, which calls the user's ``allocate()``).
 If the cluster wants CPUs of a node that it does not use yet, these steps follow, each after the one before:
