@@ -21,18 +21,15 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from pathlib import Path
 
 from dispy.files.copy_in_progress import Following
-from dispy.files.untrusted_directory import CHUNK, Linker, copy_range, digest_of
+from dispy.files.part import BusyError, Part
+from dispy.files.untrusted_directory import Linker, copy_range, digest_of
+from dispy.files.verification import has_mark, mark, note_of, seen, unmark
 from dispy.protocol.files import FileEntry
 from dispy.system.directories import private_directory
-from dispy.system.processes import boot_id
 from dispy.system.run_directory import is_unlocked
-
-SMALL = 48 * 1024
-"""Files up to this size come in one piece beside others, and have no part."""
 
 VERIFIED_MAX = 200_000
 """Files that we remember to have looked through: 30 MB of memory."""
@@ -49,23 +46,7 @@ NOTED_MIN = 1 << 20
 FOLLOWED_MIN = 16 << 20
 """Files from this size on are copied while another node receives them: a smaller one is copied in 5 ms."""
 
-WRITE_MAX = 256 << 10
-"""Bytes that are written at once. The kernel takes memory for so many in one piece. Large free pieces are what the
-host of a virtual machine takes back, and gives again page by page: 200 MB in writes of 1 or 2 MiB take 0.3 to 0.6 s
-where they take 0.05 in writes of up to 512 KiB, for which it uses what is left of memory that was in use."""
-
-HASHED_APART_MIN = 1 << 20
-"""Bytes from which it pays to hash them on another thread meanwhile: 0.6 ms."""
-
 _NOFOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class BusyError(OSError):
-    """Another node of this user receives this file; ``size`` is how much of it has arrived."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__("another node receives it")
-        self.size = size
 
 
 class Store:
@@ -80,7 +61,7 @@ class Store:
         self._root = root
         self._size_max = size_max
         self._verified: dict[bytes, tuple[int, int, int, int]] = {}
-        """``_seen`` of what was looked through."""
+        """``seen`` of what was looked through."""
         self._numbers = itertools.count(1)
         self._has_grown = True
         self._is_ours = False
@@ -144,8 +125,8 @@ class Store:
     def _is_known(self, digest: bytes, descriptor: int, status: os.stat_result) -> bool:
         """Whether it is as somebody has found it, or lent it."""
         return (
-            self._verified.get(digest) == _seen(status)
-            or _has_mark(descriptor, status)
+            self._verified.get(digest) == seen(status)
+            or has_mark(descriptor, status)
             or self._is_noted(digest, status)
         )
 
@@ -192,12 +173,12 @@ class Store:
 
     def is_unchanged(self, digest: bytes, descriptor: int) -> bool:
         """Whether a file is still as it was when ``find`` opened it, or when it was lent."""
-        return self._verified.get(digest) == _seen(os.fstat(descriptor))
+        return self._verified.get(digest) == seen(os.fstat(descriptor))
 
     def _remember(self, digest: bytes, status: os.stat_result) -> None:
         if len(self._verified) >= VERIFIED_MAX:
             self._verified.clear()
-        self._verified[digest] = _seen(status)
+        self._verified[digest] = seen(status)
 
     def add(self, digest: bytes, data: bytes | memoryview) -> bool:
         """Store a small file; False if this is not its content.
@@ -243,7 +224,7 @@ class Store:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 # It may have got its name, or been removed, between the two.
                 if os.fstat(descriptor).st_ino == os.stat(path, follow_symlinks=False).st_ino:
-                    return Part(self, descriptor, path, digest, size)
+                    return Part(self.finish, descriptor, path, digest, size)
             except BlockingIOError:
                 received = os.fstat(descriptor).st_size
                 os.close(descriptor)
@@ -254,7 +235,7 @@ class Store:
 
     def finish(self, part: Part) -> None:
         """A part is whole: it gets its name."""
-        _mark(part.descriptor)
+        mark(part.descriptor)
         os.fchmod(part.descriptor, 0o400)
         os.rename(part.path, self._path(part.digest))
         self._remember(part.digest, os.fstat(part.descriptor))
@@ -298,7 +279,7 @@ class Store:
         is_like = stat.S_IMODE(status.st_mode) == entry.mode and status.st_mtime_ns == entry.mtime_ns
         if status.st_nlink > 1 and not (is_like and group is not None):
             return False
-        if self._verified.get(entry.digest) != _seen(status):
+        if self._verified.get(entry.digest) != seen(status):
             return False
         # This very file, whatever has its name by now.
         os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=directory)
@@ -307,9 +288,9 @@ class Store:
             os.utime(descriptor, ns=(time.time_ns(), entry.mtime_ns))
             if group is not None:
                 os.fchown(descriptor, -1, group)
-                _mark(descriptor)
+                mark(descriptor)
         if group is None:
-            _unmark(descriptor)
+            unmark(descriptor)
         status = os.fstat(descriptor)
         self._remember(entry.digest, status)
         if group is None and entry.size >= NOTED_MIN:
@@ -324,7 +305,7 @@ class Store:
                 os.unlink(path)
             descriptor = self._open(path, os.O_WRONLY | os.O_EXCL, 0o400)
             try:
-                os.write(descriptor, _note_of(status))
+                os.write(descriptor, note_of(status))
             finally:
                 os.close(descriptor)
 
@@ -334,7 +315,7 @@ class Store:
         except OSError:
             return False
         try:
-            return os.read(descriptor, 1024) == _note_of(status)
+            return os.read(descriptor, 1024) == note_of(status)
         except OSError:
             return False
         finally:
@@ -405,52 +386,10 @@ _NOTE = ".lent"
 _CLONING = ("bcachefs", "btrfs", "ocfs2", "xfs")
 """File systems on which a copy may cost nothing."""
 
-_MARK = "user.dispy.seen"
-"""Attribute of a file that a node has looked through: when, and as what."""
-
-
-def _mark(descriptor: int) -> None:
-    """Spare other nodes, and the next ones, the looking through, where the file system keeps such marks."""
-    with contextlib.suppress(OSError):
-        os.setxattr(descriptor, _MARK, _mark_of(os.fstat(descriptor)))
-
-
-def _unmark(descriptor: int) -> None:
-    """Have it looked through once more, by whoever uses it next: it will be where jobs can write to it."""
-    with contextlib.suppress(OSError):
-        os.removexattr(descriptor, _MARK)
-
-
-def _has_mark(descriptor: int, status: os.stat_result) -> bool:
-    try:
-        return os.getxattr(descriptor, _MARK) == _mark_of(status)
-    except OSError:
-        return False
-
-
-def _mark_of(status: os.stat_result) -> bytes:
-    return f"{_boot()} {(status.st_ino, status.st_size, status.st_mtime_ns)}".encode()
-
-
-def _seen(status: os.stat_result) -> tuple[int, int, int, int]:
-    """Differs when a file was written to, lent or given back."""
-    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-def _note_of(status: os.stat_result) -> bytes:
-    """By the time of change, which a job that writes to the file cannot keep, unlike that of writing."""
-    return f"{_boot()} {_seen(status)}".encode()
-
 
 def _is_for_all(entry: FileEntry) -> bool:
     """Whether jobs of another account may share one file: all may read it, and nobody was to write to it."""
     return not entry.mode & 0o222 and bool(entry.mode & 0o004)
-
-
-@functools.cache
-def _boot() -> str:
-    """Names this run of the machine: what was not on disk when it ended is not there in the next."""
-    return boot_id() or f"{os.getpid()}-{time.time_ns()}"
 
 
 def filesystem(path: Path) -> str:
@@ -471,83 +410,3 @@ def _is_free(path: str) -> bool:
         return is_unlocked(path)
     except OSError:
         return False
-
-
-class Part:
-    """A file on its way into the store; the lock on it goes with it.
-
-    Attributes:
-        offset: Bytes that are there.
-    """
-
-    __slots__ = ("_hash", "_store", "descriptor", "digest", "offset", "path", "size")
-
-    def __init__(self, store: Store, descriptor: int, path: str, digest: bytes, size: int) -> None:
-        self._store = store
-        self.descriptor = descriptor
-        self.path = path
-        self.digest = digest
-        self.size = size
-        self.offset = 0
-        self._hash = hashlib.sha256()
-        if os.fstat(descriptor).st_size > size:
-            os.ftruncate(descriptor, 0)
-        buffer = bytearray(CHUNK)
-        while count := os.preadv(descriptor, [buffer], self.offset):
-            self._hash.update(memoryview(buffer)[:count])
-            self.offset += count
-
-    def write(self, offset: int, data: bytes | memoryview, hasher: Executor | None = None) -> None:
-        """Take the next bytes.
-
-        Args:
-            offset: Where they begin.
-            data: They.
-            hasher: Hashes them while they are written; None: before.
-
-        Raises:
-            OSError: There is no room, or was none for those before them.
-        """
-        if offset != self.offset:
-            raise OSError(errno.ESPIPE, "what comes before it was not written")
-        view = memoryview(data)
-        hashing = None
-        if hasher is not None and len(view) >= HASHED_APART_MIN:
-            hashing = hasher.submit(self._hash.update, view)
-        else:
-            self._hash.update(view)
-        try:
-            while view:
-                count = os.pwrite(self.descriptor, view[:WRITE_MAX], self.offset)
-                self.offset += count
-                view = view[count:]
-        finally:
-            if hashing is not None:
-                hashing.result()
-
-    def finish(self) -> bool:
-        """All has come: store it; False, and nothing of it is kept, if it is not what it should be."""
-        try:
-            if self._hash.digest() == self.digest:
-                self._store.finish(self)
-                return True
-            with contextlib.suppress(OSError):
-                os.unlink(self.path)
-            return False
-        finally:
-            self.close()
-
-    def abandon(self) -> None:
-        """It is not needed."""
-        with contextlib.suppress(OSError):
-            os.unlink(self.path)
-        self.close()
-
-    def close(self) -> None:
-        """Leave it to whoever goes on; again is fine."""
-        if self.descriptor >= 0:
-            if not self.path.endswith(f"{self.digest.hex()}.part"):
-                with contextlib.suppress(OSError):
-                    os.unlink(self.path)
-            os.close(self.descriptor)
-            self.descriptor = -1

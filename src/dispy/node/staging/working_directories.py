@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dispy.core import execution as core
 from dispy.core.execution.ids import ClientId, Key, WorkerId
-from dispy.files.fetching.wanted_files import Stage
+from dispy.files.fetching.wanted_files import Stage, SupplierId
 from dispy.net.connection import Connection
 from dispy.node.processes.workers import give
 from dispy.node.results.delivery import release, send_to
@@ -83,7 +83,7 @@ def stage_files(service: NodeState, action: core.StageFiles) -> None:
         service._loop.call_soon(service._handle, core.FilesFailed(key, compute.life, reason))
         return
     done = partial(_on_staged, service, key, compute.life)
-    stage = Stage(key[0], key[1], compute.files, work, done)
+    stage = Stage(SupplierId(key[0]), key[1], compute.files, work, done)
     service._prepared[key] = Prepared(work, stage)
     service._stager.stage(stage)
 
@@ -157,18 +157,20 @@ def stage_job(service: NodeState, action: core.StageJob) -> None:
             reason = f"node {service.name}: {reason}"
         service._handle(core.JobFilesReady(key, number, action.attempt, reason))
 
-    stage = Stage(key[0], key[1], action.files, None, done, around=loaded.work)
+    stage = Stage(SupplierId(key[0]), key[1], action.files, None, done, around=loaded.work)
     loaded.stages[number] = service._stager.stage(stage)
 
 
 def _brought(service: NodeState, loaded: Loaded) -> Brought:
     """What keeps the files of a computation's jobs apart."""
     if loaded.brought is None:
-        client, computation = loaded.key
+        supplier, computation = SupplierId(loaded.key[0]), loaded.key[1]
         loaded.brought = Brought(
             loaded.work,
             service._stager.owner,
-            lambda files, done: service._stager.stage(Stage(client, computation, files, loaded.work, done)),
+            lambda files, done: service._stager.stage(
+                Stage(supplier, computation, files, loaded.work, done)
+            ),
             service._stager.drop,
             partial(give, service),
             partial(_fail_offer, service),
@@ -254,5 +256,5 @@ def place_files(
             reason = f"node {service.name}: {reason}"
         send_to(service, client, node.FilesPlaced(message.computation, message.request, reason))
 
-    stage = Stage(client, message.computation, message.files, None, fetched, around=loaded.work)
+    stage = Stage(SupplierId(client), message.computation, message.files, None, fetched, around=loaded.work)
     loaded.stages[-message.request] = service._stager.stage(stage)
