@@ -14,7 +14,7 @@ from pathlib import Path
 from dispy.errors import StateDirectoryError
 from dispy.files.untrusted_directory import Tree
 from dispy.node.machine.accounts import Account
-from dispy.node.payloads.transfer import Incoming, Outgoing
+from dispy.node.payloads.payload_files import Incoming, Outgoing
 from dispy.protocol import worker as worker_protocol
 from dispy.protocol.files import check_path
 from dispy.protocol.node import PutObject
