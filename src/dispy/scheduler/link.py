@@ -33,7 +33,8 @@ from dispy.system.addresses import is_loopback
 from dispy.system.clock import Clock
 from dispy.system.directories import FREE, shared_with
 from dispy.system.escaping import block, line, lines
-from dispy.system.memory import SharedPool, pool
+from dispy.system.memory import pool
+from dispy.system.shared_memory import SharedPool
 
 logger = logging.getLogger("dispy.scheduler")
 

@@ -24,7 +24,7 @@ from dispy.settings import PULSE_S
 from dispy.system.clock import Clock
 from dispy.system.directories import GIVEN, GIVEN_BITS, given_prefix
 from dispy.system.escaping import count, line
-from dispy.system.memory import SharedPool
+from dispy.system.shared_memory import SharedPool
 
 logger = logging.getLogger("dispy.scheduler")
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dispy.system.free_space import SHORT, NoRoomError, Room, places
-from dispy.system.memory import claim_file, free_file, map_shared
+from dispy.system.shared_memory import claim_file, free_file, map_shared
 
 _MOVE_STEP = 1024 * 1024
 
