@@ -31,7 +31,7 @@ from dispy.protocol.limits import MIB
 from dispy.protocol.node import Ended
 from dispy.system import current_directory
 from dispy.system.clock import Clock
-from dispy.system.escaping import counted
+from dispy.system.wording import counted
 
 logger = logging.getLogger("dispy.client")
 

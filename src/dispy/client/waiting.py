@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dispy.client.arguments import deadline, describe
 from dispy.client.job import FINISHED, DispyJob
 from dispy.errors import UsageError
-from dispy.system.escaping import counted
+from dispy.system.wording import counted
 
 if TYPE_CHECKING:
     import asyncio

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dispy.errors import UsageError
-from dispy.system.escaping import counted, line
+from dispy.system.escaping import line
+from dispy.system.wording import counted
 
 if TYPE_CHECKING:
     from dispy.node.service import NodeService

@@ -39,8 +39,9 @@ from dispy.settings import NodeSettings, check_node, effective_cpus
 from dispy.system import processes
 from dispy.system.addresses import resolve
 from dispy.system.directories import state_directory
-from dispy.system.escaping import Formatter, counted
+from dispy.system.escaping import Formatter
 from dispy.system.log_writer import Outlet, OutletHandler
+from dispy.system.wording import counted
 
 logger = logging.getLogger("dispy.node")
 

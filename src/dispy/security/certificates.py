@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dispy.errors import UsageError
-from dispy.system.escaping import counted
+from dispy.system.wording import counted
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dispy import payload
 from dispy.client.session.missing_files import advice_in, explain
 from dispy.errors import JobError
-from dispy.system.escaping import counted, of_error, short_repr
+from dispy.system.wording import counted, of_error, short_repr
 
 if TYPE_CHECKING:
     from dispy.client.map.chunks import Chunk

@@ -27,7 +27,7 @@ from dispy.client.map import chunk_results
 from dispy.client.waiting import Signal
 from dispy.errors import JobError, PicklingError, UsageError
 from dispy.protocol.node import Ended
-from dispy.system.escaping import of_error
+from dispy.system.wording import of_error
 
 if TYPE_CHECKING:
     from dispy.client.map.entry import Maps

@@ -17,7 +17,7 @@ from dispy.journal.files import BusyError, EmptyError
 from dispy.journal.writer import USED
 from dispy.net.discovery import running_nodes
 from dispy.system.addresses import is_loopback
-from dispy.system.escaping import counted
+from dispy.system.wording import counted
 
 if TYPE_CHECKING:
     import sqlite3

@@ -24,7 +24,7 @@ from dispy.client.logger import notice
 from dispy.client.session.deadlocks import Standing
 from dispy.client.waiting import Signal
 from dispy.errors import UsageError
-from dispy.system.escaping import counted
+from dispy.system.wording import counted
 
 if TYPE_CHECKING:
     from dispy.client.session.state import ClusterState

@@ -10,7 +10,7 @@ from dispy import payload
 from dispy.core import scheduling as core
 from dispy.errors import UsageError
 from dispy.system import process_identity
-from dispy.system.escaping import counted
+from dispy.system.wording import counted
 
 if TYPE_CHECKING:
     from dispy.client.session.state import ClusterState

@@ -28,7 +28,7 @@ from dispy.files.installed_packages import Installed
 from dispy.files.store import Store
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry, check_entries
-from dispy.system.escaping import counted
+from dispy.system.wording import counted
 
 PROGRESS_S = 0.1
 """Minimum interval (seconds) between two messages that tell a client how much has come for a stage."""

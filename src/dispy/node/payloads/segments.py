@@ -29,11 +29,11 @@ from dispy.system.directories import (
     private_directory,
     shared_memory,
 )
-from dispy.system.escaping import counted
 from dispy.system.free_space import Room, find, has_room, write_new
 from dispy.system.processes import kill_marked
 from dispy.system.run_directory import Place, is_abandoned, remove_tree, sweep
 from dispy.system.shared_memory import ADOPTED_MIN, free_file
+from dispy.system.wording import counted
 
 logger = logging.getLogger("dispy.node")
 
