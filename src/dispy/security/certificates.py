@@ -11,14 +11,13 @@ import ipaddress
 import os
 import re
 import stat
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dispy.errors import UsageError
+from dispy.security.new_files import NewFile, write_new
 from dispy.system.wording import counted
 
 if TYPE_CHECKING:
@@ -56,15 +55,6 @@ _PEM_MAX = 1 << 16
 """Bytes that are read of a file; a hundred times what it takes."""
 
 _MAKE_CA = "make a CA: 'dispy cert new ca', with --dir DIR if not in the usual directory"
-
-
-@dataclass(frozen=True, slots=True)
-class NewFile:
-    """A file that does not exist yet."""
-
-    path: Path
-    data: bytes
-    mode: int
 
 
 def ephemeral() -> tuple[bytes, bytes]:
@@ -176,63 +166,6 @@ def new_leaf(
         ],
         hint="use what is there, or move it away",
     )
-
-
-def write_new(files: Sequence[NewFile], *, hint: str) -> list[Path]:
-    """Write files whole and all of them, or none; nothing is overwritten.
-
-    Each has its mode from the first moment, whatever the umask.
-
-    Args:
-        hint: What to do if one of them exists.
-
-    Returns:
-        The paths, in the order given.
-
-    Raises:
-        UsageError: One of them exists or cannot be written.
-    """
-    for file in files:
-        if os.path.lexists(file.path):
-            raise UsageError(f"{file.path} exists already", hint=hint)
-    temporaries: list[str] = []
-    made: list[Path] = []
-    try:
-        for file in files:
-            try:
-                temporaries.append(_write_temporary(file))
-            except OSError as error:
-                raise UsageError(f"{file.path} cannot be written: {error.strerror}") from error
-        for temporary, file in zip(temporaries, files, strict=True):
-            try:
-                os.link(temporary, file.path)  # unlike a rename, it fails if somebody was faster
-            except FileExistsError:
-                raise UsageError(f"{file.path} exists already", hint=hint) from None
-            except OSError as error:
-                raise UsageError(f"{file.path} cannot be written: {error.strerror}") from error
-            made.append(file.path)
-    except BaseException:
-        for path in made:
-            path.unlink()
-        raise
-    finally:
-        for temporary in temporaries:
-            os.unlink(temporary)
-    return made
-
-
-def _write_temporary(file: NewFile) -> str:
-    descriptor, temporary = tempfile.mkstemp(dir=file.path.parent, prefix=".dispy-new.")  # 0600
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(file.data)
-            stream.flush()
-            os.fchmod(descriptor, file.mode)
-            os.fsync(descriptor)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return temporary
 
 
 # Certificates.
