@@ -1,5 +1,4 @@
-"""Manifest of the files that a program sends: paths in the working directory, digests, and where the bytes are
-now."""
+"""Manifest of the files that a program sends: paths in the working directory, digests, and places of the bytes."""
 
 from __future__ import annotations
 

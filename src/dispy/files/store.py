@@ -341,7 +341,7 @@ class Store:
             os.close(descriptor)
 
     def follow(self, entry: FileEntry, work: Path, group: int | None) -> Following | None:
-        """Begin an early copy of a file that another node receives; returns None if it cannot be had, or is not
+        """Begin an early copy of a file that another node receives; returns None if that is impossible, or not
         needed.
 
         Not needed are copies of small files, copies on file systems that clone files, and copies for jobs of another
@@ -370,8 +370,7 @@ class Store:
         return self._kind in ("ext2", "ext3", "ext4")
 
     def trim(self) -> None:
-        """Remove files that were used longest ago, until at most ``size_max`` bytes are left. One node trims at a
-        time."""
+        """Remove files used longest ago, until at most ``size_max`` bytes are left. One node trims at a time."""
         if not self._has_grown or not self._root.is_dir():
             return
         self._has_grown = False

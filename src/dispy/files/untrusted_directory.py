@@ -66,8 +66,7 @@ class Tree:
         self._owner = owner
         self._root = os.dup(path) if isinstance(path, int) else os.open(path, _DIRECTORY)
         self._last: tuple[tuple[str, ...], int] = ((), self._root)
-        """Path and descriptor of the directory that was used last, kept open since many files lie in one
-        directory."""
+        """Path and descriptor of the directory used last, kept open since many files lie in one directory."""
 
     def close(self) -> None:
         """Close the descriptors."""

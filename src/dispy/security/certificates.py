@@ -1,5 +1,4 @@
-"""Makes certificates for TLS: one for a single run of a listener, or a CA of the user's and certificates signed by
-it.
+"""Makes certificates for TLS: one for a single run of a listener, or a CA and certificates signed by it.
 
 All are X.509 v3 with ECDSA keys on P-256, signed with SHA-256, and fit for ``VERIFY_X509_STRICT``, which Python
 sets by default since 3.13. ``cryptography`` is imported where it is used: that takes 50 ms, and most programs

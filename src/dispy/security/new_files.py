@@ -25,8 +25,7 @@ class NewFile:
 
 
 def write_new(files: Sequence[NewFile], *, hint: str) -> list[Path]:
-    """Write all files, or none. No file is overwritten, and each has its mode from the first moment, whatever the
-    umask.
+    """Write all files, or none. No file is overwritten. Each has its mode from the first moment, whatever the umask.
 
     Args:
         files: The files. Their directories must exist.

@@ -108,8 +108,7 @@ def _read_file(path: Path) -> str:
 
 
 def _may_be_secret(path: Path, status: os.stat_result) -> bool:
-    """True if a file looks as if made to hold a secret: it is ours, and has one line. Root's ``/etc/passwd`` does
-    not.
+    """True if a file looks made to hold a secret: it is ours, and has one line, unlike root's ``/etc/passwd``.
 
     Otherwise we must not advise to change its mode.
     """

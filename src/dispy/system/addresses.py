@@ -67,8 +67,7 @@ def alike(address: str) -> list[str]:
 
 
 def outward(address: str) -> str:
-    """Returns the address by which other machines know a listener: if it listens on all, the first of this
-    machine."""
+    """Returns the address by which other machines know a listener: our first one if it listens on all."""
     if address not in ("0.0.0.0", "::"):
         return address
     found = alike(address)

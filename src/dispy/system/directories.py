@@ -81,10 +81,10 @@ def state_path() -> Path:
 
 
 def runtime_path() -> Path:
-    """Returns the path for files of running processes: ``$XDG_RUNTIME_DIR/dispy``, or ``dispy-UID`` in the temporary
-    one.
+    """Returns the path for files of running processes; the directory may be missing.
 
-    The directory may be missing. After ``su`` the variable may name another user's directory, and is ignored.
+    The path is ``$XDG_RUNTIME_DIR/dispy``, or else ``dispy-UID`` in the temporary directory. After ``su`` the
+    variable may name another user's directory, and is ignored.
 
     Raises:
         StateDirectoryError: There is no temporary directory.
@@ -149,8 +149,7 @@ def _say_once(level: int, text: str) -> None:
 
 
 def shared_memory() -> Path | None:
-    """Returns our directory on the memory file system (``/dev/shm``); None if that is missing or cannot be written
-    to.
+    """Returns our directory on the memory file system (``/dev/shm``); None if none can be written there.
 
     Raises:
         StateDirectoryError: Something that another user may have put there is in its place.
@@ -191,8 +190,7 @@ def given_prefix(client: bytes) -> int:
 
 
 def shared_with(node: bytes) -> str:
-    """Returns the directory in memory of the node with this identity; empty if it is not on this machine, or not
-    ours.
+    """Returns the directory in memory of a node, by its identity; empty if it is not here, or not ours.
 
     The directory is looked for below our own user's, and the identity is random: so a directory that is found is the
     node's.

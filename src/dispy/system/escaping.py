@@ -27,8 +27,7 @@ def lines(text: str) -> str:
 
 
 def block(text: str) -> str:
-    """Returns a text as ``lines`` does, for a log: lines after the first are indented, so none looks like an
-    entry."""
+    """Returns a text for a log: as ``lines``, with lines after the first indented, so none looks like an entry."""
     return lines(text).replace("\n", "\n    ")
 
 

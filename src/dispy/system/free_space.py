@@ -85,8 +85,7 @@ def memory_max() -> int:
 
 
 def kept_max(directory: str, most: int) -> int:
-    """Returns the bytes of files that may be kept to be used again: a quarter of their file system, at most
-    ``most``."""
+    """Returns the bytes of files that may be kept for later use: a quarter of the file system, at most ``most``."""
     try:
         total, _ = _memory(directory)
     except OSError:
@@ -95,8 +94,7 @@ def kept_max(directory: str, most: int) -> int:
 
 
 def fits_in_memory(directory: str, size: int) -> bool:
-    """True if a file of ``size`` bytes may go to a directory on the memory file system, and room is left for
-    others."""
+    """True if a file of ``size`` bytes may go to a directory in memory, so that room is left for others."""
     try:
         total, free = _memory(directory)
     except OSError:

@@ -27,8 +27,7 @@ IDLE_S = 1.0
 
 
 Waiting = queue.SimpleQueue[logging.LogRecord | str | threading.Event | None]
-"""Queue of records, text for stderr, events to be set when all items before them were delivered, and None at the
-end."""
+"""Queue of records, text for stderr, events to set when all items before them were delivered, and None at the end."""
 
 
 class Outlet:
@@ -201,9 +200,7 @@ class OutletHandler(logging.Handler):
         self._outlet = outlet
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Pass a record on. No handler lock is taken: the outlet has its own, and a caller that waits must not hold
-        up
-        others."""
+        """Pass a record on, without the lock of handlers: a caller that waits must not hold up others."""
         self._outlet.put(record)
         return True
 

@@ -70,8 +70,7 @@ class Pool:
             return memoryview(found)[:size]
 
     def _find(self, size: int) -> mmap.mmap | None:
-        """Returns a free buffer of at least ``size`` bytes, and at most twice as many plus ``STEP``; None: there is
-        none."""
+        """Returns a free buffer of ``size`` bytes to twice as many plus ``STEP``; None if there is none."""
         fitting = (one for one in self._kept if size <= len(one) <= 2 * size + STEP)
         for candidate in list(islice(fitting, PROBES)):
             self._kept.remove(candidate)

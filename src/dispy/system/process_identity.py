@@ -7,8 +7,7 @@ import platform
 from dispy.system.escaping import sendable
 
 pid = os.getpid()
-"""PID of this process, kept right after forks. It is needed for each job, and a system call costs as much as
-pickling."""
+"""PID of this process, also after a fork. Needed for each job: a system call would cost as much as pickling."""
 
 
 def user_and_host() -> str:

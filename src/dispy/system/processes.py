@@ -163,8 +163,7 @@ def reap(pid: int) -> bool:
 
 
 def _reap(pid: int, wait_s: float = 1.0) -> bool:
-    """Wait for a process that was killed; returns False if it is not our child or does not end in ``wait_s``
-    seconds."""
+    """Wait for a killed process; returns False if it is not our child, or does not end in ``wait_s`` seconds."""
     deadline = time.monotonic() + wait_s
     pause = 0.0002
     while True:

@@ -117,8 +117,7 @@ def _files_max() -> int:
 
 
 class SharedPool:
-    """Buffers in files, which nodes of this machine take by a link instead of a copy. Any thread may call the
-    methods.
+    """Buffers in files, which nodes of this machine take by a link, not a copy. Any thread may call the methods.
 
     Args:
         directory: Directory of this process alone, on a memory file system.

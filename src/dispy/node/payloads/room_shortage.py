@@ -1,5 +1,4 @@
-"""Back-pressure when large data finds no room in memory or on disk: its computation gets no jobs until there is
-room."""
+"""Back-pressure when large data finds no room: its computation gets no jobs until there is room again."""
 
 from __future__ import annotations
 

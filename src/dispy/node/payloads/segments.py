@@ -112,8 +112,7 @@ class Segments(Place):
                 self._disk.chmod(0o711)  # whatever the umask
 
     def open(self, name: str) -> Path:
-        """Make the directories of a computation; returns the one in memory, or the one on disk if there is no
-        memory."""
+        """Make the directories of a computation; returns the one in memory, or on disk where there is no memory."""
         directory = super().open(name)
         if self._disk is not None:
             other = private_directory(self._disk / name)

@@ -8,16 +8,18 @@ and are to stay (``put``) wait, too: otherwise they would be removed with the jo
 
 The way of a job that brings files:
 
-==========  =========================================
-================================================================ state       event
-next, and what is done ==========  =========================================
-================================================================ noted       ``offer``: a worker is to run its record
-waiting waiting     no other content has its names             placing: names are reserved, the stager puts the files
-there placing     files are there                            placed: the record is given to the worker placing files
-cannot be put there                  gone: names are released, the record fails waiting     ``release`` or
-``withdraw``                gone placing     ``release`` or ``withdraw``                gone: names are released once
-no thread puts files there placed      ``release``: the job or worker has ended   gone: names are released ==========
-========================================= ================================================================"""
+=========  ======================================  ==================================================================
+state      event                                   next, and what is done
+=========  ======================================  ==================================================================
+noted      ``offer``: a worker is to run it        waiting
+waiting    no other content has its names          placing: names are reserved, the stager puts the files there
+placing    files are there                         placed: the record is given to the worker
+placing    files cannot be put there               gone: names are released, the record fails
+waiting    ``release`` or ``withdraw``             gone
+placing    ``release`` or ``withdraw``             gone: names are released once no thread puts files there
+placed     ``release``: job or worker has ended    gone: names are released
+=========  ======================================  ==================================================================
+"""
 
 from __future__ import annotations
 
@@ -141,8 +143,7 @@ class Brought:
         self.count -= len(self.entries.pop(number, ()))
 
     def offer(self, worker: WorkerId, record: Record) -> bool:
-        """Take over a record that a worker is to run, if its job brings files: ``give`` is called when they are
-        there.
+        """Take over a record for a worker if its job brings files: ``give`` is called when they are there.
 
         Returns:
             True if the job brings files. Otherwise the caller gives the record to the worker.
@@ -155,8 +156,7 @@ class Brought:
         return True
 
     def put(self, entries: list[FileEntry], done: Callable[[str], None]) -> None:
-        """Put files there that stay, once no job has files under their names. Jobs that are placed later wait for
-        them.
+        """Put files there that stay, once no job has their names. Jobs that are placed later wait for them.
 
         Args:
             entries: The files, which are in the store.
@@ -305,6 +305,5 @@ class Brought:
 
 
 def _clash(path: str, other: str) -> bool:
-    """True if two files cannot be there at once: their paths are equal, or one is a directory on the way to the
-    other."""
+    """True if two files cannot be there at once: their paths are equal, or one is a directory of the other."""
     return path == other or path.startswith(other + "/") or other.startswith(path + "/")
