@@ -16,7 +16,7 @@ import dispy
 from dispy import DispyNode
 from dispy.errors import UsageError
 from dispy.node.machine.cpus import usable_cpus
-from dispy.system.escaping import counted
+from dispy.system.wording import counted
 
 from . import jobs
 from .conftest import MakeCluster, StartNode

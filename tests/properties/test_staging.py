@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from dispy.core.execution.ids import ClientId
 from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Seams, Stage
-from dispy.files.store import SMALL, Store
+from dispy.files.part import SMALL
+from dispy.files.store import Store
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry
 
@@ -228,7 +229,7 @@ def test_who_sends_something_else_harms_nobody_else(which: int, liar_first: bool
             w.answer(liar, 0)
         w.settle()
         for stage in w.stages:
-            if stage.client == honest:
+            if stage.supplier == honest:
                 assert w.ended[stage] == ""
                 for entry in stage.entries:
                     assert stage.work is not None

@@ -120,6 +120,20 @@ class Stager(stager.Stager):
                 PIECES_MAX,
             ),
         )
+        run, on_written = self._threads.run, self._parts._on_written
+
+        def note_run(pool: Any, work: Any, arguments: Any, then: Any, known: Any) -> Any:
+            if work == self._parts._write:
+                client, arrived = known
+                self.writing[client] += sum(item.size for item in arrived)
+            return run(pool, work, arguments, then, known)
+
+        def note_written(client: Any, arrived: Any, results: Any) -> None:
+            self.writing[client] -= sum(item.size for item in arrived)
+            on_written(client, arrived, results)
+
+        self._threads.run = note_run  # type: ignore[method-assign]
+        self._parts._on_written = note_written  # type: ignore[method-assign]
 
     def _send(self, client: core.ClientId, message: node.FromNode) -> bool:
         if type(message) is node.NeedFiles:
@@ -141,24 +155,14 @@ class Stager(stager.Stager):
             stage.done = note
         return super().stage(stage)
 
-    def _run(self, pool: Any, work: Any, arguments: Any, then: Any, known: Any) -> Any:
-        if work == self._write:
-            client, arrived = known
-            self.writing[client] += sum(item.size for item in arrived)
-        return super()._run(pool, work, arguments, then, known)
-
-    def _on_written(self, client: core.ClientId, arrived: Any, results: Any) -> None:
-        self.writing[client] -= sum(item.size for item in arrived)
-        super()._on_written(client, arrived, results)
-
     def check(self) -> None:
         """No more is asked for at once than may be."""
-        for client, known in self._clients.items():
+        for client, known in self._parts.requests.suppliers.items():
             asked = sum(item.size for item in known.asked.values())
             early = sum(
                 item.size
                 for fetch in self._fetches.values()
-                if fetch.asker == client
+                if fetch.supplier == client
                 for item in fetch.early.values()
             )
             size = asked + early + self.writing[client]
@@ -170,7 +174,7 @@ class Stager(stager.Stager):
     def misses(self, client: bytes, computation: int) -> bool:
         """Whether files of a computation, or of its jobs, are not here."""
         return any(
-            stage.missing and stage.client == client and stage.computation == computation
+            stage.missing and stage.supplier == client and stage.computation == computation
             for stage in self._stages
         )
 
@@ -180,7 +184,7 @@ class Stager(stager.Stager):
             for work, arguments in pool.waiting():
                 if work == self._put and arguments[0].is_dropped:
                     return "a thread is to look for files that nobody wants"
-                if work == self._begin and arguments[0] not in self._fetches:
+                if work == self._parts._begin and arguments[0] not in self._fetches:
                     return "a thread is to open the part of a file that nobody wants"
         return None
 
@@ -189,8 +193,11 @@ class Stager(stager.Stager):
         return [
             ("stages", len(self._stages)),
             ("files that are fetched", len(self._fetches)),
-            ("pieces that were asked for", sum(len(known.asked) for known in self._clients.values())),
-            ("bytes of pieces", sum(known.size for known in self._clients.values())),
+            (
+                "pieces that were asked for",
+                sum(len(known.asked) for known in self._parts.requests.suppliers.values()),
+            ),
+            ("bytes of pieces", sum(known.size for known in self._parts.requests.suppliers.values())),
             ("threads at work", sum(not pool.is_idle() for pool in self.pools)),
         ]
 

@@ -8,7 +8,7 @@ from collections import Counter
 from random import Random
 from typing import TYPE_CHECKING
 
-from dispy.files.store import SMALL
+from dispy.files.part import SMALL
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import FilePiece, FileUnreadable, NeedFiles
 

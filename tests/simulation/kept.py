@@ -11,8 +11,8 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dispy.files import store
-from dispy.files.store import BusyError
+from dispy.files import part, store
+from dispy.files.part import BusyError
 
 from .contents import by_digest
 from .files import no_space
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .world import World
 
 
-class Part(store.Part):
+class Part(part.Part):
     """A file on its way into a store."""
 
     __slots__ = ("_data", "_kept", "is_apart", "is_open")
@@ -138,9 +138,9 @@ class Kept(store.Store):
             return Part(self, digest, size, bytearray(), is_apart=True)
         if digest in self.holders:
             raise BusyError(len(self.parts[digest]))
-        part = Part(self, digest, size, self.parts.setdefault(digest, bytearray()), is_apart=False)
-        self.holders[digest] = part
-        return part
+        made = Part(self, digest, size, self.parts.setdefault(digest, bytearray()), is_apart=False)
+        self.holders[digest] = made
+        return made
 
     def linker(self, entry: FileEntry, descriptor: int, group: int | None) -> None:
         """Nothing is lent."""

@@ -22,6 +22,7 @@ from dispy.core.recovery import Fate, Judge, Recovery
 from dispy.core.scheduling import Machine as SchedulingMachine
 from dispy.core.scheduling.placement import note_room
 from dispy.files.fetching.stager import Stager
+from dispy.files.fetching.thread_pools import ThreadPools
 from dispy.files.fetching.wanted_files import Stage
 from dispy.node.staging.job_files import Brought
 from dispy.protocol import node
@@ -241,7 +242,7 @@ def keep_fetching(stager: Stager, real: Callable[..., None], stage: Stage, then:
         then()
 
 
-def leave_queued(stager: Stager, real: Callable[..., Future[Any]], *arguments: Any) -> Future[Any]:
+def leave_queued(threads: ThreadPools, real: Callable[..., Future[Any]], *arguments: Any) -> Future[Any]:
     """What a thread has not begun with is not taken back when nobody wants it any more."""
     real(*arguments)
     uncancelled: Future[Any] = Future()
@@ -257,7 +258,7 @@ def stage_on(machine: ExecutionMachine, decide: Decide, event: Any, now: float) 
 def forget_writing(stager: Stager, real: Callable[[ClientId], None], client: ClientId) -> None:
     """What a thread has still to put away does not count any more when its connection is broken."""
     real(client)
-    stager._writing.pop(client, None)
+    stager._parts.requests.writing.pop(client, None)
 
 
 def put_at_once(
@@ -382,12 +383,12 @@ MUTATIONS = [
     ),
     Mutation(
         "threads look for files of what has left",
-        Stager,
+        ThreadPools,
         leave_queued,
         ("that nobody wants",),
         first=9,
         climate="files",
-        method="_run",
+        method="run",
     ),
     Mutation(
         "files are fetched for jobs that have left",

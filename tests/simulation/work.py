@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class WorkSpace:
-    """What ``segments.WorkSpace`` is to a node, but for directories that clients name.
+    """What ``workspace.WorkSpace`` is to a node, but for directories that clients name.
 
     Args:
         root: A directory of this run of the node; made, and what was there is removed.

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from dispy.system.memory import (
+from dispy.system.memory import Pool
+from dispy.system.shared_memory import (
     ADOPTED_MIN,
     SHARED_FILES_MAX,
     SHARED_MIN,
-    Pool,
     SharedPool,
     claim_file,
     free_file,

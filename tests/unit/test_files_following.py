@@ -13,7 +13,8 @@ import pytest
 
 from dispy.files.checkout import put_files
 from dispy.files.copy_in_progress import Following
-from dispy.files.store import FOLLOWED_MIN, SMALL, Store, filesystem
+from dispy.files.part import SMALL
+from dispy.files.store import FOLLOWED_MIN, Store, filesystem
 from dispy.files.untrusted_directory import COPY_MAX
 from dispy.protocol.files import FileEntry
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from dispy.files.checkout import put_files
-from dispy.files.store import SMALL, Store, filesystem
+from dispy.files.part import SMALL
+from dispy.files.store import Store, filesystem
 from dispy.files.untrusted_directory import CHUNK
 from dispy.protocol.files import FileEntry
 

@@ -28,12 +28,11 @@ from dispy.security.certificates import (
     CA_DAYS,
     DAYS_MAX,
     NAMES_MAX,
-    NewFile,
     ephemeral,
     new_ca,
     new_leaf,
-    write_new,
 )
+from dispy.security.new_files import NewFile, write_new
 
 STARTERS = 8
 DAY = timedelta(days=1)

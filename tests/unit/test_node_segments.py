@@ -18,7 +18,8 @@ import pytest
 
 from dispy.errors import StateDirectoryError
 from dispy.node.machine.accounts import Account
-from dispy.node.payloads.segments import Segments, WorkSpace
+from dispy.node.payloads.segments import Segments
+from dispy.node.staging.workspace import WorkSpace
 from dispy.protocol import worker as protocol
 from dispy.protocol.node import PutObject
 from dispy.system import directories
@@ -222,7 +223,7 @@ def test_work_directories_are_private_and_gone_when_the_node_closes(tmp_path: Pa
 def test_what_a_dead_node_left_is_removed_by_the_next(tmp_path: Path) -> None:
     program = (
         "import os, sys\n"
-        "from dispy.node.payloads.segments import WorkSpace\n"
+        "from dispy.node.staging.workspace import WorkSpace\n"
         "space = WorkSpace(sys.argv[1], 'dead')\n"
         "(space.open('computation') / 'file').write_text('x')\n"
         "print(space.root)\n"

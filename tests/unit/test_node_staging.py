@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from dispy.core.execution.ids import ClientId
 from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Seams, Stage
-from dispy.files.store import FOLLOWED_MIN, Part, Store
+from dispy.files.part import Part
+from dispy.files.store import FOLLOWED_MIN, Store
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
 

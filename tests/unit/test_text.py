@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dispy.system.escaping import Formatter, counted, line, lines, of_error, sendable, short_repr
+from dispy.system.escaping import Formatter, line, lines, sendable
+from dispy.system.wording import counted, of_error, short_repr
 
 TURNING = {
     "\u061c",

@@ -16,7 +16,7 @@ from dispy import __version__
 from dispy.cli.options import Underscores, UserPath
 from dispy.cli.run import run
 from dispy.errors import DispyError, UsageError
-from dispy.security import certificates, secrets
+from dispy.security import certificates, new_files, secrets
 from dispy.system.addresses import is_loopback
 from dispy.system.directories import state_directory
 
@@ -67,8 +67,8 @@ def new_secret(file: Path | None) -> None:
     if file is None:
         click.echo(text)
         return
-    new = certificates.NewFile(file, text + b"\n", 0o600)
-    certificates.write_new([new], hint="use it as it is, or give another name")
+    new = new_files.NewFile(file, text + b"\n", 0o600)
+    new_files.write_new([new], hint="use it as it is, or give another name")
     shown = _shown(file)
     click.echo(
         f"{shown} holds a new secret: copy it to the other machines over a safe way (scp), there "

@@ -27,7 +27,7 @@ from dispy.client.session.failures import look, summary
 from dispy.client.session.missing_files import advice_in
 from dispy.errors import JobError
 from dispy.system import process_identity
-from dispy.system.escaping import of_error
+from dispy.system.wording import of_error
 
 if TYPE_CHECKING:
     from dispy.protocol.output_reader import Output

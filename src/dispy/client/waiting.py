@@ -18,7 +18,7 @@ from dispy.client.arguments import deadline, describe
 from dispy.client.job import FINISHED, DispyJob
 from dispy.client.wakeup import Signal
 from dispy.errors import UsageError
-from dispy.system.escaping import counted
+from dispy.system.wording import counted
 
 
 class DoneAndNotDone(NamedTuple):

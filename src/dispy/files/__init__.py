@@ -1,1 +1,1 @@
-"""Files on their way: what a program sends, what a node keeps of it, and where it lands."""
+"""Files that programs send: which ones, how a node stores them by content, and where jobs find them."""

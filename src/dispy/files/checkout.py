@@ -1,4 +1,4 @@
-"""Puts files of the store where jobs find them."""
+"""Puts files of the store into directories, where jobs find them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dispy.files.untrusted_directory import ChangedError, Linker, Tree
 from dispy.protocol.files import FileEntry
 
 TRIES_MAX = 5
-"""So often a file is put there that changes under us."""
+"""Times that a file is put into a directory which changes in the store meanwhile; then it counts as missing."""
 
 
 def put_files(
@@ -27,19 +27,19 @@ def put_files(
     """Put files that are in the store into a directory, unless they are there already.
 
     Args:
-        store: Where they are.
-        entries: Which, and where to.
+        store: Where the files are.
+        entries: The files, with their paths below the directory.
         work: The directory.
-        owner: User and group that they are given to.
-        is_wanted: Asked between files and between pieces of them; ends this.
-        begun: Copies that were begun, by digest; those that are used are taken out.
+        owner: User and group that the files are given to; None: they stay ours.
+        is_wanted: Called between files and between steps of copies; ends the work by returning False.
+        begun: Early copies, by digest; those that are used are taken out and closed.
 
     Returns:
-        Sizes of those that are not in the store, by digest.
+        Sizes (bytes) of files that are not in the store, by digest.
 
     Raises:
-        OSError: One cannot be put there.
-        ValueError: A path that leads elsewhere.
+        OSError: A file cannot be put there.
+        ValueError: A path leads out of the directory.
     """
     missing: dict[bytes, int] = {}
     with Tree(work, owner) as tree:
@@ -66,7 +66,7 @@ def _put_file(
     is_wanted: Callable[[], bool],
     early: Following | None,
 ) -> bool:
-    """False if the file is not in the store."""
+    """Put one file there; returns False if it is not in the store, or changes each time."""
     for _ in range(TRIES_MAX):
         source = store.find(entry.digest, entry.size)
         if source is None:
@@ -75,12 +75,13 @@ def _put_file(
             is_unchanged = partial(store.is_unchanged, entry.digest, source)
             link = store.linker(entry, source, owner[1] if owner is not None else None)
             if early is not None:
-                # First: who has received it cannot be lent it as well.
+                # The early copy first: the node that has received the file may have been lent it, and one link is
+                # all.
                 link = _first_of(early.linker(entry, source, owner, is_wanted, is_unchanged), link)
             tree.put(entry, source, link, is_wanted, is_unchanged)
             return True
         except ChangedError:
-            # It was lent or given back meanwhile; or the job that it was lent to has written to it.
+            # The file was lent or given back meanwhile, or the job that it was lent to has written to it.
             continue
         except OSError as error:
             raise OSError(error.errno, f"{entry.path}: {error.strerror or error}") from None
@@ -90,6 +91,8 @@ def _put_file(
 
 
 def _first_of(first: Linker, second: Linker | None) -> Linker:
+    """Returns a linker that tries one after the other."""
+
     def link(directory: int, name: str) -> bool:
         return first(directory, name) or (second is not None and second(directory, name))
 

@@ -1,13 +1,13 @@
-"""A copy of a file that is made while another node receives it.
+"""A copy of a file that is made while another node receives the file.
 
-Two nodes of a user have one store: one of them receives a file, and is lent it where that is possible; the other
-needs a copy. It would begin with that when all has come. So it copies what has come so far, time and again, into
-a file that has no name (nothing is left of it if we are killed), and only the end is missing when the file is
-there, and found to be what it should be.
+Two nodes of a user share one store. The node that receives a file can lend it to its jobs, where that is possible;
+the other node needs a copy, which it could begin only once all has come. So it copies what has come so far, time and
+again, into a file without a name (nothing is left of it if we are killed). When the file is complete and verified,
+only its end has still to be copied.
 
-What is copied early was not looked at by anybody. That it is what was found to be right follows from this: as long
-as a file has the name of a part it is only added to, by the node that hashes what it adds. So what was copied
-counts if the part still had its name afterwards. Later it may have been lent, and a job may have written to it.
+Nobody verifies the early copy itself. Why it is right all the same: as long as a file has the name of a part it is
+only appended to, by the node that hashes what it appends. So bytes that were copied count if the part still had its
+name afterwards. Later the file may have been lent, and a job may have written to it.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from dispy.protocol.files import MODE_BITS, FileEntry
 
 
 class Following:
-    """A copy that is made of a part; to be closed. Used by several threads.
+    """An early copy of a part. Several threads may call the methods. The maker must call ``close``.
 
     Args:
-        part: Path of what is being received.
+        part: Path of the part that another node receives.
         work: A directory on the file system where the copy is to be.
 
     Raises:
-        OSError: It is not there, or the file system knows no files without names.
+        OSError: The part is not there, or the file system has no files without names.
     """
 
     __slots__ = ("_copied", "_lock", "_made", "_part", "_source")
 
     def __init__(self, part: str, work: Path) -> None:
         self._lock = threading.Lock()
-        """Guards the descriptors: who closes them waits for who copies."""
+        """Guards the descriptors: closing them waits until a thread that copies is done."""
         self._part = part
         self._copied = 0
-        """Bytes that count."""
+        """Bytes at the beginning of the copy that are known to be right."""
         self._source = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             self._made = os.open(work, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -48,10 +48,13 @@ class Following:
             raise
 
     def advance(self, is_wanted: Callable[[], bool]) -> None:
-        """Copy what has come since the last time; nothing if no more comes there.
+        """Copy what has come since the last call; nothing if the part has lost its name, or after ``close``.
+
+        Args:
+            is_wanted: Called between steps of the copy; ends it by returning False.
 
         Raises:
-            OSError: There is no room, or nobody wants it any more.
+            OSError: There is no room, or the copy is not wanted any more.
         """
         with self._lock:
             if self._source < 0 or not self._is_coming():
@@ -62,6 +65,7 @@ class Following:
                 self._copied = size
 
     def _is_coming(self) -> bool:
+        """True if the source still has the name of a part, so that bytes are only appended to it."""
         try:
             return os.path.samestat(os.lstat(self._part), os.fstat(self._source))
         except FileNotFoundError:
@@ -75,14 +79,16 @@ class Following:
         is_wanted: Callable[[], bool],
         is_unchanged: Callable[[], bool],
     ) -> Linker:
-        """Gives the copy a name where jobs find it, when the file is there.
+        """Returns a function that completes the copy, and gives it a name where jobs find it.
+
+        The function takes the descriptor of a directory and a name. It returns False if the copy cannot be used.
 
         Args:
-            entry: What the file is to be.
-            source: Open; found to be what it should be.
+            entry: Mode, time of writing and size of the file there.
+            source: Descriptor of the complete file in the store, which was verified.
             owner: User and group that the copy is given to; None: it stays ours.
-            is_wanted: Asked while the rest is copied.
-            is_unchanged: Whether the source still is what was found; asked after that.
+            is_wanted: Called between steps of the copy; ends it by returning False.
+            is_unchanged: Called after the copy: returns True if the source is as it was when it was verified.
         """
 
         def link(directory: int, name: str) -> bool:
@@ -105,7 +111,7 @@ class Following:
         return link
 
     def close(self) -> None:
-        """It is where it belongs, or not needed; again is fine."""
+        """Close the copy. What has no name by now is gone. Safe to repeat."""
         with self._lock:
             if self._source >= 0:
                 os.close(self._source)

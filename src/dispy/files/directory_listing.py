@@ -1,4 +1,4 @@
-"""Files below a directory, and where a path lands on a node."""
+"""Lists the files below a directory of the program's machine, and says where a path lands on a node."""
 
 from __future__ import annotations
 
@@ -14,11 +14,20 @@ _SKIPPED_ENDINGS = (".pyc", ".pyo")
 
 
 def place_of(path: str, base: Path | None) -> str:
-    """Where a file or directory lands: below ``base`` as it lies there, else by its last name."""
+    """Returns the path at which a file or directory lands in a working directory; empty for ``base`` itself.
+
+    Args:
+        path: Of a file or directory, absolute or relative to the current directory.
+        base: A path below it keeps its place relative to it. Other paths land by their last name, as do all if it is
+            None.
+
+    Raises:
+        UsageError: The path is relative, and the current directory was removed.
+    """
     absolute = os.path.abspath(current_directory.absolute(path, "file"))
     if base is None:
         return os.path.basename(absolute)
-    # Both as they are named and as they are: a working directory may be reached by a link.
+    # Compare paths as they are named, and then with links resolved: a working directory may be reached by a link.
     for ours, theirs in ((str(base), absolute), (os.path.realpath(base), _real(absolute))):
         if theirs == ours:
             return ""
@@ -28,19 +37,23 @@ def place_of(path: str, base: Path | None) -> str:
 
 
 def _real(path: str) -> str:
-    """A path whose directories are no links; what it names itself may be one."""
+    """Returns a path with links in its directories resolved, but not the last name, which may be a link."""
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def walk(top: str, *, follows_links: bool = False) -> Iterator[tuple[str, str]]:
-    """The files below a directory, with their paths relative to it. Compiled Python is left out: it is made anew.
+    """Yields paths of files below a directory, each with its path relative to the directory, in order of their names.
+
+    Compiled Python is left out: nodes make it anew.
 
     Args:
         top: The directory.
-        follows_links: Take what links lead to, wherever that is. Some installers make packages of links.
+        follows_links: Yield files that links lead to, wherever they are: some installers make packages of links. Each
+            directory that a link leads to is entered once.
 
     Raises:
-        UsageError: A link that leads out of it, or to a directory, and links are not followed.
+        UsageError: A directory cannot be read; or links are not followed, and one leads to a directory or out of
+            ``top``.
     """
     real = os.path.realpath(top)
     seen = {real}
@@ -56,7 +69,7 @@ def walk(top: str, *, follows_links: bool = False) -> Iterator[tuple[str, str]]:
                 )
             place = os.path.realpath(f"{directory}/{name}")
             if place in seen or real.startswith(place + os.sep):
-                names.remove(name)  # or there would be no end
+                names.remove(name)  # entered already: the walk would have no end
             seen.add(place)
         for name in sorted(files):
             path = f"{directory}/{name}"
@@ -72,7 +85,7 @@ def walk(top: str, *, follows_links: bool = False) -> Iterator[tuple[str, str]]:
 
 
 def is_compiled_python(path: str) -> bool:
-    """Whether a file is made anew where it is needed."""
+    """True if a file holds compiled Python, which is made anew where it is needed."""
     return path.endswith(_SKIPPED_ENDINGS)
 
 

@@ -1,8 +1,8 @@
-"""Distributions that are installed in a directory: whose a file is, and what else came with it.
+"""Distributions that are installed in a site directory: which one a file belongs to, and its other files.
 
 One distribution may have several modules, and libraries beside them: ``pillow`` has ``PIL`` and ``pillow.libs``. The
-``RECORD`` of each says which files are its own (PEP 376, PEP 627). Some installers write none (Debian, old
-setuptools): then names have to do.
+``RECORD`` of a distribution lists its files (PEP 376, PEP 627). Some installers write none (Debian, old
+setuptools): then files are found by their names.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from typing import NamedTuple
 from dispy.files.directory_listing import is_compiled_python
 
 METADATA = (".dist-info", ".egg-info")
-"""Endings of the directories, or files, that say what a distribution is."""
+"""Endings of directories, or files, with the metadata of a distribution."""
 
 LIBRARIES = ".libs"
-"""Ending of directories of shared libraries, named after their distribution (``auditwheel``)."""
+"""Ending of directories with shared libraries, which ``auditwheel`` names after their distribution."""
 
 _SAID = ("METADATA", "PKG-INFO", "entry_points.txt")
-"""Files of metadata that packages ask for when they are imported (``importlib.metadata``), and that are the same
-wherever a wheel is installed."""
+"""Files of metadata that packages read when they are imported (``importlib.metadata``). They are the same wherever a
+wheel is installed."""
 
 
 class Distribution(NamedTuple):
     """A distribution: files that were installed together.
 
     Attributes:
-        label: Name and version.
-        files: Those that jobs may need, relative to the directory into which it was installed.
-        is_recorded: Whether that is all of them; otherwise the modules are missing.
+        label: Name and version, such as "pillow 10.0".
+        files: Paths of files that jobs may need, relative to the site directory.
+        is_recorded: True if ``files`` are all of these. False if there is no record: then modules are missing there.
     """
 
     label: str
@@ -42,7 +42,7 @@ class Distribution(NamedTuple):
 
 
 def is_package_directory(path: str) -> bool:
-    """Whether a file is in a directory that belongs to installers."""
+    """True if a file lies below ``site-packages`` or ``dist-packages``, as it is named or with links resolved."""
     return any(
         part in f"{place}/"
         for place in (path, os.path.realpath(path))
@@ -51,11 +51,11 @@ def is_package_directory(path: str) -> bool:
 
 
 def owner_of(site: str, relative: str) -> Distribution | None:
-    """The distribution that has installed a file; None if that is not known.
+    """Returns the distribution that has installed a file; None if that is not known.
 
     Args:
-        site: The directory into which it was installed.
-        relative: The file, relative to that.
+        site: The directory into which the file was installed.
+        relative: Path of the file, relative to that directory.
     """
     try:
         changed = os.stat(site).st_mtime_ns
@@ -66,7 +66,10 @@ def owner_of(site: str, relative: str) -> Distribution | None:
 
 @functools.lru_cache(256)
 def _owner_of(site: str, relative: str, changed: int) -> Distribution | None:
-    """The owner of a file of a site directory; ``changed`` is when something was installed there last (ns)."""
+    """Returns the owner of a file of a site directory, from a cache.
+
+    The cache is keyed by ``changed``, the time of the last installation there (ns), so an installation makes it void.
+    """
     unrecorded = []
     for name in sorted(os.listdir(site)):
         if not name.endswith(METADATA):
@@ -97,13 +100,13 @@ def _has_line(record: bytes, relative: bytes) -> bool:
 
 
 def _label(metadata: str) -> str:
-    """Name and version, from the name of the directory with the metadata."""
+    """Returns name and version of a distribution, from the name of its metadata directory."""
     name, _, version = os.path.splitext(metadata)[0].partition("-")
     return f"{name} {version}".strip()
 
 
 def _eligible(record: bytes, metadata: str) -> tuple[str, ...]:
-    """The files of a record that may be needed to import its modules."""
+    """Returns the files of a record that may be needed to import its modules."""
     lines = record.decode("utf-8", "replace").splitlines()
     paths = [row[0] for row in csv.reader(lines) if row]
     return tuple(path for path in paths if _is_eligible(path, metadata))
@@ -121,13 +124,13 @@ def _is_eligible(path: str, metadata: str) -> bool:
 
 
 def _names_top(site: str, metadata: str, top: str) -> bool:
-    """Whether a distribution without a record has a module, by what it says or by its name."""
+    """True if a distribution without a record has a module: by its ``top_level.txt``, or else by its own name."""
     said = _read(f"{site}/{metadata}/top_level.txt").decode("utf-8", "replace").split()
     return top in said if said else _plain(_label(metadata).partition(" ")[0]) == _plain(top)
 
 
 def _by_names(site: str, metadata: str, top: str) -> tuple[str, ...]:
-    """Metadata, and files of directories of libraries, that have the name of a distribution or its module."""
+    """Returns metadata, and files of directories of libraries that are named after a distribution or its module."""
     wanted = {_plain(top), _plain(_label(metadata).partition(" ")[0])}
     found = [f"{metadata}/{name}" for name in _SAID if os.path.isfile(f"{site}/{metadata}/{name}")]
     for name in sorted(os.listdir(site)):
@@ -137,5 +140,5 @@ def _by_names(site: str, metadata: str, top: str) -> tuple[str, ...]:
 
 
 def _plain(name: str) -> str:
-    """A name as it is compared (PEP 503)."""
+    """Returns a name in the form in which names of distributions are compared (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()

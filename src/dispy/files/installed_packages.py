@@ -1,7 +1,7 @@
-"""Packages that the Python of jobs has already: they need not be sent.
+"""Packages that are installed on the node as in the program, so that they need not be sent.
 
-A package is the same if each of its files has the same content where an import of it would lead. Versions are not
-compared: they tell nothing of what somebody has changed, and what differs in no file needs no other proof.
+A package is the same if each of its files has the same content at the place from which jobs would import it. Versions
+are not compared: they do not show what a user has changed, and files that are all equal need no other proof.
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ from dispy.files.untrusted_directory import digest_of
 from dispy.protocol.files import FileEntry
 
 FRESH_S = 2.0
-"""A file that was changed so short a time ago may change again without its time telling."""
+"""Seconds after its last change during which the digest of a file is not remembered: the clock of the file system is
+coarse, so the file may change again without a new time."""
 
 _DIGESTS_MAX = 100_000
+"""Digests that are remembered. When there are more, all are forgotten."""
 
 Signature = tuple[int, int, int, int, int]
+"""Device, inode, size (bytes), time of writing and time of change (ns) of a file."""
 
 
 class Installed:
-    """Packages that the Python of jobs finds by itself. Used by several threads.
+    """Packages that the Python of jobs finds without our sending them. Several threads may call the methods.
 
     Args:
-        search_path: Asked for the directories in which it looks for modules, in their order.
-        is_ours: Whether jobs run as our own account, and can read what we can read.
+        search_path: Returns the directories in which the Python of jobs looks for modules, in order.
+        is_ours: True if jobs run under our own account, and can read all files that we can read.
     """
 
     def __init__(self, search_path: Callable[[], Sequence[str]], *, is_ours: bool = True) -> None:
@@ -46,12 +49,12 @@ class Installed:
         work: Path | None,
         is_wanted: Callable[[], bool] = lambda: True,
     ) -> list[FileEntry]:
-        """The files to send: all but those of packages that are here as they are in the program.
+        """Returns the files to send: all but those of packages that are installed here as in the program.
 
         Args:
             entries: All files that are to be in a working directory.
-            work: That directory: what lies there is imported first. None: it is empty.
-            is_wanted: Asked between files; ends this.
+            work: The working directory, whose modules are imported first. None: it is empty.
+            is_wanted: Called between files; ends the work by returning False, and packages count as missing.
         """
         packages: dict[int, list[FileEntry]] = {}
         for entry in entries:
@@ -77,13 +80,14 @@ class Installed:
         is_hidden: Callable[[str], bool],
         is_wanted: Callable[[], bool],
     ) -> bool:
-        """Whether a package is here, whole and with the same content.
+        """True if a package is here, whole and with the same content.
 
         Args:
-            files: Of it.
-            paths: Where modules are looked for.
-            is_hidden: Whether something of the user's own has a name, and is imported in its place or mixes with it.
-            is_wanted: As above.
+            files: All files of the package.
+            paths: Directories in which modules are looked for, in order.
+            is_hidden: Returns True for a name of a module or package that the user's own files have, too: these
+                would be imported in its place, or mix with it.
+            is_wanted: As of ``missing``.
         """
         tops = dict.fromkeys(_top(entry.path) for entry in files)
         code = [top for top in tops if not top.endswith((LIBRARIES, *METADATA))]
@@ -93,14 +97,15 @@ class Installed:
         root = roots.pop()
         if roots or not root:
             return False
-        # What was read from metadata may differ by who has installed it.
+        # Metadata may differ by the installer.
         needed = [entry for entry in files if not _top(entry.path).endswith(METADATA)]
-        # Another version has files of other sizes: so nothing is read for it.
+        # Sizes first: another version has files of other sizes, so no file of it is read.
         return all(self._may_be(f"{root}/{entry.path}", entry) for entry in needed) and all(
             is_wanted() and self._is(f"{root}/{entry.path}", entry) for entry in needed
         )
 
     def _may_be(self, path: str, entry: FileEntry) -> bool:
+        """True if a file has the right size, and jobs can read it."""
         try:
             status = os.stat(path)
         except OSError:
@@ -109,6 +114,7 @@ class Installed:
         return bool(stat.S_ISREG(status.st_mode) and status.st_size == entry.size and can_read)
 
     def _is(self, path: str, entry: FileEntry) -> bool:
+        """True if a file has the right content."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
@@ -146,17 +152,17 @@ def _lies_in(work: Path | None, top: str) -> bool:
 
 
 def _root_of(top: str, files: Iterable[FileEntry], paths: Sequence[str]) -> str:
-    """The directory from which a module or package is imported here; empty if there is none of that name."""
+    """Returns the directory from which a module or package is imported here; empty if there is none of that name."""
     try:
         spec = PathFinder.find_spec(top.partition(".")[0], paths)
-    except Exception:  # a path with something that cannot be looked into
+    except Exception:  # an entry of the path that cannot be searched
         return ""
     if spec is None:
         return ""
     if spec.has_location and spec.origin:
         directory = os.path.dirname(spec.origin)
         return os.path.dirname(directory) if spec.submodule_search_locations else directory
-    # A namespace: the first of its directories that has the part that is wanted.
+    # A namespace package: take the first of its directories that has the wanted part.
     wanted = next(entry.path for entry in files if _top(entry.path) == top)
     roots = [os.path.dirname(place) for place in spec.submodule_search_locations or ()]
     return next((root for root in roots if os.path.lexists(f"{root}/{wanted}")), "")

@@ -1,4 +1,4 @@
-"""What a program sends: files, modules and packages, where they are to lie, and where their bytes are now."""
+"""Manifest of the files that a program sends: paths in the working directory, digests, and places of the bytes."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from dispy.system.memory import pool
 logger = logging.getLogger("dispy.files")
 
 FRESH_S = 2.0
-"""A file that was changed so short a time ago may change again without its time telling: its content is looked at
-each time."""
+"""Seconds after its last change during which the digest of a file is not remembered, but computed each time: the
+clock of the file system is coarse, so the file may change again without a new time."""
 
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 
 Signature = tuple[int, int, int, int, int]
-"""Of a file: device, inode, size, times of the last change of its content and of what is known about it."""
+"""Device, inode, size (bytes), time of writing and time of change (ns) of a file."""
 
 
 class Source(NamedTuple):
-    """Where the content of a file is: if its signature is another, it is not that content any more."""
+    """Path of a file, and its signature when it was hashed. With another signature the content is no longer that."""
 
     path: str
     signature: Signature
@@ -47,9 +47,9 @@ class Manifest:
     """Files to be sent.
 
     Attributes:
-        entries: By the path where each is to lie.
-        sources: Where their bytes are, by digest.
-        size_max: Bytes that each of them may have; 0: any number.
+        entries: Files by their path in the working directory.
+        sources: Places of their bytes, by digest.
+        size_max: Bytes of the largest file that may be sent; 0: no limit.
     """
 
     entries: dict[str, FileEntry] = field(default_factory=dict)
@@ -57,15 +57,16 @@ class Manifest:
     size_max: int = 0
 
     def add(self, path: str, target: str, package: int = 0) -> None:
-        """Take a file up, as it is now.
+        """Add a file with its present content.
 
         Args:
             path: Of the file.
-            target: Where it is to lie.
-            package: Of which installed package it is a part (``FileEntry.package``).
+            target: Path in the working directory.
+            package: Number of the installed package that the file is a part of (``FileEntry.package``); 0: none.
 
         Raises:
-            UsageError: It cannot be read, is no ordinary file, is too large, or must not lie there.
+            UsageError: The file cannot be read, is no ordinary file, is too large, or cannot lie there; or another
+                file has that target.
         """
         digest, source, mode = _look(path, self.size_max)
         size, mtime_ns = source.signature[2], max(0, source.signature[3])
@@ -88,13 +89,13 @@ class Manifest:
             )
 
     def listed(self, before: Iterable[FileEntry] = ()) -> list[FileEntry]:
-        """All files, in the order of their paths.
+        """Returns all files, in the order of their paths.
 
         Args:
-            before: Files that are there already: these must not lie on them.
+            before: Files that are in the working directory already, with which these must not clash.
 
         Raises:
-            UsageError: They do, or there are too many to be listed in one message.
+            UsageError: Files clash, or there are too many to be listed in one message.
         """
         entries = [self.entries[path] for path in sorted(self.entries)]
         try:
@@ -109,7 +110,7 @@ class Manifest:
 
 
 def is_file_item(item: object) -> bool:
-    """Whether an element of ``depends`` stands for files: a path or a module."""
+    """True if an element of ``depends`` stands for files: a path or a module."""
     return isinstance(item, (str, bytes, os.PathLike, types.ModuleType))
 
 
@@ -120,17 +121,18 @@ def collect(
     program: str = "",
     modules: Iterable[tuple[str, str]] = (),
 ) -> Manifest:
-    """What paths and modules stand for.
+    """Returns the manifest of the files that paths and modules stand for.
 
     Args:
         items: Paths of files and directories, and modules.
-        base: What lies below it keeps its place relative to it; None: nothing does.
-        size_max: Bytes that each of them may have; 0: any number.
-        program: A file that is to be run; lies at the top by its last name, wherever it is here.
-        modules: Files that nobody has named, and where they are to lie: those that cannot be sent are left out.
+        base: Files below it keep their place relative to it, others land by their last name. None: all do.
+        size_max: Bytes of the largest file that may be sent; 0: no limit.
+        program: A file that is to be run; lands at the top by its last name, wherever it is here. Empty: none.
+        modules: Paths of files that the user has not named, with their targets. Those that cannot be sent are left
+            out, with a warning in the log.
 
     Raises:
-        UsageError: One of them cannot be sent, and why.
+        UsageError: An item or the program cannot be sent, and why.
     """
     manifest = Manifest(size_max=size_max)
     rest: list[Part] = []
@@ -152,7 +154,7 @@ def collect(
     if program:
         name = os.path.basename(program)
         manifest.add(program, name)
-        # One that only root may read here is read by its interpreter there.
+        # The interpreter on the node has to read the program, even if only root may read it here.
         entry = manifest.entries[name]
         manifest.entries[name] = structs.replace(entry, mode=entry.mode | stat.S_IRUSR)
     _add_unnamed(manifest, rest, "a file of an installed package")
@@ -162,7 +164,7 @@ def collect(
 
 
 def _add_unnamed(manifest: Manifest, parts: Iterable[Part], what: str) -> None:
-    """Take up files that nobody has named: those that cannot be sent are left out."""
+    """Add files that the user has not named. Those that cannot be sent are left out, with a warning in the log."""
     for part in parts:
         if part.target not in manifest.entries:
             try:
@@ -183,9 +185,10 @@ def _add_path(manifest: Manifest, path: str, base: Path | None) -> None:
 # Content.
 
 _digests: dict[Signature, bytes] = {}
-"""Of files that were looked at; one that is changed has another signature."""
+"""Digests of files that were hashed. A file that is changed has another signature."""
 
 _DIGESTS_MAX = 100_000
+"""Digests that are remembered. When there are more, all are forgotten."""
 _guard = threading.Lock()
 
 
@@ -194,10 +197,10 @@ def _signature(status: os.stat_result) -> Signature:
 
 
 def _look(path: str, size_max: int) -> tuple[bytes, Source, int]:
-    """Digest, source and mode of a file.
+    """Returns digest, source and mode of a file.
 
     Raises:
-        UsageError: It cannot be read, is no ordinary file, is too large, or is being written to.
+        UsageError: The file cannot be read, is no ordinary file, is too large, or is being written to.
     """
     try:
         descriptor = os.open(path, _OPEN)
@@ -240,10 +243,15 @@ def _look(path: str, size_max: int) -> tuple[bytes, Source, int]:
 
 
 def read(source: Source, offset: int, size: int) -> bytes | memoryview:
-    """A piece of a file that is to be as it was; a large one in memory that is used again.
+    """Read a piece of a file that must not have changed since it was hashed. Large pieces are in pooled memory.
+
+    Args:
+        source: The file.
+        offset: Where the piece begins (bytes).
+        size: Bytes of the piece.
 
     Raises:
-        OSError: It cannot be read, or has changed since; the text says which file.
+        OSError: The file cannot be read, or has changed; the text says which file.
     """
     try:
         descriptor = os.open(source.path, _OPEN)
@@ -251,7 +259,7 @@ def read(source: Source, offset: int, size: int) -> bytes | memoryview:
         raise OSError(f"file {source.path} cannot be read any more: {error.strerror}") from error
     try:
         data = _read(descriptor, offset, size)
-        # Its node or links may be another's business: ctime does not count.
+        # Mode or links of the file may have been changed for other reasons: the time of change does not count.
         if _signature(os.fstat(descriptor))[:4] != source.signature[:4] or len(data) != size:
             raise OSError(
                 f"file {source.path} has changed since it was given to dispy, and cannot be sent any more"
@@ -272,4 +280,4 @@ def _read(descriptor: int, offset: int, size: int) -> bytes | memoryview:
 
 
 _POOLED_MIN = 256 << 10
-"""Bytes from which fresh memory costs more than memory that is used again."""
+"""Bytes from which fresh memory costs more than pooled memory."""

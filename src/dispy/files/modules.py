@@ -1,4 +1,4 @@
-"""Modules and packages of ``depends``: the files that they stand for, and where these are to lie."""
+"""Modules and packages in ``depends``: the files that they stand for, and their paths in the working directory."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ class Part(NamedTuple):
     """A file of a module or package.
 
     Attributes:
-        path: Where it is here.
-        target: Where it is to lie.
-        package: As in ``FileEntry``.
-        is_beside: It came with the package and lies beside it: what others want to have there comes first.
+        path: Path of the file here.
+        target: Path in the working directory.
+        package: Number of the installed package (``FileEntry.package``); 0: the user's own module.
+        is_beside: True if the file came with the package and lies beside it. Any other file with this target goes
+            first, and this one is left out if it cannot be sent.
     """
 
     path: str
@@ -32,12 +33,13 @@ class Part(NamedTuple):
 
 
 def parts_of(module: ModuleType, base: Path | None) -> Iterator[Part]:
-    """Files that a node needs to import a module: the whole package that it is in.
+    """Yields the files that a node needs to import a module: those of the whole package that the module is in.
 
-    The user's own modules also lie where they do here, relative to ``base``: programs may look for them there.
+    Modules that come with Python yield none. The user's own modules are yielded a second time at their place relative
+    to ``base``: programs may look for them there.
 
     Raises:
-        UsageError: It has no files that could be sent, or they cannot be read.
+        UsageError: The module has no files that could be sent, or they cannot be read.
     """
     name = module.__name__
     if name == "__main__":
@@ -74,7 +76,7 @@ def parts_of(module: ModuleType, base: Path | None) -> Iterator[Part]:
 
 
 def _places(module: ModuleType) -> list[str]:
-    """Directories of a package; none of a module that is a file."""
+    """Returns the directories of a package; none for a module that is a file."""
     return [str(place) for place in getattr(module, "__path__", ())]
 
 
@@ -91,7 +93,7 @@ def _check_directory(name: str, place: str) -> None:
 
 
 def _target_of_file(path: str, top: str) -> str:
-    # Compiled ones tell by their names what they were compiled for.
+    # The name of a compiled module says what it was compiled for, and is kept.
     name = os.path.basename(path)
     return name if name.startswith(f"{top}.") else f"{top}.py"
 
@@ -109,10 +111,10 @@ class _Installed(NamedTuple):
     """A package that was installed, or a module that is a file.
 
     Attributes:
-        name: As it is imported.
+        name: Name by which it is imported.
         module: The package.
         site: The directory into which it was installed.
-        owners: Its distributions, as far as they are known.
+        owners: Its distributions that are known, without repetition; at most two.
     """
 
     name: str
@@ -122,9 +124,10 @@ class _Installed(NamedTuple):
 
 
 def _find_installed(package: ModuleType, module: ModuleType) -> _Installed | None:
-    """The installed package that a module is in; None if that is the user's own.
+    """Returns the installed package that a module is in; None if the package is the user's own.
 
-    Of a namespace that several distributions share, such as ``google``, it is the part below which all is of one.
+    A namespace that several distributions share, such as ``google``, is no such package. Then it is the outermost
+    package below the namespace that has a file of its own.
     """
     name = module.__name__
     for end in [at for at, letter in enumerate(name) if letter == "."] + [len(name)]:
@@ -177,13 +180,13 @@ def _parts_of_installed(installed: _Installed) -> Iterator[Part]:
 
 
 def _comes_with_python(module: ModuleType) -> bool:
-    """Whether a node has it in any case."""
+    """True if a module comes with Python, so that each node has it."""
     if module.__name__ in sys.builtin_module_names:
         return True
     origin = _file(module) or next(iter(_places(module)), None)
     if origin is None:
         return getattr(getattr(module, "__spec__", None), "origin", None) in ("built-in", "frozen")
-    import sysconfig  # not before it is needed: it takes 8 ms
+    import sysconfig  # imported only when needed: it takes 8 ms
 
     path = os.path.realpath(origin)
     libraries = {os.path.realpath(sysconfig.get_path(which)) for which in ("stdlib", "platstdlib")}

@@ -1,12 +1,18 @@
-"""What a user's nodes keep of the files that were sent to them, by content.
+"""The store of a user's nodes: files that were sent to them, by content.
 
-A file lies under the name of its SHA-256, written once. Jobs may be lent it, as a second name for it in their
-working directory. Nothing is trusted for its name alone: what no node has written or looked through since the
-machine was started, or since it was lent, is looked through before it is used; so a file that a crash has cut, or
-that a job has changed, is received anew. That takes the place of ``fsync``.
+Theory of operation:
 
-All nodes of a user share the store. Who receives a file holds a lock on its part; another that wants the
-same file waits as long as that one makes progress. A part that nobody holds is where the next one goes on.
+- A file lies under the name of its SHA-256 and is written once. All nodes of a user share the store.
+- A file is received in a *part* (``files.part``), which the receiving node locks. Another node that wants the file
+  waits as long as that node makes progress. A part without a lock is where the next node goes on.
+- Jobs may be *lent* a file: they get a hard link to it in their working directory, instead of a copy.
+- No file is trusted for its name alone. Unless a node has written or hashed it since the machine was started, and
+  since it was lent (``files.verification``), it is hashed before it is used. So a file that a crash has cut, or that
+  a job has changed, is dropped and received anew. That takes the place of ``fsync``.
+
+Layout: ``ab/abcd…`` a file; ``….part`` its part; ``…-PID-N.part`` a part of one process; ``….lent`` the note of a
+    lent
+file; ``lock`` held while a node trims.
 """
 
 from __future__ import annotations
@@ -21,76 +27,59 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from pathlib import Path
 
 from dispy.files.copy_in_progress import Following
-from dispy.files.untrusted_directory import CHUNK, Linker, copy_range, digest_of
+from dispy.files.part import BusyError, Part
+from dispy.files.untrusted_directory import Linker, copy_range, digest_of
+from dispy.files.verification import has_mark, mark, note_of, seen, unmark
 from dispy.protocol.files import FileEntry
 from dispy.system.directories import private_directory
-from dispy.system.processes import boot_id
 from dispy.system.run_directory import is_unlocked
 
-SMALL = 48 * 1024
-"""Files up to this size come in one piece beside others, and have no part."""
-
 VERIFIED_MAX = 200_000
-"""Files that we remember to have looked through: 30 MB of memory."""
+"""Files that this process remembers to have verified: 30 MB of memory. When there are more, all are forgotten."""
 
 YOUNG_S = 60
-"""A part that is no older may be one whose lock is being taken."""
+"""Seconds since its last use during which a part is not trimmed: a node may be about to take its lock."""
 
 FRESH_S = 60
-"""Uses within so short a time are one."""
+"""Seconds within which several uses of a file count as one, for the order of trimming."""
 
 NOTED_MIN = 1 << 20
-"""Files from this size on that are lent are noted for other nodes: to hash a smaller one is no more work."""
+"""Bytes from which a lent file gets a note for other nodes. Hashing a smaller file takes no longer than its note."""
 
 FOLLOWED_MIN = 16 << 20
-"""Files from this size on are copied while another node receives them: a smaller one is copied in 5 ms."""
-
-WRITE_MAX = 256 << 10
-"""Bytes that are written at once. The kernel takes memory for so many in one piece. Large free pieces are what the
-host of a virtual machine takes back, and gives again page by page: 200 MB in writes of 1 or 2 MiB take 0.3 to 0.6 s
-where they take 0.05 in writes of up to 512 KiB, for which it uses what is left of memory that was in use."""
-
-HASHED_APART_MIN = 1 << 20
-"""Bytes from which it pays to hash them on another thread meanwhile: 0.6 ms."""
+"""Bytes from which a file is copied while another node receives it. A smaller file is copied in 5 ms."""
 
 _NOFOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class BusyError(OSError):
-    """Another node of this user receives this file; ``size`` is how much of it has arrived."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__("another node receives it")
-        self.size = size
-
-
 class Store:
-    """Files by their content. Used by several threads.
+    """Files by their content. Several threads may call the methods.
 
     Args:
-        root: Where; the user's alone. Made on first use.
-        size_max: Bytes that are kept when nobody needs them at once.
+        root: Directory of the store, the user's alone. Made on first use.
+        size_max: Bytes that ``trim`` leaves.
     """
 
     def __init__(self, root: Path, size_max: int) -> None:
         self._root = root
         self._size_max = size_max
         self._verified: dict[bytes, tuple[int, int, int, int]] = {}
-        """``_seen`` of what was looked through."""
+        """``verification.seen`` of files that this process has verified, by digest."""
         self._numbers = itertools.count(1)
         self._has_grown = True
+        """True if files were added since the last ``trim``, or before this process began."""
         self._is_ours = False
+        """True once the directory was made, or found to be the user's alone."""
 
     def _path(self, digest: bytes, ending: str = "") -> str:
         name = digest.hex()
         return f"{self._root}/{name[:2]}/{name}{ending}"
 
     def _open(self, path: str, flags: int, mode: int) -> int:
-        """Make a file here, and the directories above it if they are missing."""
+        """Open a file of the store, and make it and the directories above it if they are missing."""
         if not self._is_ours:
             private_directory(self._root)
             self._is_ours = True
@@ -101,11 +90,21 @@ class Store:
             return os.open(path, flags | os.O_CREAT | _NOFOLLOW, mode)
 
     def find(self, digest: bytes, size: int) -> int | None:
-        """Open a file for reading, or a copy of it; None if it is not here, whole and unchanged."""
+        """Open a file, or a copy of it, for reading; returns None if it is not here, whole and unchanged.
+
+        The caller must close the descriptor, and ask ``is_unchanged`` after it has read.
+        """
         return self._look(digest, size, self._checked)
 
     def _look(self, digest: bytes, size: int, check: Callable[[int, bytes, int], int | None]) -> int | None:
-        """Open a file; what ``check`` makes of it. One that is not what it should be is dropped."""
+        """Open a file, and return what ``check`` makes of it: its descriptor, or another one.
+
+        Args:
+            digest: Of the file.
+            size: Bytes of the file.
+            check: Called with descriptor, digest and size; returns None if the content is wrong. Then the file is
+                removed from the store.
+        """
         path = self._path(digest)
         try:
             descriptor = os.open(path, os.O_RDONLY | _NOFOLLOW)
@@ -126,31 +125,31 @@ class Store:
         return found
 
     def _touch(self, descriptor: int, digest: bytes) -> None:
-        """Who was used last stays longest."""
+        """Note that a file is used, by its time of access: files that were used last stay longest in the store."""
         now = time.time_ns()
         status = os.fstat(descriptor)
-        # What is lent is left alone: setting its times would hide that it was written to.
+        # A lent file is left alone: setting its times would hide that a job has written to it.
         if status.st_nlink == 1 and now - status.st_atime_ns > FRESH_S * 1_000_000_000:
             os.utime(descriptor, ns=(now, status.st_mtime_ns))
             self._remember(digest, os.fstat(descriptor))
 
     def has(self, digest: bytes, size: int) -> bool:
-        """Whether a file is here, whole and unchanged."""
+        """True if a file is here, whole and unchanged. A file that is not is removed."""
         descriptor = self._look(digest, size, self._glanced)
         if descriptor is not None:
             os.close(descriptor)
         return descriptor is not None
 
     def _is_known(self, digest: bytes, descriptor: int, status: os.stat_result) -> bool:
-        """Whether it is as somebody has found it, or lent it."""
+        """True if the file is as it was when a node verified it, or lent it."""
         return (
-            self._verified.get(digest) == _seen(status)
-            or _has_mark(descriptor, status)
+            self._verified.get(digest) == seen(status)
+            or has_mark(descriptor, status)
             or self._is_noted(digest, status)
         )
 
     def _glanced(self, descriptor: int, digest: bytes, size: int) -> int | None:
-        """The file, if it is what it should be now."""
+        """Returns the descriptor if the content is right now; None if it is not."""
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size != size:
             return None
@@ -162,11 +161,11 @@ class Store:
         return descriptor
 
     def _checked(self, descriptor: int, digest: bytes, size: int) -> int | None:
-        """The file, if it is what it should be, and shows it when somebody changes it.
+        """Returns a descriptor whose content is right, and for which later changes can be seen; None if it is wrong.
 
-        What is lent and may have been written to is copied, and the copy is looked at: a write sets the time first
-        and the bytes after that, and a mapped page is written to again without any time. So what is right while
-        it is hashed can be wrong after that, and look the same.
+        A lent file that may have been written to is copied, and the copy is hashed: a write sets the time first
+        and the bytes after that, and a mapped page is written to again without a new time. So content that is right
+        while it is hashed can be wrong after that, with the same times.
         """
         status = os.fstat(descriptor)
         if status.st_nlink == 1 or status.st_size != size or self._is_known(digest, descriptor, status):
@@ -185,22 +184,22 @@ class Store:
         return None
 
     def _nameless(self, size: int) -> int:
-        """An empty file that is gone when it is closed."""
+        """Make an empty file without a name, which is gone when it is closed; returns its descriptor."""
         if size <= NOTED_MIN:
             return os.memfd_create("dispy", os.MFD_CLOEXEC)
         return os.open(self._root, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
     def is_unchanged(self, digest: bytes, descriptor: int) -> bool:
-        """Whether a file is still as it was when ``find`` opened it, or when it was lent."""
-        return self._verified.get(digest) == _seen(os.fstat(descriptor))
+        """True if a file is still as it was when ``find`` opened it, or when it was lent."""
+        return self._verified.get(digest) == seen(os.fstat(descriptor))
 
     def _remember(self, digest: bytes, status: os.stat_result) -> None:
         if len(self._verified) >= VERIFIED_MAX:
             self._verified.clear()
-        self._verified[digest] = _seen(status)
+        self._verified[digest] = seen(status)
 
     def add(self, digest: bytes, data: bytes | memoryview) -> bool:
-        """Store a small file; False if this is not its content.
+        """Store a small file; returns False if the data is not its content.
 
         Raises:
             OSError: There is no room.
@@ -224,16 +223,16 @@ class Store:
         return True
 
     def begin(self, digest: bytes, size: int, *, apart: bool = False) -> Part:
-        """Receive a file, from where its part ends.
+        """Open the part of a file, to receive the file from where the part ends. The caller must end or close it.
 
         Args:
             digest: Of the file.
-            size: Of the file.
-            apart: In a part of our own, should another node hold the common one.
+            size: Bytes of the file.
+            apart: Use a part of this process alone: another node holds the common one, and stands still.
 
         Raises:
-            BusyError: Another node receives it.
-            OSError: It cannot be written.
+            BusyError: Another node receives the file.
+            OSError: The part cannot be written.
         """
         ending = f"-{os.getpid()}-{next(self._numbers)}.part" if apart else ".part"
         path = self._path(digest, ending)
@@ -241,9 +240,9 @@ class Store:
             descriptor = self._open(path, os.O_RDWR, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # It may have got its name, or been removed, between the two.
+                # Between opening and locking, the part may have become the file, or been removed.
                 if os.fstat(descriptor).st_ino == os.stat(path, follow_symlinks=False).st_ino:
-                    return Part(self, descriptor, path, digest, size)
+                    return Part(self.finish, descriptor, path, digest, size)
             except BlockingIOError:
                 received = os.fstat(descriptor).st_size
                 os.close(descriptor)
@@ -253,25 +252,25 @@ class Store:
             os.close(descriptor)
 
     def finish(self, part: Part) -> None:
-        """A part is whole: it gets its name."""
-        _mark(part.descriptor)
+        """Make a part the file: its content is whole and right. Called by the part."""
+        mark(part.descriptor)
         os.fchmod(part.descriptor, 0o400)
         os.rename(part.path, self._path(part.digest))
         self._remember(part.digest, os.fstat(part.descriptor))
         self._has_grown = True
 
     def linker(self, entry: FileEntry, descriptor: int, group: int | None) -> Linker | None:
-        """Lends a file: a second name for it where jobs find it, in place of a copy; None if it has to be copied.
+        """Returns a function that lends a file, by a hard link where jobs find it; None if it has to be copied.
 
-        A link shares its mode and time with the file itself. Jobs of our own account may write to what they were
-        lent: then its time is no longer the one that we gave it, and we drop it. So there is one such link at a
-        time: nobody else's files change. Jobs of another account are lent what nobody was to write to, any number
-        of times.
+        A link shares mode and times with the file itself. Jobs of our own account may write to a lent file; then
+        its time is no longer the one that we gave it, and we drop it from the store. So such a file has one link at a
+        time, and files of no other job change. Jobs of another account are lent only files that no one may write
+        to, any number of times.
 
         Args:
-            entry: What the file is to be there.
-            descriptor: Of it, here.
-            group: Of jobs of another account; None: it is ours.
+            entry: Mode and time of writing that the file is to have there.
+            descriptor: Of the file in the store, as ``find`` has opened it.
+            group: Group of jobs of another account; None: jobs run under our account.
         """
         if group is None and not (self._knows_changes and entry.mode & 0o400):
             return None
@@ -280,7 +279,7 @@ class Store:
 
         def link(directory: int, name: str) -> bool:
             try:
-                # Of two nodes one is first.
+                # Two nodes may want to lend the same file: one of them is first, the other copies.
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 try:
                     return self._lend(entry, descriptor, group, directory, name)
@@ -294,22 +293,23 @@ class Store:
     def _lend(
         self, entry: FileEntry, descriptor: int, group: int | None, directory: int, name: str
     ) -> bool:
+        """Link a file into a directory; returns False if it is lent already, or was changed. The file is locked."""
         status = os.fstat(descriptor)
         is_like = stat.S_IMODE(status.st_mode) == entry.mode and status.st_mtime_ns == entry.mtime_ns
         if status.st_nlink > 1 and not (is_like and group is not None):
             return False
-        if self._verified.get(entry.digest) != _seen(status):
+        if self._verified.get(entry.digest) != seen(status):
             return False
-        # This very file, whatever has its name by now.
+        # Link the file that was verified, whatever file has its name by now.
         os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=directory)
         if not is_like:
             os.fchmod(descriptor, entry.mode)
             os.utime(descriptor, ns=(time.time_ns(), entry.mtime_ns))
             if group is not None:
                 os.fchown(descriptor, -1, group)
-                _mark(descriptor)
+                mark(descriptor)
         if group is None:
-            _unmark(descriptor)
+            unmark(descriptor)
         status = os.fstat(descriptor)
         self._remember(entry.digest, status)
         if group is None and entry.size >= NOTED_MIN:
@@ -317,14 +317,14 @@ class Store:
         return True
 
     def _note(self, digest: bytes, status: os.stat_result) -> None:
-        """Spare other nodes the looking through of what is lent, as long as nobody writes to it."""
+        """Write a note that spares other nodes hashing a lent file, as long as no job writes to it."""
         path = self._path(digest, _NOTE)
         with contextlib.suppress(OSError):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             descriptor = self._open(path, os.O_WRONLY | os.O_EXCL, 0o400)
             try:
-                os.write(descriptor, _note_of(status))
+                os.write(descriptor, note_of(status))
             finally:
                 os.close(descriptor)
 
@@ -334,19 +334,23 @@ class Store:
         except OSError:
             return False
         try:
-            return os.read(descriptor, 1024) == _note_of(status)
+            return os.read(descriptor, 1024) == note_of(status)
         except OSError:
             return False
         finally:
             os.close(descriptor)
 
     def follow(self, entry: FileEntry, work: Path, group: int | None) -> Following | None:
-        """Begin a copy of a file that another node receives; None if there is none, or none will be needed.
+        """Begin an early copy of a file that another node receives; returns None if that is impossible, or not
+        needed.
+
+        Not needed are copies of small files, copies on file systems that clone files, and copies for jobs of another
+        account of files that can be lent any number of times.
 
         Args:
-            entry: Which.
-            work: The directory below which it is to be.
-            group: Of jobs of another account; None: it is ours.
+            entry: The file.
+            work: The directory below which the copy is to be.
+            group: Group of jobs of another account; None: jobs run under our account.
         """
         is_needed = group is None or not _is_for_all(entry)
         if entry.size < FOLLOWED_MIN or self._kind in _CLONING or not is_needed:
@@ -357,16 +361,16 @@ class Store:
 
     @functools.cached_property
     def _kind(self) -> str:
-        """Of our file system."""
+        """Name of the kind of file system that the store is on."""
         return filesystem(self._root)
 
     @property
     def _knows_changes(self) -> bool:
-        """Whether our file system notes the time of every write, mapped ones too, and cannot clone files."""
+        """True if the store's file system notes the time of every write, mapped ones too, and cannot clone files."""
         return self._kind in ("ext2", "ext3", "ext4")
 
     def trim(self) -> None:
-        """Remove what was used longest ago until the rest may be kept."""
+        """Remove files used longest ago, until at most ``size_max`` bytes are left. One node trims at a time."""
         if not self._has_grown or not self._root.is_dir():
             return
         self._has_grown = False
@@ -400,61 +404,19 @@ class Store:
 
 
 _NOTE = ".lent"
-"""Ending of what lies beside a file that was lent: how it was then."""
+"""Ending of the name of a note, which says how a file was when it was lent."""
 
 _CLONING = ("bcachefs", "btrfs", "ocfs2", "xfs")
-"""File systems on which a copy may cost nothing."""
-
-_MARK = "user.dispy.seen"
-"""Attribute of a file that a node has looked through: when, and as what."""
-
-
-def _mark(descriptor: int) -> None:
-    """Spare other nodes, and the next ones, the looking through, where the file system keeps such marks."""
-    with contextlib.suppress(OSError):
-        os.setxattr(descriptor, _MARK, _mark_of(os.fstat(descriptor)))
-
-
-def _unmark(descriptor: int) -> None:
-    """Have it looked through once more, by whoever uses it next: it will be where jobs can write to it."""
-    with contextlib.suppress(OSError):
-        os.removexattr(descriptor, _MARK)
-
-
-def _has_mark(descriptor: int, status: os.stat_result) -> bool:
-    try:
-        return os.getxattr(descriptor, _MARK) == _mark_of(status)
-    except OSError:
-        return False
-
-
-def _mark_of(status: os.stat_result) -> bytes:
-    return f"{_boot()} {(status.st_ino, status.st_size, status.st_mtime_ns)}".encode()
-
-
-def _seen(status: os.stat_result) -> tuple[int, int, int, int]:
-    """Differs when a file was written to, lent or given back."""
-    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-def _note_of(status: os.stat_result) -> bytes:
-    """By the time of change, which a job that writes to the file cannot keep, unlike that of writing."""
-    return f"{_boot()} {_seen(status)}".encode()
+"""File systems that can clone files: a copy costs nothing there."""
 
 
 def _is_for_all(entry: FileEntry) -> bool:
-    """Whether jobs of another account may share one file: all may read it, and nobody was to write to it."""
+    """True if jobs of another account may share one file: all may read it, and no one may write to it."""
     return not entry.mode & 0o222 and bool(entry.mode & 0o004)
 
 
-@functools.cache
-def _boot() -> str:
-    """Names this run of the machine: what was not on disk when it ended is not there in the next."""
-    return boot_id() or f"{os.getpid()}-{time.time_ns()}"
-
-
 def filesystem(path: Path) -> str:
-    """Name of the kind of file system that a path is on; empty if the kernel does not tell."""
+    """Returns the kind of file system that a path is on, such as "ext4"; empty if the kernel does not tell."""
     device = os.stat(path).st_dev
     name = f"{os.major(device)}:{os.minor(device)}"
     with contextlib.suppress(OSError), open("/proc/self/mountinfo") as mounts:
@@ -466,88 +428,8 @@ def filesystem(path: Path) -> str:
 
 
 def _is_free(path: str) -> bool:
-    """Whether nobody receives this part."""
+    """True if no node receives this part."""
     try:
         return is_unlocked(path)
     except OSError:
         return False
-
-
-class Part:
-    """A file on its way into the store; the lock on it goes with it.
-
-    Attributes:
-        offset: Bytes that are there.
-    """
-
-    __slots__ = ("_hash", "_store", "descriptor", "digest", "offset", "path", "size")
-
-    def __init__(self, store: Store, descriptor: int, path: str, digest: bytes, size: int) -> None:
-        self._store = store
-        self.descriptor = descriptor
-        self.path = path
-        self.digest = digest
-        self.size = size
-        self.offset = 0
-        self._hash = hashlib.sha256()
-        if os.fstat(descriptor).st_size > size:
-            os.ftruncate(descriptor, 0)
-        buffer = bytearray(CHUNK)
-        while count := os.preadv(descriptor, [buffer], self.offset):
-            self._hash.update(memoryview(buffer)[:count])
-            self.offset += count
-
-    def write(self, offset: int, data: bytes | memoryview, hasher: Executor | None = None) -> None:
-        """Take the next bytes.
-
-        Args:
-            offset: Where they begin.
-            data: They.
-            hasher: Hashes them while they are written; None: before.
-
-        Raises:
-            OSError: There is no room, or was none for those before them.
-        """
-        if offset != self.offset:
-            raise OSError(errno.ESPIPE, "what comes before it was not written")
-        view = memoryview(data)
-        hashing = None
-        if hasher is not None and len(view) >= HASHED_APART_MIN:
-            hashing = hasher.submit(self._hash.update, view)
-        else:
-            self._hash.update(view)
-        try:
-            while view:
-                count = os.pwrite(self.descriptor, view[:WRITE_MAX], self.offset)
-                self.offset += count
-                view = view[count:]
-        finally:
-            if hashing is not None:
-                hashing.result()
-
-    def finish(self) -> bool:
-        """All has come: store it; False, and nothing of it is kept, if it is not what it should be."""
-        try:
-            if self._hash.digest() == self.digest:
-                self._store.finish(self)
-                return True
-            with contextlib.suppress(OSError):
-                os.unlink(self.path)
-            return False
-        finally:
-            self.close()
-
-    def abandon(self) -> None:
-        """It is not needed."""
-        with contextlib.suppress(OSError):
-            os.unlink(self.path)
-        self.close()
-
-    def close(self) -> None:
-        """Leave it to whoever goes on; again is fine."""
-        if self.descriptor >= 0:
-            if not self.path.endswith(f"{self.digest.hex()}.part"):
-                with contextlib.suppress(OSError):
-                    os.unlink(self.path)
-            os.close(self.descriptor)
-            self.descriptor = -1

@@ -1,9 +1,9 @@
-"""A directory in which files are put and found, though others may write to it at any time.
+"""A directory in which we put and find files, though jobs may write to it at any time.
 
-Jobs do as they like in their working directories: they may put a link where we are about to make a file, or
-move a directory away under us. So no path is ever handed to the system as a whole: directories are opened
-one by one, links are not followed, and a file gets its name when it is finished.
-"""
+Jobs do as they like in their working directories. The attacks: a job puts a link where we are about to make a file,
+or moves a directory away while we are in it, so that we would write or read elsewhere with our rights. So no path is
+ever handed to the system as a whole: directories are opened one by one, relative to the descriptor of the one above,
+links are not followed, and a file gets its name only when it is finished."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from dispy.protocol.files import MODE_BITS, RESERVED, FileEntry, check_path
 from dispy.system.run_directory import remove_tree
 
 CHUNK = 1 << 20
-"""Bytes that are read and hashed at once: 0.6 ms, in which the interpreter is free for others."""
+"""Bytes that are read and hashed at once: 0.6 ms, during which other threads run."""
 
 SMALL_CHUNK = 64 << 10
+"""Bytes of the first read of a file; a smaller file needs no buffer for chunks."""
 
 COPY_MAX = 64 << 20
-"""Bytes that are copied before somebody looks whether they are wanted: some 50 ms."""
+"""Bytes that are copied between two questions whether the copy is still wanted: some 50 ms."""
 
 SAME_S = 1
-"""Times of files that differ by less are the same: some file systems count seconds."""
+"""Seconds by which times of equal files may differ: some file systems count in seconds."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -40,32 +41,35 @@ _numbers = itertools.count(1)
 _FICLONE = 0x40049409
 
 Linker = Callable[[int, str], bool]
-"""Makes a link of the content in a directory (descriptor and name); False if that is not possible."""
+"""Links the content into a directory, given its descriptor and a name; returns False if that is not possible."""
 
 
 class ChangedError(OSError):
-    """A file was changed while it was copied."""
+    """Raised when a file was changed while it was copied."""
 
 
 class Tree:
-    """A directory with files of ours in it; to be closed.
+    """A directory with files of ours in it. The caller must close it, or use it as a context manager.
+
+    All paths are relative to the directory; ``protocol.files.check_path`` raises ValueError for paths that lead out.
+    One thread at a time may use it.
 
     Args:
-        path: Where; must exist. A descriptor stays the caller's.
-        owner: User and group that everything made here is given to; None: it stays ours.
+        path: Path or descriptor of the directory, which must exist. A descriptor stays the caller's.
+        owner: User and group that all files and directories made here are given to; None: they stay ours.
 
     Raises:
-        OSError: It is not there, or is a link.
+        OSError: The directory is not there, or is a link.
     """
 
     def __init__(self, path: Path | str | int, owner: tuple[int, int] | None = None) -> None:
         self._owner = owner
         self._root = os.dup(path) if isinstance(path, int) else os.open(path, _DIRECTORY)
         self._last: tuple[tuple[str, ...], int] = ((), self._root)
-        """The directory that was used last: many files lie in one."""
+        """Path and descriptor of the directory used last, kept open since many files lie in one directory."""
 
     def close(self) -> None:
-        """No more is done here."""
+        """Close the descriptors."""
         if self._last[1] != self._root:
             os.close(self._last[1])
         os.close(self._root)
@@ -86,19 +90,19 @@ class Tree:
         is_wanted: Callable[[], bool] = lambda: True,
         is_unchanged: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Make a file of what an open one holds; what had its name before is replaced.
+        """Put a file there, by a link or as a copy of an open file. A file that has its name is replaced at once.
 
         Args:
-            entry: What it is to be.
-            source: The open one.
-            link: Tried first.
-            is_wanted: Asked while a large file is copied.
-            is_unchanged: Asked when it was.
+            entry: Path, size, mode and time of writing of the new file.
+            source: Descriptor of the open file.
+            link: Tried before copying; None: copy.
+            is_wanted: Called between steps of the copy; ends it by returning False.
+            is_unchanged: Called after the copy: returns True if the open file was not changed meanwhile.
 
         Raises:
-            ChangedError: The open one is not what it was; nothing was put there.
-            OSError: There is no room, or something is in the way.
-            ValueError: Its path.
+            ChangedError: The open file was changed; nothing was put there.
+            OSError: There is no room, something is in the way, or the copy is not wanted any more.
+            ValueError: The path leads out of the directory.
         """
         *above, name = check_path(entry.path)
         parent = self.descend(tuple(above))
@@ -117,14 +121,14 @@ class Tree:
         is_wanted: Callable[[], bool],
         is_unchanged: Callable[[], bool],
     ) -> None:
-        # Other threads may be putting the same file there.
+        # A number for each file: other threads may be putting the same file there.
         temporary = f"{RESERVED}{os.getpid()}-{next(_numbers)}"
         try:
             if link is None or not link(parent, temporary):
                 try:
                     self._make(parent, temporary, entry, source, is_wanted)
                 except FileExistsError:
-                    # Of a process that had our number.
+                    # The temporary file of a dead process that had our PID.
                     os.unlink(temporary, dir_fd=parent)
                     self._make(parent, temporary, entry, source, is_wanted)
                 if not is_unchanged():
@@ -149,10 +153,7 @@ class Tree:
             os.close(made)
 
     def holds(self, entry: FileEntry) -> bool:
-        """Whether this very file is here already: by size and time, and then by its content.
-
-        Its mode is made what it has to be.
-        """
+        """True if this file is here already, by its size and time, and then by its content. Its mode is corrected."""
         *above, name = check_path(entry.path)
         try:
             parent = self.descend(tuple(above), make=False)
@@ -177,7 +178,7 @@ class Tree:
         return True
 
     def missing_directories(self, path: str) -> list[str]:
-        """Directories on the way to a file that are not there, the deepest first."""
+        """Returns the directories on the way to a file that are not there, the deepest first."""
         names = check_path(path)
         missing = []
         for depth in range(len(names) - 1, 0, -1):
@@ -190,14 +191,14 @@ class Tree:
         return missing
 
     def remove_empty(self, directories: list[str]) -> None:
-        """Remove those of these directories that are empty."""
+        """Remove directories that are empty, in the order given. Others stay."""
         for path in directories:
             *above, name = check_path(path)
             with contextlib.suppress(OSError):
                 os.rmdir(name, dir_fd=self.descend(tuple(above), make=False))
 
     def set_aside(self, path: str, number: int) -> bool:
-        """Give what has this name another one, until it is ``put_back``; False if there is nothing."""
+        """Rename a file until it is ``put_back``; returns False if there is none."""
         *above, name = check_path(path)
         try:
             parent = self.descend(tuple(above), make=False)
@@ -214,26 +215,30 @@ class Tree:
             os.rename(f"{RESERVED}aside-{number}", name, src_dir_fd=parent, dst_dir_fd=parent)
 
     def remove(self, path: str) -> None:
-        """Remove a file; one that is gone is fine."""
+        """Remove a file. A file that is gone is fine."""
         *above, name = check_path(path)
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=self.descend(tuple(above), make=False))
 
     def remove_directory(self, path: str) -> None:
-        """Remove a directory with all that is in it, and those above it that are empty then."""
+        """Remove a directory with all that is in it, and the directories above it that are empty then."""
         names = check_path(path)
         with contextlib.suppress(OSError):
-            # The way that leads there cannot be bent while it is being removed.
+            # By the descriptor of the directory above: no link on the way can lead elsewhere during the removal.
             parent = self.descend(names[:-1], make=False)
             remove_tree(Path(f"/proc/{os.getpid()}/fd/{parent}/{names[-1]}"))
             for depth in range(len(names) - 1, 0, -1):
                 os.rmdir(names[depth - 1], dir_fd=self.descend(names[: depth - 1], make=False))
 
     def descend(self, names: tuple[str, ...], *, make: bool = True) -> int:
-        """A descriptor of a directory below, which stays ours and is good until the next call.
+        """Returns the descriptor of a directory below. It stays ours, and is valid until the next call of any method.
+
+        Args:
+            names: Names of the directories on the way; empty: the directory itself.
+            make: Make directories that are missing.
 
         Raises:
-            OSError: It is not there (with ``make``: cannot be made), or there is a link on the way.
+            OSError: A directory is not there (with ``make``: cannot be made), or a link is on the way.
         """
         if self._last[0] == names:
             return self._last[1]
@@ -273,7 +278,10 @@ class Tree:
 
 
 def _forget_compiled(parent: int, name: str) -> None:
-    """Compiled code is known by time (in seconds) and size of its source: those of the one before may be the same."""
+    """Remove the compiled code of a module that was replaced.
+
+    Python knows compiled code by time (in seconds) and size of its source, and the file before may have had the same.
+    """
     with contextlib.suppress(OSError):
         compiled = os.open("__pycache__", _DIRECTORY, dir_fd=parent)
         try:
@@ -283,7 +291,7 @@ def _forget_compiled(parent: int, name: str) -> None:
 
 
 def digest_of(descriptor: int) -> bytes:
-    """The SHA-256 of an open file, from its beginning."""
+    """Returns the SHA-256 of an open file, from its beginning."""
     found = hashlib.sha256()
     # A buffer for a chunk costs more than hashing a small file.
     data = os.pread(descriptor, SMALL_CHUNK, 0)
@@ -300,12 +308,19 @@ def digest_of(descriptor: int) -> bytes:
 
 
 def copy(source: int, target: int, size: int, is_wanted: Callable[[], bool] = lambda: True) -> None:
-    """Copy an open file into another, empty one: as a second name for the same blocks where the file system knows
-    that (btrfs, XFS), else within the kernel.
+    """Copy an open file into another, empty one: as a clone of its blocks where the file system can (btrfs, XFS).
+
+    Otherwise the bytes are copied within the kernel, as by ``copy_range``.
+
+    Args:
+        source: Descriptor to read from.
+        target: Descriptor to write to.
+        size: Bytes of the source.
+        is_wanted: Called between steps of the copy; ends it by returning False.
 
     Raises:
         ChangedError: The source is shorter.
-        OSError: There is no room, or nobody wants it any more.
+        OSError: There is no room, or the copy is not wanted any more.
     """
     try:
         fcntl.ioctl(target, _FICLONE, source)
@@ -317,11 +332,11 @@ def copy(source: int, target: int, size: int, is_wanted: Callable[[], bool] = la
 
 
 def copy_range(source: int, target: int, start: int, end: int, is_wanted: Callable[[], bool]) -> None:
-    """Copy bytes of an open file to the same place in another, within the kernel.
+    """Copy bytes ``start`` to ``end`` of an open file to the same place in another, within the kernel.
 
     Raises:
         ChangedError: The source is shorter.
-        OSError: There is no room, or nobody wants it any more.
+        OSError: There is no room, or ``is_wanted`` has returned False.
     """
     offset = start
     while offset < end:

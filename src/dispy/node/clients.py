@@ -15,6 +15,7 @@ from typing import Any
 from dispy.core import execution as core
 from dispy.core.execution.ids import ClientId
 from dispy.errors import InternalError, RemoteProtocolError, SilenceError
+from dispy.files.fetching.wanted_files import SupplierId
 from dispy.net.connection import Connection
 from dispy.node import reporting
 from dispy.node.payloads.room_shortage import is_passing, wait_for_room
@@ -60,7 +61,7 @@ def on_message(service: NodeState, connection: Connection, message: Any) -> None
         before(service, connection, client, message)
     service._handle(core.FromClient(client, message))
     if type(message) is node.Reconcile:
-        service._stager.on_connected(client)
+        service._stager.on_connected(SupplierId(client))
     elif type(message) is node.CancelJobs:
         forget_brought(service, (client, message.computation))
 
@@ -160,7 +161,7 @@ def _lose(service: NodeState, client: ClientId, since_s: float) -> None:
             for segment in loaded.values.values():
                 service._segments.remove(loaded.segments, segment, was_shared=loaded.is_shared)
             loaded.values.clear()
-    service._stager.on_lost(client)
+    service._stager.on_lost(SupplierId(client))
     service._handle(core.ClientSilent(client, since_s))
 
 
@@ -274,13 +275,13 @@ def _on_file_data(
     service: NodeState, connection: Connection, client: ClientId, message: node.FileData
 ) -> None:
     pieces = [(p, connection.take_stream(p.stream) if p.stream else None) for p in message.pieces]
-    service._stager.on_data(client, pieces)
+    service._stager.on_data(SupplierId(client), pieces)
 
 
 def _on_file_unreadable(
     service: NodeState, connection: Connection, client: ClientId, message: node.FileUnreadable
 ) -> None:
-    service._stager.on_unreadable(client, message.digest, message.reason)
+    service._stager.on_unreadable(SupplierId(client), message.digest, message.reason)
 
 
 _OURS: dict[type[node.ToNode], Callable[[NodeState, Connection, ClientId, Any], None]] = {

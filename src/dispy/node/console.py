@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from dispy.errors import UsageError
 from dispy.node.reporting import usage
-from dispy.system.escaping import counted, line
+from dispy.system.escaping import line
+from dispy.system.wording import counted
 
 if TYPE_CHECKING:
     from dispy.node.service import NodeService

@@ -28,9 +28,10 @@ from dispy.node.machine import accounts
 from dispy.node.machine.accounts import Account
 from dispy.node.machine.availability import Gauge
 from dispy.node.machine.cpus import usable_cpus
-from dispy.node.payloads.segments import Segments, WorkSpace
+from dispy.node.payloads.segments import Segments
 from dispy.node.processes.hosts import HostProcess
 from dispy.node.service import NodeService
+from dispy.node.staging.workspace import WorkSpace
 from dispy.node.state import NodeParts
 from dispy.security import secrets
 from dispy.security.tls import ListenerTls, Tls, check, listener_tls, warn_if_open
@@ -38,8 +39,9 @@ from dispy.settings import NodeSettings, check_node, effective_cpus
 from dispy.system import processes
 from dispy.system.addresses import resolve
 from dispy.system.directories import state_directory
-from dispy.system.escaping import Formatter, counted
+from dispy.system.escaping import Formatter
 from dispy.system.log_writer import Outlet, OutletHandler
+from dispy.system.wording import counted
 
 logger = logging.getLogger("dispy.node")
 

@@ -15,8 +15,9 @@ from dispy.core.execution.state import UNLIMITED, Computation
 from dispy.errors import SilenceError
 from dispy.node.guests import Guest
 from dispy.protocol import node
-from dispy.system.escaping import brief, count, line
+from dispy.system.escaping import line
 from dispy.system.log_writer import local_time
+from dispy.system.wording import brief, counted
 
 if TYPE_CHECKING:
     from dispy.net.connection import Connection
@@ -69,8 +70,8 @@ def on_lost(service: NodeState, client: ClientId, error: Exception | None) -> No
     if not open_count and not known.batches:
         service._reports.say(f"{guest.name} has lost its connection{why}; no job of it is here")
         return
-    jobs = count(open_count, "job")
-    results = count(sum(len(batch.ended) for batch in known.batches), "result")
+    jobs = counted(open_count, "job", zero="no")
+    results = counted(sum(len(batch.ended) for batch in known.batches), "result", zero="no")
     lease_s = service.settings.lease_s
     until = "" if math.isinf(lease_s) else f" until {local_time(lease_s)}"
     service._reports.say(
@@ -128,7 +129,7 @@ def on_loaded(service: NodeState, loaded: Loaded) -> None:
     if spec.setup_per_worker:
         facts.append("calls setup in each worker")
     if client.cpus_max < UNLIMITED:
-        facts.append(f"its program wants {count(client.cpus_max, 'CPU')} at most")
+        facts.append(f"its program wants {counted(client.cpus_max, 'CPU', zero='no')} at most")
     service._reports.say(f"{_name(computation)} {', '.join(facts)}; host {loaded.host.process.pid}")
 
 
@@ -169,7 +170,7 @@ def _account(guest: Guest, computation: Computation) -> None:
 
 
 def _done(finished: int, failed: int) -> str:
-    return f"{count(finished, 'job')} finished, {failed or 'none'} failed or cancelled while running"
+    return f"{counted(finished, 'job', zero='no')} finished, {failed or 'none'} failed or cancelled while running"
 
 
 # How the node ends.
@@ -203,7 +204,7 @@ def say_waits(service: NodeState) -> None:
             waits.append(f"{brief(client.name)} to come back, or to be taken for dead")
         else:
             results = sum(len(batch.ended) for batch in client.batches)
-            waits.append(f"{brief(client.name)} to fetch {count(results, 'result')}")
+            waits.append(f"{brief(client.name)} to fetch {counted(results, 'result', zero='no')}")
     logger.info("the node is being drained, and waits for %s", "; for ".join(waits) or "nothing any more")
 
 
@@ -238,7 +239,7 @@ def describe_work(service: NodeState) -> str:
         jobs = sum(len(c.open) for c in its)
         shown.append(f"{jobs} of {names} of {brief(state.clients[client].name)}")
     if len(by_client) > len(shown):
-        shown.append(f"and {count(len(by_client) - len(shown), 'program')} more")
+        shown.append(f"and {counted(len(by_client) - len(shown), 'program', zero='no')} more")
     running = min(state.busy, total)
-    whose = f"{count(total, 'job')} of {count(len(by_client), 'program')}"
+    whose = f"{counted(total, 'job', zero='no')} of {counted(len(by_client), 'program', zero='no')}"
     return f"{whose} ({running} running, {total - running} waiting): {'; '.join(shown)}"

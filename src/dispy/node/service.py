@@ -12,12 +12,12 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dispy.core import execution as core
 from dispy.core.execution.explain import find_stall
+from dispy.core.execution.ids import ClientId
 from dispy.errors import StateDirectoryError
 from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Seams
@@ -103,8 +103,10 @@ class NodeService(NodeState):
         account = parts.account
         self._search_path = SearchPath(account)
         owner = None if account is None else (account.uid, account.gid)
-        send = partial(delivery.send_to, self)
-        seams = Seams(send, self._post, self._loop.call_later, owner, search_path=self._search_path)
+        seams = Seams(
+            lambda supplier, message: delivery.send_to(self, ClientId(supplier), message),
+            self._post, self._loop.call_later, owner, search_path=self._search_path,
+        )  # fmt: skip
         self._stager = Stager(parts.store, seams, settings.max_file_size)
         self._listener = Listener(self._new_connection, tls=parts.tls is not None)
         if logger.isEnabledFor(logging.DEBUG):

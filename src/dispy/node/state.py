@@ -43,10 +43,11 @@ if TYPE_CHECKING:
     from dispy.files.store import Store
     from dispy.net.connection import Connection
     from dispy.node.machine.accounts import Account
-    from dispy.node.payloads.segments import Segments, WorkSpace
+    from dispy.node.payloads.segments import Segments
     from dispy.node.processes.python_path import SearchPath
     from dispy.node.results.spool import Spool
     from dispy.node.staging.job_files import Brought
+    from dispy.node.staging.workspace import WorkSpace
     from dispy.protocol.streams import Group
     from dispy.security.secrets import Secret
     from dispy.security.tls import ListenerTls

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from dispy.system.escaping import count
+from dispy.system.wording import counted
 
 TEXT_MAX = 120
 """Characters of a text that are shown; the rest is replaced by "…"."""
@@ -97,7 +97,7 @@ def _value(field: str, value: Any, owner: str, depth: int) -> str:
         case bytes() | bytearray() | memoryview():
             if field in _IDENTITIES and len(value) == _IDENTITY_SIZE:
                 return bytes(value[:4]).hex()
-            return f"<{count(len(value), 'byte')}>"
+            return f"<{counted(len(value), 'byte', zero='no')}>"
         case _ if depth > DEPTH_MAX:
             return "…"
         case Struct():
@@ -121,9 +121,9 @@ def _items(field: str, values: list[Any] | dict[Any, Any], owner: str, depth: in
 def _text(text: str, *, is_private: bool) -> str:
     """Returns the text if it is a name or a sentence of dispy's own; else its size in lines or characters."""
     if "\n" in text:
-        return f"<{count(text.count(chr(10)) + 1, 'line')}>"
+        return f"<{counted(text.count(chr(10)) + 1, 'line')}>"
     if is_private and text:
-        return f"<{count(len(text), 'character')}>"
+        return f"<{counted(len(text), 'character', zero='no')}>"
     return repr(text if len(text) <= TEXT_MAX else text[: TEXT_MAX - 1] + "…")
 
 
@@ -131,11 +131,11 @@ def _attempt(item: Any) -> str:
     """Returns job 7 as ``7``, in its second attempt as ``7.1``; with the size of its arguments, if it has them."""
     name = f"{item.number}.{item.attempt}" if item.attempt else f"{item.number}"
     size = len(getattr(item, "payload", b""))
-    return f"{name} ({count(size, 'byte')})" if size else name
+    return f"{name} ({counted(size, 'byte')})" if size else name
 
 
 def _ended(item: Any) -> str:
     size = len(item.payload) if item.payload is not None else 0
     name = f"{item.number}.{item.attempt}" if item.attempt else f"{item.number}"
     took = f" in {item.end - item.start:.3g} s" if item.ran else ""
-    return f"{name} {STATUSES[item.status]}{took}" + (f" ({count(size, 'byte')})" if size else "")
+    return f"{name} {STATUSES[item.status]}{took}" + (f" ({counted(size, 'byte')})" if size else "")

@@ -53,7 +53,7 @@ from dispy.system.addresses import is_loopback
 from dispy.system.clock import Clock
 from dispy.system.directories import FREE, shared_with
 from dispy.system.escaping import block, line
-from dispy.system.memory import SharedPool
+from dispy.system.shared_memory import SharedPool
 
 logger = logging.getLogger("dispy.scheduler")
 

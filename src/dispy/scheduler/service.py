@@ -32,8 +32,9 @@ from dispy.scheduler.listener import Listener
 from dispy.settings import PULSE_S
 from dispy.system.clock import Clock
 from dispy.system.directories import GIVEN, GIVEN_BITS, given_prefix
-from dispy.system.escaping import count, line
-from dispy.system.memory import SharedPool
+from dispy.system.escaping import line
+from dispy.system.shared_memory import SharedPool
+from dispy.system.wording import counted
 
 logger = logging.getLogger("dispy.scheduler")
 
@@ -277,7 +278,7 @@ class SchedulerService:
                 "node %s at %s is there, with %s (%s)",
                 info.name,
                 where,
-                count(info.cpus, "CPU"),
+                counted(info.cpus, "CPU", zero="no"),
                 info.platform,
             )
         self.handle(core.NodeUp(info.node, info.name, info.cpus, known))

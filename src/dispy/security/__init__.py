@@ -1,1 +1,1 @@
-"""Secrets, certificates and TLS: how two peers know each other."""
+"""Secrets, certificates and TLS: how two peers authenticate each other."""

@@ -1,4 +1,4 @@
-"""Certificates for TLS: one for a single run of a listener, or a CA of one's own and what it signs.
+"""Makes certificates for TLS: one for a single run of a listener, or a CA and certificates signed by it.
 
 All are X.509 v3 with ECDSA keys on P-256, signed with SHA-256, and fit for ``VERIFY_X509_STRICT``, which Python
 sets by default since 3.13. ``cryptography`` is imported where it is used: that takes 50 ms, and most programs
@@ -11,64 +11,64 @@ import ipaddress
 import os
 import re
 import stat
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from dispy.errors import UsageError
-from dispy.system.escaping import counted
+from dispy.security.new_files import NewFile, write_new
+from dispy.system.wording import counted
 
 if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 Kind = Literal["node", "client"]
+"""Kinds of certificates: a node's serves both ends of a connection, a client's only the end that dials."""
 
 CA_DAYS = 3650
+"""Days that a CA is valid by default: ten years."""
+
 LEAF_DAYS = 730
-"""Two years: long enough not to end in the middle of somebody's work, short enough to be renewed at all."""
+"""Days that other certificates are valid by default. Two years are long enough not to end in the middle of somebody's
+work, and short enough to be renewed at all."""
 
 DAYS_MAX = 36_500
-"""A hundred years; keeps every date within what X.509 and ``datetime`` can say."""
+"""Largest number of days that a certificate may be valid: a hundred years keep every date within what X.509 and
+``datetime`` can say."""
 
 NAMES_MAX = 100
-"""With the longest names 25 kB: well within the 100 kB that OpenSSL takes from a peer."""
+"""Largest number of names in a certificate. With the longest names that is 25 kB, well within the 100 kB that OpenSSL
+takes from a peer."""
 
 _CA, _CA_KEY = "ca.pem", "ca-key.pem"
 _EPHEMERAL_DAYS = 3650
+"""Days that the certificate of a single run is valid."""
+
 _BACKDATED = timedelta(days=1)
-"""Certificates are valid from a day ago, for the machine whose clock is behind."""
+"""Time before now from which certificates are valid, for machines whose clock is behind."""
 
 _COMMON_NAME_MAX = 64
-"""Bytes in a common name (RFC 5280, appendix A.1, ub-common-name)."""
+"""Bytes of the longest common name (RFC 5280, appendix A.1, ub-common-name)."""
 
 _DNS_NAME_MAX = 253
+"""Characters of the longest host name."""
+
 _DNS_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-"""RFC 1123, and underscores, which container networks have in the names of their hosts."""
+"""A label of a host name by RFC 1123, or with underscores, which container networks have in names of hosts."""
 
 _STEM_MAX = 200
-"""Characters of a name that go into a file's name, which may have 255 with all that is put around it."""
+"""Characters of a name that go into the name of a file, which may have 255 with prefix and ending."""
 
 _PEM_MAX = 1 << 16
-"""Bytes that are read of a file; a hundred times what it takes."""
+"""Bytes that are read of a PEM file: a hundred times what is needed."""
 
 _MAKE_CA = "make a CA: 'dispy cert new ca', with --dir DIR if not in the usual directory"
 
 
-@dataclass(frozen=True, slots=True)
-class NewFile:
-    """A file that does not exist yet."""
-
-    path: Path
-    data: bytes
-    mode: int
-
-
 def ephemeral() -> tuple[bytes, bytes]:
-    """A certificate that proves nothing but that its owner has the key, for one run of a listener.
+    """Make a self-signed certificate for one run of a listener. It proves only that its owner has the key.
 
     Returns:
         The certificate and its key (PKCS8, not encrypted), both PEM.
@@ -87,20 +87,20 @@ def ephemeral() -> tuple[bytes, bytes]:
 
 
 def new_ca(directory: Path, name: str, days: int, *, now: datetime | None = None) -> list[Path]:
-    """Make a CA: ``ca.pem``, which everybody may have, and ``ca-key.pem``, which nobody else may.
+    """Make a CA: ``ca.pem``, which is public, and ``ca-key.pem``, which must stay secret.
 
     Args:
-        directory: Made (0700) if it is missing.
-        name: Shown to people; need not be unique.
-        days: How long the CA is valid, and with it all that it signs.
-        now: The present, if it is not what the clock says.
+        directory: Directory for the files; made (0700) if it is missing.
+        name: Name of the CA for people; need not be unique.
+        days: Days that the CA is valid, and with it all certificates that it signs.
+        now: The present; None: by the clock.
 
     Returns:
         Paths of the certificate and of the key.
 
     Raises:
-        UsageError: A bad name or number of days; the files exist; the directory is open to others or cannot be
-            written to.
+        UsageError: Name or number of days cannot be used; the files exist; the directory is open to others or cannot
+            be written to.
     """
     from cryptography import x509
 
@@ -135,18 +135,19 @@ def new_leaf(
     A node's is good for both ends of a connection, a client's only for the end that dials.
 
     Args:
-        directory: Where ``new_ca`` has made its files; the new ones go there, too.
-        names: Of a node: all host names and addresses by which it is reached. Of a client: one label. The first
-            one names the files.
-        days: How long the certificate is valid; not longer than the CA.
-        now: The present, if it is not what the clock says.
+        directory: Directory with the files of ``new_ca``; the new files go there, too.
+        kind: Kind of the certificate.
+        names: For a node: all host names and addresses by which it is reached. For a client: one label. The first
+            name is part of the names of the files.
+        days: Days that the certificate is valid; not longer than the CA.
+        now: The present; None: by the clock.
 
     Returns:
         Paths of the certificate and of the key.
 
     Raises:
-        UsageError: A bad name or number of days; no usable CA; the files exist; the directory is open to others
-            or cannot be written to.
+        UsageError: A name or the number of days cannot be used; there is no usable CA; the files exist; the
+            directory is open to others or cannot be written to.
     """
     from cryptography import x509
     from cryptography.x509.oid import ExtendedKeyUsageOID as Purpose
@@ -178,68 +179,13 @@ def new_leaf(
     )
 
 
-def write_new(files: Sequence[NewFile], *, hint: str) -> list[Path]:
-    """Write files whole and all of them, or none; nothing is overwritten.
-
-    Each has its mode from the first moment, whatever the umask.
-
-    Args:
-        hint: What to do if one of them exists.
-
-    Returns:
-        The paths, in the order given.
-
-    Raises:
-        UsageError: One of them exists or cannot be written.
-    """
-    for file in files:
-        if os.path.lexists(file.path):
-            raise UsageError(f"{file.path} exists already", hint=hint)
-    temporaries: list[str] = []
-    made: list[Path] = []
-    try:
-        for file in files:
-            try:
-                temporaries.append(_write_temporary(file))
-            except OSError as error:
-                raise UsageError(f"{file.path} cannot be written: {error.strerror}") from error
-        for temporary, file in zip(temporaries, files, strict=True):
-            try:
-                os.link(temporary, file.path)  # unlike a rename, it fails if somebody was faster
-            except FileExistsError:
-                raise UsageError(f"{file.path} exists already", hint=hint) from None
-            except OSError as error:
-                raise UsageError(f"{file.path} cannot be written: {error.strerror}") from error
-            made.append(file.path)
-    except BaseException:
-        for path in made:
-            path.unlink()
-        raise
-    finally:
-        for temporary in temporaries:
-            os.unlink(temporary)
-    return made
-
-
-def _write_temporary(file: NewFile) -> str:
-    descriptor, temporary = tempfile.mkstemp(dir=file.path.parent, prefix=".dispy-new.")  # 0600
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(file.data)
-            stream.flush()
-            os.fchmod(descriptor, file.mode)
-            os.fsync(descriptor)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return temporary
-
-
 # Certificates.
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
+    """Content of a certificate: name of its subject, key, and the time in which it is valid (whole seconds)."""
+
     common_name: str
     key: EllipticCurvePrivateKey
     not_before: datetime
@@ -253,14 +199,21 @@ def _sign(
     issuer: x509.Certificate | None,
     issuer_key: EllipticCurvePrivateKey,
 ) -> x509.Certificate:
-    """The certificate that is asked for, with extensions and whether each is critical; self-signed without issuer."""
+    """Make and sign a certificate.
+
+    Args:
+        request: Name, key and dates.
+        extensions: Extensions, each with whether it is critical.
+        issuer: The CA; None: the certificate is self-signed.
+        issuer_key: Key that signs.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.x509.oid import NameOID
 
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, request.common_name)])
     public_key = request.key.public_key()
-    # Every certificate has one: without it OpenSSL takes a leaf that is named like its CA for self-signed.
+    # Every certificate has a key identifier: without it OpenSSL takes a leaf named like its CA for self-signed.
     identifier = x509.SubjectKeyIdentifier.from_public_key(public_key)
     builder = (
         x509.CertificateBuilder()
@@ -316,14 +269,18 @@ def _key_pem(key: EllipticCurvePrivateKey) -> bytes:
 
 
 def _present(now: datetime | None = None) -> datetime:
-    """The time in whole seconds, which is what certificates can say."""
+    """Returns the time in whole seconds, as certificates have it."""
     return (now or datetime.now(UTC)).replace(microsecond=0)
 
 
 def _validity(ca: x509.Certificate, days: int, now: datetime) -> tuple[datetime, datetime]:
-    """From when to when a leaf is valid: never outside the life of its CA.
+    """Returns from when to when a leaf is valid: never outside the life of its CA.
 
-    For as many days as the CA has it ends together with the CA, although that was made some seconds before.
+    A leaf for as many days as the CA has left ends together with the CA, although the CA was made some seconds
+    before.
+
+    Raises:
+        UsageError: The CA has expired, or ends before.
     """
     end = ca.not_valid_after_utc
     if end <= now:
@@ -354,7 +311,11 @@ def _make_directory(directory: Path) -> None:
 
 
 def _check_directory(directory: Path) -> None:
-    """Who can write to the directory could exchange what is in it."""
+    """Refuse a directory that other users can write to: they could exchange the files in it.
+
+    Raises:
+        UsageError: The directory belongs to another user, or others can write to it.
+    """
     status = directory.stat()
     if status.st_uid != os.getuid():
         raise UsageError(f"directory {directory} belongs to somebody else", hint="give another: --dir")
@@ -365,7 +326,11 @@ def _check_directory(directory: Path) -> None:
 
 
 def _load_ca(directory: Path) -> tuple[x509.Certificate, EllipticCurvePrivateKey]:
-    """The CA of a directory, all of it checked."""
+    """Returns certificate and key of the CA of a directory.
+
+    Raises:
+        UsageError: There is no CA; its files are open to others, cannot be read, or are not a CA made by dispy.
+    """
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
@@ -401,7 +366,11 @@ def _load_ca(directory: Path) -> tuple[x509.Certificate, EllipticCurvePrivateKey
 
 
 def _check_key_file(path: Path) -> None:
-    """Nobody else can have seen the key. Nor can they exchange it from now on: the directory is ours alone."""
+    """Refuse a key that other users may have seen. They cannot exchange it later: the directory is ours alone.
+
+    Raises:
+        UsageError: The file is missing, is a link, belongs to another user, or can be read by others.
+    """
     try:
         status = path.lstat()
     except FileNotFoundError:
@@ -457,7 +426,7 @@ def _check_label(name: str, what: str) -> None:
 
 
 def _node_names(names: list[str]) -> tuple[str, list[x509.GeneralName]]:
-    """The common name of a node and all that its peers may know it by."""
+    """Returns the common name of a node, and all names and addresses by which its peers may know it."""
     if not names:
         raise UsageError(
             "a node's certificate needs a name",
@@ -466,7 +435,7 @@ def _node_names(names: list[str]) -> tuple[str, list[x509.GeneralName]]:
     if len(names) > NAMES_MAX:
         raise UsageError(f"{len(names)} names in one certificate", hint=f"give at most {NAMES_MAX}")
     alternatives = [_general_name(name) for name in dict.fromkeys(names)]
-    # May be cut, since nobody looks for a host there when there are alternative names.
+    # May be cut: peers do not look at the common name when there are alternative names.
     return str(alternatives[0].value)[:_COMMON_NAME_MAX], alternatives
 
 
@@ -492,7 +461,7 @@ def _general_name(name: str) -> x509.GeneralName:
 
 
 def _client_names(names: list[str]) -> tuple[str, list[x509.GeneralName]]:
-    """The common name of a client, and what others may know it by, if its label can be a host's name."""
+    """Returns the common name of a client, and its label as an alternative name if that can be a host name."""
     from cryptography import x509
 
     if len(names) != 1:
@@ -505,13 +474,13 @@ def _client_names(names: list[str]) -> tuple[str, list[x509.GeneralName]]:
 
 
 def _dns_name(name: str) -> str | None:
-    """A host name in ASCII, as Python's ``ssl`` looks for it; None if it can be no host's name."""
+    """Returns a host name in ASCII, as Python's ``ssl`` looks for it; None if it cannot be a host name."""
     try:
         ascii_name = name.encode("idna").decode("ascii")
     except UnicodeError:  # also empty and overlong labels
         return None
     labels = ascii_name.split(".")
-    # Numbers at the end: a mistyped IPv4 address (RFC 1123, section 2.1).
+    # A number as the last label: a mistyped IPv4 address (RFC 1123, section 2.1).
     if (
         len(ascii_name) > _DNS_NAME_MAX
         or labels[-1].isdigit()
@@ -522,6 +491,6 @@ def _dns_name(name: str) -> str | None:
 
 
 def _file_stem(name: str) -> str:
-    """A name as part of a file's name: no separators, no dot in front."""
+    """Returns a name as part of a file's name: without separators, and without a dot in front."""
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:_STEM_MAX]
     return "_" + stem[1:] if stem.startswith(".") else stem

@@ -1,4 +1,4 @@
-"""The secret that peers must share. There is always one; there is no open mode."""
+"""The secret that peers must share. There always is one; there is no open mode."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from dispy.system.addresses import is_loopback
 from dispy.system.directories import state_directory, write_private
 
 KEY_SIZE = 32
+"""Bytes of a key."""
+
 _GENERATED = "dispy1-"
-"""Prefix of generated secrets: 256 random bits need no stretching."""
+"""Prefix of generated secrets, whose 256 random bits need no stretching."""
 
 _SALT = b"dispy 5 secret typed by a person"
-"""Fixed, since both sides must come to the same key from the words alone. So typed secrets can be
-guessed offline, at 45 ms per guess; generated ones cannot."""
+"""Salt for typed secrets. It is fixed, since both sides must derive the same key from the words alone. So typed
+secrets can be guessed offline, at 45 ms per guess; generated ones cannot."""
 
 VARIABLE = "DISPY_SECRET"
+"""Environment variable with a secret, which is used if neither a secret nor a file is given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +35,24 @@ class Secret:
     """A key and where it is from.
 
     Attributes:
-        key: 32 bytes.
-        is_own: It is the user's own, which never leaves this machine.
+        key: 32 bytes, derived from the secret.
+        is_own: True for the user's own secret, which is used on this machine only.
     """
 
     key: bytes
     is_own: bool
 
     def fingerprint(self) -> str:
-        """Tells whether two secrets are equal, and nothing else."""
+        """Returns 16 hexadecimal digits that tell whether two secrets are equal, and nothing else about them."""
         return hmac.digest(self.key, b"dispy fingerprint", "sha256")[:8].hex()
 
 
 def choose(secret: str = "", secret_file: str | None = None) -> Secret:
-    """The secret to use: the given one, that of the file, of ``DISPY_SECRET``, or the user's own.
+    """Returns the secret to use: the given one, that of the file, of ``DISPY_SECRET``, or the user's own.
 
     Raises:
-        UsageError: The file cannot be read, is empty, or is readable by others.
+        UsageError: Secret and file are both given; or the file cannot be read, is empty, or is readable by others.
+        StateDirectoryError: The user's own secret cannot be read or made.
     """
     if secret and secret_file:
         raise UsageError("both a secret and a secret file are given", hint="give one of them")
@@ -61,8 +65,13 @@ def choose(secret: str = "", secret_file: str | None = None) -> Secret:
 def require_given(secret: Secret, address: str) -> None:
     """Refuse to use the user's own secret beyond this machine.
 
+    Args:
+        secret: The secret to use.
+        address: Address to listen on or to connect to.
+
     Raises:
-        UsageError: With the commands that make another one and use it.
+        UsageError: The own secret is used with an address that is not loopback. The hint has the commands that make
+            another secret and use it.
     """
     if secret.is_own and not is_loopback(address):
         raise UsageError(
@@ -73,7 +82,7 @@ def require_given(secret: Secret, address: str) -> None:
 
 
 SECRET_FILE_MAX = 4096
-"""Bytes of the largest file that may be a secret's, as far as advice goes that would change its mode."""
+"""Bytes of the largest file that we take for a secret when we advise to change its mode."""
 
 
 def _read_file(path: Path) -> str:
@@ -99,7 +108,10 @@ def _read_file(path: Path) -> str:
 
 
 def _may_be_secret(path: Path, status: os.stat_result) -> bool:
-    """Whether a file looks as if made to hold a secret: it is ours, and one line. ``/etc/passwd`` of root is not."""
+    """True if a file looks made to hold a secret: it is ours, and has one line, unlike root's ``/etc/passwd``.
+
+    Otherwise we must not advise to change its mode.
+    """
     if (
         status.st_uid != os.geteuid()
         or not stat.S_ISREG(status.st_mode)
@@ -111,7 +123,7 @@ def _may_be_secret(path: Path, status: os.stat_result) -> bool:
 
 @functools.cache
 def stretch(secret: str) -> bytes:
-    """The key for a secret: its bits if it was generated, scrypt if somebody typed it."""
+    """Returns the key for a secret: its own bits if it was generated; by scrypt (45 ms) if a person typed it."""
     if secret.startswith(_GENERATED):
         try:
             key = bytes.fromhex(secret.removeprefix(_GENERATED))
@@ -125,14 +137,17 @@ def stretch(secret: str) -> bytes:
 
 
 def generate() -> str:
-    """A new secret of 256 bits, in letters and digits."""
+    """Returns a new secret of 256 random bits: a prefix, and hexadecimal digits."""
     return _GENERATED + secrets.token_hex(KEY_SIZE)
 
 
 def own() -> Secret:
-    """The user's own secret, made on first use.
+    """Returns the user's own secret, which is made on first use.
 
     It lets one user's programs on one machine find each other, and keeps other users out.
+
+    Raises:
+        StateDirectoryError: The file of the secret cannot be made or read, or is not of this user alone.
     """
     path = state_directory() / "secret"
     try:
@@ -148,7 +163,7 @@ def _make_own(path: Path) -> None:
     try:
         write_private(candidate, generate().encode() + b"\n")
         try:
-            os.link(candidate, path)  # the first of several that start at once wins
+            os.link(candidate, path)  # of several programs that start at once, the first one wins
         except FileExistsError:
             pass
         finally:

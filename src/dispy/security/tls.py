@@ -1,10 +1,12 @@
-"""TLS 1.3 for links that leave this machine: whose certificate is shown, and whose is believed.
+"""TLS 1.3 for links that leave this machine: which certificate is shown, and which one is trusted.
 
-There are three ways. With a secret alone the listener makes a certificate for the run and nobody
-checks it; the handshake that follows proves the secret *over this certificate*, so whoever sits in
-between, with a certificate of his own, is found out. With ``certfile`` both sides have the same
-certificate and the dialer believes no other. With ``cafile`` both sides show certificates signed by that
-authority, and the dialer checks the listener's name.
+There are three ways:
+
+- With a secret alone, the listener makes a certificate for this run, and TLS does not check it. The handshake that
+  follows proves the secret *over this certificate* (the ``Channel``), so a man in the middle, who has a certificate
+  of his own, is found out.
+- With ``certfile``, both sides have the same certificate, and the dialer trusts no other (pinning).
+- With ``cafile``, both sides show certificates signed by that authority, and the dialer checks the listener's name.
 """
 
 from __future__ import annotations
@@ -24,18 +26,18 @@ from dispy.system.directories import temporary_directory
 logger = logging.getLogger("dispy.net")
 
 Channel = bytes
-"""SHA-256 of the listener's certificate: what a proof is bound to. Empty without TLS."""
+"""SHA-256 of the listener's certificate, which proofs of the secret are bound to. Empty without TLS."""
 
 
 class Tls(Struct, frozen=True):
-    """What was asked for.
+    """Settings of the user for TLS.
 
     Attributes:
-        certfile: PEM file with our certificate, and the key unless ``keyfile`` is given.
-        keyfile: PEM file with the key of it.
-        cafile: PEM file with the authority whose certificates are believed.
-        wanted: True or False always or never; None: wherever a link may leave this machine, and
-            with ``certfile``.
+        certfile: PEM file with our certificate, and its key unless ``keyfile`` is given; None: none.
+        keyfile: PEM file with the key of the certificate.
+        cafile: PEM file with the authority whose certificates are trusted.
+        wanted: True: all links are encrypted. False: none is. None: links that may leave this machine are, and all
+            links with ``certfile``.
     """
 
     certfile: str | None = None
@@ -44,17 +46,17 @@ class Tls(Struct, frozen=True):
     wanted: bool | None = None
 
     def is_used(self, address: str) -> bool:
-        """Whether a link to or from this address is encrypted."""
+        """True if a link to or from this address is encrypted."""
         if self.wanted is not None:
             return self.wanted
         return bool(self.certfile) or not is_loopback(address)
 
 
 def check(tls: Tls) -> Tls:
-    """Check what was asked for as a whole.
+    """Check settings as a whole, and read their files; returns the settings.
 
     Raises:
-        UsageError: Names what is missing, unreadable, or not what it should be.
+        UsageError: Settings contradict each other, or a file is missing, unreadable, or not what it should be.
     """
     if tls.keyfile and not tls.certfile:
         raise UsageError("keyfile is given without certfile", hint="give both")
@@ -74,41 +76,50 @@ def check(tls: Tls) -> Tls:
 
 
 class ListenerTls(Struct, frozen=True):
-    """A listener's side: the context, and the channel of all its connections."""
+    """TLS of a listener.
+
+    Attributes:
+        context: Context of all its connections.
+        channel: Channel of all its connections.
+    """
 
     context: ssl.SSLContext
     channel: Channel
 
     def cipher(self) -> Cipher:
-        """For one connection."""
+        """Returns the TLS of one connection."""
         return Cipher(self.context, None)
 
 
 class DialerTls(Struct, frozen=True):
-    """A dialer's side.
+    """TLS of a dialer.
 
     Attributes:
-        context: With or without checks, as asked for.
-        pinned: The only channel that is believed; empty: whatever the context lets pass.
+        context: Context of all its connections; checks certificates only with ``cafile``.
+        pinned: The only channel that is trusted; empty: any that the context lets pass.
     """
 
     context: ssl.SSLContext
     pinned: Channel
 
     def cipher(self, name: str) -> Cipher:
-        """For one connection to a listener that we know by this name."""
+        """Returns the TLS of one connection to a listener that is known by this name or address."""
         return Cipher(self.context, name)
 
 
 class Cipher:
-    """One connection's TLS, apart from its socket: bytes in, bytes out.
+    """TLS of one connection, apart from its socket: bytes in, bytes out. One thread at a time may call the methods.
 
-    Not asyncio's, since a job may leave from any thread (``Connection.try_send_now``), and since a stranger
-    must cost little. A connection that is cut looks like one that was closed; frames know their lengths.
+    The TLS of asyncio is not used, since a job may be sent from any thread (``Connection.try_send_now``), and since a
+    stranger's connection must cost little. A connection that is cut looks like one that was closed; frames know their
+    lengths.
 
     Args:
-        context: Of our side.
-        name: The listener's, if we dial; None if we listen.
+        context: Context of our side.
+        name: Name of the listener, if we dial; None if we listen.
+
+    Attributes:
+        is_established: True once the handshake has succeeded on our side.
     """
 
     __slots__ = ("_in", "_object", "_out", "is_established")
@@ -120,10 +131,12 @@ class Cipher:
         self.is_established = False
 
     def feed(self, data: memoryview | bytes) -> None:
-        """Take in what has arrived; goes on with the handshake as far as it can.
+        """Take in bytes from the socket, and continue the handshake as far as possible.
+
+        The caller must send the bytes of ``pending`` then, also after an error.
 
         Raises:
-            ssl.SSLError: It failed. ``pending`` holds what tells the peer so.
+            ssl.SSLError: The handshake failed. ``pending`` returns the alert for the peer.
         """
         self._in.write(data)
         if not self.is_established:
@@ -134,10 +147,10 @@ class Cipher:
                 pass
 
     def read_into(self, buffer: memoryview) -> int:
-        """Decrypt into a buffer; returns how many bytes, 0 if there are none now.
+        """Decrypt into a buffer; returns the number of bytes, 0 if there are none now.
 
         Raises:
-            ssl.SSLError: Somebody changed what was sent, or the peer has had enough.
+            ssl.SSLError: Bytes were changed on the way, or the peer has ended TLS.
         """
         if not self.is_established:
             return 0
@@ -148,35 +161,35 @@ class Cipher:
 
     @property
     def has_certificate(self) -> bool:
-        """Whether the peer has shown a certificate that we have checked."""
+        """True if the peer has shown a certificate that we have checked against the authority."""
         return bool(self._object.getpeercert())
 
     @property
     def has_more(self) -> bool:
-        """Whether there may be something to read. Asking costs a tenth of trying."""
+        """True if there may be bytes to read. Asking takes a tenth of the time of trying."""
         return bool(self._in.pending or self._object.pending())
 
     @property
     def has_pending(self) -> bool:
-        """Whether TLS itself has something to say."""
+        """True if ``pending`` has bytes to send."""
         return bool(self._out.pending)
 
     def encrypt(self, data: bytes | memoryview) -> bytes:
-        """What is to be sent for these bytes."""
+        """Encrypt bytes; returns the bytes to send for them, and all that was pending before."""
         self._object.write(data)
         return self._out.read()
 
     def pending(self) -> bytes:
-        """What TLS itself has to say."""
+        """Returns bytes of TLS itself to send: of the handshake, or an alert. Empty if there are none."""
         return self._out.read()
 
     def certificate(self) -> bytes:
-        """The peer's, in DER; empty if it showed none."""
+        """Returns the certificate of the peer (DER); empty if it has shown none."""
         return self._object.getpeercert(binary_form=True) or b""
 
 
 def warn_if_open(tls: Tls, address: str) -> None:
-    """Say, at every start, that links to other machines are not encrypted."""
+    """Log a warning if links to other machines are not encrypted. To be called at every start."""
     if not is_loopback(address) and not tls.is_used(address):
         logger.warning(
             "links to %s are not encrypted (tls=False): who can listen in sees all code, data and results",
@@ -185,13 +198,13 @@ def warn_if_open(tls: Tls, address: str) -> None:
 
 
 def listener_tls(tls: Tls) -> ListenerTls:
-    """What a listener needs; makes a certificate if none was given.
+    """Returns the TLS of a listener. Makes a certificate if none was given.
 
     Raises:
         UsageError: A file cannot be used.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER)
-    # Nobody resumes a session: links live long, and every ticket is work for a stranger's connection.
+    # No peer resumes a session, since links live long; and each ticket would be work for a stranger's connection.
     context.num_tickets = 0
     if tls.certfile:
         channel = _load(context, tls)
@@ -203,7 +216,7 @@ def listener_tls(tls: Tls) -> ListenerTls:
 
 
 def dialer_tls(tls: Tls) -> DialerTls:
-    """What a dialer needs.
+    """Returns the TLS of a dialer.
 
     Raises:
         UsageError: A file cannot be used.
@@ -222,10 +235,14 @@ def dialer_tls(tls: Tls) -> DialerTls:
 
 
 def channel_of(cipher: Cipher, pinned: Channel) -> Channel:
-    """The channel that a dialer sees.
+    """Returns the channel of a connection, as its dialer sees it. The handshake of TLS must have ended.
+
+    Args:
+        cipher: TLS of the connection.
+        pinned: The only channel that is trusted; empty: any.
 
     Raises:
-        AuthenticationError: It is not the one that is believed.
+        AuthenticationError: The channel is not the pinned one.
     """
     channel = hashlib.sha256(cipher.certificate()).digest()
     if pinned and channel != pinned:
@@ -237,11 +254,16 @@ def channel_of(cipher: Cipher, pinned: Channel) -> Channel:
 
 
 _DISBELIEF = ("certificate", "unknown ca")
-"""In the alerts by which a peer says that our certificate will not do."""
+"""Words in the alerts by which a peer refuses our certificate."""
 
 
 def explain(error: ssl.SSLError, is_dialer: bool) -> AuthenticationError:
-    """A failed TLS handshake in words, for whoever reads them on our side."""
+    """Returns an error that explains a failed TLS handshake to the user on our side.
+
+    Args:
+        error: The error of the handshake.
+        is_dialer: True if we have dialed, and the user runs a client; otherwise the user runs a node.
+    """
     ours, theirs = ("client", "node") if is_dialer else ("node", "client")
     reason = (error.reason or "").replace("_", " ").lower()
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -268,18 +290,23 @@ def explain(error: ssl.SSLError, is_dialer: bool) -> AuthenticationError:
 
 
 def _context(protocol: ssl._SSLMethod) -> ssl.SSLContext:
+    """Returns a context for TLS 1.3 or later."""
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
 
 
 def _load(context: ssl.SSLContext, tls: Tls) -> Channel:
-    """Load our certificate and key; returns the channel of it."""
+    """Load our certificate and key; returns the channel of the certificate.
+
+    Raises:
+        UsageError: The files cannot be used.
+    """
     assert tls.certfile is not None
     try:
         with open(tls.certfile, encoding="ascii") as file:
             text = file.read()
-        # An encrypted key would make OpenSSL ask at the terminal; nobody may be there.
+        # An encrypted key would make OpenSSL ask for a password at the terminal, where no user may be.
         context.load_cert_chain(tls.certfile, tls.keyfile, password=_no_password)
         return hashlib.sha256(_first_certificate(text)).digest()
     except (OSError, ValueError) as error:
@@ -301,6 +328,11 @@ def _first_certificate(text: str) -> bytes:
 
 
 def _believe(context: ssl.SSLContext, cafile: str) -> None:
+    """Trust certificates of an authority, and require one of the peer.
+
+    Raises:
+        UsageError: The file cannot be used.
+    """
     try:
         context.load_verify_locations(cafile)
     except OSError as error:
@@ -313,6 +345,7 @@ def _believe(context: ssl.SSLContext, cafile: str) -> None:
 
 
 def _load_ephemeral(context: ssl.SSLContext) -> Channel:
+    """Make a certificate for this run, and load it; returns its channel."""
     from dispy.security.certificates import ephemeral
 
     certificate, key = ephemeral()

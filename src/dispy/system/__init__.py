@@ -1,1 +1,1 @@
-"""The operating system as dispy uses it: processes, memory, directories, clocks, addresses, text for terminals."""
+"""The operating system as dispy uses it: processes, memory, directories, clocks, addresses; and text for people."""

@@ -1,4 +1,4 @@
-"""Host names and addresses: resolved, checked, shown."""
+"""Host names and addresses: resolving, loopback, and the addresses of this machine."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ LOOPBACK = "127.0.0.1"
 
 
 def resolve(host: str) -> str:
-    """The address of a host, IPv4 preferred.
+    """Returns the address of a host, IPv4 preferred. May block for seconds, to ask a name server.
+
+    Args:
+        host: A name or an address.
 
     Raises:
-        UsageError: There is none.
+        UsageError: The host has no address.
     """
     try:
         return str(ipaddress.ip_address(host))
@@ -29,7 +32,7 @@ def resolve(host: str) -> str:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an address cannot be reached from other machines."""
+    """True if an address is a loopback address, which other machines cannot reach. False for names."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
@@ -37,15 +40,15 @@ def is_loopback(address: str) -> bool:
 
 
 def local(address: str) -> str:
-    """Where programs of this machine reach a listener at ``address``."""
+    """Returns the address by which programs of this machine reach a listener at ``address``."""
     return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(address, address)
 
 
 def own(family: int = 0) -> list[str]:
-    """Addresses of this machine, as its interfaces come; those that only this machine or this wire can use last.
+    """Returns the addresses of this machine, in the order of its interfaces; link-local ones and loopback come last.
 
     Args:
-        family: Of ``socket``; 0: all.
+        family: ``socket.AF_INET`` or ``socket.AF_INET6``; 0: both.
     """
     import psutil
 
@@ -59,12 +62,12 @@ def own(family: int = 0) -> list[str]:
 
 
 def alike(address: str) -> list[str]:
-    """Addresses of this machine of the same family as another one."""
+    """Returns the addresses of this machine of the same family (IPv4 or IPv6) as another address."""
     return own(socket.AF_INET6 if ":" in address else socket.AF_INET)
 
 
 def outward(address: str) -> str:
-    """The address by which others know a listener: one of this machine's own if it listens on all of them."""
+    """Returns the address by which other machines know a listener: our first one if it listens on all."""
     if address not in ("0.0.0.0", "::"):
         return address
     found = alike(address)

@@ -1,4 +1,4 @@
-"""The clocks that services go by: an argument, so that whole clusters can be played in a time of their own."""
+"""The clocks of services. They are an argument, so that tests can play whole clusters in simulated time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What is used of the module ``time``, which is the one of real programs."""
+    """Functions of the module ``time`` that services use. Real programs pass that module."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Returns seconds since an arbitrary moment; never goes back."""
 
     def time(self) -> float:
-        """Seconds since the epoch."""
+        """Returns seconds since the epoch; goes back when the clock is set."""

@@ -1,7 +1,8 @@
-"""Limits that the control groups of this process set: CPUs and memory, as containers and services have them.
+"""Limits of CPUs and memory that the control groups of this process set, as for containers and services.
 
-Version 2 has one tree, version 1 one for each controller. A limit of any group above ours counts, too. In a container
-the path of our group may be that of the host, while its own group is all that it sees: at the top of the tree.
+Version 2 has one tree, version 1 has one for each controller. A limit of any group above ours counts, too. In a
+container the path of our group may be that of the host, while the container sees only its own group: as the top of
+the tree.
 """
 
 from __future__ import annotations
@@ -10,24 +11,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _UNLIMITED = 1 << 60
-"""Bytes from which a limit of version 1 is none: the largest number of pages."""
+"""Bytes from which a limit of version 1 means that there is none: the kernel shows the largest number of pages."""
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """The smallest quota of CPU time (CPUs, such as 0.5); None if there is none.
+    """Returns the smallest quota of CPU time (CPUs, such as 0.5); None if there is none.
 
     Args:
-        root: Where ``proc`` and ``sys`` are.
+        root: Directory that ``proc`` and ``sys`` are in.
     """
     quotas = [_quota(directory, version) for directory, version in _groups(root, "cpu")]
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
 def memory_limit(root: Path = Path("/")) -> int | None:
-    """The smallest limit of memory (bytes); None if there is none. Files on memory file systems count, too.
+    """Returns the smallest limit of memory (bytes); None if there is none. Files on memory file systems count, too.
 
     Args:
-        root: Where ``proc`` and ``sys`` are.
+        root: Directory that ``proc`` and ``sys`` are in.
     """
     limits = []
     for directory, version in _groups(root, "memory"):
@@ -38,7 +39,7 @@ def memory_limit(root: Path = Path("/")) -> int | None:
 
 
 def _groups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
-    """Directories of the groups that we are in, the innermost first, with the version."""
+    """Yields the directories of the groups that we are in, the innermost first, with their version (1 or 2)."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         fields = line.split(":", 2)
         if len(fields) < 3:
@@ -55,6 +56,7 @@ def _groups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
 
 
 def _quota(directory: Path, version: int) -> float | None:
+    """Returns the quota of one group (CPUs); None if there is none."""
     if version == 2:
         fields = _read(directory / "cpu.max").split()
     else:

@@ -1,4 +1,7 @@
-"""The current directory of a program, which may be gone: looked at only for what is relative to it."""
+"""Paths relative to the current directory or to a home directory. The current directory may have been removed.
+
+So it is looked at only for paths that are relative to it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dispy.errors import UsageError
 
 
 def directory() -> Path | None:
-    """The current directory; None if it was removed."""
+    """Returns the current directory; None if it was removed."""
     try:
         return Path.cwd()
     except OSError:
@@ -17,14 +20,14 @@ def directory() -> Path | None:
 
 
 def absolute(path: str | os.PathLike[str], what: str = "path") -> str:
-    """A path that means the same wherever one is; not simplified, so links on the way are followed as they were.
+    """Returns a path made absolute. It is not simplified, so links on the way are followed as before.
 
     Args:
-        path: Relative to the current directory, or absolute already.
-        what: What the path is of, for the error.
+        path: A path relative to the current directory, or an absolute one.
+        what: The noun for the path in the error, such as "file".
 
     Raises:
-        UsageError: It is relative, and the current directory was removed.
+        UsageError: The path is relative, and the current directory was removed.
     """
     text = os.fspath(path)
     if os.path.isabs(text):
@@ -39,14 +42,14 @@ def absolute(path: str | os.PathLike[str], what: str = "path") -> str:
 
 
 def expanded(path: str | os.PathLike[str], what: str = "path") -> str:
-    """A path with the home directory for ``~`` or ``~NAME`` at its beginning.
+    """Returns a path with the home directory in place of ``~`` or ``~NAME`` at its beginning.
 
     Args:
-        path: As somebody wrote it.
-        what: What the path is of, for the error.
+        path: A path as a user wrote it.
+        what: The noun for the path in the error, such as "file".
 
     Raises:
-        UsageError: There is no such directory.
+        UsageError: The home directory is not known.
     """
     text = os.fspath(path)
     if not text.startswith("~"):
@@ -61,13 +64,14 @@ def expanded(path: str | os.PathLike[str], what: str = "path") -> str:
 
 
 def own_file(path: str | os.PathLike[str] | None, what: str) -> str | None:
-    """A file of the user's, by a path that means the same wherever one is; None if none is given.
+    """Returns the absolute path of a file that a user has named; None if the user has named none.
 
     Args:
-        path: Relative to the current directory, or to a home directory by ``~``; empty or None: none.
-        what: What the path is of, for the error.
+        path: An absolute path, or one relative to the current directory or by ``~`` to a home directory; empty or
+            None: none.
+        what: The noun for the path in the error, such as "file".
 
     Raises:
-        UsageError: There is no such home directory, or the current one was removed.
+        UsageError: The home directory is not known, or the current directory was removed.
     """
     return absolute(expanded(path, what), what) if path else None

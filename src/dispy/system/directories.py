@@ -1,8 +1,8 @@
-"""The user's own directories: state that stays (the secret), what describes running processes, and large data.
+"""The user's own directories: for state that stays (secret, journals), for running processes, and for large data.
 
-All are 0700 and must belong to the user; a directory or link that somebody else could have put
-there is refused, not repaired. In containers there may be no home, nothing but memory to write to, or no memory file
-system: each has others in its place, and what that means is said once.
+All have mode 0700 and must belong to the user. A directory or link that another user could have put there is refused,
+not repaired. In containers there may be no home directory, nothing but memory to write to, or no memory file system:
+then another directory serves, and the log says once what follows from that.
 """
 
 from __future__ import annotations
@@ -20,13 +20,17 @@ from dispy.errors import StateDirectoryError
 logger = logging.getLogger("dispy.net")
 
 MEMORY = Path("/dev/shm")
-"""Where the memory file system of a machine is."""
+"""Mount point of the machine's memory file system."""
 
 
 def state_directory() -> Path:
-    """``$XDG_STATE_HOME/dispy`` or ``~/.local/state/dispy``, made if it is missing.
+    """Returns the directory for state that stays: ``$XDG_STATE_HOME/dispy`` or ``~/.local/state/dispy``.
 
-    Where there is no home, or none that can be written, it is in the temporary directory.
+    The directory is made if it is missing. Where there is no home directory, or it cannot be written to, the state
+    directory is in the temporary directory.
+
+    Raises:
+        StateDirectoryError: The directory cannot be made, or is open to others.
     """
     base = os.environ.get("XDG_STATE_HOME")
     if base:
@@ -51,7 +55,7 @@ def state_directory() -> Path:
 
 
 def _home() -> Path | None:
-    """The home directory, whether it is there or not; None if nobody knows one, as for an account without a name."""
+    """Returns the home directory, which may be missing; None if none is known, as for an account without a name."""
     try:
         home = Path.home()
     except RuntimeError:
@@ -60,7 +64,7 @@ def _home() -> Path | None:
 
 
 def state_path() -> Path:
-    """Where the state directory is, unless nothing can be written there; it may be missing.
+    """Returns the usual path of the state directory, which may be missing. Nothing is made.
 
     Raises:
         StateDirectoryError: There is no home directory.
@@ -77,9 +81,10 @@ def state_path() -> Path:
 
 
 def runtime_path() -> Path:
-    """``$XDG_RUNTIME_DIR/dispy`` or ``dispy-UID`` in the temporary directory, which may be missing.
+    """Returns the path for files of running processes; the directory may be missing.
 
-    A variable that ``su`` has kept names another user's directory, and is passed over.
+    The path is ``$XDG_RUNTIME_DIR/dispy``, or else ``dispy-UID`` in the temporary directory. After ``su`` the
+    variable may name another user's directory, and is ignored.
 
     Raises:
         StateDirectoryError: There is no temporary directory.
@@ -92,13 +97,13 @@ def runtime_path() -> Path:
 
 
 def temporary_directory() -> Path:
-    """The temporary directory, as of ``tempfile``, but never the current one, which is the user's.
+    """Returns the temporary directory, as ``tempfile`` does, but never the current directory, which is the user's.
 
-    Where none can be written, such as in a container whose root file system is read-only, another one that is not
-    meant to stay, or memory.
+    Where none can be written to, as in a container whose root file system is read-only, another directory serves:
+    one for run-time files or state, or memory. The log says so once.
 
     Raises:
-        StateDirectoryError: There is nothing of all these.
+        StateDirectoryError: None of these can be written to.
     """
     tried = [os.environ.get(name, "") for name in ("TMPDIR", "TEMP", "TMP")] + [
         "/tmp",
@@ -114,7 +119,7 @@ def temporary_directory() -> Path:
     if found and (is_chosen or found in tried):
         return Path(found)
     if not is_chosen:
-        tempfile.tempdir = None  # not the current directory for others, either
+        tempfile.tempdir = None  # other users of tempfile are not to get the current directory, either
     home = _home()
     others = [os.environ.get(name, "") for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME")]
     others += [str(home / ".local" / "state") if home is not None else "", str(MEMORY)]
@@ -134,6 +139,7 @@ def temporary_directory() -> Path:
 
 
 _said: set[str] = set()
+"""Texts that this process has logged."""
 
 
 def _say_once(level: int, text: str) -> None:
@@ -143,7 +149,11 @@ def _say_once(level: int, text: str) -> None:
 
 
 def shared_memory() -> Path | None:
-    """A directory on the memory file system (``/dev/shm``); None where there is none, or none to write to."""
+    """Returns our directory on the memory file system (``/dev/shm``); None if none can be written there.
+
+    Raises:
+        StateDirectoryError: Something that another user may have put there is in its place.
+    """
     if not (MEMORY.is_dir() and os.access(MEMORY, os.W_OK | os.X_OK)):
         return None
     try:
@@ -155,33 +165,35 @@ def shared_memory() -> Path | None:
 
 
 def memory_directory() -> Path:
-    """A directory for large data: on the memory file system where there is one, else on disk."""
+    """Returns a directory for large data: on the memory file system where there is one, else on disk."""
     return shared_memory() or disk_directory()
 
 
 def disk_directory() -> Path:
-    """A directory for large data where there is no memory file system."""
+    """Returns a directory for large data on disk, for machines without a memory file system."""
     return private_directory(temporary_directory() / f"dispy-memory-{os.getuid()}")
 
 
 FREE = "free"
-GIVEN = "given"
-"""In a node's directory there: files that can be used again, and those that clients have just linked."""
+"""Subdirectory of a node's directory in memory: files that can be used again."""
 
+GIVEN = "given"
+"""Subdirectory of a node's directory in memory: files that clients have just linked there, each named by a number."""
 
 GIVEN_BITS = 32
-"""Of a name there that count; those above tell whose it is."""
+"""Lower bits of such a number, which count the files of one client. The bits above tell which client it is."""
 
 
 def given_prefix(client: bytes) -> int:
-    """The upper bits of the names that a client gives."""
+    """Returns the upper bits of the numbers by which a client names files that it links to nodes."""
     return int.from_bytes(client[:3])
 
 
 def shared_with(node: bytes) -> str:
-    """The directory on this machine's memory file system of the node with this identity; empty if we cannot see it.
+    """Returns the directory in memory of a node, by its identity; empty if it is not here, or not ours.
 
-    It is looked for under our own user's, and the node's name is random: what we find is the node's.
+    The directory is looked for below our own user's, and the identity is random: so a directory that is found is the
+    node's.
     """
     path = MEMORY / f"dispy-{os.getuid()}" / node.hex()
     try:
@@ -192,7 +204,7 @@ def shared_with(node: bytes) -> str:
 
 
 def is_private(path: Path) -> bool:
-    """Whether this is a directory that is this user's alone; nothing is made."""
+    """True if a path is a directory of this user alone. Nothing is made."""
     try:
         return _is_ours(path.lstat(), 0o700)
     except OSError:
@@ -205,8 +217,9 @@ def _is_ours(status: os.stat_result, mode: int) -> bool:
 
 
 def cannot_be(error: StateDirectoryError) -> bool:
-    """Whether a directory cannot be made there, and another place will do; False if something is in its place, which
-    somebody else may have put there.
+    """True if a directory cannot be made, so that another place may serve.
+
+    False if something is in its place, which another user may have put there.
     """
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno != errno.EEXIST
@@ -216,11 +229,11 @@ def private_directory(path: Path, mode: int = 0o700) -> Path:
     """Make a directory that is this user's alone, or check that it is one.
 
     Args:
-        path: Where; directories above it are made as usual.
-        mode: 0o711 lets others pass through, to what is theirs below.
+        path: Path of the directory. Directories above it are made with the usual mode.
+        mode: 0o711 lets other users pass through, to files below that are theirs.
 
     Raises:
-        StateDirectoryError: It cannot be made, is a link, or is open to others.
+        StateDirectoryError: The directory cannot be made, is a link, or is open to others.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -240,10 +253,12 @@ def private_directory(path: Path, mode: int = 0o700) -> Path:
 
 
 def make_directories(path: str, mode: int) -> None:
-    """Make a directory and those missing above it, whatever the umask; one that is there stays as it is.
+    """Make a directory and those missing above it, with this mode whatever the umask.
+
+    Directories that are there stay as they are.
 
     Raises:
-        OSError: One cannot be made.
+        OSError: A directory cannot be made.
     """
     with suppress(FileNotFoundError):
         os.stat(
@@ -256,7 +271,7 @@ def make_directories(path: str, mode: int) -> None:
     for each in reversed(missing):
         try:
             os.mkdir(each, 0o700)
-        except FileExistsError:  # somebody else has just made it
+        except FileExistsError:  # another process has just made it
             if not os.path.isdir(each):
                 raise
         else:
@@ -264,12 +279,15 @@ def make_directories(path: str, mode: int) -> None:
 
 
 def write_private(path: Path, data: bytes, *, sync: bool = False) -> None:
-    """Write a file whole or not at all, readable by this user only.
+    """Write a file whole or not at all, with mode 0600. A file that is there is replaced.
 
     Args:
-        path: The file.
-        data: All of it.
-        sync: Down to the disk, with its name: it is there when the power fails.
+        path: Path of the file.
+        data: The whole content.
+        sync: Wait until content and name are on disk, so that the file survives a power failure.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -287,7 +305,7 @@ def write_private(path: Path, data: bytes, *, sync: bool = False) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Have the names in a directory on the disk itself."""
+    """Wait until the names in a directory are on disk, so that they survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,9 @@
-"""Where large data finds room: on the memory file system while it has some, else on disk.
+"""Room for large data: on the memory file system while that has some, else on disk.
 
-Containers have 64 MB of the first (Docker's default), or none. What is written there may neither fill it, which would
-end other programs that map files there with SIGBUS, nor take more than half of the memory that the container has.
-Files on disk are mapped in the same way, and written by ``write`` before: no full disk ends anybody who maps them.
-"""
+Containers have 64 MB on the memory file system (Docker's default), or none. We must not fill it: that would kill
+other programs that map files there (SIGBUS). Nor may files there take more than half of the memory that the container
+has. Files on disk are mapped in the same way, but written by ``write`` before: so a full disk kills no process that
+maps them."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from typing import NamedTuple
 from dispy.system.control_groups import memory_limit
 
 _SPARED_SHARE = 8
+"""Share of a memory file system that is left to other programs: an eighth."""
+
 _SPARED_MAX = 64 * 1024 * 1024
-"""Bytes of a memory file system that are left to other programs: an eighth of it, and no more than this."""
+"""Bytes of a memory file system that are left to other programs at most."""
 
 SHORT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of system calls where there is no room: on the file system, of the user's quota, by ``ulimit -f``."""
+"""Errors of system calls that mean no room: on the file system, in the user's quota, by ``ulimit -f``."""
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class Room(NamedTuple):
-    """Two directories for the same kind of files; a name is looked for in the first one first.
+    """Two directories for the same kind of files. A name is looked up in memory first.
 
     Attributes:
-        memory: On the memory file system; empty if there is none.
-        disk: On disk; empty if there is none.
+        memory: Path on the memory file system; empty if there is none.
+        disk: Path on disk; empty if there is none.
     """
 
     memory: str
@@ -40,10 +42,14 @@ class Room(NamedTuple):
 
 
 class NoRoomError(OSError):
-    """No room is left on the memory file system and none on disk.
+    """Raised when there is no room on the memory file system and none on disk.
+
+    Args:
+        room: The two directories.
+        size: Bytes that found no room.
 
     Attributes:
-        is_passing: There may be some later: all of it would do.
+        is_passing: True if there may be room later: an empty file system would be large enough.
     """
 
     def __init__(self, room: Room, size: int) -> None:
@@ -71,15 +77,15 @@ class NoRoomError(OSError):
 
 @functools.cache
 def memory_max() -> int:
-    """Bytes that may be on memory file systems: half of what our control groups allow; 0 if these set no limit.
+    """Returns the bytes that may be on memory file systems: half the memory limit of our control groups; 0: no limit.
 
-    Read once: a process that forks others asks before, and they need not.
+    The limit is read once. A process that forks others calls this before, to spare them the reading.
     """
     return (memory_limit() or 0) // 2
 
 
 def kept_max(directory: str, most: int) -> int:
-    """Bytes of files that may be kept just to be used again: a quarter of their file system, at most ``most``."""
+    """Returns the bytes of files that may be kept for later use: a quarter of the file system, at most ``most``."""
     try:
         total, _ = _memory(directory)
     except OSError:
@@ -88,7 +94,7 @@ def kept_max(directory: str, most: int) -> int:
 
 
 def fits_in_memory(directory: str, size: int) -> bool:
-    """Whether a file of so many bytes may go to a directory on the memory file system: others are left some room."""
+    """True if a file of ``size`` bytes may go to a directory in memory, so that room is left for others."""
     try:
         total, free = _memory(directory)
     except OSError:
@@ -101,11 +107,12 @@ _DISK = "the disk"
 
 
 def _spared(kind: str, total: int) -> int:
+    """Returns the bytes of a file system of ``total`` bytes that are left to other programs."""
     return min(total // _SPARED_SHARE, _SPARED_MAX) if kind == _MEMORY else 0
 
 
 def _memory(directory: str) -> tuple[int, int]:
-    """Bytes that a memory file system may hold, and how many of these are free."""
+    """Returns the bytes that a memory file system may hold, and how many of these are free (may be negative)."""
     total, free = _disk(directory)
     limit = memory_max()
     if 0 < limit < total:
@@ -114,16 +121,17 @@ def _memory(directory: str) -> tuple[int, int]:
 
 
 def _disk(directory: str) -> tuple[int, int]:
+    """Returns size and free bytes of the file system that a directory is on."""
     status = os.statvfs(directory)
-    if not status.f_blocks:  # one without a limit, or that does not tell
+    if not status.f_blocks:  # the file system has no limit, or does not tell it
         return 1 << 60, 1 << 60
     return status.f_blocks * status.f_frsize, status.f_bavail * status.f_frsize
 
 
 def places(room: Room, size: int) -> list[str]:
-    """Directories in which a file of so many bytes is to be tried, the best first.
+    """Returns the directories in which to try a file of ``size`` bytes, the best first; none if it fits nowhere.
 
-    What does not fit is not tried: it would take the last bytes from others before that is found out.
+    A file that does not fit is not tried: it would take the last bytes from others before it fails.
     """
     found = [room.memory] if room.memory and (not room.disk or fits_in_memory(room.memory, size)) else []
     if room.disk and _fits_on_disk(room.disk, size):
@@ -132,7 +140,7 @@ def places(room: Room, size: int) -> list[str]:
 
 
 def has_room(room: Room, size: int) -> bool:
-    """Whether a file of so many bytes would find room now."""
+    """True if a file of ``size`` bytes would find room now."""
     if room.memory and fits_in_memory(room.memory, size):
         return True
     return _fits_on_disk(room.disk or room.memory, size)
@@ -142,21 +150,22 @@ def _fits_on_disk(directory: str, size: int) -> bool:
     try:
         return size <= _disk(directory)[1]
     except OSError:
-        return True  # whoever tries finds out what is the matter
+        return True  # the attempt to write will say what is wrong
 
 
 def write_new(room: Room, name: str, size: int, fill: Callable[[int], None]) -> str:
-    """Make a file where there is room; returns its path.
+    """Make and fill a file where there is room; returns its path.
 
     Args:
-        room: Where it may be.
-        name: Of the file; new in both directories.
-        size: Bytes that it will have.
-        fill: Writes it, to a descriptor; called again for another place if there was no room for all of it.
+        room: The directories in which it may be.
+        name: Name of the file, new in both directories.
+        size: Bytes that the file will have.
+        fill: Writes the content to a descriptor. Called again for the other directory if it raises OSError.
 
     Raises:
-        NoRoomError: There is none.
-        OSError: It cannot be made for another reason.
+        NoRoomError: There is no room.
+        FileExistsError: The name exists.
+        OSError: The file cannot be made for another reason.
     """
     failure: OSError | None = None
     for directory in places(room, size):
@@ -186,7 +195,7 @@ def write_new(room: Room, name: str, size: int, fill: Callable[[int], None]) -> 
 
 
 def find(room: Room, name: str) -> str:
-    """The path of a file that is in one of the two directories, or would be in the first."""
+    """Returns the path of a file in one of the two directories; that in the first one if the file is in neither."""
     if room.memory:
         path = f"{room.memory}/{name}"
         if not room.disk or os.path.lexists(path):
@@ -197,7 +206,7 @@ def find(room: Room, name: str) -> str:
 
 
 def _sizes(room: Room) -> list[tuple[str, str, int, int]]:
-    """Of both file systems: what it is, the directory, its size and what is free of it (bytes)."""
+    """Returns, for each file system: its kind in words, the directory, its size and its free bytes."""
     found = []
     for kind, directory, look in ((_MEMORY, room.memory, _memory), (_DISK, room.disk, _disk)):
         with suppress(OSError):
@@ -208,7 +217,7 @@ def _sizes(room: Room) -> list[tuple[str, str, int, int]]:
 
 
 def _mount_of(directory: str) -> str:
-    """The top of the file system that a directory is on."""
+    """Returns the mount point of the file system that a directory is on."""
     with suppress(OSError):
         device = os.stat(directory).st_dev
         while (above := os.path.dirname(directory)) != directory and os.stat(above).st_dev == device:

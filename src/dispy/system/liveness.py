@@ -1,8 +1,7 @@
-"""Whether a process still lives that wrote down who it is: by its PID and start time, as ``/proc`` has them.
+"""Tells whether a process still lives that has noted its PID and start time, as ``/proc`` has them.
 
-A PID alone may be another process's by now. Both count in one PID namespace only: for a process in another container
-the answer is that we do not know.
-"""
+A PID alone may belong to another process by now. PID and start time are valid in one PID namespace only: for a
+process in another container the answer is None, not known."""
 
 from __future__ import annotations
 
@@ -16,24 +15,29 @@ from dispy.system.processes import boot_id
 
 
 class Process(msgspec.Struct, frozen=True):
-    """A process, by what no other process of this boot of the machine has."""
+    """A process, by properties that no other process of this boot of the machine shares.
+
+    Attributes:
+        pid: PID of the process.
+        started: Clock ticks from boot to its start, which no change of the wall clock moves.
+        namespace: Names of the boot and of the PID namespace in which the two are valid. Empty: it cannot be told
+            whether the process lives.
+    """
 
     pid: Annotated[int, Meta(gt=0)]
     started: int = 0
-    """Clock ticks from boot to its start. No change of the wall clock moves it."""
     namespace: str = ""
-    """Boot, and namespace of PIDs, in which the two count. Empty: nobody can tell whether the process lives."""
 
 
 def this_process() -> Process:
-    """The one that asks."""
+    """Returns the record of the calling process."""
     pid = os.getpid()
     started = _started(pid)
     return Process(pid) if started is None else Process(pid, started, _namespace())
 
 
 def is_alive(process: Process) -> bool | None:
-    """Whether a process lives; None if that cannot be seen from here."""
+    """True if a process lives; None if that cannot be seen from here. A zombie does not live."""
     if not process.namespace or process.namespace != _namespace():
         return None
     try:
@@ -48,10 +52,11 @@ def is_alive(process: Process) -> bool | None:
 
 
 def _namespace() -> str:
+    """Returns the names of our boot and namespaces; empty if they are not known, or ``/proc`` is of another one."""
     boot = boot_id()
     try:
         if not boot or os.readlink("/proc/self") != str(os.getpid()):
-            return ""  # /proc is that of another PID namespace, and counts otherwise than we do
+            return ""  # /proc is that of another PID namespace, and numbers processes differently
         names = [boot, os.readlink("/proc/self/ns/pid")]
         if os.path.lexists("/proc/self/ns/time"):
             names.append(os.readlink("/proc/self/ns/time"))
@@ -61,10 +66,10 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When a process was started (ticks); 0 for one that is dead and not waited for; None if that is hidden."""
+    """Returns when a process was started (clock ticks after boot); 0 for a zombie; None if that is hidden."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            # The name, in brackets, may hold anything.
+            # The name of the program, in brackets, may hold any characters.
             fields = file.read().rpartition(b")")[2].split()
         return 0 if fields[0] in b"ZXx" else int(fields[19])
     except (OSError, IndexError, ValueError):

@@ -1,7 +1,8 @@
-"""Log lines leave on a thread of their own, and nobody can make too many of them.
+"""Logging on a thread of its own, with a bound on the number of lines.
 
-A handler that blocks (a pipe that nobody reads, a log server that is away) or raises must not stop what logs. Records
-wait in a bounded queue; those that do not fit are counted, and the number is logged when there is room again.
+A handler that blocks (a pipe without a reader, a log server that is away) or raises must not stop the code that logs.
+So records wait in a bounded queue, and a thread gives them to the handlers. Records that do not fit are counted, and
+the count is logged when there is room again. ``LogLimit`` bounds lines that other parties can cause.
 """
 
 from __future__ import annotations
@@ -15,80 +16,88 @@ import time
 from collections.abc import Callable
 
 LINES_MAX = 10_000
-"""Records that wait: some 5 MB, and what a second of debugging makes."""
+"""Records that may wait: some 5 MB, and as many as debugging logs in a second."""
 
 SOON_S = 0.1
-"""Seconds that a caller who logs at INFO or above waits for its line to be written: none where handlers are quick."""
+"""Seconds that a caller which logs at INFO or above waits at most for its line to be written. Where handlers are
+quick it hardly waits."""
 
 IDLE_S = 1.0
-"""A thread that has had nothing to deliver for so long ends; the next record starts another."""
+"""Seconds without a record after which the thread ends. The next record starts another."""
 
 
 Waiting = queue.SimpleQueue[logging.LogRecord | str | threading.Event | None]
-"""Records, text for stderr, events to be set when all before them has been delivered, and None at the end."""
+"""Queue of records, text for stderr, events to set when all items before them were delivered, and None at the end."""
 
 
 class Outlet:
-    """Delivers log records on a thread of its own, which is started by the first one.
+    """Delivers log records on a thread of its own, which the first record starts. Any thread may call the methods.
 
     Args:
-        deliver: Called with each record; what it raises is said once on stderr.
+        deliver: Called with each record. The first exception that it raises is shown on stderr, others are ignored.
     """
 
     def __init__(self, deliver: Callable[[logging.LogRecord], object]) -> None:
         self._deliver = deliver
         self._here = threading.local()
-        """Knows a thread of ours, also one that was given up."""
+        """Marks threads of this outlet, also one that ``close`` has left behind."""
         self.reset()
 
     def reset(self) -> None:
-        """Forget thread and queue; in a fork, which has no such thread."""
+        """Forget thread and queue. To be called in the child after a fork, where the thread does not exist."""
         self._queue: Waiting = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._left_out = 0
         self._is_late = False
-        """Somebody has waited in vain for a line to be written."""
+        """True if a caller has waited in vain for its line to be written. Then callers wait no more, until the thread
+        has caught up."""
         self._has_complained = False
         self._guard = threading.Lock()
-        """Held to start and end the thread."""
+        """Held while the thread is started or ended."""
         self._calling = threading.Lock()
         """Held while a record is delivered, and while the process forks."""
         self._is_held = False
 
     def hold(self) -> None:
-        """Let no handler be in the midst of something while the process forks: its locks would be held for ever."""
+        """Wait until no handler is at work, before the process forks: in the child, its locks would be held for ever.
+
+        Waits for ``SOON_S`` at most. ``go_on`` must be called in the parent, ``reset`` in the child.
+        """
         if not self.is_current():
             self._is_held = self._calling.acquire(timeout=SOON_S)
 
     def go_on(self) -> None:
-        """The process has forked, and we are in the parent."""
+        """Let handlers work again, in the parent after a fork."""
         if self._is_held:
             self._is_held = False
             self._calling.release()
 
     def is_current(self) -> bool:
-        """Whether we are on that thread."""
+        """True if the caller is on a thread of this outlet: within a handler."""
         return getattr(self._here, "is_ours", False)
 
     def put(self, record: logging.LogRecord) -> None:
-        """Have a record delivered; one at INFO or above usually has been when this returns."""
+        """Queue a record. One at INFO or above has usually been delivered when this returns.
+
+        If ``LINES_MAX`` items wait, the record is left out and counted.
+        """
         if self._queue.qsize() >= LINES_MAX:
             self._left_out += 1
             return
-        # What it refers to may be another by the time it is written.
+        # Format it now: objects that it refers to may have changed by the time it is written.
         record.msg, record.args = record.getMessage(), None
         if self._put(record) and record.levelno >= logging.INFO and not self._is_late:
             self.flush(SOON_S)
 
     def say(self, text: str) -> None:
-        """Have text written to stderr as it is, in its place among the records."""
+        """Queue text to be written to stderr as it is, in order with the records."""
         if self._queue.qsize() >= LINES_MAX:
             self._left_out += 1
         else:
             self._put(text)
 
     def _put(self, item: logging.LogRecord | str) -> bool:
-        """Whether it is delivered later; otherwise it has been."""
+        """Deliver an item; returns True if the thread will do so, False if it was done here."""
         with self._guard:
             is_running = self._thread is not None or self._start()
             if is_running:
@@ -98,16 +107,17 @@ class Outlet:
         return is_running
 
     def _start(self) -> bool:
+        """Start the thread; returns False if no thread can be started."""
         thread = threading.Thread(target=self._run, args=(self._queue,), name="dispy log", daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # the interpreter ends, or there are too many
+        except RuntimeError:  # the interpreter ends, or there are too many threads
             return False
         self._thread = thread
         return True
 
     def _deliver_here(self, item: logging.LogRecord | str) -> None:
-        """Deliver a line on the thread that logs it, as no other can be started."""
+        """Deliver an item on the calling thread, since no other can be started."""
         self._here.is_ours = True
         try:
             self._call(item)
@@ -115,7 +125,7 @@ class Outlet:
             self._here.is_ours = False
 
     def flush(self, timeout_s: float) -> None:
-        """Wait until all is delivered that was put before, for so many seconds at most."""
+        """Wait, for ``timeout_s`` seconds at most, until all items before this call were delivered."""
         with self._guard:
             if self._thread is None or self.is_current():
                 return
@@ -124,13 +134,13 @@ class Outlet:
         self._is_late = not written.wait(timeout_s)
 
     def close(self, timeout_s: float) -> None:
-        """Deliver what waits, and end the thread if that takes no longer than so many seconds."""
+        """End the thread after it has delivered all that waits. After ``timeout_s`` seconds, leave it behind."""
         with self._guard:
             thread, self._thread = self._thread, None
             if thread is None:
                 return
             self._queue.put(None)
-            # What it does not deliver in time is its own.
+            # Items that the thread does not deliver in time stay in its own queue.
             self._queue = queue.SimpleQueue()
         thread.join(timeout_s)
 
@@ -154,7 +164,7 @@ class Outlet:
                 self._call(self._count_left_out())
 
     def _end_idle(self, waiting: Waiting) -> bool:
-        """Whether the thread ends, since nothing has come for a while."""
+        """True if the thread is to end: nothing has come for ``IDLE_S``, or it was left behind."""
         with self._guard:
             if waiting is self._queue and waiting.empty():
                 self._thread = None
@@ -183,30 +193,28 @@ class Outlet:
 
 
 class OutletHandler(logging.Handler):
-    """Passes records to an outlet.
-
-    Args:
-        outlet: Which.
-    """
+    """Passes records to an outlet."""
 
     def __init__(self, outlet: Outlet) -> None:
         super().__init__()
         self._outlet = outlet
 
     def handle(self, record: logging.LogRecord) -> bool:
-        """Without a lock: an outlet has its own, and is not to be waited for by others."""
+        """Pass a record on, without the lock of handlers: a caller that waits must not hold up others."""
         self._outlet.put(record)
         return True
 
 
 class LogLimit:
-    """So many lines of a kind in a while, and one for each key; the others are counted, and the count is logged.
+    """Rate limit for log lines that other parties cause: per interval, one line per key and ``most`` lines per kind.
+
+    Further lines are counted, and the count is logged at the end of the interval.
 
     Args:
-        every_s: The while (seconds).
-        most: Lines of one kind in that time.
-        log: Logs a line: the logger's method.
-        later: Calls a function after so many seconds; as of an event loop.
+        every_s: Length of the interval (seconds).
+        most: Lines of one kind per interval.
+        log: Logs a line: a method of a logger.
+        later: Calls a function after some seconds, as ``call_later`` of an event loop.
     """
 
     def __init__(
@@ -228,9 +236,10 @@ class LogLimit:
         """Log a line, or count it.
 
         Args:
-            kind: What such lines have in common, as words in the plural.
-            key: Whom it is about.
-            text: The line, with ``arguments``.
+            kind: What such lines have in common: words in the plural, which the count is logged with.
+            key: The party that the line is about.
+            text: Format of the line.
+            arguments: Arguments of the format.
         """
         keys = self._keys_by_kind.setdefault(kind, set())
         if key in keys or len(keys) >= self._most:
@@ -248,12 +257,12 @@ class LogLimit:
         self.tell_count()
 
     def tell_count(self) -> None:
-        """Say now what was left out."""
+        """Log now how many lines were left out, and forget the counts."""
         left_out, self._left_out = self._left_out, {}
         for kind, count in left_out.items():
             self._log("%s: %d more within %g s, without a line each", kind, count, self._every_s)
 
 
 def local_time(seconds_from_now: float) -> str:
-    """When that is, on the clock of this machine."""
+    """Returns the local time some seconds from now, such as "2030-01-31 23:59:59"."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() + seconds_from_now))

@@ -1,4 +1,4 @@
-"""Which process this is, and who runs it."""
+"""Name of this process: its PID, and the user and machine that run it."""
 
 import getpass
 import os
@@ -7,11 +7,11 @@ import platform
 from dispy.system.escaping import sendable
 
 pid = os.getpid()
-"""Without the system call: it is asked for every job, and a call costs as much as pickling."""
+"""PID of this process, also after a fork. Needed for each job: a system call would cost as much as pickling."""
 
 
 def user_and_host() -> str:
-    """User and machine of this program, for the logs of nodes: "alice@ws7"."""
+    """Returns user and machine of this program, for the logs of nodes: "alice@ws7"."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # an account without a name, as in containers

@@ -1,6 +1,6 @@
-"""Processes and their descendants, as Linux lets us hold them: death signals, sub-reapers, children.
+"""Processes and their descendants: death signals, sub-reapers, children, and marks of nodes.
 
-Elsewhere the calls do nothing and psutil finds the children.
+Linux offers these. On other systems the calls do nothing, and psutil finds the children.
 """
 
 from __future__ import annotations
@@ -17,16 +17,21 @@ from collections.abc import Callable
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PF_EXITING = 0x4
-"""In the flags of a process (``include/linux/sched.h``)."""
+"""Flag of a process that is ending (``include/linux/sched.h``)."""
+
 _PR_SET_CHILD_SUBREAPER = 36
-_ROUNDS_MAX = 1000  # a process that forks faster than we kill is a fork bomb; leave it to its limits
+
+_ROUNDS_MAX = 1000
+"""Rounds of killing strays. A process that forks faster than we kill is a fork bomb, and left to its limits."""
+
 _AS_IN_PYTHON = ("SIGPIPE", "SIGXFSZ")
-"""Python ignores these in every program, and gives errors instead."""
+"""Signals that Python ignores in every program; system calls fail with errors instead."""
 
-_LOOKS_MAX = 20  # threads of a process end one by one; some kernels do not tell children at all
+_LOOKS_MAX = 20
+"""Attempts to list children while threads of their parent end one by one. Some kernels list no children at all."""
 
 
-# Opened once: in a forked worker it would cost a quarter of a millisecond.
+# Opened once: in a forked worker that would take a quarter of a millisecond.
 _library = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -36,17 +41,22 @@ def _prctl(option: int, value: int) -> None:
 
 
 def set_death_signal(number: int, parent: int) -> None:
-    """Be sent ``number`` when the thread that started us ends; at once if ``parent`` is gone already."""
+    """Have the kernel send this process a signal when the thread that started it ends.
+
+    Args:
+        number: The signal.
+        parent: PID of the parent. If it has ended already the signal is sent at once.
+    """
     _prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os.kill(os.getpid(), number)
 
 
 def reset_signals(*kept: int) -> None:
-    """Have signals do what they do in a program that is started from a terminal: none is blocked, none ignored.
+    """Give signals the effect that they have in a program started from a terminal: none is blocked, none ignored.
 
-    Both are inherited by whatever a program starts. A program that awaits signals in a thread blocks them everywhere,
-    one that wants no zombies ignores SIGCHLD, a shell ignores SIGINT for what runs in the background.
+    Child processes inherit both. A program that awaits signals in a thread blocks them everywhere, one that
+    wants no zombies ignores SIGCHLD, and a shell ignores SIGINT for programs in the background.
 
     Args:
         kept: Signals that stay ignored if they are.
@@ -55,20 +65,20 @@ def reset_signals(*kept: int) -> None:
     for number in signal.valid_signals():
         if number not in kept and signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
-    # Last: what has come meanwhile finds the handlers of the caller.
+    # Unblock last: signals that have come meanwhile find the handlers of the caller.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def hide_memory() -> None:
-    """Let no other process of this user look into this one, and write no core of it: it holds a secret."""
+    """Keep other processes of this user from reading our memory, and have no core written: we hold a secret."""
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def fill_standard_descriptors() -> None:
-    """Open descriptors 0, 1 and 2 where whoever started us has closed them.
+    """Open descriptors 0, 1 and 2 on ``/dev/null`` if the process that started us has closed them.
 
-    Before sockets are made: these would get such numbers, be written to by whoever means a terminal, and libuv
-    aborts when it is to close one.
+    To be called before sockets are made. Otherwise a socket would get such a number, code that prints would write to
+    it, and libuv aborts when it closes one.
     """
     descriptor = os.open(os.devnull, os.O_RDWR)
     while descriptor <= 2:
@@ -78,7 +88,7 @@ def fill_standard_descriptors() -> None:
 
 
 def is_ending(pid: int) -> bool:
-    """Whether a process has ended or is about to, so that its exit code is fixed. False if nobody can say."""
+    """True if a process has ended or is ending, so that its exit code is fixed. False if that cannot be told."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             flags = int(file.read().rpartition(b")")[2].split()[6])
@@ -90,12 +100,12 @@ def is_ending(pid: int) -> bool:
 
 
 def set_subreaper() -> None:
-    """Become the parent of orphaned descendants, so that none is lost from sight."""
+    """Become the parent of orphaned descendants, so that ``children`` lists them and ``kill_strays`` reaches them."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def children(pid: int) -> list[int]:
-    """Pids of the living and unreaped children of a process."""
+    """Returns the PIDs of the children of a process, living ones and zombies."""
     for _ in range(_LOOKS_MAX):
         try:
             tasks = os.listdir(f"/proc/{pid}/task")
@@ -106,7 +116,7 @@ def children(pid: int) -> list[int]:
         try:
             return _children_of(pid, tasks)
         except (FileNotFoundError, ProcessLookupError):
-            # One of its threads has ended meanwhile, and another has its children now.
+            # A thread of the process has ended meanwhile, and another one has its children now.
             continue
         except OSError:
             break
@@ -127,9 +137,9 @@ def _children_of(pid: int, tasks: list[str]) -> list[int]:
 
 
 def kill_strays(keep: set[int]) -> int:
-    """Kill and reap every descendant that is not in or below ``keep``; returns how many there were.
+    """Kill and reap every descendant that is not in or below ``keep`` (PIDs); returns their number.
 
-    As a sub-reaper we inherit the children of what we kill, so this repeats until nobody is left.
+    As a sub-reaper we inherit the children of processes that we kill, so this repeats until none is left.
     """
     killed = 0
     for _ in range(_ROUNDS_MAX):
@@ -145,7 +155,7 @@ def kill_strays(keep: set[int]) -> int:
 
 
 def reap(pid: int) -> bool:
-    """Whether a child has ended; it is gone then."""
+    """True if a child has ended; then it is reaped, and its PID is free. True, too, if it is no child of ours."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
@@ -153,7 +163,7 @@ def reap(pid: int) -> bool:
 
 
 def _reap(pid: int, wait_s: float = 1.0) -> bool:
-    """Wait for a process that was killed; False if it is not our child or does not die in time."""
+    """Wait for a killed process; returns False if it is not our child, or does not end in ``wait_s`` seconds."""
     deadline = time.monotonic() + wait_s
     pause = 0.0002
     while True:
@@ -170,19 +180,19 @@ def _reap(pid: int, wait_s: float = 1.0) -> bool:
 
 
 MARK = "DISPY_NODE"
-"""Environment variable of everything that runs below a node: the directory that the node keeps locked."""
+"""Environment variable of all processes below a node. Its value is the directory that the node keeps locked."""
 
 _MARKED = f"\0{MARK}=".encode()
 
 
 def kill_marked(is_dead: Callable[[str], bool]) -> int:
-    """Kill what nodes that are dead have left behind, where all who should have seen to it are dead, too.
+    """Kill processes that dead nodes have left behind, in case their hosts were killed, too.
 
     Args:
-        is_dead: Whether the node with this mark is dead for sure.
+        is_dead: Returns True if the node with this mark is certainly dead.
 
     Returns:
-        The number of processes killed.
+        Number of processes that were killed.
     """
     killed = 0
     for entry in os.listdir("/proc") if sys.platform == "linux" else ():
@@ -196,10 +206,11 @@ def kill_marked(is_dead: Callable[[str], bool]) -> int:
 
 
 def _mark_of(pid: str) -> str:
+    """Returns the mark of the node that a process runs below; empty if there is none, or it cannot be read."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             variables = b"\0" + file.read()
-    except OSError:  # gone, or somebody else's
+    except OSError:  # the process has ended, or belongs to another user
         return ""
     _, _, rest = variables.partition(_MARKED)
     return rest.partition(b"\0")[0].decode("ascii", "replace")
@@ -213,16 +224,17 @@ _SHORT_OF = {
     errno.ENOSPC: "disk: see 'df' and 'df -i'",
     errno.EDQUOT: "disk: see 'quota'",
 }
+"""Resources that were short, and where to look, by error number."""
 
 
 def shortage(error: OSError) -> str:
-    """A hint for errors: the resource that was short, and where to look; empty if it was something else."""
+    """Returns a hint for an error: the resource that was short, and where to look; empty if the cause is another."""
     what = _SHORT_OF.get(error.errno or 0)
     return f"it needs more {what}" if what else ""
 
 
 def describe_exit(code: int) -> str:
-    """An exit code in words; negative ones are signals, as in ``subprocess``."""
+    """Returns an exit code in words. Negative codes are signals, as in ``subprocess``."""
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -232,7 +244,7 @@ def describe_exit(code: int) -> str:
 
 
 def boot_id() -> str:
-    """Names this run of the machine's kernel; empty where there is no such name."""
+    """Returns the name of this boot of the machine; empty where the kernel has none."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()

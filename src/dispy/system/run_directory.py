@@ -1,4 +1,10 @@
-"""Directories of one run of a program: what a crash leaves is known by a lock and not by guessing."""
+"""Directories of one run of a program, which a later run removes after a crash.
+
+Theory of operation: a run holds a lock (``flock``) on the file ``lock`` in its directory, and the kernel releases it
+when the process ends. So a directory whose lock is free was left by a dead run. The directory is made under a hidden
+name, and gets its name when the lock is held: no other run can find it without a lock, except for a directory with a
+hidden name, which counts as abandoned only after ``MAKING_S``.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +19,24 @@ from pathlib import Path
 from dispy.system.directories import private_directory
 
 MAKING_S = 60.0
-"""A directory that is not finished after that was left by somebody who was killed at it."""
+"""Seconds after which a directory that still has its hidden name was left by a process that was killed."""
 
 
 class Place:
-    """A directory of one run, with subdirectories. Whoever makes it holds a lock in it.
+    """A directory of one run, with subdirectories. This process holds the lock in it until ``close``.
+
+    Making one also removes abandoned directories beside it.
 
     Args:
-        base: Where it is made; must be private.
+        base: Directory in which it is made; made if it is missing, and private.
         incarnation: Name of this run.
         owner: User and group that the subdirectories are given to; None: they stay ours.
+
+    Raises:
+        StateDirectoryError: A directory cannot be made, or is not private.
+
+    Attributes:
+        root: Path of the directory.
     """
 
     def __init__(self, base: Path, incarnation: str, owner: tuple[int, int] | None = None) -> None:
@@ -32,7 +46,7 @@ class Place:
         if owner is not None:
             os.chmod(base, mode)  # whatever the umask
         sweep(base)
-        # It appears under its name only with the lock held.
+        # The directory gets its name only when the lock is held.
         fresh = private_directory(base / f".{incarnation}", mode)
         if owner is not None:
             os.chmod(fresh, mode)
@@ -42,7 +56,7 @@ class Place:
         os.rename(fresh, self.root)
 
     def open(self, name: str) -> Path:
-        """A subdirectory."""
+        """Make a subdirectory, or open one that is there; returns its path."""
         directory = private_directory(self.root / name)
         if self._owner is not None:
             os.chown(directory, *self._owner)
@@ -53,7 +67,7 @@ class Place:
         remove_tree(directory)
 
     def close(self) -> None:
-        """Remove all; again is fine."""
+        """Remove the directory with all that is in it, and release the lock. Safe to repeat."""
         if self._lock >= 0:
             remove_tree(self.root)
             os.close(self._lock)
@@ -61,13 +75,13 @@ class Place:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory with all that somebody may have put there."""
+    """Remove a directory with all that jobs may have put there: also trees too deep for Python. Raises no OSError."""
     try:
         shutil.rmtree(path)
     except (OSError, RecursionError):
-        # It is gone; or is too deep for Python, or changes under it.
+        # The directory is gone; or it is too deep for Python, or was changed meanwhile.
         if os.path.lexists(path):
-            # Without descriptors or processes it stays until the place that it is in is removed.
+            # If no descriptor or process is left for this, it stays until the directory around it is removed.
             with suppress(OSError):
                 subprocess.run(
                     ["rm", "-rf", "--", path],
@@ -78,14 +92,14 @@ def remove_tree(path: Path) -> None:
 
 
 def sweep(base: Path) -> None:
-    """Remove what the dead have left."""
+    """Remove directories below ``base`` that dead runs have left."""
     for path in base.iterdir():
         if is_abandoned(path) and not (path.name.startswith(".") and _is_young(path)):
             remove_tree(path)
 
 
 def _is_young(path: Path) -> bool:
-    """Whether it may be a directory that somebody is making just now, and has not locked yet."""
+    """True if another process may be making this directory just now, and has not locked it yet."""
     try:
         return time.time() - path.lstat().st_mtime < MAKING_S
     except OSError:
@@ -93,21 +107,21 @@ def _is_young(path: Path) -> bool:
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether the program that held the lock in this directory has ended without tidying up."""
+    """True if the process that held the lock in this directory has ended without removing it."""
     try:
         return is_unlocked(path / "lock")
     except FileNotFoundError:
-        # Whoever tidied up was killed at it; a directory gets its name when its lock is there.
+        # A process was killed while it removed the directory: a directory gets its name only when it has a lock.
         return path.is_dir()
     except OSError:
         return False
 
 
 def is_unlocked(path: Path | str) -> bool:
-    """Whether nobody holds the lock on a file.
+    """True if no process holds the lock on a file.
 
     Raises:
-        OSError: It cannot be opened.
+        OSError: The file cannot be opened.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

@@ -1,16 +1,16 @@
-"""What stands still for too long is said, once."""
+"""Watchdog: reports work that stands still for too long, once."""
 
 from __future__ import annotations
 
 STALL_S = 10.0
-"""How long work may stand still that could go on (seconds): far longer than any pause that is meant."""
+"""Seconds that work which could go on may stand still: far longer than any intended pause."""
 
 
 class Stall:
-    """Watches whether the same thing stands still for too long.
+    """Watches whether the same work stands still for too long.
 
     Args:
-        limit_s: How long that is (seconds).
+        limit_s: Seconds that it may stand still.
     """
 
     def __init__(self, limit_s: float = STALL_S) -> None:
@@ -20,14 +20,14 @@ class Stall:
         self._is_told = False
 
     def look(self, found: str, now: float) -> str:
-        """Take note of what stands still now.
+        """Note which work stands still now. To be called again and again, at least once within the limit.
 
         Args:
-            found: What it is, in words that change when anything moves; empty for nothing.
-            now: Seconds of a clock that nobody sets.
+            found: A text about the work that stands still, which differs once anything has moved; empty if none does.
+            now: Monotonic time (seconds).
 
         Returns:
-            ``found`` when it has stood still for longer than the limit, the first time; otherwise nothing.
+            ``found``, at the first call after it has stood still for the limit; otherwise an empty text.
         """
         if found != self._found:
             self._found, self._since, self._is_told = found, now, False

@@ -32,9 +32,10 @@ from dispy.protocol import worker as protocol
 from dispy.protocol.node import FINISHED, TERMINATED, Ended, FilePart, Job
 from dispy.protocol.output import cut_reason
 from dispy.protocol.worker import Record
-from dispy.system.escaping import of_error, sendable
+from dispy.system.escaping import sendable
 from dispy.system.free_space import NoRoomError
 from dispy.system.processes import children, describe_exit, kill_strays, set_death_signal
+from dispy.system.wording import of_error
 from dispy.worker import forked_processes, native_threads
 from dispy.worker.job_namespace import note_missing
 from dispy.worker.map_chunk import Chunk

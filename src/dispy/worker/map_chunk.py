@@ -15,7 +15,8 @@ from dispy import job, payload
 from dispy.errors import PicklingError
 from dispy.protocol import limits
 from dispy.protocol.output import cut_reason
-from dispy.system.escaping import of_error, sendable, short_repr
+from dispy.system.escaping import sendable
+from dispy.system.wording import of_error, short_repr
 from dispy.worker.job_namespace import note_missing
 
 _SLICE_MAX = 32

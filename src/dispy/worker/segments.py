@@ -13,7 +13,7 @@ from dispy import payload
 from dispy.protocol import worker as protocol
 from dispy.protocol.node import Job
 from dispy.system.free_space import NoRoomError, Room, find, fits_in_memory, write_new
-from dispy.system.memory import claim_file, free_file
+from dispy.system.shared_memory import claim_file, free_file
 
 logger = logging.getLogger("dispy.worker")
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from dispy import payload
-from dispy.system.escaping import of_error
+from dispy.system.wording import of_error
 from dispy.worker import forked_processes, native_threads, output_capture
 from dispy.worker.job_namespace import note_missing
 

@@ -24,7 +24,7 @@ from dispy.core.scheduling.ids import NodeId
 from dispy.scheduler.link import NodeInfo
 from dispy.security import secrets
 from dispy.security.tls import warn_if_open
-from dispy.system.escaping import of_error
+from dispy.system.wording import of_error
 
 if TYPE_CHECKING:
     from dispy.client.cluster_nodes import Steering

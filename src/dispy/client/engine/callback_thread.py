@@ -24,7 +24,7 @@ from dispy.client.arguments import describe
 from dispy.client.engine.deadlocks import Standing
 from dispy.client.logger import notice
 from dispy.client.wakeup import Signal
-from dispy.system.escaping import counted
+from dispy.system.wording import counted
 
 logger = logging.getLogger("dispy.client")
 

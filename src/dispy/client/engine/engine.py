@@ -44,10 +44,11 @@ from dispy.scheduler.service import SchedulerService
 from dispy.scheduler.tracing import set_tracing
 from dispy.system.addresses import is_loopback
 from dispy.system.directories import memory_directory, shared_memory
-from dispy.system.memory import SharedPool, pool
+from dispy.system.memory import pool
 from dispy.system.process_identity import user_and_host
 from dispy.system.processes import shortage
 from dispy.system.run_directory import Place, sweep
+from dispy.system.shared_memory import SharedPool
 
 if TYPE_CHECKING:
     from dispy.client.cluster import JobCluster

@@ -12,7 +12,7 @@ from dispy import payload
 from dispy.client.map.chunk_job import Chunk
 from dispy.client.session.missing_files import advice_in, explain
 from dispy.errors import JobError
-from dispy.system.escaping import counted, of_error, short_repr
+from dispy.system.wording import counted, of_error, short_repr
 
 if TYPE_CHECKING:
     from dispy.client.session.state import ClusterState

@@ -30,7 +30,7 @@ from dispy.client.map import chunk_results
 from dispy.client.map.chunk_job import Chunk
 from dispy.client.wakeup import Signal
 from dispy.errors import JobError, PicklingError, UsageError
-from dispy.system.escaping import of_error
+from dispy.system.wording import of_error
 
 if TYPE_CHECKING:
     from dispy.client.session.objects import Ref

@@ -16,7 +16,7 @@ from dispy.journal import files, reader
 from dispy.journal.files import BusyError, EmptyError
 from dispy.net.discovery import running_nodes
 from dispy.system.addresses import is_loopback
-from dispy.system.escaping import counted
+from dispy.system.wording import counted
 
 PROBE_S = 1.0
 """Seconds that a node's machine has to accept a connection when programs are put in order; then it counts as away."""

@@ -29,7 +29,7 @@ from dispy.journal import reader
 from dispy.journal.writer import Journal
 from dispy.protocol.files import FileEntry
 from dispy.protocol.node import Job, PutObject
-from dispy.system.escaping import counted
+from dispy.system.wording import counted
 
 logger = logging.getLogger("dispy.client")
 

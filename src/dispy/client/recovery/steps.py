@@ -41,7 +41,7 @@ from dispy.errors import DispyError
 from dispy.protocol.limits import MIB
 from dispy.protocol.node import Ended
 from dispy.system.clock import Clock
-from dispy.system.escaping import counted
+from dispy.system.wording import counted
 
 logger = logging.getLogger("dispy.client")
 

@@ -14,7 +14,8 @@ from dispy.core.scheduling.state import Status
 from dispy.errors import UsageError
 from dispy.net.discovery import where_looked
 from dispy.system.addresses import own
-from dispy.system.escaping import counted, line
+from dispy.system.escaping import line
+from dispy.system.wording import counted
 
 if TYPE_CHECKING:
     from dispy.client.cluster_nodes import Steering

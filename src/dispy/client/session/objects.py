@@ -19,7 +19,7 @@ from dispy.errors import UsageError
 from dispy.protocol.limits import OBJECTS_MAX
 from dispy.protocol.node import PutObject
 from dispy.system import process_identity
-from dispy.system.escaping import counted
+from dispy.system.wording import counted
 
 if TYPE_CHECKING:
     from dispy.client.session.state import ClusterState

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dispy.core.execution.fair_shares import may_start
 from dispy.core.execution.state import State, Status
 from dispy.protocol.worker import split_claim
-from dispy.system.escaping import counted
+from dispy.system.wording import counted
 
 
 def find_stall(state: State) -> str:

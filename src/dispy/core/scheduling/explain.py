@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from dispy.core.scheduling.files import describe_progress
 from dispy.core.scheduling.state import Computation, Placement, Status
-from dispy.system.escaping import counted
+from dispy.system.wording import counted
 
 
 def why_open(computation: Computation, number: int) -> str:

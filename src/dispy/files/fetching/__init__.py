@@ -1,1 +1,1 @@
-"""Fetching of files by content: what is missing is asked of whom, in pieces, and stored."""
+"""Fetching of files by content: files that are missing are asked of clients, piece by piece, and stored."""

@@ -1,51 +1,56 @@
-"""What the stager knows: files that something waits for, those that come, and whom they are asked of."""
+"""Records of the stager: files that something waits for, files that are fetched, and the suppliers that are asked.
+
+Records are changed on the event loop only, except ``Stage.begun``, which the thread of a stage fills.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NewType, Protocol
 
-from dispy.core.execution.ids import ClientId
 from dispy.files.copy_in_progress import Following
-from dispy.files.store import Part
+from dispy.files.part import Part
 from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry
 
+SupplierId = NewType("SupplierId", bytes)
+"""Name of a supplier, which is a client of the node that has files. The node converts its own names of clients."""
+
 
 class Landed(Protocol):
-    """A payload that arrived as a stream (``segments.Incoming``)."""
+    """Data of a piece that arrived as a stream (``node.payloads.payload_files.Incoming``)."""
 
     def view(self) -> bytes | memoryview:
-        """All of it, until ``let_go``.
+        """Returns all bytes of the piece; valid until ``let_go``.
 
         Raises:
-            OSError: There was no room for it.
+            OSError: There was no room for the data.
         """
 
     def let_go(self) -> None:
-        """It was looked at."""
+        """Give the memory of the data back after ``view``."""
 
     def discard(self) -> None:
-        """It is not wanted."""
+        """Drop the data unread, and give its memory back."""
 
 
 class Seams(NamedTuple):
-    """What the stager does to the world around it.
+    """Functions by which the stager acts on the world around it, and limits.
 
     Attributes:
-        send: Tell a client something; False if it is not connected.
-        post: Have a function called on the loop; from any thread.
-        later: Likewise after some seconds; on the loop.
-        owner: User and group that files are given to; None: they are ours.
-        threads: Makes so many of a name.
-        piece_max: Bytes of a piece.
-        pieces_max: Bytes of pieces that a client is asked for at once.
-        search_path: Where the Python of jobs looks for modules; asked on a thread.
+        send: Sends a message to a supplier; returns False if that is not connected.
+        post: Has a function called with arguments on the event loop; may be called from any thread.
+        later: Has a function called with arguments after some seconds (first argument); called on the event loop.
+        owner: User and group that files are given to; None: files stay the node's.
+        threads: Makes a pool of threads: number of threads, and prefix of their names.
+        piece_max: Bytes of the largest piece that is asked for.
+        pieces_max: Bytes of pieces that a supplier is asked for at once.
+        search_path: Returns the directories in which the Python of jobs looks for modules; called on a thread.
     """
 
-    send: Callable[[ClientId, node.FromNode], bool]
+    send: Callable[[SupplierId, node.FromNode], bool]
     post: Callable[..., object]
     later: Callable[..., object]
     owner: tuple[int, int] | None
@@ -56,25 +61,26 @@ class Seams(NamedTuple):
 
 
 class Stage:
-    """Files that something waits for.
+    """Files that something on the node waits for.
 
     Args:
-        client: Who has them.
-        computation: Which of its computations they are of.
+        supplier: The client that has the files.
+        computation: Number of the computation of that client that the files are of.
         entries: The files. Those of packages that are installed here are taken out before anything else is done.
-        work: Where they are put; None: they are only fetched, for now.
-        done: Called on the loop with the reason why not, empty if they are there.
-        around: The working directory that they are meant for, if they are only fetched.
+        work: The directory that the files are put into; None: they are only fetched into the store, for now.
+        done: Called on the event loop when the stage ends, with the reason why the files are not there; empty if
+            they are.
+        around: The working directory that the files are meant for, if they are only fetched.
     """
 
     __slots__ = (
-        "after", "around", "begun", "client", "computation", "done", "entries", "files", "files_max", "is_dropped",
-        "is_told", "missing", "size", "size_max", "task", "tries", "work",
+        "after", "around", "begun", "computation", "done", "entries", "files", "files_max", "is_dropped",
+        "is_told", "missing", "size", "size_max", "supplier", "task", "tries", "work",
     )  # fmt: skip
 
     def __init__(
         self,
-        client: ClientId,
+        supplier: SupplierId,
         computation: int,
         entries: list[FileEntry],
         work: Path | None,
@@ -82,83 +88,107 @@ class Stage:
         around: Path | None = None,
     ) -> None:
         self.around = around or work
-        self.client = client
+        self.supplier = supplier
         self.computation = computation
         self.entries = entries
         self.work = work
         self.done = done
         self.missing: dict[bytes, int] = {}
-        """Sizes of what is not here, by digest."""
+        """Sizes (bytes) of files that are not in the store, by digest."""
         self.begun: dict[bytes, Following | None] = {}
-        """Copies of what another node receives, by digest; None: it is copied when it is there."""
+        """Copies of files that another node receives, by digest; None: the file is copied when it is complete."""
         self.is_dropped = False
+        """True once the stage has ended or was dropped. Threads see it, and stop."""
         self.task: Future[Any] | None = None
         """The work of a thread for this stage, running or queued: looking for files, or placing them."""
         self.after: Callable[[], None] | None = None
-        """Called when the thread has noticed that nobody wants the stage any more."""
+        """Called once no thread works for the stage, which was dropped."""
         self.tries = 0
+        """Number of times that files were found missing in the store."""
         self.files = self.files_max = self.size = self.size_max = 0
-        """How much has come, of how much."""
+        """Files and bytes that have come, of how many (``…_max``) that were missing."""
         self.is_told = False
-        """Whether its client was told how much that is, and a moment has not passed since."""
+        """True for ``PROGRESS_S`` after the client was told how much has come."""
 
     @property
     def is_placing(self) -> bool:
-        """Whether a thread looks for files or puts them there, or is to."""
+        """True if a thread looks for files or places them, or has that queued."""
         return self.task is not None
 
 
 class Fetch:
-    """A file that is not here yet."""
+    """A file that is wanted and not in the store yet.
+
+    Args:
+        digest: SHA-256 of the content.
+        size: Bytes of the content.
+    """
 
     __slots__ = (
-        "asked", "asker", "digest", "early", "handed", "is_apart", "is_mixed", "opening", "origin", "part", "seen",
-        "size", "stages",
+        "asked", "digest", "early", "handed", "is_apart", "is_mixed", "opening", "origin", "part", "seen",
+        "size", "stages", "supplier",
     )  # fmt: skip
 
     def __init__(self, digest: bytes, size: int) -> None:
         self.digest = digest
         self.size = size
         self.stages: list[Stage] = []
+        """Stages that wait for the file, in the order in which they missed it."""
         self.part: Part | None = None
+        """The open part; None for a small file, and while no part is open."""
         self.opening: Future[Any] | None = None
-        """A thread opens the part, or is to."""
+        """The work of a thread that opens the part, running or queued."""
         self.is_apart = False
+        """True if the part is to be the node's own, since another node holds the common one and stands still."""
         self.seen = (0, 0.0)
-        """How much another node had of it when we looked, and for how long no more than that (seconds)."""
-        self.asker: ClientId | None = None
-        """Who is being asked for it."""
+        """Bytes that another node had of the file at the last look, and for how many seconds no more than that."""
+        self.supplier: SupplierId | None = None
+        """The supplier that is asked for the file; None: no supplier is."""
         self.asked = 0
-        """Where the next piece begins that is to be asked for."""
+        """Offset (bytes) of the next piece to ask for."""
         self.handed = 0
-        """Up to where all has been given to the thread that writes."""
-        self.origin: ClientId | None = None
-        """Whose pieces those were."""
+        """Offset (bytes) up to which all pieces were given to the writer's thread."""
+        self.origin: SupplierId | None = None
+        """The supplier that sent the last piece given to the writer; None: no piece was given."""
         self.is_mixed = False
-        """They were of several clients, or of an earlier time: should it be something else, nobody is to blame."""
+        """True if pieces are of several suppliers or from an earlier time. If the content is wrong then, no supplier
+        is to blame, and all is fetched again."""
         self.early: dict[int, Arrived] = {}
-        """Pieces that have overtaken others, by where they begin."""
+        """Pieces that have overtaken pieces before them, by offset."""
 
 
 class Asked(NamedTuple):
+    """A piece that a supplier was asked for: its file, and its size (bytes)."""
+
     fetch: Fetch
     size: int
 
 
 class Supplier:
-    """What a client has been asked for and has not sent."""
+    """Pieces that a supplier was asked for and has not sent, and files that it is to be asked for."""
 
     __slots__ = ("asked", "order", "size")
 
     def __init__(self) -> None:
         self.asked: dict[tuple[bytes, int], Asked] = {}
+        """Pieces that have not arrived, by digest and offset."""
         self.size = 0
-        """Bytes that were asked for and that no thread has been given."""
+        """Bytes that were asked for and were not given to a writer's thread yet."""
         self.order: list[tuple[int, int, Fetch]] = []
-        """A heap of what is to be asked for: what has least left comes first."""
+        """Heap of files to ask for: bytes left, a serial number, the file. The fewest bytes left come first."""
 
 
 class Arrived(NamedTuple):
+    """A piece that has arrived.
+
+    Attributes:
+        fetch: Its file.
+        part: The part of the file when the piece arrived; None for a small file.
+        offset: Where the piece begins in the file (bytes).
+        data: The bytes, or the stream that holds them.
+        size: Bytes that were asked for.
+    """
+
     fetch: Fetch
     part: Part | None
     offset: int
@@ -167,7 +197,7 @@ class Arrived(NamedTuple):
 
 
 def close_begun(stage: Stage) -> None:
-    """What was copied early is not needed."""
+    """Close the copies that were begun for a stage, and drop what has been copied. Safe to repeat."""
     for begun in list(stage.begun.values()):
         if begun is not None:
             begun.close()

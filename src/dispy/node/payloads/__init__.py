@@ -1,1 +1,1 @@
-"""Large payloads on a node: in shared memory or on disk, and between files and sockets."""
+"""Large payloads on a node: files in shared memory or on disk, and their way from and to sockets."""

@@ -1,4 +1,4 @@
-"""Large data that finds no room, neither in memory nor on disk: it waits where it is until there is some."""
+"""Back-pressure when large data finds no room: its computation gets no jobs until there is room again."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ from dispy.system.free_space import NoRoomError
 logger = logging.getLogger("dispy.node")
 
 LOOK_S = 0.5
-"""How often it is looked whether there is room (seconds)."""
+"""Interval (seconds) at which the node looks whether there is room again."""
 
 SAY_S = 60.0
-"""How often it is said that there is none (seconds)."""
+"""Minimum interval (seconds) between two warnings in the log that there is no room."""
 
 
 def is_passing(error: OSError) -> bool:
-    """Whether there may be room later: others of this program or another hold it, and it would be enough."""
+    """True if there may be room later: other payloads hold it now, and the file system is large enough."""
     return isinstance(error, NoRoomError) and error.is_passing
 
 
 def wait_for_room(
     service: NodeState, key: Key, size: int, reason: str, returned: tuple[int, int] | None = None
 ) -> None:
-    """Take no more jobs of a computation until there is room for so many bytes; its program is told the reason.
+    """Take no more jobs of a computation until there is room for ``size`` bytes. Its program is told the reason.
 
     Args:
-        service: Of the node.
+        service: The service of the node.
         key: The computation.
-        size: Of the data that found no room.
-        reason: What is full.
-        returned: The job that it was of, which goes back (number and attempt).
+        size: Bytes of the data that found no room.
+        reason: A text that says what is full.
+        returned: Number and attempt of the job that the data was of, which goes back to the program; None: no job
+            goes back.
     """
     now = service._clock.monotonic()
     if now > service._short_said + SAY_S:
@@ -46,6 +47,7 @@ def wait_for_room(
 
 
 def _look(service: NodeState) -> None:
+    """Let computations go on for whose data there is room again, and look once more later if others wait."""
     for key, size in list(service._short.items()):
         if key not in service._loaded:
             del service._short[key]

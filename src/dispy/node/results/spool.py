@@ -32,7 +32,7 @@ from dispy.core.execution.actions import NoteOpen, Store
 from dispy.core.execution.events import Restored, Stored
 from dispy.core.execution.ids import ClientId
 from dispy.errors import StateDirectoryError
-from dispy.node.payloads.transfer import Outgoing
+from dispy.node.payloads.payload_files import Outgoing
 from dispy.node.results.spool_files import (
     CRC,
     DAMAGED,

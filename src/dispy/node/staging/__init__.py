@@ -1,1 +1,1 @@
-"""Files of computations and jobs, from the store to the directories where jobs find them."""
+"""Working directories on a node, and the files of computations and jobs that are put there."""

@@ -1,9 +1,24 @@
-"""Files that jobs bring: in the working directory while their job runs, and at no other time.
+"""Files that jobs bring: they are in the working directory while their job runs, and at no other time.
 
-All jobs of a computation on a node have one working directory, so two jobs cannot have different files of
-one name at once: the second waits until the first has ended. The same file is there for both. What lay there
-under such a name before is moved aside, and back when no job needs its own any more. Files that are sent meanwhile
-and are to stay wait likewise, or they would be gone with the job that has theirs.
+All jobs of a computation on a node share one working directory, so two jobs cannot have different files of one name
+at
+once: the second job waits until the first has ended. A file with the same content serves both. A file that lay there
+under such a name before is moved aside, and back when no job needs that name any more. Files that are sent meanwhile
+and are to stay (``put``) wait, too: otherwise they would be removed with the job that has their names.
+
+The way of a job that brings files:
+
+=========  ======================================  ==================================================================
+state      event                                   next, and what is done
+=========  ======================================  ==================================================================
+noted      ``offer``: a worker is to run it        waiting
+waiting    no other content has its names          placing: names are reserved, the stager puts the files there
+placing    files are there                         placed: the record is given to the worker
+placing    files cannot be put there               gone: names are released, the record fails
+waiting    ``release`` or ``withdraw``             gone
+placing    ``release`` or ``withdraw``             gone: names are released once no thread puts files there
+placed     ``release``: job or worker has ended    gone: names are released
+=========  ======================================  ==================================================================
 """
 
 from __future__ import annotations
@@ -22,21 +37,31 @@ from dispy.protocol.worker import Record
 
 
 class _Placed:
-    """A file that is there for jobs that run."""
+    """A file that is in the working directory for jobs, or is being put there.
+
+    Args:
+        entry: The file.
+        aside: Number under which a file that had its name was moved aside; 0: there was none.
+        directories: Directories that are made for the file, the deepest first.
+    """
 
     __slots__ = ("aside", "directories", "entry", "users")
 
     def __init__(self, entry: FileEntry, aside: int, directories: list[str]) -> None:
         self.entry = entry
         self.aside = aside
-        """Where that is which lay there before, 0: nothing did."""
         self.directories = directories
-        """Those that were made for it."""
         self.users = 0
+        """Jobs that need the file."""
 
 
 class _Offered:
-    """A record whose job brings files, from the moment when a worker is to have it."""
+    """A record whose job brings files, and that a worker is to run or runs.
+
+    Args:
+        record: The record, with one job.
+        entries: The files of the job.
+    """
 
     __slots__ = ("entries", "is_placed", "record", "stage")
 
@@ -44,11 +69,18 @@ class _Offered:
         self.record = record
         self.entries = entries
         self.stage: Stage | None = None
+        """Puts the files there; None while the record waits for names."""
         self.is_placed = False
+        """True once the stage has ended, so that the worker has the record, or the record has failed."""
 
 
 class _Put:
-    """Files that are to stay, whatever jobs bring."""
+    """Files that are to stay, whatever jobs bring.
+
+    Args:
+        entries: The files.
+        done: Called with the reason why they are not there, empty if they are.
+    """
 
     __slots__ = ("done", "entries", "stage")
 
@@ -56,18 +88,20 @@ class _Put:
         self.entries = entries
         self.done = done
         self.stage: Stage | None = None
+        """Puts the files there; None while they wait for names."""
 
 
 class Brought:
-    """The files that jobs of one computation bring to a node.
+    """The files that jobs of one computation bring to a node. All methods are called on the event loop.
 
     Args:
         work: The working directory.
-        owner: User and group that directories and files are given to.
-        stage: Puts files there, and calls a function with the reason why not.
-        drop: Gives that up, and calls a function when nothing is put there any more.
+        owner: User and group that directories and files are given to; None: they stay ours.
+        stage: Starts putting files there, and later calls a function with the reason why not, empty if they are
+            there.
+        drop: Gives a stage up, and calls a function when no thread puts files there any more.
         give: Hands a record to its worker.
-        fail: Tells that a record was not given to its worker, and why.
+        fail: Called for a record that was not given to its worker, with the reason.
     """
 
     def __init__(
@@ -86,29 +120,33 @@ class Brought:
         self._give = give
         self._fail = fail
         self.entries: dict[int, list[FileEntry]] = {}
-        """Of jobs that are here, by number."""
+        """Files of jobs that are on the node and bring files, by number of the job."""
         self.count = 0
-        """How many these are together."""
+        """Number of files in all these lists."""
         self._placed: dict[str, _Placed] = {}
+        """Files that jobs have in the directory, or that are being put there, by path."""
         self._offered: dict[WorkerId, _Offered] = {}
+        """Records of jobs with files, by the worker that is to run them or runs them."""
         self._puts: list[_Put] = []
+        """Files that are to stay and wait or are being put there, in the order of ``put``."""
         self._numbers = itertools.count(1)
+        """Numbers for files that are moved aside."""
 
     def note(self, number: int, entries: list[FileEntry]) -> None:
-        """A job is here that brings files."""
+        """Note the files of a job that has come to the node. Replaces the list of an earlier attempt."""
         self.forget(number)
         self.entries[number] = entries
         self.count += len(entries)
 
     def forget(self, number: int) -> None:
-        """It is not any more."""
+        """Forget the files of a job that is not on the node any more. A job without files is fine."""
         self.count -= len(self.entries.pop(number, ()))
 
     def offer(self, worker: WorkerId, record: Record) -> bool:
-        """A worker is to run a record: if its job brings files it gets it when they are there.
+        """Take over a record for a worker if its job brings files: ``give`` is called when they are there.
 
         Returns:
-            Whether it does.
+            True if the job brings files. Otherwise the caller gives the record to the worker.
         """
         entries = self.entries.get(record.jobs[0].number) if record.jobs else None
         if not entries:
@@ -118,24 +156,24 @@ class Brought:
         return True
 
     def put(self, entries: list[FileEntry], done: Callable[[str], None]) -> None:
-        """Put files there that stay: when no job has its own under their names, before jobs that come later.
+        """Put files there that stay, once no job has their names. Jobs that are placed later wait for them.
 
         Args:
-            entries: Which; they are on this machine.
-            done: Called with the reason why not, empty if they are there; not called after ``close``.
+            entries: The files, which are in the store.
+            done: Called with the reason why the files are not there, empty if they are. Not called after ``close``.
         """
         self._puts.append(_Put(entries, done))
         self._place_waiting()
 
     def withdraw(self, worker: WorkerId, untaken: list[int]) -> list[int]:
-        """A worker is not to have its record, unless it has taken it.
+        """Take back the record of a worker, unless the worker has begun with it.
 
         Args:
-            worker: Which.
-            untaken: Numbers of records that were taken back from its channel.
+            worker: The worker.
+            untaken: Numbers of records that were taken back from the worker's channel.
 
         Returns:
-            These, and the number of a record that had not been given to it yet.
+            These numbers, and that of a record that was not given to the worker yet.
         """
         offered = self._offered.get(worker)
         if offered is None:
@@ -147,7 +185,7 @@ class Brought:
         return untaken if number in untaken else [*untaken, number]
 
     def release(self, worker: WorkerId) -> None:
-        """The job of a worker has ended, or the worker has."""
+        """Remove the files of a worker's job: the job or the worker has ended. A job without files is fine."""
         offered = self._offered.pop(worker, None)
         if offered is None:
             return
@@ -159,13 +197,14 @@ class Brought:
             self._drop(offered.stage, partial(self._clear, offered.entries))
 
     def _clear(self, entries: list[FileEntry]) -> None:
+        """Remove files that no other job needs, and place what has waited for their names."""
         with suppress(OSError), Tree(self._work, self._owner) as tree:
             for entry in entries:
                 self._remove(tree, entry.path)
         self._place_waiting()
 
     def close(self) -> None:
-        """No job runs here any more: what lay there before comes back."""
+        """End all: no job runs here any more. Files that were moved aside come back."""
         for offered in self._offered.values():
             if offered.stage is not None and not offered.is_placed:
                 self._drop(offered.stage, None)
@@ -181,6 +220,7 @@ class Brought:
                     self._remove(tree, placed.entry.path)
 
     def _place_waiting(self) -> None:
+        """Start putting files there whose names are free: first those that stay, then those of jobs."""
         for put in list(self._puts):
             if put.stage is None and not self._is_in_use(put):
                 self._begin(put)
@@ -189,7 +229,7 @@ class Brought:
                 self._place(worker, offered)
 
     def _is_in_use(self, put: _Put) -> bool:
-        """Whether jobs have files of such names, or others of them are to be put there before."""
+        """True if jobs have files under these names, or files that are to be put there before have them."""
         before = self._puts[: self._puts.index(put)]
         names = [*self._placed, *(entry.path for other in before for entry in other.entries)]
         return any(_clash(entry.path, name) for entry in put.entries for name in names)
@@ -204,6 +244,7 @@ class Brought:
         put.stage = self._stage(put.entries, done)
 
     def _is_taken(self, entry: FileEntry) -> bool:
+        """True if a job has to wait for the name of its file. Jobs can share a file with the same content."""
         if any(_clash(entry.path, other.path) for put in self._puts for other in put.entries):
             return True
         placed = self._placed.get(entry.path)
@@ -264,5 +305,5 @@ class Brought:
 
 
 def _clash(path: str, other: str) -> bool:
-    """Whether two files cannot be there at once: one has the name of the other, or of a directory that this is in."""
+    """True if two files cannot be there at once: their paths are equal, or one is a directory of the other."""
     return path == other or path.startswith(other + "/") or other.startswith(path + "/")

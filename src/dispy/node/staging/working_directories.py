@@ -1,4 +1,4 @@
-"""The directories of computations, and the files that are put there: those of all jobs, of one, and of requests."""
+"""The working directories of computations, and the files put there: for all jobs, for single jobs, and sent later."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dispy.core import execution as core
 from dispy.core.execution.ids import ClientId, Key, WorkerId
-from dispy.files.fetching.wanted_files import Stage
+from dispy.files.fetching.wanted_files import Stage, SupplierId
 from dispy.net.connection import Connection
 from dispy.node.processes.workers import give
 from dispy.node.results.delivery import release, send_to
@@ -18,12 +18,17 @@ from dispy.protocol import worker as worker_protocol
 
 
 def place_name(key: Key) -> str:
-    """Of the directories of a computation; clients know it."""
+    """Returns the name of the directories of a computation. Clients compute the same name, so it must not change."""
     return f"{key[0].hex()[:8]}-{key[1]}"
 
 
 def open_work(service: NodeState, key: Key, compute: node.Compute) -> Path:
-    """The working directory of a computation: the one that it has, or a new one."""
+    """Returns the working directory of a computation: the one that it has, or a new one.
+
+    Raises:
+        OSError: The directory cannot be made.
+        ValueError: The name that the client gave leads elsewhere.
+    """
     before = service._loaded.get(key)
     if before is not None:
         return before.work
@@ -40,7 +45,10 @@ def open_work(service: NodeState, key: Key, compute: node.Compute) -> Path:
 
 
 def drop_work(service: NodeState, key: Key, work: Path) -> None:
-    """Nobody uses a working directory any more: it goes when no thread puts anything there."""
+    """Remove a working directory that no computation uses, once no thread puts files there.
+
+    Until then the key is in ``_dropping``, and the computation is not staged anew.
+    """
     service._dropping.add(key)
     service._stager.leave(work, partial(_remove_work, service, key, work))
 
@@ -55,7 +63,7 @@ def _remove_work(service: NodeState, key: Key, work: Path) -> None:
 
 
 def drop_places(service: NodeState, key: Key) -> None:
-    """Remove the directories of a computation that is over."""
+    """Remove the directories of a computation that has ended."""
     loaded = service._loaded.pop(key, None)
     if loaded is not None:
         drop_brought(service, loaded)
@@ -67,7 +75,10 @@ def drop_places(service: NodeState, key: Key) -> None:
 
 
 def stage_files(service: NodeState, action: core.StageFiles) -> None:
-    """Have the files of a computation in its working directory."""
+    """Put the files of a computation into its working directory; ``FilesReady`` or ``FilesFailed`` follows.
+
+    If the directory of an earlier stay is still being removed the action waits for that.
+    """
     key, compute = action.key, action.compute
     fault = _why_too_many(service, key[0], 0)
     if fault:
@@ -83,18 +94,18 @@ def stage_files(service: NodeState, action: core.StageFiles) -> None:
         service._loop.call_soon(service._handle, core.FilesFailed(key, compute.life, reason))
         return
     done = partial(_on_staged, service, key, compute.life)
-    stage = Stage(key[0], key[1], compute.files, work, done)
+    stage = Stage(SupplierId(key[0]), key[1], compute.files, work, done)
     service._prepared[key] = Prepared(work, stage)
     service._stager.stage(stage)
 
 
 def _why_too_many(service: NodeState, client: ClientId, more: int) -> str:
-    """Why no lists of files are kept for a client, besides those of what it has here; empty if they are.
+    """Returns why no more lists of files are kept for a client: they take memory. Empty if they are kept.
 
     Args:
-        service: Of the node.
-        client: Who.
-        more: Files that are to be listed besides.
+        service: The service of the node.
+        client: The client.
+        more: Number of files to be listed besides those of its computations and jobs here.
     """
     count = more
     for key, computation in service._machine.state.computations.items():
@@ -122,7 +133,7 @@ def _on_staged(service: NodeState, key: Key, life: int, reason: str) -> None:
 
 
 def drop_prepared(service: NodeState, key: Key) -> None:
-    """A computation is not wanted whose files are on their way."""
+    """Give up the files and the working directory of a computation whose files are on their way, if there is one."""
     prepared = service._prepared.pop(key, None)
     if prepared is not None:
         service._stager.drop(prepared.stage)
@@ -133,7 +144,7 @@ def drop_prepared(service: NodeState, key: Key) -> None:
 
 
 def stage_job(service: NodeState, action: core.StageJob) -> None:
-    """Have the files of a job here; they are put where it finds them when it starts."""
+    """Fetch the files of a job into the store; ``JobFilesReady`` follows. They are put into place when it starts."""
     key, number = action.key, action.number
     loaded = service._loaded.get(key)
     if loaded is None:
@@ -157,18 +168,20 @@ def stage_job(service: NodeState, action: core.StageJob) -> None:
             reason = f"node {service.name}: {reason}"
         service._handle(core.JobFilesReady(key, number, action.attempt, reason))
 
-    stage = Stage(key[0], key[1], action.files, None, done, around=loaded.work)
+    stage = Stage(SupplierId(key[0]), key[1], action.files, None, done, around=loaded.work)
     loaded.stages[number] = service._stager.stage(stage)
 
 
 def _brought(service: NodeState, loaded: Loaded) -> Brought:
-    """What keeps the files of a computation's jobs apart."""
+    """Returns the record that keeps the files of a computation's jobs apart; made on first use."""
     if loaded.brought is None:
-        client, computation = loaded.key
+        supplier, computation = SupplierId(loaded.key[0]), loaded.key[1]
         loaded.brought = Brought(
             loaded.work,
             service._stager.owner,
-            lambda files, done: service._stager.stage(Stage(client, computation, files, loaded.work, done)),
+            lambda files, done: service._stager.stage(
+                Stage(supplier, computation, files, loaded.work, done)
+            ),
             service._stager.drop,
             partial(give, service),
             partial(_fail_offer, service),
@@ -177,7 +190,7 @@ def _brought(service: NodeState, loaded: Loaded) -> Brought:
 
 
 def _fail_offer(service: NodeState, worker: WorkerId, record: worker_protocol.Record, reason: str) -> None:
-    """A worker was not given its record: its job, which is the only one, ends."""
+    """End the job of a record that was not given to its worker. The record has one job."""
     job = record.jobs[0]
     now = service._clock.time()
     ended = node.Ended(job.number, job.attempt, node.TERMINATED, now, now, b"", reason=reason, ran=False)
@@ -188,7 +201,7 @@ def _fail_offer(service: NodeState, worker: WorkerId, record: worker_protocol.Re
 
 
 def unstage_jobs(service: NodeState, action: core.UnstageJobs) -> None:
-    """Stop getting the files of jobs that have left."""
+    """Stop fetching the files of jobs that have left the node."""
     loaded = service._loaded.get(action.key)
     if loaded is None:
         return
@@ -211,7 +224,7 @@ def forget_brought(service: NodeState, key: Key) -> None:
 
 
 def drop_brought(service: NodeState, loaded: Loaded) -> None:
-    """A computation leaves: nothing is on its way for it any more."""
+    """Give up all files on their way for a computation that leaves, and remove files of its jobs."""
     for stage in loaded.stages.values():
         service._stager.drop(stage)
     loaded.stages.clear()
@@ -227,10 +240,13 @@ def drop_brought(service: NodeState, loaded: Loaded) -> None:
 def place_files(
     service: NodeState, connection: Connection, client: ClientId, message: node.PlaceFiles
 ) -> None:
-    """Put files into a working directory in which jobs may be at work."""
+    """Put files into a working directory in which jobs may be at work; ``FilesPlaced`` is sent when they are there.
+
+    A request that is under way already is not started again.
+    """
     key = (client, message.computation)
     loaded = service._loaded.get(key)
-    # A computation that is not here is sent again if it is wanted, and this after it.
+    # A computation that is not here is sent again if it is wanted, and this message after it.
     if loaded is None or message.request in loaded.requests:
         return
     fault = _why_too_many(service, client, len(message.files))
@@ -254,5 +270,5 @@ def place_files(
             reason = f"node {service.name}: {reason}"
         send_to(service, client, node.FilesPlaced(message.computation, message.request, reason))
 
-    stage = Stage(client, message.computation, message.files, None, fetched, around=loaded.work)
+    stage = Stage(SupplierId(client), message.computation, message.files, None, fetched, around=loaded.work)
     loaded.stages[-message.request] = service._stager.stage(stage)

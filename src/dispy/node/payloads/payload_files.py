@@ -1,4 +1,4 @@
-"""Payloads on their way between files of a node and the sockets of its clients."""
+"""Files of payloads on their way between a node and the sockets of its clients: ``Incoming`` and ``Outgoing``."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from contextlib import suppress
 from pathlib import Path
 
 from dispy.system.free_space import SHORT, NoRoomError, Room, places
-from dispy.system.memory import claim_file, free_file, map_shared
+from dispy.system.shared_memory import claim_file, free_file, map_shared
 
 _MOVE_STEP = 1024 * 1024
+"""Bytes that are copied at once when a payload moves from memory to disk."""
 
 
 class Outgoing:
-    """A segment on its way to a client.
+    """A segment on its way to a client. The caller must close it.
 
-    Read and not mapped: pages of a GiB cost 100 ms to be mapped, in which nothing else is done, and a
-    worker that cuts a mapped file would end us.
+    The file is read and not mapped: mapping the pages of a GiB takes 100 ms, during which nothing else is done, and a
+    worker that truncates a mapped file would kill us.
 
     Args:
-        descriptor: Of the file; is closed with this.
+        descriptor: Of the file; closed by ``close``.
         size: Bytes that are sent.
-        start: Where they begin in the file.
+        start: Offset of these bytes in the file.
     """
 
     __slots__ = ("_descriptor", "_start", "size")
@@ -33,30 +34,31 @@ class Outgoing:
         self.size = size
 
     def read(self, start: int, size: int) -> bytes:
-        """Bytes from a place on; zeros where there are none any more."""
+        """Returns ``size`` bytes from offset ``start`` on; zeros for bytes that are not there any more."""
         data = b""
         with suppress(OSError):
             data = os.pread(self._descriptor, size, self._start + start)
         return data if len(data) == size else data.ljust(size, b"\0")
 
     def close(self) -> None:
-        """No more is read."""
+        """Close the file."""
         os.close(self._descriptor)
 
 
 class Incoming:
     """A payload on its way into a file.
 
-    A new file is written and not mapped: page faults cost more than copying. One that is used again has
-    its pages, and is mapped, so that the socket is read straight into it. A file for which the memory file system has
-    no room any more in the middle of it goes on on disk.
+    A new file is written and not mapped: page faults cost more than copying. A file that is used again has its
+    pages, and is mapped, so that the socket is read straight into it. If the memory file system becomes full in the
+    middle of a payload, the payload moves to disk. Errors are kept until ``finish``, ``read`` or ``view``; bytes that
+    come after an error are dropped.
 
     Args:
-        room: Where the file may be.
-        name: Of the file.
-        size: Of the payload.
-        free: Where files lie that can be used again; empty for none.
-        expected: Bytes that others are going to need of the memory file system.
+        room: Directories in which the file may be.
+        name: Name of the file.
+        size: Bytes of the payload.
+        free: Directory of files that can be used again; empty if there is none.
+        expected: Bytes that other payloads on their way are going to need of the memory file system.
     """
 
     def __init__(self, room: Room, name: str, size: int, free: str, expected: int = 0) -> None:
@@ -69,7 +71,7 @@ class Incoming:
         self._mapped: memoryview | None = None
         self._position = 0
         self.directory = room.memory or room.disk
-        """Where the file is."""
+        """Directory that the file is in."""
         try:
             if claim_file(free, size, self._path):
                 self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
@@ -86,17 +88,17 @@ class Incoming:
 
     @property
     def size(self) -> int:
-        """Of the payload (bytes)."""
+        """Bytes of the payload."""
         return self._size
 
     @property
     def expected(self) -> int:
-        """Bytes that are still going to be taken of the memory file system."""
+        """Bytes of the memory file system that the payload is still going to take."""
         is_growing = self._descriptor >= 0 and self._mapped is None and self.directory == self._room.memory
         return self._size - self._position if is_growing else 0
 
     def _open(self, directories: list[str]) -> None:
-        """Have a new file in the first of some directories in which one can be made."""
+        """Make a new file in the first of these directories in which one can be made; keeps the error if none can."""
         for self.directory in directories:
             try:
                 how = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -110,14 +112,14 @@ class Incoming:
             self._error = NoRoomError(self._room, self._size)
 
     def room(self, size: int) -> memoryview | None:
-        """Where the next bytes belong."""
+        """Returns the memory for the next ``size`` bytes, which the caller fills; None if they must be written."""
         if self._mapped is None:
             return None
         self._position += size
         return self._mapped[self._position - size : self._position]
 
     def write(self, body: memoryview) -> None:
-        """Take the next bytes; what goes wrong is told by ``finish``."""
+        """Take the next bytes. An error is raised later, by ``finish``."""
         room = self.room(len(body))
         if room is not None:
             room[:] = body
@@ -131,7 +133,7 @@ class Incoming:
                 self._move(error)
 
     def _move(self, error: OSError) -> None:
-        """Go on on disk, if we were not there: what has come is copied."""
+        """Move the payload to disk after a failed write, if it was in memory: what has come is copied."""
         room, before, path = self._room, self._descriptor, self._path
         if error.errno not in SHORT or not room.disk or self.directory == room.disk:
             self._error = NoRoomError(room, self._size) if error.errno in SHORT else error
@@ -155,11 +157,11 @@ class Incoming:
                 os.unlink(path)
 
     def finish(self) -> Path:
-        """Close the file; returns where it is.
+        """Close the file; returns its path.
 
         Raises:
-            NoRoomError: There was none for it.
-            OSError: It cannot be written for another reason.
+            NoRoomError: There was no room for the payload.
+            OSError: The payload cannot be written for another reason.
         """
         if self._error is not None:
             raise self._error
@@ -167,32 +169,32 @@ class Incoming:
         return Path(self._path)
 
     def read(self) -> bytes:
-        """All of it, and no file any more.
+        """Returns the whole payload, and gives the file back.
 
         Raises:
-            OSError: There was no room.
+            OSError: There was no room for the payload.
         """
         data = self.finish().read_bytes()
         self._drop()
         return data
 
     def view(self) -> bytes | memoryview:
-        """All of it, without a copy where that is possible, until ``let_go``.
+        """Returns the whole payload, without a copy where that is possible; valid until ``let_go``.
 
         Raises:
-            OSError: There was no room.
+            OSError: There was no room for the payload.
         """
         if self._error is not None:
             raise self._error
         return self._mapped if self._mapped is not None else os.pread(self._descriptor, self._size, 0)
 
     def let_go(self) -> None:
-        """Note that the object was looked at: its room can be used again."""
+        """Give the file back after ``view``, to be used again."""
         self._close()
         self._drop()
 
     def discard(self) -> None:
-        """Give the room back."""
+        """Close and remove the file: the payload is not wanted."""
         self._close()
         with suppress(OSError):
             os.unlink(self._path)

@@ -1,0 +1,332 @@
+"""Parts of files that arrive: opened before the first piece is asked for, written piece by piece, and checked.
+
+A *part* is the file in the store that receives the content until it is whole. All nodes of a user share the store, so
+another node may hold the part; then this one waits as long as that node makes progress, and copies early what has
+come (``copy_in_progress``). Files of up to ``SMALL`` bytes have no part: their only piece is stored at once.
+
+The life of a ``Fetch``, by its fields (all changes are made on the event loop):
+
+===========================  ==========================  ===========================================================
+state                        event                       next
+===========================  ==========================  ===========================================================
+no part                      first request is due        opening: a placer's thread opens the part
+opening                      part is open                receiving, from where the part ends
+opening                      part is whole               checking: a placer's thread gives the part its name
+opening                      file is in the store        stored
+opening                      another node holds it       opening, after ``LOOK_AGAIN_S``; after ``STUCK_S`` without
+                                                         progress of that node in a part of our own
+opening, receiving           the disk fails              failed, for all stages
+receiving, or small          piece arrives               receiving; in order, pieces go to the file's writer
+receiving, or small          all is written and right    stored
+receiving, checking          content is wrong            pieces of several suppliers, or of an earlier time: no part,
+                                                         all is asked for again; otherwise failed for the stages of
+                                                         that supplier
+===========================  ==========================  ===========================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from dispy.files.fetching.requests import Requests
+from dispy.files.fetching.thread_pools import WRITERS, ThreadPools
+from dispy.files.fetching.wanted_files import (
+    Arrived,
+    Fetch,
+    Landed,
+    Seams,
+    Stage,
+    SupplierId,
+    close_begun,
+)
+from dispy.files.part import BusyError, Part
+from dispy.files.store import Store
+from dispy.protocol import node
+
+LOOK_AGAIN_S = 0.01
+"""Interval (seconds) at which the node looks whether another node has received a file, and copies what has come."""
+
+STUCK_S = 1.0
+"""Seconds without progress after which the node no longer waits for another node that receives a file."""
+
+CHANGED = "its content is not what it was said to be: it has changed meanwhile"
+
+
+class Outcomes(NamedTuple):
+    """Functions that are called on the event loop with what became of a file.
+
+    Attributes:
+        received: Called with a file and the bytes of it that were written since the last call.
+        stored: Called with a file that is in the store, after it was removed from the fetches.
+        failed: Called with a file, the stages that cannot have it, and the reason. It ends these stages.
+    """
+
+    received: Callable[[Fetch, int], None]
+    stored: Callable[[Fetch], None]
+    failed: Callable[[Fetch, list[Stage], str], None]
+
+
+class Parts:
+    """Parts of the files that one node receives. Methods are called on the event loop unless they say otherwise.
+
+    Args:
+        store: Where the parts are.
+        seams: The world around.
+        threads: Threads that open and write parts.
+        fetches: Files that are wanted and not stored, by digest; shared with the owner.
+        outcomes: Functions that are called with what became of a file.
+
+    Attributes:
+        requests: Requests to suppliers for pieces of these files.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        seams: Seams,
+        threads: ThreadPools,
+        fetches: dict[bytes, Fetch],
+        outcomes: Outcomes,
+    ) -> None:
+        self._store = store
+        self._seams = seams
+        self._threads = threads
+        self._fetches = fetches
+        self._outcomes = outcomes
+        self.requests = Requests(seams, fetches, self._open)
+
+    # Opening.
+
+    def _open(self, fetch: Fetch) -> None:
+        """Have a placer's thread open the part of a file, unless no stage waits for the file any more."""
+        if fetch.opening is None and self._fetches.get(fetch.digest) is fetch:
+            stage = next((stage for stage in fetch.stages if stage.work is not None), None)
+            fetch.opening = self._threads.run(
+                self._threads.placer(),
+                self._begin,
+                (fetch.digest, fetch.size, fetch.is_apart, stage),
+                self._on_open,
+                (fetch,),
+            )
+
+    def _begin(
+        self, digest: bytes, size: int, is_apart: bool, stage: Stage | None
+    ) -> Part | OSError | None:
+        """Open the part of a file, on a thread; returns None if the file is in the store by now."""
+        try:
+            part = self._store.begin(digest, size, apart=is_apart)
+            if part.offset == 0 and self._store.has(digest, size):
+                # Another node was faster.
+                part.abandon()
+                return None
+        except BusyError as error:
+            if stage is not None and stage.work is not None:
+                self._follow(stage, stage.work, digest)
+            return error
+        except OSError as error:
+            return error
+        return part
+
+    def _follow(self, stage: Stage, work: Path, digest: bytes) -> None:
+        """Copy what another node has received of a file by now, on a thread."""
+        begun = stage.begun.get(digest)
+        if begun is None and digest not in stage.begun:
+            entry = next(entry for entry in stage.entries if entry.digest == digest)
+            group = self._seams.owner[1] if self._seams.owner is not None else None
+            begun = stage.begun[digest] = self._store.follow(entry, work, group)
+        if begun is None:
+            return
+        try:
+            begun.advance(lambda: not stage.is_dropped)
+        except OSError:
+            # The error is reported when the whole file is put there.
+            stage.begun[digest] = None
+            begun.close()
+        if stage.is_dropped:
+            close_begun(stage)
+
+    def _on_open(self, fetch: Fetch, result: Part | OSError | None) -> None:
+        fetch.opening = None
+        if self._fetches.get(fetch.digest) is not fetch:
+            if isinstance(result, Part):
+                result.close()
+            return
+        if result is None:
+            self._on_stored(fetch)
+        elif isinstance(result, BusyError):
+            size, waited_s = fetch.seen
+            fetch.seen = (result.size, waited_s + LOOK_AGAIN_S if result.size == size else 0.0)
+            fetch.is_apart = fetch.seen[1] >= STUCK_S
+            self._seams.later(LOOK_AGAIN_S, self._open, fetch)
+        elif isinstance(result, OSError):
+            self._fail_all(fetch, f"there is no room for it in the store: {result}")
+        else:
+            fetch.part = result
+            self._outcomes.received(fetch, result.offset)
+            fetch.handed = result.offset
+            fetch.is_mixed = result.offset > 0
+            if fetch.handed >= fetch.size:
+                # The part was whole, and lacked only its name in the store.
+                self._threads.run(self._threads.placer(), result.finish, (), self._on_finished, (fetch,))
+                return
+            self.requests.want_again(fetch)
+
+    def _on_finished(self, fetch: Fetch, is_whole: bool) -> None:
+        if self._fetches.get(fetch.digest) is not fetch:
+            return
+        fetch.part = None
+        if is_whole:
+            self._on_stored(fetch)
+            return
+        self._begin_anew(fetch)
+
+    # Pieces that arrive.
+
+    def on_data(self, supplier: SupplierId, pieces: Iterable[tuple[node.FilePiece, Landed | None]]) -> None:
+        """Give pieces to the writers, in the order of their files. Pieces that were not asked for are dropped.
+
+        Args:
+            supplier: The sender.
+            pieces: Each piece with the stream that holds its data; None if the data is in the piece itself.
+        """
+        known = self.requests.suppliers.get(supplier)
+        writing = self.requests.writing
+        arrived: list[Arrived] = []
+        for piece, landed in pieces:
+            asked = known.asked.pop((piece.digest, piece.offset), None) if known is not None else None
+            if asked is None or known is None:
+                if landed is not None:
+                    landed.discard()
+                continue
+            fetch = asked.fetch
+            item = Arrived(fetch, fetch.part, piece.offset, landed or piece.data, asked.size)
+            fetch.early[piece.offset] = item
+            while fetch.handed in fetch.early:
+                item = fetch.early.pop(fetch.handed)
+                fetch.handed += item.size
+                known.size -= item.size
+                writing[supplier] = writing.get(supplier, 0) + item.size
+                fetch.is_mixed |= fetch.origin not in (None, supplier)
+                fetch.origin = supplier
+                arrived.append(item)
+                if fetch.handed >= fetch.size:
+                    break
+        threads = self._threads
+        for number in range(WRITERS):
+            mine = [item for item in arrived if item.fetch.digest[0] % WRITERS == number]
+            if mine:
+                threads.run(
+                    threads.writer(number), self._write, (mine,), self._on_written, (supplier, mine)
+                )
+
+    def _write(self, arrived: list[Arrived]) -> list[bool | str | None]:
+        """Write pieces, on a writer's thread.
+
+        Returns:
+            For each piece: True if its file is whole now, False if more pieces are to come, None if the content is
+            not what the digest says, or the reason why the piece cannot be stored.
+        """
+        results: list[bool | str | None] = []
+        for fetch, part, offset, landed, size in arrived:
+            try:
+                data = landed if isinstance(landed, bytes) else landed.view()
+                results.append(self._put_away(fetch, part, offset, data, size))
+            except (OSError, ValueError) as error:
+                results.append(f"there is no room for it in the store: {error}")
+            data = b""
+            if not isinstance(landed, bytes):
+                landed.let_go()
+        return results
+
+    def _put_away(
+        self, fetch: Fetch, part: Part | None, offset: int, data: bytes | memoryview, size: int
+    ) -> bool | None:
+        """Write one piece, on a writer's thread; returns as ``_write`` does for each piece."""
+        if len(data) != size:
+            return None
+        if part is None:
+            return True if self._store.add(fetch.digest, data) else None
+        part.write(offset, data, self._threads.hasher())
+        if part.offset < fetch.size:
+            return False
+        return True if part.finish() else None
+
+    def _on_written(
+        self, supplier: SupplierId, arrived: list[Arrived], results: list[bool | str | None]
+    ) -> None:
+        writing = self.requests.writing
+        left = writing.pop(supplier, 0) - sum(item.size for item in arrived)
+        if left:
+            writing[supplier] = left
+        for (fetch, part, _, _, size), result in zip(arrived, results, strict=True):
+            if self._fetches.get(fetch.digest) is not fetch or fetch.part is not part:
+                continue
+            if result is True:
+                fetch.part = None
+                self._outcomes.received(fetch, size)
+                self._on_stored(fetch)
+            elif result is False:
+                self._outcomes.received(fetch, size)
+            elif result is None:
+                fetch.part = None
+                if fetch.is_mixed:
+                    self._begin_anew(fetch)
+                else:
+                    self._fail(fetch, supplier, CHANGED)
+            else:
+                self._fail_all(fetch, result)
+        self.requests.ask(supplier)
+
+    def _on_stored(self, fetch: Fetch) -> None:
+        del self._fetches[fetch.digest]
+        self._outcomes.stored(fetch)
+
+    # Failures, and files that are not wanted any more.
+
+    def on_unreadable(self, supplier: SupplierId, digest: bytes, reason: str) -> None:
+        """Fail the stages of a supplier that cannot send a file. The file is asked of other suppliers."""
+        fetch = self._fetches.get(digest)
+        if fetch is not None and fetch.supplier == supplier:
+            self._fail(fetch, supplier, reason)
+
+    def _fail(self, fetch: Fetch, supplier: SupplierId, reason: str) -> None:
+        stages = [stage for stage in fetch.stages if stage.supplier == supplier]
+        self._outcomes.failed(fetch, stages, reason)
+        if self._fetches.get(fetch.digest) is fetch:
+            self._begin_anew(fetch)
+
+    def _fail_all(self, fetch: Fetch, reason: str) -> None:
+        self._outcomes.failed(fetch, list(fetch.stages), reason)
+
+    def _begin_anew(self, fetch: Fetch) -> None:
+        """Forget what has come of a file, and ask for all of it again."""
+        self.requests.unask(fetch)
+        if fetch.part is not None:
+            self._close_part(fetch)
+        fetch.handed = 0
+        fetch.origin = None
+        fetch.is_mixed = False
+        self.requests.want_again(fetch)
+
+    def forget(self, fetch: Fetch) -> None:
+        """Give up a file that no stage waits for. What is there of its part stays for the next one that wants it."""
+        self._fetches.pop(fetch.digest, None)
+        if fetch.opening is not None:
+            fetch.opening.cancel()
+        if fetch.part is not None:
+            self._close_part(fetch)
+
+    def _close_part(self, fetch: Fetch) -> None:
+        """Close a part on its writer's thread, after the pieces that were given to that thread."""
+        if fetch.part is not None and not self._threads.is_closed:
+            self._threads.writer(fetch.digest[0] % WRITERS).submit(fetch.part.close)
+        fetch.part = None
+
+    def close(self) -> None:
+        """Close all parts. The threads must have ended."""
+        for fetch in self._fetches.values():
+            if fetch.part is not None:
+                fetch.part.close()
+        self._fetches.clear()

@@ -1,0 +1,131 @@
+"""Requests for pieces of files: which supplier is asked for which pieces, and for how many bytes at once.
+
+A supplier is a client of the node that has said that it has a file. A file is asked of one supplier at a time, piece
+by piece, in order. Back-pressure: for each supplier, the bytes that it was asked for and has not sent, and the bytes
+that wait for a writer's thread, are together at most ``Seams.pieces_max`` (16 MiB) plus one piece. So a slow disk
+fills no memory, and a broken connection costs a few pieces. Bytes that a thread has still to write count
+after a reconnect, too: otherwise a slow disk and a bad line together would fill the memory.
+
+The file with the fewest bytes left comes first: small files pass large ones.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+
+from dispy.files.fetching.wanted_files import Asked, Fetch, Seams, Supplier, SupplierId
+from dispy.files.part import SMALL
+from dispy.protocol import limits, node
+
+
+class Requests:
+    """Requests to the suppliers of one node. All methods are called on the event loop.
+
+    Args:
+        seams: Sends the requests.
+        fetches: Files that are wanted and not stored, by digest; kept up to date by the owner.
+        open_part: Called for a large file before its first piece is asked for. It must call ``want`` and ``ask``
+            once the part of the file is open.
+
+    Attributes:
+        suppliers: Records of suppliers that are asked, by supplier.
+        writing: Bytes that wait for a writer's thread, by supplier; those of broken connections, too.
+    """
+
+    def __init__(
+        self, seams: Seams, fetches: dict[bytes, Fetch], open_part: Callable[[Fetch], None]
+    ) -> None:
+        self._seams = seams
+        self._fetches = fetches
+        self._open_part = open_part
+        self._numbers = itertools.count()
+        self.suppliers: dict[SupplierId, Supplier] = {}
+        self.writing: dict[SupplierId, int] = {}
+
+    def want(self, supplier: SupplierId, fetch: Fetch) -> None:
+        """Queue what is left of a file for a supplier. ``ask`` sends the requests."""
+        known = self.suppliers.get(supplier)
+        if known is None:
+            known = self.suppliers[supplier] = Supplier()
+        fetch.supplier = supplier
+        fetch.asked = fetch.handed
+        heapq.heappush(known.order, (fetch.size - fetch.asked, next(self._numbers), fetch))
+
+    def want_again(self, fetch: Fetch) -> None:
+        """Ask the supplier of the first stage that waits for a file for what is left of it."""
+        supplier = fetch.stages[0].supplier
+        self.want(supplier, fetch)
+        self.ask(supplier)
+
+    def ask(self, supplier: SupplierId) -> None:
+        """Send requests to a supplier, as many as back-pressure allows."""
+        known = self.suppliers.get(supplier)
+        if known is None:
+            return
+        pieces: dict[int, list[node.Piece]] = {}
+        while known.order and known.size + self.writing.get(supplier, 0) < self._seams.pieces_max:
+            _, number, fetch = known.order[0]
+            stage = next((stage for stage in fetch.stages if stage.supplier == supplier), None)
+            if stage is None or fetch.supplier != supplier or self._fetches.get(fetch.digest) is not fetch:
+                heapq.heappop(known.order)
+                continue
+            is_asked = (fetch.digest, fetch.asked) in known.asked
+            # A writer's thread has the only piece of an empty file if the file has an origin.
+            is_given = fetch.asked >= fetch.size and (fetch.size or fetch.origin is not None)
+            if is_asked or is_given:
+                heapq.heappop(known.order)
+                continue
+            if fetch.size > SMALL and fetch.part is None:
+                # The file comes back into the order when its part is open.
+                heapq.heappop(known.order)
+                self._open_part(fetch)
+                continue
+            size = min(self._seams.piece_max, fetch.size - fetch.asked)
+            pieces.setdefault(stage.computation, []).append(node.Piece(fetch.digest, fetch.asked, size))
+            known.asked[fetch.digest, fetch.asked] = Asked(fetch, size)
+            known.size += size
+            fetch.asked += size
+            if fetch.asked >= fetch.size:
+                heapq.heappop(known.order)
+            else:
+                heapq.heapreplace(known.order, (fetch.size - fetch.asked, number, fetch))
+        for computation, wanted in pieces.items():
+            for start in range(0, len(wanted), limits.PIECES_MAX):
+                message = node.NeedFiles(computation, wanted[start : start + limits.PIECES_MAX])
+                self._seams.send(supplier, message)
+
+    def unask(self, fetch: Fetch) -> None:
+        """Forget the requests for a file: pieces that still arrive are dropped."""
+        known = self.suppliers.get(fetch.supplier) if fetch.supplier is not None else None
+        fetch.supplier = None
+        for item in fetch.early.values():
+            if not isinstance(item.data, bytes):
+                item.data.discard()
+            if known is not None:
+                known.size -= item.size
+        fetch.early.clear()
+        if known is not None:
+            for key in [key for key, asked in known.asked.items() if asked.fetch is fetch]:
+                known.size -= known.asked.pop(key).size
+
+    def on_lost(self, supplier: SupplierId) -> None:
+        """Forget what a supplier was asked for: its connection is lost. Other suppliers of the files are asked."""
+        orphans = [fetch for fetch in self._fetches.values() if fetch.supplier == supplier]
+        for fetch in orphans:
+            self.unask(fetch)
+        self.suppliers.pop(supplier, None)
+        for fetch in orphans:
+            other = next((stage.supplier for stage in fetch.stages if stage.supplier != supplier), None)
+            if other is not None:
+                self.want(other, fetch)
+                self.ask(other)
+
+    def on_connected(self, supplier: SupplierId) -> None:
+        """Ask a supplier that is connected (again) for all files that it has and no other supplier is asked for."""
+        self.on_lost(supplier)
+        for fetch in self._fetches.values():
+            if fetch.supplier is None and any(stage.supplier == supplier for stage in fetch.stages):
+                self.want(supplier, fetch)
+        self.ask(supplier)

@@ -1,0 +1,99 @@
+"""Threads of the stager: they look at the store, copy, hash and write while the event loop goes on.
+
+Each pool is made on first use. Work runs on a thread without the interpreter lock for most of its time; its result
+comes back to the event loop, which alone changes the records of ``wanted_files``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any
+
+from dispy.files.fetching.wanted_files import Seams
+
+PLACERS = 2
+"""Threads that copy files into directories and open parts. With two, one large file does not delay all others."""
+
+LOOKERS = 1
+"""Threads that look whether files of later jobs are in the store. They are apart from the placers, so that a CPU that
+waits for the files of its job does not wait for these looks."""
+
+WRITERS = 2
+"""Threads that hash and write pieces that arrive, each file always on the same thread: 1.1 GB/s each."""
+
+
+class ThreadPools:
+    """The pools of one stager. Methods are called on the event loop, except ``hasher``.
+
+    Args:
+        seams: Makes the pools (``threads``) and brings results to the event loop (``post``).
+
+    Attributes:
+        is_closed: True after ``close``: results of threads are ignored from then on.
+        placers: The pool of placers; None until it is first used.
+    """
+
+    def __init__(self, seams: Seams) -> None:
+        self._seams = seams
+        self.is_closed = False
+        self.placers: Executor | None = None
+        self._lookers: Executor | None = None
+        self._writers: list[Executor] = []
+        self._hashers: Executor | None = None
+
+    def run(
+        self,
+        pool: Executor,
+        work: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        then: Callable[..., None],
+        known: tuple[Any, ...],
+    ) -> Future[Any]:
+        """Call ``work(*arguments)`` on a thread of the pool, and then ``then(*known, result)`` on the event loop.
+
+        ``then`` is not called if the returned future is cancelled, or after ``close``.
+        """
+
+        def finish(future: Future[Any]) -> None:
+            if not future.cancelled():
+                self._seams.post(self._finish, then, known, future)
+
+        task = pool.submit(work, *arguments)
+        task.add_done_callback(finish)
+        return task
+
+    def _finish(self, then: Callable[..., None], known: tuple[Any, ...], future: Future[Any]) -> None:
+        if not self.is_closed:
+            then(*known, future.result())
+
+    def placer(self) -> Executor:
+        """Returns the pool that copies files into directories, opens parts and trims the store."""
+        if self.placers is None:
+            self.placers = self._seams.threads(PLACERS, "dispy places")
+        return self.placers
+
+    def looker(self) -> Executor:
+        """Returns the pool that looks whether files of later jobs are in the store."""
+        if self._lookers is None:
+            self._lookers = self._seams.threads(LOOKERS, "dispy looks")
+        return self._lookers
+
+    def writer(self, number: int) -> Executor:
+        """Returns a pool of one thread that writes pieces: number 0 to ``WRITERS`` - 1."""
+        while len(self._writers) <= number:
+            self._writers.append(self._seams.threads(1, "dispy writes"))
+        return self._writers[number]
+
+    def hasher(self) -> Executor:
+        """Returns the pool that hashes large pieces while a writer writes them. Called on a writer's thread, too."""
+        if self._hashers is None:
+            self._hashers = self._seams.threads(WRITERS, "dispy hashes")
+        return self._hashers
+
+    def close(self) -> None:
+        """Cancel queued work, and wait for work that runs. Its results are ignored."""
+        self.is_closed = True
+        for pool in [self.placers, self._lookers, *self._writers, self._hashers]:
+            if pool is not None:
+                pool.shutdown(cancel_futures=True)

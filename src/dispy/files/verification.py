@@ -1,0 +1,71 @@
+"""Proofs that the content of a file in the store was hashed and found right, so that it is not hashed again.
+
+There are three proofs, from the cheapest to the most lasting:
+
+- In memory: what ``fstat`` said when this process found it right (``seen``).
+- A *mark*: an extended attribute of the file, for other nodes and later ones. Only files that no job can write to
+  have it, since a job could keep the time of writing that it is made of.
+- A *note*: a file beside a file that was lent to a job of our own account. It holds the time of change of the inode,
+  which a job that writes to the file cannot keep.
+
+Marks and notes name the boot of the machine: what was not on disk when the machine stopped is not there in the next
+one. So no ``fsync`` is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+
+from dispy.system.processes import boot_id
+
+_MARK = "user.dispy.seen"
+"""Extended attribute with the mark: boot, inode, size and time of writing."""
+
+
+def seen(status: os.stat_result) -> tuple[int, int, int, int]:
+    """Returns inode, size (bytes), time of writing and time of change (ns) of a file.
+
+    They differ once the file was written to, lent or given back.
+    """
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def mark(descriptor: int) -> None:
+    """Mark a file as verified, where the file system has extended attributes. Its content must have been hashed."""
+    with contextlib.suppress(OSError):
+        os.setxattr(descriptor, _MARK, _mark_of(os.fstat(descriptor)))
+
+
+def unmark(descriptor: int) -> None:
+    """Remove the mark of a file that is lent where jobs can write to it: the next user has to hash it."""
+    with contextlib.suppress(OSError):
+        os.removexattr(descriptor, _MARK)
+
+
+def has_mark(descriptor: int, status: os.stat_result) -> bool:
+    """True if a node has verified this file during this boot, and it was not written to since."""
+    try:
+        return os.getxattr(descriptor, _MARK) == _mark_of(status)
+    except OSError:
+        return False
+
+
+def _mark_of(status: os.stat_result) -> bytes:
+    return f"{_boot()} {(status.st_ino, status.st_size, status.st_mtime_ns)}".encode()
+
+
+def note_of(status: os.stat_result) -> bytes:
+    """Returns the content of the note beside a file that was lent.
+
+    It has the time of change, which a job that writes to the file cannot keep, unlike the time of writing.
+    """
+    return f"{_boot()} {seen(status)}".encode()
+
+
+@functools.cache
+def _boot() -> str:
+    """Returns the name of this boot of the machine; one of this process if the kernel has none."""
+    return boot_id() or f"{os.getpid()}-{time.time_ns()}"

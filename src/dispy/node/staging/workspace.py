@@ -1,0 +1,182 @@
+"""Working directories of a node, on disk: its own, which it removes at its end, and named ones, which may stay.
+
+A named directory lies below ``dispy-files-UID``, by the address of the client, where other nodes and later ones find
+it. Theory of operation, which makes removal safe against crashes and other nodes:
+
+- Each node that uses a named directory holds a shared lock (``flock``) on it. A node that wants to remove it needs
+  the exclusive lock, so the last user removes it.
+- A directory that is to be removed is noted in a file of the node's own directory *before* it is made. After a crash,
+  the next node finds the abandoned notes, and removes what they name, unless another node holds a lock.
+- Between ``open`` and the lock, another node may have removed the directory. Then its count of links is 0, and it is
+  made again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from dispy.files.untrusted_directory import Tree
+from dispy.node.machine.accounts import Account
+from dispy.protocol.files import check_path
+from dispy.system.directories import private_directory, temporary_directory
+from dispy.system.run_directory import Place, is_abandoned
+
+_NOTE = "remove-"
+"""Prefix of the names of notes: files that name a directory to remove."""
+
+
+class _Destination:
+    """A working directory under a name that clients have given.
+
+    Args:
+        parts: Address of the client, and parts of the name: the path below ``dispy-files-…``.
+        note: Path of the note that says that the directory is to be removed.
+        is_kept: True if the directory stays when no computation uses it any more.
+    """
+
+    __slots__ = ("is_kept", "lock", "note", "parts", "users")
+
+    def __init__(self, parts: tuple[str, ...], note: Path, is_kept: bool) -> None:
+        self.parts = parts
+        self.note = note
+        self.is_kept = is_kept
+        self.users = 0
+        """Computations of this node that use the directory."""
+        self.lock = -1
+        """Descriptor of the directory, with a shared lock that says that it is in use."""
+
+    def note_down(self) -> None:
+        """Write the note for the node that finds it after our death, or remove it if the directory is to stay."""
+        if self.is_kept:
+            self.note.unlink(missing_ok=True)
+        else:
+            self.note.write_text("/".join(self.parts))
+
+
+class WorkSpace(Place):
+    """Working directories of one node. The module says how named ones are shared and removed.
+
+    Args:
+        prefix: Directory below which they go; the temporary directory if empty.
+        incarnation: Name of this run of the node.
+        account: Account that the directories are given to; None: ours.
+    """
+
+    def __init__(self, prefix: str, incarnation: str, account: Account | None = None) -> None:
+        ending = f"{os.getuid()}" + (f"-{account.name}" if account else "")
+        above = Path(prefix) if prefix else temporary_directory()
+        self._kept = above / f"dispy-files-{ending}"
+        self._destinations: dict[Path, _Destination] = {}
+        self._next = 1
+        """Number of the next note."""
+        self._ids = (account.uid, account.gid) if account is not None else None
+        base = private_directory(above / f"dispy-node-{ending}", 0o700 if account is None else 0o711)
+        for path in base.iterdir():
+            if is_abandoned(path):
+                self._sweep_noted(path)
+        super().__init__(base, incarnation, self._ids)
+
+    def open_named(self, address: str, name: str, *, is_kept: bool) -> Path:
+        """Open a working directory that computations may share by its name; each call is undone by ``leave``.
+
+        Args:
+            address: Address of the client; empty: local.
+            name: A relative path.
+            is_kept: True if the directory stays when no computation uses it any more. The last call decides: a
+                program that has just closed its cluster may still be using it.
+
+        Raises:
+            OSError: The directory cannot be made.
+            ValueError: The name leads elsewhere.
+        """
+        parts = (address.replace(":", "_") or "local", *check_path(name))
+        path = self._kept.joinpath(*parts)
+        known = self._destinations.get(path)
+        if known is None:
+            known = self._make(parts, is_kept=is_kept)
+            self._destinations[path] = known
+        known.users += 1
+        known.is_kept = is_kept
+        known.note_down()
+        return path
+
+    def _make(self, parts: tuple[str, ...], *, is_kept: bool) -> _Destination:
+        private_directory(self._kept, 0o700 if self._ids is None else 0o711)
+        note = self.root / f"{_NOTE}{self._next}"
+        self._next += 1
+        known = _Destination(parts, note, is_kept)
+        # Before the directory is made: if we are killed in between there is nothing to remove.
+        known.note_down()
+        while True:
+            with Tree(self._kept) as tree:
+                address = tree.descend(parts[:1])
+                if self._ids is not None:
+                    os.fchmod(address, 0o711)
+                with Tree(address, self._ids) as below:
+                    known.lock = os.dup(below.descend(parts[1:]))
+            fcntl.flock(known.lock, fcntl.LOCK_SH)
+            if os.fstat(known.lock).st_nlink:
+                return known
+            # Another node has just removed it.
+            os.close(known.lock)
+
+    def leave(self, path: Path) -> bool:
+        """Note that a computation does not use its named directory any more; returns False if it is not a named one.
+
+        The last computation to leave removes the directory, unless it is to stay or another node uses it. It also
+        removes unused directories around this one, which were left while this one was in use.
+        """
+        known = self._destinations.get(path)
+        if known is None:
+            # Named all the same, once the node has ended: hosts are seen to be gone after that, too.
+            return self._kept in path.parents
+        known.users -= 1
+        inner_first = sorted(self._destinations.items(), key=lambda item: len(item[0].parts), reverse=True)
+        for place, other in inner_first:
+            if other.users or any(place in used.parents for used in self._destinations):
+                continue
+            del self._destinations[place]
+            if not other.is_kept:
+                self._remove_named(other.parts, other.lock)
+            os.close(other.lock)
+            other.note.unlink(missing_ok=True)
+        return True
+
+    def _remove_named(self, parts: tuple[str, ...], lock: int) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # the node that holds a lock on it removes it
+        with suppress(OSError):
+            with Tree(self._kept) as tree:
+                tree.remove_directory("/".join(parts))
+            self._kept.rmdir()
+
+    def _sweep_noted(self, abandoned: Path) -> None:
+        """Remove the named directories that a dead node had noted.
+
+        Args:
+            abandoned: The own directory of the dead node.
+        """
+        try:
+            notes = list(abandoned.glob(f"{_NOTE}*"))
+        except OSError:
+            return  # another node that starts has removed it since we looked
+        for note in notes:
+            with suppress(OSError, ValueError):
+                text = note.read_text()
+                parts = tuple(check_path(text))
+                with Tree(self._kept) as tree:
+                    self._remove_named(parts, tree.descend(parts, make=False))
+
+    def close(self) -> None:
+        """Remove all directories, except named ones that are to stay or that other nodes use."""
+        for known in self._destinations.values():
+            known.users = 0
+        for path, known in list(self._destinations.items())[:1]:
+            known.users = 1
+            self.leave(path)
+        super().close()

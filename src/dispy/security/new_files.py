@@ -1,0 +1,81 @@
+"""Files that are written whole or not at all, and never over another file: certificates, keys and secrets.
+
+All contents are written to temporary files first, and synced to disk. Then each gets its name by a hard link, which
+fails if the name exists, unlike a rename. If one link fails the others are removed again.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dispy.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file to be written: its path, content, and mode (such as 0o600)."""
+
+    path: Path
+    data: bytes
+    mode: int
+
+
+def write_new(files: Sequence[NewFile], *, hint: str) -> list[Path]:
+    """Write all files, or none. No file is overwritten. Each has its mode from the first moment, whatever the umask.
+
+    Args:
+        files: The files. Their directories must exist.
+        hint: Advice in the error if one of the files exists.
+
+    Returns:
+        The paths, in the order given.
+
+    Raises:
+        UsageError: A file exists or cannot be written.
+    """
+    for file in files:
+        if os.path.lexists(file.path):
+            raise UsageError(f"{file.path} exists already", hint=hint)
+    temporaries: list[str] = []
+    made: list[Path] = []
+    try:
+        for file in files:
+            try:
+                temporaries.append(_write_temporary(file))
+            except OSError as error:
+                raise UsageError(f"{file.path} cannot be written: {error.strerror}") from error
+        for temporary, file in zip(temporaries, files, strict=True):
+            try:
+                os.link(temporary, file.path)  # unlike a rename, it fails if another process was faster
+            except FileExistsError:
+                raise UsageError(f"{file.path} exists already", hint=hint) from None
+            except OSError as error:
+                raise UsageError(f"{file.path} cannot be written: {error.strerror}") from error
+            made.append(file.path)
+    except BaseException:
+        for path in made:
+            path.unlink()
+        raise
+    finally:
+        for temporary in temporaries:
+            os.unlink(temporary)
+    return made
+
+
+def _write_temporary(file: NewFile) -> str:
+    """Write a file beside its path, under a temporary name; returns that path."""
+    descriptor, temporary = tempfile.mkstemp(dir=file.path.parent, prefix=".dispy-new.")  # 0600
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(file.data)
+            stream.flush()
+            os.fchmod(descriptor, file.mode)
+            os.fsync(descriptor)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return temporary
