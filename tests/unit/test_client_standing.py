@@ -21,7 +21,6 @@ from dispy.client.engine.deadlocks import Standing
 lock = threading.Lock()
 again = threading.RLock()
 event = threading.Event()
-near, far = socket.socketpair()
 
 
 def in_with() -> None:
@@ -113,8 +112,9 @@ def in_sleep() -> None:
 
 
 def in_recv() -> None:
-    near.settimeout(0.3)
-    with pytest.raises(TimeoutError):
+    near, far = socket.socketpair()
+    with near, far, pytest.raises(TimeoutError):
+        near.settimeout(0.3)
         near.recv(1)
 
 

@@ -49,7 +49,6 @@ from dispy.client.session import (
     submission,
 )
 from dispy.client.session.failures import Tally
-from dispy.client.session.files import Held, Shipped
 from dispy.client.session.live_output import Watching
 from dispy.client.session.objects import Ref
 from dispy.client.session.received_files import note_root
@@ -218,7 +217,7 @@ class JobCluster(Maps):
         self._computation = self._make_computation(
             computation, depends, setup, startup.own_cleanup(cleanup)
         )
-        self._shipped = Shipped(current_directory.directory())
+        self._shipped = files.Shipped(current_directory.directory())
         self._files, self._held_files = self._take_files(depends)
         for allocation in self._allocations:
             self._code_for(allocation)  # arguments of setup that cannot be sent are refused here
@@ -253,7 +252,7 @@ class JobCluster(Maps):
     def _make_computation(self, computation: Any, depends: Any, setup: Any, cleanup: Any) -> Computation:
         return Computation(computation, depends, setup, cleanup, self._seeding)
 
-    def _take_files(self, depends: Any) -> tuple[list[FileEntry], list[Held]]:
+    def _take_files(self, depends: Any) -> tuple[list[FileEntry], list[files.Held]]:
         items = list(filter(is_file_item, depends or ()))
         made = self._computation
         return self._shipped.take(items, program=made.program, extensions=made.extensions)
