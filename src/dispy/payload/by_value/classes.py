@@ -17,18 +17,16 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from dispy.payload.by_value import change_stamps, scopes, special_objects
+from dispy.payload.by_value import change_stamps, scopes
 from dispy.payload.by_value.bytecode import named_in
 from dispy.payload.by_value.change_stamps import attributes_of, give_identity, identity_of
-from dispy.payload.by_value.functions import functions_in, is_code
+from dispy.payload.by_value.code_pickler import CodePickler
+from dispy.payload.by_value.functions import functions_in, is_code, is_generic
 from dispy.payload.modules.origins import Origin, origin_of
-
-if TYPE_CHECKING:
-    from dispy.payload.by_value.pickler import Pickler
 
 EnumType = enum.EnumMeta
 
@@ -49,7 +47,7 @@ def keep(cls: type) -> None:
     _by_identity[identity_of(cls)] = cls
 
 
-def reduce_definition(pickler: Pickler, cls: type) -> Any:
+def reduce_definition(pickler: CodePickler, cls: type) -> Any:
     """How a class is pickled: made empty, then filled."""
     identity = identity_of(cls)
     keep(cls)
@@ -88,7 +86,7 @@ def reduce_definition(pickler: Pickler, cls: type) -> Any:
         function
         for value in attributes.values()
         for function in functions_in(value)
-        if pickler.is_by_value(function) and not special_objects.is_generic(function)
+        if pickler.is_by_value(function) and not is_generic(function)
     ]
     # Those first that may be called when objects of the class arrive, as keys of a dictionary say.
     later = pickler.later(sorted(functions, key=lambda function: not function.__name__.startswith("__")))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import pickle
+import sys
 import types
 from typing import Any
 
-from dispy.payload.by_value import special_objects
 from dispy.payload.by_value.bytecode import Namespace
-from dispy.payload.by_value.scopes import fill_scope
+from dispy.payload.by_value.code_pickler import CodePickler
+from dispy.payload.by_value.scopes import attribute_of, fill_scope
 
 PARTS = (
     "__qualname__", "__annotations__", "__kwdefaults__", "__defaults__", "__module__", "__doc__", "__type_params__",
@@ -20,7 +23,7 @@ def content_of(cell: types.CellType) -> Any:
     try:
         return cell.cell_contents
     except ValueError:
-        return special_objects.EMPTY
+        return EMPTY
 
 
 def is_code(value: Any) -> bool:
@@ -55,16 +58,93 @@ def fill_function(function: types.FunctionType, state: tuple[Any, ...]) -> types
         importlib.import_module(name)
     fill_scope(function.__globals__, values)
     for cell, value in cells:
-        special_objects.fill_cell(cell, value)
+        fill_cell(cell, value)
     vars(function).update(attributes)
     for name, value in about.items():
         setattr(function, name, value)
     return function
 
 
-def fill_module(module: types.ModuleType, state: tuple[Any, ...]) -> types.ModuleType:
-    """Give a module that came by value its attributes; those that could not be sent say so when they are used."""
-    values, reasons = state
-    fill_scope(vars(module), values)
-    special_objects.explain_missing(module, reasons)
-    return module
+class Later:
+    """Fills a function where this is pickled."""
+
+    __slots__ = ("_function", "_pickler")
+
+    def __init__(self, pickler: CodePickler, function: types.FunctionType) -> None:
+        self._pickler = pickler
+        self._function = function
+
+    def __reduce__(self) -> tuple[Any, tuple[types.FunctionType, tuple[Any, ...]]]:
+        return fill_function, (self._function, self._pickler.state_of(self._function))
+
+
+def resolve_function(module: str, name: str, data: bytes) -> Any:
+    """A function of the script that a job has returned: the program's own, or what came by value."""
+    found = attribute_of(sys.modules.get(module), name)
+    return found if isinstance(found, types.FunctionType) else pickle.loads(data)
+
+
+# Variables that functions share.
+
+
+def make_cell() -> types.CellType:
+    """A variable that has no value yet."""
+    return types.CellType()
+
+
+def fill_cell(cell: types.CellType, value: Any) -> types.CellType:
+    """Give a variable its value, if it has one."""
+    if value is not EMPTY:
+        cell.cell_contents = value
+    return cell
+
+
+class _Empty:
+    """Stands for the value of a variable that has none yet."""
+
+    def __reduce__(self) -> str:
+        return "EMPTY"
+
+
+EMPTY = _Empty()
+
+
+# Functions with several implementations.
+
+_generic: Any = functools.singledispatch(lambda _: None)
+_dispatching = _generic.__code__
+
+
+def is_generic(function: Any) -> bool:
+    """Whether it is a function of ``functools.singledispatch``."""
+    return function.__code__ is _dispatching
+
+
+def reduce_generic_function(function: types.FunctionType) -> Any:
+    """How a function of ``functools.singledispatch`` is pickled; None if it is none."""
+    if not is_generic(function):
+        return None
+    implementations = dict(function.registry)  # type: ignore[attr-defined]
+    attributes = {
+        name: value
+        for name, value in vars(function).items()
+        if name not in ("register", "dispatch", "registry", "_clear_cache")
+    }
+    parts = {
+        name: getattr(function, name) for name in ("__name__", "__qualname__", "__module__", "__doc__")
+    }
+    return _generic_function, (), (implementations, attributes, parts), None, None, _fill_generic_function
+
+
+def _generic_function() -> Any:
+    return functools.singledispatch(lambda _: None)
+
+
+def _fill_generic_function(function: Any, state: tuple[Any, ...]) -> Any:
+    implementations, attributes, parts = state
+    for kind, implementation in implementations.items():
+        function.register(kind, implementation)
+    vars(function).update(attributes)
+    for name, value in parts.items():
+        setattr(function, name, value)
+    return function

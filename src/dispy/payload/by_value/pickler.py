@@ -17,17 +17,27 @@ from __future__ import annotations
 import io
 import sys
 import types
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import cloudpickle
 from cloudpickle import cloudpickle as _cloud
 
 from dispy.payload.blocks import PROTOCOL, Collector
-from dispy.payload.by_value import bytecode, change_stamps, classes, scopes, special_objects
+from dispy.payload.by_value import (
+    bytecode,
+    change_stamps,
+    classes,
+    definitions,
+    functions,
+    module_objects,
+    scopes,
+    special_objects,
+)
 from dispy.payload.by_value.bytecode import Imported, Namespace, global_names
 from dispy.payload.by_value.change_stamps import Watch
-from dispy.payload.by_value.functions import PARTS, content_of, fill_function, fill_module, make_function
+from dispy.payload.by_value.code_pickler import Scope, Stamped
+from dispy.payload.by_value.functions import PARTS, Later, content_of, fill_function, make_function
 from dispy.payload.by_value.namespaces import about, is_global, module_of, package_of
 from dispy.payload.by_value.scopes import (
     attribute_of,
@@ -42,21 +52,6 @@ from dispy.payload.by_value.scopes import (
 from dispy.payload.known_parts import Known
 from dispy.payload.modules import loaded_code
 from dispy.payload.modules.origins import Origin, modules_below, origin_of
-
-Stamped = tuple[str, Any, Any]
-"""A global: name, stamp (None: unknown) and value."""
-
-
-class Scope:
-    """Stands for the globals of functions in a pickle; one object for each dictionary, so that it stays one."""
-
-    __slots__ = ("_reduced",)
-
-    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
-        self._reduced = function, args
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return self._reduced
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
@@ -157,10 +152,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
 
     def _reduce_cell(self, cell: types.CellType) -> Any:
         if id(cell) in self._cells:
-            return special_objects.make_cell, ()
+            return functions.make_cell, ()
         self._filled.add(id(cell))
         self._kept.append(cell)
-        return special_objects.make_cell, (), content_of(cell), None, None, special_objects.fill_cell
+        return functions.make_cell, (), content_of(cell), None, None, functions.fill_cell
 
     # Modules.
 
@@ -196,12 +191,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         name = module.__name__
         origin = self.origin(name) if sys.modules.get(name) is module else Origin.VALUE
         if origin is Origin.VALUE:
-            values = {key: value for key, value in vars(module).items() if key not in _MODULE_PRIVATE}
-            sendable, reasons = special_objects.sendable_part(self, values, f"module {name}")
+            values = {
+                key: value for key, value in vars(module).items() if key not in module_objects.PRIVATE
+            }
+            sendable, reasons = module_objects.sendable_part(values, f"module {name}", _try_to_pickle)
             state = [(key, change_stamps.of(value), value) for key, value in sendable.items()], reasons
             # Another module of its name may have taken its place.
             make = module_of_value if sys.modules.get(name) in (module, None) else lone_module
-            return make, (name, about(vars(module))), state, None, None, fill_module
+            return make, (name, about(vars(module))), state, None, None, module_objects.fill_module
         if origin is Origin.OWN:
             self.modules.add(name)
         return import_module, (name,)
@@ -225,9 +222,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         if other is not None:
             return self.by_name(*other)
         if scopes.is_worker and not self._is_inline and is_global(function):
-            data = function_data(function)
-            return special_objects.resolve_function, (function.__module__, function.__qualname__, data)
-        generic = special_objects.reduce_generic_function(function)
+            data = definitions.function_data(function, _pickle_inline)
+            return functions.resolve_function, (function.__module__, function.__qualname__, data)
+        generic = functions.reduce_generic_function(function)
         if generic is not None:
             return generic
         self.has_code = True
@@ -412,7 +409,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             self.sent[id(cls)] = cls
             self.watch.add_class(cls)
             return classes.reduce_definition(self, cls)
-        definition = definition_of(cls)
+        definition = definitions.definition_of(cls, _pickle_inline)
         self.modules |= definition.modules
         self.imports |= definition.imports
         self.sources.update(definition.sources)
@@ -421,73 +418,20 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         )  # fmt: skip
 
 
-class Definition(NamedTuple):
-    """A class, pickled by itself."""
-
-    data: bytes
-    digest: bytes
-    modules: set[str]
-    imports: set[Imported]
-    sources: dict[str, str]
+_BUILT_IN = frozenset({type(None), type(Ellipsis), type(NotImplemented), *_cloud._BUILTIN_TYPE_NAMES})
 
 
-_definitions: dict[str, tuple[Watch, Definition]] = {}
-"""By identity, the oldest first."""
-
-_DEFINITIONS_MAX = 1000
-
-
-def definition_of(cls: type) -> Definition:
-    """The class as it is now; made anew when something of it, or of what it uses, has changed."""
-    identity = change_stamps.identity_of(cls)
-    known = _definitions.get(identity)
-    # What a worker sends is for a program that has the class; others take what they get.
-    if known is not None and (scopes.is_worker or known[0].is_same()):
-        return known[1]
+def _pickle_inline(value: Any) -> tuple[bytes, Pickler]:
+    """Pickle a value with the definitions of its classes in the same pickle; returns that, and the pickler."""
     stream = io.BytesIO()
     pickler = Pickler(stream, is_inline=True)
-    pickler.dump(cls)
-    data = stream.getvalue()
-    sink = change_stamps.Sink(sys.maxsize)
-    sink.write(data)
-    found = Definition(data, sink.digest(), pickler.modules, pickler.imports, pickler.sources)
-    classes.keep(cls)
-    while len(_definitions) >= _DEFINITIONS_MAX:
-        del _definitions[next(iter(_definitions))]
-    _definitions[identity] = (pickler.watch, found)
-    return found
+    pickler.dump(value)
+    return stream.getvalue(), pickler
 
 
-_functions: dict[str, bytes] = {}
-
-
-def function_data(function: types.FunctionType) -> bytes:
-    """A function of the script that a job returns, by value, for a program that does not have it."""
-    identity = change_stamps.identity_of(function)
-    data = _functions.get(identity)
-    if data is None:
-        stream = io.BytesIO()
-        Pickler(stream, is_inline=True).dump(function)
-        data = _functions[identity] = stream.getvalue()
-    return data
-
-
-class Later:
-    """Fills a function where this is pickled."""
-
-    __slots__ = ("_function", "_pickler")
-
-    def __init__(self, pickler: Pickler, function: types.FunctionType) -> None:
-        self._pickler = pickler
-        self._function = function
-
-    def __reduce__(self) -> tuple[Any, tuple[types.FunctionType, tuple[Any, ...]]]:
-        return fill_function, (self._function, self._pickler.state_of(self._function))
-
-
-_MODULE_PRIVATE = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
-
-_BUILT_IN = frozenset({type(None), type(Ellipsis), type(NotImplemented), *_cloud._BUILTIN_TYPE_NAMES})
+def _try_to_pickle(value: Any) -> None:
+    """Pickle a value and drop the pickle; raises what pickling it raises."""
+    Pickler(change_stamps.Sink(sys.maxsize)).dump(value)
 
 
 def dump_by_value(value: Any, buffers: Collector | None = None) -> bytes:

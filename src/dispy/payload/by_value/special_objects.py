@@ -5,20 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-import pickle
 import sys
 import types
 import typing
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dispy.errors import PicklingError
 from dispy.payload.by_value import change_stamps, scopes
+from dispy.payload.by_value.code_pickler import CodePickler, Reducer
 from dispy.payload.modules.origins import Origin, origin_of, own_modules, value_modules
-
-if TYPE_CHECKING:
-    from dispy.payload.by_value.pickler import Pickler
 
 # Things that are found by name.
 
@@ -103,7 +100,7 @@ _BARE_SIZE = type("Bare", (), {}).__basicsize__
 """Of an object that has a dictionary at most."""
 
 
-def reduce_named(pickler: Pickler, obj: Any) -> Any:
+def reduce_named(pickler: CodePickler, obj: Any) -> Any:
     """How an object of the script is pickled that says itself by which name it is found."""
     if not isinstance(type(obj).__reduce__, types.FunctionType):
         return NotImplemented
@@ -170,31 +167,6 @@ def _fill_delegating(obj: Any, state: dict[str, Any]) -> Any:
     return obj
 
 
-# Variables that functions share.
-
-
-def make_cell() -> types.CellType:
-    """A variable that has no value yet."""
-    return types.CellType()
-
-
-def fill_cell(cell: types.CellType, value: Any) -> types.CellType:
-    """Give a variable its value, if it has one."""
-    if value is not EMPTY:
-        cell.cell_contents = value
-    return cell
-
-
-class _Empty:
-    """Stands for the value of a variable that has none yet."""
-
-    def __reduce__(self) -> str:
-        return "EMPTY"
-
-
-EMPTY = _Empty()
-
-
 # Exceptions.
 
 
@@ -218,89 +190,10 @@ def _rebuild(kind: Any, arguments: tuple[Any, ...], attributes: dict[str, Any]) 
     return error
 
 
-def resolve_function(module: str, name: str, data: bytes) -> Any:
-    """A function of the script that a job has returned: the program's own, or what came by value."""
-    found = scopes.attribute_of(sys.modules.get(module), name)
-    return found if isinstance(found, types.FunctionType) else pickle.loads(data)
-
-
-# Attributes of modules that go by value.
-
-
-def sendable_part(
-    pickler: Pickler, values: dict[str, Any], where: str
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Split attributes into those that can be sent and, for the others, reasons by name."""
-    sendable, reasons = {}, {}
-    for name, value in values.items():
-        if name.startswith("__") and name.endswith("__"):
-            continue
-        if not isinstance(value, (types.FunctionType, type, types.ModuleType)):
-            try:
-                type(pickler)(change_stamps.Sink(sys.maxsize)).dump(value)
-            except Exception as error:
-                reasons[name] = f"{where} was sent without its global {name!r}: {error}"
-                continue
-        sendable[name] = value
-    return sendable, reasons
-
-
-def explain_missing(module: types.ModuleType, reasons: dict[str, str]) -> None:
-    """Have a module say why it lacks a global, where somebody uses it."""
-    if not reasons or "__getattr__" in vars(module):
-        return
-
-    def missing(name: str) -> Any:
-        raise AttributeError(reasons.get(name, f"module {module.__name__!r} has no attribute {name!r}"))
-
-    vars(module)["__getattr__"] = missing
-
-
-# Functions with several implementations.
-
-_generic: Any = functools.singledispatch(lambda _: None)
-_dispatching = _generic.__code__
-
-
-def is_generic(function: Any) -> bool:
-    """Whether it is a function of ``functools.singledispatch``."""
-    return function.__code__ is _dispatching
-
-
-def reduce_generic_function(function: types.FunctionType) -> Any:
-    """How a function of ``functools.singledispatch`` is pickled; None if it is none."""
-    if not is_generic(function):
-        return None
-    implementations = dict(function.registry)  # type: ignore[attr-defined]
-    attributes = {
-        name: value
-        for name, value in vars(function).items()
-        if name not in ("register", "dispatch", "registry", "_clear_cache")
-    }
-    parts = {
-        name: getattr(function, name) for name in ("__name__", "__qualname__", "__module__", "__doc__")
-    }
-    return _generic_function, (), (implementations, attributes, parts), None, None, _fill_generic_function
-
-
-def _generic_function() -> Any:
-    return functools.singledispatch(lambda _: None)
-
-
-def _fill_generic_function(function: Any, state: tuple[Any, ...]) -> Any:
-    implementations, attributes, parts = state
-    for kind, implementation in implementations.items():
-        function.register(kind, implementation)
-    vars(function).update(attributes)
-    for name, value in parts.items():
-        setattr(function, name, value)
-    return function
-
-
 # Objects of the standard library that hold what cannot be sent.
 
 
-def _reduce_cache(pickler: Pickler, function: Any) -> Any:
+def _reduce_cache(pickler: CodePickler, function: Any) -> Any:
     if not pickler.is_by_value(function):
         return NotImplemented
     attributes = {name: value for name, value in vars(function).items() if name != "__wrapped__"}
@@ -312,7 +205,7 @@ def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
     return functools.lru_cache(**parameters)(function)
 
 
-def _reduce_cached_property(pickler: Pickler, obj: Any) -> Any:
+def _reduce_cached_property(pickler: CodePickler, obj: Any) -> Any:
     return _cached_property, (), (obj.func, obj.attrname, obj.__doc__), None, None, _fill_cached_property
 
 
@@ -325,7 +218,7 @@ def _fill_cached_property(obj: Any, state: tuple[Any, ...]) -> Any:
     return obj
 
 
-def _reduce_generic_method(pickler: Pickler, method: Any) -> Any:
+def _reduce_generic_method(pickler: CodePickler, method: Any) -> Any:
     return _generic_method, (), (method.dispatcher, method.func), None, None, _fill_generic_method
 
 
@@ -338,11 +231,11 @@ def _fill_generic_method(method: Any, state: tuple[Any, Any]) -> Any:
     return method
 
 
-def _reduce_weak(pickler: Pickler, table: Any) -> Any:
+def _reduce_weak(pickler: CodePickler, table: Any) -> Any:
     return type(table), (), None, None, iter(list(table.items()))
 
 
-def _reduce_context_manager(pickler: Pickler, manager: Any) -> Any:
+def _reduce_context_manager(pickler: CodePickler, manager: Any) -> Any:
     if inspect.getgeneratorstate(manager.gen) != inspect.GEN_CREATED:
         raise PicklingError("it is a context manager that has been entered")
     return type(manager), (manager.func, manager.args, manager.kwds)
@@ -351,7 +244,7 @@ def _reduce_context_manager(pickler: Pickler, manager: Any) -> Any:
 # Types of annotations.
 
 
-def _reduce_new_type(pickler: Pickler, kind: Any) -> Any:
+def _reduce_new_type(pickler: CodePickler, kind: Any) -> Any:
     if not pickler.is_by_value(kind):
         return NotImplemented
     return _new_type, (kind.__name__, kind.__qualname__, kind.__module__, kind.__supertype__)
@@ -373,7 +266,7 @@ def _existing(module: str, name: str, kind: Any) -> Any:
     return found if isinstance(found, kind) and origin_of(module) is not Origin.INSTALLED else None
 
 
-def _reduce_type_parameter(pickler: Pickler, parameter: Any) -> Any:
+def _reduce_type_parameter(pickler: CodePickler, parameter: Any) -> Any:
     module = getattr(parameter, "__module__", None)
     name = parameter.__name__
     home = sys.modules.get(module) if module else None
@@ -415,7 +308,7 @@ def _type_parameter(
     return parameter
 
 
-def _reduce_alias(pickler: Pickler, alias: Any) -> Any:
+def _reduce_alias(pickler: CodePickler, alias: Any) -> Any:
     if not pickler.is_by_value(alias):
         return NotImplemented
     make = _alias, (alias.__name__, alias.__type_params__, alias.__module__)
@@ -441,8 +334,6 @@ def _fill_alias(alias: Any, value: Any) -> Any:
     _values.setdefault(id(alias), (alias, value))
     return alias
 
-
-Reducer = Callable[["Pickler", Any], Any]
 
 REDUCERS: dict[type, Reducer] = {
     functools._lru_cache_wrapper: _reduce_cache,

@@ -23,7 +23,7 @@ from dispy.payload.blocks import PROTOCOL
 from dispy.payload.by_value import bytecode, special_objects
 from dispy.payload.by_value.bytecode import Imported
 from dispy.payload.by_value.change_stamps import Limited, Sink, TooLarge, attributes_of
-from dispy.payload.by_value.functions import functions_in, is_code
+from dispy.payload.by_value.functions import functions_in, is_code, is_generic
 from dispy.payload.by_value.namespaces import package_of
 from dispy.payload.by_value.pickler import Pickler
 from dispy.payload.modules.loaded_code import code_of
@@ -86,11 +86,7 @@ def dump_globals(name: str) -> Configured:
             continue  # a submodule
         if isinstance(value, type) and value.__module__ == name:
             parts.add(key, _class_values(value, made), COMPARED_MAX)
-        elif (
-            isinstance(value, types.FunctionType)
-            and value.__module__ == name
-            and special_objects.is_generic(value)
-        ):
+        elif isinstance(value, types.FunctionType) and value.__module__ == name and is_generic(value):
             parts.add(key, _registrations(value, made), COMPARED_MAX)
         elif isinstance(value, types.FunctionType) and value.__code__ in made:
             continue
