@@ -107,15 +107,16 @@ def is_importing() -> bool:
 
 
 def _all_settings() -> list[_Setting]:
-    """First what would look on while the others are put back.
+    """Returns all settings, in the order in which they are put back.
 
-    The functions that put back are taken before they are watched.
+    Tracers and profilers come first: they would otherwise look on while the others are put back. The functions that
+    put back are taken here, before they are watched.
     """
-    modules = sys.modules.get
-    # These take the functions from the module in C when they are imported: they may be already, or may not be yet.
-    locale, tracemalloc = modules("locale"), modules("tracemalloc")
-    set_locale, set_threshold, set_zone = _locale.setlocale, gc.set_threshold, time.tzset
-    cancel_dump = faulthandler.cancel_dump_traceback_later
+    return [*_observers(), *_interpreter(), *_libraries(), *_debuggers()]
+
+
+def _observers() -> list[_Setting]:
+    """Returns the settings of tracers and profilers."""
     return [
         _Setting(sys.gettrace, sys.settrace, ((sys, "settrace"), (sys, "_settraceallthreads"))),
         _Setting(sys.getprofile, sys.setprofile, ((sys, "setprofile"), (sys, "_setprofileallthreads"))),
@@ -129,6 +130,13 @@ def _all_settings() -> list[_Setting]:
             threading.setprofile,
             ((threading, "setprofile"), (threading, "setprofile_all_threads")),
         ),
+    ]
+
+
+def _interpreter() -> list[_Setting]:
+    """Returns the settings of the interpreter and of its garbage collector."""
+    set_threshold = gc.set_threshold
+    return [
         _Setting(sys.getrecursionlimit, sys.setrecursionlimit, ((sys, "setrecursionlimit"),)),
         _Setting(sys.getswitchinterval, sys.setswitchinterval, ((sys, "setswitchinterval"),)),
         _Setting(
@@ -138,6 +146,15 @@ def _all_settings() -> list[_Setting]:
         _Setting(gc.isenabled, _switch(gc.enable, gc.disable), ((gc, "enable"), (gc, "disable"))),
         _Setting(gc.get_threshold, lambda before: set_threshold(*before), ((gc, "set_threshold"),)),
         _Setting(gc.get_debug, gc.set_debug, ((gc, "set_debug"),)),
+    ]
+
+
+def _libraries() -> list[_Setting]:
+    """Returns the settings of libraries: locale, time zone, sockets, threads."""
+    # ``locale`` takes the function from the module in C when it is imported: it may be already, or may not be yet.
+    locale = sys.modules.get("locale")
+    set_locale, set_zone = _locale.setlocale, time.tzset
+    return [
         _Setting(
             lambda: set_locale(_locale.LC_ALL, None),
             lambda before: set_locale(_locale.LC_ALL, before),
@@ -155,6 +172,15 @@ def _all_settings() -> list[_Setting]:
             threading.stack_size,
             ((_thread, "stack_size"), (threading, "stack_size")),
         ),
+    ]
+
+
+def _debuggers() -> list[_Setting]:
+    """Returns the settings of ``tracemalloc`` and ``faulthandler``."""
+    # ``tracemalloc`` takes the functions from the module in C when it is imported, as ``locale`` does.
+    tracemalloc = sys.modules.get("tracemalloc")
+    cancel_dump = faulthandler.cancel_dump_traceback_later
+    return [
         _Setting(
             _tracemalloc.is_tracing,
             _switch(_tracemalloc.start, _tracemalloc.stop),
