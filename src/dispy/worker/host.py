@@ -1,8 +1,18 @@
-"""A computation host: loads a computation once and forks workers that run its jobs.
+"""A computation host: a process that loads one computation and forks workers that run its jobs.
 
-Single-threaded, so that forking is safe. It talks to the daemon over one stream socket (descriptor
-``argv[1]``), shares the workers' slots with it through a memory file (``argv[2]``), and is the one
-who knows when a worker has died: it kills what that left behind, then tells.
+Theory of operation. The host has one thread, so that forking is safe. Its loop waits for messages of the node, over
+one stream socket (descriptor ``argv[1]``), and for signals, by a wake-up pipe. The slots of its workers are memory
+that it shares with the node through a memory file (``argv[2]``).
+
+Event | Action of the host | Message to the node
+--- | --- | ---
+``Load`` | load the computation, call ``setup`` (``computation``) | ``SettingUp``, then ``Loaded`` or ``LoadFailed``
+``Fork`` | fork a worker (``worker_process``) | ``WorkerStarted``, or ``WorkerExited`` if the fork fails
+``Interrupt``, ``Kill``, ``Unbuffer`` | send SIGINT, SIGKILL, SIGURG to a worker | none
+SIGCHLD | reap workers; kill the processes that each has left behind | ``WorkerExited``
+0.5 s without an event | free the middle of long output of running jobs | none
+end of the socket | call ``cleanup``, kill all descendants, end | none
+SIGTERM | kill all descendants, end | none
 """
 
 from __future__ import annotations
@@ -43,27 +53,35 @@ from dispy.worker.state_restore import Restorer
 from dispy.worker.worker_process import Channels, WorkerProcess
 
 _CLEANUP_S = 4.5
-"""Time for workers to call ``cleanup``: the node gives us a little more."""
+"""Time for workers to call ``cleanup`` (seconds): the node gives the host a little more."""
 
 _TRIM_EVERY_MS = 500
-"""How often the output of running jobs is kept from growing without end."""
+"""Interval at which the output of running jobs is kept from growing without end (milliseconds)."""
 
 
 class Host:
-    """The state of a host process."""
+    """The state of a host process.
+
+    Args:
+        control: Socket to the node.
+        slots: Memory shared with the node: one slot for each worker.
+    """
 
     def __init__(self, control: socket.socket, slots: mmap.mmap) -> None:
         self._control = control
         self._slots = slots
         self._descriptors: list[int] = []
+        """Descriptors that have arrived over the socket, four for each ``Fork`` that has not been read yet."""
         self._input = bytearray()
+        """Bytes that have arrived, from the beginning of a message on."""
         self._workers: dict[int, tuple[int, tuple[int, int]]] = {}
-        """Worker and its output files, by pid."""
+        """Number of each worker and its output files, by pid."""
         self._pids: dict[int, int] = {}
+        """Pid of each worker, by its number."""
         self._computation: Computation | None = None
         self._kept: set[int] = set()
-        """Processes that ``setup`` has started: they stay until we go."""
-        # Made before user code is loaded, which may import the functions by which changes are noticed.
+        """Processes that ``setup`` has started, by pid: they stay until the host ends."""
+        # Made before user code is loaded, which may import the functions at which changes are noticed.
         self._restorer = Restorer()
         self._streams = output_capture.new_streams()
         self._randomness = Randomness()
@@ -71,7 +89,7 @@ class Host:
         self._calls = JobCalls(self._logger)
 
     def serve(self) -> None:
-        """Do what the daemon says until it is gone."""
+        """Do what the node says until it closes the socket."""
         wake, self._woken = os.pipe()
         os.set_blocking(self._woken, False)
         os.set_blocking(wake, False)
@@ -92,12 +110,13 @@ class Host:
                     return
 
     def _set_signals(self) -> None:
-        """Have signals reach us: at the start, and when user code was loaded, which may have changed that."""
+        """Set the host's signal handlers: at its start, and when user code was loaded, which may have set others."""
         signals.set_host_handlers(self._on_term, self._calls.on_unbuffer, self._woken)
 
-    # The daemon.
+    # The node.
 
     def _read_control(self) -> bool:
+        """Read what has arrived, and do all whole messages of it; False if the node has closed the socket."""
         data, descriptors, _, _ = socket.recv_fds(self._control, 65536, 64, socket.MSG_CMSG_CLOEXEC)
         self._descriptors += descriptors
         if not data:
@@ -113,6 +132,7 @@ class Host:
         return True
 
     def _do(self, message: protocol.ToHost) -> None:
+        """Do what a message says."""
         match message:
             case protocol.Load():
                 self._tell(self._try_load(message))
@@ -129,24 +149,26 @@ class Host:
                     os.kill(self._pids[worker], signal.SIGURG)
 
     def _tell(self, message: FromHost) -> None:
+        """Send a message to the node; if the node is gone, end this process."""
         body = msgspec.msgpack.encode(message)
         try:
             self._control.sendall(LENGTH.pack(len(body)) + body)
         except OSError as error:
-            if error.errno == errno.EBADF:  # code of the user's has closed it
+            if error.errno == errno.EBADF:  # code of the user's has closed the socket
                 raise
             self.leave()
 
     # Loading.
 
     def _try_load(self, message: protocol.Load) -> FromHost:
-        """Load a computation and set it up; what goes wrong with that is the reason, whoever has raised it."""
+        """Load a computation and set it up; any exception becomes the reason of a ``LoadFailed``."""
         try:
             return self._load(message)
         except Exception as error:
             return LoadFailed(load_failed(message, error))
 
     def _load(self, message: protocol.Load) -> FromHost:
+        """Load a computation, and take the state of now as that in which jobs begin."""
         self._calls.load = message
         self._computation = Computation(message, self._randomness, self._calls, self._logger)
         answer = self._computation.begin(lambda: self._tell(SettingUp()))
@@ -163,6 +185,7 @@ class Host:
     # Workers.
 
     def _fork(self, message: protocol.Fork) -> None:
+        """Fork a worker, which never returns from here, and tell the node its pid."""
         channels = Channels(*self._descriptors[:4])
         del self._descriptors[:4]
         try:
@@ -205,7 +228,7 @@ class Host:
                 os.close(descriptor)
 
     def _reap(self) -> None:
-        """Find out which workers have ended; nothing that they started stays."""
+        """Find out which workers have ended, kill processes that they have left behind, then tell the node."""
         ended = []
         while True:
             try:
@@ -225,6 +248,7 @@ class Host:
             self._tell(WorkerExited(worker, code))
 
     def _trim(self) -> None:
+        """Free the middle of long output of running jobs."""
         assert self._computation is not None
         for _, files in self._workers.values():
             for descriptor in files:
@@ -234,7 +258,7 @@ class Host:
         self.leave()
 
     def finish(self) -> NoReturn:
-        """End in good order: jobs have ended, ``cleanup`` is called."""
+        """End in good order: call ``cleanup``, or let workers call it, and kill all descendants. No job is left."""
         computation = self._computation
         if computation is not None and computation.load.setup_per_worker:
             self._await_workers()
@@ -250,21 +274,22 @@ class Host:
         self.leave()
 
     def _await_workers(self) -> None:
-        """Let workers end, which have nothing to do any more and call ``cleanup``. Not one that runs a job."""
+        """Wait up to ``_CLEANUP_S`` for workers, which have no job any more and call ``cleanup``."""
         deadline = time.monotonic() + _CLEANUP_S
         while self._workers and time.monotonic() < deadline:
             self._reap()
             time.sleep(0.002)
 
     def leave(self) -> NoReturn:
-        """End with all descendants."""
+        """Kill all descendants and end this process."""
         processes.kill_strays(set())
         os._exit(0)
 
 
 def main() -> None:
-    """Entry of a host: ``argv`` names the control socket, the slots' memory file and the daemon's pid."""
-    # Whoever starts us has turned it off: what is loaded stays, and is not to be looked through again and again.
+    """Run a host. ``argv`` has the descriptors of the control socket and slots' memory file, and the node's pid."""
+    # The node has started Python with the collector off. What is loaded stays: do not look through it at each
+    # collection.
     gc.freeze()
     gc.enable()
     control_fd, slots_fd, parent = map(int, sys.argv[1:4])
@@ -277,12 +302,13 @@ def main() -> None:
     slots = mmap.mmap(slots_fd, 0)
     os.close(slots_fd)
     host = Host(control, slots)
-    memory_max()  # so that workers know
+    memory_max()  # found out once here, for all workers
     processes.set_death_signal(signal.SIGTERM, parent)
     try:
         host.serve()
         host.finish()
     except BaseException:
-        # At once: if the node saw our socket close before we have ended it would kill us, and not know why we did.
+        # At once: if the node saw the socket close before this process has ended, it would kill it, and not know why
+        # it ended.
         node_log.say_error()
         os._exit(70)  # EX_SOFTWARE

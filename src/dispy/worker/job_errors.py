@@ -1,4 +1,4 @@
-"""What a job raises, as its client gets it: the exception pickled where possible, and as text."""
+"""Exceptions of jobs on their way to the client: as text, and pickled where possible."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def describe(
     """Describe the exception of a job: pickled (empty if it cannot be, or is too large), and as text.
 
     Args:
-        error: What was raised.
-        step: What the worker was handling then ("arguments", "result"); empty in the job itself.
-        value: What the job returned, if it did.
+        error: Exception that was raised.
+        step: Step at which it was raised: "arguments", "result", or empty for the job itself.
+        value: Result of the job; only looked at if ``step`` is "result".
         where: The node's name, and the working directory of jobs.
         depth: Frames of the worker above those of the job, which the text leaves out.
     """
@@ -51,7 +51,7 @@ def describe_in_chunk(
     """Describe the exception of an item of a ``map``, together with the results of the items before it.
 
     Args:
-        error: What was raised.
+        error: Exception that was raised.
         step: As for ``describe``.
         chunk: The chunk that the item is in.
         where: As for ``describe``.
@@ -61,7 +61,7 @@ def describe_in_chunk(
     try:
         return payload.dump_failure(chunk.results, data), reason
     except Exception as unsendable:
-        # What comes first is told first: a result that cannot be sent.
+        # The first error counts: a result that cannot be sent, of an item before.
         data, reason = describe(unsendable, "result", chunk.cut_at_unsendable(), where)
         return payload.dump_failure(chunk.results, data), reason
 

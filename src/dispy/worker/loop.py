@@ -1,9 +1,12 @@
-"""A worker: takes records of jobs, runs them one after another, sends what became of them.
+"""A worker: takes records of jobs, runs the jobs one after another, and sends their results.
 
-The path of every job goes through ``run_record``. On the reference machine a no-op job costs about
-6 µs there, most of it unpickling, pickling, the look at the output and the two calls that restore
-directory and umask. Each result is written to the slot's arena at once and leaves in one packet
-with its neighbours, at the end of the record or after two milliseconds.
+The path of every job is ``Worker.run_record``. On the reference machine a no-op job costs about 6 µs there, most of
+it for unpickling, pickling, the look at the output and the two calls that restore directory and umask. Each result is
+written to the arena of the worker's slot at once, and leaves in one packet with its neighbours (``arena``).
+
+A job is run in this process, unless its computation is isolated or the job brings code: ``own_process``. A job is
+cancelled by SIGINT: the node writes the position of the job to the slot before it sends the signal, and the handler
+raises ``KeyboardInterrupt`` only if the worker is at this position (``on_interrupt``).
 """
 
 from __future__ import annotations
@@ -40,31 +43,31 @@ from dispy.worker.segments import Segments
 from dispy.worker.state_restore import Restorer
 
 _LAST_AFTER_S = 0.01
-"""After a record that took no longer, its last results wait until what the last job changed is put right (some
-0.1 ms), and go with the word that the record is done: one message less."""
+"""Age of results (seconds) up to which the last ones of a record wait until the state of the worker is restored (some
+0.1 ms): they leave in the packet that says that the record is done, which saves a packet."""
 
 # Bound here, as jobs may replace them in the module. Durations are taken from the clock that nobody sets.
 _wall = time.time
 _clock = time.perf_counter
 
 _changes = payload.scopes.changes
-"""Undo list of the running job: see ``payload.scopes.changes``."""
+"""Undo list of changes to the computation by the arguments of the running job: see ``payload.scopes.changes``."""
 
 
 class Worker:
     """The state of one worker process.
 
     Args:
-        function: The computation.
-        namespace: Its globals.
-        jobs: Where records come from.
-        replies: Where results go, and acknowledgements come from.
-        slot: Memory shared with the daemon (see ``protocol.worker``).
-        capture: The output.
-        restorer: What to put back between jobs.
-        randomness: Of generators.
+        function: The function of the computation.
+        namespace: Globals of the function.
+        jobs: Socket that records come from.
+        replies: Socket that results go to, and acknowledgements come from.
+        slot: Memory shared with the node (see ``protocol.worker``).
+        capture: The output of jobs.
+        restorer: State to put back between jobs.
+        randomness: Random generators of this process.
         segments: Large payloads.
-        is_isolated: Run every job in a process of its own, forked from this one.
+        is_isolated: True if every job runs in a process of its own, forked from this one.
     """
 
     def __init__(
@@ -95,27 +98,30 @@ class Worker:
         self._segments = segments
         self._is_isolated = is_isolated
         self._running: Job | None = None
+        """The job whose function runs or whose result waits for room; None otherwise, when no interrupt raises."""
         self._chunk: Chunk | None = None
+        """The chunk of a map that is running, if the job is one."""
         self._is_cancelled = False
         self._died = False
-        """What the last job had started for itself was killed: it counts as if its own process had been."""
+        """True if the program that the last job had started was killed: the job counts as if its process had died."""
         self._own_process = OwnProcess(self._words, self._arena, segments, capture)
         self._values = ProvisionalValues(replies, segments, capture)
         self._is_copy = False
-        """This process was forked by a job: it has nothing to do here."""
+        """True in a process that a job has forked: it ends when the function returns."""
         os.register_at_fork(after_in_child=self._on_forked)
         self._threads = 0
-        """How many there are between jobs, besides this one."""
+        """Number of threads between jobs, besides the main thread; a job that leaves more makes the worker end."""
         self._drops = self._words[protocol.SLOT_DROPS]
+        """Number of times that objects had been dropped when this worker last looked."""
         payload.object_references.find_object = segments.load_object
 
     def keep_what_is_there(self) -> None:
-        """Take threads and processes that are there now, made by ``setup``, for no job's."""
+        """Take threads and processes that exist now as those of ``setup``: they are not leftovers of a job."""
         self._threads = _thread._count()
         self._own_process.kept = set(children(os.getpid()))
 
     def serve(self) -> None:
-        """Run records until there is nobody to send any."""
+        """Run records until the node closes the jobs socket, or a job has left this worker unfit for others."""
         # Not a bytearray: writing zeros into pages that are never used costs a fresh process 0.15 ms.
         packet = mmap.mmap(-1, protocol.PACKET_MAX)
         view = memoryview(packet)
@@ -128,7 +134,7 @@ class Worker:
             except KeyboardInterrupt:
                 continue
             except ConnectionError:
-                # The node closed its end with something of this job's unread.
+                # The node closed its end before it had read all from this worker.
                 return
             if self._words[protocol.SLOT_DROPS] != self._drops:
                 self._drops = self._words[protocol.SLOT_DROPS]
@@ -137,7 +143,7 @@ class Worker:
                 return
 
     def run_record(self, record: Record) -> bool:
-        """Run the jobs of a record; False if this worker has to end."""
+        """Run the jobs of a record, up to a limit that the node may set meanwhile; False if this worker must end."""
         words = self._words
         first = protocol.claim(record.record, 0)
         executed = 0
@@ -161,7 +167,7 @@ class Worker:
                 continue
             ended = restorer.run(self._run, job) if restorer.is_context_changed else self._run(job)
             if ended is None:
-                # It brings code, which no other job is to find.
+                # The job brings code, which no other job may find.
                 self._own_process.run(job, self._run_here, True)
                 arena.flush_if_due(executed, record.record)
                 continue
@@ -178,7 +184,7 @@ class Worker:
         return not is_retiring
 
     def _run(self, job: Job) -> Ended | None:
-        """Run a job; None if it brings code, and so has to run in a process of its own."""
+        """Run a job and return its result; None if the job brings code and has to run in a process of its own."""
         self._values.serial = 0
         self._is_cancelled = self._died = False
         start = self._starts[protocol.SLOT_START] = _wall()
@@ -282,7 +288,7 @@ class Worker:
     def _run_here(self, job: Job) -> None:
         """Run a job in a process that was forked for it alone, and write its result to the arena."""
         self._randomness.begin_job(job.number)
-        # Signals that came before the fork was complete were forgotten; of an interrupt the job itself knows.
+        # Signals that came before the fork was complete are lost. ``_run`` looks for an interrupt itself.
         self.on_unbuffer()
         self._is_isolated = True
         self._is_copy = False
@@ -297,9 +303,9 @@ class Worker:
         self._values.renumber()
 
     def _has_leftovers(self, is_last: bool) -> bool:
-        """Whether something of the last job still lives: then this process cannot be used again.
+        """True if a thread or process of the last job still lives: then this worker takes no other job.
 
-        Asked after a job that started a process, and once per record, for those started from C.
+        Processes are looked for after a job that has started one, and once for each record, as C code may start some.
         """
         if _thread._count() > self._threads or self._restorer.is_spoiled:
             return True
@@ -317,7 +323,7 @@ class Worker:
             return False
 
     def _has_other_children(self) -> bool:
-        """The same where ``setup`` has started processes that stay."""
+        """True if there are children besides the processes of ``setup``; reaps those that have ended."""
         others = [pid for pid in children(os.getpid()) if pid not in self._own_process.kept]
         for pid in others:
             with suppress(ChildProcessError):
@@ -325,18 +331,18 @@ class Worker:
                     return True
         return False
 
-    # What a job can call.
+    # Functions for jobs.
 
     def provisional_result(self, result: Any, relay: bool, timeout: float | None) -> int:
-        """Send a value to the client while the job goes on; waits until it has arrived.
+        """Send a value to the client while the job goes on, and wait for the acknowledgement.
 
         Args:
             result: Any value that can be pickled.
-            relay: Accepted for compatibility; values take the way results take.
-            timeout: Seconds to wait for the acknowledgement; None waits as long as it takes.
+            relay: Accepted for compatibility; values take the way that results take.
+            timeout: Longest wait for the acknowledgement (seconds); None: for ever.
 
         Returns:
-            0 if the client has it, -1 if not (yet).
+            0 if the client has the value, -1 if not (yet).
         """
         job = self._running
         if job is None:
@@ -344,16 +350,17 @@ class Worker:
         return self._values.send_result(job, result, timeout)
 
     def send_file(self, path: Any, directory: str, timeout: float | None, size_max: int) -> str:
-        """Send a file to the client while the job goes on; waits until it is there, whole.
+        """Send a file to the client while the job goes on, and wait until the client has all of it.
 
         Args:
-            path: Of the file. Below ``directory`` it keeps its place there; of others the name counts.
+            path: Path of the file. Below ``directory`` the file keeps its place there; otherwise only its name
+                counts.
             directory: The working directory.
-            timeout: Seconds in which nothing of it arrives after which it is given up; None: as long as it takes.
-            size_max: Bytes that it may have; 0: any number.
+            timeout: Time without an acknowledgement after which the file is given up (seconds); None: never.
+            size_max: Largest size of the file (bytes); 0: any size.
 
         Returns:
-            Why it is not there; empty if it is.
+            Why the client does not have the file; empty if it has.
         """
         job = self._running
         if job is None:
@@ -361,7 +368,7 @@ class Worker:
         return self._values.send_file(job, path, directory, timeout, size_max)
 
     def job_seed(self) -> int:
-        """The seed of the running job.
+        """Returns the seed of the running job, or of the running item of a map.
 
         Raises:
             RuntimeError: No job is running.
@@ -374,11 +381,14 @@ class Worker:
         return self._randomness.job_seed(job.number)
 
     def is_cancelled(self) -> bool:
-        """Whether the running job was interrupted because it was cancelled."""
+        """True if the running job was interrupted because it was cancelled."""
         return self._is_cancelled
 
     def on_interrupt(self, number: int = signal.SIGINT, frame: FrameType | None = None) -> None:
-        """SIGINT: raise in the job that it is meant for. A late one finds another position, or no job."""
+        """SIGINT: raise KeyboardInterrupt in the job that it is meant for, or pass it on to the job's own process.
+
+        A signal that comes late finds another position in the slot, or no job, and does nothing.
+        """
         words = self._words
         if words[protocol.SLOT_INTERRUPT] != words[protocol.SLOT_CLAIM]:
             return
@@ -390,7 +400,7 @@ class Worker:
             raise KeyboardInterrupt
 
     def on_unbuffer(self) -> None:
-        """SIGURG: what the running job prints is not to wait in a buffer, from now to the end of the record."""
+        """SIGURG: print past the buffer of ``sys.stdout`` until the end of the record; passed on as SIGINT is."""
         words = self._words
         if words[protocol.SLOT_UNBUFFER] == words[protocol.SLOT_CLAIM]:
             self._capture.set_live(True)

@@ -34,7 +34,7 @@ class OwnProcess:
         words: Header of the worker's slot (see ``protocol.worker``).
         arena: Takes results.
         segments: Large payloads.
-        capture: The output.
+        capture: The output of jobs.
 
     Attributes:
         pid: Process of the running job; 0 if there is none.

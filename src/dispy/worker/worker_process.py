@@ -41,13 +41,13 @@ class Channels(NamedTuple):
 
 
 class WorkerProcess:
-    """What a worker takes over from its host.
+    """A worker in the making: parts that it takes over from its host.
 
     Args:
         computation: The computation that it runs.
-        calls: Functions that jobs find, which are told of the worker.
-        restorer: What to put back between jobs.
-        randomness: Generators of this process.
+        calls: Functions that jobs find; they work once they know the worker.
+        restorer: State to put back between jobs.
+        randomness: Random generators of this process.
         streams: Python streams for the output of jobs.
     """
 
@@ -119,7 +119,7 @@ class WorkerProcess:
         answers.send(protocol.pack_set_up(reason))
         if reason:
             leave(78)  # EX_CONFIG
-        # What it changed is what jobs find, but for what we need ourselves.
+        # Jobs find the state as ``setup`` has left it, but for the signal handlers, which the worker needs.
         signals.set_worker_handlers(self._calls.on_interrupt, self._calls.on_unbuffer)
         self._restorer.note(load.work_path)
 
