@@ -30,7 +30,7 @@ def _new_type(name: str, qualname: str, module: str, supertype: Any) -> Any:
 
 
 def _existing(module: str, name: str, kind: Any) -> Any:
-    """Find the object that already has the name of one that arrives, so that there is one of it."""
+    """Returns the object here that has the name of one that arrives, so that there is one of it; or None."""
     found = scopes.attribute_of(sys.modules.get(module), name)
     return found if isinstance(found, kind) and origin_of(module) is not Origin.INSTALLED else None
 
@@ -63,6 +63,7 @@ def _reduce_type_parameter(pickler: CodePickler, parameter: Any) -> Any:
 
 
 _parameters: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+"""Type parameters that were sent or have arrived, by identity."""
 
 
 def _type_parameter(
@@ -85,14 +86,14 @@ def _reduce_alias(pickler: CodePickler, alias: Any) -> Any:
 
 
 _values: dict[int, Any] = {}
-"""Values of type aliases made here, by address of the alias; both are kept for good."""
+"""Values of type aliases made here, with the alias, by address of the alias; both are kept for good."""
 
 
 def _alias(name: str, parameters: tuple[Any, ...], module: str) -> Any:
     known = _existing(module, name, typing.TypeAliasType)  # type: ignore[attr-defined,unused-ignore]
     if known is not None:
         return known
-    # What it stands for may name the alias again, and so is asked for when somebody looks.
+    # The value may name the alias again, so it is looked up when it is asked for.
     scope: dict[str, Any] = {"__name__": module, "value_of": lambda: _values[id(scope[name])][1]}
     listed = f"[{', '.join(map(str, parameters))}]" if parameters else ""
     exec(f"type {name}{listed} = value_of()", scope)

@@ -1,4 +1,4 @@
-"""Pickles within the pickle: definitions of classes, and functions that jobs return, kept until they change."""
+"""Pickles within pickles: definitions of classes, and functions that jobs return; kept until the code changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ PickleInline = Callable[[Any], tuple[bytes, CodePickler]]
 
 
 class Definition(NamedTuple):
-    """A class, pickled by itself."""
+    """A class, pickled by itself.
+
+    Attributes:
+        data: The pickle.
+        digest: Digest of the pickle: a worker that has a class of this digest does not open the pickle.
+        modules: Names of the user's own modules that the other side has to import.
+        imports: Import statements of functions of the class.
+        sources: Texts of the files of code in the pickle, by file name.
+    """
 
     data: bytes
     digest: bytes
@@ -27,16 +35,17 @@ class Definition(NamedTuple):
 
 
 _definitions: dict[str, tuple[Watch, Definition]] = {}
-"""By identity, the oldest first."""
+"""Definitions by identity of the class, the oldest first, each with the parts of the program it depends on."""
 
 _DEFINITIONS_MAX = 1000
+"""Number of definitions that are kept; the oldest one goes first."""
 
 
 def definition_of(cls: type, pickle_inline: PickleInline) -> Definition:
-    """The class as it is now; made anew when something of it, or of what it uses, has changed."""
+    """Returns the definition of a class as it is now: a new one if the class, or what it uses, has changed."""
     identity = change_stamps.identity_of(cls)
     known = _definitions.get(identity)
-    # What a worker sends is for a program that has the class; others take what they get.
+    # A worker uses its first definition again: results go to a program that has the class itself.
     if known is not None and (scopes.is_worker or known[0].is_same()):
         return known[1]
     data, pickler = pickle_inline(cls)
@@ -51,10 +60,11 @@ def definition_of(cls: type, pickle_inline: PickleInline) -> Definition:
 
 
 _functions: dict[str, bytes] = {}
+"""Pickles of functions of the script that jobs have returned, by identity of the function."""
 
 
 def function_data(function: types.FunctionType, pickle_inline: PickleInline) -> bytes:
-    """A function of the script that a job returns, by value, for a program that does not have it."""
+    """Returns the pickle, by value, of a function of the script that a job returns: for a program that lacks it."""
     identity = change_stamps.identity_of(function)
     data = _functions.get(identity)
     if data is None:

@@ -1,4 +1,9 @@
-"""Functions by value: made first, filled when all that they may refer to is there."""
+"""Functions by value, with their cells, and functions of ``functools.singledispatch``.
+
+A function is pickled in two halves, as it may refer to itself: it is made first (``make_function``), and filled when
+everything that it refers to is there (``fill_function``). The functions of a class are filled with the class
+(``Later``).
+"""
 
 from __future__ import annotations
 
@@ -16,10 +21,11 @@ from dispy.payload.by_value.scopes import attribute_of, fill_scope
 PARTS = (
     "__qualname__", "__annotations__", "__kwdefaults__", "__defaults__", "__module__", "__doc__", "__type_params__",
 )  # fmt: skip
+"""Attributes of functions that are set when a function is filled."""
 
 
 def content_of(cell: types.CellType) -> Any:
-    """Value of a variable that functions share; ``EMPTY`` if it has none yet."""
+    """Returns the value of a cell (a variable that functions share); ``EMPTY`` if it has none yet."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -27,12 +33,12 @@ def content_of(cell: types.CellType) -> Any:
 
 
 def is_code(value: Any) -> bool:
-    """Whether an attribute of a class is a function, or a method or property made of one."""
+    """True if an attribute of a class is a function, or a method or property made of one."""
     return isinstance(value, (types.FunctionType, classmethod, staticmethod, property))
 
 
 def functions_in(value: Any) -> list[types.FunctionType]:
-    """The functions that an attribute of a class is made of."""
+    """Returns the functions that an attribute of a class is made of."""
     parts = [value]
     if isinstance(value, (classmethod, staticmethod)):
         parts = [value.__func__]
@@ -41,18 +47,18 @@ def functions_in(value: Any) -> list[types.FunctionType]:
     return [part for part in parts if isinstance(part, types.FunctionType)]
 
 
-# What pickles call where they are loaded.
+# Called by pickles that are loaded.
 
 
 def make_function(
     code: types.CodeType, scope: Namespace, name: str, closure: tuple[types.CellType, ...] | None
 ) -> types.FunctionType:
-    """A function without anything that may refer to it again."""
+    """Returns a function without the parts that may refer to it again."""
     return types.FunctionType(code, scope, name, None, closure)
 
 
 def fill_function(function: types.FunctionType, state: tuple[Any, ...]) -> types.FunctionType:
-    """Give a function what may refer to it again."""
+    """Give a function the parts that may refer to it again: see ``CodePickler.state_of``."""
     about, attributes, cells, values, submodules = state
     for name in submodules:
         importlib.import_module(name)
@@ -66,7 +72,7 @@ def fill_function(function: types.FunctionType, state: tuple[Any, ...]) -> types
 
 
 class Later:
-    """Fills a function where this is pickled."""
+    """Stand-in that fills a function of a class where the stand-in is pickled."""
 
     __slots__ = ("_function", "_pickler")
 
@@ -79,28 +85,28 @@ class Later:
 
 
 def resolve_function(module: str, name: str, data: bytes) -> Any:
-    """A function of the script that a job has returned: the program's own, or what came by value."""
+    """Returns a function of the script that a job has returned: the program's own, or else that of the pickle."""
     found = attribute_of(sys.modules.get(module), name)
     return found if isinstance(found, types.FunctionType) else pickle.loads(data)
 
 
-# Variables that functions share.
+# Cells: variables that functions share.
 
 
 def make_cell() -> types.CellType:
-    """A variable that has no value yet."""
+    """Returns a cell that has no value yet."""
     return types.CellType()
 
 
 def fill_cell(cell: types.CellType, value: Any) -> types.CellType:
-    """Give a variable its value, if it has one."""
+    """Give a cell its value, unless that is ``EMPTY``; returns the cell."""
     if value is not EMPTY:
         cell.cell_contents = value
     return cell
 
 
 class _Empty:
-    """Stands for the value of a variable that has none yet."""
+    """Stand-in for the value of a cell that has none yet."""
 
     def __reduce__(self) -> str:
         return "EMPTY"
@@ -109,19 +115,19 @@ class _Empty:
 EMPTY = _Empty()
 
 
-# Functions with several implementations.
+# Functions of ``functools.singledispatch``.
 
 _generic: Any = functools.singledispatch(lambda _: None)
 _dispatching = _generic.__code__
 
 
 def is_generic(function: Any) -> bool:
-    """Whether it is a function of ``functools.singledispatch``."""
+    """True if a function was made by ``functools.singledispatch``."""
     return function.__code__ is _dispatching
 
 
 def reduce_generic_function(function: types.FunctionType) -> Any:
-    """How a function of ``functools.singledispatch`` is pickled; None if it is none."""
+    """Returns how a function of ``functools.singledispatch`` is pickled; None for any other function."""
     if not is_generic(function):
         return None
     implementations = dict(function.registry)  # type: ignore[attr-defined]

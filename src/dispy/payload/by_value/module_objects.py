@@ -15,7 +15,13 @@ PRIVATE = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
 def sendable_part(
     values: dict[str, Any], where: str, try_to_pickle: Callable[[Any], object]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Split attributes into those that can be sent and, for the others, reasons by name."""
+    """Split attributes of a module into those that can be sent and, for the others, reasons by name.
+
+    Args:
+        values: The attributes, by name.
+        where: Words for the module in the reasons.
+        try_to_pickle: Raises an exception if a value cannot be pickled.
+    """
     sendable, reasons = {}, {}
     for name, value in values.items():
         if name.startswith("__") and name.endswith("__"):
@@ -31,7 +37,7 @@ def sendable_part(
 
 
 def explain_missing(module: types.ModuleType, reasons: dict[str, str]) -> None:
-    """Have a module say why it lacks a global, where somebody uses it."""
+    """Have a module say why it lacks a global when code uses it: AttributeError with the reason."""
     if not reasons or "__getattr__" in vars(module):
         return
 
@@ -42,7 +48,7 @@ def explain_missing(module: types.ModuleType, reasons: dict[str, str]) -> None:
 
 
 def fill_module(module: types.ModuleType, state: tuple[Any, ...]) -> types.ModuleType:
-    """Give a module that came by value its attributes; those that could not be sent say so when they are used."""
+    """Give a module that came by value its attributes, and the reasons for those that could not be sent."""
     values, reasons = state
     fill_scope(vars(module), values)
     explain_missing(module, reasons)

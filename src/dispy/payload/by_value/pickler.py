@@ -1,15 +1,19 @@
-"""The pickler of code: what can be imported goes by name, all else of the user's own by value.
+"""The pickler of code: functions and classes that can be imported go by name, others of the user's own by value.
 
 Theory of operation. Every function has a *scope*, the dictionary of its globals. Three kinds:
 
 - of a module that can be imported (installed, or the user's own, whose source is sent): the other side uses the
   dictionary of that module, and nothing of it is in the pickle;
-- of a module that cannot be imported, such as the script: in a worker there is one module object under its name, in
+- of a module that cannot be imported, such as the script: a worker has one module object under its name, in
   ``sys.modules``, however many pickles bring parts of it. Each global travels with a *stamp*, which changes when the
-  program changes the global: what has not changed since it was sent leaves alone what setup or jobs have made of it;
-- of code that belongs to no module (``exec`` with a dictionary of its own): a dictionary for each pickle.
+  program changes the global: a global that arrives with the stamp that it has already is left alone, with all that
+  ``setup`` or jobs have made of it;
+- of code that belongs to no module (``exec`` with a dictionary of its own): one dictionary for each pickle.
 
-A program that loads results never has its own modules changed by them: there each pickle has a scope of its own.
+Results never change the modules of the program that loads them: there each pickle has a scope of its own.
+
+How a kind of object is pickled stands in ``functions``, ``classes``, ``module_objects``, ``annotation_types`` and
+``special_objects``, which see the pickler as a ``code_pickler.CodePickler``.
 """
 
 from __future__ import annotations
@@ -55,15 +59,25 @@ from dispy.payload.modules.origins import Origin, modules_below, origin_of
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
-    """Pickles any value; modules that have to be there are told.
+    """Pickles any value, and collects what the other side needs to load the pickle.
 
     Args:
-        file: Where the pickle goes.
-        buffers: Takes large buffers; without it they go into the pickle.
-        is_inline: Definitions of classes go into this pickle, so that they share what they have in common with the
-            rest. Otherwise each is a pickle within the pickle, which is not opened where the class is known.
-        known: What the other side has already; None for nothing.
-        only: The user's own module whose objects go by value here, though it can be imported.
+        file: File that the pickle is written to.
+        buffers: Takes large buffers; None: they go into the pickle.
+        is_inline: True: definitions of classes go into this pickle, so that objects that they share with the rest
+            stay shared. False: each is a pickle within the pickle, which is not opened where the class is known.
+        known: Parts of the program that the other side has already; None for nothing.
+        only: A module of the user's own whose objects go by value here, though it can be imported; empty for none.
+
+    Attributes:
+        names: Globals and attributes that functions in the pickle name.
+        imports: Import statements of functions that go by value.
+        modules: Names of the user's own modules that the other side has to import.
+        used: Names that are used of each of these modules, by module, as far as that is known.
+        sources: Texts of the files of code that goes by value, by file name.
+        sent: Functions and classes that go by value, by identity.
+        has_code: True once something compiled is in the pickle: another minor version of Python cannot load it.
+        watch: Parts of the program that must not change for this pickle to stay right.
     """
 
     def __init__(
@@ -79,38 +93,35 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             file, protocol=PROTOCOL, buffer_callback=buffers.take if buffers is not None else None
         )
         self.names: set[str] = set()
-        """Globals and attributes that functions name."""
         self.imports: set[Imported] = set()
-        """Import statements of functions that go by value."""
         self.modules: set[str] = set()
-        """The user's own modules that are to be imported there."""
         self.used: dict[str, set[str]] = {}
-        """Names that are used of each of these modules, as far as that is known."""
         self.sources: dict[str, str] = {}
-        """Texts of the files of code that goes by value, by file name."""
         self.sent: dict[int, Any] = {}
-        """Functions and classes that go by value, by identity."""
         self.has_code = False
-        """True once something compiled is in the pickle: another minor version of Python cannot load it."""
         self.watch = Watch()
-        """Parts of the program that must not change for this pickle to stay right."""
         self._is_inline = is_inline
         self._known = known
         self._is_known_same: bool | None = None
+        """True if the parts that the other side has are unchanged; None until that is asked."""
         self._only = only
         self._scopes: dict[int, Scope] = {}
+        """Stand-ins for globals of functions, by address of the dictionary."""
         self._globals: dict[tuple[int, str], Scope] = {}
+        """Stand-ins for values of globals, by address of the dictionary and name."""
         self._kept: list[Any] = []
         """Objects held so that no address in the memo of the pickle is used again."""
         self._late: set[int] = set()
-        """Functions of classes: made with the class, filled when it has all of them."""
+        """Addresses of functions of classes: made with the class, filled when it has all of them."""
         self._cells: set[int] = set()
-        """Variables of functions: what they hold is set with a function."""
+        """Addresses of cells of functions that go by value: a cell is filled together with a function."""
         self._filled: set[int] = set()
+        """Addresses of cells whose contents are in the pickle."""
         self._bare: dict[int, tuple[str, str]] | None = None
-        """Objects that are nothing but themselves, by address, with the names under which modules hold them."""
+        """Sentinel objects (``find_bare``), by address, with module and name; None until they are looked for."""
 
     def reducer_override(self, obj: Any) -> Any:
+        """Returns how an object is pickled; NotImplemented for the usual way. Part of the protocol of ``pickle``."""
         if isinstance(obj, types.FunctionType):
             return self._reduce_function(obj)
         if isinstance(obj, type):
@@ -130,6 +141,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return self._reduce_object(obj, kind)
 
     def _reduce_object(self, obj: Any, kind: Any) -> Any:
+        """Returns how an instance is pickled: sentinels by name, objects that delegate attributes part by part."""
         if kind.__module__ == "sys":  # such as sys.version_info
             return special_objects.named, ("sys", kind.__name__.rpartition(".")[2])
         if not _is_reduced_plainly(kind):
@@ -160,14 +172,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
     # Modules.
 
     def origin(self, name: str | None) -> Origin:
-        """Where a module comes from, as far as this pickle is concerned."""
+        """Returns where a module comes from, as far as this pickle is concerned."""
         origin = origin_of(name)
         if origin is Origin.OWN and (name == self._only or not loaded_code.can_be_sent(name)):
             return Origin.VALUE
         return origin
 
     def is_by_value(self, obj: Any) -> bool:
-        """Whether a function, class or the like goes by value: there is no name under which it is found."""
+        """True if a function, class or the like goes by value: there is no name under which it is found."""
         name = str(getattr(obj, "__qualname__", None) or getattr(obj, "__name__", ""))
         module = str(getattr(obj, "__module__", None) or "")
         origin = self.origin(module)
@@ -182,7 +194,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         self.used.setdefault(module, set()).add(name.partition(".")[0])
 
     def by_name(self, module: str, name: str) -> Any:
-        """How something is pickled that is an attribute of a module."""
+        """Returns how an attribute of a module is pickled: by module and name."""
         if self.origin(module) is Origin.OWN:
             self._use(module, name)
         return special_objects.named, (module, name)
@@ -196,7 +208,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             }
             sendable, reasons = module_objects.sendable_part(values, f"module {name}", _try_to_pickle)
             state = [(key, change_stamps.of(value), value) for key, value in sendable.items()], reasons
-            # Another module of its name may have taken its place.
+            # Another module may have taken the place of this one in ``sys.modules``.
             make = module_of_value if sys.modules.get(name) in (module, None) else lone_module
             return make, (name, about(vars(module))), state, None, None, module_objects.fill_module
         if origin is Origin.OWN:
@@ -206,7 +218,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
     # Functions.
 
     def is_known(self, obj: Any) -> bool:
-        """Whether the other side has a function or class of the script, as it is now."""
+        """True if the other side has a function or class of the script, as it is now."""
         if self._known is None or not self._known.has(obj):
             return False
         if self._is_known_same is None:
@@ -252,7 +264,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return [Later(self, function) for function in functions]
 
     def _other_name(self, obj: Any) -> tuple[str, str] | None:
-        """Another name under which a module of the user's holds a function or class that it has made."""
+        """Returns another name under which a module of the user's holds a function or class of its own; or None."""
         module = str(getattr(obj, "__module__", None) or "")
         if self.origin(module) is not Origin.OWN:
             return None
@@ -262,7 +274,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return None
 
     def state_of(self, function: types.FunctionType) -> tuple[Any, ...]:
-        """The second half of a pickled function: what may refer to the function again."""
+        """Returns the second half of a pickled function: the parts that may refer to the function again.
+
+        These are its attributes, contents of cells, globals with their stamps, and modules to import first.
+        """
         about = {
             name: getattr(function, name)
             for name in PARTS
@@ -297,7 +312,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return about, dict(vars(function)), cells, values, submodules
 
     def stamped(self, namespace: Namespace, names: Iterable[str]) -> list[Stamped]:
-        """Globals of a scope that goes by value, with their stamps."""
+        """Returns globals of a scope that goes by value, with their stamps."""
         found = []
         for name in names:
             value = namespace[name]
@@ -308,19 +323,20 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return found
 
     def shared(self, namespace: Namespace, value: Any) -> Any:
-        """A value, or what stands for it if it is one that a module holds as well: it is to stay one object."""
+        """Returns a value, or its stand-in if a module holds it as well: it must stay one object."""
         reference = self._in_other_module(value)
         if reference is None and not isinstance(value, loaded_code.PLAIN) and self.goes_along(namespace):
             reference = self._in_scope(namespace, value)
         return value if reference is None else reference
 
     def shared_in(self, namespace: Namespace, values: Any) -> Any:
-        """``shared`` for the values of a tuple or dictionary."""
+        """Returns a tuple or dictionary with the values that ``shared`` gives."""
         if isinstance(values, dict):
             return {name: self.shared(namespace, value) for name, value in values.items()}
         return tuple([self.shared(namespace, value) for value in values])
 
     def _in_scope(self, namespace: Namespace, value: Any) -> Scope | None:
+        """Returns the stand-in for a value that is a global of a scope as well; None if it is none."""
         for name, other in namespace.items():
             if other is value and not name.startswith("__"):
                 break
@@ -335,7 +351,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return reference
 
     def _in_other_module(self, value: Any) -> Scope | None:
-        """Stand-in for an object that one module of the user's made and another took from it by name."""
+        """Returns the stand-in for an object that one module of the user's made and another took by name; or None."""
         found = loaded_code.find_home(value)
         if found is None or self.origin(found[0]) is not Origin.OWN:
             return None
@@ -344,7 +360,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return reference
 
     def _submodules(self, code: types.CodeType, values: Iterable[Any]) -> list[str]:
-        """Modules that were imported below those that a function names, as ``import xml.dom`` does."""
+        """Returns modules below packages that a function names, which it finds as attributes (``import xml.dom``)."""
         found = []
         for value in values:
             if not isinstance(value, types.ModuleType) or not hasattr(value, "__path__"):
@@ -361,12 +377,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return found
 
     def goes_along(self, namespace: Namespace) -> bool:
-        """Whether globals of a scope are in the pickle, and not in a module there."""
+        """True if globals of a scope are in the pickle, and not in a module on the other side."""
         module = module_of(namespace)
         return module is None or self.origin(module) is Origin.VALUE
 
     def scope_of(self, namespace: Namespace) -> Scope:
-        """Stand-in for the globals of functions."""
+        """Returns the stand-in for the globals of functions; the same one for the same dictionary."""
         scope = self._scopes.get(id(namespace))
         if scope is None:
             name = module_of(namespace)
@@ -384,6 +400,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return scope
 
     def _reduce_code(self, code: types.CodeType) -> Any:
+        """Returns how compiled code is pickled, and notes the text of its file."""
         filename = code.co_filename
         if filename not in self.sources:
             self.sources[filename] = "" if _is_no_file(filename) else bytecode.source_of(filename, {})
@@ -435,7 +452,15 @@ def _try_to_pickle(value: Any) -> None:
 
 
 def dump_by_value(value: Any, buffers: Collector | None = None) -> bytes:
-    """Pickle a value with the code that it needs."""
+    """Pickle a value with the code that it needs.
+
+    Args:
+        value: Anything.
+        buffers: Takes large buffers; None: they go into the pickle.
+
+    Raises:
+        Exception: The value cannot be pickled.
+    """
     stream = io.BytesIO()
     Pickler(stream, buffers=buffers).dump(value)
     return stream.getvalue()
@@ -446,5 +471,5 @@ def _is_reduced_plainly(kind: Any) -> bool:
 
 
 def _is_no_file(filename: str) -> bool:
-    """Whether code has no text: what ``exec`` and libraries make, but not a notebook's cell, which has one."""
+    """True for code without a text, as ``exec`` and libraries make it; a notebook's cell has a text."""
     return filename in ("<string>", "<stdin>") and sys.version_info < (3, 13)

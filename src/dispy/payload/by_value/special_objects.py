@@ -1,4 +1,9 @@
-"""Other things that code consists of: caches, generic functions, types of annotations, lone objects."""
+"""Objects that code holds and that pickles cannot copy as usual.
+
+Sentinels (``MISSING = object()``) must stay one object, and go by name. Objects that delegate attributes fail when
+the pickler asks them for some. Caches, weak dictionaries and context managers of the standard library hold parts that
+cannot be pickled. Exceptions may take other arguments than ``Exception`` keeps.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +21,14 @@ from dispy.payload.by_value import annotation_types, scopes
 from dispy.payload.by_value.code_pickler import CodePickler, Reducer
 from dispy.payload.modules.origins import Origin, origin_of, own_modules, value_modules
 
-# Things that are found by name.
+# Objects that are found by name.
 
 
 def named(module: str, name: str) -> Any:
-    """Look up a name with dots in a module, importing it if need be.
+    """Returns the value of a name with dots in a module, which is imported if need be.
 
     Raises:
-        PicklingError: There is nothing.
+        PicklingError: The module has nothing of this name.
     """
     home = sys.modules.get(module)
     if home is None:
@@ -38,7 +43,7 @@ def named(module: str, name: str) -> Any:
 
 
 def singleton(module: str, name: str, kind: type) -> Any:
-    """An object that is nothing but itself, of a module that goes by value: one for each name."""
+    """Returns a sentinel of a module that goes by value: one object for each name."""
     known = scopes.attribute_of(sys.modules.get(module), name)
     if type(known) is kind and not getattr(known, "__dict__", None):
         return known
@@ -49,15 +54,15 @@ def singleton(module: str, name: str, kind: type) -> Any:
 
 
 def is_bare(obj: Any, kind: Any) -> bool:
-    """Whether an object is nothing but itself, such as ``MISSING = object()``: a copy would be another one."""
+    """True if an object is a sentinel such as ``MISSING = object()``: it holds nothing, and a copy would differ."""
     return _is_bare(kind) and not (kind.__dictoffset__ and object.__getattribute__(obj, "__dict__"))
 
 
 def find_bare() -> dict[int, tuple[str, str]]:
-    """Objects that are nothing but themselves and that modules of the user's hold, by address, with module and name.
+    """Returns the sentinels that loaded modules hold, by address, with module and name.
 
-    One that could be given attributes has to have the name of a constant: what is in other variables is for a job to
-    change.
+    A sentinel that could be given attributes counts only if its name is that of a constant (upper case): jobs may
+    change the objects in other variables.
     """
     found: dict[int, tuple[str, str]] = {}
     for module_name in (*own_modules(), "__main__", *value_modules(), *sys.modules):
@@ -74,7 +79,7 @@ def find_bare() -> dict[int, tuple[str, str]]:
 
 
 def _is_bare(kind: Any) -> bool:
-    """Whether instances of a class hold nothing besides attributes."""
+    """True if instances of a class hold nothing besides attributes."""
     known = _bare_kinds.get(kind)
     if known is None:
         known = not (
@@ -89,18 +94,18 @@ def _is_bare(kind: Any) -> bool:
 
 
 def has_attributes_alone(kind: Any) -> bool:
-    """Whether objects of a class consist of their attributes, which are in a dictionary."""
+    """True if objects of a class consist of their attributes, which are in a dictionary."""
     return kind.__basicsize__ <= _BARE_SIZE and bool(kind.__dictoffset__) and not kind.__itemsize__
 
 
 _bare_kinds: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 
 _BARE_SIZE = type("Bare", (), {}).__basicsize__
-"""Of an object that has a dictionary at most."""
+"""Largest size of an object that has nothing but a dictionary (bytes)."""
 
 
 def reduce_named(pickler: CodePickler, obj: Any) -> Any:
-    """How an object of the script is pickled that says itself by which name it is found."""
+    """Returns how an object of the script is pickled whose ``__reduce__`` returns its name; else NotImplemented."""
     if not isinstance(type(obj).__reduce__, types.FunctionType):
         return NotImplemented
     name = obj.__reduce__()
@@ -110,9 +115,10 @@ def reduce_named(pickler: CodePickler, obj: Any) -> Any:
 
 
 def is_delegating(kind: Any) -> bool:
-    """Whether objects of a class cannot be made empty and asked for their attributes, as pickles do.
+    """True if objects of a class cannot be made empty and asked for their attributes, as pickles do.
 
-    It hands on attributes that they do not have, or makes them of arguments, and does not say how they are pickled.
+    Such a class delegates attributes that its objects lack (``__getattr__``), or needs arguments to make an object,
+    and does not say how its objects are pickled.
     """
     known = _delegating_kinds.get(kind)
     if known is None:
@@ -132,7 +138,7 @@ _PICKLING = frozenset({"__getstate__", "__setstate__", "__getnewargs__", "__getn
 
 
 def _is_of_python(kind: Any) -> bool:
-    """Whether objects of a class consist of a dictionary and slots."""
+    """True if objects of a class consist of a dictionary and slots."""
     slots = sum(
         isinstance(value, types.MemberDescriptorType)
         for base in kind.__mro__
@@ -145,7 +151,7 @@ _delegating_kinds: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictio
 
 
 def reduce_delegating(obj: Any) -> Any:
-    """How an object is pickled whose class hands on what it does not have: not asked before it is complete."""
+    """Returns how an object that delegates attributes is pickled: it is asked for none before it is complete."""
     kind: Any = type(obj)
     state = dict(object.__getattribute__(obj, "__dict__")) if kind.__dictoffset__ else {}
     for base in kind.__mro__:
@@ -170,7 +176,7 @@ def _fill_delegating(obj: Any, state: dict[str, Any]) -> Any:
 
 
 class Rebuilt:
-    """Stands for an exception whose class takes other arguments than ``Exception`` keeps."""
+    """Stand-in for an exception whose class takes other arguments than ``Exception`` keeps."""
 
     __slots__ = ("_error",)
 
@@ -182,7 +188,7 @@ class Rebuilt:
 
 
 def _rebuild(kind: Any, arguments: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
-    """An exception with its arguments and attributes; its own ``__init__`` has run where it was raised."""
+    """Returns an exception with its arguments and attributes; ``__init__`` is not called a second time."""
     error: BaseException = kind.__new__(kind, *arguments)
     error.args = arguments
     vars(error).update(attributes)
@@ -200,7 +206,7 @@ def _reduce_cache(pickler: CodePickler, function: Any) -> Any:
 
 
 def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
-    """A function with a cache of its own, as empty as a fresh one."""
+    """Returns a function with a new, empty cache."""
     return functools.lru_cache(**parameters)(function)
 
 
@@ -249,7 +255,7 @@ REDUCERS: dict[type, Reducer] = {
     contextlib._GeneratorContextManager: _reduce_context_manager,
     contextlib._AsyncGeneratorContextManager: _reduce_context_manager,
 }
-"""How instances of these very types are pickled."""
+"""Functions that reduce instances of exactly these types, subclasses not included."""
 
 if sys.version_info < (3, 12):
     REDUCERS[functools.cached_property] = _reduce_cached_property
