@@ -20,7 +20,7 @@ from dispy.worker.replies import send_whole
 FLUSH_AFTER_S = 0.002
 """Longest time that results wait for others to share their packet (seconds)."""
 
-# Bound here, as jobs may replace it in the module. Durations are taken from the clock that nobody sets.
+# Bound here, as jobs may replace it in the module. Durations are taken from a clock that cannot be set.
 _clock = time.perf_counter
 
 # What is flushed at ARENA_FLUSH leaves room for the largest result: one payload, and output or a reason.

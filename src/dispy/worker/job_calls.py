@@ -65,6 +65,6 @@ class JobCalls:
             self.worker.on_interrupt(number, frame)
 
     def on_unbuffer(self, number: int, frame: FrameType | None) -> None:
-        """SIGURG: have what the running job prints appear at once, as somebody wants to see it."""
+        """SIGURG: have output of the running job appear at once, as a program follows it."""
         if self.worker is not None:
             self.worker.on_unbuffer()

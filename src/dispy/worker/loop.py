@@ -46,7 +46,7 @@ _LAST_AFTER_S = 0.01
 """Age of results (seconds) up to which the last ones of a record wait until the state of the worker is restored (some
 0.1 ms): they leave in the packet that says that the record is done, which saves a packet."""
 
-# Bound here, as jobs may replace them in the module. Durations are taken from the clock that nobody sets.
+# Bound here, as jobs may replace them in the module. Durations are taken from a clock that cannot be set.
 _wall = time.time
 _clock = time.perf_counter
 

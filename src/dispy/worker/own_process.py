@@ -22,7 +22,7 @@ from dispy.worker.output_capture import Capture
 from dispy.worker.results import add_words
 from dispy.worker.segments import Segments
 
-# Bound here, as jobs may replace them in the module. Durations are taken from the clock that nobody sets.
+# Bound here, as jobs may replace them in the module. Durations are taken from a clock that cannot be set.
 _wall = time.time
 _clock = time.perf_counter
 
@@ -79,7 +79,7 @@ class OwnProcess:
         self.pid = pid
         self._segments.skip()
         if words[protocol.SLOT_INTERRUPT] == words[protocol.SLOT_CLAIM]:
-            os.kill(pid, signal.SIGINT)  # it came before we knew whom to pass it to
+            os.kill(pid, signal.SIGINT)  # it came before the pid was known
         if words[protocol.SLOT_UNBUFFER] == words[protocol.SLOT_CLAIM]:
             os.kill(pid, signal.SIGURG)
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)

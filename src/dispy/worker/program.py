@@ -60,7 +60,7 @@ class Program:
 
         Args:
             namespace: Globals of the computation: those that are strings or numbers become variables.
-            is_live: Returns True if somebody follows the output of the job now.
+            is_live: Returns True if a program follows the output of the job now.
         """
         variables = dict(os.environ)
         variables["PATH"] = f"{os.path.dirname(self._path)}{os.pathsep}{variables.get('PATH', os.defpath)}"
@@ -134,7 +134,7 @@ class Program:
     def _command(self) -> list[str]:
         """Returns the words of the command line before the job's arguments, by the ending of the file's name."""
         if self.name.endswith(".py"):
-            # Output that somebody follows must not wait in a buffer.
+            # Output that a program follows must not wait in a buffer.
             return [sys.executable, "-u", self._path] if self._is_live() else [sys.executable, self._path]
         if self.name.lower().endswith(".java"):
             import shutil  # here: it costs 3 ms, with all the formats that it can unpack, at the start of every host

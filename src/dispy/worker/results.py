@@ -18,7 +18,8 @@ def add_words(ended: Ended, reason: str, stdout: bytes, stderr: bytes, segments:
 
     Args:
         ended: The result.
-        reason: Traceback or sentence that says why the job failed; empty if it did not.
+        reason: Traceback or sentence that says why the job failed; for a chunk of a ``map`` that has stopped before
+            its end, the number of its results; empty otherwise.
         stdout: Output of the job on descriptor 1.
         stderr: Output of the job on descriptor 2.
         segments: Takes output too large for a packet.

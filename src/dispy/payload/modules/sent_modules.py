@@ -79,7 +79,7 @@ class _Search:
         self.left: list[str] = []
         """Names of modules whose import statements are still to be followed."""
         self.along: dict[str, str] = {}
-        """Path of each module of a package that no import statement names, by name: code may still load it by name."""
+        """Path of each module of a package that no import statement names, by name: code may load it by name."""
         self._tops: dict[str, ModuleSpec | None] = {}
         """Specifications of modules that are not loaded, by top name; None for a name that is not found."""
 
