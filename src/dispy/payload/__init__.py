@@ -1,12 +1,15 @@
-"""User objects to bytes and back: the only package that unpickles. Used by client and worker alone.
+"""User objects to bytes and back: the only package that unpickles. Only client and worker import it.
 
 Most arguments and results consist of numbers, strings and containers, or of objects of installed libraries. The C
-pickler takes those without calling back into Python (``calls``, ``values``). Large data lies beside a pickle, in a
-block (``blocks``).
+pickler takes those without calling back into Python: ``calls`` has the arguments of jobs, ``values`` results and all
+other values. Large data, such as the memory of arrays, lies beside a pickle, in a block (``blocks``). A reference to
+an object that was put (``object_references``) is a number in a pickle, and the object in a job.
 
-Code of the user's own travels in one of two ways. Modules that can be imported are sent and imported where jobs run;
-what they define goes by name (``modules``). All else goes by value: the script, a notebook, closures (``by_value``).
-``code`` is a whole computation, ``job_code`` what a single job brings, ``known_parts`` what a node has already.
+Code of the user's own travels in one of two ways. Modules that can be imported are sent and imported where jobs run,
+and their functions and classes go by name (``modules``). All other code goes by value: the script, a notebook,
+closures (``by_value``). ``code`` has a whole computation, ``job_code`` the code that a single job brings,
+``known_parts`` the parts of a program that a node has already. ``unsendable`` finds the part of a value that cannot
+be sent; ``random_generators`` gives copies of random generators streams of their own.
 """
 
 from dispy.payload import blocks, object_references, random_generators

@@ -1,4 +1,11 @@
-"""Pickles with large buffers beside them, in one block of memory."""
+"""Pickles with large buffers beside them, in one block of memory.
+
+The memory of an array of 64 KiB or more is not copied into the pickle: pickle protocol 5 hands the array's buffer to
+a ``Collector``, and ``Parts`` holds the pickle and the buffers, which are still the array's own memory.
+``Parts.copy`` makes one block of them, in memory of ``take``; in a program with nodes on its machine that is memory
+that it shares with them. A worker writes the pieces of ``Parts`` to a segment instead (``worker.segments``). Where a
+block is loaded, ``open_block`` returns views of the block, and arrays are made over these views without a copy.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +20,7 @@ from dispy.system.memory import copy, pool
 PROTOCOL = 5
 
 OUT_OF_BAND = 64 * 1024
-"""Buffers (of arrays, mostly) of so many bytes are not copied into the pickle, but lie beside it."""
+"""Size (bytes) from which buffers, mostly of arrays, lie beside the pickle and are not copied into it."""
 
 _ALIGNMENT = 64
 
@@ -26,18 +33,24 @@ _LENGTH = struct.Struct("<Q")
 Buffer = bytes | bytearray | memoryview
 
 take: Callable[[int], memoryview] = pool.take
-"""Where large payloads are kept; a program that has nodes on its machine sets another place."""
+"""Returns memory for a large payload, of a size in bytes; a program with nodes on its machine sets another one."""
 
 
 class Parts:
-    """A pickle and the buffers beside it, still where they were: to be copied by whoever keeps them.
+    """A pickle and the buffers beside it, which are still the memory of the pickled objects.
 
-    As a block: magic, number of buffers, length of the pickle; the length of each buffer; the pickle; the
+    Copy the pieces (``copy``), or write them, before the objects may change.
+
+    The layout of a block: magic, number of buffers, length of the pickle; the length of each buffer; the pickle; the
     buffers, each at a multiple of 64 bytes.
 
     Args:
         data: The pickle.
-        buffers: What it refers to, in order.
+        buffers: The buffers that the pickle refers to, in order.
+
+    Attributes:
+        pieces: Parts of the block, in order; written one after another they are the block.
+        size: Size of the block (bytes).
     """
 
     __slots__ = ("pieces", "size")
@@ -53,7 +66,7 @@ class Parts:
             self.size += gap + buffer.nbytes
 
     def copy(self) -> memoryview:
-        """All of it in one block, as it is now."""
+        """Returns a copy of the pickle and the buffers in one block."""
         block = take(self.size)
         position = 0
         for piece in self.pieces:
@@ -64,7 +77,7 @@ class Parts:
 
 
 def whole(dumped: bytes | Parts) -> Buffer:
-    """What ``dump`` made, in one piece and as it is now."""
+    """Returns a result of ``values.dump`` in one piece, which later changes of the pickled objects do not reach."""
     if isinstance(dumped, Parts):
         return dumped.copy()
     if len(dumped) < OUT_OF_BAND:
@@ -75,6 +88,7 @@ def whole(dumped: bytes | Parts) -> Buffer:
 
 
 def open_block(block: memoryview) -> tuple[memoryview, list[memoryview]]:
+    """Returns views of the pickle in a block, and of its buffers in order; nothing is copied."""
     _, count, length = _BLOCK.unpack_from(block)
     start = _BLOCK.size + _LENGTH.size * count
     sizes = [_LENGTH.unpack_from(block, _BLOCK.size + _LENGTH.size * place)[0] for place in range(count)]
@@ -89,12 +103,12 @@ def open_block(block: memoryview) -> tuple[memoryview, list[memoryview]]:
 
 
 class Collector(list[memoryview]):
-    """Takes the buffers that are worth it out of the pickle."""
+    """Buffers that lie beside a pickle; ``take`` is the pickler's ``buffer_callback``."""
 
     __slots__ = ()
 
     def take(self, buffer: pickle.PickleBuffer) -> bool:
-        """Whether the pickler has to take it in."""
+        """Take a buffer of ``OUT_OF_BAND`` bytes or more; True for a smaller one, which the pickler takes in."""
         raw = buffer.raw()
         if raw.nbytes < OUT_OF_BAND:
             return True
@@ -103,7 +117,7 @@ class Collector(list[memoryview]):
 
 
 class _Large:
-    """Bytes that need not be copied into a pickle: the pickler takes them for a buffer."""
+    """Stand-in for large bytes, which the pickler does not copy: it takes them for a buffer."""
 
     __slots__ = ("_data",)
 
@@ -119,16 +133,16 @@ def _pickled(kind: type) -> bytes:
 
 
 _LARGE = {_pickled(kind): kind for kind in (bytes, bytearray)}
-"""The pickle beside large bytes: always the same, for nothing of them is in it."""
+"""Types of large bytes, by the pickle that lies beside them: always the same one, as nothing of them is in it."""
 
 _LARGE_HEAD = _BLOCK.size + _LENGTH.size + max(map(len, _LARGE))
 
 
 class Ready:
-    """A large payload that has become its value already; passes where a payload does.
+    """A large payload whose value is there already; may be used in place of a payload.
 
     Args:
-        value: What ``load`` gives.
+        value: The value, which ``values.load`` returns.
     """
 
     __slots__ = ("value",)
@@ -141,7 +155,11 @@ class Ready:
 
 
 def large_bytes(block: Buffer) -> tuple[type, int, int] | None:
-    """Of a block, or of its head, that holds nothing but large bytes: their type, where they are, how many."""
+    """Describes a block, or the head of one, that holds nothing but large bytes.
+
+    Returns:
+        Type of the bytes, their place in the block and their number; None if the block holds anything else.
+    """
     if block[: len(MAGIC)] != MAGIC or len(block) < _BLOCK.size + _LENGTH.size:
         return None
     _, count, length = _BLOCK.unpack_from(block)
@@ -154,13 +172,13 @@ def large_bytes(block: Buffer) -> tuple[type, int, int] | None:
 
 
 def read_bytes(descriptor: int) -> Ready | None:
-    """Read a file with a block, if that is nothing but large ``bytes``; else None.
+    """Read a file with a block that holds nothing but large ``bytes``; returns None if it holds anything else.
 
-    The only copy is the kernel's, and other threads run meanwhile. To read the block, and then to unpickle it,
-    takes twice the time in a program that has much to do.
+    The only copy is the kernel's, and other threads run meanwhile. Reading the block and then unpickling it takes
+    twice the time in a program that has much to do.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     found = large_bytes(os.pread(descriptor, _LARGE_HEAD, 0))
     if found is None or found[0] is not bytes:
@@ -171,5 +189,5 @@ def read_bytes(descriptor: int) -> Ready | None:
 
 
 def out_of_band(value: Any) -> Any:
-    """A value, or what stands for it if it is large and no buffer to the pickler."""
+    """Returns a value, or its stand-in if it is large bytes, which the pickler would copy."""
     return _Large(value) if type(value) in (bytes, bytearray) and len(value) >= OUT_OF_BAND else value

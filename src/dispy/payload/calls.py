@@ -1,4 +1,14 @@
-"""Arguments of jobs, and items of a ``map``: the path of every job."""
+"""Arguments of jobs and items of a ``map``: pickled by the client, unpickled by the worker. Every job passes here.
+
+A call is a tuple, whose length tells its kind:
+
+Parts | Kind
+--- | ---
+``(args,)``, ``(args, kwargs)``, ``(args, kwargs, job_id)`` | arguments, and the id that the program gave the job
+``(items, way, None, (long_s, first))`` | a chunk of a ``map`` (``CHUNK_PARTS``)
+``(args, kwargs, job_id, None, numbers)`` | arguments with references to objects that were put, by place and number
+seven parts | a call that brings code (``job_code``)
+"""
 
 from __future__ import annotations
 
@@ -24,16 +34,16 @@ def dump_call(
     """Pickle a job's arguments as they are now, and its id if that is not its number.
 
     Args:
-        args: Of the job.
-        kwargs: Of the job.
-        job_id: Of the job, if that is not its number.
-        known: What nodes have of the program.
+        args: Positional arguments of the job.
+        kwargs: Keyword arguments of the job.
+        job_id: Id of the job, if that is not its number; else None.
+        known: Parts of the program that nodes have.
 
     Raises:
-        PicklingError: Names the argument, and what in it cannot be sent.
+        PicklingError: The text names the argument, and the part of it that cannot be sent.
     """
     if used:
-        take_used()  # what was pickled by others, or for a job that could not be sent
+        take_used()  # references that were pickled for something else, or for a job that could not be sent
     has_references = False
     reference_type = object_references.reference_type
     for value in args:
@@ -63,7 +73,7 @@ def dump_call(
 
 
 def _without_references(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any) -> tuple[Any, ...]:
-    """A call with the numbers of references beside its arguments: 1 us, where pickling each takes 5."""
+    """Returns a call with the numbers of references beside the arguments: 1 us, where pickling each takes 5."""
     this = threading.get_ident()
     numbers = {}
     bare = list(args)
@@ -76,6 +86,7 @@ def _without_references(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: A
 
 
 def _with_objects(call: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns a call with objects in place of the references to them."""
     args, kwargs, job_id, _, numbers = call
     full = list(args)
     for place, number in numbers.items():
@@ -84,24 +95,24 @@ def _with_objects(call: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 CHUNK_PARTS = 4
-"""Length of the tuple of a chunk, by which it is told from a call; that of a call with references is longer."""
+"""Length of the tuple of a chunk: that of plain arguments is shorter, that of arguments with references longer."""
 
 
 Way = tuple[bool, bool, Any, int]
-"""How the function is called with the items of a chunk: whether each is a tuple of arguments, whether the errors of
-items stay in their places, the arguments that all calls have (a dictionary, or a reference to one), and the number of
-the map in its cluster, from 1."""
+"""How the function is called with the items of a chunk: True if each item is a tuple of arguments; True if errors of
+items stay in their places; the arguments that all calls have (a dictionary, or a reference to one); the number of the
+map in its cluster, from 1."""
 
 
 def dump_chunk(items: list[Any], way: Way, long_s: float, first: int, known: Known | None = None) -> Buffer:
-    """Pickle the items of a chunk of a ``map`` in one go: what they share is sent once, and stays shared.
+    """Pickle the items of a chunk of a ``map`` in one go: an object that they share is sent once, and stays shared.
 
     Args:
         items: Arguments of the calls.
-        way: How the function is called with them.
-        long_s: How long the chunk may run before what is left of it is given back.
+        way: How the function is called with the items.
+        long_s: Time after which the chunk stops, and the items that are left are given back (seconds).
         first: Number of the first item in the map.
-        known: What nodes have of the program.
+        known: Parts of the program that nodes have.
 
     Raises:
         Exception: One of the items cannot be pickled; see ``find_unsendable``.
@@ -111,12 +122,12 @@ def dump_chunk(items: list[Any], way: Way, long_s: float, first: int, known: Kno
 
 
 class ItemFailed:
-    """Stands among the results of a chunk for that of an item that failed.
+    """Stand-in for the result of an item that failed, among the results of its chunk.
 
     Attributes:
-        error: Its exception, pickled; empty if that cannot be.
-        text: The traceback.
-        item: The item, in few words.
+        error: Exception of the item, pickled; empty if it cannot be pickled.
+        text: Text of the traceback.
+        item: The item, as a short text.
     """
 
     __slots__ = ("error", "item", "text")
@@ -131,17 +142,20 @@ class ItemFailed:
 
 
 class Rest:
-    """Stands behind the results of a chunk that failed, if the items behind them were not run."""
+    """Mark behind the results of a chunk: the items after these were not run."""
 
     __slots__ = ()
 
 
 def find_unsendable(items: list[Any], first: int) -> tuple[int, PicklingError] | None:
-    """The first item that cannot be pickled, and the error that says why; None if all can be.
+    """Returns the first item that cannot be pickled, and the error that says why; None if all can be.
 
     Args:
         items: The items of a chunk.
-        first: Number of the first one in the ``map``.
+        first: Number of the first of them in the ``map``.
+
+    Returns:
+        Place of the item in ``items``, and the error.
     """
     for place, item in enumerate(items):
         culprit = find_culprit(item, f"item {first + place}")
@@ -152,32 +166,33 @@ def find_unsendable(items: list[Any], first: int) -> tuple[int, PicklingError] |
 
 
 def load_items(payload: Buffer) -> list[Any]:
-    """The items of a chunk."""
+    """Returns the items of a chunk, unpickled."""
     items: list[Any] = load(payload)[0]
     return items
 
 
 def dump_failure(results: list[Any], error: bytes) -> bytes:
-    """Pickle what a chunk says when one of its items failed: the results before it, and the exception."""
+    """Pickle the failure of an item of a chunk: the results before it, and its pickled exception."""
     return pickle.dumps((bytes(whole(dump(results))), error), PROTOCOL)
 
 
 def load_failure(payload: Buffer) -> tuple[list[Any], bytes] | None:
-    """Results before the item that failed, and its pickled exception (empty where there is none).
+    """Returns the results before the item that failed, and its pickled exception (empty if it could not be pickled).
 
-    None if it was the chunk that failed and not one of its items.
+    None if the chunk failed, and not one of its items.
     """
     failure = load(payload)
     return (load(failure[0]), failure[1]) if type(failure) is tuple else None
 
 
 def load_call(payload: Buffer) -> tuple[Any, ...]:
-    """``(args,)``, ``(args, kwargs)`` or ``(args, kwargs, job_id)``; or a chunk: see ``dump_chunk``.
+    """Unpickle a call: ``(args,)``, ``(args, kwargs)`` or ``(args, kwargs, job_id)``; or a chunk, see ``dump_chunk``.
 
-    Arrays in it lie where the payload lies.
+    Arrays lie in the memory of the payload.
 
     Raises:
-        Apart: It brings code, and this is not the process for that.
+        Apart: The call brings code, and this process is not for one job alone. Nothing of the call is loaded then.
+        Exception: The call cannot be unpickled.
     """
     call: tuple[Any, ...] = load(payload)
     if len(call) <= CHUNK_PARTS:

@@ -1,4 +1,9 @@
-"""A computation on its way: functions and classes, and the modules of the user's own that they need."""
+"""A computation on its way: functions and classes, and the modules of the user's own that they need.
+
+The client pickles a computation once (``dump_code``) and adds the arguments of ``setup`` for each cluster that uses
+it (``with_setup_args``). A host, or each worker with ``setup_per='worker'``, rebuilds it (``load_code``): modules
+first, which are not imported before something names them, then the functions.
+"""
 
 from __future__ import annotations
 
@@ -40,31 +45,33 @@ STANDARD_MODULES = frozenset({
     "platform", "re", "shutil", "signal", "socket", "stat", "struct", "subprocess", "sys", "tempfile",
     "threading", "time", "traceback",
 })  # fmt: skip
-"""What code may use without importing it; a node imports those of them that code names."""
+"""Standard modules that code may use without importing them; a node imports those that code names."""
 
 CALLED_FIRST = "init_depends"
-"""A dependency of this name is called where it arrives, before anything that comes after it is defined."""
+"""Name of a dependency that is called where it arrives, before anything that comes after it is defined."""
 
 SCRIPT_CLASS_MAX = 64 * 1024
-"""Bytes of a class of the script, with what its methods use, up to which it is sent with each computation."""
+"""Size (bytes, pickled) up to which a class of the script, with all that its methods use, is sent with each
+computation."""
 
 SCRIPT_CLASSES_MAX = 100
+"""Largest number of classes of the script that are sent with each computation."""
 
 _VERSION = sys.version_info[:2]
-"""Bytecode is another in each minor version of Python, and running that of another ends in a crash at best."""
+"""Version of Python. Bytecode differs between minor versions; running that of another one ends in a crash at best."""
 
 
 class Code:
-    """What a computation consists of, as it arrives where it runs.
+    """A computation, rebuilt where it runs.
 
     Attributes:
-        function: The computation.
-        namespace: Its globals.
+        function: The function that jobs call.
+        namespace: Globals of the function.
         modules: Names of standard modules that the code uses without importing them.
-        setup: Called before any job; None for nothing.
-        cleanup: Called after all jobs; None for nothing.
-        setup_args: What both are called with.
-        seeding: Of random generators.
+        setup: Function that is called before any job; None for none.
+        cleanup: Function that is called after all jobs; None for none.
+        setup_args: Arguments of ``setup`` and of ``cleanup``.
+        seeding: Seeds of random generators.
     """
 
     __slots__ = ("cleanup", "function", "modules", "namespace", "seeding", "setup", "setup_args")
@@ -89,7 +96,7 @@ class Code:
 
     @contextmanager
     def sharing(self, function: Callable[..., Any]) -> Iterator[None]:
-        """Have the computation find what a function of another module newly defines by ``global`` meanwhile."""
+        """Have the computation find the globals that a function of another module newly defines in the block."""
         with sharing(function, self.namespace):
             yield
 
@@ -98,10 +105,10 @@ class Dumped(NamedTuple):
     """A computation on its way.
 
     Attributes:
-        data: What ``load_code`` takes.
-        known: What of the program a node has by it.
-        extensions: Compiled modules of the user's own, which travel as files: where they lie, and where they are to
-            lie relative to the working directory.
+        data: The computation, pickled, for ``load_code``.
+        known: Parts of the program that a node has with it.
+        extensions: Compiled modules of the user's own, which travel as files: path of each here, and its path on
+            nodes relative to the working directory.
     """
 
     data: bytes
@@ -121,15 +128,15 @@ def dump_code(
 
     Args:
         function: Any callable.
-        depends: Functions and classes that the function finds by name. One called ``init_depends`` is called before
-            all else is defined.
-        setup: Called before any job.
-        cleanup: Called after all jobs.
-        names: Of modules that are sent in any case.
-        seeding: Of random generators.
+        depends: Functions and classes that the function finds by name. A function named ``init_depends`` is called
+            before all else is defined.
+        setup: Function that is called before any job; None for none.
+        cleanup: Function that is called after all jobs; None for none.
+        names: Names of modules that are sent in any case.
+        seeding: Seeds of random generators.
 
     Raises:
-        PicklingError: Names the global, closure variable or default that cannot be sent.
+        PicklingError: The text names the global, closure variable or default that cannot be sent.
     """
     loaded_code.look_again()
     depends = list(depends)
@@ -168,9 +175,9 @@ def dump_code(
 
 
 def _classes_of_script() -> list[type]:
-    """Classes of the script, which arguments and results may be of: nodes have them, and they go by name then.
+    """Returns classes of the script, which arguments and results may be of: as nodes have them, they go by name then.
 
-    Without what cannot be sent, or is much: that comes with the objects, if there are any.
+    Classes that cannot be sent or are large are left out; they come with their objects, if there are any.
     """
     found = []
     for value in list(vars(sys.modules["__main__"]).values()):
@@ -187,7 +194,7 @@ def _classes_of_script() -> list[type]:
 
 
 def _globals_of(function: Any) -> Namespace:
-    """The globals of a computation; for one without any, such as a function of a library, new ones."""
+    """Returns the globals of a computation; new ones if it has none, such as a function of a library."""
     for found in functions_of(function):
         if origin_of(found.__module__) is not Origin.INSTALLED:
             return found.__globals__
@@ -195,7 +202,15 @@ def _globals_of(function: Any) -> Namespace:
 
 
 def sent_modules(pickler: Pickler, names: Iterable[str] = ()) -> tuple[list[Module], list[tuple[str, str]]]:
-    """The user's own modules that what was pickled needs; and the files of those that are compiled."""
+    """Returns the user's own modules that a pickle needs, and the files of those that are compiled.
+
+    Args:
+        pickler: Pickler that has made the pickle.
+        names: Names of modules that are sent in any case.
+
+    Returns:
+        Modules; and for each compiled one its path here, and its path on nodes relative to the working directory.
+    """
     roots = {name for name in names if origin_of(name) is Origin.OWN} | pickler.modules
     package = getattr(sys.modules.get("__main__"), "__package__", None)
     if package and origin_of(package) is Origin.OWN:
@@ -232,7 +247,7 @@ def sent_modules(pickler: Pickler, names: Iterable[str] = ()) -> tuple[list[Modu
 
 
 def _add_used_by_script(roots: set[str]) -> None:
-    """Modules whose objects the script holds: it may give these to jobs."""
+    """Add the modules whose functions or classes the script holds: it may give these to jobs."""
     for value in list(vars(sys.modules["__main__"]).values()):
         name = value.__name__ if isinstance(value, types.ModuleType) else None
         if isinstance(value, (types.FunctionType, type)):
@@ -242,7 +257,7 @@ def _add_used_by_script(roots: set[str]) -> None:
 
 
 def pack_modules(sent: list[Module], sources: dict[str, str]) -> bytes:
-    """Modules, and texts of files of code, as they travel."""
+    """Returns modules, and texts of files of code by file name, as they travel (compressed)."""
     texts = {name: text for name, text in sources.items() if text}
     words = [bytecode.without_secrets(str(word)) for word in sys.argv]
     plain = [tuple(module) for module in sent], texts, words, library_paths()
@@ -250,13 +265,13 @@ def pack_modules(sent: list[Module], sources: dict[str, str]) -> bytes:
 
 
 def add_modules(packed: bytes) -> dict[str, str]:
-    """Have modules found that arrive; returns the texts of files of code."""
+    """Have modules found that have arrived; returns the texts of files of code, by file name."""
     if not packed:
         return {}
     sent, sources, words, paths = marshal.loads(zlib.decompress(packed))
     if scopes.is_worker:
-        sys.argv[:] = words  # modules may look at them when they are imported
-        # Libraries with compiled parts are not sent; this machine may have those of the program.
+        sys.argv[:] = words  # modules may look at the command line when they are imported
+        # Libraries with compiled parts are not sent; this machine may have the same directories as the program.
         sys.path += [path for path in paths if path not in sys.path and os.path.isdir(path)]
     importer.add([Module(*parts) for parts in sent])
     for name, text in sources.items():
@@ -265,10 +280,10 @@ def add_modules(packed: bytes) -> dict[str, str]:
 
 
 def with_setup_args(code: bytes, args: tuple[Any, ...]) -> bytes:
-    """What ``dump_code`` made, with arguments for setup and cleanup.
+    """Returns a computation of ``dump_code`` with arguments for setup and cleanup.
 
     Raises:
-        PicklingError: An argument that cannot be sent.
+        PicklingError: An argument cannot be sent; the text names it.
     """
     data, standard, _, version, packed = pickle.loads(code)
     stream = io.BytesIO()
@@ -282,10 +297,11 @@ def with_setup_args(code: bytes, args: tuple[Any, ...]) -> bytes:
 
 
 def load_code(payload: bytes) -> Code:
-    """Rebuild what ``dump_code`` made.
+    """Rebuild a computation of ``dump_code``.
 
     Raises:
-        PicklingError: It was made by another version of Python.
+        PicklingError: The program runs on another minor version of Python.
+        Exception: The code cannot be unpickled: a module of the user's may raise anything when it is imported.
     """
     data, standard, args, version, packed = pickle.loads(payload)
     if version and version != _VERSION:
@@ -322,7 +338,7 @@ def _name_of(item: Any) -> str:
 
 
 def describe(item: Any) -> str:
-    """A function or class, as errors name it."""
+    """Returns words for a function or class, for errors."""
     return f"{'class' if isinstance(item, type) else 'function'} {getattr(item, '__qualname__', item)!r}"
 
 
@@ -331,7 +347,7 @@ def definitions(depends: Iterable[Any], scope: Any) -> tuple[list[_Call], dict[s
 
     Args:
         depends: Functions and classes.
-        scope: Stands for the globals of the computation.
+        scope: Stand-in for the globals of the computation.
     """
     firsts: list[_Call] = []
     names = {}
@@ -344,7 +360,7 @@ def definitions(depends: Iterable[Any], scope: Any) -> tuple[list[_Call], dict[s
 
 
 class _Call:
-    """A call of a function, made where it is unpickled."""
+    """Stand-in for a call of a function, which is made where the stand-in is unpickled."""
 
     def __init__(self, function: types.FunctionType, scope: Any) -> None:
         self._function = function
@@ -362,7 +378,7 @@ def _call_first(function: types.FunctionType, scope: Namespace) -> None:
 
 @contextmanager
 def sharing(function: Any, namespace: Namespace) -> Iterator[None]:
-    """Have code in a namespace find what a function newly defines by ``global`` meanwhile, in its own module."""
+    """Have code in a namespace find the globals that a function newly defines in its own module in the block."""
     theirs = next((found.__globals__ for found in functions_of(function)), namespace)
     before = set(theirs)
     try:
@@ -374,7 +390,7 @@ def sharing(function: Any, namespace: Namespace) -> Iterator[None]:
 
 
 def import_named(function: types.FunctionType) -> None:
-    """Have a function find the standard modules that it names without importing them."""
+    """Import the standard modules that a function names without importing them into its globals."""
     for name in bytecode.all_names(function.__code__) & STANDARD_MODULES:
         if name not in function.__globals__:
             function.__globals__[name] = importlib.import_module(name)

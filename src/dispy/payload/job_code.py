@@ -1,4 +1,11 @@
-"""Calls of jobs that bring code or modules, for a process of their own."""
+"""Calls of jobs that bring code or modules, which are run in processes of their own.
+
+Theory of operation. Code that one job brings must not be found by another. The pickle of such a call begins with a
+*gate*: a worker that unpickles it meets the gate first, which raises ``Apart`` before anything behind it is loaded.
+The worker then forks a process for this job alone (``worker.own_process``), which calls ``accept_code``: there the
+gate is open, modules are added, and functions and classes are defined in the namespace of the computation. The
+process ends with the job.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +36,10 @@ from dispy.payload.unsendable import blame, find_culprit
 
 
 class Apart(Exception):
-    """A job brings code, which is for a process of its own: nothing of it has been loaded.
+    """A job brings code, and this process is not for one job alone; nothing of the call has been loaded.
 
     Args:
-        job_id: Of the job, if that is not its number.
+        job_id: Id of the job, if that is not its number; else None.
     """
 
     def __init__(self, job_id: Any) -> None:
@@ -41,17 +48,21 @@ class Apart(Exception):
 
 
 _job_namespace: Namespace | None = None
-"""Where code that a job brings belongs; None where none does."""
+"""Namespace in which code that a job brings is defined; None in a process that may not load such code."""
 
 
 def accept_code(namespace: Namespace) -> None:
-    """This process is for one job: code that it brings is defined here."""
+    """Have code that a job brings defined in a namespace from now on: this process runs one job and ends.
+
+    Args:
+        namespace: Globals of the computation.
+    """
     global _job_namespace
     _job_namespace = namespace
 
 
 class _Gate:
-    """Stands before code in a pickle. What follows is not loaded where it does not belong."""
+    """Gate before the code in a pickle: raises ``Apart`` in a process that may not load what follows."""
 
     def __init__(self, job_id: Any, paths: list[str], modules: bytes) -> None:
         self._parts = job_id, paths, modules
@@ -69,9 +80,12 @@ def _pass_gate(job_id: Any, paths: list[str], modules: bytes) -> None:
 
 
 def _forget_modules(paths: list[str]) -> None:
-    """Files of modules are new here: what was imported or found of others in their places is not used.
+    """Have Python import files of modules that are new here, and nothing that was imported or found in their places.
 
-    Nor is anything compiled that would be taken for that of others later.
+    Bytecode is not written from now on either: another job could later take it for that of its own files.
+
+    Args:
+        paths: Files of modules, relative to the working directory.
     """
     tops = {path.partition("/")[0].partition(".")[0] for path in paths}
     importer.forget(tops)
@@ -87,7 +101,7 @@ def _forget_modules(paths: list[str]) -> None:
 
 
 class _There(dict[str, Any]):
-    """Stands for the namespace of the computation, where a job is run."""
+    """Stand-in for the namespace of the computation in the process that runs the job."""
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         return _find_namespace, ()
@@ -106,18 +120,18 @@ def dump_call_with(
     job_id: Any,
     known: Known,
 ) -> Buffer:
-    """``dump_call`` for a job that brings functions and classes, which it finds by name, or modules.
+    """Pickle the arguments of a job that brings functions and classes, which it finds by name, or modules.
 
     Args:
         depends: Functions and classes.
-        paths: Where the files of modules lie on the node, relative to the working directory.
-        args: Of the job.
-        kwargs: Of the job.
-        job_id: Of the job, if that is not its number.
-        known: What nodes have of the program.
+        paths: Files of modules on the node, relative to the working directory.
+        args: Positional arguments of the job.
+        kwargs: Keyword arguments of the job.
+        job_id: Id of the job, if that is not its number; else None.
+        known: Parts of the program that nodes have.
 
     Raises:
-        PicklingError: Names the argument, or the dependency, and what in it cannot be sent.
+        PicklingError: The text names the argument or the dependency, and the part of it that cannot be sent.
     """
     take_used()
     there = _There()
@@ -149,11 +163,11 @@ def dump_call_with(
 
 
 CALL_PARTS = 6
-"""Parts besides the first of the tuple of such a call, by which it is told from others."""
+"""Number of parts after the first in the tuple of a call that brings code: no other call has seven parts."""
 
 
 class _Call:
-    """A pickle behind a gate."""
+    """A pickle behind a gate: unpickled only if the gate lets it."""
 
     def __init__(self, gate: _Gate, data: bytes, buffers: list[pickle.PickleBuffer]) -> None:
         self._parts = gate, data, buffers
@@ -168,7 +182,7 @@ def _open(_: None, data: bytes, buffers: list[Any]) -> tuple[Any, ...]:
 
 
 def with_code(call: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Define what ``dump_call_with`` sent; returns arguments and id of the job."""
+    """Define the functions and classes that a job brings; returns ``(args, kwargs, job_id)``."""
     namespace, _, names, args, kwargs, job_id = call[0]
     for name, item in names.items():
         namespace.setdefault(name, item)

@@ -1,4 +1,4 @@
-"""Parts of a program that nodes have by its computation, and that need not be sent again."""
+"""Parts of a program that nodes have with its computation, and that need not be sent again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dispy.payload.by_value.change_stamps import Watch
 
 
 class Known:
-    """Parts of a program that nodes have by its computation.
+    """Parts of a program that nodes have with its computation.
 
     Attributes:
-        modules: The user's own modules that were sent.
-        tops: Their top names, as they stand in pickles.
+        modules: Names of the user's own modules that were sent.
+        tops: Top names of these modules, as they stand in pickles.
         watch: Tells whether functions and classes that were sent by value are still as they were.
     """
 
@@ -28,11 +28,12 @@ class Known:
         self.watch = Watch() if watch is None else watch
 
     def has(self, obj: Any) -> bool:
-        """Whether a function or class of the script was sent, and is found by its name."""
+        """True if a function or class of the script was sent, and nodes find it by its name."""
         return id(obj) in self._sent
 
 
 NOTHING = Known(())
+"""A node that has nothing of the program."""
 
 here: Known | None = None
-"""In a worker: the modules that were sent, which the program has."""
+"""Modules that were sent to this worker, which the program has; None in a program."""

@@ -1,4 +1,4 @@
-"""References to objects that were put, as they go into pickles and come out."""
+"""References to objects that were put: numbers in pickles, the objects themselves in jobs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Reference:
-    """Stands for an object that was put, by its number; in a job there is the object in its place."""
+    """Stand-in for an object that was put, by its number; where a job gets a reference, it finds the object."""
 
     __slots__ = ("_number",)
 
@@ -21,7 +21,7 @@ class Reference:
 
 
 def stored(number: int) -> Any:
-    """What a reference is unpickled to."""
+    """Returns the value that a reference is unpickled to; pickles call it."""
     return find_object(number)
 
 
@@ -30,25 +30,25 @@ def _find_nothing(number: int) -> Any:
 
 
 find_object: Callable[[int], Any] = _find_nothing
-"""Finds what was put under a number, for whom is set here: a worker gets the object, a client its reference."""
+"""Returns the value for a number: in a worker the object that was put, in a client a reference to it."""
 
 reference_type: type[Reference] = Reference
-"""The class of references here."""
+"""Class of references in this program; the client sets its own."""
 
 used: list[tuple[int, Reference]] = []
-"""References that were pickled and not yet asked for by ``take_used``, with the thread that did so."""
+"""References that were pickled and that ``take_used`` has not returned yet, with the thread that pickled them."""
 
 
 def has_used() -> bool:
-    """Whether some thread has pickled references."""
+    """True if any thread has pickled references that ``take_used`` has not returned yet."""
     return bool(used)
 
 
 def take_used() -> list[Any]:
-    """The references that this thread has pickled since the last call."""
+    """Returns the references that this thread has pickled since its last call."""
     this = threading.get_ident()
     if len(used) == 1 and used[0][0] == this:
-        # Nobody else takes what is ours.
+        # No other thread removes an entry of this thread.
         return [used.pop(0)[1]]
     taken = [entry for entry in list(used) if entry[0] == this]
     for entry in taken:

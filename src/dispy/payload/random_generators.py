@@ -1,9 +1,9 @@
-"""Random generators that many processes have a copy of: found, named, and given a stream of its own in each.
+"""Random generators that many processes have a copy of: found, named, and given a stream of its own in each process.
 
-A process that is forked has the generators of its parent in the same state, and so has each that unpickles the same
-bytes: all would draw the same numbers. ``found`` looks through all objects that the garbage collector knows, so it
-does not matter where a generator hides; ``reseed`` gives each a new state, made of its old one and a key, in place.
-Equal generators stay equal in one process, and one seed and one key give the same numbers again.
+A forked process has the generators of its parent in the same state, and so has each process that unpickles the same
+bytes: all would draw the same numbers. ``found`` looks through all objects that the garbage collector knows, so that
+it finds a generator wherever it is held. ``reseed`` gives each generator a new state in place, made of its old state
+and a key. Equal generators stay equal in one process, and the same seed and key give the same numbers again.
 """
 
 from __future__ import annotations
@@ -24,27 +24,30 @@ from dispy.payload.modules.origins import MAINS, Origin, origin_of
 logger = logging.getLogger("dispy.payload")
 
 NAMED_MAX = 5
-"""So many are named in a message."""
+"""Largest number of generators that a message names."""
 
 _CHAIN_MAX = 8
-"""Containers between a generator and the global, variable or attribute that it is named after."""
+"""Largest number of containers between a generator and the global, variable or attribute that names it."""
 
 _HELD_MAX = 100_000
-"""Objects that are looked at in one value: 20 ms."""
+"""Largest number of objects that are looked at in one value: this takes 20 ms."""
 
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, types.NoneType))
-"""Classes of objects that hold no others; large values are made of them."""
+"""Classes of objects that hold no others, and that large values consist of: they are skipped."""
 
 _KINDS = (("numpy.random", "BitGenerator"), ("numpy.random", "RandomState"), ("torch", "Generator"))
-"""Classes beside ``random.Random``. All generators of numpy draw from one of the first class."""
+"""Module and name of the classes of generators besides ``random.Random``. All generators of numpy draw from a
+``BitGenerator``."""
 
 
 def _kinds() -> tuple[type, ...]:
+    """Returns the classes of generators, of libraries that are loaded."""
     kinds = [getattr(sys.modules.get(module), name, None) for module, name in _KINDS]
     return (random.Random, *[kind for kind in kinds if isinstance(kind, type)])
 
 
 def _of_kind(objects: list[Any]) -> list[Any]:
+    """Returns the generators among some objects, without those that draw from the system."""
     kinds = _kinds()
     wanted = {
         kind
@@ -55,9 +58,10 @@ def _of_kind(objects: list[Any]) -> list[Any]:
 
 
 def found() -> list[Any]:
-    """All generators of this process that the collector sees: not those of objects that are frozen.
+    """Returns all generators of this process that the collector sees: not those of frozen objects (``gc.freeze``).
 
-    Without the ones that modules of Python, numpy and torch share among all their users: see ``reseed_shared``.
+    The generators that modules of Python, numpy and torch share among all their users are left out:
+    ``reseed_shared``.
     """
     shared = {id(getattr(random, "_inst", None))}
     numpy_random = sys.modules.get("numpy.random")
@@ -69,17 +73,17 @@ def found() -> list[Any]:
         shared.add(id(getattr(torch, "default_generator", None)))
     objects = gc.get_objects()
     if torch is not None:
-        objects += gc.get_referents(*objects)  # the collector does not know them, but who refers to them
+        objects += gc.get_referents(*objects)  # the collector knows what refers to torch's alone
     unlike = {id(item): item for item in _of_kind(objects) if id(item) not in shared}
     return list(unlike.values())
 
 
 def held_by(value: Any, module: str = "") -> list[Any]:
-    """The generators that a value holds: those that it would be pickled with.
+    """Returns the generators that a value holds: those that would be pickled with it.
 
     Args:
         value: Anything.
-        module: Name of a module whose functions and classes are looked into, too; empty: none are.
+        module: Name of a module whose functions and classes are looked into, too; empty for none.
     """
     passed = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.FrameType)
     seen = {id(value)}
@@ -87,7 +91,7 @@ def held_by(value: Any, module: str = "") -> list[Any]:
     generators: list[Any] = []
     while frontier and len(seen) < _HELD_MAX:
         generators += _of_kind(frontier)
-        # Those that hold nothing but arrays are not tracked, either.
+        # Dictionaries and tuples that hold nothing but arrays are not tracked either.
         known = [item for item in frontier if gc.is_tracked(item) or type(item) in (dict, tuple)]
         reached = gc.get_referents(*known)
         reached += _in_arrays(frontier)
@@ -103,7 +107,7 @@ def held_by(value: Any, module: str = "") -> list[Any]:
 
 
 def _in_arrays(objects: list[Any]) -> list[Any]:
-    """Objects that arrays hold, those of pandas included: the collector does not know them."""
+    """Returns the objects that arrays hold, also those of pandas: the collector does not know them."""
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return []
@@ -122,9 +126,9 @@ class Seeding(NamedTuple):
     """How the random numbers of a cluster's jobs come about.
 
     Attributes:
-        seed: Of the cluster.
-        first: Number of its first job.
-        is_on: Whether generators that jobs have copies of are given streams of their own.
+        seed: Seed of the cluster.
+        first: Number of the first job of the cluster.
+        is_on: True if generators that jobs have copies of are given streams of their own.
     """
 
     seed: int
@@ -136,17 +140,17 @@ UNSEEDED = Seeding(0, 0, False)
 
 
 def new_seed() -> int:
-    """A random seed for a cluster, short enough to be copied from a log."""
+    """Returns a random seed for a cluster: 48 bits, short enough to be copied from a log."""
     return int.from_bytes(os.urandom(6))
 
 
 def seed_of(seed: int, index: int, group: int = 0) -> int:
-    """The seed of a job: 32 bits, as many as every library takes; no two jobs of a group have the same.
+    """Returns the seed of a job: 32 bits, as every library takes; no two jobs of a group have the same one.
 
     Args:
-        seed: Of the cluster.
-        index: Of the job, or of the item of a map.
-        group: 0 for jobs; number of a map.
+        seed: Seed of the cluster.
+        index: Place of the job in the cluster, or of the item in its map, from 0.
+        group: 0 for jobs; the number of the map for items; -1 for chunks of maps.
     """
     base = hashlib.blake2b(b"%d %d" % (seed, group), digest_size=4, person=b"dispy job seed").digest()
     mixed = (int.from_bytes(base) + index) & 0xFFFFFFFF
@@ -157,11 +161,11 @@ def seed_of(seed: int, index: int, group: int = 0) -> int:
 
 
 def reseed(generators: Iterable[Any], key: bytes) -> None:
-    """Give generators other streams, in place: each by the means of its library.
+    """Give generators other streams, in place, each by the means of its library.
 
     Args:
-        generators: From ``found`` or ``held_by``.
-        key: Of the process or job that is to have streams of its own.
+        generators: Generators of ``found`` or ``held_by``.
+        key: Key of the process or job that is to have streams of its own.
     """
     for generator in generators:
         if isinstance(generator, random.Random):
@@ -172,18 +176,19 @@ def reseed(generators: Iterable[Any], key: bytes) -> None:
             state = generator.get_state(legacy=False)
             generator.set_state({**state, "has_gauss": 0, "gauss": 0.0})
         else:
-            # With its seed sequence, where it has one: that is where ``spawn`` takes new ones from.
+            # The seed sequence as well, if there is one: ``spawn`` derives new generators from it.
             seeds = sys.modules["numpy.random"].SeedSequence(_number(generator.state, key))
             generator.__setstate__(type(generator)(seeds).__reduce__()[2])
 
 
 def _number(state: Any, key: bytes) -> int:
-    """Of 256 bits; a state may hold arrays."""
+    """Returns a number of 256 bits, made of a state, which may hold arrays, and a key."""
     text = json.dumps(state, sort_keys=True, default=lambda value: value.tolist())
     return int.from_bytes(hashlib.sha256(key + text.encode()).digest())
 
 
 def _state_of_python(generator: random.Random) -> Any:
+    """Returns the state of a ``random.Random``; None for a class of the user's without one."""
     try:
         state = generator.getstate()
         json.dumps(state)
@@ -196,7 +201,7 @@ def reseed_shared(seed: int | None = None) -> None:
     """Give ``random``, ``numpy.random`` and ``torch`` another state, as far as they are loaded.
 
     Args:
-        seed: Of 32 bits; None: one of the system's.
+        seed: Seed of 32 bits; None: a random one of the system.
     """
     random.seed(seed)
     numpy_random = sys.modules.get("numpy.random")
@@ -211,7 +216,7 @@ def reseed_shared(seed: int | None = None) -> None:
 
 
 class Shared:
-    """A value whose generators are given streams of their own where it arrives, as each place has a copy."""
+    """Stand-in for a value whose generators get streams of their own where it arrives, as each place has a copy."""
 
     __slots__ = ("_value",)
 
@@ -223,7 +228,12 @@ class Shared:
 
 
 def shared(value: Any, who: str) -> Any:
-    """A value that many get a copy of; as a ``Shared``, with a word in the log, if it holds generators."""
+    """Returns a value that many get a copy of: as a ``Shared``, with a warning in the log, if it holds generators.
+
+    Args:
+        value: Anything.
+        who: Those who get a copy, in words, for the log.
+    """
     generators = held_by(value)
     if not generators:
         return value
@@ -236,7 +246,7 @@ def shared(value: Any, who: str) -> Any:
 
 
 def arrive(value: Any) -> Any:
-    """The value of a ``Shared``, where it is unpickled."""
+    """Returns the value of a ``Shared`` where it is unpickled, with its generators reseeded."""
     reseed(held_by(value), key_here())
     return value
 
@@ -246,26 +256,26 @@ def _no_key() -> bytes:
 
 
 key_here: Callable[[], bytes] = _no_key
-"""The key of the job that runs here; set in workers."""
+"""Returns a key for generators that arrive in this process; ``worker.random_numbers`` sets it."""
 
 
 def _no_matter(values: list[Any]) -> None:
-    """Nothing is done outside of workers."""
+    """Do nothing: globals that arrive outside of workers keep their generators."""
 
 
 globals_arrived: Callable[[list[Any]], None] = _no_matter
-"""Gives generators of globals that arrive with the code of a job streams of their own; set in workers."""
+"""Reseeds generators of globals that arrive with the code of a job; ``worker.random_numbers`` sets it."""
 
 
 # Their names.
 
 
 def describe(generators: list[Any], within: Any = None) -> str:
-    """Where the user's code keeps generators, in words; empty if none of them is the user's.
+    """Returns words that say where the user's code holds generators; empty if none of them is the user's.
 
     Args:
-        generators: From ``found`` or ``held_by``.
-        within: The value that holds them, if it is known.
+        generators: Generators of ``found`` or ``held_by``.
+        within: The value that holds them, if it is known; else None.
     """
     names = sorted(set(filter(None, _names(generators, within).values())))
     if len(names) > NAMED_MAX:
@@ -274,9 +284,10 @@ def describe(generators: list[Any], within: Any = None) -> str:
 
 
 def _names(generators: list[Any], within: Any) -> dict[int, str]:
-    """By address of the generator: where it is; empty for those of libraries.
+    """Returns words for the place of each generator, by its address; empty for those of libraries.
 
-    From each generator up to who refers to it, all in step: a look at who refers to what passes over all objects.
+    The search goes from all generators up to the objects that refer to them, one step for all of them at a time: a
+    single look for referrers passes over all objects of the process.
     """
     namespaces = {
         id(vars(module)): name
@@ -305,7 +316,7 @@ def _names(generators: list[Any], within: Any) -> dict[int, str]:
                 if generator in named:
                     continue
                 if id(holder) in generator_ids:
-                    named[generator] = ""  # the other is named
+                    named[generator] = ""  # the generator that holds it is named
                     continue
                 module = namespaces.get(id(holder))
                 if module is not None:
@@ -321,7 +332,7 @@ def _names(generators: list[Any], within: Any) -> dict[int, str]:
                     reached.append(holder)
         frontier = [item for item in reached if paths[id(item)][0] not in named]
         ours.add(id(reached))
-    # Whoever knows the value that holds them says that.
+    # If the value that holds them is known, the caller names that.
     held = set() if within is not None else {generator for generator, path in paths.values() if path}
     return {
         id(item): named.get(id(item), _unknown(item) if id(item) in held else "") for item in generators
@@ -329,12 +340,13 @@ def _names(generators: list[Any], within: Any) -> dict[int, str]:
 
 
 def _global_name(module: str, path: str) -> str:
+    """Returns words for a global; empty if its module is not the user's."""
     where = "the script" if module in MAINS else module
     return f"{path.lstrip('.')} (a global of {where})" if _is_own(module) else ""
 
 
 def _name_in_code(holder: Any, item: Any, path: str) -> str:
-    """Of an attribute of a class, or of a variable or default of a function."""
+    """Returns words for an attribute of a class, or a variable or default of a function; empty if not the user's."""
     if not _is_own(holder.__module__ or "__main__"):
         return ""
     names: tuple[str, ...] = ()
@@ -367,13 +379,13 @@ def _is_own(module: str) -> bool:
 
 
 def _key_in(holder: Any, item: Any) -> str | None:
-    """How an object refers to another: ``.name``, ``[0]``, nothing for what has no name; None if it does not."""
+    """Returns how an object refers to another: ``.name``, ``[0]``, empty if without a name; None if it does not."""
     if isinstance(holder, dict):
         for key, value in list(holder.items()):
             if value is item:
                 if isinstance(key, str) and key.isidentifier():
                     return f".{key}"
-                # Other keys may be anything: those of what a thread has of its own are weak references.
+                # Other keys may be anything: in the dictionaries of ``threading.local`` they are weak references.
                 return f"[{key!r:.40}]" if isinstance(key, (str, int, float, tuple)) else ""
         return None
     if isinstance(holder, (list, tuple)):

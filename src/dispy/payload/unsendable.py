@@ -1,4 +1,4 @@
-"""Which part of a value cannot be sent."""
+"""Search for the part of a value that cannot be sent: for the text of errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from dispy.payload.by_value.pickler import dump_by_value
 
 
 def find_culprit(value: Any, where: str, depth: int = 0, seen: set[int] | None = None) -> str:
-    """Say which part of a value cannot be pickled ("" if all can): the innermost one that is at fault."""
+    """Returns words that name the innermost part of a value that cannot be pickled, and why; empty if all can be.
+
+    Args:
+        value: Anything.
+        where: Words for the value, such as "argument 1".
+        depth: Number of values around this one; parts more than 8 deep are not looked at.
+        seen: Identities of values that were looked at already.
+    """
     seen = seen if seen is not None else set()
     if id(value) in seen or depth > 8:
         return ""
@@ -25,7 +32,7 @@ def find_culprit(value: Any, where: str, depth: int = 0, seen: set[int] | None =
     except Exception as error:
         reason = str(error) or type(error).__name__
         if isinstance(error, PicklingError) and "__reduce__" in vars(type(value)):
-            return f"{where}: {reason}"  # it says itself why not
+            return f"{where}: {reason}"  # the class says itself why not
     for part, name in _parts(value, where):
         inner = find_culprit(part, name, depth + 1, seen)
         if inner:
@@ -34,6 +41,7 @@ def find_culprit(value: Any, where: str, depth: int = 0, seen: set[int] | None =
 
 
 def _parts(value: Any, where: str) -> Iterable[tuple[Any, str]]:
+    """Yields the parts of a value, with words for each."""
     if isinstance(value, types.MethodType):
         yield value.__func__, where
         yield value.__self__, f"the object of {where}"
@@ -67,7 +75,14 @@ def _parts(value: Any, where: str) -> Iterable[tuple[Any, str]]:
 
 
 def blame(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any, error: Exception) -> PicklingError:
-    """The error that says which part of a job cannot be sent."""
+    """Returns the error that names the part of a job that cannot be sent.
+
+    Args:
+        args: Positional arguments of the job.
+        kwargs: Keyword arguments of the job.
+        job_id: Id of the job, if the program gave one.
+        error: Error that was raised when the job was pickled.
+    """
     parts = [(value, f"argument {place}") for place, value in enumerate(args, 1)]
     parts += [(value, f"argument {name!r}") for name, value in kwargs.items()]
     for value, where in [*parts, (job_id, "the job's id")]:

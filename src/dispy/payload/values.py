@@ -1,4 +1,13 @@
-"""Any value: results, objects that are put, exceptions."""
+"""Any value to bytes and back: results, objects that are put, exceptions.
+
+A worker pickles the result of a job with ``dump``. The client unpickles it with ``load``: a plain result
+(``is_plain``) in the thread that asks the job for it (``client.job``), any other, which may run code of the user's,
+on the loader's thread when it arrives (``client.session.completion``), and the results of a chunk of a ``map`` in the
+thread that takes them (``client.map``). Arguments have a path of their own (``calls``).
+
+``dump`` first tries the C pickler alone. A pickle that may name code of the user's own which the other side does not
+have, or that cannot be made that way, is made by the pickler of code (``by_value.pickler``) instead.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +39,15 @@ from dispy.payload.object_references import take_used
 from dispy.payload.unsendable import find_culprit
 
 STACK_GLOBAL = b"\x93"
-"""The opcode by which protocol 4 and later name any class or function. Its absence proves that a
-pickle consists of built-in values; in its presence (or that of a byte that looks so) we look closer."""
+"""Opcode by which protocol 4 and later name any class or function. A pickle without this byte consists of built-in
+values; a pickle with it is looked at more closely, as the byte may stand for something else."""
 
 _STRINGS = (b"\x8c", b"X", b"\x8d")
-"""The opcodes for strings."""
+"""Opcodes of strings."""
 
 
 _LONE = b"\x8c\x06object"
-"""Names ``object``, of which an instance may be a sentinel that is to stay one."""
+"""Name of ``object`` in a pickle: an instance of it may be a sentinel, which must stay one object."""
 
 
 def dump(value: Any, known: Known | None = None) -> bytes | Parts:
@@ -46,7 +55,14 @@ def dump(value: Any, known: Known | None = None) -> bytes | Parts:
 
     Args:
         value: Anything.
-        known: What is there already, where a worker is to load it. Modules that are not go with it.
+        known: Parts of the program that the other side has, if that is a worker; other modules go along. None in a
+            worker, whose results go to the program.
+
+    Returns:
+        The pickle; or ``Parts`` if there are large buffers beside it, which are still those of ``value``.
+
+    Raises:
+        Exception: The value cannot be pickled; see ``find_culprit``.
     """
     value = out_of_band(value)
     buffers = Collector()
@@ -61,13 +77,14 @@ def dump(value: Any, known: Known | None = None) -> bytes | Parts:
 
 
 def dump_with_code(value: Any, known: Known | None) -> bytes | Parts:
-    """Pickle a value of which is known that it refers to code of the user's own."""
+    """Pickle a value that refers to code of the user's own; otherwise as ``dump``."""
     buffers = Collector()
     data = _dump_by_value(value, buffers, known)
     return Parts(data, buffers) if buffers else data
 
 
 def _dump_by_value(value: Any, buffers: Collector, known: Known | None) -> bytes:
+    """Pickle a value with the code and, for a worker, the modules that it needs; fills ``buffers``."""
     stream = io.BytesIO()
     pickler = Pickler(stream, buffers=buffers, known=known)
     pickler.dump(value)
@@ -82,7 +99,7 @@ def _dump_by_value(value: Any, buffers: Collector, known: Known | None) -> bytes
 
 
 class _Carried:
-    """A pickle that needs modules, which go with it."""
+    """A pickle together with modules that it needs."""
 
     def __init__(self, modules: bytes, data: bytes, buffers: list[memoryview]) -> None:
         self._parts = modules, data, [pickle.PickleBuffer(buffer) for buffer in buffers]
@@ -97,7 +114,7 @@ def _load_carried(modules: bytes, data: bytes, buffers: list[Any]) -> Any:
 
 
 def names_local(data: bytes, known: Known | None) -> bool:
-    """Whether a pickle may name code of the user's own that is not imported where it is loaded."""
+    """True if a pickle may name code of the user's own that the other side does not have (``known``)."""
     if STACK_GLOBAL not in data:
         return False
     if _LONE in data:
@@ -109,7 +126,14 @@ def names_local(data: bytes, known: Known | None) -> bool:
 
 
 def load(payload: Buffer | Ready) -> Any:
-    """Unpickle what ``dump`` made. Arrays in it lie where the payload lies, and are writable if that is."""
+    """Unpickle a payload that ``dump`` made.
+
+    Arrays lie in the memory of the payload, without a copy, and are writable if that is. The memory lives as long as
+    one of them.
+
+    Raises:
+        Exception: The payload cannot be unpickled; code of the user's may raise anything.
+    """
     if isinstance(payload, Ready):
         return payload.value
     if payload[:1] != MAGIC[:1]:
@@ -119,9 +143,9 @@ def load(payload: Buffer | Ready) -> Any:
 
 
 def is_plain(payload: Buffer | Ready) -> bool:
-    """Whether unpickling it runs nobody's code and takes no time: it holds built-in values only."""
+    """True if a payload holds built-in values only, so that ``load`` runs no code of the user's and takes no time."""
     if len(payload) >= OUT_OF_BAND:
-        # Bytes are only copied, by whoever asks for them.
+        # Large bytes are only copied, when the program asks for them.
         return isinstance(payload, Ready) or large_bytes(payload) is not None
     assert not isinstance(payload, Ready)
     # The byte may be part of a number; a name that the opcode takes is a string, which has an opcode, too.
@@ -129,14 +153,14 @@ def is_plain(payload: Buffer | Ready) -> bool:
 
 
 def dump_object(value: Any, known: Known | None = None) -> Buffer:
-    """Pickle what many jobs will read, as it is now.
+    """Pickle an object that is put, as it is now, for many jobs to read.
 
     Args:
         value: Anything.
-        known: What is there already.
+        known: Parts of the program that nodes have; other modules go along.
 
     Raises:
-        PicklingError: Names what in it cannot be sent.
+        PicklingError: The object cannot be sent; the text names the part of it that cannot.
     """
     take_used()
     try:
@@ -147,7 +171,7 @@ def dump_object(value: Any, known: Known | None = None) -> Buffer:
 
 
 def dump_exception(error: BaseException, text: str) -> bytes:
-    """Pickle an exception for the client; empty if it cannot be pickled or not be rebuilt."""
+    """Pickle an exception for the client, without traceback and causes; empty if it cannot be pickled or rebuilt."""
     try:
         bare = error.with_traceback(None)
         bare.__cause__ = bare.__context__ = None
@@ -164,7 +188,15 @@ def dump_exception(error: BaseException, text: str) -> bytes:
 
 
 def load_exception(payload: bytes, text: str) -> BaseException | None:
-    """The exception that a job raised, with the remote traceback as its cause; None if it cannot be had."""
+    """Unpickle the exception that a job raised.
+
+    Args:
+        payload: The pickle, from ``dump_exception``.
+        text: Text of the traceback in the job.
+
+    Returns:
+        The exception, with a ``RemoteTraceback`` of the text as its cause; None if it cannot be unpickled.
+    """
     try:
         error = load(payload)
     except Exception:

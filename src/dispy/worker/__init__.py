@@ -1,4 +1,4 @@
-"""The processes that run user code: one host per computation, and its workers, forked from it.
+"""The processes that run user code: one host for each computation, and its workers, forked from the host.
 
-They stand alone: no asyncio, nothing of the daemons, no secrets.
+These processes stand alone: they import no asyncio and nothing of the daemons, and hold no secrets.
 """

@@ -1,7 +1,7 @@
-"""A process that user code has forked, and that comes back to us: it ends as it would at the end of a program.
+"""Processes that user code has forked and that return from it: each ends as it would at the end of a program.
 
-Such as in ``if os.fork() == 0: …; sys.exit()``. If it went on here, it would be a second worker (or host) with the
-channels and memory of the first: it would answer for the job of its parent, and take jobs of its own.
+An example is ``if os.fork() == 0: …; sys.exit()``. If the new process went on, it would be a second worker (or host)
+with the channels and memory of the first: it would answer for the job of its parent, and take jobs of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 
 def call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Call a function of the user's; only the process that has called it comes back."""
+    """Call a function of the user's and return its result; processes that it has forked end here."""
     pid = os.getpid()
     try:
         result = function(*args)
@@ -32,7 +32,8 @@ def end(error: BaseException | None = None) -> NoReturn:
     """End this process, with the exit code that Python would give it.
 
     Args:
-        error: What it has raised; None if it has returned.
+        error: Exception that the function has raised; None if it has returned. ``SystemExit`` gives the exit code;
+            any other exception is printed, and the exit code is 1.
     """
     code = 0
     with suppress(BaseException):

@@ -1,6 +1,6 @@
 """Settings of the interpreter and of C libraries that a job may change, put back before the next job.
 
-A change is noticed at the function that makes it, so it costs the job that makes it and nobody else. What a module
+A change is noticed at the function that makes it, so a change costs time only in the job that makes it. What a module
 sets while it is imported stays, as the module does: the next job finds it imported, and would not have it set again.
 """
 
@@ -25,7 +25,13 @@ _BOOTSTRAP = "<frozen importlib._bootstrap>"
 
 
 class _Setting(NamedTuple):
-    """How a setting is read and put back, and the functions that change it: module and name."""
+    """One setting.
+
+    Attributes:
+        read: Returns the value of now.
+        put_back: Sets a value that ``read`` has returned.
+        functions: Functions that change the setting: module (or None) and name.
+    """
 
     read: Callable[[], Any]
     put_back: Callable[[Any], object]
@@ -33,23 +39,23 @@ class _Setting(NamedTuple):
 
 
 class Settings:
-    """Watches all settings of this process from now on."""
+    """Watches all settings of this process, from when it is made: replaces the functions that change them."""
 
     def __init__(self) -> None:
         self._settings = _all_settings()
         self.before: dict[int, Any] = {}
-        """Values before a job has changed them, by the place of the setting in the list."""
+        """Old values of the settings that the job has changed, by the place of the setting in the list."""
         for place, setting in enumerate(self._settings):
             for module, name in setting.functions:
                 if hasattr(module, name):
                     self._watch(module, name, place)
 
     def forget(self) -> None:
-        """Let changes up to now stay."""
+        """Have the changes up to now stay: they are not put back."""
         self.before.clear()
 
     def put_back(self) -> bool:
-        """Put back all that was changed; False if something does not let itself be put back."""
+        """Put back all that was changed; False if one setting cannot be put back: no other job may run here."""
         try:
             for place in sorted(self.before):
                 self._settings[place].put_back(self.before[place])
@@ -79,10 +85,10 @@ class Settings:
 
 
 class _Frameless:
-    """A function that is noted when it is called, and has no frame of its own.
+    """A function whose calls are noted without a Python frame of its own.
 
-    The return from that frame would be the first event for the profiler that ``sys.setprofile`` sets, and some fail
-    at a return from a function that they have not seen called.
+    The return from such a frame would be the first event for the profiler that ``sys.setprofile`` sets, and some
+    profilers fail at a return from a function that they have not seen called.
     """
 
     def __init__(self, note: Callable[[], None], original: Callable[..., Any]) -> None:
@@ -91,13 +97,13 @@ class _Frameless:
 
     @property
     def __call__(self) -> Callable[..., Any]:
-        """Looked up by the interpreter at every call, which then calls the original itself."""
+        """Note the call and return the original, which the interpreter calls: it looks this up at every call."""
         self._note()
         return self._original
 
 
 def is_importing() -> bool:
-    """Whether the code that called us runs because a module is being imported."""
+    """True if the calling code runs because a module is being imported."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_filename == _BOOTSTRAP:
@@ -107,15 +113,16 @@ def is_importing() -> bool:
 
 
 def _all_settings() -> list[_Setting]:
-    """First what would look on while the others are put back.
+    """Returns all settings, in the order in which they are put back.
 
-    The functions that put back are taken before they are watched.
+    Tracers and profilers come first: they would otherwise look on while the others are put back. The functions that
+    put back are taken here, before they are watched.
     """
-    modules = sys.modules.get
-    # These take the functions from the module in C when they are imported: they may be already, or may not be yet.
-    locale, tracemalloc = modules("locale"), modules("tracemalloc")
-    set_locale, set_threshold, set_zone = _locale.setlocale, gc.set_threshold, time.tzset
-    cancel_dump = faulthandler.cancel_dump_traceback_later
+    return [*_observers(), *_interpreter(), *_libraries(), *_debuggers()]
+
+
+def _observers() -> list[_Setting]:
+    """Returns the settings of tracers and profilers."""
     return [
         _Setting(sys.gettrace, sys.settrace, ((sys, "settrace"), (sys, "_settraceallthreads"))),
         _Setting(sys.getprofile, sys.setprofile, ((sys, "setprofile"), (sys, "_setprofileallthreads"))),
@@ -129,6 +136,13 @@ def _all_settings() -> list[_Setting]:
             threading.setprofile,
             ((threading, "setprofile"), (threading, "setprofile_all_threads")),
         ),
+    ]
+
+
+def _interpreter() -> list[_Setting]:
+    """Returns the settings of the interpreter and of its garbage collector."""
+    set_threshold = gc.set_threshold
+    return [
         _Setting(sys.getrecursionlimit, sys.setrecursionlimit, ((sys, "setrecursionlimit"),)),
         _Setting(sys.getswitchinterval, sys.setswitchinterval, ((sys, "setswitchinterval"),)),
         _Setting(
@@ -138,6 +152,15 @@ def _all_settings() -> list[_Setting]:
         _Setting(gc.isenabled, _switch(gc.enable, gc.disable), ((gc, "enable"), (gc, "disable"))),
         _Setting(gc.get_threshold, lambda before: set_threshold(*before), ((gc, "set_threshold"),)),
         _Setting(gc.get_debug, gc.set_debug, ((gc, "set_debug"),)),
+    ]
+
+
+def _libraries() -> list[_Setting]:
+    """Returns the settings of libraries: locale, time zone, sockets, threads."""
+    # ``locale`` takes the function from the module in C when it is imported: it may be already, or may not be yet.
+    locale = sys.modules.get("locale")
+    set_locale, set_zone = _locale.setlocale, time.tzset
+    return [
         _Setting(
             lambda: set_locale(_locale.LC_ALL, None),
             lambda before: set_locale(_locale.LC_ALL, before),
@@ -155,6 +178,15 @@ def _all_settings() -> list[_Setting]:
             threading.stack_size,
             ((_thread, "stack_size"), (threading, "stack_size")),
         ),
+    ]
+
+
+def _debuggers() -> list[_Setting]:
+    """Returns the settings of ``tracemalloc`` and ``faulthandler``."""
+    # ``tracemalloc`` takes the functions from the module in C when it is imported, as ``locale`` does.
+    tracemalloc = sys.modules.get("tracemalloc")
+    cancel_dump = faulthandler.cancel_dump_traceback_later
+    return [
         _Setting(
             _tracemalloc.is_tracing,
             _switch(_tracemalloc.start, _tracemalloc.stop),

@@ -14,10 +14,10 @@ from typing import Any
 from dispy import job
 
 _SIGN = "dispy: node "
-"""How the notes that are added here begin."""
+"""Beginning of the notes that ``note_missing`` adds."""
 
 _CAUSES_MAX = 10
-"""Exceptions that are looked through, each the cause of the one before."""
+"""Largest number of exceptions that are looked at, each the cause of the one before."""
 
 
 def offer(
@@ -30,7 +30,7 @@ def offer(
     job_seed: Callable[[], int],
     node_logger: logging.Logger,
 ) -> dict[str, Any]:
-    """Have the documented names found by all code of this process, as built-ins are; returns them."""
+    """Have all code of this process find the documented names, as built-ins; returns the names with their values."""
     names = {
         "dispy_node_name": node_name,
         "dispy_node_ip_addr": node_ip_addr,
@@ -52,9 +52,9 @@ def inject(namespace: dict[str, Any], modules: list[str], names: dict[str, Any])
     Names that the computation defines itself are left alone, except the documented ones.
 
     Args:
-        namespace: Of the computation.
-        modules: Names of the standard modules that it uses without importing them.
-        names: The documented names.
+        namespace: Globals of the computation.
+        modules: Names of the standard modules that the computation uses without importing them.
+        names: The documented names, with their values.
     """
     for name in modules:
         if name not in namespace:
@@ -63,27 +63,29 @@ def inject(namespace: dict[str, Any], modules: list[str], names: dict[str, Any])
 
 
 def replace(module: ModuleType, names: dict[str, Any]) -> None:
-    """Give a module of the user's the documented names where it defines them itself, for checkers mostly."""
+    """Replace the documented names that a module of the user's defines itself, mostly for type checkers."""
     vars(module).update({name: value for name, value in names.items() if name in vars(module)})
 
 
 def note_missing(error: BaseException, node_name: str, directory: str) -> None:
-    """Add to an exception of user code, if a module or file was not found, what it is that is missing, and where.
+    """Add a note to an exception of user code if a module, program or file was not found: what is missing, and where.
 
-    The program adds what to do, of a file that it has (``client.session.missing_files``, which knows the words here).
+    The client adds advice if it has the file (``client.session.missing_files``, which looks for the words of the
+    note).
 
     Args:
-        error: What was raised.
-        node_name: Where.
+        error: Exception that was raised.
+        node_name: Name of this node.
         directory: The working directory of jobs.
     """
-    with suppress(Exception):  # what a class of the user's makes of its attributes
+    with suppress(Exception):  # an attribute of a class of the user's may raise anything
         has_not = _what_is_missing(error, directory)
         if has_not and _SIGN not in "".join(getattr(error, "__notes__", ())):
             error.add_note(f"{_SIGN}{node_name} has no {has_not}")
 
 
 def _what_is_missing(error: BaseException, directory: str) -> str:
+    """Returns what an exception says is missing, in words; empty if nothing is, or the path is absolute."""
     if isinstance(error, ModuleNotFoundError):
         return f"module {error.name!r}: list it in depends, or install it there" if error.name else ""
     path, is_command = _missing_path(error)
@@ -94,7 +96,7 @@ def _what_is_missing(error: BaseException, directory: str) -> str:
 
 
 def _missing_path(raised: BaseException) -> tuple[str, bool]:
-    """The path that an exception, or what has caused it, says is missing; and whether it is a command's name."""
+    """Returns the path that an exception or one of its causes says is missing, and True if it is a command's name."""
     error: BaseException | None = raised
     for _ in range(_CAUSES_MAX):
         if isinstance(error, (FileNotFoundError, NotADirectoryError)):
@@ -110,7 +112,10 @@ def _missing_path(raised: BaseException) -> tuple[str, bool]:
 
 
 def _is_command(error: BaseException, name: str) -> bool:
-    """Whether it was looked for in ``PATH``: subprocess names it the same way as the directory to start it in."""
+    """True if the name was looked for in ``PATH``.
+
+    ``subprocess`` raises the same error for the directory to start a command in: then ``cwd`` is the name.
+    """
     frames = error.__traceback__
     while frames is not None and frames.tb_next is not None:
         frames = frames.tb_next
@@ -120,7 +125,7 @@ def _is_command(error: BaseException, name: str) -> bool:
 
 
 def _below(path: str, directory: str) -> str:
-    """A path relative to a directory, if it leads below it; as it is otherwise, and absolute."""
+    """Returns a path relative to a directory, if the path leads below it; otherwise the absolute path."""
     with suppress(OSError):
         path = os.path.normpath(os.path.join(os.getcwd(), path))
     for base in (directory, os.path.realpath(directory)):

@@ -1,4 +1,4 @@
-"""A chunk of a ``map``: one job that calls the function once for each of its items."""
+"""A chunk of a ``map``: one job that calls the function once for each item of the chunk."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from dispy.system.wording import of_error, short_repr
 from dispy.worker.job_namespace import note_missing
 
 _SLICE_MAX = 32
-"""Items between two looks at the clock: 3 ns an item, and no more than these run long unnoticed."""
+"""Largest number of items between two looks at the clock: it costs 3 ns an item, and at most 32 items run long
+before that is noticed."""
 
 _QUICK_S = 0.001
-"""Items that took less together may be more before the next look."""
+"""Time (seconds): items that took less together are followed by twice as many before the next look at the clock."""
 
 
 _running: weakref.WeakSet[Chunk] = weakref.WeakSet()
-"""The chunk that runs, if one does."""
+"""The running chunk, alone; empty if none runs."""
 
 
 def _stop_copy() -> None:
-    """A process that the function has forked, and that comes back, is to end and not to run the other items."""
+    """Have a process that the function has forked end when it returns, and not run the other items."""
     for chunk in _running:
         chunk.stop()
 
@@ -44,9 +45,13 @@ class Chunk:
 
     Args:
         items: Arguments of the calls.
-        way: How the function is called with them: see ``payload.Way``.
-        long_s: When it has run for so long (seconds), what is left goes back to be spread anew.
+        way: How the function is called with the items: see ``payload.Way``.
+        long_s: Time after which the chunk stops (seconds); the client spreads the items that are left anew.
         first: Number of the first item in the map.
+
+    Attributes:
+        mapping: Number of the map in its cluster.
+        results: Results of the items that were run, in order.
     """
 
     __slots__ = (
@@ -67,12 +72,12 @@ class Chunk:
         self._long_s = long_s
         self._first = first
         self.results: list[Any] = []
-        """Of the items that were run, in order."""
 
     def run(self, function: Callable[..., Any], is_cancelled: Callable[[], bool]) -> bool:
-        """Call the function with item after item; False if some are left, because it takes long.
+        """Call the function with item after item; returns False if items are left, because they take long.
 
-        What an item raises passes through, and the results before it are kept; or it stays in the item's place.
+        An exception of an item passes through, and the results before it are kept. If the map keeps errors, the
+        exception takes the place of the item's result, and the next item is run.
         """
         if self._constants:
             function = partial(function, **self._constants)
@@ -101,20 +106,20 @@ class Chunk:
             size = min(2 * size, _SLICE_MAX) if now - before < _QUICK_S else 1
 
     def item(self) -> int:
-        """Number of the running item in the map."""
+        """Returns the number of the running item in the map."""
         return self._first + len(self.results)
 
     def stop(self) -> None:
-        """Run no more items than the one that is running."""
+        """Run no item after the one that is running."""
         self._items.clear()
 
     def _try_each(
         self, function: Callable[..., Any], items: Iterable[Any], is_cancelled: Callable[[], bool]
     ) -> None:
-        """Call the function with each; the error of one that fails takes the place of its result.
+        """Call the function with each item; the error of an item that fails takes the place of its result.
 
-        Also ``sys.exit`` and a ``KeyboardInterrupt`` of the function's own, but not that of a map that is left; nor
-        what is raised in a process that the function has forked, which is to end.
+        So do ``sys.exit`` and a ``KeyboardInterrupt`` of the function's own. The ``KeyboardInterrupt`` of a cancelled
+        map passes through, and so does any exception in a process that the function has forked: that process ends.
         """
         append = self.results.append
         is_starred = self._is_starred
@@ -129,9 +134,10 @@ class Chunk:
             append(result)
 
     def cut_at_unsendable(self) -> Any:
-        """Drop the results from the first one that cannot be pickled; returns that one.
+        """Drop the results from the first one that cannot be pickled; returns that result.
 
-        If errors stay in their places, one that says so takes the place of each such result, and none is dropped.
+        If the map keeps errors, none is dropped: an error takes the place of each result that cannot be pickled, and
+        the list of results is returned.
         """
         for index, result in enumerate(self.results):
             try:
@@ -147,7 +153,7 @@ class Chunk:
 
 
 def _failed(error: BaseException, item: Any) -> payload.ItemFailed:
-    """The error of an item, as it travels among the results."""
+    """Returns the error of an item, as it travels among the results."""
     note_missing(error, job.node_name, job.job_path)
     frames = error.__traceback__.tb_next if error.__traceback__ else None  # without ours
     text = cut_reason(sendable("".join(traceback.format_exception(type(error), error, frames))))

@@ -1,8 +1,9 @@
-"""Threads that compiled libraries have started here: whose they are, and whether a forked process can do without.
+"""Threads that compiled libraries have started in this process: which library, and whether a fork loses them.
 
-A process that is forked has the calling thread alone. OpenBLAS and others notice and start theirs again. The OpenMP
-of GCC does not: scikit-learn and torch would wait for ever in jobs once ``setup`` has computed with them. It can be
-told to let its threads go, and has new ones when it next needs some. For what is left there is only a warning.
+A forked process has the calling thread alone. OpenBLAS and others notice that and start their threads again. The
+OpenMP of GCC does not: scikit-learn and torch would wait for ever in jobs once ``setup`` has computed with them.
+GCC's OpenMP can be told to end its threads (``rest``), and starts new ones when it next needs some. For threads of
+other libraries that are left there is only a warning (``libraries_left``).
 """
 
 from __future__ import annotations
@@ -18,32 +19,34 @@ from typing import NamedTuple
 _GCC_OPENMP = re.compile(r"/libgomp[-.]")
 
 _PAUSE_HARD = 2
-"""``omp_pause_hard`` of OpenMP 5: let go of the threads, whatever is lost with them."""
+"""``omp_pause_hard`` of OpenMP 5: end the threads, and lose their thread-local data."""
 
 _SURVIVE = re.compile(r"openblas|/libmkl_|/libiomp5|/libomp|/libblis|/libarrow|/numexpr/|jemalloc_bg_thd")
-"""Libraries that see to a fork by themselves, each tried: what setup has used works in jobs."""
+"""Libraries that survive a fork by themselves; each was tried: what ``setup`` has used works in jobs."""
 
 _PLAIN = re.compile(
     r"/(libc|libm|ld-linux[^/]*|libpthread|libstdc\+\+|libgcc_s|libpython[^/]*)[-.]|/python[^/]*$|/numpy/"
 )
-"""Code that threads of others run, or have run."""
+"""Files with code that threads of any library run: an address in them does not tell whose thread it is."""
 
 _STACK_MAX = 64 * 1024
-"""Bytes of a thread's stack that are looked at: idle ones have less."""
+"""Bytes of a thread's stack that are searched: stacks of idle threads are shorter."""
 
 _BUSY_S = 0.2
-"""Threads that have just computed turn in circles for some 30 ms, to be quicker at the next call; and those that
-were let go take their time."""
+"""Longest wait for a thread to become idle or to end (seconds). Threads that have just computed spin for some 30 ms,
+to be quicker at the next call; threads that were told to end take their time."""
 
 
 class _Code(NamedTuple):
+    """Mapped code of a file: addresses from ``start`` to before ``end``."""
+
     start: int
     end: int
     path: str
 
 
 def rest() -> None:
-    """Have the OpenMP of GCC let its threads go, in all copies of it that are loaded."""
+    """Have all loaded copies of GCC's OpenMP end their threads."""
     if len(_tasks()) < 2:
         return
     for path in sorted({code.path for code in _executable() if _GCC_OPENMP.search(code.path)}):
@@ -52,9 +55,9 @@ def rest() -> None:
 
 
 def libraries_left() -> list[str]:
-    """File names of libraries whose threads run here, and are not known to come back after a fork.
+    """Returns file names of libraries whose threads run here, and are not known to come back after a fork.
 
-    Without threads of Python, which may wait in compiled code, too: those have names.
+    Threads of Python are not among them: they may wait in compiled code, too, but they have names. Takes up to 0.2 s.
     """
     deadline = time.monotonic() + _BUSY_S
     own = {str(os.getpid()), *[str(thread.native_id) for thread in threading.enumerate()]}
@@ -74,14 +77,15 @@ def libraries_left() -> list[str]:
 
 
 def _tasks() -> list[str]:
+    """Returns the numbers of all threads of this process; empty on a system that does not tell."""
     try:
         return os.listdir("/proc/self/task")
-    except OSError:  # a system that does not tell
+    except OSError:
         return []
 
 
 def _executable() -> list[_Code]:
-    """Where the code of libraries lies."""
+    """Returns the mapped code of all libraries; empty on a system that does not tell."""
     found = []
     with suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
         for line in file:
@@ -93,11 +97,13 @@ def _executable() -> list[_Code]:
 
 
 def _owner(task: str, code: list[_Code]) -> str | None:
-    """Path of the library that has started a thread.
+    """Returns the path of the library that has started a thread, or the thread's name if that tells the library.
 
-    Found by the innermost address of code on its stack that is not the C library's: idle threads are where their pool
-    waits, and what lies above the frames is storage of all libraries. Empty for a thread that is
-    Python's, has ended or cannot be looked at; None for one that is running just now.
+    The innermost address on its stack that belongs to code other than the C library's tells: an idle thread is where
+    its pool waits, and the memory above the frames is storage of all libraries.
+
+    Returns:
+        Path; empty for a thread that is Python's, has ended or cannot be looked at; None for one that is running now.
     """
     try:
         with open(f"/proc/self/task/{task}/comm", encoding="utf-8", errors="replace") as file:
@@ -120,7 +126,7 @@ def _owner(task: str, code: list[_Code]) -> str | None:
 
 
 def _stack(pointer: int) -> bytes:
-    """The stack of a thread, from where it is to its beginning."""
+    """Returns the stack of a thread from ``pointer`` to its base, at most ``_STACK_MAX`` bytes."""
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
         for line in file:
             start, end = (int(number, 16) for number in line.split(maxsplit=1)[0].split("-"))

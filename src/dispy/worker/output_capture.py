@@ -1,11 +1,11 @@
-"""What a job prints, captured at the level of file descriptors.
+"""Capture of a job's output at the level of file descriptors.
 
-Descriptors 1 and 2 are memory files opened for append, so what C code or a child process writes
-arrives too. Their positions tell whether there is anything to read: printing nothing costs nothing
-but two ``lseek``. The host keeps what a job prints without end from filling memory (``trim``).
+Descriptors 1 and 2 are memory files opened for append, so output of C code and of child processes arrives too. The
+positions of the files tell whether there is anything to read: a job that prints nothing costs two ``lseek``. A job
+that prints without end does not fill memory, as the host removes the middle of what it has printed (``trim``).
 
-The files are the node's, so that it can read what a running job has printed. Then ``sys.stdout`` must
-not keep anything in its buffer: ``Capture.set_live``.
+The files are the node's, so that it can read what a running job has printed. While it does, ``sys.stdout`` must not
+keep anything in its buffer: ``Capture.set_live``.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from dispy.protocol.output import join_cut
 _FALLOC_PUNCH = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 _PAGE = 4096
 _SAID_MAX = 16 * 1024
+"""Bytes that ``overheard`` returns."""
 
 _library = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def new_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
-    """Python streams over descriptors 1 and 2.
+    """Returns Python streams over descriptors 1 and 2.
 
-    That over 2 has no buffer: a line without its end would otherwise lie there until the next job.
+    The stream over 2 has no buffer: a line without its end would otherwise lie there until the next job.
     """
     out = io.TextIOWrapper(
         io.BufferedWriter(io.FileIO(1, "w", closefd=False), 64 * 1024),
@@ -49,8 +50,9 @@ def new_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
 
 @contextmanager
 def overheard(said: list[str]) -> Iterator[None]:
-    """Append to ``said`` what is printed meanwhile, at the level of descriptors, at most 16 KiB of its end; it is
-    printed where it would have been, afterwards.
+    """Append the output of the block to ``said``, at most its last 16 KiB, and print that afterwards as well.
+
+    Output is overheard at the level of descriptors, so that of C code is there, too.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -79,9 +81,14 @@ class Capture:
     Args:
         stdout: Memory file that becomes descriptor 1.
         stderr: Memory file that becomes descriptor 2.
-        size_max: Bytes kept of each for one job; the middle of longer output is cut.
-        streams: From ``new_streams``, with nothing in their buffers. Made in the host they cost a worker
+        size_max: Bytes that are kept of each stream of one job; the middle of longer output is cut.
+        streams: Streams of ``new_streams``, with nothing in their buffers. Made in the host they cost a worker
             0.2 ms less.
+
+    Attributes:
+        is_live: True if output of Python code is in the file at once, past the buffer of ``sys.stdout``.
+        out: The stream over descriptor 1.
+        err: The stream over descriptor 2.
     """
 
     def __init__(
@@ -90,12 +97,11 @@ class Capture:
         self._files = (stdout, stderr)
         self._size_max = size_max
         self.is_live = False
-        """Whether what Python code prints is in the file at once."""
         self._redirect()
         sys.stdout, sys.stderr = self.out, self.err = streams
 
     def restore(self) -> None:
-        """Make 1, 2 and the Python streams what they were at the start, whatever a job did to them."""
+        """Make descriptors 1 and 2 and the Python streams what they were at the start, whatever a job did to them."""
         self._redirect()
         sys.stdout, sys.stderr = self.out, self.err = new_streams()
         if self.is_live:
@@ -104,7 +110,7 @@ class Capture:
 
     @contextmanager
     def one_process_at_a_time(self) -> Iterator[None]:
-        """Keep other processes that the job has forked out: a lock on its output, which ends with its holder."""
+        """Hold a lock that keeps out other processes of the job: one on its output, released if its holder dies."""
         file = self._files[0]
         fcntl.lockf(file, fcntl.LOCK_EX)
         try:
@@ -115,10 +121,10 @@ class Capture:
     def set_live(self, is_live: bool) -> None:
         """Have Python code print past the buffer of ``sys.stdout``, or through it as usual.
 
-        The stream stays the same object, since the job may have it in other places. May be called in a signal
-        handler.
+        The stream stays the same object, since the job may hold it elsewhere. Safe to call in a signal handler: if
+        the stream is in the midst of a write, or the job has closed it, nothing changes.
         """
-        # RuntimeError: we are in the midst of a write. The others: the job has closed it, or detached it.
+        # RuntimeError: the stream is in the midst of a write. The others: the job has closed or detached the stream.
         with suppress(RuntimeError, ValueError, AttributeError, OSError):
             buffer: Any = self.out.buffer
             self.out.flush()
@@ -135,7 +141,7 @@ class Capture:
             os.dup2(source, target)
 
     def take(self) -> tuple[bytes, bytes]:
-        """What was printed since the last call; the files are empty afterwards."""
+        """Returns what was printed since the last call, on descriptors 1 and 2; the files are empty afterwards."""
         try:
             self.out.flush()
         except (ValueError, OSError):  # the job closed it, or what is below it
@@ -160,7 +166,12 @@ class Capture:
 
 
 def trim(descriptor: int, size_max: int) -> None:
-    """Give memory back that ``Capture`` would cut anyway, while the job still prints."""
+    """Free the middle of a file of output, which ``Capture`` would cut anyway, while the job still prints.
+
+    Args:
+        descriptor: Memory file.
+        size_max: Bytes that stay at its beginning, and as many at its end; ``Capture`` reads half of each.
+    """
     size = os.fstat(descriptor).st_size
     start = -(-size_max // _PAGE) * _PAGE
     end = (size - size_max) // _PAGE * _PAGE
@@ -169,7 +180,7 @@ def trim(descriptor: int, size_max: int) -> None:
 
 
 def unbuffer_c_streams() -> None:
-    """Let C code print straight to the descriptors: its buffers would mix up jobs."""
+    """Have C code print straight to the descriptors: output in its buffers would appear as that of a later job."""
     if _library is None:
         return
     unbuffered = 2  # _IONBF

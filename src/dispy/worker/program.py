@@ -1,7 +1,7 @@
 """A program as computation: a file that is started once for each job, with the job's arguments.
 
-It inherits the worker's descriptors 1 and 2, so that its output is captured, bounded and followed as that of
-functions is; and it is a child of the worker, so that whatever it starts is found and ended as there.
+The program inherits the worker's descriptors 1 and 2, so that its output is captured, bounded and followed as that of
+functions is. As it is a child of the worker, processes that it starts are found and killed as those of functions are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dispy.errors import ProgramError
 from dispy.system.processes import describe_exit
 
 VALUE_MAX = 32 * 1024
-"""Characters of a global that is put into the environment: the kernel takes 128 KiB of one variable."""
+"""Longest global that is put into the environment (characters): the kernel takes 128 KiB for one variable."""
 
 _INTERRUPT = {signal.SIGINT}
 
@@ -30,15 +30,15 @@ _DEFAULT_SIGNALS = [
 
 
 _BUSY_TRIES, _BUSY_S = 50, 0.01
-"""How often a program is started again that somebody seems to be writing to, and after what pause."""
+"""Number of retries, and pause before each (seconds), if the program's file is open for writing (ETXTBSY)."""
 
 
 class Program:
-    """A program on its way to nodes, and there.
+    """A program: made by the client, pickled as the function of the computation, called in workers.
 
     Args:
-        name: Of its file, which is in the working directory.
-        java: Where the client expects Java on nodes.
+        name: Name of its file, which is in the working directory.
+        java: Path of Java on nodes, as the client expects it.
     """
 
     def __init__(self, name: str, java: str) -> None:
@@ -51,16 +51,16 @@ class Program:
         self._is_live: Callable[[], bool] = bool
 
     def arrive(self, directory: str, node: str) -> None:
-        """Note where it is: the working directory, and the node's name; once, in the host."""
+        """Note the working directory and the node's name; called once, in the host."""
         self._node = node
         self._path = f"{directory}/{self.name}"
 
     def begin(self, namespace: dict[str, Any], is_live: Callable[[], bool]) -> None:
-        """Make the environment of all jobs; in each worker, when ``setup`` has run.
+        """Make the environment of all jobs; called in each worker, when ``setup`` has run.
 
         Args:
             namespace: Globals of the computation: those that are strings or numbers become variables.
-            is_live: Tells whether somebody wants to see what the job prints now.
+            is_live: Returns True if a program follows the output of the job now.
         """
         variables = dict(os.environ)
         variables["PATH"] = f"{os.path.dirname(self._path)}{os.pathsep}{variables.get('PATH', os.defpath)}"
@@ -77,10 +77,11 @@ class Program:
         """Run the program to its end.
 
         Returns:
-            Its exit code.
+            Exit code of the program; 0 if the job was cancelled and the program has ended in good order.
 
         Raises:
-            ProgramError: It could not be started, or was killed.
+            ProgramError: The program could not be started, or was killed by a signal.
+            KeyboardInterrupt: The job was cancelled, and the program has not ended with exit code 0.
         """
         command = [*self._command(), *map(as_text, args)]
         job_id = self._namespace.get("dispy_job_id")
@@ -88,7 +89,7 @@ class Program:
         self._environment["dispy_job_seed"] = str(self._namespace["dispy_job_seed"]())
         pid = 0
         try:
-            # An interrupt that came when it has started and we do not know its number yet could not be passed on.
+            # An interrupt that came after the start and before the pid is known could not be passed on.
             signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPT)
             try:
                 pid = self._start(command)
@@ -96,7 +97,7 @@ class Program:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPT)
             _, status = os.waitpid(pid, 0)
         except KeyboardInterrupt:
-            # One that tidies up and ends in good order has ended; all else was cancelled.
+            # A program that tidies up and ends with 0 has ended in good order; any other has been cancelled.
             if _interrupt(pid) != 0:
                 raise
             return 0
@@ -110,6 +111,7 @@ class Program:
         return code
 
     def _start(self, command: list[str]) -> int:
+        """Start the program and return its pid; retries while its file is open for writing."""
         tries = 0
         while True:
             try:
@@ -123,18 +125,19 @@ class Program:
                     setsigdef=_DEFAULT_SIGNALS,
                 )
             except OSError as error:
-                # The node has just written the file, and what it started at that moment has not let go of it.
+                # The node has just written the file, and a process that it forked at that moment still has it open.
                 if error.errno != errno.ETXTBSY or tries == _BUSY_TRIES:
                     raise
                 tries += 1
                 time.sleep(_BUSY_S)
 
     def _command(self) -> list[str]:
+        """Returns the words of the command line before the job's arguments, by the ending of the file's name."""
         if self.name.endswith(".py"):
-            # What somebody looks at is not to wait in a buffer.
+            # Output that a program follows must not wait in a buffer.
             return [sys.executable, "-u", self._path] if self._is_live() else [sys.executable, self._path]
         if self.name.lower().endswith(".java"):
-            import shutil  # 3 ms at the start of every host, with all the formats that it can unpack
+            import shutil  # here: it costs 3 ms, with all the formats that it can unpack, at the start of every host
 
             java = shutil.which(self._java) or shutil.which("java")
             if java is None:
@@ -146,6 +149,7 @@ class Program:
         return [self._path]
 
     def _failed(self, command: str, error: OSError | ValueError) -> ProgramError:
+        """Returns the error of a program that could not be started, with advice."""
         what = f"program {self.name!r} cannot be started on node {self._node}"
         code = error.errno if isinstance(error, OSError) else None
         if code == errno.ENOEXEC:
@@ -179,17 +183,20 @@ def _has_windows_line_ends(path: str) -> bool:
 
 
 def as_text(value: Any) -> str:
-    """A job's argument as the program gets it."""
+    """Returns a job's argument as a word of the command line."""
     return os.fsdecode(value) if isinstance(value, (bytes, os.PathLike)) else str(value)
 
 
 def _interrupt(pid: int) -> int:
-    """Interrupt a program and wait for its end; returns its exit code, or anything but 0 if that is not known.
+    """Interrupt a program and wait for its end; returns its exit code, -1 if that is not known.
 
-    One that goes on is killed by the node, with this worker.
+    A program that goes on is killed by the node, together with this worker.
+
+    Args:
+        pid: Process of the program; 0 if it has not been started.
     """
     if not pid:
-        return -1  # it came before there was one
+        return -1  # the interrupt came before the program was started
     with suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGINT)
     try:

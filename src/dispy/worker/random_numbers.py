@@ -1,4 +1,8 @@
-"""Random numbers of jobs: generators that a worker has of its host, and seeds that jobs can ask for."""
+"""Random numbers of jobs: generators that a worker inherits from its host, and seeds that jobs can ask for.
+
+A fork copies the state of generators, so that all workers would draw the same numbers: each worker, or the process of
+each isolated job, reseeds them.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,11 @@ from dispy.payload import random_generators
 from dispy.payload.random_generators import UNSEEDED, Seeding, seed_of
 
 _CHUNKS = -1
-"""The group of chunks among those of seeds: jobs have 0, maps their numbers from 1 on."""
+"""Group of chunks among the groups of seeds: jobs have group 0, maps their numbers from 1 on."""
 
 
 class Randomness:
-    """The generators of this process, and how they are seeded."""
+    """The generators of this process, and the way in which they are seeded. There is one object for each process."""
 
     def __init__(self) -> None:
         self._generators: list[object] = []
@@ -26,14 +30,14 @@ class Randomness:
         random_generators.globals_arrived = self._globals_arrived
 
     def take(self, seeding: Seeding, is_isolated: bool) -> str:
-        """Look for generators that the user's code has made, before anything is forked from here.
+        """Look for generators that the user's code has made; call this before anything is forked from here.
 
         Args:
-            seeding: Of the cluster.
-            is_isolated: Each job has a process of its own.
+            seeding: The cluster's seed, and whether dispy seeds at all.
+            is_isolated: True if each job has a process of its own.
 
         Returns:
-            What is to be said about them; empty for nothing.
+            Message for the user that names the generators; empty if there are none.
         """
         self._seeding = seeding
         if not seeding.is_on:
@@ -44,14 +48,14 @@ class Randomness:
         return f"random generators have a stream of their own in each {where}: {names}" if names else ""
 
     def begin_process(self) -> None:
-        """Give a worker streams that no other process has."""
+        """Give the generators of a worker streams of random numbers that no other process has."""
         if self._seeding.is_on:
             self._key = os.urandom(16)
             random_generators.reseed(self._generators, self._key)
             random_generators.reseed_shared()
 
     def begin_job(self, number: int) -> None:
-        """Give the process of one job streams that depend on the job's number and the cluster's seed alone."""
+        """Give the generators in the process of one job streams that depend on its number and the cluster's seed."""
         if self._seeding.is_on:
             index = number - self._seeding.first
             # Chunks of maps have numbers of their own, far above: their lower 32 bits are those of jobs, too.
@@ -62,28 +66,30 @@ class Randomness:
             random_generators.reseed_shared(seed)
 
     def imported(self, module: types.ModuleType) -> None:
-        """Give the generators of a module of the user's, which a job has just imported, streams of this process."""
+        """Reseed the generators of a module of the user's that a job has imported; does nothing in the host."""
         if self._key:
             random_generators.reseed(
                 random_generators.held_by(vars(module), module.__name__), self._next_key()
             )
 
     def _globals_arrived(self, values: list[Any]) -> None:
+        """Reseed generators among globals that came with the arguments of a job."""
         if self._key:
             random_generators.reseed(random_generators.held_by(values), self._next_key())
 
     def job_seed(self, number: int) -> int:
-        """The seed of the job with this number."""
+        """Returns the seed of the job with this number."""
         return seed_of(self._seeding.seed, number - self._seeding.first)
 
     def item_seed(self, mapping: int, item: int) -> int:
-        """The seed of an item of a map.
+        """Returns the seed of an item of a map.
 
         Args:
             mapping: Number of the map in its cluster.
-            item: Number of the item there.
+            item: Number of the item in the map.
         """
         return seed_of(self._seeding.seed, item, mapping)
 
     def _next_key(self) -> bytes:
+        """Returns a key for generators that arrive later: another one at each call, in the order of the calls."""
         return b"%s %d" % (self._key, next(self._arrivals))

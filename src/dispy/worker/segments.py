@@ -1,4 +1,17 @@
-"""Large payloads of a worker: arguments, results and what was put, in files of the node in memory or on disk."""
+"""Segments as a worker sees them: files of the node, in memory or on disk, with payloads too large for a packet.
+
+How an array gets into shared memory and out of it:
+
+- *arguments*: the node, or a client on the same machine, has written the segment. ``take`` maps it; ``payload.load``
+  makes arrays that lie in the map, without a copy. ``let_go`` unmaps it after the job;
+- *a result*: ``payload.dump`` leaves the array's memory where it is, beside the pickle (``payload.Parts``). ``put``
+  writes both to a new segment, which is the only copy in this process. The name of the segment goes to the node in
+  the packet of the result;
+- *an object that was put* (``cluster.put``): each worker maps its segment read-only and unpickles it once
+  (``load_object``), so that all workers of a node share the memory of its arrays.
+
+Segments lie on the memory file system while there is room, and on disk otherwise (``system.free_space.Room``).
+"""
 
 from __future__ import annotations
 
@@ -18,11 +31,13 @@ from dispy.system.shared_memory import claim_file, free_file
 logger = logging.getLogger("dispy.worker")
 
 ROOM_S = 60.0
-"""How long a result waits for room that others hold (seconds). Meanwhile its worker does nothing else."""
+"""Longest wait of a result for room that other payloads hold (seconds). Meanwhile its worker does nothing else."""
 
 _PAUSE_S = 0.05
+"""First pause before a result for which there was no room is tried again (seconds), doubled up to the next one."""
 _PAUSE_MAX_S = 0.8
 _SAY_AT_S = 0.4
+"""Pause (seconds) before which a warning is logged: once for each result, as pauses are doubled from ``_PAUSE_S``."""
 
 # Bound here, as jobs may replace them in the module.
 _monotonic = time.monotonic
@@ -34,8 +49,8 @@ class Segments:
     """Files that hold payloads too large for a packet.
 
     Args:
-        room: The node's directories for them, readable by nobody else.
-        free: Where files lie that can be used again, on the memory file system; empty for none.
+        room: The node's directories for segments, which other users cannot read.
+        free: Directory of files that can be used again, on the memory file system; empty for none.
     """
 
     def __init__(self, room: Room, free: str) -> None:
@@ -43,19 +58,25 @@ class Segments:
         self._free = free
         self._pid = os.getpid()
         self._next = 0
+        """Number of the last segment that this process has named."""
         self._taken: tuple[str, mmap.mmap, bool] | None = None
+        """Segment of the running job's arguments: path, map, and True if it is a client's; None if there is none."""
         self._objects: dict[int, Any] = {}
-        """What was put and used by a job, by number."""
+        """Objects that were put and that jobs have used here, by number."""
 
     def take(self, name: int, is_given: bool) -> memoryview:
-        """Map the arguments of a job, which may write to them.
+        """Map the arguments of a job, which may write to them; call ``let_go`` or ``leave_there`` next.
 
         Args:
-            name: Of the segment.
-            is_given: It is a client's: what the job writes must not reach it.
+            name: Name of the segment.
+            is_given: True if the segment is a client's: what the job writes must not reach the client.
+
+        Raises:
+            OSError: The segment cannot be opened or mapped.
         """
         path, descriptor = self._open(str(name), os.O_RDWR)
-        # What is written to a map of a file on disk would go there, or end us if that is full.
+        # Writes to a shared map of a file on disk would go to disk, or kill this process (SIGBUS) if the disk is
+        # full.
         is_private = is_given or self._is_on_disk(path)
         try:
             mapped = mmap.mmap(descriptor, 0, flags=mmap.MAP_PRIVATE if is_private else _POPULATED)
@@ -65,7 +86,12 @@ class Segments:
         return memoryview(mapped)
 
     def _open(self, name: str, how: int) -> tuple[str, int]:
-        """Open a file that is in one of the two directories."""
+        """Open a file that is in one of the two directories; returns its path and a descriptor.
+
+        Args:
+            name: Name of the file.
+            how: Flags of ``os.open``.
+        """
         room = self._room
         path = f"{room.memory or room.disk}/{name}"
         try:
@@ -78,10 +104,12 @@ class Segments:
         return os.path.dirname(path) == self._room.disk
 
     def let_go(self, is_ending: bool) -> None:
-        """The job is done with its arguments: the file can be used again, unless the job has kept some of it.
+        """Unmap the arguments of a job that has ended, so that the file can be used again.
+
+        If the job has kept an array in it, the map stays as long as the array, and the file loses its name.
 
         Args:
-            is_ending: So is this process.
+            is_ending: True if this process ends with the job.
         """
         if self._taken is None:
             return
@@ -90,8 +118,9 @@ class Segments:
         try:
             mapped.close()
         except BufferError:
-            # Something still refers to it. The memory lives as long as that, and its name goes; but a
-            # client's stays as long as this process, since the link tells him not to use the file again.
+            # Something still refers to the map: the memory lives as long as that, and the name of the file goes. A
+            # client's file keeps a name while this process lives, since the link tells the client not to use it
+            # again.
             with suppress(OSError):
                 if is_given and not is_ending:
                     self._next += 1
@@ -103,23 +132,26 @@ class Segments:
             free_file("" if is_given or self._is_on_disk(path) else self._free, path, size)
 
     def leave_there(self) -> None:
-        """Another process takes the arguments."""
+        """Forget the arguments of a job that another process runs: that process takes them."""
         self._taken = None
 
     def remove(self, job: Job) -> None:
-        """Remove the arguments of a job whose process has died."""
+        """Remove the segment with the arguments of a job whose process has died."""
         if job.stream:
             with suppress(OSError):
                 os.unlink(find(self._room, str(job.stream)))
 
     def skip(self) -> None:
-        """Do not use names that a process that was forked from here uses."""
+        """Skip 65,536 names, which the process of one job that was just forked from here may use."""
         self._next += 1 << 16
 
     def load_object(self, number: int) -> Any:
-        """What was put under this number: mapped and unpickled once, for all jobs of this process.
+        """Returns the object that was put under a number: mapped and unpickled once, for all jobs of this process.
 
-        Arrays in it lie where all workers of the node see them, so nobody can write to them.
+        Arrays in it lie in memory that all workers of the node share, so they are read-only.
+
+        Raises:
+            OSError: The segment of the object cannot be opened or mapped.
         """
         if number not in self._objects:
             _, descriptor = self._open(protocol.object_name(number), os.O_RDONLY)
@@ -131,21 +163,21 @@ class Segments:
         return self._objects[number]
 
     def drop_objects(self) -> None:
-        """Let go of those that nobody needs any more."""
+        """Forget the objects whose segments the node has removed, as their client does not need them any more."""
         for number in list(self._objects):
             if not os.path.lexists(find(self._room, protocol.object_name(number))):
                 del self._objects[number]
 
     def put(self, data: payload.Buffer | payload.Parts, wait_s: float = ROOM_S) -> int:
-        """Write a result for the daemon; returns the name that finds it.
+        """Write a result to a new segment and return the segment's name, with which the node finds it.
 
         Args:
-            data: The result.
-            wait_s: How long it may wait for room that others hold (seconds).
+            data: The result: a pickle, or a pickle with arrays beside it.
+            wait_s: Longest wait for room that other payloads hold (seconds).
 
         Raises:
-            NoRoomError: There is no room.
-            OSError: It cannot be written for another reason.
+            NoRoomError: There is no room, and waiting does not help or has taken ``wait_s``.
+            OSError: The segment cannot be written for another reason.
         """
         deadline = _monotonic() + wait_s
         pause = _PAUSE_S
@@ -161,6 +193,7 @@ class Segments:
             pause = min(2 * pause, _PAUSE_MAX_S)
 
     def _put(self, data: payload.Buffer | payload.Parts) -> int:
+        """Write a result once: into a file that can be used again, or else a new one; returns the segment's name."""
         pieces: list[payload.Buffer] = data.pieces if isinstance(data, payload.Parts) else [data]
         size = sum(map(len, pieces))
         room = self._room
@@ -178,14 +211,14 @@ class Segments:
         return name
 
     def _forget_free(self) -> None:
-        """Make room: files that are kept to be used again are of no use to what is larger."""
+        """Make room for a payload larger than they are: remove the files that are kept to be used again."""
         for name in os.listdir(self._free):
             with suppress(OSError):
                 os.unlink(f"{self._free}/{name}")
 
 
 def _write_into(path: str, pieces: list[payload.Buffer]) -> None:
-    """Write to a file that has its pages: they cannot run out."""
+    """Write to a file that already has its pages, so that there is room; removes the file if that fails."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         _write_all(descriptor, pieces)
@@ -197,7 +230,7 @@ def _write_into(path: str, pieces: list[payload.Buffer]) -> None:
 
 
 def _write_all(descriptor: int, pieces: list[payload.Buffer]) -> None:
-    """Written and not mapped: the first touch of a page costs more than copying into it."""
+    """Write pieces one after another; not through a map, as the first touch of a page costs more than the copy."""
     for piece in pieces:
         view = memoryview(piece)
         while view:

@@ -1,4 +1,4 @@
-"""Files that a job sends to its client, part by part."""
+"""Files that a job sends to its client, part by part: each part is acknowledged before the next one is read."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from dispy.protocol.node import FilePart
 from dispy.protocol.worker import SentAcknowledged
 
 _PAUSE_S = 0.05
-"""Before a part is sent again that has not arrived: its client's connection is broken, perhaps."""
+"""Pause before a part that has not arrived is sent again (seconds), doubled each time up to ``_PAUSE_MAX_S``.
+
+The client's connection may be broken meanwhile."""
 _PAUSE_MAX_S = 0.5
 
 _monotonic = time.monotonic
 _sleep = time.sleep
 
 SendPart = Callable[[memoryview, FilePart, float | None], SentAcknowledged | None]
-"""Sends a part and waits for the answer, not for longer than so many seconds; None if there was none."""
+"""Sends a part and waits for the answer up to that time (seconds; None: for ever); returns None if there is none."""
 
 
 def send_file(
@@ -30,12 +32,13 @@ def send_file(
     """Send a file; returns why it has not arrived, empty if it has.
 
     Args:
-        path: Of the file. Below ``directory`` it keeps its place there; otherwise only its name goes along.
+        path: Path of the file. Below ``directory`` the file keeps its place there; otherwise only its name goes
+            along.
         directory: The working directory of the computation.
-        transfer: Tells this file from others of the job.
+        transfer: Number that tells this file from others of the job.
         send_part: Sends one part.
-        timeout: Seconds in which nothing of it arrives after which it is given up; None: as long as it takes.
-        size_max: Bytes that it may have; 0: any number.
+        timeout: Time without an acknowledgement after which the file is given up (seconds); None: never.
+        size_max: Largest size of the file (bytes); 0: any size.
     """
     try:
         name = name_for(path, directory)
@@ -53,7 +56,7 @@ def send_file(
 
 
 def name_for(path: str, directory: str) -> str:
-    """Where a file is to lie at the client: as below the working directory, or under its own name alone."""
+    """Returns the name of a file at the client: its path below the working directory, or its last part alone."""
     path = os.path.abspath(path)
     # Links on the way do not count, the file's own name does.
     given = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
@@ -94,7 +97,7 @@ def _send(
 
 
 def _deliver(data: memoryview, part: FilePart, send_part: SendPart, timeout: float | None) -> str:
-    """Send a part until it has arrived: sent twice it is there once."""
+    """Send a part until it has arrived; returns why it has not, empty if it has. Sent twice, a part is there once."""
     deadline = None if timeout is None else _monotonic() + timeout
     pause = _PAUSE_S
     while True:

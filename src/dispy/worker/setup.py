@@ -1,4 +1,4 @@
-"""``setup`` and ``cleanup``: called around all jobs, in the host or in each worker."""
+"""``setup`` and ``cleanup``: functions of the user's, called before and after all jobs, in host or worker."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from dispy.worker.job_namespace import note_missing
 _set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
 
 _OUR_FRAMES = 2
-"""Of the traceback of what ``setup`` raises: here, and in ``forked``."""
+"""Frames that the traceback of an error in ``setup`` leaves out: ``set_up`` here, and ``forked_processes.call``."""
 
 
 def set_up(code: payload.Code, limit_s: float, node_name: str, directory: str) -> str:
     """Call ``setup``.
 
     Args:
-        code: Of the computation.
-        limit_s: It is to take no longer (seconds); 0: as long as it takes.
-        node_name: Where.
+        code: Code of the computation.
+        limit_s: Time limit (seconds), after which TimeoutError is raised in ``setup``; 0: none.
+        node_name: Name of this node.
         directory: The working directory.
 
     Returns:
-        Why it failed, with what it printed; empty if it did not.
+        Why ``setup`` failed, with its output; empty if it succeeded, or there is none.
     """
     if code.setup is None:
         return ""
@@ -49,7 +49,7 @@ def set_up(code: payload.Code, limit_s: float, node_name: str, directory: str) -
         said_there = "".join(traceback.format_exception(type(error), error, frames))
         reason = f"{of_error(error)}\n{said_there}"
     else:
-        if is_late:  # and has caught what we raised
+        if is_late:  # it has caught the TimeoutError
             reason = is_late[0]
         elif result is None or (isinstance(result, int) and result in (0, 1, 2)):
             return ""
@@ -60,7 +60,12 @@ def set_up(code: payload.Code, limit_s: float, node_name: str, directory: str) -
 
 @contextmanager
 def _limited(limit_s: float, is_late: list[str]) -> Iterator[None]:
-    """Raise TimeoutError after so long, where Python code runs. What does not heed it is killed by the node."""
+    """Raise TimeoutError in the block after a time, by SIGALRM. The node kills the process if that does not help.
+
+    Args:
+        limit_s: Time limit (seconds); 0: none.
+        is_late: The reason is appended here when the time is over.
+    """
     if not limit_s:
         yield
         return
@@ -75,17 +80,17 @@ def _limited(limit_s: float, is_late: list[str]) -> Iterator[None]:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        if signal.getsignal(signal.SIGALRM) is on_alarm:  # and not one of its own
+        if signal.getsignal(signal.SIGALRM) is on_alarm:  # and not a handler that the block has set
             _set_handler(signal.SIGALRM, before)
 
 
 def clean_up(code: payload.Code, name: str, logger: logging.Logger) -> None:
-    """Call ``cleanup``; what it raises is logged.
+    """Call ``cleanup``, if there is one; an exception of it is logged, with the line that has raised it.
 
     Args:
-        code: Of the computation.
-        name: Of the computation.
-        logger: Where.
+        code: Code of the computation.
+        name: Name of the computation.
+        logger: Logger for errors.
     """
     if code.cleanup is None:
         return
@@ -99,10 +104,10 @@ def clean_up(code: payload.Code, name: str, logger: logging.Logger) -> None:
 
 
 def threads_left(started_by: str) -> str:
-    """Threads that run here and that jobs cannot do without, in words; empty if there are none.
+    """Returns a warning that names threads of this process, which jobs will lack; empty if there are none.
 
     Args:
-        started_by: Code of the user's that may have started some.
+        started_by: Code of the user's that may have started the threads, in words.
     """
     native_threads.rest()
     names = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]

@@ -1,8 +1,10 @@
-"""State of a worker that a job may change, put back before the next one. docs/between-jobs.md lists it all.
+"""State of a worker that a job may change, put back before the next job. docs/between-jobs.md lists all of it.
 
-A change is noticed at the function that makes it, so it costs the job that makes it and nobody else.
-Directory and umask, which C code may change as well, are set again after every record in any case. What no function
-changes is looked at after every job: 0.2 us for streams, filters, context, asyncio and multiprocessing.
+Theory of operation. Most changes are noticed at the function that makes them (``os.chdir``, ``signal.signal``, …),
+which is replaced by one that notes the call; so a change costs time only in the job that makes it. Directory and
+umask, which C code may change as well, are set again after every record in any case. State that no function changes
+is compared after every job: 0.2 us for streams, warning filters, context, asyncio and multiprocessing. A worker in
+which a job has changed what cannot be put back takes no other job (``Restorer.is_spoiled``).
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ _SPOILING: dict[Any, tuple[str, ...]] = {
         "setpriority", "setregid", "setresgid", "setresuid", "setreuid", "setsid", "setuid",
     ),
 }  # fmt: skip
-"""What changes a process for good, or may: a worker that a job did this to takes no other job."""
+"""Functions that change a process for good, or may: a worker whose job has called one takes no other job."""
 
 
 _TEMPORARY = {"TMPDIR", "TEMP", "TMP"}
-"""Variables that ``tempfile`` reads once."""
+"""Environment variables that ``tempfile`` reads once."""
 
 _modules: dict[str, Any] = sys.modules
 
@@ -45,9 +47,16 @@ R = TypeVar("R")
 class Restorer:
     """The state of a worker as it is before every job.
 
-    Made in the host, before it loads code of the user's, which would otherwise have functions of the same names that
-    nobody watches (``from signal import signal``). ``note`` takes the state that is to be put back; also in the host,
-    so that a worker need not do it again (0.8 ms). ``begin`` makes it a worker's own.
+    The host makes the object before it loads code of the user's, which could otherwise import the functions as they
+    are before they are watched (``from signal import signal``). ``note`` takes the state that is to be put back; it
+    is called in the host as well, so that a worker need not do it again (0.8 ms). ``begin`` is called in each worker.
+
+    Attributes:
+        context: Context that jobs run in, as long as none has left a variable of it changed.
+        is_context_changed: True once a job has changed context variables and not put them back: from then on each
+            job is to be called by ``run``.
+        has_spawned: True if a process was started since this was last set to False.
+        is_spoiled: True once a job has changed what cannot be put back: limits, priority, affinity, identity.
     """
 
     def __init__(self) -> None:
@@ -56,34 +65,31 @@ class Restorer:
         self._umask = 0o22
         self._environment: dict[str, str] = {}
         self._temporary: str | None = None
-        """Of ``tempfile``."""
+        """Directory of ``tempfile``; None if it has not been asked for."""
         self._start_context: Any = None
-        """The way in which ``multiprocessing`` starts processes; None if nobody has chosen one."""
+        """The way in which ``multiprocessing`` starts processes; None if none has been chosen."""
         self._handlers: dict[int, Any] = {}
-        """Handlers that a job has replaced, by signal."""
+        """Signal handlers that a job has replaced, by signal."""
         self._filters: list[Any] = []
         self._filters_list = warnings.filters
         self._stdin = sys.stdin
         self.context = contextvars.copy_context()
-        """The context that jobs run in, as long as none has set a variable of it."""
         self._clean_context = self.context
         self.is_context_changed = False
-        """A job has set context variables, and not put them back: from now on jobs are run by ``run``."""
         self._settings = Settings()
         self._changed: set[str] = set()
+        """Topics of state that the job has changed: "environment", "signals", "place", "descriptors"."""
         self.has_spawned = False
-        """A process was started since this was last cleared."""
         self._unsetenv = os.unsetenv
         self._fchdir = os.fchdir
         self._set_umask = os.umask
         self._put: set[str] = set()
-        """Names that a job gave to ``os.putenv`` itself."""
+        """Environment variables that the job has set or removed."""
         self.is_spoiled = False
-        """A job changed what cannot be put back: limits, priority, affinity, identity."""
         self._watch()
 
     def note(self, directory: str) -> None:
-        """Take the state of now for what is to be put back.
+        """Take the state of now as the one that is to be put back.
 
         Args:
             directory: The working directory.
@@ -99,7 +105,11 @@ class Restorer:
             self._start_context = _modules["multiprocessing"].context._default_context._actual_context
 
     def begin(self, capture: Capture) -> None:
-        """A worker begins with the state that it has now."""
+        """Forget the changes up to now, and take the streams and the context of this worker.
+
+        Args:
+            capture: The worker's output.
+        """
         self._capture = capture
         self._stdin = sys.stdin
         self._handlers.clear()
@@ -111,6 +121,7 @@ class Restorer:
         self._clean_context = self.context.copy()
 
     def _watch(self) -> None:
+        """Replace the functions that change state by ones that note the call."""
         for name in ("putenv", "unsetenv"):
             self._watch_environment(name)
         for module, names in _SPOILING.items():
@@ -146,7 +157,7 @@ class Restorer:
         setattr(os, name, watched)
 
     def _keep_variable(self, name: str, value: str | None = None) -> None:
-        """A module has set a variable while it was imported: that stays, as the module does."""
+        """Keep a variable that a module has set (None: removed) while it was imported, as the module stays, too."""
         if value is None:
             self._environment.pop(name, None)
         else:
@@ -208,10 +219,10 @@ class Restorer:
         self.has_spawned = True
 
     def restore(self, is_last: bool) -> None:
-        """Put back what the last job changed. Runs after every job.
+        """Put back what the last job changed; called after every job.
 
         Args:
-            is_last: It is the last of a record: directory and umask are set without asking.
+            is_last: True after the last job of a record: directory and umask are set in any case.
         """
         if is_last or self._changed:
             self._fchdir(self._directory)
@@ -239,14 +250,15 @@ class Restorer:
         try:
             if self.context != self._clean_context:
                 self.is_context_changed = True
-        except Exception:  # of a comparison of two values, which differ
+        except Exception:  # raised by a comparison of two values, which therefore differ
             self.is_context_changed = True
 
     def run(self, function: Callable[[T], R], argument: T) -> R:
-        """Call a function in a context of its own, with the variables that a worker begins with."""
+        """Call a function in a context of its own, with the context variables that a worker begins with."""
         return self._clean_context.copy().run(function, argument)
 
     def _restore_environment(self) -> None:
+        """Put back the environment variables, and the values that C and ``tempfile`` have read from them."""
         changed = self._put.copy()
         for name in set(os.environ) - set(self._environment):
             del os.environ[name]
@@ -255,18 +267,20 @@ class Restorer:
             with contextlib.suppress(OSError, ValueError):
                 self._unsetenv(name)
         self._put.clear()
-        # What was read from it, and is kept elsewhere. C looks for TZ also where Python was not asked to.
+        # Values that were read from the environment and are kept elsewhere. C reads TZ even if Python does not ask it
+        # to.
         if "TZ" in changed:
             time.tzset()
         if not changed.isdisjoint(_TEMPORARY) and "tempfile" in _modules:
             _modules["tempfile"].tempdir = self._temporary
 
     def _restore_start_method(self) -> None:
-        """May be chosen once in a process: the next job may want to, too."""
+        """Put back the start method of ``multiprocessing``, which may be chosen only once in a process."""
         context = self._start_context
         _modules["multiprocessing"].set_start_method(context and context.get_start_method(), force=True)
 
     def _restore_changed(self) -> None:
+        """Put back the topics in ``_changed``, except the directory and the umask, which ``restore`` has set."""
         if "environment" in self._changed:
             self._restore_environment()
         if "signals" in self._changed:
@@ -276,11 +290,12 @@ class Restorer:
             signal.set_wakeup_fd(-1)
             signal.pthread_sigmask(signal.SIG_SETMASK, set())
             for number, handler in self._handlers.items():
-                if handler is not None:  # one that was not set from Python cannot be put back
+                if handler is not None:  # a handler that was not set from Python cannot be put back
                     self._set_handler(number, handler)
             self._handlers.clear()
             for number in (signal.SIGINT, signal.SIGURG):
-                # Set anew: siginterrupt may have had system calls go on, and what waits in one would not hear of it.
+                # Set anew: after ``siginterrupt`` system calls may go on, and a job that waits in one would miss the
+                # signal.
                 self._set_handler(number, signal.getsignal(number))
         if "descriptors" in self._changed:
             self._capture.restore()
@@ -288,9 +303,9 @@ class Restorer:
 
 
 def _renew_event_loop() -> None:
-    """Let asyncio make a new loop for the next job, if the last has closed its own or asyncio.run has taken it away.
+    """Let asyncio make a new loop for the next job, if the last has closed its loop or asyncio.run has removed it.
 
-    One that is open stays, like everything that modules keep for the next job.
+    An open loop stays, like everything that modules keep for the next job.
     """
     local = getattr(_modules["asyncio.events"]._event_loop_policy, "_local", None)
     if local is not None and vars(local):

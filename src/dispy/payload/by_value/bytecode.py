@@ -1,7 +1,7 @@
-"""Compiled code: which names it looks up, what it imports, and how it travels with its source.
+"""Compiled code: the names that it looks up, the modules that it imports, and how it travels with its source.
 
-A code object travels as it runs, between equal minor versions of Python, with the file name that it has here. The
-text of its file goes beside it, so that tracebacks, ``inspect.getsource``, warnings and profilers show lines.
+A code object travels as it runs, between equal minor versions of Python, with its file name in the program. The text
+of its file goes beside it, so that tracebacks, ``inspect.getsource``, warnings and profilers show lines on nodes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Imported(NamedTuple):
 
     Attributes:
         module: Absolute name of the module; empty if the package it is relative to is unknown.
-        names: Names that are taken from it, which may be submodules.
+        names: Names that are taken from the module, which may be submodules.
     """
 
     module: str
@@ -51,7 +51,7 @@ class Imported(NamedTuple):
 
 
 def _instructions(code: CodeType) -> Iterator[tuple[int, int]]:
-    """Opcode and argument of each instruction; a tenth of the time of ``dis.get_instructions``."""
+    """Yields opcode and argument of each instruction, in a tenth of the time of ``dis.get_instructions``."""
     extended = 0
     raw = code.co_code
     for place in range(0, len(raw), 2):
@@ -62,10 +62,11 @@ def _instructions(code: CodeType) -> Iterator[tuple[int, int]]:
 
 
 _names: weakref.WeakKeyDictionary[CodeType, frozenset[str]] = weakref.WeakKeyDictionary()
+"""Answers of ``global_names``."""
 
 
 def global_names(code: CodeType) -> frozenset[str]:
-    """Globals that a function and the code within it look up or set; attributes are not among them."""
+    """Returns the globals that a function and the code within it look up or set; attributes are not among them."""
     known = _names.get(code)
     if known is None:
         found: set[str] = set()
@@ -76,7 +77,7 @@ def global_names(code: CodeType) -> frozenset[str]:
             elif op == _STORE_NAME:
                 stored.add(arg)
             elif op == _LOAD_NAME and arg not in stored:
-                # In the body of a class: its own name if it has set it before, else a global.
+                # In the body of a class: an attribute of the class if the body has set it before, else a global.
                 found.add(code.co_names[arg])
         for constant in code.co_consts:
             if isinstance(constant, CodeType):
@@ -86,7 +87,7 @@ def global_names(code: CodeType) -> frozenset[str]:
 
 
 def all_names(code: CodeType) -> set[str]:
-    """Globals and attributes that a function and the code within it name."""
+    """Returns the globals and attributes that a function and the code within it name."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -95,9 +96,9 @@ def all_names(code: CodeType) -> set[str]:
 
 
 def names_in_texts(code: CodeType, namespace: Namespace) -> list[str]:
-    """Types and modules that annotations of classes name which are texts in the code within a function.
+    """Returns the types and modules that annotations of classes within a function name.
 
-    Where ``annotations`` is imported from ``__future__`` they are nothing else, and no instruction names them.
+    Where ``annotations`` is imported from ``__future__`` annotations are texts, and no instruction names their types.
     """
     if not code.co_flags & _FUTURE_ANNOTATIONS:
         return []
@@ -106,7 +107,7 @@ def names_in_texts(code: CodeType, namespace: Namespace) -> list[str]:
 
 
 def _class_texts(code: CodeType) -> Iterator[str]:
-    """Texts in the bodies of classes with annotations."""
+    """Yields the texts in the bodies of classes with annotations."""
     if "__annotations__" in code.co_names:
         yield from (constant for constant in code.co_consts if isinstance(constant, str))
     for constant in code.co_consts:
@@ -122,7 +123,13 @@ def _is_annotation(value: Any) -> bool:
 
 
 def named_in(annotations: Any, namespace: Namespace, besides: Iterable[str] = ()) -> list[str]:
-    """Globals that annotations name which are text: ``typing.get_type_hints`` looks them up."""
+    """Returns the globals that annotations in the form of text name: ``typing.get_type_hints`` looks them up.
+
+    Args:
+        annotations: Annotations by name; anything but a dictionary has none.
+        namespace: The globals.
+        besides: Names that are left out.
+    """
     if not isinstance(annotations, dict):
         return []
     texts = [name for value in annotations.values() for name in _texts(value)]
@@ -143,11 +150,11 @@ def _texts(annotation: Any) -> Iterator[str]:
 
 
 def imports(code: CodeType, package: str) -> Iterator[Imported]:
-    """Import statements of some code and the code within it.
+    """Yields the import statements of some code and the code within it.
 
     Args:
-        code: Of a function or module.
-        package: What its relative imports are relative to.
+        code: Code of a function or module.
+        package: Name of the package that relative imports start from.
     """
     if _IMPORT_NAME in code.co_code[::2]:
         before = [0, 0]  # the two instructions before: level and names, as pushed
@@ -173,17 +180,17 @@ def _absolute(module: str, level: int, names: tuple[str, ...], package: str) -> 
 
 
 def names_used(code: CodeType) -> set[str]:
-    """Names that the top level of a module looks up, those that it has set among them."""
+    """Returns the names that the top level of a module looks up, those that it has set among them."""
     return {code.co_names[arg] for op, arg in _instructions(code) if op == _LOAD_NAME}
 
 
 def raises(code: CodeType) -> bool:
-    """Whether a raise statement stands at the top level of some code."""
+    """True if a raise statement stands at the top level of some code."""
     return _RAISE in code.co_code[::2]
 
 
 def bound_by_import(code: CodeType, package: str) -> dict[str, tuple[str, str]]:
-    """Globals that a module binds by import statements, with module and name there ("" for the module itself)."""
+    """Returns the globals that import statements of a module bind, with module and name there ("" for the module)."""
     found: dict[str, tuple[str, str]] = {}
     before: list[Any] = [None, None]
     module, attribute = "", ""
@@ -213,7 +220,7 @@ _WHILE_IMPORTING = frozenset(
 
 
 def nested(code: CodeType) -> Iterator[CodeType]:
-    """Some code and the code within it."""
+    """Yields some code and the code within it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -221,7 +228,7 @@ def nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def constants(code: CodeType) -> Iterator[str]:
-    """Texts that stand in some code and the code within it."""
+    """Yields the texts that are constants of some code and the code within it."""
     for constant in code.co_consts:
         if isinstance(constant, str):
             yield constant
@@ -235,7 +242,7 @@ _NOTHING = object()
 
 
 def constant_assignments(code: CodeType) -> dict[str, Any]:
-    """Globals that the top level of a module sets to one constant and nothing else, with that constant."""
+    """Returns the globals that the top level of a module sets to one constant and nothing else, with the constant."""
     found: dict[str, Any] = {}
     spoiled: set[str] = set()
     value: Any = _NOTHING
@@ -250,7 +257,7 @@ def constant_assignments(code: CodeType) -> dict[str, Any]:
 
 
 def assigned(code: CodeType) -> set[str]:
-    """Globals that the top level of a module sets."""
+    """Returns the globals that the top level of a module sets."""
     return {code.co_names[arg] for op, arg in _instructions(code) if op == _STORE_NAME} | {
         code.co_names[arg] for op, arg in _instructions(code) if op in _GLOBAL and op != _LOAD_GLOBAL
     }
@@ -260,7 +267,7 @@ def assigned(code: CodeType) -> set[str]:
 
 
 _hidden: set[str] = set()
-"""Secrets that may stand in the script: they are not sent with its text."""
+"""Secrets that may stand in the script: stars take their place in texts that are sent."""
 
 
 def hide(secret: str) -> None:
@@ -270,7 +277,7 @@ def hide(secret: str) -> None:
 
 
 def source_of(filename: str, namespace: Namespace) -> str:
-    """The text of a file of code, also of a notebook's cell or a file in an archive; empty if there is none."""
+    """Returns the text of a file of code, a notebook's cell or a file in an archive; empty if there is none."""
     try:
         text = "".join(linecache.getlines(filename, namespace))
     except Exception:  # a loader of the user's own
@@ -279,15 +286,15 @@ def source_of(filename: str, namespace: Namespace) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A text with stars in place of secrets."""
+    """Returns a text with stars in place of secrets."""
     for secret in _hidden:
         text = text.replace(secret, "*" * len(secret))
     return text
 
 
 def show_source(filename: str, text: str) -> None:
-    """Have tracebacks and ``inspect`` find the text of a file, whatever lies there on this machine."""
-    # No time of change: such entries are kept when files are looked at again.
+    """Have tracebacks and ``inspect`` find this text for a file, even if the machine has another file of the name."""
+    # Without a time of change: ``linecache`` keeps such entries when it looks at files again.
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
 
 
@@ -295,15 +302,15 @@ def show_source(filename: str, text: str) -> None:
 
 
 def reduce_code(code: CodeType) -> tuple[Any, tuple[bytes]]:
-    """How a code object is pickled: as the interpreter's own cache of compiled modules has it.
+    """Returns how a code object is pickled: as the interpreter's own cache of compiled modules has it.
 
     Raises:
-        ValueError: A constant in it is none that a compiler makes.
+        ValueError: A constant of the code is not one that a compiler makes.
     """
     return load_code_object, (marshal.dumps(code),)
 
 
 def load_code_object(data: bytes) -> CodeType:
-    """Rebuild a code object."""
+    """Returns the code object of a pickle."""
     code: CodeType = marshal.loads(data)
     return code

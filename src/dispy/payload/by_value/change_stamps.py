@@ -1,4 +1,9 @@
-"""Stamps by which it is seen that the program has changed a global, a class or a function since it was sent."""
+"""Stamps that tell whether the program has changed a global, a class or a function since it was sent.
+
+The stamp of a value is equal as long as the value is: small plain values are their own stamps, functions, classes and
+modules have an *identity*, and other values a digest of their pickle. A ``Watch`` answers quickly, before each job,
+whether anything that a pickle of code depends on has changed.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +24,13 @@ from dispy.payload.blocks import PROTOCOL
 from dispy.payload.modules.origins import lies_with_packages
 
 STAMPED_MAX = 1024 * 1024
-"""Bytes of a value up to which its content is compared. What is larger counts as changed each time."""
+"""Size of a value (bytes, pickled) up to which it is compared. A larger value counts as changed each time."""
 
 WATCHED_MAX = 64 * 1024
-"""Bytes of a value up to which it is looked at before each job whose arguments have classes of the script (50 us)."""
+"""Size of a value (bytes, pickled) up to which it is compared before each job with classes of the script (50 us)."""
 
 _SMALL = 64
+"""Longest text or bytes that is its own stamp."""
 
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type(Ellipsis)})
 
@@ -32,10 +38,11 @@ _names = itertools.count(1)
 _program = os.urandom(16).hex()
 
 _identities: dict[int, tuple[weakref.ref[Any], str]] = {}
+"""Identities by address of the object, with a reference that tells whether the object is still the one."""
 
 
 def identity_of(obj: Any) -> str:
-    """A name for a function, class or module that no other one has or had, in any program."""
+    """Returns the identity of a function, class or module: a name that no other one has or had, in any program."""
     known = _identities.get(id(obj))
     if known is not None and known[0]() is obj:
         return known[1]
@@ -45,7 +52,7 @@ def identity_of(obj: Any) -> str:
 
 
 def give_identity(obj: Any, name: str) -> None:
-    """Have an object that arrived known under the name that it has where it comes from."""
+    """Give an object that has arrived the identity that it has in the program it comes from."""
     address = id(obj)
 
     def forget(_: object) -> None:
@@ -55,11 +62,11 @@ def give_identity(obj: Any, name: str) -> None:
 
 
 class TooLarge(Exception):
-    """More was written than is compared."""
+    """More bytes were written than the file takes."""
 
 
 class Sink(io.RawIOBase):
-    """A file that keeps a digest of what is written to it, and refuses more than so many bytes."""
+    """A file that keeps only a digest of what is written to it, and refuses to grow beyond ``limit`` bytes."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -80,12 +87,12 @@ class Sink(io.RawIOBase):
         return size
 
     def digest(self) -> bytes:
-        """Of all that was written."""
+        """Returns the digest of all bytes that were written (16 bytes)."""
         return self._digest.digest()
 
 
 class Limited(io.BytesIO):
-    """A file in memory that refuses more than so many bytes, before they are copied."""
+    """A file in memory that refuses to grow beyond ``limit`` bytes, before anything is copied."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -118,12 +125,12 @@ def _name_of(obj: Any) -> str:
 
 
 def is_atom(value: Any) -> bool:
-    """Whether a value cannot change in itself and holds nothing else."""
+    """True if a value cannot change and holds no other object."""
     return type(value) in _ATOMS
 
 
 def _state_of(function: types.FunctionType) -> tuple[Any, ...]:
-    """Defaults, closure contents and attributes of a function."""
+    """Returns defaults, keyword defaults, contents of cells and attributes of a function; None for each it lacks."""
     cells = function.__closure__
     closed = None if cells is None else tuple([_content(cell) for cell in cells])
     return function.__defaults__, function.__kwdefaults__, closed, vars(function) or None
@@ -137,11 +144,11 @@ def _content(cell: types.CellType) -> Any:
 
 
 def of(value: Any, limit: int = STAMPED_MAX) -> Any:
-    """The stamp of a value: equal where nothing has changed; None where that is not known.
+    """Returns the stamp of a value, which is equal as long as the value is; None if that cannot be told.
 
     Args:
         value: Anything.
-        limit: Bytes up to which its content is looked at.
+        limit: Size (bytes, pickled) beyond which the stamp is None.
     """
     kind = type(value)
     if kind in _ATOMS and (kind not in (str, bytes) or len(value) <= _SMALL):
@@ -156,7 +163,7 @@ def of(value: Any, limit: int = STAMPED_MAX) -> Any:
     sink = Sink(limit)
     try:
         _Stamper(sink, protocol=PROTOCOL).dump(value)
-    except Exception:  # it is too large, or the pickle that it is for says why it cannot be sent
+    except Exception:  # it is too large, or cannot be pickled, and the pickle of the code says why
         return None
     return sink.digest()
 
@@ -164,7 +171,7 @@ def of(value: Any, limit: int = STAMPED_MAX) -> Any:
 class Watch:
     """Functions, globals and classes that must not change for a pickle of their code to stay right.
 
-    What it had is held, so that no address is used again.
+    The objects are held, so that no address is used again.
     """
 
     __slots__ = ("_attributes", "_classes", "_contents", "_functions", "_globals", "_kept", "_noted")
@@ -177,26 +184,26 @@ class Watch:
         self._noted: set[int | tuple[int, str]] = set()
         self._kept: list[Any] = []
         self._contents: list[tuple[Any, Any]] = []
-        """Values that may change in themselves, with their stamps. Of larger ones it is not known."""
+        """Values that may change in place, with their stamps; without those larger than ``WATCHED_MAX``."""
 
     def add_function(self, function: types.FunctionType) -> None:
-        """A function: its code, defaults, variables and attributes."""
+        """Watch a function: its code, defaults, cells and attributes."""
         state = _state_of(function)
         self._functions.append((function, function.__code__, state))
         if _is_of_library(function.__code__.co_filename):
-            return  # such as what dataclasses make: nobody changes what it holds
+            return  # a method that dataclasses or the like have made: what it holds does not change
         for value in (*(state[0] or ()), *(state[1] or {}).values(), *(state[2] or ())):
             self._add_content(value)
 
     def add_global(self, namespace: dict[str, Any], name: str, value: Any) -> None:
-        """A global."""
+        """Watch a global: the object that it is, and its content."""
         if (id(namespace), name) not in self._noted:
             self._noted.add((id(namespace), name))
             self._globals.append((namespace, name, value))
             self._add_content(value)
 
     def add_class(self, cls: type) -> None:
-        """A class: its attributes."""
+        """Watch a class: its attributes, and their contents."""
         self._classes.append((cls, tuple(vars(cls).values())))
         self._attributes[id(cls)] = attributes_of(cls)
         for name, value in list(vars(cls).items()):
@@ -204,6 +211,7 @@ class Watch:
                 self._add_content(value)
 
     def _add_content(self, value: Any) -> None:
+        """Watch the content of a value, unless it cannot change or is too large."""
         if type(value) in _ATOMS or isinstance(value, _LASTING) or id(value) in self._noted:
             return
         self._noted.add(id(value))
@@ -213,7 +221,7 @@ class Watch:
             self._contents.append((value, stamp))
 
     def is_same(self) -> bool:
-        """Whether nothing of it has changed; 0.1 us for each function, global and class."""
+        """True if nothing that is watched has changed; takes 0.1 us for each function, global and class."""
         for namespace, name, value in self._globals:
             if namespace.get(name, _MISSING) is not value:
                 return False
@@ -225,7 +233,7 @@ class Watch:
                     map(operator.is_, after.values(), before.values())
                 ):
                     return False
-                self._classes[place] = cls, now  # a library keeps something there, such as slot names
+                self._classes[place] = cls, now  # a library has put something there, such as slot names
         for function, code, state in self._functions:
             if function.__code__ is not code or not _is_same_state(_state_of(function), state):
                 return False
@@ -254,16 +262,16 @@ _LASTING = (
     types.FunctionType, type, types.ModuleType, types.BuiltinFunctionType, types.MemberDescriptorType,
     types.GetSetDescriptorType, classmethod, staticmethod, property, types.WrapperDescriptorType,
 )  # fmt: skip
-"""Types of values that do not change in themselves, or are looked at elsewhere."""
+"""Types of values that do not change in place, or are watched by themselves."""
 
 LEFT_OUT = frozenset({
     "__dict__", "__weakref__", "_abc_impl", "__slotnames__", "__annotate_func__", "__annotations_cache__",
 })  # fmt: skip
-"""Attributes of classes that each process has its own of."""
+"""Attributes of classes that each process makes for itself."""
 
 
 def attributes_of(cls: type) -> dict[str, Any]:
-    """Attributes to set on a class after it was made, in order."""
+    """Returns the attributes that are set on a class after it was made, in order."""
     found = {}
     for name, value in list(vars(cls).items()):
         if name in LEFT_OUT or name in ("__module__", "__qualname__"):
@@ -274,13 +282,13 @@ def attributes_of(cls: type) -> dict[str, Any]:
         ):
             continue  # slots come with the class
         if name.startswith("__") and not isinstance(value, _LASTING) and not can_be_pickled(value):
-            continue  # what a library keeps there for itself, such as a decoder for the class
+            continue  # an object of a library for itself, such as a decoder for the class
         found[name] = value
     return found
 
 
 def can_be_pickled(value: Any) -> bool:
-    """Whether a value can be pickled, whatever becomes of the code that it refers to."""
+    """True if a value can be pickled, apart from the functions, classes and modules that it refers to."""
     if type(value) in _ATOMS:
         return True
     try:

@@ -2,7 +2,15 @@
 
 A class is made empty and given its attributes one by one. Hooks of the user's own do not run a second time:
 ``__init_subclass__``, a metaclass and ``__set_name__`` have run in the program, and their effects are attributes. A
-class keeps an identity, so that an instance that comes back is of the class that it left with.
+class has an identity, which goes along, so that an instance that comes back is of the class that it left with.
+
+Where a class arrives | its identity is known here | then
+--- | --- | ---
+worker | no | the class is made and filled
+worker | yes, from a definition of the same digest | the class is used, and the definition not opened
+worker | yes, with another digest | the class is changed, which is undone after the job (``scopes.changes``)
+program | yes, or a class of the name is there | that class is used, whatever the definition says
+program | no | the class is made and filled
 """
 
 from __future__ import annotations
@@ -17,40 +25,38 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from dispy.payload.by_value import change_stamps, scopes, special_objects
+from dispy.payload.by_value import change_stamps, scopes
 from dispy.payload.by_value.bytecode import named_in
 from dispy.payload.by_value.change_stamps import attributes_of, give_identity, identity_of
-from dispy.payload.by_value.functions import functions_in, is_code
+from dispy.payload.by_value.code_pickler import CodePickler
+from dispy.payload.by_value.functions import functions_in, is_code, is_generic
 from dispy.payload.modules.origins import Origin, origin_of
-
-if TYPE_CHECKING:
-    from dispy.payload.by_value.pickler import Pickler
 
 EnumType = enum.EnumMeta
 
 _by_identity: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
-"""Classes that were sent or have arrived."""
+"""Classes that were sent or have arrived, by identity."""
 
 _digests: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
-"""Digests of the definitions that classes here were made, or changed, by."""
+"""Digest of the definition that each class here was made or last changed by."""
 
 _MAKE = ("__module__", "__qualname__", "__slots__")
-"""Attributes that a class is made with."""
+"""Attributes that a class is made with, and that are not set afterwards."""
 
 # In the program.
 
 
 def keep(cls: type) -> None:
-    """Have a class found by its identity when it comes back."""
+    """Have a class found by its identity when an instance of it comes back."""
     _by_identity[identity_of(cls)] = cls
 
 
-def reduce_definition(pickler: Pickler, cls: type) -> Any:
-    """How a class is pickled: made empty, then filled."""
+def reduce_definition(pickler: CodePickler, cls: type) -> Any:
+    """Returns how a class is pickled: a call that makes it empty, and a state that fills it (``fill_class``)."""
     identity = identity_of(cls)
     keep(cls)
     bases = cls.__bases__
@@ -88,9 +94,9 @@ def reduce_definition(pickler: Pickler, cls: type) -> Any:
         function
         for value in attributes.values()
         for function in functions_in(value)
-        if pickler.is_by_value(function) and not special_objects.is_generic(function)
+        if pickler.is_by_value(function) and not is_generic(function)
     ]
-    # Those first that may be called when objects of the class arrive, as keys of a dictionary say.
+    # Special methods first: they may be called while objects of the class arrive, such as keys of a dictionary.
     later = pickler.later(sorted(functions, key=lambda function: not function.__name__.startswith("__")))
     first = {name: value for name, value in attributes.items() if _is_first(name, value)}
     rest = {name: value for name, value in attributes.items() if name not in first}
@@ -99,7 +105,7 @@ def reduce_definition(pickler: Pickler, cls: type) -> Any:
 
 
 class First:
-    """Gives a class its methods and the like before anything arrives that may hold objects of it."""
+    """Stand-in that gives a class its methods and the like before anything arrives that may hold objects of it."""
 
     __slots__ = ("_attributes", "_cls")
 
@@ -112,18 +118,19 @@ class First:
 
 
 def set_first(cls: type, attributes: dict[str, Any]) -> dict[str, Any]:
-    """Where a class arrives that is new there: set its methods and the like."""
+    """Set the methods and the like of a class, if it is new here; returns them."""
     if cls in _unfilled:
         _set(cls, attributes)
     return attributes
 
 
 def _is_first(name: str, value: Any) -> bool:
+    """True if an attribute of a class is set before the others: it holds no objects of the class."""
     return is_code(value) or change_stamps.is_atom(value) or (name.startswith("__") and name.endswith("__"))
 
 
 def _is_plain_metaclass(meta: type) -> bool:
-    """Whether ``type`` itself can make classes of a metaclass; those written in C make their own."""
+    """True if ``type`` itself can make classes of a metaclass; metaclasses written in C make their own."""
     for base in meta.__mro__:
         if base is type:
             return True
@@ -135,7 +142,7 @@ def _is_plain_metaclass(meta: type) -> bool:
 def _struct_parts(
     cls: type, attributes: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Of a ``msgspec.Struct``: what it is made of, what it is given afterwards, and its keywords."""
+    """Returns the namespace that a ``msgspec.Struct`` is made with, attributes to set afterwards, and keywords."""
     struct: Any = cls
     own = vars(cls).get("__annotations__", {})
     fields: dict[str, Any] = {"__annotations__": own}
@@ -170,7 +177,7 @@ _STRUCT_OPTIONS = (
 
 
 class FactoryField(NamedTuple):
-    """A field of a ``msgspec.Struct`` whose default is made anew for each; what msgspec has for it cannot be sent."""
+    """A default of a ``msgspec.Struct`` that is made by a call: msgspec's own object for it cannot be sent."""
 
     factory: Any
 
@@ -180,13 +187,13 @@ _FACTORY = type(
 )
 
 
-# Where classes arrive.
+# Called by pickles that are loaded.
 
 
 def make_class(
     identity: str, meta: type, name: str, bases: tuple[type, ...], namespace: dict[str, Any]
 ) -> type:
-    """The class of this identity, empty if it is new here."""
+    """Returns the class of an identity: a new, empty one if there is none here."""
     known = _by_identity.get(identity)
     if known is not None:
         return known
@@ -200,7 +207,7 @@ def make_class(
 def make_by_metaclass(
     identity: str, meta: Any, name: str, bases: tuple[type, ...], namespace: dict[str, Any], keywords: Any
 ) -> type:
-    """The class of this identity, made by a metaclass that is written in C."""
+    """Returns the class of an identity: a new one, made by a metaclass written in C, if there is none here."""
     known = _by_identity.get(identity)
     if known is not None:
         return known
@@ -213,6 +220,7 @@ def make_by_metaclass(
 
 
 def _note(cls: type, identity: str) -> type:
+    """Note a class that was made here and is to be filled; returns it."""
     _by_identity[identity] = cls
     give_identity(cls, identity)
     _unfilled.add(cls)
@@ -220,17 +228,17 @@ def _note(cls: type, identity: str) -> type:
 
 
 _unfilled: set[type] = set()
-"""Classes that a definition being loaded has made and not filled yet."""
+"""Classes that a definition that is being loaded has made and not filled yet."""
 
 _hooks = threading.RLock()
-"""Guards classes whose ``__init_subclass__`` is away."""
+"""Held while ``__init_subclass__`` of classes is replaced."""
 
 _quiet = classmethod(lambda *_, **__: None)
 
 
 @contextmanager
 def _without_hooks(bases: tuple[type, ...]) -> Iterator[None]:
-    """Have no ``__init_subclass__`` run: it has, with keywords that nobody knows any more."""
+    """Have no ``__init_subclass__`` run in the block: it has run in the program, with keywords that are lost."""
     owners = {owner for base in bases for owner in base.__mro__ if "__init_subclass__" in vars(owner)} - {
         object
     }
@@ -249,7 +257,7 @@ def _without_hooks(bases: tuple[type, ...]) -> Iterator[None]:
 
 
 def fill_class(cls: type, state: tuple[Any, ...]) -> type:
-    """Give a class its attributes; one that is here already keeps its own."""
+    """Give a new class its attributes, or change the class that is being changed; any other keeps its own."""
     first, _, rest, subclasses, scope, values = state
     if cls in _unfilled:
         _unfilled.discard(cls)
@@ -264,6 +272,7 @@ def fill_class(cls: type, state: tuple[Any, ...]) -> type:
 
 
 def _set(cls: type, attributes: dict[str, Any]) -> None:
+    """Set attributes of a class, past a metaclass."""
     for name, value in attributes.items():
         type.__setattr__(cls, name, value)
     # Python 3.13 drops the line of a class when attributes of it are set.
@@ -272,11 +281,11 @@ def _set(cls: type, attributes: dict[str, Any]) -> None:
 
 
 _changing: type | None = None
-"""The class that a definition being loaded changes."""
+"""The class that the definition that is being loaded changes; None if it makes one."""
 
 
 def _change(cls: type, attributes: dict[str, Any]) -> None:
-    """Have a class as the program has it now; put back after the job, if it is one of the computation's."""
+    """Have a class as the program has it now; undone after the job, if the computation is loaded."""
     before = attributes_of(cls)
 
     def put_back() -> None:
@@ -291,10 +300,17 @@ def _change(cls: type, attributes: dict[str, Any]) -> None:
 
 
 def resolve(identity: str, digest: bytes, module: str, qualname: str, definition: bytes) -> type:
-    """A class that came by value: the one that is here, as it is now in the program that has sent it.
+    """Returns a class that came by value: the one that is here, in a worker as the program has it now.
 
-    A program that loads results has its own class, which nothing that comes back changes. One that was started anew
-    finds its class again in what an earlier run left.
+    A program has its own class, which no result changes. A program that was started anew finds its class, by module
+    and name, for results that an earlier run of it has left.
+
+    Args:
+        identity: Identity of the class.
+        digest: Digest of the definition.
+        module: Name of the module of the class.
+        qualname: Name of the class in its module.
+        definition: The class, pickled by itself; only opened if it is needed.
     """
     global _changing
     known = _by_identity.get(identity)
@@ -309,13 +325,15 @@ def resolve(identity: str, digest: bytes, module: str, qualname: str, definition
     finally:
         _changing = before
     if len(scopes.changes) > changes:
-        # What it has brought besides is put back after the job, so that the next one has to bring it again.
+        # Globals that it has brought are undone after the job: forget the digest, so that they are set again next
+        # time.
         scopes.note_change(partial(_forget_digest, cls, _digests.get(cls)))
     _digests[cls] = digest
     return cls
 
 
 def _forget_digest(cls: type, digest: bytes | None) -> None:
+    """Note the digest that a class had before (None: none)."""
     if digest is None:
         _digests.pop(cls, None)
     else:
@@ -323,6 +341,7 @@ def _forget_digest(cls: type, digest: bytes | None) -> None:
 
 
 def _find_class(module: str, qualname: str) -> type | None:
+    """Returns the user's own class of this name; None if there is none."""
     if origin_of(module) is Origin.INSTALLED:
         return None
     found = scopes.attribute_of(sys.modules.get(module), qualname)
@@ -333,7 +352,7 @@ def _find_class(module: str, qualname: str) -> type | None:
 
 
 def reduce_member(member: enum.Enum) -> Any:
-    """How a member of an enumeration is pickled whose class goes by value: by its name, once the class is there."""
+    """Returns how a member of an enumeration that goes by value is pickled: by its name, or flags by their value."""
     cls: Any = type(member)
     name = member._name_
     if name is None or cls._member_map_.get(name) is not member:
@@ -347,7 +366,7 @@ def reduce_member(member: enum.Enum) -> Any:
 
 
 def _underlying(member: Any, base: Any) -> tuple[Any, ...]:
-    """Arguments that make the plain value below a member, such as the number of an ``IntEnum``."""
+    """Returns the arguments that make the plain value of a member, such as the number of an ``IntEnum``."""
     arguments = getattr(base, "__getnewargs__", None)
     if arguments is not None:
         return tuple(arguments(member))
@@ -357,10 +376,11 @@ def _underlying(member: Any, base: Any) -> tuple[Any, ...]:
 
 
 def _member(cls: Any, name: str, base: Any, arguments: tuple[Any, ...]) -> Any:
+    """Returns the member of a name; a new object while the class is being filled."""
     found = vars(cls).get("_member_map_", {}).get(name)
     if found is not None:
         return found
-    # The class is being filled. One object for each name, whoever comes first.
+    # The class is being filled: one object for each name, made when the first pickle of it is met.
     pending = _pending.setdefault(cls, {})
     if name not in pending:
         pending[name] = base.__new__(cls, *arguments)
@@ -368,6 +388,7 @@ def _member(cls: Any, name: str, base: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 _pending: weakref.WeakKeyDictionary[type, dict[str, Any]] = weakref.WeakKeyDictionary()
+"""Members, by name, of enumerations that are being filled."""
 
 
 def _fill_member(member: Any, state: dict[str, Any]) -> Any:
@@ -377,6 +398,7 @@ def _fill_member(member: Any, state: dict[str, Any]) -> Any:
 
 
 def _composite(cls: Any, value: Any) -> Any:
+    """Returns the member of an enumeration of flags that has several bits."""
     if cls not in _unfilled:
         return cls(value)
     base = _base_of(cls)
@@ -384,5 +406,5 @@ def _composite(cls: Any, value: Any) -> Any:
 
 
 def _base_of(cls: type) -> type:
-    """The type whose values the members of an enumeration are."""
+    """Returns the type that the members of an enumeration of flags are values of."""
     return int if issubclass(cls, int) else object

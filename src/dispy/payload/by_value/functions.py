@@ -1,35 +1,44 @@
-"""Functions by value: made first, filled when all that they may refer to is there."""
+"""Functions by value, with their cells, and functions of ``functools.singledispatch``.
+
+A function is pickled in two halves, as it may refer to itself: it is made first (``make_function``), and filled when
+everything that it refers to is there (``fill_function``). The functions of a class are filled with the class
+(``Later``).
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
+import pickle
+import sys
 import types
 from typing import Any
 
-from dispy.payload.by_value import special_objects
 from dispy.payload.by_value.bytecode import Namespace
-from dispy.payload.by_value.scopes import fill_scope
+from dispy.payload.by_value.code_pickler import CodePickler
+from dispy.payload.by_value.scopes import attribute_of, fill_scope
 
 PARTS = (
     "__qualname__", "__annotations__", "__kwdefaults__", "__defaults__", "__module__", "__doc__", "__type_params__",
 )  # fmt: skip
+"""Attributes of functions that are set when a function is filled."""
 
 
 def content_of(cell: types.CellType) -> Any:
-    """Value of a variable that functions share; ``EMPTY`` if it has none yet."""
+    """Returns the value of a cell (a variable that functions share); ``EMPTY`` if it has none yet."""
     try:
         return cell.cell_contents
     except ValueError:
-        return special_objects.EMPTY
+        return EMPTY
 
 
 def is_code(value: Any) -> bool:
-    """Whether an attribute of a class is a function, or a method or property made of one."""
+    """True if an attribute of a class is a function, or a method or property made of one."""
     return isinstance(value, (types.FunctionType, classmethod, staticmethod, property))
 
 
 def functions_in(value: Any) -> list[types.FunctionType]:
-    """The functions that an attribute of a class is made of."""
+    """Returns the functions that an attribute of a class is made of."""
     parts = [value]
     if isinstance(value, (classmethod, staticmethod)):
         parts = [value.__func__]
@@ -38,33 +47,110 @@ def functions_in(value: Any) -> list[types.FunctionType]:
     return [part for part in parts if isinstance(part, types.FunctionType)]
 
 
-# What pickles call where they are loaded.
+# Called by pickles that are loaded.
 
 
 def make_function(
     code: types.CodeType, scope: Namespace, name: str, closure: tuple[types.CellType, ...] | None
 ) -> types.FunctionType:
-    """A function without anything that may refer to it again."""
+    """Returns a function without the parts that may refer to it again."""
     return types.FunctionType(code, scope, name, None, closure)
 
 
 def fill_function(function: types.FunctionType, state: tuple[Any, ...]) -> types.FunctionType:
-    """Give a function what may refer to it again."""
+    """Give a function the parts that may refer to it again: see ``CodePickler.state_of``."""
     about, attributes, cells, values, submodules = state
     for name in submodules:
         importlib.import_module(name)
     fill_scope(function.__globals__, values)
     for cell, value in cells:
-        special_objects.fill_cell(cell, value)
+        fill_cell(cell, value)
     vars(function).update(attributes)
     for name, value in about.items():
         setattr(function, name, value)
     return function
 
 
-def fill_module(module: types.ModuleType, state: tuple[Any, ...]) -> types.ModuleType:
-    """Give a module that came by value its attributes; those that could not be sent say so when they are used."""
-    values, reasons = state
-    fill_scope(vars(module), values)
-    special_objects.explain_missing(module, reasons)
-    return module
+class Later:
+    """Stand-in that fills a function of a class where the stand-in is pickled."""
+
+    __slots__ = ("_function", "_pickler")
+
+    def __init__(self, pickler: CodePickler, function: types.FunctionType) -> None:
+        self._pickler = pickler
+        self._function = function
+
+    def __reduce__(self) -> tuple[Any, tuple[types.FunctionType, tuple[Any, ...]]]:
+        return fill_function, (self._function, self._pickler.state_of(self._function))
+
+
+def resolve_function(module: str, name: str, data: bytes) -> Any:
+    """Returns a function of the script that a job has returned: the program's own, or else that of the pickle."""
+    found = attribute_of(sys.modules.get(module), name)
+    return found if isinstance(found, types.FunctionType) else pickle.loads(data)
+
+
+# Cells: variables that functions share.
+
+
+def make_cell() -> types.CellType:
+    """Returns a cell that has no value yet."""
+    return types.CellType()
+
+
+def fill_cell(cell: types.CellType, value: Any) -> types.CellType:
+    """Give a cell its value, unless that is ``EMPTY``; returns the cell."""
+    if value is not EMPTY:
+        cell.cell_contents = value
+    return cell
+
+
+class _Empty:
+    """Stand-in for the value of a cell that has none yet."""
+
+    def __reduce__(self) -> str:
+        return "EMPTY"
+
+
+EMPTY = _Empty()
+
+
+# Functions of ``functools.singledispatch``.
+
+_generic: Any = functools.singledispatch(lambda _: None)
+_dispatching = _generic.__code__
+
+
+def is_generic(function: Any) -> bool:
+    """True if a function was made by ``functools.singledispatch``."""
+    return function.__code__ is _dispatching
+
+
+def reduce_generic_function(function: types.FunctionType) -> Any:
+    """Returns how a function of ``functools.singledispatch`` is pickled; None for any other function."""
+    if not is_generic(function):
+        return None
+    implementations = dict(function.registry)  # type: ignore[attr-defined]
+    attributes = {
+        name: value
+        for name, value in vars(function).items()
+        if name not in ("register", "dispatch", "registry", "_clear_cache")
+    }
+    parts = {
+        name: getattr(function, name) for name in ("__name__", "__qualname__", "__module__", "__doc__")
+    }
+    return _generic_function, (), (implementations, attributes, parts), None, None, _fill_generic_function
+
+
+def _generic_function() -> Any:
+    return functools.singledispatch(lambda _: None)
+
+
+def _fill_generic_function(function: Any, state: tuple[Any, ...]) -> Any:
+    implementations, attributes, parts = state
+    for kind, implementation in implementations.items():
+        function.register(kind, implementation)
+    vars(function).update(attributes)
+    for name, value in parts.items():
+        setattr(function, name, value)
+    return function

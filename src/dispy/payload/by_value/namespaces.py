@@ -1,4 +1,4 @@
-"""Globals of functions, and whose they are."""
+"""Globals of functions: the module or package that they belong to, and functions whose globals are used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dispy.payload.modules.origins import MAINS
 
 
 def package_of(namespace: Namespace) -> str:
-    """Name of the package that relative imports in a scope start from."""
+    """Returns the name of the package that relative imports in a scope start from."""
     package = namespace.get("__package__")
     if package is None:
         name = namespace.get("__name__") or ""
@@ -23,14 +23,14 @@ def package_of(namespace: Namespace) -> str:
 
 
 def module_of(namespace: Namespace) -> str | None:
-    """Name of the module whose globals these are; None for those of no module."""
+    """Returns the name of the module whose globals these are; None if they belong to no module."""
     name = namespace.get("__name__")
     module = sys.modules.get(name) if isinstance(name, str) else None
     return name if getattr(module, "__dict__", None) is namespace else None
 
 
 def about(namespace: Namespace) -> dict[str, Any]:
-    """Name, package, file and the like of a module that goes by value."""
+    """Returns name, package, file and the like of a module that goes by value."""
     found = {
         name: namespace[name]
         for name in ("__name__", "__package__", "__file__", "__path__", "__doc__")
@@ -43,7 +43,7 @@ def about(namespace: Namespace) -> dict[str, Any]:
 
 
 def functions_of(item: Any) -> Iterable[types.FunctionType]:
-    """The functions whose globals a computation or dependency uses."""
+    """Yields the functions whose globals a computation or dependency uses: its own, its methods, what it wraps."""
     if isinstance(item, types.MethodType):
         item = item.__func__
     if isinstance(item, (functools._lru_cache_wrapper, functools.partial)):
@@ -63,5 +63,5 @@ def functions_of(item: Any) -> Iterable[types.FunctionType]:
 
 
 def is_global(obj: Any) -> bool:
-    """Whether a function or class is found under its own name in its module."""
+    """True if a function or class is found under its own name in its module."""
     return attribute_of(sys.modules.get(obj.__module__), obj.__qualname__) is obj

@@ -1,15 +1,19 @@
-"""The pickler of code: what can be imported goes by name, all else of the user's own by value.
+"""The pickler of code: functions and classes that can be imported go by name, others of the user's own by value.
 
 Theory of operation. Every function has a *scope*, the dictionary of its globals. Three kinds:
 
 - of a module that can be imported (installed, or the user's own, whose source is sent): the other side uses the
   dictionary of that module, and nothing of it is in the pickle;
-- of a module that cannot be imported, such as the script: in a worker there is one module object under its name, in
+- of a module that cannot be imported, such as the script: a worker has one module object under its name, in
   ``sys.modules``, however many pickles bring parts of it. Each global travels with a *stamp*, which changes when the
-  program changes the global: what has not changed since it was sent leaves alone what setup or jobs have made of it;
-- of code that belongs to no module (``exec`` with a dictionary of its own): a dictionary for each pickle.
+  program changes the global: a global that arrives with the stamp that it has already is left alone, with all that
+  ``setup`` or jobs have made of it;
+- of code that belongs to no module (``exec`` with a dictionary of its own): one dictionary for each pickle.
 
-A program that loads results never has its own modules changed by them: there each pickle has a scope of its own.
+Results never change the modules of the program that loads them: there each pickle has a scope of its own.
+
+How a kind of object is pickled stands in ``functions``, ``classes``, ``module_objects``, ``annotation_types`` and
+``special_objects``, which see the pickler as a ``code_pickler.CodePickler``.
 """
 
 from __future__ import annotations
@@ -17,17 +21,27 @@ from __future__ import annotations
 import io
 import sys
 import types
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import cloudpickle
 from cloudpickle import cloudpickle as _cloud
 
 from dispy.payload.blocks import PROTOCOL, Collector
-from dispy.payload.by_value import bytecode, change_stamps, classes, scopes, special_objects
+from dispy.payload.by_value import (
+    bytecode,
+    change_stamps,
+    classes,
+    definitions,
+    functions,
+    module_objects,
+    scopes,
+    special_objects,
+)
 from dispy.payload.by_value.bytecode import Imported, Namespace, global_names
 from dispy.payload.by_value.change_stamps import Watch
-from dispy.payload.by_value.functions import PARTS, content_of, fill_function, fill_module, make_function
+from dispy.payload.by_value.code_pickler import Scope, Stamped
+from dispy.payload.by_value.functions import PARTS, Later, content_of, fill_function, make_function
 from dispy.payload.by_value.namespaces import about, is_global, module_of, package_of
 from dispy.payload.by_value.scopes import (
     attribute_of,
@@ -43,32 +57,27 @@ from dispy.payload.known_parts import Known
 from dispy.payload.modules import loaded_code
 from dispy.payload.modules.origins import Origin, modules_below, origin_of
 
-Stamped = tuple[str, Any, Any]
-"""A global: name, stamp (None: unknown) and value."""
-
-
-class Scope:
-    """Stands for the globals of functions in a pickle; one object for each dictionary, so that it stays one."""
-
-    __slots__ = ("_reduced",)
-
-    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
-        self._reduced = function, args
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return self._reduced
-
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
-    """Pickles any value; modules that have to be there are told.
+    """Pickles any value, and collects what the other side needs to load the pickle.
 
     Args:
-        file: Where the pickle goes.
-        buffers: Takes large buffers; without it they go into the pickle.
-        is_inline: Definitions of classes go into this pickle, so that they share what they have in common with the
-            rest. Otherwise each is a pickle within the pickle, which is not opened where the class is known.
-        known: What the other side has already; None for nothing.
-        only: The user's own module whose objects go by value here, though it can be imported.
+        file: File that the pickle is written to.
+        buffers: Takes large buffers; None: they go into the pickle.
+        is_inline: True: definitions of classes go into this pickle, so that objects that they share with the rest
+            stay shared. False: each is a pickle within the pickle, which is not opened where the class is known.
+        known: Parts of the program that the other side has already; None for nothing.
+        only: A module of the user's own whose objects go by value here, though it can be imported; empty for none.
+
+    Attributes:
+        names: Globals and attributes that functions in the pickle name.
+        imports: Import statements of functions that go by value.
+        modules: Names of the user's own modules that the other side has to import.
+        used: Names that are used of each of these modules, by module, as far as that is known.
+        sources: Texts of the files of code that goes by value, by file name.
+        sent: Functions and classes that go by value, by identity.
+        has_code: True once something compiled is in the pickle: another minor version of Python cannot load it.
+        watch: Parts of the program that must not change for this pickle to stay right.
     """
 
     def __init__(
@@ -84,38 +93,35 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             file, protocol=PROTOCOL, buffer_callback=buffers.take if buffers is not None else None
         )
         self.names: set[str] = set()
-        """Globals and attributes that functions name."""
         self.imports: set[Imported] = set()
-        """Import statements of functions that go by value."""
         self.modules: set[str] = set()
-        """The user's own modules that are to be imported there."""
         self.used: dict[str, set[str]] = {}
-        """Names that are used of each of these modules, as far as that is known."""
         self.sources: dict[str, str] = {}
-        """Texts of the files of code that goes by value, by file name."""
         self.sent: dict[int, Any] = {}
-        """Functions and classes that go by value, by identity."""
         self.has_code = False
-        """True once something compiled is in the pickle: another minor version of Python cannot load it."""
         self.watch = Watch()
-        """Parts of the program that must not change for this pickle to stay right."""
         self._is_inline = is_inline
         self._known = known
         self._is_known_same: bool | None = None
+        """True if the parts that the other side has are unchanged; None until that is asked."""
         self._only = only
         self._scopes: dict[int, Scope] = {}
+        """Stand-ins for globals of functions, by address of the dictionary."""
         self._globals: dict[tuple[int, str], Scope] = {}
+        """Stand-ins for values of globals, by address of the dictionary and name."""
         self._kept: list[Any] = []
         """Objects held so that no address in the memo of the pickle is used again."""
         self._late: set[int] = set()
-        """Functions of classes: made with the class, filled when it has all of them."""
+        """Addresses of functions of classes: made with the class, filled when it has all of them."""
         self._cells: set[int] = set()
-        """Variables of functions: what they hold is set with a function."""
+        """Addresses of cells of functions that go by value: a cell is filled together with a function."""
         self._filled: set[int] = set()
+        """Addresses of cells whose contents are in the pickle."""
         self._bare: dict[int, tuple[str, str]] | None = None
-        """Objects that are nothing but themselves, by address, with the names under which modules hold them."""
+        """Sentinel objects (``find_bare``), by address, with module and name; None until they are looked for."""
 
     def reducer_override(self, obj: Any) -> Any:
+        """Returns how an object is pickled; NotImplemented for the usual way. Part of the protocol of ``pickle``."""
         if isinstance(obj, types.FunctionType):
             return self._reduce_function(obj)
         if isinstance(obj, type):
@@ -135,6 +141,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return self._reduce_object(obj, kind)
 
     def _reduce_object(self, obj: Any, kind: Any) -> Any:
+        """Returns how an instance is pickled: sentinels by name, objects that delegate attributes part by part."""
         if kind.__module__ == "sys":  # such as sys.version_info
             return special_objects.named, ("sys", kind.__name__.rpartition(".")[2])
         if not _is_reduced_plainly(kind):
@@ -157,22 +164,22 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
 
     def _reduce_cell(self, cell: types.CellType) -> Any:
         if id(cell) in self._cells:
-            return special_objects.make_cell, ()
+            return functions.make_cell, ()
         self._filled.add(id(cell))
         self._kept.append(cell)
-        return special_objects.make_cell, (), content_of(cell), None, None, special_objects.fill_cell
+        return functions.make_cell, (), content_of(cell), None, None, functions.fill_cell
 
     # Modules.
 
     def origin(self, name: str | None) -> Origin:
-        """Where a module comes from, as far as this pickle is concerned."""
+        """Returns where a module comes from, as far as this pickle is concerned."""
         origin = origin_of(name)
         if origin is Origin.OWN and (name == self._only or not loaded_code.can_be_sent(name)):
             return Origin.VALUE
         return origin
 
     def is_by_value(self, obj: Any) -> bool:
-        """Whether a function, class or the like goes by value: there is no name under which it is found."""
+        """True if a function, class or the like goes by value: there is no name under which it is found."""
         name = str(getattr(obj, "__qualname__", None) or getattr(obj, "__name__", ""))
         module = str(getattr(obj, "__module__", None) or "")
         origin = self.origin(module)
@@ -187,7 +194,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         self.used.setdefault(module, set()).add(name.partition(".")[0])
 
     def by_name(self, module: str, name: str) -> Any:
-        """How something is pickled that is an attribute of a module."""
+        """Returns how an attribute of a module is pickled: by module and name."""
         if self.origin(module) is Origin.OWN:
             self._use(module, name)
         return special_objects.named, (module, name)
@@ -196,12 +203,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         name = module.__name__
         origin = self.origin(name) if sys.modules.get(name) is module else Origin.VALUE
         if origin is Origin.VALUE:
-            values = {key: value for key, value in vars(module).items() if key not in _MODULE_PRIVATE}
-            sendable, reasons = special_objects.sendable_part(self, values, f"module {name}")
+            values = {
+                key: value for key, value in vars(module).items() if key not in module_objects.PRIVATE
+            }
+            sendable, reasons = module_objects.sendable_part(values, f"module {name}", _try_to_pickle)
             state = [(key, change_stamps.of(value), value) for key, value in sendable.items()], reasons
-            # Another module of its name may have taken its place.
+            # Another module may have taken the place of this one in ``sys.modules``.
             make = module_of_value if sys.modules.get(name) in (module, None) else lone_module
-            return make, (name, about(vars(module))), state, None, None, fill_module
+            return make, (name, about(vars(module))), state, None, None, module_objects.fill_module
         if origin is Origin.OWN:
             self.modules.add(name)
         return import_module, (name,)
@@ -209,7 +218,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
     # Functions.
 
     def is_known(self, obj: Any) -> bool:
-        """Whether the other side has a function or class of the script, as it is now."""
+        """True if the other side has a function or class of the script, as it is now."""
         if self._known is None or not self._known.has(obj):
             return False
         if self._is_known_same is None:
@@ -225,9 +234,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         if other is not None:
             return self.by_name(*other)
         if scopes.is_worker and not self._is_inline and is_global(function):
-            data = function_data(function)
-            return special_objects.resolve_function, (function.__module__, function.__qualname__, data)
-        generic = special_objects.reduce_generic_function(function)
+            data = definitions.function_data(function, _pickle_inline)
+            return functions.resolve_function, (function.__module__, function.__qualname__, data)
+        generic = functions.reduce_generic_function(function)
         if generic is not None:
             return generic
         self.has_code = True
@@ -255,7 +264,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return [Later(self, function) for function in functions]
 
     def _other_name(self, obj: Any) -> tuple[str, str] | None:
-        """Another name under which a module of the user's holds a function or class that it has made."""
+        """Returns another name under which a module of the user's holds a function or class of its own; or None."""
         module = str(getattr(obj, "__module__", None) or "")
         if self.origin(module) is not Origin.OWN:
             return None
@@ -265,7 +274,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return None
 
     def state_of(self, function: types.FunctionType) -> tuple[Any, ...]:
-        """The second half of a pickled function: what may refer to the function again."""
+        """Returns the second half of a pickled function: the parts that may refer to the function again.
+
+        These are its attributes, contents of cells, globals with their stamps, and modules to import first.
+        """
         about = {
             name: getattr(function, name)
             for name in PARTS
@@ -300,7 +312,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return about, dict(vars(function)), cells, values, submodules
 
     def stamped(self, namespace: Namespace, names: Iterable[str]) -> list[Stamped]:
-        """Globals of a scope that goes by value, with their stamps."""
+        """Returns globals of a scope that goes by value, with their stamps."""
         found = []
         for name in names:
             value = namespace[name]
@@ -311,19 +323,20 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return found
 
     def shared(self, namespace: Namespace, value: Any) -> Any:
-        """A value, or what stands for it if it is one that a module holds as well: it is to stay one object."""
+        """Returns a value, or its stand-in if a module holds it as well: it must stay one object."""
         reference = self._in_other_module(value)
         if reference is None and not isinstance(value, loaded_code.PLAIN) and self.goes_along(namespace):
             reference = self._in_scope(namespace, value)
         return value if reference is None else reference
 
     def shared_in(self, namespace: Namespace, values: Any) -> Any:
-        """``shared`` for the values of a tuple or dictionary."""
+        """Returns a tuple or dictionary with the values that ``shared`` gives."""
         if isinstance(values, dict):
             return {name: self.shared(namespace, value) for name, value in values.items()}
         return tuple([self.shared(namespace, value) for value in values])
 
     def _in_scope(self, namespace: Namespace, value: Any) -> Scope | None:
+        """Returns the stand-in for a value that is a global of a scope as well; None if it is none."""
         for name, other in namespace.items():
             if other is value and not name.startswith("__"):
                 break
@@ -338,7 +351,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return reference
 
     def _in_other_module(self, value: Any) -> Scope | None:
-        """Stand-in for an object that one module of the user's made and another took from it by name."""
+        """Returns the stand-in for an object that one module of the user's made and another took by name; or None."""
         found = loaded_code.find_home(value)
         if found is None or self.origin(found[0]) is not Origin.OWN:
             return None
@@ -347,7 +360,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return reference
 
     def _submodules(self, code: types.CodeType, values: Iterable[Any]) -> list[str]:
-        """Modules that were imported below those that a function names, as ``import xml.dom`` does."""
+        """Returns modules below packages that a function names, which it finds as attributes (``import xml.dom``)."""
         found = []
         for value in values:
             if not isinstance(value, types.ModuleType) or not hasattr(value, "__path__"):
@@ -364,12 +377,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return found
 
     def goes_along(self, namespace: Namespace) -> bool:
-        """Whether globals of a scope are in the pickle, and not in a module there."""
+        """True if globals of a scope are in the pickle, and not in a module on the other side."""
         module = module_of(namespace)
         return module is None or self.origin(module) is Origin.VALUE
 
     def scope_of(self, namespace: Namespace) -> Scope:
-        """Stand-in for the globals of functions."""
+        """Returns the stand-in for the globals of functions; the same one for the same dictionary."""
         scope = self._scopes.get(id(namespace))
         if scope is None:
             name = module_of(namespace)
@@ -387,6 +400,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return scope
 
     def _reduce_code(self, code: types.CodeType) -> Any:
+        """Returns how compiled code is pickled, and notes the text of its file."""
         filename = code.co_filename
         if filename not in self.sources:
             self.sources[filename] = "" if _is_no_file(filename) else bytecode.source_of(filename, {})
@@ -412,7 +426,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
             self.sent[id(cls)] = cls
             self.watch.add_class(cls)
             return classes.reduce_definition(self, cls)
-        definition = definition_of(cls)
+        definition = definitions.definition_of(cls, _pickle_inline)
         self.modules |= definition.modules
         self.imports |= definition.imports
         self.sources.update(definition.sources)
@@ -421,77 +435,32 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         )  # fmt: skip
 
 
-class Definition(NamedTuple):
-    """A class, pickled by itself."""
-
-    data: bytes
-    digest: bytes
-    modules: set[str]
-    imports: set[Imported]
-    sources: dict[str, str]
-
-
-_definitions: dict[str, tuple[Watch, Definition]] = {}
-"""By identity, the oldest first."""
-
-_DEFINITIONS_MAX = 1000
-
-
-def definition_of(cls: type) -> Definition:
-    """The class as it is now; made anew when something of it, or of what it uses, has changed."""
-    identity = change_stamps.identity_of(cls)
-    known = _definitions.get(identity)
-    # What a worker sends is for a program that has the class; others take what they get.
-    if known is not None and (scopes.is_worker or known[0].is_same()):
-        return known[1]
-    stream = io.BytesIO()
-    pickler = Pickler(stream, is_inline=True)
-    pickler.dump(cls)
-    data = stream.getvalue()
-    sink = change_stamps.Sink(sys.maxsize)
-    sink.write(data)
-    found = Definition(data, sink.digest(), pickler.modules, pickler.imports, pickler.sources)
-    classes.keep(cls)
-    while len(_definitions) >= _DEFINITIONS_MAX:
-        del _definitions[next(iter(_definitions))]
-    _definitions[identity] = (pickler.watch, found)
-    return found
-
-
-_functions: dict[str, bytes] = {}
-
-
-def function_data(function: types.FunctionType) -> bytes:
-    """A function of the script that a job returns, by value, for a program that does not have it."""
-    identity = change_stamps.identity_of(function)
-    data = _functions.get(identity)
-    if data is None:
-        stream = io.BytesIO()
-        Pickler(stream, is_inline=True).dump(function)
-        data = _functions[identity] = stream.getvalue()
-    return data
-
-
-class Later:
-    """Fills a function where this is pickled."""
-
-    __slots__ = ("_function", "_pickler")
-
-    def __init__(self, pickler: Pickler, function: types.FunctionType) -> None:
-        self._pickler = pickler
-        self._function = function
-
-    def __reduce__(self) -> tuple[Any, tuple[types.FunctionType, tuple[Any, ...]]]:
-        return fill_function, (self._function, self._pickler.state_of(self._function))
-
-
-_MODULE_PRIVATE = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
-
 _BUILT_IN = frozenset({type(None), type(Ellipsis), type(NotImplemented), *_cloud._BUILTIN_TYPE_NAMES})
 
 
+def _pickle_inline(value: Any) -> tuple[bytes, Pickler]:
+    """Pickle a value with the definitions of its classes in the same pickle; returns that, and the pickler."""
+    stream = io.BytesIO()
+    pickler = Pickler(stream, is_inline=True)
+    pickler.dump(value)
+    return stream.getvalue(), pickler
+
+
+def _try_to_pickle(value: Any) -> None:
+    """Pickle a value and drop the pickle; raises what pickling it raises."""
+    Pickler(change_stamps.Sink(sys.maxsize)).dump(value)
+
+
 def dump_by_value(value: Any, buffers: Collector | None = None) -> bytes:
-    """Pickle a value with the code that it needs."""
+    """Pickle a value with the code that it needs.
+
+    Args:
+        value: Anything.
+        buffers: Takes large buffers; None: they go into the pickle.
+
+    Raises:
+        Exception: The value cannot be pickled.
+    """
     stream = io.BytesIO()
     Pickler(stream, buffers=buffers).dump(value)
     return stream.getvalue()
@@ -502,5 +471,5 @@ def _is_reduced_plainly(kind: Any) -> bool:
 
 
 def _is_no_file(filename: str) -> bool:
-    """Whether code has no text: what ``exec`` and libraries make, but not a notebook's cell, which has one."""
+    """True for code without a text, as ``exec`` and libraries make it; a notebook's cell has a text."""
     return filename in ("<string>", "<stdin>") and sys.version_info < (3, 13)

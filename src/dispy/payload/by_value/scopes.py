@@ -1,7 +1,11 @@
 """Scopes of functions where code arrives: one module object for each module that came by value.
 
-In a worker such modules stand in ``sys.modules`` under their names, the script as ``__main__`` and ``__mp_main__``:
-what a job pickles, forks or spawns finds them there. A program that loads results registers nothing.
+In a worker such modules stand in ``sys.modules`` under their names, the script as ``__main__`` and ``__mp_main__``,
+so that pickles of a job, and processes that it forks or spawns, find them there. A program that loads results
+registers nothing.
+
+Arguments of a job may bring a newer state of the computation than it was loaded with. Each change that they make is
+noted in an undo list (``changes``), and undone when the job has ended (``put_back``).
 """
 
 from __future__ import annotations
@@ -19,71 +23,71 @@ from dispy.payload.by_value.bytecode import Namespace
 from dispy.payload.modules.origins import MAINS
 
 is_worker = False
-"""Whether modules that come by value are registered here; see ``imported.begin_worker``."""
+"""True in a worker, where modules that come by value are registered; set by ``modules.importer.begin_worker``."""
 
 _made: dict[str, types.ModuleType] = {}
 """Modules that came by value, by name."""
 
 _stamps: dict[int, dict[str, Any]] = {}
-"""Stamps of the globals that arrived, by the address of their scope: those of ``_made``, which live on."""
+"""Stamps of globals that have arrived, by name, for each module in ``_made``, by the address of its scope."""
 
 _is_loaded = False
-"""Whether the computation is here: what arguments change of it from now on is put back after their job."""
+"""True once the computation is loaded: changes that arguments make from then on are undone after their job."""
 
 changes: list[Callable[[], object]] = []
-"""Undo list: puts back what the arguments of the running job have changed, last change first."""
+"""Undo list: functions that undo what the arguments of the running job have changed. Called last change first."""
 
 _MISSING = object()
 
 find_file: Callable[[str], str] = str
-"""Where a file of the program lies here; set where sources are unpacked."""
+"""Returns the path on this machine for the path of a file of the program; ``code.load_code`` sets it in workers."""
 
 
 def end_loading() -> None:
-    """The computation is here, as its program had it when the cluster was made."""
+    """Note that the computation is loaded: from now on changes go to the undo list."""
     global _is_loaded
     _is_loaded = True
 
 
 def put_back() -> None:
-    """Have the computation as it arrived: a job with changed code among its arguments has ended."""
+    """Undo all changes in the undo list: the job whose arguments made them has ended."""
     while changes:
         changes.pop()()
 
 
 def note_change(undo: Callable[[], object]) -> None:
-    """Something of the computation is changed by what arrives; ``undo`` puts it back."""
+    """Add a change of the computation to the undo list, if the computation is loaded; ``undo`` puts it back."""
     if _is_loaded:
         changes.append(undo)
 
 
-# What pickles call.
+# Called by pickles that are loaded.
 
 
 def import_module(name: str) -> types.ModuleType:
-    """A module that can be imported here."""
+    """Returns a module that can be imported here."""
     return importlib.import_module(name)
 
 
 def scope_of_module(name: str) -> Namespace:
-    """The globals of a module that can be imported here."""
+    """Returns the globals of a module that can be imported here."""
     return vars(importlib.import_module(name))
 
 
 def fresh_scope(about: dict[str, Any]) -> Namespace:
-    """Globals of code that belongs to no module."""
+    """Returns new globals, for code that belongs to no module."""
     scope = {name: value for name, value in about.items() if name != "spec"}
     scope.setdefault("__builtins__", builtins)
     return scope
 
 
 def scope_of_value(name: str, about: dict[str, Any]) -> Namespace:
-    """The globals of a module that came by value."""
+    """Returns the globals of a module that came by value; in a program new ones for each pickle."""
     return vars(module_of_value(name, about)) if is_worker else fresh_scope(about)
 
 
 def module_of_value(name: str, about: dict[str, Any]) -> types.ModuleType:
-    """A module that came by value; in a worker there is one under each name."""
+    """Returns a module that came by value: in a worker one for each name, in a program a new one."""
     module = _made.get(name) if is_worker else None
     if module is not None:
         return module
@@ -101,7 +105,7 @@ def module_of_value(name: str, about: dict[str, Any]) -> types.ModuleType:
 
 
 def lone_module(name: str, about: dict[str, Any]) -> types.ModuleType:
-    """A module that is not the one of its name: it is registered nowhere."""
+    """Returns a new module that is registered nowhere, as another module has its name."""
     module = types.ModuleType(name)
     vars(module).update(fresh_scope(about))
     return module
@@ -118,7 +122,12 @@ def _make_main(module: types.ModuleType, about: dict[str, Any]) -> None:
 
 
 def fill_scope(scope: Namespace, values: Iterable[tuple[str, Any, Any]]) -> None:
-    """Set globals of a scope: those that are new, and those that the program has changed since it sent them."""
+    """Set globals of a scope: those that are new, and those that the program has changed since it sent them.
+
+    Args:
+        scope: The globals.
+        values: Name, stamp and value of each global; a stamp of None counts as changed.
+    """
     stamps = _stamps.get(id(scope))
     if stamps is None:
         for name, _, value in values:
@@ -138,7 +147,7 @@ def fill_scope(scope: Namespace, values: Iterable[tuple[str, Any, Any]]) -> None
 
 
 def global_value(scope: Namespace, name: str, stamp: Any, value: Any) -> Any:
-    """A value that arrives with something else and is a global as well: the one object for both."""
+    """Returns the one object for a value that arrives with something else and is a global as well."""
     if not is_worker:
         return value
     fill_scope(scope, [(name, stamp, value)])
@@ -149,7 +158,7 @@ def fill_from_value(module: types.ModuleType, load: Callable[[], Any]) -> None:
     """Give a module that cannot be imported here what the program has sent of it by value.
 
     Args:
-        module: Empty, and in ``sys.modules``.
+        module: The module, empty, which is in ``sys.modules``.
         load: Unpickles the values.
     """
     _made[module.__name__] = module
@@ -168,7 +177,7 @@ def _putting_back(scope: Namespace, stamps: dict[str, Any], name: str) -> Callab
 
 
 def attribute_of(module: Any, path: str) -> Any:
-    """Look up a name with dots in a module; None if there is nothing."""
+    """Returns the value of a name with dots in a module; None if there is none."""
     found = module
     for part in path.split("."):
         found = getattr(found, part, None)

@@ -1,33 +1,34 @@
-"""Other things that code consists of: caches, generic functions, types of annotations, lone objects."""
+"""Objects that code holds and that pickles cannot copy as usual.
+
+Sentinels (``MISSING = object()``) must stay one object, and go by name. Objects that delegate attributes fail when
+the pickler asks them for some. Caches, weak dictionaries and context managers of the standard library hold parts that
+cannot be pickled. Exceptions may take other arguments than ``Exception`` keeps.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import inspect
-import pickle
 import sys
 import types
-import typing
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dispy.errors import PicklingError
-from dispy.payload.by_value import change_stamps, scopes
+from dispy.payload.by_value import annotation_types, scopes
+from dispy.payload.by_value.code_pickler import CodePickler, Reducer
 from dispy.payload.modules.origins import Origin, origin_of, own_modules, value_modules
 
-if TYPE_CHECKING:
-    from dispy.payload.by_value.pickler import Pickler
-
-# Things that are found by name.
+# Objects that are found by name.
 
 
 def named(module: str, name: str) -> Any:
-    """Look up a name with dots in a module, importing it if need be.
+    """Returns the value of a name with dots in a module, which is imported if need be.
 
     Raises:
-        PicklingError: There is nothing.
+        PicklingError: The module has nothing of this name.
     """
     home = sys.modules.get(module)
     if home is None:
@@ -42,7 +43,7 @@ def named(module: str, name: str) -> Any:
 
 
 def singleton(module: str, name: str, kind: type) -> Any:
-    """An object that is nothing but itself, of a module that goes by value: one for each name."""
+    """Returns a sentinel of a module that goes by value: one object for each name."""
     known = scopes.attribute_of(sys.modules.get(module), name)
     if type(known) is kind and not getattr(known, "__dict__", None):
         return known
@@ -53,15 +54,15 @@ def singleton(module: str, name: str, kind: type) -> Any:
 
 
 def is_bare(obj: Any, kind: Any) -> bool:
-    """Whether an object is nothing but itself, such as ``MISSING = object()``: a copy would be another one."""
+    """True if an object is a sentinel such as ``MISSING = object()``: it holds nothing, and a copy would differ."""
     return _is_bare(kind) and not (kind.__dictoffset__ and object.__getattribute__(obj, "__dict__"))
 
 
 def find_bare() -> dict[int, tuple[str, str]]:
-    """Objects that are nothing but themselves and that modules of the user's hold, by address, with module and name.
+    """Returns the sentinels that loaded modules hold, by address, with module and name.
 
-    One that could be given attributes has to have the name of a constant: what is in other variables is for a job to
-    change.
+    A sentinel that could be given attributes counts only if its name is that of a constant (upper case): jobs may
+    change the objects in other variables.
     """
     found: dict[int, tuple[str, str]] = {}
     for module_name in (*own_modules(), "__main__", *value_modules(), *sys.modules):
@@ -78,7 +79,7 @@ def find_bare() -> dict[int, tuple[str, str]]:
 
 
 def _is_bare(kind: Any) -> bool:
-    """Whether instances of a class hold nothing besides attributes."""
+    """True if instances of a class hold nothing besides attributes."""
     known = _bare_kinds.get(kind)
     if known is None:
         known = not (
@@ -93,18 +94,18 @@ def _is_bare(kind: Any) -> bool:
 
 
 def has_attributes_alone(kind: Any) -> bool:
-    """Whether objects of a class consist of their attributes, which are in a dictionary."""
+    """True if objects of a class consist of their attributes, which are in a dictionary."""
     return kind.__basicsize__ <= _BARE_SIZE and bool(kind.__dictoffset__) and not kind.__itemsize__
 
 
 _bare_kinds: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 
 _BARE_SIZE = type("Bare", (), {}).__basicsize__
-"""Of an object that has a dictionary at most."""
+"""Largest size of an object that has nothing but a dictionary (bytes)."""
 
 
-def reduce_named(pickler: Pickler, obj: Any) -> Any:
-    """How an object of the script is pickled that says itself by which name it is found."""
+def reduce_named(pickler: CodePickler, obj: Any) -> Any:
+    """Returns how an object of the script is pickled whose ``__reduce__`` returns its name; else NotImplemented."""
     if not isinstance(type(obj).__reduce__, types.FunctionType):
         return NotImplemented
     name = obj.__reduce__()
@@ -114,9 +115,10 @@ def reduce_named(pickler: Pickler, obj: Any) -> Any:
 
 
 def is_delegating(kind: Any) -> bool:
-    """Whether objects of a class cannot be made empty and asked for their attributes, as pickles do.
+    """True if objects of a class cannot be made empty and asked for their attributes, as pickles do.
 
-    It hands on attributes that they do not have, or makes them of arguments, and does not say how they are pickled.
+    Such a class delegates attributes that its objects lack (``__getattr__``), or needs arguments to make an object,
+    and does not say how its objects are pickled.
     """
     known = _delegating_kinds.get(kind)
     if known is None:
@@ -136,7 +138,7 @@ _PICKLING = frozenset({"__getstate__", "__setstate__", "__getnewargs__", "__getn
 
 
 def _is_of_python(kind: Any) -> bool:
-    """Whether objects of a class consist of a dictionary and slots."""
+    """True if objects of a class consist of a dictionary and slots."""
     slots = sum(
         isinstance(value, types.MemberDescriptorType)
         for base in kind.__mro__
@@ -149,7 +151,7 @@ _delegating_kinds: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictio
 
 
 def reduce_delegating(obj: Any) -> Any:
-    """How an object is pickled whose class hands on what it does not have: not asked before it is complete."""
+    """Returns how an object that delegates attributes is pickled: it is asked for none before it is complete."""
     kind: Any = type(obj)
     state = dict(object.__getattribute__(obj, "__dict__")) if kind.__dictoffset__ else {}
     for base in kind.__mro__:
@@ -170,36 +172,11 @@ def _fill_delegating(obj: Any, state: dict[str, Any]) -> Any:
     return obj
 
 
-# Variables that functions share.
-
-
-def make_cell() -> types.CellType:
-    """A variable that has no value yet."""
-    return types.CellType()
-
-
-def fill_cell(cell: types.CellType, value: Any) -> types.CellType:
-    """Give a variable its value, if it has one."""
-    if value is not EMPTY:
-        cell.cell_contents = value
-    return cell
-
-
-class _Empty:
-    """Stands for the value of a variable that has none yet."""
-
-    def __reduce__(self) -> str:
-        return "EMPTY"
-
-
-EMPTY = _Empty()
-
-
 # Exceptions.
 
 
 class Rebuilt:
-    """Stands for an exception whose class takes other arguments than ``Exception`` keeps."""
+    """Stand-in for an exception whose class takes other arguments than ``Exception`` keeps."""
 
     __slots__ = ("_error",)
 
@@ -211,96 +188,17 @@ class Rebuilt:
 
 
 def _rebuild(kind: Any, arguments: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
-    """An exception with its arguments and attributes; its own ``__init__`` has run where it was raised."""
+    """Returns an exception with its arguments and attributes; ``__init__`` is not called a second time."""
     error: BaseException = kind.__new__(kind, *arguments)
     error.args = arguments
     vars(error).update(attributes)
     return error
 
 
-def resolve_function(module: str, name: str, data: bytes) -> Any:
-    """A function of the script that a job has returned: the program's own, or what came by value."""
-    found = scopes.attribute_of(sys.modules.get(module), name)
-    return found if isinstance(found, types.FunctionType) else pickle.loads(data)
-
-
-# Attributes of modules that go by value.
-
-
-def sendable_part(
-    pickler: Pickler, values: dict[str, Any], where: str
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Split attributes into those that can be sent and, for the others, reasons by name."""
-    sendable, reasons = {}, {}
-    for name, value in values.items():
-        if name.startswith("__") and name.endswith("__"):
-            continue
-        if not isinstance(value, (types.FunctionType, type, types.ModuleType)):
-            try:
-                type(pickler)(change_stamps.Sink(sys.maxsize)).dump(value)
-            except Exception as error:
-                reasons[name] = f"{where} was sent without its global {name!r}: {error}"
-                continue
-        sendable[name] = value
-    return sendable, reasons
-
-
-def explain_missing(module: types.ModuleType, reasons: dict[str, str]) -> None:
-    """Have a module say why it lacks a global, where somebody uses it."""
-    if not reasons or "__getattr__" in vars(module):
-        return
-
-    def missing(name: str) -> Any:
-        raise AttributeError(reasons.get(name, f"module {module.__name__!r} has no attribute {name!r}"))
-
-    vars(module)["__getattr__"] = missing
-
-
-# Functions with several implementations.
-
-_generic: Any = functools.singledispatch(lambda _: None)
-_dispatching = _generic.__code__
-
-
-def is_generic(function: Any) -> bool:
-    """Whether it is a function of ``functools.singledispatch``."""
-    return function.__code__ is _dispatching
-
-
-def reduce_generic_function(function: types.FunctionType) -> Any:
-    """How a function of ``functools.singledispatch`` is pickled; None if it is none."""
-    if not is_generic(function):
-        return None
-    implementations = dict(function.registry)  # type: ignore[attr-defined]
-    attributes = {
-        name: value
-        for name, value in vars(function).items()
-        if name not in ("register", "dispatch", "registry", "_clear_cache")
-    }
-    parts = {
-        name: getattr(function, name) for name in ("__name__", "__qualname__", "__module__", "__doc__")
-    }
-    return _generic_function, (), (implementations, attributes, parts), None, None, _fill_generic_function
-
-
-def _generic_function() -> Any:
-    return functools.singledispatch(lambda _: None)
-
-
-def _fill_generic_function(function: Any, state: tuple[Any, ...]) -> Any:
-    implementations, attributes, parts = state
-    for kind, implementation in implementations.items():
-        function.register(kind, implementation)
-    vars(function).update(attributes)
-    for name, value in parts.items():
-        setattr(function, name, value)
-    return function
-
-
 # Objects of the standard library that hold what cannot be sent.
 
 
-def _reduce_cache(pickler: Pickler, function: Any) -> Any:
+def _reduce_cache(pickler: CodePickler, function: Any) -> Any:
     if not pickler.is_by_value(function):
         return NotImplemented
     attributes = {name: value for name, value in vars(function).items() if name != "__wrapped__"}
@@ -308,11 +206,11 @@ def _reduce_cache(pickler: Pickler, function: Any) -> Any:
 
 
 def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
-    """A function with a cache of its own, as empty as a fresh one."""
+    """Returns a function with a new, empty cache."""
     return functools.lru_cache(**parameters)(function)
 
 
-def _reduce_cached_property(pickler: Pickler, obj: Any) -> Any:
+def _reduce_cached_property(pickler: CodePickler, obj: Any) -> Any:
     return _cached_property, (), (obj.func, obj.attrname, obj.__doc__), None, None, _fill_cached_property
 
 
@@ -325,7 +223,7 @@ def _fill_cached_property(obj: Any, state: tuple[Any, ...]) -> Any:
     return obj
 
 
-def _reduce_generic_method(pickler: Pickler, method: Any) -> Any:
+def _reduce_generic_method(pickler: CodePickler, method: Any) -> Any:
     return _generic_method, (), (method.dispatcher, method.func), None, None, _fill_generic_method
 
 
@@ -338,127 +236,26 @@ def _fill_generic_method(method: Any, state: tuple[Any, Any]) -> Any:
     return method
 
 
-def _reduce_weak(pickler: Pickler, table: Any) -> Any:
+def _reduce_weak(pickler: CodePickler, table: Any) -> Any:
     return type(table), (), None, None, iter(list(table.items()))
 
 
-def _reduce_context_manager(pickler: Pickler, manager: Any) -> Any:
+def _reduce_context_manager(pickler: CodePickler, manager: Any) -> Any:
     if inspect.getgeneratorstate(manager.gen) != inspect.GEN_CREATED:
         raise PicklingError("it is a context manager that has been entered")
     return type(manager), (manager.func, manager.args, manager.kwds)
 
 
-# Types of annotations.
-
-
-def _reduce_new_type(pickler: Pickler, kind: Any) -> Any:
-    if not pickler.is_by_value(kind):
-        return NotImplemented
-    return _new_type, (kind.__name__, kind.__qualname__, kind.__module__, kind.__supertype__)
-
-
-def _new_type(name: str, qualname: str, module: str, supertype: Any) -> Any:
-    known = _existing(module, qualname, typing.NewType)
-    if known is not None:
-        return known
-    make: Any = typing.NewType
-    kind = make(name, supertype)
-    kind.__module__, kind.__qualname__ = module, qualname
-    return kind
-
-
-def _existing(module: str, name: str, kind: Any) -> Any:
-    """Find the object that already has the name of one that arrives, so that there is one of it."""
-    found = scopes.attribute_of(sys.modules.get(module), name)
-    return found if isinstance(found, kind) and origin_of(module) is not Origin.INSTALLED else None
-
-
-def _reduce_type_parameter(pickler: Pickler, parameter: Any) -> Any:
-    module = getattr(parameter, "__module__", None)
-    name = parameter.__name__
-    home = sys.modules.get(module) if module else None
-    origin = pickler.origin(module)
-    if origin is not Origin.VALUE and home is not None and getattr(home, name, None) is parameter:
-        return pickler.by_name(str(module), name)
-    options = {
-        key: getattr(parameter, f"__{key}__")
-        for key in ("bound", "covariant", "contravariant", "infer_variance")
-        if getattr(parameter, f"__{key}__", None)
-    }
-    if sys.version_info >= (3, 13) and parameter.has_default():
-        options["default"] = parameter.__default__
-    constraints = getattr(parameter, "__constraints__", ())
-    identity = change_stamps.identity_of(parameter)
-    _parameters[identity] = parameter
-    return _type_parameter, (
-        identity,
-        type(parameter),
-        name,
-        constraints,
-        options,
-        module,
-    )
-
-
-_parameters: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-
-
-def _type_parameter(
-    identity: str, kind: Any, name: str, constraints: Any, options: dict[str, Any], module: str | None
-) -> Any:
-    parameter = _parameters.get(identity)
-    if parameter is None:
-        parameter = _parameters[identity] = kind(name, *constraints, **options)
-        change_stamps.give_identity(parameter, identity)
-        with contextlib.suppress(AttributeError):
-            parameter.__module__ = module
-    return parameter
-
-
-def _reduce_alias(pickler: Pickler, alias: Any) -> Any:
-    if not pickler.is_by_value(alias):
-        return NotImplemented
-    make = _alias, (alias.__name__, alias.__type_params__, alias.__module__)
-    return *make, alias.__value__, None, None, _fill_alias
-
-
-_values: dict[int, Any] = {}
-"""Values of type aliases made here, by address of the alias; both are kept for good."""
-
-
-def _alias(name: str, parameters: tuple[Any, ...], module: str) -> Any:
-    known = _existing(module, name, typing.TypeAliasType)  # type: ignore[attr-defined,unused-ignore]
-    if known is not None:
-        return known
-    # What it stands for may name the alias again, and so is asked for when somebody looks.
-    scope: dict[str, Any] = {"__name__": module, "value_of": lambda: _values[id(scope[name])][1]}
-    listed = f"[{', '.join(map(str, parameters))}]" if parameters else ""
-    exec(f"type {name}{listed} = value_of()", scope)
-    return scope[name]
-
-
-def _fill_alias(alias: Any, value: Any) -> Any:
-    _values.setdefault(id(alias), (alias, value))
-    return alias
-
-
-Reducer = Callable[["Pickler", Any], Any]
-
 REDUCERS: dict[type, Reducer] = {
+    **annotation_types.REDUCERS,
     functools._lru_cache_wrapper: _reduce_cache,
     functools.singledispatchmethod: _reduce_generic_method,
     weakref.WeakKeyDictionary: _reduce_weak,
     weakref.WeakValueDictionary: _reduce_weak,
     contextlib._GeneratorContextManager: _reduce_context_manager,
     contextlib._AsyncGeneratorContextManager: _reduce_context_manager,
-    typing.NewType: _reduce_new_type,
-    typing.TypeVar: _reduce_type_parameter,
-    typing.ParamSpec: _reduce_type_parameter,
-    typing.TypeVarTuple: _reduce_type_parameter,
 }
-"""How instances of these very types are pickled."""
+"""Functions that reduce instances of exactly these types, subclasses not included."""
 
 if sys.version_info < (3, 12):
     REDUCERS[functools.cached_property] = _reduce_cached_property
-else:
-    REDUCERS[typing.TypeAliasType] = _reduce_alias

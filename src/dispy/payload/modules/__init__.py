@@ -1,1 +1,1 @@
-"""Modules of the user's own that can be imported: told from others, sent, imported where jobs run."""
+"""Modules of the user's own that can be imported: they are told from others, sent, and imported where jobs run."""

@@ -1,9 +1,10 @@
 """Globals of imported modules that the program has changed: ``helpers.N = args.n`` holds in jobs, too.
 
-A module is imported on the node from its file, and its globals have the values that this gives. The program sends
-its own values, and of its classes the attributes: those that differ are set, containers and plain objects in place,
-so that whoever shares them goes on sharing them. What the module's own code has made is not sent: functions
-of its code, and what its import statements bind.
+Theory of operation. A node imports a module from its file, and its globals have the values that the top level gives
+them. The program sends the values that globals have there, and attributes of the module's classes (``dump_globals``),
+except those that the module's own code has certainly made: functions of its code, constants, and what its import
+statements bind. The node sets the values that differ (``settle``): containers and plain objects in place, so that
+everything that shares them goes on sharing them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from dispy.payload.blocks import PROTOCOL
 from dispy.payload.by_value import bytecode, special_objects
 from dispy.payload.by_value.bytecode import Imported
 from dispy.payload.by_value.change_stamps import Limited, Sink, TooLarge, attributes_of
-from dispy.payload.by_value.functions import functions_in, is_code
+from dispy.payload.by_value.functions import functions_in, is_code, is_generic
 from dispy.payload.by_value.namespaces import package_of
 from dispy.payload.by_value.pickler import Pickler
 from dispy.payload.modules.loaded_code import code_of
@@ -32,7 +33,7 @@ from dispy.payload.modules.origins import Origin, origin_of
 logger = logging.getLogger("dispy.client")
 
 COMPARED_MAX = 1024 * 1024
-"""Bytes of an object up to which it is sent to be compared; plain values are sent whatever their size."""
+"""Size (bytes, pickled) up to which an object is sent to be compared; plain values are sent at any size."""
 
 _ATOMS = frozenset({
     "builtins.NoneType", "builtins.bool", "builtins.int", "builtins.float", "builtins.complex", "builtins.str",
@@ -40,21 +41,21 @@ _ATOMS = frozenset({
     "datetime.time", "datetime.datetime", "datetime.timedelta", "datetime.timezone", "uuid.UUID", "re.Pattern",
     "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.PureWindowsPath",
 })  # fmt: skip
-"""Types of plain values, by name: most need not be imported to know that nothing is of them."""
+"""Types of plain values, by name: most of their modules need not be imported for the comparison."""
 
 _CONTAINERS = (list, dict, set, frozenset, tuple, collections.deque)
 
 _GENERATED = ("<string>", "<attrs", "<array_function")
-"""How file names of methods begin that libraries make of a class."""
+"""Beginnings of file names of methods that libraries generate for a class."""
 
 
 class Configured(NamedTuple):
     """Values of a module's globals in the program, pickled.
 
     Attributes:
-        data: For ``settle``; empty for nothing.
-        modules: The user's own modules that it needs.
-        imports: Import statements of functions in it.
+        data: The values, pickled, for ``settle``; empty for none.
+        modules: Names of the user's own modules that the values need.
+        imports: Import statements of functions among the values.
     """
 
     data: bytes
@@ -63,7 +64,7 @@ class Configured(NamedTuple):
 
 
 def dump_globals(name: str) -> Configured:
-    """Pickle those globals of a loaded module that may differ from what importing it gives."""
+    """Pickle the globals of a loaded module that may differ from those that importing it gives."""
     module = sys.modules[name]
     code = code_of(name)
     assert code is not None
@@ -86,11 +87,7 @@ def dump_globals(name: str) -> Configured:
             continue  # a submodule
         if isinstance(value, type) and value.__module__ == name:
             parts.add(key, _class_values(value, made), COMPARED_MAX)
-        elif (
-            isinstance(value, types.FunctionType)
-            and value.__module__ == name
-            and special_objects.is_generic(value)
-        ):
+        elif isinstance(value, types.FunctionType) and value.__module__ == name and is_generic(value):
             parts.add(key, _registrations(value, made), COMPARED_MAX)
         elif isinstance(value, types.FunctionType) and value.__code__ in made:
             continue
@@ -108,7 +105,7 @@ def dump_globals(name: str) -> Configured:
 
 
 class _Parts:
-    """Values that are pickled each by itself, so that one that fails on the node does not take the others along."""
+    """Values that are pickled each by itself, so that one that fails on the node does not make others fail."""
 
     def __init__(self) -> None:
         self.pickles: dict[str, bytes] = {}
@@ -116,7 +113,13 @@ class _Parts:
         self.imports: set[Imported] = set()
 
     def add(self, key: str, value: Any, limit: int) -> str:
-        """Pickle a value; says why that is not possible."""
+        """Pickle a value; returns why that is not possible, empty if it is done or there is nothing to do.
+
+        Args:
+            key: Name of the global.
+            value: The value; None is skipped.
+            limit: Largest size of the pickle (bytes).
+        """
         if value is None:
             return ""
         stream = Limited(limit)
@@ -134,7 +137,7 @@ class _Parts:
 
 
 def _is_bound(value: Any, module: str, attribute: str) -> bool:
-    """Whether a global is still what an import statement has bound."""
+    """True if a global is still the object that an import statement has bound."""
     source = sys.modules.get(module)
     if source is None:
         return False
@@ -146,10 +149,10 @@ def _is_bound(value: Any, module: str, attribute: str) -> bool:
 
 
 class ClassValues:
-    """Attributes of a class that may differ from those it is made with.
+    """Attributes of a class that may differ from those that the class is made with.
 
     Args:
-        values: By name.
+        values: The attributes, by name.
         registered: Classes that were registered as subclasses.
     """
 
@@ -167,7 +170,7 @@ class Registrations:
     """Implementations of a function of ``functools.singledispatch`` that its own module has not registered.
 
     Args:
-        implementations: By class.
+        implementations: The implementations, by class.
     """
 
     __slots__ = ("implementations",)
@@ -180,6 +183,7 @@ class Registrations:
 
 
 def _registrations(function: Any, made: set[types.CodeType]) -> Registrations | None:
+    """Returns the implementations that other code than that of the module has registered; None if there are none."""
     found = {
         kind: implementation
         for kind, implementation in function.registry.items()
@@ -189,8 +193,9 @@ def _registrations(function: Any, made: set[types.CodeType]) -> Registrations | 
 
 
 def _class_values(cls: type, made: set[types.CodeType]) -> ClassValues | None:
+    """Returns the attributes of a class to be compared; None for none. ``made``: code that the module has made."""
     if issubclass(cls, enum.Enum):
-        return None  # its members are made by its own module
+        return None  # the module itself makes its members
     values = {}
     for name, value in attributes_of(cls).items():
         if name.startswith("__") and not is_code(value):
@@ -210,10 +215,12 @@ def _class_values(cls: type, made: set[types.CodeType]) -> ClassValues | None:
 
 
 def _is_patched(function: types.FunctionType, made: set[types.CodeType]) -> bool:
+    """True if neither the module nor a library that generates methods has made a function of a class."""
     return function.__code__ not in made and not function.__code__.co_filename.startswith(_GENERATED)
 
 
 def _why_not(value: Any) -> str:
+    """Returns why a value cannot be pickled within ``COMPARED_MAX`` bytes; empty if it can."""
     if isinstance(value, (types.MemberDescriptorType, types.GetSetDescriptorType, types.ModuleType)):
         return "it is of the interpreter"
     try:
@@ -224,7 +231,7 @@ def _why_not(value: Any) -> str:
 
 
 def _set_in_functions(code: types.CodeType) -> set[str]:
-    """Globals that functions of a module set: each process fills those for itself, such as a connection."""
+    """Returns the globals that functions of a module set: each process has its own, as of a connection."""
     found: set[str] = set()
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -233,6 +240,7 @@ def _set_in_functions(code: types.CodeType) -> set[str]:
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
+    """True if a value is plain, or a container of plain values, at most 20 deep."""
     kind = type(value)
     if _name_of(kind) in _ATOMS:
         return True
@@ -259,11 +267,11 @@ def _name_of(kind: type) -> str:
 
 
 def settle(module: types.ModuleType, data: bytes, warn: Callable[[str], None]) -> None:
-    """Set what differs from the program's.
+    """Set the globals of a module that differ from the program's.
 
     Args:
-        module: Imported here.
-        data: From ``dump_globals``.
+        module: Module that was imported here.
+        data: Values of ``dump_globals``, pickled.
         warn: Called with a sentence about each global that the program has set and that cannot be set here.
     """
     plain, pickles, foreign = pickle.loads(data)
@@ -282,7 +290,7 @@ def settle(module: types.ModuleType, data: bytes, warn: Callable[[str], None]) -
                 _set(namespace, key, value)
         except Exception as error:
             if key not in foreign:
-                continue  # what importing has made of it stays
+                continue  # it keeps the value that importing gives
             warn(
                 f"global {key} of module {module.__name__} is as importing it gives, and not as in the program: "
                 f"{type(error).__name__}: {error}"
@@ -290,12 +298,14 @@ def settle(module: types.ModuleType, data: bytes, warn: Callable[[str], None]) -
 
 
 def _set(namespace: dict[str, Any], key: str, value: Any) -> None:
+    """Set a global, if its value differs."""
     mine = namespace.get(key, _MISSING)
     if not _is_same(mine, value):
         namespace[key] = _taken_over(mine, value)
 
 
 def _settle_class(cls: Any, values: ClassValues) -> None:
+    """Set the attributes of a class that differ, and register subclasses; does nothing if it is no class here."""
     if not isinstance(cls, type):
         return
     for name, value in values.values.items():
@@ -314,6 +324,7 @@ _MISSING = object()
 
 
 def _is_same(mine: Any, theirs: Any) -> bool:
+    """True if two values are of the same type and equal, or have the same pickle."""
     if mine is theirs:
         return True
     if type(mine) is not type(theirs):
@@ -321,7 +332,7 @@ def _is_same(mine: Any, theirs: Any) -> bool:
     try:
         if bool(mine == theirs):
             return True
-    except Exception:  # arrays, and what the user has written
+    except Exception:  # raised by arrays, and by comparisons of the user's
         pass
     try:
         return pickle.dumps(mine, PROTOCOL) == pickle.dumps(theirs, PROTOCOL)
@@ -330,7 +341,7 @@ def _is_same(mine: Any, theirs: Any) -> bool:
 
 
 def _taken_over(mine: Any, theirs: Any) -> Any:
-    """The program's value; in the object that is here, where that can hold it."""
+    """Returns the program's value: in the object that is here, if that can hold it, or else the new object."""
     kind = type(mine)
     if kind is not type(theirs):
         return theirs

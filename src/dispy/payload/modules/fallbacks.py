@@ -1,7 +1,7 @@
 """Fallback for nodes that cannot import a module: the part of it that jobs use, by value.
 
-An import may fail where a library, a file or a display is missing. Modules whose top level needs none of these have
-no such part; of the others it costs as much as all of a program's code did before modules were imported.
+An import may fail where a library, a file or a display is missing. Modules whose top level needs none of these are
+sent without such a part. Of any other module the part is pickled as the code of a script is, and costs as much.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dispy.payload.modules.loaded_code import code_of, imported_by
 from dispy.payload.modules.origins import Origin, origin_of
 
 FALLBACK_MAX = 1024 * 1024
-"""Bytes of what is used of a module up to which it is sent by value, too."""
+"""Size (bytes, pickled) up to which the used part of a module is sent by value, too."""
 
 _SURROUNDINGS = frozenset({
     "dispy",
     "os", "sys", "pathlib", "io", "posix", "posixpath", "socket", "subprocess", "urllib", "http", "ctypes", "ssl",
     "multiprocessing", "importlib", "pkgutil", "sqlite3", "shutil", "tempfile", "glob", "getpass", "pwd", "locale",
 })  # fmt: skip
-"""Modules by which the top level of another depends on the machine, if it does more than to import them."""
+"""Modules that make another module depend on the machine, if its top level does more than import them."""
 
 _OPTIONAL = frozenset({
     "tkinter", "_tkinter", "turtle", "curses", "readline", "sqlite3", "lzma", "bz2", "dbm", "ctypes", "ssl",
@@ -32,20 +32,24 @@ _OPTIONAL = frozenset({
 """Modules of Python itself that some machines lack."""
 
 _OPENING = frozenset({"open", "exit", "quit", "input", "exec", "eval", "__file__"})
+"""Names by which a top level may depend on files or the terminal."""
 
 
 def dump_fallbacks(pickler: Pickler, names: Iterable[str]) -> dict[str, bytes]:
-    """Pickle what is used of modules whose import may fail elsewhere.
+    """Pickle the used parts of modules whose import may fail elsewhere.
 
     Args:
-        pickler: Has pickled what uses them.
-        names: Of all modules that are sent.
+        pickler: Pickler of the code that uses the modules.
+        names: Names of all modules that are sent.
+
+    Returns:
+        Pickled part by name of the module; modules that cannot be pickled so are left out.
     """
     failing = _failing({name for name in names if name in sys.modules})
     used = {name: set(uses) for name, uses in pickler.used.items()}
     for name in pickler.modules:
         used.setdefault(name, set()).update(pickler.names & vars(sys.modules[name]).keys())
-    # Importers first: then what they use of others is known when it is the turn of these.
+    # Importers first: their uses of other modules are known when the turn of these comes.
     left = [name for name in _importers_first(failing) if name in used]
     found: dict[str, bytes] = {}
     while left:
@@ -59,13 +63,22 @@ def dump_fallbacks(pickler: Pickler, names: Iterable[str]) -> dict[str, bytes]:
 
 
 def _dump_fallback(name: str, used: set[str], found: dict[str, bytes]) -> dict[str, set[str]]:
-    """Pickle what is used of a module; returns what that uses of others."""
+    """Pickle the used part of a module.
+
+    Args:
+        name: Name of the module.
+        used: Names that are used of it.
+        found: Takes the pickle, by name of the module.
+
+    Returns:
+        Names that the part uses of other modules, by module.
+    """
     stream = Limited(FALLBACK_MAX)
     pickler = Pickler(stream, is_inline=True, only=name)
     namespace = vars(sys.modules[name])
     try:
         pickler.dump(pickler.stamped(namespace, sorted(used & namespace.keys())))
-    except Exception:  # it cannot be sent so
+    except Exception:  # it cannot be sent by value
         found.pop(name, None)
         return {}
     found[name] = stream.getvalue()
@@ -77,7 +90,7 @@ def _dump_fallback(name: str, used: set[str], found: dict[str, bytes]) -> dict[s
 
 
 def _failing(names: set[str]) -> set[str]:
-    """Modules whose import may fail where the program is not: by themselves, or because of what they import."""
+    """Returns the modules whose import may fail on other machines: by themselves, or because of their imports."""
     failing = {name for name in names if _may_fail(sys.modules[name])}
     while True:
         more = {name for name in names - failing if imported_by(name) & failing}
@@ -87,6 +100,7 @@ def _failing(names: set[str]) -> set[str]:
 
 
 def _may_fail(module: types.ModuleType) -> bool:
+    """True if the top level of a module may fail on another machine, by itself."""
     code = code_of(module.__name__)
     if code is None:
         return True
@@ -107,6 +121,7 @@ def _may_fail(module: types.ModuleType) -> bool:
 
 
 def _importers_first(names: set[str]) -> list[str]:
+    """Returns modules in an order in which each comes before those that it imports, as far as they form no circle."""
     order: list[str] = []
     seen: set[str] = set()
 

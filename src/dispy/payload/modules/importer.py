@@ -1,7 +1,7 @@
-"""Modules that were sent, imported where jobs run: found before anything else of the same name.
+"""Import of modules that were sent, where jobs run: they are found before any other module of the name.
 
-Their files lie in a directory of the host, for what jobs start, read or inspect. Tracebacks name the files of the
-program.
+Files of the modules lie in a directory of the host, for processes that jobs start, and for code that reads or
+inspects them. Tracebacks name the files of the program.
 """
 
 from __future__ import annotations
@@ -28,9 +28,16 @@ class Finder:
     """Finds the modules of a computation; stands first in ``sys.meta_path``.
 
     Args:
-        directory: Where their files go; made when it is needed.
-        work: Where files that were sent by name lie, among them packages with their data; those are preferred.
+        directory: Directory for files of modules; made when it is needed.
+        work: Directory of files that were sent by name, among them packages with their data: those are preferred.
         on_imported: Called with each module that was imported.
+
+    Attributes:
+        directory: Directory for files of modules.
+        on_imported: Called with each module that was imported.
+        pending: Modules whose globals are set when the import that has led to them is over, with the pickled values.
+        depth: Number of modules whose top level is running, each imported by the one before.
+        warnings: Sentences for the program: modules that cannot be imported here, and globals that cannot be set.
     """
 
     def __init__(self, directory: str, work: str, on_imported: Note) -> None:
@@ -39,21 +46,18 @@ class Finder:
         self._modules: dict[str, Module] = {}
         self.on_imported = on_imported
         self.pending: list[tuple[types.ModuleType, bytes]] = []
-        """Modules whose globals are to be set when the import that has led to them is over."""
         self.depth = 0
-        """Modules whose top level is running."""
         self.warnings: list[str] = []
-        """Modules that cannot be imported here, with the reasons."""
 
     def add(self, modules: Iterable[Module]) -> None:
-        """Have modules found that were not known before; their files are written."""
+        """Have modules found from now on, if they were not known before, and write their files."""
         added = [module for module in modules if module.name not in self._modules]
         for module in added:
             self._modules[module.name] = module
             self._write(module)
             known = sys.modules.get(module.name)
             if known is not None and module.code and not is_sent(known):
-                # A module of this name that comes with Python: the program has its own.
+                # Python has a module of this name, and the program one of its own: import that.
                 del sys.modules[module.name]
         if added and self.directory not in sys.path:
             sys.path.insert(0, self.directory)
@@ -61,7 +65,7 @@ class Finder:
 
     @contextmanager
     def importing(self, directory: str) -> Iterator[None]:
-        """Note that the top level of a module runs, in a directory as that of the program if one is given."""
+        """Note that the top level of a module runs in the block, in a directory (empty: the current one)."""
         self.depth += 1
         before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if directory else -1
         try:
@@ -75,22 +79,22 @@ class Finder:
                 os.close(before)
 
     def settle(self) -> None:
-        """Set globals of modules as they are in the program, unless an import is under way."""
+        """Set globals of imported modules as they are in the program, unless an import is under way."""
         while self.pending and not self.depth:
             module, data = self.pending.pop(0)
             changed_globals.settle(module, data, self.warnings.append)
 
     def names(self) -> list[str]:
-        """Of the modules that are found."""
+        """Returns the names of the modules that this finder finds."""
         return list(self._modules)
 
     def forget(self, tops: set[str]) -> None:
-        """Have modules not found any more: others of their names are there for a job."""
+        """Have modules of these top names not found any more: a job has brought others of the names."""
         self._modules = {
             name: module for name, module in self._modules.items() if name.partition(".")[0] not in tops
         }
         if self.directory in sys.path:
-            # Their files lie there still.
+            # The files of the modules are still there: look into the directory last.
             sys.path.remove(self.directory)
             sys.path.append(self.directory)
 
@@ -113,7 +117,7 @@ class Finder:
         )
 
     def _place(self, module: Module) -> str:
-        """Where a module's file is here: sent by name, in its own place if the machine has it, or written by us."""
+        """Returns the path of a module's file here: one sent by name, the program's own file, or one written here."""
         relative = self._relative(module)
         staged = f"{self._work}/{relative}"
         if os.path.isfile(staged):
@@ -123,33 +127,36 @@ class Finder:
         return f"{self.directory}/{relative}"
 
     def _relative(self, module: Module) -> str:
+        """Returns the path of a module's source relative to the directory from which it is imported."""
         path = module.name.replace(".", "/")
         return f"{path}/__init__.py" if module.is_package else f"{path}.py"
 
     def _write(self, module: Module) -> None:
+        """Write the file of a module, and the files that it may read."""
         if not module.path or module.path.endswith(tuple(EXTENSION_SUFFIXES)):
             return
         path = f"{self.directory}/{self._relative(module)}"
         if module.source is None:
-            path += "c"  # a module of which there is compiled code alone
+            path += "c"  # the module has compiled code and no source
         write(path, _as_file(module.code) if module.source is None else module.source)
         for relative, data in module.files.items():
             write(f"{self.directory}/{relative}", data)
 
 
 def _as_file(code: bytes) -> bytes:
+    """Returns the content of a ``.pyc`` file with some code."""
     return importlib.util.MAGIC_NUMBER + bytes(12) + code
 
 
 def write(path: str, data: bytes) -> None:
-    """Write a file, with the directories above it."""
+    """Write a file, and make the directories above it."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "wb") as file:
         file.write(data)
 
 
 def has_content(path: str, data: bytes) -> bool:
-    """Whether a file of this machine is the program's."""
+    """True if a file of this machine has this content, that of the program's file."""
     try:
         if os.stat(path).st_size != len(data):
             return False
@@ -163,10 +170,10 @@ class Loader(SourceFileLoader):
     """Runs the code of a module that was sent.
 
     Args:
-        name: Of the module.
-        path: Of its file here.
-        module: What was sent.
-        finder: Of the computation.
+        name: Name of the module.
+        path: Path of its file here.
+        module: The module as it was sent.
+        finder: Finder of the computation.
     """
 
     def __init__(self, name: str, path: str, module: Module, finder: Finder) -> None:
@@ -175,17 +182,17 @@ class Loader(SourceFileLoader):
         self._finder = finder
 
     def _root(self) -> str:
-        """The directory here from which the module is imported."""
+        """Returns the directory on this machine from which the module is imported."""
         sent = self._module
         return root_of(sent._replace(path=self.path))
 
     def get_source(self, fullname: str) -> str | None:
-        """The text, as it was in the program."""
+        """Returns the text of the module, as it was in the program; None if there is none."""
         source = self._module.source
         return None if source is None else importlib.util.decode_source(source)
 
     def get_code(self, fullname: str) -> types.CodeType:
-        """Compiled as it ran in the program, or now."""
+        """Returns the code of the module: as it ran in the program, or compiled now."""
         module = self._module
         if module.code:
             code: types.CodeType = marshal.loads(module.code)
@@ -195,7 +202,11 @@ class Loader(SourceFileLoader):
         return compiled
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """Run the top level of the module; where it fails, take what the program has sent of it by value."""
+        """Run the top level of the module; if that fails, fill it with the part that the program has sent by value.
+
+        Raises:
+            Exception: The top level has raised it, and the program has sent no part by value. Also SystemExit.
+        """
         sent = self._module
         source = self.get_source(sent.name)
         if source:
@@ -222,13 +233,14 @@ class Loader(SourceFileLoader):
 
 
 _finder: Finder | None = None
+"""The finder of this process; None in a program."""
 
 
 def begin_worker(directory: str, work: str, on_imported: Note = lambda _: None) -> Finder:
-    """Have this process run jobs: modules that are sent are found, those that come by value are registered.
+    """Have this process run jobs: modules that were sent are found, modules that come by value are registered.
 
     Args:
-        directory: Where files of modules go; made when it is needed.
+        directory: Directory for files of modules; made when it is needed.
         work: The working directory.
         on_imported: Called with each module of the user's that was imported.
     """
@@ -240,18 +252,18 @@ def begin_worker(directory: str, work: str, on_imported: Note = lambda _: None) 
 
 
 def add(modules: Iterable[Module]) -> None:
-    """Have modules found that arrive with a job; nothing where none are taken."""
+    """Have modules found that have arrived; does nothing in a program."""
     if _finder is not None:
         _finder.add(modules)
 
 
 def names() -> list[str]:
-    """Of the modules that were sent."""
+    """Returns the names of the modules that were sent here."""
     return [] if _finder is None else _finder.names()
 
 
 def import_besides(names: Iterable[str]) -> None:
-    """Import modules that the program has loaded and that may have done something to those which are needed."""
+    """Import modules that the program has loaded and that may have changed the needed ones; failures are warnings."""
     for name in names:
         try:
             importlib.import_module(name)
@@ -264,29 +276,29 @@ def import_besides(names: Iterable[str]) -> None:
 
 
 def warn(text: str) -> None:
-    """Have the program told of something that is not here as there; nothing if it is empty."""
+    """Add a warning for the program, unless it is empty."""
     if text and _finder is not None:
         _finder.warnings.append(text)
 
 
 def is_importing() -> bool:
-    """Whether a module that was sent is being imported."""
+    """True if a module that was sent is being imported."""
     return _finder is not None and _finder.depth > 0
 
 
 def is_sent(module: types.ModuleType) -> bool:
-    """Whether a module was imported from what was sent."""
+    """True if a module was imported from code that was sent."""
     return isinstance(getattr(module, "__loader__", None), Loader)
 
 
 def forget(tops: set[str]) -> None:
-    """Have modules of these top names not found any more."""
+    """Have modules of these top names not found any more: see ``Finder.forget``."""
     if _finder is not None:
         _finder.forget(tops)
 
 
 def place_script(path: str, sources: dict[str, str]) -> str:
-    """Where the user's script lies here: in its place if this machine has it, or in a file that is written."""
+    """Returns the path of the user's script here: its own path if this machine has it, or that of a new file."""
     source = sources.get(path, "").encode()
     if not source or has_content(path, source) or _finder is None:
         return path

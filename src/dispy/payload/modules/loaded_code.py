@@ -1,4 +1,8 @@
-"""Modules that the program has loaded: their code as it runs, and objects that they hold."""
+"""Modules that the program has loaded: their code as it runs, and objects that they hold.
+
+Modules are sent as they run in the program, even if a file has changed since it was imported. If the code of the file
+is not the code that runs, the bytecode cache may have that; if it has not, objects of the module go by value.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +23,16 @@ from dispy.payload.modules.origins import own_modules
 logger = logging.getLogger("dispy.client")
 
 _codes: dict[str, tuple[types.ModuleType, Any, types.CodeType | None]] = {}
-"""Code by name of the module, for that module and specification: a module that is reloaded gets another one."""
+"""Code by name of the module, with the module and its specification: a module that is reloaded gets another one."""
 
 
 def can_be_sent(name: str | None) -> bool:
-    """Whether a module that is loaded here can be imported elsewhere as it runs here."""
+    """True if a loaded module can be imported elsewhere as it runs here."""
     return name is not None and code_of(name) is not None
 
 
 def code_of(name: str) -> types.CodeType | None:
-    """The code that a loaded module of the user's own was made by; None if that is not there any more."""
+    """Returns the code that a loaded module of the user's own was made by; None if it cannot be found any more."""
     module = sys.modules.get(name)
     if module is None:
         return None
@@ -39,7 +43,7 @@ def code_of(name: str) -> types.CodeType | None:
 
 
 def imported_by(name: str) -> set[str]:
-    """Names that the import statements of a loaded module may stand for, those in its functions among them."""
+    """Returns names of modules that import statements of a loaded module may mean, also those in its functions."""
     module, code = sys.modules[name], code_of(name)
     if code is None:
         return set()
@@ -52,17 +56,18 @@ def imported_by(name: str) -> set[str]:
 
 
 def look_again() -> None:
-    """Forget the code of modules whose functions are others now, as tools that reload parts of modules leave them."""
+    """Forget the code of modules whose functions were replaced, as by tools that reload parts of modules."""
     for name, (module, _, code) in list(_codes.items()):
         if code is not None and sys.modules.get(name) is module and _has_functions_since(module):
             del _codes[name]
 
 
 _seen: dict[str, dict[str, types.CodeType]] = {}
+"""Code of the functions of modules when they were looked at last, by module and name of the function."""
 
 
 def _has_functions_since(module: types.ModuleType) -> bool:
-    """Whether functions of a module have other code than when it was looked at last."""
+    """True if functions of a module have other code than when it was looked at last."""
     now = {
         function.__qualname__: function.__code__
         for value in list(vars(module).values())
@@ -74,12 +79,13 @@ def _has_functions_since(module: types.ModuleType) -> bool:
 
 
 def _find_code(name: str, module: types.ModuleType) -> types.CodeType | None:
+    """Returns the code that a module was made by, from its file or the bytecode cache; None if neither has it."""
     spec: Any = module.__spec__
     path = getattr(module, "__file__", None)
     if path is None:
         return _EMPTY  # a namespace package
     if path.endswith(tuple(EXTENSION_SUFFIXES)):
-        return _EMPTY  # its file is sent, see ``extensions``
+        return _EMPTY  # its file is sent: ``code.Dumped.extensions``
     try:
         code: types.CodeType | None = spec.loader.get_code(name)
     except Exception:
@@ -103,9 +109,11 @@ def _find_code(name: str, module: types.ModuleType) -> types.CodeType | None:
 
 
 _EMPTY = compile("", "<nothing>", "exec")
+"""Code of modules without any of their own."""
 
 
 def _compile(path: str) -> types.CodeType | None:
+    """Returns the code of a file; None if it cannot be read or compiled."""
     try:
         with open(path, "rb") as file:
             return compile(file.read(), path, "exec", dont_inherit=True)
@@ -114,7 +122,7 @@ def _compile(path: str) -> types.CodeType | None:
 
 
 def _start_time() -> float:
-    """When this process began (seconds since the epoch)."""
+    """Returns the time at which this process began (seconds since the epoch); 0 if the system does not tell."""
     try:
         with open("/proc/self/stat", "rb") as file:
             ticks = int(file.read().rpartition(b")")[2].split()[19])
@@ -124,16 +132,18 @@ def _start_time() -> float:
 
 
 _started: list[float] = []
+"""Time at which this process began (seconds since the epoch), once it was asked for."""
 
 
 def started_ns() -> float:
+    """Returns the time at which this process began (nanoseconds since the epoch)."""
     if not _started:
         _started.append(_start_time())
     return _started[0] * 1e9
 
 
 def _is_changed(path: str) -> bool:
-    """Whether a file may have been changed since the program began. The time of its inode cannot be set back."""
+    """True if a file may have changed since the program began. The time of its inode cannot be set back."""
     try:
         found = os.stat(path)
     except OSError:
@@ -142,7 +152,7 @@ def _is_changed(path: str) -> bool:
 
 
 def _made_by(code: types.CodeType, module: types.ModuleType) -> bool:
-    """Whether the functions of a module are those that this code makes."""
+    """True if the functions of a module are those that this code makes."""
     known = set(bytecode.nested(code))
     for value in vars(module).values():
         for function in _functions(value, module.__name__):
@@ -152,6 +162,7 @@ def _made_by(code: types.CodeType, module: types.ModuleType) -> bool:
 
 
 def _functions(value: Any, module: str) -> Iterator[types.FunctionType]:
+    """Yields a global itself or its methods, if it is a function or class that a module has defined."""
     if isinstance(value, type) and value.__module__ == module:
         for item in vars(value).values():
             function = getattr(item, "__func__", item)
@@ -167,10 +178,11 @@ PLAIN = (
     type(None), bool, int, float, complex, str, bytes, tuple, frozenset, types.FunctionType, type, types.ModuleType,
     types.BuiltinFunctionType,
 )  # fmt: skip
+"""Types of values of which no global is looked for: copies of them are as good, or they go by a name of their own."""
 
 
 def find_home(value: Any) -> tuple[str, str] | None:
-    """Module and name of an object that a module of the user's own holds as a global, such as a lock or registry."""
+    """Returns module and name of an object, such as a lock, that is a global of a module of the user's; or None."""
     if isinstance(value, PLAIN):
         return None
     for name in own_modules():
@@ -178,6 +190,3 @@ def find_home(value: Any) -> tuple[str, str] | None:
             if other is value and not key.startswith("__"):
                 return name, key
     return None
-
-
-# Which modules are sent.

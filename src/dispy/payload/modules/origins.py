@@ -1,4 +1,4 @@
-"""Where a module comes from: what nodes have too, what is the user's own and is sent, what travels by value."""
+"""Origins of modules: installed ones that nodes have too, the user's own that are sent, and those sent by value."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import cloudpickle
 
 
 class Origin(enum.Enum):
-    """Of a module.
+    """Origin of a module, which decides how its objects travel.
 
     Attributes:
-        INSTALLED: It comes with Python or a package: nodes have it, and its objects go by name.
-        OWN: The user's, and can be imported: it is sent, imported on the node, and its objects go by name.
-        VALUE: The user's, and cannot be imported: a script, a notebook, what was made while the program runs. What is
-            used of it goes by value.
+        INSTALLED: The module comes with Python or a package. Nodes have it, and its objects go by name.
+        OWN: The module is the user's and can be imported. It is sent and imported on nodes; its objects go by name.
+        VALUE: The module is the user's and cannot be imported: a script, a notebook, or a module that was made while
+            the program runs. The parts of it that are used go by value.
     """
 
     INSTALLED = 1
@@ -28,14 +28,15 @@ class Origin(enum.Enum):
 
 
 MAINS = frozenset({"__main__", "__mp_main__"})
+"""Names of the script: as Python has it, and in processes of ``multiprocessing``."""
 
 _PARTS = ("site-packages", "dist-packages")
-"""Directories of packages, Debian's too, wherever they lie."""
+"""Names of directories of packages, Debian's too, anywhere in a path."""
 
 
 @functools.cache
 def _package_directories() -> tuple[str, ...]:
-    """Where Python and packages keep their modules. Not asked before it is needed: it takes 8 ms."""
+    """Returns the directories where Python and packages keep their modules. Called when needed: it takes 8 ms."""
     import site
     import sysconfig
 
@@ -49,7 +50,7 @@ def _package_directories() -> tuple[str, ...]:
 
 
 def lies_with_packages(path: str) -> bool:
-    """Whether a file is where Python or packages keep their modules."""
+    """True if a file is where Python or packages keep their modules, by its path or with links resolved."""
     if _is_below_packages(path):
         return True
     real = os.path.realpath(path)
@@ -64,7 +65,7 @@ def _is_below_packages(path: str) -> bool:
 
 @functools.cache
 def holds_distribution(directory: str, top: str) -> bool:
-    """Whether a package was installed into a directory, as by ``pip install --target``, and has this module."""
+    """True if a package with this module was installed into a directory, as by ``pip install --target``."""
     for record in glob.glob(f"{glob.escape(directory)}/*.dist-info/RECORD"):
         try:
             with open(record, encoding="utf-8", errors="replace") as file:
@@ -76,7 +77,7 @@ def holds_distribution(directory: str, top: str) -> bool:
 
 
 def library_paths() -> list[str]:
-    """Directories on the search path into which packages were installed, besides those of the interpreter."""
+    """Returns directories on the search path into which packages were installed, besides the interpreter's."""
     found = []
     for path in sys.path:
         if path and not lies_with_packages(f"{path}/x") and glob.glob(f"{glob.escape(path)}/*.dist-info"):
@@ -85,13 +86,13 @@ def library_paths() -> list[str]:
 
 
 _known: dict[str, tuple[ModuleType | None, Origin]] = {}
-"""Answers, each with the module that had the name then: another one may have it now."""
+"""Answers of ``origin_of`` by name, each with the module that had the name then: another one may have it now."""
 
 
 def origin_of(name: str | None) -> Origin:
-    """Where a module comes from, by its name as objects know it.
+    """Returns the origin of a module, by its name as objects have it (``__module__``); VALUE for None.
 
-    Namespace packages are judged part by part, as each of their modules has a file of its own.
+    Each module of a namespace package is judged by its own file.
     """
     if name is None or name in MAINS:
         return Origin.VALUE
@@ -109,12 +110,12 @@ def origin_of(name: str | None) -> Origin:
 
 
 def is_installed(name: str | None) -> bool:
-    """Whether nodes have a module by themselves."""
+    """True if nodes have a module by themselves."""
     return origin_of(name) is Origin.INSTALLED
 
 
 def is_registered(name: str) -> bool:
-    """Whether the user has said by ``cloudpickle.register_pickle_by_value`` that a module goes by value."""
+    """True if a module, or a package above it, was registered by ``cloudpickle.register_pickle_by_value``."""
     registered = cloudpickle.list_registry_pickle_by_value()
     if not registered:
         return False
@@ -126,6 +127,7 @@ def is_registered(name: str) -> bool:
 
 
 def _judge(name: str, module: ModuleType | None) -> Origin:
+    """Returns the origin of a module, from its files and its specification."""
     if not isinstance(module, ModuleType):
         return Origin.VALUE
     top, dot, _ = name.partition(".")
@@ -149,12 +151,12 @@ def _judge(name: str, module: ModuleType | None) -> Origin:
     if spec is None or spec.name != name or not getattr(spec, "loader", None):
         return Origin.VALUE
     if dot and name.rpartition(".")[0] not in sys.modules:
-        return Origin.VALUE  # loaded by its path under such a name: nobody could import it
+        return Origin.VALUE  # loaded by its path under such a name: no import statement finds it
     return Origin.OWN
 
 
 def is_library(name: str, path: str) -> bool:
-    """Whether a module belongs to a package that was installed into a directory of the user's, with compiled parts.
+    """True if a module belongs to a package with compiled parts, installed into a directory of the user's.
 
     Packages of Python code alone are sent from there: a node does not have that directory.
     """
@@ -172,18 +174,21 @@ def _is_compiled(directory: str, top: str) -> bool:
 
 
 _looked: tuple[int, str] = (0, "")
+"""Number and last name of the loaded modules when ``_look`` gathered them: if they are the same, nothing is new."""
 _local: tuple[bytes, ...] = ()
+"""Answer of ``local_modules``."""
 _own: tuple[str, ...] = ()
+"""Answer of ``own_modules``."""
 _value: tuple[str, ...] = ()
-
-
+"""Answer of ``value_modules``."""
 _below: dict[str, list[str]] = {}
+"""Answers of ``modules_below``, by package."""
 
 
 def _look() -> None:
-    """Gather the user's own modules anew when the number of loaded modules or the last of them has changed.
+    """Gather the user's own modules again if the number of loaded modules or the last of them has changed.
 
-    One that takes the place of another comes last.
+    A module that takes the place of another is the last one, so that this is noticed, too.
     """
     global _looked, _local, _own, _value
     if _looked == (len(sys.modules), next(reversed(sys.modules), "")):
@@ -208,25 +213,25 @@ def _look() -> None:
 
 
 def local_modules() -> tuple[bytes, ...]:
-    """Top names of the loaded modules that are the user's own, as they would stand in a pickle."""
+    """Returns the top names of the loaded modules that are the user's own, as they stand in pickles."""
     _look()
     return _local
 
 
 def own_modules() -> tuple[str, ...]:
-    """Names of the loaded modules that are the user's own and can be imported."""
+    """Returns the names of the loaded modules that are the user's own and can be imported."""
     _look()
     return _own
 
 
 def value_modules() -> tuple[str, ...]:
-    """Names of the loaded modules, besides the script, of which what is used goes by value."""
+    """Returns the names of the loaded modules, besides the script, that go by value."""
     _look()
     return _value
 
 
 def modules_below(name: str) -> list[str]:
-    """Names of the loaded modules below a package."""
+    """Returns the names of the loaded modules below a package."""
     _look()
     found = _below.get(name)
     if found is None:

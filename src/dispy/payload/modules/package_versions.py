@@ -1,7 +1,7 @@
 """Versions of installed packages that a computation uses: noted by the program, compared where jobs run.
 
-They are known by the names of the directories with the metadata, such as ``numpy-2.4.6.dist-info``. Nothing is
-imported for that, and nothing is read where a distribution has the name of its module.
+The names of the directories with metadata tell the versions, such as ``numpy-2.4.6.dist-info``. Nothing is imported
+for that, and no file is read if a distribution has the name of its module.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from dispy.payload.modules.origins import Origin, lies_with_packages, origin_of
 _METADATA = ".dist-info"
 
 _LOOKED_AT_MAX = 256 * 1024
-"""Bytes of a text in which names are looked for: behind them there are large values, as a rule."""
+"""Bytes at the beginning of a text in which names are looked for: large values follow as a rule."""
 
 _TEXTS_MAX = 20
+"""Largest number of texts in which names are looked for."""
 
 
 def versions_used(texts: Iterable[bytes]) -> dict[str, str]:
-    """Distributions with their versions, by the modules that the program has loaded and some code names.
+    """Returns distributions with versions (``name-version``), by the loaded modules of them that some code names.
 
     Args:
-        texts: The code, pickled or marshalled: all its names are in there.
+        texts: The code, pickled or marshalled: all names that it uses stand there.
     """
     data = b"\n".join([text[:_LOOKED_AT_MAX] for text in islice(texts, _TEXTS_MAX)])
     found = {}
@@ -43,7 +44,7 @@ def versions_used(texts: Iterable[bytes]) -> dict[str, str]:
 
 
 def _is_named(name: str, data: bytes) -> bool:
-    """Whether a module stands in pickled code: as a name of its own, or in front of others."""
+    """True if pickled code names a module: alone, or in front of other names."""
     text = name.encode("utf-8", "replace")
     if text not in data or len(text) > 255:
         return False
@@ -53,7 +54,7 @@ def _is_named(name: str, data: bytes) -> bool:
 
 
 def _site_of(file: str | None, top: str) -> str:
-    """The directory into which a module was installed; empty for one that belongs to Python itself."""
+    """Returns the directory into which a module was installed; empty if it was not, or belongs to Python itself."""
     if not file or not lies_with_packages(file):
         return ""
     directory = os.path.dirname(file)
@@ -61,7 +62,7 @@ def _site_of(file: str | None, top: str) -> str:
 
 
 def _distribution(site: str, top: str) -> str:
-    """Name and version of the distribution that has installed a module, as ``name-version``; empty if not known."""
+    """Returns the distribution that has installed a module, as ``name-version``; empty if that is not known."""
     try:
         return _find(site, top, os.stat(site).st_mtime_ns)
     except OSError:
@@ -70,6 +71,7 @@ def _distribution(site: str, top: str) -> str:
 
 @functools.lru_cache(1024)
 def _find(site: str, top: str, changed: int) -> str:
+    """Returns the distribution of a module; ``changed``, the time of the directory, makes the answer expire."""
     installed = [name for name in sorted(os.listdir(site)) if name.endswith(_METADATA)]
     for name in installed:
         if _plain(name.partition("-")[0]) == _plain(top):
@@ -87,15 +89,15 @@ def _find(site: str, top: str, changed: int) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name as it is compared (PEP 503)."""
+    """Returns a name in the form in which names are compared (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def differing(versions: Mapping[str, str]) -> str:
-    """The words about packages that are installed here in other versions; empty if there are none.
+    """Returns a warning that names the packages installed here in other versions; empty if there are none.
 
     Args:
-        versions: What ``versions_used`` has found in the program.
+        versions: Answer of ``versions_used`` in the program.
     """
     texts = {}
     for name, theirs in versions.items():
@@ -112,12 +114,13 @@ def differing(versions: Mapping[str, str]) -> str:
 
 
 def _here(name: str) -> str:
+    """Returns the distribution that has installed a module on this machine; empty if that is not known."""
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
     if module is None:
         try:
             spec = importlib.util.find_spec(name)
-        except Exception:  # a finder of somebody's own
+        except Exception:  # raised by a finder of the user's
             return ""
         file = spec.origin if spec is not None and spec.has_location else None
     site = _site_of(file, name)

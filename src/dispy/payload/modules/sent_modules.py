@@ -1,7 +1,7 @@
 """The user's own modules, as they are sent: code as it runs, source, files that importing needs, changed globals.
 
-They are found without importing anything that the program has not imported: from what pickles name, along the import
-statements of the code, whole packages with it.
+The search (``gather``) starts at the modules that pickles name and follows the import statements of code, and the
+modules that globals hold. A package is taken as a whole. Nothing is imported that the program has not imported.
 """
 
 from __future__ import annotations
@@ -30,27 +30,33 @@ from dispy.payload.modules.origins import (
 logger = logging.getLogger("dispy.client")
 
 PACKAGE_FILES_MAX = 1000
-"""Modules of a package that are sent whether something is known to import them or not."""
+"""Largest package that is sent as a whole (modules); of a larger one only modules in use are sent.
+
+Also the largest number of data files that are sent with a package.
+"""
 
 BESIDE_MAX = 8 * 1024 * 1024
-"""Bytes of files that are sent with a module because it may read them when it is imported."""
+"""Largest size of all files together that are sent with a module, as it may read them when it is imported (bytes)."""
 
 _CODE = (".py", ".pyc", *EXTENSION_SUFFIXES)
+"""Endings of files of code."""
 
 
 class Module(NamedTuple):
     """One module on its way.
 
     Attributes:
-        name: As it is imported.
-        is_package: It has modules below it.
-        path: Of its file here; names the file in tracebacks.
-        source: Its text; None if there is none.
-        code: Compiled, as it runs here; empty where it was not imported: compiled where it is used then.
-        globals: Pickled values that its globals have here.
-        by_value: Pickled: what of it is used, for a node where it cannot be imported; empty if that cannot be sent.
-        files: Files that it may read, by their paths relative to the directory from which it is imported.
-        home: The program's current directory is that one: what the module opens is relative to it.
+        name: Name by which the module is imported.
+        is_package: True if it has modules below it.
+        path: Path of its file in the program, which tracebacks show; empty for a namespace package.
+        source: Text of the module; None if there is none.
+        code: Code of the module as it runs in the program; empty if the program has not imported it: then the node
+            compiles the text.
+        globals: Values of its globals in the program, pickled (``changed_globals``); empty for none.
+        by_value: Used part of the module, pickled, for a node that cannot import it (``fallbacks``); empty for none.
+        files: Contents of files that it may read, by path relative to the directory from which it is imported.
+        home: True if this directory is the program's current directory, which relative paths of the module start
+            from.
     """
 
     name: str
@@ -65,24 +71,26 @@ class Module(NamedTuple):
 
 
 class _Search:
-    """Modules that are found one from another."""
+    """A search for modules, each found by way of another."""
 
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
-        """Paths of files of code by name; "" for those that are loaded from no file."""
+        """Path of the file of each module, by name; empty for a module without a file."""
         self.left: list[str] = []
-        """Modules whose import statements are still to be followed."""
+        """Names of modules whose import statements are still to be followed."""
         self.along: dict[str, str] = {}
-        """Modules of packages that nothing is known to import; packages may load them by name."""
+        """Path of each module of a package that no import statement names, by name: code may load it by name."""
         self._tops: dict[str, ModuleSpec | None] = {}
+        """Specifications of modules that are not loaded, by top name; None for a name that is not found."""
 
     def want(self, name: str) -> None:
-        """Take a module, the packages above it, and the package that it is in as a whole."""
+        """Take a module, if it is the user's own, with the packages above it and the rest of its package."""
         parts = name.split(".")
         for count in range(1, len(parts) + 1):
             self._take(".".join(parts[:count]))
 
     def _take(self, name: str) -> None:
+        """Take one module, if it is the user's own and was not taken before; a top package as a whole."""
         if name in self.found or name in ("", "__main__", "dispy"):
             return
         module = sys.modules.get(name)
@@ -111,7 +119,7 @@ class _Search:
                 self.along.update(below)
 
     def _find(self, name: str) -> ModuleSpec | None:
-        """Where a module that is not loaded lies, if it is the user's own; nothing is imported for that."""
+        """Returns the specification of a module that is not loaded, if it is the user's own; imports nothing."""
         top, dot, _ = name.partition(".")
         if dot:
             parent = sys.modules.get(name.rpartition(".")[0])
@@ -127,11 +135,12 @@ class _Search:
 
 
 def _find_top(name: str) -> ModuleSpec | None:
+    """Returns the specification of a module by its top name, of the first finder that has it; None for none."""
     for finder in sys.meta_path:
         find = getattr(finder, "find_spec", None)
         try:
             spec = find(name, None) if find is not None else None
-        except Exception:  # a finder of the user's own
+        except Exception:  # raised by a finder of the user's
             spec = None
         if spec is not None:
             return spec  # type: ignore[no-any-return]
@@ -139,6 +148,7 @@ def _find_top(name: str) -> ModuleSpec | None:
 
 
 def _is_own(spec: ModuleSpec) -> bool:
+    """True if a module that is not loaded is the user's own."""
     places = (
         [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
     )
@@ -148,7 +158,7 @@ def _is_own(spec: ModuleSpec) -> bool:
 
 
 def _below(place: str, top: str) -> Iterator[tuple[str, str]]:
-    """Modules below a directory, also one in an archive, with their files."""
+    """Yields name and path of each module below a directory of a package, which may be in an archive."""
     if lies_with_packages(place):
         return
     if os.path.isdir(place):
@@ -169,13 +179,14 @@ def _below(place: str, top: str) -> Iterator[tuple[str, str]]:
 
 
 def _module_at(path: str, parts: list[str], name: str) -> Iterator[tuple[str, str]]:
+    """Yields name and path of the module in a file, if there is one in it; ``parts``: names of the packages above."""
     stem, dot, ending = name.partition(".")
     if dot and f".{ending}" in _CODE and (stem.isidentifier() or stem == "__init__"):
         yield ".".join(parts if stem == "__init__" else [*parts, stem]), path
 
 
 def _in_archive(path: str) -> tuple[str, str]:
-    """The archive that a path leads into, and the path within; empty if it leads into none."""
+    """Returns the archive that a path leads into, and the path within; both empty if it leads into none."""
     archive = path
     while archive and not os.path.exists(archive):
         archive = os.path.dirname(archive)
@@ -185,16 +196,20 @@ def _in_archive(path: str) -> tuple[str, str]:
 
 
 def _opened(archive: str) -> Any:
-    import zipfile  # 6 ms, for the few who need it
+    import zipfile  # here: it costs 6 ms, and few programs need it
 
     return zipfile.ZipFile(archive)
 
 
 _texts: dict[str, tuple[tuple[int, int], bytes]] = {}
-"""Contents of files of code with time of change and size: clusters of one program send the same ones."""
+"""Contents of files of code by path, with time of change (nanoseconds) and size (bytes).
+
+Kept since all clusters of a program send the same files.
+"""
 
 
 def _read(path: str) -> bytes:
+    """Returns the content of a file, which may be in an archive; empty if it cannot be read."""
     try:
         if os.path.isfile(path):
             found = os.stat(path)
@@ -211,16 +226,16 @@ def _read(path: str) -> bytes:
         if archive:
             with _opened(archive) as opened:
                 return bytes(opened.read(inside))
-    except Exception:  # it is no archive, or has no such file
+    except Exception:  # the file is no archive, or has no such file
         pass
     return b""
 
 
 def gather(names: Iterable[str], statements: Iterable[Imported]) -> list[Module]:
-    """The user's own modules of these names, and those that they and some code import.
+    """Returns the user's own modules of some names, and those that they and some code import.
 
     Args:
-        names: Of modules that are loaded.
+        names: Names of loaded modules.
         statements: Import statements of code that goes by value.
     """
     search = _Search()
@@ -246,6 +261,7 @@ def gather(names: Iterable[str], statements: Iterable[Imported]) -> list[Module]
 
 
 def _describe_unused(name: str, path: str) -> Module:
+    """Returns a module of a package that no import statement names."""
     is_package = os.path.basename(path).startswith("__init__.")
     if path.endswith(".py"):
         return Module(name, is_package, path, _read(path), b"")
@@ -254,13 +270,14 @@ def _describe_unused(name: str, path: str) -> Module:
 
 
 def imported_besides(needed: set[str], names: set[str]) -> list[str]:
-    """Modules that the program has loaded, in the order in which it did, that may have changed those which jobs need.
+    """Returns loaded modules that may have changed the needed ones, in the order in which the program loaded them.
 
-    They import one of these, as plug-ins do that register something; or are below a package of which these use them.
+    Such a module imports a needed one, as plug-ins do that register something; or it is below a package by whose name
+    a needed module uses it.
 
     Args:
-        needed: Modules that are imported in any case.
-        names: Of all that are sent.
+        needed: Names of modules that nodes import in any case.
+        names: Names of all modules that are sent.
     """
     statements = {
         name: imported_by(name) for name in names if name in sys.modules and code_of(name) is not None
@@ -290,6 +307,7 @@ def imported_besides(needed: set[str], names: set[str]) -> list[str]:
 
 
 def _follow(search: _Search, statements: Iterable[Imported]) -> None:
+    """Take the modules that import statements name."""
     for module, names in statements:
         if module:
             search.want(module)
@@ -299,7 +317,7 @@ def _follow(search: _Search, statements: Iterable[Imported]) -> None:
 
 
 def _follow_values(search: _Search, module: types.ModuleType) -> None:
-    """Modules that a module has got hold of in another way than by an import statement."""
+    """Take the modules whose objects a module holds, also if no import statement names them."""
     for value in list(vars(module).values()):
         if isinstance(value, types.ModuleType):
             search.want(value.__name__)
@@ -308,6 +326,7 @@ def _follow_values(search: _Search, module: types.ModuleType) -> None:
 
 
 def _describe(name: str, path: str) -> tuple[Module | None, types.CodeType | None]:
+    """Returns a module as it is sent, and its code; None for a module that cannot be sent as it runs."""
     loaded = name in sys.modules
     code = code_of(name) if loaded else None
     is_package = path == "" or os.path.basename(path).startswith("__init__.")
@@ -331,7 +350,7 @@ def _describe(name: str, path: str) -> tuple[Module | None, types.CodeType | Non
 
 
 def root_of(module: Module) -> str:
-    """The directory from which a module is imported."""
+    """Returns the directory from which a module is imported: the one above its top package."""
     path = module.path
     for _ in range(module.name.count(".") + 1 + module.is_package):
         path = os.path.dirname(path)
@@ -339,9 +358,10 @@ def root_of(module: Module) -> str:
 
 
 def _current() -> str:
+    """Returns the current directory; empty if it was removed."""
     try:
         return os.getcwd()
-    except OSError:  # it was removed
+    except OSError:
         return ""
 
 
@@ -353,9 +373,9 @@ def _compiled_text(source: bytes, path: str) -> types.CodeType | None:
 
 
 def _files_beside(module: Module, code: types.CodeType) -> dict[str, bytes]:
-    """Files that a module may read when it is imported: those of its package, and those that it names.
+    """Returns files that a module may read when it is imported: data of its package, and files that it names.
 
-    Names are taken relative to its directory, and to the current one if it is imported from there.
+    Names are relative to its directory, and also to the current directory if the module is imported from there.
     """
     root, directory = root_of(module), os.path.dirname(module.path)
     if not os.path.isdir(directory):
@@ -382,6 +402,7 @@ def _files_beside(module: Module, code: types.CodeType) -> dict[str, bytes]:
 
 
 def _data_below(directory: str) -> Iterator[str]:
+    """Yields the paths of files below a directory that are not code, relative to it."""
     for place, names, files in os.walk(directory):
         names[:] = sorted(name for name in names if name != "__pycache__" and not name.startswith("."))
         for name in sorted(files):

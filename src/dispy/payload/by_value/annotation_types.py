@@ -1,0 +1,117 @@
+"""Types that annotations are made of: ``typing.NewType``, type parameters and type aliases, one object of each."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import typing
+import weakref
+from typing import Any
+
+from dispy.payload.by_value import change_stamps, scopes
+from dispy.payload.by_value.code_pickler import CodePickler, Reducer
+from dispy.payload.modules.origins import Origin, origin_of
+
+
+def _reduce_new_type(pickler: CodePickler, kind: Any) -> Any:
+    if not pickler.is_by_value(kind):
+        return NotImplemented
+    return _new_type, (kind.__name__, kind.__qualname__, kind.__module__, kind.__supertype__)
+
+
+def _new_type(name: str, qualname: str, module: str, supertype: Any) -> Any:
+    known = _existing(module, qualname, typing.NewType)
+    if known is not None:
+        return known
+    make: Any = typing.NewType
+    kind = make(name, supertype)
+    kind.__module__, kind.__qualname__ = module, qualname
+    return kind
+
+
+def _existing(module: str, name: str, kind: Any) -> Any:
+    """Returns the object here that has the name of one that arrives, so that there is one of it; or None."""
+    found = scopes.attribute_of(sys.modules.get(module), name)
+    return found if isinstance(found, kind) and origin_of(module) is not Origin.INSTALLED else None
+
+
+def _reduce_type_parameter(pickler: CodePickler, parameter: Any) -> Any:
+    module = getattr(parameter, "__module__", None)
+    name = parameter.__name__
+    home = sys.modules.get(module) if module else None
+    origin = pickler.origin(module)
+    if origin is not Origin.VALUE and home is not None and getattr(home, name, None) is parameter:
+        return pickler.by_name(str(module), name)
+    options = {
+        key: getattr(parameter, f"__{key}__")
+        for key in ("bound", "covariant", "contravariant", "infer_variance")
+        if getattr(parameter, f"__{key}__", None)
+    }
+    if sys.version_info >= (3, 13) and parameter.has_default():
+        options["default"] = parameter.__default__
+    constraints = getattr(parameter, "__constraints__", ())
+    identity = change_stamps.identity_of(parameter)
+    _parameters[identity] = parameter
+    return _type_parameter, (
+        identity,
+        type(parameter),
+        name,
+        constraints,
+        options,
+        module,
+    )
+
+
+_parameters: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+"""Type parameters that were sent or have arrived, by identity."""
+
+
+def _type_parameter(
+    identity: str, kind: Any, name: str, constraints: Any, options: dict[str, Any], module: str | None
+) -> Any:
+    parameter = _parameters.get(identity)
+    if parameter is None:
+        parameter = _parameters[identity] = kind(name, *constraints, **options)
+        change_stamps.give_identity(parameter, identity)
+        with contextlib.suppress(AttributeError):
+            parameter.__module__ = module
+    return parameter
+
+
+def _reduce_alias(pickler: CodePickler, alias: Any) -> Any:
+    if not pickler.is_by_value(alias):
+        return NotImplemented
+    make = _alias, (alias.__name__, alias.__type_params__, alias.__module__)
+    return *make, alias.__value__, None, None, _fill_alias
+
+
+_values: dict[int, Any] = {}
+"""Values of type aliases made here, with the alias, by address of the alias; both are kept for good."""
+
+
+def _alias(name: str, parameters: tuple[Any, ...], module: str) -> Any:
+    known = _existing(module, name, typing.TypeAliasType)  # type: ignore[attr-defined,unused-ignore]
+    if known is not None:
+        return known
+    # The value may name the alias again, so it is looked up when it is asked for.
+    scope: dict[str, Any] = {"__name__": module, "value_of": lambda: _values[id(scope[name])][1]}
+    listed = f"[{', '.join(map(str, parameters))}]" if parameters else ""
+    exec(f"type {name}{listed} = value_of()", scope)
+    return scope[name]
+
+
+def _fill_alias(alias: Any, value: Any) -> Any:
+    _values.setdefault(id(alias), (alias, value))
+    return alias
+
+
+REDUCERS: dict[type, Reducer] = {
+    typing.NewType: _reduce_new_type,
+    typing.TypeVar: _reduce_type_parameter,
+    typing.ParamSpec: _reduce_type_parameter,
+    typing.TypeVarTuple: _reduce_type_parameter,
+}
+"""Functions that reduce instances of exactly these types."""
+
+if sys.version_info >= (3, 12):
+    REDUCERS[typing.TypeAliasType] = _reduce_alias

@@ -1,0 +1,72 @@
+"""Pickles within pickles: definitions of classes, and functions that jobs return; kept until the code changes."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from dispy.payload.by_value import change_stamps, classes, scopes
+from dispy.payload.by_value.bytecode import Imported
+from dispy.payload.by_value.change_stamps import Watch
+from dispy.payload.by_value.code_pickler import CodePickler
+
+PickleInline = Callable[[Any], tuple[bytes, CodePickler]]
+"""Pickles a value with the definitions of its classes in the same pickle; returns that, and the pickler."""
+
+
+class Definition(NamedTuple):
+    """A class, pickled by itself.
+
+    Attributes:
+        data: The pickle.
+        digest: Digest of the pickle: a worker that has a class of this digest does not open the pickle.
+        modules: Names of the user's own modules that the other side has to import.
+        imports: Import statements of functions of the class.
+        sources: Texts of the files of code in the pickle, by file name.
+    """
+
+    data: bytes
+    digest: bytes
+    modules: set[str]
+    imports: set[Imported]
+    sources: dict[str, str]
+
+
+_definitions: dict[str, tuple[Watch, Definition]] = {}
+"""Definitions by identity of the class, the oldest first, each with the parts of the program it depends on."""
+
+_DEFINITIONS_MAX = 1000
+"""Number of definitions that are kept; the oldest one goes first."""
+
+
+def definition_of(cls: type, pickle_inline: PickleInline) -> Definition:
+    """Returns the definition of a class as it is now: a new one if the class, or what it uses, has changed."""
+    identity = change_stamps.identity_of(cls)
+    known = _definitions.get(identity)
+    # A worker uses its first definition again: results go to a program that has the class itself.
+    if known is not None and (scopes.is_worker or known[0].is_same()):
+        return known[1]
+    data, pickler = pickle_inline(cls)
+    sink = change_stamps.Sink(sys.maxsize)
+    sink.write(data)
+    found = Definition(data, sink.digest(), pickler.modules, pickler.imports, pickler.sources)
+    classes.keep(cls)
+    while len(_definitions) >= _DEFINITIONS_MAX:
+        del _definitions[next(iter(_definitions))]
+    _definitions[identity] = (pickler.watch, found)
+    return found
+
+
+_functions: dict[str, bytes] = {}
+"""Pickles of functions of the script that jobs have returned, by identity of the function."""
+
+
+def function_data(function: types.FunctionType, pickle_inline: PickleInline) -> bytes:
+    """Returns the pickle, by value, of a function of the script that a job returns: for a program that lacks it."""
+    identity = change_stamps.identity_of(function)
+    data = _functions.get(identity)
+    if data is None:
+        data = _functions[identity] = pickle_inline(function)[0]
+    return data

@@ -1,0 +1,55 @@
+"""Modules that go by value as objects: a function or another module names them; part of them may be unsendable."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+from dispy.payload.by_value.scopes import fill_scope
+
+PRIVATE = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
+"""Attributes of modules that are not sent."""
+
+
+def sendable_part(
+    values: dict[str, Any], where: str, try_to_pickle: Callable[[Any], object]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Split attributes of a module into those that can be sent and, for the others, reasons by name.
+
+    Args:
+        values: The attributes, by name.
+        where: Words for the module in the reasons.
+        try_to_pickle: Raises an exception if a value cannot be pickled.
+    """
+    sendable, reasons = {}, {}
+    for name, value in values.items():
+        if name.startswith("__") and name.endswith("__"):
+            continue
+        if not isinstance(value, (types.FunctionType, type, types.ModuleType)):
+            try:
+                try_to_pickle(value)
+            except Exception as error:
+                reasons[name] = f"{where} was sent without its global {name!r}: {error}"
+                continue
+        sendable[name] = value
+    return sendable, reasons
+
+
+def explain_missing(module: types.ModuleType, reasons: dict[str, str]) -> None:
+    """Have a module say why it lacks a global when code uses it: AttributeError with the reason."""
+    if not reasons or "__getattr__" in vars(module):
+        return
+
+    def missing(name: str) -> Any:
+        raise AttributeError(reasons.get(name, f"module {module.__name__!r} has no attribute {name!r}"))
+
+    vars(module)["__getattr__"] = missing
+
+
+def fill_module(module: types.ModuleType, state: tuple[Any, ...]) -> types.ModuleType:
+    """Give a module that came by value its attributes, and the reasons for those that could not be sent."""
+    values, reasons = state
+    fill_scope(vars(module), values)
+    explain_missing(module, reasons)
+    return module

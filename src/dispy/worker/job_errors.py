@@ -1,0 +1,74 @@
+"""Exceptions of jobs on their way to the client: as text, and pickled where possible."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+from dispy import payload
+from dispy.errors import DispyError, PicklingError, ProgramError
+from dispy.protocol import limits
+from dispy.protocol.output import cut_reason
+from dispy.system.escaping import sendable
+from dispy.system.wording import of_error
+from dispy.worker.job_namespace import note_missing
+from dispy.worker.map_chunk import Chunk
+
+
+def describe(
+    error: BaseException, step: str, value: Any, where: tuple[str, str], depth: int = 1
+) -> tuple[bytes, str]:
+    """Describe the exception of a job: pickled (empty if it cannot be, or is too large), and as text.
+
+    Args:
+        error: Exception that was raised.
+        step: Step at which it was raised: "arguments", "result", or empty for the job itself.
+        value: Result of the job; only looked at if ``step`` is "result".
+        where: The node's name, and the working directory of jobs.
+        depth: Frames of the worker above those of the job, which the text leaves out.
+    """
+    if step == "result":
+        culprit = payload.find_culprit(value, "the result") or of_error(error)
+        return _describe_ours(PicklingError(f"the job's result cannot be sent: {culprit}"))
+    if step == "arguments":
+        note_missing(error, *where)
+        cause = "; ".join([of_error(error), *getattr(error, "__notes__", ())])
+        return _describe_ours(PicklingError(f"the job's arguments cannot be rebuilt on the node: {cause}"))
+    if isinstance(error, ProgramError):
+        return _describe_ours(error)
+    note_missing(error, *where)
+    frames = error.__traceback__
+    for _ in range(depth):
+        frames = frames.tb_next if frames else None
+    lines = traceback.format_exception(type(error), error, frames)
+    text = cut_reason(sendable("".join(lines)))
+    data = payload.dump_exception(error, text)
+    return (data if len(data) < limits.INLINE_MAX else b""), text
+
+
+def describe_in_chunk(
+    error: BaseException, step: str, chunk: Chunk, where: tuple[str, str]
+) -> tuple[bytes, str]:
+    """Describe the exception of an item of a ``map``, together with the results of the items before it.
+
+    Args:
+        error: Exception that was raised.
+        step: As for ``describe``.
+        chunk: The chunk that the item is in.
+        where: As for ``describe``.
+    """
+    value = chunk.cut_at_unsendable() if step == "result" else chunk.results
+    data, reason = describe(error, step, value, where, depth=2)
+    try:
+        return payload.dump_failure(chunk.results, data), reason
+    except Exception as unsendable:
+        # The first error counts: a result that cannot be sent, of an item before.
+        data, reason = describe(unsendable, "result", chunk.cut_at_unsendable(), where)
+        return payload.dump_failure(chunk.results, data), reason
+
+
+def _describe_ours(error: DispyError) -> tuple[bytes, str]:
+    """Describe an error of dispy in the form of a job's own."""
+    message = sendable(str(error))[: limits.REASON_MAX // 8]
+    text = f"Traceback (most recent call last):\ndispy.errors.{type(error).__name__}: {message}\n"
+    return payload.dump_exception(type(error)(message), text), text
