@@ -15,7 +15,7 @@ from dispy.client.session import received_files
 from dispy.client.session.received_files import Arrivals
 from dispy.protocol import limits
 from dispy.protocol.node import AcknowledgeProvisional, FilePart, Provisional
-from dispy.worker.send_file import name_for
+from dispy.worker.job_api.send_file import name_for
 
 pieces = st.sampled_from(
     [

@@ -19,7 +19,7 @@ from dispy.client.session import failures, missing_files
 from dispy.client.session.failures import KINDS_MAX, SUMMARY_MAX, Tally, summary
 from dispy.client.session.status_table import print_table
 from dispy.errors import JobError
-from dispy.worker import job_namespace
+from dispy.worker.job_api import job_namespace
 
 
 def raised(function: Callable[[], object]) -> tuple[BaseException, str]:

@@ -14,7 +14,7 @@ library = ctypes.CDLL(ctypes.util.find_library("gomp"))
 call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: None)
 compute = lambda: library.GOMP_parallel(call, None, 4, 0)
 compute()
-from dispy.worker import native_threads
+from dispy.worker.between_jobs import native_threads
 print(native_threads.libraries_left())
 """
 
@@ -31,7 +31,7 @@ NUMPY = """
 import os, signal, numpy
 compute = lambda: numpy.ones((400, 400)) @ numpy.ones((400, 400))
 compute()
-from dispy.worker import native_threads
+from dispy.worker.between_jobs import native_threads
 print(native_threads.libraries_left())
 native_threads.rest()
 """
@@ -68,7 +68,7 @@ def test_threads_of_linear_algebra_come_back_by_themselves() -> None:
 
 def test_threads_of_python_are_not_a_librarys() -> None:
     code = (
-        "import threading\nfrom dispy.worker import native_threads\n"
+        "import threading\nfrom dispy.worker.between_jobs import native_threads\n"
         "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
         "print(native_threads.libraries_left())\nimport os\nos._exit(0) if print(end='', flush=True) is None else 0\n"
     )
@@ -78,7 +78,7 @@ def test_threads_of_python_are_not_a_librarys() -> None:
 def test_nor_are_those_that_wait_in_compiled_code() -> None:
     code = (
         "import os\nfrom concurrent.futures import ThreadPoolExecutor\n"
-        "from dispy.worker import native_threads, setup\n"
+        "from dispy.worker import setup\nfrom dispy.worker.between_jobs import native_threads\n"
         "pool = ThreadPoolExecutor(1, 'mine')\npool.submit(int).result()\n"
         "print(native_threads.libraries_left(), '_queue' in setup.threads_left('setup'), flush=True)\nos._exit(0)\n"
     )

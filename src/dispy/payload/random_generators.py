@@ -256,7 +256,7 @@ def _no_key() -> bytes:
 
 
 key_here: Callable[[], bytes] = _no_key
-"""Returns a key for generators that arrive in this process; ``worker.random_numbers`` sets it."""
+"""Returns a key for generators that arrive in this process; ``worker.job_api.random_numbers`` sets it."""
 
 
 def _no_matter(values: list[Any]) -> None:
@@ -264,7 +264,7 @@ def _no_matter(values: list[Any]) -> None:
 
 
 globals_arrived: Callable[[list[Any]], None] = _no_matter
-"""Reseeds generators of globals that arrive with the code of a job; ``worker.random_numbers`` sets it."""
+"""Reseeds generators of globals that arrive with the code of a job; ``worker.job_api.random_numbers`` sets it."""
 
 
 # Their names.

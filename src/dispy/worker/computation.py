@@ -19,10 +19,11 @@ from dispy.errors import DispyError
 from dispy.protocol.worker import FromHost, Load, Loaded, LoadFailed
 from dispy.system.escaping import sendable
 from dispy.system.free_space import Room, fits_in_memory
-from dispy.worker import job_namespace, setup
-from dispy.worker.job_calls import JobCalls
+from dispy.worker import setup
+from dispy.worker.job_api import job_namespace
+from dispy.worker.job_api.job_calls import JobCalls
+from dispy.worker.job_api.random_numbers import Randomness
 from dispy.worker.program import Program
-from dispy.worker.random_numbers import Randomness
 
 REASON_MAX = 60_000
 """Longest reason (characters); the beginning of a longer traceback is left out."""

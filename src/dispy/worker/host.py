@@ -46,10 +46,10 @@ from dispy.protocol.worker import (
 from dispy.system import processes
 from dispy.system.free_space import memory_max
 from dispy.worker import node_log, output_capture, signals
+from dispy.worker.between_jobs.state_restore import Restorer
 from dispy.worker.computation import Computation, load_failed
-from dispy.worker.job_calls import JobCalls
-from dispy.worker.random_numbers import Randomness
-from dispy.worker.state_restore import Restorer
+from dispy.worker.job_api.job_calls import JobCalls
+from dispy.worker.job_api.random_numbers import Randomness
 from dispy.worker.worker_process import Channels, WorkerProcess
 
 _CLEANUP_S = 4.5

@@ -11,7 +11,7 @@ from dispy.protocol import limits
 from dispy.protocol.output import cut_reason
 from dispy.system.escaping import sendable
 from dispy.system.wording import of_error
-from dispy.worker.job_namespace import note_missing
+from dispy.worker.job_api.job_namespace import note_missing
 from dispy.worker.map_chunk import Chunk
 
 

@@ -31,16 +31,17 @@ from dispy.protocol.node import FINISHED, TERMINATED, Ended, Job
 from dispy.protocol.worker import Record
 from dispy.system.free_space import NoRoomError
 from dispy.system.processes import children
-from dispy.worker import forked_processes, job_errors
+from dispy.worker import job_errors
 from dispy.worker.arena import Arena
+from dispy.worker.between_jobs import forked_processes
+from dispy.worker.between_jobs.state_restore import Restorer
+from dispy.worker.job_api.provisional_values import ProvisionalValues
+from dispy.worker.job_api.random_numbers import Randomness
 from dispy.worker.map_chunk import Chunk
 from dispy.worker.output_capture import Capture
 from dispy.worker.own_process import OwnProcess
-from dispy.worker.provisional_values import ProvisionalValues
-from dispy.worker.random_numbers import Randomness
 from dispy.worker.results import add_words, ids_of
 from dispy.worker.segments import Segments
-from dispy.worker.state_restore import Restorer
 
 _LAST_AFTER_S = 0.01
 """Age of results (seconds) up to which the last ones of a record wait until the state of the worker is restored (some

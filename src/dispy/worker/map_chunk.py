@@ -17,7 +17,7 @@ from dispy.protocol import limits
 from dispy.protocol.output import cut_reason
 from dispy.system.escaping import sendable
 from dispy.system.wording import of_error, short_repr
-from dispy.worker.job_namespace import note_missing
+from dispy.worker.job_api.job_namespace import note_missing
 
 _SLICE_MAX = 32
 """Largest number of items between two looks at the clock: it costs 3 ns an item, and at most 32 items run long

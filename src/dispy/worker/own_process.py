@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dispy.protocol import worker as protocol
 from dispy.protocol.node import TERMINATED, Ended, Job
 from dispy.system.processes import describe_exit, kill_strays, set_death_signal
-from dispy.worker import native_threads
 from dispy.worker.arena import Arena
+from dispy.worker.between_jobs import native_threads
 from dispy.worker.output_capture import Capture
 from dispy.worker.results import add_words
 from dispy.worker.segments import Segments

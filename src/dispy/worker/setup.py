@@ -13,8 +13,9 @@ from types import FrameType
 
 from dispy import payload
 from dispy.system.wording import of_error
-from dispy.worker import forked_processes, native_threads, output_capture
-from dispy.worker.job_namespace import note_missing
+from dispy.worker import output_capture
+from dispy.worker.between_jobs import forked_processes, native_threads
+from dispy.worker.job_api.job_namespace import note_missing
 
 _set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
 

@@ -13,15 +13,15 @@ from typing import NamedTuple, NoReturn
 from dispy.protocol import worker as protocol
 from dispy.system import processes
 from dispy.worker import node_log, signals
+from dispy.worker.between_jobs.state_restore import Restorer
 from dispy.worker.computation import REASON_MAX, Computation
-from dispy.worker.job_calls import JobCalls
+from dispy.worker.job_api.job_calls import JobCalls
+from dispy.worker.job_api.random_numbers import Randomness
 from dispy.worker.loop import Worker
 from dispy.worker.output_capture import Capture
 from dispy.worker.program import Program
-from dispy.worker.random_numbers import Randomness
 from dispy.worker.replies import leave
 from dispy.worker.segments import Segments
-from dispy.worker.state_restore import Restorer
 
 
 class Channels(NamedTuple):

@@ -29,7 +29,7 @@ _SIGN = "dispy: this program has "
 _TOLD = "dispy: node "
 _HAS_NO = " has no "
 _THERE = " in the working directory of its jobs"
-"""Parts of the note that a worker adds to an exception: see ``dispy.worker.job_namespace``."""
+"""Parts of the note that a worker adds to an exception: see ``dispy.worker.job_api.job_namespace``."""
 
 _RAISED = re.compile(r"^.*?(?:FileNotFoundError|NotADirectoryError): (.*)$", re.MULTILINE)
 _QUOTED = re.compile(r"b?'(?:[^'\\]|\\.)*'|b?\"(?:[^\"\\]|\\.)*\"")

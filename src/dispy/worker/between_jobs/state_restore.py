@@ -22,7 +22,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from dispy.worker.interpreter_settings import Settings, is_importing
+from dispy.worker.between_jobs.interpreter_settings import Settings, is_importing
 from dispy.worker.output_capture import Capture
 
 _SPOILING: dict[Any, tuple[str, ...]] = {

@@ -21,10 +21,10 @@ from dispy.protocol import limits
 from dispy.protocol import worker as protocol
 from dispy.protocol.node import FilePart, Job
 from dispy.system.free_space import NoRoomError
+from dispy.worker.job_api.send_file import SendPart, send_file
 from dispy.worker.output_capture import Capture
 from dispy.worker.replies import send_whole
 from dispy.worker.segments import Segments
-from dispy.worker.send_file import SendPart, send_file
 
 _ANSWER_MAX = 8192
 """Largest acknowledgement (bytes): its reason has no more than 1,000 characters."""
