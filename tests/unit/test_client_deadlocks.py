@@ -99,7 +99,7 @@ def test_a_thread_at_a_lock_is_seen_there(function: Callable[[], object]) -> Non
             standing.look(now)
             now += 1.0
             time.sleep(0.001)
-        assert standing.where.startswith(("test_client_standing.py:", "threading.py:"))
+        assert standing.where.startswith(("test_client_deadlocks.py:", "threading.py:"))
     event.set()
     thread.join(10)
     event.clear()
