@@ -68,6 +68,12 @@ def test_modules_that_are_named_are_there(document: str) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_tests_that_are_named_are_there(document: str) -> None:
+    known = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert set(re.findall(r"\btest_\w+\.py\b", read(document))) <= known
+
+
 def index() -> list[tuple[str, str, list[str]]]:
     """Rows of "Where is …?": the question, the file, and names in it."""
     section = read("docs/architecture.md").split("\n## Where is …?\n")[1].split("\n## ")[0]
