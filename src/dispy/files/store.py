@@ -92,7 +92,7 @@ class Store:
 
         Raises:
             OSError: The file cannot be opened or made.
-            StateDirectoryError: The store is open to other users.
+            StateDirectoryError: The store cannot be made, or is open to other users.
         """
         if not self._is_ours:
             private_directory(self._root)
