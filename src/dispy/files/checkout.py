@@ -13,7 +13,8 @@ from dispy.files.untrusted_directory import ChangedError, Linker, Tree
 from dispy.protocol.files import FileEntry
 
 TRIES_MAX = 5
-"""Times that a file is put into a directory which changes in the store meanwhile; then it counts as missing."""
+"""Attempts to put one file into a directory while the file changes in the store each time. After the last one it
+counts as missing from the store."""
 
 
 def put_files(
@@ -31,14 +32,17 @@ def put_files(
         entries: The files, with their paths below the directory.
         work: The directory.
         owner: User and group that the files are given to; None: they stay ours.
-        is_wanted: Called between files and between steps of copies; ends the work by returning False.
-        begun: Early copies, by digest; those that are used are taken out and closed.
+        is_wanted: Called between files and between steps of copies; returns False to end the work: between files
+            without an error, in a copy with OSError.
+        begun: Early copies (``copy_in_progress``), by digest; None as a value: there is none. Copies that are used
+            are taken out of the dictionary and closed.
 
     Returns:
-        Sizes (bytes) of files that are not in the store, by digest.
+        Sizes (bytes) of files that are not in the store, by digest. The other files are there, unless
+        ``is_wanted`` has ended the work.
 
     Raises:
-        OSError: A file cannot be put there.
+        OSError: A file cannot be put there; files after it were not tried.
         ValueError: A path leads out of the directory.
     """
     missing: dict[bytes, int] = {}
@@ -66,7 +70,11 @@ def _put_file(
     is_wanted: Callable[[], bool],
     early: Following | None,
 ) -> bool:
-    """Put one file there; returns False if it is not in the store, or changes each time."""
+    """Put one file into the tree; returns False if it is not in the store, or changed ``TRIES_MAX`` times.
+
+    Raises:
+        OSError: The file cannot be put there. The text begins with its path.
+    """
     for _ in range(TRIES_MAX):
         source = store.find(entry.digest, entry.size)
         if source is None:
@@ -91,7 +99,7 @@ def _put_file(
 
 
 def _first_of(first: Linker, second: Linker | None) -> Linker:
-    """Returns a linker that tries one after the other."""
+    """Returns a linker that tries ``first``, and ``second`` (None: there is none) if ``first`` returns False."""
 
     def link(directory: int, name: str) -> bool:
         return first(directory, name) or (second is not None and second(directory, name))

@@ -22,11 +22,11 @@ from dispy.protocol.files import MODE_BITS, FileEntry
 
 
 class Following:
-    """An early copy of a part. Several threads may call the methods. The maker must call ``close``.
+    """An early copy of one file, made from its part. Any thread may call the methods; the maker must call ``close``.
 
     Args:
         part: Path of the part that another node receives.
-        work: A directory on the file system where the copy is to be.
+        work: Any directory on the file system on which jobs are to find the copy.
 
     Raises:
         OSError: The part is not there, or the file system has no files without names.
@@ -36,22 +36,28 @@ class Following:
 
     def __init__(self, part: str, work: Path) -> None:
         self._lock = threading.Lock()
-        """Guards the descriptors: closing them waits until a thread that copies is done."""
+        """Guards ``_source`` and ``_made`` between the threads that copy and the one that closes: closing waits until
+        a copy is done."""
         self._part = part
+        """Path of the part. While the file of ``_source`` has this name, bytes are only appended to it."""
         self._copied = 0
-        """Bytes at the beginning of the copy that are known to be right."""
+        """Bytes at the beginning of the copy that are right: they were copied while the part had its name."""
         self._source = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        """Descriptor of the part; -1 after ``close``."""
         try:
             self._made = os.open(work, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            """Descriptor of the copy, a file without a name; -1 after ``close``."""
         except OSError:
             os.close(self._source)
             raise
 
     def advance(self, is_wanted: Callable[[], bool]) -> None:
-        """Copy what has come since the last call; nothing if the part has lost its name, or after ``close``.
+        """Copy bytes of the part that have come since the last call.
+
+        Nothing is copied if the part has lost its name, or after ``close``.
 
         Args:
-            is_wanted: Called between steps of the copy; ends it by returning False.
+            is_wanted: Called between steps of the copy; returns False to end it with OSError.
 
         Raises:
             OSError: There is no room, or the copy is not wanted any more.
@@ -81,13 +87,14 @@ class Following:
     ) -> Linker:
         """Returns a function that completes the copy, and gives it a name where jobs find it.
 
-        The function takes the descriptor of a directory and a name. It returns False if the copy cannot be used.
+        The function takes the descriptor of a directory and a name. It returns False if the copy cannot be used: if
+        it is closed, was made of another file, is not wanted any more, or cannot be written or linked.
 
         Args:
-            entry: Mode, time of writing and size of the file there.
+            entry: Permission bits, time of writing and size that the copy is to have.
             source: Descriptor of the complete file in the store, which was verified.
             owner: User and group that the copy is given to; None: it stays ours.
-            is_wanted: Called between steps of the copy; ends it by returning False.
+            is_wanted: Called between steps of the copy; returns False to end it.
             is_unchanged: Called after the copy: returns True if the source is as it was when it was verified.
         """
 
@@ -111,7 +118,7 @@ class Following:
         return link
 
     def close(self) -> None:
-        """Close the copy. What has no name by now is gone. Safe to repeat."""
+        """Close the copy. Unless it was given a name, it is gone. Safe to repeat."""
         with self._lock:
             if self._source >= 0:
                 os.close(self._source)

@@ -10,7 +10,9 @@ from dispy.errors import UsageError
 from dispy.system import current_directory
 
 _SKIPPED = ("__pycache__",)
+"""Names of directories that are not sent: Python makes the compiled code in them anew."""
 _SKIPPED_ENDINGS = (".pyc", ".pyo")
+"""Endings of the names of files with compiled Python, which are not sent."""
 
 
 def place_of(path: str, base: Path | None) -> str:
@@ -42,9 +44,9 @@ def _real(path: str) -> str:
 
 
 def walk(top: str, *, follows_links: bool = False) -> Iterator[tuple[str, str]]:
-    """Yields paths of files below a directory, each with its path relative to the directory, in order of their names.
+    """Yields each file below a directory as two paths: one to open it by, and one relative to the directory.
 
-    Compiled Python is left out: nodes make it anew.
+    Names within one directory are in alphabetical order. Compiled Python is left out: nodes make it anew.
 
     Args:
         top: The directory.
@@ -90,4 +92,5 @@ def is_compiled_python(path: str) -> bool:
 
 
 def _refuse(error: OSError) -> None:
+    """Raise UsageError for a directory that ``os.walk`` cannot read, and would leave out silently."""
     raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error

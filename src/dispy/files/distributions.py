@@ -17,14 +17,15 @@ from typing import NamedTuple
 from dispy.files.directory_listing import is_compiled_python
 
 METADATA = (".dist-info", ".egg-info")
-"""Endings of directories, or files, with the metadata of a distribution."""
+"""Endings of names in a site directory: such a directory (or file) holds the metadata of a distribution."""
 
 LIBRARIES = ".libs"
-"""Ending of directories with shared libraries, which ``auditwheel`` names after their distribution."""
+"""Ending of the names of directories with shared libraries, which ``auditwheel`` names after their distribution, such
+as ``pillow.libs``. They are sent with the modules that need them."""
 
 _SAID = ("METADATA", "PKG-INFO", "entry_points.txt")
-"""Files of metadata that packages read when they are imported (``importlib.metadata``). They are the same wherever a
-wheel is installed."""
+"""Names of files in a metadata directory that packages read when they are imported (``importlib.metadata``). No other
+metadata is sent. Their content is the same wherever a wheel is installed."""
 
 
 class Distribution(NamedTuple):
@@ -32,8 +33,9 @@ class Distribution(NamedTuple):
 
     Attributes:
         label: Name and version, such as "pillow 10.0".
-        files: Paths of files that jobs may need, relative to the site directory.
-        is_recorded: True if ``files`` are all of these. False if there is no record: then modules are missing there.
+        files: Paths of files that jobs may need, relative to the site directory, in the order of ``RECORD``.
+        is_recorded: True if ``files`` is complete, since it is from a ``RECORD``. False: ``files`` was found by
+            names, and has metadata and shared libraries, but no modules.
     """
 
     label: str
@@ -42,7 +44,10 @@ class Distribution(NamedTuple):
 
 
 def is_package_directory(path: str) -> bool:
-    """True if a file lies below ``site-packages`` or ``dist-packages``, as it is named or with links resolved."""
+    """True if a path lies in ``site-packages`` or ``dist-packages``, as it is named or with links resolved.
+
+    A module there counts as installed, and not as the user's own, even if no distribution is known to have it.
+    """
     return any(
         part in f"{place}/"
         for place in (path, os.path.realpath(path))
@@ -51,7 +56,7 @@ def is_package_directory(path: str) -> bool:
 
 
 def owner_of(site: str, relative: str) -> Distribution | None:
-    """Returns the distribution that has installed a file; None if that is not known.
+    """Returns the distribution that has installed a file; None if no distribution is known to have done so.
 
     Args:
         site: The directory into which the file was installed.
@@ -66,9 +71,10 @@ def owner_of(site: str, relative: str) -> Distribution | None:
 
 @functools.lru_cache(256)
 def _owner_of(site: str, relative: str, changed: int) -> Distribution | None:
-    """Returns the owner of a file of a site directory, from a cache.
+    """Returns the same as ``owner_of``, from a cache of 256 answers.
 
-    The cache is keyed by ``changed``, the time of the last installation there (ns), so an installation makes it void.
+    The cache is keyed by ``changed``, the time at which the site directory was last changed (ns since the epoch), so
+    an installation there makes old answers void.
     """
     unrecorded = []
     for name in sorted(os.listdir(site)):
@@ -88,6 +94,7 @@ def _owner_of(site: str, relative: str, changed: int) -> Distribution | None:
 
 
 def _read(path: str) -> bytes:
+    """Returns the content of a file; empty if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -96,23 +103,28 @@ def _read(path: str) -> bytes:
 
 
 def _has_line(record: bytes, relative: bytes) -> bool:
+    """True if the content of a ``RECORD`` lists a file, given by its path relative to the site directory."""
     return record.startswith(relative + b",") or b"\n" + relative + b"," in record
 
 
 def _label(metadata: str) -> str:
-    """Returns name and version of a distribution, from the name of its metadata directory."""
+    """Returns the label of a distribution from the name of its metadata: "pillow-10.0.dist-info" is "pillow 10.0"."""
     name, _, version = os.path.splitext(metadata)[0].partition("-")
     return f"{name} {version}".strip()
 
 
 def _eligible(record: bytes, metadata: str) -> tuple[str, ...]:
-    """Returns the files of a record that may be needed to import its modules."""
+    """Returns paths listed in a ``RECORD``, in its order: those of files that imports of its modules may need."""
     lines = record.decode("utf-8", "replace").splitlines()
     paths = [row[0] for row in csv.reader(lines) if row]
     return tuple(path for path in paths if _is_eligible(path, metadata))
 
 
 def _is_eligible(path: str, metadata: str) -> bool:
+    """True if an import may need a file of a ``RECORD``: modules, shared libraries, and metadata in ``_SAID``.
+
+    Left out are compiled Python, scripts, and all that lies outside of the site directory.
+    """
     top, slash, below = path.partition("/")
     if is_compiled_python(path) or ".." in path.split("/"):
         return False
@@ -124,13 +136,16 @@ def _is_eligible(path: str, metadata: str) -> bool:
 
 
 def _names_top(site: str, metadata: str, top: str) -> bool:
-    """True if a distribution without a record has a module: by its ``top_level.txt``, or else by its own name."""
+    """True if a distribution without a record provides module ``top``: by its ``top_level.txt``, or its own name."""
     said = _read(f"{site}/{metadata}/top_level.txt").decode("utf-8", "replace").split()
     return top in said if said else _plain(_label(metadata).partition(" ")[0]) == _plain(top)
 
 
 def _by_names(site: str, metadata: str, top: str) -> tuple[str, ...]:
-    """Returns metadata, and files of directories of libraries that are named after a distribution or its module."""
+    """Returns files of a distribution without a record: metadata, and libraries named after it or its module ``top``.
+
+    The paths are relative to the site directory.
+    """
     wanted = {_plain(top), _plain(_label(metadata).partition(" ")[0])}
     found = [f"{metadata}/{name}" for name in _SAID if os.path.isfile(f"{site}/{metadata}/{name}")]
     for name in sorted(os.listdir(site)):

@@ -19,14 +19,15 @@ from dispy.files.untrusted_directory import digest_of
 from dispy.protocol.files import FileEntry
 
 FRESH_S = 2.0
-"""Seconds after its last change during which the digest of a file is not remembered: the clock of the file system is
-coarse, so the file may change again without a new time."""
+"""Seconds after the last change of a file during which its digest is not remembered, but computed each time: the
+clock of the file system is coarse, so the file may change again without a new time."""
 
 _DIGESTS_MAX = 100_000
-"""Digests that are remembered. When there are more, all are forgotten."""
+"""Digests of installed files that are remembered. When there are more, all are forgotten, and computed again."""
 
 Signature = tuple[int, int, int, int, int]
-"""Device, inode, size (bytes), time of writing and time of change (ns) of a file."""
+"""Device, inode, size (bytes), time of writing and time of change (ns) of a file. With an equal signature a file is
+taken to have the same content, and is not hashed again."""
 
 
 class Installed:
@@ -34,14 +35,17 @@ class Installed:
 
     Args:
         search_path: Returns the directories in which the Python of jobs looks for modules, in order.
-        is_ours: True if jobs run under our own account, and can read all files that we can read.
+        is_ours: True if jobs run under our own account, and can read all files that we can read. False: only files
+            that everyone may read count as installed.
     """
 
     def __init__(self, search_path: Callable[[], Sequence[str]], *, is_ours: bool = True) -> None:
         self._search_path = search_path
         self._is_ours = is_ours
         self._digests: dict[Signature, bytes] = {}
+        """SHA-256 of each installed file that was hashed, by its signature."""
         self._guard = threading.Lock()
+        """Guards changes of ``_digests`` between the threads that call ``missing``."""
 
     def missing(
         self,
@@ -54,7 +58,8 @@ class Installed:
         Args:
             entries: All files that are to be in a working directory.
             work: The working directory, whose modules are imported first. None: it is empty.
-            is_wanted: Called between files; ends the work by returning False, and packages count as missing.
+            is_wanted: Called between files; returns False to end the work. Then packages that were not compared
+                count as missing.
         """
         packages: dict[int, list[FileEntry]] = {}
         for entry in entries:
@@ -80,14 +85,14 @@ class Installed:
         is_hidden: Callable[[str], bool],
         is_wanted: Callable[[], bool],
     ) -> bool:
-        """True if a package is here, whole and with the same content.
+        """True if a package is installed here, whole and with the same content, and jobs would import it.
 
         Args:
             files: All files of the package.
             paths: Directories in which modules are looked for, in order.
             is_hidden: Returns True for a name of a module or package that the user's own files have, too: these
                 would be imported in its place, or mix with it.
-            is_wanted: As of ``missing``.
+            is_wanted: Called before each file; returns False to end the comparison, with False as the answer.
         """
         tops = dict.fromkeys(_top(entry.path) for entry in files)
         code = [top for top in tops if not top.endswith((LIBRARIES, *METADATA))]
@@ -105,7 +110,7 @@ class Installed:
         )
 
     def _may_be(self, path: str, entry: FileEntry) -> bool:
-        """True if a file has the right size, and jobs can read it."""
+        """True if a regular file of the right size is at a path, and jobs can read it. The content is not read."""
         try:
             status = os.stat(path)
         except OSError:
@@ -114,7 +119,7 @@ class Installed:
         return bool(stat.S_ISREG(status.st_mode) and status.st_size == entry.size and can_read)
 
     def _is(self, path: str, entry: FileEntry) -> bool:
-        """True if a file has the right content."""
+        """True if the file at a path has the digest of ``entry``; False if it is unreadable or changes meanwhile."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
@@ -140,19 +145,28 @@ class Installed:
 
 
 def _top(path: str) -> str:
+    """Returns the first name of a relative path: a package's directory, or the file itself."""
     return path.partition("/")[0]
 
 
 def _signature(status: os.stat_result) -> Signature:
+    """Returns the signature of a file that has this status."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _lies_in(work: Path | None, top: str) -> bool:
+    """True if the working directory has an entry of this name. None: it is empty, so there is none."""
     return work is not None and os.path.lexists(work / top)
 
 
 def _root_of(top: str, files: Iterable[FileEntry], paths: Sequence[str]) -> str:
-    """Returns the directory from which a module or package is imported here; empty if there is none of that name."""
+    """Returns the directory from which a module or package is imported here; empty if there is none of that name.
+
+    Args:
+        top: Name of the package's directory, or of the module's file.
+        files: Files of the package; for a namespace, the first of them below ``top`` decides which directory counts.
+        paths: Directories in which modules are looked for, in order.
+    """
     try:
         spec = PathFinder.find_spec(top.partition(".")[0], paths)
     except Exception:  # an entry of the path that cannot be searched

@@ -26,17 +26,22 @@ from dispy.system.memory import pool
 logger = logging.getLogger("dispy.files")
 
 FRESH_S = 2.0
-"""Seconds after its last change during which the digest of a file is not remembered, but computed each time: the
+"""Seconds after the last change of a file during which its digest is not remembered, but computed each time: the
 clock of the file system is coarse, so the file may change again without a new time."""
 
 _OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+"""Flags to open a file that is to be sent. Non-blocking, so that a named pipe does not stop the program."""
 
 Signature = tuple[int, int, int, int, int]
-"""Device, inode, size (bytes), time of writing and time of change (ns) of a file."""
+"""Device, inode, size (bytes), time of writing and time of change (ns) of a file. With an equal signature a file is
+taken to have the same content, and is not hashed again."""
 
 
 class Source(NamedTuple):
-    """Path of a file, and its signature when it was hashed. With another signature the content is no longer that."""
+    """Path of a file on this machine, and its signature when it was hashed.
+
+    ``read`` refuses the file once the signature is another one, apart from the time of change.
+    """
 
     path: str
     signature: Signature
@@ -44,12 +49,13 @@ class Source(NamedTuple):
 
 @dataclass(slots=True)
 class Manifest:
-    """Files to be sent.
+    """Files that a program is going to send.
 
     Attributes:
-        entries: Files by their path in the working directory.
-        sources: Places of their bytes, by digest.
-        size_max: Bytes of the largest file that may be sent; 0: no limit.
+        entries: Descriptions of the files, by their path relative to the working directory.
+        sources: Where the bytes of each file are on this machine, by digest. Of several files with the same content
+            the last one added is read.
+        size_max: Bytes of the largest file that may be sent; ``add`` raises UsageError for a larger one. 0: no limit.
     """
 
     entries: dict[str, FileEntry] = field(default_factory=dict)
@@ -60,8 +66,8 @@ class Manifest:
         """Add a file with its present content.
 
         Args:
-            path: Of the file.
-            target: Path in the working directory.
+            path: Path of the file on this machine.
+            target: Path relative to the working directory.
             package: Number of the installed package that the file is a part of (``FileEntry.package``); 0: none.
 
         Raises:
@@ -89,7 +95,7 @@ class Manifest:
             )
 
     def listed(self, before: Iterable[FileEntry] = ()) -> list[FileEntry]:
-        """Returns all files, in the order of their paths.
+        """Returns the descriptions of all files, in the alphabetical order of their paths.
 
         Args:
             before: Files that are in the working directory already, with which these must not clash.
@@ -174,6 +180,7 @@ def _add_unnamed(manifest: Manifest, parts: Iterable[Part], what: str) -> None:
 
 
 def _add_path(manifest: Manifest, path: str, base: Path | None) -> None:
+    """Add a file, or all files below a directory, at its place relative to ``base`` (``place_of``)."""
     if os.path.isdir(path):
         target = place_of(path, base)
         for found, below in walk(path):
@@ -185,19 +192,21 @@ def _add_path(manifest: Manifest, path: str, base: Path | None) -> None:
 # Content.
 
 _digests: dict[Signature, bytes] = {}
-"""Digests of files that were hashed. A file that is changed has another signature."""
+"""SHA-256 of files that this process has hashed, by their signature. A file that is changed has another signature."""
 
 _DIGESTS_MAX = 100_000
-"""Digests that are remembered. When there are more, all are forgotten."""
+"""Digests in ``_digests``. When there are more, all are forgotten, and computed again."""
 _guard = threading.Lock()
+"""Guards changes of ``_digests`` between threads of the program that make manifests."""
 
 
 def _signature(status: os.stat_result) -> Signature:
+    """Returns the signature of a file that has this status."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def _look(path: str, size_max: int) -> tuple[bytes, Source, int]:
-    """Returns digest, source and mode of a file.
+    """Returns digest, source and permission bits of a file. The file is hashed unless its digest is remembered.
 
     Raises:
         UsageError: The file cannot be read, is no ordinary file, is too large, or is being written to.
@@ -243,7 +252,7 @@ def _look(path: str, size_max: int) -> tuple[bytes, Source, int]:
 
 
 def read(source: Source, offset: int, size: int) -> bytes | memoryview:
-    """Read a piece of a file that must not have changed since it was hashed. Large pieces are in pooled memory.
+    """Returns a piece of a file that must not have changed since it was hashed. Large pieces are in pooled memory.
 
     Args:
         source: The file.
@@ -270,6 +279,7 @@ def read(source: Source, offset: int, size: int) -> bytes | memoryview:
 
 
 def _read(descriptor: int, offset: int, size: int) -> bytes | memoryview:
+    """Returns ``size`` bytes of an open file from ``offset`` on; fewer if the file ends before."""
     if size < _POOLED_MIN:
         return os.pread(descriptor, size, offset)
     data = pool.take(size)
@@ -280,4 +290,4 @@ def _read(descriptor: int, offset: int, size: int) -> bytes | memoryview:
 
 
 _POOLED_MIN = 256 << 10
-"""Bytes from which fresh memory costs more than pooled memory."""
+"""Smallest piece (bytes) that is read into pooled memory. For it fresh memory would cost more."""

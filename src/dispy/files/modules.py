@@ -16,14 +16,15 @@ from dispy.files.distributions import LIBRARIES, Distribution, is_package_direct
 
 
 class Part(NamedTuple):
-    """A file of a module or package.
+    """A file of a module or package, and where it goes on nodes.
 
     Attributes:
-        path: Path of the file here.
-        target: Path in the working directory.
+        path: Path of the file on this machine.
+        target: Path relative to the working directory of jobs.
         package: Number of the installed package (``FileEntry.package``); 0: the user's own module.
-        is_beside: True if the file came with the package and lies beside it. Any other file with this target goes
-            first, and this one is left out if it cannot be sent.
+        is_beside: True if the file was installed with the package, but lies outside of the package's directory, as
+            shared libraries do. Any other file with this target goes first, and this one is left out if it cannot be
+            sent.
     """
 
     path: str
@@ -76,15 +77,17 @@ def parts_of(module: ModuleType, base: Path | None) -> Iterator[Part]:
 
 
 def _places(module: ModuleType) -> list[str]:
-    """Returns the directories of a package; none for a module that is a file."""
+    """Returns paths of the directories of a package; empty for a module that is a file."""
     return [str(place) for place in getattr(module, "__path__", ())]
 
 
 def _file(module: ModuleType) -> str:
+    """Returns the path of the file that a module was loaded from; empty for a namespace or a built-in module."""
     return str(getattr(module, "__file__", None) or "")
 
 
 def _check_directory(name: str, place: str) -> None:
+    """Raise UsageError if the place of a package is no directory but, say, a zip archive: it cannot be sent."""
     if not os.path.isdir(place):
         raise UsageError(
             f"package {name!r} is not in a directory but in {place!r}",
@@ -93,12 +96,14 @@ def _check_directory(name: str, place: str) -> None:
 
 
 def _target_of_file(path: str, top: str) -> str:
+    """Returns the name by which a node imports a module that is a file: ``top.py``, or its own if it begins so."""
     # The name of a compiled module says what it was compiled for, and is kept.
     name = os.path.basename(path)
     return name if name.startswith(f"{top}.") else f"{top}.py"
 
 
 def _where_it_lies(path: str, importable: str, base: Path | None) -> Iterator[Part]:
+    """Yields a module's file again at its place relative to ``base``, if that differs and is in a directory."""
     target = place_of(path, base)
     if "/" in target and target != importable:
         yield Part(path, target)
@@ -111,10 +116,11 @@ class _Installed(NamedTuple):
     """A package that was installed, or a module that is a file.
 
     Attributes:
-        name: Name by which it is imported.
+        name: Name by which the package is imported.
         module: The package.
-        site: The directory into which it was installed.
-        owners: Its distributions that are known, without repetition; at most two.
+        site: Path of the directory into which the package was installed.
+        owners: Distributions that have installed the package, and the module below it that was asked for. Each
+            once, so at most two; empty if they are not known.
     """
 
     name: str
@@ -151,6 +157,7 @@ def _find_installed(package: ModuleType, module: ModuleType) -> _Installed | Non
 
 
 def _parts_of_installed(installed: _Installed) -> Iterator[Part]:
+    """Yields the files of an installed package, and then other files of its distributions (``Part.is_beside``)."""
     name, module, site, owners = installed
     label = owners[0].label if owners else name
     number = zlib.crc32(label.encode()) or 1

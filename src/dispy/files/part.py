@@ -16,22 +16,26 @@ from concurrent.futures import Executor
 from dispy.files.untrusted_directory import CHUNK
 
 SMALL = 48 * 1024
-"""Largest size (bytes) of files that are sent in one piece, several of them in one message, and that have no part."""
+"""Largest file (bytes) that is sent in one piece, several such files in one message. Larger files arrive piece by
+piece in a part; these have none."""
 
 WRITE_MAX = 256 << 10
-"""Bytes that are written by one system call. The kernel takes memory for all of them in one piece. Large free pieces
-are what the host of a virtual machine takes back, and gives again page by page: 200 MB in writes of 1 or 2 MiB take
-0.3 to 0.6 s. In writes of up to 512 KiB they take 0.05 s, since the kernel uses what is left of memory in use."""
+"""Largest number of bytes written to a part by one system call. The kernel takes memory for all of them in one piece.
+Large free pieces are what the host of a virtual machine takes back, and gives again page by page: 200 MB in writes of
+1 or 2 MiB take 0.3 to 0.6 s. In writes of up to 512 KiB they take 0.05 s, since the kernel uses what is left of
+memory in use."""
 
 HASHED_APART_MIN = 1 << 20
-"""Bytes from which it pays to hash them on another thread while they are written: hashing takes 0.6 ms."""
+"""Smallest piece (bytes) that is hashed on another thread while it is written: hashing 1 MiB takes 0.6 ms. A smaller
+one is hashed by the writer before."""
 
 
 class BusyError(OSError):
-    """Raised when another node of this user receives the file.
+    """Raised by ``Store.begin`` when another node of this user holds the part of a file, and receives the file.
 
     Attributes:
-        size: Bytes of the file that have arrived there.
+        size: Bytes of the file that are in that part so far. The caller tries again later, and sees by a larger
+            number that the other node makes progress.
     """
 
     def __init__(self, size: int) -> None:
@@ -40,20 +44,20 @@ class BusyError(OSError):
 
 
 class Part:
-    """A file on its way into the store. Closing it gives up the lock on it.
+    """A file on its way into the store, and the lock on it, which ends with ``finish``, ``abandon`` or ``close``.
 
-    What is there already is read and hashed at once; what is longer than the file is cut to nothing. Each method is
-    called by one thread at a time.
+    Making a ``Part`` reads and hashes the bytes that an earlier node has left in the part; a part that is longer than
+    the file is emptied. One thread at a time calls the methods.
 
     Args:
         keep: Called with the part once its content is whole and right; gives it its name in the store.
-        descriptor: Of the part, locked, open for reading and writing; closed with it.
-        path: Of the part.
+        descriptor: Descriptor of the part, locked, open for reading and writing. Closed with the part, and -1 then.
+        path: Path of the part.
         digest: SHA-256 of the whole content.
         size: Bytes of the whole content.
 
     Attributes:
-        offset: Bytes that are there.
+        offset: Bytes of the file that are in the part: the next ``write`` must begin there.
     """
 
     __slots__ = ("_hash", "_keep", "descriptor", "digest", "offset", "path", "size")
@@ -68,6 +72,7 @@ class Part:
         self.size = size
         self.offset = 0
         self._hash = hashlib.sha256()
+        """SHA-256 of the first ``offset`` bytes; compared with ``digest`` at the end."""
         if os.fstat(descriptor).st_size > size:
             os.ftruncate(descriptor, 0)
         buffer = bytearray(CHUNK)
@@ -76,12 +81,13 @@ class Part:
             self.offset += count
 
     def write(self, offset: int, data: bytes | memoryview, hasher: Executor | None = None) -> None:
-        """Append the next bytes.
+        """Append bytes to the part, and hash them.
 
         Args:
             offset: Where the bytes begin in the file; must be ``self.offset``.
             data: The bytes.
-            hasher: Hashes the bytes while they are written; None: they are hashed before.
+            hasher: Pool whose thread hashes the bytes while they are written, if they are ``HASHED_APART_MIN`` or
+                more; None: they are hashed before.
 
         Raises:
             OSError: There is no room, or was none for bytes before these.
@@ -104,10 +110,15 @@ class Part:
                 hashing.result()
 
     def finish(self) -> bool:
-        """Store the file: all has come. The part is closed in any case.
+        """Give the part its name in the store if its content is right. All bytes must have been written.
+
+        The part is closed in any case.
 
         Returns:
             False if the content is not that of the digest; then the part is removed.
+
+        Raises:
+            OSError: The part cannot get its name.
         """
         try:
             if self._hash.digest() == self.digest:
@@ -120,13 +131,17 @@ class Part:
             self.close()
 
     def abandon(self) -> None:
-        """Remove the part, and close it: the file is not needed."""
+        """Remove the part with all that has come, and close it: the file is not needed, or is in the store by now."""
         with contextlib.suppress(OSError):
             os.unlink(self.path)
         self.close()
 
     def close(self) -> None:
-        """Give up the lock. A common part stays for the next node; a part of our own is removed. Safe to repeat."""
+        """Give up the lock. Safe to repeat.
+
+        The common part of a file stays for the next node; a part of this process alone (``apart`` of
+        ``Store.begin``) is removed.
+        """
         if self.descriptor >= 0:
             if not self.path.endswith(f"{self.digest.hex()}.part"):
                 with contextlib.suppress(OSError):

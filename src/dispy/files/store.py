@@ -11,8 +11,7 @@ Theory of operation:
   a job has changed, is dropped and received anew. That takes the place of ``fsync``.
 
 Layout: ``ab/abcd…`` a file; ``….part`` its part; ``…-PID-N.part`` a part of one process; ``….lent`` the note of a
-    lent
-file; ``lock`` held while a node trims.
+lent file; ``lock`` held while a node trims.
 """
 
 from __future__ import annotations
@@ -38,21 +37,27 @@ from dispy.system.directories import private_directory
 from dispy.system.run_directory import is_unlocked
 
 VERIFIED_MAX = 200_000
-"""Files that this process remembers to have verified: 30 MB of memory. When there are more, all are forgotten."""
+"""Files that this process remembers to have verified: 30 MB of memory. When there are more, all are forgotten; then a
+mark, a note or a new hash has to prove each file."""
 
 YOUNG_S = 60
-"""Seconds since its last use during which a part is not trimmed: a node may be about to take its lock."""
+"""Seconds since its last use during which a part is not trimmed, though it has no lock: a node may be about to take
+the lock."""
 
 FRESH_S = 60
-"""Seconds within which several uses of a file count as one, for the order of trimming."""
+"""Seconds within which several uses of a file count as one: its time of access, the order of trimming, is set
+once."""
 
 NOTED_MIN = 1 << 20
-"""Bytes from which a lent file gets a note for other nodes. Hashing a smaller file takes no longer than its note."""
+"""Smallest lent file (bytes) that gets a note for other nodes. Hashing a smaller file takes no longer than its
+note."""
 
 FOLLOWED_MIN = 16 << 20
-"""Bytes from which a file is copied while another node receives it. A smaller file is copied in 5 ms."""
+"""Smallest file (bytes) that is copied while another node receives it. A smaller file is copied in 5 ms
+afterwards."""
 
 _NOFOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
+"""Flags of each ``open`` in the store: no link is followed, and no child process inherits the descriptor."""
 
 
 class Store:
@@ -60,26 +65,35 @@ class Store:
 
     Args:
         root: Directory of the store, the user's alone. Made on first use.
-        size_max: Bytes that ``trim`` leaves.
+        size_max: Bytes that ``trim`` leaves at most. Between two trims there may be more.
     """
 
     def __init__(self, root: Path, size_max: int) -> None:
         self._root = root
         self._size_max = size_max
         self._verified: dict[bytes, tuple[int, int, int, int]] = {}
-        """``verification.seen`` of files that this process has verified, by digest."""
+        """Inode, size and times (``verification.seen``) that each file had when this process verified it, by digest.
+        As long as they are the same the file is not hashed again."""
         self._numbers = itertools.count(1)
+        """Serial numbers in the names of temporary files and parts of this process alone."""
         self._has_grown = True
-        """True if files were added since the last ``trim``, or before this process began."""
+        """True if files were added since the last ``trim``, or before this process began. False: ``trim`` has nothing
+        to do."""
         self._is_ours = False
-        """True once the directory was made, or found to be the user's alone."""
+        """True once the directory was made, or found to be the user's alone: checked before the first write only."""
 
     def _path(self, digest: bytes, ending: str = "") -> str:
+        """Returns the path of a file in the store, or of its part or note, by the ending of its name."""
         name = digest.hex()
         return f"{self._root}/{name[:2]}/{name}{ending}"
 
     def _open(self, path: str, flags: int, mode: int) -> int:
-        """Open a file of the store, and make it and the directories above it if they are missing."""
+        """Open a file of the store, made if it is missing, as the directories above it are; returns the descriptor.
+
+        Raises:
+            OSError: The file cannot be opened or made.
+            StateDirectoryError: The store cannot be made, or is open to other users.
+        """
         if not self._is_ours:
             private_directory(self._root)
             self._is_ours = True
@@ -97,10 +111,10 @@ class Store:
         return self._look(digest, size, self._checked)
 
     def _look(self, digest: bytes, size: int, check: Callable[[int, bytes, int], int | None]) -> int | None:
-        """Open a file, and return what ``check`` makes of it: its descriptor, or another one.
+        """Open a file, and return the descriptor that ``check`` makes of it; None if the file is not there, or wrong.
 
         Args:
-            digest: Of the file.
+            digest: SHA-256 of the file.
             size: Bytes of the file.
             check: Called with descriptor, digest and size; returns None if the content is wrong. Then the file is
                 removed from the store.
@@ -125,7 +139,7 @@ class Store:
         return found
 
     def _touch(self, descriptor: int, digest: bytes) -> None:
-        """Note that a file is used, by its time of access: files that were used last stay longest in the store."""
+        """Note by its time of access that a file is used: ``trim`` removes files that were used longest ago first."""
         now = time.time_ns()
         status = os.fstat(descriptor)
         # A lent file is left alone: setting its times would hide that a job has written to it.
@@ -141,7 +155,7 @@ class Store:
         return descriptor is not None
 
     def _is_known(self, digest: bytes, descriptor: int, status: os.stat_result) -> bool:
-        """True if the file is as it was when a node verified it, or lent it."""
+        """True if a proof spares hashing: the file is as it was when a node verified it, or lent it."""
         return (
             self._verified.get(digest) == seen(status)
             or has_mark(descriptor, status)
@@ -149,7 +163,10 @@ class Store:
         )
 
     def _glanced(self, descriptor: int, digest: bytes, size: int) -> int | None:
-        """Returns the descriptor if the content is right now; None if it is not."""
+        """Returns the descriptor if the content is right at this moment; None if it is not.
+
+        The file is hashed unless a proof spares that. A job that was lent the file may change it at any time after.
+        """
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size != size:
             return None
@@ -184,7 +201,10 @@ class Store:
         return None
 
     def _nameless(self, size: int) -> int:
-        """Make an empty file without a name, which is gone when it is closed; returns its descriptor."""
+        """Make an empty file without a name, which is gone when it is closed; returns its descriptor.
+
+        For up to ``NOTED_MIN`` bytes it is in memory, for more in the directory of the store.
+        """
         if size <= NOTED_MIN:
             return os.memfd_create("dispy", os.MFD_CLOEXEC)
         return os.open(self._root, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -194,15 +214,16 @@ class Store:
         return self._verified.get(digest) == seen(os.fstat(descriptor))
 
     def _remember(self, digest: bytes, status: os.stat_result) -> None:
+        """Note that a file with this status has the right content, so that this process does not hash it again."""
         if len(self._verified) >= VERIFIED_MAX:
             self._verified.clear()
         self._verified[digest] = seen(status)
 
     def add(self, digest: bytes, data: bytes | memoryview) -> bool:
-        """Store a small file; returns False if the data is not its content.
+        """Store a small file at once, without a part. Returns False, and stores nothing, if the data is wrong.
 
         Raises:
-            OSError: There is no room.
+            OSError: There is no room; nothing is stored.
         """
         if hashlib.sha256(data).digest() != digest:
             return False
@@ -223,15 +244,17 @@ class Store:
         return True
 
     def begin(self, digest: bytes, size: int, *, apart: bool = False) -> Part:
-        """Open the part of a file, to receive the file from where the part ends. The caller must end or close it.
+        """Open the part of a file, to receive the file from where the part ends.
+
+        The caller must call ``finish``, ``abandon`` or ``close`` of the part.
 
         Args:
-            digest: Of the file.
+            digest: SHA-256 of the file.
             size: Bytes of the file.
             apart: Use a part of this process alone: another node holds the common one, and stands still.
 
         Raises:
-            BusyError: Another node receives the file.
+            BusyError: Another node holds the lock on the part, and receives the file.
             OSError: The part cannot be written.
         """
         ending = f"-{os.getpid()}-{next(self._numbers)}.part" if apart else ".part"
@@ -252,7 +275,7 @@ class Store:
             os.close(descriptor)
 
     def finish(self, part: Part) -> None:
-        """Make a part the file: its content is whole and right. Called by the part."""
+        """Make a part the file, by renaming it: its content is whole and right. Called by ``Part.finish``."""
         mark(part.descriptor)
         os.fchmod(part.descriptor, 0o400)
         os.rename(part.path, self._path(part.digest))
@@ -262,14 +285,16 @@ class Store:
     def linker(self, entry: FileEntry, descriptor: int, group: int | None) -> Linker | None:
         """Returns a function that lends a file, by a hard link where jobs find it; None if it has to be copied.
 
+        The function takes the descriptor of a directory and a name; it returns False if the file has to be copied.
+
         A link shares mode and times with the file itself. Jobs of our own account may write to a lent file; then
         its time is no longer the one that we gave it, and we drop it from the store. So such a file has one link at a
         time, and files of no other job change. Jobs of another account are lent only files that no one may write
         to, any number of times.
 
         Args:
-            entry: Mode and time of writing that the file is to have there.
-            descriptor: Of the file in the store, as ``find`` has opened it.
+            entry: Permission bits and time of writing that the file is to have there.
+            descriptor: Descriptor of the file in the store, as ``find`` has opened it.
             group: Group of jobs of another account; None: jobs run under our account.
         """
         if group is None and not (self._knows_changes and entry.mode & 0o400):
@@ -293,7 +318,10 @@ class Store:
     def _lend(
         self, entry: FileEntry, descriptor: int, group: int | None, directory: int, name: str
     ) -> bool:
-        """Link a file into a directory; returns False if it is lent already, or was changed. The file is locked."""
+        """Link a file into a directory; returns False if it is lent already, or was changed since it was verified.
+
+        The caller holds the lock on the file, so no other node lends it meanwhile.
+        """
         status = os.fstat(descriptor)
         is_like = stat.S_IMODE(status.st_mode) == entry.mode and status.st_mtime_ns == entry.mtime_ns
         if status.st_nlink > 1 and not (is_like and group is not None):
@@ -317,7 +345,7 @@ class Store:
         return True
 
     def _note(self, digest: bytes, status: os.stat_result) -> None:
-        """Write a note that spares other nodes hashing a lent file, as long as no job writes to it."""
+        """Write the note that spares other nodes hashing a lent file. A job that writes to the file makes it void."""
         path = self._path(digest, _NOTE)
         with contextlib.suppress(OSError):
             with contextlib.suppress(FileNotFoundError):
@@ -329,6 +357,7 @@ class Store:
                 os.close(descriptor)
 
     def _is_noted(self, digest: bytes, status: os.stat_result) -> bool:
+        """True if the note of a lent file fits its status: no job has written to the file since it was lent."""
         try:
             descriptor = os.open(self._path(digest, _NOTE), os.O_RDONLY | _NOFOLLOW)
         except OSError:
@@ -341,11 +370,10 @@ class Store:
             os.close(descriptor)
 
     def follow(self, entry: FileEntry, work: Path, group: int | None) -> Following | None:
-        """Begin an early copy of a file that another node receives; returns None if that is impossible, or not
-        needed.
+        """Begin an early copy of a file that another node receives; returns None if impossible or not needed.
 
-        Not needed are copies of small files, copies on file systems that clone files, and copies for jobs of another
-        account of files that can be lent any number of times.
+        The caller must close the copy. Not needed are copies of small files, copies on file systems that clone files,
+        and copies for jobs of another account of files that can be lent any number of times.
 
         Args:
             entry: The file.
@@ -361,16 +389,22 @@ class Store:
 
     @functools.cached_property
     def _kind(self) -> str:
-        """Name of the kind of file system that the store is on."""
+        """Type of the file system that the store is on, such as "ext4"; empty if unknown.
+
+        From the type follows whether files can be lent to jobs of our account, and whether early copies pay.
+        """
         return filesystem(self._root)
 
     @property
     def _knows_changes(self) -> bool:
-        """True if the store's file system notes the time of every write, mapped ones too, and cannot clone files."""
+        """True if the file system notes the time of every write, mapped ones too, and cannot clone files.
+
+        Only then are files lent to jobs of our own account: a change by a job is seen, and a copy would cost more.
+        """
         return self._kind in ("ext2", "ext3", "ext4")
 
     def trim(self) -> None:
-        """Remove files used longest ago, until at most ``size_max`` bytes are left. One node trims at a time."""
+        """Remove files used longest ago until ``size_max`` bytes are left. Does nothing while another node trims."""
         if not self._has_grown or not self._root.is_dir():
             return
         self._has_grown = False
@@ -383,6 +417,10 @@ class Store:
                 os.close(lock)
 
     def _trim(self) -> None:
+        """Remove files and parts by their time of access. The caller holds the lock on ``lock``.
+
+        Parts stay that a node receives, or that were used in the last ``YOUNG_S`` seconds.
+        """
         found = []
         for directory in os.scandir(self._root):
             if directory.is_dir(follow_symlinks=False):
@@ -404,14 +442,14 @@ class Store:
 
 
 _NOTE = ".lent"
-"""Ending of the name of a note, which says how a file was when it was lent."""
+"""Ending of the name of a note, a file that says what status a file had when it was lent."""
 
 _CLONING = ("bcachefs", "btrfs", "ocfs2", "xfs")
-"""File systems that can clone files: a copy costs nothing there."""
+"""Types of file systems that can clone files: a copy costs nothing there, so none is made early."""
 
 
 def _is_for_all(entry: FileEntry) -> bool:
-    """True if jobs of another account may share one file: all may read it, and no one may write to it."""
+    """True if a file may be lent to many jobs of another account: all may read it, and no one may write to it."""
     return not entry.mode & 0o222 and bool(entry.mode & 0o004)
 
 
@@ -428,7 +466,7 @@ def filesystem(path: Path) -> str:
 
 
 def _is_free(path: str) -> bool:
-    """True if no node receives this part."""
+    """True if no node holds the lock on a part. False also if the part is gone."""
     try:
         return is_unlocked(path)
     except OSError:

@@ -23,29 +23,36 @@ from dispy.protocol.files import MODE_BITS, RESERVED, FileEntry, check_path
 from dispy.system.run_directory import remove_tree
 
 CHUNK = 1 << 20
-"""Bytes that are read and hashed at once: 0.6 ms, during which other threads run."""
+"""Bytes of a file that are read and hashed at once: 0.6 ms, during which other threads run."""
 
 SMALL_CHUNK = 64 << 10
-"""Bytes of the first read of a file; a smaller file needs no buffer for chunks."""
+"""Bytes of the first read when a file is hashed. A smaller file needs no buffer of ``CHUNK`` bytes."""
 
 COPY_MAX = 64 << 20
-"""Bytes that are copied between two questions whether the copy is still wanted: some 50 ms."""
+"""Bytes of a file that are copied between two questions whether the copy is still wanted: some 50 ms."""
 
 SAME_S = 1
-"""Seconds by which times of equal files may differ: some file systems count in seconds."""
+"""Seconds by which the times of writing of equal files may differ: some file systems count in seconds. Beyond it,
+``Tree.holds`` does not read the file, and says False."""
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Flags to open a directory; a link in its place is an error."""
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""Flags to read a file that a job may have replaced: a link is an error, and a pipe does not block."""
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Flags to make a file: whatever has its name already is an error."""
 _numbers = itertools.count(1)
+"""Serial numbers in the names of temporary files of this process. Several threads take them."""
 _FICLONE = 0x40049409
+"""Number of the ``ioctl`` by which a file becomes a clone of another one."""
 
 Linker = Callable[[int, str], bool]
-"""Links the content into a directory, given its descriptor and a name; returns False if that is not possible."""
+"""Function that gives the content of a file a name: it takes the descriptor of a directory and a name, and returns
+False if that is not possible, so that the content has to be copied."""
 
 
 class ChangedError(OSError):
-    """Raised when a file was changed while it was copied."""
+    """Raised when a file was changed while it was copied: the copy is worthless, and may be tried again."""
 
 
 class Tree:
@@ -66,10 +73,11 @@ class Tree:
         self._owner = owner
         self._root = os.dup(path) if isinstance(path, int) else os.open(path, _DIRECTORY)
         self._last: tuple[tuple[str, ...], int] = ((), self._root)
-        """Path and descriptor of the directory used last, kept open since many files lie in one directory."""
+        """Directory used last: the names on the way to it, and its descriptor, kept open since many files lie in one
+        directory."""
 
     def close(self) -> None:
-        """Close the descriptors."""
+        """Close all descriptors that the tree has opened. To be called once."""
         if self._last[1] != self._root:
             os.close(self._last[1])
         os.close(self._root)
@@ -93,10 +101,10 @@ class Tree:
         """Put a file there, by a link or as a copy of an open file. A file that has its name is replaced at once.
 
         Args:
-            entry: Path, size, mode and time of writing of the new file.
+            entry: Path, size, permission bits and time of writing of the new file.
             source: Descriptor of the open file.
             link: Tried before copying; None: copy.
-            is_wanted: Called between steps of the copy; ends it by returning False.
+            is_wanted: Called between steps of the copy; returns False to end it with OSError.
             is_unchanged: Called after the copy: returns True if the open file was not changed meanwhile.
 
         Raises:
@@ -121,6 +129,10 @@ class Tree:
         is_wanted: Callable[[], bool],
         is_unchanged: Callable[[], bool],
     ) -> None:
+        """Link or copy a file to a temporary name, and then rename it: jobs see either the old or the new file.
+
+        The temporary file is removed after an error.
+        """
         # A number for each file: other threads may be putting the same file there.
         temporary = f"{RESERVED}{os.getpid()}-{next(_numbers)}"
         try:
@@ -142,6 +154,7 @@ class Tree:
     def _make(
         self, parent: int, name: str, entry: FileEntry, source: int, is_wanted: Callable[[], bool]
     ) -> None:
+        """Copy an open file to a new name; owner, permission bits and time are set. FileExistsError: it is taken."""
         made = os.open(name, _NEW, 0o600, dir_fd=parent)
         try:
             copy(source, made, entry.size, is_wanted)
@@ -153,7 +166,10 @@ class Tree:
             os.close(made)
 
     def holds(self, entry: FileEntry) -> bool:
-        """True if this file is here already, by its size and time, and then by its content. Its mode is corrected."""
+        """True if this file is here already, by its size and time, and then by its content.
+
+        Permission bits that differ are corrected. A file that cannot be read counts as another one.
+        """
         *above, name = check_path(entry.path)
         try:
             parent = self.descend(tuple(above), make=False)
@@ -178,7 +194,10 @@ class Tree:
         return True
 
     def missing_directories(self, path: str) -> list[str]:
-        """Returns the directories on the way to a file that are not there, the deepest first."""
+        """Returns paths of the directories on the way to a file that are not there, the deepest first.
+
+        Called before the file is put there; ``remove_empty`` takes the list when the file has gone.
+        """
         names = check_path(path)
         missing = []
         for depth in range(len(names) - 1, 0, -1):
@@ -191,14 +210,14 @@ class Tree:
         return missing
 
     def remove_empty(self, directories: list[str]) -> None:
-        """Remove directories that are empty, in the order given. Others stay."""
+        """Remove those of these directories that are empty, in the order given. The others stay."""
         for path in directories:
             *above, name = check_path(path)
             with contextlib.suppress(OSError):
                 os.rmdir(name, dir_fd=self.descend(tuple(above), make=False))
 
     def set_aside(self, path: str, number: int) -> bool:
-        """Rename a file until it is ``put_back``; returns False if there is none."""
+        """Give a file a hidden name with this number until it is ``put_back``; returns False if there is no file."""
         *above, name = check_path(path)
         try:
             parent = self.descend(tuple(above), make=False)
@@ -208,7 +227,7 @@ class Tree:
         return True
 
     def put_back(self, path: str, number: int) -> None:
-        """Undo ``set_aside``, unless that file is gone."""
+        """Give a file its name back after ``set_aside`` with this number. A file that is gone is fine."""
         *above, name = check_path(path)
         with contextlib.suppress(OSError):
             parent = self.descend(tuple(above), make=False)
@@ -221,7 +240,7 @@ class Tree:
             os.unlink(name, dir_fd=self.descend(tuple(above), make=False))
 
     def remove_directory(self, path: str) -> None:
-        """Remove a directory with all that is in it, and the directories above it that are empty then."""
+        """Remove a directory with its content, and then directories above it that are empty. Errors are ignored."""
         names = check_path(path)
         with contextlib.suppress(OSError):
             # By the descriptor of the directory above: no link on the way can lead elsewhere during the removal.
@@ -259,6 +278,11 @@ class Tree:
         return current
 
     def _step(self, parent: int, name: str, make: bool) -> int:
+        """Open a directory by its name in the one above, made first with ``make``; returns the descriptor.
+
+        Raises:
+            OSError: It is not there, cannot be made, or is a link or a file.
+        """
         is_made = False
         if make:
             with contextlib.suppress(FileExistsError):
@@ -313,10 +337,10 @@ def copy(source: int, target: int, size: int, is_wanted: Callable[[], bool] = la
     Otherwise the bytes are copied within the kernel, as by ``copy_range``.
 
     Args:
-        source: Descriptor to read from.
-        target: Descriptor to write to.
-        size: Bytes of the source.
-        is_wanted: Called between steps of the copy; ends it by returning False.
+        source: Descriptor of the file to read from.
+        target: Descriptor of the file to write to.
+        size: Bytes that the source must have.
+        is_wanted: Called between steps of the copy; returns False to end it with OSError.
 
     Raises:
         ChangedError: The source is shorter.

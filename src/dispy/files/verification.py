@@ -22,13 +22,14 @@ import time
 from dispy.system.processes import boot_id
 
 _MARK = "user.dispy.seen"
-"""Extended attribute with the mark: boot, inode, size and time of writing."""
+"""Name of the extended attribute that holds the mark of a file: boot, inode, size (bytes) and time of writing
+(ns)."""
 
 
 def seen(status: os.stat_result) -> tuple[int, int, int, int]:
-    """Returns inode, size (bytes), time of writing and time of change (ns) of a file.
+    """Returns inode, size (bytes), time of writing and time of change (ns since the epoch) of a file.
 
-    They differ once the file was written to, lent or given back.
+    This tuple is another one once the file was written to, lent or given back.
     """
     return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
@@ -54,18 +55,23 @@ def has_mark(descriptor: int, status: os.stat_result) -> bool:
 
 
 def _mark_of(status: os.stat_result) -> bytes:
+    """Returns the mark of a file with this status: boot, inode, size (bytes), time of writing (ns)."""
     return f"{_boot()} {(status.st_ino, status.st_size, status.st_mtime_ns)}".encode()
 
 
 def note_of(status: os.stat_result) -> bytes:
-    """Returns the content of the note beside a file that was lent.
+    """Returns the content of the note beside a lent file with this status.
 
-    It has the time of change, which a job that writes to the file cannot keep, unlike the time of writing.
+    The note has the time of change, which a job that writes to the file cannot keep, unlike the time of writing. So
+    if the note is still equal to ``note_of`` the file's present status, no job has written to the file.
     """
     return f"{_boot()} {seen(status)}".encode()
 
 
 @functools.cache
 def _boot() -> str:
-    """Returns the name of this boot of the machine; one of this process if the kernel has none."""
+    """Returns the id of this boot of the machine.
+
+    If the kernel has none, the id stands for this process alone, so that no mark or note of another process counts.
+    """
     return boot_id() or f"{os.getpid()}-{time.time_ns()}"

@@ -46,19 +46,22 @@ from dispy.files.store import Store
 from dispy.protocol import node
 
 LOOK_AGAIN_S = 0.01
-"""Interval (seconds) at which the node looks whether another node has received a file, and copies what has come."""
+"""Interval (seconds) at which the node looks whether another node has received a file, and copies bytes that have
+come."""
 
 STUCK_S = 1.0
-"""Seconds without progress after which the node no longer waits for another node that receives a file."""
+"""Seconds without progress of another node that receives a file, after which this node waits no longer and receives
+the whole file in a part of its own."""
 
 CHANGED = "its content is not what it was said to be: it has changed meanwhile"
+"""Reason told to a client whose file does not have the content of its digest; the stages that need it fail."""
 
 
 class Outcomes(NamedTuple):
-    """Functions that are called on the event loop with what became of a file.
+    """Functions of the stager that ``Parts`` calls on the event loop with what became of a file.
 
     Attributes:
-        received: Called with a file and the bytes of it that were written since the last call.
+        received: Called with a file and the number of bytes of it that were written since the last call.
         stored: Called with a file that is in the store, after it was removed from the fetches.
         failed: Called with a file, the stages that cannot have it, and the reason. It ends these stages.
     """
@@ -72,10 +75,11 @@ class Parts:
     """Parts of the files that one node receives. Methods are called on the event loop unless they say otherwise.
 
     Args:
-        store: Where the parts are.
-        seams: The world around.
+        store: The store that the parts are in.
+        seams: Functions of the node for messages and timers, and limits.
         threads: Threads that open and write parts.
-        fetches: Files that are wanted and not stored, by digest; shared with the owner.
+        fetches: Files that are wanted and not stored, by digest. Shared with the stager: it adds files, and a file is
+            removed here once it is stored or no stage waits for it.
         outcomes: Functions that are called with what became of a file.
 
     Attributes:
@@ -114,7 +118,11 @@ class Parts:
     def _begin(
         self, digest: bytes, size: int, is_apart: bool, stage: Stage | None
     ) -> Part | OSError | None:
-        """Open the part of a file, on a thread; returns None if the file is in the store by now."""
+        """Open the part of a file, on a placer's thread; returns None if the file is in the store by now.
+
+        Returns an error instead of raising it. If another node holds the part (BusyError), copies for ``stage`` what
+        has come.
+        """
         try:
             part = self._store.begin(digest, size, apart=is_apart)
             if part.offset == 0 and self._store.has(digest, size):
@@ -130,7 +138,7 @@ class Parts:
         return part
 
     def _follow(self, stage: Stage, work: Path, digest: bytes) -> None:
-        """Copy what another node has received of a file by now, on a thread."""
+        """Copy what another node has received of a file by now, for a stage with a directory; on a thread."""
         begun = stage.begun.get(digest)
         if begun is None and digest not in stage.begun:
             entry = next(entry for entry in stage.entries if entry.digest == digest)
@@ -148,6 +156,7 @@ class Parts:
             close_begun(stage)
 
     def _on_open(self, fetch: Fetch, result: Part | OSError | None) -> None:
+        """Take the result of ``_begin``: ask for pieces, look again later, or report the file stored or failed."""
         fetch.opening = None
         if self._fetches.get(fetch.digest) is not fetch:
             if isinstance(result, Part):
@@ -174,6 +183,7 @@ class Parts:
             self.requests.want_again(fetch)
 
     def _on_finished(self, fetch: Fetch, is_whole: bool) -> None:
+        """Take the result of checking a part that was whole when it was opened. If it was wrong, fetch all again."""
         if self._fetches.get(fetch.digest) is not fetch:
             return
         fetch.part = None
@@ -185,10 +195,13 @@ class Parts:
     # Pieces that arrive.
 
     def on_data(self, supplier: SupplierId, pieces: Iterable[tuple[node.FilePiece, Landed | None]]) -> None:
-        """Give pieces to the writers, in the order of their files. Pieces that were not asked for are dropped.
+        """Give pieces to the writers' threads; those of one file in the order of their offsets.
+
+        A piece that was not asked for is dropped. A piece that has overtaken others waits for them in
+        ``Fetch.early``.
 
         Args:
-            supplier: The sender.
+            supplier: The client that has sent the pieces.
             pieces: Each piece with the stream that holds its data; None if the data is in the piece itself.
         """
         known = self.requests.suppliers.get(supplier)
@@ -243,7 +256,11 @@ class Parts:
     def _put_away(
         self, fetch: Fetch, part: Part | None, offset: int, data: bytes | memoryview, size: int
     ) -> bool | None:
-        """Write one piece, on a writer's thread; returns as ``_write`` does for each piece."""
+        """Write one piece, on a writer's thread.
+
+        Returns True if its file is whole and right now, False if more pieces are to come, None if the content is
+        wrong.
+        """
         if len(data) != size:
             return None
         if part is None:
@@ -256,6 +273,7 @@ class Parts:
     def _on_written(
         self, supplier: SupplierId, arrived: list[Arrived], results: list[bool | str | None]
     ) -> None:
+        """Take the results of ``_write``, one for each piece, and ask the supplier for more: there is room again."""
         writing = self.requests.writing
         left = writing.pop(supplier, 0) - sum(item.size for item in arrived)
         if left:
@@ -280,28 +298,34 @@ class Parts:
         self.requests.ask(supplier)
 
     def _on_stored(self, fetch: Fetch) -> None:
+        """Remove a file that is in the store from the fetches, and tell the stager."""
         del self._fetches[fetch.digest]
         self._outcomes.stored(fetch)
 
     # Failures, and files that are not wanted any more.
 
     def on_unreadable(self, supplier: SupplierId, digest: bytes, reason: str) -> None:
-        """Fail the stages of a supplier that cannot send a file. The file is asked of other suppliers."""
+        """Fail the stages of a supplier that need a file: it cannot send the file, for the reason told.
+
+        If stages of other suppliers need the file, too, it is asked of these.
+        """
         fetch = self._fetches.get(digest)
         if fetch is not None and fetch.supplier == supplier:
             self._fail(fetch, supplier, reason)
 
     def _fail(self, fetch: Fetch, supplier: SupplierId, reason: str) -> None:
+        """Fail the stages of one supplier that need a file. If others need it, all is asked of their suppliers."""
         stages = [stage for stage in fetch.stages if stage.supplier == supplier]
         self._outcomes.failed(fetch, stages, reason)
         if self._fetches.get(fetch.digest) is fetch:
             self._begin_anew(fetch)
 
     def _fail_all(self, fetch: Fetch, reason: str) -> None:
+        """Fail all stages that need a file, those of all suppliers: the disk fails."""
         self._outcomes.failed(fetch, list(fetch.stages), reason)
 
     def _begin_anew(self, fetch: Fetch) -> None:
-        """Forget what has come of a file, and ask for all of it again."""
+        """Forget what has come of a file, close its part, and ask for all of it again."""
         self.requests.unask(fetch)
         if fetch.part is not None:
             self._close_part(fetch)
@@ -311,7 +335,7 @@ class Parts:
         self.requests.want_again(fetch)
 
     def forget(self, fetch: Fetch) -> None:
-        """Give up a file that no stage waits for. What is there of its part stays for the next one that wants it."""
+        """Give up a file that no stage waits for. Bytes that are in its part stay there for the next fetch."""
         self._fetches.pop(fetch.digest, None)
         if fetch.opening is not None:
             fetch.opening.cancel()
@@ -325,7 +349,7 @@ class Parts:
         fetch.part = None
 
     def close(self) -> None:
-        """Close all parts. The threads must have ended."""
+        """Close all parts, and forget all fetches. The threads must have ended."""
         for fetch in self._fetches.values():
             if fetch.part is not None:
                 fetch.part.close()

@@ -24,14 +24,16 @@ class Requests:
     """Requests to the suppliers of one node. All methods are called on the event loop.
 
     Args:
-        seams: Sends the requests.
-        fetches: Files that are wanted and not stored, by digest; kept up to date by the owner.
+        seams: Sends the requests, and says how many bytes may be asked for.
+        fetches: Files that are wanted and not stored, by digest; kept up to date by ``Parts`` and the stager.
         open_part: Called for a large file before its first piece is asked for. It must call ``want`` and ``ask``
             once the part of the file is open.
 
     Attributes:
-        suppliers: Records of suppliers that are asked, by supplier.
-        writing: Bytes that wait for a writer's thread, by supplier; those of broken connections, too.
+        suppliers: Pieces that each supplier was asked for, and files that it is to be asked for, by the supplier's
+            name. A supplier is removed when its connection is lost.
+        writing: Number of bytes that wait for a writer's thread, by name of the supplier that has sent them; those of
+            broken connections, too. ``Parts`` counts them; ``ask`` asks for less while there are any.
     """
 
     def __init__(
@@ -41,11 +43,16 @@ class Requests:
         self._fetches = fetches
         self._open_part = open_part
         self._numbers = itertools.count()
+        """Serial numbers of files in the heaps of suppliers: of files with equally many bytes left the older comes
+        first."""
         self.suppliers: dict[SupplierId, Supplier] = {}
         self.writing: dict[SupplierId, int] = {}
 
     def want(self, supplier: SupplierId, fetch: Fetch) -> None:
-        """Queue what is left of a file for a supplier. ``ask`` sends the requests."""
+        """Queue what is left of a file for a supplier, which is from now on the only one asked for it.
+
+        Nothing is sent: call ``ask`` then.
+        """
         known = self.suppliers.get(supplier)
         if known is None:
             known = self.suppliers[supplier] = Supplier()
@@ -54,13 +61,16 @@ class Requests:
         heapq.heappush(known.order, (fetch.size - fetch.asked, next(self._numbers), fetch))
 
     def want_again(self, fetch: Fetch) -> None:
-        """Ask the supplier of the first stage that waits for a file for what is left of it."""
+        """Queue what is left of a file for the supplier of the first stage that waits for it, and ask it."""
         supplier = fetch.stages[0].supplier
         self.want(supplier, fetch)
         self.ask(supplier)
 
     def ask(self, supplier: SupplierId) -> None:
-        """Send requests to a supplier, as many as back-pressure allows."""
+        """Send requests to a supplier for as many bytes as back-pressure allows. The rest follows as pieces arrive.
+
+        Nothing is sent to a supplier that is not known.
+        """
         known = self.suppliers.get(supplier)
         if known is None:
             return
@@ -97,7 +107,7 @@ class Requests:
                 self._seams.send(supplier, message)
 
     def unask(self, fetch: Fetch) -> None:
-        """Forget the requests for a file: pieces that still arrive are dropped."""
+        """Forget the requests for a file: no supplier is asked for it, and pieces that still arrive are dropped."""
         known = self.suppliers.get(fetch.supplier) if fetch.supplier is not None else None
         fetch.supplier = None
         for item in fetch.early.values():
@@ -111,7 +121,7 @@ class Requests:
                 known.size -= known.asked.pop(key).size
 
     def on_lost(self, supplier: SupplierId) -> None:
-        """Forget what a supplier was asked for: its connection is lost. Other suppliers of the files are asked."""
+        """Forget the requests to a supplier: its connection is lost. Other suppliers of its files are asked."""
         orphans = [fetch for fetch in self._fetches.values() if fetch.supplier == supplier]
         for fetch in orphans:
             self.unask(fetch)

@@ -34,14 +34,15 @@ PROGRESS_S = 0.1
 """Minimum interval (seconds) between two messages that tell a client how much has come for a stage."""
 
 REFETCHES_MAX = 5
-"""Number of times that files of a stage are fetched because they are not in the store; then the stage fails."""
+"""Number of times that files of one stage are fetched because they are not in the store; at one more the stage
+fails."""
 
 
 logger = logging.getLogger("dispy.node")
 
 
 def _misplaced(entries: list[FileEntry]) -> str:
-    """Returns why files cannot lie at their paths; empty if they can."""
+    """Returns why files cannot lie at their paths together; empty if they can."""
     try:
         check_entries(entries)
     except ValueError as error:
@@ -53,9 +54,9 @@ class Stager:
     """Stages of one node. Methods are called on the event loop unless they say otherwise.
 
     Args:
-        store: Where files are kept by content.
-        seams: The world around.
-        file_max: Bytes of the largest file that is taken; 0: no limit.
+        store: The store of files by content, which other nodes of the user share.
+        seams: Functions of the node for messages, timers and threads, and limits.
+        file_max: Bytes of the largest file that is taken; a stage with a larger one fails at once. 0: no limit.
     """
 
     def __init__(self, store: Store, seams: Seams, file_max: int = 0) -> None:
@@ -66,16 +67,18 @@ class Stager:
         self._stages: set[Stage] = set()
         """Stages that have neither ended nor been dropped."""
         self._placing: set[Stage] = set()
-        """Stages for which a thread looks or copies, or has that queued."""
+        """Stages for which a thread looks for files or puts them into a directory, or has that queued."""
         self._left: dict[Path, list[Callable[[], None]]] = {}
-        """Functions to call when no thread puts anything into a directory any more, by directory."""
+        """Functions to call when no thread puts files into a directory any more, by directory. Called once, then
+        removed."""
         self._fetches: dict[bytes, Fetch] = {}
-        """Files that are wanted and not stored, by digest."""
+        """Files that are wanted and not stored, by digest. Shared with ``_parts``."""
         self._threads = ThreadPools(seams)
         outcomes = Outcomes(self._on_received, self._on_stored, self._fail_stages)
         self._parts = Parts(store, seams, self._threads, self._fetches, outcomes)
         self._trimming: Future[None] | None = None
-        """The last trimming of the store that was given to a thread."""
+        """Last trimming of the store that was given to a thread, queued, running or done; None: there was none
+        yet."""
 
     @property
     def owner(self) -> tuple[int, int] | None:
@@ -85,7 +88,7 @@ class Stager:
     # Requests of the service.
 
     def stage(self, stage: Stage) -> Stage:
-        """Get the files of a stage, and put them where they belong; returns the stage.
+        """Fetch the files of a stage, and put them into its directory if it has one; returns the stage.
 
         ``stage.done`` is called later, never at once, unless the stage is dropped before.
         """
@@ -102,11 +105,11 @@ class Stager:
         return stage
 
     def drop(self, stage: Stage, then: Callable[[], None] | None = None) -> None:
-        """Give up a stage, whose ``done`` is not called any more.
+        """Give up a stage: its ``done`` is not called any more, and files that only it needs are not fetched.
 
         Args:
             stage: The stage; one that has ended is fine.
-            then: Called when no thread puts anything there for the stage any more; perhaps at once.
+            then: Called when no thread puts files into the stage's directory for it any more; perhaps at once.
         """
         if then is not None and stage.is_placing:
             stage.after = then
@@ -116,16 +119,22 @@ class Stager:
             then()
 
     def leave(self, work: Path, then: Callable[[], None]) -> None:
-        """Call a function when no thread puts anything into a directory any more; perhaps at once."""
+        """Call ``then`` when no thread puts files into the directory ``work`` any more, so that it can be removed.
+
+        The call may come at once.
+        """
         self._left.setdefault(work, []).append(then)
         self._look_at_left(work)
 
     def on_lost(self, supplier: SupplierId) -> None:
-        """Note that the connection to a client is lost, and with it all that it was asked for."""
+        """Forget the requests to a client: its connection is lost.
+
+        Files that other clients have, too, are asked of these; stages with other files wait until the client is back.
+        """
         self._parts.requests.on_lost(supplier)
 
     def on_connected(self, supplier: SupplierId) -> None:
-        """Ask a client for files: it has connected, perhaps again."""
+        """Ask a client that has connected, perhaps again, for files of its stages that no other is asked for."""
         self._parts.requests.on_connected(supplier)
 
     def on_data(self, supplier: SupplierId, pieces: Iterable[tuple[node.FilePiece, Landed | None]]) -> None:
@@ -138,11 +147,11 @@ class Stager:
         self._parts.on_data(supplier, pieces)
 
     def on_unreadable(self, supplier: SupplierId, digest: bytes, reason: str) -> None:
-        """Note that a client cannot send a file: its stages with that file fail."""
+        """Fail the stages of a client that need a file which it cannot send, for the reason told."""
         self._parts.on_unreadable(supplier, digest, reason)
 
     def close(self) -> None:
-        """End all threads. No stage is told anything any more."""
+        """End all threads, waiting for work that runs. No stage is told anything any more."""
         for stage in self._stages:
             stage.is_dropped = True
         self._threads.close()
@@ -153,10 +162,11 @@ class Stager:
     # Files that are installed here, and files that are too large.
 
     def _find_missing(self, stage: Stage) -> list[FileEntry]:
-        """Find the files that are not installed here as they are in the program, on a thread."""
+        """Returns the files of a stage that are not installed here as they are in the program. Called on a thread."""
         return self._installed.missing(stage.entries, stage.around, lambda: not stage.is_dropped)
 
     def _on_missing(self, stage: Stage, missing: list[FileEntry]) -> None:
+        """Leave out the files of a stage that are installed here, and go on with ``missing``, the others."""
         self._on_idle(stage)
         if stage not in self._stages:
             return
@@ -173,7 +183,7 @@ class Stager:
             self._place(stage)
 
     def _too_large(self, entries: list[FileEntry]) -> str:
-        """Returns why files are not even asked for; empty if they are."""
+        """Returns why files are refused without asking for them: one is too large. Empty if none is."""
         for entry in entries:
             if self._file_max and entry.size > self._file_max:
                 return (
@@ -189,7 +199,10 @@ class Stager:
         self._run_for(stage, self._put, self._on_put)
 
     def _run_for(self, stage: Stage, work: Callable[[Stage], Any], then: Callable[..., None]) -> None:
-        """Call ``work(stage)`` on a thread, and then ``then(stage, result)`` on the event loop."""
+        """Call ``work(stage)`` on a thread, and then ``then(stage, result)`` on the event loop.
+
+        Stages without a directory have a thread of their own, so that jobs about to start do not wait for them.
+        """
         self._placing.add(stage)
         threads = self._threads
         pool = threads.looker() if stage.work is None else threads.placer()
@@ -224,6 +237,7 @@ class Stager:
         return missing, ""
 
     def _on_put(self, stage: Stage, result: tuple[dict[bytes, int], str]) -> None:
+        """Take the result of ``_put``: end the stage, or fetch the files that are missing."""
         missing, reason = result
         self._on_idle(stage)
         if stage not in self._stages:
@@ -253,7 +267,7 @@ class Stager:
         requests.ask(stage.supplier)
 
     def _on_idle(self, stage: Stage) -> None:
-        """Note that no thread does anything for a stage, or has that queued."""
+        """Note that no thread works for a stage any more, and call functions that wait for this."""
         if self._threads.is_closed:
             return
         stage.task = None
@@ -264,6 +278,7 @@ class Stager:
             self._look_at_left(stage.work)
 
     def _look_at_left(self, work: Path) -> None:
+        """Call the functions that wait until no thread puts files into a directory, if none does."""
         if work in self._left and not any(stage.work == work for stage in self._placing):
             for then in self._left.pop(work):
                 then()
@@ -271,12 +286,13 @@ class Stager:
     # The end of stages.
 
     def _end(self, stage: Stage, reason: str) -> None:
+        """End a stage, unless it has ended or was dropped; ``done`` gets the reason, empty if all files are there."""
         if stage in self._stages:
             self._leave(stage)
             stage.done(reason)
 
     def _leave(self, stage: Stage) -> None:
-        """Take a stage out of all records, and give up fetches that served it alone."""
+        """Take a stage out of the stager: threads stop working for it, and fetches for it alone are given up."""
         if stage not in self._stages:
             return
         self._stages.discard(stage)
@@ -311,6 +327,7 @@ class Stager:
         self._trim_if_idle()
 
     def _trim_if_idle(self) -> None:
+        """Have a thread trim the store if no stage is left, so that no file is removed that a stage waits for."""
         if self._stages or self._threads.placers is None or self._threads.is_closed:
             return
         due = self._trimming
@@ -321,12 +338,14 @@ class Stager:
     # Outcomes of fetches.
 
     def _on_received(self, fetch: Fetch, size: int) -> None:
+        """Count the bytes that have come of a file for the stages that wait for it, and tell their clients."""
         for stage in fetch.stages:
             stage.size += size
             if not stage.is_told:
                 self._tell(stage)
 
     def _on_stored(self, fetch: Fetch) -> None:
+        """Take a stored file off the stages that wait for it. A stage with all files puts them there, or ends."""
         for stage in fetch.stages:
             stage.missing.pop(fetch.digest, None)
             stage.files += 1
@@ -338,6 +357,7 @@ class Stager:
                 self._place(stage)
 
     def _fail_stages(self, fetch: Fetch, stages: list[Stage], reason: str) -> None:
+        """End stages that cannot have a file. The reason that they are told begins with the file's path."""
         for stage in stages:
             path = next(entry.path for entry in stage.entries if entry.digest == fetch.digest)
             self._end(stage, f"file {path!r} cannot be had: {reason}")
@@ -345,7 +365,7 @@ class Stager:
     # Progress.
 
     def _tell(self, stage: Stage) -> None:
-        """Tell the client of a stage how much has come, at most once per ``PROGRESS_S``."""
+        """Tell the client of a stage how much has come (``FilesProgress``); at most once per ``PROGRESS_S``."""
         stage.is_told = True
         self._seams.later(PROGRESS_S, self._untell, stage)
         self._seams.send(
@@ -354,6 +374,7 @@ class Stager:
         )
 
     def _untell(self, stage: Stage) -> None:
+        """Tell the client again, ``PROGRESS_S`` after the last time, if files of the stage are still missing."""
         stage.is_told = False
         if stage in self._stages and stage.missing:
             self._tell(stage)

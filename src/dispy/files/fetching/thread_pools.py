@@ -16,11 +16,12 @@ PLACERS = 2
 """Threads that copy files into directories and open parts. With two, one large file does not delay all others."""
 
 LOOKERS = 1
-"""Threads that look whether files of later jobs are in the store. They are apart from the placers, so that a CPU that
-waits for the files of its job does not wait for these looks."""
+"""Threads that look whether files of later jobs are in the store. They are not the placers, so that a CPU that waits
+for the files of its job does not wait for these looks."""
 
 WRITERS = 2
-"""Threads that hash and write pieces that arrive, each file always on the same thread: 1.1 GB/s each."""
+"""Threads that hash and write pieces that arrive, 1.1 GB/s each. All pieces of a file go to the same thread, by the
+first byte of the digest, so that they are written in order."""
 
 
 class ThreadPools:
@@ -31,7 +32,7 @@ class ThreadPools:
 
     Attributes:
         is_closed: True after ``close``: results of threads are ignored from then on.
-        placers: The pool of placers; None until it is first used.
+        placers: Pool of the threads that copy files, open parts and trim the store; None until it is first used.
     """
 
     def __init__(self, seams: Seams) -> None:
@@ -39,8 +40,11 @@ class ThreadPools:
         self.is_closed = False
         self.placers: Executor | None = None
         self._lookers: Executor | None = None
+        """Pool of the threads that look for files of later jobs; None until it is first used."""
         self._writers: list[Executor] = []
+        """Pools of one thread each, by number of the writer; made on first use."""
         self._hashers: Executor | None = None
+        """Pool of the threads that hash large pieces; None until it is first used."""
 
     def run(
         self,
@@ -64,6 +68,7 @@ class ThreadPools:
         return task
 
     def _finish(self, then: Callable[..., None], known: tuple[Any, ...], future: Future[Any]) -> None:
+        """Hand the result of a thread on; an exception in the thread is raised here, on the event loop."""
         if not self.is_closed:
             then(*known, future.result())
 
@@ -80,7 +85,7 @@ class ThreadPools:
         return self._lookers
 
     def writer(self, number: int) -> Executor:
-        """Returns a pool of one thread that writes pieces: number 0 to ``WRITERS`` - 1."""
+        """Returns the pool of the one thread that is writer ``number``, from 0 to ``WRITERS`` - 1."""
         while len(self._writers) <= number:
             self._writers.append(self._seams.threads(1, "dispy writes"))
         return self._writers[number]

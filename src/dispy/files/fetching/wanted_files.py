@@ -16,11 +16,14 @@ from dispy.protocol import limits, node
 from dispy.protocol.files import FileEntry
 
 SupplierId = NewType("SupplierId", bytes)
-"""Name of a supplier, which is a client of the node that has files. The node converts its own names of clients."""
+"""Name of a supplier (bytes): a client of the node that has files. The node converts its own ``ClientId``."""
 
 
 class Landed(Protocol):
-    """Data of a piece that arrived as a stream (``node.payloads.payload_files.Incoming``)."""
+    """Data of a piece that arrived as a stream: a ``node.payloads.payload_files.Incoming``.
+
+    Either ``view`` and then ``let_go`` are called, or ``discard``.
+    """
 
     def view(self) -> bytes | memoryview:
         """Returns all bytes of the piece; valid until ``let_go``.
@@ -45,8 +48,8 @@ class Seams(NamedTuple):
         later: Has a function called with arguments after some seconds (first argument); called on the event loop.
         owner: User and group that files are given to; None: files stay the node's.
         threads: Makes a pool of threads: number of threads, and prefix of their names.
-        piece_max: Bytes of the largest piece that is asked for.
-        pieces_max: Bytes of pieces that a supplier is asked for at once.
+        piece_max: Bytes of the largest piece that is asked for; a larger file is asked for in several pieces.
+        pieces_max: Bytes of pieces that a supplier is asked for at once; more are asked for as these are written.
         search_path: Returns the directories in which the Python of jobs looks for modules; called on a thread.
     """
 
@@ -61,16 +64,18 @@ class Seams(NamedTuple):
 
 
 class Stage:
-    """Files that something on the node waits for.
+    """A set of files that a computation, a job or a request on the node waits for, and how far they have come.
 
     Args:
         supplier: The client that has the files.
-        computation: Number of the computation of that client that the files are of.
-        entries: The files. Those of packages that are installed here are taken out before anything else is done.
+        computation: Number of the computation of that client that the files belong to.
+        entries: Descriptions of the files. Files of packages that are installed here are taken out before anything
+            else is done.
         work: The directory that the files are put into; None: they are only fetched into the store, for now.
         done: Called on the event loop when the stage ends, with the reason why the files are not there; empty if
             they are.
-        around: The working directory that the files are meant for, if they are only fetched.
+        around: The working directory that the files are meant for later, if they are only fetched; its modules hide
+            installed packages of their names. None: ``work``.
     """
 
     __slots__ = (
@@ -94,21 +99,25 @@ class Stage:
         self.work = work
         self.done = done
         self.missing: dict[bytes, int] = {}
-        """Sizes (bytes) of files that are not in the store, by digest."""
+        """Sizes (bytes) of files of this stage that are being fetched, by digest. When it is empty the files are put
+        there."""
         self.begun: dict[bytes, Following | None] = {}
-        """Copies of files that another node receives, by digest; None: the file is copied when it is complete."""
+        """Early copies of files that another node receives, by digest. None as a value: no early copy can be made,
+        and the file is copied when it is complete."""
         self.is_dropped = False
-        """True once the stage has ended or was dropped. Threads see it, and stop."""
+        """True once the stage has ended or was dropped. Threads that work for the stage see it, and stop."""
         self.task: Future[Any] | None = None
-        """The work of a thread for this stage, running or queued: looking for files, or placing them."""
+        """Work of a thread for this stage, running or queued: looking for files, or placing them. None: no thread has
+        any."""
         self.after: Callable[[], None] | None = None
-        """Called once no thread works for the stage, which was dropped."""
+        """Function to call once no thread works for the stage, which was dropped; None: there is none."""
         self.tries = 0
-        """Number of times that files were found missing in the store."""
+        """Number of times that files were found missing in the store. Above ``REFETCHES_MAX`` the stage fails."""
         self.files = self.files_max = self.size = self.size_max = 0
-        """Files and bytes that have come, of how many (``…_max``) that were missing."""
+        """Numbers of files and bytes that have come since files were last found missing (``files``, ``size``), and of
+        how many (``files_max``, ``size_max``). The client shows them to its user."""
         self.is_told = False
-        """True for ``PROGRESS_S`` after the client was told how much has come."""
+        """True for ``PROGRESS_S`` after the client was told how much has come: it is not told again meanwhile."""
 
     @property
     def is_placing(self) -> bool:
@@ -133,56 +142,60 @@ class Fetch:
         self.digest = digest
         self.size = size
         self.stages: list[Stage] = []
-        """Stages that wait for the file, in the order in which they missed it."""
+        """Stages that wait for the file, in the order in which they missed it. Without any, the fetch is given up."""
         self.part: Part | None = None
         """The open part; None for a small file, and while no part is open."""
         self.opening: Future[Any] | None = None
-        """The work of a thread that opens the part, running or queued."""
+        """Work of a thread that opens the part, running or queued; None: no thread is at it."""
         self.is_apart = False
         """True if the part is to be the node's own, since another node holds the common one and stands still."""
         self.seen = (0, 0.0)
-        """Bytes that another node had of the file at the last look, and for how many seconds no more than that."""
+        """Bytes that another node had of the file at the last look, and for how many seconds it has had no more than
+        these. After ``STUCK_S`` this node no longer waits for the other."""
         self.supplier: SupplierId | None = None
-        """The supplier that is asked for the file; None: no supplier is."""
+        """Supplier that is asked for the file, one at a time; None: no supplier is asked."""
         self.asked = 0
-        """Offset (bytes) of the next piece to ask for."""
+        """Offset in the file (bytes) of the next piece to ask for."""
         self.handed = 0
-        """Offset (bytes) up to which all pieces were given to the writer's thread."""
+        """Offset in the file (bytes) up to which all pieces were given to the writer's thread; pieces after a gap
+        wait in ``early``."""
         self.origin: SupplierId | None = None
-        """The supplier that sent the last piece given to the writer; None: no piece was given."""
+        """Supplier that sent the last piece given to the writer; None: no piece was given."""
         self.is_mixed = False
         """True if pieces are of several suppliers or from an earlier time. If the content is wrong then, no supplier
         is to blame, and all is fetched again."""
         self.early: dict[int, Arrived] = {}
-        """Pieces that have overtaken pieces before them, by offset."""
+        """Pieces that have overtaken pieces before them, by offset in the file (bytes). They wait here for these."""
 
 
 class Asked(NamedTuple):
-    """A piece that a supplier was asked for: its file, and its size (bytes)."""
+    """A piece that a supplier was asked for: the fetch of its file, and the size of the piece (bytes)."""
 
     fetch: Fetch
     size: int
 
 
 class Supplier:
-    """Pieces that a supplier was asked for and has not sent, and files that it is to be asked for."""
+    """Pieces that one supplier was asked for and has not sent, and files that it is to be asked for."""
 
     __slots__ = ("asked", "order", "size")
 
     def __init__(self) -> None:
         self.asked: dict[tuple[bytes, int], Asked] = {}
-        """Pieces that have not arrived, by digest and offset."""
+        """Pieces that were asked for and have not arrived, by the digest of their file and their offset (bytes)."""
         self.size = 0
-        """Bytes that were asked for and were not given to a writer's thread yet."""
+        """Number of bytes that were asked for and were not given to a writer's thread yet; limited by
+        ``Seams.pieces_max``."""
         self.order: list[tuple[int, int, Fetch]] = []
-        """Heap of files to ask for: bytes left, a serial number, the file. The fewest bytes left come first."""
+        """Heap of files to ask for: bytes left, a serial number, the fetch. The fewest bytes left come first. Files
+        that the supplier is not to be asked for any more are skipped when they come first."""
 
 
 class Arrived(NamedTuple):
-    """A piece that has arrived.
+    """A piece that has arrived, on its way to a writer's thread.
 
     Attributes:
-        fetch: Its file.
+        fetch: The fetch of its file.
         part: The part of the file when the piece arrived; None for a small file.
         offset: Where the piece begins in the file (bytes).
         data: The bytes, or the stream that holds them.
@@ -197,7 +210,7 @@ class Arrived(NamedTuple):
 
 
 def close_begun(stage: Stage) -> None:
-    """Close the copies that were begun for a stage, and drop what has been copied. Safe to repeat."""
+    """Close the early copies of a stage, so that bytes copied so far are gone. Safe to repeat."""
     for begun in list(stage.begun.values()):
         if begun is not None:
             begun.close()

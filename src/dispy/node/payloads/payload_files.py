@@ -11,7 +11,7 @@ from dispy.system.free_space import SHORT, NoRoomError, Room, places
 from dispy.system.shared_memory import claim_file, free_file, map_shared
 
 _MOVE_STEP = 1024 * 1024
-"""Bytes that are copied at once when a payload moves from memory to disk."""
+"""Bytes that are copied by one read and write when a payload moves from memory to disk."""
 
 
 class Outgoing:
@@ -21,9 +21,9 @@ class Outgoing:
     worker that truncates a mapped file would kill us.
 
     Args:
-        descriptor: Of the file; closed by ``close``.
-        size: Bytes that are sent.
-        start: Offset of these bytes in the file.
+        descriptor: Descriptor of the segment's file; closed by ``close``.
+        size: Number of bytes that are sent.
+        start: Offset in the file (bytes) of the first byte that is sent.
     """
 
     __slots__ = ("_descriptor", "_start", "size")
@@ -34,7 +34,10 @@ class Outgoing:
         self.size = size
 
     def read(self, start: int, size: int) -> bytes:
-        """Returns ``size`` bytes from offset ``start`` on; zeros for bytes that are not there any more."""
+        """Returns ``size`` bytes of what is sent, from its offset ``start`` on.
+
+        Bytes that are not there any more are zeros, so that the number of bytes sent stays as it was announced.
+        """
         data = b""
         with suppress(OSError):
             data = os.pread(self._descriptor, size, self._start + start)
@@ -54,11 +57,12 @@ class Incoming:
     come after an error are dropped.
 
     Args:
-        room: Directories in which the file may be.
-        name: Name of the file.
-        size: Bytes of the payload.
+        room: Directories in memory and on disk in which the file may be.
+        name: Name of the file, new in both directories.
+        size: Number of bytes of the payload, known before it arrives.
         free: Directory of files that can be used again; empty if there is none.
-        expected: Bytes that other payloads on their way are going to need of the memory file system.
+        expected: Bytes that other payloads on their way are going to need of the memory file system. If it has no
+            room for them and this payload together, a new file is made on disk.
     """
 
     def __init__(self, room: Room, name: str, size: int, free: str, expected: int = 0) -> None:
@@ -67,11 +71,15 @@ class Incoming:
         self._size = size
         self._free = free
         self._error: OSError | None = None
+        """First error; ``finish``, ``read`` and ``view`` raise it. None: all has gone well so far."""
         self._descriptor = -1
+        """Descriptor of the file; -1 before it is made and after it is closed."""
         self._mapped: memoryview | None = None
+        """Memory of a file that is used again; None for a new file, which is written."""
         self._position = 0
+        """Number of bytes of the payload that are in the file, or for which ``room`` has given memory."""
         self.directory = room.memory or room.disk
-        """Directory that the file is in."""
+        """Directory that the file is in: in memory first, on disk if it has moved or found no room in memory."""
         try:
             if claim_file(free, size, self._path):
                 self._descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
@@ -84,16 +92,17 @@ class Incoming:
 
     @property
     def _path(self) -> str:
+        """Path of the file, in ``directory``."""
         return f"{self.directory}/{self._name}"
 
     @property
     def size(self) -> int:
-        """Bytes of the payload."""
+        """Number of bytes of the whole payload, arrived or not."""
         return self._size
 
     @property
     def expected(self) -> int:
-        """Bytes of the memory file system that the payload is still going to take."""
+        """Bytes of the memory file system that the payload is still going to take; 0 if it is on disk or mapped."""
         is_growing = self._descriptor >= 0 and self._mapped is None and self.directory == self._room.memory
         return self._size - self._position if is_growing else 0
 
@@ -112,14 +121,14 @@ class Incoming:
             self._error = NoRoomError(self._room, self._size)
 
     def room(self, size: int) -> memoryview | None:
-        """Returns the memory for the next ``size`` bytes, which the caller fills; None if they must be written."""
+        """Returns memory for the next ``size`` bytes, which the caller must fill; None: call ``write`` instead."""
         if self._mapped is None:
             return None
         self._position += size
         return self._mapped[self._position - size : self._position]
 
     def write(self, body: memoryview) -> None:
-        """Take the next bytes. An error is raised later, by ``finish``."""
+        """Append the next bytes of the payload. Errors are kept, and raised by ``finish``."""
         room = self.room(len(body))
         if room is not None:
             room[:] = body
@@ -133,7 +142,10 @@ class Incoming:
                 self._move(error)
 
     def _move(self, error: OSError) -> None:
-        """Move the payload to disk after a failed write, if it was in memory: what has come is copied."""
+        """Move the payload from memory to disk after a failed write.
+
+        If it is on disk already, or the disk fails, too, the error is kept and the file is removed.
+        """
         room, before, path = self._room, self._descriptor, self._path
         if error.errno not in SHORT or not room.disk or self.directory == room.disk:
             self._error = NoRoomError(room, self._size) if error.errno in SHORT else error
@@ -157,7 +169,7 @@ class Incoming:
                 os.unlink(path)
 
     def finish(self) -> Path:
-        """Close the file; returns its path.
+        """Close the file when all bytes have come; returns its path. The file is then the caller's.
 
         Raises:
             NoRoomError: There was no room for the payload.
@@ -169,7 +181,7 @@ class Incoming:
         return Path(self._path)
 
     def read(self) -> bytes:
-        """Returns the whole payload, and gives the file back.
+        """Returns the whole payload, and gives the file back, to be used again.
 
         Raises:
             OSError: There was no room for the payload.
@@ -200,9 +212,11 @@ class Incoming:
             os.unlink(self._path)
 
     def _drop(self) -> None:
+        """Keep the closed file to be used again, if it is in memory; otherwise remove it."""
         free_file(self._free if self.directory == self._room.memory else "", self._path, self._size)
 
     def _close(self) -> None:
+        """Close the descriptor, and let go of the mapped memory. Safe to repeat."""
         self._mapped = None
         if self._descriptor >= 0:
             os.close(self._descriptor)

@@ -12,14 +12,17 @@ from dispy.system.free_space import NoRoomError
 logger = logging.getLogger("dispy.node")
 
 LOOK_S = 0.5
-"""Interval (seconds) at which the node looks whether there is room again."""
+"""Interval (seconds) at which the node looks whether there is room again for the computations that wait for it."""
 
 SAY_S = 60.0
-"""Minimum interval (seconds) between two warnings in the log that there is no room."""
+"""Minimum interval (seconds) between two warnings in the log that a computation waits for room."""
 
 
 def is_passing(error: OSError) -> bool:
-    """True if there may be room later: other payloads hold it now, and the file system is large enough."""
+    """True if there may be room later: other payloads hold it now, and the file system is large enough.
+
+    Then the caller calls ``wait_for_room``. On any other error the data is refused for good.
+    """
     return isinstance(error, NoRoomError) and error.is_passing
 
 
@@ -31,8 +34,8 @@ def wait_for_room(
     Args:
         service: The service of the node.
         key: The computation.
-        size: Bytes of the data that found no room.
-        reason: A text that says what is full.
+        size: Bytes of the data that found no room. For several calls the largest number counts.
+        reason: Text for the user that says what is full.
         returned: Number and attempt of the job that the data was of, which goes back to the program; None: no job
             goes back.
     """
@@ -47,7 +50,7 @@ def wait_for_room(
 
 
 def _look(service: NodeState) -> None:
-    """Let computations go on for whose data there is room again, and look once more later if others wait."""
+    """Let computations go on for whose data there is room now, and look again in ``LOOK_S`` if others wait."""
     for key, size in list(service._short.items()):
         if key not in service._loaded:
             del service._short[key]

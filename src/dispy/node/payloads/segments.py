@@ -38,10 +38,10 @@ from dispy.system.wording import counted
 logger = logging.getLogger("dispy.node")
 
 _LARGE = "large"
-"""Name of the directory for segments on disk, inside that of the working directories."""
+"""Name of the directory for segments on disk, inside the node's own directory of working directories."""
 
 _STALL_MAX = 64 * 1024 * 1024
-"""Bytes of files whose pages are given back at once: 20 ms here. For more of them a thread is started."""
+"""Bytes of files whose pages are given back at once, on the event loop: 20 ms here. For more a thread is started."""
 
 
 class Segments(Place):
@@ -58,7 +58,7 @@ class Segments(Place):
         StateDirectoryError: The directory is not safe to use.
 
     Attributes:
-        is_in_memory: True if there is a memory file system, which is tried before the disk.
+        is_in_memory: True if there is a memory file system, which is tried before the disk. False: all is on disk.
         free: Directory with files that can be used again; empty if there is none. Workers of another account cannot
             reach it, and must not, so they have none. Neither have files on disk, which are not written in place.
     """
@@ -72,7 +72,8 @@ class Segments(Place):
         self._account = account
         self.is_in_memory = False
         self._disk: Path | None = None
-        """Directory for segments on disk beside those in memory; None if there is none."""
+        """Directory for segments on disk that find no room in memory; None before ``use_disk``, and if nothing is in
+        memory."""
         memory = shared_memory()
         if memory is not None:
             try:
@@ -87,15 +88,16 @@ class Segments(Place):
         if not self.is_in_memory:
             self._begin(disk_directory(), incarnation)
         self._next = 1
-        """Number that the last file was named by; the next file gets the number after it."""
+        """Number that the last file was named by: the next file gets the number after it, so names never repeat."""
         self._arriving: list[Incoming] = []
-        """Payloads on their way that are going to take more of the memory."""
+        """Payloads that arrive and are going to take more of the memory file system: room is left for them."""
         self.free = ""
         if account is None and self.is_in_memory:
             self.free = str(private_directory(self.root / FREE))
             private_directory(self.root / GIVEN)
 
     def _begin(self, base: Path, incarnation: str) -> None:
+        """Make the node's directory below ``base``. Workers of another account have a base of their own beside it."""
         if self._account is not None:
             # Our own directory lets no other account pass.
             base = base.with_name(f"{base.name}-{self._account.name}")
@@ -103,7 +105,7 @@ class Segments(Place):
         super().__init__(base, incarnation, ids)
 
     def use_disk(self, workspace: WorkSpace) -> None:
-        """Put what finds no room in memory where the working directories are."""
+        """Use the disk, below the working directories, if data finds no room in memory. Called before ``open``."""
         if self.is_in_memory:
             self._disk = private_directory(
                 workspace.root / _LARGE, 0o700 if self._account is None else 0o711
@@ -112,7 +114,7 @@ class Segments(Place):
                 self._disk.chmod(0o711)  # whatever the umask
 
     def open(self, name: str) -> Path:
-        """Make the directories of a computation; returns the one in memory, or on disk where there is no memory."""
+        """Make the directories of a computation; returns the one in memory, or on disk if nothing is in memory."""
         directory = super().open(name)
         if self._disk is not None:
             other = private_directory(self._disk / name)
@@ -121,21 +123,21 @@ class Segments(Place):
         return directory
 
     def room(self, directory: Path) -> Room:
-        """Returns the directories in which files of a computation may be.
+        """Returns the directories, in memory and on disk, in which files of a computation may be.
 
         Args:
-            directory: As ``open`` has returned it; so for all methods.
+            directory: Directory of the computation, as ``open`` has returned it; so for all methods.
         """
         if not self.is_in_memory:
             return Room("", str(directory))
         return Room(str(directory), "" if self._disk is None else f"{self._disk}/{directory.name}")
 
     def disk_path(self, directory: Path) -> str:
-        """Returns the directory of a computation on disk; empty if there is none."""
+        """Returns the path of a computation's directory on disk; empty if there is none."""
         return self.room(directory).disk
 
     def _own_room(self) -> Room:
-        """Returns the directories for files whose computation is not known yet."""
+        """Returns the directories, in memory and on disk, for files that arrive before their computation is known."""
         if not self.is_in_memory:
             return Room("", str(self.root))
         return Room(str(self.root), "" if self._disk is None else str(self._disk))
@@ -145,7 +147,7 @@ class Segments(Place):
         return Path(find(self.room(directory), str(name)))
 
     def is_shared(self, directory: Path, name: int) -> bool:
-        """True if clients of this machine see a segment: it is in memory."""
+        """True if clients of this machine can map a segment, since it is in memory. Otherwise it is sent to them."""
         return self.is_in_memory and os.path.lexists(f"{directory}/{name}")
 
     def has_room(self, size: int) -> bool:
@@ -156,7 +158,7 @@ class Segments(Place):
         """Make a file that a client of this machine has linked to us a segment of a computation; returns its name.
 
         Args:
-            directory: Of the computation.
+            directory: Directory of the computation.
             given: Number by which the client has named the file.
 
         Raises:
@@ -167,23 +169,23 @@ class Segments(Place):
         return self._next
 
     def sweep(self) -> None:
-        """Remove what killed programs have left beside our directory, on a thread."""
+        """Remove directories that killed programs and nodes have left beside ours, on a thread."""
         _apart(sweep, self.root.parent)
 
     def trim(self) -> None:
-        """Remove the files that are kept to be used again, on a thread."""
+        """Remove the files that are kept to be used again, on a thread: their memory is free for other data then."""
         if self.free:
             _apart(_empty, self.free)
 
     def remove_given(self, given: int) -> None:
-        """Remove a file that a client has linked to us and that is not needed."""
+        """Remove a file that a client has linked to us and that is not needed. A file that is gone is fine."""
         (self.root / GIVEN / str(given)).unlink(missing_ok=True)
 
     def drop_given(self, prefix: int) -> None:
-        """Remove files that a client has linked to us without telling: it was killed, or lost its connection.
+        """Remove files that a client has linked to us without telling us: it was killed, or lost its connection.
 
         Args:
-            prefix: The upper bits of the numbers by which the client names files.
+            prefix: The upper bits, above the lowest ``GIVEN_BITS``, of the numbers by which the client names files.
         """
         with suppress(OSError):
             for name in os.listdir(self.root / GIVEN):
@@ -191,11 +193,11 @@ class Segments(Place):
                     (self.root / GIVEN / name).unlink(missing_ok=True)
 
     def collect(self, directory: Path, held: set[int]) -> None:
-        """Remove files that dead processes were writing or kept.
+        """Remove files that dead workers were writing or kept, by the pid in the name of each file.
 
         Args:
-            directory: Of the computation that the processes worked for.
-            held: Names of segments with results, which stay.
+            directory: Directory of the computation that the workers ran for.
+            held: Names of segments with results that the node holds for clients; they stay.
         """
         for place in filter(None, self.room(directory)):
             with suppress(OSError):
@@ -206,7 +208,7 @@ class Segments(Place):
                         Path(place, name).unlink(missing_ok=True)
 
     def incoming(self, size: int) -> Incoming:
-        """Returns a file for a payload of ``size`` bytes that arrives. If there is no room its ``finish`` says so."""
+        """Returns a file for a payload of ``size`` bytes that arrives; its ``finish`` raises if there is no room."""
         self._next += 1
         self._arriving = [other for other in self._arriving if other.expected]
         expected = sum(other.expected for other in self._arriving)
@@ -217,7 +219,7 @@ class Segments(Place):
         return made
 
     def adopt(self, directory: Path, incoming: Incoming) -> int:
-        """Make a payload that has arrived a segment of a computation; returns its name there.
+        """Make a payload that has arrived a segment of a computation, given to the workers; returns its name there.
 
         Raises:
             OSError: There was no room for the payload.
@@ -230,14 +232,14 @@ class Segments(Place):
         return self._next
 
     def _beside(self, path: Path, directory: Path) -> Path:
-        """Returns the directory of a computation on the file system that a payload has arrived on."""
+        """Returns the computation's directory on the file system of ``path``, to which a payload can be renamed."""
         return directory if path.parent == self.root else path.parent / directory.name
 
     def put_object(self, directory: Path, message: PutObject, incoming: Incoming | None) -> None:
         """Store an object under the name by which workers find it. Workers of another account cannot write to it.
 
         Args:
-            directory: Of the computation.
+            directory: Directory of the computation.
             message: Number of the object, and its content or the number of the file that a client has given.
             incoming: The content, if it arrived as a stream.
 
@@ -265,16 +267,27 @@ class Segments(Place):
         self._remove(directory, worker_protocol.object_name(number))
 
     def put_code(self, directory: Path, code: bytes) -> Path:
-        """Write the code of a computation, which its host loads and removes; returns the path."""
+        """Write the code of a computation to a file, which its host loads and removes; returns the path.
+
+        Raises:
+            OSError: There was no room for the code.
+        """
         self._remove(directory, "code")
         return self._write(directory, "code", code)
 
     def _remove(self, directory: Path, name: str) -> None:
+        """Remove a file of a computation, in memory and on disk. A file that is gone is fine."""
         for place in filter(None, self.room(directory)):
             with suppress(OSError):
                 os.unlink(f"{place}/{name}")
 
     def _write(self, directory: Path, name: str, data: bytes | bytearray) -> Path:
+        """Write a new file of a computation, given to the workers, where there is room; returns its path.
+
+        Raises:
+            OSError: There was no room for the data, or the name exists.
+        """
+
         def fill(descriptor: int) -> None:
             if self._account is not None:
                 os.fchown(descriptor, self._account.uid, self._account.gid)
@@ -312,8 +325,8 @@ class Segments(Place):
         """Keep the file of a segment to be used again, or remove it. A segment that is gone already is fine.
 
         Args:
-            directory: Of the computation.
-            name: Of the segment.
+            directory: Directory of the computation.
+            name: Name of the segment.
             was_shared: True if a client may have mapped the segment. A client maps segments from ``ADOPTED_MIN``
                 bytes on, and gives us another file for them.
         """
@@ -336,6 +349,7 @@ class Segments(Place):
             self._drop(self._disk / directory.name)
 
     def _drop(self, directory: Path) -> None:
+        """Remove one directory; on a thread, under another name, if it has more than ``_STALL_MAX`` bytes."""
         with suppress(OSError):
             with os.scandir(directory) as entries:
                 size = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
@@ -356,7 +370,7 @@ def _has_holes(descriptor: int, status: os.stat_result) -> bool:
 
 
 def _apart(remove: Callable[..., None], *arguments: object) -> None:
-    """Call a function on a thread of its own; at once, if no more threads are allowed."""
+    """Call a function on a thread of its own, so that the event loop goes on; at once if none can be started."""
     try:
         threading.Thread(target=remove, args=arguments, name="dispy removes", daemon=True).start()
     except RuntimeError:
@@ -364,6 +378,7 @@ def _apart(remove: Callable[..., None], *arguments: object) -> None:
 
 
 def _empty(directory: str) -> None:
+    """Remove all files in a directory. The directory stays."""
     for name in os.listdir(directory):
         with suppress(FileNotFoundError):
             os.unlink(f"{directory}/{name}")

@@ -1,10 +1,9 @@
 """Files that jobs bring: they are in the working directory while their job runs, and at no other time.
 
 All jobs of a computation on a node share one working directory, so two jobs cannot have different files of one name
-at
-once: the second job waits until the first has ended. A file with the same content serves both. A file that lay there
-under such a name before is moved aside, and back when no job needs that name any more. Files that are sent meanwhile
-and are to stay (``put``) wait, too: otherwise they would be removed with the job that has their names.
+at once: the second job waits until the first has ended. A file with the same content serves both. A file that lay
+there under such a name before is moved aside, and back when no job needs that name any more. Files that are sent
+meanwhile and are to stay (``put``) wait, too: otherwise they would be removed with the job that has their names.
 
 The way of a job that brings files:
 
@@ -40,9 +39,10 @@ class _Placed:
     """A file that is in the working directory for jobs, or is being put there.
 
     Args:
-        entry: The file.
-        aside: Number under which a file that had its name was moved aside; 0: there was none.
-        directories: Directories that are made for the file, the deepest first.
+        entry: Description of the file.
+        aside: Number under which a file that had its name was moved aside (``Tree.set_aside``); 0: there was none.
+        directories: Paths of directories that are made for the file, the deepest first. They are removed with it if
+            they are empty then.
     """
 
     __slots__ = ("aside", "directories", "entry", "users")
@@ -52,15 +52,15 @@ class _Placed:
         self.aside = aside
         self.directories = directories
         self.users = 0
-        """Jobs that need the file."""
+        """Number of jobs that need the file; at 0 it is removed."""
 
 
 class _Offered:
-    """A record whose job brings files, and that a worker is to run or runs.
+    """A record whose job brings files: a worker is to run it once they are there, or runs it.
 
     Args:
         record: The record, with one job.
-        entries: The files of the job.
+        entries: Descriptions of the files of the job.
     """
 
     __slots__ = ("entries", "is_placed", "record", "stage")
@@ -69,16 +69,16 @@ class _Offered:
         self.record = record
         self.entries = entries
         self.stage: Stage | None = None
-        """Puts the files there; None while the record waits for names."""
+        """Stage that puts the files there; None while the record waits for names that other files have."""
         self.is_placed = False
-        """True once the stage has ended, so that the worker has the record, or the record has failed."""
+        """True once the stage has ended: the worker has the record, or the record has failed."""
 
 
 class _Put:
-    """Files that are to stay, whatever jobs bring.
+    """Files that were sent later and are to stay in the working directory, whatever jobs bring.
 
     Args:
-        entries: The files.
+        entries: Descriptions of the files.
         done: Called with the reason why they are not there, empty if they are.
     """
 
@@ -88,7 +88,7 @@ class _Put:
         self.entries = entries
         self.done = done
         self.stage: Stage | None = None
-        """Puts the files there; None while they wait for names."""
+        """Stage that puts the files there; None while they wait for names that files of jobs have."""
 
 
 class Brought:
@@ -120,20 +120,22 @@ class Brought:
         self._give = give
         self._fail = fail
         self.entries: dict[int, list[FileEntry]] = {}
-        """Files of jobs that are on the node and bring files, by number of the job."""
+        """Files of jobs that are on the node and bring files, by number of the job. Jobs without files are not
+        there."""
         self.count = 0
-        """Number of files in all these lists."""
+        """Number of files in all lists of ``entries``; it counts towards ``NodeSettings.listed_max``."""
         self._placed: dict[str, _Placed] = {}
-        """Files that jobs have in the directory, or that are being put there, by path."""
+        """Files that jobs have in the working directory, or that are being put there, by path relative to it."""
         self._offered: dict[WorkerId, _Offered] = {}
-        """Records of jobs with files, by the worker that is to run them or runs them."""
+        """Records of jobs with files, by the worker that is to run them or runs them: one for each worker."""
         self._puts: list[_Put] = []
-        """Files that are to stay and wait or are being put there, in the order of ``put``."""
+        """Files that are to stay, and wait or are being put there, in the order of ``put``. They go before files of
+        jobs."""
         self._numbers = itertools.count(1)
-        """Numbers for files that are moved aside."""
+        """Numbers that tell files that are moved aside from each other."""
 
     def note(self, number: int, entries: list[FileEntry]) -> None:
-        """Note the files of a job that has come to the node. Replaces the list of an earlier attempt."""
+        """Note the files of a job that has come to the node, for ``offer``. An earlier attempt's are replaced."""
         self.forget(number)
         self.entries[number] = entries
         self.count += len(entries)
@@ -220,7 +222,10 @@ class Brought:
                     self._remove(tree, placed.entry.path)
 
     def _place_waiting(self) -> None:
-        """Start putting files there whose names are free: first those that stay, then those of jobs."""
+        """Start putting files there whose names are free: first those that stay, then those of jobs.
+
+        Called whenever names may have become free, or files have come that wait for names.
+        """
         for put in list(self._puts):
             if put.stage is None and not self._is_in_use(put):
                 self._begin(put)
@@ -229,12 +234,14 @@ class Brought:
                 self._place(worker, offered)
 
     def _is_in_use(self, put: _Put) -> bool:
-        """True if jobs have files under these names, or files that are to be put there before have them."""
+        """True if files that stay must wait: files of jobs, or files that stay and came before, have their names."""
         before = self._puts[: self._puts.index(put)]
         names = [*self._placed, *(entry.path for other in before for entry in other.entries)]
         return any(_clash(entry.path, name) for entry in put.entries for name in names)
 
     def _begin(self, put: _Put) -> None:
+        """Start putting files there that stay. At the end call ``put.done``, and look at waiting files again."""
+
         def done(reason: str) -> None:
             if put in self._puts:
                 self._puts.remove(put)
@@ -253,6 +260,7 @@ class Brought:
         return any(_clash(entry.path, path) for path in self._placed)
 
     def _place(self, worker: WorkerId, offered: _Offered) -> None:
+        """Reserve the names of a job's files and put them there; then the record is given to the worker, or fails."""
         reserved = []
         try:
             with Tree(self._work, self._owner) as tree:
@@ -282,6 +290,7 @@ class Brought:
         offered.stage = self._stage(offered.entries, done)
 
     def _reserve(self, tree: Tree, entry: FileEntry) -> None:
+        """Reserve the name of a file for one more job. A file that has the name and is no job's is moved aside."""
         placed = self._placed.get(entry.path)
         if placed is None:
             number = next(self._numbers)
@@ -291,6 +300,7 @@ class Brought:
         placed.users += 1
 
     def _remove(self, tree: Tree, path: str) -> None:
+        """Release the name of a file for one job. The last one removes the file, and brings back one moved aside."""
         placed = self._placed.get(path)
         if placed is None:
             return

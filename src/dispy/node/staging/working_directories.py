@@ -18,7 +18,10 @@ from dispy.protocol import worker as worker_protocol
 
 
 def place_name(key: Key) -> str:
-    """Returns the name of the directories of a computation. Clients compute the same name, so it must not change."""
+    """Returns the name of the directories of a computation: part of the client's id, and its number there.
+
+    Clients compute the same name, so it must not change.
+    """
     return f"{key[0].hex()[:8]}-{key[1]}"
 
 
@@ -27,6 +30,7 @@ def open_work(service: NodeState, key: Key, compute: node.Compute) -> Path:
 
     Raises:
         OSError: The directory cannot be made.
+        StateDirectoryError: The directory around it cannot be made, or is open to other users.
         ValueError: The name that the client gave leads elsewhere.
     """
     before = service._loaded.get(key)
@@ -47,13 +51,14 @@ def open_work(service: NodeState, key: Key, compute: node.Compute) -> Path:
 def drop_work(service: NodeState, key: Key, work: Path) -> None:
     """Remove a working directory that no computation uses, once no thread puts files there.
 
-    Until then the key is in ``_dropping``, and the computation is not staged anew.
+    Until then the computation's key is in ``_dropping``: if the computation comes back, its files wait for that.
     """
     service._dropping.add(key)
     service._stager.leave(work, partial(_remove_work, service, key, work))
 
 
 def _remove_work(service: NodeState, key: Key, work: Path) -> None:
+    """Remove a working directory, unless others use or keep it, and stage its computation if that came back."""
     service._dropping.discard(key)
     if not service._workspace.leave(work):
         service._segments.drop(work)
@@ -63,7 +68,7 @@ def _remove_work(service: NodeState, key: Key, work: Path) -> None:
 
 
 def drop_places(service: NodeState, key: Key) -> None:
-    """Remove the directories of a computation that has ended."""
+    """Remove the working directory and the segments of a computation that has ended. One that is gone is fine."""
     loaded = service._loaded.pop(key, None)
     if loaded is not None:
         drop_brought(service, loaded)
@@ -100,11 +105,13 @@ def stage_files(service: NodeState, action: core.StageFiles) -> None:
 
 
 def _why_too_many(service: NodeState, client: ClientId, more: int) -> str:
-    """Returns why no more lists of files are kept for a client: they take memory. Empty if they are kept.
+    """Returns why no more lists of files are kept for a client; empty if they are.
+
+    A list takes memory. At more than ``settings.listed_max`` files in all lists of a client, new ones are refused.
 
     Args:
         service: The service of the node.
-        client: The client.
+        client: The client that has sent the lists.
         more: Number of files to be listed besides those of its computations and jobs here.
     """
     count = more
@@ -125,6 +132,7 @@ def _why_too_many(service: NodeState, client: ClientId, more: int) -> str:
 
 
 def _on_staged(service: NodeState, key: Key, life: int, reason: str) -> None:
+    """Tell the core that the files of a computation are there, or, with a reason, give its directory up."""
     if not reason:
         service._handle(core.FilesReady(key, life))
         return
@@ -133,7 +141,7 @@ def _on_staged(service: NodeState, key: Key, life: int, reason: str) -> None:
 
 
 def drop_prepared(service: NodeState, key: Key) -> None:
-    """Give up the files and the working directory of a computation whose files are on their way, if there is one."""
+    """Give up the files on their way and the working directory of a computation without a host, if there are any."""
     prepared = service._prepared.pop(key, None)
     if prepared is not None:
         service._stager.drop(prepared.stage)
@@ -144,7 +152,10 @@ def drop_prepared(service: NodeState, key: Key) -> None:
 
 
 def stage_job(service: NodeState, action: core.StageJob) -> None:
-    """Fetch the files of a job into the store; ``JobFilesReady`` follows. They are put into place when it starts."""
+    """Fetch the files of a job into the store; ``JobFilesReady`` follows, with a reason if the files cannot be had.
+
+    The files are put into the working directory when the job starts.
+    """
     key, number = action.key, action.number
     loaded = service._loaded.get(key)
     if loaded is None:
@@ -173,7 +184,7 @@ def stage_job(service: NodeState, action: core.StageJob) -> None:
 
 
 def _brought(service: NodeState, loaded: Loaded) -> Brought:
-    """Returns the record that keeps the files of a computation's jobs apart; made on first use."""
+    """Returns the object that keeps the files of a computation's jobs apart (``job_files``); made on first use."""
     if loaded.brought is None:
         supplier, computation = SupplierId(loaded.key[0]), loaded.key[1]
         loaded.brought = Brought(
@@ -190,7 +201,14 @@ def _brought(service: NodeState, loaded: Loaded) -> Brought:
 
 
 def _fail_offer(service: NodeState, worker: WorkerId, record: worker_protocol.Record, reason: str) -> None:
-    """End the job of a record that was not given to its worker. The record has one job."""
+    """End the one job of a record that was not given to its worker: it counts as terminated, without having run.
+
+    Args:
+        service: The service of the node.
+        worker: The worker that was to run the job.
+        record: The record; it has one job.
+        reason: Why its files are not there; the client is told.
+    """
     job = record.jobs[0]
     now = service._clock.time()
     ended = node.Ended(job.number, job.attempt, node.TERMINATED, now, now, b"", reason=reason, ran=False)
@@ -201,7 +219,7 @@ def _fail_offer(service: NodeState, worker: WorkerId, record: worker_protocol.Re
 
 
 def unstage_jobs(service: NodeState, action: core.UnstageJobs) -> None:
-    """Stop fetching the files of jobs that have left the node."""
+    """Stop fetching the files of jobs that have left the node, and forget their lists of files."""
     loaded = service._loaded.get(action.key)
     if loaded is None:
         return
@@ -214,7 +232,7 @@ def unstage_jobs(service: NodeState, action: core.UnstageJobs) -> None:
 
 
 def forget_brought(service: NodeState, key: Key) -> None:
-    """Forget the lists of files of jobs that have ended."""
+    """Forget the lists of files of a computation's jobs that have ended, as ``settings.listed_max`` limits lists."""
     loaded = service._loaded.get(key)
     computation = service._machine.state.computations.get(key)
     if loaded is None or loaded.brought is None or computation is None:
@@ -224,7 +242,7 @@ def forget_brought(service: NodeState, key: Key) -> None:
 
 
 def drop_brought(service: NodeState, loaded: Loaded) -> None:
-    """Give up all files on their way for a computation that leaves, and remove files of its jobs."""
+    """Give up all files on their way for a computation that leaves, and remove files that its jobs have brought."""
     for stage in loaded.stages.values():
         service._stager.drop(stage)
     loaded.stages.clear()
@@ -240,9 +258,9 @@ def drop_brought(service: NodeState, loaded: Loaded) -> None:
 def place_files(
     service: NodeState, connection: Connection, client: ClientId, message: node.PlaceFiles
 ) -> None:
-    """Put files into a working directory in which jobs may be at work; ``FilesPlaced`` is sent when they are there.
+    """Put files into a working directory in which jobs may be at work; ``FilesPlaced`` answers when they are there.
 
-    A request that is under way already is not started again.
+    A request that is under way already is not started again. The answer has a reason if the files cannot be placed.
     """
     key = (client, message.computation)
     loaded = service._loaded.get(key)

@@ -25,14 +25,15 @@ from dispy.system.directories import private_directory, temporary_directory
 from dispy.system.run_directory import Place, is_abandoned
 
 _NOTE = "remove-"
-"""Prefix of the names of notes: files that name a directory to remove."""
+"""Prefix of the names of notes: files in the node's own directory that each name a directory to remove."""
 
 
 class _Destination:
     """A working directory under a name that clients have given.
 
     Args:
-        parts: Address of the client, and parts of the name: the path below ``dispy-files-…``.
+        parts: Address of the client, and the names on the way to the directory below that: together its path below
+            ``dispy-files-UID``.
         note: Path of the note that says that the directory is to be removed.
         is_kept: True if the directory stays when no computation uses it any more.
     """
@@ -44,9 +45,11 @@ class _Destination:
         self.note = note
         self.is_kept = is_kept
         self.users = 0
-        """Computations of this node that use the directory."""
+        """Number of computations of this node that use the directory. At 0 this node gives it up, once no directory
+        below it is used either."""
         self.lock = -1
-        """Descriptor of the directory, with a shared lock that says that it is in use."""
+        """Descriptor of the directory, with a shared lock by which other nodes see that it is in use; -1: not opened
+        yet."""
 
     def note_down(self) -> None:
         """Write the note for the node that finds it after our death, or remove it if the directory is to stay."""
@@ -60,7 +63,7 @@ class WorkSpace(Place):
     """Working directories of one node. The module says how named ones are shared and removed.
 
     Args:
-        prefix: Directory below which they go; the temporary directory if empty.
+        prefix: Directory below which the working directories are made; empty: the temporary directory.
         incarnation: Name of this run of the node.
         account: Account that the directories are given to; None: ours.
     """
@@ -69,10 +72,13 @@ class WorkSpace(Place):
         ending = f"{os.getuid()}" + (f"-{account.name}" if account else "")
         above = Path(prefix) if prefix else temporary_directory()
         self._kept = above / f"dispy-files-{ending}"
+        """Directory of all named directories, which nodes of this user share."""
         self._destinations: dict[Path, _Destination] = {}
+        """Named directories that computations of this node use, or that lie around such ones, by path."""
         self._next = 1
-        """Number of the next note."""
+        """Number in the name of the next note."""
         self._ids = (account.uid, account.gid) if account is not None else None
+        """User and group that working directories are given to; None: they stay ours."""
         base = private_directory(above / f"dispy-node-{ending}", 0o700 if account is None else 0o711)
         for path in base.iterdir():
             if is_abandoned(path):
@@ -84,12 +90,13 @@ class WorkSpace(Place):
 
         Args:
             address: Address of the client; empty: local.
-            name: A relative path.
+            name: Path of the directory, relative to the one of the client's address.
             is_kept: True if the directory stays when no computation uses it any more. The last call decides: a
                 program that has just closed its cluster may still be using it.
 
         Raises:
             OSError: The directory cannot be made.
+            StateDirectoryError: The directory of all named ones cannot be made, or is open to other users.
             ValueError: The name leads elsewhere.
         """
         parts = (address.replace(":", "_") or "local", *check_path(name))
@@ -104,6 +111,12 @@ class WorkSpace(Place):
         return path
 
     def _make(self, parts: tuple[str, ...], *, is_kept: bool) -> _Destination:
+        """Make a named directory, or open one that is there, and take the shared lock on it.
+
+        Raises:
+            OSError: The directory cannot be made.
+            StateDirectoryError: The directory of all named ones cannot be made, or is open to other users.
+        """
         private_directory(self._kept, 0o700 if self._ids is None else 0o711)
         note = self.root / f"{_NOTE}{self._next}"
         self._next += 1
@@ -126,8 +139,8 @@ class WorkSpace(Place):
     def leave(self, path: Path) -> bool:
         """Note that a computation does not use its named directory any more; returns False if it is not a named one.
 
-        The last computation to leave removes the directory, unless it is to stay or another node uses it. It also
-        removes unused directories around this one, which were left while this one was in use.
+        When the last computation leaves, the directory is removed, unless it is to stay or another node uses it; and
+        so are unused directories around it, which could not be removed while it was in use.
         """
         known = self._destinations.get(path)
         if known is None:
@@ -146,6 +159,7 @@ class WorkSpace(Place):
         return True
 
     def _remove_named(self, parts: tuple[str, ...], lock: int) -> None:
+        """Remove a named directory, unless another node holds a lock on it and will do so. Errors are ignored."""
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
