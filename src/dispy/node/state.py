@@ -241,7 +241,7 @@ class NodeState:
     """Last action for each computation that was opened again while in ``_leaving`` or ``_dropping``. It is performed
     when that is over: ``cleanup`` of one generation ends before the next one begins."""
     _spare: HostProcess | None
-    """Host that is started ahead, for the next computation; None: that one waits for a new host's imports."""
+    """Host that is started ahead, for the next computation; None: that one has to wait for a new host's imports."""
     _ending: list[HostProcess]
     """Hosts that were told to end, and may live: they are not killed as strays."""
     _found: set[int]
@@ -270,8 +270,11 @@ class NodeState:
     def __init__(self, settings: NodeSettings, parts: NodeParts) -> None:
         self.settings = settings
         self.cpus = parts.cpus
+        """Number of CPUs that the node offers: jobs of all clients that may run at once. While the node is drained it
+        offers none, and this is the number from before."""
         self.cpus_most = max(parts.cpus, parts.cpus_present)
         self.name = settings.name or platform.node() or "localhost"
+        """Name of the node, which clients, logs and errors show."""
         self.incarnation = parts.incarnation
         self.address = (settings.host, 0)
         self.failed = False
@@ -285,6 +288,8 @@ class NodeState:
         self._say = parts.say
 
         self._machine = Machine(parts.cpus, settings.lease_s, settings.silence_s)
+        """The execution core: it gets events and returns actions, and does nothing by itself. Its ``state`` is only
+        read here."""
         self._events = deque()
         self._is_handling = False
         self._looks = []

@@ -243,7 +243,7 @@ def _on_output(service: NodeState, host: HostProcess) -> bool:
 
 
 def stop_host(service: NodeState, action: core.StopHost) -> None:
-    """End a computation: its host is told to end, and is killed after ``CLEANUP_S``; then its directories go, too."""
+    """End a computation: its host is told to end, or killed after ``CLEANUP_S``, and its directories are removed."""
     service._waiting.pop(action.key, None)
     drop_prepared(service, action.key)
     loaded = service._loaded.get(action.key)

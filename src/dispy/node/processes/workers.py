@@ -103,7 +103,7 @@ def _end_bringing(service: NodeState, worker: WorkerId) -> None:
 
 
 def recall(service: NodeState, action: core.Recall) -> None:
-    """Take back records of jobs that a worker has not begun, and tell the core their numbers (``Recalled``)."""
+    """Take back records of jobs that a worker has not taken, and tell the core their numbers (``Recalled``)."""
     owner = service._owners.get(action.worker)
     if owner is not None:
         untaken = owner[1].untaken()
