@@ -1,1 +1,4 @@
-"""The node (dispynode): performs what the execution core decides. It starts hosts, feeds workers, keeps results."""
+"""The node (``dispynode``): runs jobs of clients on this machine, as the execution core (``core.execution``) decides.
+
+It starts a host process per computation, gives jobs to the workers, and keeps results until clients have them.
+"""

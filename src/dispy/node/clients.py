@@ -90,7 +90,10 @@ def on_closed(service: NodeState, connection: Connection, error: Exception | Non
 
 
 def _take_farewell(service: NodeState, client: ClientId, message: node.ToNode) -> None:
-    """Take in a message while the node stops: ``Acknowledge`` of results, or ``Detach`` of a client that leaves."""
+    """Take in a message while the node stops; all but two types are ignored.
+
+    Results that ``Acknowledge`` names are not stored; for a client that leaves for good (``Detach``) nothing is.
+    """
     if type(message) is node.Detach:
         service._gone.add(client)
     elif type(message) is node.Acknowledge:
@@ -98,10 +101,10 @@ def _take_farewell(service: NodeState, client: ClientId, message: node.ToNode) -
 
 
 def _take_code(service: NodeState, connection: Connection, message: node.Compute) -> bool:
-    """Put code that came as a stream into its message.
+    """Put a computation's pickled code, which came as a stream, into ``message.code``.
 
     Returns:
-        True if it is there; False if there was no room for it, and the client was told that.
+        True if it is there; False if there was no room for it. The client was then told ``ComputationFailed``.
     """
     try:
         message.code = connection.take_stream(message.stream).read()
@@ -113,7 +116,7 @@ def _take_code(service: NodeState, connection: Connection, message: node.Compute
 
 
 def _attach(service: NodeState, connection: Connection, message: node.Attach) -> None:
-    """Know the client of a connection, replace an older connection of it, and answer with ``Welcome``."""
+    """Record which client a connection is of, end an older connection of that client, and answer with ``Welcome``."""
     client = ClientId(message.client)
     before = service._clients.get(client)
     if before is not None:
@@ -142,12 +145,12 @@ def _attach(service: NodeState, connection: Connection, message: node.Attach) ->
 
 
 def _lose(service: NodeState, client: ClientId, since_s: float) -> None:
-    """Drop what was on its way on a client's connection, which is lost, and tell the core.
+    """Drop large data on its way on a client's connection, which is lost, and tell the core ``ClientSilent``.
 
     Args:
         service: The node.
         client: The client.
-        since_s: Seconds for which the client has been silent already.
+        since_s: Seconds for which the client has been silent already: its lease began then.
     """
     del service._clients[client]
     if client in service._sharing:
@@ -211,6 +214,7 @@ def _store_arguments(
 
 
 def _give_back(connection: Connection, computation: int, job: node.Job) -> None:
+    """Return a job to its client, which places it anew: its computation is not on this node."""
     attempt = node.Attempt(job.number, job.attempt)
     connection.send(node.JobsReturned(computation, [attempt], "computation not known here"))
 
@@ -220,7 +224,8 @@ def _put_object(
 ) -> None:
     """Store an object that jobs of a computation read, and answer with ``ObjectStored``.
 
-    An object that is here already stays as it is.
+    If there is no room, or there are ``OBJECTS_MAX`` objects, the answer has the reason, and says whether the client
+    is to send the object again. No answer is sent if the computation is not here.
     """
     loaded = service._loaded.get((client, message.computation))
     incoming = connection.take_stream(message.stream) if message.stream else None
@@ -248,7 +253,10 @@ def _put_object(
 def _drop_objects(
     service: NodeState, connection: Connection, client: ClientId, message: node.DropObjects
 ) -> None:
-    """Remove objects. Workers that wait for jobs let go of them at once, the others before their next record."""
+    """Remove objects that a client has put here for its jobs.
+
+    Workers that wait for jobs let go of the objects' memory at once, the others before their next record.
+    """
     loaded = service._loaded.get((client, message.computation))
     if loaded is None:
         return
@@ -262,18 +270,21 @@ def _drop_objects(
 def _share_memory(
     service: NodeState, connection: Connection, client: ClientId, message: node.ShareMemory
 ) -> None:
+    """Note that a client on this machine reads the node's memory files: large results are not sent, but named."""
     service._sharing.add(client)
 
 
 def _set_pulse(
     service: NodeState, connection: Connection, client: ClientId, message: node.SetPulse
 ) -> None:
+    """Change the heartbeat interval of a connection to the one that its client asks for."""
     connection.set_pulse(message.pulse_s)
 
 
 def _on_file_data(
     service: NodeState, connection: Connection, client: ClientId, message: node.FileData
 ) -> None:
+    """Give pieces of files that a client has sent to the stager, which puts the files together."""
     pieces = [(p, connection.take_stream(p.stream) if p.stream else None) for p in message.pieces]
     service._stager.on_data(SupplierId(client), pieces)
 
@@ -281,6 +292,7 @@ def _on_file_data(
 def _on_file_unreadable(
     service: NodeState, connection: Connection, client: ClientId, message: node.FileUnreadable
 ) -> None:
+    """Tell the stager that a client cannot read a file that this node has asked for."""
     service._stager.on_unreadable(SupplierId(client), message.digest, message.reason)
 
 
@@ -293,7 +305,7 @@ _OURS: dict[type[node.ToNode], Callable[[NodeState, Connection, ClientId, Any], 
     node.FileUnreadable: _on_file_unreadable,
     node.PlaceFiles: place_files,
 }
-"""Functions for messages that the core never sees, by type."""
+"""Functions that do all the work for messages that the core is not told of, by type of message."""
 
 _BEFORE: dict[type[node.ToNode], Callable[[NodeState, Connection, ClientId, Any], None]] = {
     node.RunJobs: _store_arguments,
@@ -301,4 +313,4 @@ _BEFORE: dict[type[node.ToNode], Callable[[NodeState, Connection, ClientId, Any]
     node.CancelJobs: cancel_results,
     node.CloseComputation: give_up_results,
 }
-"""Functions to call before the core is told of a message, by type."""
+"""Functions that do the service's part for a message before the core is told of it, by type of message."""

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from dispy.node.service import NodeService
 
 BACKGROUND_S = 1.0
-"""Seconds between two checks of a background node whether it is in the terminal's foreground again."""
+"""Seconds between two checks whether a node in the background is in the terminal's foreground again, and may read."""
 
 LINE_MAX = 4096
-"""Bytes read at once: the kernel's limit for a line of a terminal."""
+"""Largest number of bytes read from the terminal at once: the kernel's limit for one line, which so comes whole."""
 
 EOF_S = 0.1
-"""Seconds without reading after an end of file, so that a terminal that delivers nothing else costs no CPU."""
+"""Seconds for which the terminal is not read after an end of file (Ctrl-D). A terminal that delivers nothing else
+would be read without pause, and cost a CPU."""
 
 HELP = """\
 commands: status   who uses this node (so does an empty line)
@@ -34,12 +35,13 @@ commands: status   who uses this node (so does an empty line)
           start    offer as many CPUs as before 'stop' or 'exit'
           exit     no new jobs begin; end when those that run have ended ('exit' again: now)
           quit     end now, with all that runs (so does Ctrl-C)"""
+"""Answer to 'help' and '?'."""
 
 HINT = "type 'help' to see what can be typed here"
 """Printed when a node starts at a terminal, and after an unknown command."""
 
 _END_OF_FILE = "dispynode goes on; type 'exit' to end when no job runs, 'quit' to end now, 'help' for more"
-"""Answer to Ctrl-D."""
+"""Answer to Ctrl-D, which ends nothing."""
 
 
 class Console:
@@ -58,9 +60,11 @@ class Console:
         self._answer = answer
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
+        """Timer of the next ``_listen``, while the terminal is not read; None while it is."""
         self._listen()
 
     def _listen(self) -> None:
+        """Read the terminal if this process is in its foreground; otherwise check again after ``BACKGROUND_S``."""
         self._timer = None
         if self._is_foreground():
             self._loop.add_reader(self._descriptor, self._on_readable)
@@ -68,12 +72,14 @@ class Console:
             self._timer = self._loop.call_later(BACKGROUND_S, self._listen)
 
     def _is_foreground(self) -> bool:
+        """True if this process is in the terminal's foreground, so that what is typed is meant for it."""
         try:
             return os.tcgetpgrp(self._descriptor) == os.getpgrp()
         except OSError:  # it is not the terminal of this process's session
             return False
 
     def _on_readable(self) -> None:
+        """Read what was typed, and print the answer to each line. Stop reading if the terminal is gone."""
         if not self._is_foreground():
             self._loop.remove_reader(self._descriptor)
             self._listen()
@@ -93,11 +99,12 @@ class Console:
             self._say(self._answer(typed.strip()))
 
     def _say(self, text: str) -> None:
+        """Print a text on stdout; a stdout that is closed changes nothing."""
         with contextlib.suppress(OSError):
             print(text, flush=True)
 
     def close(self) -> None:
-        """Read the terminal no more."""
+        """Stop reading the terminal, for good. The descriptor stays open: it is the caller's."""
         self._loop.remove_reader(self._descriptor)
         if self._timer is not None:
             self._timer.cancel()
@@ -113,7 +120,7 @@ class Prompt:
     def __init__(self, service: NodeService) -> None:
         self._service = service
         self._before = service.cpus
-        """CPUs that were offered before 'stop'; 'start' offers them again."""
+        """Number of CPUs that were offered before 'stop' made it 0; 'start' offers as many again."""
 
     def answer(self, typed: str) -> str:
         """Perform a line that was typed.
@@ -136,6 +143,7 @@ class Prompt:
         return usage(self._service)
 
     def _cpus(self, text: str = "") -> str:
+        """Offer the CPUs that ``text`` means; empty: change nothing. Returns how many are offered, or the error."""
         service = self._service
         if text:
             try:
@@ -167,10 +175,12 @@ class Prompt:
         return self._end("quit")
 
     def _end(self, word: str) -> str:
+        """End the node now; returns how many jobs end with it. ``word``: command that was typed, for the log."""
         self._service.stop(f"{word!r} at the terminal")
         return f"dispynode ends now: {_jobs(self._busy)} here"
 
     def _release(self) -> str:
+        """Returns why there is nothing to release."""
         silence_s = self._service.settings.silence_s
         return (
             "there is nothing to release: any number of programs use this node, and CPUs of one that says nothing "
@@ -189,6 +199,7 @@ class Prompt:
         return self._service._machine.state.busy
 
     def _offer_none(self) -> None:
+        """Offer 0 CPUs, and note in ``_before`` how many were offered."""
         if self._service.cpus:
             self._before = self._service.cpus
             self._service.set_cpus(0)
@@ -204,6 +215,8 @@ _COMMANDS: dict[str, Callable[[Prompt], str]] = {
     "help": Prompt._help,
     "?": Prompt._help,
 }
+"""Methods that perform a command without arguments and return the answer, by the word that is typed. 'cpus', which
+takes a number, is not among them."""
 
 
 def _jobs(count: int) -> str:

@@ -46,7 +46,8 @@ from dispy.system.wording import counted
 logger = logging.getLogger("dispy.node")
 
 TAKEN_S = 2.0
-"""Seconds to wait for a port that is in use: a node that was told to end needs a moment to close it."""
+"""Seconds for which the node tries again to listen on a port that is in use: another node that was told to end needs
+a moment to close it. After that this node ends with exit code 1."""
 
 _STOP = (signal.SIGINT, signal.SIGTERM)
 """Signals that end the node. SIGHUP does, too, unless it is ignored."""
@@ -55,11 +56,11 @@ _ASK = (signal.SIGUSR1, signal.SIGUSR2)
 """Signals that ask the node for something: SIGUSR1 to drain, SIGUSR2 to log who uses it."""
 
 LOG_S = 1.0
-"""Seconds that the last lines of the log have to be written."""
+"""Seconds that the last lines of the log have to be written when the node ends; later lines are lost."""
 
 _STARTERS_WISH = (signal.SIGHUP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
-"""Signals of a terminal. A program that ignores one of them when it starts a node (``nohup`` does) wants a node that
-runs on without the terminal."""
+"""Signals of a terminal that the node goes on to ignore if the program that started it did. Such a program, as
+``nohup``, wants a node that runs on without the terminal. Other ignored signals get their default effect back."""
 
 
 def main(settings: NodeSettings) -> NoReturn:
@@ -135,7 +136,10 @@ def _open_log(settings: NodeSettings) -> Outlet:
 
 
 def _catch_signals(settings: NodeSettings, handler: Callable[[int, FrameType | None], object]) -> None:
-    """Have ``handler`` note signals that arrive while the node starts, so that what is made by then is removed."""
+    """Have ``handler`` called, with number and frame, for signals that arrive while the node starts.
+
+    Without it they would end the process at once, and directories and processes made by then would be left over.
+    """
     for number in (*_STOP, *_ASK):
         signal.signal(number, handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASK)  # the command line has blocked them since its start
@@ -163,10 +167,10 @@ def _run_checked(
         secret: Secret shared with clients.
         listens: TLS of the listener; None: none.
         account: Account that jobs run as; None: that of this process.
-        cpus: CPUs offered, and CPUs present.
-        early: Signals that have arrived so far; the list grows until the loop handles signals.
-        found: Pids of children that were there before.
-        log: The log.
+        cpus: Number of CPUs offered, and number of CPUs present.
+        early: Numbers of the signals that have arrived so far; the list grows until the loop handles signals.
+        found: Pids of children that this process had before it became a node. They are never killed.
+        log: Thread that writes the log; what hosts print goes there, too.
     """
     incarnation = randomness.token_bytes(16)
     segments = Segments(incarnation.hex(), account)
@@ -200,7 +204,8 @@ def _run_checked(
 
 
 def _spool_directory(settings: NodeSettings) -> Path | None:
-    """Returns the directory for results of clients that are away; None if they are not written to disk."""
+    """Returns the directory for results of clients that are away; None if those stay in memory, and end with the
+    node."""
     if settings.owner or not settings.spool_max:
         # A private node ends with its program: no other program would ask for the results.
         return None
@@ -212,7 +217,10 @@ def _spool_directory(settings: NodeSettings) -> Path | None:
 
 
 def _store_directory(workspace: WorkSpace) -> Path:
-    """Returns the directory of the store: of this user's state directory, or of the node alone if there is none."""
+    """Returns the directory for files that clients send, kept to be used again: below this user's state directory.
+
+    Without a state directory it is below the node's own, and is removed with it.
+    """
     try:
         return state_directory() / "store"
     except StateDirectoryError as error:
@@ -221,7 +229,10 @@ def _store_directory(workspace: WorkSpace) -> Path:
 
 
 async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> int:
-    """Run the service on the running loop, connected to signals, owner and terminal; returns the exit code."""
+    """Run the service on the running loop, connected to signals, owner and terminal; returns the exit code.
+
+    Signals in ``early`` (numbers) have arrived during the start, and are obeyed now.
+    """
     loop = asyncio.get_running_loop()
     service = NodeService(settings, parts)
     for number in (*_STOP, signal.SIGHUP):
@@ -272,7 +283,7 @@ async def _start(service: NodeService) -> None:
 
 
 def _why_deaf(settings: NodeSettings, port: int, error: OSError) -> str:
-    """Describe why a node cannot listen, and what to do about it."""
+    """Returns words for stderr on why a node cannot listen on ``port``, and what to do about it."""
     if error.errno != errno.EADDRINUSE:
         return (
             f"cannot listen on {settings.host} port {port}: {error.strerror}; "
@@ -294,7 +305,8 @@ def _has_terminal() -> bool:
 
 
 def _greeting(settings: NodeSettings, service: NodeService, cpus: int) -> str:
-    """Returns the first line on stdout: for the program, if the node is private, or for the administrator."""
+    """Returns the first line on stdout: a sentence for the administrator. A private node's line is "HOST PORT CPUS",
+    for the program that started it."""
     host, port = service.address
     if settings.owner:
         return f"{host} {port} {cpus}"
@@ -304,6 +316,7 @@ def _greeting(settings: NodeSettings, service: NodeService, cpus: int) -> str:
 
 
 _OWNER_ENDED = "its program has ended"
+"""Reason, in the log, for the end of a private node."""
 
 
 def _watch_owner(loop: asyncio.AbstractEventLoop, service: NodeService, owner: int) -> None:

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.node")
 
 WAITS_S = 60.0
-"""Seconds between two lines on what a drained node waits for."""
+"""Seconds between two log lines on what a node that is being drained still waits for."""
 
 PROGRAMS_MAX = 5
-"""Programs, and computations of each, that a line names; the others are counted."""
+"""Largest number of programs, and of computations of each, that one log line names; other programs are counted."""
 
 
 def on_attached(service: NodeState, connection: Connection, message: node.Attach) -> None:
@@ -99,7 +99,8 @@ def on_said(service: NodeState, client: ClientId, message: node.ToNode) -> None:
 
 
 def on_pulse(service: NodeState) -> None:
-    """Report clients that are taken for dead or forgotten by now, and what a drained node waits for. Once a pulse."""
+    """Log which clients are taken for dead or forgotten by now, and what a drained node waits for. Call it each
+    second."""
     reports, state = service._reports, service._machine.state
     for client, guest in list(reports.guests.items()):
         known = state.clients.get(client)
@@ -117,7 +118,7 @@ def on_pulse(service: NodeState) -> None:
 
 
 def on_loaded(service: NodeState, loaded: Loaded) -> None:
-    """Report that a computation can take jobs."""
+    """Log that a computation can take jobs, how long its start took, and what it wants of the node."""
     computation = service._machine.state.computations.get(loaded.key)
     if computation is None:
         return
@@ -134,7 +135,10 @@ def on_loaded(service: NodeState, loaded: Loaded) -> None:
 
 
 def on_left(service: NodeState, loaded: Loaded) -> None:
-    """Report, once, that a computation has left with its host, and how many of its jobs ran."""
+    """Log, once, that a computation has left this node, and how many of its jobs ran.
+
+    Its numbers of jobs are added to those of its client, and ``loaded.computation`` becomes None.
+    """
     computation = loaded.computation
     if computation is None:
         return
@@ -161,15 +165,18 @@ def on_failed(service: NodeState, computation: Computation, reason: str) -> None
 
 
 def _name(computation: Computation) -> str:
+    """Returns a computation's name and its client's, cut and escaped: subject of a log line."""
     return f"computation {brief(computation.spec.name)} of {brief(computation.client.name)}"
 
 
 def _account(guest: Guest, computation: Computation) -> None:
+    """Add the jobs of a computation that leaves to the numbers of its client, logged when the client leaves."""
     guest.finished += computation.finished
     guest.failed += computation.sampled - computation.finished
 
 
 def _done(finished: int, failed: int) -> str:
+    """Returns words for numbers of jobs: those that returned a value, and those that ran and did not."""
     return f"{counted(finished, 'job', zero='no')} finished, {failed or 'none'} failed or cancelled while running"
 
 
@@ -177,7 +184,7 @@ def _done(finished: int, failed: int) -> str:
 
 
 def say_stops(service: NodeState, why: str) -> None:
-    """Log why the node ends, and which jobs end with it."""
+    """Log why the node ends now (``why``: such as "SIGTERM"), and which jobs end with it."""
     work = describe_work(service)
     if not work:
         logger.info("%s: the node ends; nothing runs here", why)
@@ -188,7 +195,7 @@ def say_stops(service: NodeState, why: str) -> None:
 
 
 def say_waits(service: NodeState) -> None:
-    """Log what a drained node waits for."""
+    """Log what a node that is being drained waits for: jobs, and clients that have results here to fetch."""
     state, now = service._machine.state, service._clock.monotonic()
     service._reports.drain_said_at = now
     waits = [describe_work(service)] if any(c.open for c in state.computations.values()) else []
@@ -209,7 +216,7 @@ def say_waits(service: NodeState) -> None:
 
 
 def usage(service: NodeState) -> str:
-    """Describe who uses this node: a line on its CPUs, then a line for each client."""
+    """Returns a text on who uses this node: a line on its CPUs, then a line for each client with its jobs."""
     state = service._machine.state
     offered = "none offered, as the node is drained" if state.is_draining else f"{service.cpus} offered"
     said = [f"CPUs: {offered}, {state.busy} in use"]
@@ -224,7 +231,7 @@ def usage(service: NodeState) -> str:
 
 
 def describe_work(service: NodeState) -> str:
-    """Describe how many jobs of which programs are here; empty if there are none."""
+    """Returns words on how many jobs of which programs are here, running or waiting; empty if there are none."""
     state = service._machine.state
     by_client: dict[ClientId, list[Computation]] = {}
     for computation in state.computations.values():

@@ -44,13 +44,16 @@ STOP_S = 1.5
 """Seconds that hosts have to end by themselves when the node stops; then they are killed."""
 
 FAREWELL_S = 0.5
-"""Seconds that clients have, when the node stops, to take what is on its way and to confirm it."""
+"""Seconds that clients have, when the node stops, to take results on their way and close their connections. Then the
+node closes these. Results that are not acknowledged by then go to disk, or are lost if the node has no spool."""
 
 TRIM_PULSES = 10
-"""Pulses (of 1 s) without any computation after which the node gives back the memory that it keeps for the next."""
+"""Pulses (1 s each) in a row without any computation after which the node removes the files in memory that it keeps
+to use again for large payloads."""
 
 KEEP_PULSES = 60
-"""Pulses (of 1 s) between checks that the node's entry in the list of this machine's nodes is still there."""
+"""Pulses (1 s each) between checks that the node's entry in the list of this machine's nodes is there. An entry that
+was removed is written again, since programs would not find the node."""
 
 
 class NodeService(NodeState):
@@ -58,7 +61,7 @@ class NodeService(NodeState):
 
     Args:
         settings: Checked settings.
-        parts: Parts made before the loop runs.
+        parts: Parts made before the loop runs; the node closes them at its end.
     """
 
     _perform_by_type = {
@@ -92,14 +95,16 @@ class NodeService(NodeState):
         self._secret = parts.secret
         self._tls = parts.tls
         self._entry: Entry | None = None
-        """Entry in this machine's list of nodes; None: the node is not listed."""
+        """Entry in this machine's list of nodes, by which programs find the node; None: not listed (private, drained,
+        or no directory can be written to)."""
         self._pulse: asyncio.TimerHandle | None = None
-        """Timer of the next pulse."""
+        """Timer of the next ``_on_pulse``; None until ``start``."""
         self._pulses = 0
-        """Pulses so far."""
+        """Pulses so far; every ``KEEP_PULSES``-th checks the entry in the list of nodes."""
         self._idle_pulses = 0
-        """Pulses in a row without any computation here."""
+        """Pulses in a row without any computation here; at ``TRIM_PULSES`` memory is given back."""
         self._stall = Stall(settings.stall_s)
+        """Watchdog: logs an error when jobs that could go on have stood still for ``stall_s`` seconds."""
         account = parts.account
         self._search_path = SearchPath(account)
         owner = None if account is None else (account.uid, account.gid)
@@ -174,7 +179,7 @@ class NodeService(NodeState):
         threading.Thread(target=self._entry.tidy, name="dispy tidies", daemon=True).start()
 
     def listing(self) -> Listing:
-        """The node's entry in the list: what programs on this machine need to reach it."""
+        """Returns the node's entry in the list of nodes: what programs on this machine need to reach it."""
         host, port = self.address
         return Listing(
             self.incarnation.hex(),
@@ -189,6 +194,12 @@ class NodeService(NodeState):
         )
 
     def _new_connection(self, on_settled: Callable[[Connection], None]) -> Connection:
+        """Returns the object for a connection that was accepted.
+
+        Args:
+            on_settled: Function of the listener that the object calls once: when the peer has proved the secret, or
+                the connection is gone.
+        """
         connection = Connection(
             self,
             to_node_decoder,
@@ -265,6 +276,7 @@ class NodeService(NodeState):
             await self._end()
 
     async def _end(self) -> None:
+        """End the node: tell clients, end hosts within ``STOP_S`` or kill them, store results, close everything."""
         if self._entry is not None:
             self._entry.close()
         self._listener.close()
@@ -324,7 +336,10 @@ class NodeService(NodeState):
             await asyncio.sleep(0.005)
 
     def _on_pulse(self) -> None:
-        """Do what is due once a second (``PULSE_S``)."""
+        """Do what is due once a second (``PULSE_S``): watchdog, log, free resources told to clients, memory trimmed.
+
+        While no worker is busy it also tells the core the time (``Tick``), which is else done every 10 ms.
+        """
         self._pulse = self._loop.call_later(PULSE_S, self._on_pulse)
         if not self._machine.state.busy:
             self._handle(core.Tick({}))
@@ -342,7 +357,7 @@ class NodeService(NodeState):
             threading.Thread(target=self._entry.keep, name="dispy is listed", daemon=True).start()
 
     def _tell_written(self, told: core.Stored, path: Path) -> None:
-        """Pass on to the loop that results are on disk; called on the spool's thread."""
+        """Tell the loop that batches of results are on disk, in the file ``path``; called on the spool's thread."""
         self._post(delivery.on_written, self, told, path)
 
     # Called by connections.
@@ -354,10 +369,10 @@ class NodeService(NodeState):
         connection.set_pulse(PULSE_S)
 
     def on_message(self, connection: Connection, message: Any) -> None:
-        """Take in a message of a client.
+        """Take in a message of a client (``clients.on_message``).
 
         Raises:
-            RemoteProtocolError: The client has not said who it is; the connection is closed.
+            RemoteProtocolError: The client has not said who it is; its connection is closed.
         """
         clients.on_message(self, connection, message)
 

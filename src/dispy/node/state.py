@@ -61,11 +61,11 @@ class Loaded:
     The host may be dead (``host.is_dead``): directories stay while the core may have another host started.
 
     Args:
-        key: Client and number of the computation.
-        host: Process that loads it.
+        key: Client, and number of the computation at that client.
+        host: Process that loads its code and forks its workers.
         work: Working directory of its jobs.
-        segments: Directory of its large payloads.
-        compute: Its description by the client.
+        segments: Directory of its large payloads (arguments, results, objects): that in memory if there are two.
+        compute: Message of the client that has opened the computation.
     """
 
     __slots__ = (
@@ -80,41 +80,52 @@ class Loaded:
         self.computation: core.Computation | None = None
         """The core's computation; None once the log has said that the computation has left or cannot run."""
         self.since = 0.0
-        """Time at which the host was told to load it (monotonic, seconds)."""
+        """Time at which the host was told to load the computation (monotonic, seconds); for the log."""
         self.per_worker = compute.setup_per_worker
         """True if ``setup`` is called in each worker, not in the host."""
         self.limit_s = compute.setup_timeout_s
-        """Seconds that ``setup`` may take; 0: no limit."""
+        """Seconds that ``setup`` may take; 0: no limit. A host or worker that takes longer is killed
+        ``workers.SETUP_GRACE_S`` later."""
         self.is_loaded = False
         """True once the host has loaded the code and, unless ``per_worker``, called ``setup``."""
         self.was_set_up = False
-        """True once a worker has called ``setup`` with success."""
+        """True once a worker has called ``setup`` with success: a later failure ends only that worker, not the
+        computation."""
         self.failure = ""
-        """Reason to give the computation up when its host, which was killed for this reason, is dead."""
+        """Reason for which the node has killed the host: ``setup`` has failed or took too long. Then the death of the
+        host gives the computation up; with an empty reason a new host is started."""
         self.client = key[0]
         self.host = host
         self.work = work
         self.segments = segments
         self.objects: set[int] = set()
-        """Numbers of the objects that the client has put here (``PutObject``)."""
+        """Numbers of the objects that the client has put here (``PutObject``); at most ``limits.OBJECTS_MAX``."""
         self.sending: list[tuple[Connection, Group, node.JobsEnded]] = []
-        """Results that may still be on their way as streams."""
+        """Large results that may still be on their way: connection, group of streams, message that follows these. A
+        cancel or close stops such streams."""
         self.values: dict[tuple[int, int, int], int] = {}
-        """Segments of provisional results that the client was told, by number, attempt and serial."""
+        """Number of the segment of each large provisional result that the client has not acknowledged; the key is
+        number, attempt and serial of the result. The segment is removed with its entry."""
         self.is_shared = False
         """True once the client, which runs on this machine, was told of a result by the name of its segment. Large
         segments are then not used again: the client may have mapped them."""
         self.brought: Brought | None = None
-        """Files that its jobs bring; None until a job brings any."""
+        """Places and removes the files that single jobs bring; None until a job brings any."""
         self.stages: dict[int, Stage] = {}
-        """Files on their way: for jobs that wait for them by the job's number, for requests by the negative number of
-        the request."""
+        """Fetches of files that are under way. Key: number of the job that waits for the files, or the negative
+        number of a request (``PlaceFiles``)."""
         self.requests: set[int] = set()
-        """Numbers of the requests to place files (``PlaceFiles``) that are not answered yet."""
+        """Numbers of the requests to place files (``PlaceFiles``) that are not answered yet. A request that comes
+        again meanwhile is ignored."""
 
 
 class Prepared(Struct):
-    """A working directory whose computation has no host yet, and the files on their way into it."""
+    """A computation that has no host yet, as its files are still on their way.
+
+    Attributes:
+        work: Working directory of the computation.
+        stage: Fetch of the files into that directory.
+    """
 
     work: Path
     stage: Stage
@@ -127,18 +138,18 @@ class NodeParts(Struct, frozen=True):
         secret: Secret shared with clients.
         tls: TLS of the listener; None: connections are not encrypted.
         account: Account that jobs run as; None: that of the node.
-        cpus: Jobs that may run at once.
-        cpus_present: CPUs that could be offered at most.
+        cpus: Number of CPUs offered at first: jobs that may run at once.
+        cpus_present: Number of CPUs that can be offered at most.
         spare: Host that is starting already, for the first computation.
         incarnation: 16 bytes that name this run of the node.
-        segments: Directory for large payloads. Its path marks the node's processes.
+        segments: Directories for large payloads. The path of the first one marks all processes of the node.
         spool: Directory on disk for results of clients that are away; None: such results stay in memory.
-        workspace: Directory for working directories.
+        workspace: Directory that has the working directories of computations.
         store: Files that clients sent to nodes of this user, kept to be used again.
         clock: Source of the time.
-        read_available: Reads what the machine has to spare; None: clients are not told.
+        read_available: Returns free CPU, memory, disk and swap of the machine; None: clients are not told.
         found: Pids of children that this process had before it became a node. They are never killed as strays.
-        say: Takes what hosts print, in whole lines.
+        say: Prints text of hosts and of code that they load, in whole lines.
     """
 
     secret: Secret
@@ -169,84 +180,101 @@ class NodeState:
     _perform_by_type: ClassVar[dict[type[core.Action], Callable[[Any, Any], None]]]
     """Functions that perform the core's actions, by the type of the action; called with service and action."""
     _stager: Stager
-    """Files that clients send, on their way to this node."""
+    """Fetches files from clients, and puts them into the store and the working directories."""
     _search_path: SearchPath
-    """Directories in which jobs look for modules."""
+    """Returns the directories in which jobs look for modules, by which the stager knows installed packages. Has the
+    pids of the Python processes that it asks, too, which are no strays."""
     _spool: Spool | None
-    """Results on disk; None: they stay in memory, and end with the node."""
+    """Results of clients that are away, on disk; None: such results stay in memory, and end with the node."""
 
     cpus_most: int
-    """Largest number of CPUs that ``set_cpus`` may offer: hosts have slots for as many workers."""
+    """Largest number of CPUs that ``set_cpus`` may offer. Each host has slots for the workers of as many CPUs
+    (``workers_max``)."""
     address: tuple[str, int]
     """Address and port that the node listens on; port 0 until it does."""
     failed: bool
-    """True if the node stops because of an error of its own. Its exit code tells."""
+    """True if the node stops because of an error of its own. Its exit code is 70 then."""
     _stopped: asyncio.Event
-    """Set when the node is to stop."""
+    """Set when the node is to stop: ``run`` ends everything, and no host is started any more."""
     _reports: Reports
-    """Clients as the log has shown them."""
+    """Clients as the log has shown them, and the number of lines logged in this minute."""
     _tracer: Callable[[Connection], Callable[[str, Any], None]] | None
     """Makes the function that logs the messages of a connection; None without ``-d``."""
 
     # The execution core.
     _events: deque[core.Event]
-    """Events that the core has not been told yet, oldest first."""
+    """Events for the core that came while ``_handle`` ran, oldest first; told when its actions are performed."""
     _is_handling: bool
     """True while ``_handle`` runs: events from within it wait in ``_events``."""
     _looks: list[core.Look]
-    """Output of running jobs that the core wants to see."""
+    """Actions of the core that ask for output of running jobs, in the order in which they came. ``_handle_and_look``
+    performs them after all other actions."""
 
     # Clients.
     _clients: dict[ClientId, Connection]
-    """The newest connection of each client that is connected."""
+    """The newest connection of each client that is connected, by the client's identity."""
     _connections: dict[Connection, ClientId | None]
     """All connections that have proved the secret; None until the client says who it is, and once a newer connection
     of it has replaced this one."""
     _sharing: set[ClientId]
-    """Clients on this machine that can read the node's directory on the memory file system."""
+    """Clients on this machine that can read the node's directory on the memory file system: a large result is told to
+    them by the name of its segment, and not sent."""
     _gone: set[ClientId]
-    """Clients that have left for good while the node stops."""
+    """Clients that have left for good (``Detach``) while the node stops: none of their results goes to disk."""
     _told_available: dict[Connection, float]
-    """Time at which each client was last told what the machine has to spare (monotonic, seconds)."""
+    """Time at which each client was last told what the machine has to spare (monotonic, seconds), by connection. The
+    next message is sent ``delivery.AVAILABLE_S`` later, or after the client's pulse."""
 
-    # Computations, by key. ``_loaded`` and ``_leaving`` are mutually exclusive.
+    # Computations, by key (client and number). ``_loaded`` and ``_leaving`` are mutually exclusive.
     _prepared: dict[Key, Prepared]
     """Computations whose files are on their way, and which have no host yet."""
     _loaded: dict[Key, Loaded]
-    """Computations that have a host, or will have another one."""
+    """Computations that have a host, or may get another one as theirs is dead. Arguments, objects and files for a
+    computation that is not here are dropped, and its jobs go back to the client."""
     _leaving: dict[Key, Loaded]
-    """Computations whose hosts are ending."""
+    """Computations whose hosts were told to end, until these have ended: ``cleanup`` may be at work, and use the
+    working directory."""
     _dropping: set[Key]
-    """Computations that have left, while a thread still puts files into their directory."""
+    """Computations that have left, while a thread may still put files into their working directory. It is removed
+    after that."""
     _waiting: dict[Key, core.StartHost | core.StageFiles]
-    """Actions for computations that came back while ``_leaving`` or ``_dropping``: performed when that is over, so
-    that ``cleanup`` of one stay ends before the next stay begins."""
+    """Last action for each computation that was opened again while in ``_leaving`` or ``_dropping``. It is performed
+    when that is over: ``cleanup`` of one generation ends before the next one begins."""
     _spare: HostProcess | None
-    """Host that is started ahead, for the next computation."""
+    """Host that is started ahead, for the next computation; None: that one has to wait for a new host's imports."""
     _ending: list[HostProcess]
-    """Hosts that were told to end, and may live."""
+    """Hosts that were told to end, and may live: they are not killed as strays."""
     _found: set[int]
-    """Pids of children that this process had before it became a node, such as those of a container's entry script."""
+    """Pids of children that this process had before it became a node, such as those of a container's entry script.
+    They are reaped when they end, but not killed as strays."""
     _short: dict[Key, int]
-    """Bytes of large data for which there is no room yet, by computation."""
+    """Bytes of the largest payload that found no room, by computation. Such a computation gets no jobs until there is
+    room for as many bytes (``room_shortage``)."""
     _short_said: float
-    """Time at which the log last said that there is no room (monotonic, seconds)."""
+    """Time at which the log last said that there is no room (monotonic, seconds); ``room_shortage.SAY_S`` later it
+    may say so again."""
 
     # Workers.
     _tick: asyncio.TimerHandle | None
-    """Timer of the next look at the workers' positions; None while no job runs."""
+    """Timer of the next ``workers._on_tick``, which tells the core the workers' positions; None while no job runs."""
     _owners: dict[WorkerId, tuple[Loaded, WorkerHandle]]
-    """The computation and the channels of each worker."""
+    """The computation and the channels of each worker that lives, by the worker's number. Actions for a worker that
+    is not here have no effect."""
     _bringing: dict[WorkerId, Brought]
-    """Workers whose current job brings files, or brought some."""
+    """Workers that were given a job with files of its own, until it ends, by number. The value puts such files in
+    place, and removes them at the job's end."""
     _packet: bytearray
-    """Buffer for packets of workers; ``_packet_view`` is a view of it."""
+    """Buffer of ``PACKET_MAX`` bytes into which each packet of a worker is read: it overwrites the one before.
+    ``_packet_view`` is a view of it."""
 
     def __init__(self, settings: NodeSettings, parts: NodeParts) -> None:
         self.settings = settings
         self.cpus = parts.cpus
+        """Number of CPUs that the node offers: jobs of all clients that may run at once. While the node is drained it
+        offers none, and this is the number from before."""
         self.cpus_most = max(parts.cpus, parts.cpus_present)
         self.name = settings.name or platform.node() or "localhost"
+        """Name of the node, which clients, logs and errors show."""
         self.incarnation = parts.incarnation
         self.address = (settings.host, 0)
         self.failed = False
@@ -260,6 +288,8 @@ class NodeState:
         self._say = parts.say
 
         self._machine = Machine(parts.cpus, settings.lease_s, settings.silence_s)
+        """The execution core: it gets events and returns actions, and does nothing by itself. Its ``state`` is only
+        read here."""
         self._events = deque()
         self._is_handling = False
         self._looks = []
@@ -290,7 +320,7 @@ class NodeState:
         self._packet_view = memoryview(self._packet)
 
     def _handle(self, event: core.Event) -> None:
-        """Tell the core an event, and perform the actions that it decides.
+        """Tell the core an event, and perform the actions that it decides. Call it on the loop only.
 
         Events that these actions cause wait until all actions are performed, and are told then. An exception is a
         fault of this program: the node stops.
@@ -315,7 +345,10 @@ class NodeState:
             self._is_handling = False
 
     def _handle_and_look(self, event: core.Event) -> None:
-        """Handle an event and all that it causes; then read the output of running jobs that the core wants to see."""
+        """Handle an event and all that it causes; then read the output of running jobs that the core has asked for.
+
+        The output goes to the core as the event ``Looked``, for clients that watch these jobs.
+        """
         self._handle(event)
         while self._looks:
             action = self._looks.pop()
@@ -334,7 +367,7 @@ class NodeState:
     # The following methods touch the operating system; the simulation replaces them.
 
     def _new_host(self) -> HostProcess:
-        """Start a host process.
+        """Start a host process without a computation, with slots for the workers of ``cpus_most`` CPUs.
 
         Raises:
             OSError: There is no process, descriptor or memory to be had.
@@ -342,7 +375,7 @@ class NodeState:
         return HostProcess(workers_max(self.cpus_most), str(self._segments.root), self._account)
 
     def _kill_strays(self, keep: set[int]) -> None:
-        """Kill every descendant that is not in or below ``keep`` (pids of hosts).
+        """Kill every descendant that is not in or below ``keep`` (pids of hosts): processes left over from jobs.
 
         Spared are children that were there before the node, and the Python that ``_search_path`` asks.
         """
@@ -362,7 +395,7 @@ class NodeState:
                         self._found.discard(pid)
 
     def _has_reply(self, handle: WorkerHandle) -> bool:
-        """True if a packet of the worker waits to be read."""
+        """True if a packet of the worker waits to be read, or its socket is closed."""
         poller = select.poll()
         poller.register(handle.replies, select.POLLIN)
         return any(event & select.POLLIN for _, event in poller.poll(0))

@@ -25,23 +25,29 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.node")
 
 _ON_CONNECTIONS = (core.FromClient, core.Tell)
-"""Events and actions that are not logged because the message they carry is."""
+"""Types of events and actions that only carry a client's message. Not logged: ``_on_message`` logs the message."""
 
 _QUIET = (core.Tick, core.Flush, core.FlushSoon, core.Look, core.Looked)
-"""Events that happen up to a hundred times a second, and the actions that they cause; not logged."""
+"""Types of events that happen up to a hundred times a second (clock, delayed results, looks at output), and of the
+actions that they cause. Not logged: they would bury all other lines."""
 
 
 def begin(service: NodeState) -> None:
-    """Log all events and actions of the core from now on, and all messages of connections made from now on."""
+    """Log at DEBUG all events and actions of the core, and all messages of connections made from now on.
+
+    Call it once, before the node listens: connections that exist already are not traced.
+    """
     service._machine.handle = partial(_decide, service, service._machine.handle)  # type: ignore[method-assign]
     service._tracer = partial(_tracer, service)
 
 
 def _tracer(service: NodeState, connection: Connection) -> Callable[[str, Any], None]:
+    """Returns the function for ``Connection.trace``: it logs one message, given its direction ("says", "is told")."""
     return partial(_on_message, service, connection)
 
 
 def _on_message(service: NodeState, connection: Connection, arrow: str, message: Any) -> None:
+    """Log a message to or from a client, under the client's name, or under the peer's address before ``Attach``."""
     client = service._connections.get(connection)
     known = service._machine.state.clients.get(client) if client is not None else None
     name = known.name if known is not None else connection.peer_address
@@ -54,6 +60,14 @@ def _decide(
     event: core.Event,
     now: float,
 ) -> list[core.Action]:
+    """Call ``decide``, the core's ``handle``, and log the event and the actions that it returns.
+
+    Args:
+        service: The node.
+        decide: Method of the core that is wrapped.
+        event: Event for the core.
+        now: Time of the event (monotonic, seconds).
+    """
     pid = _pid_of(service, event)
     actions = decide(event, now)
     if not isinstance(event, _ON_CONNECTIONS + _QUIET):
@@ -65,28 +79,29 @@ def _decide(
 
 
 def _pid_of(service: NodeState, item: Any) -> str:
-    """Describe the process of an event's or action's worker; empty if there is none, or it has not started yet."""
+    """Returns ``" pid=N"`` for the worker that an event or action names; empty if it names none, or the pid is not
+    known yet."""
     owner = service._owners.get(getattr(item, "worker", None))  # type: ignore[arg-type]  # None is no worker
     return f" pid={owner[1].pid}" if owner is not None and owner[1].pid else ""
 
 
 def host_message(host: HostProcess, message: Any) -> None:
-    """Log a message of a host."""
+    """Log, at DEBUG, a message that a host has sent to the node. Called only with ``dispynode -d``."""
     logger.debug("host %d -> %s", host.process.pid, describe(message))
 
 
 def host_ended(host: HostProcess) -> None:
-    """Log that a host has ended, with all that it and its workers had started."""
+    """Log, at DEBUG, the exit code or signal with which a host has ended. Call it after the host was reaped."""
     if logger.isEnabledFor(logging.DEBUG) and host.process.returncode is not None:
         logger.debug("host %d has ended with %s", host.process.pid, describe_exit(host.process.returncode))
 
 
 def connection_made(connection: Connection) -> None:
-    """Log that a peer has proved the secret."""
+    """Log, at DEBUG, that a peer has proved the secret. Its first message, ``Attach``, will name the client."""
     logger.debug("a connection from %s has proved itself", connection.peer_address)
 
 
 def connection_lost(connection: Connection, error: Exception | None) -> None:
-    """Log that a connection is gone, of a client or of a peer that has not said who it is."""
+    """Log, at DEBUG, that a connection is gone, of a client or of a peer that has not said who it is, and why."""
     reason = f": {line(str(error))}" if error is not None else ""
     logger.debug("a connection from %s is gone%s", connection.peer_address, reason)

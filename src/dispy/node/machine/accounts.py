@@ -14,10 +14,10 @@ from dispy.errors import UsageError
 from dispy.system import directories
 
 _OURS = "DISPY_"
-"""Prefix of environment variables that are meant for the node. Jobs do not see them."""
+"""Prefix of environment variables that are meant for the node, such as its secret. Jobs do not see them."""
 
 _KEPT = ("PATH", "LANG", "LANGUAGE", "TZ", "TMPDIR")
-"""Environment variables that processes of another account get from the node, besides ``LC_…``."""
+"""Names of the environment variables that processes of another account get from the node, besides all ``LC_…``."""
 
 
 class Account(Struct, frozen=True):
@@ -40,7 +40,8 @@ class Account(Struct, frozen=True):
     shell: str
 
     def environment(self) -> dict[str, str]:
-        """Returns environment variables for its processes: the account's own, and of the node's only ``_KEPT``."""
+        """Returns the environment of the account's processes: its own variables, and ``_KEPT`` and ``LC_…`` of the
+        node's."""
         kept = {
             name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("LC_")
         }
@@ -48,7 +49,7 @@ class Account(Struct, frozen=True):
 
 
 def starts_as(account: Account | None) -> dict[str, Any]:
-    """Returns arguments of ``subprocess.Popen`` for a process that runs code of clients.
+    """Returns keyword arguments of ``subprocess.Popen`` for a process that runs code of clients.
 
     Args:
         account: Account that it runs as; None: that of this process.
@@ -65,7 +66,7 @@ def starts_as(account: Account | None) -> dict[str, Any]:
 
 
 def find(name: str) -> Account | None:
-    """Returns the account of a name; None if the name is empty.
+    """Returns the account with a login name, checked to be able to run jobs; None if the name is empty.
 
     Raises:
         UsageError: There is no such account, it is root, this process is not root and so cannot take it on, or the
@@ -133,10 +134,10 @@ def prepare_prefix(prefix: str, account: Account | None) -> None:
 
 
 def _probe(account: Account) -> None:
-    """Check that the account can run the Python that hosts run on, with dispy; takes up to 60 s.
+    """Check that the account can run the Python that hosts run on, with dispy: else each computation would fail.
 
     Raises:
-        UsageError: It cannot.
+        UsageError: The account cannot, or takes more than 60 s.
     """
     try:
         result = subprocess.run(

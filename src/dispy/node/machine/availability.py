@@ -1,4 +1,4 @@
-"""Gauge of what this machine has to spare: CPU, memory, disk and swap."""
+"""Gauge of what this machine has to spare: CPU, memory, disk and swap, for clients that show or use it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from dispy.protocol.node import Available
 from dispy.system.clock import Clock
 
 FRESH_S = 1.0
-"""Seconds for which a reading is used again: a new one costs 0.2 ms, and measures CPU time since the one before."""
+"""Seconds for which a reading is used again. A new one costs 0.2 ms, and its CPU time is the average since the one
+before."""
 
 
 class Gauge:
@@ -26,13 +27,15 @@ class Gauge:
         self._path = path
         self._clock = clock
         self._read_at = clock.monotonic()
+        """Time of the last reading (monotonic, seconds); the next is made at least ``FRESH_S`` later."""
         psutil.cpu_percent(None)  # the next call measures from here on
         # The first reading has no interval to measure CPU time in. The load of the last minute stands in for it.
         load = psutil.getloadavg()[0] / (os.cpu_count() or 1)
         self._last = self._read(min(100.0, 100.0 * load))
+        """The last reading, which ``read`` returns until there is a newer one."""
 
     def read(self) -> Available:
-        """Returns what the machine has to spare now, or had up to ``FRESH_S`` seconds ago."""
+        """Returns free CPU, memory, disk and swap of the machine: now, or up to ``FRESH_S`` seconds ago."""
         now = self._clock.monotonic()
         if now - self._read_at >= FRESH_S:
             self._read_at = now
@@ -40,7 +43,13 @@ class Gauge:
         return self._last
 
     def _read(self, busy: float) -> Available:
-        """Read everything but CPU time; ``busy``: percent of CPU time in use."""
+        """Returns a new reading: idle CPU and free swap (percent), available memory and free disk (bytes).
+
+        Free disk is 0 if the directory was removed.
+
+        Args:
+            busy: CPU time in use, as measured by the caller (percent).
+        """
         try:
             free = psutil.disk_usage(self._path).free
         except OSError:  # the directory may have been removed

@@ -13,7 +13,7 @@ def usable_cpus(root: Path = Path("/")) -> int:
     """Returns the number of CPUs that jobs here can have, at least 1. A fraction of a CPU counts as one.
 
     Args:
-        root: Directory with ``proc`` and ``sys``.
+        root: Directory with ``proc`` and ``sys``, from which the control group's limit is read; tests give others.
     """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     quota = cpu_quota(root)

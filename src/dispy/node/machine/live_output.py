@@ -18,7 +18,8 @@ from dispy.protocol.output import next_span
 from dispy.protocol.worker import SLOT_CLAIM
 
 _SIZE_MAX = 1 << 62
-"""Largest size of a file that is believed (bytes): a job can make its file pretend to have any size."""
+"""Largest size of an output file that is believed (bytes): a job can make its file pretend to have any size, also one
+that no message can carry. A larger file counts as one of this size."""
 
 
 def output_file(name: str) -> int:
@@ -43,10 +44,11 @@ def read_printed(workers: list[tuple[Place, memoryview, tuple[int, int]]], size_
     Args:
         workers: For each job: its place, the words of its worker's slot, and the files of its worker's stdout and
             stderr.
-        size_max: Bytes to read in all; each file with news gets an equal share.
+        size_max: Largest number of bytes to read in all. Each file with news gets an equal share; the rest is read
+            next time, or skipped if the job prints too fast.
 
     Returns:
-        New output of each job that is still running, in the order of ``workers``.
+        New output of each job that is still running, perhaps empty, in the order of ``workers``.
     """
     sizes = [[_size(file) for file in files] for _, _, files in workers]
     told = [(place.stdout_at, place.stderr_at) for place, _, _ in workers]
@@ -62,20 +64,22 @@ def read_printed(workers: list[tuple[Place, memoryview, tuple[int, int]]], size_
 
 
 def _size(file: int) -> int:
+    """Returns the size of an output file, given its descriptor (bytes, at most ``_SIZE_MAX``)."""
     return min(os.fstat(file).st_size, _SIZE_MAX)
 
 
 def read_next(file: int, told: int, size: int, share: int) -> tuple[int, bytes]:
-    """Read the next part of an output file.
+    """Read the part of an output file that its client is told next.
 
     Args:
         file: Descriptor of the file. It may be larger than ``size`` by now.
         told: Position up to which the client was told (bytes).
         size: Size of the file when its share was computed (bytes).
-        share: Bytes that may be read.
+        share: Largest number of bytes that may be read.
 
     Returns:
-        Position at which the part begins, and the part. The part is empty if there is nothing to tell now.
+        Position at which the part begins (bytes), and the part. The part is empty if there is nothing to tell now. It
+        begins after ``told`` if output was skipped, as the job prints faster than it can be told.
     """
     at, count = next_span(told, size, share)
     if not count:

@@ -1,1 +1,2 @@
-"""Processes of computations on a node: hosts, their workers, and the search path of their Python."""
+"""Processes of computations on a node: hosts, which load code, their workers, which run jobs, and the directories in
+which the Python of both looks for modules."""

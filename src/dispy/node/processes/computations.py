@@ -62,18 +62,18 @@ from dispy.system.processes import describe_exit
 logger = logging.getLogger("dispy.node")
 
 CLEANUP_S = 5.0
-"""Seconds after which a host that was told to end is killed; ``cleanup`` has to be over by then."""
+"""Seconds after which a host that was told to end is killed: ``cleanup`` that still runs then is cut off."""
 
 REAP_S = 0.05
-"""Seconds between two checks whether an ending host has ended."""
+"""Seconds between two checks whether a host that was told to end has ended."""
 
 SPARE_S = 2.0
-"""Seconds after the start of a computation until the spare host for the next one is started. That takes 0.1 s of a
-CPU, which the first jobs want, too."""
+"""Seconds from the start of a computation to the start of the spare host for the next one. That start takes 0.1 s of
+a CPU, which the first jobs want, too. A computation that comes earlier waits for its own host's imports."""
 
 
 def start_host(service: NodeState, action: core.StartHost) -> None:
-    """Have a host load a computation, now or after the action's delay."""
+    """Have a host load a computation: now, or after the delay of the action (a retry). Not while the node stops."""
     if service._stopped.is_set():
         # All hosts have been told to end; a new one would be left over.
         return
@@ -84,14 +84,17 @@ def start_host(service: NodeState, action: core.StartHost) -> None:
 
 
 def _restart_host(service: NodeState, action: core.StartHost) -> None:
-    """Load after a delay, unless the computation has left meanwhile, perhaps to come back as another stay."""
+    """Load a computation after a delay, unless it has left meanwhile, or was closed and opened again."""
     computation = service._machine.state.computations.get(action.key)
     if computation is not None and computation.spec is action.compute and not service._stopped.is_set():
         _load(service, action)
 
 
 def _load(service: NodeState, action: core.StartHost) -> None:
-    """Have a host load a computation, once an earlier stay of the computation on this node is over."""
+    """Have a host load a computation, once an earlier generation of it on this node is cleared away.
+
+    If there is no process, memory or directory for it, the core is told ``HostFailed``.
+    """
     if action.key in service._leaving or action.key in service._dropping:
         # The computation needs its directory, and needs it empty.
         service._waiting[action.key] = action
@@ -130,7 +133,7 @@ def _load(service: NodeState, action: core.StartHost) -> None:
 
 
 def _take_spare(service: NodeState) -> HostProcess | None:
-    """Return the spare host, which is then no spare any more; None if there is none that lives."""
+    """Returns the spare host, which is then no spare any more; None if none lives, so that one has to be started."""
     spare, service._spare = service._spare, None
     if spare is not None:
         service._loop.remove_reader(spare.control)
@@ -139,7 +142,14 @@ def _take_spare(service: NodeState) -> HostProcess | None:
 
 
 def _fail_start(service: NodeState, key: Key, host: HostProcess | None, error: Exception) -> None:
-    """End a host that cannot load its computation, and tell the core; ``host`` is None if it could not be started."""
+    """Clear away a start that has failed, and tell the core ``HostFailed`` from the loop's next turn.
+
+    Args:
+        service: The node.
+        key: The computation.
+        host: Host that was to load it, which is killed; None: none could be started.
+        error: Cause, for the client.
+    """
     if host is not None:
         host.kill()
         host.process.wait()
@@ -151,6 +161,7 @@ def _fail_start(service: NodeState, key: Key, host: HostProcess | None, error: E
 
 
 def _tell_load(service: NodeState, loaded: Loaded, compute: node.Compute, code_path: Path) -> None:
+    """Send ``Load`` to a computation's host: paths, names and limits. ``code_path``: file with the pickled code."""
     loaded.host.tell(
         worker_protocol.Load(
             name=compute.name,
@@ -174,7 +185,7 @@ def _tell_load(service: NodeState, loaded: Loaded, compute: node.Compute, code_p
 
 
 def _on_host_readable(service: NodeState, key: Key, loaded: Loaded) -> None:
-    """Read what a host has sent; bury it if it is gone or has sent nonsense."""
+    """Read messages that a host has sent; bury it if it is gone, or has sent what is no message."""
     if loaded.host.read(partial(_on_host_message, service, key, loaded)):
         return
     service._loop.remove_reader(loaded.host.control)
@@ -184,6 +195,7 @@ def _on_host_readable(service: NodeState, key: Key, loaded: Loaded) -> None:
 def _on_host_message(
     service: NodeState, key: Key, loaded: Loaded, message: worker_protocol.FromHost
 ) -> None:
+    """Take in a message of a computation's host; the table of this module says what follows."""
     if service._tracer is not None:
         tracing.host_message(loaded.host, message)
     match message:
@@ -212,13 +224,13 @@ def _on_host_message(
 
 
 def _end_late_setup(service: NodeState, loaded: Loaded) -> None:
-    """Give a computation up whose ``setup`` is too late, and has ignored the exception that the host raised in it."""
+    """Give a computation up if its host's ``setup`` still runs: it has ignored the exception for being late."""
     if not loaded.is_loaded:
         fail_setup(service, loaded, setup_is_late(service, loaded))
 
 
 def _on_output(service: NodeState, host: HostProcess) -> bool:
-    """Pass on what a host, or code that it loads, has printed; True if there may be more."""
+    """Print whole lines that a host, or code that it loads, has printed; True if there may be more."""
     said = host.read_output()
     if said is None:
         service._loop.remove_reader(host.output)
@@ -231,7 +243,7 @@ def _on_output(service: NodeState, host: HostProcess) -> bool:
 
 
 def stop_host(service: NodeState, action: core.StopHost) -> None:
-    """End a computation: its host is told to end, and is killed after ``CLEANUP_S``."""
+    """End a computation: its host is told to end, or killed after ``CLEANUP_S``, and its directories are removed."""
     service._waiting.pop(action.key, None)
     drop_prepared(service, action.key)
     loaded = service._loaded.get(action.key)
@@ -258,12 +270,12 @@ def stop_host(service: NodeState, action: core.StopHost) -> None:
 
 
 def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key) -> None:
-    """Clear away an ending host if it has ended; otherwise look again after ``REAP_S``.
+    """Clear away a host that was told to end, if it has ended; otherwise look again after ``REAP_S``.
 
     Args:
         service: The node.
         host: The host.
-        deadline: Time from which on it is killed (monotonic, seconds).
+        deadline: Time after which it is killed (monotonic, seconds).
         key: Its computation.
     """
     if host.process.poll() is None:
@@ -284,7 +296,7 @@ def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key)
 
 
 def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
-    """Bury a host that is gone: kill its workers and what they started, take in their last results, tell the core."""
+    """Bury a host that is gone: kill its workers and their processes, take in their last results, tell the core."""
     was_ended = loaded.host.kill()
     loaded.host.process.wait()
     loaded.host.kill_workers()
@@ -304,7 +316,7 @@ def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
 
 
 def _why_dead(service: NodeState, loaded: Loaded, was_ended: bool) -> str:
-    """Describe how a host has ended, with its last words if they tell why.
+    """Returns words on how a host has ended, for the client; with the host's last output where that tells why.
 
     Args:
         service: The node.
@@ -328,7 +340,7 @@ def _why_dead(service: NodeState, loaded: Loaded, was_ended: bool) -> str:
 
 
 def _on_host_failed(service: NodeState, event: core.HostFailed) -> None:
-    """Tell the core that a host has failed; clear the computation away if the core gives it up."""
+    """Tell the core that a host has failed. If the core gives the computation up, log it and drop its directories."""
     computation = service._machine.state.computations.get(event.key)
     service._handle(event)
     loaded = service._loaded.get(event.key)
@@ -353,12 +365,12 @@ def close_host(service: NodeState, host: HostProcess) -> None:
 
 
 def living_hosts(service: NodeState) -> list[HostProcess]:
-    """Returns hosts of computations that live; not the spare one, nor those that are ending."""
+    """Returns the living hosts of computations; without the spare one, and without those that were told to end."""
     return [loaded.host for loaded in service._loaded.values() if not loaded.host.is_dead]
 
 
 def own_children(service: NodeState) -> set[int]:
-    """Returns pids of all hosts that may live."""
+    """Returns the pids of all hosts that may live: these, and what is below them, are no strays."""
     hosts = living_hosts(service) + service._ending
     if service._spare is not None:
         hosts.append(service._spare)
@@ -369,7 +381,7 @@ def own_children(service: NodeState) -> set[int]:
 
 
 def _start_spare(service: NodeState) -> None:
-    """Start a spare host, unless there is one or the node stops."""
+    """Start a spare host, unless there is one or the node stops. If that fails it is only logged."""
     if service._spare is not None or service._stopped.is_set():
         return
     try:
@@ -383,7 +395,7 @@ def _start_spare(service: NodeState) -> None:
 
 
 def watch_spare(service: NodeState) -> None:
-    """Have the loop notice when the spare host ends or prints something."""
+    """Have the loop notice when the spare host, if there is one, ends or prints something."""
     spare = service._spare
     if spare is not None:
         service._loop.add_reader(spare.control, _on_spare_readable, service, spare)
@@ -391,7 +403,7 @@ def watch_spare(service: NodeState) -> None:
 
 
 def _on_spare_readable(service: NodeState, spare: HostProcess) -> None:
-    """Clear away a spare host that has died. It sends no messages, so a readable socket means just that."""
+    """Clear away a spare host that has died. A spare host sends no messages, so a readable socket means its death."""
     service._loop.remove_reader(spare.control)
     spare.is_dead = True
     spare.kill()

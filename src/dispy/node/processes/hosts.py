@@ -28,29 +28,32 @@ from dispy.system.processes import MARK, children, is_ending
 _encode = msgspec.msgpack.encode
 
 _WORDS_MAX = 4000
-"""Characters of a host's last output that are kept, for the reason of its death."""
+"""Characters of a host's last output that are kept, to tell the client why the host died; older ones are dropped."""
 
 _WORDS_LINES = 10
-"""Lines of this output that the reason has if there is no traceback."""
+"""Number of last lines of a dead host's output that the client is told if there is no traceback in it."""
 
 _TRACEBACK = "Traceback (most recent call last):\n"
+"""First line of a Python traceback: a client is told a dead host's output from the last such line on."""
 
 
 class HostProcess:
     """A host process: first a spare one that does its imports, then that of one computation.
 
     Args:
-        slots_max: Workers that may exist at once.
-        mark: The node's directory. It marks the processes of this node, in their environment.
+        slots_max: Largest number of workers that may exist at once: slots of shared memory are made for them.
+        mark: Path of the node's directory. It is in the environment of the host and of all that it starts, so that
+            the next node finds and kills them if this one dies.
         account: Account that the host runs as; None: that of this process.
 
     Attributes:
         process: The process.
-        control: Socket for messages to and from the host.
+        control: Socket for messages to and from the host; readable, too, when the host is gone.
         output: Descriptor of the pipe that is its stdout and stderr, and that of ``setup``; -1 when it is closed. The
             node passes the text on, so that code of clients does not reach the node's terminal.
-        workers: Workers that live or whose end is not handled yet.
-        is_dead: True once the process has ended and was reaped; set by the owner of this object.
+        workers: Workers that live or whose end is not handled yet, by number.
+        is_dead: True once the process has ended and was reaped; set by the owner of this object. No worker can be
+            started then.
 
     Raises:
         OSError: There is no process, descriptor or memory to be had.
@@ -63,13 +66,13 @@ class HostProcess:
         self.control.setblocking(False)
         self.workers: dict[WorkerId, WorkerHandle] = {}
         self._free_slots = list(range(slots_max - 1, -1, -1))
-        """Indexes of slots without a worker; the next one to use is the last."""
+        """Indexes of slots (areas of shared memory) without a worker; the next worker gets the last one."""
         self._input = bytearray()
-        """Begin of a message of which the rest has not arrived."""
+        """Bytes of a control message of which the rest has not arrived."""
         self._said = b""
-        """Begin of a line that the host has not finished."""
+        """Bytes of a line that the host has printed without a line end yet; returned when it is whole."""
         self._words = ""
-        """Last whole lines of the host, up to ``_WORDS_MAX`` characters."""
+        """Last whole lines that the host has printed, up to ``_WORDS_MAX`` characters; for ``last_words``."""
         self.is_dead = False
 
     def _start(self, slots_max: int, mark: str, account: Account | None, undo: ExitStack) -> None:
@@ -105,7 +108,7 @@ class HostProcess:
         os.close(written)
 
     def tell(self, message: ToHost, descriptors: tuple[int, ...] = ()) -> None:
-        """Send a message, with descriptors. A host that takes no more messages is killed."""
+        """Send a message, with descriptors that the host gets copies of. A host that takes no message is killed."""
         body = _encode(message)
         try:
             socket.send_fds(self.control, [LENGTH.pack(len(body)) + body], descriptors)
@@ -141,9 +144,9 @@ class HostProcess:
         return bool(data)
 
     def read_output(self) -> str | None:
-        """Returns whole lines that the host has printed since the last call; None when it will print no more.
+        """Returns whole lines that the host has printed, from one read of the pipe; None when it will print no more.
 
-        A line of more than 65,536 bytes is returned in parts.
+        The text is empty if no line is whole yet. A line of more than 65,536 bytes is returned in parts.
         """
         try:
             data = os.read(self.output, 65536)
@@ -161,7 +164,10 @@ class HostProcess:
         return text
 
     def last_words(self) -> str:
-        """Returns the last output of a host that has died: from its last traceback on, or else its last lines."""
+        """Returns the last output of a host that has died, to tell its client why.
+
+        The text begins with the last traceback; without one it is the last ``_WORDS_LINES`` lines.
+        """
         words = self._words + self._said.decode("utf-8", "replace")
         begin = words.rfind(_TRACEBACK)
         if begin >= 0:
@@ -169,7 +175,9 @@ class HostProcess:
         return "\n".join(words.strip().splitlines()[-_WORDS_LINES:])
 
     def fork(self, worker: WorkerId) -> WorkerHandle:
-        """Have a worker started. Its channels and slot can be used at once.
+        """Have a worker started by the host. Records of jobs can be sent to it at once.
+
+        The host answers with ``WorkerStarted``, or with ``WorkerExited`` if it could not start the process.
 
         Raises:
             OSError: There is no descriptor or memory to be had.
@@ -183,16 +191,17 @@ class HostProcess:
         return handle
 
     def forget(self, handle: WorkerHandle) -> None:
-        """Close the channels of a worker that is gone, and let its slot be used again."""
+        """Close the channels of a worker that is gone, and let its slot be used by a new worker."""
         self.workers.pop(handle.id, None)
         self._free_slots.append(handle.slot)
         handle.close()
 
     def kill(self) -> bool:
-        """Kill the host; its workers end with it.
+        """Kill the host by SIGKILL; its workers end with it. ``process`` has to be waited for afterwards.
 
         Returns:
-            True if this call ended it; False if it had ended, or was ending by itself.
+            True if this call ended it; False if it had ended, or was ending by itself, so that its exit code tells
+            why.
         """
         if self.process.poll() is not None:
             return False
@@ -202,7 +211,7 @@ class HostProcess:
         return is_alive
 
     def end(self) -> None:
-        """Tell the host to end, in good order, with all that it and its workers started."""
+        """Tell the host to end, in good order, with all that it and its workers started. Does not wait for that."""
         for handle in self.workers.values():
             with suppress(OSError):
                 handle.jobs.shutdown(socket.SHUT_WR)
@@ -219,8 +228,8 @@ class HostProcess:
             self.output = -1
 
     def kill_workers(self) -> None:
-        """Kill the workers of a host that is dead. They are children of this process now: a pid that a job has made
-        up is not."""
+        """Kill the workers of a host that is dead. They are children of this process now, so a pid that is not one is
+        spared: a job may have made it up."""
         mine = set(children(os.getpid()))
         for handle in self.workers.values():
             if handle.pid in mine:

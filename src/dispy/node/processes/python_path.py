@@ -1,4 +1,7 @@
-"""Search path of the Python that jobs run on: the directories in which it looks for modules."""
+"""Search path of the Python that jobs run on: the directories in which it looks for modules.
+
+The node needs it to know which packages are installed for jobs: programs need not send these.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,14 @@ from dispy.node.machine.accounts import Account, starts_as
 logger = logging.getLogger("dispy.node")
 
 _BEGIN = b"\0\0"
-"""Marks the begin of the answer: code that runs at the start of Python may print something before it."""
+"""Bytes before the answer: code that runs at the start of Python may print something, which is skipped."""
 
 _SAY = r"import os, sys; os.write(1, b'\0\0' + b'\0'.join(map(os.fsencode, sys.path)))"
+"""Code that the asked Python runs: it prints ``_BEGIN`` and its search path, with a zero byte between directories."""
 
 _ASK_S = 30.0
-"""Seconds after which a Python that has not answered is killed."""
+"""Seconds that a Python process has to print its search path; then it is killed, and a warning is logged. The path is
+empty in that case, and programs send all packages that their jobs need."""
 
 
 class SearchPath:
@@ -34,14 +39,17 @@ class SearchPath:
     def __init__(self, account: Account | None) -> None:
         self._account = account
         self._paths: list[str] = []
+        """Directories of the last answer, in the order of the search; empty: there is none, so Python is asked."""
         self._seen: list[tuple[str, int]] = []
-        """Each directory, and when it was last changed at the time of the answer (nanoseconds; 0: it is missing)."""
+        """Each directory of ``_paths``, and when it was last changed, as of the answer (nanoseconds since the epoch;
+        0: it is missing). When one has changed, a package may have come, and Python is asked again."""
         self._guard = threading.Lock()
-        """Held while the path is looked up."""
+        """Held while ``_paths`` and ``_seen`` are read or renewed: of several threads that call, one asks Python."""
         self.starting = threading.Lock()
-        """Held while a process is started and put into ``asked``. Hold it to kill or reap all children but those."""
+        """Held while a process is started and put into ``asked``. The loop holds it while it kills or reaps children:
+        it would otherwise take a process that has just started for a stray."""
         self.asked: set[int] = set()
-        """Pids of processes that are being asked."""
+        """Pids of the Python processes that are being asked: the node must not kill or reap them."""
 
     def __call__(self) -> list[str]:
         """Returns the directories, in the order of the search; empty if Python does not answer.
@@ -94,7 +102,7 @@ class SearchPath:
 
 
 def _seen(paths: list[str]) -> list[tuple[str, int]]:
-    """Returns each directory and when it was last changed (nanoseconds; 0: it is missing)."""
+    """Returns each directory and when it was last changed (nanoseconds since the epoch; 0: it is missing)."""
     found = []
     for path in paths:
         try:

@@ -21,8 +21,9 @@ from dispy.protocol import worker as protocol
 _encode = msgspec.msgpack.encode
 
 PACKETS_BUFFER = 2 * 1024 * 1024
-"""Size of the socket buffers of the jobs and replies channels (bytes): some packets of the largest size. The kernel
-grants at most ``net.core.wmem_max``."""
+"""Size of the send buffers of the jobs and replies sockets (bytes): some packets of the largest size. The kernel
+grants at most ``net.core.wmem_max``. A worker waits while its buffer is full; the node, whose two records always fit,
+kills a worker to which it cannot send."""
 
 
 class WorkerHandle:
@@ -30,19 +31,21 @@ class WorkerHandle:
 
     Args:
         worker: Number of the worker.
-        slot: Index of its slot.
+        slot: Index of its slot, an area of memory shared with the worker. It is cleared here.
         memory: All slots of its host.
 
     Attributes:
         id: Number of the worker.
         slot: Index of its slot.
-        pid: Pid of the worker; 0 until the host has told it.
-        words: Words of its slot (``SLOT_…``), which the worker and its jobs can write, too.
-        replies: Socket for its packets.
+        pid: Pid of the worker; 0 until the host has told it. Only a hint: a job can have the host tell any number.
+        words: The eight words of its slot as integers, by index ``SLOT_…``. The worker and its jobs can write them,
+            too, so their values need not make sense.
+        replies: Socket for its packets of results; acknowledgements of provisional results go back.
         their_replies: The worker's end of ``replies``. Close it when the host has it.
-        jobs: Socket for its records.
-        jobs_copy: Copy of the worker's end of ``jobs``, to take records back.
-        output: Descriptors of its stdout and stderr.
+        jobs: Socket for its records of jobs.
+        jobs_copy: The worker's end of ``jobs``, which the host gets a copy of. The node reads from it to take records
+            back.
+        output: Descriptors of the memory files that are its stdout and stderr.
 
     Raises:
         OSError: There is no descriptor or memory to be had. Nothing stays open then.
@@ -58,17 +61,22 @@ class WorkerHandle:
         self.slot = slot
         self.pid = 0
         self.last_position = 0
-        """Position (``SLOT_CLAIM``) at the last tick."""
+        """Position (``SLOT_CLAIM``) at the last tick. If it is the same at the next one a long job runs, and results
+        of the jobs before it are read from the arena."""
         self.is_set_up = False
-        """True once the worker has called ``setup``, or failed to, if ``setup`` is called in each worker."""
+        """True once the worker's call of ``setup`` has ended or failed, if each worker calls it. A worker that is
+        late with it is killed."""
         self.failure = ""
-        """Reason for the worker's end if it failed in ``setup`` or by an error of dispy; else empty."""
+        """Reason for the worker's end in its own words, if it failed in ``setup`` or by an error of dispy; else
+        empty. The core is told it in place of the exit code."""
         start = slot * protocol.SLOT_SIZE
         head = memory[start : start + protocol.SLOT_HEADER]
         head[:] = bytes(protocol.SLOT_HEADER)
         self.words = head.cast("q")
         self._starts = head.cast("d")
+        """The words of the slot as floats; only ``SLOT_START`` is one."""
         self._arena = memory[start + protocol.SLOT_HEADER : start + protocol.SLOT_SIZE]
+        """Part of the slot in which the worker keeps each result until a packet has carried it."""
         with ExitStack() as made:
             self.replies, self.their_replies = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             made.callback(self.their_replies.close)
@@ -86,13 +94,17 @@ class WorkerHandle:
             made.pop_all()
 
     def started(self) -> float:
-        """Returns when its job started (seconds since the epoch), or now if a job has put nonsense there."""
+        """Returns the start of the worker's current job (seconds since the epoch); now if a job has put nonsense
+        there."""
         start = self._starts[protocol.SLOT_START]
         now = time.time()
         return start if 0 <= start <= now else now
 
     def untaken(self) -> list[int]:
-        """Take back all records that the worker has not taken; returns their numbers, oldest first."""
+        """Take back all records of jobs that the worker has not taken; returns their numbers, oldest first.
+
+        The worker will not run these jobs: the caller has them queued again.
+        """
         numbers: list[int] = []
         while True:
             try:
@@ -106,7 +118,10 @@ class WorkerHandle:
                 numbers.append(record.record)
 
     def drop_objects(self) -> None:
-        """Have the worker let go of objects that were removed. An empty record wakes it if it waits for jobs."""
+        """Have the worker unmap objects that were removed from its computation, before its next record.
+
+        An empty record wakes a worker that waits for jobs, so that it does so at once.
+        """
         self.words[protocol.SLOT_DROPS] += 1
         with suppress(OSError):  # the buffer is full: other records will wake it
             self.jobs.send(_encode(protocol.Record(0, [])), socket.MSG_DONTWAIT)
@@ -125,7 +140,7 @@ class WorkerHandle:
         return memoryview(packet)
 
     def close(self) -> None:
-        """Close the sockets and files."""
+        """Close the node's ends of the sockets, and the output files; the worker must not be used any more."""
         self.jobs.close()
         self.jobs_copy.close()
         self.replies.close()

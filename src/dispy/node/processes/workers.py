@@ -1,4 +1,8 @@
-"""Workers: starting them, giving them records, watching where they are, taking in their results, burying them.
+"""Workers: starting them, giving them records (lists of jobs), watching where they are, taking in their results,
+burying them.
+
+A worker is a process that runs the jobs of one record after another. Its *position* is one number for the record and
+the job in it that it runs (``protocol.worker.claim``).
 
 The functions before "Packets of workers" perform actions of the core. A worker that is not in ``_owners`` has ended,
 or could not be started: actions for it have no effect, as the core is about to be told.
@@ -22,8 +26,8 @@ from dispy.protocol import worker as worker_protocol
 logger = logging.getLogger("dispy.node")
 
 TICK_S = 0.01
-"""Seconds between two looks of a busy node at where its workers are. A long job delays by this much those that wait
-behind it in its record."""
+"""Seconds between two ticks while a job runs: at each, the core is told the positions of all workers. A long job
+delays by this much those behind it in its record, until the core takes them back for other workers."""
 
 INTERRUPT_S = 0.1
 """Seconds after which a job that has not noticed its interrupt is interrupted again. A signal that comes just before
@@ -33,7 +37,8 @@ FORK_S = 0.2
 """Seconds until the core is told that a worker could not be started: the pause before the next attempt."""
 
 SETUP_GRACE_S = 1.0
-"""Seconds that ``setup`` has, after its time is over, to end by itself and say where it was."""
+"""Seconds that ``setup`` has, after its time is over and an exception was raised in it, to end by itself and report
+where it was. Then its process is killed, and the reason says only that it took too long."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -44,7 +49,7 @@ assert limits.INLINE_MAX < worker_protocol.RECORD_BYTES_MAX
 
 
 def fork(service: NodeState, action: core.ForkWorker) -> None:
-    """Have a worker started. If that fails the core is told ``WorkerExited`` after ``FORK_S``."""
+    """Have a host start a worker. If that fails the core is told ``WorkerExited`` after ``FORK_S``."""
     loaded = service._loaded[action.key]
     try:
         handle = loaded.host.fork(action.worker)
@@ -60,11 +65,12 @@ def fork(service: NodeState, action: core.ForkWorker) -> None:
 
 
 def _fail_fork(service: NodeState, action: core.ForkWorker, reason: str) -> None:
+    """Tell the core the end of a worker that could not be started. It queues that worker's jobs again."""
     service._handle(core.WorkerExited(action.worker, reason, 0, 0.0, 0.0, []))
 
 
 def offer(service: NodeState, action: core.Offer) -> None:
-    """Give a worker a record, once the files that its job brings are in place."""
+    """Give a worker a record of jobs: at once, or when the files that its job brings are in place."""
     owner = service._owners.get(action.worker)
     if owner is None:
         return  # it could not be started; the core is about to be told its end
@@ -77,7 +83,7 @@ def offer(service: NodeState, action: core.Offer) -> None:
 
 
 def give(service: NodeState, worker: WorkerId, record: worker_protocol.Record) -> None:
-    """Send a record to its worker. A worker whose channel is broken is killed."""
+    """Send a record of jobs to its worker; without effect if that has ended. A worker that takes none is killed."""
     owner = service._owners.get(worker)
     if owner is None:
         return
@@ -90,14 +96,14 @@ def give(service: NodeState, worker: WorkerId, record: worker_protocol.Record) -
 
 
 def _end_bringing(service: NodeState, worker: WorkerId) -> None:
-    """Remove the files that a worker's job has brought: the job has ended."""
+    """Remove the files that a worker's job has brought, as the job has ended. Without effect if it brought none."""
     brought = service._bringing.pop(worker, None)
     if brought is not None:
         brought.release(worker)
 
 
 def recall(service: NodeState, action: core.Recall) -> None:
-    """Take back records that a worker has not taken, and tell the core which (``Recalled``)."""
+    """Take back records of jobs that a worker has not taken, and tell the core their numbers (``Recalled``)."""
     owner = service._owners.get(action.worker)
     if owner is not None:
         untaken = owner[1].untaken()
@@ -108,14 +114,17 @@ def recall(service: NodeState, action: core.Recall) -> None:
 
 
 def cut(service: NodeState, action: core.Cut) -> None:
-    """Have a worker stop its record before a position."""
+    """Have a worker stop its record before the job at a position, or before its next job if it is past that."""
     owner = service._owners.get(action.worker)
     if owner is not None:
         owner[1].words[worker_protocol.SLOT_LIMIT] = action.position
 
 
 def interrupt(service: NodeState, action: core.InterruptWorker) -> None:
-    """Raise KeyboardInterrupt in the job at a position, and in no other; again after ``INTERRUPT_S`` if need be."""
+    """Raise ``KeyboardInterrupt`` in the job at a position, and in no other.
+
+    It is raised again each ``INTERRUPT_S`` while the job runs and has not noticed.
+    """
     owner = service._owners.get(action.worker)
     if owner is not None:
         owner[1].words[worker_protocol.SLOT_INTERRUPT] = action.position
@@ -133,14 +142,14 @@ def _interrupt_again(service: NodeState, action: core.InterruptWorker) -> None:
 
 
 def kill(service: NodeState, action: core.KillWorker) -> None:
-    """Have a worker killed by its host, with all that it started."""
+    """Have a worker killed by its host, with all processes that it started; ``WorkerExited`` follows."""
     owner = service._owners.get(action.worker)
     if owner is not None:
         owner[0].host.tell(worker_protocol.Kill(action.worker))
 
 
 def unbuffer(service: NodeState, action: core.Unbuffer) -> None:
-    """Have the job at a position print without a buffer, as somebody watches its output."""
+    """Have the job at a position print without a buffer: a client watches its output, and is to see it at once."""
     owner = service._owners.get(action.worker)
     if owner is not None:
         owner[1].words[worker_protocol.SLOT_UNBUFFER] = action.position
@@ -153,7 +162,7 @@ def look(service: NodeState, action: core.Look) -> None:
 
 
 def pass_on(service: NodeState, action: core.Pass) -> None:
-    """Tell a worker that its provisional result has arrived at the client."""
+    """Tell a worker that its provisional result has arrived at the client, or will not: its job waits for this."""
     owner = service._owners.get(action.worker)
     if owner is not None:
         with contextlib.suppress(OSError):
@@ -174,10 +183,10 @@ def _on_replies(service: NodeState, handle: WorkerHandle) -> None:
 
 
 def _read_reply(service: NodeState, handle: WorkerHandle) -> bool:
-    """Take in one packet of a worker. A worker that has sent nonsense is killed.
+    """Take in one packet of a worker. A worker whose packet cannot be decoded is killed.
 
     Returns:
-        False if there will be no more packets.
+        False if there will be no more packets: the worker's end of the socket is closed.
     """
     try:
         size = handle.replies.recv_into(service._packet)
@@ -236,7 +245,7 @@ def _on_set_up(service: NodeState, handle: WorkerHandle, reason: str) -> None:
     Args:
         service: The node.
         handle: The worker.
-        reason: Why it failed; empty: it did not.
+        reason: Cause of the failure, in words; empty: ``setup`` was called with success.
     """
     loaded, _ = service._owners[handle.id]
     handle.is_set_up = True
@@ -255,7 +264,10 @@ def _end_late_worker(service: NodeState, handle: WorkerHandle) -> None:
 
 
 def fail_setup(service: NodeState, loaded: Loaded, reason: str) -> None:
-    """Give a computation up: kill its host, with all that ``setup`` has started. The host's end tells ``reason``."""
+    """Give a computation up: kill its host, with all that ``setup`` has started.
+
+    When the host is dead, the core is told ``reason`` (``HostFailed``), and starts no other host.
+    """
     loaded.failure = reason
     loaded.host.kill()
 
@@ -275,7 +287,10 @@ def _schedule_tick(service: NodeState) -> None:
 
 
 def _on_tick(service: NodeState) -> None:
-    """Tell the core where all workers are, and take in results that wait behind long jobs."""
+    """Tell the core the positions of all workers, and take in results that wait in arenas behind long jobs.
+
+    The next tick follows after ``TICK_S`` if a worker still has a record.
+    """
     service._tick = None
     positions = {
         worker: (handle.words[worker_protocol.SLOT_CLAIM], handle.started())
@@ -295,9 +310,14 @@ def _on_tick(service: NodeState) -> None:
 
 
 def _take_waiting(service: NodeState, handle: WorkerHandle, position: int) -> None:
-    """Take in results that wait in a worker's arena while a long job of the same record runs.
+    """Take in results that wait in a worker's arena (shared memory) while a long job of the same record runs.
 
     The worker sends them again with its record. The core knows by then that these jobs have ended, and drops them.
+
+    Args:
+        service: The node.
+        handle: The worker.
+        position: Position of the worker at this tick and at the last one.
     """
     packet = handle.committed()
     # A worker writes to the arena only after it has moved on: at the same position, the copy is whole.
@@ -311,12 +331,12 @@ def _take_waiting(service: NodeState, handle: WorkerHandle, position: int) -> No
 
 
 def on_worker_exited(service: NodeState, worker: WorkerId, reason: str) -> None:
-    """Take in what a dead worker left, and tell the core its end.
+    """Take in results and output that a dead worker left, and tell the core its end.
 
     Args:
         service: The node.
         worker: Number of the worker.
-        reason: How it has ended, unless the worker has said why.
+        reason: How its process has ended, in words. If the worker itself has said why, its own words count.
     """
     owner = service._owners.get(worker)
     if owner is None:
@@ -330,13 +350,13 @@ def on_worker_exited(service: NodeState, worker: WorkerId, reason: str) -> None:
 
 
 def collect(service: NodeState, loaded: Loaded) -> None:
-    """Remove segments that dead processes of a computation have left, but not those with results."""
+    """Remove segments that dead processes of a computation have left, but not those with results for the client."""
     held = segments_held(service._machine.state, loaded.key) | set(loaded.values.values())
     service._segments.collect(loaded.segments, held)
 
 
 def drain(service: NodeState, handle: WorkerHandle) -> None:
-    """Take in what a dead worker left: packets in its socket, then results in its arena."""
+    """Take in what a dead worker left: packets in its socket, then results in its arena. Call it before ``bury``."""
     service._loop.remove_reader(handle.replies)
     while service._has_reply(handle):
         if not _read_reply(service, handle):

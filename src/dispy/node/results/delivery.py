@@ -25,11 +25,11 @@ from dispy.settings import PULSE_S
 logger = logging.getLogger("dispy.node")
 
 AVAILABLE_S = 5.0
-"""Seconds between messages on what the machine has to spare, for clients that have asked for no other pulse."""
+"""Seconds between messages to a client on what the machine has to spare, if it has asked for no other pulse."""
 
 
 def send_to(service: NodeState, client: ClientId, message: node.FromNode) -> bool:
-    """Send a message to a client; False if it is not connected."""
+    """Send a message to a client. Returns False, and the message is dropped, if the client is not connected."""
     connection = service._clients.get(client)
     if connection is None or not connection.is_ready:
         return False
@@ -58,7 +58,7 @@ def tell(service: NodeState, action: core.Tell) -> None:
 
 
 def _is_large(result: node.Ended) -> bool:
-    """True if a result lies in segments. It is then the only one of its batch."""
+    """True if a result lies in segments (files), as its value or output is large. It is alone in its batch then."""
     return bool(result.stream or result.output_stream)
 
 
@@ -67,7 +67,8 @@ def _send_large(
 ) -> None:
     """Send a batch whose one result lies in segments. ``batch`` is the core's, and stays unchanged.
 
-    A result that cannot be read any more is sent as lost.
+    A client that shares memory is told the name of a value's segment there; all else is sent as streams. A result
+    that cannot be read any more is sent as lost (``died``), so that the client may run the job again.
     """
     loaded = service._loaded.get((client, batch.computation))
     result = msgspec.structs.replace(batch.ended[0])
@@ -105,7 +106,7 @@ def _send_large(
 def cancel_results(
     service: NodeState, connection: Connection, client: ClientId, message: node.CancelJobs
 ) -> None:
-    """Stop sending results of jobs that the client cancels: instead of the rest it is told that they have ended."""
+    """Stop sending large results of jobs that the client cancels. It is told instead that the jobs have ended."""
     loaded = service._loaded.get((client, message.computation))
     if loaded is None or not loaded.sending:
         return
@@ -129,7 +130,7 @@ def cancel_results(
 def give_up_results(
     service: NodeState, connection: Connection, client: ClientId, message: node.CloseComputation
 ) -> None:
-    """Stop sending results of a computation that its client closes."""
+    """Stop sending large results of a computation that its client closes: the client does not want them any more."""
     loaded = service._loaded.get((client, message.computation))
     for link, group, batch in loaded.sending if loaded is not None else ():
         if link.give_up(group):
@@ -140,7 +141,7 @@ def give_up_results(
 def _send_value(
     service: NodeState, connection: Connection, client: ClientId, message: node.Provisional
 ) -> None:
-    """Send a provisional result that lies in a segment. The segment stays until the client has it."""
+    """Send a provisional result that lies in a segment. The segment stays until the client acknowledges it."""
     loaded = service._loaded.get((client, message.computation))
     if loaded is None:
         return
@@ -164,7 +165,7 @@ def _send_value(
 def release_value(
     service: NodeState, connection: Connection, client: ClientId, message: node.AcknowledgeProvisional
 ) -> None:
-    """Remove the segment of a provisional result that the client has, or does not want."""
+    """Remove the segment of a provisional result that the client has acknowledged: it has it, or does not want it."""
     loaded = service._loaded.get((client, message.computation))
     if loaded is not None:
         segment = loaded.values.pop((message.number, message.attempt, message.serial), 0)
@@ -173,7 +174,7 @@ def release_value(
 
 
 def release(service: NodeState, action: core.Release) -> None:
-    """Remove segments of results that are not needed any more."""
+    """Remove segments of a computation that are not needed any more: of results and arguments, by number."""
     loaded = service._loaded.get(action.key)
     if loaded is not None:
         for name in action.segments:
@@ -184,14 +185,17 @@ def release(service: NodeState, action: core.Release) -> None:
 
 
 def store_results(service: NodeState, action: core.Store) -> None:
-    """Have a batch of results written to disk; ``on_written`` follows. Without a spool it stays in memory."""
+    """Have a batch of results written to disk; ``on_written`` follows when it is there.
+
+    Without a spool the batch stays in memory, and ends with the node.
+    """
     if service._spool is not None:
         loaded = service._loaded.get((action.client, action.batch.computation))
         service._spool.store(action, loaded.segments if loaded is not None else None)
 
 
 def tell_stored(service: NodeState, action: core.TellStored) -> None:
-    """Send a batch of results that is on disk. Results that cannot be read are sent as lost."""
+    """Send a batch of results that is on disk. If it cannot be read its results are sent as lost (``died``)."""
     connection = service._clients.get(action.client)
     if connection is None or not connection.is_ready:
         return
@@ -219,7 +223,7 @@ def tell_stored(service: NodeState, action: core.TellStored) -> None:
 
 
 def erase(service: NodeState, action: core.Erase) -> None:
-    """Remove batches of a client from disk, or all that is there of it (``action.gone``)."""
+    """Remove batches of a client from disk, by number; if ``action.gone`` all of its files there."""
     if service._spool is None:
         return
     if action.gone:
@@ -229,19 +233,31 @@ def erase(service: NodeState, action: core.Erase) -> None:
 
 
 def note_open(service: NodeState, action: core.NoteOpen) -> None:
-    """Have the list of open jobs of a client that is away written to disk."""
+    """Have the list of open jobs of a client that is away written to disk.
+
+    If this node dies, the next one can say which jobs are lost.
+    """
     if service._spool is not None:
         service._spool.note(action)
 
 
 def drop_note(service: NodeState, action: core.DropNote) -> None:
-    """Remove the list of a client's open jobs from disk: it has become wrong."""
+    """Remove the list of a client's open jobs from disk: the client is back, and has compared what is here.
+
+    The next node would otherwise call jobs lost that have ended since.
+    """
     if service._spool is not None:
         service._spool.drop_note(action.client)
 
 
 def on_written(service: NodeState, told: core.Stored, path: Path) -> None:
-    """Tell the core which batches are on disk; called on the loop."""
+    """Tell the core which batches are on disk, so that it lets go of their values; called on the loop.
+
+    Args:
+        service: The node.
+        told: Client, and numbers of its batches.
+        path: File that they are in.
+    """
     assert service._spool is not None
     service._spool.on_stored(told, path)
     service._handle(told)
@@ -256,7 +272,7 @@ def flush_soon(service: NodeState, action: core.FlushSoon) -> None:
 
 
 def tell_available(service: NodeState) -> None:
-    """Tell clients what the machine has to spare, in the interval of their pulse or every ``AVAILABLE_S``."""
+    """Tell each client what the machine has to spare, if its pulse or ``AVAILABLE_S`` is over; called each second."""
     read, now = service._read_available, service._clock.monotonic()
     if read is None:
         return

@@ -53,25 +53,27 @@ from dispy.protocol.node import JobsEnded
 logger = logging.getLogger("dispy.node")
 
 FILE_BYTES = 16 * MIB
-"""Bytes of batches that are put together into one file, at most: one sync of all costs little more than of one."""
+"""Bytes of batches, without large payloads, that are put together into one file; a larger batch gets one of its own.
+One sync of all costs little more than of one."""
 
 RETRY_S = 10.0
-"""Seconds after which a write that failed is tried again."""
+"""Seconds after which a write that failed is tried again, if no other task for the thread comes before."""
 
 END_S = 10.0
-"""Seconds that a stopping node waits until the thread has written what is left."""
+"""Seconds that a stopping node waits until the thread has written what is left. Results not written by then are lost,
+which is logged."""
 
 LoadedBatch = tuple[JobsEnded, list[Outgoing]]
 """A batch from disk, and the large payloads of its results in the order of their numbers."""
 
 
 class _Task(Struct):
-    """A task for the thread; one of ``store``, ``note``, ``drop_note`` and ``erase`` is set.
+    """A task for the thread; exactly one of ``store``, ``note``, ``drop_note`` and ``erase`` is set.
 
     Attributes:
         store: A batch of results to write.
-        directory: Directory of the segments with the batch's large payloads; None if its computation is gone.
-        note: List of a client's open jobs to write.
+        directory: Directory of the segments with the large payloads of ``store``; None if the computation is gone.
+        note: List of a client's open jobs to write, in place of an earlier one.
         drop_note: Client whose note and damaged files are to be removed.
         erase: Files of results to remove.
     """
@@ -90,9 +92,10 @@ class Spool:
         base: Directory of all rooms; private to this user. Made when there is something to store.
         incarnation: 16 bytes that name this run of the node.
         name: Name of the node.
-        fingerprint: Fingerprint of its secret.
-        bytes_max: Bytes that all files of results may take together.
-        owner: User id of the processes that write segments.
+        fingerprint: Fingerprint of its secret. Rooms of dead nodes with another secret are not taken over.
+        bytes_max: Bytes that all files of results may take together. A batch above it stays in memory, and is tried
+            again when there may be room.
+        owner: User id of the processes that write segments; files of others are not read.
         tell: Called from the thread with batches that are on disk, and their file.
         find: Returns the path of a segment, given the directory of its computation and its number.
     """
@@ -110,30 +113,34 @@ class Spool:
     ) -> None:
         self._base = base
         self._names = RoomNames([incarnation.hex()], [name], [], fingerprint)
+        """Names of this node, for its own room and to recognise rooms of dead nodes; ``restore`` adds its port."""
         self._bytes_max = bytes_max
         self._owner = owner
         self._tell = tell
         self._find = find
         self._rooms: list[Room] = []
-        """Rooms that this process has locked, the own one included."""
+        """Rooms that this process has locked: those that it took over, and its own once there is one."""
         self._own: Room | None = None
-        """Room for new files; made by the thread with the first file."""
+        """Room for new files; made by the thread with the first file, None until then."""
         self._files: dict[tuple[ClientId, int], tuple[ResultsFile, int]] = {}
-        """For each batch, by client and number: its file, and its index in the file's list of batches."""
+        """For each batch on disk, by client and number: its file, and its index in the file's list of batches."""
         self._pending: set[tuple[ClientId, int]] = set()
-        """Batches on their way to the disk, by client and number."""
+        """Client and number of each batch that was given to the thread and is not on disk yet. Such a batch is not
+        given to it again."""
         self._queue: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        """Tasks for the thread; None: end."""
+        """Tasks for the thread, oldest first; None: end, after all tasks before it."""
         self._thread: threading.Thread | None = None
+        """The thread that writes, removes and syncs files; None until the first task."""
         # Once the thread runs, only the thread uses these.
         self._used = 0
-        """Bytes of all files of results."""
+        """Bytes that all files of results take on disk; they may not exceed ``bytes_max``."""
         self._next = 1
-        """Number in the name of the next file of results."""
+        """Number in the name of the next file of results, so that names differ."""
         self._failed: list[_Task] = []
-        """Tasks to try again, in their order."""
+        """Tasks whose write has failed, and later ones of the same clients, in their order. They are tried again with
+        the next task, or after ``RETRY_S``."""
         self._has_warned = False
-        """True from the warning that nothing can be written until results are written again."""
+        """True from the warning that nothing can be written until results are written again: no second warning."""
 
     def restore(self, port: int) -> list[Restored]:
         """Take over the rooms of dead nodes. Called once, before all other methods.
@@ -158,7 +165,7 @@ class Spool:
     # Called on the event loop.
 
     def store(self, action: Store, directory: Path | None) -> None:
-        """Write a batch of results; ``on_stored`` follows when it is on disk.
+        """Have the thread write a batch of results. When the batch is on disk ``tell`` is called on the thread.
 
         Args:
             action: The batch. One that is on disk, or on its way there, is not written again.
@@ -171,23 +178,30 @@ class Spool:
         self._put(_Task(store=action, directory=directory))
 
     def note(self, action: NoteOpen) -> None:
-        """Write the list of a client's open jobs, in place of an earlier one."""
+        """Have the thread write the list of a client's open jobs, in place of an earlier one.
+
+        If this node dies, the next one tells the client, or ``dispy.recover_jobs``, that these jobs are lost.
+        """
         self._put(_Task(note=action))
 
     def drop_note(self, client: ClientId) -> None:
-        """Remove a client's list of open jobs, which has become wrong, and its damaged files."""
+        """Have the thread remove a client's list of open jobs, and its damaged files.
+
+        The client is back and has compared what is here, or is forgotten. With the old list the next node would call
+        jobs lost that have ended since.
+        """
         if self._thread is not None or self._rooms:
             self._put(_Task(drop_note=client))
 
     def on_stored(self, told: Stored, path: Path) -> None:
-        """Record where batches are that the thread has written. Called on the loop, as ``tell`` is on the thread."""
+        """Record that batches are on disk, in the file ``path``. Call it on the loop, for each call of ``tell``."""
         file = ResultsFile(path, set(told.batches))
         for place, batch in enumerate(told.batches):
             self._pending.discard((told.client, batch))
             self._files[told.client, batch] = (file, place)
 
     def erase(self, client: ClientId, batches: list[int]) -> None:
-        """Forget batches. A file is removed when all its batches are forgotten."""
+        """Forget batches of a client, by number. A file is removed when all its batches are forgotten."""
         done = []
         for batch in batches:
             file, _ = self._files.pop((client, batch), (None, 0))
@@ -199,16 +213,16 @@ class Spool:
             self._put(_Task(erase=done))
 
     def forget(self, client: ClientId) -> None:
-        """Forget all batches of a client, and its list of open jobs."""
+        """Forget all batches of a client, and its list of open jobs: it has left for good, or its lease is over."""
         self.erase(client, [batch for who, batch in self._files if who == client])
         self.drop_note(client)
 
     def load(self, client: ClientId, batch: int) -> LoadedBatch:
-        """Read a batch.
+        """Read a batch from disk, to send it.
 
         Returns:
             The batch and its large payloads. ``stream`` and ``output_stream`` of its results number the payloads,
-            from 1; 0: none. The caller has to send the payloads, which closes them.
+            from 1; 0: none. The caller has to send or close the payloads: each holds a descriptor.
 
         Raises:
             OSError, Damaged: The batch cannot be read.
@@ -242,7 +256,10 @@ class Spool:
         return found, data
 
     def close(self) -> None:
-        """Write what is left, for at most ``END_S``, and unlock the rooms, for the next node to take over."""
+        """Write what is left, for at most ``END_S``, and unlock the rooms, for the next node to take over.
+
+        If the time is not enough, the rooms are unlocked by the end of the process.
+        """
         if self._thread is not None:
             self._queue.put(None)
             self._thread.join(END_S)
@@ -253,6 +270,7 @@ class Spool:
             room.close()
 
     def _put(self, task: _Task) -> None:
+        """Give a task to the thread; the first one starts the thread."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="dispy spool", daemon=True)
             self._thread.start()
@@ -261,6 +279,7 @@ class Spool:
     # Called on the thread.
 
     def _run(self) -> None:
+        """Do tasks until ``close``, and failed ones again. If some fail to the end, log that results are lost."""
         is_ending = False
         while not is_ending:
             try:
@@ -279,12 +298,15 @@ class Spool:
             )
 
     def _groups(self, tasks: list[_Task]) -> Iterator[list[_Task]]:
-        """Group tasks for ``_do``: those that have failed before, then the new ones."""
+        """Group tasks for ``_do``: those in ``_failed``, which is emptied, then the new ones."""
         todo, self._failed = self._failed, []
         return _grouped(todo + tasks)
 
     def _do(self, group: list[_Task]) -> None:
-        """Do a group of tasks: one of any kind, or batches of one client. If it fails it is kept in ``_failed``."""
+        """Do a group of tasks: one of any kind, or batches of one client, for one file.
+
+        The group goes to ``_failed``, to be tried again, if it fails, or an earlier task of its client has failed.
+        """
         try:
             for path in group[0].erase:
                 self._unlink(path)
@@ -320,31 +342,37 @@ class Spool:
                 logger.warning("results of clients that are away are written to %s again", self._base)
 
     def _unlink(self, path: Path) -> None:
-        """Remove a file of results."""
+        """Remove a file of results; its bytes are free for others."""
         with suppress(FileNotFoundError):
             size = path.stat().st_size
             path.unlink()
             self._used -= size
 
     def _room(self) -> Room:
-        """The room for new files; made by the first call."""
+        """Returns the room for new files; made by the first call.
+
+        Raises:
+            OSError, StateDirectoryError: The room cannot be made.
+        """
         if self._own is None:
             self._own = make_room(self._base, self._names)
             self._rooms.append(self._own)
         return self._own
 
     def _write_note(self, note: NoteOpen) -> None:
+        """Write the list of a client's open jobs into a file named after the client, in place of an earlier one."""
         content = Note(note.client, note.name, note.open, note.next_batch)
         write(self._room().path, f"{note.client.hex()}.open", pack_note(content), [])
 
     def _drop_note(self, client: ClientId) -> None:
+        """Remove a client's list of open jobs and damaged files from all rooms, and the list from ``_failed``."""
         self._failed = [task for task in self._failed if task.note is None or task.note.client != client]
         for room in self._rooms:
             for path in [room.path / f"{client.hex()}.open", *room.path.glob(f"{client.hex()}*{DAMAGED}")]:
                 path.unlink(missing_ok=True)
 
     def _write_results(self, group: list[_Task]) -> None:
-        """Write batches of one client into one file, and report them by ``tell``.
+        """Write batches of one client, with their large payloads, into one file, and report them by ``tell``.
 
         Raises:
             FileNotFoundError: A segment with a payload is gone.
@@ -353,7 +381,7 @@ class Spool:
         batches: list[JobsEnded] = []
         paths: list[Path] = []
         seconds: set[int] = set()
-        """Numbers of payloads that are the second of their result: their checksum goes on from the first."""
+        """Numbers (from 1) of payloads that are the second of their result: their CRC goes on from the first's."""
         for task in group:
             assert task.store is not None
             batch = task.store.batch
@@ -391,7 +419,7 @@ class Spool:
         self._tell(Stored(first.client, [batch.batch for batch in batches]), path)
 
     def _size(self, path: Path) -> int:
-        """Bytes of a segment.
+        """Returns the size of a segment (bytes).
 
         Raises:
             FileNotFoundError: The path is not a regular file of a worker. A job can put anything there, such as a
@@ -404,7 +432,7 @@ class Spool:
 
 
 def _client(task: _Task) -> ClientId | None:
-    """Client whose results or note a task writes; None for other tasks."""
+    """Returns the client whose results or note a task writes, whose tasks must keep their order; None for others."""
     action = task.store or task.note
     return action.client if action is not None else None
 

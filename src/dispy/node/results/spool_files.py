@@ -21,25 +21,28 @@ from dispy.protocol.node import HeldJobs, Identity, JobsEnded, Name, Number
 from dispy.system.directories import sync_directory
 
 MAGIC = b"dispy spool 2\n\0\0"
+"""First bytes of each file, with the number of the format. A file that begins otherwise counts as damaged."""
 _HEAD = struct.Struct("<QII")  # bytes of the header, CRC of header and lengths of parts, number of parts
 _LENGTH = struct.Struct("<Q")
+"""Format of the length of a part (bytes)."""
 CRC = struct.Struct("<I")
-"""CRC of a part; all of them follow the last part. That of a result's second part goes on from that of the first."""
+"""Format of the CRC-32 of a part; all CRCs follow the last part. That of a result's second part goes on from that of
+its first, so that one number checks both at the client."""
 
 _COPY = 1 * MIB
-"""Bytes of a segment that are copied into a file at once."""
+"""Bytes of a segment that are copied into a file at once: a large payload is never in memory as a whole."""
 
 DAMAGED = ".damaged"
 """Suffix of a file whose content is not what was written. It tells the next node that something is lost."""
 
 
 class Header(Struct, array_like=True):
-    """Header of a file of results. ``stream`` and ``output_stream`` of its results number the parts, from 1.
+    """Header of a file of results. ``stream`` and ``output_stream`` of its results number the parts, from 1; 0: none.
 
     Attributes:
         client: Identity of the client.
         name: Name of the client.
-        batches: Batches of results, with payloads that are small.
+        batches: Batches of results, in the order in which they were stored, with small payloads in them.
     """
 
     client: Identity
@@ -53,8 +56,8 @@ class Note(Struct, array_like=True):
     Attributes:
         client: Identity of the client.
         name: Name of the client.
-        open: These jobs, by computation.
-        next_batch: Number that the client's next batch of results would have had.
+        open: Attempts of these jobs, a list for each computation.
+        next_batch: Number that the client's next batch of results would have had. The next node goes on from it.
     """
 
     client: Identity
@@ -69,17 +72,17 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""Exceptions of msgspec for content that is not what was written."""
+"""Exceptions that msgspec raises for content that is not what was written. Such a file counts as damaged."""
 
 
 class Damaged(Exception):
-    """A file is not what was written."""
+    """Raised for a file that is not what was written. Nothing of it is used; the text says how that was found."""
 
 
 class ResultsFile:
     """A file of results on disk, and the numbers of its batches that are still wanted.
 
-    The file is removed when ``batches`` is empty.
+    The owner of this object removes the file when ``batches`` is empty.
     """
 
     __slots__ = ("batches", "path")
@@ -90,7 +93,7 @@ class ResultsFile:
 
 
 def client_of(path: Path) -> str:
-    """Identity of the client whose results or note are in a file, in hexadecimal: the name up to the first ``-``."""
+    """Returns the identity (hexadecimal) of the client that a file is for: its name up to the first ``-``."""
     return path.stem.partition("-")[0]
 
 
@@ -101,7 +104,7 @@ def pack_note(note: Note) -> bytes:
 
 
 def pack_header(header: Header, sizes: list[int]) -> bytes:
-    """Returns the bytes before the parts of a file of results; ``sizes``: bytes of each part."""
+    """Returns the bytes before the parts of a file of results; ``sizes``: bytes of each part, in their order."""
     data = _encode(header)
     lengths = b"".join(_LENGTH.pack(size) for size in sizes)
     crc = zlib.crc32(lengths, zlib.crc32(data))
@@ -146,12 +149,13 @@ def write(directory: Path, name: str, head: bytes, parts: list[tuple[Path, int, 
 
 
 def _write_all(descriptor: int, data: memoryview) -> None:
+    """Write all bytes to a descriptor, in as many calls as it takes; an ``OSError`` is passed on."""
     while data:
         data = data[os.write(descriptor, data) :]
 
 
 def _copy(path: Path, size: int, target: int, crc: int) -> int:
-    """Append ``size`` bytes of a segment to a file; returns a CRC that goes on from ``crc``.
+    """Append ``size`` bytes of a segment to the file of descriptor ``target``; returns their CRC, begun from ``crc``.
 
     The segment is read, not mapped: a segment that is used again meanwhile may shrink, and a mapping would crash.
 

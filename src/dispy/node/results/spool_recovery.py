@@ -41,7 +41,8 @@ from dispy.system.run_directory import remove_tree
 logger = logging.getLogger("dispy.node")
 
 LEFT_S = 30 * 86400.0
-"""Seconds after which a room of other nodes that no node has taken over is removed: 30 days."""
+"""Seconds (30 days) since the last change of a room after which a node that may not take it over removes it, with all
+results in it: no node that may has been started in that time."""
 
 
 class Recovery:
@@ -49,13 +50,13 @@ class Recovery:
 
     Args:
         base: Directory of all rooms.
-        names: Of the node that starts: one incarnation, one name, one port.
+        names: Incarnation, name, port (one each) and fingerprint of the secret of the node that starts.
 
     Attributes:
         rooms: Rooms that were taken over, locked. The caller has to close them.
-        files: For each batch, by client and number: its file, and its index in the file's list of batches.
-        used: Bytes of all files of results in these rooms.
-        restored: For each client: what is there of it.
+        files: For each batch, by client and new number: its file, and its index in the file's list of batches.
+        used: Bytes of all files of results in these rooms; they count for the spool's limit.
+        restored: For each client, by identity: its batches without values, and its lost jobs, for the core.
     """
 
     def __init__(self, base: Path, names: RoomNames) -> None:
@@ -88,16 +89,19 @@ class Recovery:
         self._drop_damaged({client.hex() for client in self.restored})
 
     def _is_ours(self, names: RoomNames) -> bool:
-        """True if a room has this node's secret, and its name or its port."""
+        """True if this node may take a room over: the room has its secret, and its name or its port."""
         if names.fingerprint != self._names.fingerprint:
             return False
         return self._names.names[0] in names.names or self._names.ports[0] in names.ports
 
     def _drop_damaged(self, known: set[str]) -> None:
-        """Remove damaged files of clients of which nothing else is here (``known``: the others, in hexadecimal).
+        """Remove damaged files of clients of which nothing else is here.
 
         Such a client is told that this node does not know it, so the damage need not be reported. No later event
         would remove the file.
+
+        Args:
+            known: Identities (hexadecimal) of the other clients, of which batches or a note are here.
         """
         for room in self.rooms:
             for path in room.path.glob(f"*{DAMAGED}"):
@@ -149,13 +153,13 @@ class Recovery:
     def _restore_batches(
         self, path: Path, header: Header, before: list[bytes], shift: dict[ClientId, int]
     ) -> None:
-        """Add the batches of a file, without payloads: those are read when they are sent.
+        """Add the batches of a file to ``restored`` and ``files``. Their payloads are read when they are sent.
 
         Args:
             path: The file.
-            header: Its header.
-            before: Incarnations of the nodes that had the room.
-            shift: For each client: what is added to the numbers of batches of this room.
+            header: Header of the file.
+            before: Incarnations (16 bytes each) of the nodes that had the room, oldest first.
+            shift: For each client: number to add to the numbers of its batches of this room; absent: 0.
         """
         client = ClientId(header.client)
         one = self._entry(client, header.name, before)
@@ -172,7 +176,10 @@ class Recovery:
         one.batches.sort(key=lambda batch: batch.batch)
 
     def _restore_note(self, note: Note, before: list[bytes], shift: dict[ClientId, int]) -> None:
-        """Add the jobs of a note as lost, except those whose results are on disk. Call after ``_restore_batches``."""
+        """Add the jobs of a note to ``restored`` as lost, except those whose results are on disk.
+
+        Call it after ``_restore_batches`` for all files of the room. The arguments are as there.
+        """
         one = self._entry(ClientId(note.client), note.name, before)
         one.next_batch = max(one.next_batch, note.next_batch + shift.get(one.client, 0))
         stored = {(batch.computation, e.number, e.attempt) for batch in one.batches for e in batch.ended}
@@ -182,7 +189,10 @@ class Recovery:
                 one.lost.append(HeldJobs(jobs.computation, attempts))
 
     def _entry(self, client: ClientId, name: str, before: list[bytes]) -> Restored:
-        """The entry of a client in ``restored``, made if it is missing, with the incarnations ``before`` added."""
+        """Returns the entry of a client in ``restored``, made if it is missing; adds the incarnations ``before``.
+
+        The client is told these in ``Welcome``, and so learns that their results are here.
+        """
         one = self.restored.get(client)
         if one is None:
             one = self.restored[client] = Restored(client, name, [], 1, [], [])

@@ -27,7 +27,7 @@ class RoomNames(Struct):
         nodes: Incarnations of the nodes that had the room (hexadecimal).
         names: Names of these nodes.
         ports: Ports on which these nodes listened.
-        fingerprint: Fingerprint of their secret.
+        fingerprint: Fingerprint of the secret that all of them had: nodes with another one do not take the room over.
     """
 
     nodes: list[str]
@@ -49,7 +49,7 @@ class Room:
         self._lock = lock
 
     def close(self) -> None:
-        """Unlock the room and leave its files to the next node. A room without files of clients is removed."""
+        """Unlock the room and leave its files to the next node. A room without files for clients is removed."""
         with suppress(OSError):
             if not any(_is_kept(name) for name in os.listdir(self.path)):
                 remove_tree(self.path)
@@ -57,15 +57,16 @@ class Room:
 
 
 def _is_kept(name: str) -> bool:
+    """True if a file of this name is for a client: results, a note, or a damaged one. Its room is not removed."""
     return name.endswith((".results", ".open", DAMAGED))
 
 
 def lock_room(path: Path, *, make: bool = False) -> int | None:
-    """Lock a room.
+    """Lock a room, so that no other process takes it over. Does not wait.
 
     Args:
         path: The directory.
-        make: Create the lock file if it is missing.
+        make: True: create the lock file if it is missing, as in a new room.
 
     Returns:
         Descriptor of the lock file, which holds the lock until it is closed. None if another process has the room, or
@@ -90,7 +91,7 @@ def lock_room(path: Path, *, make: bool = False) -> int | None:
 
 
 def make_room(base: Path, names: RoomNames) -> Room:
-    """Create the room of the newest node in ``names``, below ``base``.
+    """Create the room of the first node in ``names``, locked, below ``base``.
 
     The directory gets its name by a rename when its lock is held and ``node.json`` is synced. Other nodes therefore
     never see a room that looks ownerless.
@@ -118,16 +119,17 @@ def make_room(base: Path, names: RoomNames) -> Room:
 
 
 def write_names(path: Path, names: RoomNames) -> None:
-    """Write ``node.json`` of the room at ``path``, synced.
+    """Write ``node.json`` of the room at ``path``, synced to the disk.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     write_private(path / "node.json", msgspec.json.encode(names), sync=True)
 
 
 def read_names(path: Path) -> RoomNames | None:
-    """Content of ``node.json`` of the room at ``path``; None if it is missing or damaged."""
+    """Returns the content of ``node.json`` of the room at ``path``; None if it is missing or damaged: such a room is
+    not taken over."""
     try:
         return msgspec.json.decode((path / "node.json").read_bytes(), type=RoomNames)
     except (OSError, *UNDECODABLE):
