@@ -35,7 +35,7 @@ class Steering(ClusterState):
             nodes: Nodes in any form that ``nodes`` of the cluster may have.
 
         Returns:
-            0.
+            Always 0: nodes that are found later show in ``cluster_status`` and ``status()``.
 
         Raises:
             UsageError: Nothing in ``nodes`` names a node.
@@ -136,7 +136,17 @@ class Steering(ClusterState):
         return self._steer(node, "resetup_node", node_choice.set_up_again, terminate, setup_args)
 
     def _steer(self, node: Any, what: str, act: Callable[..., None], *arguments: Any) -> int:
-        """Call a function on a node, on the loop. Returns 0; -1, with a warning, if the node is not in use."""
+        """Call a function about a node on the engine's loop, and wait for it.
+
+        Args:
+            node: The node as the program names it: ``DispyNode``, address or host name.
+            what: Name of the public method, for the warning.
+            act: Called with this cluster, the node's identity and ``arguments``.
+            arguments: Further arguments of ``act``.
+
+        Returns:
+            0; -1, with a warning, if the cluster does not use the node: then ``act`` is not called.
+        """
         self._check_open()
         names = NodeNames(node, self._engine)
 
@@ -156,7 +166,7 @@ class Steering(ClusterState):
         """Limit the CPUs of a node that this program uses, all its clusters together; jobs that run go on.
 
         The node's own offer stays the upper bound, and other programs are not concerned. The limit holds until the
-        node is lost.
+        node's process ends, also for clusters that are made later and when the connection is lost meanwhile.
 
         Args:
             node: ``DispyNode``, address or host name.
@@ -191,7 +201,7 @@ class Steering(ClusterState):
                 hundredths of a second old, and without jobs that are too short to be told of.
 
         Raises:
-            SilenceError: The node has not answered within ``config.MsgTimeout`` seconds.
+            SilenceError: The node has not answered within ``config.MsgTimeout`` seconds, or the connection is broken.
         """
         self._check_open()
         names = NodeNames(node, self._engine)
