@@ -88,7 +88,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     _number: int = 0
     """Number of the job on the way to nodes and back: unique in the process, whatever ``id`` is."""
     _cluster: Any = None
-    """Cluster that the job was submitted to (a stand-in if the job was recovered); None for chunks of maps."""
+    """Cluster that the job was submitted to; a stand-in if it was recovered; None for chunks of maps."""
     submit_time: float = 0.0
     _status: int = CREATED
     """Status as set by the engine; ``status`` returns it, and notes that the program has seen a failure."""

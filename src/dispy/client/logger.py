@@ -107,6 +107,7 @@ outlet = Outlet(_handle)
 _shown = _Shown()
 _shown.setFormatter(Formatter(FORMAT))
 _scheduler = logging.getLogger("dispy.scheduler")
+"""Logger of the messages between nodes and this program: see ``is_debugging``."""
 for _name in _NAMES:
     logging.getLogger(_name).addFilter(_Detached())
 os.register_at_fork(before=outlet.hold, after_in_parent=outlet.go_on, after_in_child=outlet.reset)

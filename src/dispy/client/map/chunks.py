@@ -108,10 +108,12 @@ class Mapping:
         self._keeps_errors = options.keeps_errors
         self._chosen_size = options.size
         self._size_max = options.size or ITEMS_MAX
+        """Most items of the next chunk; becomes smaller when a chunk fails as a whole."""
         bind = cluster._computation.method is not None
         is_starred = bind or options.is_starred or len(iterables) > 1
         number = next(cluster._map_numbers)
         self._way: payload.Way = (is_starred, options.keeps_errors, options.constants, number)
+        """How workers call the function with an item; sent with each chunk."""
         iterators = [iter(iterable) for iterable in iterables]
         hints = [hint for hint in [length_hint(iterable, -1) for iterable in iterables] if hint >= 0]
         self._left: int | None = min(hints) if hints else None
