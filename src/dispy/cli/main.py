@@ -21,7 +21,8 @@ from dispy.system.addresses import is_loopback
 from dispy.system.directories import state_directory
 
 SECRET = "dispy.secret"
-"""Name of the file with the shared secret, in the directory of the certificates."""
+"""Name of the file with the shared secret in the directory of the certificates. Only used in the printed advice: no
+command here makes that file by itself."""
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -118,7 +119,11 @@ def new_cert() -> None:
 
 
 def _where_and_how_long(days: int) -> Callable[[C], C]:
-    """Returns a decorator that adds the options common to all certificates: ``--days`` and ``--dir``."""
+    """Returns a decorator of a command that makes a certificate: it adds the options ``--days`` and ``--dir``.
+
+    Args:
+        days: Default of ``--days``: for how many days the certificate is valid.
+    """
 
     def decorate(function: C) -> C:
         function = click.option(
@@ -199,20 +204,22 @@ def new_client(name: str, directory: Path | None, days: int) -> None:
 
 
 def _own_path() -> Path:
+    """Returns the path of this user's own secret; the file may be missing."""
     return state_directory() / "secret"
 
 
 def _text(path: Path) -> str:
-    """Returns the secret in a file that ``secrets.choose`` has accepted."""
+    """Returns the secret in a file as text, without white space around it; ``secrets.choose`` has accepted it."""
     return path.read_text(encoding="utf-8").strip()
 
 
 def _usual_directory() -> Path:
+    """Returns the directory for the CA and certificates if ``--dir`` is not given; it may be missing."""
     return state_directory() / "certificates"
 
 
 def _tell(made: list[Path], advice: str, *commands: str) -> None:
-    """Print the new files on stdout, for scripts, and advice and commands on stderr, for people."""
+    """Print the paths of new files on stdout, a line each, for scripts; advice and commands on stderr, for people."""
     click.echo(b"\n".join(os.fsencode(path) for path in made))
     click.echo("\n  ".join([advice, *commands]), err=True)
 
@@ -245,6 +252,7 @@ def main() -> None:
 
 
 def _say(message: str) -> None:
+    """Print an error on stderr, after "dispy: ". A closed stderr is no error."""
     with suppress(OSError):
         click.echo(f"dispy: {message}", err=True)
 

@@ -19,7 +19,11 @@ from dispy.settings import NodeSettings
 
 
 def _one_host(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> str:
-    """Returns the address of ``--host``. dispy 4 accepts several; more than one is an error here."""
+    """Returns the one address of ``--host``: a callback of click, which gives all values of the option.
+
+    Raises:
+        NotYetError: There are several different ones, which dispy 4 accepts.
+    """
     hosts = list(dict.fromkeys(value))
     if len(hosts) > 1:
         raise NotYetError(

@@ -15,11 +15,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Done(NamedTuple):
-    """An option that is accepted and has no effect.
+    """An option of dispy 4 that is accepted and has no effect.
 
     Attributes:
-        says: Sentence for the user: what happens today instead.
-        how: Arguments of ``click.option``.
+        says: Sentence for the user, printed if the option is given: what happens today instead.
+        how: Keyword arguments of ``click.option`` that define the option.
     """
 
     says: str
@@ -27,7 +27,9 @@ class Done(NamedTuple):
 
 
 _FLAG = {"is_flag": True}
+"""Keyword arguments of ``click.option`` for an option without a value."""
 _HOST = {"multiple": True, "metavar": "HOST"}
+"""Keyword arguments of ``click.option`` for a host that may be given several times."""
 
 NO_EFFECT = {
     "clean": Done("whatever an earlier dispynode has left is removed at every start", _FLAG),
@@ -49,18 +51,19 @@ NO_EFFECT = {
         {"type": Number("a number of seconds above 0", 1e-3, 1e9)},
     ),
 }
-"""Options that have no effect, by name."""
+"""Options of dispy 4 that are accepted and have no effect, by name without the hyphens. A line on stderr says so."""
 
 _HOW: dict[str, Mapping[str, Any]] = {
     "client_shutdown": _FLAG,
     "ipv4_udp_multicast": _FLAG,
     "serve": {"type": Number("a number of computations, or -1 for no end", -1, 1 << 31, whole=True)},
 }
-"""Arguments of ``click.option`` for options that are not available yet; options that are not here take a text."""
+"""Keyword arguments of ``click.option`` for options in ``NODE_OPTIONS``, which are not available yet, by option name.
+Options that are missing here take a text."""
 
 
 def old_options(command: F) -> F:
-    """Add the old options to a command, hidden from its help."""
+    """Decorator of a command: adds all old options to it, hidden from its help, for ``take_out`` to judge."""
     for name, done in NO_EFFECT.items():
         command = click.option(f"--{name}", hidden=True, **done.how)(command)
     for name in NODE_OPTIONS:
@@ -69,7 +72,10 @@ def old_options(command: F) -> F:
 
 
 def take_out(given: dict[str, Any]) -> list[str]:
-    """Remove the old options from ``given``.
+    """Remove the old options from the options of a command, and judge them.
+
+    Args:
+        given: Values by option name, as click gives them: all options, with defaults. Changed.
 
     Returns:
         Lines for the user about options that were given and have no effect.
@@ -93,4 +99,5 @@ def take_out(given: dict[str, Any]) -> list[str]:
 
 
 _NOT_WANTED = {"serve": (None, -1)}
-"""Values of options that ask for nothing special, for options where these are more than None, False and ''."""
+"""Values that ask for nothing, by option name, so that the option is not refused; for options that are missing here
+these are None, False and the empty text."""

@@ -37,17 +37,19 @@ def say(ctx: click.Context, text: str) -> None:
 
 
 def _is_replaced(parameter: click.Parameter) -> bool:
-    """True if a second value of this parameter replaces the first one."""
+    """True if a second value of this parameter replaces the first one, which the user should know."""
     if not isinstance(parameter, click.Option) or parameter.multiple or parameter.is_eager:
         return False
     return not parameter.is_flag or bool(parameter.secondary_opts)
 
 
 def _name(parameter: click.Parameter) -> str:
+    """Returns all spellings of an option for a message, such as ``--tls/--no_tls``."""
     return "/".join([*parameter.opts, *parameter.secondary_opts])
 
 
 def _normal(argument: str) -> str:
+    """Returns an argument with underscores in place of the hyphens in an option's name; values stay as they are."""
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument.partition("=")
@@ -76,7 +78,7 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
         self._or_zero = or_zero
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Returns the number."""
+        """Returns the value as a number; ends the command with a usage error if it is none or out of bounds."""
         try:
             number = self._type(value)
         except ValueError:
@@ -101,7 +103,7 @@ class UserPath(click.Path):
         self._or_none = or_none
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Returns the path, with ``~`` replaced."""
+        """Returns the path, with the home directory in place of ``~``; ends the command if it cannot be used."""
         if value == "":
             if self._or_none:
                 return value
@@ -118,7 +120,7 @@ class Size(click.ParamType):  # type: ignore[type-arg]  # generic in newer versi
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Returns the number of bytes."""
+        """Returns the number of bytes; ends the command with a usage error if it is none, or 2**62 or more."""
         found = re.fullmatch(r"(\d+)([kmgt]?)", str(value).strip().lower())
         if found is None:
             self.fail(f"{value!r} is no size: digits, and k, m, g or t, as in 500m", param, ctx)

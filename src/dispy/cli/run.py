@@ -16,7 +16,7 @@ from dispy.errors import DispyError, UsageError
 from dispy.not_yet import RUN_OPTIONS, not_yet
 
 FAILED = 1
-"""Exit code if a run has failed."""
+"""Exit code if the command itself worked, but a run failed or ended with another exit code than 0."""
 
 
 @click.command("run", cls=Underscores)
@@ -97,11 +97,16 @@ def run(
 
 
 def _warn(message: Warning | str, *_: object) -> None:
-    """Print a warning without its place in the code: the user has typed a command, not code."""
+    """Print a warning on stderr without its place in the code: the user has typed a command, not code."""
     click.echo(f"dispy: {message}", err=True)
 
 
 def _split(text: str) -> list[str]:
+    """Returns the arguments of one run, split as a shell does.
+
+    Raises:
+        UsageError: A quote is not closed.
+    """
     try:
         return shlex.split(text)
     except ValueError as error:

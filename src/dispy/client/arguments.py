@@ -38,7 +38,12 @@ def describe(value: Any) -> str:
 
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:
-    """Issue a warning for the line of the program that called dispy, however deep in dispy this is called."""
+    """Issue a warning that names the program's line that called dispy, however deep in dispy this is called.
+
+    Args:
+        text: The message.
+        category: Class of the warning, by which programs filter warnings.
+    """
     level = 1
     frame: FrameType | None = sys._getframe()
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "dispy":
@@ -71,7 +76,11 @@ def check_timeout(value: Any, name: str = "timeout") -> float | None:
 
 
 def deadline(timeout: Any, name: str = "timeout") -> float | None:
-    """Returns when a wait that begins now has to end (monotonic seconds); None for never.
+    """Returns the time at which a wait that begins now has to end (``time.monotonic`` seconds); None: never.
+
+    Args:
+        timeout: What the program has given: seconds from now, or None for no limit.
+        name: Name of the parameter, for the error.
 
     Raises:
         UsageError: The timeout is neither a number of seconds nor None.
@@ -81,7 +90,7 @@ def deadline(timeout: Any, name: str = "timeout") -> float | None:
 
 
 def check_interval(name: str, value: Any, least: float) -> None:
-    """Check an interval: ``least`` to ``PULSE_MAX_S`` seconds, or None.
+    """Check a parameter that is an interval: ``least`` to ``PULSE_MAX_S`` seconds, or None for the default.
 
     Raises:
         UsageError: The value is no number, or out of this range.
@@ -101,7 +110,8 @@ _PATCHERS = (
     ("gevent.monkey", "is_module_patched", "threading"),
     ("eventlet.patcher", "is_monkey_patched", "thread"),
 )
-"""Libraries that can replace threads by greenlets: (module, its function that tells, the argument for that)."""
+"""Libraries that can replace threads by greenlets: (name of a module, name of its function that returns True if the
+library has done so, argument of that function). ``check_threads`` refuses to go on then."""
 
 
 def check_threads() -> None:
@@ -164,7 +174,12 @@ def check_flag(name: str, value: Any) -> bool:
 
 
 def check_text(name: str, value: Any, hint: str) -> None:
-    """Check that a value is a text; ``hint`` is what the error advises.
+    """Check that the value of a parameter is a text.
+
+    Args:
+        name: Name of the parameter, for the error.
+        value: The value.
+        hint: Advice at the end of the error.
 
     Raises:
         UsageError: The value is not a str.
@@ -184,7 +199,9 @@ def check_path(name: str, value: Any) -> None:
 
 
 def check_hosts(name: str, hosts: Any) -> None:
-    """Check one host or several, by name or address. None and, as in dispy 4, an empty text stand for none.
+    """Check a parameter that names one host or several, by name or address; None or an empty text: no host.
+
+    Names are resolved, which may take seconds. The addresses are not used: such parameters have no effect any more.
 
     Raises:
         UsageError: The value has another type, or a name cannot be resolved.
@@ -203,7 +220,7 @@ def check_hosts(name: str, hosts: Any) -> None:
 
 
 def check_port(name: str, port: Any) -> None:
-    """Check a port: 1 to 64999, so that the ports counted from it exist, too; or None.
+    """Check a base port: 1 to 64999, so that the ports after it exist, too (nodes use the next one); or None.
 
     Raises:
         UsageError: The value is no number, or out of this range.
@@ -219,6 +236,11 @@ def check_callback(callback: Any, name: str, parameters: tuple[str, ...]) -> Non
     """Check that a callback can be called with one positional argument for each of ``parameters``.
 
     None, for no callback, passes; so does a callable whose signature cannot be read (many written in C).
+
+    Args:
+        callback: The value that the program gives.
+        name: Name of the parameter of ``JobCluster``, for the error.
+        parameters: Names of the arguments that dispy passes, in their order, for the error.
 
     Raises:
         UsageError: The value is not callable, or not with these arguments.
@@ -246,7 +268,16 @@ def check_callback(callback: Any, name: str, parameters: tuple[str, ...]) -> Non
 
 
 def renamed(value: Any, old: Any, old_name: str, name: str) -> Any:
-    """Returns a parameter that may have been given by its old name, with a warning if it was; the new name wins."""
+    """Returns the value of a parameter that programs may give by its old name, too.
+
+    If ``old`` is not None a ``DeprecationWarning`` names the new one. If both are given ``value`` wins.
+
+    Args:
+        value: Value given by the new name; None: not given.
+        old: Value given by the old name; None: not given.
+        old_name: The old name, for the warning.
+        name: The new name, for the warning.
+    """
     if old is None:
         return value
     warn(f"{old_name} is now called {name}", DeprecationWarning)
@@ -286,11 +317,11 @@ def check_dest_path(dest_path: Any) -> str:
 
 
 def check_setup(per: Any, timeout: Any, is_isolated: bool) -> None:
-    """Check ``setup_per`` and ``setup_timeout`` (seconds, or None).
+    """Check ``setup_per`` and ``setup_timeout`` of a cluster.
 
     Args:
         per: The value of ``setup_per``.
-        timeout: The value of ``setup_timeout``.
+        timeout: The value of ``setup_timeout``: seconds above 0, or None for no limit.
         is_isolated: True if each job runs in a process of its own, which rules out ``setup_per="worker"``.
 
     Raises:
@@ -309,26 +340,32 @@ def check_setup(per: Any, timeout: Any, is_isolated: bool) -> None:
 
 
 def check_each(**given: Any) -> None:
-    """Check parameters of ``JobCluster`` that can be judged each by itself, by name, in the order given.
+    """Check the values of parameters of ``JobCluster`` that do not depend on each other, in the order given.
+
+    Args:
+        given: Value by name of the parameter. Each name must be in ``_CHECKS``.
 
     Raises:
-        UsageError: The first that cannot be used, and why.
+        UsageError: A value cannot be used; says which and why. The parameters after it are not checked.
     """
     for name, value in given.items():
         _CHECKS[name](name, value)
 
 
 def _check_flag_or_none(name: str, value: Any) -> None:
+    """Check that a parameter is True, False or None; None leaves the choice to dispy."""
     if value is not None:
         check_flag(name, value)
 
 
 def _check_loglevel(name: str, value: Any) -> None:
+    """Check that a parameter is a level of ``logging`` (a number), or None."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         raise UsageError(f"{name} must be a number, not {describe(value)}", hint="dispy.logger.DEBUG")
 
 
 def _check_seed(name: str, value: Any) -> None:
+    """Check that a parameter is a seed (a whole number from 0), or None for a random one."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
         raise UsageError(
             f"{name} must be a number from 0, not {describe(value)}", hint="leave it out for a random one"
@@ -336,6 +373,7 @@ def _check_seed(name: str, value: Any) -> None:
 
 
 def _check_queued(name: str, value: Any) -> None:
+    """Check that a parameter is a number of jobs from 1, or None for no bound."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise UsageError(
             f"{name} must be a number of jobs from 1, not {describe(value)}",
@@ -344,7 +382,7 @@ def _check_queued(name: str, value: Any) -> None:
 
 
 def _calls(*parameters: str) -> Callable[[str, Any], None]:
-    """Returns a check of callbacks that are called with these arguments."""
+    """Returns an entry for ``_CHECKS``: the check of a callback that dispy calls with these positional arguments."""
     return lambda name, value: check_callback(value, name, parameters)
 
 
@@ -385,4 +423,5 @@ _CHECKS: dict[str, Callable[[str, Any], object]] = {
     "cluster_status": _calls("status", "node", "job"),
     "job_output": _calls("job", "stream", "text"),
 }
-"""The check of each parameter of ``JobCluster`` that ``check_each`` judges, by name."""
+"""Checks for ``check_each``, by name of a parameter of ``JobCluster``: functions of the name and the value given that
+raise a ``DispyError`` if the value cannot be used."""

@@ -21,16 +21,19 @@ class Awaited(Protocol):
     """A job, as far as awaiting it goes: ``DispyJob``, which imports this module."""
 
     def _add_waiter(self, waiter: Any) -> Any:
-        """Have ``waiter.on_ended`` called once, when the job has ended."""
+        """Have ``waiter.on_ended(job)`` called once, on a thread of the engine, when the job has ended.
+
+        If the job has ended already it is called here and now. Returns the waiter.
+        """
         ...
 
     def _drop_waiter(self, waiter: Any) -> None:
-        """Remove a waiter that does not wait any more."""
+        """Remove a waiter that does not wait any more, so that its ``on_ended`` is not called."""
         ...
 
 
 def wait_in_loop(job: Awaited) -> Generator[Any, None, None]:
-    """Wait for a job in the running asyncio loop: what ``await job`` does.
+    """Wait for a job in the running asyncio loop: what ``await job`` does. If the task is cancelled the job goes on.
 
     Raises:
         RuntimeError: No loop runs in this thread.
@@ -49,7 +52,12 @@ def wait_in_loop(job: Awaited) -> Generator[Any, None, None]:
 
 
 class _LoopWaiter:
-    """The waiter of one asyncio task for one job."""
+    """The waiter of one asyncio task for one job.
+
+    Attributes:
+        future: Future on which the task sleeps; set to None as its result when the job has ended.
+        post: Where to queue the future, for the task's loop to complete it.
+    """
 
     __slots__ = ("future", "post")
 
@@ -67,11 +75,12 @@ class _LoopWaiter:
 
 
 class _LoopPost:
-    """Futures of one loop that are to be completed, by one wake-up for all of them.
+    """Queue of futures for one asyncio loop to complete. One wake-up of the loop serves all that are queued by then.
 
     Attributes:
-        ended: Futures of jobs that have ended; appended by the engine's threads, taken by the loop.
-        is_posted: True if the loop has been woken and has not looked into ``ended`` yet.
+        ended: Futures of tasks whose jobs have ended, in the order of these ends; appended by the engine's threads,
+            taken by the loop.
+        is_posted: True if the loop has been woken and has not looked into ``ended`` yet: no wake-up is needed.
     """
 
     __slots__ = ("_loop", "ended", "is_posted")
@@ -89,6 +98,7 @@ class _LoopPost:
             self.ended.clear()
 
     def _complete(self) -> None:
+        """Complete the queued futures, so that their tasks go on; on the loop. Cancelled ones are skipped."""
         # First the flag, then the queue: a future that is queued from here on wakes the loop again.
         self.is_posted = False
         ended = self.ended
@@ -99,12 +109,14 @@ class _LoopPost:
 
 
 _posts: dict[asyncio.AbstractEventLoop, _LoopPost] = {}
-"""The post of each loop in which a job was awaited. Posts of closed loops are removed when a loop is added."""
+"""Queue of futures by loop, for each loop in which a job was awaited. Those of closed loops are removed when another
+loop is added."""
 _guard = threading.Lock()
-"""Guards changes of ``_posts``."""
+"""Guards changes of ``_posts`` between threads of the program that each run a loop. Reading needs no lock."""
 
 
 def _post_of(loop: asyncio.AbstractEventLoop) -> _LoopPost:
+    """Returns the queue of a loop, made when a job is first awaited in the loop; on the loop's thread."""
     post = _posts.get(loop)
     if post is None:
         with _guard:

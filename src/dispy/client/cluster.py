@@ -68,7 +68,7 @@ class ClusterStatus(NamedTuple):
     """The state of a cluster, as ``JobCluster.status()`` returns it.
 
     Attributes:
-        nodes: The nodes of the cluster.
+        nodes: Nodes that the cluster used before, then those that it uses, then those that still receive its files.
         jobs_pending: Number of jobs that have not ended. A ``map`` counts by its chunks that have not ended.
     """
 
@@ -102,7 +102,7 @@ class JobCluster(Maps):
         host: Accepted without effect: clients listen nowhere.
         dest_path: Name of the working directory on the nodes, also ``a/b``, below one for the address of this
             client; clusters with the same name share it. By default each cluster has its own.
-        dispy_port: Base port; nodes listen on the next one.
+        dispy_port: Base port (9700 if not given); nodes listen on the next one. Assigned for the whole program.
         loglevel: Level of dispy's logger; below WARNING its lines are shown on stderr, unless the program has
             handlers. None: the level stays as it is; warnings are shown.
         ext_host: Accepted without effect: nodes do not call back, so no gateway has to let them through.
@@ -117,21 +117,21 @@ class JobCluster(Maps):
             given). A node that is silent for five such times is dead. The smallest interval of all clusters of the
             program holds for all of them.
         poll_interval: Accepted without effect: results come over the client's connection as they are ready.
-        reentrant: True if jobs may run again on another node when theirs is lost.
+        reentrant: True if jobs may run again when their node is lost or their process dies; False: they fail then.
         secret: Secret shared with the nodes; by default the user's own, or ``DISPY_SECRET``.
         isolate: Run each job in a fresh process.
-        keyfile: Key of ``certfile``, if that is in a file of its own.
-        certfile: Certificate that nodes must show, too (PEM); with ``cafile``, ours.
+        keyfile: Key of ``certfile`` (PEM); None: it is in ``certfile``.
+        certfile: Our certificate (PEM). Without ``cafile`` nodes must show the same one.
         secret_file: File with the secret, instead of ``secret``.
         cafile: Authority that must have signed the nodes' certificates (PEM), for the names used in ``nodes``.
-        tls: Encrypt links; by default those to other machines, and all with ``certfile``.
+        tls: True: encrypt all links; False: none; None: those to other machines, and all with ``certfile``.
         exclusive: Keep all other computations off the nodes, from when the cluster comes to them until it closes. On
             each node it starts when the jobs that run there have ended; several such clusters have their turns there
             in the order in which they came. Clusters that are kept waiting are told for whom.
         max_queued: Back-pressure: ``submit`` waits while this number of jobs have not ended, so that a producer
             cannot run away from the nodes. Callbacks are not made to wait: they would stop each other.
-        recover_file: Where to keep a journal of all jobs and results, for ``recover_jobs``; must not exist.
-        durable: Keep such a journal, in the user's state directory if ``recover_file`` does not say where.
+        recover_file: File for a journal of all jobs and results, for ``recover_jobs``; must not exist. None: no file.
+        durable: True: keep that journal in the user's state directory if ``recover_file`` does not say where.
         setup_per: "node": setup runs once on each node, and the processes of jobs are forked from its process.
             "worker": setup runs in each of those processes, for libraries that do not survive a fork; so does
             cleanup, and threads and processes that setup has started stay.
@@ -265,7 +265,7 @@ class JobCluster(Maps):
 
     @property
     def job_output(self) -> Callable[[DispyJob, str, str], object] | None:
-        """The callback for what running jobs print. Cannot be changed later: nodes are told of it when they begin."""
+        """Callback for what running jobs print; None: none. Read-only, as nodes are told of it when they begin."""
         return self._watching.callback
 
     # Submitting.
@@ -454,7 +454,7 @@ class JobCluster(Maps):
         return shutdown.close(self, timeout, terminate)
 
     def _is_unheard(self) -> bool:
-        """True if results could be recovered that this program, once it has failed, will not see itself."""
+        """True if the end of a program that has failed must keep the jobs' results for ``recover_jobs``."""
         if callbacks.has_callbacks(self):
             return False
         has_jobs = any(type(job) is not Chunk for job in list(self._jobs.values()))

@@ -35,7 +35,7 @@ class Steering(ClusterState):
             nodes: Nodes in any form that ``nodes`` of the cluster may have.
 
         Returns:
-            0.
+            Always 0: nodes that are found later show in ``cluster_status`` and ``status()``.
 
         Raises:
             UsageError: Nothing in ``nodes`` names a node.
@@ -136,7 +136,17 @@ class Steering(ClusterState):
         return self._steer(node, "resetup_node", node_choice.set_up_again, terminate, setup_args)
 
     def _steer(self, node: Any, what: str, act: Callable[..., None], *arguments: Any) -> int:
-        """Call a function on a node, on the loop. Returns 0; -1, with a warning, if the node is not in use."""
+        """Call a function about a node on the engine's loop, and wait for it.
+
+        Args:
+            node: The node as the program names it: ``DispyNode``, address or host name.
+            what: Name of the public method, for the warning.
+            act: Called with this cluster, the node's identity and ``arguments``.
+            arguments: Further arguments of ``act``.
+
+        Returns:
+            0; -1, with a warning, if the cluster does not use the node: then ``act`` is not called.
+        """
         self._check_open()
         names = NodeNames(node, self._engine)
 
@@ -156,7 +166,7 @@ class Steering(ClusterState):
         """Limit the CPUs of a node that this program uses, all its clusters together; jobs that run go on.
 
         The node's own offer stays the upper bound, and other programs are not concerned. The limit holds until the
-        node is lost.
+        node's process ends, also for clusters that are made later and when the connection is lost meanwhile.
 
         Args:
             node: ``DispyNode``, address or host name.
@@ -191,7 +201,7 @@ class Steering(ClusterState):
                 hundredths of a second old, and without jobs that are too short to be told of.
 
         Raises:
-            SilenceError: The node has not answered within ``config.MsgTimeout`` seconds.
+            SilenceError: The node has not answered within ``config.MsgTimeout`` seconds, or the connection is broken.
         """
         self._check_open()
         names = NodeNames(node, self._engine)
@@ -207,28 +217,37 @@ class Steering(ClusterState):
     # What the engine asks and tells, on its loop. Methods, so that the engine need not know the modules behind them.
 
     def _find_open(self, names: NodeNames) -> NodeId | None:
+        """Returns the node of that name to which the cluster can submit jobs now; None if there is no such node."""
         return placements.find_open(self, names)
 
     def _info(self, node: NodeId) -> NodeInfo | None:
+        """Returns the engine's description of a node; None if the node is gone."""
         return placements.info(self, node)
 
     def _placement(self, node: NodeId) -> Placement | None:
+        """Returns the scheduler's record of the cluster's computation on a node; None if it is not there."""
         return placements.placement(self, node)
 
     def _allocated(self, info: NodeInfo) -> tuple[int, NodeAllocate | None]:
+        """Returns how many CPUs of a node to use, and the element of ``nodes`` that wants it, else (0, None)."""
         return node_choice.allocated(self, info)
 
     def _has_other_node(self, private: NodeId) -> bool:
+        """True if the cluster uses another node than ``private``, which the program has started for itself."""
         return node_choice.has_other_node(self, private)
 
     def _on_usable(self, action: TellNode, info: NodeInfo) -> None:
+        """Take the report that a node became usable for the cluster, or ceased to be, and tell the program."""
         node_views.on_usable(self, action, info)
 
     def _on_node_changed(self, info: NodeInfo) -> None:
+        """Show how many CPUs of a node the cluster uses now, and why not more; tell the program of a change."""
         node_views.on_changed(self, info)
 
     def _on_available(self, info: NodeInfo) -> None:
+        """Show which resources a node has to spare, and tell the program of it."""
         node_views.on_available(self, info)
 
     def _refresh_nodes(self) -> list[DispyNode]:
+        """Bring byte counts and running jobs of the nodes up to date; returns all nodes as ``status()`` does."""
         return node_views.refresh(self)

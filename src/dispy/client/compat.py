@@ -17,10 +17,10 @@ class AddrInfo(NamedTuple):
 
     Attributes:
         family: ``socket.AF_INET`` or ``AF_INET6``.
-        ip: The address.
-        ifn: Number of its network interface for IPv6, else 0.
-        broadcast: Address that reaches all machines of its network; empty if that is not known.
-        netmask: Mask of its network; empty if that is not known.
+        ip: The address as text, such as "192.168.1.20"; for IPv6 without a "%" and the interface.
+        ifn: Number of the network interface of an IPv6 address of this machine, else 0.
+        broadcast: Address as text that reaches all machines of its network; empty if that is not known.
+        netmask: Mask of its network as text; empty if that is not known.
     """
 
     family: int
@@ -38,7 +38,8 @@ def host_addrinfo(
     Args:
         host: Name or address; None for this machine.
         socket_family: ``socket.AF_INET`` or ``AF_INET6``; None prefers IPv4.
-        ipv4_multicast: True to get ``config.IPv4MulticastGroup`` as ``broadcast`` of an IPv4 address.
+        ipv4_multicast: True to get ``config.IPv4MulticastGroup`` as ``broadcast`` of an IPv4 address. That of an IPv6
+            address is always ``config.IPv6MulticastGroup``.
 
     Raises:
         UsageError: An argument cannot be used, the host cannot be resolved, or it has no address of that family.
@@ -88,7 +89,10 @@ def _resolve_as(host: str, family: int) -> str:
 
 
 def _own_addresses() -> list[AddrInfo]:
-    """Returns the addresses of this machine: those that others can reach first, of these IPv4 first."""
+    """Returns the IPv4 and IPv6 addresses of this machine: the best for others to reach it first.
+
+    Loopback addresses come last and link-local ones before them; among equals IPv4 comes before IPv6.
+    """
     found = []
     for name, entries in psutil.net_if_addrs().items():
         for entry in entries:
@@ -122,7 +126,7 @@ def num_max(*values: Any) -> Any:
 
 
 def _numbers(values: tuple[Any, ...]) -> list[int | float]:
-    """Returns the values without None.
+    """Returns the values without None, in their order.
 
     Raises:
         UsageError: Another value is no number.

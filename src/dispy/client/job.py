@@ -49,6 +49,7 @@ STATUS_NAMES = {
     ABANDONED: "Abandoned",
     FINISHED: "Finished",
 }
+"""Names of the statuses of jobs for messages, by number."""
 
 
 class DispyJob(msgspec.Struct, gc=False, eq=False):
@@ -81,24 +82,35 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     Finished: ClassVar[int] = FINISHED
 
     id_iter: ClassVar[Iterator[Any]] = itertools.count(start=1)
-    """Source of automatic ids; the program may replace it."""
+    """Iterator over ids for jobs that are submitted without one; the program may replace it."""
 
     id: Any
     _number: int = 0
+    """Number of the job on the way to nodes and back: unique in the process, whatever ``id`` is."""
     _cluster: Any = None
+    """Cluster that the job was submitted to; a stand-in if it was recovered; None for chunks of maps."""
     submit_time: float = 0.0
     _status: int = CREATED
+    """Status as set by the engine; ``status`` returns it, and notes that the program has seen a failure."""
     start_time: float | None = None
     end_time: float | None = None
     ip_addr: str | None = None
     _exception: str | None = None
+    """Why the job failed: a traceback or a sentence; the program's look at it adds advice. None: it did not fail."""
     _stdout: Any = None
+    """Output as it came: bytes, as ``stdout`` returns it only if the cluster runs a program; None: none reported."""
     _stderr: Any = None
+    """Error output, in the form of ``_stdout``."""
     _value: Any = None
+    """Result, or its pickle while ``_is_encoded``: then ``result`` unpickles it on the thread that asks for it."""
     _is_encoded: bool = False
+    """True if ``_value`` is a pickle that ``result`` has to load."""
     _error: Any = None
+    """Pickled exception of a failed job, from which ``error`` makes one; None or empty: there is none."""
     _waiter: Any = None
+    """Waiters to wake when the job has ended: None, one, or ``_Several``; see the theory of operation above."""
     _is_final: bool = False
+    """True once the job has ended and all other attributes are set; set last, as other threads look at it first."""
 
     @property
     def status(self) -> int:
@@ -170,6 +182,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         return rebuilt
 
     def _as_job_error(self, reason: str) -> JobError:
+        """Returns a ``JobError`` that names the job and its status, and gives this reason."""
         return JobError(f"job {self.id!r} is {STATUS_NAMES[self._status]}: {reason}")
 
     @property
@@ -182,7 +195,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         return made
 
     def _add_waiter(self, waiter: Any) -> Any:
-        """Have a waiter told, once, when the job has ended; now if it has ended already.
+        """Have a waiter told once when the job has ended: by the engine's thread, or here if it has ended already.
 
         Args:
             waiter: An event, or an object whose ``on_ended`` is called with the job.
@@ -317,7 +330,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
                 waiter.on_ended(self)
 
     def _snapshot(self) -> DispyJob:
-        """Returns a copy of the job in its present state."""
+        """Returns a copy of the job as it is now, for a callback: later events of the job do not change it."""
         return msgspec.structs.replace(self)
 
     def __repr__(self) -> str:
@@ -331,22 +344,25 @@ class _Several(list[Any]):
 
 
 _waiters = threading.Lock()
-"""Guards changes of ``_waiter``: one lock for all jobs, held only while the new value is made."""
+"""Guards changes of ``DispyJob._waiter`` between threads that wait and threads of the engine, which end jobs.
+
+One lock for all jobs, held only while the new value is made."""
 
 
 def _list(waiter: Any) -> list[Any]:
-    """Returns the waiters in a ``_waiter``."""
+    """Returns the waiters in the value of a ``_waiter``, oldest first. The caller must not change the list."""
     if waiter is None:
         return []
     return waiter if type(waiter) is _Several else [waiter]
 
 
 def _pack(waiters: list[Any]) -> Any:
-    """Returns what ``_waiter`` is for some waiters."""
+    """Returns the value of ``_waiter`` that stands for these waiters: None, the only one, or ``_Several``."""
     return _Several(waiters) if len(waiters) > 1 else waiters[0] if waiters else None
 
 
 def _release(lock: Any) -> None:
+    """Release the lock that a thread sleeps on in ``wait``, which wakes it. A lock that is free stays so."""
     try:
         lock.release()
     except RuntimeError:  # another thread has released it already
@@ -355,13 +371,19 @@ def _release(lock: Any) -> None:
 
 @functools.cache
 def _following() -> ModuleType:
+    """Returns the module ``live_output``, imported at the first call of ``DispyJob.output``."""
     from dispy.client.session import live_output  # here, as it imports this module
 
     return live_output
 
 
 def _shown(captured: Any, cluster: Any) -> Any:
-    """Returns captured output as the program gets it: decoded, unless the cluster runs a program."""
+    """Returns captured output as ``stdout`` and ``stderr`` give it: text, or bytes if the cluster runs a program.
+
+    Args:
+        captured: Output as it came (bytes); anything else, such as None, is returned as it is.
+        cluster: Cluster of the job; None: the output is text.
+    """
     if not isinstance(captured, bytes) or getattr(cluster, "_gives_bytes", False):
         return captured
     return captured.decode("utf-8", "backslashreplace")

@@ -16,9 +16,11 @@ from dispy.system.escaping import Formatter
 from dispy.system.log_writer import Outlet
 
 _NAMES = ("dispy", "dispy.client", "dispy.files", "dispy.net", "dispy.scheduler")
-"""Loggers of the parts of dispy that run in programs. Their records are detached."""
+"""Names of the loggers of those parts of dispy that run in programs. Each gets a ``_Detached`` filter; records of a
+logger that is missing here would call handlers on the thread that logs, such as the engine's."""
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s - %(message)s"
+"""Format of log lines that dispy itself writes to stderr: those of ``_Shown``."""
 
 
 class Logger(logging.LoggerAdapter[logging.Logger]):
@@ -78,12 +80,15 @@ class _Shown(logging.StreamHandler):  # type: ignore[type-arg]  # the type takes
 
 
 def _has_handlers() -> bool:
-    """True if the program has handlers that dispy's records reach."""
+    """True if the program has handlers at the root logger or at ``dispy``: then dispy writes nothing to stderr."""
     return bool(logging.getLogger().handlers) or any(h is not _shown for h in logger.logger.handlers)
 
 
 class _Detached(logging.Filter):
-    """Takes records to the thread of ``outlet``. Passed again there, they go on to the handlers."""
+    """Filter of a logger that stops each record on the thread that logs, and queues it for the thread of ``outlet``.
+
+    That thread has the logger handle the record a second time. Then the filter lets it pass, on to the handlers.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         if outlet.is_current():
@@ -93,7 +98,7 @@ class _Detached(logging.Filter):
 
 
 def _handle(record: logging.LogRecord) -> None:
-    """Handle a record as its logger does; on the thread of ``outlet``."""
+    """Have the logger of a record handle it, which calls the handlers; on the thread of ``outlet``."""
     logging.getLogger(record.name).handle(record)
 
 
@@ -102,6 +107,7 @@ outlet = Outlet(_handle)
 _shown = _Shown()
 _shown.setFormatter(Formatter(FORMAT))
 _scheduler = logging.getLogger("dispy.scheduler")
+"""Logger of the messages between nodes and this program: see ``is_debugging``."""
 for _name in _NAMES:
     logging.getLogger(_name).addFilter(_Detached())
 os.register_at_fork(before=outlet.hold, after_in_parent=outlet.go_on, after_in_child=outlet.reset)

@@ -51,15 +51,18 @@ class DispyNode:
         cpu_time: Sum of the run times of the jobs in ``jobs_done`` (wall clock, seconds).
         tx: Bytes sent to the node.
         rx: Bytes received from the node.
-        update_time: When news of the node last came (seconds since the epoch).
+        update_time: When the node was last seen to change (seconds since the epoch, by our clock); 0: never.
         avail_info: Resources that the node has to spare, or None if it has not told them.
         reason: Why the node runs no jobs of this cluster, or fewer than it has CPUs: other programs use it, or setup
             failed there, say. Empty if nothing stands in the way.
     """
 
     Initialized: ClassVar[int] = CREATED - 1
+    """Status for ``cluster_status``: the cluster can use the node from now on."""
     Closed: ClassVar[int] = 16
+    """Status for ``cluster_status``: the cluster does not use the node any more."""
     AvailInfo: ClassVar[int] = 17
+    """Status for ``cluster_status``: CPUs, ``reason`` or ``avail_info`` of the node have changed."""
 
     __slots__ = (
         "_node", "_port", "avail_cpus", "avail_info", "busy", "cpu_time", "cpus", "ip_addr", "jobs_done",
@@ -81,9 +84,12 @@ class DispyNode:
         self.avail_info: DispyNodeAvailInfo | None = None
         self.reason = ""
         self._node = b""
+        """Identity of the node's process; a node that is started anew has another one. Empty: not known."""
         self._port = 0
+        """TCP port of the node; 0: not known, so that the default port is used."""
 
     def _touch(self) -> None:
+        """Set ``update_time`` to now. To be called when an attribute has changed."""
         self.update_time = time.time()
 
     def __repr__(self) -> str:
@@ -153,6 +159,7 @@ class NodeAllocate:
         self.depends = depends
         self.setup_args = setup_args
         self.ip_addr: str | None = None
+        """Address of ``host`` as text; None if that is a pattern or cannot be resolved."""
         if _port_hint(host):
             warn(f"node {host!r} is not used: its port is given beside its host; {_port_hint(host)}")
         elif "*" not in host:
@@ -162,25 +169,32 @@ class NodeAllocate:
                 warn(f"node {host!r} is not used: {error}")
         pattern = host if self.ip_addr is None else self.ip_addr
         self._pattern = re.compile("".join(".*" if c == "*" else re.escape(c) for c in pattern))
+        """Expression that a node's whole address has to match."""
 
     @property
     def is_usable(self) -> bool:
-        """True if the host is a pattern or could be resolved."""
+        """True if the host is a pattern or could be resolved. False: this element is left out of ``nodes``."""
         return self.ip_addr is not None or ("*" in self.host and not _port_hint(self.host))
 
     @property
     def is_plain(self) -> bool:
-        """True if this says nothing but a name: no CPUs, files or arguments, and no class of the program's own."""
+        """True if this says nothing but a host and port: no CPUs, files or arguments, no class of the program's own.
+
+        ``allocate_node`` ignores such an element if another one covers it.
+        """
         return type(self) is NodeAllocate and not (self.cpus or self.depends or self.setup_args)
 
     def covers(self, other: NodeAllocate) -> bool:
-        """True if every node that ``other`` names is among the nodes that this one names."""
+        """True if this element names all nodes that ``other`` names. Only an equal pattern covers a pattern."""
         if self.port is not None and self.port != other.port:
             return False
         return self.matches(other.ip_addr) if other.ip_addr is not None else self.host == other.host
 
     def matches(self, ip_addr: str) -> bool:
-        """True if the pattern covers the whole address. All loopback addresses stand for each other."""
+        """True if this element names a node at this address, by its own address or pattern; ports do not count.
+
+        All loopback addresses stand for each other, unless the host is a pattern.
+        """
         if self._pattern.fullmatch(ip_addr):
             return True
         return self.ip_addr is not None and is_loopback(self.ip_addr) and is_loopback(ip_addr)
@@ -271,6 +285,7 @@ def _example(pattern: str) -> str:
 
 
 def _is_empty(nodes: Any) -> bool:
+    """True if a ``nodes`` argument names no node: None, or an empty text, list or tuple."""
     return nodes is None or (isinstance(nodes, (str, list, tuple)) and not nodes)
 
 
@@ -297,12 +312,19 @@ def find_nodes(nodes: Any) -> list[NodeAllocate]:
 
 
 def sort_nodes(nodes: list[NodeAllocate]) -> list[NodeAllocate]:
-    """Sort by how specific elements are: exact addresses before patterns, long patterns before short ones."""
+    """Returns elements of ``nodes`` sorted, as the first one that wants a node gets it: the most specific first.
+
+    Hosts come before patterns; in each group longer texts come before shorter ones.
+    """
     return sorted(nodes, key=lambda item: ("*" in item.host, -len(item.host)))
 
 
 def _parse_node(node: Any) -> NodeAllocate | None:
-    """Parse one element of ``nodes``. Returns None, with a warning, for a value that names no node."""
+    """Returns one element of ``nodes``, given in any form, as ``NodeAllocate``; None, with a warning, for no node.
+
+    Raises:
+        UsageError: The form is right, but an element has an unknown key, too many parts, or a value of a wrong type.
+    """
     if isinstance(node, NodeAllocate):
         if not hasattr(node, "_pattern"):
             raise UsageError(
@@ -334,10 +356,10 @@ def _parse_node(node: Any) -> NodeAllocate | None:
 
 
 class KnownNodes(Protocol):
-    """The nodes that are connected: the service of the engine."""
+    """The scheduler of the engine, as far as names of nodes need it."""
 
     def nodes(self) -> list[NodeInfo]:
-        """Returns all of them; to be called on the engine's loop."""
+        """Returns descriptions of all nodes that are linked now; to be called on the engine's loop."""
         ...
 
 
@@ -346,11 +368,11 @@ class NodeSource(Protocol):
 
     @property
     def service(self) -> KnownNodes:
-        """The nodes that are connected."""
+        """The engine's scheduler, which knows the nodes that are linked."""
         ...
 
     def call(self, function: Callable[[], list[NodeInfo]]) -> list[NodeInfo]:
-        """Call a function on the engine's loop, and return its result."""
+        """Call a function on the engine's loop, wait for it, and return its result."""
         ...
 
 
@@ -365,9 +387,9 @@ class NodeNames:
             the DNS where there is no network.
 
     Attributes:
-        id: Identity of the node, if a ``DispyNode`` was given; else empty.
-        names: Names and addresses of the node, if a text was given; else empty.
-        text: The node, as messages call it.
+        id: Identity of the node (bytes), if a ``DispyNode`` was given; else empty, and ``names`` counts.
+        names: Names and addresses that mean the node, if a text was given: one match is enough. Else empty.
+        text: The node's name and address, or the text that was given, for messages.
 
     Raises:
         UsageError: The value is neither a ``DispyNode`` nor a text.

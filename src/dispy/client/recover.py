@@ -80,8 +80,8 @@ class How(NamedTuple):
 
     Attributes:
         timeout: Seconds to wait for jobs to end; None: no limit.
-        terminate_pending: True to kill the jobs that have not ended by then.
-        resume: True to run jobs that were never started.
+        terminate_pending: True to kill the jobs that have not ended after ``timeout``, and to give up silent nodes.
+        resume: True to run jobs that were never started; a full journal is needed for that.
     """
 
     timeout: float | None
@@ -90,7 +90,14 @@ class How(NamedTuple):
 
 
 def _recover_next(given: dict[str, Any], how: How) -> list[DispyJob]:
-    """Recover the jobs of the first dead program, in the order of ``in_turn``, that has some.
+    """Recover the jobs of one dead program: the first that has some, in the order of ``in_turn``.
+
+    Args:
+        given: Arguments of ``recover_jobs`` about the secret: ``secret`` and ``secret_file``.
+        how: The other choices of the caller.
+
+    Returns:
+        Jobs in the order of submission; empty, with a message, if no program has any.
 
     Raises:
         DispyError: No program has jobs to return, and the last one tried failed for this reason.
@@ -126,7 +133,7 @@ def _recover_next(given: dict[str, Any], how: How) -> list[DispyJob]:
 
 
 def _say_who_is_left(programs: list[DeadProgram]) -> None:
-    """Say how many more dead programs may have jobs to recover, if there are any."""
+    """Tell the user which more dead programs may have jobs to recover, if there are any: each needs another call."""
     if programs:
         have = "program has" if len(programs) == 1 else "programs have"
         notice(
@@ -135,7 +142,14 @@ def _say_who_is_left(programs: list[DeadProgram]) -> None:
 
 
 def _recover(found: list[Dead], how: How) -> list[DispyJob]:
-    """Recover the jobs of open journals, and close these."""
+    """Recover the jobs of the open journals of one dead program, and close the journals.
+
+    Returns:
+        Jobs in the order of submission; empty if there are no journals, or no jobs are left.
+
+    Raises:
+        UsageError: ``resume`` is wanted, and no journal is full.
+    """
     if not found:
         return []
     try:
@@ -158,7 +172,10 @@ def _recover(found: list[Dead], how: How) -> list[DispyJob]:
 
 
 def _follow(steps: Steps[T], net: Net) -> T:
-    """Run steps to their end, with the waits that they ask for. Returns what they return."""
+    """Drive the generator of a recovery to its end, and return its value.
+
+    Where the generator yields a condition and a time, wait on ``net`` and send it whether the condition came in time.
+    """
     try:
         wait = next(steps)
         while True:

@@ -26,6 +26,7 @@ _OURS = (
 )
 """Beginnings of the file names of code that users cannot change: dispy, cloudpickle, and Python's frozen modules."""
 _STANDARD = os.path.dirname(os.__file__) + os.sep
+"""Beginning of the file names of Python's standard library; installed packages may lie below it, too."""
 
 
 def brief(error: UsageError) -> UsageError:
@@ -43,7 +44,7 @@ def brief(error: UsageError) -> UsageError:
 
 
 def briefly(function: Callable[P, T]) -> Callable[P, T]:
-    """Decorate a public function: a ``UsageError`` is raised without the frames below the function."""
+    """Decorator of a public function: a ``UsageError`` is raised without the frames below it (see ``brief``)."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -56,7 +57,10 @@ def briefly(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def _beyond_ours(trace: TracebackType | None) -> TracebackType | None:
-    """Returns a traceback from its first frame that is neither ours nor the standard library's; None without such."""
+    """Returns the rest of a traceback from the first frame in code of the user's or of a package that is not dispy's.
+
+    None if all frames are in dispy, cloudpickle or the standard library, or ``trace`` is None.
+    """
     while trace is not None:
         filename = trace.tb_frame.f_code.co_filename
         is_standard = filename.startswith(_STANDARD) and "site-packages" not in filename

@@ -48,6 +48,15 @@ def as_completed(jobs: Iterable[DispyJob], timeout: float | None = None) -> Iter
 
 
 def _as_completed(jobs: dict[DispyJob, None], until: float | None) -> Generator[DispyJob, None, None]:
+    """Yield jobs as they end; each is removed from ``jobs`` before it is yielded.
+
+    Args:
+        jobs: The jobs as keys, in their order; changed.
+        until: When the wait ends in any case (monotonic seconds); None: never.
+
+    Raises:
+        TimeoutError: The next job has not ended at ``until``.
+    """
     watch = Watch()
     ended = watch.ended
     before = [job for job in jobs if job._is_final]
@@ -80,6 +89,9 @@ def wait(
         return_when: ``ALL_COMPLETED``: all jobs have ended; ``FIRST_COMPLETED``: a job has ended;
             ``FIRST_EXCEPTION``: a job has ended without a result, or all have ended.
 
+    Returns:
+        The jobs that have ended, and the others, also when ``timeout`` is over: that is no error.
+
     Raises:
         UsageError: The argument is not several jobs, one of them belongs to a parent process, or ``return_when`` has
             another value.
@@ -108,7 +120,15 @@ def wait(
 
 
 def _check_jobs(jobs: Iterable[DispyJob], name: str) -> dict[DispyJob, None]:
-    """Returns jobs without repetitions, in order, as the keys of a dictionary; ``name`` is the public function."""
+    """Returns jobs without repetitions, in order, as the keys of a dictionary.
+
+    Args:
+        jobs: What the program has given.
+        name: Name of the public function that was called, for errors.
+
+    Raises:
+        UsageError: The value is not several jobs; or a job that has not ended belongs to a parent process.
+    """
     if isinstance(jobs, DispyJob):
         raise UsageError(f"{name} takes several jobs", hint="put the job into a list")
     if not isinstance(jobs, Iterable) or isinstance(jobs, (str, bytes)):
@@ -126,7 +146,7 @@ def _check_jobs(jobs: Iterable[DispyJob], name: str) -> dict[DispyJob, None]:
 
 
 class Watch:
-    """The waiter of one thread for many jobs: it takes each that has ended from ``ended``."""
+    """Queue of ended jobs for one thread that waits for many. The engine fills it, as a waiter of each job."""
 
     __slots__ = ("_signal", "ended")
 
@@ -134,6 +154,7 @@ class Watch:
         self.ended: deque[DispyJob] = deque()
         """Jobs that have ended and were not taken yet, in the order in which they ended."""
         self._signal = Signal()
+        """Wakes the thread when a job is appended to ``ended``."""
 
     def on_ended(self, job: DispyJob) -> None:
         """Queue a job that has ended, and wake the thread; on the engine's threads."""

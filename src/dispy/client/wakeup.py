@@ -20,8 +20,10 @@ class Signal:
 
     def __init__(self) -> None:
         self._lock = _thread.allocate_lock()
+        """Bare lock on which the waiter sleeps: always taken, and released for one wake-up."""
         self._lock.acquire()
         self._is_waiting = False
+        """True while a thread waits, or is about to: only then ``wake`` releases the lock."""
 
     def wake(self) -> None:
         """Wake the waiter, from any thread. Store the news first: the waiter sets its flag, then looks for news."""
@@ -36,7 +38,7 @@ class Signal:
         """Wait until there is news.
 
         Args:
-            has_news: True-like if there is news.
+            has_news: Returns a true value if there is news; called on the thread that waits.
             until: When the wait ends in any case (monotonic seconds); None: never.
 
         Returns:

@@ -1,10 +1,11 @@
 """Which nodes a cluster uses, and how many CPUs of each: ``allocate`` is asked; nodes are given up or set up anew.
 
-``_allocations`` has the elements of ``nodes``, most specific first; the first that wants a node has it.
-``_set_aside`` has the nodes that the program has given up by ``deallocate_node`` or ``close_node``: they are unused,
-whatever elements want, until ``allocate_node`` names them or they are set up again.
+Two attributes of a cluster decide. ``_allocations`` lists the elements of ``nodes``, most specific first: the first
+that wants a node gets it. ``_set_aside`` has the nodes that the program has given up by ``deallocate_node`` or
+``close_node``: they are not used, whatever elements want, until ``allocate_node`` names them or ``resetup_node`` is
+called for them.
 
-Functions on a cluster. Unless a function says otherwise it belongs to the engine's loop.
+The functions take the cluster as first argument. Unless a function says otherwise it is called on the engine's loop.
 """
 
 from __future__ import annotations
@@ -32,14 +33,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.client")
 
 CPUS_MAX = 1 << 31
-"""More CPUs than any node has: the bound of ``set_node_cpus``."""
+"""Largest limit that ``set_node_cpus`` sets (CPUs), as messages hold no larger one: more CPUs than any node has."""
 
 
 # Finding more nodes.
 
 
 def check_reach(cluster: ClusterState, wanted: list[NodeAllocate]) -> None:
-    """Check that nodes may be reached with the cluster's secret, and warn of links in the clear; on any thread.
+    """Check that nodes may be reached with the cluster's secret, and log a warning if a link will not be encrypted.
+
+    On any thread.
+
+    Args:
+        cluster: The cluster.
+        wanted: Elements of ``nodes``. Patterns are skipped: they match nodes of this machine only.
 
     Raises:
         UsageError: A node is on another machine, and the secret is only this user's own.
@@ -51,7 +58,10 @@ def check_reach(cluster: ClusterState, wanted: list[NodeAllocate]) -> None:
 
 
 def discover(cluster: Steering, wanted: list[NodeAllocate]) -> None:
-    """Connect now to nodes that ``discover_nodes`` names, if the cluster's ``nodes`` cover them; look for others."""
+    """Dial the nodes that ``discover_nodes`` names if the cluster's ``nodes`` cover them; then the rest of ``nodes``.
+
+    Does not wait for answers.
+    """
     for sought in wanted:
         address = sought.ip_addr
         if address is not None and any(known.matches(address) for known in cluster._allocations):
@@ -64,7 +74,11 @@ def allocate_more(cluster: Steering, found: list[NodeAllocate]) -> None:
     """Add elements to ``nodes``, and decide anew for all known nodes whether they are used, and how much of them.
 
     A mere name that another element covers is not added. A node that was set aside is used again only if one of the
-    new elements wants it.
+    new elements wants it. A node that the cluster is leaving is left first, and used again after that.
+
+    Args:
+        cluster: The cluster.
+        found: The new elements, most specific first.
     """
     kept = [known for known in cluster._allocations if known not in found]
     new = [item for item in found if not (item.is_plain and any(known.covers(item) for known in kept))]
@@ -88,9 +102,10 @@ def allocate_more(cluster: Steering, found: list[NodeAllocate]) -> None:
 
 
 def allocated(cluster: ClusterState, info: NodeInfo) -> tuple[int, NodeAllocate | None]:
-    """Returns how many CPUs of a node the cluster uses, and the first element of ``nodes`` that wants it, or None.
+    """Returns how many CPUs of a node the cluster uses, and the first element of ``nodes`` that wants it.
 
-    The node's offer is noted, so that ``allocate`` is asked again when the node offers another number.
+    (0, None) if none wants the node. The number of CPUs that the node offers is noted in ``_offers``, so that
+    ``allocate`` is asked again when it changes.
     """
     cluster._offers[info.node] = info.cpus
     return ask(cluster, cluster._allocations, info)
@@ -99,11 +114,16 @@ def allocated(cluster: ClusterState, info: NodeInfo) -> tuple[int, NodeAllocate 
 def ask(
     cluster: ClusterState, allocations: list[NodeAllocate], info: NodeInfo
 ) -> tuple[int, NodeAllocate | None]:
-    """Ask ``allocate`` of elements of ``nodes``, in order, until one wants CPUs of a node.
+    """Call ``allocate`` of elements of ``nodes``, in order, until one wants CPUs of a node.
+
+    Args:
+        cluster: The cluster, which ``allocate`` gets as argument.
+        allocations: The elements.
+        info: The node.
 
     Returns:
-        CPUs, at most those that the node offers, and the element; (0, None) if none wants it, or one has failed: then
-        the node is not used, and ``_failures`` says why.
+        CPUs, at most those that the node offers, and the element; (0, None) if none wants the node, or ``allocate``
+        has raised an error. ``_failures`` says then why the node is not used.
     """
     for allocation in allocations:
         if allocation.port is not None and allocation.port != info.target.port:
@@ -134,13 +154,13 @@ def ask(
 
 
 def set_cpus(cluster: ClusterState, names: NodeNames, cpus: int) -> int:
-    """Limit the CPUs of a node that all clusters of this program use together, until the node is lost.
+    """Limit the CPUs of a node that all clusters of this program use together, until the node's process ends.
 
     Args:
         cluster: The cluster that is asked; it must use the node.
         names: The node.
-        cpus: The limit; a negative number leaves that many of the offered CPUs alone. One that would leave less than
-            none changes nothing.
+        cpus: The limit; a negative number leaves that many of the offered CPUs alone. If the node offers fewer than
+            these nothing changes.
 
     Returns:
         CPUs that are used now; -1 if the node is not in use by the cluster.
@@ -162,7 +182,10 @@ def set_cpus(cluster: ClusterState, names: NodeNames, cpus: int) -> int:
 
 
 def deallocate(cluster: ClusterState, node: NodeId) -> None:
-    """Send a node no more jobs of the cluster; what runs there goes on, and the computation stays loaded."""
+    """Send a node no more jobs of the cluster. Jobs that run there go on, and the computation stays loaded.
+
+    Jobs that wait there go to other nodes; those of ``submit_node`` are cancelled.
+    """
     cluster._set_aside[node] = "deallocate_node"
     cluster._engine.service.handle(core.Allocate(cluster._number, node, 0, is_draining=True))
     info = placements.info(cluster, node)
@@ -171,7 +194,11 @@ def deallocate(cluster: ClusterState, node: NodeId) -> None:
 
 
 def leave(cluster: ClusterState, node: NodeId, terminate: bool) -> None:
-    """Have the cluster leave a node when its jobs there have ended; with ``terminate`` they are cancelled first."""
+    """Have the cluster leave a node once its running jobs there have ended; True for ``terminate`` cancels them.
+
+    Jobs that have not started go to other nodes; those of ``submit_node`` are cancelled. The node is set aside until
+    ``allocate_node`` names it.
+    """
     cluster._set_aside[node] = "close_node"
     cluster._engine.service.handle(core.Vacate(cluster._number, node, terminate))
 
@@ -179,7 +206,14 @@ def leave(cluster: ClusterState, node: NodeId, terminate: bool) -> None:
 def set_up_again(
     cluster: ClusterState, node: NodeId, terminate: bool, setup_args: tuple[Any, ...] | None
 ) -> None:
-    """Have the cluster leave a node and come back to it, with other arguments of ``setup`` unless they are None."""
+    """Have the cluster leave a node and come back to it, which runs ``cleanup`` and then ``setup``.
+
+    Args:
+        cluster: The cluster.
+        node: The node; it is not set aside any more.
+        terminate: True to cancel the jobs that run there; False: they end first.
+        setup_args: Arguments of ``setup`` from then on; None: those of the element of ``nodes``.
+    """
     cluster._set_aside.pop(node, None)
     if setup_args is None:
         cluster._setup_args.pop(node, None)
@@ -189,5 +223,8 @@ def set_up_again(
 
 
 def has_other_node(cluster: ClusterState, private: NodeId) -> bool:
-    """True if the cluster uses a node beside the program's private one."""
+    """True if the cluster uses another node than ``private``, the one that this program has started for itself.
+
+    Then the private node gets no new jobs.
+    """
     return any(node != private for node in cluster._dispy_nodes)

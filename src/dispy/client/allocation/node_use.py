@@ -32,7 +32,10 @@ logger = logging.getLogger("dispy.client")
 
 
 def _private_of(engine: Engine, info: NodeInfo) -> PrivateNode | None:
-    """Return the private node that this node is, and note its identity; None if it is no private node."""
+    """Returns the program's private node, started for itself, if ``info`` describes that one; else None.
+
+    The identity that the node has told is noted in it (``PrivateNode.node``).
+    """
     private = engine._private.get(info.target.key)
     if private is not None and private.address == (info.target.host, info.target.port):
         private.node = info.node
@@ -41,9 +44,10 @@ def _private_of(engine: Engine, info: NodeInfo) -> PrivateNode | None:
 
 
 def allocate(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
-    """Have a cluster decide whether it uses a node, and how many CPUs of it. On the loop.
+    """Have a cluster decide whether it uses a node, and how many CPUs of it; then use the node. On the loop.
 
-    If the cluster does not use the node, the reason is logged (``debug``).
+    Step 1 of the module's list. If the node is in use already, only the number of CPUs is changed. If the cluster
+    does not want the node, the reason is logged (DEBUG).
     """
     private = _private_of(engine, info)
     is_barred = info.target.key != cluster._secret.key or info.node in cluster._set_aside
@@ -79,14 +83,20 @@ def allocate(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
 
 
 def _refuse(engine: Engine, cluster: Steering, info: NodeInfo, error: DispyError) -> None:
-    """Do not use a node, since what the cluster wants there cannot be sent. Logs the error and notes it for users."""
+    """Do not use a node, since files or arguments of ``setup`` for it cannot be sent. On the loop.
+
+    The error is logged, and kept in ``cluster._failures`` for ``JobCluster.why``.
+    """
     logger.error("node %s is not used: %s", info.name, error)
     cluster._failures[info.name] = str(error)
     _give_up(engine, cluster, info)
 
 
 def _give_up(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
-    """Take a node away from a cluster that has left it in order to come back."""
+    """Take a node away from a cluster that has left it in order to come back, and now does not come back.
+
+    Jobs that may run on this node only end as cancelled, instead of waiting for ever. Other nodes are left alone.
+    """
     placement = cluster._placement(info.node)
     if placement is not None and placement.status is core.Status.LEFT:
         engine.service.handle(core.Allocate(cluster._number, info.node, 0))
@@ -95,7 +105,17 @@ def _give_up(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
 def _use_with_files(
     engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate, depends: list[Any]
 ) -> None:
-    """Look at files that are for one node only. On the thread that reads files."""
+    """Read the files that are for one node only, and go on with ``_use_noted``. On the thread that reads files.
+
+    If one of them cannot be sent the node is refused.
+
+    Args:
+        engine: The engine.
+        cluster: The cluster.
+        info: The node.
+        wanted: Event for the scheduler; its ``files`` are set here.
+        depends: Paths and modules for this node.
+    """
     try:
         wanted.files = cluster._files_for(depends)
     except DispyError as error:
@@ -105,7 +125,10 @@ def _use_with_files(
 
 
 def _use_noted(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate) -> None:
-    """Use a node once the cluster's own journal has it on disk; at once if the cluster has none."""
+    """Use a node once the note about it in the cluster's own journal is on disk; at once without such a journal.
+
+    On the loop.
+    """
     if cluster._journal is None:
         _use(engine, cluster, info, wanted)
     else:
@@ -114,7 +137,10 @@ def _use_noted(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.A
 
 
 def _use(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate) -> None:
-    """Tell the scheduler that a cluster uses a node. On the loop."""
+    """Tell the scheduler that a cluster uses a node: it opens the computation there. On the loop.
+
+    Files that ``send_file`` has put there are added to ``wanted.files``; if they are too many the node is refused.
+    """
     if info.node in cluster._set_aside:
         wanted.cpus = 0  # it was set aside while files were read or the journal written
     try:
@@ -129,9 +155,9 @@ def _use(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocat
 
 
 def drain(engine: Engine, cluster: Steering, private: PrivateNode) -> None:
-    """Give the private node no new jobs while another node of this machine is there; undo that when it is gone.
+    """Give the private node no new jobs of a cluster while another node of this machine is there, and one is in use.
 
-    Jobs that run on the private node go on.
+    Undone when that is over. Jobs that run on the private node go on. On the loop.
     """
     if private.node is None or cluster._secret.key != private.secret.key or not cluster._wants_private:
         return

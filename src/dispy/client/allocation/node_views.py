@@ -3,7 +3,7 @@
 A node has one ``DispyNode`` per cluster: in ``_dispy_nodes`` while the cluster uses the node, in ``_past_nodes``
 afterwards, and the same object again if the node comes back. Each change is told to ``cluster_status``.
 
-Functions on a cluster, all of them on the engine's loop, except ``last``.
+The functions take the cluster as first argument, and are called on the engine's loop, except ``last``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger("dispy.client")
 
 
 def on_usable(cluster: ClusterState, action: TellNode, info: NodeInfo) -> None:
-    """Note that a node became usable for the cluster, or ceased to be, and tell the program.
+    """Take the scheduler's report that a node became usable for the cluster, or ceased to be, and tell the program.
 
     The program is told ``DispyNode.Initialized`` or, of a node that it knows, ``DispyNode.Closed``. A node that could
     not be used from the beginning is shown among the past ones, with the reason.
@@ -64,7 +64,10 @@ def on_usable(cluster: ClusterState, action: TellNode, info: NodeInfo) -> None:
 
 
 def on_changed(cluster: ClusterState, info: NodeInfo) -> None:
-    """Note that a node takes more or fewer jobs than before, or for another reason; tell the program if it does."""
+    """Show how many CPUs of a node the cluster uses now, and why not more; tell ``cluster_status`` of a change.
+
+    Nothing happens if the cluster does not use the node.
+    """
     shown = cluster._dispy_nodes.get(info.node)
     if shown is None:
         return
@@ -76,7 +79,10 @@ def on_changed(cluster: ClusterState, info: NodeInfo) -> None:
 
 
 def on_available(cluster: ClusterState, info: NodeInfo) -> None:
-    """Note what a node has to spare, and tell the program."""
+    """Show which resources a node has to spare (CPU, memory, disk, swap), and tell ``cluster_status`` of it.
+
+    Nothing happens if the cluster does not use the node.
+    """
     shown = cluster._dispy_nodes.get(info.node)
     if shown is not None:
         shown.avail_info = avail_info(info)
@@ -85,7 +91,10 @@ def on_available(cluster: ClusterState, info: NodeInfo) -> None:
 
 
 def _show(cluster: ClusterState, info: NodeInfo) -> DispyNode:
-    """Returns the ``DispyNode`` of a node: the one that it had before if it comes back, else a new one."""
+    """Returns the ``DispyNode`` of a node: the one that it had before if it comes back, else a new one.
+
+    One that comes back is removed from ``_past_nodes``, with all its counts.
+    """
     for shown in cluster._past_nodes:
         if shown._node == info.node:
             cluster._past_nodes.remove(shown)
@@ -97,6 +106,7 @@ def _show(cluster: ClusterState, info: NodeInfo) -> DispyNode:
 
 
 def _show_cpus(cluster: ClusterState, shown: DispyNode, info: NodeInfo) -> None:
+    """Set the CPUs, spare resources and ``reason`` of a ``DispyNode``. The computation must be on the node."""
     placement = placements.placement(cluster, info.node)
     assert placement is not None
     most = placement.node.cpus_max
@@ -113,7 +123,7 @@ def last(cluster: ClusterState) -> list[DispyNode]:
 
 
 def refresh(cluster: ClusterState) -> list[DispyNode]:
-    """Bring byte counts, CPUs and running jobs up to date.
+    """Bring byte counts, offered CPUs, spare resources and numbers of running jobs of the nodes in use up to date.
 
     Returns:
         All nodes that the cluster has used, past ones first; then those that still wait for files.
@@ -133,7 +143,10 @@ def refresh(cluster: ClusterState) -> list[DispyNode]:
 
 
 def _receiving(cluster: ClusterState) -> list[DispyNode]:
-    """Returns nodes that are not in use yet because they wait for files, each with the progress as its reason."""
+    """Returns nodes that are not in use yet because they wait for files, with the progress in words as ``reason``.
+
+    The objects are made anew each time, with 0 ``cpus``.
+    """
     found = []
     for info in cluster._engine.service.nodes():
         placement = placements.placement(cluster, info.node)
@@ -148,7 +161,7 @@ def _receiving(cluster: ClusterState) -> list[DispyNode]:
 
 
 def avail_info(info: NodeInfo) -> DispyNodeAvailInfo | None:
-    """Returns what a node has to spare, as programs are told it; None if the node has not said it."""
+    """Returns the resources that a node has to spare, in the form for programs; None if it has not told them."""
     spare = info.available
     return (
         DispyNodeAvailInfo(spare.cpu, spare.memory, spare.disk, spare.swap) if spare is not None else None

@@ -1,6 +1,6 @@
 """The nodes that a cluster has its computation on, looked up by name; and which of its jobs run on one of them.
 
-Functions on a cluster. Unless a function says otherwise it belongs to the engine's loop.
+The functions take the cluster as first argument. Unless a function says otherwise it is called on the engine's loop.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from dispy.scheduler.link import NodeInfo
 
 
 def find(cluster: ClusterState, names: NodeNames) -> NodeId | None:
-    """Returns the node of that name on which the cluster has its computation; None if there is no such node."""
+    """Returns the identity of the node with one of these names on which the cluster has its computation.
+
+    None if there is no such node. The computation may still be loading there, or have failed.
+    """
     state = cluster._engine.service.state.computations.get(cluster._number)
     if state is None:
         return None
@@ -32,25 +35,35 @@ def find(cluster: ClusterState, names: NodeNames) -> NodeId | None:
 
 
 def find_open(cluster: ClusterState, names: NodeNames) -> NodeId | None:
-    """Returns the node of that name to which the cluster can submit jobs now; None if there is no such node."""
+    """Returns the identity of the node with one of these names to which the cluster can submit jobs now.
+
+    None if there is no such node, or it gets no more jobs: ``setup`` failed there, or the cluster gives it up.
+    """
     found = find(cluster, names)
     place = placement(cluster, found) if found is not None else None
     return found if place is not None and place.is_open() else None
 
 
 def info(cluster: ClusterState, node: NodeId) -> NodeInfo | None:
-    """Returns what the engine knows of a node; None if it does not know the node any more."""
+    """Returns the engine's description of a node: name, addresses, CPUs, byte counts. None if the node is gone."""
     return next((known for known in cluster._engine.service.nodes() if known.node == node), None)
 
 
 def placement(cluster: ClusterState, node: NodeId) -> Placement | None:
-    """Returns the cluster's computation on a node, as the scheduler sees it; None if it is not there."""
+    """Returns the scheduler's record of the cluster's computation on a node: its status, CPUs and jobs there.
+
+    None if the computation is not on the node.
+    """
     computation = cluster._engine.service.state.computations.get(cluster._number)
     return computation.placements.get(node) if computation is not None else None
 
 
 def running_jobs(cluster: ClusterState, names: NodeNames) -> list[DispyJob] | None:
-    """Returns the cluster's jobs that run on a node, as far as is known here; None if the node is not in use."""
+    """Returns the cluster's jobs that run on a node, in the order in which they were sent there.
+
+    Running jobs are those that the node has reported: some hundredths of a second ago, and without very short ones.
+    None if the cluster does not use the node.
+    """
     found = find(cluster, names)
     if found is None:
         return None
@@ -62,10 +75,10 @@ def ask_running_jobs(cluster: ClusterState, names: NodeNames) -> list[DispyJob] 
     """Ask a node which of the cluster's jobs run there, and wait for the answer; on a thread of the program.
 
     Returns:
-        The jobs; None if the node is not in use.
+        The jobs; None if the cluster does not use the node.
 
     Raises:
-        SilenceError: The node has not answered within ``config.MsgTimeout`` seconds.
+        SilenceError: The node has not answered within ``config.MsgTimeout`` seconds, or the connection is broken.
         UsageError: Called on the engine's loop, by ``allocate``: the answer could not arrive.
     """
     if cluster._engine.is_loop():
@@ -89,6 +102,6 @@ def ask_running_jobs(cluster: ClusterState, names: NodeNames) -> list[DispyJob] 
 
 
 def _jobs_of(cluster: ClusterState, numbers: list[int]) -> list[DispyJob]:
-    """Returns the jobs of these numbers that have not ended; chunks of a ``map`` are left out."""
+    """Returns the jobs with these numbers that have not ended, in this order; chunks of a ``map`` are left out."""
     jobs = [cluster._jobs[number] for number in numbers if number in cluster._jobs]
     return [job for job in jobs if type(job) is not Chunk]

@@ -21,7 +21,7 @@ logger = logging.getLogger("dispy.client")
 
 
 class Computation:
-    """A function or program with its dependencies, pickled.
+    """The function or program that a cluster runs, with its dependencies, pickled once for all nodes and jobs.
 
     Args:
         computation: The function, bound method or class; or the path of a program.
@@ -32,13 +32,13 @@ class Computation:
 
     Attributes:
         name: Name of the function; of a program, its path as it was given.
-        code: The pickle, with setup and cleanup.
+        code: Pickle of the function, its dependencies, setup and cleanup (bytes), which nodes are sent.
         method: The bound method that was given; None if it was none.
-        program: Path of the program's file here; empty if the computation is no program.
-        is_program: True if the computation is a program.
-        extensions: Compiled modules of the user's own, which travel as files.
-        known: Parts of the program that nodes have with the code: modules, functions and classes.
-        adapts: True if calls get other arguments than the caller gives: see ``arguments``.
+        program: Path of the program's file here, which is sent to nodes; empty if the computation is no program.
+        is_program: True if the computation is a program: jobs get texts, and their output is bytes.
+        extensions: Compiled modules of the user's own, which travel as files: pairs of a path here and one on nodes.
+        known: Modules, functions and classes that nodes get with the code. Pickles of jobs refer to them by name.
+        adapts: True if calls get other arguments than the caller gives: then ``arguments`` makes them.
 
     Raises:
         UsageError: The computation, or something that it comes with, cannot be used.
@@ -86,12 +86,14 @@ class Computation:
             function, items, setup, cleanup, named, seeding
         )
         self._owner: Any = self.method.__self__ if self.method is not None else None
+        """Object of the bound method, wrapped if its random generators must differ between jobs; None: no method."""
         if self.method is not None and seeding.is_on and not isinstance(self._owner, type):
             self._owner = payload.random_generators.shared(self._owner, f"jobs of {self.name}")
         self._signature = None if self.is_program else _signature(function)
+        """Parameters that calls are checked against; None: not checked, as it is a program or cannot be read."""
 
     def code_with(self, setup_args: tuple[Any, ...]) -> bytes:
-        """Returns the code for a node where setup and cleanup have arguments.
+        """Returns ``code`` with arguments of setup and cleanup in it, for the nodes where they have some (bytes).
 
         Raises:
             PicklingError: An argument cannot be sent.
@@ -174,11 +176,12 @@ def _check_returns(function: Any) -> None:
 
 
 def _name(function: Any) -> str:
+    """Returns the name of a function, or of the class of another callable, for messages."""
     return str(getattr(function, "__name__", "") or type(function).__name__)
 
 
 def check_depends(depends: Any) -> list[Any]:
-    """Returns the functions and classes of a ``depends`` argument. Files and modules are left out.
+    """Returns the functions and classes of a ``depends`` argument, in order. Files and modules are left out.
 
     An instance stands for its class, a partial or a bound method for its function.
 
@@ -210,7 +213,10 @@ def check_depends(depends: Any) -> list[Any]:
 
 
 def check_job_depends(depends: Any, computation: Computation) -> list[Any]:
-    """Returns the functions and classes of ``dispy_job_depends``; other items are left out with a warning.
+    """Returns the functions and classes of ``dispy_job_depends``, in order, to be sent with the job.
+
+    Files and modules are left out. Other items, and all items if the computation is a program, are left out with a
+    warning.
 
     Raises:
         UsageError: The value is no list.

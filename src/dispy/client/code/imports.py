@@ -10,11 +10,11 @@ from types import ModuleType
 from dispy import payload
 
 ENDINGS = (".py", ".pyc", *EXTENSION_SUFFIXES)
-"""Endings of the names of files that can be imported."""
+"""Endings of the names of files that Python can import: such files of ``dispy_job_depends`` a job may import."""
 
 
 def names_of(items: Iterable[object]) -> set[str]:
-    """Returns the names of the modules in ``depends``."""
+    """Returns the full names of the modules among the items of ``depends``; other items are skipped."""
     return {item.__name__ for item in items if isinstance(item, ModuleType)}
 
 

@@ -13,7 +13,7 @@ _INTERPRETED = (".py", ".java")
 
 
 def find_program(path: str) -> str:
-    """Find a program that nodes are to run. Returns the path of its file.
+    """Find a program that nodes are to run. Returns the path of its file, which may be relative.
 
     Args:
         path: Path of a file, or the name of a program in ``PATH``.

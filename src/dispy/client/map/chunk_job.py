@@ -13,23 +13,27 @@ class Chunk(DispyJob, gc=False, eq=False):
     """Some consecutive items of a map, as one job."""
 
     _mapping: Any = None
-    """The map that is told of the end; None once it was."""
+    """The ``Mapping`` whose ``on_ended`` is called at the end; None from then on, so that no cycle of them stays."""
     _items: payload.Buffer = b""
-    """The pickled items, as sent; empty once they cannot be needed any more."""
+    """The pickled items, as sent: to cut them anew, or to name one that failed. Empty once the chunk is finished."""
     _first: int = 0
-    """Number of the first item in the map, from 0."""
+    """Position of the chunk's first item in the map, from 0."""
     _count: int = 0
-    """Number of items."""
+    """Number of items. Reduced when the last of them are sent anew, in other chunks."""
     _ready: Any = None
-    """Results that are known before the chunk is opened, as a list; None otherwise."""
+    """List that takes the place of the results in ``_value``: for each item its result, an ``ItemFailed`` or an
+    exception, in order. None: the results are in ``_value``."""
 
     def end(self, item: Ended) -> int:
         """Note how the chunk has ended, and tell its map; on the engine's thread.
 
         ``_is_final`` is left to the map's thread: set here, it would be seen before the end is noted.
 
+        Args:
+            item: The node's report of the end.
+
         Returns:
-            Number of calls that were made, as far as is known: 0 if the chunk was not run.
+            Number of calls of the function to count as done: 0 if the chunk was not run, 1 if it failed.
         """
         self._status = item.status
         self._exception = item.reason
@@ -46,7 +50,7 @@ class Chunk(DispyJob, gc=False, eq=False):
         return self.results() if item.status == FINISHED else 1
 
     def results(self) -> int:
-        """Returns how many items of a finished chunk were run; the worker has given back the rest.
+        """Returns how many items of a finished chunk have results; the worker has given back the rest.
 
         The worker tells that number as the reason; without a number all were run.
         """

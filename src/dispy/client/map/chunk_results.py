@@ -23,7 +23,8 @@ class Settled(NamedTuple):
 
     Attributes:
         results: Results of the first items, in order; ``payload.ItemFailed`` or an exception for each that failed.
-        is_whole: True if the chunk failed as a whole: smaller chunks would lose less.
+            The map sends the items behind these anew.
+        is_whole: True if the chunk failed as a whole: the map makes smaller chunks from now on, which lose less.
     """
 
     results: list[Any]
@@ -31,12 +32,13 @@ class Settled(NamedTuple):
 
 
 def settle(chunk: Chunk, name: str, is_reentrant: bool) -> Settled:
-    """Returns the results of a failed chunk. Items without a result were not run, or may be run again.
+    """Returns the outcome of a failed chunk. Items without a result were not run, or may be run again.
 
     Args:
         chunk: The chunk.
-        name: Name of the cluster.
-        is_reentrant: True if items may be run again whose process has died.
+        name: Name of the cluster, for the texts of errors.
+        is_reentrant: True if items may be run again whose process has died. False: they all fail, since it is not
+            known which of them were run.
     """
     try:
         failure = payload.load_failure(chunk._value) if chunk._value else None
@@ -65,7 +67,13 @@ def settle(chunk: Chunk, name: str, is_reentrant: bool) -> Settled:
 
 
 def with_errors(chunk: Chunk, results: list[Any], cluster: ClusterState) -> list[Any]:
-    """Returns the results of a chunk, with an exception in the place of each item that failed."""
+    """Returns results of a chunk as the program gets them: with an exception in the place of each ``ItemFailed``.
+
+    Args:
+        chunk: The chunk.
+        results: Its results, in the order of the items.
+        cluster: Cluster of the map.
+    """
     return [
         item_error(cluster, chunk._first + place, result.error, result.text, result.item)
         if type(result) is payload.ItemFailed
@@ -82,9 +90,9 @@ def item_error(cluster: ClusterState, number: int, data: bytes, text: str, item:
     Args:
         cluster: Cluster of the map.
         number: Number of the item in the map, from 0.
-        data: The pickled exception; empty if there is none.
-        text: The traceback.
-        item: The item, in few words.
+        data: The pickled exception; empty if it could not be pickled.
+        text: The remote traceback.
+        item: The item as ``repr`` shows it, shortened.
     """
     text = explain(text, cluster, None)
     raised = payload.load_exception(data, text) if data else None
@@ -100,7 +108,10 @@ def item_error(cluster: ClusterState, number: int, data: bytes, text: str, item:
 
 
 def shown_item(chunk: Chunk, place: int) -> str:
-    """Returns a short text of an item; ``place`` counts from 0 in the chunk."""
+    """Returns the shortened ``repr`` of an item, for a note; its ``place`` in the chunk counts from 0.
+
+    If the items cannot be unpickled here, the text gives the size of the whole chunk (bytes) instead.
+    """
     try:
         return short_repr(payload.load_items(chunk._items)[place])
     except Exception:  # the items cannot be rebuilt: this may be why the chunk failed
@@ -108,7 +119,13 @@ def shown_item(chunk: Chunk, place: int) -> str:
 
 
 def chunk_error(chunk: Chunk, name: str, reason: str) -> JobError:
-    """Returns the error of a chunk that failed as a whole; it names the items."""
+    """Returns the error of a chunk that failed as a whole; it names the items by number.
+
+    Args:
+        chunk: The chunk.
+        name: Name of the cluster.
+        reason: Why it failed: a sentence or a traceback.
+    """
     last = chunk._first + chunk._count - 1
     which = f"item {last}" if chunk._count == 1 else f"items {chunk._first} to {last}"
     error = JobError(f"{which} of the map of {name}: {reason}")
@@ -118,5 +135,8 @@ def chunk_error(chunk: Chunk, name: str, reason: str) -> JobError:
 
 
 def failed_whole(chunk: Chunk, name: str, reason: str) -> list[Any]:
-    """Returns the error of a chunk for each of its items: an object each, as raising an exception changes it."""
+    """Returns a list with one ``chunk_error`` for each item of a chunk.
+
+    Each is an object of its own, as raising an exception changes it.
+    """
     return [chunk_error(chunk, name, reason) for _ in range(chunk._count)]

@@ -37,28 +37,30 @@ if TYPE_CHECKING:
     from dispy.client.session.state import ClusterState
 
 CHUNK_S = 0.02
-"""Intended run time of a chunk (seconds): 100 times the cost of a job, and little to wait for at the end."""
+"""Intended run time of a chunk (seconds): 100 times the cost of a job, and short, as the last chunk is waited for."""
 
 LONG_S = 5 * CHUNK_S
 """Run time (seconds) after which a chunk gives back its remaining items, unless the program has chosen its size."""
 
 SHORT_S = 0.001
-"""Least run time (seconds) of chunks that spread the last items: shorter ones would cost more than they save."""
+"""Least intended run time of a chunk (seconds). Near the end of a map chunks get smaller, so that all CPUs have some;
+chunks shorter than this would cost more than they save."""
 
 ITEMS_MAX = 1 << 15
-"""Most items of a chunk: bounds the objects that exist at once here and in a worker."""
+"""Most items of a chunk whose size the program has not chosen: bounds the objects that exist at once in a process."""
 
 CHUNK_BYTES = 256 * 1024
 """Intended size of the pickled items or results of a chunk, whichever are larger (bytes)."""
 
 WAITING_BYTES = 4 * 1024 * 1024
-"""Pickled results in the window (bytes) from which on no more items are read."""
+"""Pickled results in the window (bytes) from which on no more items are read, until the program takes results."""
 
 WINDOW_MAX = 1024
-"""Most chunks in the window, however small they are."""
+"""Chunks in the window from which on no more items are read, until the program takes results."""
 
 FEWER = 8
-"""Divisor of the chunk size: once a chunk of n items has failed as a whole, chunks have at most n / 8 items."""
+"""Divisor of the chunk size: once a chunk of n items has failed as a whole, later chunks have at most n / 8 items, so
+that the next failure loses fewer results."""
 
 
 class Options(NamedTuple):
@@ -66,9 +68,9 @@ class Options(NamedTuple):
 
     Attributes:
         is_starred: True if items of the one iterable are tuples of arguments (``starmap``).
-        until: When all results have to be here (monotonic seconds); None: no limit.
-        keeps_errors: True if exceptions stay in the places of items that fail, and the rest goes on.
-        constants: Reference to the keyword arguments of all calls, which were put; None: there are none.
+        until: When all results have to be here (monotonic seconds), or ``TimeoutError`` is raised; None: no limit.
+        keeps_errors: True: the exception of an item takes the place of its result. False: it ends the map.
+        constants: Reference to a dictionary that was put: the keyword arguments of all calls; None: there are none.
         size: Items of a chunk; None: as many as take ``CHUNK_S``.
     """
 
@@ -84,10 +86,11 @@ class Mapping:
 
     Args:
         cluster: The cluster whose computation is run.
-        iterables: Iterables of the arguments; the shortest ends the map.
+        iterables: An iterable for each positional argument (with ``is_starred`` one of tuples); the shortest one ends
+            the map.
         options: The choices of the program.
         submit: Called with a chunk and its pickled items, to send it as a job.
-        end: Called with this and the numbers of open chunks, to cancel them; must not wait.
+        end: Called with this object and the numbers of the chunks that have not ended, to cancel them; must not wait.
     """
 
     def __init__(
@@ -105,14 +108,16 @@ class Mapping:
         self._keeps_errors = options.keeps_errors
         self._chosen_size = options.size
         self._size_max = options.size or ITEMS_MAX
+        """Most items of the next chunk; becomes smaller when a chunk fails as a whole."""
         bind = cluster._computation.method is not None
         is_starred = bind or options.is_starred or len(iterables) > 1
         number = next(cluster._map_numbers)
         self._way: payload.Way = (is_starred, options.keeps_errors, options.constants, number)
+        """How workers call the function with an item; sent with each chunk."""
         iterators = [iter(iterable) for iterable in iterables]
         hints = [hint for hint in [length_hint(iterable, -1) for iterable in iterables] if hint >= 0]
         self._left: int | None = min(hints) if hints else None
-        """Number of items that are left to be read, by the length hints of the iterables; None if it is unknown."""
+        """Items left to be read, by the length hints of the iterables: the last chunks get smaller. None: unknown."""
         self._items: Iterator[Any] = iterators[0] if len(iterators) == 1 else zip(*iterators, strict=False)
         if options.is_starred:
             self._items = _tuples(iterators[0])
@@ -121,38 +126,44 @@ class Mapping:
             tuples = self._items if options.is_starred else zip(*iterators, strict=False)
             self._items = (arguments(args, {}) for args in tuples)
         self._read = 0
+        """Number of items that were read, which is the position of the next one in the map."""
         self._is_exhausted = False
+        """True once no more items are read: the iterables have ended, or reading or a result has failed."""
         self._error: BaseException | None = None
-        """Error that ended the reading; raised after the results of the items that were read."""
+        """Error that ended the reading; raised after the results of the items that were read. None: none so far."""
         self._window: deque[Chunk] = deque()
-        """Chunks in order, from the one whose results come next."""
+        """Chunks whose results were not taken, ended or not, in the order of the items: the first is taken next."""
         self._open = 0
-        """Number of chunks in the window that have not ended, as far as this thread has noted it."""
+        """Number of chunks in the window that have not ended, as far as the consumer's thread has noted it."""
         self._waiting_bytes = 0
-        """Size of the pickled results in the window (bytes)."""
+        """Pickled results of ended chunks in the window (bytes): see ``WAITING_BYTES``."""
         self._ended: deque[Chunk] = deque()
-        """Chunks that have ended; queued by the engine's thread, taken by the consumer's."""
+        """Chunks that have ended, in that order; queued by the engine's thread, taken out by the consumer's."""
         self._signal = Signal()
+        """Wakes the consumer's thread while it waits for the first chunk of the window."""
         self._runs_s = 0.0
+        """Run time of the items counted in ``_runs`` together (seconds), which gives the mean run time of an item."""
         self._runs = 0.0
-        """Run time of recent items (seconds, above) and their number; each further chunk halves the past."""
+        """Number of recent items with a known run time; each further chunk halves the past. 0: nothing is known."""
         self._item_bytes = 1.0
+        """Mean size of recent pickled items (bytes), by which ``CHUNK_BYTES`` bounds the items of a chunk."""
         self._result_bytes = 1.0
-        """Mean sizes of recent pickled items (above) and results (bytes)."""
+        """Mean size of recent pickled results (bytes), for the same bound."""
 
     # The engine's side.
 
     def on_ended(self, chunk: Chunk) -> None:
-        """Queue a chunk that has ended, and wake the consumer."""
+        """Queue a chunk that has ended, and wake the consumer; on the engine's thread."""
         self._ended.append(chunk)
         self._signal.wake()
 
     def on_nodes(self) -> None:
-        """Wake the consumer to fill the window anew: there are more or fewer CPUs."""
+        """Wake the consumer to fill the window anew, as there are more or fewer CPUs; on any thread."""
         self._has_other_nodes = True
         self._signal.wake()
 
     _has_other_nodes = False
+    """True if CPUs have come or gone since the consumer last filled the window."""
 
     # The caller's side.
 
@@ -184,7 +195,10 @@ class Mapping:
             self._close()
 
     def _close(self) -> None:
-        """Cancel the rest. Does not wait: the garbage collector may call this, on any thread."""
+        """Cancel the chunks that have not ended, and let go of the iterables.
+
+        Does not wait: the garbage collector may call this, on any thread.
+        """
         self._end(self, [chunk._number for chunk in self._window if not chunk._is_final])
         self._window.clear()
         self._items = iter(())
@@ -192,13 +206,14 @@ class Mapping:
         self._way = (False, False, None, 0)  # lets go of the constants that were put
 
     def _has_news(self) -> bool:
+        """True if a chunk has ended or CPUs have come or gone, which the consumer has not noted yet."""
         return bool(self._ended) or self._has_other_nodes
 
     def _wait_first(self) -> None:
         """Wait for the chunk in front, and keep the window filled meanwhile.
 
         Raises:
-            TimeoutError: It has not ended at ``until``.
+            TimeoutError: The chunk has not ended at ``Options.until``.
         """
         while True:
             if self._note_ended():
@@ -214,6 +229,9 @@ class Mapping:
 
         Returns:
             True if there was news, so that the window may have room.
+
+        Raises:
+            JobError: Items that a worker has given back cannot be unpickled here, and errors are not kept.
         """
         is_news = self._has_news()
         self._has_other_nodes = False
@@ -242,10 +260,11 @@ class Mapping:
             self._cut_rest(chunk, len(chunk._ready))
 
     def _is_over(self) -> bool:
-        """True if the cluster is closed, or is ending its jobs to be closed."""
+        """True if the cluster is closed, or is ending its jobs to be closed: then nothing is sent anew."""
         return self._cluster._is_closed or self._cluster._is_ending
 
     def _learn(self, chunk: Chunk, count: int) -> None:
+        """Adapt the run time of an item and the size of its result to a finished chunk that ran ``count`` items."""
         seconds = (chunk.end_time or 0.0) - (chunk.start_time or 0.0)
         if seconds * self._runs > self._runs_s * count:
             # Slower than expected: forget the past at once, or chunks stay too long.
@@ -274,6 +293,7 @@ class Mapping:
         chunk._count = count
 
     def _lose_rest(self, chunk: Chunk, count: int, reason: str) -> None:
+        """Have the items of a chunk behind its first ``count`` fail; raise a ``JobError`` if errors are not kept."""
         name = self._cluster.name
         if chunk._exception and not chunk._exception.isdecimal():
             reason = chunk._exception
@@ -317,6 +337,7 @@ class Mapping:
         return max(1, int(size))
 
     def _submit_next(self, size: int) -> None:
+        """Read up to ``size`` items, and send them as a chunk at the end of the window. Keeps an error of reading."""
         items: list[Any] = []
         try:
             # ``extend`` keeps the items that were read before an error.
@@ -336,7 +357,13 @@ class Mapping:
             self._submit(items, first, None)
 
     def _submit(self, items: list[Any], first: int, place: int | None) -> None:
-        """Send items as a chunk, at a place of the window; at its end if ``place`` is None."""
+        """Send items as a chunk.
+
+        Args:
+            items: The items, at least one.
+            first: Position of the first of them in the map.
+            place: Index in the window for the chunk; None: at its end.
+        """
         try:
             data = self._dump(items, first)
         except Exception as error:
@@ -350,13 +377,14 @@ class Mapping:
         self._submit_chunk(chunk, data)
 
     def _enter(self, chunk: Chunk, place: int | None) -> None:
+        """Put a chunk into the window, at an index or, with None, at the end."""
         if place is None:
             self._window.append(chunk)
         else:
             self._window.insert(place, chunk)
 
     def _submit_sendable(self, items: list[Any], first: int, place: int | None, error: Exception) -> None:
-        """Send the items that can be pickled.
+        """Send those items that can be pickled, as not all of them can (``error``).
 
         With ``return_exceptions`` an error takes the place of each other item; else the first of these ends the map.
         """
@@ -385,6 +413,7 @@ class Mapping:
             start += ready + len(failed)
 
     def _enter_failed(self, failed: list[Exception], first: int, place: int | None) -> None:
+        """Put a chunk into the window that is never sent: its results are these errors, one for each item."""
         count = len(failed)
         chunk = Chunk(
             0, _cluster=None, _status=TERMINATED, _value=b"", _ready=failed, _first=first, _count=count,
@@ -393,13 +422,18 @@ class Mapping:
         self._enter(chunk, place)
 
     def _dump(self, items: list[Any], first: int) -> payload.Buffer:
+        """Returns the pickle of a chunk: items, way of calling, and the run time after which it gives items back."""
         long_s = LONG_S if self._chosen_size is None else float("inf")
         return payload.dump_chunk(items, self._way, long_s, first, self._cluster._computation.known)
 
     # Results.
 
     def _open_chunk(self, chunk: Chunk) -> tuple[list[Any], BaseException | None]:
-        """Print the output of a chunk. Returns its results, and the error of the item behind them or None."""
+        """Print the output of an ended chunk, and unpickle its results.
+
+        Returns:
+            Results of its items, in order, and the error to raise after them; None: none, the map goes on.
+        """
         name = self._cluster.name
         for stream, text in ((sys.stdout, chunk.stdout), (sys.stderr, chunk.stderr)):
             if text and stream is not None:
@@ -430,6 +464,7 @@ class Mapping:
         return results, chunk_results.item_error(self._cluster, number, data, chunk._exception or "", item)
 
     def _not_rebuilt(self, chunk: Chunk, error: Exception) -> tuple[list[Any], BaseException | None]:
+        """Returns what ``_open_chunk`` does, for a chunk whose results cannot be unpickled here."""
         reason = f"the results cannot be rebuilt here: {error}"
         if not self._keeps_errors:
             return [], chunk_results.chunk_error(chunk, self._cluster.name, reason)
@@ -458,5 +493,8 @@ def _tuples(items: Iterator[Any]) -> Iterator[tuple[Any, ...]]:
 
 
 def _learnt(past: float, mean: float) -> float:
-    """Returns a mean that grows at once and falls by halves: a large item does not keep chunks small for ever."""
+    """Returns the new mean size of an item (bytes) from the past one and that of the last chunk.
+
+    Grows at once and falls by halves: one large item does not keep chunks small for ever.
+    """
     return max(mean, (past + mean) / 2)

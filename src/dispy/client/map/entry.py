@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from dispy.client.session.objects import Ref
 
 OPTIONS = ("timeout", "return_exceptions", "constants", "chunksize")
-"""Options of ``map``; other keyword arguments are refused, with the option that may have been meant."""
+"""Names of the options of ``map`` and ``starmap``. Other keyword arguments are refused, with the option that may have
+been meant."""
 
 
 class Maps(Steering):
@@ -105,7 +106,14 @@ class Maps(Steering):
         constants: MappingType[str, Any] | None,
         chunksize: int | None,
     ) -> Iterator[Any]:
-        """Send the first chunks, and return the iterator over the results."""
+        """Send the first chunks, and return the iterator over the results, in the order of the items.
+
+        Args:
+            iterables: One for each positional argument; for ``starmap`` one of tuples.
+            options: Choices of the program; ``constants`` and ``size`` are filled in here.
+            constants: Values by name of the argument, as the program gives them; None: there are none.
+            chunksize: Items of a chunk, as the program gives it; None: as many as take 20 ms.
+        """
         size = _checked_size(chunksize)
         self._check_open()
         sent = self._put_constants(constants, 0 if options.is_starred else len(iterables))
@@ -117,7 +125,7 @@ class Maps(Steering):
         return results
 
     def _put_constants(self, constants: MappingType[str, Any] | None, given: int) -> Ref | None:
-        """Send the constants of a map to the nodes. Returns a reference to them; None if there are none.
+        """Send the constants of a map to the nodes. Returns a reference to their dictionary; None if there are none.
 
         Args:
             constants: Values by the name of the argument.
@@ -153,7 +161,10 @@ class Maps(Steering):
         submission.submit_chunk(self, chunk, data)
 
     def _end_map(self, ended: Mapping, numbers: list[int]) -> None:
-        """Cancel the open chunks of a map, by number. Does not wait; on any thread."""
+        """Forget a map that has ended or was left, and cancel its chunks that have not ended, given by number.
+
+        Does not wait; on any thread.
+        """
         self._maps.discard(ended)
         if numbers:
             self._engine.post(cancellation.cancel_open, self, numbers)
@@ -161,6 +172,10 @@ class Maps(Steering):
 
 def _refuse_others(what: str, others: dict[str, Any]) -> None:
     """Refuse keyword arguments that are no options: misspelt ones, or arguments of the function.
+
+    Args:
+        what: Name of the public function, for the error.
+        others: Value by name of each keyword argument that is no option; empty: all is well.
 
     Raises:
         UsageError: There is such an argument; says how to write it.
@@ -177,12 +192,17 @@ def _refuse_others(what: str, others: dict[str, Any]) -> None:
 
 
 def _check_iterable(what: str, value: Any, hint: str) -> None:
+    """Check that an argument can be iterated over. ``what`` names it in the error, and ``hint`` says how to write it.
+
+    Raises:
+        UsageError: The value is no iterable.
+    """
     if not hasattr(value, "__iter__") and not hasattr(value, "__getitem__"):
         raise UsageError(f"{what} must be an iterable, not {describe(value)}", hint=hint)
 
 
 def _checked_size(size: Any) -> int | None:
-    """Returns the number of items of a chunk; None for as many as take 20 ms.
+    """Returns ``chunksize`` as a number of items; None if it is None: then a chunk has as many as take 20 ms.
 
     Raises:
         UsageError: The value is no whole number from 1 on.
