@@ -1,7 +1,7 @@
 """Limits of everything that a peer can send: sizes, counts and lengths, each with its reason.
 
 Senders stay within the limits: they cut lists into several messages, and refuse a user's value that is too large. A
-receiver trusts nobody: unless said otherwise below, it ends the connection with ``RemoteProtocolError`` or
+receiver does not rely on that: unless said otherwise below, it ends the connection with ``RemoteProtocolError`` or
 ``msgspec.ValidationError`` when a peer exceeds a limit.
 """
 
