@@ -249,8 +249,8 @@ def _write(listing: Listing) -> tuple[Path, str]:
 class Lookout:
     """Finds the nodes of this machine, again and again, by their files. Any thread may call the methods.
 
-    Unchanged files are not read again. Nodes whose processes cannot be seen from here (*unseen*: in another container)
-    are connected to now and then, to find out whether they are there.
+    Unchanged files are not read again. Nodes whose processes cannot be seen from here (*unseen*: in another
+    container) are connected to now and then, to find out whether they are there.
     """
 
     def __init__(self) -> None:
