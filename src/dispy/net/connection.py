@@ -35,33 +35,40 @@ from dispy.security.tls import Channel, Cipher, DialerTls, ListenerTls, channel_
 from dispy.system.clock import Clock
 
 HANDSHAKE_S = 5.0
-"""Seconds from connect to proof: generous on a loaded machine, short for a stranger."""
+"""Seconds that are allowed from connect (dialer) or accept (listener) to proof; then the connection is refused.
+Generous on a loaded machine, short for a stranger."""
 
 WRITE_HIGH = 2 * limits.MIB
-"""Bytes in the socket's queue above which no chunk is added: a cancel may have to wait behind them."""
+"""Bytes in the transport's buffer above which no chunk is added until it has drained (back-pressure): a cancel has to
+wait behind them. Messages are added in any case."""
 
 STRANGER_BYTES_MAX = 64 * limits.KIB
-"""Bytes that a peer may send before TLS stands: enough for a chain of certificates. Before its proof it may send
-``STRANGER_BUFFER`` bytes more."""
+"""Bytes that a peer may send before TLS stands: enough for a chain of certificates. From then to its proof it may
+send ``STRANGER_BUFFER`` bytes more. Without TLS this is the limit up to the proof. Beyond it the connection is
+refused."""
 
 STRANGER_BUFFER = 4 * limits.KIB
-"""Encrypted bytes read at once before the proof."""
+"""Encrypted bytes read at once before the proof: size of the buffer that a stranger costs."""
 _PEER_BUFFER = 128 * limits.KIB
 """Encrypted bytes read at once after the proof."""
 
 
 class Owner(Protocol):
-    """The object that is told what happens to a connection. All methods are called on the loop."""
+    """The object that is told what happens to a connection: a link of a scheduler, or a node's service. All methods
+    are called on the loop."""
 
     def on_ready(self, connection: Connection) -> None:
-        """Both sides have proved themselves: messages can be sent from now on."""
+        """Both sides have proved themselves: messages can be sent from now on. Called once at most."""
 
     def on_message(self, connection: Connection, message: Any) -> None:
-        """The peer has sent a message. A ``DispyError`` raised here ends the connection."""
+        """The peer has sent a message, decoded; payloads that it refers to have arrived (``take_stream``).
+
+        A ``DispyError`` raised here ends the connection.
+        """
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
-        """The connection is gone, because of ``error`` if it is not None. Called once, also if it never became
-        ready."""
+        """The connection is gone, because of ``error``; None: one side closed it. Called once, also if it never
+        became ready."""
 
 
 class Connection(Sender):
@@ -70,17 +77,19 @@ class Connection(Sender):
     Args:
         owner: Object that is told what happens to the connection.
         decoder: Decodes the messages that the peer may send; all others end the connection.
-        key: The shared secret.
+        key: The shared secret (32 bytes).
         role: Our role ("client", "node").
-        peer_role: The role that the peer must have.
+        peer_role: The role that the peer must have; its proof fails otherwise.
         is_dialer: True if we made the connection.
         tls: Encrypts the connection, from its first byte; None: no encryption.
         peer_name: Name of the peer that we dial, as the user wrote it. Its certificate must be for this name, where
             names are checked.
-        on_settled: Called once, when both sides have proved themselves or the connection is gone.
+        on_settled: Called once, when both sides have proved themselves or the connection is gone: a listener counts
+            the connection as half open until then. None: nothing is called.
         make_sink: Makes the sink of a payload that arrives as a stream, given its size (bytes).
         clock: Clock for the pacing of streams.
-        farewell: Makes the message that the peer gets before a connection ends by our own fault.
+        farewell: Makes the message that the peer gets before a connection ends by our own fault (a message too large
+            to be sent); None: the connection ends without.
     """
 
     def __init__(
@@ -110,20 +119,25 @@ class Connection(Sender):
         self._is_dialer = is_dialer
         self._tls = tls
         self._received = memoryview(bytearray(STRANGER_BUFFER)) if tls is not None else memoryview(b"")
-        """Memory that encrypted bytes are read into; empty without TLS."""
+        """Memory that encrypted bytes are read into, then decrypted from; empty without TLS."""
         self._handshake: Handshake | None = None
-        """The handshake while it runs; None before and after."""
+        """The handshake of dispy (not of TLS) while it runs; None before and after."""
         self._incoming = streams.IncomingStreams(make_sink)
         self._reader = frames.FrameReader(self._on_frame, limits.HANDSHAKE_FRAME_MAX, self._incoming.room)
         self._deadline: asyncio.TimerHandle | None = None
+        """Timer of a dialer that refuses a peer without proof after ``HANDSHAKE_S``; None: we listen."""
         self._stranger_max = STRANGER_BYTES_MAX
+        """Value of ``bytes_received`` above which a peer without proof is refused."""
         self._first = b""
-        """The peer's first bytes (with TLS: of each layer), to name its protocol if it does not speak dispy's."""
+        """The peer's first bytes, up to 16, to name its protocol in an error if it does not speak dispy's. With TLS
+        those of the encrypted layer, and of the decrypted one once TLS stands."""
         self._is_proven = False
-        """True once the peer has proved itself; stays True when the connection ends."""
+        """True once the peer has proved itself; stays True when the connection ends. Decides how errors are
+        worded."""
         self.bytes_received = 0
+        """Bytes that have arrived over this connection, as on the wire (encrypted, with TLS)."""
         self.peer_address = ""
-        """IP address of the peer; empty before ``connection_made``."""
+        """IP address of the peer as text; empty before ``connection_made``."""
 
     # asyncio's side.
 
@@ -214,7 +228,8 @@ class Connection(Sender):
         self._owner.on_closed(self, self.error or exc)
 
     def _tell_stranger(self) -> None:
-        """Name the protocol of a peer that hung up before its proof, if its first bytes show one (wrong port)."""
+        """Set ``error`` to a text with the protocol of a peer that hung up before its proof, if its first bytes show
+        another one than dispy's: the user has probably given a wrong port."""
         if self._first and guess_protocol(self._first) not in ("dispy's protocol", "another protocol"):
             if self._cipher is None:
                 self.error = self._explain(RemoteProtocolError("it ended"))
@@ -288,7 +303,8 @@ class Connection(Sender):
         return explain(error, self._is_dialer)
 
     def _explain(self, error: Exception) -> Exception:
-        """Returns an error that tells the user which protocol a stranger speaks; other errors as they are."""
+        """Returns an error that tells the user which protocol a stranger speaks; other errors, and those of a peer
+        that has proved itself, as they are."""
         if self.is_ready or not isinstance(error, RemoteProtocolError):
             return error
         said = guess_protocol(self._first)
@@ -299,10 +315,10 @@ class Connection(Sender):
         return RemoteProtocolError(f"what answers there speaks {said} and is no {role} of dispy", hint=hint)
 
     def refuse(self, error: Exception) -> None:
-        """End the connection because of an error. No message is passed on any more.
+        """End the connection because of an error, when queued bytes have left. No message is passed on any more.
 
         A listener sends a dialer that has not proved itself one constant refusal. ``Owner.on_closed`` gets the first
-        error.
+        of several errors.
         """
         if self.error is None:
             self.error = error
@@ -314,7 +330,9 @@ class Connection(Sender):
         self.close()
 
     def take_stream(self, number: int) -> Any:
-        """Returns the sink with the payload that a message refers to; the caller owns it from now on.
+        """Returns the sink with the payload that a message refers to by its stream number; the caller owns it.
+
+        A payload that no message takes stays in memory until the connection ends.
 
         Raises:
             RemoteProtocolError: The payload is not complete, or there is no such stream.
@@ -335,16 +353,17 @@ class Connection(Sender):
 
     @property
     def pulse_s(self) -> float:
-        """Heartbeat interval (seconds)."""
+        """Heartbeat interval of this connection (seconds), as ``set_pulse`` has set it last; before, the usual
+        one."""
         return self._heartbeat.pulse_s
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the peer's last byte, in steps of half a heartbeat interval."""
+        """Seconds since the peer's last byte, in steps of half a heartbeat interval; 0.0 before ``set_pulse``."""
         return self._heartbeat.silent_s
 
     def set_pulse(self, pulse_s: float) -> None:
-        """Begin the heartbeat, or change its interval.
+        """Begin the heartbeat, or change its interval. The peer must be told (``SetPulse``) to do the same.
 
         Args:
             pulse_s: Heartbeat interval (seconds): a sign of life is sent, and expected, in each. The connection

@@ -46,28 +46,33 @@ from dispy.system.run_directory import remove_tree
 logger = logging.getLogger("dispy.net")
 
 ANSWER_S = 0.5
-"""Seconds to wait for a listener of this machine. It accepts within microseconds, unless its backlog is full."""
+"""Seconds to wait for a listener of this machine to accept a connection, which shows that it is there. Listeners
+accept within microseconds, unless their backlog is full: after this time the listener counts as there."""
 
 ASK_AGAIN_S = 5.0
-"""Interval (seconds) in which a node is connected to whose process cannot be seen, to find out whether it is
-there."""
+"""Seconds for which a listed node whose process cannot be seen (in another container) counts as there after it has
+accepted a connection; then its address is tried again."""
 
 DOUBT_S = 60.0
-"""Seconds for which a listener is not tried again that was found at such a node's address and lacks the secret."""
+"""Seconds for which nodes whose processes cannot be seen are left out at an address, after the listener there failed
+to prove the secret (``Lookout.doubt``): another program has taken the port."""
 
 OLD_S = 7 * 86400.0
-"""Age (seconds) at which a directory of another boot or machine is removed. Living nodes touch theirs every
-minute."""
+"""Age (seconds since the last change, by the file server's clock) above which a directory of another boot or machine
+is removed. Living nodes touch theirs every minute."""
 
 _SIZE_MAX = 4096
-"""Bytes of a file that are read; with the longest names a file has about 900."""
+"""Bytes of a node's file that are read; with the longest names a file has about 900. A longer one is not valid, and
+is ignored."""
 
 
 class Listing(msgspec.Struct, frozen=True):
     """A node's description of itself for programs of its machine: the content of its file, as JSON.
 
-    ``node`` is its incarnation in hexadecimal. ``fingerprint`` is that of its secret: a program does not connect to
-    nodes with another one.
+    ``node`` is its incarnation in hexadecimal, which is also the name of the file. ``host`` and ``port`` are the IP
+    address and TCP port to connect to, ``tls`` True: with TLS. ``cpus`` is the number of CPUs that it offers (0:
+    none for now). ``process`` tells whether it lives. ``fingerprint`` is that of its secret: a program does not
+    connect to nodes with another one.
     """
 
     node: str
@@ -86,7 +91,10 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 def places() -> list[Path]:
-    """Returns the directories in which nodes of this machine list themselves; they may not exist."""
+    """Returns the directories in which this user's nodes of this machine list themselves, the preferred one first.
+
+    They may not exist. Empty if the user can have none.
+    """
     here = _where()
     found = []
     for base in (state_path, runtime_path):
@@ -96,14 +104,16 @@ def places() -> list[Path]:
 
 
 def where_looked() -> str:
-    """Returns the directories of ``places`` as words for an error text."""
+    """Returns the directories of ``places`` as words for the error text "no node found"; of all but the first only
+    those that exist."""
     found = places()
     seen = [str(path) for path in found if path is found[0] or path.is_dir()]
     return " and ".join(seen) or "no directory, as this user has none"
 
 
 def _where() -> str:
-    """Returns a name for the scope of 127.0.0.1: this boot of this machine's kernel, and this network namespace."""
+    """Returns the directory name for the scope of 127.0.0.1: this boot of this machine's kernel, and this network
+    namespace."""
     boot = boot_id().replace("-", "")[:16] or _machine()
     try:
         network = os.readlink("/proc/self/ns/net")
@@ -113,7 +123,8 @@ def _where() -> str:
 
 
 def _machine() -> str:
-    """Returns a name for this machine, for kernels without a boot id: 16 hexadecimal digits."""
+    """Returns a name for this machine, from host name and machine id, for kernels without a boot id: 16 hexadecimal
+    digits."""
     text = platform.node()
     for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
         with suppress(OSError):
@@ -125,9 +136,13 @@ def _machine() -> str:
 
 
 class Entry:
-    """A node's own file. ``close`` removes it; if the node dies instead, programs ignore and remove the file.
+    """A node's own file, by which programs of this machine find it. ``close`` removes it; if the node dies instead,
+    programs ignore and remove the file.
 
     Making an ``Entry`` writes the file, and removes files of dead nodes.
+
+    Attributes:
+        path: Path of the file.
 
     Raises:
         StateDirectoryError: No directory can be written to.
@@ -136,9 +151,11 @@ class Entry:
     def __init__(self, listing: Listing) -> None:
         running_nodes("")  # removes files of dead nodes
         self._guard = threading.Lock()
-        """Held while the file is written: by the node's loop, or by the thread that calls ``keep``."""
+        """Held while the file is written or removed: by the node's loop, or by the thread that calls ``keep``."""
         self._listing = listing
+        """Description that the file should have."""
         self._is_closed = False
+        """True once ``close`` was called: ``keep`` must not write the file again."""
         self.path, faults = _write(listing)
         if faults:
             logger.warning(
@@ -148,7 +165,7 @@ class Entry:
             )
 
     def update(self, listing: Listing) -> None:
-        """Write the file anew: the node's description has changed."""
+        """Write the file anew: the node's description has changed. If that fails, a warning is logged."""
         with self._guard:
             self._listing = listing
             self._write()
@@ -197,10 +214,10 @@ class Entry:
 
 
 def _write(listing: Listing) -> tuple[Path, str]:
-    """Write a node's file into the first directory that allows it.
+    """Write a node's file into the first directory that allows it: the state directory, else the runtime directory.
 
     Returns:
-        The path, and why the directories before could not be used (empty if the first one could).
+        The path, and why directories tried before could not be used (empty if the first one could).
 
     Raises:
         StateDirectoryError: No directory can be written to.
@@ -230,21 +247,30 @@ def _write(listing: Listing) -> tuple[Path, str]:
 
 
 class Lookout:
-    """Finds the nodes of this machine, again and again. Any thread may call it. Unchanged files are not read
-    again."""
+    """Finds the nodes of this machine, again and again, by their files. Any thread may call the methods.
+
+    Unchanged files are not read again. Nodes whose processes cannot be seen from here (*unseen*: in another
+    container) are connected to now and then, to find out whether they are there.
+    """
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
+        """Guards the dictionaries below between threads that call the methods."""
         self._read: dict[str, tuple[tuple[int, ...], Listing | None]] = {}
-        """Stamp (inode, size, time) and content of each file when it was read, by path; None: not a valid file."""
+        """Stamp (inode, bytes, nanoseconds of the last change) and content of each file when it was read, by path;
+        None as content: not a valid file. A file with another stamp is read again."""
         self._answered: dict[str, float] = {}
-        """Time of the last answer (monotonic seconds) of nodes whose processes cannot be seen, by node."""
+        """Time (monotonic seconds) at which nodes whose processes cannot be seen last accepted a connection, by node
+        id (hexadecimal)."""
         self._doubted: dict[tuple[str, int], float] = {}
-        """Time (monotonic seconds) until which unseen nodes listed at an address are not believed, by host and
-        port."""
+        """Time (monotonic seconds) until which unseen nodes listed at an address are left out of ``running``, by host
+        and port (see ``DOUBT_S``)."""
 
     def running(self) -> list[Listing]:
-        """Returns all running nodes of this user on this machine, sorted by id. Removes files of dead nodes."""
+        """Returns all running nodes of this user on this machine, sorted by node id. Removes files of dead nodes.
+
+        May wait up to ``ANSWER_S`` for each node whose process cannot be seen, and for a file server.
+        """
         found: dict[str, Listing] = {}
         with self._guard:
             before, self._read = self._read, {}
@@ -256,14 +282,14 @@ class Lookout:
         return [found[node] for node in sorted(found)]
 
     def with_secret(self, fingerprint: str) -> list[Listing]:
-        """Returns the running nodes whose secret has this fingerprint."""
+        """Returns the running nodes whose secret has this fingerprint, sorted by node id (see ``running``)."""
         return [listing for listing in self.running() if listing.fingerprint == fingerprint]
 
     def doubt(self, host: str, port: int) -> bool:
-        """Do not believe unseen nodes at an address for ``DOUBT_S``: the listener there does not have the secret.
+        """Leave out unseen nodes at an address for ``DOUBT_S``: the listener there does not have the secret.
 
         Returns:
-            True if a node whose process cannot be seen is listed there.
+            True if a node whose process cannot be seen is listed there; False: there was nothing to leave out.
         """
         with self._guard:
             unseen = [
@@ -278,7 +304,11 @@ class Lookout:
         return bool(unseen)
 
     def _look(self, path: str, before: dict[str, tuple[tuple[int, ...], Listing | None]]) -> Listing | None:
-        """Returns the node that a file describes if it is alive, else None. Removes the file of a dead node."""
+        """Returns the node that a file describes if it is alive; None if not, or the file is not valid.
+
+        Notes the file in ``_read``, and removes the file of a dead node. ``before`` is the value of ``_read`` at the
+        last search.
+        """
         try:
             status = os.lstat(path)
             stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
@@ -301,7 +331,10 @@ class Lookout:
         return listing
 
     def _answers(self, listing: Listing) -> bool:
-        """True if a program may be listening at a node's address. Connects at most once in ``ASK_AGAIN_S``."""
+        """True if a program may be listening at a node's address: it accepts a connection, or there is no answer.
+
+        False if the connection is refused. Connects at most once in ``ASK_AGAIN_S`` and node.
+        """
         now = time.monotonic()
         if now - self._answered.get(listing.node, -ASK_AGAIN_S) < ASK_AGAIN_S:
             return True
@@ -319,7 +352,10 @@ class Lookout:
 
 
 def running_nodes(fingerprint: str) -> list[Listing]:
-    """Returns the running nodes of this user on this machine with this secret. Removes files of dead nodes."""
+    """Returns the running nodes of this user on this machine whose secret has this fingerprint, sorted by node id.
+
+    Removes files of dead nodes. For a single search; use a ``Lookout`` to search again and again.
+    """
     return Lookout().with_secret(fingerprint)
 
 
@@ -334,7 +370,7 @@ def _files(directory: Path) -> list[str]:
 
 
 def _decode(path: str) -> Listing | None:
-    """Returns the node that a file describes; None if the content is not valid.
+    """Returns the node that the file at a path describes; None if its content is not valid.
 
     Raises:
         OSError: The file cannot be read.

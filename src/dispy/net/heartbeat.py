@@ -17,11 +17,12 @@ from dispy.errors import SilenceError
 from dispy.settings import PULSE_S, SILENT_PULSES
 
 TICKS = 2
-"""Looks at a connection per heartbeat interval."""
+"""Looks at a connection per heartbeat interval: our own timer ticks, at which PINGs are sent and silence is
+counted."""
 
 SILENT_TICKS = TICKS * SILENT_PULSES - 1
-"""Looks in a row without a byte from the peer after which it is silent. The time since its last byte is then between
-this number of looks and one more; that last look is left for dialing anew."""
+"""Looks in a row without a byte from the peer after which it is given up (``SilenceError``): 9. The time since its
+last byte is then between this number of looks and one more; that last look is left for dialing anew."""
 
 
 class Heartbeat:
@@ -31,8 +32,9 @@ class Heartbeat:
 
     Args:
         loop: The loop on which the connection runs; all methods are called there.
-        on_idle: Called at a look if nothing was sent since the last one: sends a PING.
-        on_silent: Called once with ``SilenceError`` when the peer is given up: ends the connection.
+        on_idle: Called without arguments at a look if nothing was sent since the last one: must send a PING.
+        on_silent: Called once with ``SilenceError`` when the peer is given up: must end the connection. No look
+            follows.
     """
 
     __slots__ = (
@@ -50,19 +52,21 @@ class Heartbeat:
         self._on_idle = on_idle
         self._on_silent = on_silent
         self.pulse_s = PULSE_S
-        """Heartbeat interval (seconds)."""
+        """Heartbeat interval (seconds); looks are half of it apart."""
         self.has_received = False
-        """True if a byte has arrived since the last look."""
+        """True if a byte has arrived since the last look. Set by the connection, reset at each look."""
         self.has_sent = False
-        """True if a byte has been sent since the last look."""
+        """True if a byte has been sent since the last look. Set by the connection (any thread), reset at each
+        look."""
         self._silent_ticks = 0
-        """Looks in a row at which nothing had been received."""
+        """Number of last looks in a row at which nothing had been received since the look before."""
         self._tick: asyncio.TimerHandle | None = None
         """Timer of the next look; None before ``start``."""
         self._is_stopped = False
+        """True once ``stop`` was called: no look follows any more."""
 
     def start(self, pulse_s: float) -> None:
-        """Begin, or go on with another interval (seconds). Does nothing more after ``stop``."""
+        """Begin to look, or go on with another interval (seconds). After ``stop`` no look follows."""
         self.pulse_s = pulse_s
         if self._tick is not None:
             self._tick.cancel()
@@ -70,7 +74,7 @@ class Heartbeat:
             self._tick = self._loop.call_later(pulse_s / TICKS, self._on_tick)
 
     def stop(self) -> None:
-        """End for good: the connection is gone."""
+        """End the looks for good: the connection is gone."""
         self._is_stopped = True
         if self._tick is not None:
             self._tick.cancel()
@@ -81,7 +85,7 @@ class Heartbeat:
         return self._silent_ticks * self.pulse_s / TICKS
 
     def _on_tick(self) -> None:
-        """Look whether anything was received and sent since the last look.
+        """Look whether anything was received and sent since the last look; send a PING, or give the peer up.
 
         Our own looks are counted, not the clock: time in which this process stood still is not held against the peer.
         """

@@ -36,27 +36,28 @@ from dispy.system.log_writer import LogLimit
 logger = logging.getLogger("dispy.net")
 
 HALF_OPEN_MAX = 512
-"""Half-open connections in all: about 10 MB with sockets and buffers. A handshake lasts milliseconds, so an honest
-crowd of thousands per second stays below this limit."""
+"""Most half-open connections of a listener: about 10 MB with sockets and buffers. One more pushes out the oldest. A
+handshake lasts milliseconds, so an honest crowd of thousands per second stays below this limit."""
 
 HALF_OPEN_PER_ADDRESS = 128
-"""Half-open connections of one address. Many programs can be behind one router, but rarely more than 128 start at the
-same moment."""
+"""Most half-open connections of one IP address; one more pushes out the oldest of that address. Many programs can be
+behind one router, but rarely more than 128 start at the same moment."""
 
 BACKLOG = 1024
-"""Connections that the kernel queues for us."""
+"""Connections that the kernel queues until we accept them; it lets further dialers try again."""
 
 ACCEPTS_PER_TURN = 32
-"""Connections accepted in one turn of the loop, before other work gets its turn."""
+"""Most connections accepted in one turn of the loop; the next ones wait until other work has had its turn."""
 
 YOUNG_MAX = 64
-"""Half-open connections younger than ``YOUNG_S`` above which no more are accepted for a moment; the kernel queues
-them. So a crowd that comes at once is served in turn, and does not push its own connections out."""
+"""Half-open connections younger than ``YOUNG_S`` from which on no more are accepted for ``CROWD_PAUSE_S``; the kernel
+queues them. So a crowd that comes at once is served in turn, and does not push its own connections out."""
 YOUNG_S = 0.25
 """Age (seconds) up to which a half-open connection counts as young."""
 
 FIRST_LOOK = 1024
-"""Bytes looked at first: the largest frame of the handshake fits, and TLS needs fewer to be recognised."""
+"""Most first bytes of a connection that are looked at, without reading them, to find out strangers: the largest frame
+of the handshake fits, and TLS needs fewer to be recognised."""
 
 CROWD_PAUSE_S = 0.01
 """Pause in accepting (seconds) while a crowd is half open."""
@@ -64,11 +65,12 @@ FULL_PAUSE_S = 0.2
 """Pause in accepting (seconds) when no descriptors are left."""
 
 LOG_EVERY_S = 60.0
-"""Interval (seconds) of the limit on log lines."""
+"""Length of the interval (seconds) in which ``LOG_LINES_MAX`` log lines about refused connections are written."""
 LOG_LINES_MAX = 10
 """Log lines per interval for each kind of refusal, at most one per address; the rest is counted in one line. That is
 10 MB a day at most."""
 
+# Kinds of refusals, as words for the count of lines that were left out.
 NO_DISPY = "connections refused that do not speak the protocol of dispy"
 NO_SECRET = "connections refused for another secret or version"
 NO_PROOF = "connections refused that said too little for too long"
@@ -76,7 +78,12 @@ NO_ROOM = "connections that could not be accepted"
 
 
 class HalfOpen:
-    """A connection between accept and proof. ``since`` is the loop's time (seconds) of the accept."""
+    """A connection between accept and proof.
+
+    Attributes:
+        host: IP address of the dialer.
+        since: Time of the accept (seconds of the loop's clock).
+    """
 
     __slots__ = ("connection", "deadline", "host", "since", "socket", "task")
 
@@ -86,7 +93,7 @@ class HalfOpen:
         self.socket: socket.socket | None = accepted
         """The accepted socket; None once the task has taken it."""
         self.deadline: asyncio.TimerHandle
-        """Timer that ends the connection if it has not proved itself."""
+        """Timer that refuses the connection if it has not proved itself ``HANDSHAKE_S`` after the accept."""
         self.task: asyncio.Task[None] | None = None
         """Task that makes the ``Connection``; None until the first bytes were looked at."""
         self.connection: Connection | None = None
@@ -99,7 +106,7 @@ class Listener:
     Args:
         make: Makes a ``Connection``; its argument is the function to call when the connection is no longer half open
             (``Connection``'s ``on_settled``).
-        tls: True if these connections speak TLS only.
+        tls: True if these connections speak TLS only: a dialer that begins otherwise is refused.
     """
 
     def __init__(self, make: Callable[[Callable[[Connection], None]], Connection], *, tls: bool) -> None:
@@ -107,17 +114,18 @@ class Listener:
         self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket | None = None
+        """The listening socket; None before ``listen`` and after ``close``."""
         self._half_open: OrderedDict[HalfOpen, None] = OrderedDict()
-        """Half-open connections, oldest first (an ordered set)."""
+        """Half-open connections, oldest first (an ordered set: the values are None)."""
         self._per_address: dict[str, int] = {}
-        """Number of half-open connections by IP address; addresses without any are absent."""
+        """Number of half-open connections by the dialer's IP address; addresses without any are absent."""
         self._log = LogLimit(LOG_EVERY_S, LOG_LINES_MAX, logger.warning, self._loop.call_later)
 
     def listen(self, host: str, port: int) -> tuple[str, int]:
-        """Begin to listen; port 0 takes any free port.
+        """Begin to listen on an IP address; port 0 takes any free port.
 
         Returns:
-            The address and port that are listened on.
+            The IP address and port that are listened on.
 
         Raises:
             OSError: The address or port cannot be used.
@@ -140,7 +148,7 @@ class Listener:
         return address[0], address[1]
 
     def close(self) -> None:
-        """Stop listening, and end half-open connections. Connections that have proved themselves stay."""
+        """Stop listening, and refuse half-open connections. Connections that have proved themselves stay."""
         if self._socket is not None:
             self._loop.remove_reader(self._socket)
             self._socket.close()
@@ -204,7 +212,8 @@ class Listener:
     # From there to the proof.
 
     def _look(self, half_open: HalfOpen) -> None:
-        """Look at the first bytes, without taking them from the socket; if there are none yet, wait for them."""
+        """Look at a connection's first bytes, without taking them from the socket; if there are none yet, wait for
+        them. Refuses a stranger; else starts the task that makes a ``Connection``."""
         accepted = half_open.socket
         assert accepted is not None
         try:
@@ -234,7 +243,7 @@ class Listener:
 
     @staticmethod
     def _refuse(accepted: socket.socket, said: bytes) -> None:
-        """Send a stranger the refusal, and close the socket."""
+        """Send a stranger the bytes of a refusal (may be empty), and close the socket."""
         with contextlib.suppress(OSError):
             accepted.send(said)
         with contextlib.suppress(OSError):

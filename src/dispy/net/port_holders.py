@@ -10,11 +10,12 @@ from dispy.net.discovery import Lookout
 from dispy.system.addresses import local
 
 _LISTENS = b"0A"
-"""State LISTEN of a socket in ``/proc/net/tcp`` (``include/net/tcp_states.h``)."""
+"""Hexadecimal code of the state LISTEN in the fourth column of ``/proc/net/tcp`` (``include/net/tcp_states.h``)."""
 
 
 def holder(host: str, port: int) -> str:
-    """Returns words for the program that holds a port of an address; "another program" if that cannot be seen."""
+    """Returns words for the program that listens on a port of an address, for an error text: one of the user's nodes,
+    a program of some user, or "another program" if that cannot be seen."""
     for listing in Lookout().running():
         is_same = listing.is_everywhere or local(host) != host or listing.host == host
         if is_same and listing.port == port:
@@ -32,7 +33,8 @@ def holder(host: str, port: int) -> str:
 
 
 def _users(port: int) -> set[int]:
-    """Returns ids of the users whose programs listen on a port, on any address."""
+    """Returns the numeric ids of the users whose programs listen on a TCP port, on any address of this machine; empty
+    if that cannot be seen."""
     found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         with suppress(OSError, ValueError, IndexError), open(table, "rb") as file:

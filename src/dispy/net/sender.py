@@ -36,9 +36,10 @@ class Sender(asyncio.BufferedProtocol):
     """Sends messages and payloads over one transport; ``Connection`` adds the receiving half.
 
     Args:
-        cipher: Encrypts what is sent; None: nothing does.
+        cipher: Encrypts what is sent; None: it is sent unencrypted.
         clock: Clock for the pacing of streams.
-        farewell: Makes the message that the peer gets before a connection ends by our own fault; None: none.
+        farewell: Makes the message that the peer gets before a connection ends by our own fault, from the error;
+            None: none is sent.
     """
 
     def __init__(
@@ -50,39 +51,49 @@ class Sender(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._cipher = cipher
         self._transport: asyncio.Transport | None = None
-        """None before ``connection_made``."""
+        """Transport of asyncio that writes to the socket; None before ``connection_made``."""
         self._out: list[bytes | memoryview] = []
-        """Frames that leave with the next flush, in order."""
+        """Headers and bodies of frames, unencrypted, that leave with the next flush, in order."""
         self._left = b""
-        """Bytes that the socket did not take from ``try_send_now``, as they go onto the wire; they go first."""
+        """Bytes, encrypted if there is TLS, that the socket did not take from ``try_send_now``; they leave before all
+        others."""
         self._lock = threading.Lock()
-        """Guards the order of bytes on the socket between the loop and ``try_send_now``."""
+        """Guards the order of bytes on the socket, and the cipher, between the loop and threads in
+        ``try_send_now``."""
         self._socket: socket.socket | None = None
-        """A descriptor of our own of the transport's socket, for ``try_send_now``; None before the peer's proof."""
+        """A duplicate descriptor of the transport's socket, for ``try_send_now``; None before the peer's proof and
+        after the end. The transport may close its own descriptor while another thread writes."""
         self._is_flushing = False
-        """True while a flush is scheduled."""
+        """True while ``_flush_scheduled`` is queued on the loop: no second one is queued."""
         self._is_paused = False
-        """True while the transport's buffer is full."""
+        """True while the transport's buffer holds too much: no chunks are sent (back-pressure)."""
         self._outgoing: dict[int, streams.OutgoingStream] = {}
-        """Streams under way, by number, oldest first."""
+        """Streams whose last chunk has not left, by stream number, oldest first."""
         self._pace = Pace()
+        """Limits how many bytes of all streams together are under way."""
         self._clock = clock
         self._farewell = farewell
         self._is_oldest_due = True
-        """True if the stream chosen last was the oldest (see ``_choose``)."""
+        """True if the last choice among several streams was the oldest; the next one is then the stream with the
+        fewest bytes left (``_choose``)."""
         self._next_stream = 1
+        """Number of the next stream; never used twice on a connection. 0 means no stream."""
         self._heartbeat = Heartbeat(self._loop, self._ping, self.abort)
         self.error: Exception | None = None
-        """Why we ended the connection; None if we did not."""
+        """First error because of which we ended the connection; None if we did not."""
         self._is_closed = False
+        """True once the connection is gone (``connection_lost``): nothing is sent any more."""
         self.is_ready = False
         """True while messages can be sent: both sides have proved themselves, and the connection stands."""
         self.bytes_sent = 0
+        """Bytes handed to the socket over this connection, headers of frames included: for the user's statistics.
+        Approximate: some are counted before encryption, some after it."""
         self.trace: Callable[[str, Any], None] | None = None
-        """Called with a direction in words and each message, while messages are logged; None while they are not."""
+        """Function that logs messages: called with a direction in words and each message that is sent or arrives;
+        None: messages are not logged."""
 
     def refuse(self, error: Exception) -> None:
-        """End the connection because of an error. ``Connection`` does it."""
+        """End the connection because of an error; implemented by ``Connection``."""
         raise NotImplementedError
 
     def pause_writing(self) -> None:
@@ -118,7 +129,8 @@ class Sender(asyncio.BufferedProtocol):
             message: The message; it contains those objects.
 
         Returns:
-            The group of streams, for ``give_up``.
+            The group of streams, for ``give_up``. An empty group that is over if the message is too large: the
+            connection ends then, as in ``send``.
         """
         numbers = range(self._next_stream, self._next_stream + len(parts))
         self._next_stream += len(parts)
@@ -153,10 +165,10 @@ class Sender(asyncio.BufferedProtocol):
         self.refuse(error)
 
     def give_up(self, group: streams.Group) -> bool:
-        """Stop sending a group of streams; their message is not sent. False if it has left, or the connection is
-        gone.
+        """Stop sending a group of streams; their message is not sent, and the peer drops what it has of them.
 
-        The peer is told to drop what it has of them.
+        Returns:
+            False, and nothing is done, if the message has left already, or the connection is gone.
         """
         if group.is_over() or self._is_closed:
             return False
@@ -168,18 +180,22 @@ class Sender(asyncio.BufferedProtocol):
 
     @property
     def is_sending(self) -> bool:
-        """True if streams of ours are under way."""
+        """True if payloads that we send as streams have not left completely (as ``is_streaming``)."""
         return bool(self._outgoing)
 
     def flush(self) -> None:
-        """Write the queue now, not at the end of the loop's turn: saves a turn where latency counts."""
+        """Write queued messages now, not at the end of the loop's turn: saves a turn where latency counts. On the
+        loop only."""
         if self._out:
             self._flush()
 
     def try_send_now(self, messages: list[Any]) -> bool:
-        """Send messages from any thread, without the loop. False, and nothing is sent, if anything else is queued.
+        """Send messages from any thread, without the loop. A sequence of single jobs saves the wake-up of the loop's
+        thread: 60 us of some 500.
 
-        A sequence of single jobs saves the wake-up of the loop's thread: 60 us of some 500.
+        Returns:
+            False, and nothing is sent, if other bytes are queued (order), a message is too large, or the connection
+            is not ready. The caller then has the loop send them.
         """
         with self._lock:
             transport = self._transport
@@ -247,7 +263,11 @@ class Sender(asyncio.BufferedProtocol):
                 break
 
     def _transmit(self, data: bytes | memoryview) -> None:
-        """Encrypt bytes and hand them to the transport, in order. The caller holds the lock."""
+        """Encrypt bytes, if there is TLS, and hand them to the transport, behind ``_left``. The caller holds the
+        lock.
+
+        The transport queues what the socket does not take.
+        """
         self._heartbeat.has_sent = True
         self.bytes_sent += len(data)
         if self._cipher is not None and data:
@@ -267,7 +287,10 @@ class Sender(asyncio.BufferedProtocol):
             transport.write(data)
 
     def _write_chunks(self) -> bool:
-        """Send one chunk of one stream; False if none may be sent now."""
+        """Send one chunk of one stream; False if none may be sent now: no stream is open, or a window is full.
+
+        After the last chunk of a group of streams its message is sent.
+        """
         stream = self._choose()
         size_max = self._pace.chunk_max() if stream is not None else 0
         if stream is None or not size_max:
@@ -292,7 +315,11 @@ class Sender(asyncio.BufferedProtocol):
         return True
 
     def _end_stream(self, stream: streams.OutgoingStream) -> bytes | None:
-        """Remove a stream whose bytes have all left; returns the encoded message to send now, or None."""
+        """Remove a stream whose bytes have all left, and close its source.
+
+        Returns:
+            The encoded message to send now, if it was the last stream of its group; else None.
+        """
         self._drop_stream(stream.number)
         return stream.group.stream_done()
 
@@ -315,23 +342,24 @@ class Sender(asyncio.BufferedProtocol):
 
     @property
     def is_streaming(self) -> bool:
-        """True if streams of ours are under way."""
+        """True if payloads that we send as streams have not left completely."""
         return bool(self._outgoing)
 
     def close(self) -> None:
-        """End the connection when all bytes queued so far have left."""
+        """End the connection when all messages queued so far have left. Streams that have not left completely are
+        lost, with their messages."""
         if self._transport is not None and not self._transport.is_closing():
             self._flush()
             self._transport.close()
 
     def abort(self, error: Exception) -> None:
-        """End the connection now; unsent bytes are lost. ``Owner.on_closed`` gets the first error."""
+        """End the connection now; unsent bytes are lost. ``Owner.on_closed`` gets the first of several errors."""
         self.error = self.error or error
         if self._transport is not None:
             self._transport.abort()
 
     def _ping(self) -> None:
-        """Send a sign of life: nothing else was sent for half a heartbeat interval."""
+        """Send a PING, a sign of life: called by the heartbeat when nothing was sent for half an interval."""
         if self.is_ready:
             self._write(frames.PING_FRAME)
 

@@ -6,22 +6,25 @@ from dispy.system.memory import pool
 
 
 class PoolSink:
-    """A sink in memory from the pool (``system.memory``). ``data`` is None if there is not enough memory.
+    """A sink in memory from the pool (``system.memory``), of ``size`` bytes: the announced size of the payload.
 
     Without memory the bytes are read and dropped, so that the connection lives on and only this payload is lost.
+
+    Attributes:
+        data: The payload's memory, full when the stream is complete; None if there is not enough memory.
     """
 
     __slots__ = ("_position", "data")
 
     def __init__(self, size: int) -> None:
-        self._position = 0
+        self._position = 0  # bytes that have arrived, or for which ``room`` has returned memory
         try:
             self.data: memoryview | None = pool.take(size)
         except (MemoryError, OverflowError):
             self.data = None
 
     def write(self, body: memoryview) -> None:
-        """Copy the next bytes behind the previous ones."""
+        """Copy the payload's next bytes behind the previous ones; drop them if there is no memory."""
         if self.data is None:
             return
         end = self._position + len(body)
@@ -29,7 +32,8 @@ class PoolSink:
         self._position = end
 
     def room(self, size: int) -> memoryview | None:
-        """Returns the memory of the next ``size`` bytes; None if there is none."""
+        """Returns the memory for the payload's next ``size`` bytes, which are received there; None if there is no
+        memory: the bytes then come to ``write``, and are dropped."""
         if self.data is None:
             return None
         self._position += size

@@ -11,17 +11,19 @@ T = TypeVar("T")
 
 
 def cut(items: list[T], sizes: list[int]) -> list[list[T]]:
-    """Cut a list into parts of at most ``BATCH_MAX`` items and ``BATCH_SIZE_MAX`` bytes each, keeping the order.
+    """Cut a list of jobs or results into the lists of several messages, keeping the order.
 
-    Every job takes this path: a list that needs no cut costs one sum.
+    Each has at most ``BATCH_MAX`` items and ``BATCH_SIZE_MAX`` bytes: the peer refuses longer lists, and larger
+    messages would delay a cancel. Every job takes this path: a list that needs no cut costs one sum.
 
     Args:
         items: Jobs or results.
-        sizes: The variable bytes of each item (payload, output, reason); the fixed rest is small and has its own
-        bound.
+        sizes: The variable bytes of each item (payload, output, reason), in the same order; the fixed rest is small
+            and has its own bound.
 
     Returns:
-        The parts, none of them empty. An item larger than ``BATCH_SIZE_MAX`` is a part by itself.
+        The lists, none of them empty. An item larger than ``BATCH_SIZE_MAX`` is a list by itself. ``items`` itself is
+        the only element if there is nothing to cut; no element if there are no items.
     """
     if len(items) <= BATCH_MAX and sum(sizes) <= BATCH_SIZE_MAX:
         return [items] if items else []
@@ -37,9 +39,10 @@ def cut(items: list[T], sizes: list[int]) -> list[list[T]]:
 
 
 def sizes_of(ended: list[Ended]) -> list[int]:
-    """Upper bounds of the bytes that payload, output, reason and id of each result take in a message.
+    """Returns, for ``cut``, an upper bound of the bytes that payload, output, reason and id of each result take.
 
-    Most results have nothing but a payload: checking for the other fields first saves 60 ns per result.
+    The order is that of ``ended``. Most results have nothing but a payload: checking for the other fields first saves
+    60 ns per result.
     """
     return [
         _size_of(result)

@@ -16,7 +16,7 @@ from msgspec import Struct
 from dispy.system.wording import counted
 
 TEXT_MAX = 120
-"""Characters of a text that are shown; the rest is replaced by "…"."""
+"""Characters of a text (name, reason) that are shown; the rest is replaced by "…"."""
 
 ITEMS_MAX = 4
 """Elements of a list that are shown; the others are counted."""
@@ -24,11 +24,12 @@ ITEMS_MAX = 4
 DEPTH_MAX = 4
 """Levels of nested structs and lists that are shown; deeper values appear as "…"."""
 
-STATUSES = {8: "cancelled", 9: "terminated", 10: "abandoned", 11: "finished"}
+STATUSES = {8: "cancelled", 9: "terminated", 10: "abandoned", 11: "finished"}  # words for ``Ended.status``
 
-_IDENTITY_SIZE = 16
+_IDENTITY_SIZE = 16  # bytes
 _IDENTITIES = frozenset(("client", "node", "key", "before", "gone"))
-"""Fields whose bytes name a program or a node."""
+"""Names of fields whose bytes name a client or a node, if there are 16: shown as 8 hexadecimal digits. Bytes of other
+fields appear as their number only."""
 
 _PRIVATE = frozenset(
     (
@@ -42,17 +43,19 @@ _PRIVATE = frozenset(
         "TellNode",
     )
 )
-"""Structs whose texts may quote a user's code or values: only the number of characters is shown."""
+"""Names of struct types whose texts may quote a user's code or values: only the number of characters (or lines) is
+shown."""
 
 _NUMBERED = frozenset(("Job", "Attempt", "Started"))
-"""Structs that are shown as job number and attempt alone."""
+"""Names of struct types that are shown as job number and attempt, with the size of the arguments."""
 
 _fields_by_type: dict[type, list[tuple[str, Any]]] = {}
+"""Cache of ``_fields_of``: names and default values of the fields, in their order, by struct type."""
 
 
 def describe(message: Struct) -> str:
-    """Returns one line with the type of a message, event or action, and the fields that differ from their
-    defaults."""
+    """Returns one line, for a debug log, with the type of a message, event or action, and the fields that differ from
+    their defaults."""
     return _struct(message, 0)
 
 
@@ -71,7 +74,8 @@ def _struct(message: Struct, depth: int) -> str:
 
 
 def _fields_of(kind: type) -> list[tuple[str, Any]]:
-    """Returns names and default values of a struct's fields, in their order."""
+    """Returns names and default values of a struct type's fields, in their order; None for a field without default.
+    Asked for once per type: the answer is kept."""
     found = _fields_by_type.get(kind)
     if found is None:
         found = _fields_by_type[kind] = [(f.name, _usual(f)) for f in msgspec.structs.fields(kind)]
@@ -110,7 +114,8 @@ def _value(field: str, value: Any, owner: str, depth: int) -> str:
 
 
 def _items(field: str, values: list[Any] | dict[Any, Any], owner: str, depth: int) -> str:
-    """Returns the first elements of a list, or keys of a dictionary, and the number of the others."""
+    """Returns text with the first ``ITEMS_MAX`` elements of a list, or keys of a dictionary, and the number of the
+    others."""
     some = list(values)[:ITEMS_MAX] if len(values) > ITEMS_MAX else values
     shown = [_value(field, value, owner, depth + 1) for value in some]
     if len(values) > len(shown):
@@ -119,7 +124,10 @@ def _items(field: str, values: list[Any] | dict[Any, Any], owner: str, depth: in
 
 
 def _text(text: str, *, is_private: bool) -> str:
-    """Returns the text if it is a name or a sentence of dispy's own; else its size in lines or characters."""
+    """Returns a text in quotes if it is a name or a sentence of dispy's own; else its size in lines or characters.
+
+    Every text of several lines counts as a user's; ``is_private`` True: so does this one.
+    """
     if "\n" in text:
         return f"<{counted(text.count(chr(10)) + 1, 'line')}>"
     if is_private and text:
@@ -128,7 +136,8 @@ def _text(text: str, *, is_private: bool) -> str:
 
 
 def _attempt(item: Any) -> str:
-    """Returns job 7 as ``7``, in its second attempt as ``7.1``; with the size of its arguments, if it has them."""
+    """Returns text for an attempt: job 7 is ``7``, in its second attempt ``7.1``; with the bytes of its arguments, if
+    they are in the struct."""
     name = f"{item.number}.{item.attempt}" if item.attempt else f"{item.number}"
     size = len(getattr(item, "payload", b""))
     return f"{name} ({counted(size, 'byte')})" if size else name

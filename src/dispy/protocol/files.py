@@ -15,22 +15,25 @@ from msgspec import Meta, Struct
 from dispy.protocol import limits
 
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
-"""SHA-256 of a file's content."""
+"""SHA-256 of a file's content, 32 bytes: files with the same digest count as the same content everywhere."""
 FilePath = Annotated[str, Meta(min_length=1, max_length=limits.PATH_MAX)]
+"""Path of a file relative to a directory of the receiver. Decoding checks its length only: see ``check_path``."""
 Size = Annotated[int, Meta(ge=0, le=1 << 50)]
+"""Size of a file, or position in it (bytes)."""
 
 MODE_BITS = 0o777
-"""Permission bits of a file that travel. Set-uid, set-gid and sticky bits do not: they would turn one user's file
-into a tool against another user."""
+"""Mask of the permission bits of a file that travel. Set-uid, set-gid and sticky bits do not: they would turn one
+user's file into a tool against another user."""
 
 RESERVED = ".dispy-"
-"""Prefix of the names of incomplete files. No file that travels may have such a name."""
+"""Prefix of the names under which a receiver writes files that are incomplete. ``check_path`` refuses such names in
+paths, so that no file that travels can take the place of one."""
 
 
 class FileEntry(Struct, array_like=True, gc=False, frozen=True):
-    """Description of a file: path, digest of the content, size (bytes), permission bits, time of the last change.
+    """Description of a file that travels: path, digest of the content, size (bytes), permission bits, time of change.
 
-    ``mtime_ns`` is in nanoseconds since the epoch.
+    ``mtime_ns`` is the time of the last change (nanoseconds since the epoch).
 
     ``package`` is 0, or a number shared by all files of one installed package. A node whose own Python finds that
     package with the same content does not fetch these files.
@@ -69,7 +72,7 @@ def check_path(path: str) -> tuple[str, ...]:
 
 
 def _fault_of(name: str) -> str:
-    """Returns why this cannot be the name of a file or directory; empty if it can."""
+    """Returns why a name cannot be that of a file or directory in a path, as words for an error; empty if it can."""
     if name in ("", ".", ".."):
         return f"{name!r} is not a name"
     if "\\" in name:
@@ -85,7 +88,11 @@ def _fault_of(name: str) -> str:
 
 
 def check_entries(entries: Iterable[FileEntry], known: Mapping[str, FileEntry] | None = None) -> None:
-    """Check the paths of files, each by itself and all together with the ``known`` files that are there (by path).
+    """Check the paths of files, each by itself and all together with the ``known`` files that are there already.
+
+    Args:
+        entries: The files that are to be put into one directory.
+        known: Files that are in it, by path; they were checked before.
 
     Raises:
         ValueError: A path is refused by ``check_path``, belongs to two different files, or is a file's path and
@@ -106,10 +113,10 @@ def check_entries(entries: Iterable[FileEntry], known: Mapping[str, FileEntry] |
 
 
 def replace_entries(entries: Iterable[FileEntry], newer: Sequence[FileEntry]) -> list[FileEntry]:
-    """Returns the files in a directory after ``newer`` files were put there.
+    """Returns the list of files of a directory after ``newer`` files were put there, the newer ones last.
 
-    An older file is dropped if its path equals a newer file's path, is a directory of a newer file, or lies below
-    one.
+    An older file of ``entries`` is left out if its path equals a newer file's path, is a directory of a newer file,
+    or lies below one.
     """
     paths = {entry.path for entry in newer}
     above = {path[:at] for path in paths for at, letter in enumerate(path) if letter == "/"}
@@ -123,10 +130,10 @@ def replace_entries(entries: Iterable[FileEntry], newer: Sequence[FileEntry]) ->
 
 
 def check_number(entries: Sequence[FileEntry]) -> None:
-    """Check that a list of files fits into one message.
+    """Check that a list of files, of a computation or a job, fits into one message.
 
     Raises:
-        ValueError: The files are too many, or their paths are too long together.
+        ValueError: The files are more than ``FILES_MAX``, or the list has more than ``MANIFEST_MAX`` bytes encoded.
     """
     if len(entries) > limits.FILES_MAX:
         raise ValueError(f"{len(entries)} files; {limits.FILES_MAX} are allowed")

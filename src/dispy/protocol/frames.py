@@ -36,9 +36,10 @@ ABORT = 5
 PING = 6
 
 PLACED = 0
-"""Kind of a CHUNK whose body was received directly into its sink's memory. Never sent."""
+"""Kind that ``FrameReader`` passes on for a CHUNK whose body was received directly into its sink's memory. Never
+sent: a peer that sends it is refused."""
 
-_HEADER = struct.Struct(">B3xIQ")
+_HEADER = struct.Struct(">B3xIQ")  # kind, stream number (0 unless a stream is meant), bytes of the body
 HEADER_SIZE = _HEADER.size
 _LENGTH = struct.Struct(">Q")
 _GRANT = struct.Struct(">QQ")
@@ -46,13 +47,15 @@ _GRANT = struct.Struct(">QQ")
 _BUFFER_SIZE = 256 * limits.KIB  # one read of a loopback socket; larger buffers gain nothing
 
 _HEAD_SIZE = 16 * limits.KIB
-"""Bytes read at once where the header of another chunk is expected. Bytes behind the header must be copied, and
-copying 64 KiB costs more than the system call that a larger read saves."""
+"""Bytes that the first read after a directly received chunk may take, where the header of another chunk is expected.
+Bytes behind the header must be copied, and copying 64 KiB costs more than the system call that a larger read
+saves."""
 
 _PLACED_MIN = 32 * limits.KIB
-"""Missing bytes of a chunk from which reading them directly into their sink is worth a system call."""
+"""Missing bytes of a chunk from which reading them directly into their sink is worth a system call. Fewer are read
+into the buffer, and copied from there."""
 
-_BODY_MAX = {
+_BODY_MAX = {  # bytes of the largest body, by kind; a frame with more, or of another kind, ends the connection
     CONTROL: limits.CONTROL_FRAME_MAX,
     OPEN: _LENGTH.size,
     CHUNK: limits.CHUNK_MAX,
@@ -63,12 +66,12 @@ _BODY_MAX = {
 
 
 def header(kind: int, length: int, stream: int = 0) -> bytes:
-    """Returns the 16 header bytes of a frame whose body has ``length`` bytes."""
+    """Returns the 16 header bytes of a frame whose body has ``length`` bytes; ``stream`` 0: it concerns no stream."""
     return _HEADER.pack(kind, stream, length)
 
 
 def open_frame(stream: int, length: int) -> bytes:
-    """Returns an OPEN frame that announces a payload of ``length`` bytes."""
+    """Returns an OPEN frame: announces that a payload of ``length`` bytes follows in chunks, as stream ``stream``."""
     return _HEADER.pack(OPEN, stream, _LENGTH.size) + _LENGTH.pack(length)
 
 
@@ -85,13 +88,15 @@ def read_open(body: memoryview) -> int:
 
 
 def grant_frame(stream: int, count: int, arrived_us: int) -> bytes:
-    """Returns a GRANT frame: ``count`` bytes have arrived, at ``arrived_us`` by the receiver's clock
-    (microseconds)."""
+    """Returns a GRANT frame: ``count`` bytes of a stream have arrived, so its sender may send as many more.
+
+    ``arrived_us`` is the time of arrival (microseconds, monotonic clock of the receiver), for ``protocol.pace``.
+    """
     return _HEADER.pack(GRANT, stream, _GRANT.size) + _GRANT.pack(count, arrived_us)
 
 
 def read_grant(body: memoryview) -> tuple[int, int]:
-    """Returns the number of bytes that a GRANT frame grants, and their arrival time (microseconds, peer's clock).
+    """Returns bytes granted and their arrival time (microseconds, peer's clock), from the body of a GRANT frame.
 
     Raises:
         RemoteProtocolError: The body has the wrong size.
@@ -107,6 +112,9 @@ PING_FRAME = header(PING, 0)
 
 def first_message(first: bytes, control_max: int) -> bytes | None:
     """Returns the encoded message in the first bytes of a connection; None if it is not complete yet.
+
+    For a listener that looks at a dialer's first bytes before it makes a ``FrameReader``. ``first`` has at least one
+    byte.
 
     Raises:
         RemoteProtocolError: The bytes are not the beginning of a control frame of at most ``control_max`` bytes.
@@ -152,10 +160,11 @@ class FrameReader:
     Args:
         on_frame: Called with kind, stream number and body of each complete frame, in order. The
             body is a view of the buffer and valid only during the call.
-        control_max: Bytes of the largest control frame accepted now; small before the peer's proof.
+        control_max: Bytes of the largest control frame accepted now. ``HANDSHAKE_FRAME_MAX`` before the peer's
+            proof: frames of all other kinds are then refused, too, until ``widen``.
         find_room: Called with the stream number and length (bytes) of a chunk that is incomplete; returns
-            memory of that length to receive the chunk, or None. The frame is then passed on
-            as PLACED, with that memory as its body.
+            memory of that length to receive the chunk, or None: it is received in the buffer.
+            With memory the frame is passed on as PLACED, with that memory as its body.
     """
 
     def __init__(
@@ -173,14 +182,15 @@ class FrameReader:
         self._buffer = bytearray(self._size)
         self._view = memoryview(self._buffer)
         self._start = 0
-        self._end = 0
+        self._end = 0  # bytes between the two positions have arrived, and belong to an incomplete frame
         self._placed: memoryview | None = None
-        """Sink's memory of the chunk that is being received directly; None if there is none."""
+        """Sink's memory of the whole chunk that is being received directly; None if the buffer receives."""
         self._placed_stream = 0
+        """Stream number of the chunk that is being received directly; stale while ``_placed`` is None."""
         self._missing = 0
-        """Bytes of that chunk that have not arrived."""
+        """Bytes of the chunk in ``_placed`` that have not arrived: the next reads go into its last ``_missing``."""
         self._read_max = self._size
-        """Bytes that the next read may take (see ``_HEAD_SIZE``)."""
+        """Bytes that the next read into the empty buffer may take: few behind a chunk (see ``_HEAD_SIZE``)."""
 
     def widen(self) -> None:
         """Accept large frames and streams from now on: the peer has proved itself."""
@@ -189,11 +199,14 @@ class FrameReader:
         self._size = self._read_max = _BUFFER_SIZE
 
     def close(self) -> None:
-        """Drop the reference to the sink's memory, which has another owner."""
+        """Drop the reference to a sink's memory when the connection is gone: its owner may then reuse the memory."""
         self._placed = None
 
     def writable(self) -> memoryview:
-        """Returns the memory to read the next bytes into; never empty."""
+        """Returns the memory to read the next bytes into, of the buffer or of a sink; never empty.
+
+        Valid until the next call of ``received``, which must follow the read.
+        """
         if self._placed is not None:
             return self._placed[-self._missing :]
         if self._start == self._end:
@@ -230,7 +243,16 @@ class FrameReader:
             self._on_frame(kind, stream, self._view[body : body + length])
 
     def _place(self, stream: int, body: int, length: int) -> bool:
-        """Receive the rest of a chunk directly into its sink. False if it is too small or the sink has no memory."""
+        """Begin to receive the rest of an incomplete chunk directly into its sink: copies what is in the buffer.
+
+        Args:
+            stream: Number of the chunk's stream.
+            body: Position of the chunk's first byte in the buffer.
+            length: Bytes of the whole chunk.
+
+        Returns:
+            False, and nothing is done, if too few bytes are missing (``_PLACED_MIN``) or the sink has no memory.
+        """
         here = self._end - body
         if length - here < _PLACED_MIN:
             return False

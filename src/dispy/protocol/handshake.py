@@ -37,15 +37,19 @@ from dispy.errors import AuthenticationError, RemoteProtocolError, VersionError
 from dispy.protocol import limits
 from dispy.protocol.frames import first_message, guess_protocol
 
-MAGIC = "dispy"
-NONCE_SIZE = 32
+MAGIC = "dispy"  # first field of Hello: tells dispy's peers from other programs that speak msgpack
+NONCE_SIZE = 32  # bytes
 
 Nonce = Annotated[bytes, Meta(min_length=NONCE_SIZE, max_length=NONCE_SIZE)]
 Role = Annotated[str, Meta(max_length=16)]
 
 
 class Hello(Struct, array_like=True, tag=1):
-    """The dialer's first message. ``versions`` are the protocol versions that it speaks."""
+    """The dialer's first message. ``versions`` are the protocol versions that it speaks (``limits.VERSION``).
+
+    ``role`` is the dialer's ("client"); the listener refuses another than it expects. ``nonce``: 32 fresh random
+    bytes.
+    """
 
     magic: Annotated[str, Meta(max_length=8)]
     versions: Annotated[list[Annotated[int, Meta(ge=0, le=65535)]], Meta(max_length=16)]
@@ -54,20 +58,27 @@ class Hello(Struct, array_like=True, tag=1):
 
 
 class Challenge(Struct, array_like=True, tag=2):
-    """The listener's answer to ``Hello``. ``version`` is the one that it has chosen."""
+    """The listener's answer to ``Hello``. ``version`` is the one that it has chosen among the dialer's.
+
+    ``nonce``: 32 fresh random bytes of the listener.
+    """
 
     version: Annotated[int, Meta(ge=0, le=65535)]
     nonce: Nonce
 
 
 class Proof(Struct, array_like=True, tag=3):
-    """The proof that its sender knows the secret: an HMAC-SHA-256, 32 bytes."""
+    """The proof that its sender knows the secret: an HMAC-SHA-256 over the handshake so far, 32 bytes."""
 
     mac: Annotated[bytes, Meta(min_length=32, max_length=32)]
 
 
 class Refused(Struct, array_like=True, tag=4):
-    """The only answer that a stranger gets. Versions and the use of TLS are public: any connection shows them."""
+    """The only answer that a stranger gets: the listener refuses the connection, for a reason that it does not tell.
+
+    ``versions`` are those that the listener speaks, ``tls`` is True if it speaks TLS only: so an honest dialer can
+    tell its user what to change. Both are public: any connection shows them.
+    """
 
     versions: Annotated[list[Annotated[int, Meta(ge=0, le=65535)]], Meta(max_length=16)]
     tls: bool = False
@@ -78,12 +89,14 @@ _decoder: msgspec.msgpack.Decoder[_Message] = msgspec.msgpack.Decoder(_Message)
 _encode = msgspec.msgpack.Encoder().encode
 
 REFUSAL = _encode(Refused([limits.VERSION]))
+"""Encoded answer of a listener to a dialer without a valid proof, whatever the fault."""
 TLS_REFUSAL = _encode(Refused([limits.VERSION], tls=True))
-"""The answer of a listener with TLS to a dialer that speaks without."""
+"""Encoded answer of a listener that speaks TLS only to a dialer that speaks without."""
 
 
 def _begins_tls(first: bytes) -> bool:
-    """True if the bytes can begin a TLS record with a ClientHello of less than 64 KiB."""
+    """True if a connection's first bytes (at least one) can begin a TLS record with a ClientHello of less than
+    64 KiB: the dialer may be a peer that speaks TLS."""
     length = int.from_bytes(first[3:5]) if len(first) >= 5 else 1
     return (
         b"\x16\x03".startswith(first[:2])
@@ -103,7 +116,8 @@ def find_fault(first: bytes, *, tls: bool) -> tuple[str, bytes] | None:
         tls: True if the listener speaks TLS only.
 
     Returns:
-        The fault, for the log, and the message to send to the stranger (may be empty); None if it may be a peer.
+        The fault, for the log, and the encoded message to send to the stranger (empty: send nothing); None if it may
+        be a peer.
     """
     said = guess_protocol(first)
     if tls:
@@ -130,13 +144,17 @@ def _decode(body: bytes) -> _Message:
 class Handshake:
     """One side of the handshake: messages in, messages out. ``done`` becomes True when the peer has proved itself.
 
+    Send what ``start`` returns, then what ``receive`` returns for each message of the peer. When an error is raised
+    the connection must end.
+
     Args:
         key: The shared secret (32 bytes).
         role: Our role: "client", "node", …
         peer_role: The role that the peer must have.
         nonce: 32 fresh random bytes. A reused nonce would let an old proof be replayed.
         is_dialer: True if we made the connection.
-        channel: Identifies the encrypted channel; equal on both sides unless there is a man in the middle.
+        channel: SHA-256 of the listener's certificate; empty without TLS. Equal on both sides unless there is a man
+            in the middle; then the proof fails.
     """
 
     def __init__(
@@ -148,12 +166,12 @@ class Handshake:
         self._nonce = nonce
         self._is_dialer = is_dialer
         self._channel = channel
-        self._transcript = b""
+        self._transcript = b""  # bytes of Hello, then of Hello and Challenge: what the proofs are made over
         self._expects: type[Hello | Challenge | Proof] = Challenge if is_dialer else Hello
         self.done = False
 
     def start(self) -> bytes | None:
-        """Returns the first message to send; None for the listener, which waits for the dialer's."""
+        """Returns the encoded ``Hello`` to send first; None for the listener, which waits for the dialer's."""
         if not self._is_dialer:
             return None
         hello = _encode(Hello(MAGIC, [limits.VERSION], self._role, self._nonce))
@@ -161,7 +179,7 @@ class Handshake:
         return hello
 
     def receive(self, body: memoryview | bytes) -> bytes | None:
-        """Handle one message of the peer; returns the answer to send, or None.
+        """Handle one encoded message of the peer; returns the encoded answer to send, None if there is none.
 
         Raises:
             AuthenticationError: The peer does not know the secret, has another role, or refused our proof.

@@ -1,4 +1,9 @@
-"""Limits of everything that a peer can send: sizes, counts and lengths, each with its reason."""
+"""Limits of everything that a peer can send: sizes, counts and lengths, each with its reason.
+
+Senders stay within the limits: they cut lists into several messages, and refuse a user's value that is too large. A
+receiver does not rely on that: unless said otherwise below, it ends the connection with ``RemoteProtocolError`` or
+``msgspec.ValidationError`` when a peer exceeds a limit.
+"""
 
 from __future__ import annotations
 
@@ -6,96 +11,114 @@ KIB = 1024
 MIB = 1024 * KIB
 
 VERSION = 1
-"""Version of the protocol. Messages may gain optional fields; any other change needs a new version."""
+"""Version of the protocol. Messages may gain optional fields; any other change needs a new version. Peers with
+different versions do not connect (``VersionError``)."""
 
 CHUNK_NUMBERS_FROM = 1 << 40
-"""First number of the chunks of a ``map``. Submitted jobs are numbered below it, so that their numbers follow their
-ids."""
+"""Job number of the first chunk of a ``map``; later chunks count up from it. Submitted jobs are numbered from 1,
+below it, so that their numbers follow their ids. The journal leaves out all jobs from this number on."""
 
 HANDSHAKE_FRAME_MAX = 512
-"""Bytes of a frame before the proof: the largest honest frame has about 100."""
+"""Bytes of the largest frame body that is accepted before the peer's proof: the largest honest one has about 100."""
 
 CONTROL_FRAME_MAX = 8 * MIB
-"""Bytes of a control frame: twice the longest list of files, eight times the largest batch of jobs."""
+"""Bytes of the largest message (body of a control frame): twice the longest list of files, eight times the largest
+batch of jobs. A sender that would exceed it ends the connection itself (``InternalError``)."""
 
 INLINE_MAX = 64 * KIB
-"""Payloads of this size (bytes) and more travel as streams, so that they delay no control frame."""
+"""Payloads (arguments, results, objects, code, pieces of files) of this size (bytes) and more travel as streams, not
+inside a message, so that they delay no control frame."""
 
 CHUNK_MAX = 1 * MIB
-"""Bytes of one chunk: 10 ms at 1 Gbit/s, the longest time that a control frame waits behind it."""
+"""Bytes of the largest chunk of a stream: 10 ms at 1 Gbit/s, the longest time that a control frame waits behind it.
+Larger payloads are sent in several chunks."""
 
 STREAM_WINDOW = 8 * MIB
-"""Bytes of one stream that may be under way without a grant: 80 ms at 1 Gbit/s."""
+"""Bytes of one stream that may be under way without a grant: 80 ms at 1 Gbit/s. Its sender then waits for a grant;
+other streams and messages go on."""
 
 STREAMS_MAX = 4096
-"""Streams that may be open at once in one direction of a connection."""
+"""Streams that may be open (announced, not yet taken by a message) at once in one direction of a connection. The
+receiver ends the connection when one more is opened; a sender does not count or wait."""
 
 PAYLOAD_MAX = 64 * 1024 * MIB
-"""Bytes of one payload, 64 GiB: more than the memory of most machines today."""
+"""Bytes of the largest payload that a stream may announce, 64 GiB: more than the memory of most machines today. A
+job's file that is larger is refused by its worker already (``EFBIG``)."""
 
 BATCH_MAX = 4096
-"""Jobs or results in one message."""
+"""Items (jobs, results, attempts, …) of the longest list in one message. Senders spread longer lists over several
+messages (``protocol.batches``)."""
 
 BATCH_SIZE_MAX = 1 * MIB
-"""Bytes of payloads, output and reasons in one message of jobs: a message behind it waits as long as behind a chunk.
-The other fields take at most 128 bytes per job, 0.5 MiB together."""
+"""Bytes of payloads, output and reasons in one message of jobs or results: a message behind it waits as long as
+behind a chunk. Senders make several messages of more (``protocol.batches``); receivers do not check this one. The
+other fields take at most 128 bytes per job, 0.5 MiB together."""
 
 OBJECTS_MAX = 4096
-"""Objects put into one computation: each is a file on the computation's nodes."""
+"""Shared objects in one computation: each is a file on the computation's nodes. A program that puts one more gets
+``UsageError``; a node answers one more with ``ObjectStored`` and a reason."""
 
 OPEN_JOBS_MAX = 1_000_000
-"""Jobs that a ``Reconcile`` lists."""
+"""Most attempts, or numbers of batches of results, in one list of the messages after a reconnect (``Reconcile``,
+``Welcome``, …). ``Held`` leaves out further batches."""
 
 NAME_MAX = 512
-"""Characters of a name, an address or a platform text."""
+"""Characters of the longest name, address, path of a node's directory, or platform text in a message."""
 
 REASON_MAX = 64 * KIB
-"""Characters of a reason or traceback; longer texts are cut where they are made (``protocol.output.cut_reason``)."""
+"""Characters of the longest reason or traceback in a message; longer texts are cut where they are made
+(``protocol.output.cut_reason``)."""
 
 OUTPUT_MAX = 1 * MIB
 """Bytes kept of a job's stdout, and as many of its stderr; the middle of longer output is cut."""
 
 FILE_PART = 4 * MIB
-"""Bytes of each part of a file that a job sends, except the last part. One part is under way at a time."""
+"""Bytes of each part of a file that a job sends to its program, except the last part. The job waits for the
+acknowledgement of a part before it sends the next one."""
 
 PRINTED_MAX = 128 * KIB
-"""Bytes of live output in one message, for all running jobs of a computation together: 100 ms at 10 Mbit/s."""
+"""Bytes of live output in one message, for all running jobs of a computation together: 100 ms at 10 Mbit/s. More
+waits until that message is acknowledged; see ``protocol.output.LATE_MAX`` for what is skipped."""
 
 PATH_MAX = 1024
-"""Characters of a file's path below a working directory."""
+"""Characters of the longest path of a file below a working directory; ``files.check_path`` refuses longer ones."""
 
 DEPTH_MAX = 64
-"""Names in a file's path: the receiver opens one directory for each."""
+"""Most names in a file's path, directories included: the receiver opens one directory for each.
+``files.check_path`` refuses deeper paths."""
 
 FILE_NAME_MAX = 240
-"""Bytes of one name in a path: file systems allow 255, and the longer temporary name must fit, too."""
+"""Bytes (UTF-8) of the longest name in a path: file systems allow 255, and the longer temporary name must fit, too.
+``files.check_path`` refuses longer names."""
 
 FILES_MAX = 20_000
-"""Files of one computation, or of one job."""
+"""Most files of one computation, or of one job. The program gets an error for more (``files.check_number``)."""
 
 MANIFEST_MAX = 4 * MIB
-"""Bytes of the list of files of one computation or job, encoded: half of a control frame."""
+"""Bytes of the list of files of one computation or job, encoded: half of a control frame. The program gets an error
+for a longer list (``files.check_number``)."""
 
 JOB_FILES_MAX = 500_000
 """Files of the jobs of one computation that a node has at once; jobs with more files wait at their client. Half of
 the files that a node lists for one client (``NodeSettings.listed_max``)."""
 
 ARRIVED_MAX = 1_000_000
-"""Files that unfinished jobs have sent to one program. The program remembers them until the jobs end: 150 MB."""
+"""Most files that the unfinished jobs of one program may have sent to it; sending one more fails in the job. The
+program remembers each until its job ends, so that a repeated one is not taken twice: 150 MB at this limit."""
 
 ENTRY_BARE_MAX = 64
-"""Bytes of one file in a list of files, without its path."""
+"""Bytes that one file takes in an encoded list of files at most, without its path."""
 
 ENTRY_MAX = 4 * PATH_MAX + ENTRY_BARE_MAX
-"""Bytes of one file in a list of files, with the longest path."""
+"""Bytes that one file takes in an encoded list of files at most, with the longest path."""
 
 PIECES_MAX = 1024
-"""Pieces of files in one message."""
+"""Most pieces of files in one message (``NeedFiles``, ``FileData``); more need several messages."""
 
 PIECE_MAX = 2 * MIB
-"""Bytes of one piece of a file: what must be sent again when a connection breaks, and memory that it needs at
-once."""
+"""Bytes of the largest piece of a file that a node asks for: what must be sent again when a connection breaks, and
+memory that it needs at once. Larger files are fetched in several pieces."""
 
 PIECES_SIZE_MAX = 16 * MIB
-"""Bytes of files that a node asks of a client at once: 80 ms at 1.6 Gbit/s, and a quarter of a small memory file
-system, which holds them until they are on disk."""
+"""Bytes of files that a node has asked a client for and not yet received; it asks for more as they arrive. 80 ms at
+1.6 Gbit/s, and a quarter of a small memory file system, which holds them until they are on disk."""

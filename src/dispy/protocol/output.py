@@ -9,11 +9,13 @@ from dispy.protocol import limits
 CUT_MARK = "\n... [dispy: %d bytes of output cut here] ...\n"
 """Text that replaces the missing middle of long output; ``%d`` is the number of missing bytes."""
 
-_MARK = re.compile(re.escape(CUT_MARK.encode()).replace(rb"%d", rb"(\d+)"))
+_MARK = re.compile(
+    re.escape(CUT_MARK.encode()).replace(rb"%d", rb"(\d+)")
+)  # group 1: the number of missing bytes
 
 LATE_MAX = 8
-"""Messages of live output by which a reader may fall behind, about 0.8 s. Older output is skipped: newer is worth
-more."""
+"""Messages of live output by which a watching client may be behind the job, about 0.8 s. If it is further behind, all
+but the newest output is skipped: newer is worth more."""
 
 
 def join_cut(head: bytes, cut: int, tail: bytes) -> bytes:
@@ -27,10 +29,10 @@ def split_cut(kept: bytes, size_max: int = limits.OUTPUT_MAX) -> tuple[bytes, in
     Args:
         kept: Complete output, or the result of ``join_cut``. Only the latter is longer than ``size_max``, so that
             a job cannot forge a cut.
-        size_max: Bytes above which the output was cut.
+        size_max: Bytes above which output is cut when it is kept (``limits.OUTPUT_MAX``, or as the node is set).
 
     Returns:
-        Head, missing bytes, tail. Complete output is all head, with 0 missing bytes.
+        Head, number of missing bytes, tail. Complete output is all head, with 0 missing bytes.
     """
     found = _MARK.match(kept, size_max // 2) if len(kept) > size_max else None
     if found is None:
@@ -39,7 +41,8 @@ def split_cut(kept: bytes, size_max: int = limits.OUTPUT_MAX) -> tuple[bytes, in
 
 
 def cut_reason(text: str) -> str:
-    """Returns a traceback, with its middle cut out if it is long: a payload must fit beside it in a worker's slot.
+    """Returns a traceback as it may be sent, with its middle cut out if it is long: in a worker's slot, a payload
+    must fit beside it.
 
     The limit is in bytes (32 KiB), not in characters, which take up to four bytes each.
     """
@@ -53,14 +56,14 @@ def cut_reason(text: str) -> str:
 
 
 def next_span(told: int, size: int, share: int) -> tuple[int, int]:
-    """Choose the bytes of a growing output to send next; returns their position and number.
+    """Choose the bytes of a running job's growing output to send next; returns their position and number (0: none).
 
-    A reader that is more than ``LATE_MAX`` shares behind skips to the last ``share`` bytes.
+    If more than ``LATE_MAX`` shares are unsent, all but the last ``share`` bytes are skipped: the reader is too slow.
 
     Args:
-        told: Position up to which the output was sent.
+        told: Position (bytes) up to which the output was sent or skipped.
         size: Size of the output now (bytes). If the job has truncated it below ``told``, nothing is sent.
-        share: Bytes that may be sent now.
+        share: Most bytes that may be sent now: this job's part of a message (``limits.PRINTED_MAX``).
     """
     behind = size - told
     if behind <= 0:

@@ -16,9 +16,9 @@ from dispy.protocol.node import Ended, Printed
 from dispy.protocol.output import CUT_MARK, split_cut
 
 RESTART_MARK = "\n... [dispy: the job was started again; its output begins anew] ...\n"
-"""Text between the outputs of two attempts of a job."""
+"""Text that a reader gets between the outputs of two attempts of a job, on each stream that had printed something."""
 
-_STREAMS = ("stdout", "stderr")
+_STREAMS = ("stdout", "stderr")  # the order of all pairs here
 
 
 class Output(NamedTuple):
@@ -38,7 +38,8 @@ class Final(NamedTuple):
 
     Attributes:
         attempt: Number of the attempt that ended; None if no attempt is known to have ended.
-        texts: Stdout and stderr as they were kept: cut in the middle if they were too long (``protocol.output``).
+        texts: Bytes of stdout and of stderr as they were kept: cut in the middle if they were too long
+            (``protocol.output``).
     """
 
     attempt: int | None
@@ -46,26 +47,36 @@ class Final(NamedTuple):
 
 
 def final_of(ended: Ended) -> Final:
-    """Returns the complete output in the report of a job's end. A job that did not run has no attempt."""
+    """Returns the complete output in a node's report of a job's end, for ``Reader.finish``. If the job did not run,
+    ``attempt`` is None."""
     return Final(ended.attempt if ended.ran else None, (bytes(ended.stdout), bytes(ended.stderr)))
 
 
 class Reader:
     """Position in the output of one job, on both streams; makes ``Output`` of what is new.
 
+    Give it each piece that arrives (``take``), and the job's end (``finish``). Duplicates are dropped, and gaps
+    marked.
+
     Args:
-        is_binary: True: outputs are bytes. False: text.
+        is_binary: True: texts of outputs are bytes. False: they are str.
     """
 
     __slots__ = ("_attempt", "_make", "_streams")
 
     def __init__(self, is_binary: bool = False) -> None:
         self._attempt = -1
+        """Number of the attempt whose output was read last, from 0; -1: none. With another one all begins anew."""
         self._make = _Bytes if is_binary else _Text
+        """Makes the decoder of one stream of one attempt."""
         self._streams = (_Stream(self._make()), _Stream(self._make()))
+        """Positions in stdout and in stderr of that attempt."""
 
     def take(self, printed: Printed) -> list[Output]:
-        """Returns what is new in a piece, stdout first; empty if all of it was there before."""
+        """Returns what is new in a piece of live output, stdout first; empty if all of it was there before.
+
+        A piece of another attempt than before begins with ``RESTART_MARK``.
+        """
         marks = self._begin(printed.attempt)
         pieces = ((printed.stdout_at, printed.stdout), (printed.stderr_at, printed.stderr))
         return _outputs(
@@ -74,7 +85,10 @@ class Reader:
         )
 
     def finish(self, final: Final) -> list[Output]:
-        """Returns what is left of the output when the job has ended, stdout first. Call this last, and once."""
+        """Returns what of the output no piece has brought, when the job has ended, stdout first; empty if nothing.
+
+        Call this last, and once.
+        """
         marks = ("", "") if final.attempt is None else self._begin(final.attempt)
         return _outputs(
             mark + stream.finish(kept) if mark else stream.finish(kept)
@@ -82,7 +96,11 @@ class Reader:
         )
 
     def _begin(self, attempt: int) -> tuple[Any, Any]:
-        """Begin an attempt, if it is a new one. Returns what has to come before its output on stdout and stderr."""
+        """Begin an attempt, if it is another one than before: its positions count from 0.
+
+        Returns:
+            The text or bytes that must precede its output, on stdout and on stderr; empty without a new attempt.
+        """
         if attempt == self._attempt:
             return "", ""
         self._attempt = attempt
@@ -92,12 +110,13 @@ class Reader:
 
 
 def _outputs(texts: Iterator[Any]) -> list[Output]:
-    """Returns an ``Output`` for each of stdout and stderr that is not empty."""
+    """Returns an ``Output`` for each of two texts, of stdout and of stderr, that is not empty."""
     return [Output(name, text) for name, text in zip(_STREAMS, texts, strict=True) if text]
 
 
 class _Text:
-    """Decoder of UTF-8 in pieces: characters may be cut in two between them. Other bytes become ``\\xff``."""
+    """Decoder of UTF-8 in pieces: characters may be cut in two between them. A byte that is not valid becomes a
+    backslash escape, such as ``\\xff``."""
 
     __slots__ = ("_decoder",)
 
@@ -105,11 +124,11 @@ class _Text:
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
 
     def decode(self, data: bytes) -> Any:
-        """Returns the characters that are complete by now; the rest of ``data`` waits for the next piece."""
+        """Returns the characters that are complete by now; up to 3 last bytes of ``data`` wait for the next piece."""
         return self._decoder.decode(data)
 
     def end(self) -> Any:
-        """Returns what is left of an incomplete character when nothing follows, and forgets it."""
+        """Returns the bytes of an incomplete character as escapes, and forgets them: a gap or the end follows."""
         text = self._decoder.decode(b"", True)
         self._decoder.reset()
         return text
@@ -121,12 +140,12 @@ class _Text:
 
     @staticmethod
     def say(text: str) -> Any:
-        """Returns a mark of dispy's own as the reader wants it."""
+        """Returns a mark of dispy's own (``CUT_MARK``, ``RESTART_MARK``) in the reader's type: as text."""
         return text
 
 
 class _Bytes:
-    """Decoder that leaves bytes as they are."""
+    """Decoder that leaves bytes as they are, for jobs that run a program; same methods as ``_Text``."""
 
     __slots__ = ()
 
@@ -145,12 +164,12 @@ class _Bytes:
 
     @staticmethod
     def say(text: str) -> Any:
-        """Returns a mark of dispy's own as bytes."""
+        """Returns a mark of dispy's own (``CUT_MARK``, ``RESTART_MARK``) in the reader's type: as bytes."""
         return text.encode()
 
 
 class _Stream:
-    """Position in one of a job's two streams (bytes).
+    """Position (bytes) up to which one of a job's two streams was read, in one attempt.
 
     Args:
         decoder: Decoder of this stream, for this stream only.
@@ -163,7 +182,10 @@ class _Stream:
         self._decoder = decoder
 
     def take(self, at: int, data: bytes) -> Any:
-        """Returns what is new in a piece that begins at position ``at`` (bytes); a mark first if some is missing."""
+        """Returns what is new in a piece that begins at position ``at`` (bytes), decoded; empty if nothing is.
+
+        If bytes before it are missing, ``CUT_MARK`` with their number comes first.
+        """
         end = at + len(data)
         text = self._decoder.say("")
         if end <= self._position:
@@ -180,14 +202,15 @@ class _Stream:
         return text + self._decoder.decode(data)
 
     def finish(self, kept: bytes) -> Any:
-        """Returns what is left of the output, by the complete output of the job (maybe cut in the middle)."""
+        """Returns what was not read yet of a stream's complete output ``kept`` (maybe cut in the middle), decoded."""
         head, cut, tail = split_cut(kept)
         return self.take(0, head) + self.take(len(head) + cut, tail) + self._decoder.end()
 
     def restart(self) -> Any:
-        """Returns what has to come before the output of another attempt; empty if nothing came of this one."""
+        """Returns what must precede the output of another attempt: ``RESTART_MARK``; empty if this one printed
+        nothing."""
         return self._decoder.end() + self._decoder.say(RESTART_MARK) if self._position else ""
 
 
 _CONTINUATION = bytes(range(0x80, 0xC0))
-"""Bytes of UTF-8 that never begin a character."""
+"""All bytes that are never the first of a character in UTF-8: after a gap they are dropped from the beginning."""

@@ -23,30 +23,36 @@ from collections import deque
 from dispy.protocol import limits
 
 QUEUE_US = 10_000
-"""Waiting time in queues that we aim at, each way (microseconds). A cancel and its answer pass both queues within
-0.1 s."""
+"""Time that our bytes may wait in the queues of kernels and routers, each way (microseconds): the window is made so
+large. A cancel and its answer pass both queues within 0.1 s."""
 
 WINDOW_MIN = 64 * limits.KIB
-"""Smallest window (bytes): 60 ms at 1 MB/s."""
+"""Smallest window (bytes): 60 ms at 1 MB/s. On slower lines a cancel waits longer."""
 
 WINDOW_FIRST = 512 * limits.KIB
-"""Window (bytes) before anything is measured: 50 ms at 10 MB/s. It at most doubles with every round trip."""
+"""Window (bytes) of a new connection, before anything is measured: 50 ms at 10 MB/s. The window at most doubles with
+every round trip."""
 
 WINDOW_MAX = 32 * limits.MIB
-"""Largest window (bytes): enough for 2.5 Gbit/s over 100 ms."""
+"""Largest window (bytes): enough for 2.5 Gbit/s over 100 ms. Faster or longer lines are not filled."""
 
 _CHUNKS = 8
-"""Chunks in a window. A chunk cannot be overtaken, and it is the step in which the line is measured."""
+"""Chunks into which a window is divided: a chunk has an eighth of it, within ``_CHUNK_MIN`` and ``CHUNK_MAX``. A
+chunk cannot be overtaken, and it is the step in which the line is measured."""
 
 _CHUNK_MIN = 16 * limits.KIB
 """Bytes of the smallest chunk, except the last one of a stream."""
 
 _RATES = 4
-"""Rounds whose best rate counts: a line that pauses for a moment has not become slower."""
+"""Number of last rounds whose best rate counts: a line that pauses for a moment has not become slower."""
 
 
 class Pace:
-    """The window of one connection's outgoing streams. All times are microseconds."""
+    """The window of one connection's outgoing streams together: measures the line, and says how much may be sent.
+
+    The sender asks ``chunk_max`` before each chunk, and tells ``sent`` and ``granted``. All times are microseconds:
+    ours of a monotonic clock, the receiver's of its own.
+    """
 
     __slots__ = (
         "_granted",
@@ -64,43 +70,50 @@ class Pace:
 
     def __init__(self) -> None:
         self.window = WINDOW_FIRST
-        """Bytes that may be under way."""
+        """Bytes that may be under way, sent and not granted; recomputed once per round."""
         self._sent = 0
-        """Bytes sent since the connection was made."""
+        """Bytes of chunks sent since the connection was made."""
         self._granted = 0
-        """Bytes granted since the connection was made."""
+        """Bytes granted since the connection was made; never above ``_sent``, whatever the peer grants."""
         self._marks: deque[tuple[int, int]] = deque()
-        """Chunks under way, oldest first: value of ``_sent`` at the chunk's end, and the time when it was sent."""
+        """Chunks under way, oldest first: value of ``_sent`` at the chunk's end, and our time when it was sent."""
         self._is_limiting = False
-        """True if the window has held back a chunk in this round."""
+        """True if the window has held back a chunk in this round. Only then may the window grow: a stream that sends
+        little shows nothing about the line."""
         self._round_arrived: int | None = None
-        """Time (receiver's clock) of the last arrival before this round; None if nothing was under way then."""
+        """Time (receiver's clock) of the arrival that began this round, from which its rate is measured; None if
+        nothing was under way before: the rate is then measured over one round trip."""
         self._round_granted = 0
-        """Value of ``_granted`` at the beginning of this round."""
+        """Value of ``_granted`` (bytes) at the beginning of this round."""
         self._round_end = 0
-        """Value of ``_granted`` at which this round ends: all that was under way at its beginning has arrived."""
+        """Value of ``_granted`` (bytes) at which this round ends: all that was under way at its beginning has
+        arrived."""
         self._rates: deque[float] = deque(maxlen=_RATES)
-        """Rates of the last rounds (bytes per microsecond)."""
+        """Rates of the last rounds (bytes per microsecond), oldest first."""
         self._shortest_trip = self._shortest_way = _NEVER
-        """Shortest time from sending a chunk to its grant (our clock), and to its arrival (difference of two
-        clocks)."""
+        """Shortest time (microseconds) from sending a chunk to its grant (our clock), and to its arrival (difference
+        of two clocks: only changes of it mean anything). What exceeds them was waiting in queues."""
 
     def chunk_max(self) -> int:
-        """Returns the bytes of the next chunk; 0 if none may be sent before a grant arrives."""
+        """Returns the bytes that the next chunk may have; 0 if none may be sent before a grant arrives: the window is
+        full."""
         if self._sent - self._granted >= self.window:
             self._is_limiting = True
             return 0
         return max(_CHUNK_MIN, min(limits.CHUNK_MAX, self.window // _CHUNKS))
 
     def sent(self, count: int, now: int) -> None:
-        """Note that a chunk of ``count`` bytes was handed to the socket."""
+        """Note that a chunk of ``count`` bytes was handed to the socket at time ``now`` (microseconds)."""
         if not self._marks:
             self._begin_round(None)
         self._sent += count
         self._marks.append((self._sent, now))
 
     def granted(self, count: int, arrived: int, now: int) -> None:
-        """Note a grant of ``count`` bytes: ``arrived`` by the receiver's clock, ``now`` by ours."""
+        """Note a grant of ``count`` bytes, and recompute the window if it ends a round.
+
+        ``arrived`` is the time of their arrival by the receiver's clock, ``now`` that of the grant by ours.
+        """
         self._granted = min(self._granted + count, self._sent)
         sent_at = None
         while self._marks and self._marks[0][0] <= self._granted:
@@ -140,4 +153,4 @@ class Pace:
             self._shortest_trip, self._shortest_way = trip, way
 
 
-_NEVER = 1 << 62
+_NEVER = 1 << 62  # longer than any time that is measured (microseconds)

@@ -14,28 +14,30 @@ from dispy.protocol import limits
 
 
 class Sink(Protocol):
-    """Takes the bytes of one payload that arrives."""
+    """Takes the bytes of one payload that arrives, in order: memory, or a file. Its maker knows how to read it."""
 
     def write(self, body: memoryview) -> None:
-        """Take the next bytes; ``body`` is valid only during the call."""
+        """Take the next bytes of the payload, by copying: ``body`` is valid only during the call."""
 
     def room(self, size: int) -> memoryview | None:
-        """Returns memory for the next ``size`` bytes, which are received there and not written; None: use
-        ``write``."""
+        """Returns memory for the payload's next ``size`` bytes: they are received there directly (saves a copy).
+
+        ``write`` is not called for them. None: the sink has no such memory, and ``write`` will bring them.
+        """
 
     def discard(self) -> None:
-        """Drop the payload: it is incomplete, and will stay so."""
+        """Free what the sink holds (memory, a file): the payload is incomplete, and will stay so. The last call."""
 
 
 class MemorySink:
     """A sink whose memory grows as bytes arrive. A peer that announces a large payload and sends none costs
-    nothing."""
+    nothing, so its argument, the announced size (bytes), is not used."""
 
     __slots__ = ("data",)
 
     def __init__(self, size: int) -> None:
         self.data = bytearray()
-        """The bytes that have arrived."""
+        """Bytes of the payload that have arrived; all of it once the stream is complete."""
 
     def write(self, body: memoryview) -> None:
         """Append the next bytes."""
@@ -65,11 +67,18 @@ class IncomingStreams:
         self._make_sink = make_sink
         self._payload_max = payload_max
         self._sizes: dict[int, int] = {}
+        """Announced size (bytes) of each payload, by stream number: from its OPEN until it is taken or dropped."""
         self._arrived: dict[int, int] = {}
+        """Bytes that have arrived of each payload, by stream number; same keys as ``_sizes``."""
         self._sinks: dict[int, Sink] = {}
+        """Sinks of the payloads of which a chunk has come, by stream number."""
 
     def open(self, stream: int, size: int) -> None:
-        """Note that the peer announces a payload of ``size`` bytes; no memory is taken yet."""
+        """Note that the peer announces a payload of ``size`` bytes; no memory is taken yet.
+
+        Raises:
+            RemoteProtocolError: The number is 0 or open, ``STREAMS_MAX`` are open, or the payload is too large.
+        """
         if stream == 0 or stream in self._sizes or len(self._sizes) >= limits.STREAMS_MAX:
             raise RemoteProtocolError(f"stream {stream} cannot be opened")
         if size > self._payload_max:
@@ -78,20 +87,24 @@ class IncomingStreams:
         self._arrived[stream] = 0
 
     def chunk(self, stream: int, body: memoryview) -> None:
-        """Write a chunk into its sink."""
+        """Write a chunk, the next bytes of a stream, into its sink; refused if the stream did not announce it."""
         self._expect(stream, len(body)).write(body)
         self._arrived[stream] += len(body)
 
     def room(self, stream: int, length: int) -> memoryview | None:
-        """Returns memory to receive a chunk of ``length`` bytes in; call ``placed`` then. None: call ``chunk``."""
+        """Returns memory of a stream's sink to receive its next chunk of ``length`` bytes in, without a copy.
+
+        Call ``placed`` when the chunk is there. None: the sink has no such memory; call ``chunk`` with the bytes.
+        """
         return self._expect(stream, length).room(length)
 
     def placed(self, stream: int, length: int) -> None:
-        """Note that a chunk was received in the memory that ``room`` returned."""
+        """Note that a chunk of ``length`` bytes is complete in the memory that ``room`` returned for it."""
         self._arrived[stream] += length
 
     def _expect(self, stream: int, length: int) -> Sink:
-        """Returns the sink of a stream, if ``length`` more bytes are within its announced size."""
+        """Returns the sink of a stream, if ``length`` more bytes are within its announced size; else raises
+        ``RemoteProtocolError``."""
         size = self._sizes.get(stream, -1)
         if self._arrived.get(stream, 0) + length > size:
             raise RemoteProtocolError(f"a chunk that stream {stream} did not announce")
@@ -112,12 +125,12 @@ class IncomingStreams:
             sink.discard()
 
     def close(self) -> None:
-        """Drop all incomplete payloads: the connection is gone."""
+        """Drop all payloads that no message has taken, complete or not: the connection is gone."""
         for stream in list(self._sizes):
             self.abort(stream)
 
     def take(self, stream: int) -> Any:
-        """Returns the sink with a complete payload; the caller owns it from now on.
+        """Returns the sink with the complete payload of a stream, and forgets the stream; the caller owns the sink.
 
         Raises:
             RemoteProtocolError: The payload is not complete, or there is no such stream.
@@ -131,15 +144,17 @@ class IncomingStreams:
 
 
 class Source(Protocol):
-    """Gives the bytes of one payload that leaves. ``size`` is its length (bytes)."""
+    """Gives the bytes of one payload that leaves: from memory, or from a file. ``size`` is its length (bytes)."""
 
     size: int
 
     def read(self, start: int, size: int) -> bytes | memoryview:
-        """Returns ``size`` bytes from position ``start`` on; they must not change afterwards."""
+        """Returns ``size`` bytes from position ``start`` on. They must not change until they have left: the socket
+        may keep a reference to them."""
 
     def close(self) -> None:
-        """Free what the source holds: no more will be read. Called once, also if the payload is given up."""
+        """Free what the source holds (a file, a mapping): no more will be read. Called once, also if the payload is
+        given up."""
 
 
 class MemorySource:
@@ -152,7 +167,7 @@ class MemorySource:
         self.size = len(self._view)
 
     def read(self, start: int, size: int) -> memoryview:
-        """Returns a view of the bytes."""
+        """Returns a view of ``size`` bytes from position ``start`` on; nothing is copied."""
         return self._view[start : start + size]
 
     def close(self) -> None:
@@ -164,7 +179,7 @@ class Group:
 
     Args:
         numbers: Numbers of the streams.
-        message: The message, encoded.
+        message: The message that contains these numbers, encoded.
     """
 
     __slots__ = ("_left", "_message", "numbers")
@@ -172,18 +187,20 @@ class Group:
     def __init__(self, numbers: Sequence[int], message: bytes) -> None:
         self.numbers = numbers
         self._left = len(numbers)
+        """Streams whose last chunk has not left; 0 also if the group was given up."""
         self._message = message
 
     def is_over(self) -> bool:
-        """True if the last chunk of all streams has left, or the group was given up."""
+        """True if the last chunk of all streams has left, and the message with it, or the group was given up."""
         return self._left == 0
 
     def give_up(self) -> None:
-        """Mark the group as given up: no more chunks will be sent."""
+        """Mark the group as given up, so that its message is never sent. The caller stops its streams."""
         self._left = 0
 
     def stream_done(self) -> bytes | None:
-        """Note that one stream has sent its last chunk; returns the message if it was the last stream, else None."""
+        """Note that one stream has sent its last chunk; returns the encoded message, to be sent now, if it was the
+        last stream of the group, else None."""
         self._left -= 1
         return self._message if self._left == 0 else None
 
@@ -191,8 +208,8 @@ class Group:
 class OutgoingStream:
     """One payload that leaves, and how far it has been sent.
 
-    ``offset`` is the number of bytes taken so far; ``window`` the number of bytes that the peer allows now (a grant
-    raises it, a chunk lowers it).
+    ``offset`` is the number of bytes taken so far to be sent. ``window`` is the number of bytes that the peer allows
+    now (a grant raises it, a chunk lowers it); at 0 the stream waits for a grant.
 
     Args:
         number: Stream number, unique among the sender's open streams.
@@ -214,15 +231,19 @@ class OutgoingStream:
         return self.window > 0 and self.offset < self.source.size
 
     def is_done(self) -> bool:
-        """True if all bytes have been taken."""
+        """True if all bytes have been taken to be sent; an empty payload is done from the start."""
         return self.offset >= self.source.size
 
     def left(self) -> int:
-        """Returns the number of bytes that have not been taken."""
+        """Returns the number of bytes that have not been taken to be sent."""
         return self.source.size - self.offset
 
     def next_chunk(self, size_max: int = limits.CHUNK_MAX) -> bytes | memoryview:
-        """Take the next bytes to send, at most ``size_max``; empty if none are left or the window is closed."""
+        """Take the next bytes to send, at most ``size_max`` and as the window allows, and lower the window by them.
+
+        Returns:
+            The bytes; empty if none are left or the window is closed.
+        """
         size = min(size_max, self.window, self.source.size - self.offset)
         chunk = self.source.read(self.offset, size)
         self.offset += size

@@ -30,53 +30,69 @@ from dispy.protocol.node import Ended, FilePart, Job, Name, Number, Reason
 
 # A slot: eight 64-bit words, then the arena. These are the words' indices.
 SLOT_CLAIM = 0
-"""Position of the job that the worker runs: ``claim(record, index)``. Written by the worker before each job."""
+"""Position of the job that the worker runs, or ran last: ``claim(record, index)``. Written by the worker before each
+job; the daemon reads it to know which job is running."""
 SLOT_LIMIT = 1
-"""Position before which the worker stops its record. Written by the daemon."""
+"""Position of the first job of a record that the worker must not start: it ends the record there, and the daemon
+places the rest anew. Written by the daemon; a position of another record has no effect."""
 SLOT_INTERRUPT = 2
-"""Position of the only job that SIGINT is meant for. Written by the daemon, cleared by the worker."""
+"""Position of the only job that SIGINT is meant for: at any other position the worker ignores the signal. Written by
+the daemon, set to 0 by the worker when it raises KeyboardInterrupt in that job."""
 SLOT_COMMITTED = 3
-"""End of the results in the arena that no packet has carried yet (bytes from the arena's start)."""
+"""End of the results in the arena that no packet has carried yet (bytes from the arena's start). Written by the
+worker after each job, so that the daemon can read these results if the worker dies."""
 SLOT_COUNT = 4
-"""Number of results in the arena that no packet has carried yet."""
+"""Number of results in the arena that no packet has carried yet. Written by the worker before ``SLOT_COMMITTED``: a
+reader that sees the new end sees the new count."""
 SLOT_START = 5
-"""Start of the current job (seconds since the epoch, as a double)."""
+"""Start of the current job (seconds since the epoch, as a double). Written by the worker; the daemon reports it to
+the client (``Started``)."""
 SLOT_DROPS = 6
-"""Count of drops of objects: when it changes, the worker looks which ones are gone. Written by the daemon."""
+"""Number of times that shared objects were dropped. Written by the daemon; when it has changed, the worker lets go of
+objects whose files are gone, before its next record."""
 SLOT_UNBUFFER = 7
-"""Position of the only job that SIGURG is meant for: its output must not wait in a buffer. Written by the daemon."""
+"""Position of the only job that SIGURG is meant for: from then to the end of its record the worker does not buffer
+output, as a client watches it. Written by the daemon; at any other position the signal is ignored."""
 SLOT_WORDS = 8
-SLOT_HEADER = SLOT_WORDS * 8
+SLOT_HEADER = SLOT_WORDS * 8  # bytes of the words; the arena begins behind them
 ARENA_SIZE = 256 * limits.KIB
 ARENA_FLUSH = 96 * limits.KIB
-"""Bytes from which a packet of results is sent: with one more inline result it still fits into a packet."""
+"""Bytes of results in the arena above which the worker sends them to the daemon at once, as one packet. Low enough
+that one more result, the largest there is, still fits into the arena before."""
 SLOT_SIZE = SLOT_HEADER + ARENA_SIZE
-"""Bytes of a slot."""
+"""Bytes of a slot: its words and its arena."""
 
 PACKET_MAX = ARENA_SIZE + 4 * limits.KIB
-"""Largest packet on the jobs and replies channels (bytes)."""
+"""Bytes of the largest packet on the jobs and replies channels: the size of its reader's buffer. The kernel would cut
+off the rest of a longer one."""
 RECORD_BYTES_MAX = 96 * limits.KIB
-"""Bytes of arguments in one record."""
+"""Bytes of arguments in one record of several jobs; the next job goes into another record. More than the largest job
+(``INLINE_MAX``), which is a record by itself if need be."""
 RECORD_JOBS_MAX = 256
-"""Jobs in one record."""
+"""Most jobs in one record; further jobs go into another record."""
 
-_INDEX_BITS = 16
+_INDEX_BITS = 16  # of a position, for the index of a job in its record; the record's number is above them
 
 
 def claim(record: int, index: int) -> int:
-    """Returns the position of job ``index`` of a record, as one number. Positions grow over the life of a worker."""
+    """Returns the position of job ``index`` (from 0) of a record, as one number.
+
+    Positions grow over the life of a worker, as its records are numbered upward.
+    """
     return (record << _INDEX_BITS) | index
 
 
 def split_claim(value: int) -> tuple[int, int]:
-    """Returns record number and index of a position."""
+    """Returns record number and index of a position: the inverse of ``claim``."""
     return value >> _INDEX_BITS, value & ((1 << _INDEX_BITS) - 1)
 
 
 class Record(Struct, array_like=True):
-    """Jobs that one worker runs one after another; an empty record only wakes the worker.
+    """Jobs that one worker runs one after another, in this order. An empty record only wakes the worker, so that it
+    looks at its slot.
 
-    ``live`` is True if a client wants the output of some of these jobs while they run: Python must not buffer it.
+    ``record`` is the record's number, unique on its worker. ``live`` is True if a client wants the output of some of
+    these jobs while they run: Python must not buffer it.
     """
 
     record: Number
@@ -91,7 +107,9 @@ class Load(Struct, array_like=True, tag=1):
     """The computation that this host is for: the first message, sent once.
 
     ``code_path`` is a file with the pickled code, ``work_path`` the working directory, ``segment_path`` the directory
-    for large payloads. ``output_max``: bytes kept of stdout, and as many of stderr, of each job.
+    for large payloads. ``name`` is the computation's. ``node_name`` and ``node_ip_addr`` are told to jobs.
+    ``isolate`` True: each job runs in a process of its own, forked by the worker. ``output_max``: bytes kept of
+    stdout, and as many of stderr, of each job; the middle of more is cut.
     """
 
     name: Name
@@ -103,25 +121,30 @@ class Load(Struct, array_like=True, tag=1):
     isolate: bool
     output_max: Number = limits.OUTPUT_MAX
     free_path: str = ""
-    """Directory of free segments, which can be used again; empty: none."""
+    """Directory of free segments: files whose memory is used again for results, as making new memory costs more;
+    empty: there is none."""
     message_timeout_s: float = 10.0
     """Seconds that a job which sends a value or a file waits for the acknowledgement, unless the call says
-    otherwise."""
+    otherwise. The call then fails."""
     setup_per_worker: bool = False
-    """True if ``setup`` is called in each worker; False: once, in the host."""
+    """True if ``setup`` is called in each worker, after its fork; False: once, in the host, before workers are
+    forked."""
     setup_timeout_s: float = 0.0
-    """Seconds that ``setup`` may take; 0: no limit."""
+    """Seconds that ``setup`` may take; after that it counts as failed. 0: no limit."""
     file_max: Number = 0
-    """Bytes of the largest file that jobs may send; 0: no limit."""
+    """Bytes of the largest file that jobs may send to their program; sending a larger one fails in the job. 0: no
+    limit."""
     disk_path: str = ""
-    """Directory for segments that do not fit into ``segment_path``; equal to it if that is on disk already."""
+    """Directory for segments that do not fit into ``segment_path``, which is memory; equal to ``segment_path`` if
+    that is on disk already."""
 
 
 class Fork(Struct, array_like=True, tag=2):
-    """Start a worker; ``slot`` is the index of its slot in the shared memory.
+    """Start a worker; ``WorkerStarted`` answers, or ``WorkerExited`` with a reason.
 
-    Four descriptors come with the message: the worker's jobs and replies sockets, and the memory files that become
-    its stdout and stderr.
+    ``worker`` is its number, by which all later messages name it. ``slot`` is the index of its slot in the shared
+    memory. Four descriptors come with the message: the worker's jobs and replies sockets, and the memory files that
+    become its stdout and stderr.
     """
 
     worker: Number
@@ -129,19 +152,20 @@ class Fork(Struct, array_like=True, tag=2):
 
 
 class Interrupt(Struct, array_like=True, tag=3):
-    """Send SIGINT to a worker. ``SLOT_INTERRUPT`` in its slot has the position that it is meant for."""
+    """Send SIGINT to a worker: a job was cancelled. ``SLOT_INTERRUPT`` in its slot has that job's position."""
 
     worker: Number
 
 
 class Kill(Struct, array_like=True, tag=4):
-    """End a worker and everything it started."""
+    """Kill a worker, and all processes that it started. ``WorkerExited`` follows."""
 
     worker: Number
 
 
 class Unbuffer(Struct, array_like=True, tag=5):
-    """Send SIGURG to a worker. ``SLOT_UNBUFFER`` in its slot has the position that it is meant for."""
+    """Send SIGURG to a worker: a client watches a running job. ``SLOT_UNBUFFER`` in its slot has that job's
+    position."""
 
     worker: Number
 
@@ -150,19 +174,21 @@ class Unbuffer(Struct, array_like=True, tag=5):
 
 
 class Loaded(Struct, array_like=True, tag=32):
-    """The computation is ready; ``warning`` names parts of it that will fail, or is empty."""
+    """The computation is loaded, and workers can be forked. ``warning`` is a text for the client about code that may
+    fail here, or about what ``setup`` left running; empty if there is none."""
 
     warning: Reason = ""
 
 
 class LoadFailed(Struct, array_like=True, tag=33):
-    """The computation cannot be loaded on this node; ``reason`` says why."""
+    """The computation cannot be loaded on this node, or its ``setup`` failed; ``reason`` says why. The daemon reports
+    the computation as failed."""
 
     reason: Reason
 
 
 class WorkerStarted(Struct, array_like=True, tag=34):
-    """A worker process exists."""
+    """A worker process exists: answer to ``Fork``. ``pid`` is its process id."""
 
     worker: Number
     pid: Number
@@ -179,7 +205,8 @@ class WorkerExited(Struct, array_like=True, tag=35):
 
 
 class SettingUp(Struct, array_like=True, tag=36):
-    """``setup`` begins now. The daemon ends the host if it takes longer than ``Load.setup_timeout_s``."""
+    """``setup`` begins now, in the host. The daemon ends the host if ``setup`` takes longer than
+    ``Load.setup_timeout_s``. Sent only if there is such a limit."""
 
 
 ToHost = Load | Fork | Interrupt | Kill | Unbuffer
@@ -196,10 +223,12 @@ _RAN = struct.Struct("<BBHIQ")
 RAN_HEADER = _RAN.size
 _ARRAY32 = struct.Struct(">BI")
 ARENA_HEAD = RAN_HEADER + _ARRAY32.size
-"""Bytes at the start of the arena that ``pack_ran`` fills in when a packet goes out."""
+"""Bytes at the start of the arena that ``pack_ran`` fills in when a packet goes out; results begin behind them."""
 
 LAST_OF_RECORD = 1
+"""Flag of a packet of results: the worker is done with the record, and wants the next one."""
 RETIRING = 2
+"""Flag of a packet of results: the worker exits now, as its last job left threads or processes behind."""
 
 
 def pack_ran(
@@ -212,9 +241,9 @@ def pack_ran(
 
     Args:
         buffer: Memory of the packet.
-        offset: Position of the head (bytes).
+        offset: Position (bytes) in ``buffer`` that the head is written to; the results begin ``ARENA_HEAD`` behind.
         flags: ``LAST_OF_RECORD`` if the record is done, ``RETIRING`` if the worker exits now.
-        executed: Jobs of the record that have been run so far.
+        executed: Number of the record's jobs that have been run so far.
         record: Number of the record.
         count: Results in the packet.
     """
@@ -242,7 +271,8 @@ def unpack_ran(packet: memoryview) -> tuple[int, int, int, list[Ended]]:
     """Returns flags, number of jobs run of the record so far, record number, and results of a packet.
 
     Raises:
-        ValueError, msgspec.DecodeError, RecursionError: The packet is not one of results (see ``NONSENSE``).
+        ValueError, msgspec.DecodeError, RecursionError: The packet is not one of results (see ``NONSENSE``): a job
+            wrote to the channel of its worker, which is ended then.
     """
     if len(packet) < RAN_HEADER:
         raise ValueError(f"{len(packet)} bytes are no packet of results")
@@ -251,7 +281,11 @@ def unpack_ran(packet: memoryview) -> tuple[int, int, int, list[Ended]]:
 
 
 class ProvisionalValue(Struct, array_like=True):
-    """A provisional result of a running job, or one part of a file that it sends."""
+    """A provisional result of a running job, or one part of a file that it sends; answered by ``SentAcknowledged``.
+
+    ``number`` and ``attempt`` name the job. ``serial`` counts what the attempt sends, from 1. ``payload`` is the
+    pickled value or the part's bytes; if they are large, it is empty and ``stream`` is the number of a segment.
+    """
 
     number: Number
     attempt: Number
@@ -263,10 +297,10 @@ class ProvisionalValue(Struct, array_like=True):
 
 
 class SentAcknowledged(Struct, array_like=True):
-    """The answer to the ``ProvisionalValue`` with this ``serial``: the client has it, or (``delivered`` False) never
-    will.
+    """The answer to the ``ProvisionalValue`` with this ``serial``: the client has it, or (``delivered`` False) will
+    not get it. The job that waits for it goes on.
 
-    ``reason`` says why the client refuses it; empty if there is none.
+    ``reason`` says why the client refuses it; empty if it does not, or the connection broke.
     """
 
     number: Number
@@ -277,41 +311,54 @@ class SentAcknowledged(Struct, array_like=True):
 
 
 def object_name(number: int) -> str:
-    """Returns the name of the file with a shared object, in the segment directory of its computation."""
+    """Returns the name of the file with shared object ``number``, in the segment directory of its computation.
+
+    Workers that need the object map this file. When it is gone, the object was dropped.
+    """
     return f"object-{number}"
 
 
 _NAME_BITS = 40
-"""Bits of a result's number in its file's name. A pid takes 22 more; together they are the 62 bits of a
-``Number``."""
+"""Bits of a result's number in its file's name; the worker's pid is above them. A pid takes 22 bits; together they
+are the 62 bits of a ``Number``."""
 
 
 def result_name(pid: int, number: int) -> int:
-    """Returns the name of the file with a large result. It holds the worker's pid, so that the node can remove the
-    file if the worker dies before it has reported it."""
+    """Returns the name of the file (a decimal number) with a large result: ``number`` counts the worker's files.
+
+    The name holds the worker's pid, so that the node can remove the file if the worker dies before it has reported
+    it.
+    """
     return pid << _NAME_BITS | number
 
 
 def kept_name(pid: int, number: int) -> str:
-    """Returns the name of the file with arguments that a worker still uses after the job."""
+    """Returns the new name of a file with arguments that something in the worker still refers to after the job.
+
+    A client's file is renamed, not removed: the link that stays tells the client not to use the file again. The node
+    removes it when the process with this pid is dead. ``number`` counts the worker's files.
+    """
     return f"kept-{pid}-{number}"
 
 
 def writer(name: str) -> int:
-    """Returns the pid of the worker that wrote a file, by the file's name; 0 for files of the node and of clients."""
+    """Returns the pid of the worker that wrote or kept a segment, by the file's name; 0 for files of the node and of
+    clients. The node removes files whose worker is dead."""
     if name.startswith("kept-"):
         return int(name.split("-")[1])
     return int(name) >> _NAME_BITS if name.isdecimal() else 0
 
 
 LENGTH = struct.Struct(">I")
-"""Length of a message on the control channel (4 bytes, big endian), in front of it."""
+"""Form of the length of a message on the control channel, in front of it: 4 bytes, big endian; value in bytes."""
 
 CONTROL_MAX = 1 * limits.MIB
-"""Bytes of the largest message on the control channel."""
+"""Bytes of the largest message on the control channel. The daemon gives up a host that announces a larger one: a job
+has written to the channel."""
 
 NONSENSE = (msgspec.DecodeError, ValueError, RecursionError)
-"""Errors that decoding raises if a job has written to the channels of its worker or host."""
+"""Errors that decoding raises if a job has written to the channels of its worker or host. The daemon then ends that
+worker or host."""
 
 ended_decoder: msgspec.msgpack.Decoder[list[Ended]] = msgspec.msgpack.Decoder(list[Ended])
 record_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)

@@ -20,7 +20,7 @@ from dispy.system.escaping import lines
 
 
 class ArrivedBatches:
-    """Numbers of the batches that have arrived from one node.
+    """Numbers of the batches of results that have arrived from one node: tells which number may be acknowledged.
 
     Invariant: all batches up to ``received`` have arrived or will never come; ``ahead`` and the gaps are above it,
     and disjoint.
@@ -28,14 +28,16 @@ class ArrivedBatches:
 
     def __init__(self) -> None:
         self.received = 0
-        """Number up to which all batches have arrived, or will never come; 0: none."""
+        """Number up to which all batches have arrived, or will never come; 0: none. The node is told it, and forgets
+        the results of these batches."""
         self.ahead: set[int] = set()
-        """Numbers above ``received`` that have arrived out of order."""
+        """Numbers of batches above ``received`` that have arrived out of order."""
         self._gaps: dict[int, int] = {}
-        """Ranges of numbers that will never come, as the node says: last number of each range, by its first."""
+        """Ranges of batch numbers above ``received`` that will never come, as the node says: last number of each
+        range, by its first."""
 
     def note(self, batch: int) -> None:
-        """Note that a batch has arrived; one that has arrived before changes nothing."""
+        """Note that the batch with this number has arrived; one that has arrived before changes nothing."""
         if batch > self.received:
             self.ahead.add(batch)
         while True:
@@ -49,7 +51,7 @@ class ArrivedBatches:
                 break
 
     def forget(self) -> None:
-        """Begin anew: the node has forgotten us, and counts from 1 again."""
+        """Begin anew: the node has forgotten us (``Welcome.known`` is False), and counts batches from 1 again."""
         self.received = 0
         self.ahead.clear()
         self._gaps.clear()
@@ -71,13 +73,13 @@ class ArrivedBatches:
 
 
 def take_parts(connection: Connection, message: node.JobsEnded, adopt: Callable[[int, int], Sized]) -> None:
-    """Fetch values and output of a batch that travelled beside it, and escape the texts.
+    """Put into the results of a batch the values and output that travelled beside it, and escape their texts.
 
     Args:
         connection: The connection that the batch has arrived on; its streams are taken.
         message: The batch; its results are completed in place.
-        adopt: Takes a file over from the node's shared memory: called with the numbers of computation and segment.
-            Raises ``OSError`` or ``ValueError`` if it cannot.
+        adopt: Takes a file over from the node's shared memory: called with the numbers of computation and segment;
+            returns the value, pickled. Raises ``OSError`` or ``ValueError`` if it cannot.
     """
     for ended in message.ended:
         if ended.reason:
@@ -95,9 +97,11 @@ def take_parts(connection: Connection, message: node.JobsEnded, adopt: Callable[
 
 
 def take_shared(ended: node.Ended, computation: int, adopt: Callable[[int, int], Sized]) -> None:
-    """Take a result over from the node's shared memory. The node keeps its file until the batch is acknowledged.
+    """Take a result's value over from the node's shared memory into ``ended.payload`` (``adopt`` as in
+    ``take_parts``).
 
-    If the file is gone, the job ends as terminated with ``died``, so that it may run again.
+    The node keeps its file until the batch is acknowledged. If the file is gone, the job ends as terminated with
+    ``died``, so that it may run again.
     """
     try:
         ended.payload = adopt(computation, ended.segment)  # type: ignore[assignment]  # never encoded
@@ -109,7 +113,8 @@ def take_shared(ended: node.Ended, computation: int, adopt: Callable[[int, int],
 
 
 def take_output(connection: Connection, ended: node.Ended) -> None:
-    """Fetch a job's output if it travelled as a stream, and check the checksum of a result that was on a disk.
+    """Put a job's output that travelled as a stream into ``ended``, and check the checksum of a result that was on a
+    disk.
 
     Call it when the value is in ``ended.payload`` already. Without memory for the output, the output is empty.
     """
@@ -124,8 +129,8 @@ def take_output(connection: Connection, ended: node.Ended) -> None:
 
 
 def _check_stored(ended: node.Ended) -> None:
-    """Compare a result with its checksum. A damaged one ends as terminated with ``died``, so that it may run
-    again."""
+    """Compare the streams of a result with its checksum (CRC-32). A damaged result is dropped, and ends as terminated
+    with ``died``, so that the job may run again. The end of a cancelled job stays as it is."""
     crc = zlib.crc32(ended.payload) if ended.stream else 0
     if ended.output_stream:
         crc = zlib.crc32(ended.stderr, zlib.crc32(ended.stdout, crc))

@@ -58,21 +58,23 @@ from dispy.system.shared_memory import SharedPool
 logger = logging.getLogger("dispy.scheduler")
 
 DIAL_S = 10.0
-"""Seconds after which an attempt to connect is given up; the next one follows if the node is known."""
+"""Seconds after which an attempt to connect is given up. If the node has introduced itself before, the next attempt
+follows; else the link fails."""
 
 SLOW_S = 1.5
-"""Seconds without an answer after which the owner is told that the node is slow (``Owner.link_slow``)."""
+"""Seconds without an introduction of the node, from the first dial, after which the owner is told that it is slow
+(``Owner.link_slow``). The link goes on trying."""
 
 REDIAL_S = 0.1
 """Pause (seconds) between two attempts to reach a node whose connection broke."""
 
 Trace = Callable[[str, Any], None]
-"""A function that logs the messages of one connection: called with a direction in words, and the message."""
+"""Function that logs messages of one connection: called with a direction ("says", "is told") and the message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Address at which a node is expected, with the secret to use there.
+    """Address at which a node is expected, with the secret to use there. Links are found by it: host, port and key.
 
     Attributes:
         host: Host name or IP address.
@@ -91,7 +93,11 @@ class Target:
 
 @dataclass(slots=True)
 class NodeInfo:
-    """Description of a node that has introduced itself."""
+    """Description of one incarnation of a node, from its ``Welcome``.
+
+    ``name`` and ``platform`` are texts for the user. ``cpus`` is the number of CPUs that it offers now (0: none);
+    ``ip_addr`` the address at which the link has reached it.
+    """
 
     node: NodeId
     target: Target
@@ -100,11 +106,11 @@ class NodeInfo:
     platform: str
     ip_addr: str
     is_gone: bool = False
-    """True if the node is lost, or has left."""
+    """True if the node is lost, or has left; it never becomes False again."""
     bytes_sent: int = 0
     """Bytes sent to the node over all connections; brought up to date by ``SchedulerService.nodes``."""
     bytes_received: int = 0
-    """Bytes received from the node, as ``bytes_sent``."""
+    """Bytes received from the node over all connections; brought up to date as ``bytes_sent``."""
     shortage: str = ""
     """Why the node offers no CPUs; empty if it offers some or has given no reason."""
     available: Available | None = None
@@ -114,7 +120,7 @@ class NodeInfo:
     them."""
 
     def addresses(self) -> list[str]:
-        """Returns all addresses at which the node has answered, the first one first."""
+        """Returns all IP addresses at which the node has answered, ``ip_addr`` first."""
         return [self.ip_addr, *self.aliases]
 
 
@@ -124,12 +130,12 @@ class Owner(Protocol):
     Attributes:
         identity: 16 bytes that name us to nodes, the same on all connections.
         name: Our name, as nodes show it.
-        origin: User and machine of this program, for the logs of nodes.
-        clock: Source of the time.
+        origin: User and machine of this program, for the logs of nodes; empty: not told.
+        clock: Source of the time (monotonic seconds).
         pulse_s: Heartbeat interval of all links (seconds).
         tracer: Makes the function that logs the messages of a link; None: messages are not logged.
-        memory: Shared memory with large payloads, which nodes of this machine take by name; None: not used.
-        after_note: Calls a function as soon as the results so far are written to the journal; None: there is none.
+        memory: Files in memory with large payloads, which nodes of this machine take by name; None: all are sent.
+        after_note: Calls a function as soon as the results so far are written to the journal; None: no journal.
     """
 
     identity: bytes
@@ -161,7 +167,7 @@ class Owner(Protocol):
 
 
 class Link:
-    """One node, over successive connections.
+    """One node, over successive connections; dials again when one breaks (states: see the module).
 
     Args:
         owner: Object that is told what happens to the link.
@@ -173,35 +179,39 @@ class Link:
         self.target = target
         self.info: NodeInfo | None = None
         self.shared = ""
-        """The node's directory on the memory file system; empty if this process does not see it."""
+        """Path of the node's directory on the memory file system, through which large payloads go; empty if this
+        process does not see it: they are sent."""
         self.connection: Connection | None = None
-        """The connection that has proved itself; None while there is none."""
+        """The connection that has proved itself; None while there is none: nothing can be sent."""
         self.batches = ArrivedBatches()
         self._sending: dict[tuple[int, int], tuple[int, Group]] = {}
-        """Computation and streams of attempts whose large arguments may still be under way, by job number and
-        attempt. Entries that are over are removed when there are 64."""
+        """Number of the computation, and streams, of attempts whose large arguments may still be under way, by job
+        number and attempt: so that a cancel can stop them. Entries that are over are removed when there are 64."""
         self._broken_at: float | None = None
-        """Time (monotonic seconds) at which the connection broke; None while it stands."""
+        """Time (monotonic seconds) at which the connection broke, until the node has proved itself again; else None.
+        Tells timers of an earlier break from those of this one."""
         self._refusals = 0
-        """Refusals by the node in a row (other secret or version)."""
+        """Refusals by the node in a row (other secret or version). At the second the node counts as lost."""
         self._task: asyncio.Task[None] | None = None
         """Task that dials; None or done while no dial is under way."""
         self.is_closed = False
+        """True once the link was closed or has failed: it does not dial again."""
         self.acknowledge: node.Acknowledge | None = None
-        """Acknowledgement that leaves with the next message; None if there is nothing to acknowledge."""
+        """Acknowledgement of results that leaves with the next message; None if there is nothing to acknowledge."""
         self.is_acknowledging = False
-        """True while a timer runs that sends ``acknowledge`` in any case."""
+        """True while a timer runs that sends ``acknowledge`` by itself if no message has taken it along."""
         self._past = (0, 0)
-        """Bytes sent and received over earlier connections."""
+        """Bytes sent, and bytes received, over earlier connections that had proved themselves."""
         self._made: Connection | None = None
-        """The last connection made; it may not have proved itself yet."""
+        """The last connection made, to be aborted by ``close``; it may not have proved itself yet."""
         self._heir: node.Welcome | None = None
         """Introduction of the next incarnation, while results that it has taken over are awaited; None otherwise."""
         self.noted = 0
-        """Number up to which all batches are also in the journal (``Owner.after_note``); 0 without a journal."""
+        """Number up to which all batches are also in the journal (``Owner.after_note``), and only these are
+        acknowledged; 0 without a journal."""
 
     def dial(self) -> None:
-        """Connect in the background, unless that is under way."""
+        """Begin to connect in the background, unless that is under way; the owner is told the outcome."""
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._dial())
 
@@ -225,7 +235,7 @@ class Link:
             await asyncio.sleep(REDIAL_S)
 
     def _on_slow(self) -> None:
-        """Report that the node has not introduced itself yet: its users may be waiting."""
+        """Tell the owner if the node has not introduced itself yet, ``SLOW_S`` after a dial: its users may wait."""
         if self.info is None and not self.is_closed:
             self._owner.link_slow(self)
 
@@ -252,7 +262,7 @@ class Link:
         return self._made
 
     def abort_unready(self) -> None:
-        """End a connection that has not proved itself yet."""
+        """End a connection that has not proved itself yet, if there is one: the link is closed."""
         if self._made is not None and self._made is not self.connection:
             self._made.abort(ConnectionError("not wanted any more"))
 
@@ -262,7 +272,7 @@ class Link:
     # The connection's side.
 
     def on_ready(self, connection: Connection) -> None:
-        """Introduce ourselves: the node has proved itself."""
+        """Introduce ourselves (``Attach``) and begin the heartbeat: the node has proved itself."""
         if self.is_closed:
             connection.abort(ConnectionError("not wanted any more"))
             return
@@ -390,7 +400,10 @@ class Link:
         self.dial()
 
     def _await_return(self, broken_at: float, ticks: int) -> None:
-        """Give the node up after this many looks, unless it is back. Time in which we stood still does not count."""
+        """Give the node up after this many of our timer ticks, unless it is back by then.
+
+        ``broken_at`` is ``_broken_at`` of the break that is meant. Time in which we stood still does not count.
+        """
         if self._broken_at == broken_at and not self.is_closed:
             if ticks:
                 tick_s = self._owner.pulse_s / TICKS
@@ -410,7 +423,10 @@ class Link:
         watched: list[int],
         files: list[node.JobFiles],
     ) -> None:
-        """Send a job with large arguments as a stream; messages that are sent meanwhile overtake it."""
+        """Send a job with its large arguments as a stream; messages that are sent meanwhile overtake it.
+
+        ``watched`` and ``files`` are the fields of its ``RunJobs``. The job can be stopped on its way (``give_up``).
+        """
         bare = node.Job(job.number, job.attempt, b"")
         parts: list[tuple[Any, str, Source]] = [(bare, "stream", MemorySource(job.payload))]
         group = connection.send_streamed(parts, node.RunJobs(computation, [bare], watched, files))
@@ -419,8 +435,8 @@ class Link:
         self._sending[job.number, job.attempt] = computation, group
 
     def give_up(self, connection: Connection, message: node.CancelJobs) -> list[node.Attempt]:
-        """Stop sending the large arguments of cancelled jobs; returns the attempts that the node will never hear
-        of."""
+        """Stop sending the large arguments of the jobs in a cancel; returns the attempts that the node will never
+        hear of: they need no cancel."""
         given_up = []
         for attempt in message.attempts if self._sending else ():
             _, group = self._sending.pop((attempt.number, attempt.attempt), (0, None))
@@ -429,7 +445,7 @@ class Link:
         return given_up
 
     def give_up_all(self, connection: Connection, computation: int) -> None:
-        """Stop sending large arguments of all jobs of a computation."""
+        """Stop sending large arguments of all jobs of a computation: it is closed."""
         for key, (other, group) in list(self._sending.items()):
             if other == computation:
                 connection.give_up(group)
@@ -442,18 +458,18 @@ class Link:
             self.connection.send(node.SetPulse(self._owner.pulse_s))
 
     def send_acknowledge(self) -> None:
-        """Send the acknowledgement of results, if there is one and the connection stands."""
+        """Send the acknowledgement of results, if there is one; without a connection it is dropped."""
         message, self.acknowledge = self.acknowledge, None
         if message is not None and self.connection is not None:
             self.connection.send(message)
 
     def on_acknowledge_due(self) -> None:
-        """Send the acknowledgement now: no message has left for a while that could have carried it."""
+        """Send the acknowledgement now, if no message has taken it along since the timer was started."""
         self.is_acknowledging = False
         self.send_acknowledge()
 
     def traffic(self) -> tuple[int, int]:
-        """Returns bytes sent and bytes received over all connections."""
+        """Returns bytes sent, and bytes received, over all connections of this link that have proved themselves."""
         connection = self.connection
         sent, received = self._past
         if connection is None:

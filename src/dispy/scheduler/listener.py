@@ -12,50 +12,61 @@ from dispy.scheduler.link import NodeInfo, Target
 class Listener(Protocol):
     """The object that is told what happens: the client library's engine.
 
-    All methods are called on the scheduler's loop; they must not block. ``found`` is the node that the news is about.
+    All methods are called on the scheduler's loop, and must not block. ``found`` is the node that the news is about.
+    An ``action`` is the core's: it names computation and jobs by number (``core.scheduling.actions``).
     """
 
     def on_node_known(self, found: NodeInfo) -> None:
-        """A node has introduced itself. The listener allocates it to the computations that may use it."""
+        """A node has introduced itself, or was found at another address, too (``found.aliases``).
+
+        The listener allocates it to the computations that may use it; until then no job is sent there.
+        """
 
     def on_node_gone(self, found: NodeInfo, reason: str) -> None:
-        """A node is lost, or has left; ``reason`` is a sentence for the user. Its jobs were told of before."""
+        """A node is lost, or has left; ``reason`` is a sentence for the user. ``found`` is not used any more.
+
+        What becomes of its jobs was told before (``on_requeued``, ``on_ended_here``).
+        """
 
     def on_unreachable(self, target: Target, error: Exception) -> None:
-        """A node did not answer for ``link.SLOW_S`` (the link goes on), cannot be reached, or refused us."""
+        """No node has introduced itself at an address: none answered for ``link.SLOW_S`` (the link goes on trying),
+        it cannot be reached, or it refused us (the link is given up). ``error`` says which."""
 
     def on_ended(self, action: core.TellEnded, found: NodeInfo) -> None:
-        """Jobs have reached their final status on a node."""
+        """Jobs have reached their final status on a node; ``action.ended`` has their results. Once per job."""
 
     def on_ended_here(self, action: core.TellEndedHere) -> None:
-        """Jobs have reached their final status in this program, without a result of a node."""
+        """Jobs have reached their final status in this program, without a result of a node: they were cancelled or
+        given up; ``action.reason`` says why. Once per job."""
 
     def on_started(self, action: core.TellStarted, found: NodeInfo) -> None:
-        """Jobs are running on a node."""
+        """Jobs are running on a node. Most jobs shorter than 10 ms are never told."""
 
     def on_requeued(self, action: core.TellRequeued) -> None:
-        """Jobs wait in the queue again: their node was lost or gave them back."""
+        """Jobs wait in the queue again, for any node: their node was lost or gave them back."""
 
     def on_value(self, action: core.TellValue, found: NodeInfo) -> None:
-        """A job has sent a provisional result, or a part of a file."""
+        """A job has sent a provisional result, or a part of a file, and waits for the listener's acknowledgement."""
 
     def on_printed(self, action: core.TellPrinted) -> None:
-        """Running jobs have printed something."""
+        """Running jobs that are watched have printed something. The node sends more when this is acknowledged."""
 
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
-        """A node has become usable for a computation, or is not usable any more."""
+        """A node has become usable for a computation, or is not usable any more (``action.is_usable``)."""
 
     def on_vacated(self, action: core.TellVacated, found: NodeInfo) -> None:
-        """A computation has left a node that it may return to. The listener allocates it anew, or drops the node."""
+        """A computation has left a node that it may return to. The listener allocates CPUs there anew, or gives the
+        node up for this computation."""
 
     def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
-        """A node's credit for a computation has a new reason (``Credit.reason``)."""
+        """A node says anew why it takes fewer jobs of a computation than it has CPUs (``Credit.reason``)."""
 
     def on_files_needed(self, message: node.NeedFiles, found: NodeInfo) -> None:
         """A node asks for pieces of files. The listener answers with ``SchedulerService.send_pieces``."""
 
     def on_files(self, action: core.TellFiles) -> None:
-        """Files are in place in a working directory, or cannot be put there."""
+        """Files are in place in a computation's working directory on a node, or cannot be put there
+        (``action.reason``)."""
 
     def on_cpus(self, found: NodeInfo) -> None:
         """A node may offer another number of CPUs than before (``found.cpus``)."""
@@ -64,4 +75,4 @@ class Listener(Protocol):
         """A node has reported its free resources (``found.available``)."""
 
     def on_jobs_listed(self, found: NodeInfo, message: node.JobsListed) -> None:
-        """A node has answered ``SchedulerService.ask_jobs``."""
+        """A node has answered ``SchedulerService.ask_jobs``; ``message.serial`` is that of the question."""

@@ -43,20 +43,22 @@ TICK_S = 0.02
 Runs only while there are jobs and several nodes."""
 
 ACKNOWLEDGE_S = 0.05
-"""Seconds after which results are acknowledged at the latest; earlier with the next message to their node."""
+"""Seconds after which results are acknowledged at the latest; earlier with the next message to their node. Until then
+the node keeps them."""
 
 PIECES_BATCH = 256 * limits.KIB
-"""Bytes of small files in one message: 2 ms at 1 Gbit/s, for which a cancel may have to wait."""
+"""Bytes of small pieces of files from which on a message is sent, and the next ones go into another: 2 ms at 1
+Gbit/s, for which a cancel may have to wait."""
 
 
 class SchedulerService:
-    """The scheduling core with its links to nodes.
+    """The scheduling core with its links to nodes: one for each program.
 
     Args:
         identity: 16 random bytes that name this scheduler to nodes, new for each scheduler.
         name: The program's name, as nodes show it.
-        listener: Object that is told what happens.
-        clock: Source of the time.
+        listener: Object that is told what happens to nodes and jobs.
+        clock: Source of the time (monotonic seconds).
     """
 
     def __init__(self, identity: bytes, name: str, listener: Listener, clock: Clock = time) -> None:
@@ -66,29 +68,31 @@ class SchedulerService:
         self.origin = ""
         """User and machine of this program, for the logs of nodes; empty: not told."""
         self.memory: SharedPool | None = None
-        """Shared memory with large payloads, which nodes of this machine take by name; None: not used."""
+        """Files in memory with large payloads, which nodes of this machine take by name; None: all are sent."""
         self.after_note: Callable[[Callable[[], None]], object] | None = None
         """Calls a function as soon as the results so far are written to the journal; None: there is no journal.
         Results are acknowledged only then, as nodes forget acknowledged results."""
         self.on_send: dict[int, Callable[[node.RunJobs], None]] = {}
-        """Functions that are called before jobs leave for a node, by computation."""
+        """Functions that are called with each ``RunJobs`` before it leaves for a node, by number of the computation:
+        the journal notes the jobs' numbers."""
         self._given = given_prefix(identity) << GIVEN_BITS
-        """Number of the last file that was linked into a node's directory (``Job.given``)."""
+        """Number of the last file that was linked into a node's directory (``Job.given``). Its upper bits name this
+        scheduler, so that numbers of different programs differ."""
         self._listener = listener
         self._machine = Machine()
         self._lock = threading.RLock()
-        """Guards the core against ``try_submit``, which runs on any thread."""
+        """Guards the core's state between the loop and threads in ``try_submit``, which do not wait for it."""
         self._loop = asyncio.get_running_loop()
         self._links: dict[Target, Link] = {}
         """Links by address. Several addresses may lead to one link, as one node may answer at all of them."""
         self._by_node: dict[NodeId, Link] = {}
-        """Links to nodes that have introduced themselves."""
+        """Links to nodes that have introduced themselves and are not lost, by the node's id."""
         self._tick: asyncio.TimerHandle | None = None
         """Timer of the next ``core.Tick``; None while there is nothing to look for."""
         self.tracer: Callable[[Link], Trace] | None = None
         """Makes the function that logs the messages of a link; None while nothing is logged (``tracing``)."""
         self.pulse_s = PULSE_S
-        """Heartbeat interval of all links (seconds)."""
+        """Heartbeat interval of all links (seconds); change it by ``set_pulse``."""
         self._perform_by_type: dict[type[core.Action], Callable[[Any], None]] = {
             core.Send: self._send,
             core.TellEnded: lambda a: listener.on_ended(a, self._info(a.node)),
@@ -110,7 +114,7 @@ class SchedulerService:
 
     @property
     def state(self) -> core.State:
-        """The core's state. Only read it."""
+        """The core's state: computations, nodes and jobs. Only read it, on the loop."""
         return self._machine.state
 
     def handle(self, event: core.Event) -> None:
@@ -128,9 +132,13 @@ class SchedulerService:
                 link.connection.flush()
 
     def try_submit(self, computation: int, job: node.Job) -> bool:
-        """Submit a job from any thread, if it can leave for a node this moment. False, and nothing is done, if not.
+        """Submit a job from any thread, if it can leave for a node this moment.
 
         This is the path of a single job that the program waits for: the loop's thread need not wake up for it.
+
+        Returns:
+            False, and nothing is done, if other jobs wait, no node is free, the job is large, or the core is busy.
+            The caller then submits it on the loop.
         """
         if not self._lock.acquire(blocking=False):
             return False
@@ -162,7 +170,7 @@ class SchedulerService:
         return True
 
     def schedule_tick(self) -> None:
-        """Start the timer that looks for jobs to steal, unless it runs or there is only one node."""
+        """Start the timer (``TICK_S``) that looks for jobs to steal, unless it runs or there is only one node."""
         if self._tick is None and len(self._by_node) > 1:
             self._tick = self._loop.call_later(TICK_S, self._on_tick)
 
@@ -182,7 +190,7 @@ class SchedulerService:
     # Links.
 
     def reach(self, target: Target) -> None:
-        """Connect to a node, unless there is a link to this address."""
+        """Begin to connect to a node, unless there is a link to this address. The listener is told the outcome."""
         if target not in self._links:
             link = self._links[target] = Link(self, target)
             link.dial()
@@ -192,7 +200,8 @@ class SchedulerService:
         return target in self._links
 
     def ask_jobs(self, node_id: NodeId, computation: int, serial: int) -> None:
-        """Ask a node which jobs of a computation run there; ``Listener.on_jobs_listed`` gets the answer.
+        """Ask a node which jobs of a computation run there; ``Listener.on_jobs_listed`` gets the answer, with the
+        same ``serial``.
 
         Raises:
             SilenceError: The connection to the node is broken.
@@ -205,7 +214,7 @@ class SchedulerService:
         link.connection.send(node.ListJobs(computation, serial))
 
     def is_sending(self, node_id: NodeId) -> bool:
-        """True if large payloads are on their way to a node."""
+        """True if large payloads, sent as streams, are on their way to a node: jobs may wait for them."""
         link = self._by_node.get(node_id)
         return link is not None and link.connection is not None and link.connection.is_streaming
 
@@ -216,7 +225,7 @@ class SchedulerService:
         return link.connection.silent_s if link is not None and link.connection is not None else 0.0
 
     def nodes(self) -> list[NodeInfo]:
-        """Returns all nodes that have introduced themselves and are not lost, with current traffic counts."""
+        """Returns all nodes that have introduced themselves and are not lost, with traffic counts (bytes) of now."""
         found = []
         for link in self._by_node.values():
             if link.info is not None:
@@ -235,7 +244,7 @@ class SchedulerService:
         self._lose(link, f"node {link.info.name} ({link.target.host}:{link.target.port}) is lost: {error}")
 
     def link_slow(self, link: Link) -> None:
-        """Tell the listener that a node has not answered yet."""
+        """Tell the listener that a node has not answered for ``SLOW_S``: the user may have given a wrong address."""
         error = SilenceError(
             f"no answer for {SLOW_S:g} s",
             hint="check its address and port, and the firewalls on the way",
@@ -248,7 +257,7 @@ class SchedulerService:
         self._lose(link, f"node {link.info.name} was started anew")
 
     def link_silent(self, link: Link) -> None:
-        """Tell the core that a connection broke: it sends nothing there until the link is up again."""
+        """Tell the core that a node's connection broke: it sends nothing there until the link is up again."""
         assert link.info is not None
         self.handle(core.NodeSilent(link.info.node))
 
@@ -376,7 +385,8 @@ class SchedulerService:
             connection.send(message)
 
     def _acknowledge_noted(self, link: Link, received: int) -> None:
-        """Acknowledge results that are in the journal now: the node may forget them."""
+        """Acknowledge batches up to number ``received``: they are in the journal now, and the node may forget
+        them."""
         link.noted = max(link.noted, min(received, link.batches.received))
         link.acknowledge = node.Acknowledge(link.noted)
         link.send_acknowledge()
@@ -407,7 +417,7 @@ class SchedulerService:
     def send_pieces(self, node_id: NodeId, computation: int, pieces: list[node.FilePiece]) -> None:
         """Send pieces of files that a node has asked for: large ones as streams, small ones together in messages.
 
-        If the node is not connected the pieces are dropped: it will ask again.
+        If the node is not connected the pieces are dropped: it asks again after the reconnect.
         """
         link = self._by_node.get(node_id)
         connection = link.connection if link is not None else None
@@ -430,14 +440,15 @@ class SchedulerService:
             connection.send(node.FileData(computation, batch))
 
     def send_unreadable(self, node_id: NodeId, message: node.FileUnreadable) -> None:
-        """Tell a node that it will not get a file; dropped if it is not connected."""
+        """Tell a node that it will not get a file; dropped if it is not connected: it asks again after the
+        reconnect."""
         link = self._by_node.get(node_id)
         if link is not None and link.connection is not None and link.connection.is_ready:
             link.connection.send(message)
 
     def _send_cancel(self, link: Link, connection: Connection, message: node.CancelJobs) -> None:
-        """Send a cancel. Large arguments that are still under way are stopped: their jobs come back as never
-        started."""
+        """Send a cancel. Large arguments of cancelled jobs that are still under way are stopped, and the core is told
+        that the node has returned these jobs: it never had them."""
         given_up = link.give_up(connection, message)
         if given_up:
             assert link.info is not None
@@ -452,7 +463,8 @@ class SchedulerService:
         """Link a payload's file into the shared memory directory of a node of this machine.
 
         Returns:
-            The file's number there; 0 if the node does not share memory, or the payload is not in a file.
+            The file's number there (``Job.given``); 0: send the payload, as the node does not share memory, or the
+            payload is not in a file.
         """
         if not link.shared or self.memory is None:
             return 0
@@ -473,7 +485,8 @@ class SchedulerService:
             self._listener.on_usable(action, self._info(action.node))
 
     def close(self, *, forget: bool = True) -> None:
-        """End all links. ``forget`` False: nodes keep jobs and results, to be recovered."""
+        """End all links. ``forget`` True: nodes end our jobs and drop results. False: they keep both, to be
+        recovered."""
         if self._tick is not None:
             self._tick.cancel()
         for link in list(self._links.values()):

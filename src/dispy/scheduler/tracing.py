@@ -20,17 +20,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dispy.scheduler")
 
+# The core's entry function: event and time (monotonic seconds) to the actions that it decides on.
 Decide = Callable[[core.Event, float], list[core.Action]]
 
 _ON_LINKS = (core.FromNodeEvent, core.Send)
-"""Events and actions that are logged as messages already."""
+"""Types of events and actions that are not logged here: links log the messages in them already."""
 
 _QUIET = (core.Tick,)
-"""Events that are not logged: they come all the time."""
+"""Types of events that are not logged: they come all the time (every 20 ms)."""
 
 
 def set_tracing(service: SchedulerService, is_on: bool) -> None:
-    """Turn tracing on or off, for all links of a scheduler. On the loop."""
+    """Turn tracing on or off, for all links of a scheduler, and for links made later. On the loop.
+
+    The caller sees to it that the logger's level fits. Nothing is done if tracing is on or off already.
+    """
     if is_on == service.is_traced:
         return
     service.tracer = tracer if is_on else None
@@ -42,7 +46,7 @@ def set_tracing(service: SchedulerService, is_on: bool) -> None:
 
 
 def tracer(link: Link) -> Trace:
-    """Returns the function that a link's connection calls with each message."""
+    """Returns the function that a link's connection calls with each message, to log it (``Connection.trace``)."""
     return partial(_on_message, link)
 
 

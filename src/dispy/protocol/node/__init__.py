@@ -176,6 +176,7 @@ __all__ = [
     "to_node_decoder",
 ]
 
+# Each side decodes with the union of messages that the other may send: any other message ends the connection.
 ToNode = (
     Attach
     | Reconcile

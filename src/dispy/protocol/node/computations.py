@@ -14,10 +14,11 @@ class Compute(Struct, array_like=True, tag=3):
     """Open a computation on the node: load its code, so that jobs can run. ``ComputationReady`` or
     ``ComputationFailed`` follows.
 
-    ``code`` is pickled, and the node does not unpickle it; large code is a stream, as in ``Job``. ``grace_s`` is the
-    time (seconds) between the interrupt of a cancelled job and its end by force. ``dest_path`` names the working
-    directory; empty: the node chooses. An ``exclusive`` computation keeps all others from starting jobs on the node,
-    from now until it is closed or its client is dead.
+    ``code`` is pickled, and the node does not unpickle it; large code is a stream, as in ``Job``. ``isolate`` True:
+    each job runs in a process of its own. ``grace_s`` is the time (seconds) between the interrupt of a cancelled job
+    and its end by force. ``dest_path`` names the working directory, which other computations may share; empty: the
+    node chooses one. An ``exclusive`` computation keeps all others from starting jobs on the node, from now until it
+    is closed or its client is dead.
     """
 
     computation: Number
@@ -28,33 +29,38 @@ class Compute(Struct, array_like=True, tag=3):
     grace_s: Annotated[float, Meta(ge=0, le=86400)] = 5.0
     dest_path: Name = ""
     live: bool = False
-    """True if the client wants the output of all its jobs while they run."""
+    """True if the client wants the output of all its jobs while they run (``JobsPrinted``)."""
     exclusive: bool = False
     life: Number = 0
     """Generation of the computation on this node, from 0. Raised when it is closed and reopened, so that a node that
     missed both messages (its connection broke) cannot confuse the two."""
     message_timeout_s: Annotated[float, Meta(ge=0, le=1e6)] = 10.0
     """Seconds that a job which sends a value or a file waits for the acknowledgement, unless the call says
-    otherwise."""
+    otherwise. The call then fails."""
     setup_per_worker: bool = False
-    """True if ``setup`` is called in each worker; False: once, in the host."""
+    """True if ``setup`` is called in each worker; False: once, in the host that forks the workers."""
     setup_timeout_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
-    """Seconds that ``setup`` may take; 0: no limit."""
+    """Seconds that ``setup`` may take; then it counts as failed. 0: no limit."""
     files: Files = []
     """Files that must be in the working directory before any code runs. The node asks for those that it lacks
     (``NeedFiles``)."""
     keep: bool = False
-    """True if the working directory stays when the computation is closed."""
+    """True if the working directory stays when the computation is closed; False: it is removed. The node may be set
+    to remove it in any case."""
 
 
 class CloseComputation(Struct, array_like=True, tag=7):
-    """Close a computation: the node ends its unfinished jobs and forgets it."""
+    """Close a computation (its number): the node ends its unfinished jobs without reports, and forgets it. Its
+    batches that were not acknowledged stay, unless the client recovers (``Recover``)."""
 
     computation: Number
 
 
 class PutObject(Struct, array_like=True, tag=12):
-    """An object that many jobs of a computation read; answered by ``ObjectStored``. Fields are as in ``Job``."""
+    """Store an object that many jobs of a computation read, under ``number``; answered by ``ObjectStored``.
+
+    ``payload`` is the pickled object; ``stream`` and ``given`` say where it is instead if it is large, as in ``Job``.
+    """
 
     computation: Number
     number: Number
@@ -64,15 +70,16 @@ class PutObject(Struct, array_like=True, tag=12):
 
 
 class DropObjects(Struct, array_like=True, tag=13):
-    """Remove these objects: no job needs them any more."""
+    """Remove the shared objects with these numbers: no job needs them any more."""
 
     computation: Number
     numbers: Annotated[list[Number], Meta(max_length=limits.OBJECTS_MAX)]
 
 
 class ComputationReady(Struct, array_like=True, tag=33):
-    """The computation is loaded; ``Credit`` follows. ``life`` is as in its ``Compute``.
+    """The computation is loaded; ``Credit`` follows, and then jobs may be sent.
 
+    ``life`` is as in the ``Compute`` that is answered: the scheduler ignores an answer of another generation.
     ``warning`` names parts of the code that differ on the node from the program's; empty if there are none.
     """
 
@@ -82,8 +89,8 @@ class ComputationReady(Struct, array_like=True, tag=33):
 
 
 class ComputationFailed(Struct, array_like=True, tag=34):
-    """The computation cannot run on this node; ``reason`` says why. ``JobsReturned`` follows with its waiting
-    jobs."""
+    """The computation cannot run on this node, and the node has forgotten it; ``reason`` says why. ``JobsReturned``
+    follows with its jobs that have not ended. ``life`` is as in its ``Compute``."""
 
     computation: Number
     reason: Reason
@@ -93,8 +100,9 @@ class ComputationFailed(Struct, array_like=True, tag=34):
 class Credit(Struct, array_like=True, tag=35):
     """How many unfinished jobs of a computation the node takes from now on (back-pressure by credit).
 
-    ``slots`` jobs start at once, ``backlog`` more may wait on the node. Both may fall below the jobs that are there
-    already; those stay. ``reason`` says why the slots are fewer than the node's CPUs; empty if they are not.
+    ``slots`` jobs start at once, ``backlog`` more may wait on the node; the scheduler keeps all others in its queue.
+    Both may fall below the jobs that are there already; those stay. ``reason`` says why the slots are fewer than the
+    node's CPUs, for the user; empty if they are not.
     """
 
     computation: Number
@@ -104,7 +112,7 @@ class Credit(Struct, array_like=True, tag=35):
 
 
 class ObjectStored(Struct, array_like=True, tag=43):
-    """The object is stored, and jobs that start from now on find it; with a ``reason`` it is not stored.
+    """Object ``number`` is stored, and jobs that start from now on find it; with a ``reason`` it is not stored.
 
     ``again`` True: send it again when the node gives credit again, as there may be room then. False: it will never
     fit.

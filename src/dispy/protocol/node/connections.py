@@ -19,22 +19,24 @@ from dispy.protocol.node.jobs import Attempt
 class Attach(Struct, array_like=True, tag=1):
     """The scheduler's introduction: its first message on each connection.
 
-    ``client`` is the same on all connections of one scheduler. ``received`` is the number up to which it has all
-    batches of results; the node sends later batches again.
+    ``client`` is the same on all connections of one scheduler; a newer connection replaces an older one. ``name`` is
+    the program's, for the node's log. ``received`` is the number up to which it has all batches of results (0: none):
+    the node forgets these, and sends later ones again. The node answers with ``Welcome``.
     """
 
     client: Identity
     name: Name
     received: Number = 0
     origin: Name = ""
-    """User and machine of the program, as the program says itself: "alice@ws7". Only for logs."""
+    """User and machine of the program, as the program says itself: "alice@ws7". Only for logs; empty: not told."""
 
 
 class Reconcile(Struct, array_like=True, tag=2):
     """All attempts that the scheduler believes to be on the node: sent after a ``Welcome`` that is ``known``.
 
-    The node ends all other attempts of this client, and answers with ``Reconciled``: what it lacks.
-    ``computations``: generation (``Compute.life``) of each computation that should be there, by number.
+    The node ends all other attempts of this client, and forgets computations that are not named or have another
+    generation. It answers with ``Reconciled``: what it lacks. ``computations``: generation (``Compute.life``) of each
+    computation that should be there, by its number.
     """
 
     attempts: Annotated[list[Attempt], Meta(max_length=limits.OPEN_JOBS_MAX)]
@@ -42,11 +44,12 @@ class Reconcile(Struct, array_like=True, tag=2):
 
 
 class ShareMemory(Struct, array_like=True, tag=11):
-    """The client sees the node's directory on the memory file system: large results may stay there, as segments."""
+    """The client sees the node's directory on the memory file system. From now on, on this connection, large results
+    stay there as files (``Ended.segment``), which the client takes over, and are not sent as streams."""
 
 
 class Recover(Struct, array_like=True, tag=20):
-    """The question what the node holds of these computations; answered by ``Held``.
+    """The question which jobs and results the node holds of these computations (numbers); answered by ``Held``.
 
     Sent after ``Welcome``, instead of ``Reconcile``, by a program that fetches the jobs of a dead scheduler in the
     dead one's name. From then on ``CloseComputation`` also drops results that were not acknowledged.
@@ -60,30 +63,33 @@ class Detach(Struct, array_like=True, tag=10):
 
 
 class SetPulse(Struct, array_like=True, tag=17):
-    """Heartbeat interval of this connection from now on (seconds), for both directions (see ``net.heartbeat``)."""
+    """Heartbeat interval of this connection from now on (seconds), for both directions (see ``net.heartbeat``).
+
+    Without this message it is ``settings.PULSE_S``. A side that hears nothing for five intervals ends the connection.
+    """
 
     pulse_s: Annotated[float, Meta(ge=0.01, le=3600)]
 
 
 class LimitCpus(Struct, array_like=True, tag=16):
-    """Run at most ``cpus`` jobs of this scheduler at once. Jobs that run already go on, even above the limit.
+    """Run at most ``cpus`` jobs of this scheduler at once (0: start none); further jobs wait on the node or go back.
 
-    Valid until the next ``LimitCpus``, also on later connections. The CPUs that the node offers are a limit in any
-    case.
+    Jobs that run already go on, even above the limit. Valid until the next ``LimitCpus``, also on later connections.
+    The CPUs that the node offers are a limit in any case.
     """
 
     cpus: Count
 
 
 class Available(Struct, array_like=True, tag=61):
-    """Resources that are free on the node: part of ``Welcome``, and sent from time to time."""
+    """Resources that are free on the node, for the user's information: part of ``Welcome``, and sent at intervals."""
 
     cpu: Percent
     """Idle CPU (percent)."""
     memory: Number
-    """Bytes of memory that programs can get without swapping."""
+    """Memory that programs can get without swapping (bytes)."""
     disk: Number
-    """Free bytes of the file system with the working directories."""
+    """Free space of the file system with the working directories (bytes)."""
     swap: Percent
     """Free swap space (percent)."""
 
@@ -91,10 +97,11 @@ class Available(Struct, array_like=True, tag=61):
 class Welcome(Struct, array_like=True, tag=32):
     """The node's introduction: its answer to ``Attach``. ``node`` names its incarnation: each start has a new one.
 
-    ``known`` is True if this incarnation knows the client already; then both sides reconcile. Results that the node
-    keeps for the client follow at once: the batches whose numbers are in ``kept``. ``last`` is the number of the last
-    batch that was ever made for the client. ``before`` names earlier incarnations whose results this one has taken
-    over from their spool; all else that they had is lost.
+    ``name`` is the node's, ``cpus`` the number of CPUs that it offers (jobs at once; 0: none for now), ``platform`` a
+    text such as ``platform.platform()`` gives. ``known`` is True if this incarnation knows the client already; then
+    both sides reconcile. Results that the node keeps for the client follow at once: the batches whose numbers are in
+    ``kept``. ``last`` is the number of the last batch that was ever made for the client. ``before`` names earlier
+    incarnations whose results this one has taken over from their spool; all else that they had is lost.
     """
 
     node: Identity
@@ -109,20 +116,22 @@ class Welcome(Struct, array_like=True, tag=32):
 
 
 class Reconciled(Struct, array_like=True, tag=40):
-    """Attempts and computations of a ``Reconcile`` that the node does not have: the scheduler sends them again."""
+    """Attempts and computations (numbers) of a ``Reconcile`` that the node does not have: the scheduler sends them
+    again. Attempts whose results are still to be acknowledged are not among them."""
 
     attempts: Annotated[list[Attempt], Meta(max_length=limits.OPEN_JOBS_MAX)]
     computations: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)]
 
 
 class Leaving(Struct, array_like=True, tag=41):
-    """The node stops now. Jobs whose end it did not report have been killed."""
+    """The node stops now, or gives this client up; ``reason`` says why. Its last message: the scheduler counts the
+    node as lost at once, and does not dial again. Jobs whose end it did not report have been killed."""
 
     reason: Reason = ""
 
 
 class HeldJobs(Struct, array_like=True):
-    """Attempts of one computation."""
+    """Attempts of one computation (its number): an element of the lists in ``Held``."""
 
     computation: Number
     attempts: Annotated[list[Attempt], Meta(max_length=limits.OPEN_JOBS_MAX)]
@@ -143,12 +152,15 @@ class Held(Struct, array_like=True, tag=52):
 
 
 class NodeCpus(Struct, array_like=True, tag=42):
-    """The node offers this number of CPUs from now on. ``reason`` says why it is 0, if its user or draining wants
-    that."""
+    """The node offers this number of CPUs (jobs at once, of all its clients) from now on; running jobs above it go
+    on.
+
+    ``reason`` says why it is 0 (``DRAINING``); empty if it is not, or no reason is known.
+    """
 
     cpus: Count
     reason: Reason = ""
 
 
 DRAINING = "it is being drained: it takes no new jobs, and leaves when those that run have ended"
-"""The reason in ``NodeCpus`` and ``Credit`` while the node is being drained."""
+"""Text of the reason in ``NodeCpus`` and ``Credit`` while the node is being drained; shown to the user."""

@@ -1,4 +1,5 @@
-"""Field types of the messages between scheduler and node: decoding refuses values outside their bounds."""
+"""Field types of the messages between scheduler and node: decoding refuses values outside their bounds, and the
+connection ends."""
 
 from __future__ import annotations
 
@@ -14,17 +15,18 @@ from dispy.protocol.files import FileEntry
 Name = Annotated[str, Meta(max_length=limits.NAME_MAX)]
 Reason = Annotated[str, Meta(max_length=limits.REASON_MAX)]
 Inline = Annotated[bytes, Meta(max_length=limits.INLINE_MAX)]
-"""A payload inside a message; larger ones travel as streams."""
+"""A payload (bytes) inside a message; from ``INLINE_MAX`` on it travels as a stream."""
 Captured = Annotated[bytes, Meta(max_length=limits.INLINE_MAX)]
-"""Output of a job inside a message; larger output travels as a stream."""
+"""Complete output of an ended job on stdout or stderr (bytes), inside a message; larger output travels as a
+stream."""
 Glimpse = Annotated[bytes, Meta(max_length=limits.PRINTED_MAX)]
-"""Output of a job that is still running."""
+"""New output of a job that is still running (bytes)."""
 Count = Annotated[int, Meta(ge=0, le=1 << 31)]
 Number = Annotated[int, Meta(ge=0, le=1 << 62)]
-"""The number of a job, computation, stream or batch, or a size in bytes."""
+"""Number of a job, computation, stream or batch, or a size or position in bytes."""
 WallTime = Annotated[float, Meta(ge=0, le=1e11)]
-"""Seconds since the epoch. The bounds exclude negative, infinite and NaN, which would break arithmetic."""
+"""Time in seconds since the epoch. The bounds exclude negative, infinite and NaN, which would break arithmetic."""
 Percent = Annotated[float, Meta(ge=0, le=100)]
 Identity = Annotated[bytes, Meta(min_length=16, max_length=16)]
-"""16 random bytes that name a client or an incarnation of a node."""
+"""Name of a client (new for each scheduler) or of an incarnation of a node (new at each start): 16 random bytes."""
 Files = Annotated[list[FileEntry], Meta(max_length=limits.FILES_MAX)]

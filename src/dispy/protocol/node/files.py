@@ -16,7 +16,10 @@ from dispy.protocol.node.fields import Count, Files, Inline, Number, Reason
 
 
 class FilePiece(Struct, array_like=True, gc=False):
-    """A piece of a file: its bytes from ``offset`` on. ``data`` is empty if they travel as ``stream`` (0: none)."""
+    """A piece of the file with this digest: its bytes from position ``offset`` on, an element of ``FileData``.
+
+    ``data`` is empty if they are many and travel as stream ``stream`` of the connection (0: they do not).
+    """
 
     digest: Digest
     offset: Size
@@ -25,14 +28,15 @@ class FilePiece(Struct, array_like=True, gc=False):
 
 
 class FileData(Struct, array_like=True, tag=70):
-    """Pieces that ``NeedFiles`` has asked for, all of them or some; the others follow."""
+    """Pieces of files that ``NeedFiles`` has asked for, all of them or some; the others follow."""
 
     computation: Number
     pieces: Annotated[list[FilePiece], Meta(max_length=limits.PIECES_MAX)]
 
 
 class FileUnreadable(Struct, array_like=True, tag=71):
-    """A file that the node has asked for cannot be sent; ``reason`` says why. Jobs that need the file fail."""
+    """The file with this digest, which the node has asked for, cannot be sent; ``reason`` says why. Jobs that need
+    the file fail, or the whole computation does if it needs the file."""
 
     computation: Number
     digest: Digest
@@ -40,10 +44,10 @@ class FileUnreadable(Struct, array_like=True, tag=71):
 
 
 class PlaceFiles(Struct, array_like=True, tag=72):
-    """Put files into the working directory of a computation now; answered by ``FilesPlaced``.
+    """Put files into the working directory of a computation now; ``FilesPlaced`` answers with the same ``request``.
 
-    Idempotent: it is sent again after a reconnect if there was no answer, and files that are there already stay as
-    they are.
+    The node asks for those files that it lacks (``NeedFiles``). Idempotent: it is sent again after a reconnect if
+    there was no answer, and files that are there already stay as they are.
     """
 
     computation: Number
@@ -52,7 +56,8 @@ class PlaceFiles(Struct, array_like=True, tag=72):
 
 
 class Piece(Struct, array_like=True, gc=False):
-    """A piece of a file that the node lacks: ``size`` bytes from ``offset`` on."""
+    """A piece of a file that the node lacks: ``size`` bytes of the file with this digest, from position ``offset``
+    on."""
 
     digest: Digest
     offset: Size
@@ -60,9 +65,10 @@ class Piece(Struct, array_like=True, gc=False):
 
 
 class NeedFiles(Struct, array_like=True, tag=80):
-    """Pieces of files that the node lacks for a computation or its jobs; ``FileData`` answers.
+    """Pieces of files that the node lacks for a computation or its jobs; ``FileData`` or ``FileUnreadable`` answers.
 
-    The node asks for no more than it can store, and asks again after a reconnect; the client remembers nothing.
+    The node asks for at most ``limits.PIECES_SIZE_MAX`` bytes at once, for more as they arrive, and anew after a
+    reconnect; the client remembers nothing.
     """
 
     computation: Number
@@ -70,9 +76,9 @@ class NeedFiles(Struct, array_like=True, tag=80):
 
 
 class FilesProgress(Struct, array_like=True, tag=81):
-    """How many files and bytes have arrived, of those that a computation or its jobs wait for.
+    """How many files and bytes have arrived, of those that a computation or its jobs wait for: for the user.
 
-    0 of 0: no more files are on their way.
+    ``files`` of ``files_max`` files, and ``size`` of ``size_max`` bytes. All 0: no more files are on their way.
     """
 
     computation: Number
@@ -83,7 +89,8 @@ class FilesProgress(Struct, array_like=True, tag=81):
 
 
 class FilesPlaced(Struct, array_like=True, tag=82):
-    """The files of a ``PlaceFiles`` are in place; with a ``reason`` they are not, and never will be."""
+    """The files of the ``PlaceFiles`` with this ``request`` are in place; with a ``reason`` they are not, and never
+    will be."""
 
     computation: Number
     request: Number

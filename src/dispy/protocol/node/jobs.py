@@ -18,7 +18,7 @@ FINISHED = 11
 
 
 class Job(Struct, array_like=True, gc=False):
-    """One attempt of a job, with its arguments.
+    """One attempt of a job, with its arguments: an element of ``RunJobs``. ``attempt`` counts the job's runs from 0.
 
     ``payload`` is the pickled call; neither scheduler nor node unpickles it. A large call (from ``INLINE_MAX`` bytes
     on) is elsewhere, and ``payload`` is empty: ``stream`` is the number of a stream of the connection, or of a
@@ -34,20 +34,20 @@ class Job(Struct, array_like=True, gc=False):
 
 
 class Attempt(Struct, array_like=True, gc=False, frozen=True):
-    """The name of one attempt of a job."""
+    """The name of one attempt of a job: the job's number, and how many times it was tried before."""
 
     number: Number
     attempt: Count
 
 
 class Ended(Struct, array_like=True, gc=False):
-    """How an attempt ended.
+    """How an attempt ended: an element of ``JobsEnded``.
 
-    ``payload`` is the pickled value if ``status`` is FINISHED, else the pickled exception, or nothing; ``stream`` as
-    in ``Job``. ``start`` and ``end`` are seconds since the epoch by the node's clock. ``reason`` is a traceback or a
-    sentence if ``status`` is not FINISHED. ``stdout`` and ``stderr`` are the job's output; large output is one stream
-    (``output_stream``, 0: none) whose first ``stdout_size`` bytes are stdout. ``ran`` is False if the attempt never
-    started.
+    ``payload`` is the pickled value if ``status`` is FINISHED, else the pickled exception, or empty. Large, it is
+    stream ``stream`` of the connection instead (0: it is not). ``start`` and ``end`` are seconds since the epoch by
+    the node's clock. ``reason`` is a traceback or a sentence if ``status`` is not FINISHED. ``stdout`` and ``stderr``
+    are the job's output; large output is one stream (``output_stream``, 0: none) whose first ``stdout_size`` bytes
+    are stdout. ``ran`` is False if the attempt never started.
     """
 
     number: Number
@@ -64,19 +64,21 @@ class Ended(Struct, array_like=True, gc=False):
     stdout_size: Number = 0
     ran: bool = True
     segment: Number = 0
-    """Number of the node's file with the value, for a client that shares the node's memory; 0: none."""
+    """Number of the node's file with the value, for a client that shares the node's memory (``ShareMemory``): the
+    client takes the file over. 0: the value is in ``payload`` or ``stream``."""
     died: bool = False
     """True if the job's process died without being told to, or its result is lost. The job runs again if its cluster
     allows that (``reentrant``)."""
     job_id: Inline = b""
-    """The pickled id of a job whose id is not its number. A program that recovers the result has no other way to know
-    the id."""
+    """The pickled id of a job whose id is not its number; empty if it is. A program that recovers the result has no
+    other way to know the id."""
     checksum: Annotated[int, Meta(ge=0, lt=1 << 32)] = 0
-    """CRC-32 of the two streams, payload first, if they have been on the node's disk; 0 if not."""
+    """CRC-32 of the two streams, payload first, if they have been on the node's disk; 0 if not. The client counts a
+    result with another checksum as lost."""
 
 
 class Started(Struct, array_like=True, gc=False):
-    """An attempt that a worker is running. ``start`` is seconds since the epoch by the node's clock."""
+    """An attempt that a worker is running, since ``start`` (seconds since the epoch by the node's clock)."""
 
     number: Number
     attempt: Count
@@ -84,8 +86,10 @@ class Started(Struct, array_like=True, gc=False):
 
 
 class Printed(Struct, array_like=True, gc=False):
-    """New output of a running attempt: bytes of stdout and stderr, with their positions in all its output.
+    """New output of a running attempt: an element of ``JobsPrinted``.
 
+    ``stdout`` and ``stderr`` are the new bytes; ``stdout_at`` and ``stderr_at`` their positions (bytes) in all that
+    the attempt has printed there. A position behind the end of the bytes told before means that some were skipped.
     ``begins`` is True in the first message about this attempt since the client began to watch it. That message is
     sent even if nothing was printed yet.
     """
@@ -100,14 +104,14 @@ class Printed(Struct, array_like=True, gc=False):
 
 
 class JobFiles(Struct, array_like=True):
-    """Files that must be in the working directory while a job runs, and are removed after it."""
+    """Files that must be in the working directory while job ``number`` runs, and are removed after it."""
 
     number: Number
     files: Files
 
 
 class RunJobs(Struct, array_like=True, tag=4):
-    """Jobs for the node, in the order in which they must start.
+    """Jobs for the node, in the order in which they must start. Jobs that are there already are ignored.
 
     ``watched``: numbers of the jobs whose output the client wants while they run (see ``WatchJobs``).
     """
@@ -116,11 +120,15 @@ class RunJobs(Struct, array_like=True, tag=4):
     jobs: Annotated[list[Job], Meta(max_length=limits.BATCH_MAX)]
     watched: Annotated[list[Number], Meta(max_length=limits.BATCH_MAX)] = []
     files: Annotated[list[JobFiles], Meta(max_length=limits.BATCH_MAX)] = []
-    """Files of the jobs that bring files; jobs without files are not in this list."""
+    """Files of the jobs that bring files; jobs without files are not in this list. A job starts when its files are in
+    place: the node asks for those that it lacks (``NeedFiles``)."""
 
 
 class CancelJobs(Struct, array_like=True, tag=5):
-    """End these attempts: waiting ones at once, running ones by SIGINT and, after ``Compute.grace_s``, by force."""
+    """End these attempts: waiting ones at once, running ones by SIGINT and, after ``Compute.grace_s``, by force.
+
+    The end of each is reported by ``JobsEnded``.
+    """
 
     computation: Number
     attempts: Annotated[list[Attempt], Meta(max_length=limits.BATCH_MAX)]
@@ -129,7 +137,8 @@ class CancelJobs(Struct, array_like=True, tag=5):
 class TakeBack(Struct, array_like=True, tag=6):
     """Give back up to ``count`` jobs that have not started, for another node that is idle (work stealing).
 
-    The node answers with ``JobsReturned`` at once, and once more for jobs that it must recall from workers first.
+    At most ``BATCH_MAX`` are given back at once. The node answers with ``JobsReturned`` at once, and once more for
+    jobs that it must recall from workers first.
     """
 
     computation: Number
@@ -137,15 +146,16 @@ class TakeBack(Struct, array_like=True, tag=6):
 
 
 class Acknowledge(Struct, array_like=True, tag=8):
-    """All batches of results up to number ``batch`` have arrived; the node forgets them."""
+    """All batches of results up to number ``batch`` have arrived: the node forgets them, and deletes them on disk."""
 
     batch: Number
 
 
 class AcknowledgeProvisional(Struct, array_like=True, tag=9):
-    """The answer to one ``Provisional``; the job that waits for it goes on.
+    """The answer to the ``Provisional`` of this attempt with this ``serial``; the job that waits for it goes on.
 
-    ``delivered`` False: with a ``reason`` the value or part will never be taken; without one it may be sent again.
+    ``delivered`` True: the client has the value or part. False: with a ``reason`` it will never be taken; without one
+    it may be sent again.
     """
 
     computation: Number
@@ -157,7 +167,7 @@ class AcknowledgeProvisional(Struct, array_like=True, tag=9):
 
 
 class WatchJobs(Struct, array_like=True, tag=14):
-    """Send the output of these jobs while they run, or stop sending it (``is_wanted`` False).
+    """Send the output of these jobs (numbers) while they run (``JobsPrinted``), or stop it (``is_wanted`` False).
 
     Sending begins with the first byte of each job's output, even if that was sent before.
     """
@@ -168,21 +178,25 @@ class WatchJobs(Struct, array_like=True, tag=14):
 
 
 class AcknowledgePrinted(Struct, array_like=True, tag=15):
-    """The oldest unacknowledged ``JobsPrinted`` of this computation has arrived: the node may look for more
-    output."""
+    """The oldest unacknowledged ``JobsPrinted`` of this computation has arrived: the node may look for more output.
+
+    A client that reads slowly acknowledges late, and so gets less (back-pressure).
+    """
 
     computation: Number
 
 
 class ListJobs(Struct, array_like=True, tag=30):
-    """The question which jobs of a computation run on the node. ``JobsListed`` answers with the same ``serial``."""
+    """The question which jobs of a computation run on the node. ``JobsListed`` answers with the same ``serial``,
+    which the client chooses to tell answers apart."""
 
     computation: Number
     serial: Number
 
 
 class JobsStarted(Struct, array_like=True, tag=36):
-    """Attempts that were running at two looks of the node, 10 ms apart. Most shorter attempts are never reported."""
+    """Attempts that run, for the client's information: each was running at two looks of the node, 10 ms apart. Most
+    shorter attempts are never reported."""
 
     computation: Number
     started: Annotated[list[Started], Meta(max_length=limits.BATCH_MAX)]
@@ -200,7 +214,11 @@ class JobsEnded(Struct, array_like=True, tag=37):
 
 
 class JobsReturned(Struct, array_like=True, tag=38):
-    """Attempts that have not started here and will not; the scheduler places them anew. ``reason``: why, if known."""
+    """Attempts that have not started here and will not; the scheduler places them anew.
+
+    ``reason`` says why the node refused them (it does not know the computation, or that failed); empty if they were
+    taken back, or there is no room for them now.
+    """
 
     computation: Number
     attempts: Annotated[list[Attempt], Meta(max_length=limits.BATCH_MAX)]
@@ -210,9 +228,9 @@ class JobsReturned(Struct, array_like=True, tag=38):
 class FilePart(Struct, array_like=True, gc=False):
     """One part of a file that a running job sends: which file, and from which ``offset`` on (bytes).
 
-    ``transfer`` tells the files of an attempt apart. All parts but the last have ``limits.FILE_PART`` bytes. With the
-    last part ``size`` bytes are reached, and the file appears at the client with these permission bits and times
-    (nanoseconds since the epoch).
+    ``transfer`` tells the files of an attempt apart. ``size`` is that of the whole file (bytes). All parts but the
+    last have ``limits.FILE_PART`` bytes. With the last part ``size`` bytes are reached, and the file appears at the
+    client, at ``path``, with these permission bits and times (nanoseconds since the epoch).
     """
 
     transfer: Number
@@ -227,7 +245,8 @@ class FilePart(Struct, array_like=True, gc=False):
 class Provisional(Struct, array_like=True, tag=39):
     """A value that a running job sent, or, with ``file``, a part of a file. The job waits for the acknowledgement.
 
-    ``serial`` counts from 1 in each attempt; ``stream`` and ``segment`` are as in ``Ended``. A part of a file is
+    ``AcknowledgeProvisional`` answers, with the same ``serial``, which counts from 1 in each attempt. ``payload`` is
+    the pickled value or the part's bytes; ``stream`` and ``segment`` are as in ``Ended``. A part of a file is
     acknowledged when the client has written it.
     """
 
@@ -242,7 +261,8 @@ class Provisional(Struct, array_like=True, tag=39):
 
 
 class JobsPrinted(Struct, array_like=True, tag=44):
-    """New output of running jobs. The node looks for more only after ``AcknowledgePrinted``."""
+    """New output of running jobs that the client watches. The node looks for more of this computation only after
+    ``AcknowledgePrinted``."""
 
     computation: Number
     printed: Annotated[list[Printed], Meta(max_length=limits.BATCH_MAX)]
