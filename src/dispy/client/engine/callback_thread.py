@@ -36,7 +36,8 @@ None instead of the latter: the entry is the mark of a wait (``_mark``), and not
 """
 
 LOOK_S = 0.2
-"""Interval between two looks at where a callback stands, while a thread waits for it (seconds)."""
+"""Interval (seconds) between two looks at where a callback stands, while a thread waits for it. A callback that moves
+between two looks is not taken for one in a deadlock."""
 
 
 class Patience(NamedTuple):
@@ -135,7 +136,7 @@ class Caller:
         self._signal.wake()
 
     def _start(self) -> None:
-        """Start the thread, unless another caller has started it meanwhile."""
+        """Start the thread, unless a thread that called at the same time has started it."""
         with self._let_go:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)

@@ -76,7 +76,7 @@ class Engine(LoopThread):
         self.pid = os.getpid()
         """PID of the process that made the engine. In a fork of it ``call`` raises: the thread is not there."""
         self.clusters: dict[int, JobCluster] = {}
-        """Open clusters, by the number of their computation."""
+        """Open clusters, by the number of their computation. Events for other numbers are dropped."""
         self.callbacks = Caller("dispy callbacks")
         """Thread that calls the user's callbacks, in the order of the events; they may block without harm."""
         self.loader = Caller("dispy results")
@@ -124,6 +124,7 @@ class Engine(LoopThread):
             raise DispyError(f"no thread can be started for dispy: {error}", hint=short) from error
 
     async def _main(self) -> None:
+        """Make the scheduler, serve until ``stop``, then say farewell to nodes and end private nodes. On the loop."""
         name = f"{Path(sys.argv[0] or 'python').name} ({os.getpid()})"
         self.service = SchedulerService(randomness.token_bytes(16), name[:200], self)
         """The embedded scheduler, with the links to all nodes."""
@@ -159,7 +160,7 @@ class Engine(LoopThread):
         return self.request(function, *arguments).result()
 
     def is_current(self) -> bool:
-        """True on a thread of the engine: on the loop, in a callback, or where results are unpickled."""
+        """True on the loop, in a callback, or where results are unpickled: no wait for callbacks or room there."""
         return (
             threading.current_thread() is self._thread
             or self.callbacks.is_current()
@@ -371,7 +372,7 @@ class Engine(LoopThread):
             cluster._on_usable(action, found)
 
     def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
-        """Tell the cluster that a node's credit for its jobs has changed, or the reason for it."""
+        """Tell the cluster that a node takes more or fewer jobs of it, or has another reason for the number."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             cluster._on_node_changed(found)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dispy.client.session.state import ClusterState
 
 JOBS_ARE = "jobs are what submit returns"
-"""Hint of errors about arguments that are not jobs."""
+"""Text of the hint in a ``UsageError`` about an argument that should be a job and is not."""
 
 
 def cancel_several(cluster: ClusterState, jobs: Iterable[DispyJob]) -> int:

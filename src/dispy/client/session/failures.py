@@ -89,7 +89,8 @@ class Tally:
         self.failed = 0
         """Number of jobs without a result that were not cancelled."""
         self.abandoned = 0
-        """Number of failed jobs whose node was lost, and that could not run again."""
+        """Number of failed jobs (a part of ``failed``) whose status is ``Abandoned``: their node was lost and they
+        could not run again, or the cluster was closed."""
         self.cancelled = 0
         """Number of jobs that were cancelled, also after they had begun, and ended without a result."""
         self.kinds: dict[str, Kind] = {}
@@ -158,7 +159,11 @@ def _name(said: str) -> str:
 
 
 def summary(reason: str) -> str:
-    """Returns a reason in one line of at most ``SUMMARY_MAX`` characters; of a traceback the exception."""
+    """Returns the reason of a failure in one line of at most ``SUMMARY_MAX`` characters.
+
+    Of a traceback that is the line with the last exception; of other texts the first line, and if that ends with a
+    colon also the next line or the exception behind it.
+    """
     if reason.startswith(_PLAIN):
         # The most frequent form, five times as fast as the code below.
         begin = reason.rfind(f"\n{_PLAIN}")

@@ -108,7 +108,8 @@ class Watching:
         self._is_binary = is_binary
         self.callback = callback
         self.is_active = callback is not None
-        """True if there is a callback or a follower: then ends of jobs must be passed to ``on_ended``."""
+        """True if there is a callback or a follower. Ends of jobs must be passed to ``on_ended`` only then, which
+        spares the path of every job a call."""
         self._caller = caller
         self._followers: dict[int, list[Follower]] = {}
         """Followers of unfinished jobs, by the job's number; jobs without a follower have no entry."""
@@ -270,6 +271,6 @@ def _kept(job: DispyJob) -> Final:
 
 
 def _bytes(kept: object) -> bytes:
-    """Returns an output attribute of a job as bytes; empty for None."""
+    """Returns an output attribute of a job (``_stdout`` or ``_stderr``) as bytes; empty for None."""
     # Only bytes come from nodes, but the program may have assigned a text.
     return kept if isinstance(kept, bytes) else str(kept).encode() if kept is not None else b""

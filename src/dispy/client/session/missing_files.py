@@ -76,7 +76,7 @@ def explain(reason: str, cluster: ClusterState, ip_addr: str | None) -> str:
 
 
 def advice_in(reason: str) -> str:
-    """Returns the advice that ``explain`` added to a reason; empty if it added none."""
+    """Returns the line of advice that ``explain`` added to a reason, for a note on the exception; empty if none."""
     begin = reason.rfind(f"\n{_SIGN}")
     return reason[begin:].strip() if begin >= 0 else ""
 

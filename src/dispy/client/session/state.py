@@ -91,11 +91,11 @@ class ClusterState:
     _isolate: bool
     """True if each job runs in a fresh process; False: workers run one job after another."""
     _setup_per: str
-    """Where ``setup`` runs: once per ``"node"``, or once per ``"worker"``."""
+    """Where ``setup`` runs: ``"node"``: once on each node. ``"worker"``: once in each process that runs jobs."""
     _setup_timeout: float | None
     """Seconds that ``setup`` may take on a node, which is not used if that is exceeded; None: no limit."""
     _exclusive: bool
-    """True if nodes run jobs of no other cluster while this one is on them."""
+    """True if nodes run jobs of no other cluster while this one is on them: jobs of the others wait."""
     _reentrant: bool
     """True if jobs run again elsewhere when their node is lost; False: they end as ``Abandoned``."""
     _pulse_s: float
