@@ -29,17 +29,19 @@ from dispy.system.wording import counted
 logger = logging.getLogger("dispy.client")
 
 Call = tuple[Callable[..., Any], list[tuple[Any, ...]], Callable[..., Any] | None]
-"""A function, the arguments of each call, and the user's function that messages name.
+"""An entry of the queue: a function, a tuple of positional arguments for each call of it, and the user's function
+that messages name.
 
-None instead of the latter: the mark of a wait, which is not counted as a call.
+None instead of the latter: the entry is the mark of a wait (``_mark``), and not counted as a call.
 """
 
 LOOK_S = 0.2
-"""Interval between two looks at where a callback stands, while a thread waits for it (seconds)."""
+"""Interval (seconds) between two looks at where a callback stands, while a thread waits for it. A callback that moves
+between two looks is not taken for one in a deadlock."""
 
 
 class Patience(NamedTuple):
-    """Seconds after which a wait for callbacks says or does something.
+    """Times (seconds) after which a wait for callbacks tells the user something, or gives a callback up.
 
     Attributes:
         warn_s: A callback has stood still at a lock for this time: a warning, as the waiting thread may hold it.
@@ -58,7 +60,7 @@ class Patience(NamedTuple):
 
 
 class Waited(enum.Enum):
-    """How a wait for callbacks ended."""
+    """How a wait for callbacks ended: ``CALLED``, ``LATE`` (at the caller's time limit), or ``STUCK`` (given up)."""
 
     CALLED = "all have been called"
     LATE = "the time is over"
@@ -73,30 +75,39 @@ class Caller:
 
     Args:
         name: Name of the thread. It begins with ``dispy``: ``deadlocks`` tells dispy's own threads by that.
-        patience: Times after which a wait says or does something.
+        patience: Times (seconds) after which a wait for calls says or does something.
     """
 
     def __init__(self, name: str, patience: Patience = Patience()) -> None:  # noqa: B008  # immutable
         self.patience = patience
         self._calls: deque[Call | None] = deque()
+        """Queue of calls that the thread has not taken yet, in the order given; None: the thread is to end there."""
         self._signal = Signal()
+        """Wakes the thread when something is queued."""
         self._thread: threading.Thread | None = None
+        """Thread that calls; None before the first call."""
         self._is_idle = False
-        """True while nothing is being called. Set before the thread looks for calls, cleared before it takes one."""
+        """True while nothing is being called: with an empty queue there is nothing to wait for. Set before the thread
+        looks for calls, cleared before it takes one."""
         self._name = name
         self._named: Callable[..., Any] | None = None
-        """The user's function that is being called; None between calls."""
+        """The user's function that is being called, for messages; None between calls and for the mark of a wait."""
         self._left: Iterator[tuple[Any, ...]] = iter(())
-        """Arguments of further calls of the same function, which come next."""
+        """Iterator over the arguments of the further calls in the entry that is being called, which come next."""
         self._holders = 0
+        """Number of threads in ``held``. While there are any, the thread takes an entry, but does not begin it."""
         self._let_go = threading.Condition()
-        """Guards ``_holders``, notified when it shrinks; also held to start the thread."""
+        """Guards ``_holders``, notified when it shrinks; also held to start the thread, so that only one starts."""
         self.given_up: object = None
-        """The call that a wait gave up, and where it stood; None before. Compared only."""
+        """The call that a wait gave up, and where it stood; None before. Only compared: a later wait that finds the
+        same call at the same place gives it up after ``Patience.warn_s``."""
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Context in which no further function is called: calls wait in the queue. Several threads may be in it."""
+        """Context in which no entry of the queue is begun; one that was begun goes on. Several threads may be in it.
+
+        A new cluster is opened in it: no callback runs before the program has the cluster.
+        """
         with self._let_go:
             self._holders += 1
         try:
@@ -112,12 +123,12 @@ class Caller:
         arguments: list[tuple[Any, ...]],
         named: Callable[..., Any] | None = None,
     ) -> None:
-        """Call a function once for each tuple of arguments, after all that was given before.
+        """Queue calls of a function, one for each tuple of arguments, after all that was given before. On any thread.
 
         Args:
             function: Called on the thread.
             arguments: Positional arguments of each call.
-            named: The user's function that it calls, for messages; None: ``function`` itself.
+            named: The user's function that ``function`` calls, for messages; None: ``function`` is that.
         """
         if self._thread is None:
             self._start()
@@ -125,7 +136,7 @@ class Caller:
         self._signal.wake()
 
     def _start(self) -> None:
-        """Start the thread, unless another caller has started it meanwhile."""
+        """Start the thread, unless a thread that called at the same time has started it."""
         with self._let_go:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -133,12 +144,12 @@ class Caller:
                 self._thread = thread
 
     def call_each(self, calls: list[tuple[Callable[..., Any], tuple[Any, ...]]]) -> None:
-        """Call several functions once each, in this order."""
+        """Queue one call for each pair of a function and its positional arguments, in this order. On any thread."""
         for function, arguments in calls:
             self.call(function, [arguments])
 
     def _run(self) -> None:
-        """Make calls until ``stop``: what the thread does."""
+        """Take calls from the queue and make them, until the None that ``stop`` queues: what the thread does."""
         calls = self._calls
         while True:
             if not calls:
@@ -160,20 +171,24 @@ class Caller:
             item = function = batch = self._named = None  # type: ignore[assignment]
 
     def is_current(self) -> bool:
-        """True on this thread: inside a call."""
+        """True if the caller is on this thread, that is inside a call: waiting for calls would never end there."""
         return threading.current_thread() is self._thread
 
     # Waiting for calls.
 
     def count_left(self) -> int:
-        """Returns about how many calls were given and have not ended: the thread goes on while they are counted."""
+        """Returns the number of calls that were given and have not ended; about, as the thread goes on meanwhile."""
         running = 0 if self._named is None else 1 + operator.length_hint(self._left)
         # Copied first, in one step under the GIL: the deque changes while it is iterated over.
         waiting = [len(item[1]) for item in self._calls.copy() if item is not None and item[2] is not None]
         return running + sum(waiting)
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until all calls given by now have been made. False if that takes longer than ``timeout_s`` seconds."""
+        """Wait until all calls given by now have been made, silently. Inside a call: returns True at once.
+
+        Returns:
+            False if that takes longer than ``timeout_s`` seconds.
+        """
         done = self._mark()
         return done is None or done.wait(timeout_s)
 
@@ -214,7 +229,10 @@ class Caller:
             raise
 
     def _mark(self) -> threading.Event | None:
-        """Returns an event that is set after all calls given by now; None if there is nothing to wait for."""
+        """Queue a mark: returns an event that is set after all calls given by now.
+
+        None if there is nothing to wait for: no call is left, the thread has ended, or this is inside a call.
+        """
         if self._thread is None or not self._thread.is_alive() or self.is_current():
             return None
         # In this order: a call that has left the queue was taken before the thread becomes idle again.
@@ -226,25 +244,25 @@ class Caller:
         return done
 
     def position(self) -> object:
-        """Returns a mark of the call that is being made: equal while it is the same call."""
+        """Returns a mark of the call that is being made, to be compared: equal while it is the same call."""
         return self._left, operator.length_hint(self._left)
 
     def name_running(self) -> str:
-        """Returns the name of the user's function that is being called, for a message."""
+        """Returns the name of the user's function that is being called, for a message; "a callback" between calls."""
         return "a callback" if self._named is None else name_of(self._named)
 
     def stop(self) -> None:
-        """End the thread after all calls given by now. Does not wait."""
+        """Have the thread end after all calls given by now. Does not wait. Calls given later are never made."""
         self._calls.append(None)
         self._signal.wake()
 
 
 class _Waiter:
-    """One wait for calls: says what it waits for, and decides when a call is given up.
+    """Watcher of one wait for calls: tells the user what is waited for, and decides when a call is given up.
 
     Args:
         caller: Thread that makes the calls.
-        standing: Where that thread stands.
+        standing: Record of where that thread stands; ``gives_up`` brings it up to date.
         who: Subject of messages about the wait.
     """
 
@@ -253,15 +271,25 @@ class _Waiter:
         self._standing = standing
         self._who = who
         self._begun = time.monotonic()
+        """Time when the wait began (monotonic seconds)."""
         self._has_said = False
+        """True once the user was told that the wait goes on: it is not said twice."""
         self._warned: object = None
+        """Call, and its place, of the last warning about a lock; None before. The same place is warned of once."""
 
     def left(self) -> str:
-        """Returns a text that says how many calls are left, for a message."""
+        """Returns how many calls are left, in words for a message, as "2 callbacks are left"."""
         return left(self._caller.count_left())
 
     def gives_up(self, now: float) -> bool:
-        """Look where the running callback stands, and log what there is to say. True if the wait must give it up."""
+        """Look where the running callback stands, and log what is due by ``Patience``. Call it each ``LOOK_S``.
+
+        Args:
+            now: Time of the look (monotonic seconds).
+
+        Returns:
+            True if the callback stands at a lock for too long: the wait must end, and the callback goes on alone.
+        """
         seen, patience = self._standing, self._caller.patience
         seen.look(now)
         if seen.since is not None and now - seen.since >= patience.warn_s:
@@ -292,13 +320,16 @@ class _Waiter:
         return False
 
     def _running(self) -> str:
-        """Returns name and line of the user's function that is being called, for a message."""
+        """Returns name and place of the user's function that is being called: "save (job.py:12)", for a message."""
         where = f" ({self._standing.where})" if self._standing.where else ""
         return f"{self._caller.name_running()}{where}"
 
 
 def call_now(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """Call a function of the user. Whatever it raises, ``SystemExit`` too, is logged and goes no further."""
+    """Call a function of the user. An exception, ``SystemExit`` too, is logged and goes no further: the thread stays.
+
+    ``deadlocks`` finds the user's function by the frame of this one.
+    """
     try:
         function(*arguments)
     except BaseException:

@@ -27,14 +27,14 @@ from collections.abc import Collection
 from types import CodeType, FrameType
 
 _PASSED_ON = frozenset({"threading", "queue", "concurrent.futures._base"})
-"""Modules whose frames are skipped to find the code that waits: they wait for their callers."""
+"""Names of modules whose frames are skipped to find the code that waits: they wait on behalf of their callers."""
 
 _OWN = "dispy."
-"""Prefix of the names of dispy's own modules."""
+"""Prefix of the names of dispy's own modules. Their waits are ended by the engine, so they are no deadlock."""
 
 
 class Standing:
-    """Where one thread stands, and for how long, by successive looks.
+    """Record of where one thread stands, and for how long, by successive calls of ``look``.
 
     Args:
         thread: Thread that is waited for.
@@ -45,16 +45,20 @@ class Standing:
         self._thread = thread
         self._outermost = outermost
         self._frame: FrameType | None = None
+        """Innermost frame of the thread at the last look; None before the first, or if the thread has none."""
         self._instruction = -1
+        """Offset of the instruction in that frame (bytes), to be compared at the next look; -1 without a frame."""
         self.since: float | None = None
-        """Since when the thread has been still and at a lock (monotonic seconds); None if it is not."""
+        """Time since which the thread has been still and at a lock (monotonic seconds); None if it is not."""
         self.alone_since: float | None = None
-        """Since when it has also been alone (monotonic seconds); None if others were at work at the last look."""
+        """Time since which the thread has been still, at a lock and alone (monotonic seconds); None if it is not, or
+        another thread was at work at the last look."""
         self.where = ""
-        """File and line in the user's function at the last look; empty if the function is not written in Python."""
+        """File name and line in the user's function at the last look, as "job.py:12", for messages; empty before the
+        first look, between calls, and if the function is not written in Python."""
 
     def look(self, now: float) -> None:
-        """Look at the stacks of all threads, and set the attributes.
+        """Look at the stacks of all threads, and set ``since``, ``alone_since`` and ``where``.
 
         Args:
             now: Time of the look (monotonic seconds).
@@ -77,17 +81,28 @@ class Standing:
             self.alone_since = now
 
     def mark(self) -> tuple[int, int]:
-        """Returns the frame and its instruction as numbers, to be compared while the same call goes on."""
+        """Returns the identity of the frame and the instruction in it at the last look.
+
+        Two equal marks mean the same place only while the same call goes on: a later frame may get the same identity.
+        """
         return id(self._frame), self._instruction
 
 
 def _is_anybody_at_work(frames: dict[int, FrameType], without: Collection[int | None]) -> bool:
-    """True if a thread is at work, other than those whose identifiers are in ``without``."""
+    """True if a thread is at work, so that it may release a lock.
+
+    Args:
+        frames: Innermost frames of threads, by the identifier of the thread.
+        without: Identifiers of threads that do not count: dispy's own.
+    """
     return any(ident not in without and not _stands(frame) for ident, frame in frames.items())
 
 
 def _stands(frame: FrameType) -> bool:
-    """True if a thread is at a lock of the program, or waits for callbacks: it cannot release a lock now."""
+    """True if the thread with this innermost frame cannot release a lock now.
+
+    That is so if it is at a lock of the program, or waits for callbacks (``Caller.wait_called``).
+    """
     if not _is_at_lock(frame):
         return False
     waiting = _waiting(frame)
@@ -95,24 +110,24 @@ def _stands(frame: FrameType) -> bool:
 
 
 def _is_at_foreign_lock(frame: FrameType) -> bool:
-    """True if a thread is at a lock, and not in a wait of dispy itself."""
+    """True if a thread, by its innermost frame, is at a lock, and not in a wait of dispy, which the engine ends."""
     return _is_at_lock(frame) and not _module(_waiting(frame)).startswith(_OWN)
 
 
 def _waiting(frame: FrameType) -> FrameType:
-    """Returns the frame of the code that waits: the innermost one outside of ``_PASSED_ON``."""
+    """Returns the frame of the code that waits, from the innermost frame: the first one outside of ``_PASSED_ON``."""
     while _module(frame) in _PASSED_ON and frame.f_back is not None:
         frame = frame.f_back
     return frame
 
 
 def _module(frame: FrameType) -> str:
-    """Returns the name of the module whose code a frame runs."""
+    """Returns the name of the module whose code a frame runs, as "queue"; empty if the module has none."""
     return str(frame.f_globals.get("__name__", ""))
 
 
 def _is_at_lock(frame: FrameType) -> bool:
-    """True if the innermost frame of a thread stands at a lock, an event or the like."""
+    """True if a thread, by its innermost frame, waits at a lock, a condition, an event, a queue or a join."""
     name = _module(frame)
     if name == "threading":
         return (
@@ -127,7 +142,10 @@ def _is_at_lock(frame: FrameType) -> bool:
 
 @functools.lru_cache(200)
 def _acquires(code: CodeType, at: int) -> bool:
-    """True if an instruction is ``with lock:`` or ``lock.acquire()`` of a native lock, which has no frame itself."""
+    """True if the instruction at offset ``at`` (bytes) is ``with …:`` or ``….acquire()``.
+
+    A native lock has no frame, so only its caller's instruction tells. Cached: the same code is looked at often.
+    """
     before: list[dis.Instruction] = []
     for instruction in dis.get_instructions(code):
         if instruction.offset == at:
@@ -148,13 +166,19 @@ def _acquires(code: CodeType, at: int) -> bool:
 
 
 def _start(instruction: dis.Instruction) -> tuple[int | None, int | None]:
-    """Returns line and column where an instruction's expression begins; (None, None) if they are not known."""
+    """Returns line and column where an instruction's expression begins; (None, None) if they are not known.
+
+    Equal for a call and for the attribute that it calls.
+    """
     positions = instruction.positions
     return (None, None) if positions is None else (positions.lineno, positions.col_offset)
 
 
 def _line(frame: FrameType | None, outermost: CodeType) -> str:
-    """Returns file and line in the frame that ``outermost`` has called; empty if it has called none."""
+    """Returns file name and line, as "job.py:12", in the frame that code ``outermost`` has called; empty if none.
+
+    ``frame`` is the innermost frame of the thread; None: the thread has none.
+    """
     inner = None
     while frame is not None and frame.f_code is not outermost:
         inner, frame = frame, frame.f_back

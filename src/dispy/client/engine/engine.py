@@ -59,63 +59,64 @@ logger = logging.getLogger("dispy.client")
 T = TypeVar("T")
 
 DISCOVER_S = 0.2
-"""Interval (seconds) for reading the list of this machine's nodes: a node started by hand is found at once."""
+"""Interval (seconds) of reading this machine's list of nodes, and of dialing: new nodes are in use this soon."""
 
 LOG_S = 1.0
-"""Seconds that handlers of ``logging`` have at the end to take the last lines."""
+"""Seconds that ``stop`` waits for handlers of ``logging`` to take the last lines; lines after that may be lost."""
 
 SWEEP_S = 0.5
-"""Seconds between the loss of a node and the removal of its files: its hosts and workers end in that time."""
+"""Seconds from the loss of a node to removing its files in shared memory: its hosts and workers end meanwhile."""
 
 
 class Engine(LoopThread):
-    """The background thread with the embedded scheduler. Made by ``engine()``, one per process."""
+    """The background thread with the embedded scheduler: one per process, and one for each resuming recovery."""
 
     def __init__(self) -> None:
         super().__init__("dispy engine")
         self.pid = os.getpid()
-        """Process that made the engine: a fork of it cannot use the engine."""
+        """PID of the process that made the engine. In a fork of it ``call`` raises: the thread is not there."""
         self.clusters: dict[int, JobCluster] = {}
-        """Open clusters, by the number of their computation."""
+        """Open clusters, by the number of their computation. Events for other numbers are dropped."""
         self.callbacks = Caller("dispy callbacks")
-        """Calls the user's callbacks."""
+        """Thread that calls the user's callbacks, in the order of the events; they may block without harm."""
         self.loader = Caller("dispy results")
-        """Unpickles results that need the user's code, so that the loop never runs the user's code."""
+        """Thread that unpickles results that need the user's code, so that the loop never runs that code."""
         self.arrivals: Arrivals | None = None
-        """Writes files that jobs send; None until a job sends one."""
+        """Receiver of files that jobs send, with a thread that writes them; None until a job sends one."""
         self.files = Caller("dispy files")
-        """Reads files that nodes want, so that the loop never waits for a disk."""
+        """Thread that reads files that nodes ask for, so that the loop never waits for a disk."""
         self.listed = Listed(self.post)
-        """Nodes of this machine, as listed in the user's state directory."""
+        """Nodes of this machine, as the user's state directory listed them when it was last read."""
         self._private: dict[bytes, PrivateNode] = {}
-        """Nodes that this program has started for itself, by their secret."""
+        """Nodes that this program has started for itself, at most one for each secret, by the key of the secret."""
         self._private_guard = threading.Lock()
-        """Guards adding to ``_private``: clusters may be made on several threads."""
+        """Held to start a private node: threads that make clusters must not start two for the same secret."""
         self._tried: dict[Target, float] = {}
-        """When a node was dialed last (monotonic seconds), by its address."""
+        """Time of the last dial (monotonic seconds), by address: the next follows ``RETRY_S`` later or on demand."""
         self._place: Place | None = None
-        """Our directory in shared memory; None before ``share_memory``, or if there is no such file system."""
+        """Our directory in shared memory, removed by ``stop``; None before ``share_memory``, or if there is none."""
         self._take_before: Callable[[int], memoryview] = pool.take
-        """Allocator of large payloads before ``share_memory``; ``stop`` puts it back."""
+        """Allocator of large payloads (size in bytes → memory) before ``share_memory``; ``stop`` puts it back."""
         self._next_computation = 1
+        """Number of the computation of the next cluster."""
         self._journal: Journal | None = None
         """Short journal of the program, for clusters without a journal; None while no such cluster has a node."""
         self.noted: set[int] = set()
-        """Numbers of the computations that are in ``_journal``."""
+        """Numbers of the computations that are in ``_journal``; the journal is removed when none is left."""
         self._has_no_journal = False
-        """True if ``_journal`` could not be made; this is not tried again."""
+        """True if ``_journal`` could not be made: not tried again, and only full journals allow a recovery."""
         self._ended_journals: list[Journal] = []
         """Journals that were told to end; ``stop`` waits for their threads."""
         self._asked: dict[int, Future[list[int]]] = {}
-        """Questions to nodes about their jobs (``ask_jobs``) without an answer, by number."""
+        """Futures of unanswered questions to nodes (``ask_jobs``), by serial; each gets the numbers of jobs."""
         self._last_asked = 0
-        """Number of the last such question."""
+        """Serial of the last question to a node; the answer repeats it. 0 before the first."""
         self._is_holding = False
         """True if results are not acknowledged any more, so that nodes keep them for a recovery."""
         self._is_leaving = False
         """True if nodes and journals keep all that they have when the engine stops: a recovery will fetch it."""
         self._is_stopped = False
-        """True once the engine is stopping or has stopped; ``call`` refuses then."""
+        """True once the engine is stopping or has stopped; ``call`` raises ``UsageError`` then."""
         try:
             self.start()
         except RuntimeError as error:
@@ -123,10 +124,13 @@ class Engine(LoopThread):
             raise DispyError(f"no thread can be started for dispy: {error}", hint=short) from error
 
     async def _main(self) -> None:
+        """Make the scheduler, serve until ``stop``, then say farewell to nodes and end private nodes. On the loop."""
         name = f"{Path(sys.argv[0] or 'python').name} ({os.getpid()})"
         self.service = SchedulerService(randomness.token_bytes(16), name[:200], self)
+        """The embedded scheduler, with the links to all nodes."""
         self.service.origin = user_and_host()[:200]
         self._discovery: asyncio.TimerHandle | None = None
+        """Timer of the next ``_discover``; None before the first cluster."""
         self._ready.set_result(None)
         await self._stopping.wait()
         if self._discovery is not None:
@@ -138,10 +142,8 @@ class Engine(LoopThread):
             private.stop()
         await asyncio.sleep(0)
 
-    # From other threads.
-
     def call(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function on the loop and wait for its result. On any thread.
+        """Call a function on the loop, and wait for its result without limit. On the loop itself: call it at once.
 
         Raises:
             UsageError: This is a fork of the engine's process, or the engine was stopped.
@@ -158,7 +160,7 @@ class Engine(LoopThread):
         return self.request(function, *arguments).result()
 
     def is_current(self) -> bool:
-        """True on a thread of the engine: on the loop, in a callback, or where results are unpickled."""
+        """True on the loop, in a callback, or where results are unpickled: no wait for callbacks or room there."""
         return (
             threading.current_thread() is self._thread
             or self.callbacks.is_current()
@@ -166,7 +168,7 @@ class Engine(LoopThread):
         )
 
     def stop(self) -> None:
-        """End the thread, its links, and the nodes that it started. Waits for that; the second call does nothing."""
+        """End the thread (waits 5 s at most), the links, private nodes and journals. A second call does nothing."""
         if self._is_stopped:
             return
         self._is_stopped = True
@@ -197,7 +199,10 @@ class Engine(LoopThread):
         self.stop()
 
     def share_memory(self) -> None:
-        """Keep large payloads in shared memory, where nodes of this machine take them by name. On any thread."""
+        """Make large payloads in shared memory from now on: nodes of this machine take them by name, without a copy.
+
+        On any thread. Without such a file system they are copied, as before; that is logged (``info``) if it failed.
+        """
         with _guard:
             if self._place is not None:
                 return
@@ -210,20 +215,17 @@ class Engine(LoopThread):
                 logger.info("large data is copied to nodes of this machine: %s", error)
                 return
             shared = self.service.memory = SharedPool(str(self._place.root), payload.read_bytes)
-
         self._take_before = payload.blocks.take
         payload.blocks.take = shared.take
 
-    # Clusters.
-
     def new_computation(self) -> int:
-        """Return a number for a new computation, from 1. On the thread that makes the cluster."""
+        """Return the number for the computation of a new cluster, from 1. On the thread that makes the cluster."""
         number = self._next_computation
         self._next_computation += 1
         return number
 
     def add(self, cluster: JobCluster) -> None:
-        """Open a cluster: tell the scheduler, and reach out for nodes. On the loop."""
+        """Open a cluster: give it to the scheduler, offer it the linked nodes, and dial others. On the loop."""
         set_tracing(self.service, log.is_debugging())
         self.clusters[cluster._number] = cluster
         journal = cluster._journal
@@ -241,18 +243,16 @@ class Engine(LoopThread):
             node_discovery.look(self, cluster)
 
     def remove(self, cluster: JobCluster) -> None:
-        """Close a cluster: nodes drop what they have of it. On the loop."""
+        """Close a cluster: nodes drop its jobs, code, objects and files, and the journal forgets it. On the loop."""
         self.clusters.pop(cluster._number, None)
         self._set_pulse()
         self.service.handle(core.CloseComputation(cluster._number))
         journaling.forget_noted(self, cluster)
 
     def _set_pulse(self) -> None:
-        """Set the interval of heartbeats: the smallest of all clusters, as each node serves them over one link."""
+        """Set the heartbeat interval of all links: the smallest of all clusters, which share the links."""
         if self.clusters:
             self.service.set_pulse(min([cluster._pulse_s for cluster in self.clusters.values()]))
-
-    # Files of jobs.
 
     def take_part(self, cluster: ClusterState, value: Provisional, node: NodeId) -> None:
         """Have a part of a file that a job sent written to disk, then acknowledged to the node. On the loop."""
@@ -261,17 +261,16 @@ class Engine(LoopThread):
         self.arrivals.take(cluster, value, node)
 
     def _answer_part(self, node: NodeId, message: AcknowledgeProvisional) -> None:
+        """Send a node the acknowledgement or refusal of a part of a file, for which its job waits. On the loop."""
         self.service.handle(core.AnswerValue(node, message))
 
     def _is_open(self, computation: int, number: int) -> bool:
-        """True if a job has not ended. On any thread."""
+        """True if a job has not ended, by the numbers of its computation and its own. On any thread."""
         cluster = self.clusters.get(computation)
         return cluster is not None and number in cluster._jobs
 
-    # Time.
-
     def _discover(self) -> None:
-        """Look for nodes and for clusters that wait in vain; again every ``DISCOVER_S``."""
+        """Look for nodes, warn of jobs that wait in vain, drop files of ended jobs; again every ``DISCOVER_S``."""
         set_tracing(self.service, log.is_debugging())
         self._discovery = self._loop.call_later(DISCOVER_S, self._discover)
         if self.arrivals is not None:
@@ -283,19 +282,19 @@ class Engine(LoopThread):
             self.listed.read_soon(self._look)
 
     def _look(self) -> None:
-        """Reach out for the nodes that are listed, and those that clusters name."""
+        """Dial, for each cluster, the nodes that it may use and that are not linked."""
         for cluster in list(self.clusters.values()):
             node_discovery.look(self, cluster)
 
     # The scheduler's side: what a ``Listener`` is told, on the loop.
 
     def on_node_known(self, found: NodeInfo) -> None:
-        """Have each cluster decide whether it uses a node that has introduced itself."""
+        """Have each cluster decide whether it uses a node that has introduced itself, and how many of its CPUs."""
         for cluster in self.clusters.values():
             allocate(self, cluster, found)
 
     def on_node_gone(self, found: NodeInfo, reason: str) -> None:
-        """Log why a node is lost, and note it in the journals."""
+        """Log why a node is lost, and note the loss in the journals: a recovery ignores its late results."""
         logger.warning("%s", reason)
         self._tried.pop(found.target, None)
         if self._journal is not None:
@@ -308,11 +307,11 @@ class Engine(LoopThread):
             self._loop.call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
-        """Remove what dead nodes of this machine have left on the memory file system, on a thread of its own."""
+        """Remove files that dead nodes of this machine have left in shared memory; on a new thread: it may block."""
         threading.Thread(target=sweep, args=(memory_directory(),), name="dispy sweeps", daemon=True).start()
 
     def on_unreachable(self, target: Target, error: Exception) -> None:
-        """Note why a node does not answer or refuses us. A refusal that is news is logged as a warning."""
+        """Store why an address does not answer or refuses us, for ``why``. A new refusal is logged as a warning."""
         text = f"{target.host}:{target.port}: {error}"
         logger.debug("no node at %s", text)
         is_news = False
@@ -343,25 +342,25 @@ class Engine(LoopThread):
             completion.on_ended_here(cluster, action.numbers, action.status, action.reason)
 
     def on_started(self, action: core.TellStarted, found: NodeInfo) -> None:
-        """Tell the cluster that jobs are running."""
+        """Tell the cluster that jobs are running on a node: they become ``Running``."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             completion.on_started(cluster, action.started, found)
 
     def on_requeued(self, action: core.TellRequeued) -> None:
-        """Tell the cluster that jobs wait for a node again."""
+        """Tell the cluster that jobs wait in the queue again, as their node was lost: they become ``Created``."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             completion.on_requeued(cluster, action.numbers)
 
     def on_value(self, action: core.TellValue, found: NodeInfo) -> None:
-        """Tell the cluster that a job sent a provisional result."""
+        """Tell the cluster that a job sent a provisional result, or a part of a file."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             completion.on_value(cluster, action.value, found)
 
     def on_printed(self, action: core.TellPrinted) -> None:
-        """Tell the followers of running jobs what these have printed."""
+        """Pass output of running jobs on to ``job_output`` and to followers of the jobs."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             cluster._watching.on_printed(cluster._jobs, action.printed)
@@ -373,19 +372,19 @@ class Engine(LoopThread):
             cluster._on_usable(action, found)
 
     def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
-        """Tell the cluster that a node's credit for its jobs has changed, or the reason for it."""
+        """Tell the cluster that a node takes more or fewer jobs of it, or has another reason for the number."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             cluster._on_node_changed(found)
 
     def on_files_needed(self, message: NeedFiles, found: NodeInfo) -> None:
-        """Have pieces of files read that a node wants, and sent to it."""
+        """Have the pieces of files that a node asks for read on the thread ``files``, and sent to the node."""
         cluster = self.clusters.get(message.computation)
         if cluster is not None:
             self.files.call(self._read_files, [(cluster, message, found.node)])
 
     def _read_files(self, cluster: JobCluster, message: NeedFiles, node: core.NodeId) -> None:
-        """Read pieces of files, and have the loop send them. On the thread that reads files."""
+        """Read pieces of files, and have the loop send them, or the refusals. On the thread that reads files."""
         pieces, unreadable = cluster._shipped.answer(message)
         if pieces:
             self.post(self.service.send_pieces, node, message.computation, pieces)
@@ -393,13 +392,13 @@ class Engine(LoopThread):
             self.post(self.service.send_unreadable, node, item)
 
     def on_files(self, action: core.TellFiles) -> None:
-        """Tell the cluster that files were put on a node, or cannot be."""
+        """Tell the thread in ``send_file`` that its files are on a node, or why they cannot be put there."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             files.on_files(cluster, action)
 
     def on_cpus(self, found: NodeInfo) -> None:
-        """Have each cluster decide anew how many CPUs of a node it uses, which offers another number of them."""
+        """Have each cluster decide anew how many CPUs of a node it uses, as the node may offer another number."""
         for cluster in self.clusters.values():
             placement = cluster._placement(found.node)
             if placement is None:
@@ -411,20 +410,20 @@ class Engine(LoopThread):
             cluster._on_node_changed(found)
 
     def on_vacated(self, action: core.TellVacated, found: NodeInfo) -> None:
-        """Have a cluster decide anew about a node that it has left in order to come back."""
+        """Have a cluster use a node again that it has left to come back (``resetup_node``), unless it refuses now."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             allocate(self, cluster, found)
 
     def on_available(self, found: NodeInfo) -> None:
-        """Tell the clusters what a node has to spare (memory, disk)."""
+        """Tell the clusters how much CPU, memory, disk and swap a node has to spare: ``avail_info`` is set."""
         for cluster in self.clusters.values():
             cluster._on_available(found)
 
     # Questions to nodes.
 
     def ask_jobs(self, node: core.NodeId, computation: int, answer: Future[list[int]]) -> None:
-        """Ask a node which jobs of a computation run there; ``answer`` gets their numbers. On the loop.
+        """Ask a node which jobs of a computation run there; ``answer`` gets their numbers later. On the loop.
 
         Raises:
             SilenceError: The connection to the node is broken.
@@ -435,17 +434,17 @@ class Engine(LoopThread):
         self.service.ask_jobs(node, computation, self._last_asked)
 
     def on_jobs_listed(self, found: NodeInfo, message: JobsListed) -> None:
-        """Give the answer of a node to the one that asked. Dropped if the asker has given up."""
+        """Set the future of a question to a node to the numbers of the jobs; drop them if the asker has given up."""
         answer = self._asked.pop(message.serial, None)
         if answer is not None and answer.set_running_or_notify_cancel():
             answer.set_result([attempt.number for attempt in message.attempts])
 
 
 _engine: Engine | None = None
-"""Engine of this process, or of the process that this one was forked from."""
+"""Engine of this process, or of its parent if this is a fork; may be stopped. None before the first ``engine()``."""
 
 _guard = threading.Lock()
-"""Guards ``_engine``, and ``share_memory``."""
+"""Held while an engine is made or stopped, or gets shared memory: threads of the program must not do so twice."""
 
 
 def engine() -> Engine:
@@ -466,7 +465,7 @@ def engine() -> Engine:
 
 
 def stop_engine() -> None:
-    """Stop the engine of this process, if there is one. Its clusters are of no use then."""
+    """Stop the engine of this process, if there is one. Methods of its clusters raise ``UsageError`` then."""
     with _guard:
         if _engine is not None and _engine.pid == os.getpid():
             _engine.stop()
@@ -479,7 +478,7 @@ _unfinished: list[Caller] = []
 
 
 def _at_exit() -> None:
-    """Wait for the jobs and callbacks of all clusters, then stop. Does not wait long after an unhandled Ctrl-C."""
+    """Wait for jobs and callbacks of all clusters, report failures, stop. After Ctrl-C: 2 s for callbacks only."""
     running = _engine
     if running is None or running.pid != os.getpid():
         return

@@ -18,43 +18,54 @@ if TYPE_CHECKING:
 
 
 def covers_loopback(item: NodeAllocate) -> bool:
-    """True if an element of ``nodes`` may name any node of this machine."""
+    """True if an element of ``nodes`` covers a loopback address, so that it may name a node of this machine."""
     return item.matches(LOOPBACK) or item.matches("::1")
 
 
 class Listed:
-    """Nodes of this machine that were in the list when it was read last.
+    """Copy of the list of this machine's running nodes, as it was read last, and the thread that reads it anew.
 
     Args:
-        post: Has a function called on the engine's loop.
+        post: Called with a function and its arguments, to have it called on the engine's loop. On any thread.
     """
 
     def __init__(self, post: Callable[..., None]) -> None:
         self._post = post
         self._caller = Caller("dispy looks")
+        """Thread that reads the list, as that may wait for a file server."""
         self._lookout = Lookout()
+        """Reader of the list in the state directory; reads only files that have changed."""
         self._nodes: list[Listing] = []
+        """Nodes in the list when it was read last, with any secret; empty before the first reading."""
         self._is_reading = False
+        """True while a reading is under way: no further one is queued. Only for the loop."""
 
     def of(self, fingerprint: str) -> list[Listing]:
-        """Return the nodes whose secret has this fingerprint."""
+        """Return the listed nodes whose secret has this fingerprint (``Secret.fingerprint``). Does not read."""
         return [listing for listing in self._nodes if listing.fingerprint == fingerprint]
 
     def count_others(self, fingerprint: str) -> int:
-        """Return the number of this user's nodes on this machine that have another secret."""
+        """Return the number of listed nodes whose secret has another fingerprint, for messages to the user."""
         return len(self._nodes) - len(self.of(fingerprint))
 
     def read(self) -> None:
-        """Read the list now. On a thread of the program: it may wait for a file server."""
+        """Read and store the list now, so that a new cluster sees nodes at once. On a thread of the program.
+
+        May wait for a file server.
+        """
         self._nodes = self._lookout.running()
 
     def read_soon(self, then: Callable[[], None]) -> None:
-        """Have the list read, unless that is under way. ``then`` is called if the list has changed. On the loop."""
+        """Have the list read on the thread for that, unless it is being read. On the loop; returns at once.
+
+        ``then`` is called on the loop if the list has changed.
+        """
         if not self._is_reading:
             self._is_reading = True
             self._caller.call(self._read_there, [(then,)])
 
     def _read_there(self, then: Callable[[], None]) -> None:
+        """Read the list, and have the loop store it and call ``then`` if it has changed. On the thread that reads."""
         try:
             nodes = self._lookout.running()
         finally:
@@ -63,25 +74,28 @@ class Listed:
             self._post(self._take, nodes, then)
 
     def _on_read(self) -> None:
+        """Note that a reading has ended, well or badly, so that the next may begin. On the loop."""
         self._is_reading = False
 
     def _take(self, nodes: list[Listing], then: Callable[[], None]) -> None:
+        """Store a changed list of nodes, and call ``then``. On the loop."""
         self._nodes = nodes
         then()
 
     def doubt(self, host: str, port: int, then: Callable[[], None]) -> None:
-        """Doubt a listed node: a process without the secret answers at its address. On the loop.
+        """Doubt a listed node, as a process without the secret answers at its address. On the loop; returns at once.
 
-        ``then`` is called on the loop if the node is left out of the list from now on, which is so if its process
-        cannot be seen from here.
+        A node whose process cannot be seen from here is left out of the list for ``discovery.DOUBT_S`` then, and
+        ``then`` is called on the loop. Does nothing if no node is listed at that address.
         """
         if any((listing.host, listing.port) == (host, port) for listing in self._nodes):
             self._caller.call(self._doubt_there, [(host, port, then)])
 
     def _doubt_there(self, host: str, port: int, then: Callable[[], None]) -> None:
+        """Doubt a node, and have the loop store the list without it and call ``then``. On the thread that reads."""
         if self._lookout.doubt(host, port):
             self._post(self._take, self._lookout.running(), then)
 
     def stop(self) -> None:
-        """End the thread that reads the list."""
+        """End the thread that reads the list, after the reading that is under way. Does not wait."""
         self._caller.stop()

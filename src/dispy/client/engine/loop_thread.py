@@ -28,16 +28,17 @@ class LoopThread:
     """
 
     _loop: asyncio.AbstractEventLoop
-    """The loop; exists when ``start`` has returned."""
+    """Event loop of the thread; exists once ``start`` has returned."""
     _stopping: asyncio.Event
-    """Set when the loop is to end; exists when ``start`` has returned."""
+    """Event that ``stop_loop`` sets: ``_main`` waits for it, and returns then. Exists once ``start`` has returned."""
 
     def __init__(self, name: str) -> None:
         self._ready: Future[None] = Future()
+        """Future that ``_main`` sets when other threads may call; ``start`` waits for it."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
-        """Start the thread; returns when ``_main`` has said that it is ready.
+        """Start the thread; returns when ``_main`` has set ``_ready``: ``post`` and ``request`` may be called then.
 
         Raises:
             RuntimeError: No thread can be started.
@@ -47,6 +48,7 @@ class LoopThread:
         self._ready.result()
 
     def _run(self) -> None:
+        """Run the event loop, on uvloop where that exists, until ``_main`` returns: what the thread does."""
         try:
             import uvloop
 
@@ -57,6 +59,7 @@ class LoopThread:
             runner.run(self._enter())
 
     async def _enter(self) -> None:
+        """Store the loop and the event for its end, then run ``_main``: both must exist before that."""
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         await self._main()
@@ -64,7 +67,8 @@ class LoopThread:
     async def _main(self) -> None:
         """Work on the loop until ``_stopping`` is set, and tidy up; the thread ends when this returns.
 
-        Sets the result of ``_ready`` when other threads may call: ``start`` waits for that.
+        A subclass overrides this. It sets the result of ``_ready`` when other threads may call: ``start`` waits for
+        that, without limit.
         """
         raise NotImplementedError
 
@@ -95,6 +99,9 @@ class LoopThread:
         return threading.current_thread() is self._thread
 
     def stop_loop(self, timeout_s: float | None = None) -> None:
-        """Have ``_main`` end, and wait for the thread (seconds; None: no limit). On any thread but the loop's."""
+        """Set ``_stopping``, so that ``_main`` ends, and wait for the thread. On any thread but the loop's.
+
+        ``timeout_s``: seconds to wait; None: no limit. A thread that has not ended by then is left behind.
+        """
         self.post(self._stopping.set)
         self._thread.join(timeout_s)

@@ -1,8 +1,8 @@
-"""Nodes for clusters: looked for, and reached. On the engine's loop, if nothing else is said.
+"""Nodes for clusters: found in lists, dialed, and started. On the engine's loop, if nothing else is said.
 
 Nodes come from three places: those of this machine that are listed in the user's state directory, those that
 ``nodes`` of a cluster names by address, and a private node, which the program starts if a cluster may use nodes of
-this machine and none is listed. What a cluster uses of a node that was reached is decided in ``engine.allocation``.
+this machine and none is listed. What a cluster uses of a node that was reached is decided in ``client.allocation``.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.client")
 
 RETRY_S = 2.0
-"""Seconds until a node that refused or did not answer is dialed again."""
+"""Least seconds between two dials of the same address: a node that refused or did not answer is dialed again then."""
 
 
 def prepare(engine: Engine, cluster: Steering) -> None:
     """Read the list of this machine's nodes before a cluster begins, and start a private node if it needs one.
 
-    On the thread that makes the cluster.
+    Patterns that match no node are warned of. On the thread that makes the cluster: may wait for a file server.
 
     Raises:
         NoNodesError: The private node cannot be started.
@@ -50,10 +50,10 @@ def prepare(engine: Engine, cluster: Steering) -> None:
 
 
 def warn_blind(engine: Engine, cluster: Steering, allocations: list[NodeAllocate]) -> None:
-    """Warn of patterns that match no known node: nodes on other machines are not looked for.
+    """Warn of elements of ``nodes`` that are patterns and match no known node: they would wait in vain.
 
-    A pattern that covers loopback is left out: any node of this machine may come to match it. On the thread that
-    gives the patterns.
+    Patterns find nodes of this machine only; those of other machines have to be named. A pattern that covers loopback
+    is left out: any node of this machine may come to match it. On the thread of the program that gives the patterns.
     """
     patterns = [item for item in allocations if item.ip_addr is None and not covers_loopback(item)]
     if not patterns:
@@ -67,15 +67,19 @@ def warn_blind(engine: Engine, cluster: Steering, allocations: list[NodeAllocate
 
 
 def _chooses(item: NodeAllocate, allocations: list[NodeAllocate]) -> bool:
-    """True if an element of ``nodes`` has a class of the user and decides about nodes that other elements name."""
+    """True if a pattern has an ``allocate`` of the user, and other elements name nodes by address.
+
+    Such a pattern is not warned of: its ``allocate`` decides about those nodes, so it need not match one.
+    """
     is_own = type(item).allocate is not NodeAllocate.allocate
     return is_own and any(other.ip_addr is not None for other in allocations)
 
 
 def look(engine: Engine, cluster: Steering) -> None:
-    """Dial the nodes that a cluster may use and that are not linked; replace a private node that has ended.
+    """Dial the nodes that a cluster may use and that are not linked, and look after the cluster's private node.
 
-    On the loop.
+    A private node that has ended is replaced if the cluster needs one; while another node of this machine is listed,
+    it gets no new jobs (``drain``). Called each ``DISCOVER_S`` and at news, on the loop.
     """
     secret = cluster._secret
     listed = engine.listed.of(secret.fingerprint())
@@ -112,7 +116,10 @@ def look(engine: Engine, cluster: Steering) -> None:
 
 
 def _address(listing: Listing, allocations: list[NodeAllocate]) -> str:
-    """Return the address at which an element of ``nodes`` covers a listed node; empty if none does."""
+    """Return the address at which to dial a listed node; empty if no element of ``nodes`` covers the node.
+
+    That is the address in the list or, for a node that listens on all addresses, another one of this machine.
+    """
     wanted = [
         item
         for item in allocations
@@ -128,7 +135,10 @@ def _address(listing: Listing, allocations: list[NodeAllocate]) -> str:
 
 
 def _reach(engine: Engine, target: Target) -> None:
-    """Dial a node, unless it is linked or was dialed less than ``RETRY_S`` ago."""
+    """Have the scheduler dial an address, unless it is linked or was dialed less than ``RETRY_S`` ago.
+
+    The engine hears ``on_node_known`` or ``on_unreachable`` then.
+    """
     if engine.service.is_linked(target) or time.monotonic() - engine._tried.get(target, -RETRY_S) < RETRY_S:
         return
     engine._tried[target] = time.monotonic()
@@ -136,19 +146,24 @@ def _reach(engine: Engine, target: Target) -> None:
 
 
 def reach_now(engine: Engine, target: Target) -> None:
-    """Dial a node, unless it is linked, also if that has just failed. On the loop."""
+    """Dial an address, unless it is linked, also if that failed less than ``RETRY_S`` ago. On the loop."""
     engine._tried.pop(target, None)
     _reach(engine, target)
 
 
 def discover(engine: Engine, cluster: Steering) -> None:
-    """Dial the nodes that a cluster may use now, also if that has just failed. On the loop."""
+    """Dial all nodes that a cluster may use now, also those where that failed less than ``RETRY_S`` ago. On the loop.
+
+    Does not wait for answers.
+    """
     engine._tried.clear()
     look(engine, cluster)
 
 
 def start_private_node(engine: Engine, secret: Secret) -> None:
-    """Start a private node, unless there is one or a node with this secret is listed. On any thread.
+    """Start a private node, unless one with this secret was started or a node with it is listed. On any thread.
+
+    Does not wait until the node listens; it is dialed then.
 
     Raises:
         NoNodesError: The node cannot be started.
@@ -162,9 +177,10 @@ def start_private_node(engine: Engine, secret: Secret) -> None:
 
 
 def doubt(engine: Engine, target: Target) -> None:
-    """Doubt a node of this machine: a process without the secret answers at its address. On the loop.
+    """Doubt a node of this machine at an address where a process without the secret answers. On the loop.
 
-    If the node is dropped from the list, clusters that relied on it get a private node.
+    If the node is dropped from the list, as its process cannot be seen, a private node is started for the clusters
+    with its secret that may use one. Does nothing if no node is listed there.
     """
 
     def on_doubted() -> None:
@@ -176,7 +192,7 @@ def doubt(engine: Engine, target: Target) -> None:
 
 
 def _on_private_ready(engine: Engine, private: PrivateNode) -> None:
-    """Dial a private node, which listens now, for the clusters that have its secret."""
+    """Dial a private node, which listens now, for the clusters that have its secret. On the loop."""
     for cluster in engine.clusters.values():
         if cluster._secret.key == private.secret.key:
             look(engine, cluster)

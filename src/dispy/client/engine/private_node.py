@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.client")
 
 AGAIN_S = 2.0
-"""Seconds from the start of a private node until it may be replaced, should it end."""
+"""Seconds after the start of a private node during which it is not replaced if it ends: one that always fails is not
+started again and again."""
 
 END_S = 4.0
-"""Seconds that a private node has to end when it is told to; then it is killed."""
+"""Seconds that a private node has to end after SIGTERM; then it is killed (SIGKILL)."""
 
 
 class PrivateNode:
@@ -40,13 +41,15 @@ class PrivateNode:
 
     Args:
         secret: Secret that the node shares with the program.
-        others: Number of this user's nodes on this machine that have another secret.
+        others: Number of this user's nodes on this machine that have another secret, for the message about the start.
 
     Attributes:
-        address: Host and port at which the node listens; None until the node has said that.
+        secret: As given; the node serves clusters with this secret.
+        address: Host and port at which the node listens; None until the node has said that, then it is dialed.
         node: Identity of the node; None until it was reached.
-        is_draining: True while another node of this machine is there.
-        drained: Numbers of computations of which the node takes no new jobs.
+        is_draining: True while another node of this machine is listed: clusters that use another node give this one
+            no new jobs.
+        drained: Numbers of computations that give the node no new jobs, though they could use it.
 
     Raises:
         NoNodesError: The node cannot be started.
@@ -85,12 +88,15 @@ class PrivateNode:
         self._process.stdin.write(json.dumps(settings).encode())
         self._process.stdin.close()
         self._output = b""
+        """Bytes that the node has written to its standard output: a line with host, port and number of CPUs."""
         self._started = time.monotonic()
+        """Time of the start (monotonic seconds), for ``has_ended``."""
 
     def watch(self, on_ready: Callable[[PrivateNode], None]) -> None:
-        """Have ``on_ready`` called when the node has said at which address it listens. On the loop.
+        """Have ``on_ready`` called with this object when the node has said at which address it listens. On the loop.
 
-        If the node ends before that, a warning is logged and ``on_ready`` is never called.
+        ``address`` is set by then, and the user is told of the node. If the node ends before that, a warning is
+        logged and ``on_ready`` is never called.
         """
         stdout = self._process.stdout
         assert stdout is not None
@@ -116,6 +122,7 @@ class PrivateNode:
         loop.add_reader(stdout.fileno(), on_readable)
 
     def _describe(self, cpus: int) -> str:
+        """Returns the line for the user: why the node was started, with how many CPUs, and how to prevent it."""
         if self._others:
             what = "no dispynode with this program's secret runs on this machine, and {}".format(
                 "one with another secret" if self._others == 1 else f"{self._others} with other secrets"
@@ -128,20 +135,20 @@ class PrivateNode:
         )
 
     def has_ended(self) -> bool:
-        """True if the node has ended, and was started at least ``AGAIN_S`` ago: it may be replaced."""
+        """True if the node's process has ended, and was started more than ``AGAIN_S`` ago: it may be replaced."""
         return self._process.poll() is not None and time.monotonic() - self._started > AGAIN_S
 
     def set_draining(self, is_draining: bool) -> None:
-        """Note whether another node of this machine is there, which is used instead."""
+        """Store whether another node of this machine is listed, to be used instead: ``node_use.drain`` acts on it."""
         self.is_draining = is_draining
 
     def stop(self) -> None:
-        """Tell the node to end (SIGTERM). Does not wait."""
+        """Tell the node to end (SIGTERM). Does not wait; ``wait`` must follow. Does nothing if it has ended."""
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
 
     def wait(self) -> None:
-        """Wait until the node has ended, at most ``END_S``; kill it then."""
+        """Wait until the node's process has ended; kill it after ``END_S`` seconds. Call ``stop`` first."""
         deadline = time.monotonic() + END_S
         while True:
             try:

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
 
 
 def wait_jobs(cluster: ClusterState, until: float | None) -> bool:
-    """Wait until a cluster has no unfinished jobs. False if it has some at ``until`` (monotonic seconds)."""
+    """Wait until a cluster has no unfinished jobs. True then; False if it has some at ``until``.
+
+    ``until`` is in monotonic seconds; None: never stop waiting.
+    """
     with cluster._idle:
         return cluster._idle.wait_for(
             lambda: not cluster._jobs, None if until is None else until - time.monotonic()
@@ -50,17 +53,26 @@ def wait_all(cluster: ClusterState, until: float | None) -> Waited:
 
 
 def _count_ends(cluster: ClusterState) -> int | None:
-    """Returns the number of events in which jobs of a cluster ended; None if jobs are unfinished."""
+    """Returns ``_ends``, the number of events in which jobs of a cluster ended; None if jobs are unfinished.
+
+    Two equal numbers: no job has ended in between, so all callbacks of ended jobs were queued at the first one.
+    """
     with cluster._idle:
         return None if cluster._jobs else cluster._ends
 
 
 def wait_called(cluster: ClusterState, until: float | None) -> Waited:
-    """Wait for the callbacks that are queued by now. On the engine's own threads and without callbacks: do not wait.
+    """Wait until the callbacks that are queued by now have been called.
+
+    Does not wait on the engine's own threads, or if the program has given no callbacks.
 
     Args:
         cluster: Cluster that waits; callbacks of other clusters that are queued before its own are waited for, too.
         until: When to stop waiting (monotonic seconds); None: never.
+
+    Returns:
+        ``CALLED`` if all were called, or nothing was waited for; ``LATE`` at ``until``; ``STUCK`` if a callback that
+        stands at a lock was given up.
     """
     if not has_callbacks(cluster) or cluster._engine.is_current():
         return Waited.CALLED
@@ -68,7 +80,7 @@ def wait_called(cluster: ClusterState, until: float | None) -> Waited:
 
 
 def has_callbacks(cluster: ClusterState) -> bool:
-    """True if the program has given a callback: for jobs, for the cluster, or for live output."""
+    """True if the program has given a callback (``job_status``, ``cluster_status``, ``job_output``) to wait for."""
     return not (
         cluster.job_status is None and cluster.cluster_status is None and cluster._watching.callback is None
     )

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from dispy.client.session.state import ClusterState
 
 JOBS_ARE = "jobs are what submit returns"
-"""Hint of errors about arguments that are not jobs."""
+"""Text of the hint in a ``UsageError`` about an argument that should be a job and is not."""
 
 
 def cancel_several(cluster: ClusterState, jobs: Iterable[DispyJob]) -> int:
-    """Cancel several jobs; on any thread. Does not wait for their ends.
+    """Set several jobs to ``Cancelled``, and have the loop cancel them. On any thread; does not wait for their ends.
 
     Returns:
         0 if all are (being) cancelled; -1 if some had ended or are of another cluster: the others are cancelled.
@@ -48,21 +48,28 @@ def cancel_several(cluster: ClusterState, jobs: Iterable[DispyJob]) -> int:
 
 
 def post_cancels(cluster: ClusterState) -> None:
-    """Have the loop cancel the jobs in ``cluster._cancels``; on any thread. One posted call serves all of them."""
+    """Have the loop cancel the jobs in ``cluster._cancels``. On any thread. Nothing more is posted while a call is
+    on its way, as one call takes all of them."""
     if not cluster._has_posted_cancels:
         cluster._has_posted_cancels = True
         cluster._engine.post(_take_cancels, cluster)
 
 
 def _take_cancels(cluster: ClusterState) -> None:
-    """Cancel all jobs in ``cluster._cancels`` at once; on the loop. There may be a million of them."""
+    """Empty ``cluster._cancels``, and cancel these jobs in one event for the scheduler. On the loop.
+
+    There may be a million of them.
+    """
     cluster._has_posted_cancels = False
     popleft = cluster._cancels.popleft
     cancel_open(cluster, [popleft() for _ in range(len(cluster._cancels))])
 
 
 def cancel_open(cluster: ClusterState, numbers: Iterable[int]) -> None:
-    """Cancel the unfinished ones of these jobs; on the loop. Numbers of ended and unknown jobs are skipped."""
+    """Have the scheduler cancel the unfinished ones of the jobs with these numbers. On the loop.
+
+    Numbers of unknown and ended jobs, and of jobs whose result is being loaded, are skipped.
+    """
     take_inbox(cluster)
     jobs, ended = cluster._jobs, cluster._ended
     left = [number for number in numbers if number in jobs and number not in ended]
@@ -71,5 +78,5 @@ def cancel_open(cluster: ClusterState, numbers: Iterable[int]) -> None:
 
 
 def cancel_all(cluster: ClusterState) -> None:
-    """Cancel all unfinished jobs and chunks of a cluster; on the loop."""
+    """Have the scheduler cancel all unfinished jobs and chunks of a cluster. On the loop. Sets no status."""
     cancel_open(cluster, list(cluster._jobs))

@@ -47,7 +47,10 @@ if TYPE_CHECKING:
 
 
 def on_started(cluster: ClusterState, started: list[Started], info: NodeInfo) -> None:
-    """Take the report that jobs are running: set address and start time, tell ``cluster_status``."""
+    """Take a node's report that jobs are running: set address and start time, tell ``cluster_status``. On the loop.
+
+    Jobs that have ended or were cancelled keep their status.
+    """
     shown = cluster._dispy_nodes.get(info.node)
     told = []
     for item in started:
@@ -67,7 +70,10 @@ def on_started(cluster: ClusterState, started: list[Started], info: NodeInfo) ->
 
 
 def on_requeued(cluster: ClusterState, numbers: list[int]) -> None:
-    """Take back jobs whose node was lost and that wait again: status ``Created``, no address, no start time."""
+    """Reset jobs, by number, whose node was lost and that wait again: ``Created``, no address, no start time.
+
+    On the loop. Cancelled jobs keep their status; no callback is called.
+    """
     for number in numbers:
         job = cluster._jobs.get(number)
         if job is not None:
@@ -78,7 +84,11 @@ def on_requeued(cluster: ClusterState, numbers: list[int]) -> None:
 
 
 def on_value(cluster: ClusterState, value: Provisional, info: NodeInfo) -> None:
-    """Take a provisional result, and have the loader unpickle it. A part of a file goes to ``received_files``."""
+    """Take a provisional result, and have the loader's thread unpickle it. On the loop.
+
+    A part of a file that a job sends comes this way, too, and goes to ``received_files``. Results of ended jobs are
+    dropped.
+    """
     job = cluster._jobs.get(value.number)
     if value.file is not None:
         cluster._engine.take_part(cluster, value, info.node)
@@ -90,7 +100,11 @@ def on_value(cluster: ClusterState, value: Provisional, info: NodeInfo) -> None:
 
 
 def _load_value(cluster: ClusterState, job: DispyJob, data: bytes, info: NodeInfo) -> None:
-    """Unpickle a provisional result, and give callbacks a snapshot of the job with it. On the loader's thread."""
+    """Unpickle a provisional result, set it in the job, and call the callbacks with a copy of the job as it is now.
+
+    On the loader's thread. Callbacks get a copy, as the job may have another result before they run. If unpickling
+    raises, that is logged and no callback is called.
+    """
     result = payload.load(data)
     job.ip_addr = info.ip_addr
     with cluster._status_guard:
@@ -149,7 +163,10 @@ def on_ended(cluster: ClusterState, ended: list[Ended], info: NodeInfo) -> None:
 
 
 def _finish_chunks(cluster: ClusterState, chunks: list[tuple[Chunk, Ended]], info: NodeInfo) -> None:
-    """Give chunks that have ended to their maps. The thread that iterates over a map unpickles the results."""
+    """Give chunks that have ended to their maps, and count their calls. On the loop.
+
+    The thread that iterates over a map unpickles the results, so the loop runs no user code.
+    """
     calls = 0
     seconds = 0.0
     for chunk, item in chunks:
@@ -166,7 +183,8 @@ def _finish_chunks(cluster: ClusterState, chunks: list[tuple[Chunk, Ended]], inf
 def _load_ended(cluster: ClusterState, job: DispyJob, item: Ended, info: NodeInfo) -> None:
     """Take the end of one job, and rebuild its result with the user's code. On the loader's thread.
 
-    If that raises, the job is ``Terminated`` with this as its reason.
+    If rebuilding raises, the job is ``Terminated`` with the error as its reason. Does nothing if the job has been
+    given up meanwhile.
     """
     value: Any = None
     if item.status == FINISHED:
@@ -194,9 +212,10 @@ def _load_ended(cluster: ClusterState, job: DispyJob, item: Ended, info: NodeInf
 
 
 def _fill(cluster: ClusterState, job: DispyJob, item: Ended, info: NodeInfo) -> None:
-    """Set a job's attributes by the report of its end, except the result, and count failures. Hold ``_status_guard``.
+    """Set a job's attributes by the report of its end, except the result of a finished job, and count its failure.
 
-    Address, times and output of a job that did not run stay as they are.
+    The caller holds ``_status_guard``, and makes the job final then. Address, times and output of a job that did not
+    run stay as they are.
     """
     if item.ran:
         job.ip_addr = info.ip_addr
@@ -222,19 +241,19 @@ def _fill(cluster: ClusterState, job: DispyJob, item: Ended, info: NodeInfo) -> 
 
 
 def _count_failed(cluster: ClusterState, info: NodeInfo) -> None:
-    """Count a failed job for its node."""
+    """Count a failed job in ``jobs_failed`` of its ``DispyNode``, if the cluster uses the node."""
     shown = cluster._dispy_nodes.get(info.node)
     if shown is not None:
         shown.jobs_failed += 1
 
 
 def _finish(cluster: ClusterState, done: list[DispyJob], seconds: float, info: NodeInfo) -> None:
-    """Make jobs final that are filled in: wake waiting threads, drop references, count, queue callbacks.
+    """Make jobs final whose attributes are set: wake waiting threads, drop references, count, queue callbacks.
 
     Args:
         cluster: Cluster of the jobs.
-        done: The jobs.
-        seconds: Sum of their run times.
+        done: The jobs; all are in ``cluster._jobs``, and are removed there.
+        seconds: Sum of their run times (seconds).
         info: Node that ran them.
     """
     jobs = cluster._jobs
@@ -258,7 +277,7 @@ def on_ended_here(cluster: ClusterState, numbers: Collection[int], status: int, 
 
     Args:
         cluster: Cluster of the jobs.
-        numbers: The jobs; ended and unknown ones are skipped.
+        numbers: Numbers of the jobs; ended and unknown ones are skipped.
         status: Final status of all of them.
         reason: Text for ``exception`` of all of them.
     """
@@ -313,7 +332,10 @@ def give_up_jobs(cluster: ClusterState) -> None:
 
 
 def _call_back(cluster: ClusterState, done: list[DispyJob], shown: DispyNode | None) -> None:
-    """Queue the user's callbacks for jobs that have ended. ``job_status`` is not called for abandoned ones."""
+    """Queue the user's callbacks for jobs that have ended: for each job ``job_status``, then ``cluster_status``.
+
+    ``job_status`` is not called for abandoned jobs. ``shown`` is the node for ``cluster_status``; None: none.
+    """
     if cluster.cluster_status is not None:
         calls: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         for job in done:
@@ -332,8 +354,8 @@ def _count(cluster: ClusterState, calls: int, seconds: float, info: NodeInfo | N
 
     Args:
         cluster: Cluster of the jobs.
-        calls: Number of calls: one for a job, one for each item of a chunk.
-        seconds: Sum of their run times.
+        calls: Number of calls of the user's function: one for a job, one for each item of a chunk that was run.
+        seconds: Sum of their run times (seconds).
         info: Node that ran them; None: none did.
 
     Returns:

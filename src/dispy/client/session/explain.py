@@ -27,16 +27,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.client")
 
 WARN_S = 5.0
-"""Seconds that jobs wait without any node before a warning says why."""
+"""Seconds that jobs wait without any node in use before a warning says why. They go on waiting."""
 
 HELD_S = 1.0
-"""Seconds that jobs wait while there are nodes, but others use them, before a warning says why."""
+"""Seconds that jobs wait while nodes are in use but none takes a job, as others use them, before a warning says why.
+They go on waiting."""
 
 
 def why(cluster: ClusterState, job: DispyJob) -> str:
     """Returns where an unfinished job is and what it waits for, in words; on the loop.
 
-    Nodes that have been silent for more than two heartbeat intervals are named, too.
+    Nodes of the cluster that have been silent for more than two heartbeat intervals are named, too.
 
     Raises:
         UsageError: The job is not one of this cluster.
@@ -57,7 +58,7 @@ def why(cluster: ClusterState, job: DispyJob) -> str:
 
 
 def check_waiting(cluster: ClusterState) -> None:
-    """Log why jobs of a cluster wait without a node that takes them, or stand still. Often called, on the loop.
+    """Log why jobs of a cluster wait without a node that takes them, or stand still. Called each 0.2 s, on the loop.
 
     Waiting is a warning, once for each kind of reason. Standing still (nothing moves that could, for
     ``watchdog.STALL_S`` seconds) is an error; it is logged once, too.
@@ -90,7 +91,10 @@ def _waiting(cluster: ClusterState) -> str:
 
 
 def _find_stall(cluster: ClusterState) -> str:
-    """Returns what stands still though it could go on, in words that change when anything moves; empty: nothing."""
+    """Returns, in words, what of a cluster stands still though it could go on; empty if nothing does.
+
+    The words change when anything moves: equal words at two calls mean a standstill in between.
+    """
     service = cluster._engine.service
     # A large payload is on its way for a while: that is no standstill.
     if any(service.is_sending(node) for node in cluster._dispy_nodes):
@@ -99,7 +103,7 @@ def _find_stall(cluster: ClusterState) -> str:
 
 
 def _why_held(cluster: ClusterState) -> str:
-    """Returns why none of the nodes in use takes a job now; empty if one takes or runs jobs."""
+    """Returns the reason of each node in use for taking no job now, in words; empty if one takes or runs jobs."""
     computation = cluster._engine.service.state.computations[cluster._number]
     reasons = []
     for node in cluster._dispy_nodes:
@@ -111,11 +115,11 @@ def _why_held(cluster: ClusterState) -> str:
 
 
 def note_listed(cluster: Steering, listed: list[Listing]) -> None:
-    """Log which nodes of this machine a cluster has found, when that changes.
+    """Log (``debug``) which nodes of this machine a cluster has found, and which it looks for, if that has changed.
 
     Args:
         cluster: Cluster that looks for nodes.
-        listed: Nodes of this machine with its secret.
+        listed: Listed nodes of this machine with the cluster's secret.
     """
     found = ", ".join(sorted(f"{item.name} at {item.host}:{item.port}" for item in listed)) or "none"
     wanted = ", ".join(f"{a.host}:{a.port}" if a.port else a.host for a in cluster._allocations)
@@ -128,7 +132,7 @@ def note_listed(cluster: Steering, listed: list[Listing]) -> None:
 
 
 def why_unused(cluster: Steering, info: NodeInfo) -> str:
-    """Returns why a cluster does not use a node that is connected, in words."""
+    """Returns, in words for the log, why a cluster does not use a node that is connected."""
     if info.target.key != cluster._secret.key:
         return "it has another secret"
     if not info.cpus:
@@ -142,7 +146,7 @@ def why_unused(cluster: Steering, info: NodeInfo) -> str:
 
 
 def _why_loading(cluster: ClusterState) -> str:
-    """Returns what nodes do that are loading the computation, in words; empty if there are none."""
+    """Returns, in words, how far the nodes are that load the computation; empty if none does."""
     placements = cluster._engine.service.state.computations[cluster._number].placements.values()
     return "; ".join(
         f"node {placement.node.name}: {why_full(placement)}"
@@ -152,7 +156,7 @@ def _why_loading(cluster: ClusterState) -> str:
 
 
 def _why_no_node(cluster: ClusterState) -> str:
-    """Returns that jobs wait as no node can be used, why each known one cannot, and what to do about it."""
+    """Returns sentences for the user: jobs wait, no node can be used, why each known one cannot, and what to do."""
     shortages = {
         info.name: info.shortage or "it offers no CPUs now"
         for info in cluster._engine.service.nodes()
@@ -175,11 +179,11 @@ def _why_no_node(cluster: ClusterState) -> str:
 
 
 def _advice(cluster: ClusterState, known: list[NodeInfo]) -> list[str]:
-    """Returns sentences that say how to get a node.
+    """Returns sentences that tell the user how to get a node; empty if connected nodes leave nothing to advise.
 
     Args:
-        cluster: Cluster without a node.
-        known: Connected nodes with its secret.
+        cluster: Cluster without a node in use.
+        known: Connected nodes with the cluster's secret.
     """
     found = []
     items = cluster._allocations

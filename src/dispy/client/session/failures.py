@@ -27,39 +27,42 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.client")
 
 SUMMARY_MAX = 200
-"""Characters of a reason that is shown in one line."""
+"""Characters of a failure's reason that are shown in one line; the rest is cut off."""
 
 KINDS_MAX = 64
-"""Kinds of failures that are told apart in a cluster; all further ones are one kind more, with an empty name."""
+"""Kinds of failures that are told apart in a cluster: a bound on memory. Failures of all further kinds are counted
+together, as one kind with an empty name."""
 
 KIND_LENGTH = 80
-"""Characters of the name of a kind."""
+"""Characters of the name of a kind; the rest is cut off. Failures with the same cut name are one kind."""
 
 CLOSED_MAX = 1000
-"""Closed clusters with unreported failures that are remembered; of more, the last ones."""
+"""Closed clusters with unreported failures that are remembered for the end of the program. Of more clusters the
+oldest are forgotten, and never reported."""
 
 SAID_MAX = 20
-"""Computations that have a line of their own at the end of the program; further ones share one."""
+"""Computations that have a line of their own in the report at the end of the program; further ones share one."""
 
 _HEADER = re.compile(
     r"^( *?)(?:  \+ Exception Group )?Traceback \(most recent call last\):\n", re.MULTILINE
 )
-"""Beginning of a traceback, which may be indented as a whole; exception groups are drawn with a margin."""
+"""First line of a traceback, which may be indented as a whole; group 1 is the indent. Exception groups are drawn with
+a margin."""
 
 _PLAIN = "Traceback (most recent call last):\n"
-"""Beginning of a traceback that is not indented."""
+"""First line of a traceback that is not indented: the most frequent form, which ``summary`` tries first."""
 
 _RAISED = r"(?:  \| )?([^\s|+].*)"
-"""Pattern of the line behind the frames of a traceback, which names the exception."""
+"""Pattern (after the indent) of the line behind the frames of a traceback; group 1 names the exception."""
 
 
 class Kind:
-    """Failures of one kind.
+    """Failures of one kind in one cluster, as of all jobs that raised ``ValueError``.
 
     Attributes:
-        count: Number of them.
-        first: Reason of the first one, in one line.
-        is_heard: True once the program has looked at one of them.
+        count: Number of failed jobs of this kind.
+        first: Reason why the first of them failed, in one line.
+        is_heard: True once the program has looked at one of them: none is reported at the end then.
     """
 
     __slots__ = ("count", "first", "is_heard")
@@ -71,10 +74,10 @@ class Kind:
 
 
 class Tally:
-    """Counts of how the jobs of a cluster ended.
+    """Counts of how the jobs of a cluster ended, and the kinds of their failures. Outlives the cluster.
 
     Args:
-        name: Name of the cluster, for messages.
+        name: Name of the cluster, for messages. At the end failures of clusters with the same name share a line.
     """
 
     __slots__ = ("_last", "_last_kind", "abandoned", "cancelled", "ended", "failed", "kinds", "name")
@@ -82,16 +85,19 @@ class Tally:
     def __init__(self, name: str) -> None:
         self.name = name
         self.ended = 0
-        """Number of jobs that have ended, in whatever way."""
+        """Number of jobs that have ended, in whatever way; chunks of maps are not counted."""
         self.failed = 0
         """Number of jobs without a result that were not cancelled."""
         self.abandoned = 0
-        """Number of failed jobs whose node was lost, and that could not run again."""
+        """Number of failed jobs (a part of ``failed``) whose status is ``Abandoned``: their node was lost and they
+        could not run again, or the cluster was closed."""
         self.cancelled = 0
         """Number of jobs that were cancelled, also after they had begun, and ended without a result."""
         self.kinds: dict[str, Kind] = {}
-        """Failures by kind, without those caused by closing, in the order in which the first of each came."""
-        # The last failure and its kind: a million jobs often fail with the same reason.
+        """Kinds of failures by name, as ``"ValueError"``, in the order in which the first failure of each came.
+        Failures caused by closing the cluster are left out."""
+        # Whole reason of the last failure, and its kind: a million jobs often fail with the same reason, and finding
+        # the kind of a reason is slow.
         self._last: str | None = None
         self._last_kind: Kind | None = None
 
@@ -112,7 +118,10 @@ class Tally:
         self._last_kind.count += 1
 
     def _kind(self, reason: str) -> Kind:
-        """Returns the kind of a reason; a new one if there is none yet."""
+        """Returns the kind to which a failure with this reason belongs; makes and stores a new one if there is none.
+
+        The first kind of the cluster is logged (``info``).
+        """
         said = summary(reason)
         name = _name(said)
         if name not in self.kinds and len(self.kinds) >= KINDS_MAX:
@@ -125,7 +134,7 @@ class Tally:
         return kind
 
     def hear(self, reason: str) -> None:
-        """Note that the program has looked at a failure with this reason: its kind is not reported."""
+        """Note that the program has looked at a failure with this reason: its kind is not reported at the end."""
         kind = self.kinds.get(_name(summary(reason))) or self.kinds.get("")
         if kind is not None:
             kind.is_heard = True
@@ -136,7 +145,7 @@ class Tally:
             kind.is_heard = True
 
     def unheard(self) -> list[Kind]:
-        """Returns the kinds of failures that the program has not looked at."""
+        """Returns the kinds of failures that the program has not looked at, oldest first: they are to be reported."""
         return [kind for kind in list(self.kinds.values()) if not kind.is_heard]
 
     def first(self) -> str:
@@ -150,7 +159,11 @@ def _name(said: str) -> str:
 
 
 def summary(reason: str) -> str:
-    """Returns a reason in one line of at most ``SUMMARY_MAX`` characters; of a traceback the exception."""
+    """Returns the reason of a failure in one line of at most ``SUMMARY_MAX`` characters.
+
+    Of a traceback that is the line with the last exception; of other texts the first line, and if that ends with a
+    colon also the next line or the exception behind it.
+    """
     if reason.startswith(_PLAIN):
         # The most frequent form, five times as fast as the code below.
         begin = reason.rfind(f"\n{_PLAIN}")
@@ -171,7 +184,7 @@ def summary(reason: str) -> str:
 
 
 def _cut(text: str) -> str:
-    """Returns a text without control characters, and without what is beyond ``SUMMARY_MAX`` characters."""
+    """Returns a text as one line, with control characters escaped; cut to ``SUMMARY_MAX`` characters with " ..."."""
     said = line(text.strip())
     return said if len(said) <= SUMMARY_MAX else f"{said[: SUMMARY_MAX - 4]} ..."
 
@@ -179,7 +192,8 @@ def _cut(text: str) -> str:
 def look(job: DispyJob) -> str | None:
     """Returns why an ended job failed, and notes that the program has looked at it; None if it did not fail.
 
-    Advice about a missing file is added (``missing_files``).
+    The reason is a traceback or a sentence. Advice about a missing file is added to it, and stored in the job
+    (``missing_files``). Failures of cancelled jobs are returned as they are.
     """
     reason = job._exception
     if reason is None:
@@ -194,11 +208,15 @@ def look(job: DispyJob) -> str | None:
 # Reports of failures that the program has not looked at.
 
 _closed: list[Tally] = []
-"""Tallies of closed clusters with failures that the program has not looked at yet: jobs outlive their cluster."""
+"""Tallies of closed clusters with failures that the program has not looked at yet, in the order of closing. The
+program may still look at them: jobs outlive their cluster. ``say_all`` reports and empties the list."""
 
 
 def leave(tally: Tally) -> None:
-    """Report the failures of a closed cluster: now at an interactive prompt, otherwise at the end of the program."""
+    """Report the failures of a closed cluster that the program has not looked at.
+
+    At an interactive prompt they are reported now, otherwise at the end of the program (``say_all``).
+    """
     if not tally.unheard():
         return
     if hasattr(sys, "ps1"):
@@ -210,7 +228,10 @@ def leave(tally: Tally) -> None:
 
 
 def say_all() -> None:
-    """Report the failures that the program has not looked at, at its end, in a line for each computation."""
+    """Report the failures of closed clusters that the program has not looked at. At the end of the program.
+
+    Each name of a computation has a line, at most ``SAID_MAX``; the rest share one.
+    """
     by_name: dict[str, list[Tally]] = {}
     for tally in _closed:
         if tally.unheard():
@@ -230,7 +251,10 @@ def say_all() -> None:
 
 
 def _say(tallies: Iterable[Tally]) -> None:
-    """Report, in one line, failures of a computation that the program has not looked at; they count as shown then."""
+    """Log or print one line with the number of failures that the program has not looked at, and the first reason.
+
+    They count as looked at then. The tallies are of one name, and have at least one such failure.
+    """
     tallies = list(tallies)
     kinds = [kind for tally in tallies for kind in tally.unheard()]
     count = sum([kind.count for kind in kinds])

@@ -33,10 +33,10 @@ logger = logging.getLogger("dispy.client")
 
 
 def listed(entries: list[FileEntry]) -> list[FileEntry]:
-    """Check that a list of files fits into a message; returns the list.
+    """Check that a list of files fits into a message; returns the same list.
 
     Raises:
-        UsageError: There are too many files.
+        UsageError: It has more than ``FILES_MAX`` files, or takes more than ``MANIFEST_MAX`` bytes.
     """
     try:
         check_number(entries)
@@ -48,7 +48,12 @@ def listed(entries: list[FileEntry]) -> list[FileEntry]:
 
 
 class Held:
-    """Holder of a file: nodes may ask for the file as long as this object is alive."""
+    """Holder of a file: nodes may ask for the file as long as this object is alive.
+
+    Attributes:
+        digest: SHA-256 of the file's content (32 bytes).
+        source: Path of the file here, and its signature when it was hashed: a changed file is refused.
+    """
 
     __slots__ = ("__weakref__", "digest", "source")
 
@@ -61,9 +66,9 @@ class Sending(NamedTuple):
     """Files on their way to one node, for one call of ``send_file``.
 
     Attributes:
-        future: Set when the files are there, to an empty text; or to the reason why they cannot be.
-        entries: The files.
-        held: Their holders.
+        future: Set when the node has answered: to an empty text if the files are there, else to the reason why not.
+        entries: Descriptions of the files.
+        held: Holders of the files, so that the node may ask for the bytes.
     """
 
     future: concurrent.futures.Future[str]
@@ -76,14 +81,16 @@ class Sent:
 
     def __init__(self) -> None:
         self._entries: dict[Target, list[FileEntry]] = {}
+        """Files that were sent to each node, by the node's address: a restarted node has the same address."""
         self._held: dict[Target, dict[bytes, Held]] = {}
+        """Holders of these files, by the node's address and then by digest."""
 
     def note(self, target: Target, entries: list[FileEntry], held: list[Held]) -> None:
-        """Record that files are on a node. They replace older files with their paths.
+        """Record that files are on a node, and hold them. They replace older files with their paths.
 
         Args:
             target: Where the node is reached.
-            entries: The files.
+            entries: Descriptions of the files.
             held: Holders of their contents.
         """
         known = self._entries[target] = replace_entries(self._entries.get(target, ()), entries)
@@ -95,26 +102,27 @@ class Sent:
 
         Args:
             target: Where the node is reached.
-            files: Files that it has with the computation.
+            files: Files that it gets with the computation.
 
         Returns:
-            These with what ``send_file`` has put there, which replaces files of the same path; ``files`` itself if
-            that is nothing.
+            Those with the files of ``send_file``, which replace others with their paths; ``files`` itself if
+            ``send_file`` has put nothing there.
         """
         sent = self._entries.get(target)
         return replace_entries(files, sent) if sent else files
 
 
 class Shipped:
-    """Files that one cluster may be asked for, by the digest of their content.
+    """Index of the files that nodes may ask one cluster for, by the digest of their content.
 
     Args:
-        base: Directory: files below it keep their relative paths on nodes. None: no file does.
+        base: Directory: files below it keep their relative paths on nodes. None: all files land by their last names.
     """
 
     def __init__(self, base: Path | None) -> None:
         self.base = base
         self._held: weakref.WeakValueDictionary[bytes, Held] = weakref.WeakValueDictionary()
+        """Living holders of files, by the SHA-256 of the content. An entry goes when nothing else holds the file."""
 
     def take(
         self,
@@ -124,14 +132,16 @@ class Shipped:
         extensions: Iterable[tuple[str, str]] = (),
         sent: Iterable[FileEntry] = (),
     ) -> tuple[list[FileEntry], list[Held]]:
-        """Find and digest the files that paths and modules stand for. Takes as long as reading new files does.
+        """Find and hash the files that paths and modules stand for, and let nodes ask for them.
+
+        Takes as long as reading new files does: not on the loop.
 
         Args:
             items: Paths and modules. Modules bring what they import, unless that is installed.
             before: Files that nodes have already, and that must not be replaced.
             program: Path of a program to be sent along and run; empty: none.
-            extensions: Compiled modules that the code needs: path here, and path on nodes.
-            sent: Files that nodes have already. A module that is only imported is not sent in place of one of them.
+            extensions: Compiled modules that the code needs: pairs of the path here and the path on nodes.
+            sent: Files that nodes have already and that ``items`` may replace; modules that are only imported, not.
 
         Returns:
             The files, sorted by path, and their holders: keep these as long as nodes may ask for the files.
@@ -153,11 +163,15 @@ class Shipped:
         return entries, held
 
     def known(self) -> list[tuple[bytes, str, Signature]]:
-        """Returns digest, path and signature of each file that can be asked for: for a journal."""
+        """Returns digest, path here and signature of each file that can be asked for: for a journal (``restore``)."""
         return [(digest, held.source.path, held.source.signature) for digest, held in self._held.items()]
 
     def restore(self, known: Iterable[tuple[bytes, str, Signature]]) -> list[Held]:
-        """Take up the files of a program that has died, from its journal (``known``). Returns their holders."""
+        """Let nodes ask for the files of a program that has died, as its journal lists them (``known``).
+
+        Returns:
+            Holders of the files; keep these as long as nodes may ask. A file that has changed since is refused then.
+        """
         held = []
         for digest, path, signature in known:
             holder = self._held[digest] = Held(digest, Source(path, signature))
@@ -165,7 +179,7 @@ class Shipped:
         return held
 
     def answer(self, message: NeedFiles) -> tuple[list[FilePiece], list[FileUnreadable]]:
-        """Read the pieces that a node asks for; on a thread that may wait for disks.
+        """Read the pieces of files that a node asks for; on a thread that may wait for disks.
 
         Returns:
             The pieces that could be read, and one refusal for each file that is gone, changed or not held any more.
@@ -222,16 +236,17 @@ def send_file(cluster: Steering, path: Any, node: Any) -> int:
 def _send_files(
     cluster: Steering, names: NodeNames | None, entries: list[FileEntry], held: list[Held]
 ) -> list[concurrent.futures.Future[str]]:
-    """Ask nodes to take files; on the loop.
+    """Send nodes the request to take files, and note it in ``_sending``. On the loop.
 
     Args:
         cluster: Cluster whose nodes are meant.
         names: Which node; None: all nodes in use.
-        entries: The files.
-        held: Their holders.
+        entries: Descriptions of the files.
+        held: Holders of the files.
 
     Returns:
-        A future for each node that was asked: empty when it has the files, or the reason why it has not.
+        A future for each node that was asked, set by ``on_files``: to an empty text when the node has the files, or
+        to the reason why it has not. Empty if no such node is in use.
     """
     placements = cluster._engine.service.state.computations[cluster._number].placements
     if names is None:
@@ -251,7 +266,10 @@ def _send_files(
 
 
 def _wait_sent(cluster: ClusterState, future: concurrent.futures.Future[str]) -> str:
-    """Wait for a node's answer: empty, or a reason. Looks each second whether the cluster was closed meanwhile."""
+    """Wait for a node's answer, without limit. Returns an empty text, or the reason why the node lacks the files.
+
+    Looks each second whether the cluster was closed meanwhile, as no answer comes then.
+    """
     while True:
         try:
             return future.result(1.0)
@@ -261,7 +279,10 @@ def _wait_sent(cluster: ClusterState, future: concurrent.futures.Future[str]) ->
 
 
 def on_files(cluster: Steering, action: core.TellFiles) -> None:
-    """Take a node's answer to ``send_file``: files are there, or cannot be put there. On the loop."""
+    """Take a node's answer to ``send_file``, and wake the thread that waits for it. On the loop.
+
+    Files that are there are recorded in ``cluster._sent``, unless the node is lost by now.
+    """
     sending = cluster._sending.pop((action.node, action.request), None)
     if sending is None:
         return

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def take_inbox(cluster: ClusterState) -> None:
-    """Hand over all jobs of the inbox, in the order of submission; with a journal, note them there first."""
+    """Hand over all jobs of the inbox to the scheduler, in the order of submission. On the loop.
+
+    With a journal they are noted there first. Does nothing if the inbox is empty.
+    """
     cluster._is_posted = False
     inbox = cluster._inbox
     popleft = inbox.popleft
@@ -32,13 +35,13 @@ def take_inbox(cluster: ClusterState) -> None:
 
 
 def submit_filed(cluster: ClusterState, node: NodeId | None, job: Job, files: list[FileEntry]) -> None:
-    """Hand over a job that has files of its own, after the jobs of the inbox.
+    """Hand over a job that has files of its own to the scheduler, after the jobs of the inbox. On the loop.
 
     Args:
         cluster: Cluster of the job.
         node: The only node where the job may run; None: any.
-        job: The job.
-        files: Files that the node must have before the job runs.
+        job: Message with the job's number and pickled arguments.
+        files: Files that must be in the node's working directory while the job runs.
     """
     take_inbox(cluster)
     if cluster._journal is not None:
@@ -49,7 +52,10 @@ def submit_filed(cluster: ClusterState, node: NodeId | None, job: Job, files: li
 
 
 def submit_pinned(cluster: ClusterState, node: NodeId, job: Job) -> None:
-    """Hand over a job of ``submit_node``, which may run only on this node."""
+    """Hand over a job of ``submit_node``, which may run only on this node, to the scheduler. On the loop.
+
+    The inbox is not taken first, so jobs that were submitted before may be handed over after it.
+    """
     if cluster._journal is not None:
         cluster._journal.submitted([job], is_pinned=True)
     cluster._engine.service.handle(core.SubmitJobs(cluster._number, [job], node))

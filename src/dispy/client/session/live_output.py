@@ -27,21 +27,23 @@ if TYPE_CHECKING:
     from dispy.client.session.state import ClusterState
 
 PENDING_MAX = 4 * MIB
-"""Bytes that are kept for a reader that is slower than the output. Pieces beyond are skipped, and come when the job
-ends if the job's output still has them."""
+"""Bytes of output that are kept for one reader that is slower: one follower, or the callback with all jobs together.
+Pieces beyond are skipped, and come when the job ends if the job's complete output still has them."""
 
 ANSWER_S = 1.0
-"""Seconds that ``output(follow=False)`` waits for the node of a running job."""
+"""Seconds that ``output(follow=False)`` waits for the node of a running job. After that the iteration ends with what
+has come, mostly nothing; no error is raised."""
 
 
 class Follower:
     """Queue of what one job prints, from the engine's thread to the one thread that reads.
 
     Attributes:
-        pending: Pieces that were not taken yet, oldest first.
-        signal: Wakes the reading thread.
-        is_ended: True once the job has ended: set after everything else.
-        final: Output in the report of the job's end; None if there was none.
+        pending: Pieces of output that were not taken yet, oldest first; ``PENDING_MAX`` bytes at most.
+        signal: Wakes the reading thread when a piece was queued, or the job has ended.
+        is_ended: True once the job has ended: set after everything else, so no piece comes after it.
+        final: Complete output in the report of the job's end; None until then, and if the follower
+            came later: the job's own attributes have the output.
     """
 
     __slots__ = ("_has_begun", "_size_in", "_size_out", "final", "is_ended", "pending", "signal")
@@ -52,12 +54,13 @@ class Follower:
         self.is_ended = False
         self.final: Final | None = None
         self._has_begun = False
+        """True once a piece has come that was sent for this follower; pieces before it are dropped."""
         # Bytes put in and taken out: two counters, as each is changed by one thread only and needs no lock.
         self._size_in = 0
         self._size_out = 0
 
     def on_printed(self, printed: Printed) -> None:
-        """Queue a piece, or skip it if too much is pending; on the engine's thread."""
+        """Queue a piece of output, or skip it if ``PENDING_MAX`` bytes would be exceeded; on the engine's thread."""
         # Pieces that were under way when this follower came are dropped: the node sends all of it again.
         if not (self._has_begun or printed.begins):
             return
@@ -69,27 +72,30 @@ class Follower:
             self.signal.wake()
 
     def on_ended(self, job: DispyJob) -> None:
-        """Note that the job has ended; on the engine's threads. Called as a waiter of the job."""
+        """Note that the job has ended, and wake the reader. Called by the job, on the engine's threads.
+
+        ``_follow`` adds this object to the job's waiters for that.
+        """
         self.is_ended = True
         self.signal.wake()
 
     def take(self) -> Printed:
-        """Take the oldest pending piece. There must be one."""
+        """Remove and return the oldest pending piece, on the reading thread. IndexError if there is none."""
         printed = self.pending.popleft()
         self._size_out += len(printed.stdout) + len(printed.stderr)
         return printed
 
     def has_news(self) -> bool:
-        """True if a piece is pending, or none will come any more."""
+        """True if a piece is pending, or the job has ended so that none will come any more: do not sleep then."""
         return bool(self.pending) or self.is_ended
 
 
 class Watching:
-    """Distribution of the output of a cluster's jobs to the callback and to followers. For the engine's thread.
+    """Distributor of the live output of a cluster's jobs to the callback and to followers. For the engine's thread.
 
     Args:
-        callback: Function of the user, called with (job, stream, text) for all jobs; None: none.
-        caller: Thread that runs callbacks.
+        callback: The user's ``job_output``, called with (job, stream, text) for all jobs; None: there is none.
+        caller: Thread that runs the callback.
         is_binary: True if the callback gets bytes instead of text.
     """
 
@@ -102,23 +108,30 @@ class Watching:
         self._is_binary = is_binary
         self.callback = callback
         self.is_active = callback is not None
-        """True if there is a callback or a follower: then ends of jobs must be passed to ``on_ended``."""
+        """True if there is a callback or a follower. Ends of jobs must be passed to ``on_ended`` only then, which
+        spares the path of every job a call."""
         self._caller = caller
         self._followers: dict[int, list[Follower]] = {}
-        """Followers of unfinished jobs, by the job's number."""
+        """Followers of unfinished jobs, by the job's number; jobs without a follower have no entry."""
         self._readers: dict[int, Reader] = {}
-        """Position of the callback in the output of running jobs, by number; used on the callbacks' thread only."""
+        """Positions of the callback in the output of running jobs (bytes on each stream), by the job's number. The
+        loop adds and removes readers; only the callbacks' thread uses them."""
         # Bytes queued for the callback and given to it: two counters, as each is changed by one thread only.
         self._size_in = 0
         self._size_out = 0
 
     def add(self, number: int, follower: Follower) -> None:
-        """Add a follower of an unfinished job."""
+        """Have a follower get the output of an unfinished job, by its number. The caller then asks the job's node."""
         self._followers.setdefault(number, []).append(follower)
         self.is_active = True
 
     def drop(self, number: int, follower: Follower) -> bool:
-        """Remove a follower. True if the unfinished job has none now: its node is to be told then."""
+        """Remove a follower of the job with this number.
+
+        Returns:
+            True if this was the last follower of an unfinished job: tell its node to send the output no more. False
+            if there are others, or the job has ended, or the follower is not known.
+        """
         followers = self._followers.get(number, [])
         if follower not in followers:
             return False
@@ -130,7 +143,7 @@ class Watching:
         return True
 
     def on_printed(self, jobs: Mapping[int, DispyJob], printed: list[Printed]) -> None:
-        """Pass on pieces of output that nodes have told.
+        """Pass on pieces of output that nodes have sent: to followers, and to the callback unless it lags behind.
 
         Args:
             jobs: Unfinished jobs by number. Pieces of other jobs are dropped.
@@ -149,11 +162,11 @@ class Watching:
                 self._caller.call(self._tell, [(job, reader, item)], self.callback)
 
     def on_ended(self, jobs: Mapping[int, DispyJob], ended: list[Ended]) -> None:
-        """Pass on the rest of the output of jobs that end. Call this before the jobs are made final.
+        """Pass on the rest of the output of jobs that end, and forget the jobs. Call it before they are made final.
 
         Args:
             jobs: Unfinished jobs by number, these included.
-            ended: Reports of the ends.
+            ended: Reports of the ends, each with the complete output.
         """
         calls = []
         for item in ended:
@@ -172,27 +185,28 @@ class Watching:
     # On the callbacks' thread.
 
     def _tell(self, job: DispyJob, reader: Reader, printed: Printed) -> None:
-        """Give the callback what is new in a piece."""
+        """Call the callback with what is new to it in a piece of a job's output; ``reader`` knows what that is."""
         self._size_out += len(printed.stdout) + len(printed.stderr)
         self._call(job, reader.take(printed))
 
     def _tell_rest(self, job: DispyJob, reader: Reader, final: Final) -> None:
-        """Give the callback what is left when a job has ended."""
+        """Call the callback with the output that it has not got when a job has ended; ``final`` has all of it."""
         self._call(job, reader.finish(final))
 
     def _call(self, job: DispyJob, outputs: list[Output]) -> None:
-        """Call the callback for each piece; what it raises is logged."""
+        """Call the user's callback with (job, stream, text) once for each output; what it raises is logged."""
         assert self.callback is not None
         for output in outputs:
             call_now(self.callback, (job, *output))
 
 
 def follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
-    """Iterate over what a job prints: the work of ``DispyJob.output``. Read on one thread.
+    """Returns an iterator over what a job prints: the work of ``DispyJob.output``. Only one thread may use it.
 
     Args:
-        job: The job.
-        is_following: True: until the job has ended. False: what there is now.
+        job: The job; may have ended: then its complete output comes.
+        is_following: True: outputs come until the job has ended, and the iterator waits for them. False: only what
+            the job has printed by now; waits at most ``ANSWER_S`` for the job's node.
 
     Raises:
         UsageError: The job was submitted in another process.
@@ -202,7 +216,10 @@ def follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
 
 
 def _follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
-    """Yields the output of a job: the generator of ``follow``, which checks the process before the first piece."""
+    """Yields the output of a job, stdout before stderr where both come at once: the generator behind ``follow``.
+
+    Apart from ``follow``, as a generator would raise the error of a wrong process only at its first ``next``.
+    """
     reader = Reader(getattr(job._cluster, "_gives_bytes", False))
     if job._is_final:
         yield from reader.finish(_kept(job))
@@ -233,24 +250,27 @@ def _follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
 
 
 def _watch(cluster: ClusterState, job: DispyJob, follower: Follower) -> None:
-    """Add a follower, and have the job's node send its output; on the loop. An ended job: do nothing."""
+    """Add a follower of a job, and have its node send the output from its first byte on. On the loop.
+
+    Does nothing if the job has ended: the follower is woken as a waiter of the job.
+    """
     if cluster._jobs.get(job._number) is job:
         cluster._watching.add(job._number, follower)
         cluster._engine.service.handle(core.WatchJobs(cluster._number, [job._number]))
 
 
 def _unwatch(cluster: ClusterState, job: DispyJob, follower: Follower) -> None:
-    """Remove a follower; after the last one have the node send the job's output no more. On the loop."""
+    """Remove a follower of a job; after the last one have the node send the job's output no more. On the loop."""
     if cluster._watching.drop(job._number, follower):
         cluster._engine.service.handle(core.WatchJobs(cluster._number, [job._number], False))
 
 
 def _kept(job: DispyJob) -> Final:
-    """Returns the complete output that an ended job has in its attributes."""
+    """Returns the complete output of an ended job from its ``_stdout`` and ``_stderr``, under no attempt number."""
     return Final(None, (_bytes(job._stdout), _bytes(job._stderr)))
 
 
 def _bytes(kept: object) -> bytes:
-    """Returns an output attribute of a job as bytes; empty for None."""
+    """Returns an output attribute of a job (``_stdout`` or ``_stderr``) as bytes; empty for None."""
     # Only bytes come from nodes, but the program may have assigned a text.
     return kept if isinstance(kept, bytes) else str(kept).encode() if kept is not None else b""

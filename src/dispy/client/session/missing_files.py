@@ -24,29 +24,35 @@ if TYPE_CHECKING:
     from dispy.client.session.state import ClusterState
 
 _SIGN = "dispy: this program has "
-"""Beginning of the line that is added to a reason."""
+"""Beginning of the line of advice that is added to a reason. A reason that has it already gets no second one."""
 
 _TOLD = "dispy: node "
 _HAS_NO = " has no "
 _THERE = " in the working directory of its jobs"
-"""Parts of the note that a worker adds to an exception: see ``dispy.worker.job_api.job_namespace``."""
+"""Parts of the note that a worker adds to an exception, with the node's name and the missing path in between. They
+must be as in ``dispy.worker.job_api.job_namespace``: otherwise the path is not found here."""
 
 _RAISED = re.compile(r"^.*?(?:FileNotFoundError|NotADirectoryError): (.*)$", re.MULTILINE)
+"""Line of a traceback with an exception about a missing file; group 1 is its message, which may name the file."""
 _QUOTED = re.compile(r"b?'(?:[^'\\]|\\.)*'|b?\"(?:[^\"\\]|\\.)*\"")
+"""String literal in such a message: a file's name, as ``repr`` writes it."""
 _COMMAND = re.compile(
     r"^subprocess\.CalledProcessError: Command '(.*)' returned non-zero exit status (?:1|2|126|127)\.$",
     re.MULTILINE,
 )
-"""Command that failed as interpreters and shells do that do not find a script: with exit code 1, 2, 126 or 127."""
+"""Line of a traceback with a failed command (group 1). Only with exit codes 1, 2, 126 and 127: those of interpreters
+and shells that do not find a script."""
 
 NAMES_MAX = 20
-"""Names in one exception that are looked for; further ones are ignored."""
+"""File names in one exception that are looked for on this machine's disks; further ones are ignored."""
 
 LENGTH_MAX = 8192
-"""Characters of a line that are searched for names: a path has at most 4096 bytes."""
+"""Characters of an exception's message that are searched for file names; the rest is ignored. A path has at most 4096
+bytes."""
 
 LISTED_MAX = 1000
-"""Files of ``depends`` that are searched for a path; further ones are ignored."""
+"""Files that go to all nodes that are compared with a missing path, to see whether jobs have it; further ones are
+ignored, so the advice may be to list a file that is listed."""
 
 
 def explain(reason: str, cluster: ClusterState, ip_addr: str | None) -> str:
@@ -70,13 +76,17 @@ def explain(reason: str, cluster: ClusterState, ip_addr: str | None) -> str:
 
 
 def advice_in(reason: str) -> str:
-    """Returns the advice that ``explain`` added to a reason; empty if it added none."""
+    """Returns the line of advice that ``explain`` added to a reason, for a note on the exception; empty if none."""
     begin = reason.rfind(f"\n{_SIGN}")
     return reason[begin:].strip() if begin >= 0 else ""
 
 
 def _names(reason: str) -> Iterator[str]:
-    """Yields the paths in a reason that were not found, as the job has written them."""
+    """Yields paths that the job did not find, as the job has written them, out of the reason of its failure.
+
+    Sources, of which the first that is there counts: the worker's note, the last exception about a missing file, a
+    failed command. Some of the yielded texts may be no paths.
+    """
     if "Error: " not in reason:
         return
     told = [line for line in map(str.strip, reason.splitlines()) if line.startswith(_TOLD)]
@@ -96,7 +106,10 @@ def _names(reason: str) -> Iterator[str]:
 
 
 def _unquoted(text: str) -> list[str]:
-    """Returns the names that a message like "data.csv not found" may mean: all before, and the last word of that."""
+    """Returns the names that a message like "file data.csv not found" may mean; empty for other messages.
+
+    These are the text before " not found", and the last word of it.
+    """
     name, found, _ = text.partition(" not found")
     name = name.removesuffix(" was")
     return list(dict.fromkeys([name, *name.split()[-1:]])) if found else []
@@ -111,14 +124,23 @@ def _words(command: str) -> list[str]:
 
 
 def _evaluated(quoted: list[str]) -> Iterator[str]:
-    """Yields the values of string literals; those that are none are skipped."""
+    """Yields the values of string literals, bytes as texts; what is no literal is skipped."""
     for text in quoted:
         with suppress(ValueError, SyntaxError):
             yield os.fsdecode(ast.literal_eval(text))
 
 
 def _advice(name: str, cluster: ClusterState, ip_addr: str | None) -> str:
-    """Returns how jobs can find a path; empty if the path does not exist here, or is sent to the jobs already."""
+    """Returns a line that says how jobs can find a path; empty if there is nothing to advise.
+
+    That is so if the path does not exist here, if jobs have it under this name already, or if it is absolute and the
+    node is this machine or not known.
+
+    Args:
+        name: Path as the job has written it.
+        cluster: Cluster of the job.
+        ip_addr: Address of the node; None if that is not known.
+    """
     if not name or name in (".", ".."):
         return ""
     base = cluster._shipped.base
@@ -144,7 +166,11 @@ def _advice(name: str, cluster: ClusterState, ip_addr: str | None) -> str:
 
 
 def _places(name: str, base: Path | None) -> Iterator[str]:
-    """Yields the places that a relative path may mean: below the files' base, the current directory, the script's."""
+    """Yields the absolute paths here that a relative path may mean.
+
+    In this order: below ``base`` (the directory that sent files are relative to; None: none), below the current
+    directory, beside the script.
+    """
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     beside = os.path.dirname(script) if isinstance(script, str) and os.path.isabs(script) else None
     for directory in dict.fromkeys(map(str, filter(None, (base, current_directory.directory(), beside)))):
@@ -152,7 +178,7 @@ def _places(name: str, base: Path | None) -> Iterator[str]:
 
 
 def _is_sent(placed: str, cluster: ClusterState) -> bool:
-    """True if nodes get a file at this path, or one below it, with the computation."""
+    """True if all nodes get a file at this path of the working directory, or one below it, with the computation."""
     below = f"{placed}/"
     return any(
         entry.path == placed or entry.path.startswith(below) for entry in cluster._files[:LISTED_MAX]

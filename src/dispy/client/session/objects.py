@@ -25,14 +25,15 @@ if TYPE_CHECKING:
     from dispy.client.session.state import ClusterState
 
 _numbers = itertools.count(1)
-"""Numbers of objects: unique in the process."""
+"""Source of numbers of objects, from 1: unique in the process, never reused."""
 
 _refs: weakref.WeakValueDictionary[int, Ref] = weakref.WeakValueDictionary()
-"""Living references by number: a reference that comes back in a result becomes the same ``Ref``."""
+"""Living references by the number of their object. A reference that comes back in a result becomes the same ``Ref``;
+if that is gone, unpickling the result fails."""
 
 
 class Ref(payload.Reference):
-    """Reference to an object that was put into a cluster. Jobs that get it in an argument get the object.
+    """Reference to an object that was put into a cluster. A job that gets it in an argument sees the object instead.
 
     The object is freed on all nodes when the reference is gone from the program and from the arguments of unfinished
     jobs.
@@ -46,7 +47,7 @@ class Ref(payload.Reference):
     def __init__(self, cluster: ClusterState, size: int, inner: list[Ref]) -> None:
         self._cluster = cluster
         self._inner = inner
-        """References inside the object, kept alive as long as this one."""
+        """References inside the object. Held so that their objects stay on the nodes as long as this one."""
         super().__init__(next(_numbers))
         self.size = size
         _refs[self._number] = self
@@ -66,7 +67,8 @@ class Ref(payload.Reference):
 def put(cluster: ClusterState, value: Any) -> Ref:
     """Send an object to all nodes of a cluster: the work of ``JobCluster.put``; on the caller's thread.
 
-    The object is pickled now: later changes of it do not reach the jobs.
+    The object is pickled now: later changes of it do not reach the jobs. It stays on the nodes until the ``Ref`` that
+    is returned is gone.
 
     Raises:
         PicklingError: The object cannot be sent.
@@ -82,7 +84,7 @@ def put(cluster: ClusterState, value: Any) -> Ref:
 
 
 def _put(cluster: ClusterState, message: PutObject) -> None:
-    """Hand an object over to the scheduler; on the loop. Jobs submitted before it go first.
+    """Hand an object over to the scheduler, which sends it to all nodes. On the loop. Jobs submitted before go first.
 
     Raises:
         UsageError: The cluster has ``OBJECTS_MAX`` objects.
@@ -101,7 +103,9 @@ def _put(cluster: ClusterState, message: PutObject) -> None:
 
 
 def check_used(cluster: ClusterState) -> list[Ref]:
-    """Returns the references that this thread has just pickled; the caller keeps them alive as long as the pickle.
+    """Returns the references inside what this thread has just pickled, and forgets them; empty if there are none.
+
+    The caller keeps them alive as long as the pickle may be used: otherwise nodes free the objects.
 
     Raises:
         UsageError: One of them is a reference of another cluster.
@@ -117,7 +121,7 @@ def check_used(cluster: ClusterState) -> list[Ref]:
 
 
 def hold(cluster: ClusterState, number: int) -> None:
-    """Keep the references that were just pickled into a job alive until the job has ended.
+    """Store the references that were just pickled into a job in ``_held``, until the job with this number has ended.
 
     Raises:
         UsageError: One of them is a reference of another cluster.
@@ -128,14 +132,21 @@ def hold(cluster: ClusterState, number: int) -> None:
 
 
 def _drop_later(cluster: ClusterState, number: int) -> None:
-    """Note that a reference is gone; on any thread, and at any point of its code. In a fork: do nothing."""
+    """Note that the reference to an object with this number is gone, and wake the loop. In a fork: do nothing.
+
+    On any thread, between any two instructions of it: so it takes no lock.
+    """
     if cluster._pid == process_identity.pid:
         cluster._dropped.append(number)
         cluster._engine.post(drop_refs, cluster)
 
 
 def drop_refs(cluster: ClusterState) -> None:
-    """Tell nodes to free the objects in ``cluster._dropped``, to which no reference is left; on the loop."""
+    """Tell nodes to free the objects in ``cluster._dropped``, to which no reference is left. On the loop.
+
+    Does nothing for a closed cluster: nodes have freed all its objects. Free files of the program's shared
+    memory are removed, too: something large may have gone.
+    """
     numbers = [cluster._dropped.popleft() for _ in range(len(cluster._dropped))]
     if numbers and not cluster._is_closed:
         if cluster._journal is not None:

@@ -33,21 +33,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.client")
 
 OPEN_MAX = 256
-"""Files that are received at once; each takes two descriptors. Parts of further files are asked for again."""
+"""Files that are received at once; each takes two descriptors. The first part of one more is not taken: its
+job waits, and sends the part again."""
 
 _root = ""
-"""Directory below which files are written; empty before the first cluster, or if it was gone then."""
+"""Absolute path of the directory below which files are written. Empty before the first cluster, or if the directory
+was gone then: received files are refused in that case."""
 
 
 def note_root() -> None:
-    """Have received files go below the current directory: called for each cluster, and only the first call counts."""
+    """Have received files go below the current directory. Called for each new cluster; the first success counts.
+
+    So a later ``os.chdir`` of the program does not scatter the files.
+    """
     global _root
     if not _root:
         _root = str(current_directory.directory() or "")
 
 
 class Key(NamedTuple):
-    """Key of a file that is being received.
+    """Identity of a file that a job sends. Parts with the same key belong to one file.
 
     Attributes:
         computation: Number of the job's computation.
@@ -63,11 +68,12 @@ class Key(NamedTuple):
 
 
 class Arrivals:
-    """Files that jobs are sending to the program. A thread of this object writes them.
+    """Receiver of the files that jobs send to the program. A thread of its own writes them, one part at a time.
 
     Args:
-        answer: Called on that thread with a node and the message for it.
+        answer: Called on that thread with a node and the acknowledgement for it, after each part.
         is_open: Called on that thread with the numbers of a computation and a job; True if the job is unfinished.
+            Files of other jobs are dropped.
     """
 
     def __init__(
@@ -78,16 +84,25 @@ class Arrivals:
         self._answer = answer
         self._is_open = is_open
         self._caller = Caller("dispy files")
+        """Thread that does all writing; the engine's loop only queues work for it."""
         self._arriving: dict[Key, _Arriving] = {}
+        """Incomplete files, at most ``OPEN_MAX``. Only for the thread that writes, except a look at emptiness."""
         self._arrived: set[Key] = set()
-        """Complete files of unfinished jobs: their acknowledgements may be lost, and parts come again."""
+        """Complete files of unfinished jobs, at most ``ARRIVED_MAX``. If the acknowledgement of a last part was lost
+        the part comes again: it is acknowledged, and not taken for part of an unknown file."""
 
     def take(self, cluster: ClusterState, message: Provisional, node: NodeId) -> None:
-        """Have a part written (``message.file`` and its payload), and answered; on the engine's loop."""
+        """Queue a part of a file for the thread that writes, which answers the node then. On the engine's loop.
+
+        ``message`` has the bytes as its payload, and in ``file`` the path, the size of the file and the offset.
+        """
         self._caller.call(self._take, [(cluster.name, message, node)])
 
     def tidy(self) -> None:
-        """Drop the incomplete files of jobs that have ended; on the engine's loop, several times a second."""
+        """Have the files of jobs that have ended dropped: the incomplete ones, and the memory of complete ones.
+
+        Call it on the engine's loop, several times a second: descriptors of such files are not freed otherwise.
+        """
         if self._arriving or self._arrived:
             self._caller.call(self._tidy, [()])
 
@@ -99,12 +114,14 @@ class Arrivals:
     # On the thread that writes.
 
     def _take(self, name: str, message: Provisional, node: NodeId) -> None:
-        """Write a part, and answer its node. A refused file is dropped, with a warning.
+        """Write a part, and acknowledge it to its node. A refused file is dropped, with a warning.
+
+        The job that sent the part waits for the answer: it goes on, sends the part again, or is told the reason.
 
         Args:
             name: Name of the cluster, for the warning.
-            message: The part.
-            node: Node of the job.
+            message: Message with the part: its path, size and offset in ``file``, its bytes as the payload.
+            node: Node that runs the job, and gets the answer.
         """
         part = message.file
         assert part is not None
@@ -123,7 +140,11 @@ class Arrivals:
         self._answer(node, told)
 
     def _write(self, key: Key, part: FilePart, data: bytes) -> bool:
-        """Write a part. False if the node is to send it again later.
+        """Write a part to its file, which is opened by its first part and gets its name with the last one.
+
+        Returns:
+            True if the part is written; False if the job is to send it again later: on the way there was no memory
+            for its bytes, or ``OPEN_MAX`` files are open.
 
         Raises:
             OSError: The part cannot be written.
@@ -156,16 +177,16 @@ class Arrivals:
         return True
 
     def _tidy(self) -> None:
-        """Drop the files of jobs that have ended."""
+        """Close and remove incomplete files of jobs that have ended, and forget the complete ones of such jobs."""
         self._drop([key for key in self._arriving if not self._is_open(key.computation, key.number)])
         self._arrived = {key for key in self._arrived if self._is_open(key.computation, key.number)}
 
     def _drop_all(self) -> None:
-        """Drop all incomplete files."""
+        """Close and remove all incomplete files."""
         self._drop(list(self._arriving))
 
     def _drop(self, keys: list[Key]) -> None:
-        """Close incomplete files, which removes them."""
+        """Close incomplete files, which removes them from the disk. Keys without an incomplete file are skipped."""
         for key in keys:
             arriving = self._arriving.pop(key, None)
             if arriving is not None:
@@ -173,11 +194,11 @@ class Arrivals:
 
 
 class _Arriving:
-    """One incomplete file. ``finish`` or ``close`` must be called in the end: both close its descriptors.
+    """One incomplete file, open for writing. In the end call ``finish`` or ``close``: both close its two descriptors.
 
     Args:
-        root: Directory outside of which nothing is written.
-        names: Names of directories below it, which are made if they are missing, and of the file.
+        root: Absolute path of the directory outside of which nothing is written; empty: the file is refused.
+        names: Names of directories below it, from the top, made if they are missing; the last one is the file's.
 
     Raises:
         OSError: The file cannot be written there.
@@ -185,12 +206,15 @@ class _Arriving:
 
     def __init__(self, root: str, names: tuple[str, ...]) -> None:
         self._name = names[-1]
+        """Name that the file gets in its directory when it is complete; replaces a file of that name."""
         self._hidden = ""
-        """Temporary name of the file; empty where the file system has files without a name."""
+        """Temporary name of the file in its directory; empty while the file has no name (``O_TMPFILE``)."""
         with ExitStack() as made:
             self._directory = _open_below(root, names[:-1])
+            """Descriptor of the file's directory: later changes of the path cannot lead the file elsewhere."""
             made.callback(os.close, self._directory)
             self._file = self._open()
+            """Descriptor of the file."""
             made.pop_all()
 
     def _open(self) -> int:
@@ -204,7 +228,11 @@ class _Arriving:
         return os.open(self._hidden, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._directory)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write a part at its offset (bytes)."""
+        """Write all of a part at its offset in the file (bytes).
+
+        Raises:
+            OSError: The file cannot be written to, as when the disk is full.
+        """
         view = memoryview(data)
         while view:
             count = os.pwrite(self._file, view, offset)
@@ -212,7 +240,13 @@ class _Arriving:
             view = view[count:]
 
     def finish(self, part: FilePart) -> None:
-        """Set mode and times of the complete file, rename it atomically to its own name, and close it."""
+        """Give the complete file the mode and times in its last part, give it its own name atomically, and close it.
+
+        An older file of that name is replaced.
+
+        Raises:
+            OSError: The name is that of a directory, or cannot be made; ``close`` must be called then.
+        """
         os.fchmod(self._file, part.mode)
         os.utime(self._file, ns=(part.atime_ns, part.mtime_ns))
         if not self._hidden:
@@ -228,7 +262,7 @@ class _Arriving:
         self.close()
 
     def close(self) -> None:
-        """Close the file. A file that has not got its own name is removed by that."""
+        """Close the file and its directory. A file that has not got its own name is removed by that."""
         if self._hidden:
             with suppress(OSError):
                 os.unlink(self._hidden, dir_fd=self._directory)
@@ -237,14 +271,17 @@ class _Arriving:
 
 
 def _new_name() -> str:
-    """Returns a temporary name that no job may use: with the reserved prefix, and random."""
+    """Returns a temporary file name that no job may use: the reserved prefix, then 16 random hexadecimal digits."""
     return f"{RESERVED}{randomness.token_hex(8)}"
 
 
 def _open_below(root: str, names: tuple[str, ...]) -> int:
-    """Open a directory below another; make directories that are missing. Returns the descriptor.
+    """Open a directory below ``root``, by its names from the top; make directories that are missing.
 
-    No symbolic link is followed: a job could have its file written elsewhere by one.
+    No symbolic link below ``root`` is followed: a job could have its file written elsewhere by one.
+
+    Returns:
+        The descriptor of the directory, which the caller closes; of ``root`` itself if there are no names.
 
     Raises:
         OSError: A name is a link or no directory, or cannot be made; or there is no root.

@@ -30,13 +30,14 @@ if TYPE_CHECKING:
     from dispy.client.engine.engine import Engine
 
 CLOSE_S = 2.0
-"""Seconds that cancelled jobs have to end beyond their grace period; after Ctrl-C, seconds for callbacks."""
+"""Seconds that cancelled jobs have to end beyond their grace period; then they are ended here as ``Abandoned``. After
+Ctrl-C also the seconds for callbacks; those that are left are counted in a message."""
 
 SAY_S = 1.0
-"""Seconds after which the end of a program says what it waits for."""
+"""Seconds of waiting for jobs at the end of a program after which a line says what it waits for. It waits on."""
 
 SAID_MAX = 5
-"""Clusters that this line names; further ones are counted."""
+"""Clusters that the line about unfinished jobs names, at the end of a program; further ones are only counted."""
 
 
 def close(
@@ -47,7 +48,8 @@ def close(
     Args:
         cluster: Cluster to close.
         timeout: Seconds to wait for jobs and callbacks; None: as long as they take.
-        terminate: True: cancel the jobs that have not ended by then; at once if ``timeout`` is None.
+        terminate: True: cancel the jobs that have not ended by then (at once if ``timeout`` is None), and close.
+            False: leave the cluster open if some have not.
         is_interrupted: True after Ctrl-C: wait ``CLOSE_S`` seconds for callbacks, not as long as they take.
 
     Returns:
@@ -80,7 +82,10 @@ def close(
 
 
 def _finish(cluster: JobCluster) -> bool:
-    """Cancel all unfinished jobs, end those here that are left after the grace period, and release the nodes."""
+    """Cancel all unfinished jobs, end those here that are left after the grace period, and release the nodes.
+
+    The grace period is ``config.CancelGrace`` + ``CLOSE_S`` seconds. ``submit`` raises from now on. Returns True.
+    """
     # A callback that submits each cancelled job again would never come to an end.
     cluster._submit = _refuse
     if cluster._jobs:
@@ -92,7 +97,7 @@ def _finish(cluster: JobCluster) -> bool:
 
 
 def _refuse(cluster: JobCluster, *_job: object) -> NoReturn:
-    """Refuse a job: takes the place of the function that submits jobs.
+    """Refuse a job: replaces the function that submits jobs (``cluster._submit``) while a cluster is being closed.
 
     Raises:
         UsageError: Always.
@@ -102,7 +107,10 @@ def _refuse(cluster: JobCluster, *_job: object) -> NoReturn:
 
 
 def _release(cluster: JobCluster) -> bool:
-    """Release the nodes of a cluster, tell the program, report its failures, and close its journal. Returns True."""
+    """Release the nodes of a cluster, tell its callbacks and maps, report failures, and close its journal.
+
+    Jobs that are unfinished all the same end as ``Abandoned``. Returns True, as ``close`` does.
+    """
     cluster._engine.call(cluster._refresh_nodes)
     cluster._is_closed = True
     if cluster._jobs:  # submitted by another thread meanwhile
@@ -122,13 +130,16 @@ def _release(cluster: JobCluster) -> bool:
 
 
 def _tell_closed(cluster: JobCluster) -> None:
-    """Tell ``cluster_status`` of each node that it is not used any more. The objects go on showing what they did."""
+    """Call ``cluster_status`` with ``DispyNode.Closed`` for each node in use.
+
+    The ``DispyNode`` objects keep their counts of jobs and times, for ``status`` of the closed cluster.
+    """
     for node in list(cluster._dispy_nodes.values()):
         cluster._tell(DispyNode.Closed, node, None)
 
 
 def _wait_rest(cluster: JobCluster, until: float | None, is_interrupted: bool) -> None:
-    """Wait for the callbacks of a closed cluster.
+    """Wait for the callbacks of a closed cluster that are queued by now.
 
     Args:
         cluster: The cluster.
@@ -153,7 +164,8 @@ def close_all(running: Engine) -> tuple[bool, bool]:
     nodes and journals, for ``recover_jobs``. After Ctrl-C, also one during this wait, jobs are ended at once.
 
     Returns:
-        True if there was a Ctrl-C; and True if nodes are to keep results.
+        Two flags: whether there was a Ctrl-C, so that callbacks are waited for only ``CLOSE_S`` seconds; and whether
+        nodes and journals are to keep results, so that the engine must stop by ``Engine.leave``.
     """
     failed = getattr(sys, "last_type", None) if not hasattr(sys, "ps1") else None
     is_interrupted = failed is KeyboardInterrupt
@@ -178,7 +190,7 @@ def close_all(running: Engine) -> tuple[bool, bool]:
 
 
 def _say_waiting(clusters: list[JobCluster]) -> None:
-    """Log which jobs the end of the program waits for, if it does for more than ``SAY_S`` seconds."""
+    """Wait ``SAY_S`` seconds for the jobs of all clusters; if some are left then, say which (a line to the user)."""
     until = time.monotonic() + SAY_S
     if all(callbacks.wait_jobs(cluster, until) for cluster in clusters):
         return
@@ -189,7 +201,10 @@ def _say_waiting(clusters: list[JobCluster]) -> None:
 
 
 def _left(cluster: JobCluster) -> str:
-    """Returns, in words, the unfinished jobs and maps of a cluster; empty if there are none."""
+    """Returns, in words, what of a cluster is unfinished, as "2 jobs of f"; empty if nothing is.
+
+    A map counts only if there are no jobs: "a map of f".
+    """
     open_jobs = list(cluster._jobs.values())
     count = sum([type(job) is not Chunk for job in open_jobs])
     if not count:
@@ -198,7 +213,10 @@ def _left(cluster: JobCluster) -> str:
 
 
 def _close_at_exit(cluster: JobCluster, is_interrupted: bool) -> None:
-    """Close a cluster at the end of the program; after Ctrl-C end its jobs here and wait for nothing."""
+    """Close a cluster at the end of the program, after its jobs and callbacks have ended.
+
+    After Ctrl-C nothing is waited for: unfinished jobs end here as ``Abandoned``, and nodes drop them.
+    """
     if is_interrupted:
         cluster._is_ending = True
         cluster._engine.call(completion.give_up_jobs, cluster)
@@ -208,11 +226,11 @@ def _close_at_exit(cluster: JobCluster, is_interrupted: bool) -> None:
 
 
 def finish_callbacks(callers: list[Caller], is_interrupted: bool) -> None:
-    """Wait for callbacks at the end of the program (after Ctrl-C ``CLOSE_S`` seconds); log how many are not called.
+    """Wait for the callbacks that are left at the end of the program, and log how many are not called after all.
 
     Args:
-        callers: Threads that run callbacks.
-        is_interrupted: True after Ctrl-C.
+        callers: Threads that run callbacks, of this engine and of stopped ones.
+        is_interrupted: True after Ctrl-C: wait at most ``CLOSE_S`` seconds for each thread. False: no limit.
     """
     with contextlib.suppress(KeyboardInterrupt):
         for caller in callers:

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 def choose_nodes(cluster: ClusterState, nodes: Any, secret: str, secret_file: Any, tls: Tls) -> None:
-    """Set the nodes that a cluster may use, and the secret and certificates for the links to them.
+    """Check the nodes that a cluster may use, the secret and the certificates for links to them, and store all three.
 
     Args:
-        cluster: The cluster.
-        nodes: The program's ``nodes``, in any form.
+        cluster: The cluster; ``_allocations``, ``_wants_private``, ``_secret``, ``_secret_file``, ``_tls`` are set.
+        nodes: The program's ``nodes``, in any form; None: all nodes of this machine.
         secret: The secret as a text; empty for that of the file, of ``DISPY_SECRET`` or of this user.
-        secret_file: File with the secret, or None.
-        tls: Files of certificates, by the paths that the program gives.
+        secret_file: Path of the file with the secret; None: no file.
+        tls: Files of certificates, by the paths that the program gives, and which links it wants encrypted.
 
     Raises:
         UsageError: No node can be used; a file is missing or not what it should be; or nodes of other machines are
@@ -55,9 +55,9 @@ def choose_nodes(cluster: ClusterState, nodes: Any, secret: str, secret_file: An
 
 
 def own_cleanup(cleanup: Any) -> Callable[..., Any] | None:
-    """Returns the program's own function for ``cleanup``; None where that is True, False or None.
+    """Returns the function that the program gave as ``cleanup``; None if it gave True, False or None instead.
 
-    Any other value is returned as it is, to be refused with the computation.
+    Any other value is returned as it is: ``Computation`` refuses it with a ``UsageError``.
     """
     if callable(cleanup):
         return cleanup  # type: ignore[no-any-return]
@@ -65,7 +65,10 @@ def own_cleanup(cleanup: Any) -> Callable[..., Any] | None:
 
 
 def set_ports(dispy_port: int | None, node_port: int | None) -> None:
-    """Assign the ports that a cluster was given to ``config``, where they hold for the whole program."""
+    """Store the ports that a cluster was given in ``config``, for the whole program; None leaves a port as it is.
+
+    Nodes given without a port are dialed at ``node_port`` if it is set, else at ``dispy_port`` + 1.
+    """
     if dispy_port is not None:
         config.DispyPort = dispy_port
     if node_port is not None:
@@ -73,10 +76,14 @@ def set_ports(dispy_port: int | None, node_port: int | None) -> None:
 
 
 def prepare(cluster: Steering) -> None:
-    """Have the engine ready for a cluster's nodes: shared memory for nodes of this machine, and a node to begin with.
+    """Prepare the engine for the nodes of a new cluster, before the scheduler learns of the cluster.
 
-    The nodes of this machine are read, a private node is started if there is none, and patterns that match nothing
-    are warned of.
+    Large payloads go to shared memory from now on if nodes of this machine may be used. The list of this machine's
+    nodes is read, a private node is started if none is listed, and patterns that match no node are warned of. Waits
+    for the file server that has the list, if there is one.
+
+    Raises:
+        NoNodesError: The private node cannot be started.
     """
     allocations = cluster._allocations
     if config.SharedMemory and any(a.ip_addr is None or is_loopback(a.ip_addr) for a in allocations):

@@ -46,161 +46,188 @@ if TYPE_CHECKING:
 
 
 class ClusterState:
-    """A cluster, as the modules of the client see it."""
+    """All data of one cluster: the choices of its program, its unfinished jobs, its nodes, and who waits for it.
+
+    ``JobCluster`` adds the public methods; the modules beside this one read and change the attributes.
+    """
 
     # What its program has chosen; ``JobCluster.__init__`` sets it.
 
     name: str
-    """Name of the computation, in messages and on nodes."""
+    """Name of the computation (of the function, or the path of the program), shown in messages and on nodes."""
     job_status: Callable[[DispyJob], object] | None
-    """The user's callback for provisional results and ends of jobs; None: none."""
+    """The user's callback, called with the job at each provisional result and at its end; None: there is none."""
     cluster_status: Callable[[int, DispyNode | None, DispyJob | None], object] | None
-    """The user's callback for every event of jobs and nodes; None: none."""
+    """The user's callback for every event, called with status, node or None, and job or None; None: there is none."""
     start_time: float
-    """When the cluster was made (seconds since the epoch)."""
+    """Time when the cluster was made (seconds since the epoch). ``print_status`` counts wall time from it."""
     _allocations: list[NodeAllocate]
-    """Elements of ``nodes``, in the order in which ``allocate`` of each is asked."""
+    """Elements of ``nodes``, the most specific first: the first whose ``allocate`` returns CPUs gets the node."""
     _wants_private: bool
-    """True if the cluster may use a node that the program starts for itself."""
+    """True if the cluster may use a private node, one that the program starts: all of ``nodes`` are ``"*"``."""
     _secret: Secret
+    """Secret shared with the nodes. A node with another secret is never used."""
     _secret_file: str | None
-    """Path of the file that the secret was read from; None if it came otherwise."""
+    """Absolute path of the program's ``secret_file``, noted in journals for a recovery; None if none was given."""
     _tls: Tls
+    """Absolute paths of certificates and key for TLS, and which links are to be encrypted."""
     _dest_path: str
-    """Name of the working directory on nodes; empty: each cluster has its own."""
+    """Name of the working directory on nodes, shared by clusters with the same name; empty: each has its own."""
     _keeps_files: bool
-    """True if nodes leave the working directory as it is when the cluster leaves them."""
+    """True if nodes keep the files in the working directory when the cluster leaves; False: they remove them."""
     _computation: Computation
+    """The pickled function or program that each job runs, with ``depends``, ``setup`` and ``cleanup``."""
     seed: int
-    """Number that the random numbers of jobs depend on, as given or as chosen at random."""
+    """Number that ``dispy_job_seed()`` in jobs depends on: as given, or below 2**48 and chosen at random."""
     _seeding: Seeding
+    """``seed``, number of the first job, and whether random generators copied into jobs get streams of their own."""
     _shipped: Shipped
+    """Index, by digest, of the files whose bytes nodes may ask for now."""
     _files: list[FileEntry]
-    """Files that every node gets."""
+    """Files that every node gets before it runs code, sorted by path: from ``depends``, and the program to run."""
     _held_files: list[Held]
-    """Holders of the contents of all nodes' files, so that nodes may ask for them until the cluster is gone."""
+    """Holders of the files that nodes get with the computation. Kept so that nodes may ask for the bytes as long as
+    the cluster exists, also after a restart."""
     _isolate: bool
-    """True if each job runs in a fresh process."""
+    """True if each job runs in a fresh process; False: workers run one job after another."""
     _setup_per: str
-    """Where ``setup`` runs: once per ``"node"``, or once per ``"worker"``."""
+    """Where ``setup`` runs: ``"node"``: once on each node. ``"worker"``: once in each process that runs jobs."""
     _setup_timeout: float | None
-    """Seconds that ``setup`` may take on a node; None: no limit."""
+    """Seconds that ``setup`` may take on a node, which is not used if that is exceeded; None: no limit."""
     _exclusive: bool
-    """True if nodes run jobs of no other cluster while this one is on them."""
+    """True if nodes run jobs of no other cluster while this one is on them: jobs of the others wait."""
     _reentrant: bool
-    """True if jobs may run again elsewhere when their node is lost."""
+    """True if jobs run again elsewhere when their node is lost; False: they end as ``Abandoned``."""
     _pulse_s: float
-    """Longest interval between two heartbeats of a node (seconds). The engine uses the smallest of all clusters."""
+    """Heartbeat interval of nodes that this cluster wants (seconds). The engine uses the smallest of all clusters; a
+    node that is silent for five intervals is lost."""
     _queued_max: int
-    """Jobs that may be unfinished before ``submit`` waits for room; ``sys.maxsize``: no limit."""
+    """Number of unfinished jobs at which ``submit`` waits until one ends; ``sys.maxsize``: no limit."""
     _tally: Tally
-    """Counts of how jobs have ended."""
+    """Numbers of jobs that have ended, failed and were cancelled, and reasons of failures, for the final report."""
 
     # What works for it.
 
     _engine: Engine
+    """Background thread with the scheduler that serves this cluster, and usually all clusters of the process."""
     _number: int
-    """Number of its computation, unique among those of the engine."""
+    """Number of the cluster's computation in all messages: from 1, unique among those of the engine."""
     _watching: Watching
-    """Live output of its jobs, on the way to the callback and to followers."""
+    """Distributor of the live output of jobs, to ``job_output`` and to threads that follow a job."""
     _submit: Callable[..., DispyJob]
-    """The function that a job is submitted by: see ``submission.choose_way``."""
+    """Function that submits a job, chosen by ``submission.choose_way``; ``close`` replaces it by one that refuses."""
 
     # Its life.
 
     end_time: float | None
-    """When the last unfinished job ended (seconds since the epoch); None before the first end."""
+    """Time when jobs last ended and none was left (seconds since the epoch); None before that. ``print_status``
+    counts wall time up to it; if it is None, up to now."""
     cpu_time: float
     """Sum of the run times of all ended jobs (seconds)."""
     _pid: int
-    """Process that made the cluster. In a fork of it the cluster must not be used."""
+    """PID of the process that made the cluster. In a fork of it ``submit``, ``wait`` … raise ``UsageError``."""
     _is_closed: bool
-    """True before the cluster has been opened, and once it is closed."""
+    """True before the cluster has been opened, and once it is closed: ``submit`` raises ``UsageError`` then."""
     _is_ending: bool
-    """True once ``close`` ends the jobs that are left: their failures are wanted, and not reported."""
+    """True once ``close`` cancels the jobs that are left. Their failures are wanted: counted, but not reported."""
     _dialer_tls: DialerTls | None
-    """TLS settings for links to nodes; None until the first link needs them."""
+    """TLS context for encrypted links to nodes, made from ``_tls``; None until the first such link is dialed."""
     _journal: Journal | None
     """Journal with all jobs and results (``durable``); None: only the program's journal knows the cluster."""
     _keeps_journal: bool
-    """True if the journal's file stays when the cluster closes, as its ``with`` block has failed."""
+    """True if the journal's file stays when the cluster closes, for ``recover_jobs``, as its ``with`` block has
+    raised; False: the file is removed."""
 
     # Jobs on their way out.
 
     _inbox: deque[Job]
-    """Submitted jobs on their way to the loop, in the order of submission."""
+    """Messages of submitted jobs that the loop has not taken yet, in the order of submission. Any thread appends."""
     _is_posted: bool
-    """True while a call of ``take_inbox`` is posted to the loop: one serves all jobs of the inbox."""
+    """True while a call of ``take_inbox`` is posted to the loop. Do not post another: one serves all jobs."""
     _cancels: deque[int]
-    """Numbers of cancelled jobs on their way to the loop."""
+    """Numbers of jobs that the program has cancelled and the loop has not, in the order of the calls."""
     _has_posted_cancels: bool
-    """True while a call that takes ``_cancels`` is posted to the loop."""
+    """True while a call that takes ``_cancels`` is posted to the loop. Do not post another: one serves all."""
     _dropped: deque[int]
-    """Numbers of references (``Ref``) that are gone, on their way to the loop."""
+    """Numbers of put objects whose ``Ref`` is gone; the loop has the nodes free them."""
     _held: dict[int, list[Ref | Held]]
-    """References in the arguments of unfinished jobs, and the files of such jobs, by the job's number."""
+    """References in the arguments of unfinished jobs, and holders of these jobs' files, by the job's number. Kept
+    here only so that nodes do not free the objects, and may ask for the files, before the job has ended."""
     _sending: dict[tuple[NodeId, int], Sending]
-    """Calls of ``send_file`` that wait for a node, by node and number of the request."""
+    """Files of ``send_file`` that a node has not acknowledged yet, by node and number of the request."""
     _sent: Sent
+    """Files that ``send_file`` has put on nodes; a node that is restarted or set up again gets them again."""
     _requests: itertools.count[int]
-    """Numbers of the requests of ``send_file``, from 1."""
+    """Source of numbers for the requests of ``send_file`` to nodes, from 1; each answer repeats its number."""
 
     # Jobs that have not ended.
 
     _jobs: dict[int, DispyJob]
-    """Unfinished jobs and chunks of maps, by number."""
+    """Unfinished jobs and chunks of maps, by number, in the order of submission. A job leaves when it has ended."""
     _map_numbers: itertools.count[int]
+    """Source of numbers for calls of ``map``, from 1. Seeds of items depend on them: each map draws other numbers."""
     _maps: set[Mapping]
-    """Calls of ``map`` that are running."""
+    """Calls of ``map`` that are running; each is told when the cluster has more or fewer CPUs."""
     _status_guard: threading.RLock
     """Held to set the status of jobs, as any thread may cancel them. Reentrant: signal handlers cancel, too."""
     _loading: dict[int, int]
-    """Number of provisional results handed to the loader, by the job's number. A job in here has its end loaded
-    there, too, so that its end comes after them."""
+    """Number of provisional results handed to the loader's thread, by the job's number, until the job ends. The end
+    of such a job goes to that thread, too, so that its callbacks come after those of the provisional results."""
     _ended: set[int]
-    """Numbers of jobs that have ended and whose results are being loaded: too late to cancel."""
+    """Numbers of jobs whose end has come and whose result the loader's thread is unpickling: too late to cancel."""
 
     # Threads that wait.
 
     _idle: threading.Condition
-    """Notified when the last unfinished job has ended, and at each end while a thread waits for room."""
+    """Notified when no job is unfinished any more, when there is room for a thread that waits for it, and when
+    ``close`` begins. Guards ``_ends``, ``_room_waiters``, ``cpu_time`` and the counts of nodes."""
     _room: threading.RLock
-    """With ``max_queued``: held by the one thread that waits for room, until its job is in ``_jobs``."""
+    """With ``max_queued``: held by a thread from its wait for room until its job is in ``_jobs``. Otherwise several
+    threads could take the same room, and exceed the limit."""
     _room_waiters: int
-    """Threads in ``_idle.wait`` for room."""
+    """Number of threads in ``_idle.wait`` for room: 0 or 1. While it is 0, ends of jobs notify no thread of room."""
     _ends: int
-    """Number of events in which jobs have ended; several at once count as one. Changed with ``_idle`` held."""
+    """Number of events in which jobs have ended; several at once count as one. ``wait`` compares two values to see
+    whether more jobs have ended while it waited for callbacks."""
     _closers: int
-    """Threads in ``close``. While there are any, ``submit`` raises instead of waiting for room."""
+    """Number of threads in ``close``. While there are any, ``submit`` raises instead of waiting for room."""
 
     # Nodes.
 
     _dispy_nodes: dict[NodeId, DispyNode]
-    """Nodes in use, as they are shown to the program."""
+    """Nodes in use, as the program is shown them, by the node's identity; the one used first comes first."""
     _past_nodes: list[DispyNode]
-    """Nodes that were in use, and show what they did; one that comes back is taken from here."""
+    """Nodes that are not in use any more, with their counts of jobs and times, in the order in which they were left.
+    The object of a node that comes back is taken from here, so that its counts go on."""
     _set_aside: dict[NodeId, str]
-    """Nodes that the program does not want any more, and the method that it called for that."""
+    """Nodes that the program has given up, each with the method that it called (``"deallocate_node"`` or
+    ``"close_node"``). They are not used again before ``allocate_node`` or ``resetup_node``."""
     _setup_args: dict[NodeId, tuple[Any, ...]]
-    """Arguments given to ``resetup_node``, in place of those of the element of ``nodes``."""
+    """Arguments for ``setup`` that ``resetup_node`` was given, by node. They replace those of the element of
+    ``nodes`` until the next ``resetup_node``."""
     _offers: dict[NodeId, int]
-    """CPUs that each node offered when ``allocate`` was last asked about it."""
+    """Number of CPUs that each node offered when ``allocate`` was last asked; at another offer it is asked again."""
     _unreachable: dict[Target, str]
-    """Why each address cannot be reached, as text with the address; removed when its node becomes usable."""
+    """Last error of each address that cannot be reached, as text with host and port, for ``why`` and warnings. The
+    entry goes when the node there becomes usable."""
     _warned: set[str]
-    """Warnings of nodes that were logged: each text is logged once, however many nodes send it."""
+    """Texts of warnings from nodes that were logged: each text is logged once, however many nodes send it."""
     _failures: dict[str, str]
-    """Why each node that was found is not used, by the node's name."""
+    """Reasons why nodes that were found are not used, by the node's name, for ``why`` and warnings. The entry goes
+    when the node becomes usable."""
 
     # Words about jobs that wait.
 
     _waiting_since: float | None
-    """When jobs began to wait with no node that takes them (monotonic seconds); None if none wait so."""
+    """Time since which jobs wait and no node takes them (monotonic seconds); None if no job waits like that. After
+    some seconds ``explain.check_waiting`` warns."""
     _stall: Stall
+    """Watchdog that reports, once, that nothing of the cluster has moved for ``watchdog.STALL_S`` (10 s)."""
     _has_warned: str
     """Reason in the last warning about waiting jobs; empty after none. The same reason is not logged twice."""
     _listed: str
-    """Last logged list of this machine's nodes, so that only changes are logged."""
+    """Last logged line (``debug``) about the nodes of this machine that were found, so that only changes are logged;
+    empty before the first."""
 
     def __init__(self) -> None:
         self.end_time = None
@@ -265,22 +292,25 @@ class ClusterState:
 
     @property
     def _gives_bytes(self) -> bool:
-        """True if the output of jobs is bytes, as that of a program; False if it is text."""
+        """True if ``stdout`` and ``stderr`` of jobs are shown as bytes, as they run a program; False: as text."""
         return self._computation.is_program
 
     def _cpus(self) -> int:
-        """Number of CPUs that can be used now, over all nodes."""
+        """Number of CPUs that can be used now, over all nodes; 0 without any. ``map`` sizes its window by it."""
         return sum([node.cpus for node in list(self._dispy_nodes.values())])
 
     # What is told to the program.
 
     def _tell(self, status: int, node: DispyNode | None, job: DispyJob | None) -> None:
-        """Queue a call of ``cluster_status``, if there is one; on any thread."""
+        """Queue a call of ``cluster_status`` with these arguments for the callbacks' thread. On any thread.
+
+        Does nothing if the program has given no such callback. ``node`` and ``job`` are None if the event has none.
+        """
         if self.cluster_status is not None:
             self._engine.callbacks.call(self.cluster_status, [(status, node, job)])
 
     def _tell_maps(self) -> None:
-        """Tell running maps that there are more or fewer CPUs."""
+        """Wake the running maps, as there are more or fewer CPUs: they adapt the number of chunks on their way."""
         for running in list(self._maps):
             running.on_nodes()
 
@@ -321,7 +351,9 @@ class ClusterState:
         )
 
     def _code_for(self, allocation: NodeAllocate, setup_args: tuple[Any, ...] | None = None) -> bytes:
-        """Returns the code for the nodes of an allocation whose ``setup`` has arguments; empty: as for all nodes.
+        """Returns the pickled computation with arguments of ``setup``, for the nodes of one element of ``nodes``.
+
+        Empty if ``setup`` has no arguments there: such nodes get the code of all nodes.
 
         Args:
             allocation: An element of ``nodes``.
@@ -334,13 +366,15 @@ class ClusterState:
         return self._computation.code_with(arguments) if arguments else b""
 
     def _files_for(self, depends: list[Any]) -> list[FileEntry]:
-        """Returns all files for a node that gets some of its own. Reads these files, which may take a while.
+        """Returns all files for a node that gets some of its own, and holds these until the cluster is gone.
+
+        Reads and hashes them, which may take a while: not on the loop.
 
         Args:
             depends: Paths and modules for that node; they replace files of all nodes that have their paths.
 
         Raises:
-            UsageError: One of them cannot be sent, or they are too many.
+            UsageError: One of them cannot be sent, or there are too many for a message.
         """
         own, held = self._shipped.take(depends, self._files)
         self._held_files += held
@@ -348,14 +382,17 @@ class ClusterState:
         return listed([entry for entry in self._files if entry.path not in paths] + own)
 
     def _with_sent(self, target: Target, files: list[FileEntry] | None) -> list[FileEntry] | None:
-        """Returns a node's files together with those that ``send_file`` has put there.
+        """Returns a node's files together with those that ``send_file`` has put there, as it gets all of them again.
 
         Args:
             target: Where the node is reached.
             files: The node's own list; None: it has only the files of all nodes.
 
         Returns:
-            The list; ``files`` itself if ``send_file`` has put nothing there.
+            The files, those of ``send_file`` in place of others with their paths; ``files`` itself if there are none.
+
+        Raises:
+            UsageError: Together there are too many files for a message.
         """
         known = self._files if files is None else files
         every = self._sent.with_files(target, known)

@@ -8,8 +8,10 @@ from dispy.client.nodes import DispyNode
 from dispy.client.session.failures import Tally
 
 _COLUMNS = ("Node", "CPUs", "Jobs", "Sec/Job", "Node Time Sec", "Sent", "Rcvd")
+"""Headings of the columns that are always shown, from left to right."""
 _FAILED = "Failed"
-"""Column that is shown only if a job has failed, so that programs that read the table find its usual columns."""
+"""Heading of the column with failed jobs, after "Jobs". Shown only if a job has failed on some node, so that programs
+that read the table otherwise find its usual columns."""
 
 
 def print_table(
@@ -22,7 +24,7 @@ def print_table(
         nodes: Nodes in the order of the table.
         pending: Number of unfinished jobs.
         job_time_s: Sum of the run times of all jobs (seconds).
-        wall_time_s: Time in which they were run (seconds).
+        wall_time_s: Time in which the jobs were run (seconds); the speedup is the ratio of the two times.
     """
     rows = [_COLUMNS, *map(_row, nodes)]
     if any(node.jobs_failed for node in nodes):
@@ -49,7 +51,10 @@ def print_table(
 
 
 def _ends(tally: Tally, pending: int) -> list[str]:
-    """Returns lines about jobs without a result: failed, cancelled, pending. Failures count as looked at then."""
+    """Returns lines with the numbers of failed, cancelled and pending jobs; a number of 0 has no line.
+
+    Failures count as looked at then: they are not reported at the end of the program.
+    """
     first = tally.first()
     found = []
     if tally.failed:
@@ -64,7 +69,7 @@ def _ends(tally: Tally, pending: int) -> list[str]:
 
 
 def _row(node: DispyNode) -> tuple[str, ...]:
-    """Returns the cells of a node, in the order of ``_COLUMNS``."""
+    """Returns the cells of a node's row as texts, in the order of ``_COLUMNS``."""
     per_job = node.cpu_time / node.jobs_done if node.jobs_done else 0.0
     label = node.ip_addr if node.name == node.ip_addr or not node.name else f"{node.ip_addr} ({node.name})"
     return (
@@ -87,7 +92,10 @@ def seconds(value: float) -> str:
 
 
 def speedup(job_time_s: float, wall_time_s: float) -> str:
-    """Returns, as text, how many times longer the jobs would have taken one after the other."""
+    """Returns, as text with three decimals, how many times longer the jobs would have taken one after the other.
+
+    Below 0.1 words stand for the number; without wall time it is 0.
+    """
     ratio = job_time_s / wall_time_s if wall_time_s > 0 else 0.0
     return f"{ratio:.3f}" if ratio >= 0.1 or not ratio else "below 0.1 (most of that time no job ran)"
 

@@ -1,4 +1,4 @@
-"""Submission of jobs, on the thread that calls ``submit``: pickle, note, wake the engine's loop if it sleeps.
+"""Submission of jobs, on the thread that calls ``submit``: pickle, store, wake the engine's loop if it sleeps.
 
 ``inbox`` takes the jobs on the loop and hands them over to the scheduler.
 """
@@ -31,16 +31,19 @@ if TYPE_CHECKING:
     from dispy.core.scheduling.ids import NodeId
 
 _numbers = itertools.count(1)
-"""Numbers of jobs, from 1: unique in the process, never reused, and usually equal to the id that a job gets."""
+"""Source of numbers of jobs, from 1: unique in the process, never reused, usually equal to the id of the job."""
 
 
 def next_number() -> int:
-    """Returns the number that the next job gets, unless another thread submits one first."""
+    """Returns the number that the next job gets, unless another thread submits one first. Does not take the number.
+
+    Seeds of jobs count from the first number of their cluster.
+    """
     return int(repr(_numbers)[len("count(") : -1])
 
 
 _chunk_numbers = itertools.count(CHUNK_NUMBERS_FROM)
-"""Numbers of chunks of maps: a range of their own, so that ids of jobs have no gaps."""
+"""Source of numbers of chunks of maps: a range of their own, from 2**40, so that ids of jobs have no gaps."""
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -53,7 +56,7 @@ arguments of the job.
 
 
 def choose_way(is_bounded: bool, has_journal: bool) -> Submit:
-    """Choose the function that submits a cluster's jobs.
+    """Returns the function that submits a cluster's jobs, chosen once so that each job pays only for what is needed.
 
     Args:
         is_bounded: True with ``max_queued``: submission waits for room.
@@ -66,7 +69,13 @@ def choose_way(is_bounded: bool, has_journal: bool) -> Submit:
 def submit_at_once(
     cluster: ClusterState, job_id: Any, node: NodeId | None, args: Args, kwargs: Kwargs
 ) -> DispyJob:
-    """Submit a job and return at once. The path of every job in the caller's thread.
+    """Pickle the arguments, make the job, and send its message on its way to the scheduler. Does not wait for room.
+
+    Each job takes this path, on the caller's thread. If no other job is unfinished the message may leave at once,
+    from this thread. ``node`` is the only node where the job may run; None: any.
+
+    Returns:
+        The job, which is in ``cluster._jobs``.
 
     Raises:
         PicklingError: An argument cannot be sent.
@@ -121,10 +130,11 @@ def submit_at_once(
 def _take_depends(
     cluster: ClusterState, depends: Any
 ) -> tuple[list[Any], list[str], list[FileEntry], list[Held]]:
-    """Take up ``dispy_job_depends`` of a job. Reads files, on the caller's thread.
+    """Check ``dispy_job_depends`` of a job, and hash its files. Reads files, on the caller's thread.
 
     Returns:
-        Functions and classes that the job brings, paths of modules that it can import, all files, and their holders.
+        Functions and classes that the job brings; paths, on the node, of modules that it can import; descriptions of
+        all its files, sorted by path; and holders of the files, to be kept until the job has ended.
 
     Raises:
         UsageError: An element cannot be used, or a file cannot be sent.
@@ -140,7 +150,7 @@ def _take_depends(
 def submit_bounded(
     cluster: ClusterState, job_id: Any, node: NodeId | None, args: Args, kwargs: Kwargs
 ) -> DispyJob:
-    """Submit a job with ``max_queued``: wait until fewer jobs than that are unfinished.
+    """Submit a job as ``submit_at_once``, but first wait until fewer than ``max_queued`` jobs are unfinished.
 
     On the engine's own threads (callbacks, too) the job is submitted at once: waiting there would stop them all.
 
@@ -159,14 +169,17 @@ def submit_bounded(
 def _submit_noted(
     submit: Submit, cluster: ClusterState, job_id: Any, node: NodeId | None, args: Args, kwargs: Kwargs
 ) -> DispyJob:
-    """Submit a job by ``submit``; wait first while the cluster's journal has too much to write (back-pressure)."""
+    """Submit a job by ``submit``, after a wait while the cluster's journal has too much to write (back-pressure).
+
+    Too much is ``journal.writer.UNWRITTEN_MAX`` bytes of payloads. The engine's own threads do not wait.
+    """
     if cluster._journal is not None and cluster._journal.is_behind and not cluster._engine.is_current():
         cluster._journal.wait_for_room()
     return submit(cluster, job_id, node, args, kwargs)
 
 
 def _wait_for_room(cluster: ClusterState) -> None:
-    """Wait until fewer than ``max_queued`` jobs are unfinished; called with ``_room`` held.
+    """Wait until fewer than ``max_queued`` jobs are unfinished. The caller holds ``_room`` until it has submitted.
 
     Raises:
         UsageError: The cluster is closed, or begins to be.
@@ -189,12 +202,12 @@ def _wait_for_room(cluster: ClusterState) -> None:
 
 
 def submit_chunk(cluster: ClusterState, chunk: Chunk, data: payload.Buffer) -> None:
-    """Submit a chunk of a ``map``; never waits for room. Its number is set here.
+    """Submit a chunk of a ``map`` as a job, under a new number. Never waits for room: the map's window bounds chunks.
 
     Args:
         cluster: Cluster of the map.
-        chunk: The chunk.
-        data: Its pickled items.
+        chunk: The chunk; its ``_number`` is set.
+        data: Pickled items of the chunk.
 
     Raises:
         UsageError: The cluster is closed, or a reference among the items is of another cluster.
