@@ -1,4 +1,7 @@
-"""dispy: run Python functions on every CPU you can find."""
+"""dispy: run Python functions on every CPU you can find.
+
+Public names are loaded from their modules when they are first used.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +54,6 @@ __all__ = [
     "wait",
 ]
 
-# Module of each public name. A module is loaded when the name is first used: importing dispy costs a program little
-# until it makes a cluster.
 _HOMES = {
     "ALL_COMPLETED": "dispy.client.waiting",
     "FIRST_COMPLETED": "dispy.client.waiting",
@@ -79,16 +80,23 @@ _HOMES = {
     "recover_jobs": "dispy.client.recover",
     "recoverable": "dispy.client.recovery.dead_programs",
 }
+"""Module of each public name, by the name. A module is loaded when the name is first used: importing dispy costs a
+program little until it makes a cluster."""
 
 
-# Names of dispy 4 that will not come back, and why.
 _GONE = {
     "auth_code": "nobody sends a code made of the secret any more; both sides prove that they know it, see "
     "docs/security.md",
 }
+"""Reasons why names of dispy 4 will not come back, by name: the end of the text of the ``AttributeError``."""
 
 
 def __getattr__(name: str) -> Any:
+    """Load a public name from its module, and keep it here. Python calls this for names that are not here yet.
+
+    Raises:
+        AttributeError: There is no such name; the text says why, for names of dispy 4.
+    """
     if name == "job":
         import dispy.job
 
@@ -104,7 +112,10 @@ def __getattr__(name: str) -> Any:
 
 
 def _why_not(name: str) -> str:
-    """Returns the end of the error text for a missing name: why it is gone, or what to use until it comes."""
+    """Returns the end of the error text for a missing name: why it is gone, or what to use until it comes.
+
+    Empty for a name that dispy 4 did not have.
+    """
     if name in _GONE:
         return f": {_GONE[name]}"
     from dispy.not_yet import MODULES, not_yet
@@ -114,7 +125,9 @@ def _why_not(name: str) -> str:
 
 
 def _moved(name: str) -> property:
-    """Returns a property for a value that has moved to ``config``: reading and assigning it work, with a warning."""
+    """Returns a property for a setting that has moved to ``config``, by its name: reading and assigning it reach
+    ``config``, with a ``DeprecationWarning``.
+    """
 
     def warn() -> None:
         import warnings
@@ -133,7 +146,7 @@ def _moved(name: str) -> property:
 
 
 class _Module(ModuleType):
-    """The type of this module. Its properties see assignments, which a module's ``__getattr__`` does not."""
+    """Type of the module ``dispy``. Its properties see assignments, which a module's ``__getattr__`` does not."""
 
     MsgTimeout = _moved("MsgTimeout")
     MaxFileSize = _moved("MaxFileSize")

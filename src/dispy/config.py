@@ -1,5 +1,7 @@
 """Settings that programs may assign (``dispy.config.NAME = ...``). They are read when a cluster or node starts.
 
+Assign them before the cluster is made.
+
 ``DispyPort`` is the base port. ``ClientPort`` (equal to it), ``NodePort`` (+ 1) and ``SharedSchedulerPort`` (+ 2)
 follow from it unless they are assigned.
 """
@@ -12,44 +14,53 @@ from dispy.errors import UsageError
 
 if TYPE_CHECKING:
     ClientPort: int
+    """Port for programs of dispy 4 that read it. Nothing uses it."""
     NodePort: int
+    """TCP port of nodes that are named without one."""
     SharedSchedulerPort: int
+    """Port of the shared scheduler, which is not available yet."""
 
 DispyPort = 9700
-"""Base port of all programs of one installation."""
+"""Base port of all programs of one installation, up to 65000: the other ports follow from it."""
 
 HTTPServerPort = 8181
-"""TCP port of the web server, which is not available yet."""
+"""TCP port of the web server, which is not available yet: nothing uses the value."""
 
 IPv4MulticastGroup = "239.255.61.59"
+"""IPv4 address that ``host_addrinfo(ipv4_multicast=True)`` gives as ``broadcast``. Nothing is sent to it."""
 IPv6MulticastGroup = "ff05::b409:3171:9705:5134:6159"
+"""IPv6 address that ``host_addrinfo`` gives as ``broadcast`` of an IPv6 address. Nothing is sent to it."""
 
 MsgTimeout: float = 10
-"""Seconds that ``dispy_provisional_result`` and ``cluster.node_jobs(from_node=True)`` wait for an answer."""
+"""Seconds that ``dispy_provisional_result`` and ``dispy_send_file`` of a job wait for the program if no ``timeout``
+is given; then they return -1. ``cluster.node_jobs(from_node=True)`` waits as long for the node; then it raises
+``SilenceError``."""
 
 MaxFileSize = 0
-"""Bytes of the largest file that a program sends to nodes, or takes from jobs; 0: no limit."""
+"""Bytes of the largest file that a program sends to nodes, or takes from jobs; 0: no limit. Making a cluster or
+submitting a job with a larger file raises ``UsageError``; ``dispy_send_file`` of a job returns -1."""
 
 Java = "/usr/bin/java"
 """Path on the nodes of the program that runs ``.java`` computations. If it does not exist there, ``java`` from
-``PATH``."""
+``PATH``; without that the jobs fail with an error."""
 
 LocalNode = True
-"""True if a cluster may start a node of its own when none runs on this machine."""
+"""True if a cluster may start a node of its own when none runs on this machine. False: it waits for one."""
 
 SharedMemory = True
-"""True if large data goes to nodes of this machine, and comes from them, through shared memory."""
+"""True if large data goes to nodes of this machine, and comes from them, through shared memory; False: over the
+connection, as to other machines."""
 
 Journal = True
 """True if a program notes in the user's state directory which nodes it uses. If it dies, ``recover_jobs`` finds its
-results by these notes."""
+results by these notes. False: it finds only clusters with ``durable`` or ``recover_file``."""
 
 CancelGrace = 5.0
-"""Seconds between the interrupt of a cancelled job and its end by force."""
+"""Seconds that a job has to end after ``cluster.cancel`` has interrupted it; then its process is killed."""
 
 
 def node_port() -> int:
-    """Returns the port on which nodes listen by default: the base port + 1, unless ``NodePort`` was assigned.
+    """Returns the TCP port of nodes that are named without one: the base port + 1, unless ``NodePort`` was assigned.
 
     Raises:
         UsageError: The assigned value is not a port number.
@@ -61,7 +72,7 @@ def node_port() -> int:
 
 
 def message_timeout_s() -> float:
-    """Returns ``MsgTimeout`` as a float (seconds).
+    """Returns ``MsgTimeout`` as a float (seconds), checked.
 
     Raises:
         UsageError: The assigned value is not a number of seconds above 0.
@@ -73,10 +84,15 @@ def message_timeout_s() -> float:
 
 
 _DERIVED = {"ClientPort": 0, "NodePort": 1, "SharedSchedulerPort": 2}
-"""Distances of ports from the base port, by name."""
+"""Distances of ports from the base port ``DispyPort``, by the names of their settings."""
 
 
 def _derived(name: str) -> int:
+    """Returns the port of a setting in ``_DERIVED`` as it follows from the base port.
+
+    Raises:
+        UsageError: The assigned base port is not a port number up to 65000.
+    """
     port: Any = DispyPort
     if isinstance(port, bool) or not isinstance(port, int) or not 0 < port <= 65000:
         raise UsageError(f"dispy.config.DispyPort must be a port number up to 65000, not {port!r}")

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 
 class DispyError(Exception):
-    """Base class of all errors that dispy raises on purpose.
+    """Base class of all errors that dispy raises on purpose: ``except dispy.DispyError`` catches them all.
 
     Args:
-        message: What happened, and to what.
-        hint: What to do next; part of the text, behind the message. Empty: no advice.
+        message: Text that says what happened, and to what.
+        hint: Advice what to do next; part of the text, behind the message. Empty: no advice.
+
+    Attributes:
+        hint: As the parameter.
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
@@ -23,11 +26,11 @@ class DispyError(Exception):
 
 
 class UsageError(DispyError):
-    """A call, argument or option cannot work as given."""
+    """A call, argument, option or file cannot work as given: the caller has to change it."""
 
 
 class NotYetError(UsageError):
-    """A documented feature of dispy 4 is not available in this version yet."""
+    """A documented feature of dispy 4 is not available in this version yet; the text says what to use instead."""
 
 
 class MissingModuleError(NotYetError, ModuleNotFoundError):
@@ -35,7 +38,7 @@ class MissingModuleError(NotYetError, ModuleNotFoundError):
 
 
 class PicklingError(UsageError):
-    """A function, argument or result cannot be sent to another process."""
+    """A function, argument or result cannot be sent to another process; the text says which object in it."""
 
 
 # The peer can act.
@@ -46,45 +49,47 @@ class RemoteProtocolError(DispyError):
 
 
 class AuthenticationError(DispyError):
-    """A peer does not know our secret, or we do not know the peer's."""
+    """A peer and we do not have the same secret, or one does not trust the other's certificate: no connection."""
 
 
 class VersionError(DispyError):
-    """A peer speaks no version of the protocol that we speak."""
+    """A peer speaks no version of the protocol that we speak: no connection until one side has another dispy."""
 
 
 class SilenceError(DispyError):
-    """A peer has sent nothing for longer than the limit (see ``net.heartbeat``)."""
+    """A peer has sent nothing for longer than allowed: five heartbeat intervals (``net.heartbeat``), which ends the
+    connection, or ``dispy.config.MsgTimeout`` after a question to a node."""
 
 
 # The environment can act.
 
 
 class NoNodesError(DispyError):
-    """No node answered where one was expected."""
+    """No node answered where one was expected: the program's private node could not be started."""
 
 
 class NodeLostError(DispyError):
-    """A node that was running jobs is gone, and its jobs with it."""
+    """A node that was running jobs is gone, and its jobs with it. Not raised at present: such jobs end as
+    ``Abandoned`` or run again."""
 
 
 class StateDirectoryError(DispyError):
-    """The user's state or runtime directory is unusable or unsafe."""
+    """The user's state or runtime directory cannot be used, or is open to other users: nothing is put there."""
 
 
 # The user's job.
 
 
 class JobError(DispyError):
-    """A job did not end by returning: it was killed, cancelled, or its worker died."""
+    """A job did not end by returning: it was killed or cancelled, or its worker died (``DispyJob.error``)."""
 
 
 class ProgramError(JobError):
     """The program of a computation (a path, not a function) could not be started, or was killed.
 
     Args:
-        message: What happened, and to what.
-        hint: What to do next.
+        message: Text that says what happened, and to what.
+        hint: Advice what to do next; empty: none.
         died: True if the program ran and was killed, but not by dispy: the job may run again.
     """
 
@@ -94,7 +99,12 @@ class ProgramError(JobError):
 
 
 class RemoteTraceback(JobError):
-    """The traceback of a job's exception, as text made on the node. It is the ``__cause__`` of the exception."""
+    """Traceback of a job's exception, as text made on the node: the ``__cause__`` of the exception, so that Python
+    prints it with the exception.
+
+    Attributes:
+        text: Lines of the traceback.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__("\n" + text)
@@ -108,4 +118,4 @@ class RemoteTraceback(JobError):
 
 
 class InternalError(DispyError):
-    """A state that cannot occur if dispy's code is right. Please report it."""
+    """A state that cannot occur if dispy's code is right: a fault of dispy. Please report it."""

@@ -31,8 +31,8 @@ __all__ = [
 
 
 def _in_program(name: str) -> str:
-    """Returns a value for programs that are computations themselves (not functions): from the environment
-    variable."""
+    """Returns a value for a program that is a computation itself (not a function), from the environment variable
+    ``dispy_NAME`` that the node sets for it; empty outside of such a program."""
     return os.environ.get(f"dispy_{name}", "")
 
 
@@ -43,6 +43,7 @@ class _OfNode(str):
     """
 
     _name: str
+    """Name of the variable of this module whose value it takes: "node_name", "node_ip_addr" or "job_path"."""
 
     def __new__(cls, name: str) -> _OfNode:
         made = super().__new__(cls, _in_program(name))
@@ -54,23 +55,25 @@ class _OfNode(str):
 
 
 def _here(name: str) -> Any:
+    """Returns the value that a variable of this module has in this process; pickles of ``_OfNode`` call this."""
     return globals()[name]
 
 
-# On a node, the host assigns these before it loads any code of the user.
+# On a node, the host process (which runs the jobs of one computation) assigns these before it loads any code of the
+# user.
 
 node_name: str = _OfNode("node_name")
 """Name of the node that runs the job. Empty outside of a job."""
 
 node_ip_addr: str = _OfNode("node_ip_addr")
-"""IP address by which the program knows the node. Empty outside of a job."""
+"""IP address by which the program knows the node, as ``job.ip_addr`` there. Empty outside of a job."""
 
 job_path: str = _OfNode("job_path")
-"""Directory in which the job starts, with the files of ``depends``. Empty outside of a job; there ``os.path.join``
-makes paths relative to the current directory of it."""
+"""Absolute path of the directory in which the job starts, with the files of ``depends``. Empty outside of a job, so
+that ``os.path.join(job_path, ...)`` gives a path relative to the current directory there."""
 
 node_logger = logging.getLogger("dispynode")
-"""Logger that writes to the log of the node, not to the output of the job."""
+"""Logger that writes to the log of the node, not to the output of the job: for its operator, not for the program."""
 
 
 def job_id() -> Any:
@@ -82,7 +85,11 @@ def job_id() -> Any:
 def job_seed() -> int:
     """Returns a 32-bit seed for the random numbers of the running job: see docs/random-numbers.md.
 
-    Outside of a job each call returns another random number.
+    Each call in one job, or for one item of a ``map``, returns the same number. Outside of a job each call returns
+    another random number.
+
+    Raises:
+        RuntimeError: This is a process of jobs, and no job is running in it (in ``setup``, for instance).
     """
     seed = vars(builtins).get("dispy_job_seed")
     if seed is not None:
@@ -91,7 +98,8 @@ def job_seed() -> int:
 
 
 _AS_CONFIGURED = float("nan")
-"""Default of ``timeout``: ``dispy.config.MsgTimeout`` of the program."""
+"""Default of ``timeout``, known by identity: wait for ``dispy.config.MsgTimeout`` seconds of the program. None means
+no limit, so it cannot be the default."""
 
 
 def provisional_result(result: Any, relay: bool = False, timeout: float | None = _AS_CONFIGURED) -> int:
@@ -126,9 +134,14 @@ def send_file(
 
 
 _has_warned: set[str] = set()
+"""Names of functions that have logged the warning that they are called outside of a job: each logs it once."""
 
 
 def _call(name: str, value: Any, relay: bool, timeout: float | None) -> int:
+    """Call the built-in function ``dispy_NAME`` that the job's process has; returns its result (0 or -1).
+
+    Outside of a job there is none: a warning is logged, once for each name, and -1 returned.
+    """
     offered = vars(builtins).get(f"dispy_{name}")
     if offered is None:
         if name not in _has_warned:

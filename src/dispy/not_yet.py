@@ -1,4 +1,7 @@
-"""Parts of dispy 4 that this version does not have yet: for each a description, and what to do instead."""
+"""Parts of dispy 4 that this version does not have yet: for each a description, and what to do instead.
+
+Using one raises an error with both, so that a program of dispy 4 does not go wrong in silence.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ class Later(NamedTuple):
     """A part of dispy 4 that is not available yet.
 
     Attributes:
-        what: Description, as part of a sentence.
-        instead: Advice: what to do meanwhile.
+        what: Description of the part, which stands in brackets in the error's text.
+        instead: Advice what to do meanwhile; the hint of the error.
     """
 
     what: str
@@ -39,7 +42,8 @@ MODULES = {
         "type commands where dispynode runs: 'cpus N', 'stop', 'start', 'exit'",
     ),
 }
-"""Modules that are not available yet. Some are programs, too."""
+"""Modules that are not available yet, by their full names: importing one raises ``MissingModuleError``. Run as a
+program, it says so and exits with code 2."""
 
 NAMES = {
     "SharedJobCluster": Later(
@@ -47,7 +51,7 @@ NAMES = {
         "use JobCluster: any number of programs share the nodes",
     ),
 }
-"""Names of ``dispy`` that are not available yet."""
+"""Classes of ``dispy`` that are not available yet, by name: making an object raises ``NotYetError``."""
 
 PARAMETERS = {
     "ipv4_udp_multicast": Later(
@@ -55,9 +59,11 @@ PARAMETERS = {
         "nodes of this machine are found without it, name the others in nodes; leave it out",
     ),
 }
-"""Parameters of ``JobCluster`` that are not available yet."""
+"""Parameters of ``JobCluster`` that are not available yet, by name: a value but None or False raises
+``NotYetError``."""
 
 _ON_COMMAND_LINE = "give each option on the command line"
+"""Advice instead of a file with options."""
 
 NODE_OPTIONS = {
     "config": Later("reading options from a file", _ON_COMMAND_LINE),
@@ -99,16 +105,22 @@ NODE_OPTIONS = {
         "leave it out, and name this node in programs: JobCluster(..., nodes=['HOST'], secret_file='FILE')",
     ),
 }
-"""Options of ``dispynode`` that are not available yet."""
+"""Options of ``dispynode`` that are not available yet, by name without dashes: with one, no node is started."""
 
 RUN_OPTIONS = {
     "scheduler_node": Later("a scheduler shared with others", "leave it out, and name nodes with -n"),
 }
-"""Options of ``dispy run`` (formerly ``dispy_cmd.py``) that are not available yet."""
+"""Options of ``dispy run`` (formerly ``dispy_cmd.py``) that are not available yet, by name without dashes: with one,
+nothing is run."""
 
 
 def not_yet(name: str, later: Later) -> NotYetError:
-    """Returns the error for the use of something that is not available yet; the caller raises it."""
+    """Returns the error for the use of a part of dispy 4 that is not available yet; the caller raises it.
+
+    Args:
+        name: Subject of the text, as the user wrote it: a name, parameter or option.
+        later: The part.
+    """
     return NotYetError(f"{name} is not available yet ({later.what})", hint=later.instead)
 
 

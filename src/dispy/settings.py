@@ -1,5 +1,7 @@
-"""Settings of the node, made once from the command line, checked as a whole and frozen; and the heartbeat
-interval."""
+"""Settings of the node, made once from the command line, checked as a whole and frozen; and heartbeat intervals.
+
+A private node gets its settings from its program, as JSON on standard input.
+"""
 
 from __future__ import annotations
 
@@ -15,83 +17,95 @@ from dispy.system import current_directory
 from dispy.system.watchdog import STALL_S
 
 PULSE_S = 1.0
-"""Heartbeat interval (seconds), unless a program asks for another one (``JobCluster(pulse_interval=...)``)."""
+"""Heartbeat interval (seconds): the longest time between two signs of life on a connection, unless a program asks for
+another one (``JobCluster(pulse_interval=...)``). Nodes also do their periodic work in this interval."""
 
 SILENT_PULSES = 5
-"""Heartbeat intervals without a byte from a peer after which it counts as dead (see ``net.heartbeat``)."""
+"""Number of heartbeat intervals without a byte from a peer after which the connection ends (``net.heartbeat``)."""
 
 PULSE_MIN_S = 0.1
-"""Smallest heartbeat interval that a program may ask for (seconds)."""
+"""Smallest heartbeat interval that a program may ask for (seconds); less raises ``UsageError``."""
 PULSE_MAX_S = 1000.0
-"""Largest heartbeat interval that a program may ask for (seconds)."""
+"""Largest heartbeat interval that a program may ask for (seconds); more raises ``UsageError``."""
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
+"""Number of a TCP port; 0 means any free port, where that is allowed."""
 
 
 class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of a node."""
+    """Settings of a node; most are options of ``dispynode`` of the same name. Decoding an unknown one is an error."""
 
     cpus: int = 0
-    """Jobs at once. 0: one for each CPU that this process may use; -N: N fewer."""
+    """Number of CPUs to offer, and so of jobs at once. 0: all CPUs that this process may use; -N: N fewer."""
     host: str = "127.0.0.1"
-    """Address to listen on."""
+    """Host name or IP address to listen on; other machines reach the node only if it is not loopback."""
     dispy_port: Port = config.DispyPort
-    """Base port; the node listens on the next one. If that is taken, a node on loopback takes any free port."""
+    """Base port; the node listens on the next one. If that is taken, a node on loopback takes any free port, others
+    do not start."""
     listen_port: Port | None = None
     """Exact port to listen on; 0: any free port; None: as ``dispy_port`` says."""
     name: str = ""
-    """Name shown to clients; empty: the host's name."""
+    """Name of the node in the logs and tables of its clients; empty: the host's name."""
     secret: str = ""
-    """Secret shared with clients. If neither this nor ``secret_file`` is given, the user's own."""
+    """Secret shared with clients. If neither this nor ``secret_file`` is given: that of ``DISPY_SECRET``, else the
+    user's own."""
     secret_file: str | None = None
-    """File with the secret; None: not used."""
+    """Path of the file with the secret; None: not used."""
     certfile: str | None = None
-    """PEM file with the certificate that clients get, and its key unless that is in ``keyfile``; None: ephemeral."""
+    """Path of the PEM file with the certificate that clients get, and its key unless that is in ``keyfile``; None: a
+    certificate is made for this run."""
     keyfile: str | None = None
-    """PEM file with the key of ``certfile``; None: the key is in ``certfile``."""
+    """Path of the PEM file with the key of ``certfile``; None: the key is in ``certfile``."""
     cafile: str | None = None
-    """PEM file of the authority that must have signed the certificates of clients; None: clients need none."""
+    """Path of the PEM file of the authority that must have signed the certificates of clients; None: clients need
+    none."""
     tls: bool | None = None
     """True: listen with TLS; False: without. None: with TLS, unless on loopback and without ``certfile``."""
     user: str = ""
-    """Account that jobs run as; empty: our own."""
+    """Name of the account that jobs run as (only root can give another one); empty: the node's own."""
     dest_path_prefix: str = ""
-    """Directory for the node's files, created if it is missing; empty: the temporary directory."""
+    """Directory in which the node keeps working directories, created if missing; empty: the temporary directory."""
     debug: bool = False
-    """True: log each message and decision."""
+    """True: log each message and decision, for finding faults."""
     daemon: bool = False
-    """True: do not use the terminal, and run on when it is closed."""
+    """True: do not read commands from the terminal, and run on when it is closed (SIGHUP is ignored)."""
     owner: int = 0
-    """Pid of the program whose private node this is: the node ends with it, and is not listed. 0: not private."""
+    """Pid of the program whose private node this is: the node ends with it, is not listed, and logs warnings only.
+    0: not private."""
     lease_s: Annotated[float, Meta(gt=0)] = 3600.0
-    """Lease (seconds): how long jobs and results of a silent client are kept. Infinite: until they are fetched."""
+    """Lease: seconds for which jobs and results of a silent client are kept. After that its jobs are killed, and its
+    results dropped. Infinite: they are kept until they are fetched."""
     silence_s: Annotated[float, Meta(gt=0)] = PULSE_S * SILENT_PULSES
     """Seconds for which a silent client keeps its share of the CPUs, and its exclusive use of the node. After that it
-    counts as gone: its results go to disk."""
+    counts as dead: others get its CPUs, and its results go to disk. It may come back until its lease ends."""
     spool_max: Annotated[int, Meta(ge=0)] = 1 << 30
-    """Bytes of results on disk for clients that are gone; 0: none. Results above the limit stay in memory. 1 GiB fits
+    """Bytes of results on disk for clients that are dead; 0: none. Results above the limit stay in memory. 1 GiB fits
     on any machine of today, and holds the results of an hour for jobs that return a page of text."""
     store_max: Annotated[int, Meta(ge=0)] = 8 << 30
-    """Bytes of clients' files that are kept to be used again; 0: none. 8 GiB are a tenth of a small disk of today."""
+    """Bytes of clients' files that are kept on disk to be used again; of more, those used longest ago are removed.
+    0: none are kept. 8 GiB are a tenth of a small disk of today."""
     max_file_size: Annotated[int, Meta(ge=0)] = 0
-    """Bytes of the largest file that is taken from a client, or sent to one; 0: no limit."""
+    """Bytes of the largest file that is taken from a client, or sent to one; larger ones are refused, with an error
+    for the computation or job. 0: no limit."""
     listed_max: Annotated[int, Meta(gt=0)] = 1_000_000
-    """Files in all lists of one client's computations and jobs together; 1 million take 330 MB of memory."""
+    """Largest number of files in all lists of one client's computations and jobs together; a list that would exceed
+    it is refused. 1 million take 330 MB of memory."""
     force_cleanup: bool = False
     """True: remove each working directory when its computation is closed, even if the client wants to keep it."""
     stall_s: Annotated[float, Meta(gt=0)] = STALL_S
-    """Seconds after which the watchdog reports that work stands still although it could go on."""
+    """Seconds after which the watchdog logs an error, once, if work stands still although it could go on."""
 
 
 _PATHS = ("secret_file", "certfile", "keyfile", "cafile", "dest_path_prefix")
+"""Names of the settings that are paths: ``check_node`` makes them absolute."""
 
 
 def check_node(settings: NodeSettings, cpus_present: int) -> NodeSettings:
-    """Check settings as a whole.
+    """Check settings as a whole, before anything is made.
 
     Args:
         settings: The settings as given.
-        cpus_present: CPUs that this process may use.
+        cpus_present: Number of CPUs that this process may use.
 
     Returns:
         The settings with absolute paths, since host processes have other current directories.
@@ -127,7 +141,7 @@ def check_node(settings: NodeSettings, cpus_present: int) -> NodeSettings:
 
 
 def _prefix_fault(path: str) -> str:
-    """Returns why a directory (absolute path) can be neither used nor created; empty if it can."""
+    """Returns why a directory (absolute path) can be neither used nor created, as a text; empty if it can."""
     above = path
     while not os.path.lexists(above):
         above = os.path.dirname(above)
@@ -140,8 +154,9 @@ def _prefix_fault(path: str) -> str:
 
 
 def effective_cpus(wanted: int, present: int) -> int:
-    """Returns the number of CPUs to offer: ``wanted`` if positive, else ``present`` less the given number."""
+    """Returns the number of CPUs to offer: ``wanted`` if positive; ``present`` for 0; N fewer for -N."""
     return wanted if wanted > 0 else present + wanted
 
 
 settings_decoder = msgspec.json.Decoder(NodeSettings)
+"""Decodes the settings of a private node, which its program sends as JSON; raises ``msgspec.ValidationError``."""

@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.client")
 
 NEW_S = 60.0
-"""Age (seconds) from which an empty journal is removed: a younger one may be of a program that is just making it."""
+"""Seconds since the last change of an empty journal after which ``remove_empty`` removes it. A younger one may be of
+a program that is just making it."""
 
 OLD_S = 30 * 86400.0
-"""Seconds after which a short journal is removed if no recovery asked for it. Nodes keep results for an hour."""
+"""Seconds since its last note after which a dead program's short journal is removed (``remove_old``), unless a
+recovery asked for it in that time. Its jobs cannot be found any more. By default nodes keep results for an hour."""
 
 
 class BusyError(UsageError):
@@ -44,7 +46,7 @@ class EmptyError(UsageError):
 
 
 def journals_directory() -> Path:
-    """Return the directory of journals that were not given a path; makes it if it does not exist.
+    """Return the usual directory of journals, for those that were not given a path; make it (0700) if it is missing.
 
     Raises:
         StateDirectoryError: The user's state directory cannot be used.
@@ -53,16 +55,16 @@ def journals_directory() -> Path:
 
 
 def mark_path(path: Path, session: int) -> Path:
-    """Return the path of the mark of one session of a journal."""
+    """Return the path of the mark (``journal.mark``) of one session of a journal. Nothing is made."""
     return path.with_name(f"{path.name}-sent{session}")
 
 
 def create(path: Path, *, is_full: bool = True) -> sqlite3.Connection:
-    """Make a journal, locked, with empty tables.
+    """Make a journal, locked, with empty tables. Each later transaction waits until it is on the disk itself.
 
     Args:
         path: Path of the file, which must not exist.
-        is_full: With the tables for jobs, results and objects.
+        is_full: True to make the tables for jobs, results and objects, too.
 
     Returns:
         The connection, for the thread that calls this.
@@ -99,7 +101,14 @@ def create(path: Path, *, is_full: bool = True) -> sqlite3.Connection:
 
 
 def create_short(path: Path) -> sqlite3.Connection:
-    """Make a short journal as ``create`` does, with its directory; removes old short journals from there first."""
+    """Make a short journal as ``create`` does, and its directory if that is missing.
+
+    Old short journals of dead programs are removed from the directory first.
+
+    Raises:
+        UsageError: As ``create``.
+        StateDirectoryError: The directory cannot be used.
+    """
     private_directory(path.parent)
     remove_old(path.parent)
     return create(path, is_full=False)
@@ -112,8 +121,8 @@ def take_over(path: Path) -> sqlite3.Connection:
         The connection, for the thread that calls this. Closing it gives up the lock.
 
     Raises:
-        BusyError: The program lives, or another recovery has the journal.
-        EmptyError: No program has written who it is.
+        BusyError: The program lives, or another recovery has the journal. Does not wait for the lock.
+        EmptyError: No program has written who it is: there is nothing to recover.
         UsageError: The file is no journal, is another user's, or cannot be read.
     """
     import sqlite3
@@ -154,7 +163,9 @@ def take_over(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def looked_at(path: Path) -> Iterator[tuple[sqlite3.Connection, float]]:
-    """Look into the journal of a program that has died, without changing its age.
+    """Open the journal of a program that has died, locked during the block, without changing its age.
+
+    Errors of reading in the block become ``UsageError``.
 
     Yields:
         The connection, and when the program wrote there last (seconds since the epoch).
@@ -179,6 +190,8 @@ def looked_at(path: Path) -> Iterator[tuple[sqlite3.Connection, float]]:
 def unaged(path: Path) -> Iterator[float]:
     """Restore the age of a journal (its time of last change) at the end of the block, which may open the journal.
 
+    Opening changes the file, and the user is told by its age when the program wrote last.
+
     Yields:
         When the program wrote there last (seconds since the epoch); 0 if there is no such file.
     """
@@ -202,19 +215,21 @@ def last_asked(db: sqlite3.Connection) -> float:
 
 
 def note_asked(db: sqlite3.Connection) -> None:
-    """Note that a recovery took the journal now and could not fetch all: other programs come first next time."""
+    """Store in the journal that a recovery took it now and could not fetch all: other programs come first then."""
     db.execute("CREATE TABLE IF NOT EXISTS asked (time REAL)")
     db.execute("DELETE FROM asked")
     db.execute("INSERT INTO asked VALUES (?)", (time.time(),))
 
 
 def _is_locked(error: sqlite3.Error) -> bool:
+    """True if an error of SQLite says that another process has the lock, so that its program lives."""
     import sqlite3
 
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    """Open a database whose lock, once taken by a write, stays until the connection is closed. Never waits for it."""
     import sqlite3
 
     db = sqlite3.connect(path, isolation_level=None, timeout=0)
@@ -239,7 +254,7 @@ def _describe_existing(path: Path) -> UsageError:
 
 
 def remove(path: Path) -> None:
-    """Remove a journal with its marks and SQLite's files. Ignores errors."""
+    """Remove a journal with its marks and SQLite's files: its jobs cannot be recovered after that. Ignores errors."""
     with contextlib.suppress(OSError):
         marks = [each for each in path.parent.iterdir() if each.name.startswith(f"{path.name}-sent")]
         for each in [
@@ -251,9 +266,10 @@ def remove(path: Path) -> None:
 
 
 def remove_old(directory: Path) -> None:
-    """Remove short journals older than ``OLD_S`` that no recovery asked for in that time: nodes have nothing left.
+    """Remove short journals whose last note is older than ``OLD_S`` and that no recovery asked for in that time.
 
-    Journals of living programs are locked, and stay. Logs the names of the programs.
+    Nodes have nothing left of their jobs. Journals of living programs are locked, and stay. A warning names the
+    programs. A journal that cannot be read stays.
     """
     removed = []
     for path in sorted(directory.glob(f"*{SHORT}")):
@@ -282,20 +298,22 @@ def remove_empty(path: Path) -> None:
 
 
 SHORT = ".journal"
-"""Suffix of short journals in the usual directory."""
+"""Suffix of short journals in the usual directory: ``remove_old`` removes only these."""
 FULL = ".full"
-"""Suffix of full journals there."""
+"""Suffix of full journals in the usual directory: these stay until their jobs are fetched."""
 
 _made = itertools.count(1)
-"""Numbers for the journals of this process."""
+"""Numbers of the journals of this process, from 1: the last part of a name, so that no two journals have one name."""
 
 
 def new_path(identity: bytes, *, is_full: bool) -> Path:
-    """Return a path for a new journal in the usual directory: ``TIME-IDENTITY-N``. Names sort by time.
+    """Return a path for a new journal in the usual directory: ``DATE-TIME-IDENTITY-N`` and suffix; sorts by time.
+
+    No file is made.
 
     Args:
-        identity: Identity of the program; its first 6 bytes are in the name (see ``program_of``).
-        is_full: Decides the suffix.
+        identity: Identity of the program; its first 6 bytes are in the name, in hexadecimal (see ``program_of``).
+        is_full: True for the suffix ``FULL``, False for ``SHORT``.
 
     Raises:
         StateDirectoryError: The user's state directory cannot be used.
@@ -308,12 +326,18 @@ def new_path(identity: bytes, *, is_full: bool) -> Path:
 
 
 def program_of(path: Path) -> str:
-    """Return the part of a journal's name that is the same in all journals of one program."""
+    """Return the part of a journal's name that is the same in all journals of one program: 12 hexadecimal digits.
+
+    The path must be of the form of ``new_path``. By this part the journals of a program are recovered together.
+    """
     return path.name.split("-")[2]
 
 
 def left_behind() -> Iterator[Path]:
-    """Yield the journals in the usual directory, newest first; those of living programs are among them."""
+    """Yield the journals in the usual directory, newest first; journals of living programs are among them.
+
+    Yields none if the user's state directory cannot be used.
+    """
     try:
         directory = journals_directory()
     except StateDirectoryError:

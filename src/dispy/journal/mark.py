@@ -24,6 +24,7 @@ from dispy.protocol.limits import CHUNK_NUMBERS_FROM
 from dispy.protocol.node import RunJobs
 
 _MARK = struct.Struct("<QQ")
+"""Format of the file: the highest number of a job that was sent, and 1 if the journal is broken (else 0)."""
 
 
 class Mark:
@@ -44,11 +45,13 @@ class Mark:
         finally:
             os.close(descriptor)
         self._highest = 0
+        """Highest number of a job that was noted here; 0: none. Saves a write for a message with lower numbers."""
 
     def note(self, message: RunJobs) -> None:
-        """Store the highest number of the jobs in a message. Called before the message is sent, on any thread.
+        """Store the highest number of the jobs in a message, unless a higher one is stored. Call it before sending.
 
-        Chunks of maps are not counted: no journal has them.
+        A job of a dead program with a higher number was never sent, and can be run. Chunks of maps are not counted:
+        no journal has them. Called on any thread.
         """
         highest = max([job.number for job in message.jobs])
         if highest >= CHUNK_NUMBERS_FROM:
@@ -60,7 +63,10 @@ class Mark:
             struct.pack_into("<Q", self._mapped, 0, highest)
 
     def note_broken(self) -> None:
-        """Store that the journal is broken: nodes may forget results from now on that it does not have."""
+        """Store that the journal is broken: nodes may forget results from now on that it does not have.
+
+        A recovery then does not conclude from the answers of nodes alone that a job never ran.
+        """
         struct.pack_into("<Q", self._mapped, 8, 1)
 
     def close(self) -> None:
@@ -69,16 +75,16 @@ class Mark:
 
 
 class Marked(NamedTuple):
-    """Contents of the mark of a dead program."""
+    """Contents of the mark of a dead program, by which a recovery judges jobs without a result."""
 
     sent_max: int
-    """Highest number of a job that was ever sent to a node; 0 if none was."""
+    """Highest number of a job that was ever sent to a node; 0 if none was. Jobs above it were never started."""
     is_broken: bool
-    """True if the journal could not be written to at some time: results may be missing in it."""
+    """True if the journal could not be written to at some time: results may be missing in it that nodes forgot."""
 
 
 def read_mark(data: bytes) -> Marked | None:
-    """Return the contents of the file of a mark; None if it does not have the length of one."""
+    """Return the contents of a mark, by the bytes of its file; None if these are not 16: the file is no mark."""
     if len(data) != _MARK.size:
         return None
     highest, is_broken = _MARK.unpack(data)

@@ -26,53 +26,58 @@ class SessionRow(NamedTuple):
     number: int
     """Number of the session, from 1, in the order in which the programs had the journal."""
     identity: bytes
-    """Identity under which nodes know the program."""
+    """Identity under which nodes know the program: 16 bytes. A recovery introduces itself by it."""
     program: str
     """Name of the program, with its process id."""
     boot: str
-    """Run of the kernel in which the program began; empty if that is not known."""
+    """Identity of the boot of the machine in which the program began; empty if that is not known. The session's mark
+    counts only in the same boot."""
 
 
 class ComputationRow(NamedTuple):
     """A computation of a session that had not ended when the program died."""
 
     number: int
+    """Number of the computation, by which nodes know it; unique in its session."""
     name: str
+    """Name of the cluster."""
     options: Options
+    """Options of the cluster: how its nodes are reached, and how its jobs run."""
     code: bytes | None
-    """Code for the nodes; None in a short journal."""
+    """Pickled code, for nodes that run the jobs; None in a short journal."""
 
 
 class Summary(NamedTuple):
-    """Contents of a journal for a list of dead programs."""
+    """Contents of a journal that are shown in a list of dead programs."""
 
     program: str
     """Name of the last program that had the journal, with its process id."""
     started: float
     """When the first program made the journal (seconds since the epoch)."""
     clusters: list[str]
-    """Names of the clusters that had not ended."""
+    """Names of the clusters that had not ended, each once, by number of their computation."""
     nodes: list[tuple[str, str, int, str]]
-    """Nodes that may have jobs: the node's own name, host, port, and fingerprint of the secret."""
+    """Nodes that may have jobs: of each its own name, host, TCP port, and fingerprint of the secret."""
     jobs: int | None
     """Number of jobs that were submitted; None for a short journal, which does not have them."""
 
 
 class Submitted(msgspec.Struct):
-    """A job that was submitted."""
+    """A job that was submitted: a row of a full journal, by which the job can be run again."""
 
     data: bytes
     """Pickled call; empty if it lies in a part."""
     part: int
-    """Number of the part with the pickled call; 0: the call is ``data``."""
+    """Number of the part that has the pickled call (``read_part``); 0: the call is ``data``."""
     time: float
     """When the job was submitted (seconds since the epoch)."""
     is_pinned: bool
-    """True if the job was for one node and no other, or brought files."""
+    """True if the job was for one node and no other, or brought files: then it is not resumed."""
 
 
 class _EndedRow(msgspec.Struct, array_like=True):
-    """``Ended`` without limits of sizes: a program may have been told more than what fits a message."""
+    """End of a job in a row of ``ended``: as ``protocol.node.Ended``, whose fields and order it has, without limits
+    of sizes. A program may have been told a larger payload or reason than a message may have."""
 
     number: int
     attempt: int
@@ -94,7 +99,10 @@ class _EndedRow(msgspec.Struct, array_like=True):
 
 
 class _JobRow(msgspec.Struct, array_like=True):
-    """``Job`` without limits of sizes; ``stream`` is the number of the part with a large payload."""
+    """Job in a row of ``submitted``: as ``protocol.node.Job``, whose first fields it has, without limits of sizes.
+
+    ``stream`` is the number of the part that has a large payload; 0: the payload is here.
+    """
 
     number: int
     attempt: int
@@ -103,9 +111,13 @@ class _JobRow(msgspec.Struct, array_like=True):
 
 
 _ended_rows = msgspec.msgpack.Decoder(list[_EndedRow])
+"""Decodes the column ``jobs`` of ``ended``."""
 _job_rows = msgspec.msgpack.Decoder(list[_JobRow])
+"""Decodes the column ``jobs`` of ``submitted``."""
 _numbers_of = msgspec.msgpack.Decoder(list[int])
+"""Decodes the column ``jobs`` of ``resumed``: numbers of jobs."""
 _options_of = msgspec.msgpack.Decoder(Options)
+"""Decodes the column ``options`` of ``computation``."""
 
 
 def sessions(db: sqlite3.Connection) -> Iterator[SessionRow]:
@@ -115,7 +127,7 @@ def sessions(db: sqlite3.Connection) -> Iterator[SessionRow]:
 
 
 def nodes(db: sqlite3.Connection, session: int) -> list[NodeRow]:
-    """Return the nodes of one session."""
+    """Return the nodes of one session, also lost and private ones."""
     rows = db.execute(
         "SELECT incarnation, host, port, name, label, tls, fingerprint, state FROM node WHERE session = ?",
         (session,),
@@ -129,7 +141,7 @@ def nodes(db: sqlite3.Connection, session: int) -> list[NodeRow]:
 
 
 def computations(db: sqlite3.Connection, session: int) -> Iterator[ComputationRow]:
-    """Yield the computations of one session by number."""
+    """Yield the computations of one session that had not ended, in the order of their numbers."""
     rows = db.execute("SELECT number, name, options, code FROM computation WHERE session = ?", (session,))
     for row in rows:
         number, name, options, code = msgspec.convert(row, tuple[int, str, bytes, bytes | None])
@@ -151,10 +163,10 @@ def ended_jobs(db: sqlite3.Connection, take: Callable[[int], memoryview]) -> Ite
 
     Args:
         db: The database.
-        take: Returns a buffer of a given number of bytes, for a large payload.
+        take: Returns a buffer of a given number of bytes; large payloads are read into it.
 
     Yields:
-        The address of the node (empty if the job did not end on one), and the end with its whole payload.
+        The IP address of the node (empty if the job did not end on one), and the end with its whole payload.
     """
     for each in db.execute("SELECT ip, jobs FROM ended ORDER BY id"):
         ip_addr, ended = msgspec.convert(each, tuple[str, bytes])
@@ -167,7 +179,7 @@ def ended_jobs(db: sqlite3.Connection, take: Callable[[int], memoryview]) -> Ite
 
 
 def resumed_jobs(db: sqlite3.Connection) -> dict[int, int]:
-    """Return the session in which a job went on last, by number of the job. Full journals only.
+    """Return the number of the session in which a job went on last, by number of the job. Full journals only.
 
     Jobs that were never resumed are not in it: they belong to the first session.
     """
@@ -180,12 +192,15 @@ def resumed_jobs(db: sqlite3.Connection) -> dict[int, int]:
 
 
 def objects(db: sqlite3.Connection) -> list[tuple[int, int]]:
-    """Return the objects that jobs may refer to: their numbers, and the numbers of the parts with their bytes."""
+    """Return the objects that jobs may refer to: of each its number, and the number of the part with its bytes.
+
+    Full journals only.
+    """
     return db.execute("SELECT number, part FROM object").fetchall()
 
 
 def summary(db: sqlite3.Connection) -> Summary:
-    """Return the contents of a journal for a list of dead programs. No job is decoded.
+    """Return the contents of a journal for a list of dead programs. No job is decoded, so large journals cost little.
 
     Raises:
         sqlite3.Error, ValueError, TypeError, IndexError: The journal is damaged.
@@ -214,7 +229,7 @@ def _count(db: sqlite3.Connection) -> int | None:
 
 
 def _length(head: Any) -> int:
-    """Return the number of elements of a MessagePack array by its first 5 bytes; 0 if these are of none."""
+    """Return the number of elements of a MessagePack array, by its first 5 bytes; 0 if these are of no array."""
     data = bytes(head)
     if data[:1] == b"\xdc":
         return int.from_bytes(data[1:3], "big")
@@ -224,12 +239,12 @@ def _length(head: Any) -> int:
 
 
 def read_part(db: sqlite3.Connection, part: int, take: Callable[[int], memoryview]) -> memoryview:
-    """Return a large payload, which lies in rows of its own.
+    """Return the bytes of a large payload, put together from its rows in ``part``; empty if there are none.
 
     Args:
         db: The database.
         part: Number of the part.
-        take: Returns a buffer of a given number of bytes.
+        take: Returns a buffer of a given number of bytes, which is filled and returned.
     """
     rows = db.execute("SELECT data FROM part WHERE id = ? ORDER BY place", (part,)).fetchall()
     block = take(sum(len(row[0]) for row in rows))

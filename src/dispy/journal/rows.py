@@ -9,18 +9,21 @@ from dispy.protocol.files import FileEntry
 
 # States of a node.
 USED = 1
-"""The program uses the node, or has used it: jobs and results may be there."""
+"""State of a node that the program uses or has used: jobs and results may be there, so a recovery asks it."""
 GIVEN_UP = 2
-"""The node's jobs were told to the program as lost: results that the node may still have come too late."""
+"""State of a node whose jobs were told to the program as lost: a recovery ignores results that it still has."""
 PRIVATE = 3
-"""The node was started by the program for itself, and ended with the program."""
+"""State of a node that the program started for itself, and that ended with the program. No recovery asks it."""
 
 
 class Options(msgspec.Struct):
-    """Options of a computation: what a successor needs to reach its nodes and to run it again. Holds no secret."""
+    """Options of a computation: a successor reaches its nodes by them, and runs its jobs in the same way.
+
+    Stored in the journal as a MessagePack map. The secret is not among them, only its fingerprint.
+    """
 
     fingerprint: str = ""
-    """Fingerprint of the secret that the cluster shares with its nodes."""
+    """Fingerprint of the secret that the cluster shares with its nodes: 16 hexadecimal digits, to recognize it."""
     secret_file: str = ""
     """Path of the file with that secret; empty if the program gave none."""
     certfile: str = ""
@@ -34,11 +37,11 @@ class Options(msgspec.Struct):
     isolate: bool = False
     """True if each job runs in a fresh process."""
     reentrant: bool = False
-    """True if jobs may run again elsewhere when their node is lost."""
+    """True if jobs may run again elsewhere when their node is lost: a successor then runs jobs that may have run."""
     exclusive: bool = False
     """True if the cluster keeps other clusters off its nodes."""
     program: bool = False
-    """True if the computation is a program and not a function."""
+    """True if the computation is a program and not a function: the output of its jobs is bytes."""
     setup_per: str = "node"
     """Place where setup runs: once on each "node", or in each process of jobs ("worker")."""
     setup_timeout: float | None = None
@@ -46,24 +49,28 @@ class Options(msgspec.Struct):
     pulse_s: float | None = None
     """Interval of heartbeats (seconds); None: the default one."""
     nodes: list[tuple[str, int, int]] = []
-    """Elements of ``nodes``: host or pattern, port (0: the default one) and number of CPUs (0: all)."""
+    """Elements of ``JobCluster(nodes=...)``, in order: host or pattern, TCP port (0: the default one) and number of
+    CPUs (0: all)."""
     dest_path: str = ""
-    """Name of the working directory on the nodes; empty: one of the cluster's own."""
+    """Name of the working directory of jobs on the nodes; empty: a directory of the cluster's own."""
     keeps_files: bool = False
     """True if nodes keep the working directory when the cluster ends (``cleanup=False`` or None)."""
     files: list[FileEntry] = []
-    """Files that each node gets before the first job."""
+    """Files that each node gets before the first job of the computation."""
     sources: list[tuple[bytes, str, Signature]] = []
-    """Places of the bytes of ``files`` on the client's disk: digest, path, and the signature that the file had."""
+    """Places of the bytes of ``files`` on the client's disk: of each file the SHA-256 digest, the path, and the
+    signature that the file had. A file whose signature is another one has changed, and is not sent."""
 
 
 class NodeRow(msgspec.Struct, frozen=True):
-    """A node of a program."""
+    """A node that a program used: how a successor reaches it, and whether it asks it for jobs."""
 
     incarnation: bytes
-    """Identity of the node's run: a node that is started again has another one."""
+    """Identity of the node's run: a node that is started again has another one, and no jobs in memory."""
     host: str
+    """Host name or IP address at which the program reached the node."""
     port: int
+    """TCP port at which the program reached the node."""
     name: str
     """Name by which the program reached the node: the node's certificate must be for it."""
     label: str
@@ -71,6 +78,6 @@ class NodeRow(msgspec.Struct, frozen=True):
     tls: bool
     """True if the program reached the node over TLS."""
     fingerprint: str
-    """Fingerprint of the secret that is used with the node."""
+    """Fingerprint of the secret that is used with the node: 16 hexadecimal digits."""
     state: int = USED
-    """One of ``USED``, ``GIVEN_UP`` and ``PRIVATE``."""
+    """Relation of the program to the node: ``USED``, ``GIVEN_UP`` or ``PRIVATE``. Only ``USED`` nodes are asked."""

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 APPLICATION = 0x64697370  # "disp"
-"""``application_id`` of the database: any other file is refused."""
+"""``application_id`` of a journal's database. A file with another one is refused: it is no journal of dispy."""
 
 VERSION = 1
 """``user_version`` of the database: a journal with a higher one was written by a newer dispy, and is refused."""
@@ -40,6 +40,6 @@ def make_tables(db: sqlite3.Connection, *, is_full: bool) -> None:
 
     Args:
         db: The database.
-        is_full: With the tables for jobs, results and objects.
+        is_full: True to make the tables for jobs, results and objects, too.
     """
     db.executescript(f"BEGIN; {_SHORT_SCHEMA} {_FULL_SCHEMA if is_full else ''} COMMIT;")

@@ -47,26 +47,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger("dispy.client")
 
 UNWRITTEN_MAX = 64 * MIB
-"""Back-pressure: bytes of payloads that may wait to be written. Beyond that ``submit`` waits."""
+"""Back-pressure: bytes of payloads that may wait in a journal's queue. Beyond that ``submit`` waits for the disk."""
 
 GATHER_S = 0.01
 """Seconds for which a full journal gathers entries into one transaction: each rewrites whole pages of the file."""
 
 PART_MAX = 64 * MIB
-"""Bytes of a row: a larger payload takes several rows. SQLite allows 1,000,000,000 bytes."""
+"""Bytes of a payload in one row of ``part``: a larger one takes several rows. SQLite allows 1,000,000,000 bytes."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
 T = TypeVar("T")
 
 Write = Callable[["sqlite3.Connection"], object]
-"""Writes one entry, in the transaction that is open."""
+"""Function that writes one entry, by the connection, in the transaction that is open. On the journal's thread."""
 
 Entry = tuple[Write | None, int, Callable[[], None] | None]
-"""An entry of the queue: its writer (None: nothing), bytes of payloads in it, and a callback for when it is written.
-
-The callback, which may be None, is called on the engine's loop.
-"""
+"""An entry of the queue: its writer (None: nothing to write), the bytes of payloads in it, and a callback (or None),
+which is called on the engine's loop once the entry is on disk."""
 
 
 class Journal:
@@ -74,10 +72,11 @@ class Journal:
 
     Args:
         path: Path of the file.
-        open_: Opens the file, on the journal's thread.
+        open_: Opens and locks the file, on the journal's thread (see ``journal.files``).
         post: Has a function called on the engine's loop.
         is_full: True for a journal with jobs and results; the opened file overrides that.
-        wait: True: an error in opening the file is the caller's. False: it is logged, and nothing is written.
+        wait: True: wait until the file is open, and raise the error if it cannot be. False: do not wait; an error is
+            logged, and nothing is ever written.
         repack: Returns the payload of a result that has become its value already; None if it is a payload still.
 
     Attributes:
@@ -109,23 +108,24 @@ class Journal:
         self._repack = repack
         self._queue: queue.SimpleQueue[Entry] = queue.SimpleQueue()
         self._pid = os.getpid()
-        """Process that made this: in a fork of it nothing is written."""
+        """Pid of the process that made this: a fork of it has no thread that writes, so it drops all notes."""
         self._is_broken = False
-        """True if the file could not be opened or written to; nothing is written any more."""
+        """True if the file could not be opened or written to; nothing is written any more, and nothing waits."""
         self._is_closed = False
-        """True if the end is in the queue; nothing is added any more."""
+        """True if the last entry (one of ``ENDS``) is in the queue; later notes are dropped."""
         self.is_behind = False
         self._unwritten = 0
-        """Bytes of payloads in the queue."""
+        """Bytes of payloads in the queue: notes that are not on disk yet."""
         self._room = threading.Condition()
-        """Notified when fewer bytes wait to be written; guards ``_unwritten``."""
+        """Notified when fewer bytes wait to be written; guards ``_unwritten`` and ``is_behind``."""
         self._parts = 0
-        """Highest number of a part. Only for the journal's thread."""
+        """Highest number of a part in the file; 0: none. Only for the journal's thread."""
         self._answers: list[Callable[[], None]] = []
-        """Answers of ``ask`` to be given when the transaction is on disk. Only for the journal's thread."""
+        """Calls that hand results of ``ask`` to their callers, after the commit. Only for the journal's thread."""
         self._start(open_, wait)
 
     def _start(self, open_: Callable[[Path], sqlite3.Connection], wait: bool) -> None:
+        """Start the journal's thread. With ``wait``, wait until the file is open, and raise why it cannot be."""
         started: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(
             target=self._run, args=(open_, started, wait), name="dispy journal", daemon=True
@@ -140,7 +140,7 @@ class Journal:
                 raise
 
     def redirect(self, post: Callable[[Callable[[], object]], object]) -> None:
-        """Have callbacks called on the loop of another engine from now on."""
+        """Have callbacks of ``after_note`` called by ``post``, on the loop of another engine, from now on."""
         self._post = post
 
     def begin(self, identity: bytes, program: str) -> None:
@@ -160,7 +160,7 @@ class Journal:
 
         Args:
             session: Number of the session.
-            boot: Run of the kernel in which the session began: no mark outlives that.
+            boot: Identity of the machine's boot in which the session began; empty: not known. No mark outlives that.
         """
         if not boot or boot != self._boot_id():
             return None
@@ -181,16 +181,16 @@ class Journal:
         """Note that a cluster begins. The code goes into a full journal only.
 
         Args:
-            number: Number of the computation.
+            number: Number of the computation in this session; a row with the same number is replaced.
             name: Name of the cluster.
-            options: What a successor needs to reach its nodes.
-            code: Code for the nodes.
+            options: Options by which a successor reaches the nodes and runs the jobs.
+            code: Pickled code for the nodes.
         """
         row = (self.session, number, name, _encode(options), code if self.is_full else None)
         self._put(lambda db: db.execute("INSERT OR REPLACE INTO computation VALUES (?, ?, ?, ?, ?)", row))
 
     def drop_computation(self, number: int) -> None:
-        """Note that a cluster has ended: a successor does not look for its jobs."""
+        """Note that a cluster has ended, by number of its computation: no successor looks for its jobs."""
         key = (self.session, number)
         self._put(lambda db: db.execute("DELETE FROM computation WHERE session = ? AND number = ?", key))
 
@@ -205,7 +205,7 @@ class Journal:
         )
 
     def drop_node(self, incarnation: bytes) -> None:
-        """Note that a node is lost, and that the program was told that its jobs are lost."""
+        """Note that a node is lost, by its incarnation: its jobs were told as lost, so no successor takes results."""
         key = (GIVEN_UP, self.session, incarnation)
         self._put(
             lambda db: db.execute("UPDATE node SET state = ? WHERE session = ? AND incarnation = ?", key)
@@ -239,7 +239,7 @@ class Journal:
         """Note how jobs (at least one) have ended; chunks of maps among them are not written.
 
         Payloads are encoded or copied before this returns: callbacks that are called next may change the values.
-        ``ip_addr`` is the node's address; empty if the jobs did not end on a node.
+        ``ip_addr`` is the node's IP address; empty if the jobs did not end on a node.
         """
         rows = ended
         if max([item.number for item in ended]) >= CHUNK_NUMBERS_FROM:
@@ -266,7 +266,7 @@ class Journal:
         self._put(write, len(encoded) + sum([len(data) for data in large.values()]))
 
     def ended_here(self, numbers: list[int], status: int, reason: str) -> None:
-        """Note that jobs have ended which did not run, or of which no node can say how they ended.
+        """Note that jobs, by number, have ended which did not run, or of which no node can say how they ended.
 
         ``status`` and ``reason`` (a sentence for the user) are of all of them.
         """
@@ -275,7 +275,7 @@ class Journal:
         )
 
     def put_object(self, number: int, data: bytes | memoryview) -> None:
-        """Note an object that jobs may refer to, by its number and its bytes."""
+        """Note an object that jobs may refer to, by its number and bytes: a successor sends it before the jobs."""
 
         def write(db: sqlite3.Connection) -> None:
             part = self._add_part(db, data)
@@ -296,14 +296,14 @@ class Journal:
         self._put(write)
 
     def after_note(self, told: Callable[[], None]) -> None:
-        """Call a function on the engine's loop when all notes until now are on disk, or the journal is broken."""
+        """Have ``told`` called on the engine's loop once all notes until now are on disk or the journal is broken."""
         if self._is_broken or self._is_closed:
             self._post(told)
         else:
             self._queue.put((None, 0, told))
 
     def wait_for_room(self) -> None:
-        """Wait until at most ``UNWRITTEN_MAX`` bytes wait to be written, or the journal is broken."""
+        """Block the caller until at most ``UNWRITTEN_MAX`` bytes wait to be written, or the journal is broken."""
         with self._room:
             self._room.wait_for(lambda: self._unwritten <= UNWRITTEN_MAX or self._is_broken)
 
@@ -349,7 +349,7 @@ class Journal:
             self._thread.join()
 
     def end(self, *, remove: bool) -> None:
-        """Close as ``close`` does, without waiting for it."""
+        """Have the journal closed as ``close`` does, without waiting for it. Does nothing in a fork, or if closed."""
         if self._pid == os.getpid() and not self._is_closed:
             self._is_closed = True
             if self.mark is not None:
@@ -357,7 +357,7 @@ class Journal:
             self._queue.put((_remove if remove else _close, 0, None))
 
     def _put(self, write: Write, size: int = 0) -> None:
-        """Add an entry with a number of bytes of payloads. Dropped if the journal is broken, closed or a parent's."""
+        """Queue an entry with ``size`` bytes of payloads. Dropped if the journal is broken, closed or a parent's."""
         if self._is_broken or self._is_closed or self._pid != os.getpid():
             return
         if size:
@@ -369,12 +369,13 @@ class Journal:
     # Rows; on the journal's thread.
 
     def _job_row(self, db: sqlite3.Connection, job: Job) -> Job:
+        """Return a job as its row has it: a large payload is written as a part, whose number is ``stream``."""
         if len(job.payload) < INLINE_MAX:
             return job
         return Job(job.number, job.attempt, b"", self._add_part(db, job.payload))
 
     def _add_part(self, db: sqlite3.Connection, data: Any) -> int:
-        """Write a large payload into rows of its own; returns the number of its part."""
+        """Write a large payload (bytes-like) into rows of its own; returns the new number of its part."""
         self._parts += 1
         view = memoryview(data)
         for place, start in enumerate(range(0, len(view), PART_MAX) if len(view) else [0]):
@@ -391,6 +392,7 @@ class Journal:
         started: concurrent.futures.Future[None],
         wait: bool,
     ) -> None:
+        """Open the file, then write entries in transactions until the last one; the body of the thread."""
         import sqlite3
 
         try:
@@ -420,7 +422,7 @@ class Journal:
             remove(self.path)
 
     def _look(self, db: sqlite3.Connection) -> None:
-        """Read from the file whether the journal is full, and where the numbers of its parts go on."""
+        """Set ``is_full`` and ``_parts`` by the file, which may be a dead program's."""
         self.is_full = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'part'").fetchone() is not None
         if self.is_full:
             self._parts = db.execute("SELECT coalesce(max(id), 0) FROM part").fetchone()[0]
@@ -453,7 +455,7 @@ class Journal:
         self._tell(entries)
 
     def _tell(self, entries: list[Entry]) -> None:
-        """Let go on all that wait for these entries, which are written or never will be. Empties the list."""
+        """Wake threads that wait for room, and post callbacks: entries are written or never will be. Empties them."""
         size = sum([own for _, own, _ in entries])
         if size:
             with self._room:
@@ -466,7 +468,7 @@ class Journal:
             self._post(lambda: [each() for each in told])
 
     def _drain(self) -> None:
-        """Let go on all that wait, until the end: nothing can be written."""
+        """Drop all entries and tell those that wait for them, until the last entry: the file could not be opened."""
         while True:
             entry = self._queue.get()
             if entry[0] in ENDS:
@@ -479,11 +481,11 @@ class _AskerKnowsError(Exception):
 
 
 def _close(db: sqlite3.Connection) -> None:
-    """Stand in the queue for the end of the thread."""
+    """Stand in the queue for the end of the thread: it writes the entries before this, then closes the file."""
 
 
 def _remove(db: sqlite3.Connection) -> None:
-    """Stand in the queue for the end of the thread, and for removing the journal."""
+    """Stand in the queue for the end of the thread, as ``_close``, and for removing the file and its marks."""
 
 
 REMOVE = _remove
@@ -492,7 +494,7 @@ ENDS = (_close, _remove)
 
 
 def _copy(data: Any) -> memoryview:
-    """Return a copy of a large payload as it is now."""
+    """Return a copy of a large payload as it is now, in pool memory: the original may be changed or reused."""
     block = pool.take(len(data))
     block[:] = data
     return block

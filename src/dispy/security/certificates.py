@@ -28,41 +28,42 @@ Kind = Literal["node", "client"]
 """Kinds of certificates: a node's serves both ends of a connection, a client's only the end that dials."""
 
 CA_DAYS = 3650
-"""Days that a CA is valid by default: ten years."""
+"""Days for which a CA is valid by default: ten years. When they are over, all its certificates have ended, too."""
 
 LEAF_DAYS = 730
-"""Days that other certificates are valid by default. Two years are long enough not to end in the middle of somebody's
-work, and short enough to be renewed at all."""
+"""Days for which certificates of nodes and clients are valid by default. Two years are long enough not to end in the
+middle of somebody's work, and short enough to be renewed at all."""
 
 DAYS_MAX = 36_500
-"""Largest number of days that a certificate may be valid: a hundred years keep every date within what X.509 and
-``datetime`` can say."""
+"""Largest number of days for which a certificate may be valid; more are refused. A hundred years keep every date
+within what X.509 and ``datetime`` can say."""
 
 NAMES_MAX = 100
-"""Largest number of names in a certificate. With the longest names that is 25 kB, well within the 100 kB that OpenSSL
-takes from a peer."""
+"""Largest number of names in a node's certificate; more are refused. With the longest names that is 25 kB, well
+within the 100 kB that OpenSSL takes from a peer."""
 
 _CA, _CA_KEY = "ca.pem", "ca-key.pem"
+"""Names of the files of a CA in its directory: certificate and key."""
 _EPHEMERAL_DAYS = 3650
-"""Days that the certificate of a single run is valid."""
+"""Days for which the certificate of a single run is valid: longer than any run, as it is not renewed."""
 
 _BACKDATED = timedelta(days=1)
-"""Time before now from which certificates are valid, for machines whose clock is behind."""
+"""Time before now from which certificates are valid: machines whose clock is behind by less accept them at once."""
 
 _COMMON_NAME_MAX = 64
-"""Bytes of the longest common name (RFC 5280, appendix A.1, ub-common-name)."""
+"""Bytes of the longest common name (RFC 5280, ub-common-name): longer ones of CAs and clients are refused."""
 
 _DNS_NAME_MAX = 253
-"""Characters of the longest host name."""
+"""Characters of the longest host name; longer names are refused."""
 
 _DNS_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-"""A label of a host name by RFC 1123, or with underscores, which container networks have in names of hosts."""
+"""Pattern of a label (part between dots) of a host name: RFC 1123, and underscores, as container networks have."""
 
 _STEM_MAX = 200
-"""Characters of a name that go into the name of a file, which may have 255 with prefix and ending."""
+"""Characters of a name that go into the name of a file; the rest is cut. With prefix and ending it may have 255."""
 
 _PEM_MAX = 1 << 16
-"""Bytes that are read of a PEM file: a hundred times what is needed."""
+"""Bytes that are read of a PEM file, a hundred times what is needed; the rest of a larger file is ignored."""
 
 _MAKE_CA = "make a CA: 'dispy cert new ca', with --dir DIR if not in the usual directory"
 
@@ -184,7 +185,7 @@ def new_leaf(
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """Content of a certificate: name of its subject, key, and the time in which it is valid (whole seconds)."""
+    """Content of a certificate to be made: name and key of its subject, and first and last second of its validity."""
 
     common_name: str
     key: EllipticCurvePrivateKey
@@ -202,10 +203,10 @@ def _sign(
     """Make and sign a certificate.
 
     Args:
-        request: Name, key and dates.
-        extensions: Extensions, each with whether it is critical.
-        issuer: The CA; None: the certificate is self-signed.
-        issuer_key: Key that signs.
+        request: Name, key and dates of the subject.
+        extensions: Extensions, each with True if it is critical; the key identifiers are added here.
+        issuer: Certificate of the CA; None: the certificate is self-signed.
+        issuer_key: Key of the CA, which signs; for a self-signed one the subject's.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
@@ -235,6 +236,7 @@ def _sign(
 
 
 def _key_usage(*, signs_certificates: bool = False) -> x509.KeyUsage:
+    """Returns the extension that says what a key is for: signing certificates (a CA's), or handshakes of TLS."""
     from cryptography import x509
 
     return x509.KeyUsage(
@@ -269,18 +271,17 @@ def _key_pem(key: EllipticCurvePrivateKey) -> bytes:
 
 
 def _present(now: datetime | None = None) -> datetime:
-    """Returns the time in whole seconds, as certificates have it."""
+    """Returns a time (None: now, in UTC) in whole seconds, as certificates have it."""
     return (now or datetime.now(UTC)).replace(microsecond=0)
 
 
 def _validity(ca: x509.Certificate, days: int, now: datetime) -> tuple[datetime, datetime]:
-    """Returns from when to when a leaf is valid: never outside the life of its CA.
+    """Returns the first and the last second in which a leaf is valid, never outside the life of its CA.
 
-    A leaf for as many days as the CA has left ends together with the CA, although the CA was made some seconds
-    before.
+    A leaf for as many days as the CA has left ends with the CA, although the CA was made some seconds before.
 
     Raises:
-        UsageError: The CA has expired, or ends before.
+        UsageError: The CA has expired, or ends before the leaf would.
     """
     end = ca.not_valid_after_utc
     if end <= now:
@@ -301,6 +302,7 @@ def _validity(ca: x509.Certificate, days: int, now: datetime) -> tuple[datetime,
 
 
 def _make_directory(directory: Path) -> None:
+    """Make a directory (0700) with its parents if it is missing, and refuse one that others can write to."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -366,7 +368,7 @@ def _load_ca(directory: Path) -> tuple[x509.Certificate, EllipticCurvePrivateKey
 
 
 def _check_key_file(path: Path) -> None:
-    """Refuse a key that other users may have seen. They cannot exchange it later: the directory is ours alone.
+    """Refuse a CA's key that other users may have seen. They cannot exchange it later: the directory is ours alone.
 
     Raises:
         UsageError: The file is missing, is a link, belongs to another user, or can be read by others.
@@ -426,7 +428,7 @@ def _check_label(name: str, what: str) -> None:
 
 
 def _node_names(names: list[str]) -> tuple[str, list[x509.GeneralName]]:
-    """Returns the common name of a node, and all names and addresses by which its peers may know it."""
+    """Returns the common name of a node, and all names and addresses by which its peers may know it, each once."""
     if not names:
         raise UsageError(
             "a node's certificate needs a name",
@@ -440,6 +442,7 @@ def _node_names(names: list[str]) -> tuple[str, list[x509.GeneralName]]:
 
 
 def _general_name(name: str) -> x509.GeneralName:
+    """Returns a host name or IP address as a certificate has it; others raise ``UsageError``."""
     from cryptography import x509
 
     _check_name(name)
@@ -491,6 +494,6 @@ def _dns_name(name: str) -> str | None:
 
 
 def _file_stem(name: str) -> str:
-    """Returns a name as part of a file's name: without separators, and without a dot in front."""
+    """Returns a name as part of a file's name: ASCII without separators or a dot in front, cut to ``_STEM_MAX``."""
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:_STEM_MAX]
     return "_" + stem[1:] if stem.startswith(".") else stem

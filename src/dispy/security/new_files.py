@@ -17,7 +17,7 @@ from dispy.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """A file to be written: its path, content, and mode (such as 0o600)."""
+    """A file to be written: its path, which must not exist, its content, and its permissions (such as 0o600)."""
 
     path: Path
     data: bytes
@@ -29,13 +29,13 @@ def write_new(files: Sequence[NewFile], *, hint: str) -> list[Path]:
 
     Args:
         files: The files. Their directories must exist.
-        hint: Advice in the error if one of the files exists.
+        hint: Advice to the user in the error if one of the files exists.
 
     Returns:
         The paths, in the order given.
 
     Raises:
-        UsageError: A file exists or cannot be written.
+        UsageError: A file exists or cannot be written. Files made until then are removed again.
     """
     for file in files:
         if os.path.lexists(file.path):
@@ -67,7 +67,13 @@ def write_new(files: Sequence[NewFile], *, hint: str) -> list[Path]:
 
 
 def _write_temporary(file: NewFile) -> str:
-    """Write a file beside its path, under a temporary name; returns that path."""
+    """Write a file beside its path under a temporary name, with its mode, synced to disk; returns that name's path.
+
+    The caller links it to its name, and removes it.
+
+    Raises:
+        OSError: The file cannot be written; nothing is left of it.
+    """
     descriptor, temporary = tempfile.mkstemp(dir=file.path.parent, prefix=".dispy-new.")  # 0600
     try:
         with os.fdopen(descriptor, "wb") as stream:

@@ -1,4 +1,7 @@
-"""The secret that peers must share. There always is one; there is no open mode."""
+"""Secret that a client and its nodes must share: chosen, read from files, and turned into a key.
+
+There always is one: no node takes jobs of a client that does not know its secret.
+"""
 
 from __future__ import annotations
 
@@ -17,38 +20,44 @@ from dispy.system.addresses import is_loopback
 from dispy.system.directories import state_directory, write_private
 
 KEY_SIZE = 32
-"""Bytes of a key."""
+"""Bytes of a key, to which each secret is turned: handshakes prove that both sides have it."""
 
 _GENERATED = "dispy1-"
-"""Prefix of generated secrets, whose 256 random bits need no stretching."""
+"""Prefix of generated secrets: the key follows as 64 hexadecimal digits. 256 random bits need no stretching."""
 
 _SALT = b"dispy 5 secret typed by a person"
 """Salt for typed secrets. It is fixed, since both sides must derive the same key from the words alone. So typed
 secrets can be guessed offline, at 45 ms per guess; generated ones cannot."""
 
 VARIABLE = "DISPY_SECRET"
-"""Environment variable with a secret, which is used if neither a secret nor a file is given."""
+"""Name of the environment variable whose secret is used if neither a secret nor a file is given; empty: not used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """A key and where it is from.
+    """A key, and its origin: given by the user, or made by dispy.
 
     Attributes:
         key: 32 bytes, derived from the secret.
-        is_own: True for the user's own secret, which is used on this machine only.
+        is_own: True for the user's own secret, made by dispy: links beyond this machine are refused with it, since
+            no other machine has it.
     """
 
     key: bytes
     is_own: bool
 
     def fingerprint(self) -> str:
-        """Returns 16 hexadecimal digits that tell whether two secrets are equal, and nothing else about them."""
+        """Returns 16 hexadecimal digits by which two secrets are compared without showing anything else of them.
+
+        Nodes list themselves with it, and journals have it, so that a program finds nodes with its secret.
+        """
         return hmac.digest(self.key, b"dispy fingerprint", "sha256")[:8].hex()
 
 
 def choose(secret: str = "", secret_file: str | None = None) -> Secret:
     """Returns the secret to use: the given one, that of the file, of ``DISPY_SECRET``, or the user's own.
+
+    The user's own secret is made on first use.
 
     Raises:
         UsageError: Secret and file are both given; or the file cannot be read, is empty, or is readable by others.
@@ -63,11 +72,11 @@ def choose(secret: str = "", secret_file: str | None = None) -> Secret:
 
 
 def require_given(secret: Secret, address: str) -> None:
-    """Refuse to use the user's own secret beyond this machine.
+    """Refuse to use the user's own secret beyond this machine: no peer there has it, so each link would fail.
 
     Args:
-        secret: The secret to use.
-        address: Address to listen on or to connect to.
+        secret: The secret to use; a given one passes.
+        address: IP address to listen on or to connect to.
 
     Raises:
         UsageError: The own secret is used with an address that is not loopback. The hint has the commands that make
@@ -82,10 +91,16 @@ def require_given(secret: Secret, address: str) -> None:
 
 
 SECRET_FILE_MAX = 4096
-"""Bytes of the largest file that we take for a secret when we advise to change its mode."""
+"""Bytes of the largest file that may be one with a secret. For a larger one that others can read, the error does not
+advise ``chmod``, as it may be a file of the system. Its size does not matter otherwise."""
 
 
 def _read_file(path: Path) -> str:
+    """Returns the secret in a file: its text without white space at the ends.
+
+    Raises:
+        UsageError: The file cannot be read, is empty or not UTF-8, or other users can read it.
+    """
     another = "give another file, or make one: 'dispy secret new NEW_FILE'"
     try:
         status = path.stat()
@@ -108,9 +123,9 @@ def _read_file(path: Path) -> str:
 
 
 def _may_be_secret(path: Path, status: os.stat_result) -> bool:
-    """True if a file looks made to hold a secret: it is ours, and has one line, unlike root's ``/etc/passwd``.
+    """True if a file looks made to hold a secret: it is ours, small, and has one line, unlike root's ``/etc/passwd``.
 
-    Otherwise we must not advise to change its mode.
+    Only then may an error advise to change its mode (``chmod 600``): for a file of the system that would do harm.
     """
     if (
         status.st_uid != os.geteuid()
@@ -123,7 +138,10 @@ def _may_be_secret(path: Path, status: os.stat_result) -> bool:
 
 @functools.cache
 def stretch(secret: str) -> bytes:
-    """Returns the key for a secret: its own bits if it was generated; by scrypt (45 ms) if a person typed it."""
+    """Returns the key (32 bytes) of a secret: its own bits if it was generated; by scrypt (45 ms) if it was typed.
+
+    Keys are remembered as long as the process lives.
+    """
     if secret.startswith(_GENERATED):
         try:
             key = bytes.fromhex(secret.removeprefix(_GENERATED))
@@ -137,7 +155,7 @@ def stretch(secret: str) -> bytes:
 
 
 def generate() -> str:
-    """Returns a new secret of 256 random bits: a prefix, and hexadecimal digits."""
+    """Returns a new secret of 256 random bits, as text: "dispy1-" and 64 hexadecimal digits."""
     return _GENERATED + secrets.token_hex(KEY_SIZE)
 
 
@@ -159,6 +177,11 @@ def own() -> Secret:
 
 
 def _make_own(path: Path) -> None:
+    """Make the file (0600) of the user's own secret, unless another program has made it by now.
+
+    Raises:
+        StateDirectoryError: The file cannot be written.
+    """
     candidate = path.with_name(f"secret.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         write_private(candidate, generate().encode() + b"\n")
@@ -176,6 +199,12 @@ def _make_own(path: Path) -> None:
 
 
 def _read_own(path: Path) -> str:
+    """Returns the user's own secret from its file.
+
+    Raises:
+        FileNotFoundError: There is no such file; the caller makes one.
+        StateDirectoryError: The file cannot be read, has no secret, is a link, or is not of this user alone.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -26,16 +26,18 @@ from dispy.system.directories import temporary_directory
 logger = logging.getLogger("dispy.net")
 
 Channel = bytes
-"""SHA-256 of the listener's certificate, which proofs of the secret are bound to. Empty without TLS."""
+"""SHA-256 of the listener's certificate (32 bytes); empty without TLS. Both sides bind their proofs of the secret to
+it, so the proof fails if a man in the middle has shown another certificate."""
 
 
 class Tls(Struct, frozen=True):
     """Settings of the user for TLS.
 
     Attributes:
-        certfile: PEM file with our certificate, and its key unless ``keyfile`` is given; None: none.
-        keyfile: PEM file with the key of the certificate.
-        cafile: PEM file with the authority whose certificates are trusted.
+        certfile: Path of the PEM file with our certificate, and its key unless ``keyfile`` is given; None: none.
+        keyfile: Path of the PEM file with the key of the certificate; None: it is in ``certfile``.
+        cafile: Path of the PEM file with the authority that must have signed the peer's certificate; None: no
+            authority is asked.
         wanted: True: all links are encrypted. False: none is. None: links that may leave this machine are, and all
             links with ``certfile``.
     """
@@ -46,14 +48,14 @@ class Tls(Struct, frozen=True):
     wanted: bool | None = None
 
     def is_used(self, address: str) -> bool:
-        """True if a link to or from this address is encrypted."""
+        """True if a link to or from this IP address is encrypted (see ``wanted``)."""
         if self.wanted is not None:
             return self.wanted
         return bool(self.certfile) or not is_loopback(address)
 
 
 def check(tls: Tls) -> Tls:
-    """Check settings as a whole, and read their files; returns the settings.
+    """Check settings as a whole, and read their files, so that errors come at the start; returns the settings.
 
     Raises:
         UsageError: Settings contradict each other, or a file is missing, unreadable, or not what it should be.
@@ -76,34 +78,35 @@ def check(tls: Tls) -> Tls:
 
 
 class ListenerTls(Struct, frozen=True):
-    """TLS of a listener.
+    """TLS of a listener, made once for all its connections.
 
     Attributes:
-        context: Context of all its connections.
-        channel: Channel of all its connections.
+        context: OpenSSL's settings, with our certificate and its key.
+        channel: Channel of our certificate, to which our proofs of the secret are bound.
     """
 
     context: ssl.SSLContext
     channel: Channel
 
     def cipher(self) -> Cipher:
-        """Returns the TLS of one connection."""
+        """Returns the TLS of a new connection, whose peer begins the handshake."""
         return Cipher(self.context, None)
 
 
 class DialerTls(Struct, frozen=True):
-    """TLS of a dialer.
+    """TLS of a dialer, made once for all its connections.
 
     Attributes:
-        context: Context of all its connections; checks certificates only with ``cafile``.
-        pinned: The only channel that is trusted; empty: any that the context lets pass.
+        context: OpenSSL's settings, with our certificate if there is one; checks the listener's only with ``cafile``.
+        pinned: The only channel that is trusted, that of ``certfile``; another one raises ``AuthenticationError``.
+            Empty: any that the context lets pass.
     """
 
     context: ssl.SSLContext
     pinned: Channel
 
     def cipher(self, name: str) -> Cipher:
-        """Returns the TLS of one connection to a listener that is known by this name or address."""
+        """Returns the TLS of a new connection to a listener: with ``cafile`` its certificate must be for ``name``."""
         return Cipher(self.context, name)
 
 
@@ -115,18 +118,20 @@ class Cipher:
     lengths.
 
     Args:
-        context: Context of our side.
-        name: Name of the listener, if we dial; None if we listen.
+        context: OpenSSL's settings of our side.
+        name: Name or address of the listener, if we dial; None if we listen.
 
     Attributes:
-        is_established: True once the handshake has succeeded on our side.
+        is_established: True once the handshake has succeeded on our side: bytes can be encrypted and read.
     """
 
     __slots__ = ("_in", "_object", "_out", "is_established")
 
     def __init__(self, context: ssl.SSLContext, name: str | None) -> None:
         self._in = ssl.MemoryBIO()
+        """Encrypted bytes from the socket that OpenSSL has not read yet."""
         self._out = ssl.MemoryBIO()
+        """Encrypted bytes from OpenSSL that the caller has not taken for the socket yet."""
         self._object = context.wrap_bio(self._in, self._out, server_side=name is None, server_hostname=name)
         self.is_established = False
 
@@ -147,7 +152,7 @@ class Cipher:
                 pass
 
     def read_into(self, buffer: memoryview) -> int:
-        """Decrypt into a buffer; returns the number of bytes, 0 if there are none now.
+        """Decrypt bytes that were fed into a buffer; returns the number of bytes, 0 if there are none now.
 
         Raises:
             ssl.SSLError: Bytes were changed on the way, or the peer has ended TLS.
@@ -161,12 +166,12 @@ class Cipher:
 
     @property
     def has_certificate(self) -> bool:
-        """True if the peer has shown a certificate that we have checked against the authority."""
+        """True if the peer has shown a certificate that we have checked against the authority (``cafile``)."""
         return bool(self._object.getpeercert())
 
     @property
     def has_more(self) -> bool:
-        """True if there may be bytes to read. Asking takes a tenth of the time of trying."""
+        """True if ``read_into`` may return bytes. Asking takes a tenth of the time of trying to read."""
         return bool(self._in.pending or self._object.pending())
 
     @property
@@ -175,12 +180,12 @@ class Cipher:
         return bool(self._out.pending)
 
     def encrypt(self, data: bytes | memoryview) -> bytes:
-        """Encrypt bytes; returns the bytes to send for them, and all that was pending before."""
+        """Encrypt bytes; returns pending bytes and those for ``data``, to be sent. Not before the handshake."""
         self._object.write(data)
         return self._out.read()
 
     def pending(self) -> bytes:
-        """Returns bytes of TLS itself to send: of the handshake, or an alert. Empty if there are none."""
+        """Returns, once, bytes of TLS itself that must be sent: of the handshake, or an alert. Empty if none wait."""
         return self._out.read()
 
     def certificate(self) -> bytes:
@@ -189,7 +194,7 @@ class Cipher:
 
 
 def warn_if_open(tls: Tls, address: str) -> None:
-    """Log a warning if links to other machines are not encrypted. To be called at every start."""
+    """Log a warning if links to other machines, by IP address, are not encrypted. To be called at every start."""
     if not is_loopback(address) and not tls.is_used(address):
         logger.warning(
             "links to %s are not encrypted (tls=False): who can listen in sees all code, data and results",
@@ -198,7 +203,7 @@ def warn_if_open(tls: Tls, address: str) -> None:
 
 
 def listener_tls(tls: Tls) -> ListenerTls:
-    """Returns the TLS of a listener. Makes a certificate if none was given.
+    """Returns the TLS of a listener, by the user's settings. Makes a certificate for this run if none was given.
 
     Raises:
         UsageError: A file cannot be used.
@@ -216,7 +221,7 @@ def listener_tls(tls: Tls) -> ListenerTls:
 
 
 def dialer_tls(tls: Tls) -> DialerTls:
-    """Returns the TLS of a dialer.
+    """Returns the TLS of a dialer, by the user's settings.
 
     Raises:
         UsageError: A file cannot be used.
@@ -239,7 +244,7 @@ def channel_of(cipher: Cipher, pinned: Channel) -> Channel:
 
     Args:
         cipher: TLS of the connection.
-        pinned: The only channel that is trusted; empty: any.
+        pinned: The only channel that is trusted (``DialerTls.pinned``); empty: any.
 
     Raises:
         AuthenticationError: The channel is not the pinned one.
@@ -254,15 +259,16 @@ def channel_of(cipher: Cipher, pinned: Channel) -> Channel:
 
 
 _DISBELIEF = ("certificate", "unknown ca")
-"""Words in the alerts by which a peer refuses our certificate."""
+"""Words of OpenSSL's errors, in lower case, by which an alert is known as a peer's refusal of our certificate."""
 
 
 def explain(error: ssl.SSLError, is_dialer: bool) -> AuthenticationError:
     """Returns an error that explains a failed TLS handshake to the user on our side.
 
     Args:
-        error: The error of the handshake.
-        is_dialer: True if we have dialed, and the user runs a client; otherwise the user runs a node.
+        error: OpenSSL's error of the handshake.
+        is_dialer: True if we have dialed, and the user runs a client; otherwise the user runs a node. The advice
+            differs.
     """
     ours, theirs = ("client", "node") if is_dialer else ("node", "client")
     reason = (error.reason or "").replace("_", " ").lower()
@@ -290,17 +296,17 @@ def explain(error: ssl.SSLError, is_dialer: bool) -> AuthenticationError:
 
 
 def _context(protocol: ssl._SSLMethod) -> ssl.SSLContext:
-    """Returns a context for TLS 1.3 or later."""
+    """Returns OpenSSL's settings for TLS 1.3 or later, for a listener or a dialer; a peer with less is refused."""
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     return context
 
 
 def _load(context: ssl.SSLContext, tls: Tls) -> Channel:
-    """Load our certificate and key; returns the channel of the certificate.
+    """Load our certificate and key (``certfile`` must be given) into a context; returns the certificate's channel.
 
     Raises:
-        UsageError: The files cannot be used.
+        UsageError: The files cannot be read, are no PEM files or no pair, or the key is encrypted.
     """
     assert tls.certfile is not None
     try:
@@ -318,17 +324,19 @@ def _load(context: ssl.SSLContext, tls: Tls) -> Channel:
 
 
 def _no_password() -> str:
+    """Refuse to give OpenSSL a password, by ``ValueError``: it asks for one only if the key is encrypted."""
     raise ValueError("the key is encrypted")
 
 
 def _first_certificate(text: str) -> bytes:
+    """Returns the first certificate (DER) of a PEM text; raises ``ValueError`` if there is none."""
     begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
     start = text.index(begin)
     return ssl.PEM_cert_to_DER_cert(text[start : text.index(end, start) + len(end)])
 
 
 def _believe(context: ssl.SSLContext, cafile: str) -> None:
-    """Trust certificates of an authority, and require one of the peer.
+    """Trust certificates of an authority alone, and require one of the peer: without it the handshake fails.
 
     Raises:
         UsageError: The file cannot be used.
@@ -345,7 +353,7 @@ def _believe(context: ssl.SSLContext, cafile: str) -> None:
 
 
 def _load_ephemeral(context: ssl.SSLContext) -> Channel:
-    """Make a certificate for this run, and load it; returns its channel."""
+    """Make a certificate for this run of a listener, load it into a context, and return its channel."""
     from dispy.security.certificates import ephemeral
 
     certificate, key = ephemeral()

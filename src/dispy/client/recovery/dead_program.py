@@ -42,17 +42,17 @@ class Session:
     """A program that had the journal: the one that died, or one that resumed its jobs and died as well.
 
     Attributes:
-        number: Number of the session, from 1.
-        identity: Identity under which nodes know the program.
-        program: Name of the program, with its process id.
-        boot: Run of the kernel in which the program began; empty if that is not known.
-        nodes: Nodes of the program, also those that are lost.
-        computations: Name and options of each computation that had not ended, by number.
-        recovery: What nodes say of the jobs of this session.
+        number: Number of the session in its journal, from 1, in the order in which the programs had the journal.
+        identity: Identity under which nodes know the program: 16 bytes. A recovery introduces itself by it.
+        program: Name of the program, with its process id: for messages, and for the logs of nodes that are asked.
+        boot: Identity of the boot of the machine in which the program began; empty if that is not known.
+        nodes: Nodes that the program used, also lost and private ones.
+        computations: Name of the cluster and options of each computation that had not ended, by its number.
+        recovery: Answers of the nodes about the jobs of this session, as they arrive.
         marked: Contents of the session's mark: the highest job that was sent, and whether results may be missing in
-            the journal. None if there is no mark to be trusted.
-        keys: Secret, and the options of a computation that has it, by the secret's fingerprint. ``open_journal`` and
-            ``open_all`` fill it.
+            the journal. None if there is no mark to be trusted: then only the nodes tell which jobs were started.
+        keys: Secret (32 bytes) and the options of one computation that used it, by the secret's fingerprint: nodes
+            are dialed with both. Empty until ``open_journal`` or ``open_all`` has filled it.
     """
 
     def __init__(self, number: int, identity: bytes, program: str, boot: str) -> None:
@@ -71,19 +71,25 @@ class Dead:
     """The journal of a dead program, and its contents.
 
     Args:
-        journal: The journal, open and locked.
-        noted: When its program wrote there last (seconds since the epoch); 0: that is not known.
+        journal: The journal, open and locked. This object closes it.
+        noted: When its program wrote there last (seconds since the epoch); 0: that is not known. ``close`` gives the
+            file this time again.
 
     Attributes:
-        is_done: True if all jobs were fetched, so that ``close`` removes the journal.
+        journal: As the parameter.
+        noted: As the parameter.
+        is_done: True if all jobs were fetched, so that ``close`` removes the journal. The recovery sets it.
         sessions: The programs that had the journal, the first one first; at least one.
         submitted: Jobs that were submitted, by number. Empty for a short journal, as are ``told`` and ``session_of``.
-        told: Results that the programs were told, by number of the job.
-        session_of: Number of the session in which a job went on last, for jobs that were resumed.
-        code: Code of the last computation for the nodes; empty for a short journal.
-        name: Name of the last computation.
-        is_reentrant: True if jobs may be run again (full journals only).
-        is_program: True if a computation is a program and not a function (full journals only).
+        told: Ends of jobs that the journal has, by number of the job: the programs were told these results, so they
+            count more than the answers of nodes.
+        session_of: Number of the session in which a job went on last, by number of the job. Has only jobs that were
+            resumed; all others belong to the first session.
+        code: Pickled code of the last computation, for nodes that run its jobs; empty for a short journal.
+        name: Name of the cluster of the last computation.
+        is_reentrant: True if a job that was started may be run again; always False for a short journal.
+        is_program: True if jobs run a program and not a function, so that results are bytes; always False for a
+            short journal.
 
     Raises:
         DispyError: The journal is damaged.
@@ -104,7 +110,7 @@ class Dead:
         journal.ask(self._read)
 
     def _read(self, db: sqlite3.Connection) -> None:
-        """Fill the attributes. On the journal's thread."""
+        """Fill the attributes from the rows of the journal. Called once, on the journal's thread."""
         for found in reader.sessions(db):
             session = Session(found.number, found.identity, found.program, found.boot)
             self.sessions.append(session)
@@ -126,6 +132,7 @@ class Dead:
             self._read_jobs(db)
 
     def _read_jobs(self, db: sqlite3.Connection) -> None:
+        """Fill the attributes that only a full journal has: jobs, their ends, and how they may be run."""
         self.submitted = reader.submitted_jobs(db)
         for ip_addr, ended in reader.ended_jobs(db, payload.blocks.take):
             self.told[ended.number] = Result(ended, ip_addr)
@@ -135,7 +142,11 @@ class Dead:
         self.is_program = any(given.program for given in options)
 
     def close(self) -> None:
-        """Close the journal. If all jobs were fetched, remove it; else note when it was taken. Its age stays."""
+        """Close the journal, and with it give up the lock. If all jobs were fetched (``is_done``), remove the file.
+
+        Otherwise note in it that it was asked for now: the next recovery tries other programs first. The file's time
+        of last change stays, since it tells when the dead program wrote last.
+        """
         if not self.is_done:
             with contextlib.suppress(DispyError):
                 self.journal.ask(files.note_asked)
@@ -145,16 +156,16 @@ class Dead:
                 os.utime(self.journal.path, (self.noted, self.noted))
 
     def session(self, number: int) -> Session:
-        """Return the session in which a job was last."""
+        """Return the session in which a job was last, by number of the job: its nodes can tell of the job."""
         wanted = self.session_of.get(number, self.sessions[0].number)
         return next(session for session in self.sessions if session.number == wanted)
 
     def last_options(self) -> tuple[bytes, Options]:
-        """Return the secret and the options of the last session's computation."""
+        """Return secret (32 bytes) and options of a computation of the last session: a new cluster runs by these."""
         return next(iter(self.sessions[-1].keys.values()))
 
     def arguments(self, number: int) -> Any:
-        """Return the pickled call of a job that was submitted.
+        """Return the pickled call of a submitted job, by number of the job, as bytes or, if it is large, memoryview.
 
         Raises:
             DispyError: The journal is damaged.
@@ -163,7 +174,7 @@ class Dead:
         return self.read_part(job.part) if job.part else job.data
 
     def read_part(self, part: int) -> memoryview:
-        """Return a large payload, which lies in rows of its own.
+        """Return the bytes of a large payload, by number of the part whose rows have it. Reads the disk, and waits.
 
         Raises:
             DispyError: The journal is damaged.
@@ -175,11 +186,11 @@ def open_journal(recover_file: str | os.PathLike[str], given: dict[str, Any]) ->
     """Open the journal of a dead program at a path.
 
     Args:
-        recover_file: The path.
-        given: Arguments of ``recover_jobs`` about the secret: ``secret`` and ``secret_file``.
+        recover_file: Path of the journal; "~" and a relative path are allowed.
+        given: The arguments ``secret`` and ``secret_file`` of ``recover_jobs``, by name; empty or None: not given.
 
     Returns:
-        The journal, locked; empty, with a message to the user, if there is no such file.
+        One journal, locked: the caller closes it. An empty list, with a message to the user, if there is no file.
 
     Raises:
         UsageError: The file is no journal or in use, or its secret is not found.
@@ -200,10 +211,11 @@ def open_all(paths: Iterable[Path], given: dict[str, Any]) -> list[Dead]:
 
     Args:
         paths: Paths of the journals.
-        given: Arguments of ``recover_jobs`` about the secret: ``secret`` and ``secret_file``.
+        given: The arguments ``secret`` and ``secret_file`` of ``recover_jobs``, by name; empty or None: not given.
 
     Returns:
-        The journals, locked. Journals that are in use or empty are left out, others that cannot be read are logged.
+        The journals, locked, in the order of the paths: the caller closes them. Journals that are in use or empty are
+        left out; others that cannot be read are left out and logged.
 
     Raises:
         UsageError: The secret of one of them is not found.
@@ -220,7 +232,11 @@ def open_all(paths: Iterable[Path], given: dict[str, Any]) -> list[Dead]:
 
 
 def _prepared(found: list[Dead], given: dict[str, Any]) -> list[Dead]:
-    """Find the secrets of journals; closes all of them if one is not found."""
+    """Fill ``Session.keys`` of all journals, and return these. Closes all of them if one secret is not found.
+
+    Raises:
+        UsageError: A secret is not found.
+    """
     try:
         for one in found:
             _prepare(one, given)
@@ -232,15 +248,19 @@ def _prepared(found: list[Dead], given: dict[str, Any]) -> list[Dead]:
 
 
 def _open_dead(path: Path) -> Dead:
-    """Open and read a journal, without changing its age."""
+    """Open, lock and read a journal. Its time of last change stays: it tells when the dead program wrote last."""
     with files.unaged(path) as noted:
         return _take_over(path, noted)
 
 
 def _take_over(path: Path, noted: float) -> Dead:
-    """Open and read a journal, whose program wrote there last at ``noted`` (seconds since the epoch)."""
+    """Open, lock and read a journal, whose program wrote there last at ``noted`` (seconds since the epoch).
+
+    If it cannot be read it is closed again, and the error goes to the caller.
+    """
 
     def call(function: Callable[[], object]) -> None:
+        """Stand in for the loop of an engine: call a callback of the journal at once, on the journal's thread."""
         function()
 
     journal = Journal(path, files.take_over, call, is_full=False, wait=True, repack=repack)
@@ -252,10 +272,10 @@ def _take_over(path: Path, noted: float) -> Dead:
 
 
 def _prepare(one: Dead, given: dict[str, Any]) -> None:
-    """Find the secrets that the nodes of a journal want.
+    """Fill ``Session.keys`` of one journal: one secret for each fingerprint that its computations name.
 
     Raises:
-        UsageError: One is not found.
+        UsageError: A secret is not found.
     """
     for session in one.sessions:
         for name, options in session.computations.values():
@@ -264,14 +284,14 @@ def _prepare(one: Dead, given: dict[str, Any]) -> None:
 
 
 def _find_key(name: str, options: Options, given: dict[str, Any]) -> bytes:
-    """Return the secret with the fingerprint that a cluster noted.
+    """Return the secret (32 bytes) with the fingerprint that a cluster noted: its nodes accept no other.
 
     One is tried: the secret that the user gives, else the file that the cluster used, else the default secret.
 
     Args:
-        name: Name of the cluster.
-        options: Options that the cluster noted.
-        given: Arguments of ``recover_jobs`` about the secret.
+        name: Name of the cluster, for the error.
+        options: Options that the cluster noted: fingerprint and path of the secret's file are used.
+        given: The arguments ``secret`` and ``secret_file`` of ``recover_jobs``, by name; empty or None: not given.
 
     Raises:
         UsageError: That secret has another fingerprint, or cannot be read.

@@ -1,4 +1,7 @@
-"""Programs that have died, by the journals that they left in the usual directory: listed, and put in order."""
+"""Programs that have died, by the journals that they left in the usual directory: listed for the user, and ordered.
+
+The order says which program ``recover_jobs`` tries first when the user names none.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +22,27 @@ from dispy.system.addresses import is_loopback
 from dispy.system.wording import counted
 
 PROBE_S = 1.0
-"""Seconds that a node's machine has to accept a connection when programs are put in order; then it counts as away."""
+"""Seconds that a node's address has to accept a TCP connection when programs are put in order. After that the node
+counts as away, and programs that have only such nodes come last."""
 
 PROBES_MAX = 32
-"""Machines that are tried at a time."""
+"""Addresses (host and port) that are probed at a time, each on a thread of its own; others wait for their turn."""
 
 _SHOWN_MAX = 30
-"""Programs that a message lists; of more it gives the number."""
+"""Number of programs that a message to the user lists, a line each; of the others the message gives the number."""
 
 
 class Reached(NamedTuple):
-    """A node of a dead program: its name, and how the program reached it."""
+    """A node that may have jobs of a dead program: its name, and how the program reached it."""
 
     label: str
     """Name that the node gives itself."""
     host: str
+    """Host name or IP address at which the program reached the node."""
     port: int
+    """TCP port at which the program reached the node."""
     fingerprint: str
-    """Fingerprint of the secret that is used with the node."""
+    """Fingerprint of the secret that is used with the node: 16 hexadecimal digits."""
 
     def __str__(self) -> str:
         return f"{self.label} ({self.host}:{self.port})"
@@ -49,9 +55,9 @@ class DeadProgram(NamedTuple):
         program: Name of the program, with its process id.
         started: When the program made its first journal (seconds since the epoch).
         noted: When the program wrote to a journal last (seconds since the epoch). It died later; when is not known.
-        paths: Paths of the program's journals.
-        clusters: Names of the program's clusters.
-        nodes: Nodes that may have jobs of the program.
+        paths: Paths of the program's journals in the usual directory, at least one, the newest first.
+        clusters: Names of the program's clusters that had not ended, each once.
+        nodes: Nodes that may have jobs of the program, each once.
         jobs: Number of jobs that were submitted, without those of clusters that have no full journal; None if no
             cluster has one: only the nodes know then.
         asked: When ``recover_jobs`` took the program last and could not fetch all (seconds since the epoch);
@@ -82,7 +88,10 @@ class DeadProgram(NamedTuple):
 
 
 def listed(programs: list[DeadProgram]) -> str:
-    """Return programs for a message to the user, a line each."""
+    """Return a text for a message to the user: a line for each program, each after a line break, in the order given.
+
+    After ``_SHOWN_MAX`` programs one line says how many more there are.
+    """
     lines = [f"\n  {program}" for program in programs[:_SHOWN_MAX]]
     if len(programs) > _SHOWN_MAX:
         lines.append(f"\n  … and {len(programs) - _SHOWN_MAX} more: dispy.recoverable() returns all")
@@ -90,6 +99,7 @@ def listed(programs: list[DeadProgram]) -> str:
 
 
 def _shown(seconds: float) -> str:
+    """Return a time (seconds since the epoch) as local date and time, such as "2025-01-31 09:05:00"."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
@@ -115,7 +125,7 @@ def recoverable() -> list[DeadProgram]:
 
 
 class _Peek(NamedTuple):
-    """The contents of one journal; fields as in ``DeadProgram``."""
+    """Contents of one journal; ``_together`` makes a ``DeadProgram``, with the same fields, of those of a program."""
 
     path: Path
     program: str
@@ -128,7 +138,7 @@ class _Peek(NamedTuple):
 
 
 def _peek(path: Path) -> _Peek:
-    """Look into the journal of a dead program, which stays as it is.
+    """Return the contents of a dead program's journal. The file stays as it is, and is not locked after that.
 
     Raises:
         BusyError: The program lives, or a recovery has the journal.
@@ -164,7 +174,7 @@ def _together(peeks: list[_Peek]) -> DeadProgram:
     )
 
 
-# Which comes first.
+# Which program is recovered first.
 
 
 def in_turn(programs: list[DeadProgram]) -> list[DeadProgram]:
@@ -187,7 +197,11 @@ def in_turn(programs: list[DeadProgram]) -> list[DeadProgram]:
 
 
 def _answering(nodes: Iterable[Reached]) -> set[Reached]:
-    """Return the nodes at whose address something listens, and those of this machine that have another port now."""
+    """Return the nodes that may answer now: at whose address something listens, or which this machine's list has.
+
+    The list finds nodes of this machine that have another port now. Others are probed, for at most about ``PROBE_S``
+    (seconds) if there are no more than ``PROBES_MAX`` addresses.
+    """
     found = {
         node
         for node in nodes
@@ -203,7 +217,7 @@ def _answering(nodes: Iterable[Reached]) -> set[Reached]:
 
 
 def _listens(place: tuple[str, int]) -> bool:
-    """True if a connection to a host and port is accepted within ``PROBE_S``."""
+    """True if a TCP connection to a host and port is accepted within ``PROBE_S``; False after errors."""
     with contextlib.suppress(OSError, UnicodeError):
         socket.create_connection(place, PROBE_S).close()
         return True

@@ -32,11 +32,14 @@ logger = logging.getLogger("dispy.client")
 
 
 def open_journal(cluster: ClusterState, recover_file: str | os.PathLike[str] | None) -> Journal:
-    """Make the full journal of a cluster, which is noted in it.
+    """Make the full journal of a cluster, and note the program and the cluster in it. Waits until the file is open.
 
     Args:
         cluster: The cluster.
         recover_file: Path of the journal; None: a new one in the usual directory.
+
+    Returns:
+        The journal, locked while this program lives. The caller ends it with the cluster.
 
     Raises:
         UsageError: ``recover_file`` exists, or cannot be made.
@@ -58,7 +61,10 @@ def open_journal(cluster: ClusterState, recover_file: str | os.PathLike[str] | N
 
 
 def note_computation(cluster: ClusterState, journal: Journal) -> None:
-    """Note in a journal all that is needed to find the jobs of a cluster, and to run them."""
+    """Note a cluster in a journal, with all that a recovery needs to find its jobs on nodes, and to run them.
+
+    To find jobs: fingerprint of the secret, TLS files. To run them: nodes, files, code (full journals only), options.
+    """
     tls = cluster._tls
     options = Options(
         cluster._secret.fingerprint(),
@@ -92,7 +98,13 @@ def note_computation(cluster: ClusterState, journal: Journal) -> None:
 def note_node(engine: Engine, cluster: ClusterState, info: NodeInfo, is_private: bool) -> None:
     """Note in the cluster's journal that it uses a node; else in the program's journal, which is made if need be.
 
-    On the loop. ``is_private``: the node was started by this program. Not noted in the program's journal then.
+    Does not wait for the disk. On the loop.
+
+    Args:
+        engine: Engine of the program.
+        cluster: Cluster that uses the node.
+        info: The node.
+        is_private: True if the node was started by this program for itself: only full journals note it then.
     """
     if cluster._journal is not None:
         cluster._journal.add_node(_node_row(info, is_private))
@@ -112,14 +124,20 @@ def note_node(engine: Engine, cluster: ClusterState, info: NodeInfo, is_private:
 
 
 def repack(data: Any) -> memoryview | None:
-    """Return the payload of a result that has become its value already; None if it is a payload still."""
+    """Return the pickled payload of a result that was unpickled already; None if ``data`` is a payload still.
+
+    The journal calls this for large results, before callbacks may change the value.
+    """
     if type(data) is payload.Ready:
         return memoryview(payload.whole(payload.dump(data.value)))
     return None
 
 
 def _new_journal(engine: Engine) -> Journal | None:
-    """Make the program's journal; None, with a warning, if the state directory cannot be used."""
+    """Make the program's short journal, and return it; None, with a warning, if the state directory cannot be used.
+
+    Does not wait: the file is opened on the journal's thread, and an error there is only logged.
+    """
     try:
         path = journal_files.new_path(engine.service.identity, is_full=False)
     except DispyError as error:
@@ -133,13 +151,14 @@ def _new_journal(engine: Engine) -> Journal | None:
 
 
 def leave_results(engine: Engine) -> bool:
-    """Keep the results of jobs for a recovery, as the program has failed and will not see them. At its end.
+    """Keep the results of jobs for a recovery, as the program has failed and will not see them.
 
-    Waits for the jobs of clusters whose results no callback takes. Nodes keep results, since they are not
-    acknowledged any more, and journals stay.
+    Called at the program's end. Waits, without limit, until the jobs have ended of clusters whose results no callback
+    takes. Results of clusters without a full journal stay on the nodes, since they are not acknowledged any more;
+    journals stay on disk. The user is told the call that fetches the results.
 
     Returns:
-        False if there is nothing to be kept.
+        True if results are kept: the caller then leaves nodes and journals as they are.
     """
     left = [cluster for cluster in engine.clusters.values() if cluster._is_unheard()]
     engine._is_holding = any(cluster._journal is None for cluster in left)
@@ -160,7 +179,11 @@ def leave_results(engine: Engine) -> bool:
 
 
 def forget_noted(engine: Engine, cluster: ClusterState) -> None:
-    """Note that a cluster has ended. With the last cluster in it the program's journal ends. On the loop."""
+    """Note in the program's journal that a cluster has ended. On the loop.
+
+    With its last cluster the journal is removed, as nothing is left to recover. Without open full journals results
+    are acknowledged to nodes at once again, without waiting for a disk.
+    """
     engine.service.on_send.pop(cluster._number, None)
     if not engine._is_holding and not any(other._journal is not None for other in engine.clusters.values()):
         engine.service.after_note = None
@@ -175,7 +198,10 @@ def forget_noted(engine: Engine, cluster: ClusterState) -> None:
 
 
 def after_note(engine: Engine, told: Callable[[], None]) -> None:
-    """Call a function once all full journals have the results that came until now on disk. On the loop."""
+    """Call ``told`` on the loop once all full journals have the results that came until now on disk; none: at once.
+
+    The scheduler acknowledges results by ``told``, and nodes forget them then. On the loop.
+    """
     for cluster in engine.clusters.values():
         if cluster._journal is not None:
             told = partial(cluster._journal.after_note, told)
@@ -183,10 +209,14 @@ def after_note(engine: Engine, told: Callable[[], None]) -> None:
 
 
 def _never(told: Callable[[], None]) -> None:
-    """Stand in for ``after_note``: never call back, so that results are not acknowledged and nodes keep them."""
+    """Stand in for ``after_note`` once the program has failed: do not call ``told``.
+
+    So results are not acknowledged, and nodes keep them for a recovery.
+    """
 
 
 def _node_row(info: NodeInfo, is_private: bool) -> NodeRow:
+    """Return the row of a node for a journal: address, names, secret's fingerprint, and the state PRIVATE or USED."""
     target = info.target
     return NodeRow(
         info.node,

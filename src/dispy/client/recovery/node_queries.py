@@ -42,16 +42,20 @@ from dispy.system.escaping import block, line, lines
 T = TypeVar("T")
 
 SILENT_S = 10.0
-"""Seconds after which a node that has not answered is not waited for any more; also the limit for connecting."""
+"""Seconds from the start of a recovery after which a node that has not answered is given up for now (``SILENT``):
+its jobs stay there for a later recovery, and nothing is released. Also the limit for one attempt to connect."""
 
 REFUSED_S = 3.0
-"""Seconds instead of ``SILENT_S`` if the port refuses connections: time enough for a node to be started anew."""
+"""Seconds that replace ``SILENT_S`` for a node whose port refuses connections: nothing listens there. The time is
+enough for a node to be started anew."""
 
 CALL_S = 0.5
-"""Interval (seconds) in which a caller looks whether the loop has ended by an error."""
+"""Interval (seconds) in which a thread that waits for the loop (``Net.call``) looks whether the loop has ended by an
+error, and raises that: the answer would never come."""
 
 LOOK_S = 0.2
-"""Interval (seconds) for looking for nodes, and dialing again those without a connection."""
+"""Interval (seconds) in which the loop looks for nodes, dials again those without a connection, and gives up nodes
+that do not answer."""
 
 
 class Ask:
@@ -63,9 +67,13 @@ class Ask:
         target: Address, secret and TLS of the node.
 
     Attributes:
+        peer: As the parameter; ``core.recovery.Recovery`` keeps the node's answers by this name.
+        target: As the parameter.
         welcome: The node's last ``Welcome``; None until it has introduced itself.
-        error: Why the node could not be reached, or the last connection ended; empty if neither has happened.
-        is_refused: True if the last attempt to connect that failed was refused: nothing listened at the port.
+        error: Why the node could not be reached, or why the last connection ended: part of the message to the user.
+            Empty if neither has happened.
+        is_refused: True if the last attempt to connect that failed was refused: nothing listened at the port, so
+            the node is given up after ``REFUSED_S`` and not ``SILENT_S``.
     """
 
     def __init__(self, asking: Asking, peer: str, target: Target) -> None:
@@ -76,21 +84,26 @@ class Ask:
         self.error = ""
         self.is_refused = False
         self._connection: Connection | None = None
+        """Connection to the node, maybe not ready yet; None before the first one, and after one has ended."""
         self._task: asyncio.Task[None] | None = None
+        """Attempt to connect, under way or done; None before the first one. Only one runs at a time."""
         self._is_over = False
         """True if the node is not dialed any more: the recovery ends, or the secret or version is wrong."""
         self._address = target.host
+        """IP address of the node once it is connected, before that its host name: ``ip_addr`` of its jobs."""
         self._asked: deque[tuple[Session, bool]] = deque()
-        """Questions without an answer, in order: their session, and whether they belong to a release."""
+        """``Recover`` questions without an answer, in the order sent: their session, and True if they belong to a
+        release. The node answers in this order, so that each ``Held`` finds its session."""
         self._released: set[int] = set()
-        """Sessions (by ``id``) of which the node has said, after ``release``, that it has nothing any more."""
+        """Sessions (Python's ``id`` of each) of which the node has said, after ``release``, that it keeps nothing."""
 
     def dial(self) -> None:
-        """Connect to the node, unless that is done, under way or useless."""
+        """Begin to connect to the node, unless it is connected, an attempt is under way, or it is useless."""
         if self._connection is None and not self._is_over and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._dial())
 
     async def _dial(self) -> None:
+        """Connect within ``SILENT_S``. After a failure set ``error`` and ``is_refused``; ``Asking`` dials again."""
         target = self.target
         try:
             async with asyncio.timeout(SILENT_S):
@@ -102,6 +115,7 @@ class Ask:
             self.is_refused = isinstance(error, ConnectionRefusedError)
 
     def _new_connection(self) -> Connection:
+        """Return a new connection to the node, for asyncio, and store it as ``_connection``."""
         target = self.target
         self._connection = Connection(
             self,
@@ -118,18 +132,22 @@ class Ask:
         return self._connection
 
     def send(self, messages: Iterable[node.ToNode]) -> None:
-        """Send messages, if there is a connection; drop them otherwise."""
+        """Send messages in the order given; drop them if the node is not connected: it is asked anew later."""
         connection = self._connection
         if connection is not None and connection.is_ready:
             for message in messages:
                 connection.send(message)
 
     def _ask(self, session: Session, messages: list[node.ToNode], *, is_release: bool) -> None:
+        """Send messages about a session, and note the ``Recover`` among them in ``_asked``: each gets an answer."""
         self._asked.extend((session, is_release) for message in messages if type(message) is node.Recover)
         self.send(messages)
 
     def release(self) -> None:
-        """Have the node drop all that it keeps, and ask what is left: an empty answer proves that it has heard."""
+        """Have the node drop all jobs and results of the program for good, and ask what is left.
+
+        An empty answer proves that the node has heard: ``is_released`` is True then.
+        """
         self._released.clear()
         for session in self._sessions():
             numbers = session.recovery.computations
@@ -138,15 +156,18 @@ class Ask:
             )
 
     def is_released(self) -> bool:
-        """True if the node has said for each session that it has nothing any more."""
+        """True if the node has said, after ``release``, for each session that it keeps nothing any more.
+
+        True also for a node that knew no session when it was asked, and for one that never answered.
+        """
         return all(id(session) in self._released for session in self._sessions())
 
     def _sessions(self) -> list[Session]:
-        """Return the sessions of which the node keeps something."""
+        """Return the sessions of whose jobs the node may keep something: it knew the program on this connection."""
         return [session for session in self._asking.sessions if session.recovery.has_answer(self.peer)]
 
     def close(self) -> None:
-        """Close the connection; the node is not dialed any more."""
+        """Close the connection, and stop an attempt to connect; the node is not dialed any more."""
         self._is_over = True
         if self._task is not None:
             self._task.cancel()
@@ -156,7 +177,7 @@ class Ask:
     # The connection's side.
 
     def on_ready(self, connection: Connection) -> None:
-        """Attach to a node that has proved that it has the secret, in the name of the dead program."""
+        """Introduce ourselves in the name of the dead program. Both sides have proved that they have the secret."""
         self._asked.clear()
         self._address = connection.peer_address
         session = self._asking.sessions[0]
@@ -164,7 +185,7 @@ class Ask:
         connection.send(node.Attach(session.identity, session.program, 0))
 
     def on_message(self, connection: Connection, message: Any) -> None:
-        """Handle a message of the node.
+        """Handle a message of the node: answers and ends of jobs go to the ``Recovery`` of their session.
 
         Raises:
             RemoteProtocolError: The node answers a question that was not asked.
@@ -209,14 +230,14 @@ class Ask:
                 self.send([passed])
 
     def _recoveries(self, computation: int) -> list[Recovery]:
-        """Return the recoveries of the sessions that have a computation."""
+        """Return the recoveries of the sessions that have a computation of this number: its results are for them."""
         recoveries = [session.recovery for session in self._asking.sessions]
         return [recovery for recovery in recoveries if computation in recovery.computations]
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
-        """Note that the connection is gone: what the node said is asked anew over the next one.
+        """Note that the connection is gone: what the node said is asked anew over the next one, but for a release.
 
-        After a wrong secret or version there is no next one.
+        After a wrong secret or version the node is not dialed again.
         """
         if self._connection is not connection:
             return
@@ -231,7 +252,9 @@ class Ask:
 
 
 def _take_parts(connection: Connection, message: node.JobsEnded) -> None:
-    """Put large results and outputs, which came as streams, into the message.
+    """Put large results and outputs, which came as streams, into the ``Ended`` of the message that refer to them.
+
+    Characters in reasons that could control a terminal are escaped.
 
     Raises:
         MemoryError: There is no memory for a result.
@@ -253,12 +276,15 @@ class Asking:
     Args:
         sessions: The program's sessions in journals, one or several. To its nodes the program is one client, and a
             node talks to a client over one connection only, so all sessions are asked about together.
-        running: Returns the nodes of this machine whose secret has a fingerprint.
-        clock: Source of time.
+        running: Returns the running nodes of this machine whose secret has the given fingerprint; None: by the list
+            of this machine's nodes.
+        clock: Source of time for connections (heartbeat).
 
     Attributes:
         sessions: As the parameter.
-        is_releasing: True once nodes may drop all that they keep of the program.
+        clock: As the parameter.
+        is_releasing: True once nodes may drop all that they keep of the program: a node that connects later is told
+            so at once.
     """
 
     def __init__(
@@ -271,6 +297,7 @@ class Asking:
         self.clock = clock
         self._running = running or Lookout().with_secret
         self._asks: dict[str, Ask] = {}
+        """Nodes that were dialed, by "host:port". None is ever removed."""
         self.is_releasing = False
 
     def look(self, elapsed_s: float) -> None:
@@ -285,7 +312,7 @@ class Asking:
             self._decide(session, elapsed_s)
 
     def _look_for(self, session: Session) -> None:
-        """Dial the nodes of a session, and those of this machine that have its secret."""
+        """Dial the nodes of a session that are not connected, and nodes of this machine that have its secret."""
         for row in session.nodes:
             if row.incarnation in session.recovery.places and row.state == USED:
                 self._reach(session, row.fingerprint, row.host, row.port, row.name, row.tls)
@@ -296,7 +323,11 @@ class Asking:
                     self._reach(session, fingerprint, listing.host, listing.port, listing.host, listing.tls)
 
     def _decide(self, session: Session, elapsed_s: float) -> None:
-        """Give up nodes for which no peer speaks: for ever if another run of the node answers, else for now."""
+        """Give up the nodes of a session that no peer speaks for, with a reason for the user.
+
+        For ever (``GONE``) if another run answers under the node's name: the node was started anew without its
+        results. For now (``SILENT``) if none has answered after ``SILENT_S`` or ``REFUSED_S``; one may do so later.
+        """
         recovery = session.recovery
         for incarnation in recovery.sought():
             row = next(row for row in session.nodes if row.incarnation == incarnation)
@@ -312,13 +343,25 @@ class Asking:
                 recovery.give_up(incarnation, PlaceStatus.SILENT, reason)
 
     def _have_answered(self) -> bool:
-        """True if each peer has introduced itself or failed: no other one may still speak for a node."""
+        """True if each peer has introduced itself or failed: no further one may turn out to have a node's results."""
         return all(ask.welcome is not None or ask.error for ask in self._asks.values())
 
     def _reach(
         self, session: Session, fingerprint: str, host: str, port: int, name: str, uses_tls: bool
     ) -> None:
-        """Dial a node. Does nothing if no secret is known that has the fingerprint."""
+        """Dial the node at an address unless it is connected. Does nothing if the session has no such secret.
+
+        Args:
+            session: Session that wants to ask the node.
+            fingerprint: Fingerprint of the secret that the node has.
+            host: Host name or IP address of the node.
+            port: TCP port of the node.
+            name: Name that the node's certificate must be for.
+            uses_tls: True to speak TLS, with the certificate files that the session's cluster used.
+
+        Raises:
+            UsageError: A certificate file cannot be used.
+        """
         peer = f"{host}:{port}"
         ask = self._asks.get(peer)
         if ask is None:
@@ -336,7 +379,7 @@ class Asking:
         ask.dial()
 
     def give_up_silent(self) -> None:
-        """Give up, for now, the nodes that have not answered: time is up."""
+        """Give up, for now (``SILENT``), the nodes that have not answered: the time of the recovery is over."""
         for session in self.sessions:
             for incarnation in session.recovery.sought():
                 row = next(row for row in session.nodes if row.incarnation == incarnation)
@@ -344,29 +387,29 @@ class Asking:
                 session.recovery.give_up(incarnation, PlaceStatus.SILENT, reason)
 
     def cancel_open(self) -> None:
-        """Have nodes kill the jobs that have not ended."""
+        """Have nodes cancel the jobs that have not ended. Does not wait; their ends come as messages."""
         for session in self.sessions:
             for peer, message in session.recovery.cancels():
                 self._asks[peer].send([message])
 
     def release(self) -> None:
-        """Have all nodes drop what they keep of the program, also nodes that connect later."""
+        """Have all nodes drop all jobs and results of the program, also nodes that connect later. Does not wait."""
         self.is_releasing = True
         for ask in self._asks.values():
             ask.release()
 
     def is_released(self) -> bool:
-        """True if all nodes have said that they keep nothing any more."""
+        """True if all nodes that knew the program have said that they keep nothing of it any more."""
         return all(ask.is_released() for ask in self._asks.values())
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections to nodes, and dial none any more."""
         for ask in self._asks.values():
             ask.close()
 
 
 def by_program(sessions: list[Session]) -> list[list[Session]]:
-    """Group sessions by program, that is, by the identity under which nodes know it.
+    """Return the sessions in groups, one for each program, that is, for each identity under which nodes know it.
 
     A node that one journal of a program says is lost counts as lost in all its journals, also where the end of one is
     missing: a node forgets a client as a whole, so all clusters of the program were told.
@@ -388,19 +431,20 @@ class Net(LoopThread):
         sessions: The sessions of all journals.
 
     Attributes:
-        asking: The questions, one element for each program.
+        asking: The questions, one element for each program (identity). Use them only on the loop, by ``call``.
     """
 
     def __init__(self, sessions: list[Session]) -> None:
         super().__init__("dispy recovery")
         self.asking = [Asking(group) for group in by_program(sessions)]
         self._started = time.monotonic()
-        """When the recovery began (monotonic seconds)."""
+        """When the recovery began (monotonic seconds); ``SILENT_S`` counts from here."""
         self._error: Exception | None = None
-        """Why the loop has ended early; callers get this error."""
+        """Error by which the loop has ended early, and which ``call`` raises; None while the loop goes on."""
         self.start()
 
     async def _main(self) -> None:
+        """Look at all nodes every ``LOOK_S`` until the loop is to stop, then close all connections."""
         self._ready.set_result(None)
         while not self._stopping.is_set():
             elapsed_s = time.monotonic() - self._started
@@ -421,7 +465,11 @@ class Net(LoopThread):
         await asyncio.sleep(0.01)
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call a function on the loop; returns or raises what the function does, or why the loop has ended early."""
+        """Call a function on the loop, wait for it, and return its result. On any thread but the loop's.
+
+        Raises:
+            Exception: The error of the function, or the one by which the loop has ended early.
+        """
         done = self.request(function)
         while self._error is None:
             with contextlib.suppress(TimeoutError):
@@ -429,10 +477,10 @@ class Net(LoopThread):
         raise self._error
 
     def wait(self, is_done: Callable[[], bool], until: float | None) -> bool:
-        """Wait until a condition holds, which is checked on the loop every 5 ms.
+        """Wait until a condition holds, which is checked on the loop every 5 ms. On any thread but the loop's.
 
         Args:
-            is_done: The condition.
+            is_done: The condition: True ends the wait.
             until: When to give up (monotonic seconds); None: never.
 
         Returns:

@@ -14,20 +14,28 @@ from dispy.protocol.node import Ended
 
 
 class RunningJobs(Protocol):
-    """Jobs of a dead program that this program runs (``resumed_jobs.Resumed``)."""
+    """Cluster that runs jobs of a dead program here and now (``resumed_jobs.Resumed``)."""
 
     dead: Dead
     """The journal that has the jobs."""
     resumed_jobs: list[DispyJob]
+    """The jobs, ended or not: they are returned to the user as they are."""
 
 
 class _Nowhere:
     """Stand-in for the cluster of jobs that have not ended: waiting for one is an error, as nothing tells its end."""
 
     _pid = -1
+    """Pid of no process: so a job that is waited for calls ``_check_open``."""
     name = "recovered"
+    """Name of a cluster, for messages."""
 
     def _check_open(self) -> None:
+        """Refuse to wait for a job.
+
+        Raises:
+            UsageError: Always.
+        """
         raise UsageError(
             "this job had not ended when recover_jobs returned, and nobody waits for it now",
             hint="call recover_jobs again",
@@ -35,17 +43,20 @@ class _Nowhere:
 
 
 nowhere = _Nowhere()
-"""The one such stand-in."""
+"""Cluster of all rebuilt jobs that have not ended; one object for all of them, as it has no state."""
 
 
 class _OfProgram:
-    """Stand-in for the cluster of jobs that have ended, if it ran a program: results are bytes."""
+    """Stand-in for the cluster of jobs that have ended, if it ran a program and not a function."""
 
     _pid = -1
+    """Pid of no process, as nothing waits for a job that has ended."""
     _gives_bytes = True
+    """True: ``stdout`` and ``stderr`` of a job are bytes, and not decoded to text."""
 
 
 _of_program = _OfProgram()
+"""Cluster of all rebuilt jobs of programs that have ended; one object for all of them, as it has no state."""
 
 
 def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: bool) -> list[DispyJob]:
@@ -53,7 +64,7 @@ def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: b
 
     Args:
         found: The journals.
-        resumed: Jobs that this program runs now.
+        resumed: Clusters that run jobs of these journals now; their jobs are returned, not made anew.
         is_last_word: True if nodes that do not answer are not asked another time: a job that one of them may have
             started counts as lost (``Abandoned``), and one that still runs as ``Cancelled``.
     """
@@ -64,7 +75,7 @@ def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: b
         }
         results = _results(one)
         others = []
-        """Jobs of this journal that have no result."""
+        """Jobs of this journal that have no result and are not run here; ``_judge`` says what became of them."""
         for number in sorted({*results, *one.submitted, *running, *_mentioned(one)}):
             if number in running:
                 job = running[number]
@@ -84,7 +95,10 @@ def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: b
 
 
 def _results(one: Dead) -> dict[int, Result]:
-    """Return results by number of the job. Those that the dead program was told come before what nodes have."""
+    """Return the ends of jobs of a journal, by number of the job.
+
+    If the journal has the end of a job it counts, as the dead program was told that one; else what nodes tell.
+    """
     results = {
         number: result
         for session in one.sessions
@@ -94,15 +108,17 @@ def _results(one: Dead) -> dict[int, Result]:
 
 
 def by_address(one: Dead, jobs: list[DispyJob], *, is_whole: bool) -> dict[str, list[Ended]]:
-    """Return how jobs ended that is not in their journal yet, for ``Journal.ended``.
+    """Return the ends of jobs that their journal does not have yet, for ``Journal.ended``.
+
+    Once they are noted, a later recovery has them also if nodes have forgotten them.
 
     Args:
-        one: The journal. Nothing is noted in a short one.
-        jobs: Rebuilt jobs of this journal and of others.
-        is_whole: True if no node is asked any more: that a job is lost is final then, and noted as well.
+        one: The journal. A short one has no ends of jobs: the result is empty.
+        jobs: Rebuilt jobs of this journal and of others; jobs that have not ended are left out.
+        is_whole: True if no node is asked any more: that a job is lost is final then, and returned as well.
 
     Returns:
-        The ends by the address of the node; that is empty for jobs that did not end on a node.
+        Lists of ends, by IP address of the node; the address is empty for jobs that did not end on a node.
     """
     found: dict[str, list[Ended]] = {}
     if not one.journal.is_full:
@@ -125,7 +141,10 @@ def by_address(one: Dead, jobs: list[DispyJob], *, is_whole: bool) -> dict[str, 
 
 
 def unstarted(one: Dead) -> list[DispyJob]:
-    """Return the jobs of a journal that were never started, in the order of their numbers."""
+    """Return new jobs, ``Created``, for the jobs of a journal that may be run: by session, then by number.
+
+    These are jobs that were submitted and never started; if jobs are reentrant, also jobs that may have been started.
+    """
     results = _results(one)
     left = [number for number in sorted(one.submitted) if number not in results]
     found = []
@@ -139,7 +158,10 @@ def unstarted(one: Dead) -> list[DispyJob]:
 
 
 def _mentioned(one: Dead) -> set[int]:
-    """Return the numbers of jobs that nodes have named: open or lost ones."""
+    """Return the numbers of jobs that nodes have named without a result: open or lost ones.
+
+    A short journal has no jobs, so these are found by the nodes' answers alone.
+    """
     return {
         number
         for session in one.sessions
@@ -149,7 +171,10 @@ def _mentioned(one: Dead) -> set[int]:
 
 
 def _judge_of(one: Dead, session: Session, is_last_word: bool) -> Judge:
-    """Return the judge of a session's jobs without a result, by what nodes said and what the mark says."""
+    """Return the judge of a session's jobs without a result, by the answers of nodes and the session's mark.
+
+    Answers that come later need a new judge. ``is_last_word`` as in ``make_jobs``.
+    """
     marked = session.marked
     return Judge(
         session.recovery,
@@ -161,7 +186,11 @@ def _judge_of(one: Dead, session: Session, is_last_word: bool) -> Judge:
 
 
 def _judge(one: Dead, session: Session, jobs: list[DispyJob], is_last_word: bool) -> None:
-    """Set status and reason of jobs that have no result, all of one session."""
+    """Set status and reason of jobs that have no result, all of one session.
+
+    Open jobs become ``Running`` if a node says so, else they stay ``Created``; lost jobs end. With ``is_last_word``
+    open jobs end as ``Cancelled``.
+    """
     recovery = session.recovery
     judge = _judge_of(one, session, is_last_word)
     open_jobs = {number: key for key in recovery.open_jobs() for number in key[1:]}
@@ -184,7 +213,7 @@ def _judge(one: Dead, session: Session, jobs: list[DispyJob], is_last_word: bool
 
 
 def _ended_job(one: Dead, number: int, result: Result) -> DispyJob:
-    """Return a job with its result, which stays pickled until it is read."""
+    """Return a new job that has ended, with its result or error, which stays pickled until the user reads it."""
     ended = result.ended
     # A worker says which id a job was given; if it could not, the pickled call says it.
     job_id = number if ended.status == FINISHED else None
@@ -210,7 +239,7 @@ def _ended_job(one: Dead, number: int, result: Result) -> DispyJob:
 
 
 def _end(job: DispyJob, status: int, reason: str) -> None:
-    """End a job that has no result, for good."""
+    """End a job that has no result, for good, with a status and a reason (a sentence for ``job.exception``)."""
     job._status = status
     job._exception = reason
     job._error = b""
@@ -219,10 +248,10 @@ def _end(job: DispyJob, status: int, reason: str) -> None:
 
 
 def _new_job(one: Dead, number: int, job_id: Any) -> DispyJob:
-    """Return a job that has not ended.
+    """Return a new job, ``Created``. Waiting for it raises an error until the caller gives it an end or a cluster.
 
     Args:
-        one: The journal.
+        one: The journal, which has the time of submission if it is a full one.
         number: Number of the job.
         job_id: Id of the job; None: that of the pickled call if it is here and can be loaded, else the number.
     """
@@ -242,7 +271,7 @@ def _new_job(one: Dead, number: int, job_id: Any) -> DispyJob:
 
 
 def _load_id(data: bytes, number: int) -> Any:
-    """Return a pickled id; the number of the job if the id cannot be loaded."""
+    """Return the id of a job, unpickled from ``data``; the number of the job if it cannot be loaded."""
     try:
         return payload.load(data)
     except Exception:
@@ -250,7 +279,7 @@ def _load_id(data: bytes, number: int) -> Any:
 
 
 def load(job: DispyJob) -> bool:
-    """Unpickle the result of a job; False if that fails: the result stays pickled."""
+    """Unpickle the result of a job, and store it in the job. False if that fails: the result stays pickled."""
     try:
         job.result  # noqa: B018  # which loads it
     except Exception:
@@ -259,7 +288,7 @@ def load(job: DispyJob) -> bool:
 
 
 def why_not(job: DispyJob) -> str:
-    """Return the error that unpickling the result of a job raises; empty if there is none."""
+    """Return type and text of the error that unpickling a job's result raises, for a log line; empty if none."""
     try:
         job.result  # noqa: B018
     except Exception as error:

@@ -35,14 +35,17 @@ logger = logging.getLogger("dispy.client")
 
 
 Put = list[tuple[int, memoryview]]
-"""Objects that jobs refer to: number and bytes."""
+"""Objects that jobs refer to (``cluster.put``): the number of each, and its pickled bytes. Nodes get them first."""
 
 
 class Resumed(JobCluster):
     """Cluster that runs jobs of a dead program that were never started, with an engine and an identity of its own.
 
+    Nodes, secret, TLS and options are those that the dead program's last session noted. The caller ends the cluster
+    by ``finish`` or ``leave``.
+
     Args:
-        one: The journal, a full one.
+        one: The journal, a full one; this cluster writes its notes into it.
 
     Attributes:
         dead: The journal.
@@ -54,6 +57,7 @@ class Resumed(JobCluster):
         self.dead = one
         self.resumed_jobs: list[DispyJob] = []
         self._is_left = False
+        """True once the engine was stopped by ``finish`` or ``leave``: there is nothing to stop any more."""
         key, options = one.last_options()
         super().__init__(
             None,
@@ -75,6 +79,7 @@ class Resumed(JobCluster):
         )
 
     def _make_computation(self, computation: Any, depends: Any, setup: Any, cleanup: Any) -> Computation:
+        """Return the computation of the journal: its code is sent to nodes as it is, and never loaded here."""
         made = Computation.__new__(Computation)
         made.name = self.dead.name
         made.code = self.dead.code
@@ -86,13 +91,16 @@ class Resumed(JobCluster):
         return made
 
     def _take_files(self, depends: Any) -> tuple[list[FileEntry], list[Held]]:
+        """Return the files that the journal names, and their holders, which read them from this disk for nodes."""
         _, options = self.dead.last_options()
         return options.files, self._shipped.restore(options.sources)
 
     def _find_engine(self) -> Engine:
+        """Return a new engine: nodes know it under an identity of its own, and ``leave`` can stop it alone."""
         return Engine()
 
     def _open_journal(self, recover_file: Any) -> Journal:
+        """Return the dead program's journal, in which a new session and this cluster are noted."""
         journal = self.dead.journal
         begin_session(
             self.dead, self._engine.post, self._engine.service.identity, self._engine.service.name
@@ -113,6 +121,7 @@ class Resumed(JobCluster):
         self._engine.call(self._submit_resumed, put, messages)
 
     def _submit_resumed(self, put: Put, messages: list[Job]) -> None:
+        """Give the scheduler the objects, then the jobs. On the loop of the engine."""
         service = self._engine.service
         for number, data in put:
             service.handle(core.PutObject(PutObject(self._number, number, data)))  # type: ignore[arg-type]
@@ -128,12 +137,15 @@ class Resumed(JobCluster):
         self._engine.call(cancel_all, self)
 
     def give_up(self) -> None:
-        """End the jobs that have not ended without waiting for their nodes."""
+        """End the jobs that have not ended as ``Abandoned``, without waiting for their nodes."""
         if self._jobs:
             self._engine.call(give_up_jobs, self)
 
     def finish(self) -> None:
-        """Close the cluster, all of whose jobs have ended, and stop its engine: nothing stays on nodes."""
+        """Close the cluster, all of whose jobs have ended, and stop its engine: nothing stays on nodes.
+
+        The journal stays open; the recovery closes it.
+        """
         self._journal = None  # removed by the recovery, which opened it
         self._tally.hear_all()  # the jobs are returned: their failures are not told at the end of the program
         self.close()
@@ -151,10 +163,12 @@ class Resumed(JobCluster):
 
 
 class Resuming(Protocol):
-    """The interface of ``Resumed``, which simulations play."""
+    """The interface of ``Resumed`` that a recovery uses. In simulations another class has it, without real nodes."""
 
     dead: Dead
+    """The journal that has the jobs."""
     resumed_jobs: list[DispyJob]
+    """The jobs; set before ``run`` is called."""
 
     def run(self, put: Put, messages: list[Job]) -> None: ...
     def has_ended(self) -> bool: ...
@@ -167,12 +181,14 @@ class Resuming(Protocol):
 def begin_session(
     one: Dead, post: Callable[[Callable[[], object]], object], identity: bytes, program: str
 ) -> None:
-    """Begin a session in the journal of a dead program, which this program goes on with.
+    """Begin a session in the journal of a dead program, whose jobs this program resumes.
+
+    All later notes go to this session: should this program die, too, a recovery asks nodes under both identities.
 
     Args:
         one: The journal.
-        post: Has a function called on the engine's loop.
-        identity: Identity under which nodes know this program.
+        post: Has a function called on the engine's loop; callbacks of the journal are called by it.
+        identity: Identity under which nodes know this program: 16 bytes.
         program: Name of this program, with its process id.
     """
     one.journal.session = max(session.number for session in one.sessions) + 1
@@ -181,10 +197,13 @@ def begin_session(
 
 
 def _take_jobs(one: Dead, jobs: list[DispyJob]) -> tuple[Put, list[Job]]:
-    """Note in a journal that jobs are run by this program.
+    """Note in a journal that jobs belong to this program's session now. Returns when that is on disk.
+
+    Call it before the jobs are submitted, so that a later recovery asks the nodes of this session for them.
 
     Returns:
-        The objects that the jobs may refer to, and the jobs for the scheduler. Payloads are in memory.
+        The objects that the jobs may refer to, and the jobs for the scheduler in the order of ``jobs``. All payloads
+        are in memory.
 
     Raises:
         DispyError: The journal is damaged, or cannot be written to.
@@ -205,15 +224,20 @@ def resume_unstarted(
     found: list[Dead],
     make: Callable[[Dead], Resuming],
 ) -> list[Resuming]:
-    """Run the jobs that were never started, but for those that are for one node or brought files: with a warning.
+    """Submit the jobs that were never started to new clusters, one for each journal that has such jobs.
+
+    Jobs that are for one node, or brought files of their own, are left out with a warning: neither is noted.
 
     Args:
-        call: Calls a function on the loop on which nodes are asked.
+        call: Calls a function on the loop on which nodes are asked, and returns its result.
         found: The journals. Short ones have no jobs to run.
         make: Makes the cluster that runs the jobs of one journal.
 
     Returns:
-        The clusters, which run.
+        The clusters, whose jobs run; the caller waits for them, and ends the clusters.
+
+    Raises:
+        DispyError: A journal is damaged or cannot be written to, or a cluster cannot be made.
     """
     made = []
     for one in found:

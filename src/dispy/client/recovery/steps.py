@@ -48,21 +48,24 @@ logger = logging.getLogger("dispy.client")
 T = TypeVar("T")
 
 RELEASE_S = 3.0
-"""Time for nodes to say that they have forgotten the jobs (seconds); otherwise they do when their lease ends."""
+"""Seconds that nodes have to say that they have forgotten the jobs. After that a warning is logged, and the recovery
+ends as usual: nodes that did not hear forget the jobs when their lease ends."""
 
 NOTE_SIZE = 100
-"""Size of a result in a journal beside its value, about (bytes)."""
+"""Bytes that a result takes in a journal beside its value, roughly: counted when results are cut into batches."""
 
 KILL_S = 3.0
-"""Time to kill jobs beyond the grace period ``config.CancelGrace`` (seconds)."""
+"""Seconds that nodes have to kill jobs, beyond the grace period ``config.CancelGrace``. Jobs that run here and have
+not ended then are ended as ``Abandoned``, those of nodes are returned as ``Cancelled``."""
 
 
 class Wait(NamedTuple):
-    """A condition to wait for.
+    """A wait that a step asks its driver for: until a condition holds or a time is over.
 
     Attributes:
-        is_done: True if the condition holds, by what nodes have said. Called where nodes are asked.
-        until: When the wait ends in any case (monotonic seconds); None: never.
+        is_done: Returns True if the condition holds, by the answers of nodes so far. Called on the loop on which
+            nodes are asked.
+        until: When the wait ends in any case (monotonic seconds); None: never. The step is sent False then.
     """
 
     is_done: Callable[[], bool]
@@ -70,20 +73,21 @@ class Wait(NamedTuple):
 
 
 Steps = Generator[Wait, bool, T]
-"""Steps that yield what they wait for, are sent whether that came in time, and return a value."""
+"""Steps of a recovery: a generator that yields waits, is sent True if the condition held in time and False if not,
+and returns a value."""
 
 
 class Nodes(Protocol):
     """The nodes that are asked: ``Net``, or those of a simulation.
 
     Attributes:
-        asking: One per secret and certificates: the conversations with the nodes that have these.
+        asking: Questions to the nodes, one element for each dead program. Use them only by ``call``.
     """
 
     asking: list[Asking]
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call a function where nodes are asked, and return its result."""
+        """Call a function on the loop on which nodes are asked, wait for it, and return its result."""
         ...
 
 
@@ -99,13 +103,14 @@ def recovering(
     """Recover the jobs of open journals; sets ``is_done`` of those journals that may be removed.
 
     Args:
-        found: The journals.
+        found: The journals, locked; the caller closes them afterwards.
         net: The nodes of all their sessions.
         make_resumed: Makes the cluster that runs the jobs of a journal that were never started.
-        timeout: Seconds to wait for jobs to end; None: no limit.
+        timeout: Seconds to wait for jobs to end; None: no limit. Without ``terminate_pending``, jobs that have not
+            ended by then are returned as they are, and nodes and journals keep everything.
         terminate_pending: True to kill the jobs that have not ended by then, and to give up silent nodes.
         resume: True to run jobs that were never started.
-        clock: The clock for all waits.
+        clock: The clock by which all waits are measured.
 
     Returns:
         All jobs, in the order of their numbers.
@@ -135,15 +140,15 @@ def recovering(
 
 
 class _Recovery:
-    """The state of one recovery.
+    """State of one recovery, and its steps.
 
     Attributes:
         found: The journals.
         net: The nodes of all their sessions.
         sessions: All sessions of the journals.
         resumed: Clusters that run jobs which were never started.
-        is_whole: True if nothing more could be learnt when ``is_over`` was last called. A link that breaks after that
-            takes nothing back.
+        is_whole: True if all nodes had told everything when ``is_over`` was last called, so that they may forget it.
+            A connection that breaks after that changes nothing.
     """
 
     def __init__(self, found: list[Dead], net: Nodes) -> None:
@@ -154,18 +159,21 @@ class _Recovery:
         self.is_whole = False
 
     def is_told(self) -> bool:
-        """True if every node has told what it has, or is given up."""
+        """True if every node has told which jobs and results it has, or is given up: then jobs may be resumed."""
         return all(session.recovery.is_told() for session in self.sessions)
 
     def is_over(self) -> bool:
-        """True if no job is left to wait for, neither on nodes nor of those that are run here; sets ``is_whole``."""
+        """True if no job is left to wait for, on nodes that answer or among resumed ones. Sets ``is_whole``."""
         self.is_whole = all(session.recovery.is_whole() for session in self.sessions)
         return all(session.recovery.is_over() for session in self.sessions) and all(
             cluster.has_ended() for cluster in self.resumed
         )
 
     def end_late(self, terminate: bool, clock: Clock) -> Steps[None]:
-        """Time is up: give up silent nodes and, with ``terminate``, kill the jobs that have not ended."""
+        """Give up silent nodes, as the time is over. With ``terminate``, kill the jobs that have not ended, too.
+
+        Killed jobs have ``config.CancelGrace`` + ``KILL_S`` to end; jobs that run here are given up after that.
+        """
         for asking in self.net.asking:
             self.net.call(asking.give_up_silent)
         if terminate:
@@ -178,15 +186,15 @@ class _Recovery:
                 cluster.give_up()
 
     def release(self, jobs: list[DispyJob], terminate: bool, clock: Clock) -> Steps[list[Dead]]:
-        """Have journals know how jobs ended, then have nodes forget them.
+        """Note the ends of jobs in full journals, then have nodes forget the jobs.
 
         Args:
-            jobs: All jobs.
+            jobs: All jobs of all journals.
             terminate: True to forget jobs that were never started, too. Otherwise their journal is kept.
             clock: The clock for the wait.
 
         Returns:
-            Journals that may be removed.
+            Journals that may be removed; the others have jobs that were never started, which the user is told.
         """
         for cluster in self.resumed:
             cluster.finish()
@@ -206,14 +214,21 @@ class _Recovery:
         return [one for one in self.found if one not in kept]
 
     def note_part(self, jobs: list[DispyJob]) -> None:
-        """Have full journals know how jobs ended so far, and warn of what is missing. Nodes keep everything."""
+        """Note the ends of jobs so far in full journals, and warn of what is missing. Nodes keep everything.
+
+        Called instead of ``release`` if the recovery is not whole: another one goes on from here.
+        """
         for one in self.found:
             _note_ended(one, self.net.call(partial(by_address, one, jobs, is_whole=False)))
         _say_what_is_missing(self.found, self.sessions)
 
 
 def _can_load_all(jobs: list[DispyJob]) -> bool:
-    """Load all results. Returns False, and logs an error with the first reason, if some cannot be rebuilt here."""
+    """Unpickle the results of all jobs; True if that succeeds.
+
+    If some cannot be rebuilt here (a class cannot be imported, say), logs an error with the first reason. Then
+    nothing may be released: the user can recover again where they can be rebuilt.
+    """
     unreadable = [job for job in jobs if not load(job)]
     if unreadable:
         logger.error(
@@ -227,7 +242,14 @@ def _can_load_all(jobs: list[DispyJob]) -> bool:
 
 
 def _note_ended(one: Dead, ended_by_address: dict[str, list[Ended]]) -> None:
-    """Have a journal know how jobs ended; returns when that is on disk. A journal whose disk is full has said so."""
+    """Note the ends of jobs in a journal; returns when that is on disk.
+
+    If the disk is full the journal has logged that, and this returns all the same.
+
+    Args:
+        one: The journal.
+        ended_by_address: Lists of ends, by IP address of the node; the address may be empty (``by_address``).
+    """
     for ip_addr, all_ended in ended_by_address.items():
         for ended in _batches(all_ended):
             one.journal.ended(ip_addr, ended)
@@ -238,7 +260,10 @@ def _note_ended(one: Dead, ended_by_address: dict[str, list[Ended]]) -> None:
 
 
 def _batches(all_ended: list[Ended]) -> Iterator[list[Ended]]:
-    """Cut results into batches of about a MiB; a larger result ends its batch."""
+    """Yield results in batches of about 1 MiB, in the order given: between two the caller waits for the journal.
+
+    The result that makes a batch reach 1 MiB is its last one, however large.
+    """
     batch: list[Ended] = []
     size = 0
     for ended in all_ended:
@@ -252,17 +277,24 @@ def _batches(all_ended: list[Ended]) -> Iterator[list[Ended]]:
 
 
 def _note_whole(one: Dead, jobs: list[DispyJob]) -> list[DispyJob]:
-    """Have a full journal know how all its jobs ended: nodes are about to forget it, and this program may be killed.
+    """Note in a full journal how all its jobs ended: nodes are about to forget it, and this program may be killed.
+
+    Args:
+        one: The journal; a short one gets no note.
+        jobs: Rebuilt jobs of this journal and of others, without those that were resumed.
 
     Returns:
-        Jobs that were never started.
+        Jobs of this journal that have not ended, that is, were never started.
     """
     _note_ended(one, by_address(one, jobs, is_whole=True))
     return [job for job in jobs if job._number in one.submitted and not job._is_final]
 
 
 def _keep(one: Dead, left: list[DispyJob]) -> None:
-    """Keep a journal of which jobs were never started, and say how to run them."""
+    """Prepare a journal with jobs that were never started for a later recovery, and tell the user how to run them.
+
+    Its nodes are dropped from it, as they have nothing any more.
+    """
     # Without nodes to ask, a later recovery takes every job that has not ended for one that was never started.
     one.journal.ask(lambda db: db.execute("DELETE FROM node"))
     notice(
@@ -272,12 +304,12 @@ def _keep(one: Dead, left: list[DispyJob]) -> None:
 
 
 def _are_released(net: Nodes) -> bool:
-    """True if all nodes have said that they have forgotten the jobs."""
+    """True if all nodes that knew the dead programs have said that they keep nothing of them any more."""
     return all(asking.is_released() for asking in net.asking)
 
 
 def _say_what_is_missing(found: list[Dead], sessions: list[Session]) -> None:
-    """Warn of nodes that have not answered and of jobs that have not ended."""
+    """Log a warning with the nodes that have not answered, the number of jobs that have not ended, and what to do."""
     missing = [
         place.reason
         for session in sessions
