@@ -147,7 +147,7 @@ def on_computation_failed(
 
 
 def _is_past(placement: Placement, life: int) -> bool:
-    """True if a message is about an earlier generation of the placement, or about one that ends anyway."""
+    """True if a message about generation ``life`` must be ignored: that is an earlier one, or leaves the node."""
     return placement.status in (Status.LEAVING, Status.LEFT) or life != placement.compute.life
 
 

@@ -41,7 +41,7 @@ def _why_assigned(placement: Placement, number: int) -> str:
 
 
 def why_full(placement: Placement) -> str:
-    """Returns in words why no more jobs of a computation go to a node now."""
+    """Returns in words, for people, why no more jobs of a computation go to a node now: it must have no room."""
     if not placement.node.is_connected:
         return "the connection to it is broken and is being made again"
     if placement.status is Status.LOADING:

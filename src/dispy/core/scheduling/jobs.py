@@ -123,7 +123,10 @@ def on_cancel_jobs(state: State, out: Outbox, event: CancelJobs, now: Seconds) -
 def on_jobs_started(
     state: State, out: Outbox, known: Node, message: node.JobsStarted, now: Seconds
 ) -> None:
-    """A node reports jobs that have been running for a tick. If the computation is leaving, they may be cancelled."""
+    """Tell the client which jobs have been running on a node for a tick (10 ms).
+
+    If the computation is leaving the node they may be cancelled (``Vacate.terminate``).
+    """
     placement = known.placements.get(message.computation)
     if placement is None:
         return

@@ -25,7 +25,8 @@ from dispy.protocol import node
 from dispy.protocol.node import ABANDONED, CANCELLED, Job
 
 DEATHS_MAX = 3
-"""Deaths of a job's process after which it is not run again: after three the job itself is most likely at fault."""
+"""Number of deaths of a job's process after which it is not run again, but ends: after three the job itself is most
+likely at fault."""
 
 
 def retry_after_deaths(out: Outbox, placement: Placement, message: node.JobsEnded) -> None:
