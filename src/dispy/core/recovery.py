@@ -46,24 +46,25 @@ from dispy.protocol.node import (
 )
 
 Peer = str
-"""The caller's name for a node that is asked."""
+"""Name that the caller of ``Recovery`` gives to a node that it asks ("host:port"); it is only compared here."""
 Key = tuple[int, int]
-"""A job: number of its computation, and its own number."""
+"""Name of a job: the number of its computation, then the job's own number."""
 
 
 class PlaceStatus(Enum):
-    """Knowledge about an incarnation that the program used."""
+    """Status of a place, that is, of an incarnation of a node that the dead program used."""
 
     SOUGHT = "sought"
-    """No peer has spoken for the incarnation yet; its answer is awaited."""
+    """No peer has spoken for the incarnation yet: the recovery waits for one, until the caller gives up."""
     HELD = "held"
-    """The incarnation itself has told all that it has."""
+    """The incarnation still runs, and has told all jobs and results that it has of the program."""
     RESTORED = "restored"
-    """The incarnation has ended; a later one has told all that was on its disk."""
+    """The incarnation has ended; a later one of the same node has told all jobs and results that were on disk."""
     GONE = "gone"
-    """The incarnation has ended or has forgotten the program: what it had is not known, and never will be."""
+    """The incarnation has ended or has forgotten the program: which jobs it had is not known, and never will be."""
     SILENT = "silent"
-    """The incarnation does not answer; a later recovery may reach it."""
+    """The incarnation does not answer: it is not waited for, but its jobs stay in doubt, as a later recovery may
+    reach it."""
 
 
 class Place(Struct):
@@ -74,45 +75,47 @@ class Place(Struct):
 
 
 class Result(Struct):
-    """End of a job, and the address of the node that told it."""
+    """Status and value of a job that has ended (``ended``), and the IP address of the node that told it."""
 
     ended: Ended
     ip_addr: str
 
 
 class Answer(Struct):
-    """Answer of a peer, as far as it has arrived."""
+    """Jobs and results that a peer has of the program, as far as told over its present connection."""
 
     places: list[bytes]
-    """Incarnations that the peer speaks for: its own first."""
+    """Incarnations that the peer speaks for: its own first, then earlier ones whose results it has taken over."""
     is_restored: dict[bytes, bool]
-    """True for incarnations whose results the peer found on disk, False for its own."""
+    """By incarnation in ``places``: True if the peer found its results on disk (RESTORED); False for the peer's own
+    (HELD)."""
     has_told: bool = False
-    """True once ``Held`` has arrived."""
+    """True once ``Held`` has arrived: ``open`` and ``awaited`` are complete."""
     has_gaps: bool = False
-    """True if an earlier incarnation did not write down all that was open when it ended."""
+    """True if an earlier incarnation ended before it could write down which jobs were open: it becomes GONE."""
     open: dict[Key, int] = {}
-    """Attempt of each job that has not ended there, by job."""
+    """Attempt (from 0) of each job that the peer has and that has not ended there, by job. Results may still come."""
     awaited: set[int] = set()
-    """Numbers of batches of results that the peer has and that have not arrived."""
+    """Numbers of batches of results that ``Held`` has announced and that have not arrived yet."""
     arrived: set[int] = set()
-    """Numbers of batches of results that have arrived."""
+    """Numbers of batches of results that have arrived. Some may come before the ``Held`` that announces them."""
 
 
 class Recovery:
-    """Recovery of one client identity of a dead program.
+    """Recovery of the jobs that one session of a dead program has on nodes.
 
     Args:
-        computations: Numbers of its computations.
-        incarnations: Incarnations of nodes that it used.
-        given_up: Incarnations whose jobs the program had declared lost: what they say comes too late.
+        computations: Numbers of the computations of the session; messages about others are ignored.
+        incarnations: Incarnations of nodes that the session used; each becomes a place, SOUGHT at first.
+        given_up: Incarnations whose jobs the program had declared lost: a node that still runs as one of these is
+            told to forget the program (``Detach``), and its results are not taken.
         jobs_below: Jobs with this number or a greater one are ignored: no program can take their results (chunks of
             a ``map``).
 
     Attributes:
-        computations: As above.
-        places: Status of each incarnation that the program used.
-        results: Ends of jobs that have arrived: of each job that of the latest attempt.
+        computations: List of the numbers given as ``computations``.
+        places: Status of each incarnation that the session used, by incarnation.
+        results: Result of the latest attempt that has ended, by job.
     """
 
     def __init__(
@@ -129,14 +132,20 @@ class Recovery:
         self._answers: dict[Peer, Answer] = {}
         self.results: dict[Key, Result] = {}
         self.started: dict[Key, tuple[Started, str]] = {}
-        """Jobs that are running, with the address of their node. A job that ends is taken out."""
+        """Start of each job that a node has reported as running, and the node's IP address, by job. A job that ends
+        is taken out."""
         self.lost: dict[Key, str] = {}
-        """Jobs that were open when their node ended, and why they have no result, in words."""
+        """Jobs that were open when their node ended: by job, the words in which the user is told that. ``Judge`` has
+        them run again if they are reentrant, and abandons them otherwise."""
 
     # Messages and connections of peers.
 
     def on_welcome(self, peer: Peer, message: Welcome) -> list[ToNode]:
-        """A peer has introduced itself; returns the messages to send to it: ``Recover``, or ``Detach``."""
+        """A peer has introduced itself; returns the messages to send to it.
+
+        ``Recover`` asks what it has. ``Detach``, if it does not know the program or was given up, has it forget all;
+        its place is GONE then.
+        """
         speaks_for = [message.node, *message.before]
         self._answers.pop(peer, None)
         if not message.known or message.node in self._given_up:
@@ -152,7 +161,10 @@ class Recovery:
         return [Recover(self.computations)]
 
     def on_held(self, peer: Peer, message: Held) -> None:
-        """A peer says what it has for the program. Results that it announces may arrive before or after this."""
+        """Take in which jobs a peer has, has lost, and has results of; ignored if the peer was not asked.
+
+        The batches of results that it announces may arrive before or after this.
+        """
         answer = self._answers.get(peer)
         if answer is None:
             return
@@ -172,7 +184,10 @@ class Recovery:
         self._look(answer)
 
     def on_ended(self, peer: Peer, message: JobsEnded, ip_addr: str) -> None:
-        """A batch of results of a peer: jobs that have ended now or long ago."""
+        """Take in a batch of results of a peer at an IP address. Of several attempts of a job the latest counts.
+
+        Ignored if the peer was not asked, or the computation is not one of this recovery.
+        """
         answer = self._answers.get(peer)
         if answer is None or message.computation not in self.computations:
             return
@@ -191,7 +206,7 @@ class Recovery:
         self._look(answer)
 
     def on_started(self, peer: Peer, message: JobsStarted, ip_addr: str) -> None:
-        """A peer reports jobs as running."""
+        """Note jobs that a peer at an IP address reports as running, so that the caller can show them as such."""
         for started in message.started:
             self.started[message.computation, started.number] = (started, ip_addr)
 
@@ -206,7 +221,10 @@ class Recovery:
                 del answer.open[message.computation, attempt.number]
 
     def on_broken(self, peer: Peer) -> None:
-        """The connection to a peer broke: forget its answer, as it is asked again."""
+        """Forget what a peer has told, as its connection broke: its places are SOUGHT until it is asked again.
+
+        Results that have arrived are kept.
+        """
         answer = self._answers.pop(peer, None)
         if answer is None:
             return
@@ -215,7 +233,10 @@ class Recovery:
                 self.places[incarnation] = Place()
 
     def _look(self, answer: Answer) -> None:
-        """Settle the places that a peer speaks for, once it has told all and its batches have arrived."""
+        """Once a peer has told all, set its places: its own to HELD, earlier ones to RESTORED, or GONE with gaps.
+
+        "All" is ``Held`` and all batches of results that it announces; before that nothing changes.
+        """
         if answer.has_told and not answer.awaited:
             for incarnation, is_restored in answer.is_restored.items():
                 status = PlaceStatus.RESTORED if is_restored else PlaceStatus.HELD
@@ -227,23 +248,26 @@ class Recovery:
                     self._settle(incarnation, status, "")
 
     def _settle(self, incarnation: bytes, status: PlaceStatus, reason: str) -> None:
-        """Set the status of an incarnation, if the program used it."""
+        """Set status and reason (in words) of an incarnation; ignored if the program did not use it."""
         if incarnation in self.places:
             self.places[incarnation] = Place(status, reason)
 
     # Findings of the caller.
 
     def disown(self, incarnations: Iterable[bytes]) -> None:
-        """Ignore incarnations whose jobs the program had declared lost: what they say comes too late."""
+        """Add to the incarnations whose jobs the program had declared lost: ``on_welcome`` refuses their results."""
         self._given_up.update(incarnations)
 
     def give_up(self, incarnation: bytes, status: PlaceStatus, reason: str) -> None:
-        """No peer speaks for an incarnation: never will (GONE), or does not now (SILENT). Ignored if one does."""
+        """Stop waiting for an incarnation for which no peer speaks: for ever (GONE), or for now (SILENT).
+
+        Ignored if a peer has spoken for it. ``reason`` says in words how the caller knows.
+        """
         if self.places[incarnation].status in (PlaceStatus.SOUGHT, PlaceStatus.SILENT):
             self._settle(incarnation, status, reason)
 
     def sought(self) -> list[bytes]:
-        """Returns the incarnations that no peer has spoken for yet: SOUGHT or SILENT."""
+        """Returns the incarnations that no peer has spoken for (SOUGHT or SILENT), which the caller may give up."""
         return [
             incarnation
             for incarnation, place in self.places.items()
@@ -253,31 +277,43 @@ class Recovery:
     # Progress of the recovery.
 
     def is_told(self) -> bool:
-        """True if all that can be known now is known, except for the ends of open jobs."""
+        """True if no answer of a node is awaited: no place is SOUGHT, and all announced results have arrived.
+
+        Only results of jobs that still run are missing then. Jobs that were never started may be run from now on.
+        """
         return all(place.status is not PlaceStatus.SOUGHT for place in self.places.values()) and all(
             answer.has_told and not answer.awaited for answer in self._answers.values()
         )
 
     def is_over(self) -> bool:
-        """True if all that can be known now is known and no job is open: there is nothing to wait for."""
+        """True if no answer of a node is awaited (``is_told``) and no job is open on a node: the wait can end."""
         return self.is_told() and not any(answer.open for answer in self._answers.values())
 
     def is_whole(self) -> bool:
-        """True if nothing more can ever be known, so that nodes may drop all that they keep for the program."""
+        """True if the wait is over and no place is SILENT: a later recovery would learn nothing more.
+
+        Only then may nodes drop all that they keep for the program.
+        """
         return self.is_over() and all(p.status is not PlaceStatus.SILENT for p in self.places.values())
 
     def is_certain(self) -> bool:
-        """True if nodes have told of every job that they ever had: any other job was never started."""
+        """True if every place is HELD or RESTORED, so that nodes have told of every job that they ever had.
+
+        Any other job was never started, and may be run even if it is not reentrant.
+        """
         return self.is_told() and all(
             place.status in (PlaceStatus.HELD, PlaceStatus.RESTORED) for place in self.places.values()
         )
 
     def open_jobs(self) -> set[Key]:
-        """Returns the jobs that have not ended on their nodes."""
+        """Returns the jobs that nodes have and that have not ended there: their results can still come."""
         return {key for answer in self._answers.values() for key in answer.open}
 
     def doubts(self) -> list[str]:
-        """Returns the reasons, in words, why the fate of some jobs is not certain; empty if it is."""
+        """Returns the reason, in words, of each place that is GONE or SILENT: some jobs there may have been started.
+
+        Empty if there is no such place. The reasons go into the texts that the user reads about these jobs.
+        """
         return [
             place.reason
             for place in self.places.values()
@@ -285,7 +321,10 @@ class Recovery:
         ]
 
     def final_results(self) -> dict[Key, Result]:
-        """Returns the ends of jobs that do not run again: after its process died, a job may be started anew."""
+        """Returns the results that are final, by job: those of which no later attempt is open on a node.
+
+        A job whose process died may have been started anew by its scheduler; then the later attempt counts.
+        """
         again: dict[Key, int] = {}
         for answer in self._answers.values():
             for key, attempt in answer.open.items():
@@ -293,7 +332,7 @@ class Recovery:
         return {key: one for key, one in self.results.items() if one.ended.attempt >= again.get(key, 0)}
 
     def cancels(self) -> list[tuple[Peer, CancelJobs]]:
-        """Returns messages that cancel all open jobs, with the peer that each is for."""
+        """Returns pairs of a peer and a message to send to it, to cancel all open jobs, ``BATCH_MAX`` at once."""
         messages = []
         for peer, answer in self._answers.items():
             for number in self.computations:
@@ -303,17 +342,18 @@ class Recovery:
         return messages
 
     def has_answer(self, peer: Peer) -> bool:
-        """True if a peer knows the program, so that it may keep something for it."""
+        """True if a peer knows the program, so that it may keep jobs or results, and its connection stands."""
         return peer in self._answers
 
 
 class Fate(Struct):
-    """Fate of a job.
+    """Finding about a job that has no result.
 
     Attributes:
-        status: Final status; None for a job that has not ended.
-        reason: Reason for the status, or for a doubt, in words.
-        is_unstarted: True if the job may be run: it never ran, or may run twice.
+        status: Final status (``ABANDONED``); None for a job that is open, or may be run.
+        reason: Reason for the status, or why it is not certain whether the job was started, in words; empty if there
+            is none.
+        is_unstarted: True if the job may be run by this program: it never ran, or is reentrant and may run twice.
     """
 
     status: int | None
@@ -324,14 +364,17 @@ class Fate(Struct):
 class Judge:
     """Decides the fate of jobs that the program noted as submitted and that have no result anywhere.
 
-    Takes what is known when it is made; make another one when more has arrived.
+    Most of what nodes have told is read when the judge is made; make another one when more has arrived.
 
     Args:
         recovery: Answers of the nodes.
-        sent_max: Greatest number of a job that was ever sent to a node; None: not known.
-        has_gaps: True if the program could not write all results to its journal: nodes may have forgotten these.
+        sent_max: Greatest number of a job that was ever sent to a node: greater ones never started. None: not known,
+            so that any job may have been started.
+        has_gaps: True if the program could not write all results to its journal: nodes may have forgotten these, so
+            a job that no node names may have run all the same.
         is_reentrant: True if jobs may be run again after they were started.
-        is_last_word: True if nodes that do not answer now are not asked another time.
+        is_last_word: True if nodes that do not answer now are not asked another time: a job that may have been
+            started on them is abandoned. False: it stays open for a later recovery.
     """
 
     def __init__(

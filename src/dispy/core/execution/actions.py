@@ -1,4 +1,9 @@
-"""Actions of the execution core, which its shell carries out."""
+"""Actions of the execution core, which its shell carries out.
+
+In all of them ``client`` is the identity of a client, ``key`` names a computation, and ``worker`` is the number of a
+worker. A *record* is a batch of jobs for a worker. A *position* names one job in one record, as one number
+(``protocol.worker.claim``), so that an action that comes late does not hit the next job.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +21,14 @@ from dispy.protocol.worker import Record, SentAcknowledged
 
 
 class Tell(Struct):
-    """Send a message to a client, if it is connected."""
+    """Send a message to a client. Dropped if it is not connected: after a reconnect what matters is told again."""
 
     client: ClientId
     message: FromNode
 
 
 class StartHost(Struct):
-    """Load a computation in a new host, after ``delay_s``; answered by ``HostReady`` or ``HostFailed``."""
+    """Load a computation in a new host process, after ``delay_s``; answered by ``HostReady`` or ``HostFailed``."""
 
     key: Key
     compute: Compute
@@ -48,20 +53,23 @@ class StageJob(Struct):
 
 
 class UnstageJobs(Struct):
-    """Stop fetching the files of jobs that have left before their files arrived; not answered."""
+    """Stop fetching the files of jobs (by number) that have left before their files arrived; not answered."""
 
     key: Key
     numbers: list[int]
 
 
 class StopHost(Struct):
-    """End a host and all its workers, or stop fetching its files; not answered."""
+    """End the host of a computation and all its workers, or stop fetching its files; not answered."""
 
     key: Key
 
 
 class ForkWorker(Struct):
-    """Have the host fork a worker. Records may be offered to it at once."""
+    """Have the host of a computation fork a worker. Records may be offered to it at once.
+
+    If that fails, ``WorkerExited`` follows.
+    """
 
     key: Key
     worker: WorkerId
@@ -75,13 +83,16 @@ class Offer(Struct):
 
 
 class Recall(Struct):
-    """Take back the records that a worker has not taken yet; answered by ``Recalled``."""
+    """Take back the records that a worker has not taken yet, so that their jobs can run elsewhere.
+
+    Answered by ``Recalled``. Records that the worker has taken stay with it.
+    """
 
     worker: WorkerId
 
 
 class Cut(Struct):
-    """Have a worker stop before ``position``, unless it is past it."""
+    """Have a worker stop its record before the job at ``position``; without effect if it has begun that job."""
 
     worker: WorkerId
     position: int
@@ -101,7 +112,10 @@ class KillWorker(Struct):
 
 
 class Pass(Struct):
-    """Tell a worker that a provisional result of its job has arrived, or was not delivered: the job goes on."""
+    """Tell a worker that a provisional result of its job has arrived at the client, or was not delivered.
+
+    The job waits for this and goes on.
+    """
 
     worker: WorkerId
     message: SentAcknowledged
@@ -114,7 +128,8 @@ class FlushSoon(Struct):
 
 
 class Place(Struct):
-    """A job whose output is wanted, and the bytes of its stdout and stderr that were told already."""
+    """Where to read the new output of a job: its worker and position, and the bytes of its stdout and stderr that the
+    client was told already."""
 
     worker: WorkerId
     position: int
@@ -123,7 +138,10 @@ class Place(Struct):
 
 
 class Look(Struct):
-    """Read the new output of jobs, at most ``size_max`` bytes of all together; answered by ``Looked``."""
+    """Read what jobs of a computation have newly printed; answered by ``Looked``.
+
+    At most ``size_max`` bytes are read, of all jobs together; a job that prints more has some of it skipped.
+    """
 
     key: Key
     places: list[Place]
@@ -131,14 +149,15 @@ class Look(Struct):
 
 
 class Unbuffer(Struct):
-    """Have the job at ``position`` of a worker, and no other, print without a buffer from now on."""
+    """Have the job at ``position`` of a worker, and no other, print without a buffer, as a client watches it."""
 
     worker: WorkerId
     position: int
 
 
 class Store(Struct):
-    """Write a batch of results of a client that is away to disk; answered by ``Stored`` if that succeeds."""
+    """Write a batch of results to disk, as its client is away or the node stops; answered by ``Stored`` if that
+    succeeds. ``name``: the client's name, with which the next incarnation finds it."""
 
     client: ClientId
     name: str
@@ -146,7 +165,16 @@ class Store(Struct):
 
 
 class NoteOpen(Struct):
-    """Write the list of open jobs of a client that is away to disk. ``next_batch``: number of its next batch."""
+    """Write to disk which jobs of a client would be lost with this node, in place of an earlier list.
+
+    The next incarnation of the node reads it, to tell the client which jobs were lost.
+
+    Attributes:
+        client: The client.
+        name: Its name.
+        open: Jobs that have not ended, or whose results are not on disk, by computation.
+        next_batch: Number of its next batch of results, with which the next incarnation goes on.
+    """
 
     client: ClientId
     name: str
@@ -155,20 +183,23 @@ class NoteOpen(Struct):
 
 
 class DropNote(Struct):
-    """Delete the list that ``NoteOpen`` has written for a client: it is not true any more."""
+    """Delete the list of open jobs that ``NoteOpen`` has written for a client.
+
+    The client is back, so its jobs change: the next incarnation would call jobs lost that have ended.
+    """
 
     client: ClientId
 
 
 class TellStored(Struct):
-    """Send a batch of results that is on disk, if its client is connected."""
+    """Send a batch of results from disk, if its client is connected. ``batch`` has only the names of its jobs."""
 
     client: ClientId
     batch: JobsEnded
 
 
 class Erase(Struct):
-    """Delete batches of a client from disk, by number; with ``gone`` all that is there of the client."""
+    """Delete batches of results of a client from disk, by number; ``gone`` True: everything there of the client."""
 
     client: ClientId
     batches: list[int]
@@ -176,7 +207,7 @@ class Erase(Struct):
 
 
 class Drained(Struct):
-    """Draining is done: the node has nothing that anyone waits for, and can leave."""
+    """End the node, as draining is done: no job runs and no living client waits for a result."""
 
 
 class Release(Struct):

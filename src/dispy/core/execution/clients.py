@@ -54,7 +54,10 @@ from dispy.protocol.node import (
 
 
 def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Seconds) -> None:
-    """Know a client, or welcome it back: repeat the output and results that it does not have."""
+    """Note a client that has connected. If it is known, repeat the output and results that it has not acknowledged.
+
+    A dead one has its share of the CPUs again.
+    """
     client = state.clients.get(event.client)
     if state.is_draining:
         # The ``Welcome`` to it has offered no CPUs, and not said why.
@@ -76,7 +79,11 @@ def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Se
 
 
 def on_client_silent(state: State, out: Outbox, event: ClientSilent, now: Seconds) -> None:
-    """A connection broke: the jobs of the client go on. A recovery that has fetched all is forgotten."""
+    """A connection broke: the jobs of the client go on, and it may come back until its lease ends.
+
+    Jobs that wait for the acknowledgement of a value are told that it was not delivered. If the connection was that
+    of a recovery which has fetched all, the client is forgotten.
+    """
     client = state.clients.get(event.client)
     if client is not None:
         client.is_connected = False
@@ -108,7 +115,7 @@ def watch_clients(state: State, out: Outbox, now: Seconds) -> None:
 
 
 def _retire_idle(state: State, out: Outbox, client: Client, now: Seconds) -> None:
-    """Forget computations of a dead client that have no job and no result left which needs them.
+    """Forget computations of a dead client that have no open job, no unsent result and no result in a segment.
 
     A client that comes back in time finds that it has to send the computation again.
     """
@@ -119,7 +126,7 @@ def _retire_idle(state: State, out: Outbox, client: Client, now: Seconds) -> Non
 
 
 def on_detach(state: State, out: Outbox, client: Client, message: Detach, now: Seconds) -> None:
-    """Forget a client that leaves for good."""
+    """Forget a client that leaves for good, with its jobs and results."""
     forget_client(state, out, client, now)
 
 
@@ -130,7 +137,7 @@ def forget_empty(state: State, out: Outbox, client: Client, now: Seconds) -> Non
 
 
 def forget_client(state: State, out: Outbox, client: Client, now: Seconds) -> None:
-    """Forget a client with all that it had here, stop its processes, and give its share to the others."""
+    """Forget a client with its jobs and results, stop its processes, and give its share of the CPUs to the others."""
     computations = [c for c in state.computations.values() if c.client is client]
     out.extend(StopHost(computation.key) for computation in computations)
     drop_client(state, out, client)
@@ -138,7 +145,10 @@ def forget_client(state: State, out: Outbox, client: Client, now: Seconds) -> No
 
 
 def drop_client(state: State, out: Outbox, client: Client) -> None:
-    """Forget a client with all that it had in memory and on disk. The caller stops its processes."""
+    """Forget a client with its computations, jobs and results, in memory and on disk.
+
+    The caller stops its processes and shares out the CPUs that it used.
+    """
     for computation in [c for c in state.computations.values() if c.client is client]:
         drop_computation(state, computation)
     state.clients.pop(client.id, None)
@@ -162,7 +172,11 @@ def on_stopping(state: State, out: Outbox, event: Stopping, now: Seconds) -> Non
 
 
 def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, now: Seconds) -> None:
-    """Compare after a reconnect: end attempts that the client no longer wants, name those that have not arrived."""
+    """Compare with a client after its reconnect: end attempts that it no longer wants, name those that it must
+    resend.
+
+    Computations of which it names no generation, or another one, are forgotten.
+    """
     flush(state, out)
     forget_lost(out, client)
     wanted = {(a.number, a.attempt) for a in message.attempts}
@@ -189,7 +203,10 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
 
 
 def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int], now: Seconds) -> None:
-    """End attempts that the client no longer wants: drop waiting ones, end the others as if cancelled; tell none."""
+    """End attempts (by job number) that the client no longer wants: drop waiting ones, end others as if cancelled.
+
+    The client is told no end of them.
+    """
     waiting = [*computation.ready, *computation.staging.values()]
     release(out, computation.key, [job.stream for job in waiting if job.number in numbers])
     drop_unstarted(out, computation, numbers)
@@ -198,7 +215,7 @@ def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int], now:
 
 
 def on_limit_cpus(state: State, out: Outbox, client: Client, message: LimitCpus, now: Seconds) -> None:
-    """A client wants fewer of its jobs to run at once, or more again. Running jobs above the limit go on."""
+    """Set how many jobs of a client may run here at once, as it wants. Running jobs above the limit go on."""
     client.cpus_max = message.cpus
     restrict(state)
     recall_ahead(state, out)

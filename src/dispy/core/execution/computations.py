@@ -58,7 +58,10 @@ the 3rd after 2. The pauses give missing memory or descriptors time to come back
 
 
 def on_compute(state: State, out: Outbox, client: Client, message: Compute, now: Seconds) -> None:
-    """Load a computation, once. Another generation replaces the one that is here, with its jobs."""
+    """Load a computation. One that is here already is not loaded again; if it is READY that is told once more.
+
+    Another generation of it replaces the one that is here: the jobs of that are forgotten.
+    """
     key = (client.id, message.computation)
     computation = state.computations.get(key)
     if computation is not None and computation.spec.life != message.life:
@@ -101,7 +104,10 @@ def on_files_failed(state: State, out: Outbox, event: FilesFailed, now: Seconds)
 
 
 def _staged(state: State, key: Key, life: int) -> Computation | None:
-    """Returns the computation that an answer about files is for; None if it is gone or of another generation."""
+    """Returns the computation of generation ``life`` whose files are being fetched; None if the answer is too late.
+
+    That is, if the computation is gone, loaded or of another generation.
+    """
     computation = state.computations.get(key)
     if computation is None or computation.status is not Status.LOADING or computation.spec.life != life:
         return None
@@ -181,7 +187,7 @@ def give_up(state: State, out: Outbox, computation: Computation, reason: str, no
 def on_close_computation(
     state: State, out: Outbox, client: Client, message: CloseComputation, now: Seconds
 ) -> None:
-    """Forget a computation, with all of it that still runs. During a recovery its results are dropped, too."""
+    """Forget a computation with its jobs, and end those that run. During a recovery its results are dropped, too."""
     computation = state.computations.get((client.id, message.computation))
     if computation is not None:
         forget_computation(state, out, computation, now)
@@ -190,7 +196,7 @@ def on_close_computation(
 
 
 def forget_computation(state: State, out: Outbox, computation: Computation, now: Seconds) -> None:
-    """Forget a computation and its jobs, and stop its processes. No end of its open jobs is told."""
+    """Forget a computation and its jobs, and stop its processes. The client is told no end of its open jobs."""
     drop_computation(state, computation)
     out.append(StopHost(computation.key))
     leave(state, out, [computation], now)
@@ -204,6 +210,6 @@ def drop_computation(state: State, computation: Computation) -> None:
 
 
 def leave(state: State, out: Outbox, computations: list[Computation], now: Seconds) -> None:
-    """Give what computations had to the others: call after they were forgotten."""
+    """Give the CPUs, and the turn for exclusive use, of forgotten computations to the others. Call after each."""
     leave_exclusive(state, computations)
     share_out(state, out, now)

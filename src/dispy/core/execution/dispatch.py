@@ -17,9 +17,11 @@ from dispy.protocol.node import Job
 from dispy.protocol.worker import RECORD_BYTES_MAX, RECORD_JOBS_MAX, Record
 
 STILLBORN_MAX = 10
-"""Workers in a row that may end before they begin a job while none finishes one: more would not help."""
+"""Number of workers in a row that may end before they begin a job, while none finishes one. After more, no worker is
+forked, and once none is busy the computation is given up: further ones would most likely end the same way."""
 
-_JOB_OVERHEAD = 32  # bytes of a job in a record beside its payload
+_JOB_OVERHEAD = 32
+"""Bytes of a job in a record beside its payload, about. Counted towards ``RECORD_BYTES_MAX``."""
 
 
 def settle(state: State, out: Outbox, now: Seconds) -> None:
@@ -57,7 +59,10 @@ def settle(state: State, out: Outbox, now: Seconds) -> None:
 
 
 def _hold_back(state: State, out: Outbox, now: Seconds) -> None:
-    """Give back jobs that may not start here, as their clients may have other nodes; see whether draining is done."""
+    """Give back jobs that may not start here, as their clients may have other nodes; end draining if it is done.
+
+    Called at each event while some computation may not start jobs (``State.is_restricted``).
+    """
     if state.exclusive and not state.is_draining:
         admit_exclusive(state, out, now)
     for computation in state.computations.values():
@@ -73,7 +78,10 @@ def _hold_back(state: State, out: Outbox, now: Seconds) -> None:
 
 
 def _is_drained(state: State) -> bool:
-    """True if nothing is left here that a living client waits for. Results of dead clients go to disk."""
+    """True if no job is open, and no living client has results that it has not acknowledged.
+
+    Results of dead clients go to disk, from where the next incarnation takes them.
+    """
     return (
         not state.busy
         and not any(computation.open or computation.untold for computation in state.computations.values())
@@ -82,12 +90,12 @@ def _is_drained(state: State) -> bool:
 
 
 def recall_ahead(state: State, out: Outbox) -> None:
-    """Recall all second records: fewer CPUs are to be used, so nothing starts behind the jobs that run now."""
+    """Recall all second records: fewer CPUs are to be used, so no job starts behind those that run now."""
     _recall_others(state, out, None)
 
 
 def workers_max(cpus: int) -> int:
-    """Returns how many workers of a computation may exist at once: one per CPU, and some that are about to end."""
+    """Returns how many workers of a computation may exist at once: more than CPUs, as some are about to end."""
     return 2 * cpus + 8
 
 
@@ -105,17 +113,17 @@ def _has_room(state: State, computation: Computation) -> bool:
 
 
 def _has_place(state: State, computation: Computation) -> bool:
-    """True if one more worker of a computation may be forked."""
+    """True if one more worker of a computation may be forked: it has too few, and not too many were stillborn."""
     return len(computation.workers) < workers_max(state.cpus) and computation.stillborn <= STILLBORN_MAX
 
 
 def _idle_worker(state: State, out: Outbox, computation: Computation) -> Worker:
-    """Returns an idle worker, taken out of ``idle``, or a new one. ``_has_room`` must hold."""
+    """Returns an idle worker, taken out of ``Computation.idle``, or a new one. ``_has_room`` must hold."""
     return computation.idle.popitem()[1] if computation.idle else _new_worker(state, out, computation)
 
 
 def _new_worker(state: State, out: Outbox, computation: Computation) -> Worker:
-    """Have the host fork a worker."""
+    """Have the host of a computation fork a worker; returns the new worker, which is neither idle nor busy yet."""
     worker = Worker(WorkerId(state.next_worker), computation)
     state.next_worker += 1
     state.workers[worker.id] = computation.workers[worker.id] = worker
@@ -124,7 +132,10 @@ def _new_worker(state: State, out: Outbox, computation: Computation) -> Worker:
 
 
 def _offer(state: State, out: Outbox, computation: Computation, worker: Worker, now: Seconds) -> None:
-    """Offer a record with the next jobs to a worker. If it had none, it uses a CPU from now on."""
+    """Offer a worker a record with the next ready jobs, which must exist. If it had no record, it uses a CPU now.
+
+    The worker has at most one record before. Moves it from ``idle`` to ``single``, or out of ``single``.
+    """
     jobs = _next_jobs(state, computation)
     record = Record(state.next_record, jobs, is_any_watched(computation, jobs))
     state.next_record += 1
@@ -139,7 +150,10 @@ def _offer(state: State, out: Outbox, computation: Computation, worker: Worker, 
 
 
 def _next_jobs(state: State, computation: Computation) -> list[Job]:
-    """Take the next jobs off the queue: one, or as many as fill a record if they are known to be short."""
+    """Take the next jobs off ``ready``, which must not be empty: one, or a record full if they are known to be short.
+
+    A record has at most ``RECORD_BYTES_MAX`` bytes, unless its only job has more. A job that brings files is alone.
+    """
     ready = computation.ready
     count = _record_jobs(state, computation)
     if count == 1 or ready[0].number in computation.filed:
@@ -155,8 +169,8 @@ def _next_jobs(state: State, computation: Computation) -> list[Job]:
 
 
 def _record_jobs(state: State, computation: Computation) -> int:
-    """Returns the number of jobs for the next record: about ``RECORD_US`` of work, but no more than half of each
-    CPU's share of the queue, and no more than there is evidence for (``sampled``)."""
+    """Returns the number of jobs for the next record, at least 1: about ``RECORD_US`` of work, but no more than half
+    of each CPU's share of the queue, and no more than there are run times to judge by (``sampled``)."""
     share = len(computation.ready) // (2 * state.cpus)
     if share <= 1 or not computation.sampled:
         return 1
@@ -167,7 +181,10 @@ def _record_jobs(state: State, computation: Computation) -> int:
 
 
 def _look_ahead(state: State, out: Outbox, computation: Computation, now: Seconds) -> None:
-    """Give each busy worker one more record, so that it is not idle between two."""
+    """Give each busy worker of a computation a second record, so that it is not idle between two.
+
+    Not if more CPUs are busy than allowed, the client is dead, no run time is known, or jobs bring files.
+    """
     client = computation.client
     is_above = state.busy > state.cpus or client.busy > client.cpus_max
     if is_above or client.is_dead or not computation.sampled:
@@ -184,21 +201,21 @@ def _look_ahead(state: State, out: Outbox, computation: Computation, now: Second
 
 
 def _recall_for_idle(state: State, out: Outbox) -> None:
-    """Recall records that wait behind running ones: a CPU is idle and no job is ready."""
+    """Recall records that wait behind running ones, at most as many of each computation as CPUs are idle."""
     for computation in state.computations.values():
         client = computation.client
         _recall_of(state, out, computation, min(state.cpus - state.busy, client.cpus_max - client.busy))
 
 
 def _recall_others(state: State, out: Outbox, except_for: Computation | None) -> None:
-    """Recall the second records of all computations but one: another computation waits."""
+    """Recall the second records of all computations but one (None: of all), so that CPUs are free for others."""
     for computation in state.computations.values():
         if computation is not except_for:
             _recall_of(state, out, computation, len(computation.workers))
 
 
 def _recall_of(state: State, out: Outbox, computation: Computation, most: int) -> None:
-    """Recall second records of a computation, at most ``most`` of them."""
+    """Recall second records of a computation, at most ``most``; not those found taken before (``Worker.kept``)."""
     if computation.busy == len(computation.single):
         return
     for worker in computation.workers.values():

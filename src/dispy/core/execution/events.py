@@ -1,4 +1,10 @@
-"""Events of the execution core: messages of clients, hosts and workers, answers to actions, and the clock."""
+"""Events of the execution core: messages of clients, hosts and workers, answers to actions, and the clock.
+
+In all of them ``client`` is the identity of a client, ``key`` names a computation, and ``worker`` is the number of a
+worker. A *record* is a batch of jobs for a worker. A *position* names one job in one record, as one number
+(``protocol.worker.claim``). Unless said otherwise, events about clients, computations or workers that are not known
+any more are ignored.
+"""
 
 from __future__ import annotations
 
@@ -23,35 +29,45 @@ class ClientAttached(Struct):
 
 
 class ClientSilent(Struct):
-    """The connection to a client broke; it was last heard ``since_s`` seconds ago, and may come back."""
+    """The connection to a client broke; it was last heard ``since_s`` seconds ago. Its jobs go on."""
 
     client: ClientId
     since_s: Seconds = 0.0
 
 
 class FromClient(Struct):
-    """A message of a client."""
+    """A message of a client about its jobs, computations or itself. Ignored if the client is not attached."""
 
     client: ClientId
     message: ToNode
 
 
 class HostReady(Struct):
-    """Answer to ``StartHost``: the computation is loaded. ``warning``: what differs from the program, or empty."""
+    """Answer to ``StartHost``: the computation is loaded, and workers can be forked.
+
+    ``warning`` says in words which parts of the code differ here from the program's; empty if there are none.
+    """
 
     key: Key
     warning: str = ""
 
 
 class FilesReady(Struct):
-    """Answer to ``StageFiles``: the files of a computation are in its working directory. ``life``: generation."""
+    """Answer to ``StageFiles``: the files of a computation are in its working directory.
+
+    ``life`` is its generation (``Compute.life``): an answer about an earlier one is ignored.
+    """
 
     key: Key
     life: int
 
 
 class FilesFailed(Struct):
-    """Answer to ``StageFiles``: the files of the computation cannot be fetched or put in place, and why."""
+    """Answer to ``StageFiles``: the files of a computation (of generation ``life``) cannot be fetched or put in
+    place.
+
+    ``reason`` says why in words; the computation is given up.
+    """
 
     key: Key
     life: int
@@ -59,7 +75,10 @@ class FilesFailed(Struct):
 
 
 class JobFilesReady(Struct):
-    """Answer to ``StageJob``: the files of a job are here; with a reason they are not, and will not be."""
+    """Answer to ``StageJob``: the files of a job are here, so that it may start.
+
+    With a ``reason`` (in words) they are not, and will not be: the job ends as ``TERMINATED``.
+    """
 
     key: Key
     number: int
@@ -72,11 +91,11 @@ class Ran(Struct):
 
     Attributes:
         worker: The worker.
-        record: Number of the record that it runs.
+        record: Number of the record that it runs; 0 if the results were read while a long job of it runs.
         executed: Number of jobs of the record that it has run so far; the others were cut off if ``is_last``.
-        is_last: True if it has finished with the record.
-        is_retiring: True if the worker ends now by itself.
-        ended: The results, which may include some that it reported before.
+        is_last: True if it has finished with the record, and can have another one.
+        is_retiring: True if the worker ends now by itself: it gets no further record.
+        ended: The results, oldest first, which may include some that it reported before.
     """
 
     worker: WorkerId
@@ -88,7 +107,17 @@ class Ran(Struct):
 
 
 class ValueSent(Struct):
-    """A running job sent a provisional result, or a part of a ``file``, and waits for ``Pass``."""
+    """A running job sent a provisional result, or a part of a ``file``, and waits for ``Pass``.
+
+    Attributes:
+        worker: Worker that runs the job.
+        number: Number of the job.
+        attempt: Its attempt, from 0.
+        serial: Number of the value within the attempt, from 1; the acknowledgement repeats it.
+        payload: Pickled value, or bytes of the part; empty if it is large.
+        stream: Number of the segment with a large value; 0: none.
+        file: Which part of which file ``payload`` is; None: it is a value.
+    """
 
     worker: WorkerId
     number: int
@@ -100,7 +129,10 @@ class ValueSent(Struct):
 
 
 class Recalled(Struct):
-    """Answer to ``Recall``: numbers of the records that the worker had not taken, and will not run."""
+    """Answer to ``Recall``: numbers of the records that the worker had not taken, and will not run.
+
+    Records that are not named were taken, so they stay with the worker.
+    """
 
     worker: WorkerId
     records: list[int]
@@ -112,7 +144,7 @@ class WorkerExited(Struct):
     Attributes:
         worker: The worker.
         reason: How it ended, in words.
-        position: Position of the job that it was at; 0: it had begun none.
+        position: Position of the job that it was at, or had run last; 0: it had begun none.
         start: Start of that job (seconds since the epoch).
         end: End of the worker (seconds since the epoch).
         untaken: Numbers of the records that it had not taken.
@@ -132,7 +164,7 @@ class HostFailed(Struct):
     Attributes:
         key: The computation.
         reason: What happened, in words.
-        exits: The ends of its workers.
+        exits: The ends of its workers, for which no other event comes.
         has_died: True if the host died by itself or could not be started, so that another one may do better.
     """
 
@@ -143,7 +175,7 @@ class HostFailed(Struct):
 
 
 class JobRefused(Struct):
-    """A job that arrived cannot be held here: it ends with the reason."""
+    """A job that arrived cannot be held here, as its arguments cannot be stored. It ends with the ``reason``."""
 
     key: Key
     number: int
@@ -154,9 +186,11 @@ class JobRefused(Struct):
 class ShortOfRoom(Struct):
     """Large data of a computation finds no room on this node for now, or finds room again.
 
+    Without room the computation has no credit, so that its scheduler sends no jobs.
+
     Attributes:
         key: The computation.
-        reason: What is full; empty if there is room.
+        reason: What is full, in words; empty if there is room.
         returned: Number and attempt of a job that arrived with such data and goes back to its scheduler; None: none.
     """
 
@@ -166,21 +200,24 @@ class ShortOfRoom(Struct):
 
 
 class Tick(Struct):
-    """The clock has advanced: every 10 ms while workers are busy.
+    """The clock has advanced: sent every 10 ms while workers are busy, otherwise once a second.
 
     Attributes:
-        positions: Position of each worker, and the start of the job there (seconds since the epoch).
+        positions: Position of each worker and start of the job there (seconds since the epoch), by worker.
     """
 
     positions: dict[WorkerId, tuple[int, float]]
 
 
 class Flush(Struct):
-    """Answer to ``FlushSoon``, after its delay."""
+    """Answer to ``FlushSoon``, after its delay: results that wait for others are sent now."""
 
 
 class WorkerDying(Struct):
-    """A worker is dead; the output of its job, at ``position``, can still be read. ``WorkerExited`` follows."""
+    """A worker is dead; the output of the job at ``position`` can still be read by a ``Look`` that is done at once.
+
+    ``WorkerExited`` follows.
+    """
 
     worker: WorkerId
     position: int
@@ -198,14 +235,17 @@ class Glimpse(Struct):
 
 
 class Looked(Struct):
-    """Answer to ``Look``. Workers that are at another job by now are missing."""
+    """Answer to ``Look``: what jobs of a computation have printed. Workers at another job by now are missing."""
 
     key: Key
     glimpses: list[Glimpse]
 
 
 class Stored(Struct):
-    """Answer to ``Store``: numbers of batches of results of a client that are on disk, whole."""
+    """Answer to ``Store``: numbers of batches of results of a client that are on disk, whole and synced.
+
+    Their values can be deleted from memory. Batches that are not kept any more are erased from disk.
+    """
 
     client: ClientId
     batches: list[int]
@@ -216,12 +256,12 @@ class Restored(Struct):
 
     Attributes:
         client: The client.
-        name: Its name.
+        name: Its name, for texts that people read.
         batches: Its batches of results, oldest first, without the values, which are on disk.
-        next_batch: Number that the next batch was to have.
-        lost: Jobs that were open when the node ended.
-        before: The earlier incarnations.
-        has_gaps: True if it is not known what was open.
+        next_batch: Number that its next batch was to have.
+        lost: Jobs that were open when the node ended, and are lost with it, by computation.
+        before: Identities of the earlier incarnations (16 bytes each) that kept something for the client.
+        has_gaps: True if the node ended before it could write down which jobs were open, so that others may be lost.
     """
 
     client: ClientId
@@ -237,14 +277,15 @@ class Stopping(Struct):
     """The node stops and its workers have ended: there will be no more results than those not acknowledged.
 
     Attributes:
-        gone: Clients that have left for good, for which nothing is stored.
+        gone: Clients that have left for good while the node stopped: they are forgotten, and nothing is stored for
+            them.
     """
 
     gone: list[ClientId] = []
 
 
 class CpusChanged(Struct):
-    """The node offers another number of CPUs from now on."""
+    """The node offers another number of CPUs from now on. Jobs that run go on; more than 0 CPUs end draining."""
 
     cpus: int
 

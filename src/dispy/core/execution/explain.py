@@ -9,10 +9,10 @@ from dispy.system.wording import counted
 
 
 def find_stall(state: State) -> str:
-    """Returns in words what stands still now; empty if nothing does.
+    """Returns in words which jobs wait beside a free CPU, or which worker has not begun its job; empty if none do.
 
-    The words change when it moves, so a caller that gets the same words twice has found a stall. Once they mean
-    nothing: a worker may just have been given a job.
+    Such words once mean nothing, as a worker may just have been given a job. They change when anything moves, so a
+    caller that gets the same words for as long as its watchdog allows has found a stall.
     """
     free = state.cpus - state.busy
     for computation in state.computations.values():

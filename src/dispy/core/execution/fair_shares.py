@@ -27,40 +27,47 @@ from dispy.core.execution.state import UNTOLD, Client, Computation, Grant, State
 from dispy.protocol.node import DRAINING, Credit
 
 SHARE_S = 0.1
-"""Time between two looks at the shares while there are several clients (seconds): each change costs a message."""
+"""Shortest time (seconds) from one ``share_out`` to the one at a tick, while there are several clients: each change
+of a share costs a message. Other events share out at once."""
 
 ACTIVE_S = 0.5
-"""Time for which a client counts as one that wants CPUs after it was last seen with jobs (seconds)."""
+"""Time (seconds) for which a client counts as one that wants CPUs after it was last seen with jobs: for that long
+the CPUs are divided between it and the others."""
 
 LONG_S = 0.2
-"""Run time after which a job is not expected to end this moment, so that its CPU is not counted as free (seconds)."""
+"""Run time (seconds) after which a job is not expected to end this moment: its CPU is not among the slots granted to
+other clients, whose jobs would wait for it."""
 
 BACKLOG_US = 50_000
-"""Work per slot that a node holds beyond its running jobs (microseconds): a scheduler that shares its interpreter
-with a busy program gets to send every 5 to 20 ms."""
+"""Work that waits on a node for each slot beyond the running job (microseconds): divided by the expected run time,
+the backlog in jobs. A scheduler that shares its interpreter with a busy program gets to send every 5 to 20 ms."""
 
 BACKLOG_MAX = 4096
-"""Largest backlog of a computation (jobs): 50 ms of the shortest ones."""
+"""Largest backlog that a computation is granted (jobs): 50 ms of the shortest ones. Further jobs wait at the
+client."""
 
 BACKLOGS_MAX = 200_000
 """Largest backlog of all computations together (jobs), which are listed in one message after a reconnect: with at
 most 15 bytes each, 3 MB. Backlogs granted before other computations came may exceed it by as much again."""
 
 NAMES_MAX = 3
-"""Number of clients that a reason names; of others it says how many."""
+"""Number of clients whose names the reason for a credit gives; of further ones it says how many there are."""
 
 # CPU time.
 
 
 def join(state: State, computation: Computation) -> None:
-    """Have a computation that had no jobs start level with the others, and its client with the other clients."""
+    """Have a computation that had no jobs start level with the others, and its client with the other clients.
+
+    Raises their virtual times to the levels; otherwise their idle time would count as a claim for CPUs.
+    """
     client = computation.client
     client.vtime = max(client.vtime, state.level)
     computation.vtime = max(computation.vtime, client.level)
 
 
 def occupy(state: State, worker: Worker, now: Seconds) -> None:
-    """Note that a worker uses a CPU: call when it gets a record and had none."""
+    """Count a worker as one that uses a CPU, from now on: call when it gets a record and had none."""
     computation = worker.computation
     client = computation.client
     state.busy += 1
@@ -71,14 +78,14 @@ def occupy(state: State, worker: Worker, now: Seconds) -> None:
 
 
 def vacate(state: State, worker: Worker) -> None:
-    """Note that a worker uses no CPU any more: call when it has lost its last record, after ``charge``."""
+    """Count a worker as one that uses no CPU any more: call when its last record is gone, after ``charge``."""
     state.busy -= 1
     worker.computation.busy -= 1
     worker.computation.client.busy -= 1
 
 
 def charge(state: State, worker: Worker, now: Seconds) -> None:
-    """Charge the CPU time that a worker has used since the last call to its computation and its client."""
+    """Add the seconds since a worker was last charged to the virtual times of its computation and its client."""
     _rise(state, worker.computation)
     seconds = now - worker.since
     worker.since = now
@@ -87,7 +94,10 @@ def charge(state: State, worker: Worker, now: Seconds) -> None:
 
 
 def _rise(state: State, computation: Computation) -> None:
-    """Raise the levels at which newcomers start to the virtual times of the computation that is served now."""
+    """Raise the levels, at which newcomers start, to the virtual times of the computation that is served now.
+
+    That is, ``State.level`` to that of the client, and ``Client.level`` to that of the computation.
+    """
     client = computation.client
     if client.vtime > state.level:
         state.level = client.vtime
@@ -96,7 +106,10 @@ def _rise(state: State, computation: Computation) -> None:
 
 
 def turn(computation: Computation) -> tuple[int, float, int, float]:
-    """Returns the key by which waiting computations are served, the smallest first."""
+    """Returns the key by which a free CPU goes to one of the waiting computations, the smallest first.
+
+    The client's CPUs in use, its virtual time, then the same of the computation.
+    """
     client = computation.client
     return (client.busy, client.vtime, computation.busy, computation.vtime)
 
@@ -105,7 +118,10 @@ def turn(computation: Computation) -> tuple[int, float, int, float]:
 
 
 def ask_exclusive(state: State, computation: Computation) -> None:
-    """Put a computation at the end of the line for exclusive use, if it asks for that; ``restrict`` must follow."""
+    """Put a computation at the end of the line for exclusive use (``State.exclusive``), if it asks for that.
+
+    The caller must call ``restrict`` next.
+    """
     if computation.spec.exclusive and computation not in state.exclusive:
         state.exclusive.append(computation)
 
@@ -120,14 +136,21 @@ def leave_exclusive(state: State, computations: list[Computation]) -> None:
 
 
 def admit_exclusive(state: State, out: Outbox, now: Seconds) -> None:
-    """Let the first in the line for exclusive use, which must not be empty, start once others' jobs have ended."""
+    """Give the node to the first in the line for exclusive use once the jobs of others have ended, so that it starts.
+
+    The line must not be empty. Call at each event.
+    """
     if not state.has_node and state.busy == state.exclusive[0].busy:
         restrict(state)
         share_out(state, out, now)
 
 
 def restrict(state: State) -> None:
-    """Note which computations may not start jobs. Call after the CPUs, the line, a limit or draining has changed."""
+    """Set ``is_held_off`` of each computation, and ``has_node`` and ``is_restricted`` of the node.
+
+    These say which computations may not start jobs. Call after the number of CPUs, the line for exclusive use, a
+    client's limit or draining has changed.
+    """
     first = state.exclusive[0] if state.exclusive else None
     state.has_node = (
         first is not None and not state.is_draining and (state.has_node or state.busy == first.busy)
@@ -151,7 +174,7 @@ def may_start(state: State, computation: Computation) -> bool:
 
 
 def share_out(state: State, out: Outbox, now: Seconds) -> None:
-    """Find the fair share of each computation, and tell the clients whose credit has changed."""
+    """Set the fair share (``grant``) of each computation, and tell clients the credits that have changed."""
     state.share_at = now
     wanted: dict[Client, int] = {}
     for computation in state.computations.values():
@@ -181,13 +204,13 @@ def _grant(
     wanted: dict[Client, int],
     long: dict[Client, int],
 ) -> Grant:
-    """Returns the fair share of a computation.
+    """Returns the fair share of a computation, in jobs: 0 slots with a reason if it may not start jobs now.
 
     Args:
-        state: The node.
+        state: State of the node.
         computation: The computation.
-        rivals: Clients that want CPUs now, or have long jobs here.
-        wanted: Number of open jobs, by client.
+        rivals: Clients that want CPUs now, or have long jobs here; its own client may be among them.
+        wanted: Number of open jobs, by client. A client with fewer than its share leaves CPUs to others.
         long: Number of jobs that have run for longer than ``LONG_S``, by client.
     """
     client = computation.client
@@ -215,7 +238,10 @@ def _grant(
 
 
 def _why_held_off(state: State, computation: Computation) -> str:
-    """Returns in words why a computation has to wait: another one has the node, or others' jobs have to end."""
+    """Returns in words why a computation is held off: another one has the node, or jobs of others have to end first.
+
+    There must be a computation in the line for exclusive use.
+    """
     first = state.exclusive[0]
     if computation is not first:
         return f"used exclusively by cluster {first.spec.name} of {first.client.name}"
@@ -224,7 +250,7 @@ def _why_held_off(state: State, computation: Computation) -> str:
 
 
 def _names(clients: list[Client]) -> str:
-    """Returns the names of some clients, of ``NAMES_MAX`` at most, and how many there are besides."""
+    """Returns a text with the names of clients, at most ``NAMES_MAX`` of them, and how many there are besides."""
     names = [client.name for client in clients[:NAMES_MAX]]
     more = len(clients) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")

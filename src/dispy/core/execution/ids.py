@@ -7,8 +7,8 @@ from typing import NewType
 ClientId = NewType("ClientId", bytes)
 """Identity of a scheduler, the same over all its connections (16 bytes)."""
 Key = tuple[ClientId, int]
-"""A computation: its client, and its number at that client."""
+"""Name of a computation on a node: the identity of its client, then its number at that client."""
 WorkerId = NewType("WorkerId", int)
-"""A worker process. Numbers are never used again while the node lives."""
+"""Number of a worker process, from 1. Numbers are never used again while the node lives."""
 Seconds = float
-"""Seconds of a monotonic clock, or a duration in seconds."""
+"""A time in seconds of the shell's monotonic clock, or a duration in seconds."""

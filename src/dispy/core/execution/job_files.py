@@ -27,7 +27,7 @@ def on_job_files_ready(state: State, out: Outbox, event: JobFilesReady, now: Sec
 
 
 def give_up_staging(state: State, out: Outbox, client: Client, now: Seconds) -> None:
-    """End the jobs of a client that wait for files: the program that had the files is dead."""
+    """End the jobs of a client that wait for files as ``TERMINATED``, as the program that had the files is dead."""
     reason = "its files had not arrived when the program that had them ended"
     for computation in [c for c in state.computations.values() if c.client is client and c.staging]:
         out.append(UnstageJobs(computation.key, list(computation.staging)))

@@ -105,7 +105,7 @@ def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now
 
 
 def _stage(out: Outbox, computation: Computation, jobs: list[Job], files: list[JobFiles]) -> list[Job]:
-    """Start fetching the files of jobs that bring some; returns the other jobs."""
+    """Move jobs that bring files to ``staging``, and start fetching their files; returns the other jobs, in order."""
     files_by_job = {item.number: item.files for item in files}
     for job in jobs:
         brought = files_by_job.get(job.number)
@@ -117,7 +117,7 @@ def _stage(out: Outbox, computation: Computation, jobs: list[Job], files: list[J
 
 
 def on_list_jobs(state: State, out: Outbox, client: Client, message: ListJobs, now: Seconds) -> None:
-    """Tell the scheduler which jobs of a computation workers are at, as of the last tick."""
+    """Tell the scheduler which jobs of a computation workers run now, as of the last tick (10 ms)."""
     computation = state.computations.get((client.id, message.computation))
     running = []
     for worker in computation.workers.values() if computation is not None else ():
@@ -156,7 +156,10 @@ def on_cancel_jobs(state: State, out: Outbox, client: Client, message: CancelJob
 
 
 def drop_unstarted(out: Outbox, computation: Computation, numbers: set[int]) -> None:
-    """Take jobs out of ``ready`` and ``staging``, and stop fetching their files. They stay open."""
+    """Take jobs (by number) out of ``ready`` and ``staging``, and stop fetching their files.
+
+    They stay in ``open``: the caller ends them. Numbers of jobs that are in neither are ignored.
+    """
     computation.ready = type(computation.ready)(j for j in computation.ready if j.number not in numbers)
     staging = [number for number in computation.staging if number in numbers]
     for number in staging:
@@ -168,13 +171,16 @@ def drop_unstarted(out: Outbox, computation: Computation, numbers: set[int]) -> 
 def cancel_in_records(
     out: Outbox, computation: Computation, attempts: set[tuple[int, int]], now: Seconds
 ) -> None:
-    """End attempts that are in records: recall them, cut them off, or interrupt them. Notes them as cancelling."""
+    """End attempts, as (number, attempt), that are in records: recall them, cut them off, or interrupt them.
+
+    They are noted in ``Computation.cancelling``, and end when they come back, or by the interrupt.
+    """
     for worker in list(computation.workers.values()):
         _cancel_in(out, worker, attempts, now)
 
 
 def _cancel_in(out: Outbox, worker: Worker, attempts: set[tuple[int, int]], now: Seconds) -> None:
-    """End attempts that are in the records of one worker."""
+    """End attempts, as (number, attempt), that are in the records of one worker; notes these in ``cancelling``."""
     for place, record in enumerate(worker.records):
         hits = [(job.number, job.attempt) for job in record.jobs if (job.number, job.attempt) in attempts]
         if not hits:
@@ -215,7 +221,10 @@ def cut_or_interrupt(out: Outbox, worker: Worker, now: Seconds) -> None:
 
 
 def end_unstarted(out: Outbox, computation: Computation, numbers: list[int]) -> None:
-    """End open jobs that never started as ``CANCELLED``. The caller has taken them off their queue."""
+    """End open jobs (by number) that never started as ``CANCELLED``, and tell the client.
+
+    The caller has taken them out of ``ready``, ``staging`` or their record.
+    """
     ended = []
     release(out, computation.key, [computation.open[number].stream for number in numbers])
     for number in numbers:
@@ -226,7 +235,10 @@ def end_unstarted(out: Outbox, computation: Computation, numbers: list[int]) -> 
 
 
 def release(out: Outbox, key: Key, segments: list[int]) -> None:
-    """Delete segments that no worker and no client will read; zeros in the list stand for no segment."""
+    """Delete segments (files with large arguments or results) that no worker and no client will read any more.
+
+    ``segments`` has their numbers; 0 stands for none.
+    """
     segments = [segment for segment in segments if segment]
     if segments:
         out.append(Release(key, segments))
@@ -256,10 +268,10 @@ def on_short_of_room(state: State, out: Outbox, event: ShortOfRoom, now: Seconds
 
 
 def tell_ended(out: Outbox, computation: Computation, ended: list[Ended]) -> None:
-    """Send results, with all that waited for company before them, and keep them until they are acknowledged.
+    """Send results of a computation, after those in ``untold``, and keep them until they are acknowledged.
 
     A large result has a batch of its own, so that small ones do not wait for it on a slow line. For a dead client
-    results are stored on disk instead.
+    results are stored on disk instead. Without results, ``ended`` is empty, only those in ``untold`` are sent.
     """
     if computation.untold:
         ended = computation.untold + ended
@@ -314,7 +326,10 @@ def on_take_back(state: State, out: Outbox, client: Client, message: TakeBack, n
 
 
 def take_ready(out: Outbox, computation: Computation, count: int) -> list[Attempt]:
-    """Take up to ``count`` jobs off the end of the queue; returns their attempts, in the order of the queue."""
+    """Take up to ``count`` jobs off the end of ``ready``, to be given back: those that would have started last.
+
+    They are forgotten here, with their large arguments. Returns their attempts, in the order of the queue.
+    """
     attempts: list[Attempt] = []
     while computation.ready and len(attempts) < count:
         job = computation.ready.pop()
@@ -326,14 +341,16 @@ def take_ready(out: Outbox, computation: Computation, count: int) -> list[Attemp
 
 
 def return_ready(out: Outbox, computation: Computation) -> None:
-    """Give back all jobs that no worker has been offered."""
+    """Give back to the scheduler all ready jobs of a computation, that is, those that no worker has been offered."""
     jobs = list(computation.ready)
     computation.ready.clear()
     _return(out, computation, jobs)
 
 
 def _return(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
-    """Give jobs back to the scheduler and forget them. The caller has taken them off their queue."""
+    """Give jobs back to the scheduler, and forget them here. The caller has taken them out of ``ready`` or
+    ``staging``.
+    """
     release(out, computation.key, [job.stream for job in jobs])
     for start in range(0, len(jobs), BATCH_MAX):
         attempts = [Attempt(job.number, job.attempt) for job in jobs[start : start + BATCH_MAX]]
@@ -343,7 +360,7 @@ def _return(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
 
 
 def return_staging(out: Outbox, computation: Computation) -> None:
-    """Give back all jobs whose files are not here yet, and stop fetching these."""
+    """Give back to the scheduler all jobs of a computation whose files are not here yet, and stop fetching these."""
     jobs = list(computation.staging.values())
     computation.staging.clear()
     out.append(UnstageJobs(computation.key, [job.number for job in jobs]))
@@ -351,7 +368,10 @@ def return_staging(out: Outbox, computation: Computation) -> None:
 
 
 def give_up_values(state: State, out: Outbox, client: Client) -> None:
-    """Tell jobs that their provisional results were lost with the connection, so that they do not wait for it."""
+    """Tell jobs of a client that their provisional results were not delivered, as its connection broke.
+
+    Otherwise they would wait for an acknowledgement that never comes.
+    """
     for computation in state.computations.values():
         if computation.client is client:
             for (number, attempt), (worker, serial) in computation.sending.items():
@@ -362,7 +382,10 @@ def give_up_values(state: State, out: Outbox, client: Client) -> None:
 def on_acknowledge_provisional(
     state: State, out: Outbox, client: Client, message: AcknowledgeProvisional, now: Seconds
 ) -> None:
-    """Let the job go on that sent a provisional result or a part of a file. Other acknowledgements are ignored."""
+    """Let the job go on that sent a provisional result or a part of a file, and waits for this acknowledgement.
+
+    Late ones, for which no job waits any more, are ignored.
+    """
     computation = state.computations.get((client.id, message.computation))
     if computation is None:
         return

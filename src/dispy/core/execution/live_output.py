@@ -19,17 +19,18 @@ from dispy.protocol.node import AcknowledgePrinted, Job, JobsPrinted, Printed, W
 from dispy.protocol.worker import split_claim
 
 LOOK_S = 0.1
-"""Time between two looks (seconds): a person who watches takes that for at once."""
+"""Time between two looks at the output of watched jobs (seconds): a person who watches takes that for at once."""
 
 UNSEEN_MAX = 8
-"""Messages of a computation under way beyond which the last output of a killed job is not told: there may be many
-such jobs."""
+"""Number of messages of a computation without acknowledgement from which on the last output of a killed job is not
+told: there may be many such jobs, and these messages do not wait for each other."""
 
 _NOWHERE = (0, 0.0)
+"""Position (0: no job) and start (seconds since the epoch) of a worker that a ``Tick`` does not name."""
 
 
 def on_watch_jobs(state: State, out: Outbox, client: Client, message: WatchJobs, now: Seconds) -> None:
-    """Tell what jobs print from now on, beginning with what they have printed; or stop telling it."""
+    """Tell the client what jobs print from now on, beginning with the first byte that they have printed; or stop."""
     computation = state.computations.get((client.id, message.computation))
     if computation is None:
         return
@@ -44,7 +45,10 @@ def on_watch_jobs(state: State, out: Outbox, client: Client, message: WatchJobs,
 
 
 def watch(state: State, computation: Computation, numbers: Iterable[int]) -> None:
-    """Note that the output of some jobs is wanted; without numbers, of all jobs if the computation is ``live``."""
+    """Note that the output of jobs (by number) is wanted while they run, so that each look reads it.
+
+    Without numbers only the computation is noted, which suffices if it is ``live``: then all its jobs are watched.
+    """
     computation.watched.update(numbers)
     state.watched[computation.key] = computation
 
@@ -56,10 +60,15 @@ def is_any_watched(computation: Computation, jobs: list[Job]) -> bool:
 
 
 def look(state: State, out: Outbox, positions: dict[WorkerId, tuple[int, float]], now: Seconds) -> None:
-    """Look at what watched jobs have printed, if the time for it has come.
+    """Have the new output of watched jobs read, if ``LOOK_S`` have passed since the last time; call at each tick.
+
+    Computations without watched jobs are no longer looked at.
 
     Args:
-        positions: Position of each worker and start of its job, as in ``Tick``.
+        state: State of the node.
+        out: Actions are appended to it.
+        positions: Position of each worker and start of its job (seconds since the epoch), by worker, as in ``Tick``.
+        now: The present.
     """
     if now < state.look_at:
         return
@@ -74,7 +83,11 @@ def look(state: State, out: Outbox, positions: dict[WorkerId, tuple[int, float]]
 
 
 def _look_at(out: Outbox, computation: Computation, positions: dict[WorkerId, tuple[int, float]]) -> None:
-    """Ask the shell for the new output of a computation's watched jobs, unless a message is under way."""
+    """Ask the shell (``Look``) for the new output of a computation's watched jobs.
+
+    Not while a message with output is not acknowledged: a slow client gets less output. ``positions`` is as in
+    ``Tick``.
+    """
     places = []
     for worker in computation.workers.values():
         position = positions.get(worker.id, _NOWHERE)[0]
@@ -108,7 +121,7 @@ def _is_watched(worker: Worker, position: int) -> bool:
 
 
 def _place(worker: Worker, position: int) -> Place:
-    """Returns where to read the output of the job at a position: after the bytes that were told."""
+    """Returns where to read the new output of the job at a position: after the bytes that were told, or from 0."""
     seen = worker.seen if worker.seen_at == position else (0, 0)
     return Place(worker.id, position, *seen)
 
@@ -123,7 +136,10 @@ def on_worker_dying(state: State, out: Outbox, event: WorkerDying, now: Seconds)
 
 
 def on_looked(state: State, out: Outbox, event: Looked, now: Seconds) -> None:
-    """Tell the client the output that was found, and where it lies in all output of its job."""
+    """Tell the client the new output that was read, with its offset in all output of its job.
+
+    Output of jobs that have ended meanwhile is dropped, as their results bring it.
+    """
     computation = state.computations.get(event.key)
     if computation is None:
         return
@@ -161,19 +177,19 @@ def on_looked(state: State, out: Outbox, event: Looked, now: Seconds) -> None:
 def on_acknowledge_printed(
     state: State, out: Outbox, client: Client, message: AcknowledgePrinted, now: Seconds
 ) -> None:
-    """The oldest message with output has arrived: the next look may be told."""
+    """The oldest message with output of a computation has arrived: more output may be read."""
     computation = state.computations.get((client.id, message.computation))
     if computation is not None and computation.unseen:
         computation.unseen.popleft()
 
 
 def tell_again(state: State, out: Outbox, client: Client) -> None:
-    """After a reconnect, send all output again that was not acknowledged."""
+    """After a reconnect of a client, send again all messages with output that it has not acknowledged."""
     for (owner, _), computation in state.computations.items():
         if owner == client.id:
             out.extend(Tell(client.id, message) for message in computation.unseen)
 
 
 def forget(state: State, key: Key) -> None:
-    """Forget what is watched of a computation that is gone."""
+    """Stop looking at the output of a computation that is gone."""
     state.watched.pop(key, None)

@@ -51,10 +51,12 @@ from dispy.core.execution.state import Client, State
 from dispy.protocol import node
 
 Handler = Callable[[State, Outbox, Any, Seconds], None]
+"""Function that changes the state as an event demands, and appends actions to the outbox. Its third argument has the
+type of the event that it is for, the fourth is the present."""
 
 
 def _on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
-    """Look at workers first, then at clients that are silent."""
+    """At each tick, look where workers are, then see which silent clients are dead or have lost their lease."""
     workers.on_tick(state, out, event, now)
     clients.watch_clients(state, out, now)
 
@@ -83,8 +85,11 @@ _HANDLERS: dict[type[Event], Handler] = {
     Restored: retention.on_restored,
     Stopping: clients.on_stopping,
 }
+"""Function for each type of event, except ``FromClient``, for which ``_MESSAGE_HANDLERS`` has the functions."""
 
 MessageHandler = Callable[[State, Outbox, Client, Any, Seconds], None]
+"""Function that changes the state as a message of a known client demands, and appends actions to the outbox. Its
+fourth argument has the type of the message that it is for, the fifth is the present."""
 
 _MESSAGE_HANDLERS: dict[type[node.ToNode], MessageHandler] = {
     node.Compute: computations.on_compute,
@@ -102,18 +107,23 @@ _MESSAGE_HANDLERS: dict[type[node.ToNode], MessageHandler] = {
     node.WatchJobs: live_output.on_watch_jobs,
     node.AcknowledgePrinted: live_output.on_acknowledge_printed,
 }
+"""Function for each type of message of a client. Messages of other types are for the shell alone, and ignored
+here."""
 
 
 class Machine:
-    """The decisions of one node.
+    """The decisions of one node: an event goes in, actions come out. Calls must not overlap.
 
     Args:
-        cpus: Number of jobs that may run at once.
-        lease_s: Lease of a silent client (seconds): its jobs and results are kept for that long.
-        silence_s: Time after which a silent client counts as dead and loses its share (seconds).
+        cpus: Number of CPUs that the node offers: of jobs that may run at once.
+        lease_s: Lease of a silent client (seconds since it was last heard): then its jobs are ended and its results
+            deleted.
+        silence_s: Time (seconds since it was last heard) after which a silent client counts as dead: it loses its
+            share of the CPUs, and its results go to disk.
 
     Attributes:
-        state: All that the node knows of its work. Only ``handle`` changes it.
+        state: Clients, computations and workers of the node. Only ``handle`` changes it; others may read it between
+            two calls.
     """
 
     def __init__(self, cpus: int, lease_s: Seconds = 3600.0, silence_s: Seconds = 5.0) -> None:
@@ -122,10 +132,10 @@ class Machine:
     def handle(self, event: Event, now: Seconds) -> list[Action]:
         """Change the state as an event demands; returns the actions for the shell, to be done in this order.
 
-        A message of a client that is not known is ignored.
+        A message of a client that is not known, or of a type that the core does not handle, is ignored.
 
         Args:
-            event: Something that a client, a host, a worker, the disk or the clock said.
+            event: News of a client, a host, a worker or the disk, or a tick of the clock.
             now: The present (seconds, monotonic).
         """
         out: Outbox = []

@@ -36,7 +36,7 @@ from dispy.protocol.node import Acknowledge, Attempt, Ended, Held, HeldJobs, Job
 
 
 def go_away(state: State, out: Outbox, client: Client) -> None:
-    """Store all that is kept for a client that is dead from now on, if there is anything."""
+    """Store on disk the results and the list of open jobs of a client that is dead from now on, if it has any."""
     flush(state, out)
     if not client.batches and not any(key[0] == client.id for key in state.computations):
         return
@@ -44,7 +44,10 @@ def go_away(state: State, out: Outbox, client: Client) -> None:
 
 
 def store_all(state: State, out: Outbox, client: Client) -> None:
-    """Store the list of jobs that would be lost with this node, and all batches that are not on disk."""
+    """Store on disk the list of a client's jobs that would be lost with this node, and all its batches not yet there.
+
+    No list is written if an earlier incarnation left none (``has_gaps``): then it would be taken for complete.
+    """
     if not client.has_gaps:
         out.append(
             NoteOpen(client.id, client.name, client.lost + _unsaved(state, client), client.next_batch)
@@ -55,7 +58,7 @@ def store_all(state: State, out: Outbox, client: Client) -> None:
 
 
 def _open_jobs(state: State, client: Client) -> list[HeldJobs]:
-    """Returns the attempts of a client that have not ended, by computation."""
+    """Returns the attempts of a client's jobs that have not ended, one item for each computation that has some."""
     return [
         HeldJobs(key[1], [Attempt(job.number, job.attempt) for job in computation.open.values()])
         for key, computation in state.computations.items()
@@ -64,8 +67,8 @@ def _open_jobs(state: State, client: Client) -> list[HeldJobs]:
 
 
 def _unsaved(state: State, client: Client) -> list[HeldJobs]:
-    """Returns the jobs of a client that would be lost with this node now, by computation: open ones, and ended ones
-    whose results are not on disk.
+    """Returns the attempts of a client that would be lost with this node now, one item for each computation: of open
+    jobs, and of ended ones whose results are not on disk.
 
     The latter are among them since the disk may be full, or the node may be killed before they are written. They
     must not be taken for jobs that were never started then.
@@ -82,7 +85,7 @@ def _unsaved(state: State, client: Client) -> list[HeldJobs]:
 
 
 def has_segments(client: Client, computation: Computation) -> bool:
-    """True if unacknowledged results lie in segments, which would be deleted with the computation."""
+    """True if unacknowledged results of a computation lie in segments (files), which would be deleted with it."""
     return any(
         ended.stream or ended.output_stream
         for batch in client.batches
@@ -92,7 +95,7 @@ def has_segments(client: Client, computation: Computation) -> bool:
 
 
 def on_stored(state: State, out: Outbox, event: Stored, now: Seconds) -> None:
-    """Batches are on disk: let go of their values here. Batches that are not kept any more are erased."""
+    """Batches are on disk: delete their values from memory. Those acknowledged meanwhile are erased from disk."""
     client = state.clients.get(event.client)
     if client is None:
         out.append(Erase(event.client, [], gone=True))
@@ -109,19 +112,22 @@ def on_stored(state: State, out: Outbox, event: Stored, now: Seconds) -> None:
 
 
 def _bare(ended: Ended) -> Ended:
-    """Returns the end of a job without its value, output and reason."""
+    """Returns a copy of the end of a job without value, output and reason: only its name, status and times."""
     return Ended(ended.number, ended.attempt, ended.status, ended.start, ended.end, b"", ran=ended.ran)
 
 
 def drop_segments(out: Outbox, client: ClientId, batch: JobsEnded) -> None:
-    """Delete the segments in which the results of a batch lie."""
+    """Delete the segments (files) with the large values and outputs of a batch that is on disk or acknowledged."""
     segments = [s for ended in batch.ended if ended.stream or ended.output_stream
                 for s in (ended.stream, ended.output_stream)]  # fmt: skip
     release(out, (client, batch.computation), segments)
 
 
 def on_restored(state: State, out: Outbox, event: Restored, now: Seconds) -> None:
-    """Take over results that an earlier incarnation kept. The lease begins anew: no client could come meanwhile."""
+    """Take over the results that an earlier incarnation of the node kept for a client, which counts as dead for now.
+
+    Its lease begins anew, as no client could come meanwhile.
+    """
     client = state.clients[event.client] = Client(event.client, event.name)
     client.is_connected = False
     client.is_dead = client.was_away = True
@@ -135,12 +141,15 @@ def on_restored(state: State, out: Outbox, event: Restored, now: Seconds) -> Non
 
 
 def on_acknowledge(state: State, out: Outbox, client: Client, message: Acknowledge, now: Seconds) -> None:
-    """Forget results that have arrived: all batches up to this number."""
+    """Forget results that the client has: all batches up to the number in the message."""
     drop_batches(out, client, message.batch)
 
 
 def segments_held(state: State, key: Key) -> set[int]:
-    """Returns the segments of results of a computation that were not acknowledged or told yet; 0 stands for none."""
+    """Returns the numbers of segments with results of a computation that are not acknowledged; 0 may be among them.
+
+    The shell must not delete these when it clears away what dead processes have left.
+    """
     client, computation = state.clients.get(key[0]), state.computations.get(key)
     results = list(computation.untold) if computation is not None else []
     for batch in client.batches if client is not None else ():
@@ -150,7 +159,10 @@ def segments_held(state: State, key: Key) -> set[int]:
 
 
 def come_back(state: State, out: Outbox, client: Client, received: int) -> None:
-    """A known client is connected again and has all batches up to number ``received``: repeat the later ones."""
+    """A known client is connected again and has all batches up to number ``received``: send it the later ones again.
+
+    Running jobs are told as started again, too.
+    """
     client.is_connected = True
     client.is_recovering = False
     drop_batches(out, client, received)
@@ -168,7 +180,7 @@ def come_back(state: State, out: Outbox, client: Client, received: int) -> None:
 
 
 def forget_lost(out: Outbox, client: Client) -> None:
-    """Delete the list of jobs that were open: the client lives, and has compared what it had here."""
+    """Forget a client's lost jobs, and delete the list of its open jobs from disk: it lives, and compares them."""
     if client.lost or client.was_away:
         client.lost = []
         client.has_gaps = client.was_away = False
@@ -176,7 +188,7 @@ def forget_lost(out: Outbox, client: Client) -> None:
 
 
 def drop_batches(out: Outbox, client: Client, received: int) -> None:
-    """Forget batches up to number ``received``, here and on disk."""
+    """Forget a client's batches of results up to number ``received``, in memory and on disk: the client has them."""
     erased = []
     while client.batches and client.batches[0].batch <= received:
         batch = client.batches.popleft()
@@ -190,7 +202,10 @@ def drop_batches(out: Outbox, client: Client, received: int) -> None:
 
 
 def on_recover(state: State, out: Outbox, client: Client, message: Recover, now: Seconds) -> None:
-    """Answer a recovery with all that is here of some computations. Jobs whose files are missing end."""
+    """Tell a recovery which open jobs, batches of results and lost jobs of its computations are here (``Held``).
+
+    Jobs that wait for files end, as the program that had the files is dead.
+    """
     flush(state, out)
     client.is_recovering = True
     give_up_staging(state, out, client, now)
@@ -209,7 +224,7 @@ def on_recover(state: State, out: Outbox, client: Client, message: Recover, now:
 
 
 def close_recovered(state: State, out: Outbox, client: Client, number: int) -> None:
-    """Forget all results of a computation, acknowledged or not: a recovery has fetched them."""
+    """Forget all results and lost jobs of a client's computation (by number), as a recovery has fetched them."""
     closed = [batch for batch in client.batches if batch.computation == number]
     for batch in closed:
         drop_segments(out, client.id, batch)

@@ -24,27 +24,34 @@ from dispy.protocol.node import (
 from dispy.protocol.worker import Record
 
 UNTOLD = (-1, -1, "")
-"""Value of ``Computation.credit`` before the client was told any: differs from every credit, zero included."""
+"""Value of ``Computation.credit`` (slots, backlog, reason) before the client was told any: differs from every credit,
+zero included, so that the next one is told."""
 
 RECORD_US = 4000
 """Expected run time of the jobs put together into one record (microseconds), if they are known to be short: the time
 that one of them may wait behind the others, and forty times what a packet costs in all."""
 
 UNLIMITED = 1 << 31
-"""Value of ``Client.cpus_max`` if the client has set no limit."""
+"""Value of ``Client.cpus_max`` if the client has set no limit: more than the CPUs of any node."""
 
 
 class Status(Enum):
     """Status of a computation on this node. The table of its changes is in ``computations``."""
 
     LOADING = "loading"
-    """The files are fetched, or the host is started or started again: no worker starts."""
+    """Files are fetched, or the host (the process that loads the computation) is started: jobs wait, no worker
+    starts."""
     READY = "ready"
-    """The host has loaded the computation: workers run its jobs."""
+    """The host has loaded the computation: it forks workers, which run jobs."""
 
 
 class Client:
-    """A scheduler that uses this node, over all its connections. The table of its states is in ``clients``."""
+    """A scheduler that uses this node, over all its connections. The table of its states is in ``clients``.
+
+    Attributes:
+        id: Identity of the client, the same over all its connections.
+        name: Name of the client, for texts that people read.
+    """
 
     __slots__ = (
         "active_at", "batches", "before", "busy", "cpus_max", "has_gaps", "id", "is_connected", "is_dead",
@@ -57,44 +64,55 @@ class Client:
         self.is_connected = True
         """True while a connection to the client stands."""
         self.silent_since: Seconds = 0.0
-        """Time when the client was last heard (seconds, monotonic); only valid while it is not connected."""
+        """Time when the client was last heard (seconds, monotonic); only valid while it is not connected. Silence
+        limit and lease count from it."""
         self.is_dead = False
-        """True if the client has been silent for longer than ``State.silence_s``: it has no share any more, and its
-        results go to disk. It may still come back."""
+        """True if the client has been silent for longer than ``State.silence_s``: it has no share of the CPUs any
+        more, and its results go to disk. It may still come back."""
         self.cpus_max = UNLIMITED
-        """Largest number of jobs that the client wants to run here at once."""
+        """Number of jobs that the client wants to run here at once, at most; further ones wait. 0: none may start."""
         self.busy = 0
-        """CPUs in use for the client: workers of its computations with at least one record."""
+        """Number of CPUs in use for the client: workers of its computations with at least one record."""
         self.vtime = 0.0
-        """Virtual time of the client in the fair queue: CPU seconds of all its computations together."""
+        """Virtual time of the client in the fair queue: CPU seconds of all its computations together. Of clients with
+        equally many CPUs in use, the one with the smallest gets the next CPU."""
         self.level = 0.0
-        """Virtual time at which a computation of this client starts that had no jobs before."""
+        """Virtual time (CPU seconds) at which a computation of this client starts that had no jobs before."""
         self.active_at: Seconds = -1e9
-        """Time when the client was last seen with jobs here (seconds, monotonic)."""
+        """Time when the client was last seen with jobs here (seconds, monotonic). The CPUs are divided by it, too,
+        until ``fair_shares.ACTIVE_S`` after that."""
         self.next_batch = 1
-        """Number of the next batch of results."""
+        """Number of the next batch of results; counts through all computations, as one acknowledgement covers all up
+        to its number."""
         self.batches: deque[JobsEnded] = deque()
-        """Results not yet acknowledged, oldest first. Batches on disk name the attempts here, without the values."""
+        """Batches of results that are not acknowledged, oldest first. Those on disk have no values here, only the
+        names, status and times of their attempts."""
         self.stored: set[int] = set()
-        """Numbers of batches in ``batches`` that are on disk."""
+        """Numbers of batches in ``batches`` that are on disk, from where they are sent and must be erased."""
         self.was_away = False
-        """True if the list of jobs that were open when the client went away may be on disk."""
+        """True if the list of jobs that were open when the client went away may be on disk, to be deleted when the
+        client is back or forgotten."""
         self.is_recovering = False
-        """True if the connection is that of a recovery, which fetches the results of the client, a dead program."""
+        """True if the connection is that of a recovery, which fetches the results of the client, a dead program. Then
+        a computation that is closed loses its results, too."""
         self.lost: list[HeldJobs] = []
-        """Jobs that were open when an earlier incarnation of the node ended, and ended with it."""
+        """Jobs that were open when an earlier incarnation of the node ended, and ended with it; by computation. Told
+        to a recovery."""
         self.has_gaps = False
-        """True if that incarnation did not write down what was open, so that ``lost`` is not complete."""
+        """True if an earlier incarnation of the node did not write down which jobs were open when it ended, so that
+        ``lost`` is not complete: a recovery is told that, and cannot rule out that other jobs were started."""
         self.before: list[bytes] = []
-        """Earlier incarnations of the node whose results for the client are here."""
+        """Identities of earlier incarnations of the node whose results for the client are here (16 bytes each): the
+        ``Welcome`` to the client names them."""
 
 
 class Grant(NamedTuple):
     """Fair share of a computation on this node, from which its credit is made.
 
     Attributes:
-        slots: Number of its jobs that would start at once.
-        share: Number of its jobs that should be here to use its share: those above ``slots`` wait for jobs of others.
+        slots: Number of its jobs that would start at once: its CPUs that are free of long jobs of others.
+        share: Number of CPUs that it is to have, and of its jobs that should be here: those above ``slots`` wait for
+            jobs of others.
         reason: Reason why that is less than the node has, in words; empty if it is not.
     """
 
@@ -104,7 +122,14 @@ class Grant(NamedTuple):
 
 
 class Computation:
-    """A computation on this node and its jobs."""
+    """A computation on this node and its jobs.
+
+    Attributes:
+        key: Identity of its client, and its number there.
+        client: The client whose computation it is.
+        spec: Message that opened it, with its code, files and options.
+        status: Whether it can run jobs.
+    """
 
     __slots__ = (
         "busy", "cancelling", "client", "crashes", "credit", "filed", "finished", "grant", "idle", "is_held_off",
@@ -118,15 +143,15 @@ class Computation:
         self.spec = spec
         self.status = Status.LOADING
         self.ready: deque[Job] = deque()
-        """Jobs that wait for a CPU, in the order in which they are to start."""
+        """Jobs that wait for a CPU and are in no record, in the order in which they are to start."""
         self.open: dict[int, Job] = {}
-        """All jobs that have not ended, by number."""
+        """All jobs that have not ended, by number: waiting, in records or running."""
         self.workers: dict[WorkerId, Worker] = {}
-        """All workers of the computation, also those that are being killed."""
+        """All workers of the computation, by number, also those that are being killed."""
         self.idle: dict[WorkerId, Worker] = {}
-        """Workers without a record that are not being killed."""
+        """Workers without a record that are not being killed, by number: the next jobs go to them."""
         self.single: dict[WorkerId, Worker] = {}
-        """Workers with exactly one record, so that nothing follows the job that they run now."""
+        """Workers with exactly one record, by number: they would be idle after it, and may get a second one."""
         self.cancelling: set[tuple[int, int]] = set()
         """Attempts (number, attempt) in records that are not wanted any more: cancelled by the client and still open,
         or obsolete and no longer open. A subset of the attempts in records."""
@@ -134,38 +159,39 @@ class Computation:
         """Provisional results without acknowledgement, for which a job waits: worker and serial number, by number and
         attempt of the job. Each attempt has at most one."""
         self.untold: list[Ended] = []
-        """Results that wait to be sent together with others, at most ``workers.LONG_WAIT_S``; see ``workers``."""
+        """Results that wait to be sent together with others, at most ``workers.LONG_WAIT_S``, oldest first."""
         self.runtimes = RunTimes()
-        """Run times of its jobs."""
+        """Run times of its jobs, from which follow the jobs in a record, the backlog, and how long results wait."""
         self.sampled = 0
-        """Number of results so far. Records and backlog of short jobs grow with this evidence."""
+        """Number of results so far. Bounds the jobs in a record and the backlog until run times are well known."""
         self.finished = 0
-        """Number of jobs that returned a value."""
+        """Number of jobs that returned a value, for reports to people; the others of ``sampled`` failed."""
         self.busy = 0
-        """CPUs in use for the computation: its workers with at least one record."""
+        """Number of CPUs in use for the computation: its workers with at least one record."""
         self.is_held_off = False
         """True if no job may start: another computation has or awaits the node exclusively, or the node
-        drains and its client is not dead."""
+        drains and its client is not dead. Its jobs are given back, and its credit is 0."""
         self.shortage = ""
-        """Reason why large data of the computation finds no room, in words; empty if it does."""
+        """Reason why its large data finds no room, in words; its credit is 0 then. Empty if there is room."""
         self.grant = Grant(0, 0, "")
-        """Fair share of the computation as of the last ``share_out``."""
+        """Fair share of the computation (numbers of jobs) as of the last ``share_out``; credit is made from it."""
         self.credit = UNTOLD
-        """Slots, backlog and reason as the client was last told, or ``UNTOLD``."""
+        """Slots, backlog (jobs) and reason as the client was last told, or ``UNTOLD``. Only changes are told."""
         self.crashes = 0
-        """Deaths of its host in a row. Reset when a job ends."""
+        """Deaths of its host in a row, reset when a job ends. It is given up at the 4th (``RESTARTS_S``)."""
         self.stillborn = 0
-        """Workers in a row that ended before they began a job. Reset when a job ends."""
+        """Workers in a row that ended before they began a job, reset when a job ends: see ``STILLBORN_MAX``."""
         self.vtime = 0.0
-        """Virtual time in the fair queue of its client: CPU seconds, level with the client's other computations."""
+        """Virtual time in the fair queue of its client (CPU seconds): the smallest gets the client's next CPU."""
         self.staging: dict[int, Job] = {}
-        """Jobs that wait for their files, by number."""
+        """Jobs that wait for their files, by number: they do not start before."""
         self.filed: set[int] = set()
         """Numbers of jobs that bring files; each is alone in its record. Some may have ended."""
         self.watched: set[int] = set()
-        """Numbers of jobs whose output is wanted while they run. Some may have ended."""
+        """Numbers of jobs whose output the client wants while they run. Some may have ended."""
         self.unseen: deque[JobsPrinted] = deque()
-        """Messages with output of watched jobs that are not acknowledged, oldest first."""
+        """Messages with output of watched jobs that are not acknowledged, oldest first. While there is one, no
+        further output is read; after a reconnect all are sent again."""
 
 
 class Worker:
@@ -198,73 +224,87 @@ class Worker:
         self.id = worker
         self.computation = computation
         self.records: deque[Record] = deque()
-        """The record that the worker runs, and at most one more. The worker uses a CPU while there is one."""
+        """The record that the worker runs, and at most one more behind it. The worker uses a CPU while there is
+        one."""
         self.position = 0
-        """Position of the worker at the last tick."""
+        """Position (a job in a record) where the worker was at the last tick; 0: none. A worker that is at the same
+        position at the next tick runs a job that is not short."""
         self.moved: Seconds = 0.0
-        """Time when the worker was first seen at this position, or was given a record when it had none."""
+        """Time (seconds, monotonic) when the worker was first seen at this position, or was given a record when it
+        had none. After ``fair_shares.LONG_S`` its job counts as long."""
         self.since: Seconds = 0.0
-        """Time up to which the CPU that the worker uses has been charged to its computation."""
+        """Time (seconds, monotonic) up to which the CPU that the worker uses has been charged to the virtual times of
+        its computation and client."""
         self.told = 0
-        """Position of the last job that was told as started, 0: none, or tell it again."""
+        """Position of the last job that the client was told as started; 0: none, or tell the present one again."""
         self.cut = 0
-        """Position before which the worker will stop, 0: none."""
+        """Position before which the worker was told to stop; 0: none. The jobs from there on are taken back."""
         self.interrupted = 0
-        """Position of the job that was interrupted, 0: none."""
+        """Position of the job that was interrupted because it is cancelled; 0: none. It is not interrupted twice."""
         self.kept = 0
-        """Number of the record that could not be recalled because the worker has taken it, 0: none."""
+        """Number of the second record that could not be recalled because the worker has taken it; 0: none. It is not
+        recalled again."""
         self.owed = 0
         """Number of jobs that the scheduler wants back when the record behind the running one has been recalled."""
         self.deadline: Seconds = 0.0
-        """Time after which the worker of an interrupted job is killed (seconds, monotonic)."""
+        """Time from which on the worker of an interrupted job is killed if it is still at it (seconds, monotonic)."""
         self.is_killed = False
         """True if the worker is being killed or retires by itself: it gets no further record."""
         self.seen_at = 0
-        """Position of the job whose output was told last, 0: none."""
+        """Position of the job whose output the client was told last; 0: none. ``seen`` is valid for this job only: of
+        another one output is read from its first byte."""
         self.seen = (0, 0)
-        """Bytes of the stdout and of the stderr of that job that were told."""
+        """Bytes of stdout and of stderr, of the job at ``seen_at``, that the client was told: the next look goes on
+        behind them."""
         self.unbuffered = 0
-        """Position of the last job that was made to print without a buffer, 0: none."""
+        """Position of the last job that was made to print without a buffer (``Unbuffer``), so that it is done once;
+        0: none."""
 
 
 class State:
-    """All that a node knows of its work."""
+    """Clients, computations and workers of a node; what ``Machine.handle`` reads and changes."""
 
     def __init__(self, cpus: int, lease_s: Seconds, silence_s: Seconds) -> None:
         self.cpus = cpus
-        """Number of CPUs that the node offers now."""
+        """Number of CPUs that the node offers now: of jobs that may run at once. 0: no job may start."""
         self.is_draining = False
-        """True if the node takes no new jobs, and leaves when it has none."""
+        """True if the node takes no new jobs, and ends when it has none."""
         self.lease_s = lease_s
-        """Time that jobs and results of a silent client are kept (seconds)."""
+        """Time (seconds since it was last heard) for which jobs and results of a silent client are kept."""
         self.silence_s = silence_s
-        """Time after which a silent client counts as dead (seconds)."""
+        """Time (seconds since it was last heard) after which a silent client counts as dead: no share, results to
+        disk."""
         self.clients: dict[ClientId, Client] = {}
-        """Clients of which the node has something, connected or not."""
+        """Clients that have not left and whose lease has not ended, by identity, connected or not."""
         self.computations: dict[Key, Computation] = {}
-        """Computations that were not closed or given up. The client of each is in ``clients``."""
+        """Computations that were not closed or given up, by client and number. The client of each is in
+        ``clients``."""
         self.workers: dict[WorkerId, Worker] = {}
-        """The workers of all computations."""
+        """The workers of all computations, by number."""
         self.busy = 0
         """Number of workers with at least one record. Exceeds ``cpus`` only after these were lowered."""
         self.level = 0.0
-        """Virtual time at which a client starts that had no jobs before: that of the client served last."""
+        """Virtual time (CPU seconds) at which a client starts that had no jobs before: the highest of a client that
+        was served, so that idle time is no claim."""
         self.exclusive: list[Computation] = []
         """Computations that want the node exclusively, in the order in which they came; the first has its turn."""
         self.has_node = False
         """True if the first of ``exclusive`` has the node: the jobs that others ran have ended. Then no other
         computation is busy."""
         self.is_restricted = False
-        """True if there may be a computation that may not start any job now; set by ``restrict``."""
+        """True if there may be a computation that may not start any job now: its jobs are given back. Set by
+        ``restrict``; while False this is not looked for."""
         self.share_at: Seconds = -1e9
-        """Time when ``share_out`` was last done (seconds, monotonic)."""
+        """Time when ``share_out`` was last done (seconds, monotonic). With several clients ticks do it again after
+        ``fair_shares.SHARE_S``."""
         self.watched: dict[Key, Computation] = {}
-        """Computations with watched jobs, or whose jobs are all watched."""
+        """Computations with watched jobs, or whose jobs are all watched (``live``), by client and number: their
+        output is read at each look."""
         self.look_at: Seconds = 0.0
-        """Time of the next look at their output (seconds, monotonic)."""
+        """Time of the next look at the output of watched jobs (seconds, monotonic)."""
         self.is_flushing = False
-        """True if a ``Flush`` is on its way."""
+        """True from ``FlushSoon`` until its answer ``Flush``: results that wait need no other one."""
         self.next_worker = 1
-        """Number of the next worker."""
+        """Number that the next worker gets."""
         self.next_record = 1
-        """Number of the next record."""
+        """Number that the next record gets; counts through all workers."""

@@ -58,25 +58,27 @@ from dispy.protocol.node import (
 from dispy.protocol.worker import Record, SentAcknowledged, claim, split_claim
 
 COMPANY = 256
-"""Number of results that go out together without waiting for more."""
+"""Number of waiting results of a computation at which they are sent together at once, without waiting for more."""
 
 COMPANY_OPEN = 64
-"""Number of open jobs of a computation below which its results do not wait: a program may wait for just these."""
+"""Number of open jobs of a computation below which results of its short jobs do not wait to share a message: a
+program may wait for just these."""
 
 COMPANY_US = 2000
-"""Run time (microseconds) that at most one job in a hundred exceeds if jobs count as a crowd, whose results wait."""
+"""Run time (microseconds) that at most one job in a hundred may exceed for jobs to count as short: their results wait
+``WAIT_S`` if there are ``COMPANY_OPEN`` jobs, those of longer ones by the rule of ``LONG_WAIT_S``."""
 
 WAIT_S = 0.002
-"""Time that results of a crowd wait for others (seconds)."""
+"""Time that results of short jobs wait for others to share a message with (seconds)."""
 
 LONG_WAIT_S = 0.005
-"""Time that results of longer jobs wait for others (seconds), if two may come in that time and there is work for four
-times as long. Without it, half of the time of a node and its client was spent on messages of one result each when a
-program did nothing."""
+"""Time that results of longer jobs wait for others to share a message with (seconds), if two may come in that time
+and there is work for four times as long. Without it, half of the time of a node and its client was spent on messages
+of one result each when a program did nothing."""
 
 
 def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:
-    """Pass results on, and free the worker for other jobs at the end of its record."""
+    """Take results of a worker, to be sent to the client. At the end of its record it is free for other jobs."""
     worker = state.workers.get(event.worker)
     if worker is None:
         return
@@ -94,7 +96,10 @@ def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:
 
 
 def _release(state: State, worker: Worker, now: Seconds) -> None:
-    """Note that a worker has one record less, already taken out of ``records``. Without any it frees its CPU."""
+    """Update the indexes for a worker that has one record less, which the caller has taken out of ``Worker.records``.
+
+    If none is left the worker's CPU is free, and the worker is idle unless it is being killed.
+    """
     charge(state, worker, now)
     worker.cut = 0
     worker.interrupted = 0
@@ -109,7 +114,7 @@ def _release(state: State, worker: Worker, now: Seconds) -> None:
 
 
 def _tell_or_wait(state: State, out: Outbox, computation: Computation) -> None:
-    """Send the results of a computation, or let them wait for others."""
+    """Send the results in ``untold`` of a computation, or let them wait for others to share a message with."""
     if not computation.untold:
         return
     wait = _company_s(state, computation)
@@ -121,7 +126,10 @@ def _tell_or_wait(state: State, out: Outbox, computation: Computation) -> None:
 
 
 def _company_s(state: State, computation: Computation) -> Seconds:
-    """Returns how long results may wait (seconds; 0: not at all). While many jobs are open, that idles no CPU."""
+    """Returns how long results of a computation may wait for others (seconds); 0: they are sent at once.
+
+    They wait only while many jobs are open, so that no CPU is idle because of it.
+    """
     count = len(computation.open)
     if computation.runtimes.high_us() <= COMPANY_US:
         return WAIT_S if count >= COMPANY_OPEN else 0.0
@@ -131,13 +139,13 @@ def _company_s(state: State, computation: Computation) -> Seconds:
 
 
 def on_flush(state: State, out: Outbox, event: Flush, now: Seconds) -> None:
-    """Send all results that have waited."""
+    """Send all results that have waited for others: the time of ``FlushSoon`` is over."""
     state.is_flushing = False
     flush(state, out)
 
 
 def flush(state: State, out: Outbox) -> None:
-    """Send all results that wait, of all computations."""
+    """Send all results that wait for others (``untold``), of all computations, without waiting any longer."""
     for computation in state.computations.values():
         if computation.untold:
             tell_ended(out, computation, [])
@@ -204,7 +212,10 @@ def on_value_sent(state: State, out: Outbox, event: ValueSent, now: Seconds) -> 
 
 
 def on_recalled(state: State, out: Outbox, event: Recalled, now: Seconds) -> None:
-    """Put the jobs of records that were not taken back to the queue, and return those that the scheduler wants."""
+    """Put the jobs of recalled records back to the queue (``ready``), and give the scheduler those that it wants.
+
+    A second record that could not be recalled is not recalled again.
+    """
     worker = state.workers.get(event.worker)
     if worker is None:
         return
@@ -271,7 +282,10 @@ def _end_running(
     event: WorkerExited,
     now: Seconds,
 ) -> None:
-    """End jobs that a dead worker had begun as ``TERMINATED``; ``died`` unless it was killed for a cancel."""
+    """End jobs that a dead worker had begun and that have no result as ``TERMINATED``, and tell the client.
+
+    They end with ``died``, so that they may be retried, unless the worker was killed for a cancel.
+    """
     reason = event.reason
     if worker.interrupted:
         reason = f"cancelled; killed after {computation.spec.grace_s:g} s because it went on"
@@ -359,7 +373,10 @@ def _free_rest(out: Outbox, worker: Worker, record: Record, position: int) -> No
 
 
 def drop_workers(state: State, computation: Computation) -> None:
-    """Forget the workers of a computation whose host is gone or stopped; their CPUs are free. Jobs are left alone."""
+    """Forget the workers of a computation whose host is gone or stopped; their CPUs are free.
+
+    The jobs in their records stay in ``open``: the caller has queued them again, or forgets them.
+    """
     for worker in computation.workers.values():
         state.workers.pop(worker.id, None)
         if worker.records:

@@ -1,4 +1,8 @@
-"""Actions of the scheduling core, which its shell carries out: messages to nodes, news for clients."""
+"""Actions of the scheduling core, which its shell carries out: messages to nodes, news for clients.
+
+In all of them ``client`` is the client that opened the computation, ``computation`` the number of that, and ``node``
+the node that the news is about. Lists of jobs are in the order in which the jobs were reported or queued.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,14 @@ from dispy.protocol.node import (
 
 
 class Send(Struct):
-    """Send a message to a node."""
+    """Send a message to a node. Dropped if the connection is broken: after a reconnect both sides compare."""
 
     node: NodeId
     message: ToNode
 
 
 class TellEnded(Struct):
-    """Jobs have reached their final status on a node. Told once for each job."""
+    """Tell a client that jobs have ended on a node, with their results (``ended``). Told once for each job."""
 
     client: ClientId
     computation: int
@@ -31,7 +35,10 @@ class TellEnded(Struct):
 
 
 class TellEndedHere(Struct):
-    """Jobs have reached their final status at the scheduler, all with one status and reason. Told once for each."""
+    """Tell a client that jobs (by number) have ended without a result of a node: cancelled, abandoned or hopeless.
+
+    All have the same final status and the same reason, in words. Told once for each job.
+    """
 
     client: ClientId
     computation: int
@@ -41,7 +48,7 @@ class TellEndedHere(Struct):
 
 
 class TellStarted(Struct):
-    """Jobs are running on a node. Told only of jobs that run longer than a tick of the node."""
+    """Tell a client that jobs are running on a node. Told only of jobs that run longer than its tick (10 ms)."""
 
     client: ClientId
     computation: int
@@ -50,7 +57,7 @@ class TellStarted(Struct):
 
 
 class TellRequeued(Struct):
-    """Jobs that were on a node wait for a node again, as new attempts."""
+    """Tell a client that jobs (by number) are no longer on a node and wait for one again, as new attempts."""
 
     client: ClientId
     computation: int
@@ -58,7 +65,10 @@ class TellRequeued(Struct):
 
 
 class TellValue(Struct):
-    """A running job sent a provisional result."""
+    """Tell a client a provisional result of a running job, or a part of a file (``value.file``).
+
+    A part of a file must be answered with ``AnswerValue``, since the job waits for that.
+    """
 
     client: ClientId
     computation: int
@@ -67,7 +77,7 @@ class TellValue(Struct):
 
 
 class TellPrinted(Struct):
-    """New output of running jobs."""
+    """Tell a client what running jobs have newly printed; only of jobs named by ``WatchJobs``."""
 
     client: ClientId
     computation: int
@@ -75,7 +85,10 @@ class TellPrinted(Struct):
 
 
 class TellNode(Struct):
-    """A node became usable for a computation (``reason``: a warning or empty), or no longer is (``reason``: why)."""
+    """Tell a client that a node became usable for a computation, or is not any more.
+
+    ``reason`` is in words: a warning of a usable node, or why it is not usable; empty if there is nothing to say.
+    """
 
     client: ClientId
     computation: int
@@ -85,7 +98,10 @@ class TellNode(Struct):
 
 
 class TellVacated(Struct):
-    """A computation has left a node to which it comes back: the client answers with ``Allocate``."""
+    """Tell a client that a computation has left a node to which it wants to come back (``Vacate.returns``).
+
+    The client answers with ``Allocate``; until then jobs pinned to the node wait.
+    """
 
     client: ClientId
     computation: int
@@ -93,7 +109,10 @@ class TellVacated(Struct):
 
 
 class TellFiles(Struct):
-    """Answer to ``SendFiles``: the files are in place; with a ``reason`` they are not, and will not be."""
+    """Tell a client the end of the ``SendFiles`` with this ``request`` number: its files are in place on the node.
+
+    With a ``reason`` (in words) they are not, and will not be.
+    """
 
     computation: int
     node: NodeId
@@ -102,7 +121,10 @@ class TellFiles(Struct):
 
 
 class TellCredit(Struct):
-    """A node has another reason than before for the number of jobs that it takes: see ``Placement.shortage``."""
+    """Tell a client that ``Placement.shortage`` has changed: why a node takes fewer jobs than it has CPUs.
+
+    Serves only to show the reason to people.
+    """
 
     client: ClientId
     computation: int

@@ -44,14 +44,14 @@ from dispy.protocol.node import ABANDONED
 
 
 def on_add_computation(state: State, out: Outbox, event: AddComputation, now: Seconds) -> None:
-    """Open a computation. It runs nowhere until nodes are allocated to it."""
+    """Open a computation: note it, with no jobs. It runs nowhere until nodes are allocated to it (``Allocate``)."""
     state.computations[event.compute.computation] = Computation(
         event.client, event.compute, event.reentrant
     )
 
 
 def on_close_computation(state: State, out: Outbox, event: CloseComputation, now: Seconds) -> None:
-    """Forget a computation and its jobs here and on its nodes. No end of its open jobs is told."""
+    """Forget a computation and its jobs here and on its nodes. The client is told no end of its open jobs."""
     computation = state.computations.pop(event.computation, None)
     if computation is None:
         return
@@ -99,7 +99,7 @@ def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> Non
 
 
 def open_placement(computation: Computation, known: Node, cpus: int) -> Placement:
-    """Returns a new placement of a computation on a node, known to both, with up to ``cpus`` CPUs."""
+    """Returns a new placement of a computation on a node, for up to ``cpus`` CPUs; stores it with both of them."""
     placement = Placement(computation, known, cpus)
     computation.placements[known.id] = placement
     known.placements[computation.number] = placement
@@ -147,14 +147,14 @@ def on_computation_failed(
 
 
 def _is_past(placement: Placement, life: int) -> bool:
-    """True if a message is about an earlier generation of the placement, or about one that ends anyway."""
+    """True if a message about generation ``life`` must be ignored: that is an earlier one, or leaves the node."""
     return placement.status in (Status.LEAVING, Status.LEFT) or life != placement.compute.life
 
 
 def load_again(out: Outbox, placement: Placement) -> None:
-    """Send a computation again to a node that has lost it. Its credit is 0 until the node has loaded it.
+    """Send a computation again to a node that has lost it. No jobs go there until the node has loaded it.
 
-    ``note_room`` must follow.
+    Assigned jobs and those pinned to the node are kept. The caller must call ``note_room`` next.
     """
     placement.granted = (0, 0)
     placement.apply_grant()
@@ -166,9 +166,12 @@ def load_again(out: Outbox, placement: Placement) -> None:
 
 
 def on_credit(state: State, out: Outbox, known: Node, message: node.Credit, now: Seconds) -> None:
-    """A node grants another credit: send more jobs if it grew, and no new ones while it is used up."""
+    """A node grants another credit (number of jobs that it takes): send more if it grew, none while it is used up.
+
+    Ignored unless the computation is READY there. Objects for which there was no room are sent again, too.
+    """
     placement = known.placements.get(message.computation)
-    # A computation that is not loaded has no credit: this message is of its stay before.
+    # A computation that is not loaded has no credit: this message is of an earlier generation.
     if placement is None or placement.status is not Status.READY:
         return
     is_news = message.reason != placement.shortage

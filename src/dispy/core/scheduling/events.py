@@ -1,4 +1,8 @@
-"""Events of the scheduling core: requests of clients, messages and connections of nodes, and the clock."""
+"""Events of the scheduling core: requests of clients, messages and connections of nodes, and the clock.
+
+In all of them ``computation`` is the number of a computation and ``node`` the incarnation of a node. Unless said
+otherwise, events about computations or nodes that are not known (any more) are ignored.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,10 @@ class AddComputation(Struct):
     """A client opens a computation. No node has it before ``Allocate``.
 
     Attributes:
-        client: The client, to which actions about the computation are addressed.
+        client: The client that opens it: the ``client`` of all actions about the computation.
         compute: Message that opens it on nodes. Its number is unique among all computations.
-        reentrant: True if jobs may run again after they were started.
+        reentrant: True if jobs may run again after they were started: those that a dead process or a lost node ran
+            are retried. False: such jobs end.
     """
 
     client: ClientId
@@ -37,15 +42,19 @@ class CloseComputation(Struct):
 
 
 class Allocate(Struct):
-    """A computation may use up to ``cpus`` CPUs of a node from now on. Ignored while it is leaving the node.
+    """A computation may use up to ``cpus`` CPUs of a node from now on; it is loaded there if it is not yet.
+
+    Ignored while the computation is leaving the node.
 
     Attributes:
         computation: Number of the computation.
         node: The node.
-        cpus: Number of CPUs; 0 takes the node away: jobs there run again elsewhere or end as ``ABANDONED``.
-        is_draining: True: with 0 CPUs the running jobs may end first, and those that wait there are asked back.
-        code: Code that this node is sent; empty: the code of the computation.
-        files: Files that this node is sent; None: the files of the computation.
+        cpus: Number of CPUs, each for one job at a time; 0 takes the node away: jobs there run again elsewhere or end
+            as ``ABANDONED``.
+        is_draining: True with 0 CPUs: the node stays, its running jobs may end, and those that wait there are asked
+            back.
+        code: Pickled code that this node is sent when it loads the computation; empty: the code of the computation.
+        files: Files that this node gets when it loads the computation; None: the files of the computation.
     """
 
     computation: int
@@ -62,7 +71,7 @@ class Vacate(Struct):
     Attributes:
         computation: Number of the computation.
         node: The node.
-        terminate: True: running jobs are cancelled.
+        terminate: True: running jobs are cancelled, so that the computation leaves soon.
         returns: True: the computation comes back. ``TellVacated`` asks for an ``Allocate``; until then jobs pinned to
             the node are kept. False: they are cancelled.
     """
@@ -74,20 +83,25 @@ class Vacate(Struct):
 
 
 class LimitNode(Struct):
-    """All computations together may use up to ``cpus`` CPUs of a node, also if it is lost and comes back."""
+    """All computations together may use up to ``cpus`` CPUs of a node from now on, also if it is lost and comes back.
+
+    The node is told, and grants credit accordingly. Jobs that run above the limit go on.
+    """
 
     node: NodeId
     cpus: int
 
 
 class SubmitJobs(Struct):
-    """Jobs to run.
+    """Jobs to run: those for which a node has room are sent at once, the others wait in a queue.
 
     Attributes:
         computation: Number of the computation, which must be known.
         jobs: The jobs, oldest first. Their numbers were never used before.
-        node: The only node on which they may run; None: any.
-        files: Files that jobs bring, by job number; jobs without files are missing.
+        node: The only node on which they may run (they are *pinned* to it); None: any. If the node is not open for
+            the computation, they end as ``ABANDONED``.
+        files: Files that must be in the working directory while a job runs, by job number; jobs without files are
+            missing.
     """
 
     computation: int
@@ -97,34 +111,43 @@ class SubmitJobs(Struct):
 
 
 class PutObject(Struct):
-    """An object: data that jobs submitted from now on may refer to. Nodes get it before they get such jobs."""
+    """An object (data that many jobs read), for jobs submitted from now on. Nodes get it before they get such jobs.
+
+    Ends with ``DropObjects``, or with the computation.
+    """
 
     message: node.PutObject
 
 
 class DropObjects(Struct):
-    """Objects that no job refers to any more and none will: nodes are told to drop them."""
+    """Objects, by number, that no open or future job refers to: nodes are told to delete them."""
 
     computation: int
     numbers: list[int]
 
 
 class SendFiles(Struct):
-    """Files to be put into the working directory of a computation on a node; answered by ``TellFiles``."""
+    """Files to be put into the working directory that a computation has on a node, beside those it was loaded with.
+
+    Answered by ``TellFiles``, once, with the number ``message.request``.
+    """
 
     node: NodeId
     message: PlaceFiles
 
 
 class CancelJobs(Struct):
-    """Jobs to cancel, by number. Waiting ones end at once, those on a node when the node says so."""
+    """Jobs to cancel, by number. Waiting ones end at once, those on a node when the node says so.
+
+    Numbers of jobs that have ended must not be among them.
+    """
 
     computation: int
     numbers: list[int]
 
 
 class WatchJobs(Struct):
-    """Start (or with ``is_wanted`` False: stop) telling the output of jobs while they run, on any node."""
+    """Start telling the output of jobs (by number) while they run (``TellPrinted``); ``is_wanted`` False: stop."""
 
     computation: int
     numbers: list[int]
@@ -132,14 +155,22 @@ class WatchJobs(Struct):
 
 
 class AnswerValue(Struct):
-    """A part of a file that a running job sent was written by the client, or refused: the job may go on."""
+    """A client has written, or refused, a part of a file that a job on a node has sent: the job may go on."""
 
     node: NodeId
     message: AcknowledgeProvisional
 
 
 class NodeUp(Struct):
-    """A connection to a node stands. ``known``: the node knows this scheduler from an earlier connection."""
+    """A connection to a node stands: the first one, or a new one after ``NodeSilent``.
+
+    Attributes:
+        node: The node.
+        name: Its name, for texts that people read.
+        cpus: Number of CPUs that it offers.
+        known: True if it knows this scheduler from an earlier connection, so that it may still have jobs of it. False
+            for a node that is known here: it has given up all jobs of this scheduler.
+    """
 
     node: NodeId
     name: str
@@ -161,14 +192,15 @@ class NodeLost(Struct):
 
 
 class FromNodeEvent(Struct):
-    """A message of a node."""
+    """A message of a node about jobs, computations, files or CPUs; other messages of nodes are not for the core."""
 
     node: NodeId
     message: FromNode
 
 
 class Tick(Struct):
-    """The clock has advanced. The shell sends one from time to time."""
+    """The clock has advanced: time for work stealing. The shell sends one every 20 ms while there are several nodes
+    and open jobs."""
 
 
 Event = (

@@ -10,7 +10,7 @@ from dispy.system.wording import counted
 
 
 def why_open(computation: Computation, number: int) -> str:
-    """Returns in words where an open job is and what it waits for; empty if no node is known for it."""
+    """Returns in words where an open job (by number) is and what it waits for; empty if no node may run it."""
     for placement in computation.placements.values():
         if number in placement.assigned:
             return _why_assigned(placement, number)
@@ -22,7 +22,7 @@ def why_open(computation: Computation, number: int) -> str:
 
 
 def _why_assigned(placement: Placement, number: int) -> str:
-    """Returns in words what a job does, or waits for, on the node that has it."""
+    """Returns in words what a job (by number), which is assigned to a node, does or waits for there."""
     name = placement.node.name
     if not placement.node.is_connected:
         return f"it is on node {name}; the connection to it is broken and is being made again"
@@ -41,7 +41,7 @@ def _why_assigned(placement: Placement, number: int) -> str:
 
 
 def why_full(placement: Placement) -> str:
-    """Returns in words why no more jobs of a computation go to a node now."""
+    """Returns in words, for people, why no more jobs of a computation go to a node now: it must have no room."""
     if not placement.node.is_connected:
         return "the connection to it is broken and is being made again"
     if placement.status is Status.LOADING:
@@ -63,9 +63,10 @@ def why_full(placement: Placement) -> str:
 
 
 def find_stall(computation: Computation, others: Iterable[Computation]) -> str:
-    """Returns in words what stands still though it could go on; empty if nothing does.
+    """Returns in words which jobs stand still though a node has room or could begin them; empty if none do.
 
-    The words change when anything moves, so a caller that gets the same words twice has found a stall.
+    A stall is a fault of this program or of a node. The words change when anything moves, so a caller that gets the
+    same words again and again, for as long as its watchdog allows, has found one.
 
     Args:
         computation: The computation that is asked about.

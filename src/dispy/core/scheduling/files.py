@@ -20,7 +20,8 @@ from dispy.protocol.files import check_number, replace_entries
 def on_send_files(state: State, out: Outbox, event: SendFiles, now: Seconds) -> None:
     """Have a node put files into the working directory of a computation, as soon as it is loaded there.
 
-    Refused if the placement is gone, has failed or is leaving, or if the computation would have too many files.
+    Refused with ``TellFiles`` if the placement is gone, has failed or is leaving, or if the computation would have
+    too many files.
     """
     computation = state.computations.get(event.message.computation)
     placement = computation.placements.get(event.node) if computation is not None else None
@@ -45,13 +46,19 @@ def on_send_files(state: State, out: Outbox, event: SendFiles, now: Seconds) -> 
 
 
 def send_files(out: Outbox, placement: Placement) -> None:
-    """Send all requests that a node has not answered. Call when it is ready, and after a reconnect."""
+    """Send a node the requests for files (``placing``) that it has not answered; nothing if it is not READY.
+
+    Call when it becomes READY, and after a reconnect, as requests may be lost with a connection.
+    """
     if placement.status is Status.READY and placement.node.is_connected:
         out.extend(Send(placement.node.id, message) for message in placement.placing.values())
 
 
 def give_up_files(out: Outbox, placement: Placement, reason: str) -> None:
-    """End all requests that a node has not answered, with a reason. Call when it cannot answer any more."""
+    """End all requests for files that a node has not answered: ``TellFiles`` with a reason, in words.
+
+    Call when the node cannot answer any more; otherwise clients would wait for ever.
+    """
     for request in placement.placing:
         out.append(TellFiles(placement.computation.number, placement.node.id, request, reason))
     placement.placing.clear()
@@ -60,7 +67,10 @@ def give_up_files(out: Outbox, placement: Placement, reason: str) -> None:
 def on_files_placed(
     state: State, out: Outbox, known: Node, message: node.FilesPlaced, now: Seconds
 ) -> None:
-    """A node has put files in place; with a reason it has not, and will not."""
+    """Tell the client that a node has put the files of a request in place, or with a reason that it will not.
+
+    Ignored if the request was not made or has been answered.
+    """
     placement = known.placements.get(message.computation)
     placed = placement.placing.pop(message.request, None) if placement is not None else None
     if placement is not None and placed is not None:
@@ -74,14 +84,14 @@ def on_files_placed(
 def on_files_progress(
     state: State, out: Outbox, known: Node, message: node.FilesProgress, now: Seconds
 ) -> None:
-    """A node says how many files and bytes of those that it waits for have arrived. Only shown to people."""
+    """Note how many files and bytes, of those that a node waits for, have arrived there; only shown to people."""
     placement = known.placements.get(message.computation)
     if placement is not None:
         placement.progress = message if message.files < message.files_max else None
 
 
 def describe_progress(progress: node.FilesProgress) -> str:
-    """Returns in words how many files and bytes a node has received, of how many."""
+    """Returns in words how many files, and kB or MB, a node has received, of how many."""
     unit, scale = ("MB", 1_000_000) if progress.size_max >= 1_000_000 else ("kB", 1000)
     sizes = f"{progress.size // scale} of {-(-progress.size_max // scale)} {unit}"
     return f"it is receiving files: {progress.files} of {progress.files_max}, {sizes}"

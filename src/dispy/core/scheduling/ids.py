@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import NewType
 
 ClientId = NewType("ClientId", int)
-"""A client of this scheduler. The shell chooses the number."""
+"""Number of a client that opens computations. The shell chooses it, and finds it in actions for that client."""
 NodeId = NewType("NodeId", bytes)
-"""An incarnation of a node: a node that is started anew has another one."""
+"""Random identity of one run of a node (16 bytes). A node that is started anew has another one, and none of the
+jobs."""
 Seconds = float
-"""Seconds of a monotonic clock, or a duration in seconds."""
+"""A time in seconds of the shell's monotonic clock, or a duration in seconds."""

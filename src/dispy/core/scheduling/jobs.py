@@ -54,7 +54,7 @@ from dispy.protocol.node import ABANDONED, Attempt
 
 
 def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -> None:
-    """Queue jobs, and send those for which there is room."""
+    """Queue jobs, and send those for which nodes have room; end them at once if no node can ever run them."""
     computation = state.computations[event.computation]
     computation.open += len(event.jobs)
     if event.files:
@@ -123,7 +123,10 @@ def on_cancel_jobs(state: State, out: Outbox, event: CancelJobs, now: Seconds) -
 def on_jobs_started(
     state: State, out: Outbox, known: Node, message: node.JobsStarted, now: Seconds
 ) -> None:
-    """A node reports jobs that have been running for a tick. If the computation is leaving, they may be cancelled."""
+    """Tell the client which jobs have been running on a node for a tick (10 ms).
+
+    If the computation is leaving the node they may be cancelled (``Vacate.terminate``).
+    """
     placement = known.placements.get(message.computation)
     if placement is None:
         return
@@ -232,7 +235,10 @@ def on_jobs_returned(
 
 
 def _take_assigned(placement: Placement, attempts: list[Attempt]) -> list[node.Job]:
-    """Take attempts off a node; returns the jobs of those that were assigned there, in the same order."""
+    """Remove attempts from ``assigned`` and ``started``; returns the jobs of those that were there, in order.
+
+    Others, which came back before or are of another attempt, are ignored.
+    """
     assigned = placement.assigned
     taken = []
     for attempt in attempts:
@@ -245,7 +251,10 @@ def _take_assigned(placement: Placement, attempts: list[Attempt]) -> list[node.J
 
 
 def end_cancelled(out: Outbox, placement: Placement, numbers: list[int]) -> None:
-    """End jobs that were cancelled while assigned, and have not started on their node."""
+    """End jobs, by number, that were cancelled while assigned and came back unstarted, as ``CANCELLED``.
+
+    The caller has removed them from ``assigned``.
+    """
     end_here(out, placement.computation, numbers, node.CANCELLED, "cancelled")
 
 
@@ -271,7 +280,7 @@ def on_provisional(state: State, out: Outbox, known: Node, message: node.Provisi
 
 
 def on_answer_value(state: State, out: Outbox, event: AnswerValue, now: Seconds) -> None:
-    """Tell a node that a part of a file was written, or refused. Lost if the connection is broken."""
+    """Tell a node that the client has written, or refused, a part of a file. Dropped if the connection is broken."""
     known = state.nodes.get(event.node)
     if known is not None and known.is_connected:
         out.append(Send(known.id, event.message))

@@ -33,6 +33,8 @@ from dispy.core.scheduling.state import Node, State
 from dispy.protocol import node
 
 Handler = Callable[[State, Outbox, Any, Seconds], None]
+"""Function that changes the state as an event demands, and appends actions to the outbox. Its third argument has the
+type of the event that it is for, the fourth is the present."""
 
 
 def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
@@ -58,8 +60,11 @@ _HANDLERS: dict[type[Event], Handler] = {
     NodeLost: nodes.on_node_lost,
     Tick: on_tick,
 }
+"""Function for each type of event, except ``FromNodeEvent``, for which ``_MESSAGE_HANDLERS`` has the functions."""
 
 MessageHandler = Callable[[State, Outbox, Node, Any, Seconds], None]
+"""Function that changes the state as a message of a known node demands, and appends actions to the outbox. Its fourth
+argument has the type of the message that it is for, the fifth is the present."""
 
 _MESSAGE_HANDLERS: dict[type[node.FromNode], MessageHandler] = {
     node.ComputationReady: computations.on_computation_ready,
@@ -76,13 +81,15 @@ _MESSAGE_HANDLERS: dict[type[node.FromNode], MessageHandler] = {
     node.FilesPlaced: files.on_files_placed,
     node.FilesProgress: files.on_files_progress,
 }
+"""Function for each type of message of a node. Messages of other types are for the shell alone, and ignored here."""
 
 
 class Machine:
-    """The decisions of one scheduler.
+    """The decisions of one scheduler: an event goes in, actions come out. Calls must not overlap.
 
     Attributes:
-        state: All that the scheduler knows. Only ``handle`` changes it; others may read it between two calls.
+        state: Computations, nodes and their placements. Only ``handle`` changes it; others may read it between two
+            calls.
     """
 
     def __init__(self) -> None:
@@ -91,10 +98,10 @@ class Machine:
     def handle(self, event: Event, now: Seconds) -> list[Action]:
         """Change the state as an event demands; returns the actions for the shell, to be done in this order.
 
-        A message of a node that is not known is ignored.
+        A message of a node that is not known, or of a type that the core does not handle, is ignored.
 
         Args:
-            event: Something that a client, a node or the clock said.
+            event: A request of a client, news of a node or its connection, or a tick of the clock.
             now: The present (seconds, monotonic).
         """
         out: Outbox = []

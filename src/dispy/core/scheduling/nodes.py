@@ -36,7 +36,10 @@ from dispy.protocol.node import Attempt
 
 
 def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
-    """A connection to a node stands. If both sides know each other from before, they compare what they hold."""
+    """A connection to a node stands. If both sides know each other from before, they compare the jobs that they have.
+
+    The node gets no new jobs until the comparison ends (``on_reconciled``).
+    """
     known = state.nodes.get(event.node)
     if known is not None and not event.known:
         # The node has forgotten this scheduler: all that ran there is gone.
@@ -82,7 +85,7 @@ def on_node_silent(state: State, out: Outbox, event: NodeSilent, now: Seconds) -
 
 
 def on_node_lost(state: State, out: Outbox, event: NodeLost, now: Seconds) -> None:
-    """Forget a node; ``retries`` decides about the jobs that it had."""
+    """Forget a node that is given up; ``retries`` decides whether the jobs that it had run again or end."""
     known = state.nodes.pop(event.node, None)
     if known is None:
         return
@@ -92,7 +95,10 @@ def on_node_lost(state: State, out: Outbox, event: NodeLost, now: Seconds) -> No
 
 
 def on_node_cpus(state: State, out: Outbox, known: Node, message: node.NodeCpus, now: Seconds) -> None:
-    """A node offers another number of CPUs. Its next credits say what that means for each computation."""
+    """Note that a node offers another number of CPUs, and bound the use of it accordingly.
+
+    The node's next credits say how many jobs of each computation it takes.
+    """
     known.cpus = message.cpus
     for placement in known.placements.values():
         placement.apply_grant()
@@ -101,7 +107,10 @@ def on_node_cpus(state: State, out: Outbox, known: Node, message: node.NodeCpus,
 
 
 def on_limit_node(state: State, out: Outbox, event: LimitNode, now: Seconds) -> None:
-    """Use fewer CPUs of a node, or more again. Its next credits say what that means for each computation."""
+    """Tell a node how many jobs of this scheduler may run there at once; noted for later if it is not connected.
+
+    The node's next credits say how many jobs of each computation it takes.
+    """
     state.limits[event.node] = event.cpus
     known = state.nodes.get(event.node)
     if known is None:

@@ -21,7 +21,7 @@ from dispy.protocol.node import ABANDONED
 
 
 def on_put_object(state: State, out: Outbox, event: PutObject, now: Seconds) -> None:
-    """Send an object to all nodes that have loaded the computation; the others get it once they have."""
+    """Note an object, and send it to all nodes that have loaded its computation; the others get it once they have."""
     computation = state.computations.get(event.message.computation)
     if computation is None:
         return
@@ -83,7 +83,7 @@ def on_object_stored(
 
 
 def reconcile_objects(out: Outbox, placement: Placement) -> None:
-    """After a reconnect, send again objects that were under way, and drops that may be lost."""
+    """After a reconnect, send again objects that were under way, and requests to delete objects that may be lost."""
     # Objects under way that are not wanted any more may have arrived: they are dropped, too.
     placement.stored.update(placement.storing - placement.computation.objects.keys())
     placement.stored.update(placement.dropped)
@@ -92,7 +92,10 @@ def reconcile_objects(out: Outbox, placement: Placement) -> None:
 
 
 def _drop_unwanted(out: Outbox, placement: Placement) -> None:
-    """Tell a node to drop the objects that it has and no job needs any more."""
+    """Tell a node to delete the objects that it has stored and that no job needs any more.
+
+    Does nothing while the connection is broken; ``reconcile_objects`` does it after that.
+    """
     unwanted = sorted(placement.stored - placement.computation.objects.keys())
     if unwanted and placement.node.is_connected:
         placement.stored.difference_update(unwanted)
@@ -103,7 +106,10 @@ def _drop_unwanted(out: Outbox, placement: Placement) -> None:
 
 
 def _drop(placement: Placement, numbers: list[int]) -> node.DropObjects:
-    """Returns the message that drops objects. As no node acknowledges it, it is noted in ``Placement.dropped``."""
+    """Returns the message that has a node delete objects (by number), and notes these in ``Placement.dropped``.
+
+    The note serves to repeat the message if the connection breaks, since no node acknowledges it.
+    """
     last = max(placement.storing | placement.stored, default=0)
     placement.dropped.update(dict.fromkeys(numbers, max(last, *numbers)))
     return node.DropObjects(placement.computation.number, numbers)

@@ -24,16 +24,20 @@ from dispy.protocol.limits import BATCH_MAX, BATCH_SIZE_MAX, INLINE_MAX
 from dispy.protocol.node import CANCELLED, TERMINATED, Job, JobFiles, RunJobs, TakeBack, WatchJobs
 
 STEAL_AFTER_S = 0.04
-"""Age (seconds since the last send) after which jobs not reported as started count as waiting: two ticks of a node
-and the way back."""
+"""Time since jobs were last sent to a node, or asked back from it (seconds), after which those that it has not
+reported as started count as waiting and may be stolen: two ticks of a node and the way back."""
 
 ASK_AGAIN_S = 1.0
-"""Pause (seconds) before a node that had nothing to give back is asked again, although nothing has moved there: its
-jobs may have been on their way between its queue and its workers."""
+"""Pause (seconds) before a node that had no waiting job to give back is asked again, although nothing has moved
+there: its jobs may have been on their way between its queue and its workers."""
 
 
 def note_room(placement: Placement) -> None:
-    """Put a placement into the indexes ``free`` and ``backlogs``, or take it out. Call after any change of it."""
+    """Put a placement into the indexes ``free`` and ``backlogs`` of its computation, or take it out.
+
+    Call after any change of its status, credit, jobs or objects, or of its node's connection: otherwise ``place``
+    would send too many jobs, or leave a free CPU idle.
+    """
     computation = placement.computation
     node = placement.node.id
     known = placement.node
@@ -77,7 +81,10 @@ def place(out: Outbox, computation: Computation, now: Seconds) -> None:
 
 
 def _take(computation: Computation, queue: deque[Job], count: int) -> list[Job]:
-    """Take up to ``count`` jobs off the front of a queue; returns those of them that were not cancelled."""
+    """Take up to ``count`` jobs off the front of a queue; returns those of them that were not cancelled, in order.
+
+    The end of cancelled ones has been told; their numbers are removed from ``Computation.cancelled``.
+    """
     popleft = queue.popleft
     jobs = [popleft() for _ in range(min(count, len(queue)))]
     if computation.cancelled:
@@ -90,7 +97,7 @@ def _take(computation: Computation, queue: deque[Job], count: int) -> list[Job]:
 
 
 def _send(out: Outbox, placement: Placement, jobs: list[Job], now: Seconds) -> None:
-    """Assign jobs to a node and send them."""
+    """Assign jobs, which the caller has taken off their queue, to a node and send them; then ``note_room``."""
     if jobs:
         placement.assigned.update([(job.number, job) for job in jobs])
         placement.last_sent = now
@@ -114,7 +121,10 @@ def send_runs(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
 
 
 def _send_run(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
-    """Send one batch of assigned jobs, with the files that they bring and the wish to see their output."""
+    """Send one batch of assigned jobs, with the lists of files that they bring, and whose live output is wanted.
+
+    If some bring files and the batch has more than one job, ``_send_apart`` cuts it.
+    """
     computation = placement.computation
     if computation.files:
         filed = [job for job in jobs if job.number in computation.files]
@@ -132,7 +142,7 @@ def _send_run(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
 
 
 def _send_apart(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
-    """Send each job with files in a message of its own, since the list of them may be long; the order stays."""
+    """Send each job that brings files in a message of its own, as its list of files may be long; the order stays."""
     files = placement.computation.files
     for has_files, group in groupby(jobs, lambda job: job.number in files):
         for batch in [[job] for job in group] if has_files else [list(group)]:
@@ -140,7 +150,10 @@ def _send_apart(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
 
 
 def send_watch(out: Outbox, placement: Placement, numbers: Collection[int], is_wanted: bool = True) -> None:
-    """Ask a node for the output of those of the jobs that it has, or say that it is no longer wanted."""
+    """Ask a node for the live output of those of the jobs (by number) that it has; ``is_wanted`` False: stop that.
+
+    Does nothing while the connection is broken; ``on_reconciled`` asks again after that.
+    """
     there = [number for number in numbers if number in placement.assigned]
     if placement.node.is_connected:
         for start in range(0, len(there), BATCH_MAX):
@@ -149,7 +162,11 @@ def send_watch(out: Outbox, placement: Placement, numbers: Collection[int], is_w
 
 
 def cancel_queued(out: Outbox, computation: Computation, numbers: list[int]) -> None:
-    """End waiting jobs as ``CANCELLED``. They stay in the queue, marked, until more than half of it is cancelled."""
+    """End waiting jobs (by number) as ``CANCELLED``.
+
+    They stay in ``queue``, marked in ``cancelled``, until more than half of it is cancelled: to search the queue at
+    each cancel would cost more. Pinned ones are removed at once.
+    """
     queued = numbers
     if computation.pinned:
         pinned = [number for number in numbers if number in computation.pinned]
@@ -169,7 +186,10 @@ def cancel_queued(out: Outbox, computation: Computation, numbers: list[int]) -> 
 
 
 def end_here(out: Outbox, computation: Computation, numbers: list[int], status: int, reason: str) -> None:
-    """End jobs that no node has, or will tell the end of. The caller takes them out of their queue."""
+    """End jobs (by number) with a final status and a reason in words, as no node will tell their end.
+
+    The client is told. The caller takes the jobs out of ``queue``, ``pinned`` or ``assigned``.
+    """
     if not numbers:
         return
     computation.open -= len(numbers)
@@ -186,7 +206,10 @@ def end_here(out: Outbox, computation: Computation, numbers: list[int], status: 
 
 
 def end_if_hopeless(out: Outbox, computation: Computation) -> None:
-    """End the waiting jobs of a computation as ``TERMINATED`` if every node of it has failed."""
+    """End the waiting jobs of a computation as ``TERMINATED`` if every node of it has failed.
+
+    While it has no node at all they wait for one.
+    """
     placements = computation.placements
     if not computation.queue or not placements:
         return
@@ -226,6 +249,6 @@ def steal(state: State, out: Outbox, now: Seconds) -> None:
 
 
 def _count_bound(placement: Placement) -> int:
-    """Returns the number of pinned jobs on a node that it has not reported as started."""
+    """Returns the number of jobs on a node that are pinned to it and that it has not reported as started."""
     pinned, started = placement.computation.pinned, placement.started
     return sum(number in pinned and number not in started for number in placement.assigned)

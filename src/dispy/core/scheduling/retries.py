@@ -25,7 +25,8 @@ from dispy.protocol import node
 from dispy.protocol.node import ABANDONED, CANCELLED, Job
 
 DEATHS_MAX = 3
-"""Deaths of a job's process after which it is not run again: after three the job itself is most likely at fault."""
+"""Number of deaths of a job's process after which it is not run again, but ends: after three the job itself is most
+likely at fault."""
 
 
 def retry_after_deaths(out: Outbox, placement: Placement, message: node.JobsEnded) -> None:
@@ -69,7 +70,10 @@ def retry_after_loss(out: Outbox, placement: Placement, reason: str) -> None:
 
 
 def _take_cancelling(placement: Placement) -> list[int]:
-    """Take the cancelled jobs off a placement that is gone; returns their numbers. No node will tell their end."""
+    """Remove the cancelled jobs from ``assigned`` of a placement that is gone; returns their numbers, in order sent.
+
+    As no node will tell their end, the caller ends them.
+    """
     numbers = [number for number in placement.assigned if number in placement.cancelling]
     for number in numbers:
         del placement.assigned[number]
@@ -78,7 +82,7 @@ def _take_cancelling(placement: Placement) -> list[int]:
 
 
 def requeue_assigned(out: Outbox, placement: Placement, jobs: list[node.Job]) -> None:
-    """Take jobs off a node that does not have them any more, and put them back to the head of their queue."""
+    """Move assigned jobs that a node does not have any more back to the head of their queue, and tell the client."""
     computation = placement.computation
     for job in jobs:
         del placement.assigned[job.number]
@@ -89,7 +93,10 @@ def requeue_assigned(out: Outbox, placement: Placement, jobs: list[node.Job]) ->
 
 
 def requeue(computation: Computation, jobs: list[Job]) -> None:
-    """Put jobs that are no longer assigned back to the head of their queue, as new attempts, in their order."""
+    """Put jobs that are no longer assigned back to the head of their queue, as new attempts, in their order.
+
+    A pinned job goes to the queue of its placement (``Placement.pinned``), any other to ``Computation.queue``.
+    """
     for job in reversed(jobs):
         again = Job(job.number, job.attempt + 1, job.payload, job.stream)
         pinned_to = computation.pinned.get(job.number)

@@ -31,7 +31,7 @@ class Status(Enum):
     FAILED = "failed"
     """The node cannot run the computation: no job is sent there, results may still arrive."""
     LEAVING = "leaving"
-    """The placement gets no new jobs, and ends when the node has no job of it left."""
+    """The placement gets no new jobs. When the node has no job of it left, it becomes LEFT or is forgotten."""
     LEFT = "left"
     """The node has closed the computation, which comes back with the next ``Allocate``; pinned jobs wait for that."""
 
@@ -48,25 +48,31 @@ class Placement:
     def __init__(self, computation: Computation, node: Node, cpus_max: int) -> None:
         self.computation = computation
         self.compute = computation.compute
-        """Message that opens the computation on this node; sent again if the node has lost the computation."""
+        """Message that opens the computation on this node, with its code and files for this node. Sent again if the
+        node has lost the computation."""
         self.node = node
         self.cpus_max = cpus_max
         """CPUs of the node that the client has allocated to the computation; 0: the node gets no more jobs of it."""
         self.status = Status.LOADING
         self.returns = False
-        """True if the computation comes back; only while the status is LEAVING or LEFT."""
+        """True if the computation comes back to the node: pinned jobs are kept. Only while LEAVING or LEFT."""
         self.terminates = False
-        """True if running jobs are cancelled instead of awaited; only while the status is LEAVING or LEFT."""
+        """True if running jobs are cancelled instead of awaited; only while LEAVING or LEFT."""
         self.reason = ""
-        """Reason for the status FAILED, in words; empty before that, kept if the computation is loaded again."""
+        """Reason for the status FAILED, in words, also that of jobs that end because of it. Empty before that, kept
+        if the computation is loaded again."""
         self.granted = (0, 0)
-        """Last credit of the node: slots and backlog (jobs). (0, 0) until the computation is loaded."""
+        """Last credit of the node: slots (number of jobs that start at once) and backlog (number that may wait behind
+        them). Both are 0 until the computation is loaded."""
         self.shortage = ""
-        """Reason of the node for granting fewer slots than it has CPUs, in words; empty if it grants all."""
+        """Reason of the node for granting fewer slots than it has CPUs, in words, shown to people; empty if it grants
+        all."""
         self.slots = 0
-        """Jobs that may run there at once: the granted slots, bounded by ``apply_grant``. Never negative."""
+        """Number of jobs that may run there at once: the granted slots, bounded by ``apply_grant``. Never negative.
+        Other jobs wait here."""
         self.backlog = 0
-        """Jobs that may wait there behind running ones: the granted backlog, bounded, too. Never negative."""
+        """Number of jobs that may wait there behind running ones, so that no CPU is idle between two: the granted
+        backlog, bounded by ``apply_grant``. Never negative."""
         self.assigned: dict[int, Job] = {}
         """Jobs sent to the node that have not ended, by number, in the order sent."""
         self.started: set[int] = set()
@@ -76,20 +82,24 @@ class Placement:
         self.pinned: deque[Job] = deque()
         """Jobs that may run on this node only and have not been sent, in the order of submission."""
         self.stored: set[int] = set()
-        """Numbers of objects that the node has acknowledged, or may have after a reconnect."""
+        """Numbers of objects (data that jobs read) that the node has acknowledged, or may have after a reconnect."""
         self.storing: set[int] = set()
         """Numbers of objects on their way to the node. While there are any, the node gets no jobs."""
         self.dropped: dict[int, int] = {}
         """Objects that the node was told to drop and may not have heard of: for each number, the highest number of an
         object sent before the drop. An entry goes once the node acknowledges an object sent after it."""
         self.placing: dict[int, PlaceFiles] = {}
-        """Requests to put files into the working directory that the node has not answered, by request number."""
+        """Messages that ask the node to put files into the working directory and that it has not answered, by request
+        number. Sent again after a reconnect."""
         self.progress: FilesProgress | None = None
-        """How much of the computation's files has arrived, as the node last said; None if none are on their way."""
+        """Number and bytes of the computation's files that have arrived there, as the node last said; None if no file
+        is on its way. Only shown to people."""
         self.last_sent: Seconds = 0.0
-        """Time when jobs were last sent there, given back or asked back (seconds, monotonic)."""
+        """Time when jobs were last sent there, given back or asked back (seconds, monotonic). None are stolen for
+        ``STEAL_AFTER_S`` (``placement``) after that."""
         self.asked_back = False
-        """True if waiting jobs were asked back, and since then no job was given back, has ended or was sent there."""
+        """True if waiting jobs were asked back, and since then no job was given back, has ended or was sent there.
+        The next request waits for ``ASK_AGAIN_S`` (``placement``) then."""
 
     def begin(self, compute: Compute) -> None:
         """Reset to LOADING for a new stay on the node, of which nothing is known yet. Jobs and files are kept."""
@@ -109,9 +119,9 @@ class Placement:
         return self.cpus_max > 0 and (self.status in (Status.LOADING, Status.READY) or self.returns)
 
     def apply_grant(self) -> None:
-        """Set ``slots`` and ``backlog`` from the node's credit, the allocated CPUs and the files that jobs bring.
+        """Set ``slots`` and ``backlog``: the node's credit, bounded by the allocated CPUs and ``JOB_FILES_MAX``.
 
-        ``note_room`` must follow.
+        Call after any of these has changed. The caller must call ``note_room`` next.
         """
         slots, backlog = self.granted
         self.slots = min(slots, self.cpus_max)
@@ -124,16 +134,22 @@ class Placement:
             self.backlog = min(self.backlog, jobs - self.slots)
 
     def room(self) -> int:
-        """Number of further jobs that would start at once there; 0 or less if there is no room."""
+        """Returns the number of further jobs that would start at once there; 0 or less if there is no room."""
         return self.slots - len(self.assigned)
 
     def room_behind(self) -> int:
-        """Number of further jobs that the node takes, to start or to wait; 0 or less if there is no room."""
+        """Returns the number of further jobs that the node takes, to start or to wait; 0 or less: no room."""
         return self.slots + self.backlog - len(self.assigned)
 
 
 class Computation:
-    """A computation of a client, its placements, and its jobs that have not been sent to a node."""
+    """A computation of a client: its placements on nodes, and its jobs that have not been sent to a node.
+
+    Attributes:
+        number: Number of the computation, unique at this scheduler.
+        client: The client that opened it, to which its actions are addressed.
+        compute: Message that opens it on a node, unless ``Allocate`` gives a node other code or files.
+    """
 
     __slots__ = (
         "backlogs", "cancelled", "client", "compute", "deaths", "files", "files_most", "free", "number", "objects",
@@ -147,37 +163,49 @@ class Computation:
         self.reentrant = reentrant
         """True if a job may run again after it was started: see ``retries``."""
         self.queue: deque[Job] = deque()
-        """Jobs that may run on any node and wait, in order; one CPU each. The garbage collector tracks no ``Job``."""
+        """Jobs that may run on any node and wait for one, in the order in which they are sent; retries are in front.
+        Cancelled ones may still be among them. The garbage collector tracks no ``Job``."""
         self.cancelled: set[int] = set()
-        """Numbers of cancelled jobs that are still in ``queue`` and are skipped there: a subset of its numbers. Their
-        end was told when they were cancelled."""
+        """Numbers of cancelled jobs that are still in ``queue`` and are skipped when they are taken: a subset of its
+        numbers. Their end was told when they were cancelled."""
         self.open = 0
         """Number of jobs that have not ended: waiting without the cancelled ones, pinned or assigned."""
         self.pinned: dict[int, NodeId] = {}
         """Only node on which an open job may run, by job number; jobs that may run on any node are missing."""
         self.deaths: dict[int, int] = {}
-        """Number of deaths of an open job's process, by job number; jobs without deaths are missing."""
+        """Number of times that the process of an open job died, by job number; jobs without deaths are missing. At
+        ``DEATHS_MAX`` (``retries``) the job is not run again."""
         self.objects: dict[int, node.PutObject] = {}
-        """Objects that jobs refer to and that were not dropped, by object number, in the order of the puts."""
+        """Messages that give nodes the objects (data that jobs read) which were not dropped, by object number, in the
+        order of the puts. Each node gets all of them before jobs."""
         self.files: dict[int, list[FileEntry]] = {}
-        """Files that open jobs bring, by job number; jobs without files are missing."""
+        """Files that must be in the working directory while an open job runs, by job number; jobs without files are
+        missing."""
         self.files_most = 0
-        """Largest number of files that one job has brought so far. Bounds the jobs that a node gets at once."""
+        """Largest number of files that one job has brought so far. A node gets so few jobs at once that their files
+        are at most ``JOB_FILES_MAX``."""
         self.placements: dict[NodeId, Placement] = {}
         """Placements by node. Every one is also in ``Node.placements`` of a node in ``State.nodes``."""
         self.stays: dict[NodeId, int] = {}
-        """Number of times that the computation came to a node: the generation of its next stay (``Compute.life``)."""
+        """Number of times that the computation came to a node, by node: the generation of its next stay there
+        (``Compute.life``), so that a late message about an earlier stay is told apart."""
         self.free: dict[NodeId, Placement] = {}
-        """Placements on which a job would start at once. ``note_room`` keeps this index true: after each event it is
-        empty or ``queue`` has no job that was not cancelled."""
+        """Placements on which a job would start at once, by node. ``note_room`` keeps this index true: after each
+        event it is empty or ``queue`` has no job that was not cancelled."""
         self.backlogs: dict[NodeId, Placement] = {}
-        """Placements whose backlog has room, so that a job could wait there. ``note_room`` keeps this index true."""
+        """Placements whose backlog has room for more than an eighth of their credit, by node: jobs are sent there to
+        wait. ``note_room`` keeps this index true."""
         self.watched: set[int] = set()
-        """Numbers of open jobs whose output is wanted while they run."""
+        """Numbers of open jobs whose output the client wants while they run: nodes are asked to send it."""
 
 
 class Node:
-    """A node to which a connection stands, or stood and may be made again."""
+    """A node to which a connection stands, or stood and may be made again.
+
+    Attributes:
+        id: Incarnation of the node, by which events and actions name it.
+        name: Name of the node, for texts that people read.
+    """
 
     __slots__ = ("cpus", "cpus_max", "id", "is_comparing", "is_connected", "name", "placements")
 
@@ -185,9 +213,10 @@ class Node:
         self.id = node
         self.name = name
         self.cpus = cpus
-        """Number of CPUs that the node offers."""
+        """Number of CPUs that the node offers now. A computation that may use fewer gets no backlog there."""
         self.cpus_max: int | None = None
-        """Number of CPUs that all computations together may use (``LimitNode``); None if no limit was set."""
+        """Number of CPUs that all computations together may use (``LimitNode``); None if no limit was set. The node
+        keeps to it; after a reconnect it is told again."""
         self.is_connected = True
         """True while the connection stands. No message is sent to the node otherwise."""
         self.is_comparing = False
@@ -197,12 +226,13 @@ class Node:
 
 
 class State:
-    """All that a scheduler knows."""
+    """Nodes, computations and CPU limits that a scheduler knows; what ``Machine.handle`` reads and changes."""
 
     def __init__(self) -> None:
         self.nodes: dict[NodeId, Node] = {}
-        """Nodes that are not lost; the connection to one may be broken."""
+        """Nodes that are not lost, by incarnation; the connection to one may be broken."""
         self.computations: dict[int, Computation] = {}
         """Computations that were not closed, by number."""
         self.limits: dict[NodeId, int] = {}
-        """CPU limits set by ``LimitNode``, by node; kept when a node is lost, since it may come back."""
+        """Number of CPUs that all computations together may use of a node (``LimitNode``), by node. Kept when a node
+        is lost, since it may come back."""

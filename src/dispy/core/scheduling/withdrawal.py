@@ -28,7 +28,7 @@ from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import CANCELLED, Attempt
 
 CLOSED = "the node was closed for this computation"
-"""Reason of jobs that end because their node was closed for the computation."""
+"""Reason that the user reads for jobs, and requests for files, that end because their node was closed."""
 
 
 def on_vacate(state: State, out: Outbox, event: Vacate, now: Seconds) -> None:
@@ -104,14 +104,17 @@ def give_up_placement(out: Outbox, placement: Placement, reason: str, now: Secon
 
 
 def drop_placement(out: Outbox, placement: Placement) -> None:
-    """Forget a placement, and close the computation on the node. The caller decides about its jobs."""
+    """Forget a placement, and close the computation on the node if that is connected.
+
+    The caller decides about the jobs and the requests for files that the placement had.
+    """
     remove(placement)
     if placement.node.is_connected and placement.status is not Status.LEFT:
         out.append(Send(placement.node.id, node.CloseComputation(placement.computation.number)))
 
 
 def remove(placement: Placement) -> None:
-    """Forget a placement in the computation, in the node and in the indexes."""
+    """Remove a placement from its computation, from its node, and from the indexes ``free`` and ``backlogs``."""
     computation, known = placement.computation, placement.node
     known.placements.pop(computation.number, None)
     computation.placements.pop(known.id, None)
@@ -120,7 +123,7 @@ def remove(placement: Placement) -> None:
 
 
 def cancel_pinned(out: Outbox, placement: Placement) -> None:
-    """End the jobs pinned to a node that is closed for them as ``CANCELLED``: they never ran."""
+    """End the unsent jobs pinned to a node that is closed for the computation as ``CANCELLED``: they never ran."""
     numbers = [job.number for job in placement.pinned]
     placement.pinned.clear()
     end_here(out, placement.computation, numbers, CANCELLED, CLOSED)
