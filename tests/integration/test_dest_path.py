@@ -281,3 +281,18 @@ def test_files_are_sent_while_jobs_run_and_from_callbacks(
     job = cluster.submit("data")
     assert job.wait(5), cluster.why(job)
     wait_for(lambda: codes, lambda seen: seen == [0], what="it is told to be there")
+
+
+def test_a_directory_that_others_can_write_to_is_refused_with_words(
+    make_cluster: MakeCluster, start_node: StartNode, place: Place
+) -> None:
+    """It was the node's own when it started, and is opened to others while it runs: no job waits without a word."""
+    start_node("--cpus", "1")
+    kept = named(place).parent
+    kept.mkdir(mode=0o700, exist_ok=True)
+    kept.chmod(0o777)
+    cluster = make_cluster(places, dest_path="somewhere")
+    job = cluster.submit("made")
+    assert job() is None
+    assert "is not a directory of this user alone" in (job.exception or "")
+    kept.rmdir()

@@ -33,7 +33,7 @@ from dispy.files.part import BusyError, Part
 from dispy.files.untrusted_directory import Linker, copy_range, digest_of
 from dispy.files.verification import has_mark, mark, note_of, seen, unmark
 from dispy.protocol.files import FileEntry
-from dispy.system.directories import private_directory
+from dispy.system.directories import reopen_private
 from dispy.system.run_directory import is_unlocked
 
 VERIFIED_MAX = 200_000
@@ -91,11 +91,10 @@ class Store:
         """Open a file of the store, made if it is missing, as the directories above it are; returns the descriptor.
 
         Raises:
-            OSError: The file cannot be opened or made.
-            StateDirectoryError: The store cannot be made, or is open to other users.
+            OSError: The file cannot be opened or made, or the store cannot be made, or is open to other users.
         """
         if not self._is_ours:
-            private_directory(self._root)
+            reopen_private(self._root)
             self._is_ours = True
         try:
             return os.open(path, flags | os.O_CREAT | _NOFOLLOW, mode)

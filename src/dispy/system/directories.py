@@ -252,6 +252,19 @@ def private_directory(path: Path, mode: int = 0o700) -> Path:
     return path
 
 
+def reopen_private(path: Path, mode: int = 0o700) -> None:
+    """Make or check a private directory while a node runs, when a caller expects the errors of files.
+
+    Raises:
+        OSError: As ``StateDirectoryError`` of ``private_directory``, with its words: an operation on files failed,
+            and the node goes on.
+    """
+    try:
+        private_directory(path, mode)
+    except StateDirectoryError as error:
+        raise OSError(str(error)) from error
+
+
 def make_directories(path: str, mode: int) -> None:
     """Make a directory and those missing above it, with this mode whatever the umask.
 

@@ -29,8 +29,7 @@ def open_work(service: NodeState, key: Key, compute: node.Compute) -> Path:
     """Returns the working directory of a computation: the one that it has, or a new one.
 
     Raises:
-        OSError: The directory cannot be made.
-        StateDirectoryError: The directory around it cannot be made, or is open to other users.
+        OSError: The directory cannot be made, or the one around it is open to other users.
         ValueError: The name that the client gave leads elsewhere.
     """
     before = service._loaded.get(key)

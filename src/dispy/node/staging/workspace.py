@@ -21,7 +21,7 @@ from pathlib import Path
 from dispy.files.untrusted_directory import Tree
 from dispy.node.machine.accounts import Account
 from dispy.protocol.files import check_path
-from dispy.system.directories import private_directory, temporary_directory
+from dispy.system.directories import private_directory, reopen_private, temporary_directory
 from dispy.system.run_directory import Place, is_abandoned
 
 _NOTE = "remove-"
@@ -95,8 +95,7 @@ class WorkSpace(Place):
                 program that has just closed its cluster may still be using it.
 
         Raises:
-            OSError: The directory cannot be made.
-            StateDirectoryError: The directory of all named ones cannot be made, or is open to other users.
+            OSError: The directory cannot be made, or the one of all named ones is open to other users.
             ValueError: The name leads elsewhere.
         """
         parts = (address.replace(":", "_") or "local", *check_path(name))
@@ -114,10 +113,9 @@ class WorkSpace(Place):
         """Make a named directory, or open one that is there, and take the shared lock on it.
 
         Raises:
-            OSError: The directory cannot be made.
-            StateDirectoryError: The directory of all named ones cannot be made, or is open to other users.
+            OSError: The directory cannot be made, or the one of all named ones is open to other users.
         """
-        private_directory(self._kept, 0o700 if self._ids is None else 0o711)
+        reopen_private(self._kept, 0o700 if self._ids is None else 0o711)
         note = self.root / f"{_NOTE}{self._next}"
         self._next += 1
         known = _Destination(parts, note, is_kept)
