@@ -18,22 +18,32 @@ from typing import Any
 from dispy.system.memory import copy, pool
 
 PROTOCOL = 5
+"""Version of the pickle protocol for all payloads: the first one that can leave buffers out of the pickle."""
 
 OUT_OF_BAND = 64 * 1024
 """Size (bytes) from which buffers, mostly of arrays, lie beside the pickle and are not copied into it."""
 
 _ALIGNMENT = 64
+"""Number of bytes of which the place of each buffer in a block is a multiple."""
 
 _BLOCK = struct.Struct("<8sQQ")
+"""Head of a block: ``MAGIC``, number of buffers, length of the pickle (bytes)."""
 
 MAGIC = b"\x01dispyB\x00"  # a pickle begins with 0x80
+"""First bytes of a block, which tell it from a pickle."""
 
 _LENGTH = struct.Struct("<Q")
+"""Length of one buffer (bytes), after the head of a block."""
 
 Buffer = bytes | bytearray | memoryview
+"""A payload in one piece: a pickle, or a block."""
 
 take: Callable[[int], memoryview] = pool.take
-"""Returns memory for a large payload, of a size in bytes; a program with nodes on its machine sets another one."""
+"""Returns writable memory for a large payload, of a size in bytes.
+
+By default it is memory of this process. A client with nodes on its machine sets memory that it shares with them, so
+that a payload need not be sent. MemoryError: there is none left.
+"""
 
 
 class Parts:
@@ -66,7 +76,7 @@ class Parts:
             self.size += gap + buffer.nbytes
 
     def copy(self) -> memoryview:
-        """Returns a copy of the pickle and the buffers in one block."""
+        """Returns a copy of the pickle and the buffers in one block, in memory of ``take``."""
         block = take(self.size)
         position = 0
         for piece in self.pieces:
@@ -77,7 +87,10 @@ class Parts:
 
 
 def whole(dumped: bytes | Parts) -> Buffer:
-    """Returns a result of ``values.dump`` in one piece, which later changes of the pickled objects do not reach."""
+    """Returns a result of ``values.dump`` in one piece, which later changes of the pickled objects do not reach.
+
+    From ``OUT_OF_BAND`` bytes on it is a copy in memory of ``take``; less is returned as it is.
+    """
     if isinstance(dumped, Parts):
         return dumped.copy()
     if len(dumped) < OUT_OF_BAND:
@@ -103,12 +116,18 @@ def open_block(block: memoryview) -> tuple[memoryview, list[memoryview]]:
 
 
 class Collector(list[memoryview]):
-    """Buffers that lie beside a pickle; ``take`` is the pickler's ``buffer_callback``."""
+    """Buffers that lie beside a pickle, in the order in which it refers to them; empty if it is complete by itself.
+
+    Give the method ``take`` to the pickler as its ``buffer_callback``.
+    """
 
     __slots__ = ()
 
     def take(self, buffer: pickle.PickleBuffer) -> bool:
-        """Take a buffer of ``OUT_OF_BAND`` bytes or more; True for a smaller one, which the pickler takes in."""
+        """Take a buffer of ``OUT_OF_BAND`` bytes or more and return False.
+
+        True for a smaller one, which is not taken: the pickler copies it into the pickle.
+        """
         raw = buffer.raw()
         if raw.nbytes < OUT_OF_BAND:
             return True
@@ -117,7 +136,10 @@ class Collector(list[memoryview]):
 
 
 class _Large:
-    """Stand-in for large bytes, which the pickler does not copy: it takes them for a buffer."""
+    """Stand-in for large ``bytes`` or a large ``bytearray``, which unpickles to a copy of them.
+
+    The pickler would copy bytes into the pickle; those of the stand-in it gives to the ``Collector`` as a buffer.
+    """
 
     __slots__ = ("_data",)
 
@@ -129,6 +151,7 @@ class _Large:
 
 
 def _pickled(kind: type) -> bytes:
+    """Returns the pickle of a ``_Large`` of ``bytes`` or ``bytearray``, without the buffer beside it."""
     return pickle.dumps(_Large(kind()), PROTOCOL, buffer_callback=lambda _: False)
 
 
@@ -136,10 +159,11 @@ _LARGE = {_pickled(kind): kind for kind in (bytes, bytearray)}
 """Types of large bytes, by the pickle that lies beside them: always the same one, as nothing of them is in it."""
 
 _LARGE_HEAD = _BLOCK.size + _LENGTH.size + max(map(len, _LARGE))
+"""Number of bytes at the beginning of a block by which ``large_bytes`` tells what it holds."""
 
 
 class Ready:
-    """A large payload whose value is there already; may be used in place of a payload.
+    """A large payload whose value was read already (``read_bytes``): ``values.load`` returns it without unpickling.
 
     Args:
         value: The value, which ``values.load`` returns.
@@ -155,10 +179,11 @@ class Ready:
 
 
 def large_bytes(block: Buffer) -> tuple[type, int, int] | None:
-    """Describes a block, or the head of one, that holds nothing but large bytes.
+    """Describes a block, or its first ``_LARGE_HEAD`` bytes, if it holds nothing but large bytes.
 
     Returns:
-        Type of the bytes, their place in the block and their number; None if the block holds anything else.
+        Type (``bytes`` or ``bytearray``), place in the block where they begin, and number of bytes; None if the block
+        holds anything else.
     """
     if block[: len(MAGIC)] != MAGIC or len(block) < _BLOCK.size + _LENGTH.size:
         return None
@@ -172,7 +197,10 @@ def large_bytes(block: Buffer) -> tuple[type, int, int] | None:
 
 
 def read_bytes(descriptor: int) -> Ready | None:
-    """Read a file with a block that holds nothing but large ``bytes``; returns None if it holds anything else.
+    """Read a file with a block that holds nothing but large ``bytes``.
+
+    Returns None if it holds anything else, or less than its head says. ``descriptor``: the open file, which is read
+    from its beginning.
 
     The only copy is the kernel's, and other threads run meanwhile. Reading the block and then unpickling it takes
     twice the time in a program that has much to do.
@@ -189,5 +217,5 @@ def read_bytes(descriptor: int) -> Ready | None:
 
 
 def out_of_band(value: Any) -> Any:
-    """Returns a value, or its stand-in if it is large bytes, which the pickler would copy."""
+    """Returns a value; or for bytes of ``OUT_OF_BAND`` or more a stand-in, as the pickler would copy them."""
     return _Large(value) if type(value) in (bytes, bytearray) and len(value) >= OUT_OF_BAND else value

@@ -26,6 +26,7 @@ from dispy.payload.unsendable import blame, find_culprit
 from dispy.payload.values import STACK_GLOBAL, dump, dump_with_code, load, names_local
 
 _dumps = pickle.dumps
+"""``pickle.dumps``, bound once, as every job needs it."""
 
 
 def dump_call(
@@ -33,11 +34,13 @@ def dump_call(
 ) -> Buffer:
     """Pickle a job's arguments as they are now, and its id if that is not its number.
 
+    Take the references among them from ``take_used`` afterwards, and keep them until the job has ended.
+
     Args:
         args: Positional arguments of the job.
         kwargs: Keyword arguments of the job.
         job_id: Id of the job, if that is not its number; else None.
-        known: Parts of the program that nodes have.
+        known: Parts of the program that nodes have; None for nothing.
 
     Raises:
         PicklingError: The text names the argument, and the part of it that cannot be sent.
@@ -73,7 +76,11 @@ def dump_call(
 
 
 def _without_references(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any) -> tuple[Any, ...]:
-    """Returns a call with the numbers of references beside the arguments: 1 us, where pickling each takes 5."""
+    """Returns the call ``(args, kwargs, job_id, None, numbers)``: None in place of each reference among ``args``.
+
+    ``numbers`` has the number of the object by the place of the reference. This takes 1 us; pickling a reference
+    takes 5. The references are added to ``used``, as if they had been pickled.
+    """
     this = threading.get_ident()
     numbers = {}
     bare = list(args)
@@ -86,7 +93,7 @@ def _without_references(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: A
 
 
 def _with_objects(call: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Returns a call with objects in place of the references to them."""
+    """Returns ``(args, kwargs, job_id)`` of a call of ``_without_references``, with the objects in their places."""
     args, kwargs, job_id, _, numbers = call
     full = list(args)
     for place, number in numbers.items():
@@ -95,24 +102,28 @@ def _with_objects(call: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 CHUNK_PARTS = 4
-"""Length of the tuple of a chunk: that of plain arguments is shorter, that of arguments with references longer."""
+"""Length of the tuple of a chunk, by which ``load_call`` and workers tell it from other calls.
+
+The tuple of plain arguments is shorter, that of arguments with references one longer.
+"""
 
 
 Way = tuple[bool, bool, Any, int]
 """How the function is called with the items of a chunk: True if each item is a tuple of arguments; True if errors of
-items stay in their places; the arguments that all calls have (a dictionary, or a reference to one); the number of the
-map in its cluster, from 1."""
+items stay in their places, and the other items are run; keyword arguments that all calls have (a dictionary, or a
+reference to one); the number of the map in its cluster, from 1."""
 
 
 def dump_chunk(items: list[Any], way: Way, long_s: float, first: int, known: Known | None = None) -> Buffer:
     """Pickle the items of a chunk of a ``map`` in one go: an object that they share is sent once, and stays shared.
 
     Args:
-        items: Arguments of the calls.
+        items: Arguments of the calls, in order.
         way: How the function is called with the items.
-        long_s: Time after which the chunk stops, and the items that are left are given back (seconds).
-        first: Number of the first item in the map.
-        known: Parts of the program that nodes have.
+        long_s: Time after which the worker stops before the next item (seconds; infinite for never). The client sends
+            the items that are left in other chunks.
+        first: Number of the first item in the map, from 0.
+        known: Parts of the program that nodes have; None for nothing.
 
     Raises:
         Exception: One of the items cannot be pickled; see ``find_unsendable``.
@@ -125,9 +136,9 @@ class ItemFailed:
     """Stand-in for the result of an item that failed, among the results of its chunk.
 
     Attributes:
-        error: Exception of the item, pickled; empty if it cannot be pickled.
-        text: Text of the traceback.
-        item: The item, as a short text.
+        error: Exception of the item, pickled by ``dump_exception``; empty if it cannot be sent.
+        text: Text of the traceback on the node.
+        item: The item, as a short text for messages.
     """
 
     __slots__ = ("error", "item", "text")
@@ -142,7 +153,11 @@ class ItemFailed:
 
 
 class Rest:
-    """Mark behind the results of a chunk: the items after these were not run."""
+    """Mark behind the results of a chunk that stopped early: items without a result were not run.
+
+    The client removes the mark and sends these items in other chunks. Without it an item that lacks a result is
+    taken for one that failed.
+    """
 
     __slots__ = ()
 
@@ -166,20 +181,28 @@ def find_unsendable(items: list[Any], first: int) -> tuple[int, PicklingError] |
 
 
 def load_items(payload: Buffer) -> list[Any]:
-    """Returns the items of a chunk, unpickled."""
+    """Returns the items of a chunk of ``dump_chunk``, in order: for the client, which has kept only the pickle."""
     items: list[Any] = load(payload)[0]
     return items
 
 
 def dump_failure(results: list[Any], error: bytes) -> bytes:
-    """Pickle the failure of an item of a chunk: the results before it, and its pickled exception."""
+    """Pickle the failure of an item of a chunk, for ``load_failure``.
+
+    Args:
+        results: Results of the items before it, in order.
+        error: Its exception, pickled; empty if it cannot be.
+
+    Raises:
+        Exception: One of the results cannot be pickled.
+    """
     return pickle.dumps((bytes(whole(dump(results))), error), PROTOCOL)
 
 
 def load_failure(payload: Buffer) -> tuple[list[Any], bytes] | None:
     """Returns the results before the item that failed, and its pickled exception (empty if it could not be pickled).
 
-    None if the chunk failed, and not one of its items.
+    None if the chunk failed as a whole, so that no item's results are known.
     """
     failure = load(payload)
     return (load(failure[0]), failure[1]) if type(failure) is tuple else None
@@ -188,7 +211,7 @@ def load_failure(payload: Buffer) -> tuple[list[Any], bytes] | None:
 def load_call(payload: Buffer) -> tuple[Any, ...]:
     """Unpickle a call: ``(args,)``, ``(args, kwargs)`` or ``(args, kwargs, job_id)``; or a chunk, see ``dump_chunk``.
 
-    Arrays lie in the memory of the payload.
+    Arrays lie in the memory of the payload. Objects that were put stand in place of the references to them.
 
     Raises:
         Apart: The call brings code, and this process is not for one job alone. Nothing of the call is loaded then.

@@ -48,17 +48,20 @@ STANDARD_MODULES = frozenset({
 """Standard modules that code may use without importing them; a node imports those that code names."""
 
 CALLED_FIRST = "init_depends"
-"""Name of a dependency that is called where it arrives, before anything that comes after it is defined."""
+"""Name of a function in ``depends`` that is called where it arrives, before what comes after it is defined."""
 
 SCRIPT_CLASS_MAX = 64 * 1024
 """Size (bytes, pickled) up to which a class of the script, with all that its methods use, is sent with each
-computation."""
+computation. A larger one is sent with each pickle that holds objects of it."""
 
 SCRIPT_CLASSES_MAX = 100
-"""Largest number of classes of the script that are sent with each computation."""
+"""Largest number of classes of the script that are sent with each computation; others are sent with their objects."""
 
 _VERSION = sys.version_info[:2]
-"""Version of Python. Bytecode differs between minor versions; running that of another one ends in a crash at best."""
+"""Version of Python here, (major, minor): ``load_code`` refuses code of another one.
+
+Bytecode differs between minor versions; running that of another one ends in a crash at best.
+"""
 
 
 class Code:
@@ -66,12 +69,13 @@ class Code:
 
     Attributes:
         function: The function that jobs call.
-        namespace: Globals of the function.
-        modules: Names of standard modules that the code uses without importing them.
+        namespace: Globals of the function, by name; workers put the documented names such as ``dispy_job_id`` there.
+        modules: Names of standard modules that the code uses without importing them: workers import them into
+            ``namespace``.
         setup: Function that is called before any job; None for none.
         cleanup: Function that is called after all jobs; None for none.
-        setup_args: Arguments of ``setup`` and of ``cleanup``.
-        seeding: Seeds of random generators.
+        setup_args: Positional arguments of ``setup`` and of ``cleanup``.
+        seeding: How random generators of jobs are seeded.
     """
 
     __slots__ = ("cleanup", "function", "modules", "namespace", "seeding", "setup", "setup_args")
@@ -96,17 +100,20 @@ class Code:
 
     @contextmanager
     def sharing(self, function: Callable[..., Any]) -> Iterator[None]:
-        """Have the computation find the globals that a function of another module newly defines in the block."""
+        """Have the computation find globals that a function, such as ``setup``, newly defines in its own module.
+
+        After the block they are copied to ``namespace``, if they are new there, too.
+        """
         with sharing(function, self.namespace):
             yield
 
 
 class Dumped(NamedTuple):
-    """A computation on its way.
+    """A computation on its way, as ``dump_code`` returns it.
 
     Attributes:
         data: The computation, pickled, for ``load_code``.
-        known: Parts of the program that a node has with it.
+        known: Parts of the program that a node has with it, which need not go along with arguments.
         extensions: Compiled modules of the user's own, which travel as files: path of each here, and its path on
             nodes relative to the working directory.
     """
@@ -132,8 +139,8 @@ def dump_code(
             before all else is defined.
         setup: Function that is called before any job; None for none.
         cleanup: Function that is called after all jobs; None for none.
-        names: Names of modules that are sent in any case.
-        seeding: Seeds of random generators.
+        names: Names of modules that are sent in any case, if they are the user's own.
+        seeding: How random generators of jobs are seeded.
 
     Raises:
         PicklingError: The text names the global, closure variable or default that cannot be sent.
@@ -175,8 +182,9 @@ def dump_code(
 
 
 def _classes_of_script() -> list[type]:
-    """Returns classes of the script, which arguments and results may be of: as nodes have them, they go by name then.
+    """Returns classes that the script defines, to be sent with the computation, in the order of the script's globals.
 
+    Nodes have them then, so that arguments and results that hold objects of them name the class and do not bring it.
     Classes that cannot be sent or are large are left out; they come with their objects, if there are any.
     """
     found = []
@@ -194,7 +202,7 @@ def _classes_of_script() -> list[type]:
 
 
 def _globals_of(function: Any) -> Namespace:
-    """Returns the globals of a computation; new ones if it has none, such as a function of a library."""
+    """Returns the globals of a computation, by name; new ones if its functions are those of a library."""
     for found in functions_of(function):
         if origin_of(found.__module__) is not Origin.INSTALLED:
             return found.__globals__
@@ -206,7 +214,7 @@ def sent_modules(pickler: Pickler, names: Iterable[str] = ()) -> tuple[list[Modu
 
     Args:
         pickler: Pickler that has made the pickle.
-        names: Names of modules that are sent in any case.
+        names: Names of modules that are sent in any case, if they are the user's own.
 
     Returns:
         Modules; and for each compiled one its path here, and its path on nodes relative to the working directory.
@@ -247,7 +255,7 @@ def sent_modules(pickler: Pickler, names: Iterable[str] = ()) -> tuple[list[Modu
 
 
 def _add_used_by_script(roots: set[str]) -> None:
-    """Add the modules whose functions or classes the script holds: it may give these to jobs."""
+    """Add to ``roots`` the names of own modules whose functions or classes the script holds: jobs may get these."""
     for value in list(vars(sys.modules["__main__"]).values()):
         name = value.__name__ if isinstance(value, types.ModuleType) else None
         if isinstance(value, (types.FunctionType, type)):
@@ -257,7 +265,14 @@ def _add_used_by_script(roots: set[str]) -> None:
 
 
 def pack_modules(sent: list[Module], sources: dict[str, str]) -> bytes:
-    """Returns modules, and texts of files of code by file name, as they travel (compressed)."""
+    """Returns modules as they travel, compressed, for ``add_modules``.
+
+    With them go the program's command line, without secrets, and its directories of libraries.
+
+    Args:
+        sent: The modules.
+        sources: Texts of files of code that goes by value, by file name; empty ones are left out.
+    """
     texts = {name: text for name, text in sources.items() if text}
     words = [bytecode.without_secrets(str(word)) for word in sys.argv]
     plain = [tuple(module) for module in sent], texts, words, library_paths()
@@ -265,7 +280,13 @@ def pack_modules(sent: list[Module], sources: dict[str, str]) -> bytes:
 
 
 def add_modules(packed: bytes) -> dict[str, str]:
-    """Have modules found that have arrived; returns the texts of files of code, by file name."""
+    """Have modules found that have arrived (``pack_modules``; empty: none), when something imports them.
+
+    A worker also takes over the command line, and directories of libraries that exist here.
+
+    Returns:
+        Texts of files of code, by file name; tracebacks show them from now on.
+    """
     if not packed:
         return {}
     sent, sources, words, paths = marshal.loads(zlib.decompress(packed))
@@ -280,7 +301,7 @@ def add_modules(packed: bytes) -> dict[str, str]:
 
 
 def with_setup_args(code: bytes, args: tuple[Any, ...]) -> bytes:
-    """Returns a computation of ``dump_code`` with arguments for setup and cleanup.
+    """Returns a computation of ``dump_code``, pickled anew for ``load_code`` with arguments for setup and cleanup.
 
     Raises:
         PicklingError: An argument cannot be sent; the text names it.
@@ -333,6 +354,7 @@ def load_code(payload: bytes) -> Code:
 
 
 def _name_of(item: Any) -> str:
+    """Returns the name by which the computation finds a dependency; empty for an object without a name."""
     name: str = getattr(item, "__name__", "")
     return name
 
@@ -343,11 +365,14 @@ def describe(item: Any) -> str:
 
 
 def definitions(depends: Iterable[Any], scope: Any) -> tuple[list[_Call], dict[str, Any]]:
-    """Split dependencies into those to call first and, by name, the others.
+    """Split dependencies into functions named ``init_depends`` and all others.
 
     Args:
         depends: Functions and classes.
         scope: Stand-in for the globals of the computation.
+
+    Returns:
+        Stand-ins for calls of the former, in order; and the others by name.
     """
     firsts: list[_Call] = []
     names = {}
@@ -360,7 +385,12 @@ def definitions(depends: Iterable[Any], scope: Any) -> tuple[list[_Call], dict[s
 
 
 class _Call:
-    """Stand-in for a call of a function, which is made where the stand-in is unpickled."""
+    """Stand-in for a call of a function named ``init_depends``, which is made where the stand-in is unpickled.
+
+    Args:
+        function: The function; it is called without arguments.
+        scope: Stand-in for the globals of the computation, which get the globals that the call newly defines.
+    """
 
     def __init__(self, function: types.FunctionType, scope: Any) -> None:
         self._function = function
@@ -371,6 +401,7 @@ class _Call:
 
 
 def _call_first(function: types.FunctionType, scope: Namespace) -> None:
+    """Call a function named ``init_depends`` where it has arrived; pickles call this. Its exceptions pass through."""
     import_named(function)
     with sharing(function, scope):
         function()
@@ -378,7 +409,10 @@ def _call_first(function: types.FunctionType, scope: Namespace) -> None:
 
 @contextmanager
 def sharing(function: Any, namespace: Namespace) -> Iterator[None]:
-    """Have code in a namespace find the globals that a function newly defines in its own module in the block."""
+    """Copy globals to a namespace after the block: those that a function has newly defined in its own module.
+
+    Names that the namespace has already are left alone. An exception in the block keeps nothing from being copied.
+    """
     theirs = next((found.__globals__ for found in functions_of(function)), namespace)
     before = set(theirs)
     try:
@@ -390,7 +424,7 @@ def sharing(function: Any, namespace: Namespace) -> Iterator[None]:
 
 
 def import_named(function: types.FunctionType) -> None:
-    """Import the standard modules that a function names without importing them into its globals."""
+    """Import the ``STANDARD_MODULES`` that a function names and its globals lack, and add them to the globals."""
     for name in bytecode.all_names(function.__code__) & STANDARD_MODULES:
         if name not in function.__globals__:
             function.__globals__[name] = importlib.import_module(name)

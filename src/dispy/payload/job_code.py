@@ -48,7 +48,7 @@ class Apart(Exception):
 
 
 _job_namespace: Namespace | None = None
-"""Namespace in which code that a job brings is defined; None in a process that may not load such code."""
+"""Globals of the computation, which get the code that a job brings; None in a process that may not load such code."""
 
 
 def accept_code(namespace: Namespace) -> None:
@@ -62,7 +62,13 @@ def accept_code(namespace: Namespace) -> None:
 
 
 class _Gate:
-    """Gate before the code in a pickle: raises ``Apart`` in a process that may not load what follows."""
+    """Gate before the code in a pickle: raises ``Apart`` in a process that may not load what follows.
+
+    Args:
+        job_id: Id of the job, for ``Apart``; None if it is the job's number.
+        paths: Files of modules that the job brings, relative to the working directory.
+        modules: Modules that the code needs, from ``pack_modules``.
+    """
 
     def __init__(self, job_id: Any, paths: list[str], modules: bytes) -> None:
         self._parts = job_id, paths, modules
@@ -72,6 +78,10 @@ class _Gate:
 
 
 def _pass_gate(job_id: Any, paths: list[str], modules: bytes) -> None:
+    """Prepare the process of a job for the code that follows, or raise ``Apart`` in any other; pickles call this.
+
+    Arguments are those of ``_Gate``.
+    """
     if _job_namespace is None:
         raise Apart(job_id)
     if paths:
@@ -80,8 +90,9 @@ def _pass_gate(job_id: Any, paths: list[str], modules: bytes) -> None:
 
 
 def _forget_modules(paths: list[str]) -> None:
-    """Have Python import files of modules that are new here, and nothing that was imported or found in their places.
+    """Have Python import the files of modules that a job brings, and not others of their names.
 
+    Modules of these top names that were sent, or are in the working directory, are dropped from ``sys.modules``.
     Bytecode is not written from now on either: another job could later take it for that of its own files.
 
     Args:
@@ -101,13 +112,14 @@ def _forget_modules(paths: list[str]) -> None:
 
 
 class _There(dict[str, Any]):
-    """Stand-in for the namespace of the computation in the process that runs the job."""
+    """Stand-in for the globals of the computation: empty, unpickles to those in the process that runs the job."""
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         return _find_namespace, ()
 
 
 def _find_namespace() -> Namespace:
+    """Returns the globals of the computation in this process; pickles call this behind the gate."""
     assert _job_namespace is not None
     return _job_namespace
 
@@ -124,7 +136,8 @@ def dump_call_with(
 
     Args:
         depends: Functions and classes.
-        paths: Files of modules on the node, relative to the working directory.
+        paths: Files of modules that the job brings, on the node, relative to the working directory: they take the
+            place of other modules of these names.
         args: Positional arguments of the job.
         kwargs: Keyword arguments of the job.
         job_id: Id of the job, if that is not its number; else None.
@@ -163,11 +176,20 @@ def dump_call_with(
 
 
 CALL_PARTS = 6
-"""Number of parts after the first in the tuple of a call that brings code: no other call has seven parts."""
+"""Number of parts, all None, after the first in the tuple of a call that brings code.
+
+The length tells it from other calls: none of them has seven parts.
+"""
 
 
 class _Call:
-    """A pickle behind a gate: unpickled only if the gate lets it."""
+    """Stand-in for the call of a job that brings code: a pickle behind a gate, unpickled only if the gate lets it.
+
+    Args:
+        gate: The gate, which is unpickled first.
+        data: The pickle: a tuple with the code and the arguments.
+        buffers: Buffers beside it, in order.
+    """
 
     def __init__(self, gate: _Gate, data: bytes, buffers: list[pickle.PickleBuffer]) -> None:
         self._parts = gate, data, buffers
@@ -177,12 +199,19 @@ class _Call:
 
 
 def _open(_: None, data: bytes, buffers: list[Any]) -> tuple[Any, ...]:
+    """Returns the tuple in the pickle behind a gate, which has been passed; pickles call this."""
     opened: tuple[Any, ...] = pickle.loads(data, buffers=buffers)
     return opened
 
 
 def with_code(call: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Define the functions and classes that a job brings; returns ``(args, kwargs, job_id)``."""
+    """Define the functions and classes that a job brings; returns ``(args, kwargs, job_id)``.
+
+    They become globals of the computation, unless it has globals of their names.
+
+    Args:
+        call: Unpickled call of ``dump_call_with``.
+    """
     namespace, _, names, args, kwargs, job_id = call[0]
     for name, item in names.items():
         namespace.setdefault(name, item)

@@ -9,12 +9,18 @@ from dispy.payload.by_value.change_stamps import Watch
 
 
 class Known:
-    """Parts of a program that nodes have with its computation.
+    """Parts of a program that nodes have with its computation: later pickles name them and do not bring them again.
+
+    Args:
+        modules: Names of the user's own modules that were sent.
+        sent: Functions and classes of the script that were sent by value.
+        watch: As the attribute; None for nothing that could change.
 
     Attributes:
         modules: Names of the user's own modules that were sent.
-        tops: Top names of these modules, as they stand in pickles.
-        watch: Tells whether functions and classes that were sent by value are still as they were.
+        tops: Top names of these modules (``a`` of ``a.b``), encoded as they stand in pickles.
+        watch: Tells whether functions and classes that were sent by value are still as they were. If not, they go by
+            value again.
     """
 
     __slots__ = ("_sent", "modules", "tops", "watch")
@@ -25,15 +31,22 @@ class Known:
         self.modules = frozenset(modules)
         self.tops = frozenset(name.partition(".")[0].encode() for name in self.modules)
         self._sent = {id(item): item for item in sent}
+        """Functions and classes of the script that were sent, by address; held, so that no address is used again."""
         self.watch = Watch() if watch is None else watch
 
     def has(self, obj: Any) -> bool:
-        """True if a function or class of the script was sent, and nodes find it by its name."""
+        """True if this function or class of the script was sent, so that nodes find it by its name.
+
+        Ask ``watch`` whether it has changed since.
+        """
         return id(obj) in self._sent
 
 
 NOTHING = Known(())
-"""A node that has nothing of the program."""
+"""No parts: nodes are sent everything that a pickle needs, as in a computation that was resumed."""
 
 here: Known | None = None
-"""Modules that were sent to this worker, which the program has; None in a program."""
+"""Modules that were sent to this worker: the program has them too, so that results name them and bring no code.
+
+Set by ``code.load_code``; None in a program.
+"""

@@ -8,7 +8,11 @@ from typing import Any
 
 
 class Reference:
-    """Stand-in for an object that was put, by its number; where a job gets a reference, it finds the object."""
+    """Stand-in for an object that was put, by its number; where a job gets a reference, it finds the object.
+
+    Args:
+        number: Number of the object, unique in the program. Pickles hold this number alone.
+    """
 
     __slots__ = ("_number",)
 
@@ -21,31 +25,42 @@ class Reference:
 
 
 def stored(number: int) -> Any:
-    """Returns the value that a reference is unpickled to; pickles call it."""
+    """Returns the value that a reference is unpickled to (``find_object``); pickles call this function."""
     return find_object(number)
 
 
 def _find_nothing(number: int) -> Any:
+    """Raise LookupError: this process is neither a worker nor a client, and has no objects."""
     raise LookupError(f"object {number} is not here: references are for the arguments of jobs")
 
 
 find_object: Callable[[int], Any] = _find_nothing
-"""Returns the value for a number: in a worker the object that was put, in a client a reference to it."""
+"""Returns the value for a number: in a worker the object that was put, in a client a reference to it.
+
+``worker.loop`` and ``client.session.objects`` set it; before that, it raises LookupError.
+"""
 
 reference_type: type[Reference] = Reference
-"""Class of references in this program; the client sets its own."""
+"""Class of references in this program, by which ``calls`` knows them among arguments; the client sets its ``Ref``."""
 
 used: list[tuple[int, Reference]] = []
-"""References that were pickled and that ``take_used`` has not returned yet, with the thread that pickled them."""
+"""References that were pickled and that ``take_used`` has not returned yet, in order.
+
+Each comes with the identifier of the thread that pickled it (``threading.get_ident``).
+"""
 
 
 def has_used() -> bool:
-    """True if any thread has pickled references that ``take_used`` has not returned yet."""
+    """True if any thread has pickled references that ``take_used`` has not returned yet: a quick look per job."""
     return bool(used)
 
 
 def take_used() -> list[Any]:
-    """Returns the references that this thread has pickled since its last call."""
+    """Returns the references that this thread has pickled since its last call, in order, and forgets them.
+
+    Call this after pickling, and keep the references as long as the pickle is in use: an object is freed on nodes
+    when no reference to it is left. Call it before pickling, too: it drops references of a pickle that failed.
+    """
     this = threading.get_ident()
     if len(used) == 1 and used[0][0] == this:
         # No other thread removes an entry of this thread.

@@ -24,13 +24,19 @@ from dispy.payload.modules.origins import MAINS, Origin, origin_of
 logger = logging.getLogger("dispy.payload")
 
 NAMED_MAX = 5
-"""Largest number of generators that a message names."""
+"""Largest number of generators that a message names; of the others it gives the number."""
 
 _CHAIN_MAX = 8
-"""Largest number of containers between a generator and the global, variable or attribute that names it."""
+"""Largest number of containers between a generator and the global, variable or attribute that names it.
+
+A generator further away is named by its library at most.
+"""
 
 _HELD_MAX = 100_000
-"""Largest number of objects that are looked at in one value: this takes 20 ms."""
+"""Largest number of objects that are looked at in one value: this takes 20 ms.
+
+Generators beyond it are not found: each copy of the value draws the same numbers.
+"""
 
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, types.NoneType))
 """Classes of objects that hold no others, and that large values consist of: they are skipped."""
@@ -41,13 +47,13 @@ _KINDS = (("numpy.random", "BitGenerator"), ("numpy.random", "RandomState"), ("t
 
 
 def _kinds() -> tuple[type, ...]:
-    """Returns the classes of generators, of libraries that are loaded."""
+    """Returns the classes of generators of Python, and of numpy and torch if these are loaded."""
     kinds = [getattr(sys.modules.get(module), name, None) for module, name in _KINDS]
     return (random.Random, *[kind for kind in kinds if isinstance(kind, type)])
 
 
 def _of_kind(objects: list[Any]) -> list[Any]:
-    """Returns the generators among some objects, without those that draw from the system."""
+    """Returns the generators among some objects, in order; those that draw from the system have no state to set."""
     kinds = _kinds()
     wanted = {
         kind
@@ -107,7 +113,10 @@ def held_by(value: Any, module: str = "") -> list[Any]:
 
 
 def _in_arrays(objects: list[Any]) -> list[Any]:
-    """Returns the objects that arrays hold, also those of pandas: the collector does not know them."""
+    """Returns the objects that arrays of numpy among some objects hold: the collector does not know them.
+
+    Of each array at most ``_HELD_MAX`` are returned.
+    """
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return []
@@ -119,16 +128,17 @@ def _in_arrays(objects: list[Any]) -> list[Any]:
     return held
 
 
-# Their state.
+# State of generators.
 
 
 class Seeding(NamedTuple):
     """How the random numbers of a cluster's jobs come about.
 
     Attributes:
-        seed: Seed of the cluster.
-        first: Number of the first job of the cluster.
-        is_on: True if generators that jobs have copies of are given streams of their own.
+        seed: Seed of the cluster; the seeds of its jobs and items are made of it (``seed_of``).
+        first: Number of the first job of the cluster: jobs count from it, so that a second run has equal seeds.
+        is_on: True if generators that jobs have copies of are given streams of their own; False: dispy leaves them
+            as they are.
     """
 
     seed: int
@@ -137,6 +147,7 @@ class Seeding(NamedTuple):
 
 
 UNSEEDED = Seeding(0, 0, False)
+"""Seeding of a computation whose generators dispy leaves as they are."""
 
 
 def new_seed() -> int:
@@ -165,7 +176,7 @@ def reseed(generators: Iterable[Any], key: bytes) -> None:
 
     Args:
         generators: Generators of ``found`` or ``held_by``.
-        key: Key of the process or job that is to have streams of its own.
+        key: Key of the process or job that is to have streams of its own; it and the old state make the new one.
     """
     for generator in generators:
         if isinstance(generator, random.Random):
@@ -182,13 +193,13 @@ def reseed(generators: Iterable[Any], key: bytes) -> None:
 
 
 def _number(state: Any, key: bytes) -> int:
-    """Returns a number of 256 bits, made of a state, which may hold arrays, and a key."""
+    """Returns a seed of 256 bits, made of the state of a generator, which may hold arrays, and a key."""
     text = json.dumps(state, sort_keys=True, default=lambda value: value.tolist())
     return int.from_bytes(hashlib.sha256(key + text.encode()).digest())
 
 
 def _state_of_python(generator: random.Random) -> Any:
-    """Returns the state of a ``random.Random``; None for a class of the user's without one."""
+    """Returns the state of a ``random.Random``, for ``_number``; None if a class of the user's has no such state."""
     try:
         state = generator.getstate()
         json.dumps(state)
@@ -198,10 +209,12 @@ def _state_of_python(generator: random.Random) -> Any:
 
 
 def reseed_shared(seed: int | None = None) -> None:
-    """Give ``random``, ``numpy.random`` and ``torch`` another state, as far as they are loaded.
+    """Give the generators that ``random``, ``numpy.random`` and ``torch`` share among all users another state.
+
+    Libraries that are not loaded are left out.
 
     Args:
-        seed: Seed of 32 bits; None: a random one of the system.
+        seed: Seed of 32 bits; None: a random one of the system for each library.
     """
     random.seed(seed)
     numpy_random = sys.modules.get("numpy.random")
@@ -216,7 +229,10 @@ def reseed_shared(seed: int | None = None) -> None:
 
 
 class Shared:
-    """Stand-in for a value whose generators get streams of their own where it arrives, as each place has a copy."""
+    """Stand-in for a value that unpickles to the value, with its generators reseeded.
+
+    Without it, all places where the value arrives would draw the same numbers from their copies.
+    """
 
     __slots__ = ("_value",)
 
@@ -232,7 +248,7 @@ def shared(value: Any, who: str) -> Any:
 
     Args:
         value: Anything.
-        who: Those who get a copy, in words, for the log.
+        who: Those who get a copy, in words, for the log, such as "workers".
     """
     generators = held_by(value)
     if not generators:
@@ -246,17 +262,21 @@ def shared(value: Any, who: str) -> Any:
 
 
 def arrive(value: Any) -> Any:
-    """Returns the value of a ``Shared`` where it is unpickled, with its generators reseeded."""
+    """Returns the value of a ``Shared``, with its generators reseeded in place; pickles call this."""
     reseed(held_by(value), key_here())
     return value
 
 
 def _no_key() -> bytes:
+    """Returns an empty key: outside of workers all processes reseed generators alike."""
     return b""
 
 
 key_here: Callable[[], bytes] = _no_key
-"""Returns a key for generators that arrive in this process; ``worker.job_api.random_numbers`` sets it."""
+"""Returns a key for ``reseed`` of generators that arrive in this process.
+
+``worker.job_api.random_numbers`` sets a function that returns another key at each call.
+"""
 
 
 def _no_matter(values: list[Any]) -> None:
@@ -264,14 +284,14 @@ def _no_matter(values: list[Any]) -> None:
 
 
 globals_arrived: Callable[[list[Any]], None] = _no_matter
-"""Reseeds generators of globals that arrive with the code of a job; ``worker.job_api.random_numbers`` sets it."""
+"""Reseeds generators among values of globals that arrive with a job; ``worker.job_api.random_numbers`` sets it."""
 
 
-# Their names.
+# Names of generators.
 
 
 def describe(generators: list[Any], within: Any = None) -> str:
-    """Returns words that say where the user's code holds generators; empty if none of them is the user's.
+    """Returns words that say where the user's code holds generators, for messages; empty if none is the user's.
 
     Args:
         generators: Generators of ``found`` or ``held_by``.
@@ -284,7 +304,7 @@ def describe(generators: list[Any], within: Any = None) -> str:
 
 
 def _names(generators: list[Any], within: Any) -> dict[int, str]:
-    """Returns words for the place of each generator, by its address; empty for those of libraries.
+    """Returns words for the place of each generator ("rng of Model"), by its address; empty for those of libraries.
 
     The search goes from all generators up to the objects that refer to them, one step for all of them at a time: a
     single look for referrers passes over all objects of the process.
@@ -340,13 +360,22 @@ def _names(generators: list[Any], within: Any) -> dict[int, str]:
 
 
 def _global_name(module: str, path: str) -> str:
-    """Returns words for a global; empty if its module is not the user's."""
+    """Returns words for a global, such as "rng (a global of the script)"; empty if its module is not the user's.
+
+    ``path``: name of the global and what follows it, such as ``.models[0]``.
+    """
     where = "the script" if module in MAINS else module
     return f"{path.lstrip('.')} (a global of {where})" if _is_own(module) else ""
 
 
 def _name_in_code(holder: Any, item: Any, path: str) -> str:
-    """Returns words for an attribute of a class, or a variable or default of a function; empty if not the user's."""
+    """Returns words for an attribute of a class, or a variable or default of a function; empty if not the user's.
+
+    Args:
+        holder: The class or function.
+        item: Object of it by way of which the generator was found, such as its closure or defaults.
+        path: The way from the holder to the generator, such as ``.rng`` or ``[0]``.
+    """
     if not _is_own(holder.__module__ or "__main__"):
         return ""
     names: tuple[str, ...] = ()
@@ -362,24 +391,31 @@ def _name_in_code(holder: Any, item: Any, path: str) -> str:
 
 
 def _name_in(value: Any, path: str) -> str:
+    """Returns words for a place in a value, such as "rng of a Model"; ``path``: the way to it, empty for itself."""
     kind = type(value).__name__
     return f"{path.lstrip('.')} of a {kind}" if path else f"a {kind}"
 
 
 def _is_of_dispy(holder: Any) -> bool:
+    """True if an object is of a class of dispy, such as the computation that holds the user's function."""
     return str(getattr(type(holder), "__module__", "")).startswith("dispy.")
 
 
 def _unknown(item: Any) -> str:
+    """Returns words for a generator whose place was not found: "one of numpy"."""
     return f"one of {type(item).__module__.partition('.')[0]}"
 
 
 def _is_own(module: str) -> bool:
+    """True if a module is the user's: messages name its generators, and none of those that libraries hold."""
     return origin_of(module) is not Origin.INSTALLED
 
 
 def _key_in(holder: Any, item: Any) -> str | None:
-    """Returns how an object refers to another: ``.name``, ``[0]``, empty if without a name; None if it does not."""
+    """Returns how an object (``holder``) refers to another: ``.name`` or ``[0]``; None if it does not refer to it.
+
+    Empty if the reference has no name of its own, such as that of a function to its closure.
+    """
     if isinstance(holder, dict):
         for key, value in list(holder.items()):
             if value is item:

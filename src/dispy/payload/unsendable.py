@@ -18,7 +18,7 @@ def find_culprit(value: Any, where: str, depth: int = 0, seen: set[int] | None =
         value: Anything.
         where: Words for the value, such as "argument 1".
         depth: Number of values around this one; parts more than 8 deep are not looked at.
-        seen: Identities of values that were looked at already.
+        seen: Addresses of values that were looked at already, which are skipped; None at the outermost call.
     """
     seen = seen if seen is not None else set()
     if id(value) in seen or depth > 8:
@@ -41,7 +41,10 @@ def find_culprit(value: Any, where: str, depth: int = 0, seen: set[int] | None =
 
 
 def _parts(value: Any, where: str) -> Iterable[tuple[Any, str]]:
-    """Yields the parts of a value, with words for each."""
+    """Yields the parts that a pickle of a value holds (items, attributes, globals, defaults), with words for each.
+
+    ``where``: words for the value, which those for its parts end with.
+    """
     if isinstance(value, types.MethodType):
         yield value.__func__, where
         yield value.__self__, f"the object of {where}"
@@ -80,8 +83,8 @@ def blame(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any, error: Exc
     Args:
         args: Positional arguments of the job.
         kwargs: Keyword arguments of the job.
-        job_id: Id of the job, if the program gave one.
-        error: Error that was raised when the job was pickled.
+        job_id: Id of the job, if the program gave one; else None.
+        error: Error that was raised when the job was pickled; its text is used if each part by itself can be sent.
     """
     parts = [(value, f"argument {place}") for place, value in enumerate(args, 1)]
     parts += [(value, f"argument {name!r}") for name, value in kwargs.items()]

@@ -43,11 +43,14 @@ STACK_GLOBAL = b"\x93"
 values; a pickle with it is looked at more closely, as the byte may stand for something else."""
 
 _STRINGS = (b"\x8c", b"X", b"\x8d")
-"""Opcodes of strings."""
+"""Opcodes by which a string begins in a pickle; the forms differ in the size of its length: 1, 4 and 8 bytes."""
 
 
 _LONE = b"\x8c\x06object"
-"""Name of ``object`` in a pickle: an instance of it may be a sentinel, which must stay one object."""
+"""Name of ``object`` in a pickle: an instance of it may be a sentinel, which must stay one object.
+
+A pickle with this name is made by the pickler of code, which knows sentinels.
+"""
 
 
 def dump(value: Any, known: Known | None = None) -> bytes | Parts:
@@ -77,14 +80,23 @@ def dump(value: Any, known: Known | None = None) -> bytes | Parts:
 
 
 def dump_with_code(value: Any, known: Known | None) -> bytes | Parts:
-    """Pickle a value that refers to code of the user's own; otherwise as ``dump``."""
+    """Pickle a value by the pickler of code, as it may refer to code of the user's own.
+
+    Arguments and result are those of ``dump``.
+
+    Raises:
+        Exception: The value cannot be pickled.
+    """
     buffers = Collector()
     data = _dump_by_value(value, buffers, known)
     return Parts(data, buffers) if buffers else data
 
 
 def _dump_by_value(value: Any, buffers: Collector, known: Known | None) -> bytes:
-    """Pickle a value with the code and, for a worker, the modules that it needs; fills ``buffers``."""
+    """Returns the pickle of a value with its code; adds its large buffers to ``buffers``.
+
+    If the other side is a worker that lacks modules, the pickle brings them (``_Carried``).
+    """
     stream = io.BytesIO()
     pickler = Pickler(stream, buffers=buffers, known=known)
     pickler.dump(value)
@@ -99,7 +111,13 @@ def _dump_by_value(value: Any, buffers: Collector, known: Known | None) -> bytes
 
 
 class _Carried:
-    """A pickle together with modules that it needs."""
+    """Stand-in for the value of a pickle: brings the modules that it needs, which are added before it is loaded.
+
+    Args:
+        modules: The modules, from ``pack_modules``.
+        data: The pickle.
+        buffers: Buffers beside the pickle, in order.
+    """
 
     def __init__(self, modules: bytes, data: bytes, buffers: list[memoryview]) -> None:
         self._parts = modules, data, [pickle.PickleBuffer(buffer) for buffer in buffers]
@@ -109,12 +127,16 @@ class _Carried:
 
 
 def _load_carried(modules: bytes, data: bytes, buffers: list[Any]) -> Any:
+    """Add the modules of a ``_Carried`` and return the value of its pickle; called by the pickle around it."""
     add_modules(modules)
     return pickle.loads(data, buffers=buffers)
 
 
 def names_local(data: bytes, known: Known | None) -> bool:
-    """True if a pickle may name code of the user's own that the other side does not have (``known``)."""
+    """True if a pickle may name code of the user's own that the other side does not have (``known``; None: nothing).
+
+    Names of modules are looked for as bytes. A text that contains one counts as well, and costs time but no error.
+    """
     if STACK_GLOBAL not in data:
         return False
     if _LONE in data:
@@ -171,7 +193,10 @@ def dump_object(value: Any, known: Known | None = None) -> Buffer:
 
 
 def dump_exception(error: BaseException, text: str) -> bytes:
-    """Pickle an exception for the client, without traceback and causes; empty if it cannot be pickled or rebuilt."""
+    """Returns an exception, pickled for the client; empty if it cannot be pickled, or not rebuilt from the pickle.
+
+    ``error`` itself loses its traceback, cause and context. ``text`` is not used.
+    """
     try:
         bare = error.with_traceback(None)
         bare.__cause__ = bare.__context__ = None

@@ -1,1 +1,1 @@
-"""Code that cannot be imported elsewhere, such as a script's: it is pickled by value."""
+"""Code that cannot be imported elsewhere, such as a script's: functions and classes are pickled with content."""

@@ -14,12 +14,14 @@ from dispy.payload.modules.origins import Origin, origin_of
 
 
 def _reduce_new_type(pickler: CodePickler, kind: Any) -> Any:
+    """Returns how a ``typing.NewType`` is pickled; NotImplemented if it goes by name."""
     if not pickler.is_by_value(kind):
         return NotImplemented
     return _new_type, (kind.__name__, kind.__qualname__, kind.__module__, kind.__supertype__)
 
 
 def _new_type(name: str, qualname: str, module: str, supertype: Any) -> Any:
+    """Returns the ``typing.NewType`` of a name: the one that is here, or a new one; pickles call this."""
     known = _existing(module, qualname, typing.NewType)
     if known is not None:
         return known
@@ -30,12 +32,19 @@ def _new_type(name: str, qualname: str, module: str, supertype: Any) -> Any:
 
 
 def _existing(module: str, name: str, kind: Any) -> Any:
-    """Returns the object here that has the name of one that arrives, so that there is one of it; or None."""
+    """Returns the object here that has the name of one that arrives, and is used in its place; None if there is none.
+
+    Args:
+        module: Name of its module.
+        name: Its name there, which may have dots.
+        kind: Class that it must be of.
+    """
     found = scopes.attribute_of(sys.modules.get(module), name)
     return found if isinstance(found, kind) and origin_of(module) is not Origin.INSTALLED else None
 
 
 def _reduce_type_parameter(pickler: CodePickler, parameter: Any) -> Any:
+    """Returns how a ``TypeVar`` or the like is pickled: by name if its module can be imported, else by identity."""
     module = getattr(parameter, "__module__", None)
     name = parameter.__name__
     home = sys.modules.get(module) if module else None
@@ -63,12 +72,16 @@ def _reduce_type_parameter(pickler: CodePickler, parameter: Any) -> Any:
 
 
 _parameters: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-"""Type parameters that were sent or have arrived, by identity."""
+"""Type parameters that were sent or have arrived, by identity: one that comes back is the same object again."""
 
 
 def _type_parameter(
     identity: str, kind: Any, name: str, constraints: Any, options: dict[str, Any], module: str | None
 ) -> Any:
+    """Returns the type parameter of an identity: the one that is here, or a new one; pickles call this.
+
+    ``kind``: its class, such as ``TypeVar``; ``options``: keywords of the class, such as ``bound``.
+    """
     parameter = _parameters.get(identity)
     if parameter is None:
         parameter = _parameters[identity] = kind(name, *constraints, **options)
@@ -79,6 +92,7 @@ def _type_parameter(
 
 
 def _reduce_alias(pickler: CodePickler, alias: Any) -> Any:
+    """Returns how a type alias (``type A = …``) is pickled; NotImplemented if it goes by name."""
     if not pickler.is_by_value(alias):
         return NotImplemented
     make = _alias, (alias.__name__, alias.__type_params__, alias.__module__)
@@ -86,10 +100,11 @@ def _reduce_alias(pickler: CodePickler, alias: Any) -> Any:
 
 
 _values: dict[int, Any] = {}
-"""Values of type aliases made here, with the alias, by address of the alias; both are kept for good."""
+"""Type aliases made here, each with its value, by address of the alias; both are kept for good."""
 
 
 def _alias(name: str, parameters: tuple[Any, ...], module: str) -> Any:
+    """Returns the type alias of a name: the one that is here, or a new one, which ``_fill_alias`` gives its value."""
     known = _existing(module, name, typing.TypeAliasType)  # type: ignore[attr-defined,unused-ignore]
     if known is not None:
         return known
@@ -101,6 +116,7 @@ def _alias(name: str, parameters: tuple[Any, ...], module: str) -> Any:
 
 
 def _fill_alias(alias: Any, value: Any) -> Any:
+    """Give a type alias its value, unless it has one from an earlier pickle; returns the alias. Pickles call this."""
     _values.setdefault(id(alias), (alias, value))
     return alias
 
@@ -111,7 +127,7 @@ REDUCERS: dict[type, Reducer] = {
     typing.ParamSpec: _reduce_type_parameter,
     typing.TypeVarTuple: _reduce_type_parameter,
 }
-"""Functions that reduce instances of exactly these types."""
+"""Functions that return how instances of exactly these types are pickled, by type."""
 
 if sys.version_info >= (3, 12):
     REDUCERS[typing.TypeAliasType] = _reduce_alias

@@ -17,25 +17,33 @@ from collections.abc import Iterable, Iterator
 from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
+# Opcodes.
+
 _GLOBAL = frozenset(
     dis.opmap[name]
     for name in ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")
     if name in dis.opmap
 )
+"""Opcodes of functions that look up, set or delete a global."""
+
 _LOAD_NAME = dis.opmap["LOAD_NAME"]
 _STORE_NAME = dis.opmap["STORE_NAME"]
 _LOAD_GLOBAL = dis.opmap["LOAD_GLOBAL"]
 _IMPORT_NAME = dis.opmap["IMPORT_NAME"]
 _IMPORT_FROM = dis.opmap["IMPORT_FROM"]
 _STORES = frozenset({_STORE_NAME, dis.opmap["STORE_GLOBAL"]})
+"""Opcodes by which the top level of a module sets a global."""
+
 _RAISE = dis.opmap["RAISE_VARARGS"]
 _LOAD_CONST = dis.opmap["LOAD_CONST"]
 _LOAD_SMALL_INT = dis.opmap.get("LOAD_SMALL_INT", -1)  # Python 3.14
 _EXTENDED_ARG = dis.EXTENDED_ARG
 
 _IDENTIFIER = re.compile(r"[^\W\d]\w*")
+"""Pattern of one name in the text of an annotation."""
 
 Namespace = dict[str, Any]
+"""Globals of functions: values by name."""
 
 
 class Imported(NamedTuple):
@@ -43,7 +51,7 @@ class Imported(NamedTuple):
 
     Attributes:
         module: Absolute name of the module; empty if the package it is relative to is unknown.
-        names: Names that are taken from the module, which may be submodules.
+        names: Names that are taken from the module, which may be submodules; empty for ``import module``.
     """
 
     module: str
@@ -62,7 +70,7 @@ def _instructions(code: CodeType) -> Iterator[tuple[int, int]]:
 
 
 _names: weakref.WeakKeyDictionary[CodeType, frozenset[str]] = weakref.WeakKeyDictionary()
-"""Answers of ``global_names``."""
+"""Answers of ``global_names``, by code: every pickle of a function asks for it."""
 
 
 def global_names(code: CodeType) -> frozenset[str]:
@@ -96,7 +104,7 @@ def all_names(code: CodeType) -> set[str]:
 
 
 def names_in_texts(code: CodeType, namespace: Namespace) -> list[str]:
-    """Returns the types and modules that annotations of classes within a function name.
+    """Returns the names, sorted, of globals that annotations of classes within a function use: types and modules.
 
     Where ``annotations`` is imported from ``__future__`` annotations are texts, and no instruction names their types.
     """
@@ -107,7 +115,7 @@ def names_in_texts(code: CodeType, namespace: Namespace) -> list[str]:
 
 
 def _class_texts(code: CodeType) -> Iterator[str]:
-    """Yields the texts in the bodies of classes with annotations."""
+    """Yields the constant texts in the bodies of classes with annotations: the annotations are among them."""
     if "__annotations__" in code.co_names:
         yield from (constant for constant in code.co_consts if isinstance(constant, str))
     for constant in code.co_consts:
@@ -116,18 +124,20 @@ def _class_texts(code: CodeType) -> Iterator[str]:
 
 
 _FUTURE_ANNOTATIONS = __future__.annotations.compiler_flag
+"""Flag of code that was compiled with ``from __future__ import annotations``: its annotations are texts."""
 
 
 def _is_annotation(value: Any) -> bool:
+    """True if an annotation may name this value: a class, a module or an object of ``typing``."""
     return isinstance(value, (type, ModuleType)) or type(value).__module__ == "typing"
 
 
 def named_in(annotations: Any, namespace: Namespace, besides: Iterable[str] = ()) -> list[str]:
-    """Returns the globals that annotations in the form of text name: ``typing.get_type_hints`` looks them up.
+    """Returns the names of globals that annotations in the form of text use: ``typing.get_type_hints`` looks them up.
 
     Args:
         annotations: Annotations by name; anything but a dictionary has none.
-        namespace: The globals.
+        namespace: The globals, by name.
         besides: Names that are left out.
     """
     if not isinstance(annotations, dict):
@@ -138,6 +148,7 @@ def named_in(annotations: Any, namespace: Namespace, besides: Iterable[str] = ()
 
 
 def _texts(annotation: Any) -> Iterator[str]:
+    """Yields the names in the texts of an annotation, and of the parts of a generic one such as ``list["Model"]``."""
     if isinstance(annotation, str):
         yield from _IDENTIFIER.findall(annotation)
     else:
@@ -173,6 +184,14 @@ def imports(code: CodeType, package: str) -> Iterator[Imported]:
 
 
 def _absolute(module: str, level: int, names: tuple[str, ...], package: str) -> Imported:
+    """Returns an import statement with the absolute name of its module.
+
+    Args:
+        module: Name in the statement; empty for ``from . import a``.
+        level: Number of dots before the name; 0: it is absolute.
+        names: Names that are taken from the module.
+        package: Name of the package that relative imports start from.
+    """
     if not level:
         return Imported(module, names)
     base = package.rsplit(".", level - 1)[0] if package.count(".") >= level - 1 else ""
@@ -190,7 +209,15 @@ def raises(code: CodeType) -> bool:
 
 
 def bound_by_import(code: CodeType, package: str) -> dict[str, tuple[str, str]]:
-    """Returns the globals that import statements of a module bind, with module and name there ("" for the module)."""
+    """Returns the globals that import statements at the top level of a module bind.
+
+    Args:
+        code: Code of the module.
+        package: Name of the package that relative imports start from.
+
+    Returns:
+        By name of the global: name of the imported module, and name that is taken from it (empty: the module itself).
+    """
     found: dict[str, tuple[str, str]] = {}
     before: list[Any] = [None, None]
     module, attribute = "", ""
@@ -217,6 +244,7 @@ _WHILE_IMPORTING = frozenset(
     for name in ("LOAD_CONST", "POP_TOP", "CACHE", "SWAP", "COPY", "NOP")
     if name in dis.opmap
 )
+"""Opcodes that may stand within an import statement; any other ends it."""
 
 
 def nested(code: CodeType) -> Iterator[CodeType]:
@@ -239,10 +267,11 @@ def constants(code: CodeType) -> Iterator[str]:
 
 
 _NOTHING = object()
+"""Stand-in for a value that is no constant."""
 
 
 def constant_assignments(code: CodeType) -> dict[str, Any]:
-    """Returns the globals that the top level of a module sets to one constant and nothing else, with the constant."""
+    """Returns the globals that the top level of a module sets once and to a constant: the constants, by name."""
     found: dict[str, Any] = {}
     spoiled: set[str] = set()
     value: Any = _NOTHING
@@ -257,7 +286,7 @@ def constant_assignments(code: CodeType) -> dict[str, Any]:
 
 
 def assigned(code: CodeType) -> set[str]:
-    """Returns the globals that the top level of a module sets."""
+    """Returns the names of the globals that the top level of a module sets or deletes."""
     return {code.co_names[arg] for op, arg in _instructions(code) if op == _STORE_NAME} | {
         code.co_names[arg] for op, arg in _instructions(code) if op in _GLOBAL and op != _LOAD_GLOBAL
     }
@@ -267,7 +296,7 @@ def assigned(code: CodeType) -> set[str]:
 
 
 _hidden: set[str] = set()
-"""Secrets that may stand in the script: stars take their place in texts that are sent."""
+"""Secrets that may stand in the script, such as that of a cluster: stars take their place in texts that are sent."""
 
 
 def hide(secret: str) -> None:
@@ -277,7 +306,14 @@ def hide(secret: str) -> None:
 
 
 def source_of(filename: str, namespace: Namespace) -> str:
-    """Returns the text of a file of code, a notebook's cell or a file in an archive; empty if there is none."""
+    """Returns the text of a file of code, a notebook's cell or a file in an archive; empty if there is none.
+
+    Secrets in it are replaced (``hide``).
+
+    Args:
+        filename: Name of the file, as code objects have it.
+        namespace: Globals of the code, whose loader may know the text; may be empty.
+    """
     try:
         text = "".join(linecache.getlines(filename, namespace))
     except Exception:  # a loader of the user's own
@@ -286,7 +322,7 @@ def source_of(filename: str, namespace: Namespace) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Returns a text with stars in place of secrets."""
+    """Returns a text with stars in place of the secrets of ``hide``, of the same length."""
     for secret in _hidden:
         text = text.replace(secret, "*" * len(secret))
     return text
@@ -311,6 +347,6 @@ def reduce_code(code: CodeType) -> tuple[Any, tuple[bytes]]:
 
 
 def load_code_object(data: bytes) -> CodeType:
-    """Returns the code object of a pickle."""
+    """Returns the code object that ``reduce_code`` has pickled; pickles call this."""
     code: CodeType = marshal.loads(data)
     return code

@@ -24,21 +24,28 @@ from dispy.payload.blocks import PROTOCOL
 from dispy.payload.modules.origins import lies_with_packages
 
 STAMPED_MAX = 1024 * 1024
-"""Size of a value (bytes, pickled) up to which it is compared. A larger value counts as changed each time."""
+"""Size of a value (bytes, pickled) up to which it has a stamp. A larger one counts as changed whenever it is sent."""
 
 WATCHED_MAX = 64 * 1024
-"""Size of a value (bytes, pickled) up to which it is compared before each job with classes of the script (50 us)."""
+"""Size of a value (bytes, pickled) up to which it is compared before each job with classes of the script (50 us).
+
+A larger one is not compared: changes of it in place are not noticed.
+"""
 
 _SMALL = 64
-"""Longest text or bytes that is its own stamp."""
+"""Longest text (characters) or bytes that is its own stamp; a longer one has a digest."""
 
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type(Ellipsis)})
+"""Types of values that cannot change and hold no other object."""
 
 _names = itertools.count(1)
+"""Numbers of identities, unique in the process."""
+
 _program = os.urandom(16).hex()
+"""Random name of this process (32 hexadecimal digits): the first part of its identities."""
 
 _identities: dict[int, tuple[weakref.ref[Any], str]] = {}
-"""Identities by address of the object, with a reference that tells whether the object is still the one."""
+"""Identities by address of the object, each with a weak reference: another object may have the address by now."""
 
 
 def identity_of(obj: Any) -> str:
@@ -52,7 +59,10 @@ def identity_of(obj: Any) -> str:
 
 
 def give_identity(obj: Any, name: str) -> None:
-    """Give an object that has arrived the identity that it has in the program it comes from."""
+    """Give an object that has arrived the identity (``name``) that it has in the program it comes from.
+
+    If it goes back there, it is known by that. The identity is forgotten when the object is gone.
+    """
     address = id(obj)
 
     def forget(_: object) -> None:
@@ -62,11 +72,11 @@ def give_identity(obj: Any, name: str) -> None:
 
 
 class TooLarge(Exception):
-    """More bytes were written than the file takes."""
+    """More bytes were written to a ``Sink`` or ``Limited`` than it takes: the pickle in the making is given up."""
 
 
 class Sink(io.RawIOBase):
-    """A file that keeps only a digest of what is written to it, and refuses to grow beyond ``limit`` bytes."""
+    """File for a pickle that keeps only a digest of what is written to it; a write beyond ``limit`` bytes fails."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -74,10 +84,10 @@ class Sink(io.RawIOBase):
         self._left = limit
 
     def write(self, data: Any) -> int:
-        """Take bytes.
+        """Add bytes to the digest; returns their number.
 
         Raises:
-            TooLarge: They are too many.
+            TooLarge: All bytes together exceed the limit.
         """
         size = len(data)
         self._left -= size
@@ -92,17 +102,17 @@ class Sink(io.RawIOBase):
 
 
 class Limited(io.BytesIO):
-    """A file in memory that refuses to grow beyond ``limit`` bytes, before anything is copied."""
+    """File in memory; a write that would make it larger than ``limit`` bytes fails before anything is copied."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._limit = limit
 
     def write(self, data: Any) -> int:
-        """Take bytes.
+        """Append bytes; returns their number.
 
         Raises:
-            TooLarge: They are too many.
+            TooLarge: All bytes together exceed the limit.
         """
         if self.tell() + len(data) > self._limit:
             raise TooLarge
@@ -113,6 +123,7 @@ class _Stamper(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
     """Pickles content for comparison; functions, classes and modules by identity."""
 
     def reducer_override(self, obj: Any) -> Any:
+        """Returns how an object is pickled: a function, class or module as a name; NotImplemented: as usual."""
         if isinstance(obj, (types.FunctionType, type, types.ModuleType)):
             return sys.intern, (
                 _name_of(obj),
@@ -121,6 +132,7 @@ class _Stamper(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
 
 
 def _name_of(obj: Any) -> str:
+    """Returns the name of a module, or the identity of a function or class."""
     return str(obj.__name__) if isinstance(obj, types.ModuleType) else identity_of(obj)
 
 
@@ -137,6 +149,7 @@ def _state_of(function: types.FunctionType) -> tuple[Any, ...]:
 
 
 def _content(cell: types.CellType) -> Any:
+    """Returns the value of a cell (a variable that functions share); None if it has none yet."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -145,6 +158,8 @@ def _content(cell: types.CellType) -> Any:
 
 def of(value: Any, limit: int = STAMPED_MAX) -> Any:
     """Returns the stamp of a value, which is equal as long as the value is; None if that cannot be told.
+
+    A stamp is a tuple, a text or a digest of 16 bytes, and can be pickled. A value without one counts as changed.
 
     Args:
         value: Anything.
@@ -171,18 +186,25 @@ def of(value: Any, limit: int = STAMPED_MAX) -> Any:
 class Watch:
     """Functions, globals and classes that must not change for a pickle of their code to stay right.
 
-    The objects are held, so that no address is used again.
+    Add them when they are pickled, and ask ``is_same`` before the pickle is used again. The objects are held, so that
+    no address is used again.
     """
 
     __slots__ = ("_attributes", "_classes", "_contents", "_functions", "_globals", "_kept", "_noted")
 
     def __init__(self) -> None:
         self._functions: list[tuple[types.FunctionType, Any, tuple[Any, ...]]] = []
+        """Functions, each with its code and state (``_state_of``) when it was added."""
         self._globals: list[tuple[dict[str, Any], str, Any]] = []
+        """Globals: the dictionary that each is in, its name, and its value when it was added."""
         self._classes: list[tuple[type, tuple[Any, ...]]] = []
+        """Classes, each with the values of all its attributes, in order: a quick comparison."""
         self._attributes: dict[int, dict[str, Any]] = {}
+        """Attributes (``attributes_of``) of each class by its address: compared if the quick comparison fails."""
         self._noted: set[int | tuple[int, str]] = set()
+        """Addresses of values, and of dictionaries with the name of a global, that were added: none is twice."""
         self._kept: list[Any] = []
+        """Values whose addresses are in ``_noted``."""
         self._contents: list[tuple[Any, Any]] = []
         """Values that may change in place, with their stamps; without those larger than ``WATCHED_MAX``."""
 
@@ -211,7 +233,7 @@ class Watch:
                 self._add_content(value)
 
     def _add_content(self, value: Any) -> None:
-        """Watch the content of a value, unless it cannot change or is too large."""
+        """Watch the content of a value, unless it cannot change, or is larger than ``WATCHED_MAX``."""
         if type(value) in _ATOMS or isinstance(value, _LASTING) or id(value) in self._noted:
             return
         self._noted.add(id(value))
@@ -242,10 +264,12 @@ class Watch:
 
 @functools.cache
 def _is_of_library(filename: str) -> bool:
+    """True if code of this file name was generated, as by ``dataclasses``, or is that of an installed package."""
     return filename == "<string>" or (os.path.isabs(filename) and lies_with_packages(filename))
 
 
 def _is_same_state(now: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
+    """True if two answers of ``_state_of`` agree: defaults and cells hold the same objects, the rest is equal."""
     if now[0] is not before[0] or (now[2] is None) != (before[2] is None):
         return False
     if now[2] is not None and not all(map(operator.is_, now[2], before[2])):
@@ -257,6 +281,7 @@ def _is_same_state(now: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
 
 
 _MISSING = object()
+"""Stand-in for the value of a global that is gone."""
 
 _LASTING = (
     types.FunctionType, type, types.ModuleType, types.BuiltinFunctionType, types.MemberDescriptorType,
@@ -267,11 +292,14 @@ _LASTING = (
 LEFT_OUT = frozenset({
     "__dict__", "__weakref__", "_abc_impl", "__slotnames__", "__annotate_func__", "__annotations_cache__",
 })  # fmt: skip
-"""Attributes of classes that each process makes for itself."""
+"""Attributes of classes that each process makes for itself: they are neither sent nor compared."""
 
 
 def attributes_of(cls: type) -> dict[str, Any]:
-    """Returns the attributes that are set on a class after it was made, in order."""
+    """Returns the attributes of a class that are sent and set where it arrives, by name, in order.
+
+    Those that come with an empty class are left out (``LEFT_OUT``, slots), and special ones that cannot be pickled.
+    """
     found = {}
     for name, value in list(vars(cls).items()):
         if name in LEFT_OUT or name in ("__module__", "__qualname__"):

@@ -37,15 +37,19 @@ from dispy.payload.by_value.functions import functions_in, is_code, is_generic
 from dispy.payload.modules.origins import Origin, origin_of
 
 EnumType = enum.EnumMeta
+"""Metaclass of enumerations, by the name that it has from Python 3.11 on."""
 
 _by_identity: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
-"""Classes that were sent or have arrived, by identity."""
+"""Classes that were sent or have arrived, by identity: a class that comes back is the same object again."""
 
 _digests: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
-"""Digest of the definition that each class here was made or last changed by."""
+"""Digest of the definition that each class here was made or last changed by.
+
+A definition of the same digest need not be opened (``resolve``).
+"""
 
 _MAKE = ("__module__", "__qualname__", "__slots__")
-"""Attributes that a class is made with, and that are not set afterwards."""
+"""Attributes that an empty class is made with: ``__slots__`` has no effect when it is set later."""
 
 # In the program.
 
@@ -105,7 +109,15 @@ def reduce_definition(pickler: CodePickler, cls: type) -> Any:
 
 
 class First:
-    """Stand-in that gives a class its methods and the like before anything arrives that may hold objects of it."""
+    """Stand-in that gives a class its methods and the like before anything arrives that may hold objects of it.
+
+    Such an object may need methods while it arrives: a key of a dictionary is hashed. The stand-in unpickles to the
+    attributes.
+
+    Args:
+        cls: The class.
+        attributes: The methods and the like, by name (``_is_first``).
+    """
 
     __slots__ = ("_attributes", "_cls")
 
@@ -118,7 +130,7 @@ class First:
 
 
 def set_first(cls: type, attributes: dict[str, Any]) -> dict[str, Any]:
-    """Set the methods and the like of a class, if it is new here; returns them."""
+    """Set the methods and the like of a class, if it is new here; returns them, by name. Pickles call this."""
     if cls in _unfilled:
         _set(cls, attributes)
     return attributes
@@ -142,7 +154,12 @@ def _is_plain_metaclass(meta: type) -> bool:
 def _struct_parts(
     cls: type, attributes: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Returns the namespace that a ``msgspec.Struct`` is made with, attributes to set afterwards, and keywords."""
+    """Split the attributes of a ``msgspec.Struct``.
+
+    Returns:
+        Annotations and defaults that the class is made with, by name; attributes to set afterwards, by name; and
+        keywords of the definition, such as ``frozen``.
+    """
     struct: Any = cls
     own = vars(cls).get("__annotations__", {})
     fields: dict[str, Any] = {"__annotations__": own}
@@ -174,10 +191,15 @@ _STRUCT_OPTIONS = (
     "frozen", "eq", "order", "array_like", "gc", "repr_omit_defaults", "omit_defaults", "forbid_unknown_fields",
     "weakref", "dict", "cache_hash", "tag", "tag_field",
 )  # fmt: skip
+"""Options of a ``msgspec.Struct`` that are keywords of its definition under the same names."""
 
 
 class FactoryField(NamedTuple):
-    """A default of a ``msgspec.Struct`` that is made by a call: msgspec's own object for it cannot be sent."""
+    """A default of a ``msgspec.Struct`` that is made by a call: msgspec's own object for it cannot be sent.
+
+    Attributes:
+        factory: Called without arguments for each new object; returns the default.
+    """
 
     factory: Any
 
@@ -185,6 +207,7 @@ class FactoryField(NamedTuple):
 _FACTORY = type(
     msgspec.defstruct("Probe", [("a", list, msgspec.field(default_factory=list))]).__struct_defaults__[0]
 )
+"""Class of msgspec's own objects for defaults that are made by a call; msgspec does not export it."""
 
 
 # Called by pickles that are loaded.
@@ -193,7 +216,15 @@ _FACTORY = type(
 def make_class(
     identity: str, meta: type, name: str, bases: tuple[type, ...], namespace: dict[str, Any]
 ) -> type:
-    """Returns the class of an identity: a new, empty one if there is none here."""
+    """Returns the class of an identity: a new, empty one if there is none here; ``fill_class`` fills it.
+
+    Args:
+        identity: Identity of the class.
+        meta: Its metaclass, which is not called.
+        name: Its name.
+        bases: Its bases.
+        namespace: Attributes that it is made with, by name (``_MAKE``).
+    """
     known = _by_identity.get(identity)
     if known is not None:
         return known
@@ -207,7 +238,10 @@ def make_class(
 def make_by_metaclass(
     identity: str, meta: Any, name: str, bases: tuple[type, ...], namespace: dict[str, Any], keywords: Any
 ) -> type:
-    """Returns the class of an identity: a new one, made by a metaclass written in C, if there is none here."""
+    """Returns the class of an identity: a new one, made by a metaclass written in C, if there is none here.
+
+    Arguments are those of ``make_class``, and ``keywords`` of the definition, by name.
+    """
     known = _by_identity.get(identity)
     if known is not None:
         return known
@@ -220,7 +254,7 @@ def make_by_metaclass(
 
 
 def _note(cls: type, identity: str) -> type:
-    """Note a class that was made here and is to be filled; returns it."""
+    """Note a class that was made here, with its identity, as one that ``fill_class`` is to fill; returns it."""
     _by_identity[identity] = cls
     give_identity(cls, identity)
     _unfilled.add(cls)
@@ -231,9 +265,13 @@ _unfilled: set[type] = set()
 """Classes that a definition that is being loaded has made and not filled yet."""
 
 _hooks = threading.RLock()
-"""Held while ``__init_subclass__`` of classes is replaced."""
+"""Held while ``__init_subclass__`` of classes is replaced: a thread that loads another pickle waits that long.
+
+Without it, that thread could take the replacement for the hook and put it back for good.
+"""
 
 _quiet = classmethod(lambda *_, **__: None)
+"""Hook that does nothing, in place of ``__init_subclass__``."""
 
 
 @contextmanager
@@ -257,7 +295,16 @@ def _without_hooks(bases: tuple[type, ...]) -> Iterator[None]:
 
 
 def fill_class(cls: type, state: tuple[Any, ...]) -> type:
-    """Give a new class its attributes, or change the class that is being changed; any other keeps its own."""
+    """Give a new class its attributes, or change the class that is being changed; any other keeps its own.
+
+    Args:
+        cls: The class.
+        state: Methods and the like, by name; the functions of its methods, filled by now; other attributes, by name;
+            classes registered as subclasses; globals of its module (None: none to set), and these with their stamps.
+
+    Returns:
+        The class.
+    """
     first, _, rest, subclasses, scope, values = state
     if cls in _unfilled:
         _unfilled.discard(cls)
@@ -272,7 +319,7 @@ def fill_class(cls: type, state: tuple[Any, ...]) -> type:
 
 
 def _set(cls: type, attributes: dict[str, Any]) -> None:
-    """Set attributes of a class, past a metaclass."""
+    """Set attributes of a class, by name; a ``__setattr__`` of its metaclass is not called."""
     for name, value in attributes.items():
         type.__setattr__(cls, name, value)
     # Python 3.13 drops the line of a class when attributes of it are set.
@@ -285,7 +332,10 @@ _changing: type | None = None
 
 
 def _change(cls: type, attributes: dict[str, Any]) -> None:
-    """Have a class as the program has it now; undone after the job, if the computation is loaded."""
+    """Give a class exactly the attributes that it has in the program now; undone after the job.
+
+    Other attributes are deleted. While the computation is being loaded, the change stays.
+    """
     before = attributes_of(cls)
 
     def put_back() -> None:
@@ -307,9 +357,9 @@ def resolve(identity: str, digest: bytes, module: str, qualname: str, definition
 
     Args:
         identity: Identity of the class.
-        digest: Digest of the definition.
+        digest: Digest of the definition (16 bytes).
         module: Name of the module of the class.
-        qualname: Name of the class in its module.
+        qualname: Name of the class in its module, which may have dots.
         definition: The class, pickled by itself; only opened if it is needed.
     """
     global _changing
@@ -333,7 +383,7 @@ def resolve(identity: str, digest: bytes, module: str, qualname: str, definition
 
 
 def _forget_digest(cls: type, digest: bytes | None) -> None:
-    """Note the digest that a class had before (None: none)."""
+    """Put back the digest that a class had before it was changed (None: none); called when the job has ended."""
     if digest is None:
         _digests.pop(cls, None)
     else:
@@ -341,7 +391,7 @@ def _forget_digest(cls: type, digest: bytes | None) -> None:
 
 
 def _find_class(module: str, qualname: str) -> type | None:
-    """Returns the user's own class of this name; None if there is none."""
+    """Returns the user's own class of this name that is loaded here; None if there is none."""
     if origin_of(module) is Origin.INSTALLED:
         return None
     found = scopes.attribute_of(sys.modules.get(module), qualname)
@@ -366,7 +416,10 @@ def reduce_member(member: enum.Enum) -> Any:
 
 
 def _underlying(member: Any, base: Any) -> tuple[Any, ...]:
-    """Returns the arguments that make the plain value of a member, such as the number of an ``IntEnum``."""
+    """Returns the arguments that make the plain value of a member, such as the number of an ``IntEnum``.
+
+    ``base``: class of the plain value, such as ``int``.
+    """
     arguments = getattr(base, "__getnewargs__", None)
     if arguments is not None:
         return tuple(arguments(member))
@@ -376,7 +429,14 @@ def _underlying(member: Any, base: Any) -> tuple[Any, ...]:
 
 
 def _member(cls: Any, name: str, base: Any, arguments: tuple[Any, ...]) -> Any:
-    """Returns the member of a name; a new object while the class is being filled."""
+    """Returns the member of a name; a new object while the class is being filled. Pickles call this.
+
+    Args:
+        cls: The enumeration.
+        name: Name of the member.
+        base: Class of its plain value; ``object`` if it has none.
+        arguments: Arguments that make the plain value.
+    """
     found = vars(cls).get("_member_map_", {}).get(name)
     if found is not None:
         return found
@@ -388,17 +448,18 @@ def _member(cls: Any, name: str, base: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 _pending: weakref.WeakKeyDictionary[type, dict[str, Any]] = weakref.WeakKeyDictionary()
-"""Members, by name, of enumerations that are being filled."""
+"""Members, by name, of enumerations that are being filled: each name has one object, however often it is pickled."""
 
 
 def _fill_member(member: Any, state: dict[str, Any]) -> Any:
+    """Give a new member its attributes (``state``, by name); one that has them is left alone. Pickles call this."""
     if "_value_" not in vars(member):
         vars(member).update(state)
     return member
 
 
 def _composite(cls: Any, value: Any) -> Any:
-    """Returns the member of an enumeration of flags that has several bits."""
+    """Returns the member of an enumeration of flags that has several bits (``value``); pickles call this."""
     if cls not in _unfilled:
         return cls(value)
     base = _base_of(cls)

@@ -13,7 +13,10 @@ from dispy.payload.by_value.change_stamps import Watch
 from dispy.payload.by_value.code_pickler import CodePickler
 
 PickleInline = Callable[[Any], tuple[bytes, CodePickler]]
-"""Pickles a value with the definitions of its classes in the same pickle; returns that, and the pickler."""
+"""Pickles a value with the definitions of its classes in the same pickle.
+
+Returns the pickle, and its pickler, which knows what the other side needs.
+"""
 
 
 class Definition(NamedTuple):
@@ -21,10 +24,10 @@ class Definition(NamedTuple):
 
     Attributes:
         data: The pickle.
-        digest: Digest of the pickle: a worker that has a class of this digest does not open the pickle.
+        digest: Digest of the pickle (16 bytes): a worker that has a class of this digest does not open the pickle.
         modules: Names of the user's own modules that the other side has to import.
-        imports: Import statements of functions of the class.
-        sources: Texts of the files of code in the pickle, by file name.
+        imports: Import statements of functions of the class: the modules that they name are to be sent, too.
+        sources: Texts of the files of code in the pickle, by file name, for tracebacks.
     """
 
     data: bytes
@@ -38,7 +41,7 @@ _definitions: dict[str, tuple[Watch, Definition]] = {}
 """Definitions by identity of the class, the oldest first, each with the parts of the program it depends on."""
 
 _DEFINITIONS_MAX = 1000
-"""Number of definitions that are kept; the oldest one goes first."""
+"""Number of definitions that are kept. The oldest goes first; if it is needed again, its class is pickled anew."""
 
 
 def definition_of(cls: type, pickle_inline: PickleInline) -> Definition:
@@ -60,7 +63,7 @@ def definition_of(cls: type, pickle_inline: PickleInline) -> Definition:
 
 
 _functions: dict[str, bytes] = {}
-"""Pickles of functions of the script that jobs have returned, by identity of the function."""
+"""Pickles of functions of the script that jobs have returned, by identity of the function; kept for good."""
 
 
 def function_data(function: types.FunctionType, pickle_inline: PickleInline) -> bytes:

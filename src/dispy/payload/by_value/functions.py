@@ -21,7 +21,7 @@ from dispy.payload.by_value.scopes import attribute_of, fill_scope
 PARTS = (
     "__qualname__", "__annotations__", "__kwdefaults__", "__defaults__", "__module__", "__doc__", "__type_params__",
 )  # fmt: skip
-"""Attributes of functions that are set when a function is filled."""
+"""Attributes that a function gets when it is filled, as they may refer to it; each is pickled unless it is empty."""
 
 
 def content_of(cell: types.CellType) -> Any:
@@ -38,7 +38,7 @@ def is_code(value: Any) -> bool:
 
 
 def functions_in(value: Any) -> list[types.FunctionType]:
-    """Returns the functions that an attribute of a class is made of."""
+    """Returns the functions that an attribute of a class is made of: up to three of a property; else one or none."""
     parts = [value]
     if isinstance(value, (classmethod, staticmethod)):
         parts = [value.__func__]
@@ -53,12 +53,25 @@ def functions_in(value: Any) -> list[types.FunctionType]:
 def make_function(
     code: types.CodeType, scope: Namespace, name: str, closure: tuple[types.CellType, ...] | None
 ) -> types.FunctionType:
-    """Returns a function without the parts that may refer to it again."""
+    """Returns a function without the parts that may refer to it again; ``fill_function`` gives it these.
+
+    Args:
+        code: Its code.
+        scope: Its globals.
+        name: Its name.
+        closure: Cells of the variables that it shares with other functions, in the order of ``co_freevars``.
+    """
     return types.FunctionType(code, scope, name, None, closure)
 
 
 def fill_function(function: types.FunctionType, state: tuple[Any, ...]) -> types.FunctionType:
-    """Give a function the parts that may refer to it again: see ``CodePickler.state_of``."""
+    """Give a function the parts that may refer to it again; returns it.
+
+    Args:
+        function: Function of ``make_function``.
+        state: Attributes of ``PARTS``, by name; other attributes, by name; pairs of a cell and its value; globals
+            with their stamps; names of modules to import first.
+    """
     about, attributes, cells, values, submodules = state
     for name in submodules:
         importlib.import_module(name)
@@ -72,7 +85,12 @@ def fill_function(function: types.FunctionType, state: tuple[Any, ...]) -> types
 
 
 class Later:
-    """Stand-in that fills a function of a class where the stand-in is pickled."""
+    """Stand-in that fills a function of a class: where it is pickled, the function's state is, and not earlier.
+
+    Args:
+        pickler: Pickler of the class.
+        function: The function.
+    """
 
     __slots__ = ("_function", "_pickler")
 
@@ -85,7 +103,13 @@ class Later:
 
 
 def resolve_function(module: str, name: str, data: bytes) -> Any:
-    """Returns a function of the script that a job has returned: the program's own, or else that of the pickle."""
+    """Returns a function of the script that a job has returned: the program's own, or else that of the pickle.
+
+    Args:
+        module: Name of its module.
+        name: Its name there, which may have dots.
+        data: The function, pickled by value; only opened if the program has no function of this name.
+    """
     found = attribute_of(sys.modules.get(module), name)
     return found if isinstance(found, types.FunctionType) else pickle.loads(data)
 
@@ -113,12 +137,16 @@ class _Empty:
 
 
 EMPTY = _Empty()
+"""The one object of ``_Empty``: pickles name it."""
 
 
 # Functions of ``functools.singledispatch``.
 
 _generic: Any = functools.singledispatch(lambda _: None)
+"""A function of ``functools.singledispatch``, of which only the code is used."""
+
 _dispatching = _generic.__code__
+"""Code that all functions of ``functools.singledispatch`` share."""
 
 
 def is_generic(function: Any) -> bool:
@@ -143,10 +171,15 @@ def reduce_generic_function(function: types.FunctionType) -> Any:
 
 
 def _generic_function() -> Any:
+    """Returns a new function of ``functools.singledispatch``; ``_fill_generic_function`` gives it its content."""
     return functools.singledispatch(lambda _: None)
 
 
 def _fill_generic_function(function: Any, state: tuple[Any, ...]) -> Any:
+    """Give a function of ``functools.singledispatch`` its content; returns it. Pickles call this.
+
+    ``state``: implementations by class; attributes by name; names, module and text of documentation by attribute.
+    """
     implementations, attributes, parts = state
     for kind, implementation in implementations.items():
         function.register(kind, implementation)

@@ -9,7 +9,7 @@ from typing import Any
 from dispy.payload.by_value.scopes import fill_scope
 
 PRIVATE = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
-"""Attributes of modules that are not sent."""
+"""Attributes of modules that are not sent: each process has its own."""
 
 
 def sendable_part(
@@ -19,8 +19,11 @@ def sendable_part(
 
     Args:
         values: The attributes, by name.
-        where: Words for the module in the reasons.
+        where: Words for the module in the reasons, such as "module helpers".
         try_to_pickle: Raises an exception if a value cannot be pickled.
+
+    Returns:
+        Attributes that can be sent, by name; and for each of the others a sentence that says why not, by name.
     """
     sendable, reasons = {}, {}
     for name, value in values.items():
@@ -37,7 +40,10 @@ def sendable_part(
 
 
 def explain_missing(module: types.ModuleType, reasons: dict[str, str]) -> None:
-    """Have a module say why it lacks a global when code uses it: AttributeError with the reason."""
+    """Have a module say why it lacks a global when code asks for it: AttributeError with the reason.
+
+    ``reasons``: sentences, by name of the global. A ``__getattr__`` of the module's own is left alone.
+    """
     if not reasons or "__getattr__" in vars(module):
         return
 
@@ -48,7 +54,10 @@ def explain_missing(module: types.ModuleType, reasons: dict[str, str]) -> None:
 
 
 def fill_module(module: types.ModuleType, state: tuple[Any, ...]) -> types.ModuleType:
-    """Give a module that came by value its attributes, and the reasons for those that could not be sent."""
+    """Give a module that came by value its attributes; returns it. Pickles call this.
+
+    ``state``: attributes with their stamps, and by name the reasons why others could not be sent.
+    """
     values, reasons = state
     fill_scope(vars(module), values)
     explain_missing(module, reasons)

@@ -14,7 +14,7 @@ from dispy.payload.modules.origins import MAINS
 
 
 def package_of(namespace: Namespace) -> str:
-    """Returns the name of the package that relative imports in a scope start from."""
+    """Returns the name of the package that relative imports in code with these globals start from; empty for none."""
     package = namespace.get("__package__")
     if package is None:
         name = namespace.get("__name__") or ""
@@ -30,7 +30,10 @@ def module_of(namespace: Namespace) -> str | None:
 
 
 def about(namespace: Namespace) -> dict[str, Any]:
-    """Returns name, package, file and the like of a module that goes by value."""
+    """Returns name, package, file and the like of a module that goes by value, by attribute (``__name__``, …).
+
+    For a script that was started by ``python -m`` the name of its module is there, too, as ``spec``.
+    """
     found = {
         name: namespace[name]
         for name in ("__name__", "__package__", "__file__", "__path__", "__doc__")
@@ -43,7 +46,10 @@ def about(namespace: Namespace) -> dict[str, Any]:
 
 
 def functions_of(item: Any) -> Iterable[types.FunctionType]:
-    """Yields the functions whose globals a computation or dependency uses: its own, its methods, what it wraps."""
+    """Yields the functions whose globals a computation or dependency uses: itself, its methods, the one it wraps.
+
+    ``item``: a function, a class, or any other callable; nothing is yielded for built-in ones.
+    """
     if isinstance(item, types.MethodType):
         item = item.__func__
     if isinstance(item, (functools._lru_cache_wrapper, functools.partial)):

@@ -70,12 +70,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         only: A module of the user's own whose objects go by value here, though it can be imported; empty for none.
 
     Attributes:
-        names: Globals and attributes that functions in the pickle name.
-        imports: Import statements of functions that go by value.
+        names: Names of globals and attributes that functions in the pickle use.
+        imports: Import statements of functions that go by value: the modules that they name are to be sent, too.
         modules: Names of the user's own modules that the other side has to import.
-        used: Names that are used of each of these modules, by module, as far as that is known.
-        sources: Texts of the files of code that goes by value, by file name.
-        sent: Functions and classes that go by value, by identity.
+        used: Names that are used of each of these modules, by name of the module, as far as that is known.
+        sources: Texts of the files of code that goes by value, by file name; empty for a file without a text.
+        sent: Functions and classes that go by value, by address.
         has_code: True once something compiled is in the pickle: another minor version of Python cannot load it.
         watch: Parts of the program that must not change for this pickle to stay right.
     """
@@ -103,7 +103,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         self._is_inline = is_inline
         self._known = known
         self._is_known_same: bool | None = None
-        """True if the parts that the other side has are unchanged; None until that is asked."""
+        """True if the parts that the other side has are unchanged; None until that is asked, once for each pickle."""
         self._only = only
         self._scopes: dict[int, Scope] = {}
         """Stand-ins for globals of functions, by address of the dictionary."""
@@ -116,7 +116,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         self._cells: set[int] = set()
         """Addresses of cells of functions that go by value: a cell is filled together with a function."""
         self._filled: set[int] = set()
-        """Addresses of cells whose contents are in the pickle."""
+        """Addresses of cells whose contents are in the pickle: they are not pickled a second time."""
         self._bare: dict[int, tuple[str, str]] | None = None
         """Sentinel objects (``find_bare``), by address, with module and name; None until they are looked for."""
 
@@ -163,6 +163,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return NotImplemented
 
     def _reduce_cell(self, cell: types.CellType) -> Any:
+        """Returns how a cell is pickled: empty if a function fills it (``state_of``), else with its value."""
         if id(cell) in self._cells:
             return functions.make_cell, ()
         self._filled.add(id(cell))
@@ -172,7 +173,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
     # Modules.
 
     def origin(self, name: str | None) -> Origin:
-        """Returns where a module comes from, as far as this pickle is concerned."""
+        """Returns the origin of a module, which decides how its objects travel in this pickle.
+
+        A module of the user's own is ``Origin.VALUE`` here if its code is unknown, or it is the one of ``only``.
+        """
         origin = origin_of(name)
         if origin is Origin.OWN and (name == self._only or not loaded_code.can_be_sent(name)):
             return Origin.VALUE
@@ -190,6 +194,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return False
 
     def _use(self, module: str, name: str) -> None:
+        """Note that the pickle needs a module of the user's own, and which name (its first part) it uses of it."""
         self.modules.add(module)
         self.used.setdefault(module, set()).add(name.partition(".")[0])
 
@@ -200,6 +205,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return special_objects.named, (module, name)
 
     def _reduce_module(self, module: types.ModuleType) -> Any:
+        """Returns how a module object is pickled: by name; or by value, with all globals that can be sent."""
         name = module.__name__
         origin = self.origin(name) if sys.modules.get(name) is module else Origin.VALUE
         if origin is Origin.VALUE:
@@ -218,7 +224,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
     # Functions.
 
     def is_known(self, obj: Any) -> bool:
-        """True if the other side has a function or class of the script, as it is now."""
+        """True if the other side has a function or class of the script, as it is now: then it goes by name."""
         if self._known is None or not self._known.has(obj):
             return False
         if self._is_known_same is None:
@@ -226,6 +232,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return self._is_known_same
 
     def _reduce_function(self, function: types.FunctionType) -> Any:
+        """Returns how a function is pickled: by name if the other side finds it, else by value."""
         if not self.is_by_value(function):
             return NotImplemented
         if self.is_known(function):
@@ -258,7 +265,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return make_function, make, self.state_of(function), None, None, fill_function
 
     def later(self, functions: list[types.FunctionType]) -> list[Later]:
-        """Have functions made where they are met first, and filled where what is returned here is pickled."""
+        """Have functions of a class made where they are met first, and each filled where its stand-in is pickled."""
         self._kept += functions
         self._late.update(map(id, functions))
         return [Later(self, function) for function in functions]
@@ -276,7 +283,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
     def state_of(self, function: types.FunctionType) -> tuple[Any, ...]:
         """Returns the second half of a pickled function: the parts that may refer to the function again.
 
-        These are its attributes, contents of cells, globals with their stamps, and modules to import first.
+        These are attributes of ``PARTS`` and others, by name; pairs of a cell and its value; globals with their
+        stamps; and names of modules to import first.
         """
         about = {
             name: getattr(function, name)
@@ -312,7 +320,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return about, dict(vars(function)), cells, values, submodules
 
     def stamped(self, namespace: Namespace, names: Iterable[str]) -> list[Stamped]:
-        """Returns globals of a scope that goes by value, with their stamps."""
+        """Returns globals of a scope that goes by value, in order, with stamps; adds them to ``watch``."""
         found = []
         for name in names:
             value = namespace[name]
@@ -360,7 +368,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return reference
 
     def _submodules(self, code: types.CodeType, values: Iterable[Any]) -> list[str]:
-        """Returns modules below packages that a function names, which it finds as attributes (``import xml.dom``)."""
+        """Returns the names of modules that a function finds as attributes of packages (``import xml.dom``).
+
+        ``values``: its globals and the contents of its cells, among which the packages are.
+        """
         found = []
         for value in values:
             if not isinstance(value, types.ModuleType) or not hasattr(value, "__path__"):
@@ -400,7 +411,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return scope
 
     def _reduce_code(self, code: types.CodeType) -> Any:
-        """Returns how compiled code is pickled, and notes the text of its file."""
+        """Returns how compiled code is pickled, and notes the text of its file in ``sources``."""
         filename = code.co_filename
         if filename not in self.sources:
             self.sources[filename] = "" if _is_no_file(filename) else bytecode.source_of(filename, {})
@@ -412,6 +423,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
     # Classes.
 
     def _reduce_class(self, cls: type) -> Any:
+        """Returns how a class is pickled: by name if the other side finds it, else by its definition."""
         if cls in _BUILT_IN:
             return super().reducer_override(cls)
         if not self.is_by_value(cls):
@@ -436,6 +448,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
 
 
 _BUILT_IN = frozenset({type(None), type(Ellipsis), type(NotImplemented), *_cloud._BUILTIN_TYPE_NAMES})
+"""Classes of the interpreter, such as ``NoneType``, that are found under no name: cloudpickle reduces them."""
 
 
 def _pickle_inline(value: Any) -> tuple[bytes, Pickler]:
@@ -452,7 +465,7 @@ def _try_to_pickle(value: Any) -> None:
 
 
 def dump_by_value(value: Any, buffers: Collector | None = None) -> bytes:
-    """Pickle a value with the code that it needs.
+    """Returns the pickle of a value with the code that it needs.
 
     Args:
         value: Anything.
@@ -467,6 +480,7 @@ def dump_by_value(value: Any, buffers: Collector | None = None) -> bytes:
 
 
 def _is_reduced_plainly(kind: Any) -> bool:
+    """True if a class leaves it to ``object`` how its objects are pickled."""
     return kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
 
 

@@ -26,10 +26,13 @@ is_worker = False
 """True in a worker, where modules that come by value are registered; set by ``modules.importer.begin_worker``."""
 
 _made: dict[str, types.ModuleType] = {}
-"""Modules that came by value, by name."""
+"""Modules that came by value to this worker, by name: later pickles add to them. Empty in a program."""
 
 _stamps: dict[int, dict[str, Any]] = {}
-"""Stamps of globals that have arrived, by name, for each module in ``_made``, by the address of its scope."""
+"""Stamps of globals that have arrived: for each module in ``_made``, by address of its scope, stamps by name.
+
+A global that arrives with the stamp that it has is left alone.
+"""
 
 _is_loaded = False
 """True once the computation is loaded: changes that arguments make from then on are undone after their job."""
@@ -38,6 +41,7 @@ changes: list[Callable[[], object]] = []
 """Undo list: functions that undo what the arguments of the running job have changed. Called last change first."""
 
 _MISSING = object()
+"""Stand-in for the stamp of a global that has none."""
 
 find_file: Callable[[str], str] = str
 """Returns the path on this machine for the path of a file of the program; ``code.load_code`` sets it in workers."""
@@ -50,13 +54,13 @@ def end_loading() -> None:
 
 
 def put_back() -> None:
-    """Undo all changes in the undo list: the job whose arguments made them has ended."""
+    """Undo all changes in the undo list, last one first: the job whose arguments made them has ended."""
     while changes:
         changes.pop()()
 
 
 def note_change(undo: Callable[[], object]) -> None:
-    """Add a change of the computation to the undo list, if the computation is loaded; ``undo`` puts it back."""
+    """Add a change to the undo list (``undo`` puts it back). A change before the computation is loaded stays."""
     if _is_loaded:
         changes.append(undo)
 
@@ -65,7 +69,7 @@ def note_change(undo: Callable[[], object]) -> None:
 
 
 def import_module(name: str) -> types.ModuleType:
-    """Returns a module that can be imported here."""
+    """Returns a module that can be imported here; imports it if need be. What the import raises passes through."""
     return importlib.import_module(name)
 
 
@@ -75,19 +79,27 @@ def scope_of_module(name: str) -> Namespace:
 
 
 def fresh_scope(about: dict[str, Any]) -> Namespace:
-    """Returns new globals, for code that belongs to no module."""
+    """Returns new globals, for code that belongs to no module; ``about``: the first of them, by name."""
     scope = {name: value for name, value in about.items() if name != "spec"}
     scope.setdefault("__builtins__", builtins)
     return scope
 
 
 def scope_of_value(name: str, about: dict[str, Any]) -> Namespace:
-    """Returns the globals of a module that came by value; in a program new ones for each pickle."""
+    """Returns the globals of a module that came by value; in a program new ones for each pickle.
+
+    Args:
+        name: Name of the module.
+        about: Its name, file and the like, by attribute (``namespaces.about``).
+    """
     return vars(module_of_value(name, about)) if is_worker else fresh_scope(about)
 
 
 def module_of_value(name: str, about: dict[str, Any]) -> types.ModuleType:
-    """Returns a module that came by value: in a worker one for each name, in a program a new one."""
+    """Returns a module that came by value: in a worker one for each name, in a program a new one.
+
+    A worker registers it in ``sys.modules``, unless another module has the name. Arguments as of ``scope_of_value``.
+    """
     module = _made.get(name) if is_worker else None
     if module is not None:
         return module
@@ -147,7 +159,10 @@ def fill_scope(scope: Namespace, values: Iterable[tuple[str, Any, Any]]) -> None
 
 
 def global_value(scope: Namespace, name: str, stamp: Any, value: Any) -> Any:
-    """Returns the one object for a value that arrives with something else and is a global as well."""
+    """Returns the one object for a value that a function or class holds and that is a global as well.
+
+    A worker sets the global, if it is new or has changed. Arguments are those of a global of ``fill_scope``.
+    """
     if not is_worker:
         return value
     fill_scope(scope, [(name, stamp, value)])
@@ -159,7 +174,7 @@ def fill_from_value(module: types.ModuleType, load: Callable[[], Any]) -> None:
 
     Args:
         module: The module, empty, which is in ``sys.modules``.
-        load: Unpickles the values.
+        load: Returns its globals: name, stamp and value of each.
     """
     _made[module.__name__] = module
     _stamps[id(vars(module))] = {}
@@ -167,6 +182,7 @@ def fill_from_value(module: types.ModuleType, load: Callable[[], Any]) -> None:
 
 
 def _putting_back(scope: Namespace, stamps: dict[str, Any], name: str) -> Callable[[], None]:
+    """Returns a function for the undo list that puts back the value and stamp that a global has now."""
     value, stamp = scope[name], stamps.get(name)
 
     def put_back() -> None:
@@ -177,7 +193,10 @@ def _putting_back(scope: Namespace, stamps: dict[str, Any], name: str) -> Callab
 
 
 def attribute_of(module: Any, path: str) -> Any:
-    """Returns the value of a name with dots in a module; None if there is none."""
+    """Returns the value of a name, which may have dots (``Class.method``), in a module; None if there is none.
+
+    ``module``: any object; None has no attributes.
+    """
     found = module
     for part in path.split("."):
         found = getattr(found, part, None)

@@ -43,7 +43,13 @@ def named(module: str, name: str) -> Any:
 
 
 def singleton(module: str, name: str, kind: type) -> Any:
-    """Returns a sentinel of a module that goes by value: one object for each name."""
+    """Returns a sentinel of a module that goes by value: one object for each name. Pickles call this.
+
+    Args:
+        module: Name of the module.
+        name: Name of the sentinel there.
+        kind: Its class.
+    """
     known = scopes.attribute_of(sys.modules.get(module), name)
     if type(known) is kind and not getattr(known, "__dict__", None):
         return known
@@ -79,7 +85,7 @@ def find_bare() -> dict[int, tuple[str, str]]:
 
 
 def _is_bare(kind: Any) -> bool:
-    """True if instances of a class hold nothing besides attributes."""
+    """True if instances of a class hold nothing besides attributes in a dictionary: no slots, no plain value."""
     known = _bare_kinds.get(kind)
     if known is None:
         known = not (
@@ -99,13 +105,17 @@ def has_attributes_alone(kind: Any) -> bool:
 
 
 _bare_kinds: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
+"""Answers of ``_is_bare``, by class."""
 
 _BARE_SIZE = type("Bare", (), {}).__basicsize__
 """Largest size of an object that has nothing but a dictionary (bytes)."""
 
 
 def reduce_named(pickler: CodePickler, obj: Any) -> Any:
-    """Returns how an object of the script is pickled whose ``__reduce__`` returns its name; else NotImplemented."""
+    """Returns how an object of the script is pickled whose ``__reduce__`` returns its name; else NotImplemented.
+
+    The object becomes a sentinel: one for each name where it arrives, with its attributes.
+    """
     if not isinstance(type(obj).__reduce__, types.FunctionType):
         return NotImplemented
     name = obj.__reduce__()
@@ -130,15 +140,17 @@ def is_delegating(kind: Any) -> bool:
 
 
 def _wants_arguments(make: Any) -> bool:
+    """True if ``__new__`` of a class, written in Python, takes arguments without defaults besides the class."""
     code = getattr(make, "__code__", None)
     return code is not None and code.co_argcount - len(make.__defaults__ or ()) > 1
 
 
 _PICKLING = frozenset({"__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__"})
+"""Names of methods by which a class says how its objects are pickled."""
 
 
 def _is_of_python(kind: Any) -> bool:
-    """True if objects of a class consist of a dictionary and slots."""
+    """True if objects of a class consist of a dictionary and slots, and hold nothing that only C code can copy."""
     slots = sum(
         isinstance(value, types.MemberDescriptorType)
         for base in kind.__mro__
@@ -148,6 +160,7 @@ def _is_of_python(kind: Any) -> bool:
 
 
 _delegating_kinds: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
+"""Answers of ``is_delegating``, by class."""
 
 
 def reduce_delegating(obj: Any) -> Any:
@@ -163,10 +176,12 @@ def reduce_delegating(obj: Any) -> Any:
 
 
 def _delegating(kind: Any) -> Any:
+    """Returns an empty object of a class that delegates attributes, for ``_fill_delegating``. Pickles call this."""
     return object.__new__(kind)
 
 
 def _fill_delegating(obj: Any, state: dict[str, Any]) -> Any:
+    """Set attributes and slots of an object, by name; its own ``__setattr__`` is not called. Returns the object."""
     for name, value in state.items():
         object.__setattr__(obj, name, value)
     return obj
@@ -176,7 +191,10 @@ def _fill_delegating(obj: Any, state: dict[str, Any]) -> Any:
 
 
 class Rebuilt:
-    """Stand-in for an exception whose class takes other arguments than ``Exception`` keeps."""
+    """Stand-in for an exception whose class takes other arguments than ``Exception`` keeps: its usual pickle fails.
+
+    ``error``: the exception; the stand-in unpickles to a copy of it.
+    """
 
     __slots__ = ("_error",)
 
@@ -188,7 +206,10 @@ class Rebuilt:
 
 
 def _rebuild(kind: Any, arguments: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
-    """Returns an exception with its arguments and attributes; ``__init__`` is not called a second time."""
+    """Returns an exception with its arguments and attributes; ``__init__`` is not called a second time.
+
+    Pickles of ``Rebuilt`` call this.
+    """
     error: BaseException = kind.__new__(kind, *arguments)
     error.args = arguments
     vars(error).update(attributes)
@@ -199,6 +220,7 @@ def _rebuild(kind: Any, arguments: tuple[Any, ...], attributes: dict[str, Any]) 
 
 
 def _reduce_cache(pickler: CodePickler, function: Any) -> Any:
+    """Returns how a function with a cache (``functools.lru_cache``) is pickled: without what is in the cache."""
     if not pickler.is_by_value(function):
         return NotImplemented
     attributes = {name: value for name, value in vars(function).items() if name != "__wrapped__"}
@@ -206,41 +228,53 @@ def _reduce_cache(pickler: CodePickler, function: Any) -> Any:
 
 
 def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
-    """Returns a function with a new, empty cache."""
+    """Returns a function with a new, empty cache of these parameters (``maxsize``, ``typed``); pickles call this."""
     return functools.lru_cache(**parameters)(function)
 
 
 def _reduce_cached_property(pickler: CodePickler, obj: Any) -> Any:
+    """Returns how a ``functools.cached_property`` is pickled: without the lock that it has before Python 3.12."""
     return _cached_property, (), (obj.func, obj.attrname, obj.__doc__), None, None, _fill_cached_property
 
 
 def _cached_property() -> Any:
+    """Returns a new ``functools.cached_property``, for ``_fill_cached_property``. Pickles call this."""
     return functools.cached_property(lambda _: None)
 
 
 def _fill_cached_property(obj: Any, state: tuple[Any, ...]) -> Any:
+    """Give a ``functools.cached_property`` function, name and text of documentation (``state``); returns it."""
     obj.func, obj.attrname, obj.__doc__ = state
     return obj
 
 
 def _reduce_generic_method(pickler: CodePickler, method: Any) -> Any:
+    """Returns how a ``functools.singledispatchmethod`` is pickled: made empty, and filled with its functions."""
     return _generic_method, (), (method.dispatcher, method.func), None, None, _fill_generic_method
 
 
 def _generic_method() -> Any:
+    """Returns a new ``functools.singledispatchmethod``; ``_fill_generic_method`` fills it. Pickles call this."""
     return functools.singledispatchmethod(lambda *_: None)
 
 
 def _fill_generic_method(method: Any, state: tuple[Any, Any]) -> Any:
+    """Give a ``functools.singledispatchmethod`` its dispatcher and its function (``state``); returns it."""
     method.dispatcher, method.func = state
     return method
 
 
 def _reduce_weak(pickler: CodePickler, table: Any) -> Any:
+    """Returns how a weak dictionary is pickled: with the items that it has now; objects held by it alone vanish."""
     return type(table), (), None, None, iter(list(table.items()))
 
 
 def _reduce_context_manager(pickler: CodePickler, manager: Any) -> Any:
+    """Returns how a manager of ``contextlib.contextmanager`` is pickled: as the call that made it.
+
+    Raises:
+        PicklingError: The manager was entered, so that its generator runs or has ended.
+    """
     if inspect.getgeneratorstate(manager.gen) != inspect.GEN_CREATED:
         raise PicklingError("it is a context manager that has been entered")
     return type(manager), (manager.func, manager.args, manager.kwds)
@@ -255,7 +289,7 @@ REDUCERS: dict[type, Reducer] = {
     contextlib._GeneratorContextManager: _reduce_context_manager,
     contextlib._AsyncGeneratorContextManager: _reduce_context_manager,
 }
-"""Functions that reduce instances of exactly these types, subclasses not included."""
+"""Functions that return how instances of exactly these types, subclasses not included, are pickled, by type."""
 
 if sys.version_info < (3, 12):
     REDUCERS[functools.cached_property] = _reduce_cached_property

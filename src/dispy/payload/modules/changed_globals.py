@@ -33,7 +33,11 @@ from dispy.payload.modules.origins import Origin, origin_of
 logger = logging.getLogger("dispy.client")
 
 COMPARED_MAX = 1024 * 1024
-"""Size (bytes, pickled) up to which an object is sent to be compared; plain values are sent at any size."""
+"""Size (bytes, pickled) up to which an object is sent to be compared with the one on the node.
+
+A larger one is not sent: the node keeps what importing gives. Plain values, and globals that the module's own top
+level does not set so, are sent at any size.
+"""
 
 _ATOMS = frozenset({
     "builtins.NoneType", "builtins.bool", "builtins.int", "builtins.float", "builtins.complex", "builtins.str",
@@ -44,9 +48,10 @@ _ATOMS = frozenset({
 """Types of plain values, by name: most of their modules need not be imported for the comparison."""
 
 _CONTAINERS = (list, dict, set, frozenset, tuple, collections.deque)
+"""Types of containers that are plain values if all that they hold are plain."""
 
 _GENERATED = ("<string>", "<attrs", "<array_function")
-"""Beginnings of file names of methods that libraries generate for a class."""
+"""Beginnings of file names of methods that libraries generate for a class, and that no program has put there."""
 
 
 class Configured(NamedTuple):
@@ -54,8 +59,8 @@ class Configured(NamedTuple):
 
     Attributes:
         data: The values, pickled, for ``settle``; empty for none.
-        modules: Names of the user's own modules that the values need.
-        imports: Import statements of functions among the values.
+        modules: Names of the user's own modules that the values need: these are to be sent, too.
+        imports: Import statements of functions among the values: the modules that they name are to be sent, too.
     """
 
     data: bytes
@@ -64,7 +69,13 @@ class Configured(NamedTuple):
 
 
 def dump_globals(name: str) -> Configured:
-    """Pickle the globals of a loaded module that may differ from those that importing it gives."""
+    """Pickle the globals of a loaded module that may differ from those that importing it gives.
+
+    A global that the module's own code does not set so, and that cannot be sent, is logged as a warning.
+
+    Args:
+        name: Name of the module, whose code is known (``loaded_code.code_of``).
+    """
     module = sys.modules[name]
     code = code_of(name)
     assert code is not None
@@ -109,8 +120,11 @@ class _Parts:
 
     def __init__(self) -> None:
         self.pickles: dict[str, bytes] = {}
+        """Pickled values, by name of the global."""
         self.modules: set[str] = set()
+        """Names of the user's own modules that the values need."""
         self.imports: set[Imported] = set()
+        """Import statements of functions among the values."""
 
     def add(self, key: str, value: Any, limit: int) -> str:
         """Pickle a value; returns why that is not possible, empty if it is done or there is nothing to do.
@@ -137,7 +151,13 @@ class _Parts:
 
 
 def _is_bound(value: Any, module: str, attribute: str) -> bool:
-    """True if a global is still the object that an import statement has bound."""
+    """True if a global is still the object that an import statement has bound: then it need not be sent.
+
+    Args:
+        value: Value of the global.
+        module: Name of the module that the statement imports.
+        attribute: Name that it takes from the module; empty if it binds the module itself.
+    """
     source = sys.modules.get(module)
     if source is None:
         return False
@@ -152,8 +172,8 @@ class ClassValues:
     """Attributes of a class that may differ from those that the class is made with.
 
     Args:
-        values: The attributes, by name.
-        registered: Classes that were registered as subclasses.
+        values: The attributes, by name; those of a class within the class as ``ClassValues``.
+        registered: Classes that were registered as subclasses (``abc.ABCMeta.register``).
     """
 
     __slots__ = ("registered", "values")
@@ -183,7 +203,12 @@ class Registrations:
 
 
 def _registrations(function: Any, made: set[types.CodeType]) -> Registrations | None:
-    """Returns the implementations that other code than that of the module has registered; None if there are none."""
+    """Returns the implementations that other code than that of the module has registered; None if there are none.
+
+    Args:
+        function: Function of ``functools.singledispatch``.
+        made: Code of the module and of all functions in it.
+    """
     found = {
         kind: implementation
         for kind, implementation in function.registry.items()
@@ -193,7 +218,10 @@ def _registrations(function: Any, made: set[types.CodeType]) -> Registrations | 
 
 
 def _class_values(cls: type, made: set[types.CodeType]) -> ClassValues | None:
-    """Returns the attributes of a class to be compared; None for none. ``made``: code that the module has made."""
+    """Returns the attributes of a class that the node compares with its own; None for none.
+
+    ``made``: code of the module and of all functions in it. Methods that it has made need not be compared.
+    """
     if issubclass(cls, enum.Enum):
         return None  # the module itself makes its members
     values = {}
@@ -231,7 +259,10 @@ def _why_not(value: Any) -> str:
 
 
 def _set_in_functions(code: types.CodeType) -> set[str]:
-    """Returns the globals that functions of a module set: each process has its own, as of a connection."""
+    """Returns the globals that functions of a module set: each process has its own, as of a connection.
+
+    No warning is logged if such a global cannot be sent.
+    """
     found: set[str] = set()
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -240,7 +271,10 @@ def _set_in_functions(code: types.CodeType) -> set[str]:
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
-    """True if a value is plain, or a container of plain values, at most 20 deep."""
+    """True if a value is plain, or a container of plain values, at most 20 deep: then it is sent at any size.
+
+    ``depth``: number of containers around it.
+    """
     kind = type(value)
     if _name_of(kind) in _ATOMS:
         return True
@@ -259,6 +293,7 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
 
 
 def _name_of(kind: type) -> str:
+    """Returns the name of a class as ``_ATOMS`` has it: ``module.Class``."""
     module = kind.__module__.removesuffix("._local")  # of pathlib, in Python 3.13
     return f"{module}.{kind.__qualname__}"
 
@@ -298,7 +333,7 @@ def settle(module: types.ModuleType, data: bytes, warn: Callable[[str], None]) -
 
 
 def _set(namespace: dict[str, Any], key: str, value: Any) -> None:
-    """Set a global, if its value differs."""
+    """Set a global, if its value differs: in the object that is here, if that can hold it."""
     mine = namespace.get(key, _MISSING)
     if not _is_same(mine, value):
         namespace[key] = _taken_over(mine, value)
@@ -321,6 +356,7 @@ def _settle_class(cls: Any, values: ClassValues) -> None:
 
 
 _MISSING = object()
+"""Stand-in for the value of a name that is not set here."""
 
 
 def _is_same(mine: Any, theirs: Any) -> bool:
@@ -341,7 +377,14 @@ def _is_same(mine: Any, theirs: Any) -> bool:
 
 
 def _taken_over(mine: Any, theirs: Any) -> Any:
-    """Returns the program's value: in the object that is here, if that can hold it, or else the new object."""
+    """Returns the program's value: in the object that is here, if that can hold it, or else the new object.
+
+    An object that is filled in place stays the one that other code on the node refers to.
+
+    Args:
+        mine: Value that is here; may be changed.
+        theirs: Value of the program.
+    """
     kind = type(mine)
     if kind is not type(theirs):
         return theirs

@@ -17,7 +17,10 @@ from dispy.payload.modules.loaded_code import code_of, imported_by
 from dispy.payload.modules.origins import Origin, origin_of
 
 FALLBACK_MAX = 1024 * 1024
-"""Size (bytes, pickled) up to which the used part of a module is sent by value, too."""
+"""Size (bytes, pickled) up to which the used part of a module is sent by value, too.
+
+Of a larger one it is not: code that uses the module fails on a node that cannot import it.
+"""
 
 _SURROUNDINGS = frozenset({
     "dispy",
@@ -29,7 +32,7 @@ _SURROUNDINGS = frozenset({
 _OPTIONAL = frozenset({
     "tkinter", "_tkinter", "turtle", "curses", "readline", "sqlite3", "lzma", "bz2", "dbm", "ctypes", "ssl",
 })  # fmt: skip
-"""Modules of Python itself that some machines lack."""
+"""Modules of Python itself that some machines lack: an import of one may fail there."""
 
 _OPENING = frozenset({"open", "exit", "quit", "input", "exec", "eval", "__file__"})
 """Names by which a top level may depend on files or the terminal."""
@@ -43,7 +46,7 @@ def dump_fallbacks(pickler: Pickler, names: Iterable[str]) -> dict[str, bytes]:
         names: Names of all modules that are sent.
 
     Returns:
-        Pickled part by name of the module; modules that cannot be pickled so are left out.
+        Pickled part by name of the module; modules whose part is too large or cannot be pickled are left out.
     """
     failing = _failing({name for name in names if name in sys.modules})
     used = {name: set(uses) for name, uses in pickler.used.items()}
@@ -68,10 +71,10 @@ def _dump_fallback(name: str, used: set[str], found: dict[str, bytes]) -> dict[s
     Args:
         name: Name of the module.
         used: Names that are used of it.
-        found: Takes the pickle, by name of the module.
+        found: Takes the pickle, by name of the module; an older one is dropped if the part cannot be sent.
 
     Returns:
-        Names that the part uses of other modules, by module.
+        Names that the part uses of other modules, by module; empty if the part cannot be sent.
     """
     stream = Limited(FALLBACK_MAX)
     pickler = Pickler(stream, is_inline=True, only=name)
@@ -121,11 +124,12 @@ def _may_fail(module: types.ModuleType) -> bool:
 
 
 def _importers_first(names: set[str]) -> list[str]:
-    """Returns modules in an order in which each comes before those that it imports, as far as they form no circle."""
+    """Returns names of modules: each before those that it imports, as far as they form no circle."""
     order: list[str] = []
     seen: set[str] = set()
 
     def visit(name: str) -> None:
+        """Append a module to ``order`` behind those that it imports; nothing is done at a second visit."""
         if name in seen:
             return
         seen.add(name)

@@ -22,35 +22,40 @@ from dispy.payload.modules import changed_globals
 from dispy.payload.modules.sent_modules import Module, root_of
 
 Note = Callable[[types.ModuleType], None]
+"""Called with each module of the user's that was just imported, before the code that imports it goes on."""
 
 
 class Finder:
     """Finds the modules of a computation; stands first in ``sys.meta_path``.
 
     Args:
-        directory: Directory for files of modules; made when it is needed.
-        work: Directory of files that were sent by name, among them packages with their data: those are preferred.
+        directory: Path of the directory for files of modules; made when it is needed.
+        work: Path of the working directory, with files that were sent by name, among them packages with their data:
+            those are preferred.
         on_imported: Called with each module that was imported.
 
     Attributes:
-        directory: Directory for files of modules.
+        directory: Path of the directory for files of modules.
         on_imported: Called with each module that was imported.
-        pending: Modules whose globals are set when the import that has led to them is over, with the pickled values.
-        depth: Number of modules whose top level is running, each imported by the one before.
-        warnings: Sentences for the program: modules that cannot be imported here, and globals that cannot be set.
+        pending: Modules whose globals are set when no top level is running any more, in the order of their imports,
+            each with the values that the program has (``changed_globals``).
+        depth: Number of modules whose top level is running, each imported by the one before; 0: no import is running.
+        warnings: Sentences for the program: modules that cannot be imported here, globals that cannot be set, and
+            packages of other versions. The host reports them when it has loaded the computation.
     """
 
     def __init__(self, directory: str, work: str, on_imported: Note) -> None:
         self.directory = directory
         self._work = work
         self._modules: dict[str, Module] = {}
+        """Modules that were sent, by name, without those that ``forget`` has dropped."""
         self.on_imported = on_imported
         self.pending: list[tuple[types.ModuleType, bytes]] = []
         self.depth = 0
         self.warnings: list[str] = []
 
     def add(self, modules: Iterable[Module]) -> None:
-        """Have modules found from now on, if they were not known before, and write their files."""
+        """Have modules found from now on, and write their files; a module whose name is known already is left out."""
         added = [module for module in modules if module.name not in self._modules]
         for module in added:
             self._modules[module.name] = module
@@ -65,7 +70,10 @@ class Finder:
 
     @contextmanager
     def importing(self, directory: str) -> Iterator[None]:
-        """Note that the top level of a module runs in the block, in a directory (empty: the current one)."""
+        """Count the block as the running top level of a module (``depth``), and run it in a directory.
+
+        Afterwards the current directory is the one before. ``directory``: its path; empty: the current one.
+        """
         self.depth += 1
         before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if directory else -1
         try:
@@ -79,7 +87,10 @@ class Finder:
                 os.close(before)
 
     def settle(self) -> None:
-        """Set globals of imported modules as they are in the program, unless an import is under way."""
+        """Set globals of ``pending`` modules as they are in the program.
+
+        Does nothing while a top level is running: modules that import each other are not complete then.
+        """
         while self.pending and not self.depth:
             module, data = self.pending.pop(0)
             changed_globals.settle(module, data, self.warnings.append)
@@ -89,7 +100,7 @@ class Finder:
         return list(self._modules)
 
     def forget(self, tops: set[str]) -> None:
-        """Have modules of these top names not found any more: a job has brought others of the names."""
+        """Have modules of these top names (``a`` of ``a.b``) not found any more: a job has brought others."""
         self._modules = {
             name: module for name, module in self._modules.items() if name.partition(".")[0] not in tops
         }
@@ -101,7 +112,10 @@ class Finder:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find a sent module; part of the protocol of ``sys.meta_path``."""
+        """Returns the specification of a sent module; part of the protocol of ``sys.meta_path``.
+
+        None for any other module, and for one without Python code: the finders after this one look for it.
+        """
         module = self._modules.get(name)
         if module is None or not module.path or (module.source is None and not module.code):
             return None
@@ -127,12 +141,15 @@ class Finder:
         return f"{self.directory}/{relative}"
 
     def _relative(self, module: Module) -> str:
-        """Returns the path of a module's source relative to the directory from which it is imported."""
+        """Returns the path of a module's source relative to the directory from which it is imported (``a/b.py``)."""
         path = module.name.replace(".", "/")
         return f"{path}/__init__.py" if module.is_package else f"{path}.py"
 
     def _write(self, module: Module) -> None:
-        """Write the file of a module, and the files that it may read."""
+        """Write the file of a module below ``directory``, and the files that it may read.
+
+        Nothing is written for a module without a file, nor for a compiled one, which travels as a file of its own.
+        """
         if not module.path or module.path.endswith(tuple(EXTENSION_SUFFIXES)):
             return
         path = f"{self.directory}/{self._relative(module)}"
@@ -156,7 +173,7 @@ def write(path: str, data: bytes) -> None:
 
 
 def has_content(path: str, data: bytes) -> bool:
-    """True if a file of this machine has this content, that of the program's file."""
+    """True if this machine has a file of this path and content, as in a shared directory: no copy is needed."""
     try:
         if os.stat(path).st_size != len(data):
             return False
@@ -171,9 +188,9 @@ class Loader(SourceFileLoader):
 
     Args:
         name: Name of the module.
-        path: Path of its file here.
+        path: Path of its file here, which becomes its ``__file__``.
         module: The module as it was sent.
-        finder: Finder of the computation.
+        finder: Finder of the computation: it is told of the import, and gets warnings.
     """
 
     def __init__(self, name: str, path: str, module: Module, finder: Finder) -> None:
@@ -182,7 +199,7 @@ class Loader(SourceFileLoader):
         self._finder = finder
 
     def _root(self) -> str:
-        """Returns the directory on this machine from which the module is imported."""
+        """Returns the path of the directory on this machine from which the module is imported."""
         sent = self._module
         return root_of(sent._replace(path=self.path))
 
@@ -240,9 +257,12 @@ def begin_worker(directory: str, work: str, on_imported: Note = lambda _: None) 
     """Have this process run jobs: modules that were sent are found, modules that come by value are registered.
 
     Args:
-        directory: Directory for files of modules; made when it is needed.
-        work: The working directory.
+        directory: Path of the directory for files of modules; made when it is needed.
+        work: Path of the working directory.
         on_imported: Called with each module of the user's that was imported.
+
+    Returns:
+        The finder, whose ``warnings`` are for the program.
     """
     global _finder
     _finder = Finder(directory, work, on_imported)
@@ -252,18 +272,21 @@ def begin_worker(directory: str, work: str, on_imported: Note = lambda _: None) 
 
 
 def add(modules: Iterable[Module]) -> None:
-    """Have modules found that have arrived; does nothing in a program."""
+    """Have modules found that have arrived: ``Finder.add``; does nothing in a program."""
     if _finder is not None:
         _finder.add(modules)
 
 
 def names() -> list[str]:
-    """Returns the names of the modules that were sent here."""
+    """Returns the names of the modules that were sent here; none in a program."""
     return [] if _finder is None else _finder.names()
 
 
 def import_besides(names: Iterable[str]) -> None:
-    """Import modules that the program has loaded and that may have changed the needed ones; failures are warnings."""
+    """Import modules that the program has loaded and that may have changed the needed ones, as plug-ins do.
+
+    A failure becomes a warning for the program. ``names``: their names, in the order of loading in the program.
+    """
     for name in names:
         try:
             importlib.import_module(name)
@@ -276,13 +299,13 @@ def import_besides(names: Iterable[str]) -> None:
 
 
 def warn(text: str) -> None:
-    """Add a warning for the program, unless it is empty."""
+    """Add a sentence to the ``warnings`` of the finder, unless it is empty; does nothing in a program."""
     if text and _finder is not None:
         _finder.warnings.append(text)
 
 
 def is_importing() -> bool:
-    """True if a module that was sent is being imported."""
+    """True if the top level of a module that was sent is running in this process: it must not make a cluster."""
     return _finder is not None and _finder.depth > 0
 
 
@@ -292,13 +315,18 @@ def is_sent(module: types.ModuleType) -> bool:
 
 
 def forget(tops: set[str]) -> None:
-    """Have modules of these top names not found any more: see ``Finder.forget``."""
+    """Have modules of these top names (``a`` of ``a.b``) not found any more: see ``Finder.forget``."""
     if _finder is not None:
         _finder.forget(tops)
 
 
 def place_script(path: str, sources: dict[str, str]) -> str:
-    """Returns the path of the user's script here: its own path if this machine has it, or that of a new file."""
+    """Returns the path of the user's script here: its own path if this machine has it, or that of a new file.
+
+    Args:
+        path: Path of the script in the program.
+        sources: Texts of files of code, by path in the program; if the script's is missing, ``path`` is returned.
+    """
     source = sources.get(path, "").encode()
     if not source or has_content(path, source) or _finder is None:
         return path

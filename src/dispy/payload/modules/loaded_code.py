@@ -23,11 +23,15 @@ from dispy.payload.modules.origins import own_modules
 logger = logging.getLogger("dispy.client")
 
 _codes: dict[str, tuple[types.ModuleType, Any, types.CodeType | None]] = {}
-"""Code by name of the module, with the module and its specification: a module that is reloaded gets another one."""
+"""Modules by name, each with its specification and its code (None: not found).
+
+An entry counts as long as module and specification are the ones in use: a module that is reloaded gets another
+specification.
+"""
 
 
 def can_be_sent(name: str | None) -> bool:
-    """True if a loaded module can be imported elsewhere as it runs here."""
+    """True if a loaded module can be imported elsewhere as it runs here; if not, its objects go by value."""
     return name is not None and code_of(name) is not None
 
 
@@ -56,18 +60,24 @@ def imported_by(name: str) -> set[str]:
 
 
 def look_again() -> None:
-    """Forget the code of modules whose functions were replaced, as by tools that reload parts of modules."""
+    """Forget the code of modules whose functions were replaced, as by tools that reload parts of modules.
+
+    ``code_of`` looks for it anew then. ``dump_code`` calls this for each computation.
+    """
     for name, (module, _, code) in list(_codes.items()):
         if code is not None and sys.modules.get(name) is module and _has_functions_since(module):
             del _codes[name]
 
 
 _seen: dict[str, dict[str, types.CodeType]] = {}
-"""Code of the functions of modules when they were looked at last, by module and name of the function."""
+"""Code of the functions of modules when they were looked at last, by name of the module and name of the function."""
 
 
 def _has_functions_since(module: types.ModuleType) -> bool:
-    """True if functions of a module have other code than when it was looked at last."""
+    """True if functions of a module have other code than at the last look; notes the code that they have now.
+
+    False at the first look.
+    """
     now = {
         function.__qualname__: function.__code__
         for value in list(vars(module).values())
@@ -109,7 +119,7 @@ def _find_code(name: str, module: types.ModuleType) -> types.CodeType | None:
 
 
 _EMPTY = compile("", "<nothing>", "exec")
-"""Code of modules without any of their own."""
+"""Code that stands for that of modules without Python code: namespace packages and compiled modules."""
 
 
 def _compile(path: str) -> types.CodeType | None:
@@ -132,18 +142,24 @@ def _start_time() -> float:
 
 
 _started: list[float] = []
-"""Time at which this process began (seconds since the epoch), once it was asked for."""
+"""Time at which this process began (seconds since the epoch), as the only item; empty until it is asked for."""
 
 
 def started_ns() -> float:
-    """Returns the time at which this process began (nanoseconds since the epoch)."""
+    """Returns the time at which this process began (nanoseconds since the epoch; 0 if the system does not tell).
+
+    Files that have not changed since are as they were when the program imported them.
+    """
     if not _started:
         _started.append(_start_time())
     return _started[0] * 1e9
 
 
 def _is_changed(path: str) -> bool:
-    """True if a file may have changed since the program began. The time of its inode cannot be set back."""
+    """True if a file may have changed since the program began: its code may not be the one that runs.
+
+    Its times of change count from 1 s before. That of its inode cannot be set back.
+    """
     try:
         found = os.stat(path)
     except OSError:
@@ -152,7 +168,7 @@ def _is_changed(path: str) -> bool:
 
 
 def _made_by(code: types.CodeType, module: types.ModuleType) -> bool:
-    """True if the functions of a module are those that this code makes."""
+    """True if the functions of a module are those that this code makes: then it is the code that runs."""
     known = set(bytecode.nested(code))
     for value in vars(module).values():
         for function in _functions(value, module.__name__):
@@ -178,11 +194,14 @@ PLAIN = (
     type(None), bool, int, float, complex, str, bytes, tuple, frozenset, types.FunctionType, type, types.ModuleType,
     types.BuiltinFunctionType,
 )  # fmt: skip
-"""Types of values of which no global is looked for: copies of them are as good, or they go by a name of their own."""
+"""Types of values that ``find_home`` skips: copies of them are as good, or they go by a name of their own."""
 
 
 def find_home(value: Any) -> tuple[str, str] | None:
-    """Returns module and name of an object, such as a lock, that is a global of a module of the user's; or None."""
+    """Returns module and name of an object, such as a lock, that is a global of a module of the user's; or None.
+
+    Pickles name such an object: a copy would not be the one that the module's own functions use.
+    """
     if isinstance(value, PLAIN):
         return None
     for name in own_modules():

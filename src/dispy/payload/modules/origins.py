@@ -31,12 +31,15 @@ MAINS = frozenset({"__main__", "__mp_main__"})
 """Names of the script: as Python has it, and in processes of ``multiprocessing``."""
 
 _PARTS = ("site-packages", "dist-packages")
-"""Names of directories of packages, Debian's too, anywhere in a path."""
+"""Names of directories into which packages are installed, also by Debian: a file anywhere below one is installed."""
 
 
 @functools.cache
 def _package_directories() -> tuple[str, ...]:
-    """Returns the directories where Python and packages keep their modules. Called when needed: it takes 8 ms."""
+    """Returns the directories where Python and packages keep their modules: real paths that end with a slash.
+
+    Called when needed, and once: it takes 8 ms.
+    """
     import site
     import sysconfig
 
@@ -58,6 +61,7 @@ def lies_with_packages(path: str) -> bool:
 
 
 def _is_below_packages(path: str) -> bool:
+    """True if a path, as it is written, is below a directory of Python or of packages."""
     return path.startswith(_package_directories()) or any(
         f"{os.sep}{part}{os.sep}" in path for part in _PARTS
     )
@@ -65,7 +69,14 @@ def _is_below_packages(path: str) -> bool:
 
 @functools.cache
 def holds_distribution(directory: str, top: str) -> bool:
-    """True if a package with this module was installed into a directory, as by ``pip install --target``."""
+    """True if a package with this module was installed into a directory, as by ``pip install --target``.
+
+    The answer is kept for the life of the process.
+
+    Args:
+        directory: Path of the directory.
+        top: Top name of the module.
+    """
     for record in glob.glob(f"{glob.escape(directory)}/*.dist-info/RECORD"):
         try:
             with open(record, encoding="utf-8", errors="replace") as file:
@@ -77,7 +88,10 @@ def holds_distribution(directory: str, top: str) -> bool:
 
 
 def library_paths() -> list[str]:
-    """Returns directories on the search path into which packages were installed, besides the interpreter's."""
+    """Returns directories on ``sys.path`` into which packages were installed, besides the interpreter's own.
+
+    Absolute paths, in order. Workers whose machine has the same directories search them, too.
+    """
     found = []
     for path in sys.path:
         if path and not lies_with_packages(f"{path}/x") and glob.glob(f"{glob.escape(path)}/*.dist-info"):
@@ -110,12 +124,15 @@ def origin_of(name: str | None) -> Origin:
 
 
 def is_installed(name: str | None) -> bool:
-    """True if nodes have a module by themselves."""
+    """True if nodes have a module by themselves, as it comes with Python or a package: its objects go by name."""
     return origin_of(name) is Origin.INSTALLED
 
 
 def is_registered(name: str) -> bool:
-    """True if a module, or a package above it, was registered by ``cloudpickle.register_pickle_by_value``."""
+    """True if a module, or a package above it, was registered by ``cloudpickle.register_pickle_by_value``.
+
+    Objects of the user's own modules go by value then.
+    """
     registered = cloudpickle.list_registry_pickle_by_value()
     if not registered:
         return False
@@ -127,7 +144,12 @@ def is_registered(name: str) -> bool:
 
 
 def _judge(name: str, module: ModuleType | None) -> Origin:
-    """Returns the origin of a module, from its files and its specification."""
+    """Returns the origin of a module, from its files and its specification.
+
+    Args:
+        name: Name of the module, as objects have it.
+        module: The module; None if none of this name is loaded (``Origin.VALUE``).
+    """
     if not isinstance(module, ModuleType):
         return Origin.VALUE
     top, dot, _ = name.partition(".")
@@ -169,6 +191,7 @@ def is_library(name: str, path: str) -> bool:
 
 @functools.cache
 def _is_compiled(directory: str, top: str) -> bool:
+    """True if a module or package in a directory has compiled parts (``.so``); the answer is kept."""
     root = f"{glob.escape(directory)}/{glob.escape(top)}"
     return bool(glob.glob(f"{root}*.so") or glob.glob(f"{root}/**/*.so", recursive=True))
 
@@ -182,7 +205,7 @@ _own: tuple[str, ...] = ()
 _value: tuple[str, ...] = ()
 """Answer of ``value_modules``."""
 _below: dict[str, list[str]] = {}
-"""Answers of ``modules_below``, by package."""
+"""Answers of ``modules_below``, by name of the package."""
 
 
 def _look() -> None:
@@ -213,25 +236,28 @@ def _look() -> None:
 
 
 def local_modules() -> tuple[bytes, ...]:
-    """Returns the top names of the loaded modules that are the user's own, as they stand in pickles."""
+    """Returns the top names (``a`` of ``a.b``) of the loaded modules that are the user's own, sorted.
+
+    They are encoded as they stand in pickles, and the script's ``__main__`` is always among them.
+    """
     _look()
     return _local
 
 
 def own_modules() -> tuple[str, ...]:
-    """Returns the names of the loaded modules that are the user's own and can be imported."""
+    """Returns the names of the loaded modules that are the user's own and can be imported, in order of loading."""
     _look()
     return _own
 
 
 def value_modules() -> tuple[str, ...]:
-    """Returns the names of the loaded modules, besides the script, that go by value."""
+    """Returns the names of the loaded modules, besides the script, that go by value, in the order of loading."""
     _look()
     return _value
 
 
 def modules_below(name: str) -> list[str]:
-    """Returns the names of the loaded modules below a package."""
+    """Returns the names of the loaded modules below a package, at any depth, in the order of loading."""
     _look()
     found = _below.get(name)
     if found is None:

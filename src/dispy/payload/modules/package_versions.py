@@ -17,16 +17,22 @@ from itertools import islice
 from dispy.payload.modules.origins import Origin, lies_with_packages, origin_of
 
 _METADATA = ".dist-info"
+"""Ending of the names of directories with metadata of distributions."""
 
 _LOOKED_AT_MAX = 256 * 1024
-"""Bytes at the beginning of a text in which names are looked for: large values follow as a rule."""
+"""Bytes at the beginning of a text in which names are looked for: large values follow as a rule.
+
+The version of a package that is named only behind them is not compared.
+"""
 
 _TEXTS_MAX = 20
-"""Largest number of texts in which names are looked for."""
+"""Largest number of texts in which names are looked for; the others are left out."""
 
 
 def versions_used(texts: Iterable[bytes]) -> dict[str, str]:
-    """Returns distributions with versions (``name-version``), by the loaded modules of them that some code names.
+    """Returns the installed packages that some code names: distribution (``numpy-2.4.6``) by top name of the module.
+
+    Modules that are not loaded, and those of which no distribution is known, are left out.
 
     Args:
         texts: The code, pickled or marshalled: all names that it uses stand there.
@@ -54,7 +60,12 @@ def _is_named(name: str, data: bytes) -> bool:
 
 
 def _site_of(file: str | None, top: str) -> str:
-    """Returns the directory into which a module was installed; empty if it was not, or belongs to Python itself."""
+    """Returns the directory into which a module was installed; empty if it lies with no packages.
+
+    Args:
+        file: Path of the module's file; None if there is none.
+        top: Top name of the module.
+    """
     if not file or not lies_with_packages(file):
         return ""
     directory = os.path.dirname(file)
@@ -62,7 +73,12 @@ def _site_of(file: str | None, top: str) -> str:
 
 
 def _distribution(site: str, top: str) -> str:
-    """Returns the distribution that has installed a module, as ``name-version``; empty if that is not known."""
+    """Returns the distribution that has installed a module, as ``name-version``; empty if that is not known.
+
+    Args:
+        site: Path of the directory into which it was installed.
+        top: Top name of the module.
+    """
     try:
         return _find(site, top, os.stat(site).st_mtime_ns)
     except OSError:
@@ -71,7 +87,10 @@ def _distribution(site: str, top: str) -> str:
 
 @functools.lru_cache(1024)
 def _find(site: str, top: str, changed: int) -> str:
-    """Returns the distribution of a module; ``changed``, the time of the directory, makes the answer expire."""
+    """Returns the distribution of a module, as ``_distribution`` does.
+
+    ``changed``, the time of change of the directory ``site`` (nanoseconds), makes the kept answer expire.
+    """
     installed = [name for name in sorted(os.listdir(site)) if name.endswith(_METADATA)]
     for name in installed:
         if _plain(name.partition("-")[0]) == _plain(top):
@@ -96,6 +115,8 @@ def _plain(name: str) -> str:
 def differing(versions: Mapping[str, str]) -> str:
     """Returns a warning that names the packages installed here in other versions; empty if there are none.
 
+    Packages that are not installed here are left out: an import of theirs fails by itself.
+
     Args:
         versions: Answer of ``versions_used`` in the program.
     """
@@ -114,7 +135,10 @@ def differing(versions: Mapping[str, str]) -> str:
 
 
 def _here(name: str) -> str:
-    """Returns the distribution that has installed a module on this machine; empty if that is not known."""
+    """Returns the distribution that has installed a module on this machine (``name-version``); empty if not known.
+
+    The module need not be loaded, and is not imported.
+    """
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
     if module is None:

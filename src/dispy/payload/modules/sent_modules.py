@@ -32,14 +32,17 @@ logger = logging.getLogger("dispy.client")
 PACKAGE_FILES_MAX = 1000
 """Largest package that is sent as a whole (modules); of a larger one only modules in use are sent.
 
-Also the largest number of data files that are sent with a package.
+Also the largest number of data files that are sent with a package: others are left out.
 """
 
 BESIDE_MAX = 8 * 1024 * 1024
-"""Largest size of all files together that are sent with a module, as it may read them when it is imported (bytes)."""
+"""Largest size of all files together that are sent with a module, as it may read them when it is imported (bytes).
+
+A file that would exceed it is left out.
+"""
 
 _CODE = (".py", ".pyc", *EXTENSION_SUFFIXES)
-"""Endings of files of code."""
+"""Endings of files of code, which are no data of a package."""
 
 
 class Module(NamedTuple):
@@ -56,7 +59,7 @@ class Module(NamedTuple):
         by_value: Used part of the module, pickled, for a node that cannot import it (``fallbacks``); empty for none.
         files: Contents of files that it may read, by path relative to the directory from which it is imported.
         home: True if this directory is the program's current directory, which relative paths of the module start
-            from.
+            from: a node runs the top level of the module in the like of it.
     """
 
     name: str
@@ -71,26 +74,29 @@ class Module(NamedTuple):
 
 
 class _Search:
-    """A search for modules, each found by way of another."""
+    """Search for the user's own modules: for each one that is found, its import statements lead to others."""
 
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
         """Path of the file of each module, by name; empty for a module without a file."""
         self.left: list[str] = []
-        """Names of modules whose import statements are still to be followed."""
+        """Names of modules that were found and whose import statements are still to be followed."""
         self.along: dict[str, str] = {}
         """Path of each module of a package that no import statement names, by name: code may load it by name."""
         self._tops: dict[str, ModuleSpec | None] = {}
         """Specifications of modules that are not loaded, by top name; None for a name that is not found."""
 
     def want(self, name: str) -> None:
-        """Take a module, if it is the user's own, with the packages above it and the rest of its package."""
+        """Add a module to ``found``, if it is the user's own, with the packages above it.
+
+        The rest of its package goes to ``along``.
+        """
         parts = name.split(".")
         for count in range(1, len(parts) + 1):
             self._take(".".join(parts[:count]))
 
     def _take(self, name: str) -> None:
-        """Take one module, if it is the user's own and was not taken before; a top package as a whole."""
+        """Add one module to ``found``, if it is the user's own and new; those below a top package to ``along``."""
         if name in self.found or name in ("", "__main__", "dispy"):
             return
         module = sys.modules.get(name)
@@ -135,7 +141,10 @@ class _Search:
 
 
 def _find_top(name: str) -> ModuleSpec | None:
-    """Returns the specification of a module by its top name, of the first finder that has it; None for none."""
+    """Returns the specification of a module by its top name, of the first finder that has it; None for none.
+
+    A finder that raises an exception counts as one that has not.
+    """
     for finder in sys.meta_path:
         find = getattr(finder, "find_spec", None)
         try:
@@ -158,7 +167,12 @@ def _is_own(spec: ModuleSpec) -> bool:
 
 
 def _below(place: str, top: str) -> Iterator[tuple[str, str]]:
-    """Yields name and path of each module below a directory of a package, which may be in an archive."""
+    """Yields name and path of each module below a directory of a package, which may be in an archive.
+
+    Args:
+        place: Path of the directory; nothing is yielded if it lies with installed packages.
+        top: Name of the package.
+    """
     if lies_with_packages(place):
         return
     if os.path.isdir(place):
@@ -179,7 +193,13 @@ def _below(place: str, top: str) -> Iterator[tuple[str, str]]:
 
 
 def _module_at(path: str, parts: list[str], name: str) -> Iterator[tuple[str, str]]:
-    """Yields name and path of the module in a file, if there is one in it; ``parts``: names of the packages above."""
+    """Yields name and path of the module in a file, or nothing if its name is not that of a module.
+
+    Args:
+        path: Path of the file.
+        parts: Names of the packages above, from the top.
+        name: Name of the file.
+    """
     stem, dot, ending = name.partition(".")
     if dot and f".{ending}" in _CODE and (stem.isidentifier() or stem == "__init__"):
         yield ".".join(parts if stem == "__init__" else [*parts, stem]), path
@@ -196,6 +216,7 @@ def _in_archive(path: str) -> tuple[str, str]:
 
 
 def _opened(archive: str) -> Any:
+    """Returns an archive, opened for reading (``zipfile.ZipFile``); the caller closes it."""
     import zipfile  # here: it costs 6 ms, and few programs need it
 
     return zipfile.ZipFile(archive)
@@ -234,6 +255,8 @@ def _read(path: str) -> bytes:
 def gather(names: Iterable[str], statements: Iterable[Imported]) -> list[Module]:
     """Returns the user's own modules of some names, and those that they and some code import.
 
+    The other modules of their packages come last. A module that cannot be sent as it runs is left out.
+
     Args:
         names: Names of loaded modules.
         statements: Import statements of code that goes by value.
@@ -261,7 +284,7 @@ def gather(names: Iterable[str], statements: Iterable[Imported]) -> list[Module]
 
 
 def _describe_unused(name: str, path: str) -> Module:
-    """Returns a module of a package that no import statement names."""
+    """Returns a module of a package that no import statement names; a node compiles its text if it imports it."""
     is_package = os.path.basename(path).startswith("__init__.")
     if path.endswith(".py"):
         return Module(name, is_package, path, _read(path), b"")
@@ -276,8 +299,8 @@ def imported_besides(needed: set[str], names: set[str]) -> list[str]:
     a needed module uses it.
 
     Args:
-        needed: Names of modules that nodes import in any case.
-        names: Names of all modules that are sent.
+        needed: Names of modules that the code of the computation needs.
+        names: Names of all modules that are sent: others are not looked at as importers.
     """
     statements = {
         name: imported_by(name) for name in names if name in sys.modules and code_of(name) is not None
@@ -307,7 +330,7 @@ def imported_besides(needed: set[str], names: set[str]) -> list[str]:
 
 
 def _follow(search: _Search, statements: Iterable[Imported]) -> None:
-    """Take the modules that import statements name."""
+    """Add to a search the modules that import statements name, also those that they take from a package as names."""
     for module, names in statements:
         if module:
             search.want(module)
@@ -317,7 +340,7 @@ def _follow(search: _Search, statements: Iterable[Imported]) -> None:
 
 
 def _follow_values(search: _Search, module: types.ModuleType) -> None:
-    """Take the modules whose objects a module holds, also if no import statement names them."""
+    """Add to a search the modules whose objects a module holds, also if no import statement names them."""
     for value in list(vars(module).values()):
         if isinstance(value, types.ModuleType):
             search.want(value.__name__)
@@ -326,7 +349,14 @@ def _follow_values(search: _Search, module: types.ModuleType) -> None:
 
 
 def _describe(name: str, path: str) -> tuple[Module | None, types.CodeType | None]:
-    """Returns a module as it is sent, and its code; None for a module that cannot be sent as it runs."""
+    """Returns a module as it is sent, and its code.
+
+    Instead of the module None, if it cannot be sent as it runs; instead of the code None, if there is none to follow.
+
+    Args:
+        name: Name of the module.
+        path: Path of its file; empty for a namespace package.
+    """
     loaded = name in sys.modules
     code = code_of(name) if loaded else None
     is_package = path == "" or os.path.basename(path).startswith("__init__.")
@@ -350,7 +380,7 @@ def _describe(name: str, path: str) -> tuple[Module | None, types.CodeType | Non
 
 
 def root_of(module: Module) -> str:
-    """Returns the directory from which a module is imported: the one above its top package."""
+    """Returns the path of the directory from which a module is imported: the one above its top package."""
     path = module.path
     for _ in range(module.name.count(".") + 1 + module.is_package):
         path = os.path.dirname(path)
@@ -358,7 +388,7 @@ def root_of(module: Module) -> str:
 
 
 def _current() -> str:
-    """Returns the current directory; empty if it was removed."""
+    """Returns the path of the current directory; empty if it was removed."""
     try:
         return os.getcwd()
     except OSError:
@@ -366,6 +396,7 @@ def _current() -> str:
 
 
 def _compiled_text(source: bytes, path: str) -> types.CodeType | None:
+    """Returns the code of a text, whose import statements are followed; None if it cannot be compiled."""
     try:
         return compile(source, path, "exec", dont_inherit=True)
     except (SyntaxError, ValueError):
@@ -376,6 +407,9 @@ def _files_beside(module: Module, code: types.CodeType) -> dict[str, bytes]:
     """Returns files that a module may read when it is imported: data of its package, and files that it names.
 
     Names are relative to its directory, and also to the current directory if the module is imported from there.
+
+    Returns:
+        Contents, by path relative to the directory from which the module is imported.
     """
     root, directory = root_of(module), os.path.dirname(module.path)
     if not os.path.isdir(directory):
