@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import array
+import asyncio
 import collections
+import contextlib
 import dataclasses
 import datetime
 import decimal
 import enum
 import pickle
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +19,7 @@ import numpy
 import pytest
 
 from dispy import payload
+from dispy.errors import PicklingError
 
 if TYPE_CHECKING:
     from conftest import Elsewhere
@@ -114,6 +118,32 @@ def test_a_value_is_loaded_as_what_was_dumped(value: Any) -> None:
     loaded = payload.load(payload.dump(value))
     assert loaded == value
     assert type(loaded) is type(value)
+
+
+@contextlib.contextmanager
+def opened(value: int) -> Iterator[int]:
+    yield value
+
+
+@contextlib.asynccontextmanager
+async def opened_later(value: int) -> AsyncIterator[int]:
+    yield value
+
+
+def test_context_managers_travel_before_they_are_entered() -> None:
+    with payload.load(payload.whole(payload.dump(opened(1)))) as value:
+        assert value == 1
+
+    async def enter(manager: Any) -> int:
+        async with manager as inner:
+            with pytest.raises(PicklingError):
+                payload.dump(manager)
+            return inner
+
+    assert asyncio.run(enter(payload.load(payload.whole(payload.dump(opened_later(2)))))) == 2
+    ended = opened(3)
+    with ended, pytest.raises(PicklingError):
+        payload.dump(ended)
 
 
 def test_arrays_travel(elsewhere: Elsewhere) -> None:

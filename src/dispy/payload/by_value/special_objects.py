@@ -8,6 +8,7 @@ cannot be pickled. Exceptions may take other arguments than ``Exception`` keeps.
 from __future__ import annotations
 
 import contextlib
+import dis
 import functools
 import inspect
 import sys
@@ -269,13 +270,25 @@ def _reduce_weak(pickler: CodePickler, table: Any) -> Any:
     return type(table), (), None, None, iter(list(table.items()))
 
 
+def _is_begun(generator: types.GeneratorType[Any, Any, Any] | types.AsyncGeneratorType[Any, Any]) -> bool:
+    """True if a generator, asynchronous or not, has run up to a ``yield`` or to its end: it cannot be copied then."""
+    if isinstance(generator, types.GeneratorType):
+        return inspect.getgeneratorstate(generator) != inspect.GEN_CREATED
+    if sys.version_info >= (3, 12):
+        return inspect.getasyncgenstate(generator) != inspect.AGEN_CREATED
+    # Python 3.11 does not tell. A frame that has not begun stands at the instruction that made the generator.
+    frame = generator.ag_frame
+    return frame is None or frame.f_code.co_code[frame.f_lasti] != dis.opmap["RETURN_GENERATOR"]
+
+
 def _reduce_context_manager(pickler: CodePickler, manager: Any) -> Any:
-    """Returns how a manager of ``contextlib.contextmanager`` is pickled: as the call that made it.
+    """Returns how a manager of ``contextlib.contextmanager`` or ``asynccontextmanager`` is pickled: as the call that
+    made it.
 
     Raises:
         PicklingError: The manager was entered, so that its generator runs or has ended.
     """
-    if inspect.getgeneratorstate(manager.gen) != inspect.GEN_CREATED:
+    if _is_begun(manager.gen):
         raise PicklingError("it is a context manager that has been entered")
     return type(manager), (manager.func, manager.args, manager.kwds)
 
