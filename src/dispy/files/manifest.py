@@ -9,11 +9,10 @@ import threading
 import time
 import types
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from dispy.errors import UsageError
 from dispy.files.directory_listing import place_of, walk
@@ -47,8 +46,7 @@ class Source(NamedTuple):
     signature: Signature
 
 
-@dataclass(slots=True)
-class Manifest:
+class Manifest(Struct):
     """Files that a program is going to send.
 
     Attributes:
@@ -58,8 +56,8 @@ class Manifest:
         size_max: Bytes of the largest file that may be sent; ``add`` raises UsageError for a larger one. 0: no limit.
     """
 
-    entries: dict[str, FileEntry] = field(default_factory=dict)
-    sources: dict[bytes, Source] = field(default_factory=dict)
+    entries: dict[str, FileEntry] = {}
+    sources: dict[bytes, Source] = {}
     size_max: int = 0
 
     def add(self, path: str, target: str, package: int = 0) -> None:

@@ -31,6 +31,8 @@ from collections.abc import Callable, Sized
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from msgspec import Struct
+
 from dispy.core.scheduling.ids import NodeId
 from dispy.errors import (
     AuthenticationError,
@@ -91,8 +93,7 @@ class Target:
     tls: DialerTls | None = field(default=None, compare=False, repr=False)
 
 
-@dataclass(slots=True)
-class NodeInfo:
+class NodeInfo(Struct):
     """Description of one incarnation of a node, from its ``Welcome``.
 
     ``name`` and ``platform`` are texts for the user. ``cpus`` is the number of CPUs that it offers now (0: none);
@@ -115,7 +116,7 @@ class NodeInfo:
     """Why the node offers no CPUs; empty if it offers some or has given no reason."""
     available: Available | None = None
     """Resources that are free on the node, as it said last; None if it has not said."""
-    aliases: list[str] = field(default_factory=list)
+    aliases: list[str] = []
     """Further addresses at which the node has answered. ``JobCluster(nodes=...)`` may name the node by any of
     them."""
 

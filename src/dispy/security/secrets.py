@@ -12,8 +12,9 @@ import os
 import secrets
 import shlex
 import stat
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from dispy.errors import StateDirectoryError, UsageError
 from dispy.system.addresses import is_loopback
@@ -33,8 +34,7 @@ VARIABLE = "DISPY_SECRET"
 """Name of the environment variable whose secret is used if neither a secret nor a file is given; empty: not used."""
 
 
-@dataclass(frozen=True, slots=True)
-class Secret:
+class Secret(Struct, frozen=True):
     """A key, and its origin: given by the user, or made by dispy.
 
     Attributes:
