@@ -1,6 +1,6 @@
-"""Settings that programs may assign (``dispy.config.NAME = ...``). They are read when a cluster or node starts.
+"""Settings that programs may assign (``dispy.config.NAME = ...``).
 
-Assign them before the cluster is made.
+Assign them before the cluster is made: many of them are read only then.
 
 ``DispyPort`` is the base port. ``ClientPort`` (equal to it), ``NodePort`` (+ 1) and ``SharedSchedulerPort`` (+ 2)
 follow from it unless they are assigned.
@@ -14,11 +14,11 @@ from dispy.errors import UsageError
 
 if TYPE_CHECKING:
     ClientPort: int
-    """Port for programs of dispy 4 that read it. Nothing uses it."""
+    """Port for programs of dispy 4 that read it: the base port. Nothing uses it."""
     NodePort: int
-    """TCP port of nodes that are named without one."""
+    """TCP port of nodes that are named without one; the base port + 1 unless assigned."""
     SharedSchedulerPort: int
-    """Port of the shared scheduler, which is not available yet."""
+    """Port of the shared scheduler, which is not available yet: nothing uses the value."""
 
 DispyPort = 9700
 """Base port of all programs of one installation, up to 65000: the other ports follow from it."""

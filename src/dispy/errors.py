@@ -14,7 +14,7 @@ class DispyError(Exception):
         hint: Advice what to do next; part of the text, behind the message. Empty: no advice.
 
     Attributes:
-        hint: As the parameter.
+        hint: Advice what to do next; empty: none.
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:

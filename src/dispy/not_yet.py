@@ -59,11 +59,11 @@ PARAMETERS = {
         "nodes of this machine are found without it, name the others in nodes; leave it out",
     ),
 }
-"""Parameters of ``JobCluster`` that are not available yet, by name: a value but None or False raises
+"""Parameters of ``JobCluster`` that are not available yet, by name: any value but None and False raises
 ``NotYetError``."""
 
 _ON_COMMAND_LINE = "give each option on the command line"
-"""Advice instead of a file with options."""
+"""Advice in the errors of ``--config`` and ``--save_config``, as no file with options is read or written."""
 
 NODE_OPTIONS = {
     "config": Later("reading options from a file", _ON_COMMAND_LINE),
@@ -144,10 +144,10 @@ def refuse_module(name: str, run_as: str) -> NoReturn:
 
 
 def dispyscheduler() -> NoReturn:
-    """Entry point of ``dispyscheduler.py``: says that it is not available yet."""
+    """Entry point of ``dispyscheduler.py``: says that it is not available yet, and exits with code 2."""
     refuse_module("dispy.dispyscheduler", "__main__")
 
 
 def dispynetrelay() -> NoReturn:
-    """Entry point of ``dispynetrelay.py``: says that it is not available yet."""
+    """Entry point of ``dispynetrelay.py``: says that it is not available yet, and exits with code 2."""
     refuse_module("dispy.dispynetrelay", "__main__")

@@ -154,7 +154,10 @@ def _prefix_fault(path: str) -> str:
 
 
 def effective_cpus(wanted: int, present: int) -> int:
-    """Returns the number of CPUs to offer: ``wanted`` if positive; ``present`` for 0; N fewer for -N."""
+    """Returns the number of CPUs to offer: ``wanted`` if positive; for 0 ``present``; for -N that less N.
+
+    At least 1, as ``check_node`` has refused other settings.
+    """
     return wanted if wanted > 0 else present + wanted
 
 

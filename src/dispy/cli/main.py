@@ -230,7 +230,10 @@ def _shown(path: str | Path) -> str:
 
 
 def _is_text(value: str) -> bool:
-    """True if a value of the environment is valid text: Python turns other bytes into lone surrogates."""
+    """True if a value of the environment is valid text: Python turns other bytes into lone surrogates.
+
+    ``dispy secret show`` refuses a secret with such bytes.
+    """
     return not any("\ud800" <= character <= "\udfff" for character in value)
 
 

@@ -37,7 +37,7 @@ def say(ctx: click.Context, text: str) -> None:
 
 
 def _is_replaced(parameter: click.Parameter) -> bool:
-    """True if a second value of this parameter replaces the first one, which the user should know."""
+    """True if a second value of this parameter replaces the first one: then a line on stderr says so."""
     if not isinstance(parameter, click.Option) or parameter.multiple or parameter.is_eager:
         return False
     return not parameter.is_flag or bool(parameter.secondary_opts)

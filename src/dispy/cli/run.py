@@ -97,7 +97,10 @@ def run(
 
 
 def _warn(message: Warning | str, *_: object) -> None:
-    """Print a warning on stderr without its place in the code: the user has typed a command, not code."""
+    """Print a warning on stderr without its place in the code: the user has typed a command, not code.
+
+    Takes the place of ``warnings.showwarning``.
+    """
     click.echo(f"dispy: {message}", err=True)
 
 
@@ -114,7 +117,7 @@ def _split(text: str) -> list[str]:
 
 
 def _tell(job: dispy.DispyJob, arguments: list[str]) -> bool:
-    """Print the outcome and the output of a run; True if it has ended with exit code 0."""
+    """Print the outcome of a run, and its output on stdout and stderr; True if it has ended with exit code 0."""
     name = f"run {job.id} ({shlex.join(arguments)})" if arguments else f"run {job.id}"
     if job.status != dispy.DispyJob.Finished:
         outcome = f"failed: {job.error or job.exception}".rstrip()

@@ -240,7 +240,7 @@ def check_callback(callback: Any, name: str, parameters: tuple[str, ...]) -> Non
     Args:
         callback: The value that the program gives.
         name: Name of the parameter of ``JobCluster``, for the error.
-        parameters: Names of the arguments that dispy passes, in their order, for the error.
+        parameters: Names of the arguments that dispy passes, in their order; also shown in the error.
 
     Raises:
         UsageError: The value is not callable, or not with these arguments.
@@ -353,19 +353,19 @@ def check_each(**given: Any) -> None:
 
 
 def _check_flag_or_none(name: str, value: Any) -> None:
-    """Check that a parameter is True, False or None; None leaves the choice to dispy."""
+    """Refuse (``UsageError``) a value that is neither True, False nor None; None leaves the choice to dispy."""
     if value is not None:
         check_flag(name, value)
 
 
 def _check_loglevel(name: str, value: Any) -> None:
-    """Check that a parameter is a level of ``logging`` (a number), or None."""
+    """Refuse (``UsageError``) a value that is no level of ``logging`` (a number); None, for no change, passes."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         raise UsageError(f"{name} must be a number, not {describe(value)}", hint="dispy.logger.DEBUG")
 
 
 def _check_seed(name: str, value: Any) -> None:
-    """Check that a parameter is a seed (a whole number from 0), or None for a random one."""
+    """Refuse (``UsageError``) a seed that is no whole number from 0; None, for a random one, passes."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
         raise UsageError(
             f"{name} must be a number from 0, not {describe(value)}", hint="leave it out for a random one"
@@ -373,7 +373,7 @@ def _check_seed(name: str, value: Any) -> None:
 
 
 def _check_queued(name: str, value: Any) -> None:
-    """Check that a parameter is a number of jobs from 1, or None for no bound."""
+    """Refuse (``UsageError``) a value that is no number of jobs from 1; None, for no bound, passes."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise UsageError(
             f"{name} must be a number of jobs from 1, not {describe(value)}",

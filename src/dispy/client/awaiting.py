@@ -1,9 +1,9 @@
 """``await job`` in any asyncio loop.
 
 Theory of operation. A task that awaits a job puts a waiter into the job, and sleeps on a future of its loop. When the
-job has ended, the engine's thread appends the future to the post of that loop, and wakes the loop if it has not done
-so yet. The loop completes all futures that it finds there. So a batch of ended jobs costs one wake-up per loop, and
-no task blocks a thread.
+job has ended, the engine's thread appends the future to the queue of that loop (``_LoopPost``), and wakes the loop if
+it has not done so yet. The loop completes all futures that it finds there. So a batch of ended jobs costs one wake-up
+per loop, and no task blocks a thread.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Awaited(Protocol):
-    """A job, as far as awaiting it goes: ``DispyJob``, which imports this module."""
+    """Protocol of a job that can be awaited. ``DispyJob`` is one; its module imports this one, so it is not named."""
 
     def _add_waiter(self, waiter: Any) -> Any:
         """Have ``waiter.on_ended(job)`` called once, on a thread of the engine, when the job has ended.
@@ -91,7 +91,7 @@ class _LoopPost:
         self.is_posted = False
 
     def send(self) -> None:
-        """Wake the loop, which completes the futures; from any thread."""
+        """Wake the loop, which completes the queued futures; from any thread. If it is closed they are dropped."""
         try:
             self._loop.call_soon_threadsafe(self._complete)
         except RuntimeError:  # the loop is closed: no task waits there any more

@@ -346,7 +346,7 @@ class JobCluster(Maps):
             relay: Accepted without effect: files go the way that everything goes.
 
         Returns:
-            0 if the file is there; -1, with a warning that says why, if it is not, or no such node is in use.
+            0 if all these nodes have the file; -1, with a warning that says why, if one has not, or none is in use.
 
         Raises:
             UsageError: There is no such file, it cannot be sent, or the cluster is closed.
@@ -423,7 +423,7 @@ class JobCluster(Maps):
         self.print_status(wall_time)
 
     def why(self, job: DispyJob) -> str:
-        """Returns in words where a job is, and why it has not ended: what it waits for, and on which node."""
+        """Returns a sentence: where a job is, and why it has not ended (what it waits for, and on which node)."""
         if not isinstance(job, DispyJob):
             raise UsageError(f"why takes a job, not {describe(job)}", hint=cancellation.JOBS_ARE)
         if job._is_final:
@@ -454,7 +454,7 @@ class JobCluster(Maps):
         return shutdown.close(self, timeout, terminate)
 
     def _is_unheard(self) -> bool:
-        """True if the end of a program that has failed must keep the jobs' results for ``recover_jobs``."""
+        """True if a failed program must leave its results to ``recover_jobs``: a journal has them, no callback."""
         if callbacks.has_callbacks(self):
             return False
         has_jobs = any(type(job) is not Chunk for job in list(self._jobs.values()))

@@ -217,37 +217,37 @@ class Steering(ClusterState):
     # What the engine asks and tells, on its loop. Methods, so that the engine need not know the modules behind them.
 
     def _find_open(self, names: NodeNames) -> NodeId | None:
-        """Returns the node of that name to which the cluster can submit jobs now; None if there is no such node."""
+        """Returns the identity of the node that is meant if the cluster can submit jobs to it now; else None."""
         return placements.find_open(self, names)
 
     def _info(self, node: NodeId) -> NodeInfo | None:
-        """Returns the engine's description of a node; None if the node is gone."""
+        """Returns what the engine knows of a node: name, addresses, CPUs, byte counts; None if it is gone."""
         return placements.info(self, node)
 
     def _placement(self, node: NodeId) -> Placement | None:
-        """Returns the scheduler's record of the cluster's computation on a node; None if it is not there."""
+        """Returns the scheduler's record of the computation on a node: status, CPUs, jobs; None if not there."""
         return placements.placement(self, node)
 
     def _allocated(self, info: NodeInfo) -> tuple[int, NodeAllocate | None]:
-        """Returns how many CPUs of a node to use, and the element of ``nodes`` that wants it, else (0, None)."""
+        """Returns how many CPUs of a node ``allocate`` wants, and of which element of ``nodes``; else (0, None)."""
         return node_choice.allocated(self, info)
 
     def _has_other_node(self, private: NodeId) -> bool:
-        """True if the cluster uses another node than ``private``, which the program has started for itself."""
+        """True if the cluster uses another node than the program's own, ``private``, which may then be drained."""
         return node_choice.has_other_node(self, private)
 
     def _on_usable(self, action: TellNode, info: NodeInfo) -> None:
-        """Take the report that a node became usable for the cluster, or ceased to be, and tell the program."""
+        """Note that a node became usable for the cluster, or ceased to be (``action``); tell ``cluster_status``."""
         node_views.on_usable(self, action, info)
 
     def _on_node_changed(self, info: NodeInfo) -> None:
-        """Show how many CPUs of a node the cluster uses now, and why not more; tell the program of a change."""
+        """Update CPUs and ``reason`` of a node's ``DispyNode``; tell ``cluster_status`` if they have changed."""
         node_views.on_changed(self, info)
 
     def _on_available(self, info: NodeInfo) -> None:
-        """Show which resources a node has to spare, and tell the program of it."""
+        """Update ``avail_info`` of a node's ``DispyNode`` (CPU, memory, disk, swap), and tell ``cluster_status``."""
         node_views.on_available(self, info)
 
     def _refresh_nodes(self) -> list[DispyNode]:
-        """Bring byte counts and running jobs of the nodes up to date; returns all nodes as ``status()`` does."""
+        """Update byte counts and numbers of running jobs of all ``DispyNode``; returns nodes as ``status()``."""
         return node_views.refresh(self)

@@ -73,10 +73,10 @@ def host_addrinfo(
 
 
 def _resolve_as(host: str, family: int) -> str:
-    """Returns an address of a host in one family.
+    """Returns the first address of a host (text) in one family, ``AF_INET`` or ``AF_INET6``.
 
     Raises:
-        UsageError: The host has none.
+        UsageError: The host has none, or cannot be resolved.
     """
     try:
         return str(socket.getaddrinfo(host, None, family, socket.SOCK_STREAM)[0][4][0])
@@ -114,22 +114,22 @@ def _own_addresses() -> list[AddrInfo]:
 
 
 def num_min(*values: Any) -> Any:
-    """Returns the smallest of some numbers. None among them is left out; None if no number is left."""
+    """Returns the smallest number. None is left out; None if no number is left. Others raise ``UsageError``."""
     numbers = _numbers(values)
     return min(numbers) if numbers else None
 
 
 def num_max(*values: Any) -> Any:
-    """Returns the largest of some numbers. None among them is left out; None if no number is left."""
+    """Returns the largest number. None is left out; None if no number is left. Others raise ``UsageError``."""
     numbers = _numbers(values)
     return max(numbers) if numbers else None
 
 
 def _numbers(values: tuple[Any, ...]) -> list[int | float]:
-    """Returns the values without None, in their order.
+    """Returns the values but None, in their order, for ``num_min`` and ``num_max``.
 
     Raises:
-        UsageError: Another value is no number.
+        UsageError: A value is neither a number nor None.
     """
     for value in values:
         if value is not None and not isinstance(value, (int, float)):

@@ -88,7 +88,8 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     _number: int = 0
     """Number of the job on the way to nodes and back: unique in the process, whatever ``id`` is."""
     _cluster: Any = None
-    """Cluster that the job was submitted to; a stand-in if it was recovered; None for chunks of maps."""
+    """Cluster of the job: tells in which process the job can end, and whether output is bytes. A stand-in if the job
+    was recovered; None for chunks of maps."""
     submit_time: float = 0.0
     _status: int = CREATED
     """Status as set by the engine; ``status`` returns it, and notes that the program has seen a failure."""
@@ -98,7 +99,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     _exception: str | None = None
     """Why the job failed: a traceback or a sentence; the program's look at it adds advice. None: it did not fail."""
     _stdout: Any = None
-    """Output as it came: bytes, as ``stdout`` returns it only if the cluster runs a program; None: none reported."""
+    """Output (bytes) as the node reported it; ``stdout`` decodes it unless the job is a program. None: no report."""
     _stderr: Any = None
     """Error output, in the form of ``_stdout``."""
     _value: Any = None
@@ -245,7 +246,8 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         """Wait until the job has ended, and return its result (None if it failed).
 
         Args:
-            clear: Clear ``finish`` first, so that a later call waits anew.
+            clear: Clear ``finish`` after the wait, as in dispy 4. Nothing sets it again: a ``finish.wait()`` would
+                hang. Later calls of the job, ``wait`` and ``get`` return at once all the same.
         """
         if not self._is_final:
             self.wait()
@@ -297,7 +299,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
         Args:
             follow: True: go on until the job has ended; pieces come some tenths of a second after it prints. False:
-                yield what it has printed so far.
+                yield what it has printed so far; the job's node has a second to tell it.
         """
         pieces: Iterator[Output] = _following().follow(self, follow)
         return pieces
@@ -330,7 +332,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
                 waiter.on_ended(self)
 
     def _snapshot(self) -> DispyJob:
-        """Returns a copy of the job as it is now, for a callback: later events of the job do not change it."""
+        """Returns a copy of the job as it is now, for ``job_status``: later events of the job do not change it."""
         return msgspec.structs.replace(self)
 
     def __repr__(self) -> str:
@@ -371,7 +373,7 @@ def _release(lock: Any) -> None:
 
 @functools.cache
 def _following() -> ModuleType:
-    """Returns the module ``live_output``, imported at the first call of ``DispyJob.output``."""
+    """Returns the module ``live_output``, which imports this one: so it is imported at the first call."""
     from dispy.client.session import live_output  # here, as it imports this module
 
     return live_output

@@ -24,7 +24,7 @@ FORMAT = "%(asctime)s %(levelname)s %(name)s - %(message)s"
 
 
 class Logger(logging.LoggerAdapter[logging.Logger]):
-    """dispy's logger. Warnings and worse are shown unless the program configures logging otherwise."""
+    """dispy's logger, with the levels as attributes. Warnings and worse are shown unless the program has handlers."""
 
     DEBUG = logging.DEBUG
     INFO = logging.INFO
@@ -37,7 +37,7 @@ logger = Logger(logging.getLogger("dispy"), {})
 
 
 def notice(text: str, level: int = logging.INFO) -> None:
-    """Log a line; if the program has no handlers, print it to stderr: users should see it in any case."""
+    """Log a line at ``level``; if the program has no handlers, print it to stderr instead, so that users see it."""
     if _has_handlers():
         logger.log(level, "%s", text)
     elif sys.stderr is not None:
@@ -66,7 +66,7 @@ def set_level(level: int | None) -> None:
 
 
 def is_debugging() -> bool:
-    """True if the program wants DEBUG: then every message between nodes and this program is logged."""
+    """True if the logger ``dispy.scheduler`` logs DEBUG: then every message between nodes and program is logged."""
     return _scheduler.isEnabledFor(logging.DEBUG)
 
 

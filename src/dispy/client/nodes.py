@@ -84,7 +84,8 @@ class DispyNode:
         self.avail_info: DispyNodeAvailInfo | None = None
         self.reason = ""
         self._node = b""
-        """Identity of the node's process; a node that is started anew has another one. Empty: not known."""
+        """Identity of the node's process, by which methods of the cluster find the node. A node that is started anew
+        has another one. Empty: not known."""
         self._port = 0
         """TCP port of the node; 0: not known, so that the default port is used."""
 
@@ -169,11 +170,12 @@ class NodeAllocate:
                 warn(f"node {host!r} is not used: {error}")
         pattern = host if self.ip_addr is None else self.ip_addr
         self._pattern = re.compile("".join(".*" if c == "*" else re.escape(c) for c in pattern))
-        """Expression that a node's whole address has to match."""
+        """Regular expression that the whole address of a node has to match: ``ip_addr``, or ``host`` with any text in
+        the place of each ``*``."""
 
     @property
     def is_usable(self) -> bool:
-        """True if the host is a pattern or could be resolved. False: this element is left out of ``nodes``."""
+        """True if the host is a pattern or could be resolved. False: ``find_nodes`` leaves this element out."""
         return self.ip_addr is not None or ("*" in self.host and not _port_hint(self.host))
 
     @property
@@ -185,7 +187,10 @@ class NodeAllocate:
         return type(self) is NodeAllocate and not (self.cpus or self.depends or self.setup_args)
 
     def covers(self, other: NodeAllocate) -> bool:
-        """True if this element names all nodes that ``other`` names. Only an equal pattern covers a pattern."""
+        """True if this element names all nodes that ``other`` names; ``allocate_node`` then ignores a plain one.
+
+        Only an equal pattern covers a pattern.
+        """
         if self.port is not None and self.port != other.port:
             return False
         return self.matches(other.ip_addr) if other.ip_addr is not None else self.host == other.host
@@ -211,7 +216,8 @@ class NodeAllocate:
         """Returns how many CPUs of a node to use; 0 or less leaves the node to the next element of ``nodes``.
 
         Called on the engine's loop when a node is found, and again when the node offers another number of CPUs. Must
-        be quick, as all jobs wait meanwhile. Values above the offer are capped.
+        be quick, as all jobs wait meanwhile. Values above the offer are capped. If this raises, the error is logged,
+        and the node is not used.
 
         Args:
             cluster: The cluster that asks.
@@ -254,13 +260,15 @@ def parse_nodes(nodes: Any) -> list[NodeAllocate]:
 
 
 def _port_hint(host: str) -> str:
-    """Returns how to write a host with its port, if a text has both (``host:9701``); empty if it has not."""
+    """Returns a hint how to write a host and port if a text has both (``host:9701``), for errors; else empty."""
     found = re.fullmatch(r"(?:\[([^\]]*)\]|([^:\[\]]+)):(\d{1,5})", host)
     return f"write nodes=[({found[1] or found[2]!r}, {int(found[3])})]" if found else ""
 
 
 def say_blind(pattern: str, is_possible: bool) -> str:
-    """Returns a message about a pattern that no known node matches: what patterns find, and what to do instead.
+    """Returns a message, for a warning and for ``JobCluster.why``, about a pattern that no known node matches.
+
+    Says what patterns find, and what to do instead.
 
     Args:
         pattern: Host of an element of ``nodes``.
@@ -356,7 +364,7 @@ def _parse_node(node: Any) -> NodeAllocate | None:
 
 
 class KnownNodes(Protocol):
-    """The scheduler of the engine, as far as names of nodes need it."""
+    """Protocol of the engine's scheduler, as ``NodeNames`` needs it: it knows the linked nodes."""
 
     def nodes(self) -> list[NodeInfo]:
         """Returns descriptions of all nodes that are linked now; to be called on the engine's loop."""
@@ -364,7 +372,7 @@ class KnownNodes(Protocol):
 
 
 class NodeSource(Protocol):
-    """The engine, as far as names of nodes need it."""
+    """Protocol of the engine, as ``NodeNames`` needs it: its scheduler, and calls on its loop."""
 
     @property
     def service(self) -> KnownNodes:

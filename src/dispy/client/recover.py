@@ -52,8 +52,8 @@ def recover_jobs(
         terminate_pending: Kill the jobs that have not ended after ``timeout``, and do not wait for nodes that do not
             answer then: nothing is left behind.
         resume: Run jobs that were never started, on nodes as the cluster used them (full journal only).
-        secret: Secret shared with the nodes, if the program was given one.
-        secret_file: File with the secret; by default the file that the program used.
+        secret: Secret shared with the nodes, if the dead program was given one.
+        secret_file: File with the secret; by default the file that the dead program used.
 
     Returns:
         New jobs, in the order in which they were submitted, with the ids that the old ones had as far as is known.
@@ -91,6 +91,8 @@ class How(NamedTuple):
 
 def _recover_next(given: dict[str, Any], how: How) -> list[DispyJob]:
     """Recover the jobs of one dead program: the first that has some, in the order of ``in_turn``.
+
+    With ``terminate_pending`` only the program that began last is tried: jobs of others are never killed.
 
     Args:
         given: Arguments of ``recover_jobs`` about the secret: ``secret`` and ``secret_file``.

@@ -24,13 +24,17 @@ _OURS = (
     os.path.dirname(str(cloudpickle.__file__)) + os.sep,
     "<frozen ",
 )
-"""Beginnings of the file names of code that users cannot change: dispy, cloudpickle, and Python's frozen modules."""
+"""Beginnings of the file names of code that users cannot change: dispy, cloudpickle, and Python's frozen modules.
+The traceback of an error's cause is shown from the first frame on that is in no such file."""
 _STANDARD = os.path.dirname(os.__file__) + os.sep
-"""Beginning of the file names of Python's standard library; installed packages may lie below it, too."""
+"""Beginning of the file names of Python's standard library, whose frames are left out, too. Installed packages may
+lie below it: they are told by "site-packages" in their paths."""
 
 
 def brief(error: UsageError) -> UsageError:
     """Returns the same error without its traceback, to be raised in the public function that was called.
+
+    With ``python -X dev`` the error is left as it is.
 
     The cause of the error stays, from the first frame of the user's on, if code of the user's raised it: a
     ``__reduce__``, say. Otherwise the error has no cause any more.

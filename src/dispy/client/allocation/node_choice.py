@@ -58,7 +58,7 @@ def check_reach(cluster: ClusterState, wanted: list[NodeAllocate]) -> None:
 
 
 def discover(cluster: Steering, wanted: list[NodeAllocate]) -> None:
-    """Dial the nodes that ``discover_nodes`` names if the cluster's ``nodes`` cover them; then the rest of ``nodes``.
+    """Dial the nodes that ``discover_nodes`` names if the cluster's ``nodes`` cover them; then look for the others.
 
     Does not wait for answers.
     """
@@ -184,7 +184,7 @@ def set_cpus(cluster: ClusterState, names: NodeNames, cpus: int) -> int:
 def deallocate(cluster: ClusterState, node: NodeId) -> None:
     """Send a node no more jobs of the cluster. Jobs that run there go on, and the computation stays loaded.
 
-    Jobs that wait there go to other nodes; those of ``submit_node`` are cancelled.
+    Jobs that wait there go to other nodes; those of ``submit_node`` are cancelled. ``allocate_node`` undoes it.
     """
     cluster._set_aside[node] = "deallocate_node"
     cluster._engine.service.handle(core.Allocate(cluster._number, node, 0, is_draining=True))
@@ -225,6 +225,6 @@ def set_up_again(
 def has_other_node(cluster: ClusterState, private: NodeId) -> bool:
     """True if the cluster uses another node than ``private``, the one that this program has started for itself.
 
-    Then the private node gets no new jobs.
+    Then the private node gets no new jobs while another node of this machine is listed (``node_use.drain``).
     """
     return any(node != private for node in cluster._dispy_nodes)

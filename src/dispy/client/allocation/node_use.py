@@ -95,7 +95,8 @@ def _refuse(engine: Engine, cluster: Steering, info: NodeInfo, error: DispyError
 def _give_up(engine: Engine, cluster: Steering, info: NodeInfo) -> None:
     """Take a node away from a cluster that has left it in order to come back, and now does not come back.
 
-    Jobs that may run on this node only end as cancelled, instead of waiting for ever. Other nodes are left alone.
+    Jobs of ``submit_node`` for this node end as ``Cancelled``, instead of waiting for ever. Does nothing for a node
+    that the cluster has not left in this way.
     """
     placement = cluster._placement(info.node)
     if placement is not None and placement.status is core.Status.LEFT:
@@ -155,9 +156,10 @@ def _use(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocat
 
 
 def drain(engine: Engine, cluster: Steering, private: PrivateNode) -> None:
-    """Give the private node no new jobs of a cluster while another node of this machine is there, and one is in use.
+    """Give the private node no new jobs of a cluster that has another node; undo that when it has none any more.
 
-    Undone when that is over. Jobs that run on the private node go on. On the loop.
+    Condition: this machine lists another node than the private one, and the cluster uses any other node. Jobs that
+    run on the private node go on. On the loop.
     """
     if private.node is None or cluster._secret.key != private.secret.key or not cluster._wants_private:
         return

@@ -28,7 +28,7 @@ class Computation:
         depends: The program's ``depends``; functions and classes of it are pickled, files are left out.
         setup: Called on each node before the jobs; None: there is no setup.
         cleanup: Called on each node after the jobs; None: there is no cleanup.
-        seeding: Random streams that jobs get.
+        seeding: Seed of the jobs' random numbers, and whether generators get streams of their own (default: no).
 
     Attributes:
         name: Name of the function; of a program, its path as it was given.

@@ -10,7 +10,8 @@ from types import ModuleType
 from dispy import payload
 
 ENDINGS = (".py", ".pyc", *EXTENSION_SUFFIXES)
-"""Endings of the names of files that Python can import: such files of ``dispy_job_depends`` a job may import."""
+"""Endings of the names of files that Python can import. Files of ``dispy_job_depends`` with such an ending are
+modules that the job may import."""
 
 
 def names_of(items: Iterable[object]) -> set[str]:

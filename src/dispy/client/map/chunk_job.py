@@ -10,19 +10,19 @@ from dispy.protocol.node import Ended
 
 
 class Chunk(DispyJob, gc=False, eq=False):
-    """Some consecutive items of a map, as one job."""
+    """Some consecutive items of a map, as one job: its worker calls the function for each of them."""
 
     _mapping: Any = None
     """The ``Mapping`` whose ``on_ended`` is called at the end; None from then on, so that no cycle of them stays."""
     _items: payload.Buffer = b""
-    """The pickled items, as sent: to cut them anew, or to name one that failed. Empty once the chunk is finished."""
+    """The pickled items, as sent: to cut them anew, or to name one that failed. Emptied when it has ``Finished``."""
     _first: int = 0
     """Position of the chunk's first item in the map, from 0."""
     _count: int = 0
     """Number of items. Reduced when the last of them are sent anew, in other chunks."""
     _ready: Any = None
-    """List that takes the place of the results in ``_value``: for each item its result, an ``ItemFailed`` or an
-    exception, in order. None: the results are in ``_value``."""
+    """Results of a chunk that has failed in a map that goes on, or was never sent: for each item, in order, its
+    result, an ``ItemFailed`` or an exception. None: the results are in ``_value``, pickled."""
 
     def end(self, item: Ended) -> int:
         """Note how the chunk has ended, and tell its map; on the engine's thread.
@@ -52,7 +52,7 @@ class Chunk(DispyJob, gc=False, eq=False):
     def results(self) -> int:
         """Returns how many items of a finished chunk have results; the worker has given back the rest.
 
-        The worker tells that number as the reason; without a number all were run.
+        The worker tells that number in the place of the reason (``_exception``); without a number all were run.
         """
         told = self._exception or ""
         return min(int(told), self._count) if told.isdecimal() else self._count

@@ -32,7 +32,9 @@ class Settled(NamedTuple):
 
 
 def settle(chunk: Chunk, name: str, is_reentrant: bool) -> Settled:
-    """Returns the outcome of a failed chunk. Items without a result were not run, or may be run again.
+    """Returns what becomes of the items of a failed chunk, in a map with ``return_exceptions``.
+
+    Items behind ``results`` were not run, or may be run again: the caller sends them anew.
 
     Args:
         chunk: The chunk.
@@ -119,7 +121,7 @@ def shown_item(chunk: Chunk, place: int) -> str:
 
 
 def chunk_error(chunk: Chunk, name: str, reason: str) -> JobError:
-    """Returns the error of a chunk that failed as a whole; it names the items by number.
+    """Returns a new ``JobError`` for a chunk that failed as a whole; its text names the items by number.
 
     Args:
         chunk: The chunk.

@@ -82,7 +82,7 @@ class Options(NamedTuple):
 
 
 class Mapping:
-    """One call of ``map``: its window of chunks. All methods but ``on_ended`` and ``on_nodes`` are the consumer's.
+    """One call of ``map``: its window of chunks. On the consumer's thread, but for ``on_ended`` and ``on_nodes``.
 
     Args:
         cluster: The cluster whose computation is run.
@@ -113,7 +113,7 @@ class Mapping:
         is_starred = bind or options.is_starred or len(iterables) > 1
         number = next(cluster._map_numbers)
         self._way: payload.Way = (is_starred, options.keeps_errors, options.constants, number)
-        """How workers call the function with an item; sent with each chunk."""
+        """Tells workers how to call the function with the items (see ``payload.Way``); sent with each chunk."""
         iterators = [iter(iterable) for iterable in iterables]
         hints = [hint for hint in [length_hint(iterable, -1) for iterable in iterables] if hint >= 0]
         self._left: int | None = min(hints) if hints else None
@@ -168,9 +168,10 @@ class Mapping:
     # The caller's side.
 
     def results(self) -> Generator[Any, None, None]:
-        """Send the first chunks, yield None, then yield the results.
+        """Send the first chunks, yield None, then yield the result of each item, in the order of the items.
 
-        The None has to be taken at once: closing a generator that was never begun would not run its ``finally``.
+        An error ends this: it is raised after the results of the items before it. The None has to be taken at once:
+        closing a generator that was never begun would not run its ``finally``.
         """
         try:
             self._fill()
@@ -197,8 +198,7 @@ class Mapping:
     def _close(self) -> None:
         """Cancel the chunks that have not ended, and let go of the iterables.
 
-        Does not wait: the garbage collector may call this, on any thread.
-        """
+        Does not wait: the garbage collector may call this, on any thread."""
         self._end(self, [chunk._number for chunk in self._window if not chunk._is_final])
         self._window.clear()
         self._items = iter(())
@@ -210,7 +210,7 @@ class Mapping:
         return bool(self._ended) or self._has_other_nodes
 
     def _wait_first(self) -> None:
-        """Wait for the chunk in front, and keep the window filled meanwhile.
+        """Wait until the first chunk of the window has ended, and keep the window filled meanwhile.
 
         Raises:
             TimeoutError: The chunk has not ended at ``Options.until``.
@@ -252,7 +252,7 @@ class Mapping:
         return is_news
 
     def _settle(self, chunk: Chunk) -> None:
-        """Note a failed chunk of a map that goes on: send its items that were not run anew, in its place."""
+        """Note a failed chunk if errors are kept: its items without a result are sent again, in its place."""
         chunk._ready, is_whole = chunk_results.settle(chunk, self._cluster.name, self._cluster._reentrant)
         if is_whole:
             self._size_max = max(1, min(self._size_max, chunk._count // FEWER))
@@ -264,7 +264,7 @@ class Mapping:
         return self._cluster._is_closed or self._cluster._is_ending
 
     def _learn(self, chunk: Chunk, count: int) -> None:
-        """Adapt the run time of an item and the size of its result to a finished chunk that ran ``count`` items."""
+        """Update the mean run time and result size of an item from a finished chunk that ran ``count`` items."""
         seconds = (chunk.end_time or 0.0) - (chunk.start_time or 0.0)
         if seconds * self._runs > self._runs_s * count:
             # Slower than expected: forget the past at once, or chunks stay too long.
@@ -275,7 +275,7 @@ class Mapping:
         self._result_bytes = _learnt(self._result_bytes, len(chunk._value) / count)
 
     def _cut_rest(self, chunk: Chunk, count: int) -> None:
-        """Send the items of a chunk behind its first ``count`` anew, in pieces, at the same place of the window."""
+        """Send a chunk's items behind its first ``count`` again, as smaller chunks, at its place of the window."""
         try:
             rest = payload.load_items(chunk._items)[count:]
         except Exception as error:
@@ -293,7 +293,7 @@ class Mapping:
         chunk._count = count
 
     def _lose_rest(self, chunk: Chunk, count: int, reason: str) -> None:
-        """Have the items of a chunk behind its first ``count`` fail; raise a ``JobError`` if errors are not kept."""
+        """Have a chunk's items behind ``count`` fail, as they cannot be sent anew: raise or keep ``JobError``."""
         name = self._cluster.name
         if chunk._exception and not chunk._exception.isdecimal():
             reason = chunk._exception
@@ -323,7 +323,7 @@ class Mapping:
             self._submit_next(self._size())
 
     def _size(self) -> int:
-        """Returns the number of items of the next chunk: 1 until something is learnt, and with isolated jobs."""
+        """Returns how many items the next chunk gets: as chosen, else 1 if isolated or nothing is learnt yet."""
         if self._chosen_size is not None:
             return self._size_max
         if self._runs == 0 or self._cluster._isolate:
@@ -337,7 +337,7 @@ class Mapping:
         return max(1, int(size))
 
     def _submit_next(self, size: int) -> None:
-        """Read up to ``size`` items, and send them as a chunk at the end of the window. Keeps an error of reading."""
+        """Read up to ``size`` items, and send them as the last chunk. An error of reading is kept in ``_error``."""
         items: list[Any] = []
         try:
             # ``extend`` keeps the items that were read before an error.
@@ -464,7 +464,7 @@ class Mapping:
         return results, chunk_results.item_error(self._cluster, number, data, chunk._exception or "", item)
 
     def _not_rebuilt(self, chunk: Chunk, error: Exception) -> tuple[list[Any], BaseException | None]:
-        """Returns what ``_open_chunk`` does, for a chunk whose results cannot be unpickled here."""
+        """Returns what ``_open_chunk`` does if results cannot be unpickled: a ``JobError``, or one per item."""
         reason = f"the results cannot be rebuilt here: {error}"
         if not self._keeps_errors:
             return [], chunk_results.chunk_error(chunk, self._cluster.name, reason)

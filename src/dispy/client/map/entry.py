@@ -157,11 +157,11 @@ class Maps(Steering):
             raise
 
     def _submit_chunk(self, chunk: Chunk, data: payload.Buffer) -> None:
-        """Send a chunk with its pickled items as a job."""
+        """Send a chunk with its pickled items (``data``) as a job; on the consumer's thread."""
         submission.submit_chunk(self, chunk, data)
 
     def _end_map(self, ended: Mapping, numbers: list[int]) -> None:
-        """Forget a map that has ended or was left, and cancel its chunks that have not ended, given by number.
+        """Forget a map that has ended or was left, and cancel its unfinished chunks, given by job number.
 
         Does not wait; on any thread.
         """
