@@ -60,7 +60,8 @@ class Patience(NamedTuple):
 
 
 class Waited(enum.Enum):
-    """How a wait for callbacks ended: ``CALLED``, ``LATE`` (at the caller's time limit), or ``STUCK`` (given up)."""
+    """How a wait for callbacks ended: ``CALLED`` (all were called), ``LATE`` (at the waiting caller's time limit), or
+    ``STUCK`` (given up, as a callback stands at a lock)."""
 
     CALLED = "all have been called"
     LATE = "the time is over"
@@ -85,17 +86,17 @@ class Caller:
         self._signal = Signal()
         """Wakes the thread when something is queued."""
         self._thread: threading.Thread | None = None
-        """Thread that calls; None before the first call."""
+        """Thread that makes the calls; None before the first one is queued."""
         self._is_idle = False
-        """True while nothing is being called: with an empty queue there is nothing to wait for. Set before the thread
-        looks for calls, cleared before it takes one."""
+        """True while the thread waits for a call; if the queue is empty, too, all calls have been made. Set before
+        the thread looks for calls, cleared before it takes one: a waiter never takes a running call for made."""
         self._name = name
         self._named: Callable[..., Any] | None = None
         """The user's function that is being called, for messages; None between calls and for the mark of a wait."""
         self._left: Iterator[tuple[Any, ...]] = iter(())
         """Iterator over the arguments of the further calls in the entry that is being called, which come next."""
         self._holders = 0
-        """Number of threads in ``held``. While there are any, the thread takes an entry, but does not begin it."""
+        """Number of threads in the context ``held``. While there are any, the thread does not begin an entry."""
         self._let_go = threading.Condition()
         """Guards ``_holders``, notified when it shrinks; also held to start the thread, so that only one starts."""
         self.given_up: object = None
@@ -144,7 +145,10 @@ class Caller:
                 self._thread = thread
 
     def call_each(self, calls: list[tuple[Callable[..., Any], tuple[Any, ...]]]) -> None:
-        """Queue one call for each pair of a function and its positional arguments, in this order. On any thread."""
+        """Queue one call for each pair of a function and its positional arguments, in this order. On any thread.
+
+        For callbacks of jobs that ended together: ``job_status`` and ``cluster_status`` alternate.
+        """
         for function, arguments in calls:
             self.call(function, [arguments])
 
@@ -177,17 +181,17 @@ class Caller:
     # Waiting for calls.
 
     def count_left(self) -> int:
-        """Returns the number of calls that were given and have not ended; about, as the thread goes on meanwhile."""
+        """Returns the number of calls that were queued and have not ended; roughly, as the thread goes on."""
         running = 0 if self._named is None else 1 + operator.length_hint(self._left)
         # Copied first, in one step under the GIL: the deque changes while it is iterated over.
         waiting = [len(item[1]) for item in self._calls.copy() if item is not None and item[2] is not None]
         return running + sum(waiting)
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until all calls given by now have been made, silently. Inside a call: returns True at once.
+        """Wait until all calls given by now have been made, without messages. Inside a call: returns True at once.
 
         Returns:
-            False if that takes longer than ``timeout_s`` seconds.
+            True if they were made; False if that takes longer than ``timeout_s`` seconds.
         """
         done = self._mark()
         return done is None or done.wait(timeout_s)
@@ -244,7 +248,7 @@ class Caller:
         return done
 
     def position(self) -> object:
-        """Returns a mark of the call that is being made, to be compared: equal while it is the same call."""
+        """Returns an identity of the call that is being made, to be compared: equal while it is the same call."""
         return self._left, operator.length_hint(self._left)
 
     def name_running(self) -> str:

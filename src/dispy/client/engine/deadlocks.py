@@ -175,9 +175,10 @@ def _start(instruction: dis.Instruction) -> tuple[int | None, int | None]:
 
 
 def _line(frame: FrameType | None, outermost: CodeType) -> str:
-    """Returns file name and line, as "job.py:12", in the frame that code ``outermost`` has called; empty if none.
+    """Returns where the user's function is, as "job.py:12": in the frame that code ``outermost`` has called.
 
-    ``frame`` is the innermost frame of the thread; None: the thread has none.
+    Empty if ``outermost`` is not running, or has called no Python function. ``frame`` is the innermost frame of the
+    thread; None: the thread has none.
     """
     inner = None
     while frame is not None and frame.f_code is not outermost:

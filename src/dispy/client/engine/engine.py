@@ -86,7 +86,7 @@ class Engine(LoopThread):
         self.files = Caller("dispy files")
         """Thread that reads files that nodes ask for, so that the loop never waits for a disk."""
         self.listed = Listed(self.post)
-        """Nodes of this machine, as the user's state directory listed them when it was last read."""
+        """List of this machine's nodes, as the user's state directory had it when it was last read."""
         self._private: dict[bytes, PrivateNode] = {}
         """Nodes that this program has started for itself, at most one for each secret, by the key of the secret."""
         self._private_guard = threading.Lock()
@@ -94,27 +94,27 @@ class Engine(LoopThread):
         self._tried: dict[Target, float] = {}
         """Time of the last dial (monotonic seconds), by address: the next follows ``RETRY_S`` later or on demand."""
         self._place: Place | None = None
-        """Our directory in shared memory, removed by ``stop``; None before ``share_memory``, or if there is none."""
+        """Directory of our large payloads in shared memory; None before ``share_memory``, or if that found none."""
         self._take_before: Callable[[int], memoryview] = pool.take
         """Allocator of large payloads (size in bytes → memory) before ``share_memory``; ``stop`` puts it back."""
         self._next_computation = 1
-        """Number of the computation of the next cluster."""
+        """Number that the next cluster's computation gets, from 1; messages to nodes name the computation by it."""
         self._journal: Journal | None = None
-        """Short journal of the program, for clusters without a journal; None while no such cluster has a node."""
+        """Journal of the nodes that clusters without an own journal use, for a recovery; None while they use none."""
         self.noted: set[int] = set()
         """Numbers of the computations that are in ``_journal``; the journal is removed when none is left."""
         self._has_no_journal = False
-        """True if ``_journal`` could not be made: not tried again, and only full journals allow a recovery."""
+        """True if ``_journal`` could not be made; not tried again: only clusters with their own are recovered."""
         self._ended_journals: list[Journal] = []
-        """Journals that were told to end; ``stop`` waits for their threads."""
+        """Journals told to end, with their last cluster or to leave results; ``stop`` waits for their threads."""
         self._asked: dict[int, Future[list[int]]] = {}
-        """Futures of unanswered questions to nodes (``ask_jobs``), by serial; each gets the numbers of jobs."""
+        """Futures of unanswered questions to nodes (``ask_jobs``), by serial: of the numbers of running jobs."""
         self._last_asked = 0
         """Serial of the last question to a node; the answer repeats it. 0 before the first."""
         self._is_holding = False
-        """True if results are not acknowledged any more, so that nodes keep them for a recovery."""
+        """True if the program has failed and acknowledges no more results: nodes keep them for a recovery."""
         self._is_leaving = False
-        """True if nodes and journals keep all that they have when the engine stops: a recovery will fetch it."""
+        """True if the engine stops by ``leave``: nodes keep jobs and results, and journals stay, for a recovery."""
         self._is_stopped = False
         """True once the engine is stopping or has stopped; ``call`` raises ``UsageError`` then."""
         try:
@@ -168,7 +168,10 @@ class Engine(LoopThread):
         )
 
     def stop(self) -> None:
-        """End the thread (waits 5 s at most), the links, private nodes and journals. A second call does nothing."""
+        """End the thread (waits 5 s at most), the links, private nodes and journals. A second call does nothing.
+
+        Nodes end jobs that are unfinished; the program is not told their ends. Queued callbacks are still called.
+        """
         if self._is_stopped:
             return
         self._is_stopped = True
@@ -194,7 +197,7 @@ class Engine(LoopThread):
             sweep(memory_directory())
 
     def leave(self) -> None:
-        """Stop as if the program died: nodes keep what they have, and journals stay."""
+        """Stop as if the program died: nodes keep its jobs and results, and journals stay, for ``recover_jobs``."""
         self._is_leaving = True
         self.stop()
 
@@ -243,14 +246,14 @@ class Engine(LoopThread):
             node_discovery.look(self, cluster)
 
     def remove(self, cluster: JobCluster) -> None:
-        """Close a cluster: nodes drop its jobs, code, objects and files, and the journal forgets it. On the loop."""
+        """Close a cluster: nodes drop its jobs, code, objects and files; ``_journal`` forgets it. On the loop."""
         self.clusters.pop(cluster._number, None)
         self._set_pulse()
         self.service.handle(core.CloseComputation(cluster._number))
         journaling.forget_noted(self, cluster)
 
     def _set_pulse(self) -> None:
-        """Set the heartbeat interval of all links: the smallest of all clusters, which share the links."""
+        """Set the heartbeat interval of all links to the smallest that an open cluster wants: links are shared."""
         if self.clusters:
             self.service.set_pulse(min([cluster._pulse_s for cluster in self.clusters.values()]))
 
@@ -282,7 +285,7 @@ class Engine(LoopThread):
             self.listed.read_soon(self._look)
 
     def _look(self) -> None:
-        """Dial, for each cluster, the nodes that it may use and that are not linked."""
+        """Dial, for each cluster, the nodes that it may use and that are not linked (``node_discovery.look``)."""
         for cluster in list(self.clusters.values()):
             node_discovery.look(self, cluster)
 
@@ -311,7 +314,7 @@ class Engine(LoopThread):
         threading.Thread(target=sweep, args=(memory_directory(),), name="dispy sweeps", daemon=True).start()
 
     def on_unreachable(self, target: Target, error: Exception) -> None:
-        """Store why an address does not answer or refuses us, for ``why``. A new refusal is logged as a warning."""
+        """Store why an address does not answer or refuses us, for ``why``. A refusal: warn, doubt a listed node."""
         text = f"{target.host}:{target.port}: {error}"
         logger.debug("no node at %s", text)
         is_news = False
@@ -348,7 +351,7 @@ class Engine(LoopThread):
             completion.on_started(cluster, action.started, found)
 
     def on_requeued(self, action: core.TellRequeued) -> None:
-        """Tell the cluster that jobs wait in the queue again, as their node was lost: they become ``Created``."""
+        """Tell the cluster that jobs wait in the queue again, as after a node's loss: they become ``Created``."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             completion.on_requeued(cluster, action.numbers)
@@ -366,19 +369,19 @@ class Engine(LoopThread):
             cluster._watching.on_printed(cluster._jobs, action.printed)
 
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
-        """Tell the cluster that a node became usable for it, or ceased to be."""
+        """Tell the cluster that it can use a node now, or not any more: ``cluster_status`` is called."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             cluster._on_usable(action, found)
 
     def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
-        """Tell the cluster that a node takes more or fewer jobs of it, or has another reason for the number."""
+        """Update ``DispyNode.reason``: why a node takes fewer jobs than it has CPUs; tell ``cluster_status``."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             cluster._on_node_changed(found)
 
     def on_files_needed(self, message: NeedFiles, found: NodeInfo) -> None:
-        """Have the pieces of files that a node asks for read on the thread ``files``, and sent to the node."""
+        """Have pieces of files that a node asks for read on the thread ``files``, then sent to it or refused."""
         cluster = self.clusters.get(message.computation)
         if cluster is not None:
             self.files.call(self._read_files, [(cluster, message, found.node)])
@@ -410,13 +413,13 @@ class Engine(LoopThread):
             cluster._on_node_changed(found)
 
     def on_vacated(self, action: core.TellVacated, found: NodeInfo) -> None:
-        """Have a cluster use a node again that it has left to come back (``resetup_node``), unless it refuses now."""
+        """Have a cluster use a node anew that it has left by ``resetup_node``, unless ``allocate`` refuses it now."""
         cluster = self.clusters.get(action.computation)
         if cluster is not None:
             allocate(self, cluster, found)
 
     def on_available(self, found: NodeInfo) -> None:
-        """Tell the clusters how much CPU, memory, disk and swap a node has to spare: ``avail_info`` is set."""
+        """Set ``avail_info`` of a node in each cluster that uses it: CPU, memory, disk and swap to spare."""
         for cluster in self.clusters.values():
             cluster._on_available(found)
 
@@ -478,7 +481,7 @@ _unfinished: list[Caller] = []
 
 
 def _at_exit() -> None:
-    """Wait for jobs and callbacks of all clusters, report failures, stop. After Ctrl-C: 2 s for callbacks only."""
+    """At the program's end wait for jobs and callbacks, report failures, stop. After Ctrl-C: 2 s, for callbacks."""
     running = _engine
     if running is None or running.pid != os.getpid():
         return

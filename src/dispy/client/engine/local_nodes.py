@@ -38,7 +38,7 @@ class Listed:
         self._nodes: list[Listing] = []
         """Nodes in the list when it was read last, with any secret; empty before the first reading."""
         self._is_reading = False
-        """True while a reading is under way: no further one is queued. Only for the loop."""
+        """True while the list is read on its thread: ``read_soon`` queues no further reading. Only for the loop."""
 
     def of(self, fingerprint: str) -> list[Listing]:
         """Return the listed nodes whose secret has this fingerprint (``Secret.fingerprint``). Does not read."""
@@ -74,7 +74,7 @@ class Listed:
             self._post(self._take, nodes, then)
 
     def _on_read(self) -> None:
-        """Note that a reading has ended, well or badly, so that the next may begin. On the loop."""
+        """Note that a reading of the list has ended, or failed, so that the next may begin. On the loop."""
         self._is_reading = False
 
     def _take(self, nodes: list[Listing], then: Callable[[], None]) -> None:
@@ -92,7 +92,10 @@ class Listed:
             self._caller.call(self._doubt_there, [(host, port, then)])
 
     def _doubt_there(self, host: str, port: int, then: Callable[[], None]) -> None:
-        """Doubt a node, and have the loop store the list without it and call ``then``. On the thread that reads."""
+        """Leave out a node of the list at an address, if its process cannot be seen. On the thread that reads.
+
+        The loop then stores the list without the node, and calls ``then``. A node that can be seen stays listed.
+        """
         if self._lookout.doubt(host, port):
             self._post(self._take, self._lookout.running(), then)
 

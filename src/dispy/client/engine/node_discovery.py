@@ -36,7 +36,7 @@ RETRY_S = 2.0
 
 
 def prepare(engine: Engine, cluster: Steering) -> None:
-    """Read the list of this machine's nodes before a cluster begins, and start a private node if it needs one.
+    """Read the list of this machine's nodes for a new cluster. If none is listed start a private node it may use.
 
     Patterns that match no node are warned of. On the thread that makes the cluster: may wait for a file server.
 
@@ -177,10 +177,11 @@ def start_private_node(engine: Engine, secret: Secret) -> None:
 
 
 def doubt(engine: Engine, target: Target) -> None:
-    """Doubt a node of this machine at an address where a process without the secret answers. On the loop.
+    """Leave a node of this machine out of the list, as a process without the secret answers there. On the loop.
 
-    If the node is dropped from the list, as its process cannot be seen, a private node is started for the clusters
-    with its secret that may use one. Does nothing if no node is listed there.
+    The node may have died, and another program have taken its port. A node whose process can be seen stays listed. If
+    it is left out a private node is started for the clusters with its secret that may use one. Does nothing if no
+    node is listed there.
     """
 
     def on_doubted() -> None:

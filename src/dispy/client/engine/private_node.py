@@ -49,7 +49,8 @@ class PrivateNode:
         node: Identity of the node; None until it was reached.
         is_draining: True while another node of this machine is listed: clusters that use another node give this one
             no new jobs.
-        drained: Numbers of computations that give the node no new jobs, though they could use it.
+        drained: Numbers of computations that give the node no new jobs, as they use another one. ``node_use.drain``
+            adds and removes them.
 
     Raises:
         NoNodesError: The node cannot be started.
@@ -90,7 +91,7 @@ class PrivateNode:
         self._output = b""
         """Bytes that the node has written to its standard output: a line with host, port and number of CPUs."""
         self._started = time.monotonic()
-        """Time of the start (monotonic seconds), for ``has_ended``."""
+        """Time of the start (monotonic seconds), from which ``has_ended`` counts ``AGAIN_S``."""
 
     def watch(self, on_ready: Callable[[PrivateNode], None]) -> None:
         """Have ``on_ready`` called with this object when the node has said at which address it listens. On the loop.

@@ -55,7 +55,8 @@ def wait_all(cluster: ClusterState, until: float | None) -> Waited:
 def _count_ends(cluster: ClusterState) -> int | None:
     """Returns ``_ends``, the number of events in which jobs of a cluster ended; None if jobs are unfinished.
 
-    Two equal numbers: no job has ended in between, so all callbacks of ended jobs were queued at the first one.
+    ``wait_all`` compares the numbers before and after a wait for callbacks. If they are equal no job has ended
+    meanwhile, so that wait covered the callbacks of all ended jobs.
     """
     with cluster._idle:
         return None if cluster._jobs else cluster._ends

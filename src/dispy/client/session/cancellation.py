@@ -1,6 +1,7 @@
 """Cancellation of jobs by the program: noted on any thread, handed over to the scheduler on the engine's loop.
 
-The status is ``Cancelled`` at once. The job ends later, by ``completion``, when the scheduler or its node says so.
+The status is ``Cancelled`` at once. The job ends later, by ``completion``: a job in the queue when the scheduler has
+taken it out, a job that was sent to a node when the node reports its end.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def post_cancels(cluster: ClusterState) -> None:
 def _take_cancels(cluster: ClusterState) -> None:
     """Empty ``cluster._cancels``, and cancel these jobs in one event for the scheduler. On the loop.
 
-    There may be a million of them.
+    One event for all of them, as there may be a million.
     """
     cluster._has_posted_cancels = False
     popleft = cluster._cancels.popleft
@@ -66,9 +67,9 @@ def _take_cancels(cluster: ClusterState) -> None:
 
 
 def cancel_open(cluster: ClusterState, numbers: Iterable[int]) -> None:
-    """Have the scheduler cancel the unfinished ones of the jobs with these numbers. On the loop.
+    """Have the scheduler cancel those of the jobs with these numbers that are unfinished. On the loop.
 
-    Numbers of unknown and ended jobs, and of jobs whose result is being loaded, are skipped.
+    Skipped are numbers of unknown and ended jobs, and of jobs whose end has come and whose result is being unpickled.
     """
     take_inbox(cluster)
     jobs, ended = cluster._jobs, cluster._ended
@@ -78,5 +79,8 @@ def cancel_open(cluster: ClusterState, numbers: Iterable[int]) -> None:
 
 
 def cancel_all(cluster: ClusterState) -> None:
-    """Have the scheduler cancel all unfinished jobs and chunks of a cluster. On the loop. Sets no status."""
+    """Have the scheduler cancel all unfinished jobs and chunks of a cluster that is being closed. On the loop.
+
+    Sets no status: each job gets one when its end comes.
+    """
     cancel_open(cluster, list(cluster._jobs))

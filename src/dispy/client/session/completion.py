@@ -1,4 +1,4 @@
-"""How jobs run and end: what nodes report of them, and ends without a node.
+"""How jobs start, run again and end for the program: reports of nodes, and ends that no node reports.
 
 Theory of operation. Reports come on the engine's loop. Results that are plain values stay pickled until the program
 asks for them. A result that needs the user's code to be rebuilt is loaded on the loader's thread, so that the loop
@@ -70,9 +70,10 @@ def on_started(cluster: ClusterState, started: list[Started], info: NodeInfo) ->
 
 
 def on_requeued(cluster: ClusterState, numbers: list[int]) -> None:
-    """Reset jobs, by number, whose node was lost and that wait again: ``Created``, no address, no start time.
+    """Reset jobs, by number, that are in the scheduler's queue again: ``Created``, no address, no start time.
 
-    On the loop. Cancelled jobs keep their status; no callback is called.
+    That happens if their node is lost, if it gives them back before they start, or if their process dies and they may
+    run again. On the loop. Cancelled jobs keep their status; no callback is called.
     """
     for number in numbers:
         job = cluster._jobs.get(number)
@@ -119,9 +120,10 @@ def _load_value(cluster: ClusterState, job: DispyJob, data: bytes, info: NodeInf
 
 
 def on_ended(cluster: ClusterState, ended: list[Ended], info: NodeInfo) -> None:
-    """Take the ends of jobs: fill the jobs in, wake waiting threads, queue callbacks. On the path of every job.
+    """Take a node's report of ended jobs: set their attributes, wake waiting threads, queue callbacks. On the loop.
 
-    Results that need the user's code, and jobs with provisional results, go to the loader instead (``_load_ended``).
+    Each job takes this path. Results that need the user's code, and jobs with provisional results, go to the loader
+    instead (``_load_ended``). Unknown numbers are skipped; chunks go to ``_finish_chunks``.
     """
     jobs = cluster._jobs
     if cluster._watching.is_active:
@@ -163,9 +165,10 @@ def on_ended(cluster: ClusterState, ended: list[Ended], info: NodeInfo) -> None:
 
 
 def _finish_chunks(cluster: ClusterState, chunks: list[tuple[Chunk, Ended]], info: NodeInfo) -> None:
-    """Give chunks that have ended to their maps, and count their calls. On the loop.
+    """Give chunks of maps, each with its report, to their maps; count their calls in ``jobs_done``. On the loop.
 
-    The thread that iterates over a map unpickles the results, so the loop runs no user code.
+    The thread that iterates over a map unpickles the results, so the loop runs no user code. A chunk that failed
+    counts as one failed job.
     """
     calls = 0
     seconds = 0.0
@@ -248,7 +251,9 @@ def _count_failed(cluster: ClusterState, info: NodeInfo) -> None:
 
 
 def _finish(cluster: ClusterState, done: list[DispyJob], seconds: float, info: NodeInfo) -> None:
-    """Make jobs final whose attributes are set: wake waiting threads, drop references, count, queue callbacks.
+    """Make jobs final whose attributes are set: wake waiting threads, count the jobs, queue callbacks. On the loop.
+
+    References to put objects, and holders of files, that were kept for these jobs are let go.
 
     Args:
         cluster: Cluster of the jobs.
@@ -273,11 +278,13 @@ def _finish(cluster: ClusterState, done: list[DispyJob], seconds: float, info: N
 
 
 def on_ended_here(cluster: ClusterState, numbers: Collection[int], status: int, reason: str) -> None:
-    """End jobs without a report of a node: cancelled while they waited, abandoned, given up. On the loop.
+    """End jobs without a report of a node, and make them final. On the loop.
+
+    Such jobs were cancelled while they waited, lost with their node, or can run on no node; or their cluster closes.
 
     Args:
         cluster: Cluster of the jobs.
-        numbers: Numbers of the jobs; ended and unknown ones are skipped.
+        numbers: Numbers of jobs and chunks of maps; ended and unknown ones are skipped.
         status: Final status of all of them.
         reason: Text for ``exception`` of all of them.
     """
@@ -350,7 +357,9 @@ def _call_back(cluster: ClusterState, done: list[DispyJob], shown: DispyNode | N
 
 
 def _count(cluster: ClusterState, calls: int, seconds: float, info: NodeInfo | None) -> DispyNode | None:
-    """Count ended calls, and wake threads that wait for all jobs or for room.
+    """Count ended calls and their times for cluster and node; wake threads that wait for the end of jobs.
+
+    Those wait until no job is unfinished, or fewer than ``max_queued``.
 
     Args:
         cluster: Cluster of the jobs.
@@ -359,7 +368,7 @@ def _count(cluster: ClusterState, calls: int, seconds: float, info: NodeInfo | N
         info: Node that ran them; None: none did.
 
     Returns:
-        The node as it is shown to the program; None if there is none, or it is not in use any more.
+        The ``DispyNode`` of ``info``, for callbacks; None if ``info`` is None, or the node is not in use any more.
     """
     shown = cluster._dispy_nodes.get(info.node) if info is not None else None
     with cluster._idle:

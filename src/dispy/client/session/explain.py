@@ -30,8 +30,8 @@ WARN_S = 5.0
 """Seconds that jobs wait without any node in use before a warning says why. They go on waiting."""
 
 HELD_S = 1.0
-"""Seconds that jobs wait while nodes are in use but none takes a job, as others use them, before a warning says why.
-They go on waiting."""
+"""Seconds that jobs wait while nodes are in use but none takes a job before a warning repeats the reasons that the
+nodes give, as that other programs use their CPUs. The jobs go on waiting."""
 
 
 def why(cluster: ClusterState, job: DispyJob) -> str:
@@ -40,7 +40,7 @@ def why(cluster: ClusterState, job: DispyJob) -> str:
     Nodes of the cluster that have been silent for more than two heartbeat intervals are named, too.
 
     Raises:
-        UsageError: The job is not one of this cluster.
+        UsageError: The job is not an unfinished one of this cluster.
     """
     if cluster._jobs.get(job._number) is not job:
         raise UsageError(
@@ -85,7 +85,7 @@ def check_waiting(cluster: ClusterState) -> None:
 
 
 def _waiting(cluster: ClusterState) -> str:
-    """Returns "3 jobs of cluster f wait", for a message."""
+    """Returns the number of unfinished jobs for a message, as "3 jobs of cluster f wait"."""
     of = f"of cluster {cluster.name}"
     return counted(len(cluster._jobs), f"job {of} waits", f"jobs {of} wait")
 
@@ -103,7 +103,10 @@ def _find_stall(cluster: ClusterState) -> str:
 
 
 def _why_held(cluster: ClusterState) -> str:
-    """Returns the reason of each node in use for taking no job now, in words; empty if one takes or runs jobs."""
+    """Returns, in words, the reason that each node in use gives for taking no job now, as "node a: …; node b: …".
+
+    Empty if a node takes or runs jobs, or gives no reason: no warning is due then.
+    """
     computation = cluster._engine.service.state.computations[cluster._number]
     reasons = []
     for node in cluster._dispy_nodes:

@@ -87,7 +87,7 @@ class Tally:
         self.ended = 0
         """Number of jobs that have ended, in whatever way; chunks of maps are not counted."""
         self.failed = 0
-        """Number of jobs without a result that were not cancelled."""
+        """Number of jobs that ended without a result and were not cancelled, and of failed chunks of maps."""
         self.abandoned = 0
         """Number of failed jobs (a part of ``failed``) whose status is ``Abandoned``: their node was lost and they
         could not run again, or the cluster was closed."""
@@ -161,8 +161,8 @@ def _name(said: str) -> str:
 def summary(reason: str) -> str:
     """Returns the reason of a failure in one line of at most ``SUMMARY_MAX`` characters.
 
-    Of a traceback that is the line with the last exception; of other texts the first line, and if that ends with a
-    colon also the next line or the exception behind it.
+    From a traceback the line with the last exception is taken; from another text the first line, and if that ends
+    with a colon also the next line or, if a traceback follows, its exception.
     """
     if reason.startswith(_PLAIN):
         # The most frequent form, five times as fast as the code below.
@@ -251,9 +251,12 @@ def say_all() -> None:
 
 
 def _say(tallies: Iterable[Tally]) -> None:
-    """Log or print one line with the number of failures that the program has not looked at, and the first reason.
+    """Log one line with the number of failures that the program has not looked at, and the reason of the first.
 
-    They count as looked at then. The tallies are of one name, and have at least one such failure.
+    Without handlers of the program the line goes to stderr. The failures count as looked at after that.
+
+    Args:
+        tallies: Tallies of clusters with the same name, with at least one such failure.
     """
     tallies = list(tallies)
     kinds = [kind for tally in tallies for kind in tally.unheard()]

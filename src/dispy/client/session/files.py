@@ -1,4 +1,4 @@
-"""Files that a cluster sends: taken up on the caller's thread, read when nodes ask for them.
+"""Files that a cluster sends to nodes: found and hashed on the program's thread, read when nodes ask for them.
 
 Nodes are told a list of files (``FileEntry``: path, digest, size) and ask for the bytes that they do not have. A file
 can be asked for as long as its ``Held`` is alive: the cluster keeps those of ``depends``, ``_held`` those of jobs, a
@@ -33,7 +33,7 @@ logger = logging.getLogger("dispy.client")
 
 
 def listed(entries: list[FileEntry]) -> list[FileEntry]:
-    """Check that a list of files fits into a message; returns the same list.
+    """Check that descriptions of a node's files fit into one message; returns the same list.
 
     Raises:
         UsageError: It has more than ``FILES_MAX`` files, or takes more than ``MANIFEST_MAX`` bytes.
@@ -81,12 +81,12 @@ class Sent:
 
     def __init__(self) -> None:
         self._entries: dict[Target, list[FileEntry]] = {}
-        """Files that were sent to each node, by the node's address: a restarted node has the same address."""
+        """Descriptions of the files that each node has got, by its address: a restarted node has the same address."""
         self._held: dict[Target, dict[bytes, Held]] = {}
-        """Holders of these files, by the node's address and then by digest."""
+        """Holders of these files, by the node's address and then by digest: the node may ask for the bytes again."""
 
     def note(self, target: Target, entries: list[FileEntry], held: list[Held]) -> None:
-        """Record that files are on a node, and hold them. They replace older files with their paths.
+        """Record that files are on a node, and hold them. A file replaces an older one with the same path.
 
         Args:
             target: Where the node is reached.
@@ -105,7 +105,7 @@ class Sent:
             files: Files that it gets with the computation.
 
         Returns:
-            Those with the files of ``send_file``, which replace others with their paths; ``files`` itself if
+            ``files`` and those of ``send_file``, which take precedence where paths are equal; ``files`` itself if
             ``send_file`` has put nothing there.
         """
         sent = self._entries.get(target)
@@ -116,7 +116,8 @@ class Shipped:
     """Index of the files that nodes may ask one cluster for, by the digest of their content.
 
     Args:
-        base: Directory: files below it keep their relative paths on nodes. None: all files land by their last names.
+        base: Directory: files below it keep their relative paths on nodes, others get only their last names. None:
+            all files get only their last names.
     """
 
     def __init__(self, base: Path | None) -> None:
@@ -138,13 +139,14 @@ class Shipped:
 
         Args:
             items: Paths and modules. Modules bring what they import, unless that is installed.
-            before: Files that nodes have already, and that must not be replaced.
+            before: Files that nodes have already: another content under the path of one is refused.
             program: Path of a program to be sent along and run; empty: none.
             extensions: Compiled modules that the code needs: pairs of the path here and the path on nodes.
-            sent: Files that nodes have already and that ``items`` may replace; modules that are only imported, not.
+            sent: Files that nodes have already. Files of ``items`` may replace them; files of modules that are only
+                imported may not, and are left out.
 
         Returns:
-            The files, sorted by path, and their holders: keep these as long as nodes may ask for the files.
+            Descriptions of the files, sorted by path; and their holders: keep these as long as nodes may ask.
 
         Raises:
             UsageError: One of the files cannot be sent; says which, and why.
@@ -163,7 +165,10 @@ class Shipped:
         return entries, held
 
     def known(self) -> list[tuple[bytes, str, Signature]]:
-        """Returns digest, path here and signature of each file that can be asked for: for a journal (``restore``)."""
+        """Returns (digest, path here, signature) of each file that nodes can ask for now.
+
+        A journal keeps the list, so that a recovery can serve the files again (``restore``).
+        """
         return [(digest, held.source.path, held.source.signature) for digest, held in self._held.items()]
 
     def restore(self, known: Iterable[tuple[bytes, str, Signature]]) -> list[Held]:
@@ -203,7 +208,9 @@ class Shipped:
 
 
 def send_file(cluster: Steering, path: Any, node: Any) -> int:
-    """Put a file or a module on nodes in use: the work of ``JobCluster.send_file``; on the caller's thread. Waits.
+    """Put a file or a module on nodes in use, and wait, without limit, until each of them has answered.
+
+    The work of ``JobCluster.send_file``, on the caller's thread.
 
     Args:
         cluster: Cluster whose nodes are meant.
@@ -240,7 +247,7 @@ def _send_files(
 
     Args:
         cluster: Cluster whose nodes are meant.
-        names: Which node; None: all nodes in use.
+        names: The one node that is meant; None: all nodes in use.
         entries: Descriptions of the files.
         held: Holders of the files.
 

@@ -42,8 +42,8 @@ class Follower:
         pending: Pieces of output that were not taken yet, oldest first; ``PENDING_MAX`` bytes at most.
         signal: Wakes the reading thread when a piece was queued, or the job has ended.
         is_ended: True once the job has ended: set after everything else, so no piece comes after it.
-        final: Complete output in the report of the job's end; None until then, and if the follower
-            came later: the job's own attributes have the output.
+        final: Complete output in the report of the job's end. None before that, and if the follower was added after
+            the end: the output is taken from the job's own attributes then.
     """
 
     __slots__ = ("_has_begun", "_size_in", "_size_out", "final", "is_ended", "pending", "signal")
@@ -185,7 +185,7 @@ class Watching:
     # On the callbacks' thread.
 
     def _tell(self, job: DispyJob, reader: Reader, printed: Printed) -> None:
-        """Call the callback with what is new to it in a piece of a job's output; ``reader`` knows what that is."""
+        """Call the callback with the part of a piece of output that it has not got yet, as ``reader`` tells."""
         self._size_out += len(printed.stdout) + len(printed.stderr)
         self._call(job, reader.take(printed))
 
@@ -201,7 +201,10 @@ class Watching:
 
 
 def follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
-    """Returns an iterator over what a job prints: the work of ``DispyJob.output``. Only one thread may use it.
+    """Returns an iterator of (stream, text) pieces that a job prints: the work of ``DispyJob.output``.
+
+    ``stream`` is ``"stdout"`` or ``"stderr"``; ``text`` is bytes if the job runs a program. Only one thread may use
+    the iterator.
 
     Args:
         job: The job; may have ended: then its complete output comes.
@@ -216,7 +219,7 @@ def follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
 
 
 def _follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
-    """Yields the output of a job, stdout before stderr where both come at once: the generator behind ``follow``.
+    """Yields (stream, text) pieces of a job's output, stdout first where both come at once; arguments as ``follow``.
 
     Apart from ``follow``, as a generator would raise the error of a wrong process only at its first ``next``.
     """
@@ -266,7 +269,10 @@ def _unwatch(cluster: ClusterState, job: DispyJob, follower: Follower) -> None:
 
 
 def _kept(job: DispyJob) -> Final:
-    """Returns the complete output of an ended job from its ``_stdout`` and ``_stderr``, under no attempt number."""
+    """Returns the complete output of an ended job, from its ``_stdout`` and ``_stderr``.
+
+    Its number of the attempt is None, as the job does not keep that: a reader takes it as the output it was reading.
+    """
     return Final(None, (_bytes(job._stdout), _bytes(job._stderr)))
 
 

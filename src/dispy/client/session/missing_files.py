@@ -56,9 +56,9 @@ ignored, so the advice may be to list a file that is listed."""
 
 
 def explain(reason: str, cluster: ClusterState, ip_addr: str | None) -> str:
-    """Returns a reason with a line of advice, if it names a file that is missing there and exists here.
+    """Returns a reason, with a line of advice added if it names a file that a node lacks and this machine has.
 
-    A reason that has such a line already is returned as it is. Looks into the file system.
+    A reason that has such a line already is returned as it is. Looks into this machine's file system.
 
     Args:
         reason: Why a job, or a node's ``setup``, failed.
@@ -124,7 +124,7 @@ def _words(command: str) -> list[str]:
 
 
 def _evaluated(quoted: list[str]) -> Iterator[str]:
-    """Yields the values of string literals, bytes as texts; what is no literal is skipped."""
+    """Yields the values of string literals, bytes decoded as file names; texts that are no literal are skipped."""
     for text in quoted:
         with suppress(ValueError, SyntaxError):
             yield os.fsdecode(ast.literal_eval(text))
@@ -133,8 +133,8 @@ def _evaluated(quoted: list[str]) -> Iterator[str]:
 def _advice(name: str, cluster: ClusterState, ip_addr: str | None) -> str:
     """Returns a line that says how jobs can find a path; empty if there is nothing to advise.
 
-    That is so if the path does not exist here, if jobs have it under this name already, or if it is absolute and the
-    node is this machine or not known.
+    There is none if the path does not exist on this machine, if jobs have it under this name already, or if it is
+    absolute and the node is this machine or not known.
 
     Args:
         name: Path as the job has written it.
@@ -166,10 +166,10 @@ def _advice(name: str, cluster: ClusterState, ip_addr: str | None) -> str:
 
 
 def _places(name: str, base: Path | None) -> Iterator[str]:
-    """Yields the absolute paths here that a relative path may mean.
+    """Yields the absolute paths on this machine that a job may mean by a relative path, the likeliest first.
 
     In this order: below ``base`` (the directory that sent files are relative to; None: none), below the current
-    directory, beside the script.
+    directory, beside the program's script.
     """
     script = getattr(sys.modules.get("__main__"), "__file__", None)
     beside = os.path.dirname(script) if isinstance(script, str) and os.path.isabs(script) else None

@@ -103,9 +103,10 @@ def _put(cluster: ClusterState, message: PutObject) -> None:
 
 
 def check_used(cluster: ClusterState) -> list[Ref]:
-    """Returns the references inside what this thread has just pickled, and forgets them; empty if there are none.
+    """Returns the references inside what this thread has just pickled; empty if there are none.
 
-    The caller keeps them alive as long as the pickle may be used: otherwise nodes free the objects.
+    A second call returns none. The caller keeps them alive as long as the pickle may be used: otherwise nodes free
+    the objects.
 
     Raises:
         UsageError: One of them is a reference of another cluster.
@@ -121,7 +122,13 @@ def check_used(cluster: ClusterState) -> list[Ref]:
 
 
 def hold(cluster: ClusterState, number: int) -> None:
-    """Store the references that were just pickled into a job in ``_held``, until the job with this number has ended.
+    """Keep the references in a job's arguments, which were just pickled, in ``_held`` until the job has ended.
+
+    Otherwise nodes could free the objects before the job reads them.
+
+    Args:
+        cluster: Cluster of the job.
+        number: Number of the job or chunk.
 
     Raises:
         UsageError: One of them is a reference of another cluster.
@@ -144,8 +151,8 @@ def _drop_later(cluster: ClusterState, number: int) -> None:
 def drop_refs(cluster: ClusterState) -> None:
     """Tell nodes to free the objects in ``cluster._dropped``, to which no reference is left. On the loop.
 
-    Does nothing for a closed cluster: nodes have freed all its objects. Free files of the program's shared
-    memory are removed, too: something large may have gone.
+    Only empties the list for a closed cluster, whose objects nodes have freed. Unused files of the program's shared
+    memory are removed, too, as the object may have been a large one.
     """
     numbers = [cluster._dropped.popleft() for _ in range(len(cluster._dropped))]
     if numbers and not cluster._is_closed:

@@ -1,4 +1,4 @@
-"""Files that running jobs send to the program (``dispy_send_file``), written below its directory.
+"""Files that running jobs send to the program (``dispy_send_file``), written below its current directory.
 
 Theory of operation. A file comes in parts over the node's link, one after another. A thread writes them to a file
 without a name (``O_TMPFILE``), which gets its name when it is complete. So an incomplete file is never seen, and
@@ -88,8 +88,8 @@ class Arrivals:
         self._arriving: dict[Key, _Arriving] = {}
         """Incomplete files, at most ``OPEN_MAX``. Only for the thread that writes, except a look at emptiness."""
         self._arrived: set[Key] = set()
-        """Complete files of unfinished jobs, at most ``ARRIVED_MAX``. If the acknowledgement of a last part was lost
-        the part comes again: it is acknowledged, and not taken for part of an unknown file."""
+        """Complete files of unfinished jobs, at most ``ARRIVED_MAX``; one more is refused, an error for its job. If
+        the acknowledgement of a last part was lost the part comes again: it is acknowledged, not written."""
 
     def take(self, cluster: ClusterState, message: Provisional, node: NodeId) -> None:
         """Queue a part of a file for the thread that writes, which answers the node then. On the engine's loop.
@@ -214,11 +214,15 @@ class _Arriving:
             """Descriptor of the file's directory: later changes of the path cannot lead the file elsewhere."""
             made.callback(os.close, self._directory)
             self._file = self._open()
-            """Descriptor of the file."""
+            """Descriptor of the incomplete file, open for writing; closed by ``finish`` and ``close``."""
             made.pop_all()
 
     def _open(self) -> int:
-        """Open a file without a name or, where there are none, under a temporary name. Returns the descriptor."""
+        """Make the file, without a name or, where the file system has no such files, under a temporary name.
+
+        Returns:
+            Its descriptor, open for writing.
+        """
         flags = os.O_WRONLY | os.O_CLOEXEC
         if hasattr(os, "O_TMPFILE"):
             # File systems without such files say EOPNOTSUPP, kernels that do not know the flag EISDIR.
@@ -262,7 +266,7 @@ class _Arriving:
         self.close()
 
     def close(self) -> None:
-        """Close the file and its directory. A file that has not got its own name is removed by that."""
+        """Close the descriptors of the file and its directory. An incomplete file is removed by that."""
         if self._hidden:
             with suppress(OSError):
                 os.unlink(self._hidden, dir_fd=self._directory)
@@ -276,9 +280,13 @@ def _new_name() -> str:
 
 
 def _open_below(root: str, names: tuple[str, ...]) -> int:
-    """Open a directory below ``root``, by its names from the top; make directories that are missing.
+    """Open a directory below ``root``; make directories on the way that are missing.
 
     No symbolic link below ``root`` is followed: a job could have its file written elsewhere by one.
+
+    Args:
+        root: Absolute path; empty: there is none.
+        names: Names of directories, from the top.
 
     Returns:
         The descriptor of the directory, which the caller closes; of ``root`` itself if there are no names.

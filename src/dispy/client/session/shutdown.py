@@ -43,7 +43,10 @@ SAID_MAX = 5
 def close(
     cluster: JobCluster, timeout: float | None, terminate: bool, is_interrupted: bool = False
 ) -> bool | None:
-    """Close a cluster: the work of ``JobCluster.close``.
+    """Wait for a cluster's jobs and callbacks, then close it: the work of ``JobCluster.close``.
+
+    A callback that stands at a lock for too long (``Patience``) is given up: the cluster is closed all the same, and
+    the callback goes on when it can.
 
     Args:
         cluster: Cluster to close.
@@ -54,7 +57,7 @@ def close(
 
     Returns:
         True if this call has closed it; False if it stays open, as jobs or callbacks are left after ``timeout``; None
-        if it was closed before.
+        if it was closed before, or by another thread or a callback meanwhile.
     """
     was_closed = cluster._is_closed
     if cluster._pid != process_identity.pid:
@@ -82,9 +85,10 @@ def close(
 
 
 def _finish(cluster: JobCluster) -> bool:
-    """Cancel all unfinished jobs, end those here that are left after the grace period, and release the nodes.
+    """Cancel all unfinished jobs, wait for their ends, and release the nodes. Returns True.
 
-    The grace period is ``config.CancelGrace`` + ``CLOSE_S`` seconds. ``submit`` raises from now on. Returns True.
+    Jobs that are left after ``config.CancelGrace`` + ``CLOSE_S`` seconds are ended here as ``Abandoned``. ``submit``
+    raises from now on.
     """
     # A callback that submits each cancelled job again would never come to an end.
     cluster._submit = _refuse
@@ -107,9 +111,10 @@ def _refuse(cluster: JobCluster, *_job: object) -> NoReturn:
 
 
 def _release(cluster: JobCluster) -> bool:
-    """Release the nodes of a cluster, tell its callbacks and maps, report failures, and close its journal.
+    """Release the nodes of a cluster, call ``cluster_status`` for each, report failures, and close its journal.
 
-    Jobs that are unfinished all the same end as ``Abandoned``. Returns True, as ``close`` does.
+    Jobs that another thread has submitted meanwhile end as ``Abandoned``. Running maps are woken. The journal's file
+    is removed unless ``_keeps_journal``. Returns True, as ``close`` does.
     """
     cluster._engine.call(cluster._refresh_nodes)
     cluster._is_closed = True
@@ -130,7 +135,7 @@ def _release(cluster: JobCluster) -> bool:
 
 
 def _tell_closed(cluster: JobCluster) -> None:
-    """Call ``cluster_status`` with ``DispyNode.Closed`` for each node in use.
+    """Queue a call of ``cluster_status`` with ``DispyNode.Closed`` for each node in use.
 
     The ``DispyNode`` objects keep their counts of jobs and times, for ``status`` of the closed cluster.
     """
@@ -190,7 +195,10 @@ def close_all(running: Engine) -> tuple[bool, bool]:
 
 
 def _say_waiting(clusters: list[JobCluster]) -> None:
-    """Wait ``SAY_S`` seconds for the jobs of all clusters; if some are left then, say which (a line to the user)."""
+    """Wait ``SAY_S`` seconds for the jobs of all clusters; if some are left then, log a line that counts them.
+
+    The caller goes on waiting after that.
+    """
     until = time.monotonic() + SAY_S
     if all(callbacks.wait_jobs(cluster, until) for cluster in clusters):
         return
@@ -201,9 +209,9 @@ def _say_waiting(clusters: list[JobCluster]) -> None:
 
 
 def _left(cluster: JobCluster) -> str:
-    """Returns, in words, what of a cluster is unfinished, as "2 jobs of f"; empty if nothing is.
+    """Returns the number of a cluster's unfinished jobs, in words, as "2 jobs of f"; empty if there are none.
 
-    A map counts only if there are no jobs: "a map of f".
+    If only chunks of maps are unfinished: "a map of f".
     """
     open_jobs = list(cluster._jobs.values())
     count = sum([type(job) is not Chunk for job in open_jobs])
@@ -215,7 +223,8 @@ def _left(cluster: JobCluster) -> str:
 def _close_at_exit(cluster: JobCluster, is_interrupted: bool) -> None:
     """Close a cluster at the end of the program, after its jobs and callbacks have ended.
 
-    After Ctrl-C nothing is waited for: unfinished jobs end here as ``Abandoned``, and nodes drop them.
+    After Ctrl-C (``is_interrupted``) nothing is waited for: unfinished jobs end here as ``Abandoned``, and nodes drop
+    them.
     """
     if is_interrupted:
         cluster._is_ending = True

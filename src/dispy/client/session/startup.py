@@ -1,4 +1,4 @@
-"""How a cluster starts: its nodes and secrets are chosen, the ports set, and it is prepared to meet nodes.
+"""How a cluster starts: its nodes and secret are chosen, ports are set, and a private node is started if needed.
 
 Steps of ``JobCluster.__init__``, on the program's thread, in the order of this module. ``shutdown`` is the other end.
 """

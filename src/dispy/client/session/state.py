@@ -1,13 +1,14 @@
-"""The record of one cluster: what its program has chosen, its jobs, its nodes.
+"""The record of one cluster: the choices of its program, its unfinished jobs, its nodes.
 
 Theory of operation. ``ClusterState`` is the lowest base class of ``JobCluster``. Features are not methods but
 functions on this record, in the modules beside this one: jobs leave by ``submission`` and ``inbox`` and end by
 ``completion`` or ``cancellation``; ``objects`` and ``files`` send what several jobs read; ``explain`` says why jobs
 wait; ``shutdown`` closes the cluster. Nodes are chosen in ``client.cluster_nodes`` and ``client.engine``.
 
-Threads of the program call the public methods. These change only what a lock of this record guards (``_idle``,
-``_room``, ``_status_guard``), or put an entry into a queue for the engine's loop (``_inbox``, ``_cancels``,
-``_dropped``). Everything else is changed on the loop only.
+Threads of the program call the public methods. These change what a lock of this record guards (``_idle``, ``_room``,
+``_status_guard``), put an entry into a queue for the engine's loop (``_inbox``, ``_cancels``, ``_dropped``) and set
+the flag that says so, or add a job to ``_jobs`` and ``_held``. The thread in ``close`` sets the flags about the
+cluster's end. The loader's thread ends jobs, too. Everything else is changed on the loop only.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class ClusterState:
     job_status: Callable[[DispyJob], object] | None
     """The user's callback, called with the job at each provisional result and at its end; None: there is none."""
     cluster_status: Callable[[int, DispyNode | None, DispyJob | None], object] | None
-    """The user's callback for every event, called with status, node or None, and job or None; None: there is none."""
+    """The user's callback for each change of a job or node, called with the new status, and with the node and the job
+    that it is about (None: none). None: there is no callback."""
     start_time: float
     """Time when the cluster was made (seconds since the epoch). ``print_status`` counts wall time from it."""
     _allocations: list[NodeAllocate]
@@ -72,19 +74,21 @@ class ClusterState:
     _tls: Tls
     """Absolute paths of certificates and key for TLS, and which links are to be encrypted."""
     _dest_path: str
-    """Name of the working directory on nodes, shared by clusters with the same name; empty: each has its own."""
+    """Name of the working directory on nodes, shared with clusters that give the same name; empty: it has its own."""
     _keeps_files: bool
     """True if nodes keep the files in the working directory when the cluster leaves; False: they remove them."""
     _computation: Computation
-    """The pickled function or program that each job runs, with ``depends``, ``setup`` and ``cleanup``."""
+    """The pickled function or program that each job runs, with the code in ``depends``, ``setup`` and ``cleanup``."""
     seed: int
     """Number that ``dispy_job_seed()`` in jobs depends on: as given, or below 2**48 and chosen at random."""
     _seeding: Seeding
-    """``seed``, number of the first job, and whether random generators copied into jobs get streams of their own."""
+    """``seed``, number of the first job, from which jobs are counted for their seeds, and whether random generators
+    copied into jobs get streams of their own."""
     _shipped: Shipped
     """Index, by digest, of the files whose bytes nodes may ask for now."""
     _files: list[FileEntry]
-    """Files that every node gets before it runs code, sorted by path: from ``depends``, and the program to run."""
+    """Descriptions of the files that each node gets before it runs code, sorted by path: those in ``depends``, and
+    the program to run."""
     _held_files: list[Held]
     """Holders of the files that nodes get with the computation. Kept so that nodes may ask for the bytes as long as
     the cluster exists, also after a restart."""
@@ -93,7 +97,7 @@ class ClusterState:
     _setup_per: str
     """Where ``setup`` runs: ``"node"``: once on each node. ``"worker"``: once in each process that runs jobs."""
     _setup_timeout: float | None
-    """Seconds that ``setup`` may take on a node, which is not used if that is exceeded; None: no limit."""
+    """Seconds that ``setup`` may take on a node; a node where it takes longer is not used. None: no limit."""
     _exclusive: bool
     """True if nodes run jobs of no other cluster while this one is on them: jobs of the others wait."""
     _reentrant: bool
@@ -154,7 +158,8 @@ class ClusterState:
     """References in the arguments of unfinished jobs, and holders of these jobs' files, by the job's number. Kept
     here only so that nodes do not free the objects, and may ask for the files, before the job has ended."""
     _sending: dict[tuple[NodeId, int], Sending]
-    """Files of ``send_file`` that a node has not acknowledged yet, by node and number of the request."""
+    """Files of ``send_file`` that a node has not acknowledged yet, by the node's identity and the request's number:
+    the answer wakes the thread that waits in ``send_file``."""
     _sent: Sent
     """Files that ``send_file`` has put on nodes; a node that is restarted or set up again gets them again."""
     _requests: itertools.count[int]
@@ -167,30 +172,31 @@ class ClusterState:
     _map_numbers: itertools.count[int]
     """Source of numbers for calls of ``map``, from 1. Seeds of items depend on them: each map draws other numbers."""
     _maps: set[Mapping]
-    """Calls of ``map`` that are running; each is told when the cluster has more or fewer CPUs."""
+    """Calls of ``map`` that are running. Each is woken when the cluster has more or fewer CPUs (``_tell_maps``)."""
     _status_guard: threading.RLock
     """Held to set the status of jobs, as any thread may cancel them. Reentrant: signal handlers cancel, too."""
     _loading: dict[int, int]
-    """Number of provisional results handed to the loader's thread, by the job's number, until the job ends. The end
-    of such a job goes to that thread, too, so that its callbacks come after those of the provisional results."""
+    """Number of provisional results handed to the loader's thread, by the job's number, until a node reports the
+    job's end. That goes to this thread, too, so that its callbacks come after those of the provisional results."""
     _ended: set[int]
     """Numbers of jobs whose end has come and whose result the loader's thread is unpickling: too late to cancel."""
 
     # Threads that wait.
 
     _idle: threading.Condition
-    """Notified when no job is unfinished any more, when there is room for a thread that waits for it, and when
-    ``close`` begins. Guards ``_ends``, ``_room_waiters``, ``cpu_time`` and the counts of nodes."""
+    """Notified when no job is unfinished any more, when fewer than ``_queued_max`` are and a thread waits for that,
+    and when ``close`` begins. Guards ``_ends``, ``_room_waiters``, ``cpu_time``, and jobs and times of nodes."""
     _room: threading.RLock
-    """With ``max_queued``: held by a thread from its wait for room until its job is in ``_jobs``. Otherwise several
-    threads could take the same room, and exceed the limit."""
+    """With ``max_queued``: held by a thread from its wait for fewer jobs until its job is in ``_jobs``. Otherwise
+    several threads that waited could submit at once, and exceed the limit."""
     _room_waiters: int
-    """Number of threads in ``_idle.wait`` for room: 0 or 1. While it is 0, ends of jobs notify no thread of room."""
+    """Number of threads that wait until fewer than ``_queued_max`` jobs are unfinished: 0 or 1. While it is 0, an end
+    of a job notifies ``_idle`` only if it was the last one."""
     _ends: int
-    """Number of events in which jobs have ended; several at once count as one. ``wait`` compares two values to see
+    """Number of events in which jobs have ended; several jobs in one count once. ``wait`` compares two values to see
     whether more jobs have ended while it waited for callbacks."""
     _closers: int
-    """Number of threads in ``close``. While there are any, ``submit`` raises instead of waiting for room."""
+    """Number of threads in ``close``. While there are any, a ``submit`` that would wait for ``max_queued`` raises."""
 
     # Nodes.
 
@@ -200,16 +206,17 @@ class ClusterState:
     """Nodes that are not in use any more, with their counts of jobs and times, in the order in which they were left.
     The object of a node that comes back is taken from here, so that its counts go on."""
     _set_aside: dict[NodeId, str]
-    """Nodes that the program has given up, each with the method that it called (``"deallocate_node"`` or
-    ``"close_node"``). They are not used again before ``allocate_node`` or ``resetup_node``."""
+    """Name of the method (``"deallocate_node"`` or ``"close_node"``) by which the program has given a node up, by the
+    node's identity. Such a node is not used again before ``allocate_node`` or ``resetup_node``."""
     _setup_args: dict[NodeId, tuple[Any, ...]]
-    """Arguments for ``setup`` that ``resetup_node`` was given, by node. They replace those of the element of
-    ``nodes`` until the next ``resetup_node``."""
+    """Arguments for ``setup`` that ``resetup_node`` was given, by the node's identity. They replace those of the
+    element of ``nodes`` until the next ``resetup_node``."""
     _offers: dict[NodeId, int]
-    """Number of CPUs that each node offered when ``allocate`` was last asked; at another offer it is asked again."""
+    """Number of CPUs that a node offered when ``allocate`` was last asked about it, by the node's identity. When the
+    node offers another number ``allocate`` is asked again."""
     _unreachable: dict[Target, str]
-    """Last error of each address that cannot be reached, as text with host and port, for ``why`` and warnings. The
-    entry goes when the node there becomes usable."""
+    """Last error of each address that could not be reached, by address, as text with host and port, for ``why`` and
+    warnings. The entry goes when the node there becomes usable."""
     _warned: set[str]
     """Texts of warnings from nodes that were logged: each text is logged once, however many nodes send it."""
     _failures: dict[str, str]
@@ -219,12 +226,13 @@ class ClusterState:
     # Words about jobs that wait.
 
     _waiting_since: float | None
-    """Time since which jobs wait and no node takes them (monotonic seconds); None if no job waits like that. After
-    some seconds ``explain.check_waiting`` warns."""
+    """Time since which jobs wait and no node takes them (monotonic seconds); None if no job waits like that.
+    ``explain.check_waiting`` warns 5 s later if no node is in use, 1 s later if all refuse jobs."""
     _stall: Stall
     """Watchdog that reports, once, that nothing of the cluster has moved for ``watchdog.STALL_S`` (10 s)."""
     _has_warned: str
-    """Reason in the last warning about waiting jobs; empty after none. The same reason is not logged twice."""
+    """Reason in the last warning about waiting jobs: ``"no node"``, or what the nodes said; empty before a warning,
+    and once no job waits like that. The same reason is not logged again until then."""
     _listed: str
     """Last logged line (``debug``) about the nodes of this machine that were found, so that only changes are logged;
     empty before the first."""
@@ -296,7 +304,10 @@ class ClusterState:
         return self._computation.is_program
 
     def _cpus(self) -> int:
-        """Number of CPUs that can be used now, over all nodes; 0 without any. ``map`` sizes its window by it."""
+        """Returns the number of CPUs that the cluster may use now, over all nodes; 0 without a node.
+
+        ``map`` keeps more chunks on their way if there are more CPUs.
+        """
         return sum([node.cpus for node in list(self._dispy_nodes.values())])
 
     # What is told to the program.
@@ -317,13 +328,14 @@ class ClusterState:
     # What nodes are told.
 
     def _target(self, host: str, port: int, name: str, uses_tls: bool | None = None) -> Target:
-        """Returns where to reach a node: address, key and, if the link is encrypted, TLS settings.
+        """Returns how to dial a node: address, key of the secret and, if the link is to be encrypted, TLS settings.
 
         Args:
             host: Address of the node.
             port: Port of the node.
             name: Name that the user gave the node: its certificate must be for this name.
-            uses_tls: True if the node, on this machine, says that it uses TLS; None: decide by the address.
+            uses_tls: True if the node, on this machine, says that it uses TLS, False if it says that it does not;
+                None: ``_tls`` decides by the address.
         """
         if self._tls.is_used(host) if uses_tls is None else uses_tls:
             if self._dialer_tls is None:
@@ -332,7 +344,10 @@ class ClusterState:
         return Target(host, port, self._secret.key)
 
     def _compute(self) -> Compute:
-        """Returns the message that has a node load the computation."""
+        """Returns the message that has a node load the computation: its code, files and settings.
+
+        The scheduler keeps it for all nodes, and replaces code or files where a node gets its own.
+        """
         return Compute(
             self._number,
             self.name[:200],
@@ -353,7 +368,7 @@ class ClusterState:
     def _code_for(self, allocation: NodeAllocate, setup_args: tuple[Any, ...] | None = None) -> bytes:
         """Returns the pickled computation with arguments of ``setup``, for the nodes of one element of ``nodes``.
 
-        Empty if ``setup`` has no arguments there: such nodes get the code of all nodes.
+        Empty if ``setup`` has no arguments there: such nodes get the cluster's common code.
 
         Args:
             allocation: An element of ``nodes``.
@@ -366,15 +381,17 @@ class ClusterState:
         return self._computation.code_with(arguments) if arguments else b""
 
     def _files_for(self, depends: list[Any]) -> list[FileEntry]:
-        """Returns all files for a node that gets some of its own, and holds these until the cluster is gone.
+        """Returns descriptions of all files for a node that gets files of its own, besides the common ones.
 
-        Reads and hashes them, which may take a while: not on the loop.
+        Reads and hashes its own, which may take a while: not on the loop. Their holders are kept until the cluster is
+        gone.
 
         Args:
-            depends: Paths and modules for that node; they replace files of all nodes that have their paths.
+            depends: Paths and modules for that node.
 
         Raises:
-            UsageError: One of them cannot be sent, or there are too many for a message.
+            UsageError: One of them cannot be sent or has the path of a common file with another content; or there
+                are too many for a message.
         """
         own, held = self._shipped.take(depends, self._files)
         self._held_files += held
@@ -382,14 +399,15 @@ class ClusterState:
         return listed([entry for entry in self._files if entry.path not in paths] + own)
 
     def _with_sent(self, target: Target, files: list[FileEntry] | None) -> list[FileEntry] | None:
-        """Returns a node's files together with those that ``send_file`` has put there, as it gets all of them again.
+        """Returns a node's files with those that ``send_file`` has put there: a node that comes back gets all again.
 
         Args:
             target: Where the node is reached.
-            files: The node's own list; None: it has only the files of all nodes.
+            files: The list that was made for this node; None: the node gets the common files (``_files``).
 
         Returns:
-            The files, those of ``send_file`` in place of others with their paths; ``files`` itself if there are none.
+            All of them; where paths are equal the file of ``send_file`` is taken. ``files`` itself if ``send_file``
+            has put nothing there.
 
         Raises:
             UsageError: Together there are too many files for a message.

@@ -17,7 +17,7 @@ that read the table otherwise find its usual columns."""
 def print_table(
     tally: Tally, nodes: list[DispyNode], pending: int, job_time_s: float, wall_time_s: float
 ) -> None:
-    """Print what each node did, how many jobs failed and why the first did, how many are pending, and the speedup.
+    """Print CPUs, jobs, times and bytes of each node, numbers of failed and pending jobs, and the speedup, to stdout.
 
     Args:
         tally: Counts of how jobs ended. Its failures count as looked at after this.
@@ -101,7 +101,7 @@ def speedup(job_time_s: float, wall_time_s: float) -> str:
 
 
 def _bytes(count: float) -> str:
-    """Returns a number of bytes as text in B, K, M, G or T (powers of 1024)."""
+    """Returns a number of bytes as text in B, K, M, G or T (powers of 1024), as "1.5 M"."""
     if count < 1024:
         return f"{count:g} B"
     for unit in ("K", "M", "G"):

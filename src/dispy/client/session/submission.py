@@ -48,7 +48,7 @@ _chunk_numbers = itertools.count(CHUNK_NUMBERS_FROM)
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 Submit = Callable[["ClusterState", Any, "NodeId | None", Args, Kwargs], DispyJob]
-"""A function that submits a job.
+"""A function that submits a job, and returns it.
 
 Called with the cluster, the job's id, the only node where the job may run (None: any), and the positional and keyword
 arguments of the job.
@@ -59,8 +59,9 @@ def choose_way(is_bounded: bool, has_journal: bool) -> Submit:
     """Returns the function that submits a cluster's jobs, chosen once so that each job pays only for what is needed.
 
     Args:
-        is_bounded: True with ``max_queued``: submission waits for room.
-        has_journal: True if all jobs go into a journal of the cluster: submission waits while that is behind.
+        is_bounded: True with ``max_queued``: submission waits while that number of jobs is unfinished.
+        has_journal: True if all jobs go into a journal of the cluster: submission waits while the journal has too
+            much to write.
     """
     submit = submit_bounded if is_bounded else submit_at_once
     return partial(_submit_noted, submit) if has_journal else submit
@@ -69,7 +70,7 @@ def choose_way(is_bounded: bool, has_journal: bool) -> Submit:
 def submit_at_once(
     cluster: ClusterState, job_id: Any, node: NodeId | None, args: Args, kwargs: Kwargs
 ) -> DispyJob:
-    """Pickle the arguments, make the job, and send its message on its way to the scheduler. Does not wait for room.
+    """Pickle the arguments, make the job, and queue its message for the loop. Does not look at ``max_queued``.
 
     Each job takes this path, on the caller's thread. If no other job is unfinished the message may leave at once,
     from this thread. ``node`` is the only node where the job may run; None: any.
@@ -202,7 +203,9 @@ def _wait_for_room(cluster: ClusterState) -> None:
 
 
 def submit_chunk(cluster: ClusterState, chunk: Chunk, data: payload.Buffer) -> None:
-    """Submit a chunk of a ``map`` as a job, under a new number. Never waits for room: the map's window bounds chunks.
+    """Submit a chunk of a ``map`` as a job, under a new number, on the thread that iterates over the map.
+
+    Does not wait while ``max_queued`` jobs are unfinished: the map itself limits its unfinished chunks.
 
     Args:
         cluster: Cluster of the map.
