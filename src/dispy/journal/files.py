@@ -222,14 +222,17 @@ def note_asked(db: sqlite3.Connection) -> None:
 
 
 def _is_locked(error: sqlite3.Error) -> bool:
-    """True if an error of SQLite says that another process has the lock, so that its program lives."""
+    """True if an error of SQLite says that another process has the lock: a living program, or a recovery."""
     import sqlite3
 
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """Open a database whose lock, once taken by a write, stays until the connection is closed. Never waits for it."""
+    """Open a database, and return the connection. It keeps the lock from its first write until it is closed.
+
+    A lock that another process has is not waited for: SQLite's error comes at once (see ``_is_locked``).
+    """
     import sqlite3
 
     db = sqlite3.connect(path, isolation_level=None, timeout=0)
@@ -238,7 +241,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _describe_existing(path: Path) -> UsageError:
-    """Return the error that says why a file that exists cannot be made a new journal."""
+    """Return the error for a new journal at a path where a file is: in use, of a dead program, or no journal."""
     try:
         take_over(path).close()
     except BusyError:
@@ -269,7 +272,7 @@ def remove_old(directory: Path) -> None:
     """Remove short journals whose last note is older than ``OLD_S`` and that no recovery asked for in that time.
 
     Nodes have nothing left of their jobs. Journals of living programs are locked, and stay. A warning names the
-    programs. A journal that cannot be read stays.
+    programs whose journals were removed. A journal that cannot be read stays.
     """
     removed = []
     for path in sorted(directory.glob(f"*{SHORT}")):

@@ -65,12 +65,13 @@ class Mark:
     def note_broken(self) -> None:
         """Store that the journal is broken: nodes may forget results from now on that it does not have.
 
-        A recovery then does not conclude from the answers of nodes alone that a job never ran.
+        The journal's thread calls this when a transaction fails. A recovery then does not conclude from the answers
+        of nodes alone that a job never ran.
         """
         struct.pack_into("<Q", self._mapped, 8, 1)
 
     def close(self) -> None:
-        """Unmap the file, which stays on disk. Nothing may be noted after that."""
+        """Unmap the file, which stays on disk. Note nothing after that: the write would raise ``TypeError``."""
         self._mapped.close()
 
 

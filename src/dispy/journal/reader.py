@@ -57,7 +57,8 @@ class Summary(NamedTuple):
     clusters: list[str]
     """Names of the clusters that had not ended, each once, by number of their computation."""
     nodes: list[tuple[str, str, int, str]]
-    """Nodes that may have jobs: of each its own name, host, TCP port, and fingerprint of the secret."""
+    """Nodes in the state ``USED``, which may have jobs: of each its own name, host, TCP port, and fingerprint of the
+    secret. A node that several sessions used is listed for each of them."""
     jobs: int | None
     """Number of jobs that were submitted; None for a short journal, which does not have them."""
 
@@ -66,9 +67,9 @@ class Submitted(msgspec.Struct):
     """A job that was submitted: a row of a full journal, by which the job can be run again."""
 
     data: bytes
-    """Pickled call; empty if it lies in a part."""
+    """Pickled call; empty if it is too large for the row and lies in rows of the table ``part``."""
     part: int
-    """Number of the part that has the pickled call (``read_part``); 0: the call is ``data``."""
+    """Number of the rows in ``part`` that have the pickled call, for ``read_part``; 0: the call is ``data``."""
     time: float
     """When the job was submitted (seconds since the epoch)."""
     is_pinned: bool
@@ -77,7 +78,8 @@ class Submitted(msgspec.Struct):
 
 class _EndedRow(msgspec.Struct, array_like=True):
     """End of a job in a row of ``ended``: as ``protocol.node.Ended``, whose fields and order it has, without limits
-    of sizes. A program may have been told a larger payload or reason than a message may have."""
+    of sizes. A program may have been told a larger payload or reason than a message may have. ``stream`` is the
+    number of the part that has a large payload; 0: the payload is here."""
 
     number: int
     attempt: int
@@ -111,13 +113,13 @@ class _JobRow(msgspec.Struct, array_like=True):
 
 
 _ended_rows = msgspec.msgpack.Decoder(list[_EndedRow])
-"""Decodes the column ``jobs`` of ``ended``."""
+"""Decodes the column ``jobs`` of the table ``ended``: how the jobs of one batch ended."""
 _job_rows = msgspec.msgpack.Decoder(list[_JobRow])
-"""Decodes the column ``jobs`` of ``submitted``."""
+"""Decodes the column ``jobs`` of the table ``submitted``: the jobs of one batch."""
 _numbers_of = msgspec.msgpack.Decoder(list[int])
-"""Decodes the column ``jobs`` of ``resumed``: numbers of jobs."""
+"""Decodes the column ``jobs`` of the table ``resumed``: numbers of the jobs that a session resumed."""
 _options_of = msgspec.msgpack.Decoder(Options)
-"""Decodes the column ``options`` of ``computation``."""
+"""Decodes the column ``options`` of the table ``computation``."""
 
 
 def sessions(db: sqlite3.Connection) -> Iterator[SessionRow]:
@@ -127,7 +129,7 @@ def sessions(db: sqlite3.Connection) -> Iterator[SessionRow]:
 
 
 def nodes(db: sqlite3.Connection, session: int) -> list[NodeRow]:
-    """Return the nodes of one session, also lost and private ones."""
+    """Return the nodes of one session (by its number), also lost and private ones: ``NodeRow.state`` tells which."""
     rows = db.execute(
         "SELECT incarnation, host, port, name, label, tls, fingerprint, state FROM node WHERE session = ?",
         (session,),
@@ -141,7 +143,7 @@ def nodes(db: sqlite3.Connection, session: int) -> list[NodeRow]:
 
 
 def computations(db: sqlite3.Connection, session: int) -> Iterator[ComputationRow]:
-    """Yield the computations of one session that had not ended, in the order of their numbers."""
+    """Yield the computations of one session (by its number) that had not ended, in the order of their numbers."""
     rows = db.execute("SELECT number, name, options, code FROM computation WHERE session = ?", (session,))
     for row in rows:
         number, name, options, code = msgspec.convert(row, tuple[int, str, bytes, bytes | None])
@@ -194,7 +196,7 @@ def resumed_jobs(db: sqlite3.Connection) -> dict[int, int]:
 def objects(db: sqlite3.Connection) -> list[tuple[int, int]]:
     """Return the objects that jobs may refer to: of each its number, and the number of the part with its bytes.
 
-    Full journals only.
+    The pairs are in the order of the objects' numbers. Full journals only.
     """
     return db.execute("SELECT number, part FROM object").fetchall()
 

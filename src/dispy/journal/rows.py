@@ -27,11 +27,11 @@ class Options(msgspec.Struct):
     secret_file: str = ""
     """Path of the file with that secret; empty if the program gave none."""
     certfile: str = ""
-    """Path of the certificate (PEM) of ``JobCluster``; empty if none was given."""
+    """Path of the certificate (PEM) that was given to ``JobCluster``; empty if none was."""
     keyfile: str = ""
-    """Path of the certificate's key; empty if none was given."""
+    """Path of the certificate's key (PEM); empty: none was given, so the key is in ``certfile``."""
     cafile: str = ""
-    """Path of the authority's certificate; empty if none was given."""
+    """Path of the certificate of the authority that signs those of nodes; empty if none was given."""
     tls: bool | None = None
     """True: always TLS. False: never. None: with a certificate, or if the node is on another machine."""
     isolate: bool = False

@@ -50,7 +50,7 @@ UNWRITTEN_MAX = 64 * MIB
 """Back-pressure: bytes of payloads that may wait in a journal's queue. Beyond that ``submit`` waits for the disk."""
 
 GATHER_S = 0.01
-"""Seconds for which a full journal gathers entries into one transaction: each rewrites whole pages of the file."""
+"""Seconds that a full journal gathers entries for one transaction, as each rewrites whole pages of the file."""
 
 PART_MAX = 64 * MIB
 """Bytes of a payload in one row of ``part``: a larger one takes several rows. SQLite allows 1,000,000,000 bytes."""
@@ -63,8 +63,8 @@ Write = Callable[["sqlite3.Connection"], object]
 """Function that writes one entry, by the connection, in the transaction that is open. On the journal's thread."""
 
 Entry = tuple[Write | None, int, Callable[[], None] | None]
-"""An entry of the queue: its writer (None: nothing to write), the bytes of payloads in it, and a callback (or None),
-which is called on the engine's loop once the entry is on disk."""
+"""Entry of the queue: its writer (None: nothing to write), the bytes of payloads in it, and a callback (or None) for
+the engine's loop, called once the entry and all before it are on disk, or never will be (the journal is broken)."""
 
 
 class Journal:
@@ -110,7 +110,7 @@ class Journal:
         self._pid = os.getpid()
         """Pid of the process that made this: a fork of it has no thread that writes, so it drops all notes."""
         self._is_broken = False
-        """True if the file could not be opened or written to; nothing is written any more, and nothing waits."""
+        """True if opening or a transaction failed: notes are dropped from then on, and no caller waits for disks."""
         self._is_closed = False
         """True if the last entry (one of ``ENDS``) is in the queue; later notes are dropped."""
         self.is_behind = False
@@ -121,7 +121,7 @@ class Journal:
         self._parts = 0
         """Highest number of a part in the file; 0: none. Only for the journal's thread."""
         self._answers: list[Callable[[], None]] = []
-        """Calls that hand results of ``ask`` to their callers, after the commit. Only for the journal's thread."""
+        """Calls that hand results of ``ask`` to the callers, made after the commit. For the journal's thread."""
         self._start(open_, wait)
 
     def _start(self, open_: Callable[[Path], sqlite3.Connection], wait: bool) -> None:
@@ -311,10 +311,10 @@ class Journal:
         """Call a function with the connection, on the journal's thread, in a transaction. Waits for it.
 
         Returns:
-            The result of the function, once the transaction is on disk.
+            The result of the function, once the transaction is on disk. Never returns after ``end`` or in a fork.
 
         Raises:
-            DispyError: The journal is damaged, or cannot be written to.
+            DispyError: The journal is damaged, or cannot be written to; it is broken from now on.
         """
         import sqlite3
 
@@ -392,7 +392,7 @@ class Journal:
         started: concurrent.futures.Future[None],
         wait: bool,
     ) -> None:
-        """Open the file, then write entries in transactions until the last one; the body of the thread."""
+        """Open the file (``started`` gets the outcome), and write entries until the last one: the thread's body."""
         import sqlite3
 
         try:
@@ -422,7 +422,7 @@ class Journal:
             remove(self.path)
 
     def _look(self, db: sqlite3.Connection) -> None:
-        """Set ``is_full`` and ``_parts`` by the file, which may be a dead program's."""
+        """Set ``is_full`` and ``_parts`` (the highest number) by the file, which may be a dead program's."""
         self.is_full = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'part'").fetchone() is not None
         if self.is_full:
             self._parts = db.execute("SELECT coalesce(max(id), 0) FROM part").fetchone()[0]
@@ -455,7 +455,7 @@ class Journal:
         self._tell(entries)
 
     def _tell(self, entries: list[Entry]) -> None:
-        """Wake threads that wait for room, and post callbacks: entries are written or never will be. Empties them."""
+        """Wake threads that wait for room, post callbacks of entries (written or dropped), and empty ``entries``."""
         size = sum([own for _, own, _ in entries])
         if size:
             with self._room:

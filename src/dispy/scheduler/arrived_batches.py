@@ -116,7 +116,8 @@ def take_output(connection: Connection, ended: node.Ended) -> None:
     """Put a job's output that travelled as a stream into ``ended``, and check the checksum of a result that was on a
     disk.
 
-    Call it when the value is in ``ended.payload`` already. Without memory for the output, the output is empty.
+    Call it when the value is in ``ended.payload`` already. Without memory for the output, the output is empty. A
+    result with a wrong checksum is dropped, and its job ends as terminated with ``died``.
     """
     if ended.output_stream:
         data = connection.take_stream(ended.output_stream).data

@@ -14,6 +14,7 @@ the node's process: ``Welcome`` tells whether the same one answers.
     inheriting    all these results have arrived         up           ``link_replaced``, then ``link_welcome``
     broken        nothing listens, or refused twice      closed       ``link_failed``: the node is lost
     broken        the time is over                       closed       ``link_failed``: the node is lost
+    any           a message of ours is too large         closed       ``link_failed``: a redial would send it again
     any           ``close``                              closed       Detach, if the node is to forget us
 
 "The time" is five heartbeat intervals after the connection broke. A peer that was silent (``net.heartbeat``) has used
@@ -96,8 +97,8 @@ class Target:
 class NodeInfo(Struct):
     """Description of one incarnation of a node, from its ``Welcome``.
 
-    ``name`` and ``platform`` are texts for the user. ``cpus`` is the number of CPUs that it offers now (0: none);
-    ``ip_addr`` the address at which the link has reached it.
+    ``node`` is the incarnation's id. ``name`` and ``platform`` are texts for the user. ``cpus`` is the number of CPUs
+    that it offers now (0: none); ``ip_addr`` the address at which the link has reached it.
     """
 
     node: NodeId
@@ -212,7 +213,7 @@ class Link:
         acknowledged; 0 without a journal."""
 
     def dial(self) -> None:
-        """Begin to connect in the background, unless that is under way; the owner is told the outcome."""
+        """Begin to connect in background, unless that is under way: ``link_welcome`` or ``link_failed`` follows."""
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._dial())
 
@@ -263,7 +264,7 @@ class Link:
         return self._made
 
     def abort_unready(self) -> None:
-        """End a connection that has not proved itself yet, if there is one: the link is closed."""
+        """End the connection that has not proved itself yet, if any. Called when the link is closed or failed."""
         if self._made is not None and self._made is not self.connection:
             self._made.abort(ConnectionError("not wanted any more"))
 
@@ -366,7 +367,7 @@ class Link:
         self._owner.link_welcome(self, message.known)
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
-        """Dial again, unless the node has refused us or was never known: the connection is gone."""
+        """Dial again, as the connection is gone. The link fails if the node refused us twice or was never known."""
         if self.connection is connection:
             self._past = self.traffic()
             self.connection = None
@@ -401,7 +402,7 @@ class Link:
         self.dial()
 
     def _await_return(self, broken_at: float, ticks: int) -> None:
-        """Give the node up after this many of our timer ticks, unless it is back by then.
+        """Give the node up after ``ticks`` of our timer (half a heartbeat interval each), unless it is back by then.
 
         ``broken_at`` is ``_broken_at`` of the break that is meant. Time in which we stood still does not count.
         """
@@ -446,7 +447,7 @@ class Link:
         return given_up
 
     def give_up_all(self, connection: Connection, computation: int) -> None:
-        """Stop sending large arguments of all jobs of a computation: it is closed."""
+        """Stop sending large arguments of all jobs of a computation, as it is being closed on the node."""
         for key, (other, group) in list(self._sending.items()):
             if other == computation:
                 connection.give_up(group)
@@ -459,7 +460,7 @@ class Link:
             self.connection.send(node.SetPulse(self._owner.pulse_s))
 
     def send_acknowledge(self) -> None:
-        """Send the acknowledgement of results, if there is one; without a connection it is dropped."""
+        """Send the acknowledgement of results, if any. Without a connection drop it: ``Attach`` says it then."""
         message, self.acknowledge = self.acknowledge, None
         if message is not None and self.connection is not None:
             self.connection.send(message)

@@ -52,14 +52,18 @@ class Listener(Protocol):
         """Running jobs that are watched have printed something. The node sends more when this is acknowledged."""
 
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
-        """A node has become usable for a computation, or is not usable any more (``action.is_usable``)."""
+        """A node has become usable for a computation, or is not usable any more (``action.is_usable``).
+
+        The listener updates its list of the cluster's nodes; ``action.reason`` is a warning, or says why not.
+        """
 
     def on_vacated(self, action: core.TellVacated, found: NodeInfo) -> None:
-        """A computation has left a node that it may return to. The listener allocates CPUs there anew, or gives the
-        node up for this computation."""
+        """A computation has left a node that it may return to, as asked (``Vacate.returns``). The listener allocates
+        CPUs there anew, or gives the node up for this computation; until then jobs for this node alone wait."""
 
     def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
-        """A node says anew why it takes fewer jobs of a computation than it has CPUs (``Credit.reason``)."""
+        """The reason has changed why a node takes fewer jobs of a computation than it has CPUs
+        (``Placement.shortage`` in the core's state; empty: there is none any more). The listener shows it."""
 
     def on_files_needed(self, message: node.NeedFiles, found: NodeInfo) -> None:
         """A node asks for pieces of files. The listener answers with ``SchedulerService.send_pieces``."""

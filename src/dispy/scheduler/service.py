@@ -39,8 +39,8 @@ from dispy.system.wording import counted
 logger = logging.getLogger("dispy.scheduler")
 
 TICK_S = 0.02
-"""Interval (seconds) in which the core looks for jobs that wait on one node while another is idle (work stealing).
-Runs only while there are jobs and several nodes."""
+"""Interval (seconds) in which the core looks for jobs that wait on one node while another is idle, and moves them
+(work stealing). Runs only while there are jobs and several nodes."""
 
 ACKNOWLEDGE_S = 0.05
 """Seconds after which results are acknowledged at the latest; earlier with the next message to their node. Until then
@@ -190,7 +190,10 @@ class SchedulerService:
     # Links.
 
     def reach(self, target: Target) -> None:
-        """Begin to connect to a node, unless there is a link to this address. The listener is told the outcome."""
+        """Begin to connect to a node, unless there is a link to this address.
+
+        The listener is told the outcome by ``on_node_known`` or ``on_unreachable``.
+        """
         if target not in self._links:
             link = self._links[target] = Link(self, target)
             link.dial()
@@ -204,7 +207,7 @@ class SchedulerService:
         same ``serial``.
 
         Raises:
-            SilenceError: The connection to the node is broken.
+            SilenceError: The connection to the node is broken, or the node is lost.
         """
         link = self._by_node.get(node_id)
         if link is None or link.connection is None:
@@ -220,7 +223,7 @@ class SchedulerService:
 
     def silent_s(self, node_id: NodeId) -> float:
         """Returns the seconds since a node's last byte, in steps of half a heartbeat interval; 0.0 if not
-        connected."""
+        connected. Used to tell the user why a cluster stands still."""
         link = self._by_node.get(node_id)
         return link.connection.silent_s if link is not None and link.connection is not None else 0.0
 
@@ -299,7 +302,10 @@ class SchedulerService:
         self.schedule_tick()
 
     def link_message(self, link: Link, message: node.FromNode) -> None:
-        """Pass a node's message to the core, or to the listener if it is of no concern to the core."""
+        """Pass a node's message to the core; to the listener if it is about free resources, files or lists of jobs.
+
+        ``Leaving`` ends the link: the node counts as lost.
+        """
         assert link.info is not None
         if type(message) is node.Leaving:
             name = link.info.name
@@ -440,8 +446,8 @@ class SchedulerService:
             connection.send(node.FileData(computation, batch))
 
     def send_unreadable(self, node_id: NodeId, message: node.FileUnreadable) -> None:
-        """Tell a node that it will not get a file; dropped if it is not connected: it asks again after the
-        reconnect."""
+        """Tell a node that it will not get a file, which is gone or has changed. Dropped if it is not connected: it
+        asks again after the reconnect."""
         link = self._by_node.get(node_id)
         if link is not None and link.connection is not None and link.connection.is_ready:
             link.connection.send(message)

@@ -33,7 +33,8 @@ _QUIET = (core.Tick,)
 def set_tracing(service: SchedulerService, is_on: bool) -> None:
     """Turn tracing on or off, for all links of a scheduler, and for links made later. On the loop.
 
-    The caller sees to it that the logger's level fits. Nothing is done if tracing is on or off already.
+    Turn it on only while the logger ``dispy.scheduler`` has the level DEBUG: at others nothing would be shown.
+    Nothing is done if tracing is on or off already.
     """
     if is_on == service.is_traced:
         return

@@ -48,10 +48,11 @@ _EPHEMERAL_DAYS = 3650
 """Days for which the certificate of a single run is valid: longer than any run, as it is not renewed."""
 
 _BACKDATED = timedelta(days=1)
-"""Time before now from which certificates are valid: machines whose clock is behind by less accept them at once."""
+"""Time by which certificates are valid before they are made: machines whose clock is late by less accept them."""
 
 _COMMON_NAME_MAX = 64
-"""Bytes of the longest common name (RFC 5280, ub-common-name): longer ones of CAs and clients are refused."""
+"""Bytes of the longest common name (RFC 5280, ub-common-name). Of CAs and clients longer ones are refused, a node's
+first name is cut to as many characters."""
 
 _DNS_NAME_MAX = 253
 """Characters of the longest host name; longer names are refused."""
@@ -60,7 +61,7 @@ _DNS_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 """Pattern of a label (part between dots) of a host name: RFC 1123, and underscores, as container networks have."""
 
 _STEM_MAX = 200
-"""Characters of a name that go into the name of a file; the rest is cut. With prefix and ending it may have 255."""
+"""Characters of a name that go into a file's name, which may have 255 with prefix and ending; the rest is cut."""
 
 _PEM_MAX = 1 << 16
 """Bytes that are read of a PEM file, a hundred times what is needed; the rest of a larger file is ignored."""
@@ -200,7 +201,7 @@ def _sign(
     issuer: x509.Certificate | None,
     issuer_key: EllipticCurvePrivateKey,
 ) -> x509.Certificate:
-    """Make and sign a certificate.
+    """Make and sign a certificate, and return it.
 
     Args:
         request: Name, key and dates of the subject.
@@ -236,7 +237,7 @@ def _sign(
 
 
 def _key_usage(*, signs_certificates: bool = False) -> x509.KeyUsage:
-    """Returns the extension that says what a key is for: signing certificates (a CA's), or handshakes of TLS."""
+    """Returns the extension that limits a key to one use: signing certificates (a CA's), or handshakes of TLS."""
     from cryptography import x509
 
     return x509.KeyUsage(
@@ -302,7 +303,7 @@ def _validity(ca: x509.Certificate, days: int, now: datetime) -> tuple[datetime,
 
 
 def _make_directory(directory: Path) -> None:
-    """Make a directory (0700) with its parents if it is missing, and refuse one that others can write to."""
+    """Make a directory (0700) with its parents if missing; ``UsageError`` if that fails or others can write to it."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -428,7 +429,7 @@ def _check_label(name: str, what: str) -> None:
 
 
 def _node_names(names: list[str]) -> tuple[str, list[x509.GeneralName]]:
-    """Returns the common name of a node, and all names and addresses by which its peers may know it, each once."""
+    """Returns a node's common name, and all its names and addresses, each once; ``UsageError`` if one is unfit."""
     if not names:
         raise UsageError(
             "a node's certificate needs a name",
@@ -464,7 +465,7 @@ def _general_name(name: str) -> x509.GeneralName:
 
 
 def _client_names(names: list[str]) -> tuple[str, list[x509.GeneralName]]:
-    """Returns the common name of a client, and its label as an alternative name if that can be a host name."""
+    """Returns a client's common name (its label), and a list of it as a host name; empty if it cannot be one."""
     from cryptography import x509
 
     if len(names) != 1:

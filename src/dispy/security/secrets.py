@@ -55,12 +55,13 @@ class Secret(Struct, frozen=True):
 
 
 def choose(secret: str = "", secret_file: str | None = None) -> Secret:
-    """Returns the secret to use: the given one, that of the file, of ``DISPY_SECRET``, or the user's own.
+    """Returns the secret to use: the given one, else that of the file, else of ``DISPY_SECRET``, else the user's own.
 
     The user's own secret is made on first use.
 
     Raises:
-        UsageError: Secret and file are both given; or the file cannot be read, is empty, or is readable by others.
+        UsageError: Secret and file are both given; or the file cannot be read, is empty or not UTF-8, or is readable
+            by others.
         StateDirectoryError: The user's own secret cannot be read or made.
     """
     if secret and secret_file:

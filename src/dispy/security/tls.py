@@ -114,8 +114,8 @@ class Cipher:
     """TLS of one connection, apart from its socket: bytes in, bytes out. One thread at a time may call the methods.
 
     The TLS of asyncio is not used, since a job may be sent from any thread (``Connection.try_send_now``), and since a
-    stranger's connection must cost little. A connection that is cut looks like one that was closed; frames know their
-    lengths.
+    stranger's connection must cost little. A connection that is cut looks like one that was closed. That is safe, as
+    frames have their lengths: an incomplete one is never taken for a whole one.
 
     Args:
         context: OpenSSL's settings of our side.
@@ -152,10 +152,12 @@ class Cipher:
                 pass
 
     def read_into(self, buffer: memoryview) -> int:
-        """Decrypt bytes that were fed into a buffer; returns the number of bytes, 0 if there are none now.
+        """Decrypt bytes that were fed, into a buffer; returns the number of bytes.
+
+        0 if there are none now, the handshake has not ended, or the peer has ended TLS.
 
         Raises:
-            ssl.SSLError: Bytes were changed on the way, or the peer has ended TLS.
+            ssl.SSLError: Bytes were changed on the way.
         """
         if not self.is_established:
             return 0
@@ -180,7 +182,11 @@ class Cipher:
         return bool(self._out.pending)
 
     def encrypt(self, data: bytes | memoryview) -> bytes:
-        """Encrypt bytes; returns pending bytes and those for ``data``, to be sent. Not before the handshake."""
+        """Encrypt bytes; returns pending bytes and those for ``data``, to be sent in this order.
+
+        Raises:
+            ssl.SSLWantReadError: The handshake has not ended (``is_established``).
+        """
         self._object.write(data)
         return self._out.read()
 
@@ -194,7 +200,10 @@ class Cipher:
 
 
 def warn_if_open(tls: Tls, address: str) -> None:
-    """Log a warning if links to other machines, by IP address, are not encrypted. To be called at every start."""
+    """Log a warning if the user has turned TLS off and links to or from ``address`` leave this machine.
+
+    ``address`` is the IP address to listen on or to connect to. Nodes and clusters call this at every start.
+    """
     if not is_loopback(address) and not tls.is_used(address):
         logger.warning(
             "links to %s are not encrypted (tls=False): who can listen in sees all code, data and results",
@@ -324,7 +333,7 @@ def _load(context: ssl.SSLContext, tls: Tls) -> Channel:
 
 
 def _no_password() -> str:
-    """Refuse to give OpenSSL a password, by ``ValueError``: it asks for one only if the key is encrypted."""
+    """Raise ``ValueError``, as OpenSSL asks for a password: it does so only if the key is encrypted."""
     raise ValueError("the key is encrypted")
 
 
@@ -336,7 +345,9 @@ def _first_certificate(text: str) -> bytes:
 
 
 def _believe(context: ssl.SSLContext, cafile: str) -> None:
-    """Trust certificates of an authority alone, and require one of the peer: without it the handshake fails.
+    """Make a context trust certificates of an authority alone, and require one of the peer in each handshake.
+
+    ``cafile`` is the path of the authority's certificate (PEM). A handshake fails without one that it signed.
 
     Raises:
         UsageError: The file cannot be used.

@@ -45,10 +45,12 @@ class Session:
         number: Number of the session in its journal, from 1, in the order in which the programs had the journal.
         identity: Identity under which nodes know the program: 16 bytes. A recovery introduces itself by it.
         program: Name of the program, with its process id: for messages, and for the logs of nodes that are asked.
-        boot: Identity of the boot of the machine in which the program began; empty if that is not known.
-        nodes: Nodes that the program used, also lost and private ones.
+        boot: Identity of the boot of the machine in which the program began; empty if that is not known. The mark
+            counts only if the machine was not booted since.
+        nodes: Rows of the nodes that the program used, in any order. Lost and private nodes are among them, but only
+            nodes whose ``state`` is ``USED`` are asked.
         computations: Name of the cluster and options of each computation that had not ended, by its number.
-        recovery: Answers of the nodes about the jobs of this session, as they arrive.
+        recovery: Collects what the nodes answer about the jobs of this session, and tells what is still missing.
         marked: Contents of the session's mark: the highest job that was sent, and whether results may be missing in
             the journal. None if there is no mark to be trusted: then only the nodes tell which jobs were started.
         keys: Secret (32 bytes) and the options of one computation that used it, by the secret's fingerprint: nodes
@@ -80,9 +82,10 @@ class Dead:
         noted: As the parameter.
         is_done: True if all jobs were fetched, so that ``close`` removes the journal. The recovery sets it.
         sessions: The programs that had the journal, the first one first; at least one.
-        submitted: Jobs that were submitted, by number. Empty for a short journal, as are ``told`` and ``session_of``.
-        told: Ends of jobs that the journal has, by number of the job: the programs were told these results, so they
-            count more than the answers of nodes.
+        submitted: Rows of the jobs that were submitted (call, time), by number of the job. Empty for a short journal,
+            as are ``told`` and ``session_of``.
+        told: End of each job whose end is in the journal, and IP address of its node, by number of the job. The
+            programs were told these results, so they count more than the answers of nodes.
         session_of: Number of the session in which a job went on last, by number of the job. Has only jobs that were
             resumed; all others belong to the first session.
         code: Pickled code of the last computation, for nodes that run its jobs; empty for a short journal.
@@ -110,7 +113,10 @@ class Dead:
         journal.ask(self._read)
 
     def _read(self, db: sqlite3.Connection) -> None:
-        """Fill the attributes from the rows of the journal. Called once, on the journal's thread."""
+        """Fill the attributes from the rows of the journal. Called once, on the journal's thread.
+
+        Errors of SQLite and of decoding say that the journal is damaged; ``Journal.ask`` makes them ``DispyError``.
+        """
         for found in reader.sessions(db):
             session = Session(found.number, found.identity, found.program, found.boot)
             self.sessions.append(session)
@@ -161,7 +167,10 @@ class Dead:
         return next(session for session in self.sessions if session.number == wanted)
 
     def last_options(self) -> tuple[bytes, Options]:
-        """Return secret (32 bytes) and options of a computation of the last session: a new cluster runs by these."""
+        """Return secret (32 bytes) and options of the last session's first computation, to resume jobs by them.
+
+        Call it after ``open_journal`` or ``open_all``, which fill ``Session.keys``.
+        """
         return next(iter(self.sessions[-1].keys.values()))
 
     def arguments(self, number: int) -> Any:
@@ -248,15 +257,24 @@ def _prepared(found: list[Dead], given: dict[str, Any]) -> list[Dead]:
 
 
 def _open_dead(path: Path) -> Dead:
-    """Open, lock and read a journal. Its time of last change stays: it tells when the dead program wrote last."""
+    """Open, lock and read a journal, and return its contents; the caller closes it.
+
+    The file's time of last change stays: it tells when the dead program wrote last.
+
+    Raises:
+        BusyError: The program lives, or another recovery has the journal.
+        EmptyError: The journal is empty.
+        UsageError: The file is missing, no journal, another user's, or damaged.
+    """
     with files.unaged(path) as noted:
         return _take_over(path, noted)
 
 
 def _take_over(path: Path, noted: float) -> Dead:
-    """Open, lock and read a journal, whose program wrote there last at ``noted`` (seconds since the epoch).
+    """Open, lock and read a journal, and return its contents; errors as in ``_open_dead``.
 
-    If it cannot be read it is closed again, and the error goes to the caller.
+    ``noted`` is when the program wrote there last (seconds since the epoch). A journal that is damaged is closed
+    again before the error goes to the caller.
     """
 
     def call(function: Callable[[], object]) -> None:
@@ -286,7 +304,8 @@ def _prepare(one: Dead, given: dict[str, Any]) -> None:
 def _find_key(name: str, options: Options, given: dict[str, Any]) -> bytes:
     """Return the secret (32 bytes) with the fingerprint that a cluster noted: its nodes accept no other.
 
-    One is tried: the secret that the user gives, else the file that the cluster used, else the default secret.
+    One is tried: the secret that the user gives, else the file that the cluster used, else the default secret
+    (``DISPY_SECRET``, or the user's own).
 
     Args:
         name: Name of the cluster, for the error.

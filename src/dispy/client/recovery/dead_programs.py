@@ -23,7 +23,7 @@ from dispy.system.wording import counted
 
 PROBE_S = 1.0
 """Seconds that a node's address has to accept a TCP connection when programs are put in order. After that the node
-counts as away, and programs that have only such nodes come last."""
+counts as away. Programs that have only such nodes, and no jobs in a journal, come last (``in_turn``)."""
 
 PROBES_MAX = 32
 """Addresses (host and port) that are probed at a time, each on a thread of its own; others wait for their turn."""
@@ -107,8 +107,8 @@ def recoverable() -> list[DeadProgram]:
     """Return the programs that have died and left jobs which ``recover_jobs`` may fetch, the newest first.
 
     Nothing is fetched and no node is asked: what a program left may turn out to be gone. Only journals in the usual
-    directory are found, and not those of ``recover_file``. Empty journals are removed, and a journal that cannot be
-    read is logged.
+    directory are found, and not those of ``recover_file``. Left out are journals in use (the program lives, or
+    another recovery has it), empty ones, which are removed, and those that cannot be read, with a warning.
     """
     found: dict[str, list[_Peek]] = {}
     for path in files.left_behind():
@@ -160,7 +160,11 @@ def _peek(path: Path) -> _Peek:
 
 
 def _together(peeks: list[_Peek]) -> DeadProgram:
-    """Return one program with the contents of all its journals (at least one)."""
+    """Return the program that has these journals (at least one, the newest first).
+
+    Numbers of jobs are added up, and clusters and nodes are listed once. ``started`` is the earliest time of the
+    journals, ``noted`` and ``asked`` are the latest ones.
+    """
     counts = [peek.jobs for peek in peeks if peek.jobs is not None]
     return DeadProgram(
         peeks[0].program,
@@ -197,10 +201,11 @@ def in_turn(programs: list[DeadProgram]) -> list[DeadProgram]:
 
 
 def _answering(nodes: Iterable[Reached]) -> set[Reached]:
-    """Return the nodes that may answer now: at whose address something listens, or which this machine's list has.
+    """Return the nodes that may answer now, so that recovering their programs is worth the time.
 
-    The list finds nodes of this machine that have another port now. Others are probed, for at most about ``PROBE_S``
-    (seconds) if there are no more than ``PROBES_MAX`` addresses.
+    A node of this machine may if the list of nodes that run here has its name: its port may be another one now. Other
+    nodes may if something listens at their address. That is probed, for at most about ``PROBE_S`` (seconds) if there
+    are no more than ``PROBES_MAX`` addresses.
     """
     found = {
         node

@@ -96,9 +96,11 @@ def note_computation(cluster: ClusterState, journal: Journal) -> None:
 
 
 def note_node(engine: Engine, cluster: ClusterState, info: NodeInfo, is_private: bool) -> None:
-    """Note in the cluster's journal that it uses a node; else in the program's journal, which is made if need be.
+    """Note that a cluster uses a node, so that a recovery asks it. Called before the node gets the computation.
 
-    Does not wait for the disk. On the loop.
+    The note goes into the cluster's full journal. Without one it goes into the program's short journal, which is
+    made for the first such note; if that fails, or ``config.Journal`` is off, nothing is noted. Does not wait for
+    the disk. On the loop.
 
     Args:
         engine: Engine of the program.
@@ -124,9 +126,10 @@ def note_node(engine: Engine, cluster: ClusterState, info: NodeInfo, is_private:
 
 
 def repack(data: Any) -> memoryview | None:
-    """Return the pickled payload of a result that was unpickled already; None if ``data`` is a payload still.
+    """Pickle a result again that was unpickled already (``data`` is a ``payload.Ready``); return its payload.
 
-    The journal calls this for large results, before callbacks may change the value.
+    None if ``data`` is a payload still: the journal copies it. The journal calls this for large results, before
+    callbacks may change the value.
     """
     if type(data) is payload.Ready:
         return memoryview(payload.whole(payload.dump(data.value)))
@@ -136,7 +139,8 @@ def repack(data: Any) -> memoryview | None:
 def _new_journal(engine: Engine) -> Journal | None:
     """Make the program's short journal, and return it; None, with a warning, if the state directory cannot be used.
 
-    Does not wait: the file is opened on the journal's thread, and an error there is only logged.
+    The caller stores it. Does not wait: the file is opened on the journal's thread. An error there is only logged;
+    the program goes on, and ``recover_jobs`` will not find its jobs.
     """
     try:
         path = journal_files.new_path(engine.service.identity, is_full=False)

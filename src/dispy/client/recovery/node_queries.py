@@ -98,7 +98,7 @@ class Ask:
         """Sessions (Python's ``id`` of each) of which the node has said, after ``release``, that it keeps nothing."""
 
     def dial(self) -> None:
-        """Begin to connect to the node, unless it is connected, an attempt is under way, or it is useless."""
+        """Begin to connect, unless there is a connection or an attempt, or none can help (``_is_over``)."""
         if self._connection is None and not self._is_over and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._dial())
 
@@ -115,7 +115,7 @@ class Ask:
             self.is_refused = isinstance(error, ConnectionRefusedError)
 
     def _new_connection(self) -> Connection:
-        """Return a new connection to the node, for asyncio, and store it as ``_connection``."""
+        """Return the protocol object of a new connection, and store it: asyncio calls this once TCP is connected."""
         target = self.target
         self._connection = Connection(
             self,
@@ -185,7 +185,9 @@ class Ask:
         connection.send(node.Attach(session.identity, session.program, 0))
 
     def on_message(self, connection: Connection, message: Any) -> None:
-        """Handle a message of the node: answers and ends of jobs go to the ``Recovery`` of their session.
+        """Handle a message of the node: answers and news of jobs go to the ``Recovery`` of their session.
+
+        A provisional result is acknowledged and dropped, so that its job goes on; a file that a job sends is refused.
 
         Raises:
             RemoteProtocolError: The node answers a question that was not asked.
@@ -235,9 +237,9 @@ class Ask:
         return [recovery for recovery in recoveries if computation in recovery.computations]
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
-        """Note that the connection is gone: what the node said is asked anew over the next one, but for a release.
+        """Note that the connection is gone: the node's answers are forgotten, and asked for over the next one.
 
-        After a wrong secret or version the node is not dialed again.
+        For a session that is released already they stay. After a wrong secret or version no dial follows.
         """
         if self._connection is not connection:
             return
@@ -297,7 +299,7 @@ class Asking:
         self.clock = clock
         self._running = running or Lookout().with_secret
         self._asks: dict[str, Ask] = {}
-        """Nodes that were dialed, by "host:port". None is ever removed."""
+        """One ``Ask`` for each node that was dialed, by "host:port". None is ever removed."""
         self.is_releasing = False
 
     def look(self, elapsed_s: float) -> None:
@@ -444,7 +446,7 @@ class Net(LoopThread):
         self.start()
 
     async def _main(self) -> None:
-        """Look at all nodes every ``LOOK_S`` until the loop is to stop, then close all connections."""
+        """Look at all nodes every ``LOOK_S`` until the loop is to stop or an error ends it; then close all."""
         self._ready.set_result(None)
         while not self._stopping.is_set():
             elapsed_s = time.monotonic() - self._started

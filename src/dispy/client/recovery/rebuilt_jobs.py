@@ -14,7 +14,7 @@ from dispy.protocol.node import Ended
 
 
 class RunningJobs(Protocol):
-    """Cluster that runs jobs of a dead program here and now (``resumed_jobs.Resumed``)."""
+    """Interface of a cluster that runs jobs of a dead program here and now (``resumed_jobs.Resumed``)."""
 
     dead: Dead
     """The journal that has the jobs."""
@@ -28,7 +28,7 @@ class _Nowhere:
     _pid = -1
     """Pid of no process: so a job that is waited for calls ``_check_open``."""
     name = "recovered"
-    """Name of a cluster, for messages."""
+    """Name in place of a cluster's, should a message about a job ask its cluster for one."""
 
     def _check_open(self) -> None:
         """Refuse to wait for a job.
@@ -47,7 +47,10 @@ nowhere = _Nowhere()
 
 
 class _OfProgram:
-    """Stand-in for the cluster of jobs that have ended, if it ran a program and not a function."""
+    """Stand-in for the cluster of jobs that have ended, if it ran a program and not a function.
+
+    The job asks it how to show its output. Ended jobs of functions have no cluster (None).
+    """
 
     _pid = -1
     """Pid of no process, as nothing waits for a job that has ended."""
@@ -95,7 +98,7 @@ def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: b
 
 
 def _results(one: Dead) -> dict[int, Result]:
-    """Return the ends of jobs of a journal, by number of the job.
+    """Return the end of each job of a journal that has ended, and the IP address of its node, by number of the job.
 
     If the journal has the end of a job it counts, as the dead program was told that one; else what nodes tell.
     """
@@ -171,9 +174,10 @@ def _mentioned(one: Dead) -> set[int]:
 
 
 def _judge_of(one: Dead, session: Session, is_last_word: bool) -> Judge:
-    """Return the judge of a session's jobs without a result, by the answers of nodes and the session's mark.
+    """Return the ``core.recovery.Judge`` of a session: for each job without a result it says what became of it.
 
-    Answers that come later need a new judge. ``is_last_word`` as in ``make_jobs``.
+    It judges by the answers of nodes so far and by the session's mark; answers that come later need a new judge.
+    ``is_last_word`` as in ``make_jobs``.
     """
     marked = session.marked
     return Judge(
@@ -188,8 +192,9 @@ def _judge_of(one: Dead, session: Session, is_last_word: bool) -> Judge:
 def _judge(one: Dead, session: Session, jobs: list[DispyJob], is_last_word: bool) -> None:
     """Set status and reason of jobs that have no result, all of one session.
 
-    Open jobs become ``Running`` if a node says so, else they stay ``Created``; lost jobs end. With ``is_last_word``
-    open jobs end as ``Cancelled``.
+    Jobs that are open on a node become ``Running`` if the node has started them, else they stay ``Created``. Jobs
+    that are lost for good end as ``Abandoned``; those that were never started stay ``Created``. With
+    ``is_last_word`` open jobs end as ``Cancelled``.
     """
     recovery = session.recovery
     judge = _judge_of(one, session, is_last_word)
@@ -279,7 +284,7 @@ def _load_id(data: bytes, number: int) -> Any:
 
 
 def load(job: DispyJob) -> bool:
-    """Unpickle the result of a job, and store it in the job. False if that fails: the result stays pickled."""
+    """Unpickle the result of a job, and store it in the job: True. If that fails, False; the result stays pickled."""
     try:
         job.result  # noqa: B018  # which loads it
     except Exception:

@@ -49,7 +49,8 @@ class Resumed(JobCluster):
 
     Attributes:
         dead: The journal.
-        resumed_jobs: The jobs; set before ``run`` is called.
+        resumed_jobs: The jobs that this cluster runs, by number upwards within each old session. ``resume_unstarted``
+            sets them before it calls ``run``.
     """
 
     def __init__(self, one: Dead) -> None:
@@ -109,7 +110,7 @@ class Resumed(JobCluster):
         return journal
 
     def run(self, put: Put, messages: list[Job]) -> None:
-        """Run ``resumed_jobs``, under the numbers that they had.
+        """Submit ``resumed_jobs``, under the numbers that they had. Does not wait for their ends (``has_ended``).
 
         Args:
             put: Objects that the jobs refer to.
@@ -133,7 +134,10 @@ class Resumed(JobCluster):
         return not self._jobs
 
     def kill(self) -> None:
-        """Have nodes kill the jobs that have not ended. Does not wait; ``give_up`` ends the remaining ones."""
+        """Cancel the jobs that have not ended: nodes kill those that run. Does not wait (``has_ended``).
+
+        The caller calls ``give_up`` for those that have not ended in time.
+        """
         self._engine.call(cancel_all, self)
 
     def give_up(self) -> None:
@@ -168,7 +172,7 @@ class Resuming(Protocol):
     dead: Dead
     """The journal that has the jobs."""
     resumed_jobs: list[DispyJob]
-    """The jobs; set before ``run`` is called."""
+    """The jobs that the cluster runs; ``resume_unstarted`` sets them before it calls ``run``."""
 
     def run(self, put: Put, messages: list[Job]) -> None: ...
     def has_ended(self) -> bool: ...
@@ -199,7 +203,13 @@ def begin_session(
 def _take_jobs(one: Dead, jobs: list[DispyJob]) -> tuple[Put, list[Job]]:
     """Note in a journal that jobs belong to this program's session now. Returns when that is on disk.
 
-    Call it before the jobs are submitted, so that a later recovery asks the nodes of this session for them.
+    Call it after ``begin_session`` and before the jobs are submitted, so that a later recovery asks the nodes of this
+    session for them.
+
+    Args:
+        one: The journal, a full one.
+        jobs: Jobs of this journal that may be run (``unstarted``). Their ``exception``, if it has a reason why they
+            were not run, becomes None.
 
     Returns:
         The objects that the jobs may refer to, and the jobs for the scheduler in the order of ``jobs``. All payloads
@@ -226,7 +236,8 @@ def resume_unstarted(
 ) -> list[Resuming]:
     """Submit the jobs that were never started to new clusters, one for each journal that has such jobs.
 
-    Jobs that are for one node, or brought files of their own, are left out with a warning: neither is noted.
+    Jobs that are for one node, or brought files of their own, are left out with a warning: the journal has noted
+    neither which node nor which files. They are returned to the user as ``Created``.
 
     Args:
         call: Calls a function on the loop on which nodes are asked, and returns its result.

@@ -114,6 +114,10 @@ def recovering(
 
     Returns:
         All jobs, in the order of their numbers.
+
+    Raises:
+        DispyError: A journal is damaged or cannot be written to, a cluster cannot be made, or a node's certificate
+            file cannot be used. Journals stay, and the recovery can be run again.
     """
     until = None if timeout is None else clock.monotonic() + timeout
     work = _Recovery(found, net)
@@ -146,7 +150,7 @@ class _Recovery:
         found: The journals.
         net: The nodes of all their sessions.
         sessions: All sessions of the journals.
-        resumed: Clusters that run jobs which were never started.
+        resumed: Clusters that run jobs which were never started; empty without ``resume``. ``recovering`` sets it.
         is_whole: True if all nodes had told everything when ``is_over`` was last called, so that they may forget it.
             A connection that breaks after that changes nothing.
     """
