@@ -121,14 +121,20 @@ class Incoming:
             self._error = NoRoomError(self._room, self._size)
 
     def room(self, size: int) -> memoryview | None:
-        """Returns memory for the next ``size`` bytes, which the caller must fill; None: call ``write`` instead."""
+        """Returns memory for the next ``size`` bytes of the payload, which the caller must fill.
+
+        None for a new file, which is not mapped: the caller passes the bytes to ``write`` instead.
+        """
         if self._mapped is None:
             return None
         self._position += size
         return self._mapped[self._position - size : self._position]
 
     def write(self, body: memoryview) -> None:
-        """Append the next bytes of the payload. Errors are kept, and raised by ``finish``."""
+        """Append the next bytes of the payload.
+
+        Errors are kept, and raised by ``finish``, ``read`` or ``view``; bytes that come after one are dropped.
+        """
         room = self.room(len(body))
         if room is not None:
             room[:] = body
@@ -181,7 +187,9 @@ class Incoming:
         return Path(self._path)
 
     def read(self) -> bytes:
-        """Returns the whole payload, and gives the file back, to be used again.
+        """Returns the whole payload, when all bytes have come. Call it instead of ``finish``.
+
+        The file is kept to be used again if it is in memory, and removed otherwise.
 
         Raises:
             OSError: There was no room for the payload.
@@ -193,6 +201,8 @@ class Incoming:
     def view(self) -> bytes | memoryview:
         """Returns the whole payload, without a copy where that is possible; valid until ``let_go``.
 
+        Call it when all bytes have come, and ``let_go`` afterwards.
+
         Raises:
             OSError: There was no room for the payload.
         """
@@ -201,7 +211,8 @@ class Incoming:
         return self._mapped if self._mapped is not None else os.pread(self._descriptor, self._size, 0)
 
     def let_go(self) -> None:
-        """Give the file back after ``view``, to be used again."""
+        """End the use of what ``view`` has returned: the file is kept to be used again if it is in memory, otherwise
+        removed."""
         self._close()
         self._drop()
 

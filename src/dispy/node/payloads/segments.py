@@ -97,7 +97,11 @@ class Segments(Place):
             private_directory(self.root / GIVEN)
 
     def _begin(self, base: Path, incarnation: str) -> None:
-        """Make the node's directory below ``base``. Workers of another account have a base of their own beside it."""
+        """Make the node's directory below ``base``; for workers of another account below a directory beside ``base``.
+
+        Raises:
+            OSError, StateDirectoryError: The directory cannot be made, or is not safe to use.
+        """
         if self._account is not None:
             # Our own directory lets no other account pass.
             base = base.with_name(f"{base.name}-{self._account.name}")
@@ -169,11 +173,17 @@ class Segments(Place):
         return self._next
 
     def sweep(self) -> None:
-        """Remove directories that killed programs and nodes have left beside ours, on a thread."""
+        """Remove directories that killed programs and nodes have left beside ours, on a thread.
+
+        Called when the connection to a client that shares memory is lost: the client may have been killed.
+        """
         _apart(sweep, self.root.parent)
 
     def trim(self) -> None:
-        """Remove the files that are kept to be used again, on a thread: their memory is free for other data then."""
+        """Remove the files that are kept to be used again, on a thread: their memory is free for other data then.
+
+        Called when a payload finds no room in memory, and when the node has had no computation for a while.
+        """
         if self.free:
             _apart(_empty, self.free)
 
@@ -194,6 +204,8 @@ class Segments(Place):
 
     def collect(self, directory: Path, held: set[int]) -> None:
         """Remove files that dead workers were writing or kept, by the pid in the name of each file.
+
+        Called after a worker or its host has died.
 
         Args:
             directory: Directory of the computation that the workers ran for.
@@ -327,8 +339,8 @@ class Segments(Place):
         Args:
             directory: Directory of the computation.
             name: Name of the segment.
-            was_shared: True if a client may have mapped the segment. A client maps segments from ``ADOPTED_MIN``
-                bytes on, and gives us another file for them.
+            was_shared: True if a client may have mapped the segment. Then a segment from ``ADOPTED_MIN`` bytes on is
+                removed, not used again: the client maps such segments, and gives us another file for them.
         """
         path = find(self.room(directory), str(name))
         with suppress(OSError):
@@ -349,7 +361,8 @@ class Segments(Place):
             self._drop(self._disk / directory.name)
 
     def _drop(self, directory: Path) -> None:
-        """Remove one directory; on a thread, under another name, if it has more than ``_STALL_MAX`` bytes."""
+        """Remove one directory with all in it. If the files directly in it have more than ``_STALL_MAX`` bytes, it
+        gets another name at once, so that its own is free, and is removed by a thread."""
         with suppress(OSError):
             with os.scandir(directory) as entries:
                 size = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
