@@ -108,7 +108,10 @@ class HostProcess:
         os.close(written)
 
     def tell(self, message: ToHost, descriptors: tuple[int, ...] = ()) -> None:
-        """Send a message, with descriptors that the host gets copies of. A host that takes no message is killed."""
+        """Send a message, with descriptors that the host gets copies of.
+
+        A host that takes no message is killed; ``read`` then returns False, by which the node learns of its end.
+        """
         body = _encode(message)
         try:
             socket.send_fds(self.control, [LENGTH.pack(len(body)) + body], descriptors)
@@ -178,6 +181,9 @@ class HostProcess:
         """Have a worker started by the host. Records of jobs can be sent to it at once.
 
         The host answers with ``WorkerStarted``, or with ``WorkerExited`` if it could not start the process.
+
+        Returns:
+            The node's ends of the worker's channels; ``forget`` closes them.
 
         Raises:
             OSError: There is no descriptor or memory to be had.
