@@ -135,7 +135,9 @@ class WorkSpace(Place):
             os.close(known.lock)
 
     def leave(self, path: Path) -> bool:
-        """Note that a computation does not use its named directory any more; returns False if it is not a named one.
+        """Note that a computation does not use its named directory any more.
+
+        Returns False if the directory is not a named one: then the caller removes it.
 
         When the last computation leaves, the directory is removed, unless it is to stay or another node uses it; and
         so are unused directories around it, which could not be removed while it was in use.
