@@ -78,7 +78,8 @@ class Loaded:
     ) -> None:
         self.key = key
         self.computation: core.Computation | None = None
-        """The core's computation; None once the log has said that the computation has left or cannot run."""
+        """The core's computation; None once the log has said that the computation has left or cannot run, so that it
+        does not say so twice."""
         self.since = 0.0
         """Time at which the host was told to load the computation (monotonic, seconds); for the log."""
         self.per_worker = compute.setup_per_worker
@@ -99,7 +100,8 @@ class Loaded:
         self.work = work
         self.segments = segments
         self.objects: set[int] = set()
-        """Numbers of the objects that the client has put here (``PutObject``); at most ``limits.OBJECTS_MAX``."""
+        """Numbers of the objects that the client has put here (``PutObject``). Once there are
+        ``limits.OBJECTS_MAX``, another one is refused."""
         self.sending: list[tuple[Connection, Group, node.JobsEnded]] = []
         """Large results that may still be on their way: connection, group of streams, message that follows these. A
         cancel or close stops such streams."""

@@ -107,7 +107,10 @@ class Incoming:
         return self._size - self._position if is_growing else 0
 
     def _open(self, directories: list[str]) -> None:
-        """Make a new file in the first of these directories in which one can be made; keeps the error if none can."""
+        """Make a new file in the first of ``directories`` in which one can be made, which becomes ``directory``.
+
+        If there is none, the error is kept until ``finish``, ``read`` or ``view``.
+        """
         for self.directory in directories:
             try:
                 how = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC

@@ -90,7 +90,8 @@ class Segments(Place):
         self._next = 1
         """Number that the last file was named by: the next file gets the number after it, so names never repeat."""
         self._arriving: list[Incoming] = []
-        """Payloads that arrive and are going to take more of the memory file system: room is left for them."""
+        """Payloads that arrive and are going to take more of the memory file system. Another payload goes to disk if
+        there is no room in memory for these and it together."""
         self.free = ""
         if account is None and self.is_in_memory:
             self.free = str(private_directory(self.root / FREE))
@@ -137,7 +138,7 @@ class Segments(Place):
         return Room(str(directory), "" if self._disk is None else f"{self._disk}/{directory.name}")
 
     def disk_path(self, directory: Path) -> str:
-        """Returns the path of a computation's directory on disk; empty if there is none."""
+        """Returns the path of a computation's directory on disk, which its host is told; empty if there is none."""
         return self.room(directory).disk
 
     def _own_room(self) -> Room:
@@ -188,7 +189,8 @@ class Segments(Place):
             _apart(_empty, self.free)
 
     def remove_given(self, given: int) -> None:
-        """Remove a file that a client has linked to us and that is not needed. A file that is gone is fine."""
+        """Remove a file that a client has linked to us for a computation that is not here. A file that is gone is
+        fine."""
         (self.root / GIVEN / str(given)).unlink(missing_ok=True)
 
     def drop_given(self, prefix: int) -> None:

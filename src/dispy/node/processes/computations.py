@@ -204,7 +204,11 @@ def _on_host_readable(service: NodeState, key: Key, loaded: Loaded) -> None:
 def _on_host_message(
     service: NodeState, key: Key, loaded: Loaded, message: worker_protocol.FromHost
 ) -> None:
-    """Take in a message of a computation's host; the table of this module says what follows."""
+    """Take in a message of a computation's host.
+
+    The table of this module has what follows from ``Loaded`` and ``LoadFailed``. ``SettingUp`` starts the time limit
+    of ``setup``, ``WorkerStarted`` brings a worker's pid, ``WorkerExited`` a worker's end (``on_worker_exited``).
+    """
     if service._tracer is not None:
         tracing.host_message(loaded.host, message)
     match message:
@@ -420,7 +424,10 @@ def _start_spare(service: NodeState) -> None:
 
 
 def watch_spare(service: NodeState) -> None:
-    """Have the loop notice when the spare host, if there is one, ends or prints something."""
+    """Have the loop notice when the spare host, if there is one, ends or prints something.
+
+    Called when the node starts, and for each spare host that is started later.
+    """
     spare = service._spare
     if spare is not None:
         service._loop.add_reader(spare.control, _on_spare_readable, service, spare)

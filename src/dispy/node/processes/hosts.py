@@ -217,7 +217,10 @@ class HostProcess:
         return is_alive
 
     def end(self) -> None:
-        """Tell the host to end, in good order, with all that it and its workers started. Does not wait for that."""
+        """Tell the host and its workers to end, in good order, with all that they started. Does not wait for that.
+
+        They are told by shutting down the node's side of their sockets. The caller kills a host that takes too long.
+        """
         for handle in self.workers.values():
             with suppress(OSError):
                 handle.jobs.shutdown(socket.SHUT_WR)

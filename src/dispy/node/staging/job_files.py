@@ -124,7 +124,8 @@ class Brought:
         """Files of jobs that are on the node and bring files, by number of the job. Jobs without files are not
         there."""
         self.count = 0
-        """Number of files in all lists of ``entries``; it counts towards ``NodeSettings.listed_max``."""
+        """Number of files in all lists of ``entries``. It counts towards ``NodeSettings.listed_max``, above which new
+        lists of a client are refused."""
         self._placed: dict[str, _Placed] = {}
         """Files that jobs have in the working directory, or that are being put there, by path relative to it."""
         self._offered: dict[WorkerId, _Offered] = {}

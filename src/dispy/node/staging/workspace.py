@@ -74,7 +74,8 @@ class WorkSpace(Place):
         self._kept = above / f"dispy-files-{ending}"
         """Directory of all named directories, which nodes of this user share."""
         self._destinations: dict[Path, _Destination] = {}
-        """Named directories that computations of this node use, or that lie around such ones, by path."""
+        """Named directories by path, each with its lock, note and number of users: those that computations of this
+        node use, and those that lie around such ones."""
         self._next = 1
         """Number in the name of the next note."""
         self._ids = (account.uid, account.gid) if account is not None else None
