@@ -32,12 +32,12 @@ logger = logging.getLogger("dispy.node")
 
 
 def on_message(service: NodeState, connection: Connection, message: Any) -> None:
-    """Take in a message of a client.
+    """Handle a message of a client: do the service's part, and tell the core, unless the message is in ``_OURS``.
 
-    While the node stops only ``Detach`` and ``Acknowledge`` count.
+    While the node stops all messages after ``Attach`` are dropped, except ``Detach`` and ``Acknowledge``.
 
     Raises:
-        RemoteProtocolError: The client has not said who it is; its connection is closed.
+        RemoteProtocolError: The first message of a connection is not ``Attach``; the connection is closed.
     """
     client = service._connections.get(connection)
     if client is None:
@@ -67,10 +67,11 @@ def on_message(service: NodeState, connection: Connection, message: Any) -> None
 
 
 def on_closed(service: NodeState, connection: Connection, error: Exception | None) -> None:
-    """Take note that a connection is closed.
+    """Forget a connection that is closed. If it was the newest of its client, the core is told ``ClientSilent``.
 
-    Its client may come back. If the connection ended by a fault of this program (``InternalError``), the client was
-    told that the node leaves it, and what it has here is dropped.
+    The client's jobs go on, and it may come back for their results until its lease ends. If a fault of this program
+    (``InternalError``) ended the connection, the client was told that the node leaves it: its computations, jobs and
+    results here are dropped at once.
     """
     client = service._connections.pop(connection, None)
     service._told_available.pop(connection, None)
@@ -90,9 +91,10 @@ def on_closed(service: NodeState, connection: Connection, error: Exception | Non
 
 
 def _take_farewell(service: NodeState, client: ClientId, message: node.ToNode) -> None:
-    """Take in a message while the node stops; all but two types are ignored.
+    """Handle a message while the node stops; all types but ``Acknowledge`` and ``Detach`` are ignored.
 
-    Results that ``Acknowledge`` names are not stored; for a client that leaves for good (``Detach``) nothing is.
+    At its end the node writes results to disk, except those that a client has acknowledged by now, and all of a
+    client that has left for good (``Detach``).
     """
     if type(message) is node.Detach:
         service._gone.add(client)
@@ -104,7 +106,8 @@ def _take_code(service: NodeState, connection: Connection, message: node.Compute
     """Put a computation's pickled code, which came as a stream, into ``message.code``.
 
     Returns:
-        True if it is there; False if there was no room for it. The client was then told ``ComputationFailed``.
+        True if the code is there; False if there was no room for it. Then the client was told
+        ``ComputationFailed``, and the caller drops the message.
     """
     try:
         message.code = connection.take_stream(message.stream).read()
@@ -145,7 +148,10 @@ def _attach(service: NodeState, connection: Connection, message: node.Attach) ->
 
 
 def _lose(service: NodeState, client: ClientId, since_s: float) -> None:
-    """Drop large data on its way on a client's connection, which is lost, and tell the core ``ClientSilent``.
+    """Clean up after a client whose connection is lost, and tell the core ``ClientSilent``: its lease begins.
+
+    Removed are files that the client has linked to us without telling us, and segments of provisional results that
+    it has not acknowledged. Files that jobs wait for are asked of other clients that have them.
 
     Args:
         service: The node.
@@ -277,14 +283,20 @@ def _share_memory(
 def _set_pulse(
     service: NodeState, connection: Connection, client: ClientId, message: node.SetPulse
 ) -> None:
-    """Change the heartbeat interval of a connection to the one that its client asks for."""
+    """Change the heartbeat interval of a connection to the one that its client asks for (seconds).
+
+    The connection counts as lost when the client is silent for ``SILENT_PULSES`` such intervals.
+    """
     connection.set_pulse(message.pulse_s)
 
 
 def _on_file_data(
     service: NodeState, connection: Connection, client: ClientId, message: node.FileData
 ) -> None:
-    """Give pieces of files that a client has sent to the stager, which puts the files together."""
+    """Give pieces of files that a client has sent to the stager, which puts the files together.
+
+    Pieces that this node has not asked for are dropped.
+    """
     pieces = [(p, connection.take_stream(p.stream) if p.stream else None) for p in message.pieces]
     service._stager.on_data(SupplierId(client), pieces)
 
@@ -292,7 +304,11 @@ def _on_file_data(
 def _on_file_unreadable(
     service: NodeState, connection: Connection, client: ClientId, message: node.FileUnreadable
 ) -> None:
-    """Tell the stager that a client cannot read a file that this node has asked for."""
+    """Tell the stager that a client cannot read a file that this node has asked for.
+
+    All that waits for this file of the client fails, with the client's reason: a computation, jobs, or files sent
+    later.
+    """
     service._stager.on_unreadable(SupplierId(client), message.digest, message.reason)
 
 
@@ -305,7 +321,8 @@ _OURS: dict[type[node.ToNode], Callable[[NodeState, Connection, ClientId, Any], 
     node.FileUnreadable: _on_file_unreadable,
     node.PlaceFiles: place_files,
 }
-"""Functions that do all the work for messages that the core is not told of, by type of message."""
+"""Functions that do all the work for messages that the core is not told of, by type of message. They are called with
+service, connection, client and message."""
 
 _BEFORE: dict[type[node.ToNode], Callable[[NodeState, Connection, ClientId, Any], None]] = {
     node.RunJobs: _store_arguments,
@@ -313,4 +330,5 @@ _BEFORE: dict[type[node.ToNode], Callable[[NodeState, Connection, ClientId, Any]
     node.CancelJobs: cancel_results,
     node.CloseComputation: give_up_results,
 }
-"""Functions that do the service's part for a message before the core is told of it, by type of message."""
+"""Functions that do the service's part for a message before the core is told of it, by type of message. They are
+called with service, connection, client and message; ``_store_arguments`` may take jobs out of the message."""

@@ -35,13 +35,13 @@ commands: status   who uses this node (so does an empty line)
           start    offer as many CPUs as before 'stop' or 'exit'
           exit     no new jobs begin; end when those that run have ended ('exit' again: now)
           quit     end now, with all that runs (so does Ctrl-C)"""
-"""Answer to 'help' and '?'."""
+"""Text that lists the commands of the terminal: answer to 'help' and '?'."""
 
 HINT = "type 'help' to see what can be typed here"
-"""Printed when a node starts at a terminal, and after an unknown command."""
+"""Text that points to 'help'; printed when a node starts at a terminal, and after an unknown command."""
 
 _END_OF_FILE = "dispynode goes on; type 'exit' to end when no job runs, 'quit' to end now, 'help' for more"
-"""Answer to Ctrl-D, which ends nothing."""
+"""Answer to Ctrl-D, which does not end the node: text that names the commands that do."""
 
 
 class Console:
@@ -79,7 +79,11 @@ class Console:
             return False
 
     def _on_readable(self) -> None:
-        """Read what was typed, and print the answer to each line. Stop reading if the terminal is gone."""
+        """Read what was typed, and print the answer to each line.
+
+        Reading stops for good if the terminal is gone; after Ctrl-D for ``EOF_S``; and while this process is in the
+        background, until ``_listen`` finds it in the foreground again.
+        """
         if not self._is_foreground():
             self._loop.remove_reader(self._descriptor)
             self._listen()
@@ -180,7 +184,8 @@ class Prompt:
         return f"dispynode ends now: {_jobs(self._busy)} here"
 
     def _release(self) -> str:
-        """Returns why there is nothing to release."""
+        """Returns the answer to 'release', a command of dispy 4 that does nothing now: programs share a node, and a
+        silent one loses its CPUs by itself."""
         silence_s = self._service.settings.silence_s
         return (
             "there is nothing to release: any number of programs use this node, and CPUs of one that says nothing "

@@ -124,7 +124,11 @@ def run(settings: NodeSettings) -> int:
 
 
 def _open_log(settings: NodeSettings) -> Outlet:
-    """Have log records written to stderr on a thread of their own: a reader that is slow must not stop the node."""
+    """Have log records written to stderr on a thread of their own: a reader that is slow must not stop the node.
+
+    Returns:
+        Owner of that thread. The caller closes it when the node has ended: lines not written by then are lost.
+    """
     written = logging.StreamHandler()
     written.setFormatter(Formatter("%(asctime)s %(levelname)s %(name)s - %(message)s"))
     outlet = Outlet(written.handle)
@@ -136,9 +140,10 @@ def _open_log(settings: NodeSettings) -> Outlet:
 
 
 def _catch_signals(settings: NodeSettings, handler: Callable[[int, FrameType | None], object]) -> None:
-    """Have ``handler`` called, with number and frame, for signals that arrive while the node starts.
+    """Have ``handler`` called, with number and frame, for signals that arrive until ``_serve`` handles them.
 
-    Without it they would end the process at once, and directories and processes made by then would be left over.
+    Without ``handler`` they would end the process at once, and directories and processes made by then would be left
+    over.
     """
     for number in (*_STOP, *_ASK):
         signal.signal(number, handler)
@@ -205,7 +210,10 @@ def _run_checked(
 
 def _spool_directory(settings: NodeSettings) -> Path | None:
     """Returns the directory for results of clients that are away; None if those stay in memory, and end with the
-    node."""
+    node.
+
+    It is None for a private node, with ``spool_max`` 0, and if this user's state directory cannot be used.
+    """
     if settings.owner or not settings.spool_max:
         # A private node ends with its program: no other program would ask for the results.
         return None
@@ -269,7 +277,8 @@ async def _start(service: NodeService) -> None:
     """Start the service. If its port is in use, try again for ``TAKEN_S``: a node that was told to end may free it.
 
     Raises:
-        OSError: The address cannot be used, or the port is still in use after ``TAKEN_S``.
+        OSError: The address cannot be used, or the port is still in use after ``TAKEN_S`` or when the node is told
+            to stop.
     """
     deadline = time.monotonic() + TAKEN_S
     while True:
@@ -297,7 +306,7 @@ def _why_deaf(settings: NodeSettings, port: int, error: OSError) -> str:
 
 
 def _has_terminal() -> bool:
-    """True if standard input is a terminal."""
+    """True if standard input is a terminal, so that an administrator can type commands (``console``)."""
     try:
         return sys.stdin is not None and sys.stdin.isatty()
     except ValueError:  # closed

@@ -176,7 +176,8 @@ def _account(guest: Guest, computation: Computation) -> None:
 
 
 def _done(finished: int, failed: int) -> str:
-    """Returns words for numbers of jobs: those that returned a value, and those that ran and did not."""
+    """Returns words for the log: how many jobs returned a value (``finished``), and how many ran and ended by an
+    exception, a cancel or the death of their process (``failed``)."""
     return f"{counted(finished, 'job', zero='no')} finished, {failed or 'none'} failed or cancelled while running"
 
 
@@ -216,7 +217,10 @@ def say_waits(service: NodeState) -> None:
 
 
 def usage(service: NodeState) -> str:
-    """Returns a text on who uses this node: a line on its CPUs, then a line for each client with its jobs."""
+    """Returns a text on who uses this node: a line on its CPUs, then a line for each client with its jobs.
+
+    The text is for 'status' at the terminal, and for the log on SIGUSR2.
+    """
     state = service._machine.state
     offered = "none offered, as the node is drained" if state.is_draining else f"{service.cpus} offered"
     said = [f"CPUs: {offered}, {state.busy} in use"]
@@ -231,7 +235,10 @@ def usage(service: NodeState) -> str:
 
 
 def describe_work(service: NodeState) -> str:
-    """Returns words on how many jobs of which programs are here, running or waiting; empty if there are none."""
+    """Returns words for the log on how many jobs are here, running or waiting, of which programs; empty if none are.
+
+    At most ``PROGRAMS_MAX`` programs are named, the others are counted.
+    """
     state = service._machine.state
     by_client: dict[ClientId, list[Computation]] = {}
     for computation in state.computations.values():

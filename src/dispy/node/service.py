@@ -162,7 +162,10 @@ class NodeService(NodeState):
         self._on_pulse()
 
     def _list(self) -> None:
-        """Enter the node into the list of this machine's nodes, or update its entry; a private node is not listed."""
+        """Enter the node into the list of this machine's nodes, or update its entry; a private node is not listed.
+
+        If the list cannot be written to, a warning says that programs have to name this node to find it.
+        """
         if self._entry is not None:
             self._entry.update(self.listing())
             return
@@ -218,7 +221,11 @@ class NodeService(NodeState):
         return connection
 
     def set_cpus(self, cpus: int) -> None:
-        """Offer another number of CPUs, from 0 to ``cpus_most``. Running jobs above that number go on."""
+        """Offer another number of CPUs. Running jobs above that number go on; more than 0 CPUs end draining.
+
+        Args:
+            cpus: The number, from 0 (no new jobs begin) to ``cpus_most``; not checked here.
+        """
         self.cpus = cpus
         self._handle(core.CpusChanged(cpus))
         if not self._machine.state.is_draining:
@@ -276,7 +283,10 @@ class NodeService(NodeState):
             await self._end()
 
     async def _end(self) -> None:
-        """End the node: tell clients, end hosts within ``STOP_S`` or kill them, store results, close everything."""
+        """End the node: tell clients, end hosts within ``STOP_S`` or kill them, store results, close everything.
+
+        Jobs that run end with their hosts.
+        """
         if self._entry is not None:
             self._entry.close()
         self._listener.close()
@@ -336,7 +346,8 @@ class NodeService(NodeState):
             await asyncio.sleep(0.005)
 
     def _on_pulse(self) -> None:
-        """Do what is due once a second (``PULSE_S``): watchdog, log, free resources told to clients, memory trimmed.
+        """Do what is due once a second (``PULSE_S``): run the watchdog, tell clients what the machine has to spare,
+        reap dead children, write log lines that are due, trim unused memory, check the entry in the list of nodes.
 
         While no worker is busy it also tells the core the time (``Tick``), which is else done every 10 ms.
         """

@@ -78,7 +78,8 @@ class Loaded:
     ) -> None:
         self.key = key
         self.computation: core.Computation | None = None
-        """The core's computation; None once the log has said that the computation has left or cannot run."""
+        """The core's computation; None once the log has said that the computation has left or cannot run, so that it
+        does not say so twice."""
         self.since = 0.0
         """Time at which the host was told to load the computation (monotonic, seconds); for the log."""
         self.per_worker = compute.setup_per_worker
@@ -93,13 +94,14 @@ class Loaded:
         computation."""
         self.failure = ""
         """Reason for which the node has killed the host: ``setup`` has failed or took too long. Then the death of the
-        host gives the computation up; with an empty reason a new host is started."""
+        host gives the computation up; if it is empty, the core is told that another host may do better."""
         self.client = key[0]
         self.host = host
         self.work = work
         self.segments = segments
         self.objects: set[int] = set()
-        """Numbers of the objects that the client has put here (``PutObject``); at most ``limits.OBJECTS_MAX``."""
+        """Numbers of the objects that the client has put here (``PutObject``). Once there are
+        ``limits.OBJECTS_MAX``, another one is refused."""
         self.sending: list[tuple[Connection, Group, node.JobsEnded]] = []
         """Large results that may still be on their way: connection, group of streams, message that follows these. A
         cancel or close stops such streams."""
@@ -120,11 +122,11 @@ class Loaded:
 
 
 class Prepared(Struct):
-    """A computation that has no host yet, as its files are still on their way.
+    """A computation without a host: its files are on their way, or are in place and its host is about to start.
 
     Attributes:
         work: Working directory of the computation.
-        stage: Fetch of the files into that directory.
+        stage: Fetch of the files into that directory; given up if the computation leaves before.
     """
 
     work: Path
@@ -207,15 +209,15 @@ class NodeState:
     _is_handling: bool
     """True while ``_handle`` runs: events from within it wait in ``_events``."""
     _looks: list[core.Look]
-    """Actions of the core that ask for output of running jobs, in the order in which they came. ``_handle_and_look``
-    performs them after all other actions."""
+    """Actions of the core that ask for output of running jobs, oldest first. ``_handle_and_look`` performs them after
+    all other actions, the newest first, and removes them."""
 
     # Clients.
     _clients: dict[ClientId, Connection]
     """The newest connection of each client that is connected, by the client's identity."""
     _connections: dict[Connection, ClientId | None]
-    """All connections that have proved the secret; None until the client says who it is, and once a newer connection
-    of it has replaced this one."""
+    """Identity of the client of each connection that has proved the secret. It is None until the client says who it
+    is (``Attach``), and once a newer connection of this client has replaced the connection."""
     _sharing: set[ClientId]
     """Clients on this machine that can read the node's directory on the memory file system: a large result is told to
     them by the name of its segment, and not sent."""
@@ -227,19 +229,20 @@ class NodeState:
 
     # Computations, by key (client and number). ``_loaded`` and ``_leaving`` are mutually exclusive.
     _prepared: dict[Key, Prepared]
-    """Computations whose files are on their way, and which have no host yet."""
+    """Computations without a host, by key (client and number): their files are on their way, or in place while the
+    host is about to start."""
     _loaded: dict[Key, Loaded]
-    """Computations that have a host, or may get another one as theirs is dead. Arguments, objects and files for a
-    computation that is not here are dropped, and its jobs go back to the client."""
+    """Computations, by key, that have a host, or may get another one as theirs is dead. Arguments, objects and files
+    for a computation that is not here are dropped, and its jobs go back to the client."""
     _leaving: dict[Key, Loaded]
-    """Computations whose hosts were told to end, until these have ended: ``cleanup`` may be at work, and use the
-    working directory."""
+    """Computations, by key, whose hosts were told to end, until these have ended. The working directory stays so
+    long, as ``cleanup`` may use it."""
     _dropping: set[Key]
-    """Computations that have left, while a thread may still put files into their working directory. It is removed
-    after that."""
+    """Keys of computations that have left, while a thread may still put files into their working directory. It is
+    removed after that."""
     _waiting: dict[Key, core.StartHost | core.StageFiles]
-    """Last action for each computation that was opened again while in ``_leaving`` or ``_dropping``. It is performed
-    when that is over: ``cleanup`` of one generation ends before the next one begins."""
+    """Last action for each computation, by key, that was opened again while in ``_leaving`` or ``_dropping``. It is
+    performed when that is over: ``cleanup`` of one generation ends before the next one begins."""
     _spare: HostProcess | None
     """Host that is started ahead, for the next computation; None: that one has to wait for a new host's imports."""
     _ending: list[HostProcess]
@@ -377,13 +380,16 @@ class NodeState:
     def _kill_strays(self, keep: set[int]) -> None:
         """Kill every descendant that is not in or below ``keep`` (pids of hosts): processes left over from jobs.
 
-        Spared are children that were there before the node, and the Python that ``_search_path`` asks.
+        Called after a host has ended, and at the node's end. Spared are children that were there before the node, and
+        the Python that ``_search_path`` asks.
         """
         with self._search_path.starting:
             kill_strays(keep | self._found | self._search_path.asked)
 
     def _bury_others(self, own: set[int]) -> None:
         """Reap dead children that are not hosts: those in ``_found`` and, as process 1 of a container, all orphans.
+
+        Called once a second; otherwise dead children would stay as zombies.
 
         Args:
             own: Pids of all hosts.
@@ -395,7 +401,8 @@ class NodeState:
                         self._found.discard(pid)
 
     def _has_reply(self, handle: WorkerHandle) -> bool:
-        """True if a packet of the worker waits to be read, or its socket is closed."""
+        """True if a packet of the worker waits to be read, or its socket is closed. Asked before each read when the
+        packets of a dead worker are taken in: False ends that."""
         poller = select.poll()
         poller.register(handle.replies, select.POLLIN)
         return any(event & select.POLLIN for _, event in poller.poll(0))

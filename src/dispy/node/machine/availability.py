@@ -32,7 +32,7 @@ class Gauge:
         # The first reading has no interval to measure CPU time in. The load of the last minute stands in for it.
         load = psutil.getloadavg()[0] / (os.cpu_count() or 1)
         self._last = self._read(min(100.0, 100.0 * load))
-        """The last reading, which ``read`` returns until there is a newer one."""
+        """The last reading (CPU, memory, disk, swap), which ``read`` returns until it is ``FRESH_S`` old."""
 
     def read(self) -> Available:
         """Returns free CPU, memory, disk and swap of the machine: now, or up to ``FRESH_S`` seconds ago."""

@@ -42,8 +42,8 @@ def read_printed(workers: list[tuple[Place, memoryview, tuple[int, int]]], size_
     """Read what running jobs have printed since they were last looked at.
 
     Args:
-        workers: For each job: its place, the words of its worker's slot, and the files of its worker's stdout and
-            stderr.
+        workers: For each job: its place (worker, position, and bytes of stdout and stderr that the client was told),
+            the words of its worker's slot, and descriptors of its worker's stdout and stderr files.
         size_max: Largest number of bytes to read in all. Each file with news gets an equal share; the rest is read
             next time, or skipped if the job prints too fast.
 

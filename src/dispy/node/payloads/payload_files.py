@@ -107,7 +107,10 @@ class Incoming:
         return self._size - self._position if is_growing else 0
 
     def _open(self, directories: list[str]) -> None:
-        """Make a new file in the first of these directories in which one can be made; keeps the error if none can."""
+        """Make a new file in the first of ``directories`` in which one can be made, which becomes ``directory``.
+
+        If there is none, the error is kept until ``finish``, ``read`` or ``view``.
+        """
         for self.directory in directories:
             try:
                 how = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -121,14 +124,20 @@ class Incoming:
             self._error = NoRoomError(self._room, self._size)
 
     def room(self, size: int) -> memoryview | None:
-        """Returns memory for the next ``size`` bytes, which the caller must fill; None: call ``write`` instead."""
+        """Returns memory for the next ``size`` bytes of the payload, which the caller must fill.
+
+        None for a new file, which is not mapped: the caller passes the bytes to ``write`` instead.
+        """
         if self._mapped is None:
             return None
         self._position += size
         return self._mapped[self._position - size : self._position]
 
     def write(self, body: memoryview) -> None:
-        """Append the next bytes of the payload. Errors are kept, and raised by ``finish``."""
+        """Append the next bytes of the payload.
+
+        Errors are kept, and raised by ``finish``, ``read`` or ``view``; bytes that come after one are dropped.
+        """
         room = self.room(len(body))
         if room is not None:
             room[:] = body
@@ -181,7 +190,9 @@ class Incoming:
         return Path(self._path)
 
     def read(self) -> bytes:
-        """Returns the whole payload, and gives the file back, to be used again.
+        """Returns the whole payload, when all bytes have come. Call it instead of ``finish``.
+
+        The file is kept to be used again if it is in memory, and removed otherwise.
 
         Raises:
             OSError: There was no room for the payload.
@@ -193,6 +204,8 @@ class Incoming:
     def view(self) -> bytes | memoryview:
         """Returns the whole payload, without a copy where that is possible; valid until ``let_go``.
 
+        Call it when all bytes have come, and ``let_go`` afterwards.
+
         Raises:
             OSError: There was no room for the payload.
         """
@@ -201,7 +214,8 @@ class Incoming:
         return self._mapped if self._mapped is not None else os.pread(self._descriptor, self._size, 0)
 
     def let_go(self) -> None:
-        """Give the file back after ``view``, to be used again."""
+        """End the use of what ``view`` has returned: the file is kept to be used again if it is in memory, otherwise
+        removed."""
         self._close()
         self._drop()
 

@@ -33,7 +33,7 @@ def wait_for_room(
 
     Args:
         service: The service of the node.
-        key: The computation.
+        key: The computation; its client and number.
         size: Bytes of the data that found no room. For several calls the largest number counts.
         reason: Text for the user that says what is full.
         returned: Number and attempt of the job that the data was of, which goes back to the program; None: no job
@@ -50,7 +50,10 @@ def wait_for_room(
 
 
 def _look(service: NodeState) -> None:
-    """Let computations go on for whose data there is room now, and look again in ``LOOK_S`` if others wait."""
+    """Tell the core which computations have room for their data again: these get jobs from now on.
+
+    While others wait this function is called again after ``LOOK_S``, until the node stops.
+    """
     for key, size in list(service._short.items()):
         if key not in service._loaded:
             del service._short[key]

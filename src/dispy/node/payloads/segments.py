@@ -90,14 +90,19 @@ class Segments(Place):
         self._next = 1
         """Number that the last file was named by: the next file gets the number after it, so names never repeat."""
         self._arriving: list[Incoming] = []
-        """Payloads that arrive and are going to take more of the memory file system: room is left for them."""
+        """Payloads that arrive and are going to take more of the memory file system. Another payload goes to disk if
+        there is no room in memory for these and it together."""
         self.free = ""
         if account is None and self.is_in_memory:
             self.free = str(private_directory(self.root / FREE))
             private_directory(self.root / GIVEN)
 
     def _begin(self, base: Path, incarnation: str) -> None:
-        """Make the node's directory below ``base``. Workers of another account have a base of their own beside it."""
+        """Make the node's directory below ``base``; for workers of another account below a directory beside ``base``.
+
+        Raises:
+            OSError, StateDirectoryError: The directory cannot be made, or is not safe to use.
+        """
         if self._account is not None:
             # Our own directory lets no other account pass.
             base = base.with_name(f"{base.name}-{self._account.name}")
@@ -133,7 +138,7 @@ class Segments(Place):
         return Room(str(directory), "" if self._disk is None else f"{self._disk}/{directory.name}")
 
     def disk_path(self, directory: Path) -> str:
-        """Returns the path of a computation's directory on disk; empty if there is none."""
+        """Returns the path of a computation's directory on disk, which its host is told; empty if there is none."""
         return self.room(directory).disk
 
     def _own_room(self) -> Room:
@@ -169,16 +174,23 @@ class Segments(Place):
         return self._next
 
     def sweep(self) -> None:
-        """Remove directories that killed programs and nodes have left beside ours, on a thread."""
+        """Remove directories that killed programs and nodes have left beside ours, on a thread.
+
+        Called when the connection to a client that shares memory is lost: the client may have been killed.
+        """
         _apart(sweep, self.root.parent)
 
     def trim(self) -> None:
-        """Remove the files that are kept to be used again, on a thread: their memory is free for other data then."""
+        """Remove the files that are kept to be used again, on a thread: their memory is free for other data then.
+
+        Called when a payload finds no room in memory, and when the node has had no computation for a while.
+        """
         if self.free:
             _apart(_empty, self.free)
 
     def remove_given(self, given: int) -> None:
-        """Remove a file that a client has linked to us and that is not needed. A file that is gone is fine."""
+        """Remove a file that a client has linked to us for a computation that is not here. A file that is gone is
+        fine."""
         (self.root / GIVEN / str(given)).unlink(missing_ok=True)
 
     def drop_given(self, prefix: int) -> None:
@@ -194,6 +206,8 @@ class Segments(Place):
 
     def collect(self, directory: Path, held: set[int]) -> None:
         """Remove files that dead workers were writing or kept, by the pid in the name of each file.
+
+        Called after a worker or its host has died.
 
         Args:
             directory: Directory of the computation that the workers ran for.
@@ -327,8 +341,8 @@ class Segments(Place):
         Args:
             directory: Directory of the computation.
             name: Name of the segment.
-            was_shared: True if a client may have mapped the segment. A client maps segments from ``ADOPTED_MIN``
-                bytes on, and gives us another file for them.
+            was_shared: True if a client may have mapped the segment. Then a segment from ``ADOPTED_MIN`` bytes on is
+                removed, not used again: the client maps such segments, and gives us another file for them.
         """
         path = find(self.room(directory), str(name))
         with suppress(OSError):
@@ -349,7 +363,8 @@ class Segments(Place):
             self._drop(self._disk / directory.name)
 
     def _drop(self, directory: Path) -> None:
-        """Remove one directory; on a thread, under another name, if it has more than ``_STALL_MAX`` bytes."""
+        """Remove one directory with all in it. If the files directly in it have more than ``_STALL_MAX`` bytes, it
+        gets another name at once, so that its own is free, and is removed by a thread."""
         with suppress(OSError):
             with os.scandir(directory) as entries:
                 size = sum(entry.stat(follow_symlinks=False).st_size for entry in entries)

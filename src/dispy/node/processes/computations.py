@@ -73,7 +73,10 @@ a CPU, which the first jobs want, too. A computation that comes earlier waits fo
 
 
 def start_host(service: NodeState, action: core.StartHost) -> None:
-    """Have a host load a computation: now, or after the delay of the action (a retry). Not while the node stops."""
+    """Have a host load a computation: now, or after ``action.delay_s``, which the core sets for a retry.
+
+    Nothing is done while the node stops.
+    """
     if service._stopped.is_set():
         # All hosts have been told to end; a new one would be left over.
         return
@@ -84,7 +87,10 @@ def start_host(service: NodeState, action: core.StartHost) -> None:
 
 
 def _restart_host(service: NodeState, action: core.StartHost) -> None:
-    """Load a computation after a delay, unless it has left meanwhile, or was closed and opened again."""
+    """Load a computation after the delay that the core has set, as its host has died or could not be started.
+
+    Nothing is done if the computation has left meanwhile or was closed and opened again, or if the node stops.
+    """
     computation = service._machine.state.computations.get(action.key)
     if computation is not None and computation.spec is action.compute and not service._stopped.is_set():
         _load(service, action)
@@ -144,6 +150,8 @@ def _take_spare(service: NodeState) -> HostProcess | None:
 def _fail_start(service: NodeState, key: Key, host: HostProcess | None, error: Exception) -> None:
     """Clear away a start that has failed, and tell the core ``HostFailed`` from the loop's next turn.
 
+    The core, which is in the middle of its actions now, then decides whether another host is tried after a delay.
+
     Args:
         service: The node.
         key: The computation.
@@ -185,7 +193,8 @@ def _tell_load(service: NodeState, loaded: Loaded, compute: node.Compute, code_p
 
 
 def _on_host_readable(service: NodeState, key: Key, loaded: Loaded) -> None:
-    """Read messages that a host has sent; bury it if it is gone, or has sent what is no message."""
+    """Read messages that a host has sent. A host that is gone, or has sent what is no message, is buried
+    (``_on_host_dead``)."""
     if loaded.host.read(partial(_on_host_message, service, key, loaded)):
         return
     service._loop.remove_reader(loaded.host.control)
@@ -195,7 +204,11 @@ def _on_host_readable(service: NodeState, key: Key, loaded: Loaded) -> None:
 def _on_host_message(
     service: NodeState, key: Key, loaded: Loaded, message: worker_protocol.FromHost
 ) -> None:
-    """Take in a message of a computation's host; the table of this module says what follows."""
+    """Take in a message of a computation's host.
+
+    The table of this module has what follows from ``Loaded`` and ``LoadFailed``. ``SettingUp`` starts the time limit
+    of ``setup``, ``WorkerStarted`` brings a worker's pid, ``WorkerExited`` a worker's end (``on_worker_exited``).
+    """
     if service._tracer is not None:
         tracing.host_message(loaded.host, message)
     match message:
@@ -224,7 +237,10 @@ def _on_host_message(
 
 
 def _end_late_setup(service: NodeState, loaded: Loaded) -> None:
-    """Give a computation up if its host's ``setup`` still runs: it has ignored the exception for being late."""
+    """Give a computation up if its host's ``setup`` still runs: it has ignored the exception for being late.
+
+    Called ``SETUP_GRACE_S`` after the time for ``setup`` is over.
+    """
     if not loaded.is_loaded:
         fail_setup(service, loaded, setup_is_late(service, loaded))
 
@@ -296,7 +312,11 @@ def _reap_host(service: NodeState, host: HostProcess, deadline: float, key: Key)
 
 
 def _on_host_dead(service: NodeState, key: Key, loaded: Loaded) -> None:
-    """Bury a host that is gone: kill its workers and their processes, take in their last results, tell the core."""
+    """Bury a host that is gone: kill its workers and their processes, and take in their last results and output.
+
+    The core is told ``HostFailed`` with the ends of the workers: it has another host started, or gives the
+    computation up, and decides what becomes of the workers' jobs.
+    """
     was_ended = loaded.host.kill()
     loaded.host.process.wait()
     loaded.host.kill_workers()
@@ -340,7 +360,10 @@ def _why_dead(service: NodeState, loaded: Loaded, was_ended: bool) -> str:
 
 
 def _on_host_failed(service: NodeState, event: core.HostFailed) -> None:
-    """Tell the core that a host has failed. If the core gives the computation up, log it and drop its directories."""
+    """Tell the core that a host has failed. If the core gives the computation up, log it and drop its directories.
+
+    Otherwise the directories stay for the next host.
+    """
     computation = service._machine.state.computations.get(event.key)
     service._handle(event)
     loaded = service._loaded.get(event.key)
@@ -365,7 +388,10 @@ def close_host(service: NodeState, host: HostProcess) -> None:
 
 
 def living_hosts(service: NodeState) -> list[HostProcess]:
-    """Returns the living hosts of computations; without the spare one, and without those that were told to end."""
+    """Returns the hosts of computations that are not known to be dead.
+
+    Not among them are the spare host (``_spare``) and hosts that were told to end (``_ending``).
+    """
     return [loaded.host for loaded in service._loaded.values() if not loaded.host.is_dead]
 
 
@@ -381,7 +407,10 @@ def own_children(service: NodeState) -> set[int]:
 
 
 def _start_spare(service: NodeState) -> None:
-    """Start a spare host, unless there is one or the node stops. If that fails it is only logged."""
+    """Start a spare host, unless there is one or the node stops.
+
+    A failure is only logged: the next computation then starts a host of its own.
+    """
     if service._spare is not None or service._stopped.is_set():
         return
     try:
@@ -395,7 +424,10 @@ def _start_spare(service: NodeState) -> None:
 
 
 def watch_spare(service: NodeState) -> None:
-    """Have the loop notice when the spare host, if there is one, ends or prints something."""
+    """Have the loop notice when the spare host, if there is one, ends or prints something.
+
+    Called when the node starts, and for each spare host that is started later.
+    """
     spare = service._spare
     if spare is not None:
         service._loop.add_reader(spare.control, _on_spare_readable, service, spare)
@@ -403,7 +435,10 @@ def watch_spare(service: NodeState) -> None:
 
 
 def _on_spare_readable(service: NodeState, spare: HostProcess) -> None:
-    """Clear away a spare host that has died. A spare host sends no messages, so a readable socket means its death."""
+    """Clear away a spare host that has died. A spare host sends no messages, so a readable socket means its death.
+
+    No other one is started now: the next computation starts its own host, and a new spare one ``SPARE_S`` later.
+    """
     service._loop.remove_reader(spare.control)
     spare.is_dead = True
     spare.kill()

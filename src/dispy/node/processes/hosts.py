@@ -108,7 +108,10 @@ class HostProcess:
         os.close(written)
 
     def tell(self, message: ToHost, descriptors: tuple[int, ...] = ()) -> None:
-        """Send a message, with descriptors that the host gets copies of. A host that takes no message is killed."""
+        """Send a message, with descriptors that the host gets copies of.
+
+        A host that takes no message is killed; ``read`` then returns False, by which the node learns of its end.
+        """
         body = _encode(message)
         try:
             socket.send_fds(self.control, [LENGTH.pack(len(body)) + body], descriptors)
@@ -179,6 +182,9 @@ class HostProcess:
 
         The host answers with ``WorkerStarted``, or with ``WorkerExited`` if it could not start the process.
 
+        Returns:
+            The node's ends of the worker's channels; ``forget`` closes them.
+
         Raises:
             OSError: There is no descriptor or memory to be had.
         """
@@ -211,7 +217,10 @@ class HostProcess:
         return is_alive
 
     def end(self) -> None:
-        """Tell the host to end, in good order, with all that it and its workers started. Does not wait for that."""
+        """Tell the host and its workers to end, in good order, with all that they started. Does not wait for that.
+
+        They are told by shutting down the node's side of their sockets. The caller kills a host that takes too long.
+        """
         for handle in self.workers.values():
             with suppress(OSError):
                 handle.jobs.shutdown(socket.SHUT_WR)

@@ -63,7 +63,12 @@ class SearchPath:
             return self._paths
 
     def _ask(self) -> list[str]:
-        """Returns the absolute paths of the answer; empty, with a warning, if there is none."""
+        """Ask a new Python process for its search path.
+
+        Returns:
+            The absolute paths in it, in their order. Empty if the process cannot be started, or does not answer
+            within ``_ASK_S``; a warning is logged then.
+        """
         reason = "it says nothing"
         try:
             _, begin, said = self._run().rpartition(_BEGIN)
@@ -102,7 +107,8 @@ class SearchPath:
 
 
 def _seen(paths: list[str]) -> list[tuple[str, int]]:
-    """Returns each directory and when it was last changed (nanoseconds since the epoch; 0: it is missing)."""
+    """Returns each directory of ``paths``, and when it was last changed (nanoseconds since the epoch; 0: it is
+    missing). A difference to an earlier result means that packages may have come or gone."""
     found = []
     for path in paths:
         try:

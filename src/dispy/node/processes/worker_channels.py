@@ -74,7 +74,8 @@ class WorkerHandle:
         head[:] = bytes(protocol.SLOT_HEADER)
         self.words = head.cast("q")
         self._starts = head.cast("d")
-        """The words of the slot as floats; only ``SLOT_START`` is one."""
+        """The words of the slot as floats. Only ``SLOT_START`` is one: the start of the worker's current job (seconds
+        since the epoch)."""
         self._arena = memory[start + protocol.SLOT_HEADER : start + protocol.SLOT_SIZE]
         """Part of the slot in which the worker keeps each result until a packet has carried it."""
         with ExitStack() as made:

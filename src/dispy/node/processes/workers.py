@@ -83,7 +83,10 @@ def offer(service: NodeState, action: core.Offer) -> None:
 
 
 def give(service: NodeState, worker: WorkerId, record: worker_protocol.Record) -> None:
-    """Send a record of jobs to its worker; without effect if that has ended. A worker that takes none is killed."""
+    """Send a record of jobs to its worker; without effect if that has ended.
+
+    A worker that takes no record is killed; its end gives its jobs back to the core.
+    """
     owner = service._owners.get(worker)
     if owner is None:
         return
@@ -103,7 +106,10 @@ def _end_bringing(service: NodeState, worker: WorkerId) -> None:
 
 
 def recall(service: NodeState, action: core.Recall) -> None:
-    """Take back records of jobs that a worker has not taken, and tell the core their numbers (``Recalled``)."""
+    """Take back records of jobs that a worker has not taken, and tell the core their numbers (``Recalled``).
+
+    The core has the jobs of these records run elsewhere; records that the worker has taken stay with it.
+    """
     owner = service._owners.get(action.worker)
     if owner is not None:
         untaken = owner[1].untaken()
@@ -114,7 +120,10 @@ def recall(service: NodeState, action: core.Recall) -> None:
 
 
 def cut(service: NodeState, action: core.Cut) -> None:
-    """Have a worker stop its record before the job at a position, or before its next job if it is past that."""
+    """Have a worker end its record before the job at a position, or before its next job if it has begun that one.
+
+    The worker does not run the jobs that are cut off; the core places them anew.
+    """
     owner = service._owners.get(action.worker)
     if owner is not None:
         owner[1].words[worker_protocol.SLOT_LIMIT] = action.position
@@ -173,7 +182,8 @@ def pass_on(service: NodeState, action: core.Pass) -> None:
 
 
 def _on_replies(service: NodeState, handle: WorkerHandle) -> None:
-    """Take in one packet of a worker, and send at once what its client is told because of it."""
+    """Take in one packet of a worker whose socket is readable, and send at once what its client is told because of
+    it. If there will be no more packets the socket is not watched any more."""
     if not _read_reply(service, handle):
         service._loop.remove_reader(handle.replies)
     owner = service._owners.get(handle.id)
@@ -257,7 +267,10 @@ def _on_set_up(service: NodeState, handle: WorkerHandle, reason: str) -> None:
 
 
 def _end_late_worker(service: NodeState, handle: WorkerHandle) -> None:
-    """Kill a worker whose ``setup`` takes too long, and has ignored the exception raised in it."""
+    """Kill a worker whose ``setup`` takes too long, and has ignored the exception raised in it.
+
+    The computation is given up, too, if no worker of this host has called ``setup`` with success.
+    """
     if handle.id in service._owners and not handle.is_set_up:
         _on_set_up(service, handle, setup_is_late(service, service._owners[handle.id][0]))
         kill(service, core.KillWorker(handle.id))
@@ -331,7 +344,10 @@ def _take_waiting(service: NodeState, handle: WorkerHandle, position: int) -> No
 
 
 def on_worker_exited(service: NodeState, worker: WorkerId, reason: str) -> None:
-    """Take in results and output that a dead worker left, and tell the core its end.
+    """Take in results and output that a dead worker left, tell the core its end, and remove its segments.
+
+    The core decides what becomes of the job that the worker ran, and has jobs of records that it had not taken run
+    elsewhere.
 
     Args:
         service: The node.
@@ -350,13 +366,19 @@ def on_worker_exited(service: NodeState, worker: WorkerId, reason: str) -> None:
 
 
 def collect(service: NodeState, loaded: Loaded) -> None:
-    """Remove segments that dead processes of a computation have left, but not those with results for the client."""
+    """Remove segments that dead processes of a computation have left, but not those with results for the client.
+
+    Called after a worker or the host of the computation has died.
+    """
     held = segments_held(service._machine.state, loaded.key) | set(loaded.values.values())
     service._segments.collect(loaded.segments, held)
 
 
 def drain(service: NodeState, handle: WorkerHandle) -> None:
-    """Take in what a dead worker left: packets in its socket, then results in its arena. Call it before ``bury``."""
+    """Take in what a dead worker left: packets in its socket, then results in its arena (shared memory).
+
+    Call it before ``bury``, which closes both.
+    """
     service._loop.remove_reader(handle.replies)
     while service._has_reply(handle):
         if not _read_reply(service, handle):
@@ -372,7 +394,8 @@ def bury(service: NodeState, handle: WorkerHandle, reason: str) -> core.WorkerEx
     """Forget a drained worker, and close its channels.
 
     Returns:
-        The event to tell the core. Records that the core offered in the meantime are among the untaken ones.
+        Event that the caller tells the core. It names the records that the worker has not taken, also those that the
+        core has offered while the worker was drained.
     """
     loaded, _ = service._owners.pop(handle.id)
     _end_bringing(service, handle.id)

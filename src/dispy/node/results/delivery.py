@@ -38,7 +38,11 @@ def send_to(service: NodeState, client: ClientId, message: node.FromNode) -> boo
 
 
 def tell(service: NodeState, action: core.Tell) -> None:
-    """Send a message to a client. If the client is away the message is dropped: the core repeats what matters."""
+    """Send a message to a client, with large results as streams or by the names of their segments.
+
+    If the client is away the message is dropped: when it is back the core tells again what matters. Provisional
+    results are not repeated, so their segments are removed.
+    """
     connection = service._clients.get(action.client)
     message = action.message
     if connection is None or not connection.is_ready:
@@ -106,7 +110,8 @@ def _send_large(
 def cancel_results(
     service: NodeState, connection: Connection, client: ClientId, message: node.CancelJobs
 ) -> None:
-    """Stop sending large results of jobs that the client cancels. It is told instead that the jobs have ended."""
+    """Stop sending large results of jobs that the client cancels. For each of them the client gets a batch with the
+    same number instead, in which the job is ``TERMINATED``."""
     loaded = service._loaded.get((client, message.computation))
     if loaded is None or not loaded.sending:
         return
@@ -165,7 +170,8 @@ def _send_value(
 def release_value(
     service: NodeState, connection: Connection, client: ClientId, message: node.AcknowledgeProvisional
 ) -> None:
-    """Remove the segment of a provisional result that the client has acknowledged: it has it, or does not want it."""
+    """Remove the segment of a provisional result that the client has acknowledged, whether it has taken the value or
+    not. A result without a segment, as small ones are, is fine."""
     loaded = service._loaded.get((client, message.computation))
     if loaded is not None:
         segment = loaded.values.pop((message.number, message.attempt, message.serial), 0)
@@ -195,7 +201,10 @@ def store_results(service: NodeState, action: core.Store) -> None:
 
 
 def tell_stored(service: NodeState, action: core.TellStored) -> None:
-    """Send a batch of results that is on disk. If it cannot be read its results are sent as lost (``died``)."""
+    """Send a batch of results that is on disk to its client, which is back; without effect if it is away again.
+
+    If the batch cannot be read, its results are sent as lost (``died``), so that the client may run the jobs again.
+    """
     connection = service._clients.get(action.client)
     if connection is None or not connection.is_ready:
         return
@@ -223,7 +232,8 @@ def tell_stored(service: NodeState, action: core.TellStored) -> None:
 
 
 def erase(service: NodeState, action: core.Erase) -> None:
-    """Remove batches of a client from disk, by number; if ``action.gone`` all of its files there."""
+    """Remove batches of a client from disk, by number, as it has them or does not want them; if ``action.gone`` all
+    files of the client: it has left for good, or its lease is over."""
     if service._spool is None:
         return
     if action.gone:
@@ -267,7 +277,8 @@ def on_written(service: NodeState, told: core.Stored, path: Path) -> None:
 
 
 def flush_soon(service: NodeState, action: core.FlushSoon) -> None:
-    """Tell the core ``Flush`` after a delay, for which results of short jobs wait to share a message with others."""
+    """Tell the core ``Flush`` after ``action.after`` seconds: until then results of short jobs wait to share a
+    message with others."""
     service._loop.call_later(action.after, service._handle, core.Flush())
 
 

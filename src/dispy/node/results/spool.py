@@ -64,11 +64,12 @@ END_S = 10.0
 which is logged."""
 
 LoadedBatch = tuple[JobsEnded, list[Outgoing]]
-"""A batch from disk, and the large payloads of its results in the order of their numbers."""
+"""A batch from disk, and the large payloads of its results: payload ``n`` of the batch (``stream``,
+``output_stream``) is at index ``n - 1``. Each holds a descriptor until it is sent or closed."""
 
 
 class _Task(Struct):
-    """A task for the thread; exactly one of ``store``, ``note``, ``drop_note`` and ``erase`` is set.
+    """A task for the thread; exactly one of ``store``, ``note``, ``drop_note`` and ``erase`` is set (not None or []).
 
     Attributes:
         store: A batch of results to write.
@@ -201,7 +202,10 @@ class Spool:
             self._files[told.client, batch] = (file, place)
 
     def erase(self, client: ClientId, batches: list[int]) -> None:
-        """Forget batches of a client, by number. A file is removed when all its batches are forgotten."""
+        """Forget batches of a client, by number, that need not be kept any more: it has them, or does not want them.
+
+        A file is removed, by the thread, when all its batches are forgotten.
+        """
         done = []
         for batch in batches:
             file, _ = self._files.pop((client, batch), (None, 0))
@@ -298,7 +302,8 @@ class Spool:
             )
 
     def _groups(self, tasks: list[_Task]) -> Iterator[list[_Task]]:
-        """Group tasks for ``_do``: those in ``_failed``, which is emptied, then the new ones."""
+        """Returns groups of tasks for ``_do``, in their order: those in ``_failed``, which is emptied, then the new
+        ones."""
         todo, self._failed = self._failed, []
         return _grouped(todo + tasks)
 
@@ -306,6 +311,7 @@ class Spool:
         """Do a group of tasks: one of any kind, or batches of one client, for one file.
 
         The group goes to ``_failed``, to be tried again, if it fails, or an earlier task of its client has failed.
+        A batch is left out if a segment of it is gone: the client has come back, and has the result.
         """
         try:
             for path in group[0].erase:
@@ -438,7 +444,7 @@ def _client(task: _Task) -> ClientId | None:
 
 
 def _grouped(tasks: list[_Task]) -> Iterator[list[_Task]]:
-    """Group tasks for ``_do``, in their order.
+    """Returns groups of tasks for ``Spool._do``, in the order of the tasks.
 
     Batches of one client that follow each other make a group, of up to ``FILE_BYTES`` and ``BATCH_MAX`` batches,
     which is what a ``Header`` may have. Any other task is a group of its own.

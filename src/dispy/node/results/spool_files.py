@@ -56,7 +56,7 @@ class Note(Struct, array_like=True):
     Attributes:
         client: Identity of the client.
         name: Name of the client.
-        open: Attempts of these jobs, a list for each computation.
+        open: These jobs, as number and attempt, with a list for each computation.
         next_batch: Number that the client's next batch of results would have had. The next node goes on from it.
     """
 
@@ -83,6 +83,10 @@ class ResultsFile:
     """A file of results on disk, and the numbers of its batches that are still wanted.
 
     The owner of this object removes the file when ``batches`` is empty.
+
+    Args:
+        path: Path of the file.
+        batches: Numbers of batches of one client; changed by the owner as they are added or forgotten.
     """
 
     __slots__ = ("batches", "path")

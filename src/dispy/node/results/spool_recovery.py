@@ -68,7 +68,10 @@ class Recovery:
         self.restored: dict[ClientId, Restored] = {}
 
     def run(self) -> None:
-        """Take over all rooms that this node may take, and remove rooms of others that are older than ``LEFT_S``."""
+        """Take over all rooms that this node may take, and fill ``rooms``, ``files``, ``used`` and ``restored``.
+
+        Rooms of dead nodes that it may not take are removed if they are older than ``LEFT_S``.
+        """
         port = self._names.ports[0]
         found = []
         for path in sorted(self._base.glob("[!.]*")):

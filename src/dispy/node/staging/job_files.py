@@ -69,9 +69,10 @@ class _Offered:
         self.record = record
         self.entries = entries
         self.stage: Stage | None = None
-        """Stage that puts the files there; None while the record waits for names that other files have."""
+        """Task of the stager that puts the files there; None while the record waits for names that other files
+        have."""
         self.is_placed = False
-        """True once the stage has ended: the worker has the record, or the record has failed."""
+        """True once ``stage`` has ended: the worker has the record, or the record has failed."""
 
 
 class _Put:
@@ -88,7 +89,7 @@ class _Put:
         self.entries = entries
         self.done = done
         self.stage: Stage | None = None
-        """Stage that puts the files there; None while they wait for names that files of jobs have."""
+        """Task of the stager that puts the files there; None while they wait for names that files of jobs have."""
 
 
 class Brought:
@@ -97,9 +98,9 @@ class Brought:
     Args:
         work: The working directory.
         owner: User and group that directories and files are given to; None: they stay ours.
-        stage: Starts putting files there, and later calls a function with the reason why not, empty if they are
-            there.
-        drop: Gives a stage up, and calls a function when no thread puts files there any more.
+        stage: Has the stager put files into the working directory; returns the task (``Stage``). Later calls a
+            function with the reason why they cannot be there, empty if they are.
+        drop: Gives such a task up, and calls a function (None: none) when no thread puts files there for it.
         give: Hands a record to its worker.
         fail: Called for a record that was not given to its worker, with the reason.
     """
@@ -123,7 +124,8 @@ class Brought:
         """Files of jobs that are on the node and bring files, by number of the job. Jobs without files are not
         there."""
         self.count = 0
-        """Number of files in all lists of ``entries``; it counts towards ``NodeSettings.listed_max``."""
+        """Number of files in all lists of ``entries``. It counts towards ``NodeSettings.listed_max``, above which new
+        lists of a client are refused."""
         self._placed: dict[str, _Placed] = {}
         """Files that jobs have in the working directory, or that are being put there, by path relative to it."""
         self._offered: dict[WorkerId, _Offered] = {}
@@ -206,7 +208,11 @@ class Brought:
         self._place_waiting()
 
     def close(self) -> None:
-        """End all: no job runs here any more. Files that were moved aside come back."""
+        """Give up all that waits or is being put there, as no job of the computation runs here any more.
+
+        Files of jobs are removed, and files that were moved aside come back. ``give``, ``fail`` and the ``done`` of
+        ``put`` are not called any more.
+        """
         for offered in self._offered.values():
             if offered.stage is not None and not offered.is_placed:
                 self._drop(offered.stage, None)

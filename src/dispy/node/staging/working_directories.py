@@ -57,7 +57,10 @@ def drop_work(service: NodeState, key: Key, work: Path) -> None:
 
 
 def _remove_work(service: NodeState, key: Key, work: Path) -> None:
-    """Remove a working directory, unless others use or keep it, and stage its computation if that came back."""
+    """Remove a working directory, unless others use or keep it.
+
+    If its computation was opened again meanwhile, the action of the core that has waited for that is performed now.
+    """
     service._dropping.discard(key)
     if not service._workspace.leave(work):
         service._segments.drop(work)
@@ -140,7 +143,10 @@ def _on_staged(service: NodeState, key: Key, life: int, reason: str) -> None:
 
 
 def drop_prepared(service: NodeState, key: Key) -> None:
-    """Give up the files on their way and the working directory of a computation without a host, if there are any."""
+    """Give up the files on their way and the working directory of a computation without a host, if there are any.
+
+    Called when such a computation is closed, or cannot run here.
+    """
     prepared = service._prepared.pop(key, None)
     if prepared is not None:
         service._stager.drop(prepared.stage)

@@ -74,7 +74,8 @@ class WorkSpace(Place):
         self._kept = above / f"dispy-files-{ending}"
         """Directory of all named directories, which nodes of this user share."""
         self._destinations: dict[Path, _Destination] = {}
-        """Named directories that computations of this node use, or that lie around such ones, by path."""
+        """Named directories by path, each with its lock, note and number of users: those that computations of this
+        node use, and those that lie around such ones."""
         self._next = 1
         """Number in the name of the next note."""
         self._ids = (account.uid, account.gid) if account is not None else None
@@ -135,7 +136,9 @@ class WorkSpace(Place):
             os.close(known.lock)
 
     def leave(self, path: Path) -> bool:
-        """Note that a computation does not use its named directory any more; returns False if it is not a named one.
+        """Note that a computation does not use its named directory any more.
+
+        Returns False if the directory is not a named one: then the caller removes it.
 
         When the last computation leaves, the directory is removed, unless it is to stay or another node uses it; and
         so are unused directories around it, which could not be removed while it was in use.
