@@ -31,15 +31,15 @@ def put_files(
         store: Where the files are.
         entries: The files, with their paths below the directory.
         work: The directory.
-        owner: User and group that the files are given to; None: they stay ours.
+        owner: User and group that the files are given to; None: they keep the node's.
         is_wanted: Called between files and between steps of copies; returns False to end the work: between files
             without an error, in a copy with OSError.
         begun: Early copies (``copy_in_progress``), by digest; None as a value: there is none. Copies that are used
             are taken out of the dictionary and closed.
 
     Returns:
-        Sizes (bytes) of files that are not in the store, by digest. The other files are there, unless
-        ``is_wanted`` has ended the work.
+        Sizes (bytes) of files that are not in the store, by digest, for the caller to fetch. The other files are
+        in the directory, unless ``is_wanted`` has ended the work.
 
     Raises:
         OSError: A file cannot be put there; files after it were not tried.
@@ -70,7 +70,7 @@ def _put_file(
     is_wanted: Callable[[], bool],
     early: Following | None,
 ) -> bool:
-    """Put one file into the tree; returns False if it is not in the store, or changed ``TRIES_MAX`` times.
+    """Put one file into a directory; returns False if it is not in the store, or changed there ``TRIES_MAX`` times.
 
     Raises:
         OSError: The file cannot be put there. The text begins with its path.
@@ -99,7 +99,7 @@ def _put_file(
 
 
 def _first_of(first: Linker, second: Linker | None) -> Linker:
-    """Returns a linker that tries ``first``, and ``second`` (None: there is none) if ``first`` returns False."""
+    """Returns a ``Linker`` that calls ``first``, and then ``second`` (if not None) if ``first`` returns False."""
 
     def link(directory: int, name: str) -> bool:
         return first(directory, name) or (second is not None and second(directory, name))

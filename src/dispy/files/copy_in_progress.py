@@ -1,9 +1,9 @@
 """A copy of a file that is made while another node receives the file.
 
 Two nodes of a user share one store. The node that receives a file can lend it to its jobs, where that is possible;
-the other node needs a copy, which it could begin only once all has come. So it copies what has come so far, time and
-again, into a file without a name (nothing is left of it if we are killed). When the file is complete and verified,
-only its end has still to be copied.
+the other node needs a copy, which it could begin only once the whole file has come. So it copies the bytes that are
+there, time and again, into a file without a name (nothing is left of it if we are killed). When the file is complete
+and verified, only its end has still to be copied.
 
 Nobody verifies the early copy itself. Why it is right all the same: as long as a file has the name of a part it is
 only appended to, by the node that hashes what it appends. So bytes that were copied count if the part still had its

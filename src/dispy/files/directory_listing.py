@@ -19,9 +19,9 @@ def place_of(path: str, base: Path | None) -> str:
     """Returns the path at which a file or directory lands in a working directory; empty for ``base`` itself.
 
     Args:
-        path: Of a file or directory, absolute or relative to the current directory.
-        base: A path below it keeps its place relative to it. Other paths land by their last name, as do all if it is
-            None.
+        path: Path of a file or directory, absolute or relative to the current directory.
+        base: Directory. Paths below it keep their place relative to it; all others land at the top, by their last
+            name. None: all paths do.
 
     Raises:
         UsageError: The path is relative, and the current directory was removed.
@@ -39,7 +39,10 @@ def place_of(path: str, base: Path | None) -> str:
 
 
 def _real(path: str) -> str:
-    """Returns a path with links in its directories resolved, but not the last name, which may be a link."""
+    """Returns a path with links in its directories resolved, but not its last name.
+
+    So a link is placed where it lies itself, not where it leads.
+    """
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
@@ -87,10 +90,10 @@ def walk(top: str, *, follows_links: bool = False) -> Iterator[tuple[str, str]]:
 
 
 def is_compiled_python(path: str) -> bool:
-    """True if a file holds compiled Python, which is made anew where it is needed."""
+    """True if a path has the name of compiled Python, which is not sent: nodes make it anew."""
     return path.endswith(_SKIPPED_ENDINGS)
 
 
 def _refuse(error: OSError) -> None:
-    """Raise UsageError for a directory that ``os.walk`` cannot read, and would leave out silently."""
+    """Raise UsageError for an unreadable directory; called by ``os.walk``, which would leave it out silently."""
     raise UsageError(f"{error.filename} cannot be read: {error.strerror}") from error

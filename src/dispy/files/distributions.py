@@ -1,4 +1,4 @@
-"""Distributions that are installed in a site directory: which one a file belongs to, and its other files.
+"""Distributions in a site directory: which one has installed a file, and its other files, which are sent with it.
 
 One distribution may have several modules, and libraries beside them: ``pillow`` has ``PIL`` and ``pillow.libs``. The
 ``RECORD`` of a distribution lists its files (PEP 376, PEP 627). Some installers write none (Debian, old
@@ -94,7 +94,7 @@ def _owner_of(site: str, relative: str, changed: int) -> Distribution | None:
 
 
 def _read(path: str) -> bytes:
-    """Returns the content of a file; empty if it cannot be read."""
+    """Returns the content of a metadata file; empty if the file is missing or cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.read()
@@ -114,7 +114,12 @@ def _label(metadata: str) -> str:
 
 
 def _eligible(record: bytes, metadata: str) -> tuple[str, ...]:
-    """Returns paths listed in a ``RECORD``, in its order: those of files that imports of its modules may need."""
+    """Returns the paths in a ``RECORD`` of files that an import may need (``_is_eligible``), in its order.
+
+    Args:
+        record: Content of the ``RECORD``: lines of CSV, with a path relative to the site directory in front.
+        metadata: Name of the metadata directory that it lies in.
+    """
     lines = record.decode("utf-8", "replace").splitlines()
     paths = [row[0] for row in csv.reader(lines) if row]
     return tuple(path for path in paths if _is_eligible(path, metadata))
@@ -155,5 +160,5 @@ def _by_names(site: str, metadata: str, top: str) -> tuple[str, ...]:
 
 
 def _plain(name: str) -> str:
-    """Returns a name in the form in which names of distributions are compared (PEP 503)."""
+    """Returns the form of a distribution's name for comparisons (PEP 503): ``Foo_Bar`` is ``foo-bar``."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -23,7 +23,8 @@ FRESH_S = 2.0
 clock of the file system is coarse, so the file may change again without a new time."""
 
 _DIGESTS_MAX = 100_000
-"""Digests of installed files that are remembered. When there are more, all are forgotten, and computed again."""
+"""Number of digests of installed files that are remembered. Before one more is added, all are forgotten; files are
+then hashed again."""
 
 Signature = tuple[int, int, int, int, int]
 """Device, inode, size (bytes), time of writing and time of change (ns) of a file. With an equal signature a file is
@@ -155,7 +156,7 @@ def _signature(status: os.stat_result) -> Signature:
 
 
 def _lies_in(work: Path | None, top: str) -> bool:
-    """True if the working directory has an entry of this name. None: it is empty, so there is none."""
+    """True if the working directory has an entry of this name, which hides an installed module. None: it is empty."""
     return work is not None and os.path.lexists(work / top)
 
 

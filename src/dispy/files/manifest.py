@@ -69,8 +69,8 @@ class Manifest(Struct):
             package: Number of the installed package that the file is a part of (``FileEntry.package``); 0: none.
 
         Raises:
-            UsageError: The file cannot be read, is no ordinary file, is too large, or cannot lie there; or another
-                file has that target.
+            UsageError: The file cannot be read, is no ordinary file, is too large, or cannot lie there; a file with
+                other content has that target; or there are now more than ``limits.FILES_MAX`` files.
         """
         digest, source, mode = _look(path, self.size_max)
         size, mtime_ns = source.signature[2], max(0, source.signature[3])
@@ -132,8 +132,8 @@ def collect(
         base: Files below it keep their place relative to it, others land by their last name. None: all do.
         size_max: Bytes of the largest file that may be sent; 0: no limit.
         program: A file that is to be run; lands at the top by its last name, wherever it is here. Empty: none.
-        modules: Paths of files that the user has not named, with their targets. Those that cannot be sent are left
-            out, with a warning in the log.
+        modules: Files of modules that the computation imports and the user has not named: path on this machine, and
+            target in the working directory. Those that cannot be sent are left out, with a warning in the log.
 
     Raises:
         UsageError: An item or the program cannot be sent, and why.
@@ -168,7 +168,10 @@ def collect(
 
 
 def _add_unnamed(manifest: Manifest, parts: Iterable[Part], what: str) -> None:
-    """Add files that the user has not named. Those that cannot be sent are left out, with a warning in the log."""
+    """Add files that the user has not named, unless a file has their target already.
+
+    Those that cannot be sent are left out, with a warning in the log that names them ``what``.
+    """
     for part in parts:
         if part.target not in manifest.entries:
             try:
@@ -193,7 +196,7 @@ _digests: dict[Signature, bytes] = {}
 """SHA-256 of files that this process has hashed, by their signature. A file that is changed has another signature."""
 
 _DIGESTS_MAX = 100_000
-"""Digests in ``_digests``. When there are more, all are forgotten, and computed again."""
+"""Number of digests in ``_digests``. Before one more is added, all are forgotten; files are then hashed again."""
 _guard = threading.Lock()
 """Guards changes of ``_digests`` between threads of the program that make manifests."""
 
@@ -288,4 +291,5 @@ def _read(descriptor: int, offset: int, size: int) -> bytes | memoryview:
 
 
 _POOLED_MIN = 256 << 10
-"""Smallest piece (bytes) that is read into pooled memory. For it fresh memory would cost more."""
+"""Smallest piece of a file (bytes) that is read into pooled memory, which is used again: new memory for a piece this
+large costs more. Smaller pieces are read into new memory."""

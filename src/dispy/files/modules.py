@@ -23,8 +23,8 @@ class Part(NamedTuple):
         target: Path relative to the working directory of jobs.
         package: Number of the installed package (``FileEntry.package``); 0: the user's own module.
         is_beside: True if the file was installed with the package, but lies outside of the package's directory, as
-            shared libraries do. Any other file with this target goes first, and this one is left out if it cannot be
-            sent.
+            shared libraries do. If another file of the manifest has this target, that one is sent instead; and if
+            this file cannot be sent, it is left out, with a warning.
     """
 
     path: str
@@ -36,8 +36,8 @@ class Part(NamedTuple):
 def parts_of(module: ModuleType, base: Path | None) -> Iterator[Part]:
     """Yields the files that a node needs to import a module: those of the whole package that the module is in.
 
-    Modules that come with Python yield none. The user's own modules are yielded a second time at their place relative
-    to ``base``: programs may look for them there.
+    Modules that come with Python yield none. Files of the user's own modules below the directory ``base`` are yielded
+    a second time, at their place relative to it: programs may look for them there. ``base`` None: they are not.
 
     Raises:
         UsageError: The module has no files that could be sent, or they cannot be read.
@@ -96,14 +96,20 @@ def _check_directory(name: str, place: str) -> None:
 
 
 def _target_of_file(path: str, top: str) -> str:
-    """Returns the name by which a node imports a module that is a file: ``top.py``, or its own if it begins so."""
+    """Returns the name that a module's only file must have on a node, so that ``import top`` finds it.
+
+    The file keeps its own name if that begins with ``top.``; otherwise it becomes ``top.py``.
+    """
     # The name of a compiled module says what it was compiled for, and is kept.
     name = os.path.basename(path)
     return name if name.startswith(f"{top}.") else f"{top}.py"
 
 
 def _where_it_lies(path: str, importable: str, base: Path | None) -> Iterator[Part]:
-    """Yields a module's file again at its place relative to ``base``, if that differs and is in a directory."""
+    """Yields a module's file once more, with its place relative to ``base`` as the target.
+
+    Nothing is yielded if that place is ``importable``, where the file is sent already, or not in a directory.
+    """
     target = place_of(path, base)
     if "/" in target and target != importable:
         yield Part(path, target)
@@ -113,11 +119,11 @@ def _where_it_lies(path: str, importable: str, base: Path | None) -> Iterator[Pa
 
 
 class _Installed(NamedTuple):
-    """A package that was installed, or a module that is a file.
+    """An installed package, or an installed module that is a single file.
 
     Attributes:
-        name: Name by which the package is imported.
-        module: The package.
+        name: Name by which it is imported, such as "google.protobuf".
+        module: Its module object.
         site: Path of the directory into which the package was installed.
         owners: Distributions that have installed the package, and the module below it that was asked for. Each
             once, so at most two; empty if they are not known.
@@ -132,8 +138,8 @@ class _Installed(NamedTuple):
 def _find_installed(package: ModuleType, module: ModuleType) -> _Installed | None:
     """Returns the installed package that a module is in; None if the package is the user's own.
 
-    A namespace that several distributions share, such as ``google``, is no such package. Then it is the outermost
-    package below the namespace that has a file of its own.
+    The package is the outermost one around the module that has a file of its own. So a namespace that several
+    distributions share, such as ``google``, is not sent as a whole, but only the package below it.
     """
     name = module.__name__
     for end in [at for at, letter in enumerate(name) if letter == "."] + [len(name)]:

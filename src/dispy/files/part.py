@@ -27,7 +27,7 @@ memory in use."""
 
 HASHED_APART_MIN = 1 << 20
 """Smallest piece (bytes) that is hashed on another thread while it is written: hashing 1 MiB takes 0.6 ms. A smaller
-one is hashed by the writer before."""
+piece is hashed before it is written, on the same thread."""
 
 
 class BusyError(OSError):

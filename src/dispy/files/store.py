@@ -164,7 +164,8 @@ class Store:
     def _glanced(self, descriptor: int, digest: bytes, size: int) -> int | None:
         """Returns the descriptor if the content is right at this moment; None if it is not.
 
-        The file is hashed unless a proof spares that. A job that was lent the file may change it at any time after.
+        The file is hashed unless a proof spares that. A job that was lent the file may change it at any time after:
+        that is enough for ``has``, which hands out no descriptor; ``find`` uses ``_checked``.
         """
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size != size:
@@ -209,7 +210,10 @@ class Store:
         return os.open(self._root, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
     def is_unchanged(self, digest: bytes, descriptor: int) -> bool:
-        """True if a file is still as it was when ``find`` opened it, or when it was lent."""
+        """True if a file is still as it was when ``find`` opened it, or when this process lent it.
+
+        False also if its proof was forgotten (``VERIFIED_MAX``). After False a copy is worthless, and made again.
+        """
         return self._verified.get(digest) == seen(os.fstat(descriptor))
 
     def _remember(self, digest: bytes, status: os.stat_result) -> None:
@@ -317,9 +321,10 @@ class Store:
     def _lend(
         self, entry: FileEntry, descriptor: int, group: int | None, directory: int, name: str
     ) -> bool:
-        """Link a file into a directory; returns False if it is lent already, or was changed since it was verified.
+        """Link a file into a directory; returns False if it has to be copied.
 
-        The caller holds the lock on the file, so no other node lends it meanwhile.
+        That is so if it was changed since it was verified, or is lent already and may not have one more link. Sets
+        mode and time of the file. The caller holds the lock on it, so no other node lends it meanwhile.
         """
         status = os.fstat(descriptor)
         is_like = stat.S_IMODE(status.st_mode) == entry.mode and status.st_mtime_ns == entry.mtime_ns
@@ -344,7 +349,10 @@ class Store:
         return True
 
     def _note(self, digest: bytes, status: os.stat_result) -> None:
-        """Write the note that spares other nodes hashing a lent file. A job that writes to the file makes it void."""
+        """Write the note that spares other nodes hashing a lent file. A job that writes to the file makes it void.
+
+        Errors are ignored: without the note the other nodes hash the file.
+        """
         path = self._path(digest, _NOTE)
         with contextlib.suppress(OSError):
             with contextlib.suppress(FileNotFoundError):
@@ -465,7 +473,7 @@ def filesystem(path: Path) -> str:
 
 
 def _is_free(path: str) -> bool:
-    """True if no node holds the lock on a part. False also if the part is gone."""
+    """True if no node holds the lock on a part, so that it may be trimmed. False also if the part is gone."""
     try:
         return is_unlocked(path)
     except OSError:

@@ -217,7 +217,17 @@ class Tree:
                 os.rmdir(name, dir_fd=self.descend(tuple(above), make=False))
 
     def set_aside(self, path: str, number: int) -> bool:
-        """Give a file a hidden name with this number until it is ``put_back``; returns False if there is no file."""
+        """Give a file a hidden name, so that another file can have its name until ``put_back``.
+
+        Without ``put_back`` the file keeps the hidden name.
+
+        Args:
+            path: Path of the file.
+            number: Part of the hidden name, unique in the directory: a file that has the hidden name is overwritten.
+
+        Returns:
+            False if there is no file, or it cannot be renamed.
+        """
         *above, name = check_path(path)
         try:
             parent = self.descend(tuple(above), make=False)
@@ -227,20 +237,26 @@ class Tree:
         return True
 
     def put_back(self, path: str, number: int) -> None:
-        """Give a file its name back after ``set_aside`` with this number. A file that is gone is fine."""
+        """Give a file its name back after ``set_aside`` with this number, in place of a file that has the name now.
+
+        If that fails, as when the file is gone, nothing is done.
+        """
         *above, name = check_path(path)
         with contextlib.suppress(OSError):
             parent = self.descend(tuple(above), make=False)
             os.rename(f"{RESERVED}aside-{number}", name, src_dir_fd=parent, dst_dir_fd=parent)
 
     def remove(self, path: str) -> None:
-        """Remove a file. A file that is gone is fine."""
+        """Remove a file. Errors are ignored, as when the file is gone."""
         *above, name = check_path(path)
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=self.descend(tuple(above), make=False))
 
     def remove_directory(self, path: str) -> None:
-        """Remove a directory with its content, and then directories above it that are empty. Errors are ignored."""
+        """Remove a directory with its content, and then those above it, below the tree's own, that are empty.
+
+        Errors are ignored.
+        """
         names = check_path(path)
         with contextlib.suppress(OSError):
             # By the descriptor of the directory above: no link on the way can lead elsewhere during the removal.

@@ -29,7 +29,7 @@ _MARK = "user.dispy.seen"
 def seen(status: os.stat_result) -> tuple[int, int, int, int]:
     """Returns inode, size (bytes), time of writing and time of change (ns since the epoch) of a file.
 
-    This tuple is another one once the file was written to, lent or given back.
+    The tuple changes when the file is written to, when a link to it is made (lent), and when one is removed.
     """
     return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
@@ -41,7 +41,7 @@ def mark(descriptor: int) -> None:
 
 
 def unmark(descriptor: int) -> None:
-    """Remove the mark of a file that is lent where jobs can write to it: the next user has to hash it."""
+    """Remove the mark of a file that is lent to a job that can write to it: without a note, other nodes hash it."""
     with contextlib.suppress(OSError):
         os.removexattr(descriptor, _MARK)
 

@@ -72,7 +72,9 @@ class Owner(Protocol):
 
 
 class Connection(Sender):
-    """An authenticated connection that carries messages and payloads. Everything runs on the loop.
+    """An authenticated connection that carries messages and payloads.
+
+    Everything runs on the loop, except ``try_send_now``, which any thread may call.
 
     Args:
         owner: Object that is told what happens to the connection.
@@ -130,7 +132,7 @@ class Connection(Sender):
         """Value of ``bytes_received`` above which a peer without proof is refused."""
         self._first = b""
         """The peer's first bytes, up to 16, to name its protocol in an error if it does not speak dispy's. With TLS
-        those of the encrypted layer, and of the decrypted one once TLS stands."""
+        they are the first encrypted bytes; once TLS stands, the first decrypted ones."""
         self._is_proven = False
         """True once the peer has proved itself; stays True when the connection ends. Decides how errors are
         worded."""
@@ -303,8 +305,8 @@ class Connection(Sender):
         return explain(error, self._is_dialer)
 
     def _explain(self, error: Exception) -> Exception:
-        """Returns an error that tells the user which protocol a stranger speaks; other errors, and those of a peer
-        that has proved itself, as they are."""
+        """Returns the error to end a connection with: for a peer without proof that broke the protocol, an error that
+        names the protocol it speaks; otherwise ``error`` itself."""
         if self.is_ready or not isinstance(error, RemoteProtocolError):
             return error
         said = guess_protocol(self._first)
@@ -353,8 +355,8 @@ class Connection(Sender):
 
     @property
     def pulse_s(self) -> float:
-        """Heartbeat interval of this connection (seconds), as ``set_pulse`` has set it last; before, the usual
-        one."""
+        """Heartbeat interval of this connection (seconds), as ``set_pulse`` has set it last; before,
+        ``settings.PULSE_S``."""
         return self._heartbeat.pulse_s
 
     @property

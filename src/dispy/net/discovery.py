@@ -50,8 +50,8 @@ ANSWER_S = 0.5
 accept within microseconds, unless their backlog is full: after this time the listener counts as there."""
 
 ASK_AGAIN_S = 5.0
-"""Seconds for which a listed node whose process cannot be seen (in another container) counts as there after it has
-accepted a connection; then its address is tried again."""
+"""Seconds for which a listed node whose process cannot be seen (in another container) counts as there after a try to
+connect was not refused; then its address is tried again."""
 
 DOUBT_S = 60.0
 """Seconds for which nodes whose processes cannot be seen are left out at an address, after the listener there failed
@@ -123,8 +123,10 @@ def _where() -> str:
 
 
 def _machine() -> str:
-    """Returns a name for this machine, from host name and machine id, for kernels without a boot id: 16 hexadecimal
-    digits."""
+    """Returns a name for this machine, a hash of host name and machine id (16 hexadecimal digits).
+
+    Used in place of the boot id where the kernel has none.
+    """
     text = platform.node()
     for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
         with suppress(OSError):
@@ -171,7 +173,7 @@ class Entry:
             self._write()
 
     def keep(self) -> None:
-        """Write the file again if it was removed, and touch the directory to show that it is in use.
+        """Write the file again if it was removed, and touch its directory, so that no node removes it (``tidy``).
 
         Call it every minute, on a thread of its own: a file server may block for long.
         """
@@ -194,7 +196,10 @@ class Entry:
             logger.warning("%s", error)
 
     def tidy(self) -> None:
-        """Remove old directories of other machines and boots. Call it once, on a thread: a file server may block."""
+        """Remove directories of other machines and boots that are older than ``OLD_S``.
+
+        Call it once, on a thread: a file server may block.
+        """
         with suppress(OSError):
             # Ages are by the clock of the file server, which has just dated our own directory.
             now = self.path.parent.stat().st_mtime
@@ -260,8 +265,8 @@ class Lookout:
         """Stamp (inode, bytes, nanoseconds of the last change) and content of each file when it was read, by path;
         None as content: not a valid file. A file with another stamp is read again."""
         self._answered: dict[str, float] = {}
-        """Time (monotonic seconds) at which nodes whose processes cannot be seen last accepted a connection, by node
-        id (hexadecimal)."""
+        """Time (monotonic seconds) of the last try to connect to a node whose process cannot be seen, if it was not
+        refused, by node id (hexadecimal). No other try is made for ``ASK_AGAIN_S``."""
         self._doubted: dict[tuple[str, int], float] = {}
         """Time (monotonic seconds) until which unseen nodes listed at an address are left out of ``running``, by host
         and port (see ``DOUBT_S``)."""
@@ -306,8 +311,8 @@ class Lookout:
     def _look(self, path: str, before: dict[str, tuple[tuple[int, ...], Listing | None]]) -> Listing | None:
         """Returns the node that a file describes if it is alive; None if not, or the file is not valid.
 
-        Notes the file in ``_read``, and removes the file of a dead node. ``before`` is the value of ``_read`` at the
-        last search.
+        Notes the file in ``_read``, and removes the file of a node that is dead, or unseen and refuses connections.
+        ``before`` is the value of ``_read`` at the last search.
         """
         try:
             status = os.lstat(path)

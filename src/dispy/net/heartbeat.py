@@ -21,8 +21,8 @@ TICKS = 2
 counted."""
 
 SILENT_TICKS = TICKS * SILENT_PULSES - 1
-"""Looks in a row without a byte from the peer after which it is given up (``SilenceError``): 9. The time since its
-last byte is then between this number of looks and one more; that last look is left for dialing anew."""
+"""Looks in a row without a byte from the peer after which it is given up (``SilenceError``): 9, which is 4.5 to 5
+heartbeat intervals after its last byte. What is left of the five intervals is for dialing anew."""
 
 
 class Heartbeat:
@@ -66,7 +66,10 @@ class Heartbeat:
         """True once ``stop`` was called: no look follows any more."""
 
     def start(self, pulse_s: float) -> None:
-        """Begin to look, or go on with another interval (seconds). After ``stop`` no look follows."""
+        """Begin to look at the connection twice per ``pulse_s`` (seconds), or change that interval.
+
+        The first look is half an interval from now. After ``stop`` no look follows.
+        """
         self.pulse_s = pulse_s
         if self._tick is not None:
             self._tick.cancel()
@@ -81,7 +84,7 @@ class Heartbeat:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the peer's last byte, in steps of half an interval."""
+        """Seconds since the peer's last byte, in steps of half an interval; 0.0 before ``start``."""
         return self._silent_ticks * self.pulse_s / TICKS
 
     def _on_tick(self) -> None:

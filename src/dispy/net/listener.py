@@ -44,7 +44,8 @@ HALF_OPEN_PER_ADDRESS = 128
 behind one router, but rarely more than 128 start at the same moment."""
 
 BACKLOG = 1024
-"""Connections that the kernel queues until we accept them; it lets further dialers try again."""
+"""Connections that the kernel queues until we accept them. When the queue is full it does not answer further dialers,
+whose kernels try again."""
 
 ACCEPTS_PER_TURN = 32
 """Most connections accepted in one turn of the loop; the next ones wait until other work has had its turn."""
@@ -60,9 +61,10 @@ FIRST_LOOK = 1024
 of the handshake fits, and TLS needs fewer to be recognised."""
 
 CROWD_PAUSE_S = 0.01
-"""Pause in accepting (seconds) while a crowd is half open."""
+"""Pause in accepting (seconds) while ``YOUNG_MAX`` half-open connections are young; then they are counted again."""
 FULL_PAUSE_S = 0.2
-"""Pause in accepting (seconds) when no descriptors are left."""
+"""Pause in accepting (seconds) after an error, as when no descriptors are left; meanwhile the kernel queues
+connections."""
 
 LOG_EVERY_S = 60.0
 """Length of the interval (seconds) in which ``LOG_LINES_MAX`` log lines about refused connections are written."""
@@ -266,7 +268,7 @@ class Listener:
             self._forget(half_open)
 
     def _on_settled(self, half_open: HalfOpen, connection: Connection) -> None:
-        """The connection is no longer half open: it has proved itself, or is gone. Log the fault if there was one."""
+        """Forget a connection that is not half open any more: proved, or gone. Log its fault if there was one."""
         self._forget(half_open)
         if not connection.is_ready and connection.error is not None:
             is_secret = isinstance(connection.error, (AuthenticationError, VersionError))

@@ -89,8 +89,8 @@ class Sender(asyncio.BufferedProtocol):
         """Bytes handed to the socket over this connection, headers of frames included: for the user's statistics.
         Approximate: some are counted before encryption, some after it."""
         self.trace: Callable[[str, Any], None] | None = None
-        """Function that logs messages: called with a direction in words and each message that is sent or arrives;
-        None: messages are not logged."""
+        """Function that logs messages: called with a direction ("is told", "says") and each message that is sent or
+        arrives, on the loop or on the thread in ``try_send_now``. None: messages are not logged."""
 
     def refuse(self, error: Exception) -> None:
         """End the connection because of an error; implemented by ``Connection``."""
@@ -180,7 +180,8 @@ class Sender(asyncio.BufferedProtocol):
 
     @property
     def is_sending(self) -> bool:
-        """True if payloads that we send as streams have not left completely (as ``is_streaming``)."""
+        """True if payloads that we send as streams have not left completely: a node that stops says so only after
+        them. Equal to ``is_streaming``."""
         return bool(self._outgoing)
 
     def flush(self) -> None:
@@ -287,9 +288,10 @@ class Sender(asyncio.BufferedProtocol):
             transport.write(data)
 
     def _write_chunks(self) -> bool:
-        """Send one chunk of one stream; False if none may be sent now: no stream is open, or a window is full.
+        """Send one chunk of one stream; returns False if none may be sent now.
 
-        After the last chunk of a group of streams its message is sent.
+        That is so if no stream has bytes left and an open window, or too many bytes of all streams are under way
+        (``_pace``). After the last chunk of a group of streams its message is sent.
         """
         stream = self._choose()
         size_max = self._pace.chunk_max() if stream is not None else 0
@@ -329,7 +331,7 @@ class Sender(asyncio.BufferedProtocol):
             stream.source.close()
 
     def _choose(self) -> streams.OutgoingStream | None:
-        """Returns the stream to send next: by turns the oldest one, and the one with the fewest bytes left.
+        """Returns the stream that sends the next chunk: by turns the oldest, and the one with the fewest bytes left.
 
         A turn for each stream was rejected: all payloads would arrive only with the last one, and workers would wait.
         This way small payloads pass large ones, and the oldest never stands still. None if no window is open.
@@ -342,7 +344,8 @@ class Sender(asyncio.BufferedProtocol):
 
     @property
     def is_streaming(self) -> bool:
-        """True if payloads that we send as streams have not left completely."""
+        """True if payloads that we send as streams have not left completely: jobs may wait for them, so a scheduler
+        does not report a standstill. Equal to ``is_sending``."""
         return bool(self._outgoing)
 
     def close(self) -> None:

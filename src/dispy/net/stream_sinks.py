@@ -40,4 +40,4 @@ class PoolSink:
         return self.data[self._position - size : self._position]
 
     def discard(self) -> None:
-        """Do nothing: the memory returns to the pool with the last reference to it."""
+        """Do nothing: the memory returns to the pool when the last reference to it, as the sink's, is gone."""

@@ -16,10 +16,10 @@ from msgspec import Struct
 from dispy.system.wording import counted
 
 TEXT_MAX = 120
-"""Characters of a text (name, reason) that are shown; the rest is replaced by "…"."""
+"""Characters of a text (name, reason) that the log line shows; the rest is replaced by "…"."""
 
 ITEMS_MAX = 4
-"""Elements of a list that are shown; the others are counted."""
+"""Elements of a list that the log line shows; the others appear as a number ("and 12 more")."""
 
 DEPTH_MAX = 4
 """Levels of nested structs and lists that are shown; deeper values appear as "…"."""
@@ -28,8 +28,8 @@ STATUSES = {8: "cancelled", 9: "terminated", 10: "abandoned", 11: "finished"}  #
 
 _IDENTITY_SIZE = 16  # bytes
 _IDENTITIES = frozenset(("client", "node", "key", "before", "gone"))
-"""Names of fields whose bytes name a client or a node, if there are 16: shown as 8 hexadecimal digits. Bytes of other
-fields appear as their number only."""
+"""Names of fields whose value, if it has 16 bytes, names a client or a node: shown as its first 8 hexadecimal digits.
+Of bytes in other fields only the number is shown."""
 
 _PRIVATE = frozenset(
     (

@@ -72,7 +72,7 @@ def check_path(path: str) -> tuple[str, ...]:
 
 
 def _fault_of(name: str) -> str:
-    """Returns why a name cannot be that of a file or directory in a path, as words for an error; empty if it can."""
+    """Returns why a name in a path is refused, as words for the error of ``check_path``; empty if it is allowed."""
     if name in ("", ".", ".."):
         return f"{name!r} is not a name"
     if "\\" in name:

@@ -19,7 +19,8 @@ CHUNK_NUMBERS_FROM = 1 << 40
 below it, so that their numbers follow their ids. The journal leaves out all jobs from this number on."""
 
 HANDSHAKE_FRAME_MAX = 512
-"""Bytes of the largest frame body that is accepted before the peer's proof: the largest honest one has about 100."""
+"""Bytes of the largest frame body that is accepted before the peer's proof: the largest honest one has about 100. A
+larger one ends the connection."""
 
 CONTROL_FRAME_MAX = 8 * MIB
 """Bytes of the largest message (body of a control frame): twice the longest list of files, eight times the largest
@@ -42,8 +43,9 @@ STREAMS_MAX = 4096
 receiver ends the connection when one more is opened; a sender does not count or wait."""
 
 PAYLOAD_MAX = 64 * 1024 * MIB
-"""Bytes of the largest payload that a stream may announce, 64 GiB: more than the memory of most machines today. A
-job's file that is larger is refused by its worker already (``EFBIG``)."""
+"""Bytes of the largest payload that a stream may announce, 64 GiB: more than the memory of most machines today. The
+receiver ends the connection for a larger one. A job's file that is larger is refused by its worker already
+(``EFBIG``)."""
 
 BATCH_MAX = 4096
 """Items (jobs, results, attempts, …) of the longest list in one message. Senders spread longer lists over several
@@ -60,10 +62,11 @@ OBJECTS_MAX = 4096
 
 OPEN_JOBS_MAX = 1_000_000
 """Most attempts, or numbers of batches of results, in one list of the messages after a reconnect (``Reconcile``,
-``Welcome``, …). ``Held`` leaves out further batches."""
+``Welcome``, …). ``Held`` leaves out further batches; any other longer list ends the connection."""
 
 NAME_MAX = 512
-"""Characters of the longest name, address, path of a node's directory, or platform text in a message."""
+"""Characters of the longest name, address, path of a node's directory, or platform text in a message. A longer one
+ends the connection."""
 
 REASON_MAX = 64 * KIB
 """Characters of the longest reason or traceback in a message; longer texts are cut where they are made
@@ -107,10 +110,12 @@ ARRIVED_MAX = 1_000_000
 program remembers each until its job ends, so that a repeated one is not taken twice: 150 MB at this limit."""
 
 ENTRY_BARE_MAX = 64
-"""Bytes that one file takes in an encoded list of files at most, without its path."""
+"""Most bytes that one file takes in an encoded list of files, without its path. ``files.check_number`` adds them to
+those of the paths, to find lists above ``MANIFEST_MAX``."""
 
 ENTRY_MAX = 4 * PATH_MAX + ENTRY_BARE_MAX
-"""Bytes that one file takes in an encoded list of files at most, with the longest path."""
+"""Most bytes that one file takes in an encoded list of files, with the longest path. ``files.check_number`` need not
+add up the paths of a list that is short enough at this size."""
 
 PIECES_MAX = 1024
 """Most pieces of files in one message (``NeedFiles``, ``FileData``); more need several messages."""

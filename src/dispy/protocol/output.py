@@ -29,7 +29,7 @@ def split_cut(kept: bytes, size_max: int = limits.OUTPUT_MAX) -> tuple[bytes, in
     Args:
         kept: Complete output, or the result of ``join_cut``. Only the latter is longer than ``size_max``, so that
             a job cannot forge a cut.
-        size_max: Bytes above which output is cut when it is kept (``limits.OUTPUT_MAX``, or as the node is set).
+        size_max: Bytes above which output was cut when it was kept (``worker.Load.output_max``).
 
     Returns:
         Head, number of missing bytes, tail. Complete output is all head, with 0 missing bytes.
@@ -41,10 +41,10 @@ def split_cut(kept: bytes, size_max: int = limits.OUTPUT_MAX) -> tuple[bytes, in
 
 
 def cut_reason(text: str) -> str:
-    """Returns a traceback as it may be sent, with its middle cut out if it is long: in a worker's slot, a payload
-    must fit beside it.
+    """Returns a traceback that is short enough to be sent: if it is long, its middle is replaced by a mark.
 
-    The limit is in bytes (32 KiB), not in characters, which take up to four bytes each.
+    The limit is in bytes (32 KiB), not in characters, which take up to four bytes each: traceback and payload of a
+    result must fit into the worker's slot together.
     """
     data = text.encode() if len(text) > limits.REASON_MAX // 8 else b""
     if len(data) <= limits.REASON_MAX // 2:

@@ -66,14 +66,15 @@ class Reader:
 
     def __init__(self, is_binary: bool = False) -> None:
         self._attempt = -1
-        """Number of the attempt whose output was read last, from 0; -1: none. With another one all begins anew."""
+        """Number of the attempt whose output was read last, from 0; -1: none. When another attempt prints, positions
+        count from 0 again."""
         self._make = _Bytes if is_binary else _Text
-        """Makes the decoder of one stream of one attempt."""
+        """Class of the decoders: each of the two streams of each attempt has one."""
         self._streams = (_Stream(self._make()), _Stream(self._make()))
-        """Positions in stdout and in stderr of that attempt."""
+        """Positions in stdout and in stderr of attempt ``_attempt``."""
 
     def take(self, printed: Printed) -> list[Output]:
-        """Returns what is new in a piece of live output, stdout first; empty if all of it was there before.
+        """Returns the text of a piece of live output that is new, stdout first; empty if all of it was read before.
 
         A piece of another attempt than before begins with ``RESTART_MARK``.
         """
@@ -85,7 +86,7 @@ class Reader:
         )
 
     def finish(self, final: Final) -> list[Output]:
-        """Returns what of the output no piece has brought, when the job has ended, stdout first; empty if nothing.
+        """Returns the output of an ended job that no piece has brought, stdout first; empty if there is none.
 
         Call this last, and once.
         """
@@ -110,7 +111,7 @@ class Reader:
 
 
 def _outputs(texts: Iterator[Any]) -> list[Output]:
-    """Returns an ``Output`` for each of two texts, of stdout and of stderr, that is not empty."""
+    """Returns an ``Output`` for each text that is not empty; the first text is of stdout, the second of stderr."""
     return [Output(name, text) for name, text in zip(_STREAMS, texts, strict=True) if text]
 
 
@@ -207,8 +208,8 @@ class _Stream:
         return self.take(0, head) + self.take(len(head) + cut, tail) + self._decoder.end()
 
     def restart(self) -> Any:
-        """Returns what must precede the output of another attempt: ``RESTART_MARK``; empty if this one printed
-        nothing."""
+        """Returns the text to put before the output of the next attempt: bytes of an incomplete character, and
+        ``RESTART_MARK``; empty if this attempt has printed nothing."""
         return self._decoder.end() + self._decoder.say(RESTART_MARK) if self._position else ""
 
 

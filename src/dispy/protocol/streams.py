@@ -54,11 +54,12 @@ class MemorySink:
 class IncomingStreams:
     """The payloads that are arriving on one connection, by stream number.
 
-    All methods raise ``RemoteProtocolError`` if the peer breaks the rules; the connection must end then.
+    Methods raise ``RemoteProtocolError`` if the peer breaks the rules; the connection must end then.
 
     Args:
-        make_sink: Makes a payload's sink, given the announced size (bytes). Called when its first bytes come.
-        payload_max: Bytes of the largest payload accepted.
+        make_sink: Makes a payload's sink, given the announced size (bytes). Called when its first bytes come; for an
+            empty payload, when it is taken.
+        payload_max: Bytes of the largest payload accepted; ``open`` refuses a larger one.
     """
 
     def __init__(
@@ -87,7 +88,11 @@ class IncomingStreams:
         self._arrived[stream] = 0
 
     def chunk(self, stream: int, body: memoryview) -> None:
-        """Write a chunk, the next bytes of a stream, into its sink; refused if the stream did not announce it."""
+        """Write a chunk, the next bytes of a stream, into its sink.
+
+        Raises:
+            RemoteProtocolError: There is no such stream, or it has more bytes now than it announced.
+        """
         self._expect(stream, len(body)).write(body)
         self._arrived[stream] += len(body)
 
@@ -117,7 +122,7 @@ class IncomingStreams:
         return sink
 
     def abort(self, stream: int) -> None:
-        """Drop a payload that the peer has given up. Unknown numbers are ignored."""
+        """Drop the payload of a stream that the peer has given up, with its sink. Unknown streams are ignored."""
         self._sizes.pop(stream, None)
         self._arrived.pop(stream, None)
         sink = self._sinks.pop(stream, None)

@@ -258,7 +258,7 @@ def pack_set_up(reason: str) -> bytes:
 
 
 def pack_broken(reason: str) -> bytes:
-    """Returns the packet that says a worker exits because of an error that is not a job's."""
+    """Returns the last packet of a worker that exits by an error outside of a job; the node reports ``reason``."""
     return bytes((BROKEN,)) + reason.encode("utf-8", "replace")[: limits.REASON_MAX]
 
 
@@ -353,8 +353,8 @@ LENGTH = struct.Struct(">I")
 """Form of the length of a message on the control channel, in front of it: 4 bytes, big endian; value in bytes."""
 
 CONTROL_MAX = 1 * limits.MIB
-"""Bytes of the largest message on the control channel. The daemon gives up a host that announces a larger one: a job
-has written to the channel."""
+"""Bytes of the largest message on the control channel. The daemon ends a host that announces a larger one: a job has
+written to the channel."""
 
 NONSENSE = (msgspec.DecodeError, ValueError, RecursionError)
 """Errors that decoding raises if a job has written to the channels of its worker or host. The daemon then ends that

@@ -104,7 +104,11 @@ class Parts:
     # Opening.
 
     def _open(self, fetch: Fetch) -> None:
-        """Have a placer's thread open the part of a file, unless no stage waits for the file any more."""
+        """Have a placer's thread open the part of a file (``_begin``); the result goes to ``_on_open``.
+
+        Called before the first piece is asked for. Nothing is done if the part is being opened already, or no stage
+        waits for the file any more.
+        """
         if fetch.opening is None and self._fetches.get(fetch.digest) is fetch:
             stage = next((stage for stage in fetch.stages if stage.work is not None), None)
             fetch.opening = self._threads.run(
@@ -118,10 +122,11 @@ class Parts:
     def _begin(
         self, digest: bytes, size: int, is_apart: bool, stage: Stage | None
     ) -> Part | OSError | None:
-        """Open the part of a file, on a placer's thread; returns None if the file is in the store by now.
+        """Open the part of a file, on a placer's thread.
 
-        Returns an error instead of raising it. If another node holds the part (BusyError), copies for ``stage`` what
-        has come.
+        Returns:
+            The part; None if the file is in the store by now; or the error, which is not raised. BusyError: another
+            node holds the part, and the bytes that it has received were copied for ``stage`` (``_follow``).
         """
         try:
             part = self._store.begin(digest, size, apart=is_apart)
@@ -138,7 +143,10 @@ class Parts:
         return part
 
     def _follow(self, stage: Stage, work: Path, digest: bytes) -> None:
-        """Copy what another node has received of a file by now, for a stage with a directory; on a thread."""
+        """Add bytes that another node has received of a file to a stage's early copy (``Stage.begun``), on a thread.
+
+        After an error there is no early copy: the file is copied once it is complete.
+        """
         begun = stage.begun.get(digest)
         if begun is None and digest not in stage.begun:
             entry = next(entry for entry in stage.entries if entry.digest == digest)
@@ -156,7 +164,11 @@ class Parts:
             close_begun(stage)
 
     def _on_open(self, fetch: Fetch, result: Part | OSError | None) -> None:
-        """Take the result of ``_begin``: ask for pieces, look again later, or report the file stored or failed."""
+        """Take the result of ``_begin``: ask for pieces, or report the file stored or failed.
+
+        After BusyError the part is opened again ``LOOK_AGAIN_S`` later. The result is dropped, and a part closed, if
+        no stage waits for the file any more.
+        """
         fetch.opening = None
         if self._fetches.get(fetch.digest) is not fetch:
             if isinstance(result, Part):
@@ -183,7 +195,10 @@ class Parts:
             self.requests.want_again(fetch)
 
     def _on_finished(self, fetch: Fetch, is_whole: bool) -> None:
-        """Take the result of checking a part that was whole when it was opened. If it was wrong, fetch all again."""
+        """Take the result of ``Part.finish`` for a part that was whole when it was opened.
+
+        With the right content the file is stored. Otherwise the part is gone, and the whole file is fetched.
+        """
         if self._fetches.get(fetch.digest) is not fetch:
             return
         fetch.part = None
@@ -256,10 +271,10 @@ class Parts:
     def _put_away(
         self, fetch: Fetch, part: Part | None, offset: int, data: bytes | memoryview, size: int
     ) -> bool | None:
-        """Write one piece, on a writer's thread.
+        """Write one piece into its part, or a small file into the store, on a writer's thread.
 
         Returns True if its file is whole and right now, False if more pieces are to come, None if the content is
-        wrong.
+        wrong. Raises OSError if there is no room.
         """
         if len(data) != size:
             return None
@@ -273,7 +288,11 @@ class Parts:
     def _on_written(
         self, supplier: SupplierId, arrived: list[Arrived], results: list[bool | str | None]
     ) -> None:
-        """Take the results of ``_write``, one for each piece, and ask the supplier for more: there is room again."""
+        """Take the results of ``_write``, one for each piece, and ask the supplier for more: there is room again.
+
+        Progress and stored files are reported to the stager. A file with wrong content is fetched again or failed
+        (``Fetch.is_mixed``), one without room failed. Pieces of files that were begun anew meanwhile do not count.
+        """
         writing = self.requests.writing
         left = writing.pop(supplier, 0) - sum(item.size for item in arrived)
         if left:
@@ -314,18 +333,24 @@ class Parts:
             self._fail(fetch, supplier, reason)
 
     def _fail(self, fetch: Fetch, supplier: SupplierId, reason: str) -> None:
-        """Fail the stages of one supplier that need a file. If others need it, all is asked of their suppliers."""
+        """Fail the stages of one supplier that need a file: it cannot send the file, or has sent wrong content.
+
+        If stages of other suppliers need the file, too, one of these is asked for it (``_begin_anew``).
+        """
         stages = [stage for stage in fetch.stages if stage.supplier == supplier]
         self._outcomes.failed(fetch, stages, reason)
         if self._fetches.get(fetch.digest) is fetch:
             self._begin_anew(fetch)
 
     def _fail_all(self, fetch: Fetch, reason: str) -> None:
-        """Fail all stages that need a file, those of all suppliers: the disk fails."""
+        """Fail the stages of all suppliers that need a file: it cannot be written to the store."""
         self._outcomes.failed(fetch, list(fetch.stages), reason)
 
     def _begin_anew(self, fetch: Fetch) -> None:
-        """Forget what has come of a file, close its part, and ask for all of it again."""
+        """Drop the requests for a file, close its part, and ask the supplier of its first stage from the start.
+
+        If the part is still on disk, it is opened again before anything is asked for, and the bytes in it count.
+        """
         self.requests.unask(fetch)
         if fetch.part is not None:
             self._close_part(fetch)
@@ -335,7 +360,10 @@ class Parts:
         self.requests.want_again(fetch)
 
     def forget(self, fetch: Fetch) -> None:
-        """Give up a file that no stage waits for. Bytes that are in its part stay there for the next fetch."""
+        """Remove a file that no stage waits for from the fetches, and close its part.
+
+        Bytes that are in the part stay there for the next fetch of the file.
+        """
         self._fetches.pop(fetch.digest, None)
         if fetch.opening is not None:
             fetch.opening.cancel()

@@ -107,7 +107,10 @@ class Requests:
                 self._seams.send(supplier, message)
 
     def unask(self, fetch: Fetch) -> None:
-        """Forget the requests for a file: no supplier is asked for it, and pieces that still arrive are dropped."""
+        """Forget the requests for a file: no supplier is asked for it, and pieces that still arrive are dropped.
+
+        Called when the supplier fails or is lost, or the stage ends in whose name it was asked; ``want`` may follow.
+        """
         known = self.suppliers.get(fetch.supplier) if fetch.supplier is not None else None
         fetch.supplier = None
         for item in fetch.early.values():
@@ -121,7 +124,10 @@ class Requests:
                 known.size -= known.asked.pop(key).size
 
     def on_lost(self, supplier: SupplierId) -> None:
-        """Forget the requests to a supplier: its connection is lost. Other suppliers of its files are asked."""
+        """Forget the requests to a supplier: its connection is lost.
+
+        Other suppliers of its files are asked. Files that no other has wait for ``on_connected``.
+        """
         orphans = [fetch for fetch in self._fetches.values() if fetch.supplier == supplier]
         for fetch in orphans:
             self.unask(fetch)

@@ -42,7 +42,7 @@ logger = logging.getLogger("dispy.node")
 
 
 def _misplaced(entries: list[FileEntry]) -> str:
-    """Returns why files cannot lie at their paths together; empty if they can."""
+    """Returns why files cannot lie at their paths together, as the reason for failing a stage; empty if they can."""
     try:
         check_entries(entries)
     except ValueError as error:
@@ -69,16 +69,16 @@ class Stager:
         self._placing: set[Stage] = set()
         """Stages for which a thread looks for files or puts them into a directory, or has that queued."""
         self._left: dict[Path, list[Callable[[], None]]] = {}
-        """Functions to call when no thread puts files into a directory any more, by directory. Called once, then
-        removed."""
+        """Functions given to ``leave``, to be called when no thread puts files into a directory any more, by path of
+        the directory. Called once, then removed."""
         self._fetches: dict[bytes, Fetch] = {}
         """Files that are wanted and not stored, by digest. Shared with ``_parts``."""
         self._threads = ThreadPools(seams)
         outcomes = Outcomes(self._on_received, self._on_stored, self._fail_stages)
         self._parts = Parts(store, seams, self._threads, self._fetches, outcomes)
         self._trimming: Future[None] | None = None
-        """Last trimming of the store that was given to a thread, queued, running or done; None: there was none
-        yet."""
+        """Future of the last trimming of the store, queued, running or done; None: there was none yet. While it is
+        queued, no second one is begun."""
 
     @property
     def owner(self) -> tuple[int, int] | None:
@@ -267,7 +267,10 @@ class Stager:
         requests.ask(stage.supplier)
 
     def _on_idle(self, stage: Stage) -> None:
-        """Note that no thread works for a stage any more, and call functions that wait for this."""
+        """Note that no thread works for a stage any more, and call functions that wait for this.
+
+        Called with the result of each work of a thread, and when work was taken back from the queue.
+        """
         if self._threads.is_closed:
             return
         stage.task = None
@@ -374,7 +377,10 @@ class Stager:
         )
 
     def _untell(self, stage: Stage) -> None:
-        """Tell the client again, ``PROGRESS_S`` after the last time, if files of the stage are still missing."""
+        """Tell the client of a stage again how much has come, if files are still missing.
+
+        Called by a timer, ``PROGRESS_S`` after it was told last.
+        """
         stage.is_told = False
         if stage in self._stages and stage.missing:
             self._tell(stage)

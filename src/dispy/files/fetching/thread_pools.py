@@ -13,15 +13,16 @@ from typing import Any
 from dispy.files.fetching.wanted_files import Seams
 
 PLACERS = 2
-"""Threads that copy files into directories and open parts. With two, one large file does not delay all others."""
+"""Number of threads that copy files into directories, open parts and trim the store. With two, one large file does
+not delay all others."""
 
 LOOKERS = 1
-"""Threads that look whether files of later jobs are in the store. They are not the placers, so that a CPU that waits
-for the files of its job does not wait for these looks."""
+"""Number of threads that look whether files of later jobs are in the store. They are not the placers, so that a CPU
+that waits for the files of its job does not wait for these looks."""
 
 WRITERS = 2
-"""Threads that hash and write pieces that arrive, 1.1 GB/s each. All pieces of a file go to the same thread, by the
-first byte of the digest, so that they are written in order."""
+"""Number of threads that hash and write pieces that arrive, 1.1 GB/s each. All pieces of a file go to one thread, by
+the first byte of the digest, so that they are written in order."""
 
 
 class ThreadPools:
@@ -56,7 +57,8 @@ class ThreadPools:
     ) -> Future[Any]:
         """Call ``work(*arguments)`` on a thread of the pool, and then ``then(*known, result)`` on the event loop.
 
-        ``then`` is not called if the returned future is cancelled, or after ``close``.
+        ``then`` is not called if the returned future (of the work) is cancelled, or after ``close``. An exception of
+        the work is raised on the event loop in its place.
         """
 
         def finish(future: Future[Any]) -> None:
@@ -68,7 +70,10 @@ class ThreadPools:
         return task
 
     def _finish(self, then: Callable[..., None], known: tuple[Any, ...], future: Future[Any]) -> None:
-        """Hand the result of a thread on; an exception in the thread is raised here, on the event loop."""
+        """Call ``then`` with the result of a thread, unless the pools are closed; runs on the event loop.
+
+        An exception in the thread is raised here.
+        """
         if not self.is_closed:
             then(*known, future.result())
 
@@ -97,7 +102,7 @@ class ThreadPools:
         return self._hashers
 
     def close(self) -> None:
-        """Cancel queued work, and wait for work that runs. Its results are ignored."""
+        """End all pools: cancel queued work, and wait for work that runs. Its results are ignored."""
         self.is_closed = True
         for pool in [self.placers, self._lookers, *self._writers, self._hashers]:
             if pool is not None:

@@ -99,8 +99,8 @@ class Stage:
         self.work = work
         self.done = done
         self.missing: dict[bytes, int] = {}
-        """Sizes (bytes) of files of this stage that are being fetched, by digest. When it is empty the files are put
-        there."""
+        """Sizes (bytes) of files of this stage that are being fetched, by digest. When the last one is stored, all
+        files are put into ``work``; without ``work`` the stage ends."""
         self.begun: dict[bytes, Following | None] = {}
         """Early copies of files that another node receives, by digest. None as a value: no early copy can be made,
         and the file is copied when it is complete."""
@@ -163,7 +163,7 @@ class Fetch:
         """Supplier that sent the last piece given to the writer; None: no piece was given."""
         self.is_mixed = False
         """True if pieces are of several suppliers or from an earlier time. If the content is wrong then, no supplier
-        is to blame, and all is fetched again."""
+        is to blame, and the whole file is fetched again."""
         self.early: dict[int, Arrived] = {}
         """Pieces that have overtaken pieces before them, by offset in the file (bytes). They wait here for these."""
 
@@ -184,8 +184,8 @@ class Supplier:
         self.asked: dict[tuple[bytes, int], Asked] = {}
         """Pieces that were asked for and have not arrived, by the digest of their file and their offset (bytes)."""
         self.size = 0
-        """Number of bytes that were asked for and were not given to a writer's thread yet; limited by
-        ``Seams.pieces_max``."""
+        """Number of bytes that were asked for and were not given to a writer's thread yet. At ``Seams.pieces_max``,
+        with the bytes that are being written, nothing more is asked for."""
         self.order: list[tuple[int, int, Fetch]] = []
         """Heap of files to ask for: bytes left, a serial number, the fetch. The fewest bytes left come first. Files
         that the supplier is not to be asked for any more are skipped when they come first."""

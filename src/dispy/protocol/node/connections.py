@@ -20,7 +20,7 @@ class Attach(Struct, array_like=True, tag=1):
     """The scheduler's introduction: its first message on each connection.
 
     ``client`` is the same on all connections of one scheduler; a newer connection replaces an older one. ``name`` is
-    the program's, for the node's log. ``received`` is the number up to which it has all batches of results (0: none):
+    the program's, for the node's log. The scheduler has all batches of results up to number ``received`` (0: none):
     the node forgets these, and sends later ones again. The node answers with ``Welcome``.
     """
 

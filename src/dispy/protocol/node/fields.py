@@ -15,15 +15,15 @@ from dispy.protocol.files import FileEntry
 Name = Annotated[str, Meta(max_length=limits.NAME_MAX)]
 Reason = Annotated[str, Meta(max_length=limits.REASON_MAX)]
 Inline = Annotated[bytes, Meta(max_length=limits.INLINE_MAX)]
-"""A payload (bytes) inside a message; from ``INLINE_MAX`` on it travels as a stream."""
+"""A payload (bytes) inside a message: at most ``INLINE_MAX`` bytes. Senders make streams of larger ones."""
 Captured = Annotated[bytes, Meta(max_length=limits.INLINE_MAX)]
-"""Complete output of an ended job on stdout or stderr (bytes), inside a message; larger output travels as a
-stream."""
+"""Complete output of an ended job on stdout or stderr, inside a message: at most ``INLINE_MAX`` bytes. Larger output
+travels as a stream."""
 Glimpse = Annotated[bytes, Meta(max_length=limits.PRINTED_MAX)]
-"""New output of a job that is still running (bytes)."""
+"""New output of a job that is still running, on stdout or stderr: at most ``PRINTED_MAX`` bytes."""
 Count = Annotated[int, Meta(ge=0, le=1 << 31)]
 Number = Annotated[int, Meta(ge=0, le=1 << 62)]
-"""Number of a job, computation, stream or batch, or a size or position in bytes."""
+"""Number of a job, computation, stream or batch, or a size or position in bytes: from 0 to 2**62."""
 WallTime = Annotated[float, Meta(ge=0, le=1e11)]
 """Time in seconds since the epoch. The bounds exclude negative, infinite and NaN, which would break arithmetic."""
 Percent = Annotated[float, Meta(ge=0, le=100)]
