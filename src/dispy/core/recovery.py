@@ -264,7 +264,7 @@ class Recovery:
     def disown(self, incarnations: Iterable[bytes]) -> None:
         """Add to the incarnations whose jobs the program had declared lost: ``on_welcome`` has them forget all.
 
-        Called with those of other sessions of the same identity, which nodes do not tell apart.
+        Called with those of all sessions of the same identity, as a node forgets all of these together.
         """
         self._given_up.update(incarnations)
 

@@ -56,7 +56,7 @@ from dispy.protocol.node import (
 def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Seconds) -> None:
     """Note a client that has connected. If it is known, repeat the output and results that it has not acknowledged.
 
-    If it was dead, it has its share of the CPUs again. A draining node tells it so.
+    A client that was dead has its share of the CPUs again. While the node drains the client is told that.
     """
     client = state.clients.get(event.client)
     if state.is_draining:

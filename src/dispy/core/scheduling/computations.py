@@ -175,9 +175,8 @@ def load_again(out: Outbox, placement: Placement) -> None:
 def on_credit(state: State, out: Outbox, known: Node, message: node.Credit, now: Seconds) -> None:
     """A node grants another credit (number of jobs that it takes): send it more jobs if it has room for them now.
 
-    Jobs that it has above a smaller credit stay there.
-
-    Ignored unless the computation is READY there. Objects for which there was no room are sent again, too.
+    Jobs that it has above a smaller credit stay there. Objects for which there was no room are sent again, too.
+    Ignored unless the computation is READY there.
     """
     placement = known.placements.get(message.computation)
     # A computation that is not loaded has no credit: this message is of an earlier generation.
