@@ -55,7 +55,7 @@ class PlaceStatus(Enum):
     """Status of a place, that is, of an incarnation of a node that the dead program used."""
 
     SOUGHT = "sought"
-    """No peer has spoken for the incarnation yet: the recovery waits for one, until the caller gives up."""
+    """No peer has told all about the incarnation yet: the recovery waits for that, until the caller gives up."""
     HELD = "held"
     """The incarnation still runs, and has told all jobs and results that it has of the program."""
     RESTORED = "restored"
@@ -68,7 +68,10 @@ class PlaceStatus(Enum):
 
 
 class Place(Struct):
-    """Status of an incarnation that the program used; ``reason`` says in words why it is GONE or SILENT."""
+    """Status of an incarnation of a node that the program used.
+
+    ``reason`` says in words why the place is GONE or SILENT, for texts that the user reads; else it is empty.
+    """
 
     status: PlaceStatus = PlaceStatus.SOUGHT
     reason: str = ""
@@ -92,7 +95,8 @@ class Answer(Struct):
     has_told: bool = False
     """True once ``Held`` has arrived: ``open`` and ``awaited`` are complete."""
     has_gaps: bool = False
-    """True if an earlier incarnation ended before it could write down which jobs were open: it becomes GONE."""
+    """True if an earlier incarnation ended before it could write down which jobs were open: all in ``places`` but the
+    peer's own become GONE."""
     open: dict[Key, int] = {}
     """Attempt (from 0) of each job that the peer has and that has not ended there, by job. Results may still come."""
     awaited: set[int] = set()
@@ -132,8 +136,8 @@ class Recovery:
         self._answers: dict[Peer, Answer] = {}
         self.results: dict[Key, Result] = {}
         self.started: dict[Key, tuple[Started, str]] = {}
-        """Start of each job that a node has reported as running, and the node's IP address, by job. A job that ends
-        is taken out."""
+        """Start of each job that a node has reported as running, and the node's IP address, by job. The caller shows
+        these jobs as running. A job that ends is taken out."""
         self.lost: dict[Key, str] = {}
         """Jobs that were open when their node ended: by job, the words in which the user is told that. ``Judge`` has
         them run again if they are reentrant, and abandons them otherwise."""
@@ -211,7 +215,10 @@ class Recovery:
             self.started[message.computation, started.number] = (started, ip_addr)
 
     def on_returned(self, peer: Peer, message: JobsReturned) -> None:
-        """A peer gives back jobs that it cannot run: they were never started and are not awaited any more."""
+        """A peer gives back jobs that it cannot run: they were never started, and are no longer open there.
+
+        ``Judge`` says what becomes of them. Attempts that are not open at this peer are ignored.
+        """
         answer = self._answers.get(peer)
         for attempt in message.attempts if answer is not None else ():
             if (
@@ -221,9 +228,9 @@ class Recovery:
                 del answer.open[message.computation, attempt.number]
 
     def on_broken(self, peer: Peer) -> None:
-        """Forget what a peer has told, as its connection broke: its places are SOUGHT until it is asked again.
+        """Forget which jobs a peer has, as its connection broke: its places are SOUGHT until a peer tells all again.
 
-        Results that have arrived are kept.
+        Results that have arrived are kept. The caller connects again, or gives the places up.
         """
         answer = self._answers.pop(peer, None)
         if answer is None:
@@ -255,19 +262,23 @@ class Recovery:
     # Findings of the caller.
 
     def disown(self, incarnations: Iterable[bytes]) -> None:
-        """Add to the incarnations whose jobs the program had declared lost: ``on_welcome`` refuses their results."""
+        """Add to the incarnations whose jobs the program had declared lost: ``on_welcome`` has them forget all.
+
+        Called with those of all sessions of the same identity, as a node forgets all of these together.
+        """
         self._given_up.update(incarnations)
 
     def give_up(self, incarnation: bytes, status: PlaceStatus, reason: str) -> None:
-        """Stop waiting for an incarnation for which no peer speaks: for ever (GONE), or for now (SILENT).
+        """Stop waiting for an incarnation about which no peer has told all: for ever (GONE), or for now (SILENT).
 
-        Ignored if a peer has spoken for it. ``reason`` says in words how the caller knows.
+        Ignored if it is HELD, RESTORED or GONE. ``reason`` says in words, for the user, how the caller knows. If a
+        peer tells all about it later, that counts.
         """
         if self.places[incarnation].status in (PlaceStatus.SOUGHT, PlaceStatus.SILENT):
             self._settle(incarnation, status, reason)
 
     def sought(self) -> list[bytes]:
-        """Returns the incarnations that no peer has spoken for (SOUGHT or SILENT), which the caller may give up."""
+        """Returns the incarnations about which no peer has told all (SOUGHT, SILENT): the caller may give them up."""
         return [
             incarnation
             for incarnation, place in self.places.items()
@@ -306,7 +317,10 @@ class Recovery:
         )
 
     def open_jobs(self) -> set[Key]:
-        """Returns the jobs that nodes have and that have not ended there: their results can still come."""
+        """Returns the jobs (computation, number) that nodes have and that have not ended there.
+
+        Their results can still come, so the caller waits for these jobs, or cancels them (``cancels``).
+        """
         return {key for answer in self._answers.values() for key in answer.open}
 
     def doubts(self) -> list[str]:
@@ -332,7 +346,10 @@ class Recovery:
         return {key: one for key, one in self.results.items() if one.ended.attempt >= again.get(key, 0)}
 
     def cancels(self) -> list[tuple[Peer, CancelJobs]]:
-        """Returns pairs of a peer and a message to send to it, to cancel all open jobs, ``BATCH_MAX`` at once."""
+        """Returns pairs of a peer and a message that cancels jobs there: together all open jobs.
+
+        Each message has at most ``BATCH_MAX`` jobs. The jobs stay open until their ends arrive (``on_ended``).
+        """
         messages = []
         for peer, answer in self._answers.items():
             for number in self.computations:
@@ -342,7 +359,10 @@ class Recovery:
         return messages
 
     def has_answer(self, peer: Peer) -> bool:
-        """True if a peer knows the program, so that it may keep jobs or results, and its connection stands."""
+        """True if a peer knows the program and its connection stands: it may keep jobs or results.
+
+        The caller has such peers delete all that they keep, once the recovery is whole.
+        """
         return peer in self._answers
 
 
@@ -402,7 +422,7 @@ class Judge:
         )
 
     def fate(self, key: Key) -> Fate:
-        """Returns the fate of a job that has no result.
+        """Returns the fate of a job that has no result: the first row that holds for it decides.
 
         | the job                                           | reentrant                | not reentrant              |
         |---------------------------------------------------|--------------------------|----------------------------|

@@ -21,14 +21,20 @@ from dispy.protocol.worker import Record, SentAcknowledged
 
 
 class Tell(Struct):
-    """Send a message to a client. Dropped if it is not connected: after a reconnect what matters is told again."""
+    """Send a message to a client. Dropped if the client is not connected.
+
+    After a reconnect the core sends again what the client needs: results, output, running jobs and credit.
+    """
 
     client: ClientId
     message: FromNode
 
 
 class StartHost(Struct):
-    """Load a computation in a new host process, after ``delay_s``; answered by ``HostReady`` or ``HostFailed``."""
+    """Load a computation in a new host process, ``delay_s`` seconds from now (above 0 only after a crash).
+
+    Answered by ``HostReady`` or ``HostFailed``, unless ``StopHost`` comes first.
+    """
 
     key: Key
     compute: Compute
@@ -60,7 +66,10 @@ class UnstageJobs(Struct):
 
 
 class StopHost(Struct):
-    """End the host of a computation and all its workers, or stop fetching its files; not answered."""
+    """End the host of a computation and all its workers, or stop fetching its files; not answered.
+
+    The core has forgotten the computation or gives back its jobs: no result of those that run is told.
+    """
 
     key: Key
 
@@ -92,21 +101,30 @@ class Recall(Struct):
 
 
 class Cut(Struct):
-    """Have a worker stop its record before the job at ``position``; without effect if it has begun that job."""
+    """Have a worker end its record before the job at ``position``; if it is past that, before its next job.
+
+    Not answered. The core queues the jobs that were cut off again, one tick later or when ``Ran`` ends the record.
+    """
 
     worker: WorkerId
     position: int
 
 
 class InterruptWorker(Struct):
-    """Raise ``KeyboardInterrupt`` in the job at ``position`` of a worker, and in no other."""
+    """Raise ``KeyboardInterrupt`` in the cancelled job at ``position`` of a worker, and in no other job.
+
+    Its end is reported by ``Ran``. If it goes on, ``KillWorker`` follows after the grace time (``Compute.grace_s``).
+    """
 
     worker: WorkerId
     position: int
 
 
 class KillWorker(Struct):
-    """Kill a worker and all processes that it started; ``WorkerExited`` follows."""
+    """Kill a worker, whose cancelled job has ignored the interrupt, and all processes that it started.
+
+    ``WorkerExited`` follows.
+    """
 
     worker: WorkerId
 
@@ -114,7 +132,7 @@ class KillWorker(Struct):
 class Pass(Struct):
     """Tell a worker that a provisional result of its job has arrived at the client, or was not delivered.
 
-    The job waits for this and goes on.
+    The job waits for this and goes on; if it was not delivered, the call in the job says so.
     """
 
     worker: WorkerId
@@ -140,7 +158,8 @@ class Place(Struct):
 class Look(Struct):
     """Read what jobs of a computation have newly printed; answered by ``Looked``.
 
-    At most ``size_max`` bytes are read, of all jobs together; a job that prints more has some of it skipped.
+    At most ``size_max`` bytes are read, of all jobs together; the rest is read by a later ``Look``, or skipped if a
+    job prints faster than that.
     """
 
     key: Key
@@ -156,8 +175,10 @@ class Unbuffer(Struct):
 
 
 class Store(Struct):
-    """Write a batch of results to disk, as its client is away or the node stops; answered by ``Stored`` if that
-    succeeds. ``name``: the client's name, with which the next incarnation finds it."""
+    """Write a batch of results to disk, as its client (of this ``name``) is away or the node stops.
+
+    Answered by ``Stored`` once it is on disk. While it cannot be written the results stay in memory.
+    """
 
     client: ClientId
     name: str
@@ -172,7 +193,8 @@ class NoteOpen(Struct):
     Attributes:
         client: The client.
         name: Its name.
-        open: Jobs that have not ended, or whose results are not on disk, by computation.
+        open: Attempts by computation: jobs that have not ended, jobs whose results are not on disk, and jobs that
+            were lost with an earlier incarnation.
         next_batch: Number of its next batch of results, with which the next incarnation goes on.
     """
 
@@ -192,14 +214,20 @@ class DropNote(Struct):
 
 
 class TellStored(Struct):
-    """Send a batch of results from disk, if its client is connected. ``batch`` has only the names of its jobs."""
+    """Read a batch of results from disk and send it, if its client is connected.
+
+    ``batch`` has the names, status and times of its jobs, but not the values, which are on disk.
+    """
 
     client: ClientId
     batch: JobsEnded
 
 
 class Erase(Struct):
-    """Delete batches of results of a client from disk, by number; ``gone`` True: everything there of the client."""
+    """Delete batches of results of a client from disk, by number: the client has them.
+
+    ``gone`` True: the client is forgotten; delete all its batches, and the list that ``NoteOpen`` wrote.
+    """
 
     client: ClientId
     batches: list[int]

@@ -56,7 +56,7 @@ from dispy.protocol.node import (
 def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Seconds) -> None:
     """Note a client that has connected. If it is known, repeat the output and results that it has not acknowledged.
 
-    A dead one has its share of the CPUs again.
+    A client that was dead has its share of the CPUs again. While the node drains the client is told that.
     """
     client = state.clients.get(event.client)
     if state.is_draining:
@@ -172,10 +172,10 @@ def on_stopping(state: State, out: Outbox, event: Stopping, now: Seconds) -> Non
 
 
 def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, now: Seconds) -> None:
-    """Compare with a client after its reconnect: end attempts that it no longer wants, name those that it must
-    resend.
+    """Compare with a client after its reconnect: end attempts that it no longer wants, and answer ``Reconciled``.
 
-    Computations of which it names no generation, or another one, are forgotten.
+    The answer names the attempts and computations that are not here, so that the client sends them again.
+    Computations of which it names no generation, or another one, are forgotten with their jobs.
     """
     flush(state, out)
     forget_lost(out, client)
@@ -215,7 +215,10 @@ def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int], now:
 
 
 def on_limit_cpus(state: State, out: Outbox, client: Client, message: LimitCpus, now: Seconds) -> None:
-    """Set how many jobs of a client may run here at once, as it wants. Running jobs above the limit go on."""
+    """Set how many jobs of a client may run here at once, as the client asks (``LimitCpus``).
+
+    Running jobs above the limit go on; jobs above it that wait stay in the queue, or go back if the limit is 0.
+    """
     client.cpus_max = message.cpus
     restrict(state)
     recall_ahead(state, out)
@@ -223,7 +226,10 @@ def on_limit_cpus(state: State, out: Outbox, client: Client, message: LimitCpus,
 
 
 def on_cpus_changed(state: State, out: Outbox, event: CpusChanged, now: Seconds) -> None:
-    """Offer another number of CPUs. Running jobs above it go on. More than 0 CPUs end the draining of the node."""
+    """Offer another number of CPUs, and tell all clients. More than 0 CPUs end the draining of the node.
+
+    Running jobs above the number go on. With 0 CPUs the jobs in the queues go back to their clients.
+    """
     state.cpus = event.cpus
     if event.cpus:
         state.is_draining = False

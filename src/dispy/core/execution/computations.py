@@ -58,9 +58,9 @@ the 3rd after 2. The pauses give missing memory or descriptors time to come back
 
 
 def on_compute(state: State, out: Outbox, client: Client, message: Compute, now: Seconds) -> None:
-    """Load a computation. One that is here already is not loaded again; if it is READY that is told once more.
+    """Load a computation. If it is here already it is not loaded again; if it is READY, that is told once more.
 
-    Another generation of it replaces the one that is here: the jobs of that are forgotten.
+    Another generation of it replaces the one that is here, whose jobs are forgotten: they are told no end.
     """
     key = (client.id, message.computation)
     computation = state.computations.get(key)
@@ -128,7 +128,11 @@ def on_host_ready(state: State, out: Outbox, event: HostReady, now: Seconds) -> 
 
 
 def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -> None:
-    """A host is gone with all its workers: running jobs end, the others are queued again; restart it or give up."""
+    """A host is gone with all its workers: jobs that ran end (see ``remove_worker``), the others are queued again.
+
+    A host that died is restarted after the delays of ``RESTARTS_S``. After the 4th death in a row, or if the
+    computation could not be loaded, the computation is given up and its jobs go back.
+    """
     computation = state.computations.get(event.key)
     if computation is None:
         return
@@ -150,7 +154,10 @@ def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -
 
 
 def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Seconds) -> None:
-    """A worker is gone. Give its computation up if too many workers in a row ended before they began a job."""
+    """A worker is gone: the job that it ran ends (see ``remove_worker``), its other jobs are queued again.
+
+    Give its computation up if more than ``STILLBORN_MAX`` workers in a row ended before they began a job.
+    """
     computation = remove_worker(state, out, event, now)
     if computation is None:
         return
@@ -210,6 +217,9 @@ def drop_computation(state: State, computation: Computation) -> None:
 
 
 def leave(state: State, out: Outbox, computations: list[Computation], now: Seconds) -> None:
-    """Give the CPUs, and the turn for exclusive use, of forgotten computations to the others. Call after each."""
+    """Give the CPUs, and the turn for exclusive use, of forgotten computations to the other computations.
+
+    Call after computations were dropped (``drop_computation``, ``give_up``), once for all of them.
+    """
     leave_exclusive(state, computations)
     share_out(state, out, now)

@@ -59,9 +59,10 @@ def settle(state: State, out: Outbox, now: Seconds) -> None:
 
 
 def _hold_back(state: State, out: Outbox, now: Seconds) -> None:
-    """Give back jobs that may not start here, as their clients may have other nodes; end draining if it is done.
+    """Give back waiting jobs that may not start here: their clients may have other nodes, which run them sooner.
 
-    Called at each event while some computation may not start jobs (``State.is_restricted``).
+    Called at each event while some computation may not start jobs (``State.is_restricted``). Jobs of clients that are
+    not connected stay. Also admits the next exclusive computation, and issues ``Drained`` when draining is done.
     """
     if state.exclusive and not state.is_draining:
         admit_exclusive(state, out, now)
@@ -90,12 +91,18 @@ def _is_drained(state: State) -> bool:
 
 
 def recall_ahead(state: State, out: Outbox) -> None:
-    """Recall all second records: fewer CPUs are to be used, so no job starts behind those that run now."""
+    """Recall all second records: fewer CPUs are to be used, so no job starts behind those that run now.
+
+    Called when the CPUs, a client's limit or draining change, or a client is dead. The jobs return to ``ready``.
+    """
     _recall_others(state, out, None)
 
 
 def workers_max(cpus: int) -> int:
-    """Returns how many workers of a computation may exist at once: more than CPUs, as some are about to end."""
+    """Returns how many workers of a computation may exist at once on a node of ``cpus`` CPUs.
+
+    More than CPUs, as some workers are about to end. With that many, no worker is forked until one has ended.
+    """
     return 2 * cpus + 8
 
 
@@ -113,7 +120,8 @@ def _has_room(state: State, computation: Computation) -> bool:
 
 
 def _has_place(state: State, computation: Computation) -> bool:
-    """True if one more worker of a computation may be forked: it has too few, and not too many were stillborn."""
+    """True if one more worker of a computation may be forked: it has fewer than ``workers_max``, and at most
+    ``STILLBORN_MAX`` in a row ended before they began a job."""
     return len(computation.workers) < workers_max(state.cpus) and computation.stillborn <= STILLBORN_MAX
 
 
@@ -150,7 +158,9 @@ def _offer(state: State, out: Outbox, computation: Computation, worker: Worker, 
 
 
 def _next_jobs(state: State, computation: Computation) -> list[Job]:
-    """Take the next jobs off ``ready``, which must not be empty: one, or a record full if they are known to be short.
+    """Take the jobs of the next record off ``ready``, which must not be empty: one, or several if they are short.
+
+    Returns them in the order in which they are to run.
 
     A record has at most ``RECORD_BYTES_MAX`` bytes, unless its only job has more. A job that brings files is alone.
     """
@@ -201,7 +211,10 @@ def _look_ahead(state: State, out: Outbox, computation: Computation, now: Second
 
 
 def _recall_for_idle(state: State, out: Outbox) -> None:
-    """Recall records that wait behind running ones, at most as many of each computation as CPUs are idle."""
+    """Recall records that wait behind running ones, so that idle CPUs run their jobs, which return to ``ready``.
+
+    At most as many records of each computation as CPUs are idle, and as its client may use.
+    """
     for computation in state.computations.values():
         client = computation.client
         _recall_of(state, out, computation, min(state.cpus - state.busy, client.cpus_max - client.busy))
@@ -215,7 +228,10 @@ def _recall_others(state: State, out: Outbox, except_for: Computation | None) ->
 
 
 def _recall_of(state: State, out: Outbox, computation: Computation, most: int) -> None:
-    """Recall second records of a computation, at most ``most``; not those found taken before (``Worker.kept``)."""
+    """Recall up to ``most`` second records of a computation, so that their jobs return to ``ready`` (``Recalled``).
+
+    Records that an earlier recall has found taken by their worker (``Worker.kept``) are left there.
+    """
     if computation.busy == len(computation.single):
         return
     for worker in computation.workers.values():

@@ -20,7 +20,8 @@ from dispy.protocol.node import DRAINING, NodeCpus
 def on_drain(state: State, out: Outbox, event: Drain, now: Seconds) -> None:
     """Take no new jobs from now on, and tell all clients so. ``CpusChanged`` above 0 ends draining.
 
-    Jobs that have not started are given back. ``dispatch`` issues ``Drained`` once the node is empty.
+    Jobs that have not started are given back (``dispatch``); jobs of dead clients that wait for files end as
+    ``TERMINATED``. ``dispatch`` issues ``Drained`` once the node is empty.
     """
     if state.is_draining:
         return

@@ -92,7 +92,8 @@ class Ran(Struct):
     Attributes:
         worker: The worker.
         record: Number of the record that it runs; 0 if the results were read while a long job of it runs.
-        executed: Number of jobs of the record that it has run so far; the others were cut off if ``is_last``.
+        executed: Number of jobs of the record that it has run so far; if ``is_last`` the others were cut off, and
+            are queued again.
         is_last: True if it has finished with the record, and can have another one.
         is_retiring: True if the worker ends now by itself: it gets no further record.
         ended: The results, oldest first, which may include some that it reported before.
@@ -143,11 +144,11 @@ class WorkerExited(Struct):
 
     Attributes:
         worker: The worker.
-        reason: How it ended, in words.
+        reason: How it ended, in words; the reason of the job that it ran.
         position: Position of the job that it was at, or had run last; 0: it had begun none.
         start: Start of that job (seconds since the epoch).
         end: End of the worker (seconds since the epoch).
-        untaken: Numbers of the records that it had not taken.
+        untaken: Numbers of the records that it had not taken. Not used: ``position`` tells what was begun.
     """
 
     worker: WorkerId
@@ -164,8 +165,9 @@ class HostFailed(Struct):
     Attributes:
         key: The computation.
         reason: What happened, in words.
-        exits: The ends of its workers, for which no other event comes.
-        has_died: True if the host died by itself or could not be started, so that another one may do better.
+        exits: The ends of all its workers; no event ``WorkerExited`` comes for them.
+        has_died: True if the host died by itself or could not be started: it is restarted, up to three times in a
+            row. False if the computation could not be loaded: it is given up.
     """
 
     key: Key

@@ -9,7 +9,7 @@ from dispy.system.wording import counted
 
 
 def find_stall(state: State) -> str:
-    """Returns in words which jobs wait beside a free CPU, or which worker has not begun its job; empty if none do.
+    """Returns in words which jobs wait though a CPU is free, or which worker has not begun its job; empty if none.
 
     Such words once mean nothing, as a worker may just have been given a job. They change when anything moves, so a
     caller that gets the same words for as long as its watchdog allows has found a stall.

@@ -85,7 +85,10 @@ def vacate(state: State, worker: Worker) -> None:
 
 
 def charge(state: State, worker: Worker, now: Seconds) -> None:
-    """Add the seconds since a worker was last charged to the virtual times of its computation and its client."""
+    """Add the seconds since a worker was last charged to the virtual times of its computation and its client.
+
+    For workers that use a CPU: called at each tick, and when the worker loses a record.
+    """
     _rise(state, worker.computation)
     seconds = now - worker.since
     worker.since = now
@@ -127,7 +130,10 @@ def ask_exclusive(state: State, computation: Computation) -> None:
 
 
 def leave_exclusive(state: State, computations: list[Computation]) -> None:
-    """Take computations out of the line for exclusive use, and let the next one have its turn."""
+    """Take computations out of the line for exclusive use, as they are gone or their client is dead.
+
+    If the first one leaves, the next one has its turn. Computations that are not in the line are ignored.
+    """
     left = [computation for computation in state.exclusive if computation not in computations]
     if left[:1] != state.exclusive[:1]:
         state.has_node = False
@@ -174,7 +180,10 @@ def may_start(state: State, computation: Computation) -> bool:
 
 
 def share_out(state: State, out: Outbox, now: Seconds) -> None:
-    """Set the fair share (``grant``) of each computation, and tell clients the credits that have changed."""
+    """Set the fair share (``grant``) of each computation, and tell clients the credits that have changed.
+
+    Call when a client, a computation, the CPUs, a limit or exclusive use has changed; several clients: also at ticks.
+    """
     state.share_at = now
     wanted: dict[Client, int] = {}
     for computation in state.computations.values():
@@ -259,7 +268,8 @@ def _names(clients: list[Client]) -> str:
 def tell_credit(state: State, out: Outbox, computation: Computation) -> None:
     """Tell the scheduler how many jobs of a computation it may have here, if that has changed enough to matter.
 
-    Growth is told at once, a smaller backlog once it has halved.
+    Other slots, another reason and a larger backlog are told at once, a smaller backlog once it has halved. While the
+    computation is LOADING only zero credit is told, if another one was told before.
     """
     slots, share, reason = computation.grant
     # While a host is restarted only zero credit is told, where some was told before: the client would otherwise go

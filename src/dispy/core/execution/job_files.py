@@ -11,7 +11,10 @@ from dispy.protocol.node import TERMINATED, Ended
 
 
 def on_job_files_ready(state: State, out: Outbox, event: JobFilesReady, now: Seconds) -> None:
-    """The files of a job are here: it may start. Or they cannot be fetched, and it ends as ``TERMINATED``."""
+    """The files of a job are here: it goes to the end of ``ready``. With a reason it ends as ``TERMINATED`` instead.
+
+    Ignored if the attempt does not wait for files any more.
+    """
     computation = state.computations.get(event.key)
     job = computation.staging.get(event.number) if computation is not None else None
     if computation is None or job is None or job.attempt != event.attempt:
@@ -27,7 +30,10 @@ def on_job_files_ready(state: State, out: Outbox, event: JobFilesReady, now: Sec
 
 
 def give_up_staging(state: State, out: Outbox, client: Client, now: Seconds) -> None:
-    """End the jobs of a client that wait for files as ``TERMINATED``, as the program that had the files is dead."""
+    """End the jobs of a client that wait for files as ``TERMINATED``, as the program that had the files is dead.
+
+    Called when a recovery asks for the jobs of the client, and for dead clients while the node drains.
+    """
     reason = "its files had not arrived when the program that had them ended"
     for computation in [c for c in state.computations.values() if c.client is client and c.staging]:
         out.append(UnstageJobs(computation.key, list(computation.staging)))

@@ -74,7 +74,10 @@ from dispy.protocol.worker import SentAcknowledged, claim, split_claim
 
 
 def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now: Seconds) -> None:
-    """Queue jobs; those that are here already are ignored. If the computation is not known, all go back."""
+    """Queue jobs; those that are here already are ignored.
+
+    If the computation is not known, all jobs go back with a reason (``JobsReturned``): the scheduler loads it again.
+    """
     computation = state.computations.get((client.id, message.computation))
     if computation is None:
         attempts = [Attempt(job.number, job.attempt) for job in message.jobs]
@@ -117,7 +120,10 @@ def _stage(out: Outbox, computation: Computation, jobs: list[Job], files: list[J
 
 
 def on_list_jobs(state: State, out: Outbox, client: Client, message: ListJobs, now: Seconds) -> None:
-    """Tell the scheduler which jobs of a computation workers run now, as of the last tick (10 ms)."""
+    """Answer ``JobsListed``: which attempts of a computation workers run now, as of the last tick (10 ms).
+
+    The list is empty if the computation is not known.
+    """
     computation = state.computations.get((client.id, message.computation))
     running = []
     for worker in computation.workers.values() if computation is not None else ():
@@ -133,8 +139,9 @@ def on_list_jobs(state: State, out: Outbox, client: Client, message: ListJobs, n
 
 
 def on_cancel_jobs(state: State, out: Outbox, client: Client, message: CancelJobs, now: Seconds) -> None:
-    """Cancel attempts: those that have not begun end now, or when they are back from a worker; running ones are
-    interrupted.
+    """Cancel attempts: those that have not begun end now, or when they are back from a worker.
+
+    Running ones are interrupted, and killed with their worker after the grace time. Attempts not open are ignored.
     """
     computation = state.computations.get((client.id, message.computation))
     if computation is None:
@@ -180,7 +187,10 @@ def cancel_in_records(
 
 
 def _cancel_in(out: Outbox, worker: Worker, attempts: set[tuple[int, int]], now: Seconds) -> None:
-    """End attempts, as (number, attempt), that are in the records of one worker; notes these in ``cancelling``."""
+    """End attempts, as (number, attempt), that are in the records of one worker: recall, cut off or interrupt them.
+
+    Those found there are noted in ``Computation.cancelling``; others are ignored.
+    """
     for place, record in enumerate(worker.records):
         hits = [(job.number, job.attempt) for job in record.jobs if (job.number, job.attempt) in attempts]
         if not hits:
@@ -237,7 +247,7 @@ def end_unstarted(out: Outbox, computation: Computation, numbers: list[int]) -> 
 def release(out: Outbox, key: Key, segments: list[int]) -> None:
     """Delete segments (files with large arguments or results) that no worker and no client will read any more.
 
-    ``segments`` has their numbers; 0 stands for none.
+    ``segments`` has their numbers; zeros, which stand for no segment, are skipped.
     """
     segments = [segment for segment in segments if segment]
     if segments:
@@ -245,7 +255,7 @@ def release(out: Outbox, key: Key, segments: list[int]) -> None:
 
 
 def on_job_refused(state: State, out: Outbox, event: JobRefused, now: Seconds) -> None:
-    """End a job that cannot be held here as ``TERMINATED``, with the reason."""
+    """Tell the client that a job ended as ``TERMINATED``: its arguments cannot be stored here, as the reason says."""
     computation = state.computations.get(event.key)
     if computation is not None:
         ended = Ended(
@@ -288,9 +298,9 @@ def tell_ended(out: Outbox, computation: Computation, ended: list[Ended]) -> Non
 
 
 def requeue(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
-    """Put jobs that were offered but not started back to the head of the queue, in their order.
+    """Put jobs that were in a record but did not start back to the head of ``ready``, in their order.
 
-    Cancelled ones end; obsolete ones, and others that are not open, are dropped.
+    Cancelled jobs end as ``CANCELLED`` instead; jobs that are no longer open (obsolete) are dropped.
     """
     cancelling = computation.cancelling
     if cancelling:

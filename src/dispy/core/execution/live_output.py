@@ -45,7 +45,7 @@ def on_watch_jobs(state: State, out: Outbox, client: Client, message: WatchJobs,
 
 
 def watch(state: State, computation: Computation, numbers: Iterable[int]) -> None:
-    """Note that the output of jobs (by number) is wanted while they run, so that each look reads it.
+    """Note that the output of jobs (by number) is wanted while they run, so that each ``look`` has it read.
 
     Without numbers only the computation is noted, which suffices if it is ``live``: then all its jobs are watched.
     """
@@ -54,7 +54,8 @@ def watch(state: State, computation: Computation, numbers: Iterable[int]) -> Non
 
 
 def is_any_watched(computation: Computation, jobs: list[Job]) -> bool:
-    """True if the output of at least one of the jobs is wanted while it runs."""
+    """True if the output of at least one of the jobs is wanted while it runs: then all jobs of their record print
+    without a buffer (``Record.live``)."""
     watched = computation.watched
     return computation.spec.live or (bool(watched) and any(job.number in watched for job in jobs))
 
@@ -114,7 +115,7 @@ def _job_at(worker: Worker, position: int) -> Job | None:
 
 
 def _is_watched(worker: Worker, position: int) -> bool:
-    """True if the job at a position is open and its output is wanted."""
+    """True if the job at a position is in the worker's current record, is open, and its output is wanted."""
     job = _job_at(worker, position)
     computation = worker.computation
     return job is not None and (computation.spec.live or job.number in computation.watched)
@@ -177,14 +178,17 @@ def on_looked(state: State, out: Outbox, event: Looked, now: Seconds) -> None:
 def on_acknowledge_printed(
     state: State, out: Outbox, client: Client, message: AcknowledgePrinted, now: Seconds
 ) -> None:
-    """The oldest message with output of a computation has arrived: more output may be read."""
+    """Forget the oldest message with output of a computation, as it has arrived. After the last one more is read."""
     computation = state.computations.get((client.id, message.computation))
     if computation is not None and computation.unseen:
         computation.unseen.popleft()
 
 
 def tell_again(state: State, out: Outbox, client: Client) -> None:
-    """After a reconnect of a client, send again all messages with output that it has not acknowledged."""
+    """After a reconnect of a client, send again all messages with output that it has not acknowledged, oldest first.
+
+    Otherwise no more output would be read: each computation waits for the acknowledgement of its last message.
+    """
     for (owner, _), computation in state.computations.items():
         if owner == client.id:
             out.extend(Tell(client.id, message) for message in computation.unseen)

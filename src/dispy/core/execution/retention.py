@@ -36,7 +36,10 @@ from dispy.protocol.node import Acknowledge, Attempt, Ended, Held, HeldJobs, Job
 
 
 def go_away(state: State, out: Outbox, client: Client) -> None:
-    """Store on disk the results and the list of open jobs of a client that is dead from now on, if it has any."""
+    """Store on disk the results and the list of open jobs of a client that is dead from now on.
+
+    Does nothing if the client has neither a computation nor unacknowledged results here.
+    """
     flush(state, out)
     if not client.batches and not any(key[0] == client.id for key in state.computations):
         return
@@ -58,7 +61,10 @@ def store_all(state: State, out: Outbox, client: Client) -> None:
 
 
 def _open_jobs(state: State, client: Client) -> list[HeldJobs]:
-    """Returns the attempts of a client's jobs that have not ended, one item for each computation that has some."""
+    """Returns the attempts of a client's jobs that have not ended, one item for each computation that has some.
+
+    They are told to a recovery (``Held``), and are part of the list on disk (``NoteOpen``).
+    """
     return [
         HeldJobs(key[1], [Attempt(job.number, job.attempt) for job in computation.open.values()])
         for key, computation in state.computations.items()
@@ -85,7 +91,10 @@ def _unsaved(state: State, client: Client) -> list[HeldJobs]:
 
 
 def has_segments(client: Client, computation: Computation) -> bool:
-    """True if unacknowledged results of a computation lie in segments (files), which would be deleted with it."""
+    """True if unacknowledged results of a computation lie in segments (files), which would be deleted with it.
+
+    Then the computation must be kept. Results that were stored on disk (``Stored``) need no segments any more.
+    """
     return any(
         ended.stream or ended.output_stream
         for batch in client.batches
@@ -112,7 +121,10 @@ def on_stored(state: State, out: Outbox, event: Stored, now: Seconds) -> None:
 
 
 def _bare(ended: Ended) -> Ended:
-    """Returns a copy of the end of a job without value, output and reason: only its name, status and times."""
+    """Returns a copy of the end of a job with only its name, status and times.
+
+    Its value, output and reason are on disk now, and would only take memory here.
+    """
     return Ended(ended.number, ended.attempt, ended.status, ended.start, ended.end, b"", ran=ended.ran)
 
 
@@ -180,7 +192,10 @@ def come_back(state: State, out: Outbox, client: Client, received: int) -> None:
 
 
 def forget_lost(out: Outbox, client: Client) -> None:
-    """Forget a client's lost jobs, and delete the list of its open jobs from disk: it lives, and compares them."""
+    """Forget a client's lost jobs, and delete the list of its open jobs from disk.
+
+    The client lives and compares its jobs with those here (``Reconcile``), so that it starts lost ones again itself.
+    """
     if client.lost or client.was_away:
         client.lost = []
         client.has_gaps = client.was_away = False
@@ -188,7 +203,10 @@ def forget_lost(out: Outbox, client: Client) -> None:
 
 
 def drop_batches(out: Outbox, client: Client, received: int) -> None:
-    """Forget a client's batches of results up to number ``received``, in memory and on disk: the client has them."""
+    """Forget a client's batches of results up to and including number ``received``, in memory and on disk.
+
+    The client has them.
+    """
     erased = []
     while client.batches and client.batches[0].batch <= received:
         batch = client.batches.popleft()
@@ -224,7 +242,10 @@ def on_recover(state: State, out: Outbox, client: Client, message: Recover, now:
 
 
 def close_recovered(state: State, out: Outbox, client: Client, number: int) -> None:
-    """Forget all results and lost jobs of a client's computation (by number), as a recovery has fetched them."""
+    """Forget all results and lost jobs of a client's computation (by number), in memory and on disk.
+
+    A recovery has fetched them, and closes the computation.
+    """
     closed = [batch for batch in client.batches if batch.computation == number]
     for batch in closed:
         drop_segments(out, client.id, batch)

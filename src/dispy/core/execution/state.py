@@ -77,7 +77,8 @@ class Client:
         """Virtual time of the client in the fair queue: CPU seconds of all its computations together. Of clients with
         equally many CPUs in use, the one with the smallest gets the next CPU."""
         self.level = 0.0
-        """Virtual time (CPU seconds) at which a computation of this client starts that had no jobs before."""
+        """Virtual time (CPU seconds) at which a computation of this client starts that had no jobs before: the
+        highest of one that was served, so that idle time is no claim."""
         self.active_at: Seconds = -1e9
         """Time when the client was last seen with jobs here (seconds, monotonic). The CPUs are divided by it, too,
         until ``fair_shares.ACTIVE_S`` after that."""
@@ -96,8 +97,8 @@ class Client:
         """True if the connection is that of a recovery, which fetches the results of the client, a dead program. Then
         a computation that is closed loses its results, too."""
         self.lost: list[HeldJobs] = []
-        """Jobs that were open when an earlier incarnation of the node ended, and ended with it; by computation. Told
-        to a recovery."""
+        """Jobs that were open when an earlier incarnation of the node ended, and ended with it; one item for each
+        computation. Told to a recovery; forgotten when the client itself is back."""
         self.has_gaps = False
         """True if an earlier incarnation of the node did not write down which jobs were open when it ended, so that
         ``lost`` is not complete: a recovery is told that, and cannot rule out that other jobs were started."""
@@ -163,16 +164,18 @@ class Computation:
         self.runtimes = RunTimes()
         """Run times of its jobs, from which follow the jobs in a record, the backlog, and how long results wait."""
         self.sampled = 0
-        """Number of results so far. Bounds the jobs in a record and the backlog until run times are well known."""
+        """Number of jobs that ran and have ended so far. Bounds the jobs in a record and the backlog until run times
+        are well known; with 0 a record has one job, and no worker gets a second record."""
         self.finished = 0
-        """Number of jobs that returned a value, for reports to people; the others of ``sampled`` failed."""
+        """Number of jobs that returned a value, for reports to people; the others counted in ``sampled`` failed."""
         self.busy = 0
         """Number of CPUs in use for the computation: its workers with at least one record."""
         self.is_held_off = False
-        """True if no job may start: another computation has or awaits the node exclusively, or the node
-        drains and its client is not dead. Its jobs are given back, and its credit is 0."""
+        """True if no job may start: another computation has the node exclusively or waits for that, this one waits
+        for it itself, or the node drains and its client is not dead. Its jobs go back, and its credit is 0."""
         self.shortage = ""
-        """Reason why its large data finds no room, in words; its credit is 0 then. Empty if there is room."""
+        """Reason why the large data of the computation (arguments, results) finds no room on this node, in words; its
+        credit is 0 then. Empty if there is room."""
         self.grant = Grant(0, 0, "")
         """Fair share of the computation (numbers of jobs) as of the last ``share_out``; credit is made from it."""
         self.credit = UNTOLD
@@ -238,18 +241,22 @@ class Worker:
         self.told = 0
         """Position of the last job that the client was told as started; 0: none, or tell the present one again."""
         self.cut = 0
-        """Position before which the worker was told to stop; 0: none. The jobs from there on are taken back."""
+        """Position before which the worker was told to end its record (``Cut``); 0: none. The jobs from there on are
+        taken back at the next tick, and queued again."""
         self.interrupted = 0
         """Position of the job that was interrupted because it is cancelled; 0: none. It is not interrupted twice."""
         self.kept = 0
-        """Number of the second record that could not be recalled because the worker has taken it; 0: none. It is not
-        recalled again."""
+        """Number of the second record that could not be recalled because the worker has taken it; 0: none. No other
+        ``Recall`` is sent for it."""
         self.owed = 0
-        """Number of jobs that the scheduler wants back when the record behind the running one has been recalled."""
+        """Number of jobs, at most, that go back to the scheduler once the record behind the running one has been
+        recalled, as it asked for more than waited (``TakeBack``). 0: none."""
         self.deadline: Seconds = 0.0
-        """Time from which on the worker of an interrupted job is killed if it is still at it (seconds, monotonic)."""
+        """Time (seconds, monotonic) from which on the worker is killed if it is still at the job ``interrupted``: its
+        interrupt and the grace time. Valid only while ``interrupted`` is not 0."""
         self.is_killed = False
-        """True if the worker is being killed or retires by itself: it gets no further record."""
+        """True if the worker is being killed (its cancelled job ignored the interrupt) or retires by itself: it gets
+        no further record, and is not stillborn."""
         self.seen_at = 0
         """Position of the job whose output the client was told last; 0: none. ``seen`` is valid for this job only: of
         another one output is read from its first byte."""
@@ -298,8 +305,8 @@ class State:
         """Time when ``share_out`` was last done (seconds, monotonic). With several clients ticks do it again after
         ``fair_shares.SHARE_S``."""
         self.watched: dict[Key, Computation] = {}
-        """Computations with watched jobs, or whose jobs are all watched (``live``), by client and number: their
-        output is read at each look."""
+        """Computations with watched jobs, or whose jobs are all watched (``live``), by client and number:
+        ``live_output.look`` has the output of their running jobs read."""
         self.look_at: Seconds = 0.0
         """Time of the next look at the output of watched jobs (seconds, monotonic)."""
         self.is_flushing = False

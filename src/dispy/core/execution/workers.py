@@ -78,7 +78,10 @@ of one result each when a program did nothing."""
 
 
 def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:
-    """Take results of a worker, to be sent to the client. At the end of its record it is free for other jobs."""
+    """Take results of a worker, to be sent to the client. At the end of a record the worker may get another one.
+
+    Jobs of the record that did not run, as they were cut off, are queued again.
+    """
     worker = state.workers.get(event.worker)
     if worker is None:
         return
@@ -114,7 +117,10 @@ def _release(state: State, worker: Worker, now: Seconds) -> None:
 
 
 def _tell_or_wait(state: State, out: Outbox, computation: Computation) -> None:
-    """Send the results in ``untold`` of a computation, or let them wait for others to share a message with."""
+    """Send the results in ``untold`` of a computation, or let them wait for others to share a message with.
+
+    They wait until ``COMPANY`` are there or ``Flush`` comes, at most the time that ``_company_s`` returns.
+    """
     if not computation.untold:
         return
     wait = _company_s(state, computation)
@@ -152,7 +158,11 @@ def flush(state: State, out: Outbox) -> None:
 
 
 def take_results(out: Outbox, computation: Computation, results: list[Ended]) -> None:
-    """Take the results of open attempts into ``untold``, learn from their durations, and drop all other results."""
+    """Append the results of open attempts to ``untold``, and count their run times; the attempts are no longer open.
+
+    All other results are dropped: they were told before, or are of attempts that the client no longer wants. The
+    caller sends ``untold``.
+    """
     open_ = computation.open
     wanted = []
     for result in results:
@@ -212,7 +222,8 @@ def on_value_sent(state: State, out: Outbox, event: ValueSent, now: Seconds) -> 
 
 
 def on_recalled(state: State, out: Outbox, event: Recalled, now: Seconds) -> None:
-    """Put the jobs of recalled records back to the queue (``ready``), and give the scheduler those that it wants.
+    """Put the jobs of recalled records back to the head of ``ready``, and give the scheduler those that it asked for
+    (``Worker.owed``).
 
     A second record that could not be recalled is not recalled again.
     """
@@ -243,9 +254,9 @@ def on_recalled(state: State, out: Outbox, event: Recalled, now: Seconds) -> Non
 
 
 def remove_worker(state: State, out: Outbox, event: WorkerExited, now: Seconds) -> Computation | None:
-    """Forget a worker that is gone: end the job that it was at, and put the others back to the queue.
+    """Forget a worker that is gone: end the job that it was at as ``TERMINATED``, and queue the others again.
 
-    The results that it had finished were reported before. Its position tells which jobs it had not begun.
+    The results of jobs that had ended were reported before. The position tells which jobs the worker had not begun.
 
     Returns:
         Its computation; None if the worker is not known. The caller decides whether the computation goes on.
@@ -284,7 +295,7 @@ def _end_running(
 ) -> None:
     """End jobs that a dead worker had begun and that have no result as ``TERMINATED``, and tell the client.
 
-    They end with ``died``, so that they may be retried, unless the worker was killed for a cancel.
+    They end with ``died``, so that their scheduler may retry them, unless the worker was killed for a cancel.
     """
     reason = event.reason
     if worker.interrupted:
@@ -312,7 +323,11 @@ def _end_running(
 
 
 def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
-    """Look where workers are: tell long jobs as started, free jobs behind them, kill jobs that ignore interrupts."""
+    """Look where workers are: a job that a worker was at when the last tick came, too, is told as started.
+
+    Jobs behind it in its record are cut off and queued again, so that other workers run them. A worker whose
+    cancelled job has ignored the interrupt for the grace time is killed. Then has new output read, and shares out.
+    """
     started: dict[int, list[Started]] = {}
     by_computation: dict[int, Computation] = {}
     for worker_id, (position, start) in event.positions.items():
@@ -375,7 +390,7 @@ def _free_rest(out: Outbox, worker: Worker, record: Record, position: int) -> No
 def drop_workers(state: State, computation: Computation) -> None:
     """Forget the workers of a computation whose host is gone or stopped; their CPUs are free.
 
-    The jobs in their records stay in ``open``: the caller has queued them again, or forgets them.
+    The jobs in their records stay in ``open``: the caller has queued them again, gives them back, or forgets them.
     """
     for worker in computation.workers.values():
         state.workers.pop(worker.id, None)

@@ -1,7 +1,8 @@
 """Actions of the scheduling core, which its shell carries out: messages to nodes, news for clients.
 
-In all of them ``client`` is the client that opened the computation, ``computation`` the number of that, and ``node``
-the node that the news is about. Lists of jobs are in the order in which the jobs were reported or queued.
+Where an action has these fields, ``client`` is the client that opened the computation, ``computation`` the number of
+that, and ``node`` the node that the news is about. Lists of jobs are in the order in which the jobs were reported or
+queued.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ class Send(Struct):
 
 
 class TellEnded(Struct):
-    """Tell a client that jobs have ended on a node, with their results (``ended``). Told once for each job."""
+    """Tell a client that jobs have ended on a node, with their results (``ended``). Told once for each job.
+
+    The core has forgotten the jobs. A job that is retried after the death of its process is not told here.
+    """
 
     client: ClientId
     computation: int
@@ -57,7 +61,11 @@ class TellStarted(Struct):
 
 
 class TellRequeued(Struct):
-    """Tell a client that jobs (by number) are no longer on a node and wait for one again, as new attempts."""
+    """Tell a client that jobs (by number) are no longer on a node, and wait for one again as new attempts.
+
+    Sent when a node gives jobs back, when their process died, and when they never arrived. Not sent for jobs that are
+    queued again because their node is lost or taken away.
+    """
 
     client: ClientId
     computation: int
@@ -77,7 +85,8 @@ class TellValue(Struct):
 
 
 class TellPrinted(Struct):
-    """Tell a client what running jobs have newly printed; only of jobs named by ``WatchJobs``."""
+    """Tell a client what running jobs have newly printed: of jobs named by ``WatchJobs``, or of all jobs of a
+    computation that was opened for that (``Compute.live``)."""
 
     client: ClientId
     computation: int
@@ -109,9 +118,9 @@ class TellVacated(Struct):
 
 
 class TellFiles(Struct):
-    """Tell a client the end of the ``SendFiles`` with this ``request`` number: its files are in place on the node.
+    """Answer the ``SendFiles`` with this ``request`` number: its files are in place on the node.
 
-    With a ``reason`` (in words) they are not, and will not be.
+    With a ``reason`` (in words) they are not, and will not be. Goes to the client that opened the computation.
     """
 
     computation: int

@@ -61,7 +61,11 @@ def on_close_computation(state: State, out: Outbox, event: CloseComputation, now
 
 
 def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> None:
-    """Let a computation use a node, change the number of CPUs that it may use there, or take the node away."""
+    """Let a computation use a node, change the number of CPUs that it may use there, or take the node away.
+
+    If it is taken away at once (0 CPUs), the jobs there run again elsewhere or end (``retries``); when draining,
+    running jobs go on. In both cases unsent jobs that are pinned to the node end as ``CANCELLED``.
+    """
     computation = state.computations.get(event.computation)
     known = state.nodes.get(event.node)
     if computation is None or known is None:
@@ -147,7 +151,10 @@ def on_computation_failed(
 
 
 def _is_past(placement: Placement, life: int) -> bool:
-    """True if a message about generation ``life`` must be ignored: that is an earlier one, or leaves the node."""
+    """True if a message of a node about generation ``life`` of a computation must be ignored.
+
+    That is, if ``life`` is not the present generation there, or if that is leaving the node or has left.
+    """
     return placement.status in (Status.LEAVING, Status.LEFT) or life != placement.compute.life
 
 
@@ -166,9 +173,10 @@ def load_again(out: Outbox, placement: Placement) -> None:
 
 
 def on_credit(state: State, out: Outbox, known: Node, message: node.Credit, now: Seconds) -> None:
-    """A node grants another credit (number of jobs that it takes): send more if it grew, none while it is used up.
+    """A node grants another credit (number of jobs that it takes): send it more jobs if it has room for them now.
 
-    Ignored unless the computation is READY there. Objects for which there was no room are sent again, too.
+    Jobs that it has above a smaller credit stay there. Objects for which there was no room are sent again, too.
+    Ignored unless the computation is READY there.
     """
     placement = known.placements.get(message.computation)
     # A computation that is not loaded has no credit: this message is of an earlier generation.

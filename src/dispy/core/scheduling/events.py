@@ -44,15 +44,15 @@ class CloseComputation(Struct):
 class Allocate(Struct):
     """A computation may use up to ``cpus`` CPUs of a node from now on; it is loaded there if it is not yet.
 
-    Ignored while the computation is leaving the node.
+    While the computation is leaving the node, this is ignored unless it takes the node away at once.
 
     Attributes:
         computation: Number of the computation.
         node: The node.
         cpus: Number of CPUs, each for one job at a time; 0 takes the node away: jobs there run again elsewhere or end
-            as ``ABANDONED``.
-        is_draining: True with 0 CPUs: the node stays, its running jobs may end, and those that wait there are asked
-            back.
+            as ``ABANDONED``, and jobs pinned to the node that were not sent end as ``CANCELLED``.
+        is_draining: True with 0 CPUs: the node stays, its running jobs may end, those that wait there are asked back,
+            and those pinned to it that were not sent end as ``CANCELLED``.
         code: Pickled code that this node is sent when it loads the computation; empty: the code of the computation.
         files: Files that this node gets when it loads the computation; None: the files of the computation.
     """
@@ -137,9 +137,9 @@ class SendFiles(Struct):
 
 
 class CancelJobs(Struct):
-    """Jobs to cancel, by number. Waiting ones end at once, those on a node when the node says so.
+    """Jobs to cancel, by number. Waiting ones end at once as ``CANCELLED``, those on a node when the node says so.
 
-    Numbers of jobs that have ended must not be among them.
+    Numbers of jobs that have ended must not be among them: the core would tell their end once more.
     """
 
     computation: int

@@ -10,7 +10,10 @@ from dispy.system.wording import counted
 
 
 def why_open(computation: Computation, number: int) -> str:
-    """Returns in words where an open job (by number) is and what it waits for; empty if no node may run it."""
+    """Returns in words where an open job (by number) is and what it waits for.
+
+    Empty if the computation has no node, or no longer the one that the job is pinned to.
+    """
     for placement in computation.placements.values():
         if number in placement.assigned:
             return _why_assigned(placement, number)
@@ -41,7 +44,10 @@ def _why_assigned(placement: Placement, number: int) -> str:
 
 
 def why_full(placement: Placement) -> str:
-    """Returns in words, for people, why no more jobs of a computation go to a node now: it must have no room."""
+    """Returns in words, for people, why no more jobs of a computation go to a node now.
+
+    Call only if the node takes no more: the last answer is that its CPUs are in use for earlier jobs.
+    """
     if not placement.node.is_connected:
         return "the connection to it is broken and is being made again"
     if placement.status is Status.LOADING:

@@ -20,8 +20,8 @@ from dispy.protocol.files import check_number, replace_entries
 def on_send_files(state: State, out: Outbox, event: SendFiles, now: Seconds) -> None:
     """Have a node put files into the working directory of a computation, as soon as it is loaded there.
 
-    Refused with ``TellFiles`` if the placement is gone, has failed or is leaving, or if the computation would have
-    too many files.
+    Refused with ``TellFiles`` if the placement is gone, has failed, is leaving or has left, or if the computation
+    would have too many files. Otherwise ``TellFiles`` comes when the node has answered.
     """
     computation = state.computations.get(event.message.computation)
     placement = computation.placements.get(event.node) if computation is not None else None
@@ -84,7 +84,10 @@ def on_files_placed(
 def on_files_progress(
     state: State, out: Outbox, known: Node, message: node.FilesProgress, now: Seconds
 ) -> None:
-    """Note how many files and bytes, of those that a node waits for, have arrived there; only shown to people."""
+    """Note in ``Placement.progress`` how many files and bytes, of those that a node waits for, have arrived there.
+
+    Shown to people only; None once all have arrived.
+    """
     placement = known.placements.get(message.computation)
     if placement is not None:
         placement.progress = message if message.files < message.files_max else None

@@ -54,7 +54,11 @@ from dispy.protocol.node import ABANDONED, Attempt
 
 
 def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -> None:
-    """Queue jobs, and send those for which nodes have room; end them at once if no node can ever run them."""
+    """Queue jobs, and send those for which nodes have room.
+
+    Jobs pinned to a node that is not open end at once as ``ABANDONED``, other jobs as ``TERMINATED`` if every node
+    has failed.
+    """
     computation = state.computations[event.computation]
     computation.open += len(event.jobs)
     if event.files:
@@ -84,7 +88,10 @@ def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -
 
 
 def on_watch_jobs(state: State, out: Outbox, event: WatchJobs, now: Seconds) -> None:
-    """Ask nodes for the output of running jobs, or stop it. For waiting jobs a node is asked when it gets them."""
+    """Ask nodes to send the output of jobs while they run, or to stop that.
+
+    Jobs that wait here are noted in ``Computation.watched``: the node is asked when it gets them.
+    """
     computation = state.computations.get(event.computation)
     if computation is None:
         return
@@ -192,9 +199,10 @@ def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnde
 def on_jobs_returned(
     state: State, out: Outbox, known: Node, message: node.JobsReturned, now: Seconds
 ) -> None:
-    """A node gives back jobs that it has not started: put them to the head of their queue.
+    """A node gives back jobs that it has not started: put them to the head of their queue, as new attempts.
 
-    With a reason it has refused them, because it does not know the computation, which is then sent again.
+    Cancelled ones end, and pinned ones whose placement is not open. With a reason the node has refused them because
+    it does not know the computation: that is sent again, unless the node has said before that it cannot run it.
     """
     placement = known.placements.get(message.computation)
     if placement is None:
@@ -235,9 +243,9 @@ def on_jobs_returned(
 
 
 def _take_assigned(placement: Placement, attempts: list[Attempt]) -> list[node.Job]:
-    """Remove attempts from ``assigned`` and ``started``; returns the jobs of those that were there, in order.
+    """Remove attempts from ``assigned`` and ``started``; returns the jobs of those that were there, in their order.
 
-    Others, which came back before or are of another attempt, are ignored.
+    Other attempts, which came back before or are not the present one of their job, are ignored.
     """
     assigned = placement.assigned
     taken = []

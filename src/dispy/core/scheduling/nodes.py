@@ -75,7 +75,10 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
 
 
 def on_node_silent(state: State, out: Outbox, event: NodeSilent, now: Seconds) -> None:
-    """A connection broke: send nothing to the node until it stands again or the node is given up."""
+    """A connection broke: send nothing to the node until it stands again or the node is given up (``NodeLost``).
+
+    Jobs that the node has stay assigned to it, since they go on there.
+    """
     known = state.nodes.get(event.node)
     if known is None:
         return
@@ -95,7 +98,7 @@ def on_node_lost(state: State, out: Outbox, event: NodeLost, now: Seconds) -> No
 
 
 def on_node_cpus(state: State, out: Outbox, known: Node, message: node.NodeCpus, now: Seconds) -> None:
-    """Note that a node offers another number of CPUs, and bound the use of it accordingly.
+    """Note that a node offers another number of CPUs. A computation that may use fewer than that gets no backlog.
 
     The node's next credits say how many jobs of each computation it takes.
     """
@@ -121,7 +124,11 @@ def on_limit_node(state: State, out: Outbox, event: LimitNode, now: Seconds) -> 
 
 
 def on_reconciled(state: State, out: Outbox, known: Node, message: node.Reconciled, now: Seconds) -> None:
-    """End the comparison after a reconnect: send again, as the same attempts, jobs that never arrived."""
+    """End the comparison after a reconnect: send again, as the same attempts, jobs that never arrived.
+
+    Cancels, requests for files, objects and wishes for output, which may be lost with the connection, are repeated,
+    and computations that the node has lost are loaded again. The node gets new jobs from now on.
+    """
     known.is_comparing = False
     for number in message.computations:
         placement = known.placements.get(number)

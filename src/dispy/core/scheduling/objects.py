@@ -31,7 +31,10 @@ def on_put_object(state: State, out: Outbox, event: PutObject, now: Seconds) -> 
 
 
 def on_drop_objects(state: State, out: Outbox, event: DropObjects, now: Seconds) -> None:
-    """Forget objects that no job needs any more. Nodes drop one that is on its way when it has arrived."""
+    """Forget objects that no job needs any more, and tell the nodes that have them to delete them.
+
+    A node that an object is on its way to is told once the object has arrived.
+    """
     computation = state.computations.get(event.computation)
     if computation is None:
         return
@@ -42,7 +45,11 @@ def on_drop_objects(state: State, out: Outbox, event: DropObjects, now: Seconds)
 
 
 def send_objects(out: Outbox, placement: Placement, again: bool = False) -> None:
-    """Send a node the objects that it does not have; ``again``: also those under way when its connection broke."""
+    """Send a node the objects of a computation that it does not have, in the order of the puts.
+
+    ``again`` True: also those that were under way when its connection broke. Does nothing while the computation is
+    not READY there or the connection is broken. The node gets no jobs before it has stored the objects.
+    """
     if placement.status is not Status.READY or not placement.node.is_connected:
         return
     if again:
@@ -116,7 +123,10 @@ def _drop(placement: Placement, numbers: list[int]) -> node.DropObjects:
 
 
 def _stop_using(out: Outbox, computation: Computation, placement: Placement, reason: str) -> None:
-    """Give a node no more jobs of a computation: running ones go on, waiting ones are asked back, pinned ones end."""
+    """Give a node no more jobs of a computation, as it has no room for an object: the placement is FAILED.
+
+    Running jobs go on, those that wait there are asked back, and unsent pinned ones end as ``ABANDONED``.
+    """
     placement.status = Status.FAILED
     placement.reason = reason
     waiting = len(placement.assigned) - len(placement.started)

@@ -97,7 +97,10 @@ def _take(computation: Computation, queue: deque[Job], count: int) -> list[Job]:
 
 
 def _send(out: Outbox, placement: Placement, jobs: list[Job], now: Seconds) -> None:
-    """Assign jobs, which the caller has taken off their queue, to a node and send them; then ``note_room``."""
+    """Assign jobs, which the caller has taken off their queue, to a node, send them, and update the indexes of room.
+
+    ``jobs`` may be empty: then only the indexes are updated (``note_room``).
+    """
     if jobs:
         placement.assigned.update([(job.number, job) for job in jobs])
         placement.last_sent = now
@@ -162,10 +165,10 @@ def send_watch(out: Outbox, placement: Placement, numbers: Collection[int], is_w
 
 
 def cancel_queued(out: Outbox, computation: Computation, numbers: list[int]) -> None:
-    """End waiting jobs (by number) as ``CANCELLED``.
+    """End waiting jobs (by number) as ``CANCELLED``, and tell the client.
 
-    They stay in ``queue``, marked in ``cancelled``, until more than half of it is cancelled: to search the queue at
-    each cancel would cost more. Pinned ones are removed at once.
+    Their entries stay in ``queue``, marked in ``cancelled``, until more than half of it is cancelled: to search the
+    queue at each cancel would cost more. Pinned ones are removed from the queue of their placement at once.
     """
     queued = numbers
     if computation.pinned:
@@ -249,6 +252,9 @@ def steal(state: State, out: Outbox, now: Seconds) -> None:
 
 
 def _count_bound(placement: Placement) -> int:
-    """Returns the number of jobs on a node that are pinned to it and that it has not reported as started."""
+    """Returns the number of jobs on a node that are pinned to it and that it has not reported as started.
+
+    If the node gave them back they could only go there again, so ``steal`` asks for as many jobs more.
+    """
     pinned, started = placement.computation.pinned, placement.started
     return sum(number in pinned and number not in started for number in placement.assigned)

@@ -82,7 +82,10 @@ def _take_cancelling(placement: Placement) -> list[int]:
 
 
 def requeue_assigned(out: Outbox, placement: Placement, jobs: list[node.Job]) -> None:
-    """Move assigned jobs that a node does not have any more back to the head of their queue, and tell the client."""
+    """Move assigned jobs that a node does not have back to the head of their queue, as new attempts; tell the client.
+
+    Called for jobs whose process died, and after a reconnect for jobs that never arrived and cannot be sent now.
+    """
     computation = placement.computation
     for job in jobs:
         del placement.assigned[job.number]

@@ -57,10 +57,11 @@ class Placement:
         self.returns = False
         """True if the computation comes back to the node: pinned jobs are kept. Only while LEAVING or LEFT."""
         self.terminates = False
-        """True if running jobs are cancelled instead of awaited; only while LEAVING or LEFT."""
+        """True if running jobs are cancelled, so that the computation leaves soon; False: their ends are awaited.
+        Only while LEAVING or LEFT."""
         self.reason = ""
-        """Reason for the status FAILED, in words, also that of jobs that end because of it. Empty before that, kept
-        if the computation is loaded again."""
+        """Reason for the status FAILED, in words, also that of jobs that end because of it. Empty before that; kept
+        if the computation is loaded again, until its next stay (``begin``)."""
         self.granted = (0, 0)
         """Last credit of the node: slots (number of jobs that start at once) and backlog (number that may wait behind
         them). Both are 0 until the computation is loaded."""
@@ -69,7 +70,7 @@ class Placement:
         all."""
         self.slots = 0
         """Number of jobs that may run there at once: the granted slots, bounded by ``apply_grant``. Never negative.
-        Other jobs wait here."""
+        Jobs above ``slots`` and ``backlog`` wait in the scheduler."""
         self.backlog = 0
         """Number of jobs that may wait there behind running ones, so that no CPU is idle between two: the granted
         backlog, bounded by ``apply_grant``. Never negative."""
@@ -102,7 +103,10 @@ class Placement:
         The next request waits for ``ASK_AGAIN_S`` (``placement``) then."""
 
     def begin(self, compute: Compute) -> None:
-        """Reset to LOADING for a new stay on the node, of which nothing is known yet. Jobs and files are kept."""
+        """Reset to LOADING for a new stay on the node, which ``compute`` opens: without credit and objects.
+
+        Pinned jobs are kept. The caller sends ``compute`` to the node.
+        """
         self.compute = compute
         self.status = Status.LOADING
         self.returns = self.terminates = self.asked_back = False
@@ -169,7 +173,8 @@ class Computation:
         """Numbers of cancelled jobs that are still in ``queue`` and are skipped when they are taken: a subset of its
         numbers. Their end was told when they were cancelled."""
         self.open = 0
-        """Number of jobs that have not ended: waiting without the cancelled ones, pinned or assigned."""
+        """Number of jobs that have not ended: those in ``queue`` but not in ``cancelled``, pinned ones, and assigned
+        ones."""
         self.pinned: dict[int, NodeId] = {}
         """Only node on which an open job may run, by job number; jobs that may run on any node are missing."""
         self.deaths: dict[int, int] = {}
@@ -193,8 +198,8 @@ class Computation:
         """Placements on which a job would start at once, by node. ``note_room`` keeps this index true: after each
         event it is empty or ``queue`` has no job that was not cancelled."""
         self.backlogs: dict[NodeId, Placement] = {}
-        """Placements whose backlog has room for more than an eighth of their credit, by node: jobs are sent there to
-        wait. ``note_room`` keeps this index true."""
+        """Placements that take more further jobs, to start or to wait, than an eighth of ``slots`` and ``backlog``
+        together, by node: jobs are sent there ahead of need. ``note_room`` keeps this index true."""
         self.watched: set[int] = set()
         """Numbers of open jobs whose output the client wants while they run: nodes are asked to send it."""
 

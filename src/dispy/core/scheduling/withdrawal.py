@@ -32,7 +32,11 @@ CLOSED = "the node was closed for this computation"
 
 
 def on_vacate(state: State, out: Outbox, event: Vacate, now: Seconds) -> None:
-    """Have a computation leave a node. If asked again, the last ``Vacate`` says whether it comes back."""
+    """Have a computation leave a node: no more jobs go there, and it is closed when the node has no job of it left.
+
+    Unanswered requests for files end. If asked again, the last ``Vacate`` says whether the computation comes back,
+    and ``terminate`` of an earlier one still holds.
+    """
     computation = state.computations.get(event.computation)
     placement = computation.placements.get(event.node) if computation is not None else None
     if computation is None or placement is None:
@@ -72,7 +76,10 @@ def send_off(out: Outbox, placement: Placement) -> None:
 
 
 def leave_if_empty(out: Outbox, placement: Placement, now: Seconds) -> None:
-    """Close a computation on a node that it is leaving, if the node has no job of it left. Call after each change."""
+    """Close a computation on a node that it is leaving, if the node has no job of it left; else do nothing.
+
+    It is LEFT then if it comes back; otherwise its placement is forgotten. Call after each change of ``assigned``.
+    """
     if placement.assigned or placement.status not in (Status.LEAVING, Status.LEFT):
         return
     computation = placement.computation
@@ -92,7 +99,10 @@ def leave_if_empty(out: Outbox, placement: Placement, now: Seconds) -> None:
 
 
 def give_up_placement(out: Outbox, placement: Placement, reason: str, now: Seconds) -> None:
-    """Take a node away from a computation at once: ``retries`` decides about the jobs that it had there."""
+    """Take a node away from a computation at once: ``retries`` decides about the jobs that it had there.
+
+    Requests for files end with ``reason`` (in words), and so do jobs that cannot run again. The client is told.
+    """
     computation = placement.computation
     drop_placement(out, placement)
     give_up_files(out, placement, reason)
@@ -114,7 +124,10 @@ def drop_placement(out: Outbox, placement: Placement) -> None:
 
 
 def remove(placement: Placement) -> None:
-    """Remove a placement from its computation, from its node, and from the indexes ``free`` and ``backlogs``."""
+    """Remove a placement from its computation, from its node, and from the indexes ``free`` and ``backlogs``.
+
+    Tells nothing to the node or the client.
+    """
     computation, known = placement.computation, placement.node
     known.placements.pop(computation.number, None)
     computation.placements.pop(known.id, None)
