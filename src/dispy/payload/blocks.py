@@ -201,7 +201,7 @@ def read_bytes(descriptor: int) -> Ready | None:
     """Read the value of a large payload from a file, if it is a block of nothing but ``bytes``.
 
     Returns None if the file holds anything else (a ``bytearray``, too), or fewer bytes than its head says: the caller
-    then maps the file, and ``values.load`` unpickles it. ``descriptor``: the open file; its position does not matter.
+    then copies the payload, and ``values.load`` unpickles it. ``descriptor``: the open file, at any position.
 
     The only copy is the kernel's, and other threads run meanwhile. Reading the block and then unpickling it takes
     twice the time in a program that has much to do.
