@@ -24,16 +24,16 @@ OUT_OF_BAND = 64 * 1024
 """Size (bytes) from which buffers, mostly of arrays, lie beside the pickle and are not copied into it."""
 
 _ALIGNMENT = 64
-"""Number of bytes of which the place of each buffer in a block is a multiple."""
+"""Alignment (bytes): each buffer in a block begins at a multiple of it; zeros fill the gap before the buffer."""
 
 _BLOCK = struct.Struct("<8sQQ")
-"""Head of a block: ``MAGIC``, number of buffers, length of the pickle (bytes)."""
+"""Head of a block (24 bytes, little-endian): ``MAGIC``, number of buffers, length of the pickle (bytes)."""
 
 MAGIC = b"\x01dispyB\x00"  # a pickle begins with 0x80
 """First bytes of a block, which tell it from a pickle."""
 
 _LENGTH = struct.Struct("<Q")
-"""Length of one buffer (bytes), after the head of a block."""
+"""Length of one buffer (bytes): one for each buffer, in order, follows the head of a block."""
 
 Buffer = bytes | bytearray | memoryview
 """A payload in one piece: a pickle, or a block."""
@@ -59,7 +59,8 @@ class Parts:
         buffers: The buffers that the pickle refers to, in order.
 
     Attributes:
-        pieces: Parts of the block, in order; written one after another they are the block.
+        pieces: Head with the lengths, pickle, and for each buffer the gap before it and the buffer itself, in order;
+            written one after another they are the block.
         size: Size of the block (bytes).
     """
 
@@ -151,15 +152,15 @@ class _Large:
 
 
 def _pickled(kind: type) -> bytes:
-    """Returns the pickle of a ``_Large`` of ``bytes`` or ``bytearray``, without the buffer beside it."""
+    """Returns the pickle that large bytes of a type have beside their buffer: it is the same for any content."""
     return pickle.dumps(_Large(kind()), PROTOCOL, buffer_callback=lambda _: False)
 
 
 _LARGE = {_pickled(kind): kind for kind in (bytes, bytearray)}
-"""Types of large bytes, by the pickle that lies beside them: always the same one, as nothing of them is in it."""
+"""``bytes`` and ``bytearray``, each by the pickle of ``_pickled``: ``large_bytes`` compares the pickle of a block."""
 
 _LARGE_HEAD = _BLOCK.size + _LENGTH.size + max(map(len, _LARGE))
-"""Number of bytes at the beginning of a block by which ``large_bytes`` tells what it holds."""
+"""Number of bytes at the beginning of a block that ``large_bytes`` needs to tell what the block holds."""
 
 
 class Ready:
@@ -182,8 +183,8 @@ def large_bytes(block: Buffer) -> tuple[type, int, int] | None:
     """Describes a block, or its first ``_LARGE_HEAD`` bytes, if it holds nothing but large bytes.
 
     Returns:
-        Type (``bytes`` or ``bytearray``), place in the block where they begin, and number of bytes; None if the block
-        holds anything else.
+        Type (``bytes`` or ``bytearray``), offset in the block at which their content begins, and its length (both in
+        bytes); None if the block holds anything else, or is no block.
     """
     if block[: len(MAGIC)] != MAGIC or len(block) < _BLOCK.size + _LENGTH.size:
         return None
@@ -197,10 +198,10 @@ def large_bytes(block: Buffer) -> tuple[type, int, int] | None:
 
 
 def read_bytes(descriptor: int) -> Ready | None:
-    """Read a file with a block that holds nothing but large ``bytes``.
+    """Read the value of a large payload from a file, if it is a block of nothing but ``bytes``.
 
-    Returns None if it holds anything else, or less than its head says. ``descriptor``: the open file, which is read
-    from its beginning.
+    Returns None if the file holds anything else (a ``bytearray``, too), or fewer bytes than its head says: the caller
+    then copies the payload, and ``values.load`` unpickles it. ``descriptor``: the open file, at any position.
 
     The only copy is the kernel's, and other threads run meanwhile. Reading the block and then unpickling it takes
     twice the time in a program that has much to do.
@@ -217,5 +218,8 @@ def read_bytes(descriptor: int) -> Ready | None:
 
 
 def out_of_band(value: Any) -> Any:
-    """Returns a value; or for bytes of ``OUT_OF_BAND`` or more a stand-in, as the pickler would copy them."""
+    """Returns a stand-in (``_Large``) for ``bytes`` or a ``bytearray`` of ``OUT_OF_BAND`` bytes or more.
+
+    Any other value is returned as it is. Without the stand-in the pickler would copy the bytes into the pickle.
+    """
     return _Large(value) if type(value) in (bytes, bytearray) and len(value) >= OUT_OF_BAND else value

@@ -6,7 +6,7 @@ Parts | Kind
 --- | ---
 ``(args,)``, ``(args, kwargs)``, ``(args, kwargs, job_id)`` | arguments, and the id that the program gave the job
 ``(items, way, None, (long_s, first))`` | a chunk of a ``map`` (``CHUNK_PARTS``)
-``(args, kwargs, job_id, None, numbers)`` | arguments with references to objects that were put, by place and number
+``(args, kwargs, job_id, None, numbers)`` | arguments; ``numbers``: of objects that were put, by place in ``args``
 seven parts | a call that brings code (``job_code``)
 """
 
@@ -32,7 +32,7 @@ _dumps = pickle.dumps
 def dump_call(
     args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any = None, known: Known | None = None
 ) -> Buffer:
-    """Pickle a job's arguments as they are now, and its id if that is not its number.
+    """Returns the payload of a job: its arguments as they are now, and its id if that is not its number.
 
     Take the references among them from ``take_used`` afterwards, and keep them until the job has ended.
 
@@ -93,7 +93,10 @@ def _without_references(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: A
 
 
 def _with_objects(call: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Returns ``(args, kwargs, job_id)`` of a call of ``_without_references``, with the objects in their places."""
+    """Returns ``(args, kwargs, job_id)`` of a call of ``_without_references``, with the objects in their places.
+
+    What finding an object raises, as when it is not on this node, passes through.
+    """
     args, kwargs, job_id, _, numbers = call
     full = list(args)
     for place, number in numbers.items():
@@ -115,13 +118,13 @@ reference to one); the number of the map in its cluster, from 1."""
 
 
 def dump_chunk(items: list[Any], way: Way, long_s: float, first: int, known: Known | None = None) -> Buffer:
-    """Pickle the items of a chunk of a ``map`` in one go: an object that they share is sent once, and stays shared.
+    """Returns the payload of a chunk of a ``map``: an object that items share is pickled once, and stays shared.
 
     Args:
         items: Arguments of the calls, in order.
         way: How the function is called with the items.
-        long_s: Time after which the worker stops before the next item (seconds; infinite for never). The client sends
-            the items that are left in other chunks.
+        long_s: Running time of the chunk after which the worker stops before the next item (seconds; infinite for
+            never). The client sends the items that are left in other chunks.
         first: Number of the first item in the map, from 0.
         known: Parts of the program that nodes have; None for nothing.
 
@@ -165,12 +168,14 @@ class Rest:
 def find_unsendable(items: list[Any], first: int) -> tuple[int, PicklingError] | None:
     """Returns the first item that cannot be pickled, and the error that says why; None if all can be.
 
+    Call this when ``dump_chunk`` has failed: the client then names the item.
+
     Args:
         items: The items of a chunk.
         first: Number of the first of them in the ``map``.
 
     Returns:
-        Place of the item in ``items``, and the error.
+        Place of the item in ``items`` (from 0), and the error.
     """
     for place, item in enumerate(items):
         culprit = find_culprit(item, f"item {first + place}")
@@ -187,7 +192,9 @@ def load_items(payload: Buffer) -> list[Any]:
 
 
 def dump_failure(results: list[Any], error: bytes) -> bytes:
-    """Pickle the failure of an item of a chunk, for ``load_failure``.
+    """Returns what a worker reports of a chunk that ended at an item that failed, for ``load_failure``.
+
+    The results before that item are kept; the client need not run these items again.
 
     Args:
         results: Results of the items before it, in order.

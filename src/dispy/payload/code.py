@@ -100,9 +100,9 @@ class Code:
 
     @contextmanager
     def sharing(self, function: Callable[..., Any]) -> Iterator[None]:
-        """Have the computation find globals that a function, such as ``setup``, newly defines in its own module.
+        """Context manager around a call of a function, such as ``setup``: jobs find globals that it newly defines.
 
-        After the block they are copied to ``namespace``, if they are new there, too.
+        After the block these are copied from the function's own module to ``namespace``, unless that has the name.
         """
         with sharing(function, self.namespace):
             yield
@@ -202,7 +202,10 @@ def _classes_of_script() -> list[type]:
 
 
 def _globals_of(function: Any) -> Namespace:
-    """Returns the globals of a computation, by name; new ones if its functions are those of a library."""
+    """Returns the globals of a computation, by name: those of the first function in it that is the user's.
+
+    New ones, of a module ``__main__``, if all its functions are those of a library.
+    """
     for found in functions_of(function):
         if origin_of(found.__module__) is not Origin.INSTALLED:
             return found.__globals__
@@ -255,7 +258,10 @@ def sent_modules(pickler: Pickler, names: Iterable[str] = ()) -> tuple[list[Modu
 
 
 def _add_used_by_script(roots: set[str]) -> None:
-    """Add to ``roots`` the names of own modules whose functions or classes the script holds: jobs may get these."""
+    """Add to ``roots`` the user's own modules that the script holds, or holds functions or classes of.
+
+    Their names are added: jobs may get objects of these modules as arguments.
+    """
     for value in list(vars(sys.modules["__main__"]).values()):
         name = value.__name__ if isinstance(value, types.ModuleType) else None
         if isinstance(value, (types.FunctionType, type)):
@@ -280,9 +286,10 @@ def pack_modules(sent: list[Module], sources: dict[str, str]) -> bytes:
 
 
 def add_modules(packed: bytes) -> dict[str, str]:
-    """Have modules found that have arrived (``pack_modules``; empty: none), when something imports them.
+    """Make modules that have arrived (packed by ``pack_modules``; empty: none) importable, if this is a worker.
 
-    A worker also takes over the command line, and directories of libraries that exist here.
+    Nothing is imported yet. A worker also takes over the command line of the program, and those of its directories
+    of libraries that exist here.
 
     Returns:
         Texts of files of code, by file name; tracebacks show them from now on.
@@ -318,7 +325,10 @@ def with_setup_args(code: bytes, args: tuple[Any, ...]) -> bytes:
 
 
 def load_code(payload: bytes) -> Code:
-    """Rebuild a computation of ``dump_code``.
+    """Rebuild a computation of ``dump_code``, before its jobs run.
+
+    Its modules are imported as its functions need them. From then on, changes that arguments of a job make to
+    globals and classes are undone after the job (``scopes.end_loading``).
 
     Raises:
         PicklingError: The program runs on another minor version of Python.
@@ -360,7 +370,7 @@ def _name_of(item: Any) -> str:
 
 
 def describe(item: Any) -> str:
-    """Returns words for a function or class, for errors."""
+    """Returns words for a function or class, for texts of errors, such as "function 'work'"."""
     return f"{'class' if isinstance(item, type) else 'function'} {getattr(item, '__qualname__', item)!r}"
 
 

@@ -38,6 +38,8 @@ from dispy.payload.unsendable import blame, find_culprit
 class Apart(Exception):
     """A job brings code, and this process is not for one job alone; nothing of the call has been loaded.
 
+    The worker then runs the job in a process that it forks for it.
+
     Args:
         job_id: Id of the job, if that is not its number; else None.
     """
@@ -132,7 +134,7 @@ def dump_call_with(
     job_id: Any,
     known: Known,
 ) -> Buffer:
-    """Pickle the arguments of a job that brings functions and classes, which it finds by name, or modules.
+    """Returns the payload of a job that brings functions and classes, which it finds by name, or modules.
 
     Args:
         depends: Functions and classes.

@@ -46,7 +46,7 @@ NOTHING = Known(())
 """No parts: nodes are sent everything that a pickle needs, as in a computation that was resumed."""
 
 here: Known | None = None
-"""Modules that were sent to this worker: the program has them too, so that results name them and bring no code.
+"""Modules that were sent to this worker: the program has them, too, so that results bring none of their code.
 
 Set by ``code.load_code``; None in a program.
 """

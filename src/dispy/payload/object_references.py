@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Reference:
-    """Stand-in for an object that was put, by its number; where a job gets a reference, it finds the object.
+    """Stand-in for an object that was put, by its number; a job that gets a reference as argument gets the object.
 
     Args:
         number: Number of the object, unique in the program. Pickles hold this number alone.

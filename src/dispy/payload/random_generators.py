@@ -24,7 +24,7 @@ from dispy.payload.modules.origins import MAINS, Origin, origin_of
 logger = logging.getLogger("dispy.payload")
 
 NAMED_MAX = 5
-"""Largest number of generators that a message names; of the others it gives the number."""
+"""Largest number of generators that a message names; of the others it says how many they are."""
 
 _CHAIN_MAX = 8
 """Largest number of containers between a generator and the global, variable or attribute that names it.
@@ -53,7 +53,10 @@ def _kinds() -> tuple[type, ...]:
 
 
 def _of_kind(objects: list[Any]) -> list[Any]:
-    """Returns the generators among some objects, in order; those that draw from the system have no state to set."""
+    """Returns the generators among some objects, in order.
+
+    Those that draw from the system are left out: they have no state to set.
+    """
     kinds = _kinds()
     wanted = {
         kind
@@ -64,10 +67,10 @@ def _of_kind(objects: list[Any]) -> list[Any]:
 
 
 def found() -> list[Any]:
-    """Returns all generators of this process that the collector sees: not those of frozen objects (``gc.freeze``).
+    """Returns all generators of this process that the garbage collector sees, each once.
 
-    The generators that modules of Python, numpy and torch share among all their users are left out:
-    ``reseed_shared``.
+    It does not see those of frozen objects (``gc.freeze``). The generators that ``random``, ``numpy.random`` and
+    ``torch`` share among all their users are left out: ``reseed_shared`` sets those.
     """
     shared = {id(getattr(random, "_inst", None))}
     numpy_random = sys.modules.get("numpy.random")
@@ -85,7 +88,9 @@ def found() -> list[Any]:
 
 
 def held_by(value: Any, module: str = "") -> list[Any]:
-    """Returns the generators that a value holds: those that would be pickled with it.
+    """Returns the generators that a value holds: those that would be pickled with it, each once.
+
+    At most about ``_HELD_MAX`` objects are looked at; generators beyond these are missed.
 
     Args:
         value: Anything.
@@ -156,7 +161,7 @@ def new_seed() -> int:
 
 
 def seed_of(seed: int, index: int, group: int = 0) -> int:
-    """Returns the seed of a job: 32 bits, as every library takes; no two jobs of a group have the same one.
+    """Returns the seed of a job or item: 32 bits, as every library takes; no two of a group have the same one.
 
     Args:
         seed: Seed of the cluster.
@@ -209,7 +214,7 @@ def _state_of_python(generator: random.Random) -> Any:
 
 
 def reseed_shared(seed: int | None = None) -> None:
-    """Give the generators that ``random``, ``numpy.random`` and ``torch`` share among all users another state.
+    """Seed the generators that ``random``, ``numpy.random`` and ``torch`` share among all their users.
 
     Libraries that are not loaded are left out.
 
@@ -284,7 +289,10 @@ def _no_matter(values: list[Any]) -> None:
 
 
 globals_arrived: Callable[[list[Any]], None] = _no_matter
-"""Reseeds generators among values of globals that arrive with a job; ``worker.job_api.random_numbers`` sets it."""
+"""Called with the values of globals that arrive with a job, and reseeds the generators among them.
+
+``worker.job_api.random_numbers`` sets it; until then it does nothing.
+"""
 
 
 # Names of generators.

@@ -1,4 +1,4 @@
-"""Search for the part of a value that cannot be sent: for the text of errors."""
+"""Search for the innermost part of a value that cannot be pickled, which the text of an error names."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ STACK_GLOBAL = b"\x93"
 values; a pickle with it is looked at more closely, as the byte may stand for something else."""
 
 _STRINGS = (b"\x8c", b"X", b"\x8d")
-"""Opcodes by which a string begins in a pickle; the forms differ in the size of its length: 1, 4 and 8 bytes."""
+"""Opcodes before a string in a pickle, with a length of 1, 4 and 8 bytes. A pickle without any names no class."""
 
 
 _LONE = b"\x8c\x06object"
@@ -54,7 +54,7 @@ A pickle with this name is made by the pickler of code, which knows sentinels.
 
 
 def dump(value: Any, known: Known | None = None) -> bytes | Parts:
-    """Pickle any value; code of the user's own that cannot be imported goes by value.
+    """Pickle any value, such as the result of a job; code of the user's that cannot be imported goes by value.
 
     Args:
         value: Anything.
@@ -165,7 +165,10 @@ def load(payload: Buffer | Ready) -> Any:
 
 
 def is_plain(payload: Buffer | Ready) -> bool:
-    """True if a payload holds built-in values only, so that ``load`` runs no code of the user's and takes no time."""
+    """True if a payload certainly holds built-in values only: ``load`` then runs no code of the user's.
+
+    From ``OUT_OF_BAND`` bytes on it is True for large bytes alone: to load other large values may take long.
+    """
     if len(payload) >= OUT_OF_BAND:
         # Large bytes are only copied, when the program asks for them.
         return isinstance(payload, Ready) or large_bytes(payload) is not None
@@ -175,7 +178,7 @@ def is_plain(payload: Buffer | Ready) -> bool:
 
 
 def dump_object(value: Any, known: Known | None = None) -> Buffer:
-    """Pickle an object that is put, as it is now, for many jobs to read.
+    """Returns the payload of an object that is put, as it is now: many jobs read it.
 
     Args:
         value: Anything.

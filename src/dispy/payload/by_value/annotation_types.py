@@ -72,7 +72,10 @@ def _reduce_type_parameter(pickler: CodePickler, parameter: Any) -> Any:
 
 
 _parameters: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-"""Type parameters that were sent or have arrived, by identity: one that comes back is the same object again."""
+"""Type parameters that were sent or have arrived, by identity (``change_stamps.identity_of``), while in use.
+
+One that comes back is the same object again.
+"""
 
 
 def _type_parameter(
@@ -100,7 +103,10 @@ def _reduce_alias(pickler: CodePickler, alias: Any) -> Any:
 
 
 _values: dict[int, Any] = {}
-"""Type aliases made here, each with its value, by address of the alias; both are kept for good."""
+"""Type aliases made here, each with its value, by address of the alias; both are kept for good.
+
+An alias looks its value up here when it is asked for it.
+"""
 
 
 def _alias(name: str, parameters: tuple[Any, ...], module: str) -> Any:
@@ -127,7 +133,7 @@ REDUCERS: dict[type, Reducer] = {
     typing.ParamSpec: _reduce_type_parameter,
     typing.TypeVarTuple: _reduce_type_parameter,
 }
-"""Functions that return how instances of exactly these types are pickled, by type."""
+"""Functions that return how instances of a type, subclasses not included, are pickled, by type."""
 
 if sys.version_info >= (3, 12):
     REDUCERS[typing.TypeAliasType] = _reduce_alias

@@ -70,7 +70,7 @@ def _instructions(code: CodeType) -> Iterator[tuple[int, int]]:
 
 
 _names: weakref.WeakKeyDictionary[CodeType, frozenset[str]] = weakref.WeakKeyDictionary()
-"""Answers of ``global_names``, by code: every pickle of a function asks for it."""
+"""Answers of ``global_names``, by code object: every pickle of a function asks for one."""
 
 
 def global_names(code: CodeType) -> frozenset[str]:
@@ -95,7 +95,7 @@ def global_names(code: CodeType) -> frozenset[str]:
 
 
 def all_names(code: CodeType) -> set[str]:
-    """Returns the globals and attributes that a function and the code within it name."""
+    """Returns the names of globals and attributes in the instructions of a function and the code within it."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -106,7 +106,8 @@ def all_names(code: CodeType) -> set[str]:
 def names_in_texts(code: CodeType, namespace: Namespace) -> list[str]:
     """Returns the names, sorted, of globals that annotations of classes within a function use: types and modules.
 
-    Where ``annotations`` is imported from ``__future__`` annotations are texts, and no instruction names their types.
+    For code with ``from __future__ import annotations`` only, where annotations are texts, and no instruction names
+    their types; other code names them itself, and the list is empty.
     """
     if not code.co_flags & _FUTURE_ANNOTATIONS:
         return []
@@ -199,17 +200,20 @@ def _absolute(module: str, level: int, names: tuple[str, ...], package: str) -> 
 
 
 def names_used(code: CodeType) -> set[str]:
-    """Returns the names that the top level of a module looks up, those that it has set among them."""
+    """Returns the names that the top level of a module looks up, those that it has set among them.
+
+    ``modules.fallbacks`` looks among them for modules that depend on the machine.
+    """
     return {code.co_names[arg] for op, arg in _instructions(code) if op == _LOAD_NAME}
 
 
 def raises(code: CodeType) -> bool:
-    """True if a raise statement stands at the top level of some code."""
+    """True if a raise statement stands at the top level of a module: importing it may fail elsewhere."""
     return _RAISE in code.co_code[::2]
 
 
 def bound_by_import(code: CodeType, package: str) -> dict[str, tuple[str, str]]:
-    """Returns the globals that import statements at the top level of a module bind.
+    """Returns the globals that import statements at the top level of a module bind: importing it gives them anew.
 
     Args:
         code: Code of the module.
@@ -248,7 +252,7 @@ _WHILE_IMPORTING = frozenset(
 
 
 def nested(code: CodeType) -> Iterator[CodeType]:
-    """Yields some code and the code within it."""
+    """Yields a code object, and those within it at any depth: of functions, classes and the like."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -256,7 +260,7 @@ def nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def constants(code: CodeType) -> Iterator[str]:
-    """Yields the texts that are constants of some code and the code within it."""
+    """Yields the texts that are constants of some code and the code within it: paths of files may be among them."""
     for constant in code.co_consts:
         if isinstance(constant, str):
             yield constant
@@ -267,7 +271,7 @@ def constants(code: CodeType) -> Iterator[str]:
 
 
 _NOTHING = object()
-"""Stand-in for a value that is no constant."""
+"""Stand-in for a value that is no constant, when a global is set to it."""
 
 
 def constant_assignments(code: CodeType) -> dict[str, Any]:
@@ -286,7 +290,7 @@ def constant_assignments(code: CodeType) -> dict[str, Any]:
 
 
 def assigned(code: CodeType) -> set[str]:
-    """Returns the names of the globals that the top level of a module sets or deletes."""
+    """Returns the names that the top level of a module, or some other code, sets or deletes as globals."""
     return {code.co_names[arg] for op, arg in _instructions(code) if op == _STORE_NAME} | {
         code.co_names[arg] for op, arg in _instructions(code) if op in _GLOBAL and op != _LOAD_GLOBAL
     }
@@ -296,11 +300,11 @@ def assigned(code: CodeType) -> set[str]:
 
 
 _hidden: set[str] = set()
-"""Secrets that may stand in the script, such as that of a cluster: stars take their place in texts that are sent."""
+"""Secrets of clusters, which may stand in the script: stars take their place in texts that are sent."""
 
 
 def hide(secret: str) -> None:
-    """Have a secret replaced in the texts of files of code that are sent."""
+    """Have stars take the place of a secret in files of code and the command line that are sent; empty: none."""
     if secret:
         _hidden.add(secret)
 

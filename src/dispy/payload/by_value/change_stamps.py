@@ -1,8 +1,9 @@
 """Stamps that tell whether the program has changed a global, a class or a function since it was sent.
 
-The stamp of a value is equal as long as the value is: small plain values are their own stamps, functions, classes and
-modules have an *identity*, and other values a digest of their pickle. A ``Watch`` answers quickly, before each job,
-whether anything that a pickle of code depends on has changed.
+The stamp of a value is equal as long as the value is: small plain values are their own stamps, that of a class is its
+*identity*, that of a function its identity with that of its code, that of a module its name, and that of any other
+value a digest of its pickle. A ``Watch`` answers quickly, before each job, whether anything that a pickle of code
+depends on has changed.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ STAMPED_MAX = 1024 * 1024
 """Size of a value (bytes, pickled) up to which it has a stamp. A larger one counts as changed whenever it is sent."""
 
 WATCHED_MAX = 64 * 1024
-"""Size of a value (bytes, pickled) up to which it is compared before each job with classes of the script (50 us).
+"""Size of a value (bytes, pickled) up to which a ``Watch`` compares its content, which takes 50 us at this size.
 
-A larger one is not compared: changes of it in place are not noticed.
+That is done before each job whose arguments name functions or classes of the script. A larger value is not compared:
+changes of it in place are not noticed.
 """
 
 _SMALL = 64
@@ -39,17 +41,23 @@ _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type(Elli
 """Types of values that cannot change and hold no other object."""
 
 _names = itertools.count(1)
-"""Numbers of identities, unique in the process."""
+"""Counter whose next number becomes the second part of the next identity that is given here."""
 
 _program = os.urandom(16).hex()
 """Random name of this process (32 hexadecimal digits): the first part of its identities."""
 
 _identities: dict[int, tuple[weakref.ref[Any], str]] = {}
-"""Identities by address of the object, each with a weak reference: another object may have the address by now."""
+"""Identities by address of the object, each with a weak reference to the object.
+
+The reference tells whether another object has the address by now, and drops the entry when the object is gone.
+"""
 
 
 def identity_of(obj: Any) -> str:
-    """Returns the identity of a function, class or module: a name that no other one has or had, in any program."""
+    """Returns the identity of a function, its code, a class or a type parameter; gives it one if it has none.
+
+    An identity is a text that no other object has or had, in any program. It lasts as long as the object.
+    """
     known = _identities.get(id(obj))
     if known is not None and known[0]() is obj:
         return known[1]
@@ -120,10 +128,13 @@ class Limited(io.BytesIO):
 
 
 class _Stamper(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
-    """Pickles content for comparison; functions, classes and modules by identity."""
+    """Pickles a value for comparison, not to be loaded: functions and classes by identity, modules by name."""
 
     def reducer_override(self, obj: Any) -> Any:
-        """Returns how an object is pickled: a function, class or module as a name; NotImplemented: as usual."""
+        """Returns how an object is pickled: a function, class or module as a text (``_name_of``), or NotImplemented.
+
+        NotImplemented leaves the object to cloudpickle. Part of the protocol of ``pickle``.
+        """
         if isinstance(obj, (types.FunctionType, type, types.ModuleType)):
             return sys.intern, (
                 _name_of(obj),
@@ -200,16 +211,19 @@ class Watch:
         self._classes: list[tuple[type, tuple[Any, ...]]] = []
         """Classes, each with the values of all its attributes, in order: a quick comparison."""
         self._attributes: dict[int, dict[str, Any]] = {}
-        """Attributes (``attributes_of``) of each class by its address: compared if the quick comparison fails."""
+        """Attributes by name (``attributes_of``), by address of the class: compared if the quick comparison fails."""
         self._noted: set[int | tuple[int, str]] = set()
-        """Addresses of values, and of dictionaries with the name of a global, that were added: none is twice."""
+        """Addresses of values, and for globals address of dictionary and name: those that are watched already."""
         self._kept: list[Any] = []
-        """Values whose addresses are in ``_noted``."""
+        """Values whose addresses are in ``_noted``, held so that no other value gets their addresses."""
         self._contents: list[tuple[Any, Any]] = []
-        """Values that may change in place, with their stamps; without those larger than ``WATCHED_MAX``."""
+        """Values that may change in place, each with its stamp; without those that have none (``_add_content``)."""
 
     def add_function(self, function: types.FunctionType) -> None:
-        """Watch a function: its code, defaults, cells and attributes."""
+        """Watch a function: its code, defaults, cells and attributes.
+
+        Of a function of the user's the contents of defaults and cells are watched, too.
+        """
         state = _state_of(function)
         self._functions.append((function, function.__code__, state))
         if _is_of_library(function.__code__.co_filename):
@@ -233,7 +247,10 @@ class Watch:
                 self._add_content(value)
 
     def _add_content(self, value: Any) -> None:
-        """Watch the content of a value, unless it cannot change, or is larger than ``WATCHED_MAX``."""
+        """Watch the content of a value, unless it cannot change.
+
+        A value larger than ``WATCHED_MAX``, or one that cannot be pickled, is not watched either.
+        """
         if type(value) in _ATOMS or isinstance(value, _LASTING) or id(value) in self._noted:
             return
         self._noted.add(id(value))
@@ -243,7 +260,10 @@ class Watch:
             self._contents.append((value, stamp))
 
     def is_same(self) -> bool:
-        """True if nothing that is watched has changed; takes 0.1 us for each function, global and class."""
+        """True if nothing that is watched has changed; takes 0.1 us for each function, global and class.
+
+        Each value that may change in place takes longer: its stamp is made anew.
+        """
         for namespace, name, value in self._globals:
             if namespace.get(name, _MISSING) is not value:
                 return False
@@ -264,7 +284,10 @@ class Watch:
 
 @functools.cache
 def _is_of_library(filename: str) -> bool:
-    """True if code of this file name was generated, as by ``dataclasses``, or is that of an installed package."""
+    """True if code of this file name was generated, as by ``dataclasses``, or is that of an installed package.
+
+    What such a function holds is not watched: it does not change.
+    """
     return filename == "<string>" or (os.path.isabs(filename) and lies_with_packages(filename))
 
 

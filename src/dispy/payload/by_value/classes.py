@@ -40,7 +40,10 @@ EnumType = enum.EnumMeta
 """Metaclass of enumerations, by the name that it has from Python 3.11 on."""
 
 _by_identity: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
-"""Classes that were sent or have arrived, by identity: a class that comes back is the same object again."""
+"""Classes that were sent or have arrived, by identity (``change_stamps.identity_of``), while they are in use.
+
+A class that comes back is the same object again.
+"""
 
 _digests: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
 """Digest of the definition that each class here was made or last changed by.
@@ -55,7 +58,7 @@ _MAKE = ("__module__", "__qualname__", "__slots__")
 
 
 def keep(cls: type) -> None:
-    """Have a class found by its identity when an instance of it comes back."""
+    """Note a class that is sent: an instance that comes back is of this class, which its identity finds."""
     _by_identity[identity_of(cls)] = cls
 
 
@@ -109,14 +112,14 @@ def reduce_definition(pickler: CodePickler, cls: type) -> Any:
 
 
 class First:
-    """Stand-in that gives a class its methods and the like before anything arrives that may hold objects of it.
+    """Stand-in that gives a class its first attributes before anything arrives that may hold objects of it.
 
     Such an object may need methods while it arrives: a key of a dictionary is hashed. The stand-in unpickles to the
     attributes.
 
     Args:
         cls: The class.
-        attributes: The methods and the like, by name (``_is_first``).
+        attributes: The first attributes (``_is_first``: methods, plain values, special names), by name.
     """
 
     __slots__ = ("_attributes", "_cls")
@@ -130,19 +133,22 @@ class First:
 
 
 def set_first(cls: type, attributes: dict[str, Any]) -> dict[str, Any]:
-    """Set the methods and the like of a class, if it is new here; returns them, by name. Pickles call this."""
+    """Set the first attributes of a class, if it is new here; returns them. Pickles of ``First`` call this."""
     if cls in _unfilled:
         _set(cls, attributes)
     return attributes
 
 
 def _is_first(name: str, value: Any) -> bool:
-    """True if an attribute of a class is set before the others: it holds no objects of the class."""
+    """True if an attribute of a class is set before the others: code, a plain value, or one with a special name.
+
+    Others may hold objects of the class, which need these.
+    """
     return is_code(value) or change_stamps.is_atom(value) or (name.startswith("__") and name.endswith("__"))
 
 
 def _is_plain_metaclass(meta: type) -> bool:
-    """True if ``type`` itself can make classes of a metaclass; metaclasses written in C make their own."""
+    """True if ``type`` itself can make classes of a metaclass; one written in C is called (``make_by_metaclass``)."""
     for base in meta.__mro__:
         if base is type:
             return True
@@ -262,7 +268,7 @@ def _note(cls: type, identity: str) -> type:
 
 
 _unfilled: set[type] = set()
-"""Classes that a definition that is being loaded has made and not filled yet."""
+"""Classes that a pickle that is being loaded has made and not filled yet: only these get attributes from it."""
 
 _hooks = threading.RLock()
 """Held while ``__init_subclass__`` of classes is replaced: a thread that loads another pickle waits that long.
@@ -299,8 +305,9 @@ def fill_class(cls: type, state: tuple[Any, ...]) -> type:
 
     Args:
         cls: The class.
-        state: Methods and the like, by name; the functions of its methods, filled by now; other attributes, by name;
-            classes registered as subclasses; globals of its module (None: none to set), and these with their stamps.
+        state: First attributes, by name (``First``); the functions of its methods, filled by now; other attributes,
+            by name; classes registered as subclasses; the dictionary of its module's globals (None: none to set);
+            name, stamp and value of each global to set there, which only a worker does.
 
     Returns:
         The class.
@@ -328,7 +335,7 @@ def _set(cls: type, attributes: dict[str, Any]) -> None:
 
 
 _changing: type | None = None
-"""The class that the definition that is being loaded changes; None if it makes one."""
+"""Class that exists here and that the definition being loaded changes; None if the definition makes a new class."""
 
 
 def _change(cls: type, attributes: dict[str, Any]) -> None:
@@ -467,5 +474,5 @@ def _composite(cls: Any, value: Any) -> Any:
 
 
 def _base_of(cls: type) -> type:
-    """Returns the type that the members of an enumeration of flags are values of."""
+    """Returns the type of the plain values of an enumeration of flags: ``int``, or ``object`` if they are none."""
     return int if issubclass(cls, int) else object

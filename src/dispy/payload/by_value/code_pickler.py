@@ -1,4 +1,7 @@
-"""The pickler of code, as those parts of it see it that say how single kinds of objects are pickled."""
+"""Interface of the pickler of code for the modules that say how single kinds of objects are pickled.
+
+These modules (``functions``, ``classes``, …) need not import ``pickler.Pickler``, which imports them.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ class CodePickler(Protocol):
         """True if a function, class or the like goes by value: there is no name under which it is found."""
 
     def by_name(self, module: str, name: str) -> Any:
-        """Returns how an attribute of a module is pickled: by both names; notes that the module is needed."""
+        """Returns how an attribute of a module is pickled: by both names. Notes the module as needed."""
 
     def scope_of(self, namespace: Namespace) -> Scope:
         """Returns the stand-in for the globals of functions: always the same one for the same dictionary."""
@@ -73,9 +76,9 @@ class CodePickler(Protocol):
         """
 
     def later(self, functions: list[types.FunctionType]) -> list[Any]:
-        """Have functions of a class made where they are met first, and filled later.
+        """Have functions of a class made where they are met first, and filled when all of them exist.
 
-        Returns stand-ins: where one is pickled, its function is filled.
+        Returns a stand-in (``functions.Later``) for each, in order: where it is unpickled, its function is filled.
         """
 
     def state_of(self, function: types.FunctionType) -> tuple[Any, ...]:

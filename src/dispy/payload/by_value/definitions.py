@@ -1,4 +1,7 @@
-"""Pickles within pickles: definitions of classes, and functions that jobs return; kept until the code changes."""
+"""Pickles within pickles: definitions of classes, and functions that jobs return.
+
+They are kept, so that a class or function that is sent again need not be pickled again.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +41,20 @@ class Definition(NamedTuple):
 
 
 _definitions: dict[str, tuple[Watch, Definition]] = {}
-"""Definitions by identity of the class, the oldest first, each with the parts of the program it depends on."""
+"""Definitions by identity of the class, the oldest first.
+
+With each is the ``Watch`` of what it depends on: when that has changed, a program pickles the class anew.
+"""
 
 _DEFINITIONS_MAX = 1000
 """Number of definitions that are kept. The oldest goes first; if it is needed again, its class is pickled anew."""
 
 
 def definition_of(cls: type, pickle_inline: PickleInline) -> Definition:
-    """Returns the definition of a class as it is now: a new one if the class, or what it uses, has changed."""
+    """Returns the definition of a class: in a program a new one if the class, or what it uses, has changed.
+
+    A worker returns its first one again, whatever has changed: the program has the class itself.
+    """
     identity = change_stamps.identity_of(cls)
     known = _definitions.get(identity)
     # A worker uses its first definition again: results go to a program that has the class itself.
@@ -67,7 +76,10 @@ _functions: dict[str, bytes] = {}
 
 
 def function_data(function: types.FunctionType, pickle_inline: PickleInline) -> bytes:
-    """Returns the pickle, by value, of a function of the script that a job returns: for a program that lacks it."""
+    """Returns the pickle, by value, of a function of the script that a job returns: a program that lacks it opens it.
+
+    It is made once for each function; later changes of the function are not in it.
+    """
     identity = change_stamps.identity_of(function)
     data = _functions.get(identity)
     if data is None:

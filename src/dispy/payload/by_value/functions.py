@@ -69,8 +69,8 @@ def fill_function(function: types.FunctionType, state: tuple[Any, ...]) -> types
 
     Args:
         function: Function of ``make_function``.
-        state: Attributes of ``PARTS``, by name; other attributes, by name; pairs of a cell and its value; globals
-            with their stamps; names of modules to import first.
+        state: Attributes of ``PARTS``, by name; other attributes, by name; pairs of a cell and its value; name, stamp
+            and value of each global; names of modules to import first.
     """
     about, attributes, cells, values, submodules = state
     for name in submodules:
@@ -85,7 +85,7 @@ def fill_function(function: types.FunctionType, state: tuple[Any, ...]) -> types
 
 
 class Later:
-    """Stand-in that fills a function of a class: where it is pickled, the function's state is, and not earlier.
+    """Stand-in that fills a function of a class where it is unpickled: all functions of the class are made by then.
 
     Args:
         pickler: Pickler of the class.
@@ -137,7 +137,7 @@ class _Empty:
 
 
 EMPTY = _Empty()
-"""The one object of ``_Empty``: pickles name it."""
+"""The one object of ``_Empty``: pickles hold it by name, so that it stays one object where they are loaded."""
 
 
 # Functions of ``functools.singledispatch``.

@@ -1,4 +1,7 @@
-"""Modules that go by value as objects: a function or another module names them; part of them may be unsendable."""
+"""Modules that go by value as objects, since a function or another module names them.
+
+Globals of theirs that cannot be sent are left out; code that asks for one gets an error that says why.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ def sendable_part(
 
     Returns:
         Attributes that can be sent, by name; and for each of the others a sentence that says why not, by name.
+        Special names (``__x__``) are in neither.
     """
     sendable, reasons = {}, {}
     for name, value in values.items():
@@ -56,7 +60,7 @@ def explain_missing(module: types.ModuleType, reasons: dict[str, str]) -> None:
 def fill_module(module: types.ModuleType, state: tuple[Any, ...]) -> types.ModuleType:
     """Give a module that came by value its attributes; returns it. Pickles call this.
 
-    ``state``: attributes with their stamps, and by name the reasons why others could not be sent.
+    ``state``: name, stamp and value of each attribute; and by name the reasons why others could not be sent.
     """
     values, reasons = state
     fill_scope(vars(module), values)

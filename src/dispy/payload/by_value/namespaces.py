@@ -69,5 +69,5 @@ def functions_of(item: Any) -> Iterable[types.FunctionType]:
 
 
 def is_global(obj: Any) -> bool:
-    """True if a function or class is found under its own name in its module."""
+    """True if a function or class is found under its own name in its module, so that a pickle can name it."""
     return attribute_of(sys.modules.get(obj.__module__), obj.__qualname__) is obj

@@ -70,7 +70,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         only: A module of the user's own whose objects go by value here, though it can be imported; empty for none.
 
     Attributes:
-        names: Names of globals and attributes that functions in the pickle use.
+        names: Names of globals and attributes that functions of the user's in the pickle use.
         imports: Import statements of functions that go by value: the modules that they name are to be sent, too.
         modules: Names of the user's own modules that the other side has to import.
         used: Names that are used of each of these modules, by name of the module, as far as that is known.
@@ -108,11 +108,11 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         self._scopes: dict[int, Scope] = {}
         """Stand-ins for globals of functions, by address of the dictionary."""
         self._globals: dict[tuple[int, str], Scope] = {}
-        """Stand-ins for values of globals, by address of the dictionary and name."""
+        """Stand-ins for globals that functions or classes hold as well, by address of the dictionary and name."""
         self._kept: list[Any] = []
         """Objects held so that no address in the memo of the pickle is used again."""
         self._late: set[int] = set()
-        """Addresses of functions of classes: made with the class, filled when it has all of them."""
+        """Addresses of functions of classes (``later``): pickled without state, which their ``Later`` brings."""
         self._cells: set[int] = set()
         """Addresses of cells of functions that go by value: a cell is filled together with a function."""
         self._filled: set[int] = set()
@@ -183,7 +183,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return origin
 
     def is_by_value(self, obj: Any) -> bool:
-        """True if a function, class or the like goes by value: there is no name under which it is found."""
+        """True if a function, class or the like goes by value: there is no name under which it is found.
+
+        If one of the user's own modules goes by name, the module is noted as needed.
+        """
         name = str(getattr(obj, "__qualname__", None) or getattr(obj, "__name__", ""))
         module = str(getattr(obj, "__module__", None) or "")
         origin = self.origin(module)
@@ -199,7 +202,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         self.used.setdefault(module, set()).add(name.partition(".")[0])
 
     def by_name(self, module: str, name: str) -> Any:
-        """Returns how an attribute of a module is pickled: by module and name."""
+        """Returns how an attribute of a module is pickled: by both names. Notes the module as needed."""
         if self.origin(module) is Origin.OWN:
             self._use(module, name)
         return special_objects.named, (module, name)
@@ -338,7 +341,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return value if reference is None else reference
 
     def shared_in(self, namespace: Namespace, values: Any) -> Any:
-        """Returns a tuple or dictionary with the values that ``shared`` gives."""
+        """Returns a tuple or dictionary in which ``shared`` has replaced the values that must stay one object."""
         if isinstance(values, dict):
             return {name: self.shared(namespace, value) for name, value in values.items()}
         return tuple([self.shared(namespace, value) for value in values])
@@ -359,7 +362,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return reference
 
     def _in_other_module(self, value: Any) -> Scope | None:
-        """Returns the stand-in for an object that one module of the user's made and another took by name; or None."""
+        """Returns the stand-in for a value that is a global of an importable module of the user's; else None.
+
+        Pickles name it, so that it stays the object of that module.
+        """
         found = loaded_code.find_home(value)
         if found is None or self.origin(found[0]) is not Origin.OWN:
             return None
@@ -411,7 +417,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return scope
 
     def _reduce_code(self, code: types.CodeType) -> Any:
-        """Returns how compiled code is pickled, and notes the text of its file in ``sources``."""
+        """Returns how compiled code is pickled, and notes the text of its file in ``sources``.
+
+        NotImplemented, which leaves it to cloudpickle, if a constant is not one that a compiler makes.
+        """
         filename = code.co_filename
         if filename not in self.sources:
             self.sources[filename] = "" if _is_no_file(filename) else bytecode.source_of(filename, {})
@@ -460,7 +469,7 @@ def _pickle_inline(value: Any) -> tuple[bytes, Pickler]:
 
 
 def _try_to_pickle(value: Any) -> None:
-    """Pickle a value and drop the pickle; raises what pickling it raises."""
+    """Pickle a value and drop the pickle; raises what pickling it raises. Tells which globals can be sent."""
     Pickler(change_stamps.Sink(sys.maxsize)).dump(value)
 
 
@@ -485,5 +494,5 @@ def _is_reduced_plainly(kind: Any) -> bool:
 
 
 def _is_no_file(filename: str) -> bool:
-    """True for code without a text, as ``exec`` and libraries make it; a notebook's cell has a text."""
+    """True for code of ``exec`` or typed at a prompt, which has no text before Python 3.13; from then on False."""
     return filename in ("<string>", "<stdin>") and sys.version_info < (3, 13)

@@ -35,7 +35,7 @@ A global that arrives with the stamp that it has is left alone.
 """
 
 _is_loaded = False
-"""True once the computation is loaded: changes that arguments make from then on are undone after their job."""
+"""True once the computation is loaded: changes that arguments of a job make from then on are undone after it."""
 
 changes: list[Callable[[], object]] = []
 """Undo list: functions that undo what the arguments of the running job have changed. Called last change first."""
@@ -44,11 +44,14 @@ _MISSING = object()
 """Stand-in for the stamp of a global that has none."""
 
 find_file: Callable[[str], str] = str
-"""Returns the path on this machine for the path of a file of the program; ``code.load_code`` sets it in workers."""
+"""Returns the path on this machine for the path of the script in the program.
+
+``code.load_code`` sets it in workers; by default the path is returned as it is.
+"""
 
 
 def end_loading() -> None:
-    """Note that the computation is loaded: from now on changes go to the undo list."""
+    """Note that the computation is loaded, as ``code.load_code`` does: from now on changes go to the undo list."""
     global _is_loaded
     _is_loaded = True
 
@@ -74,7 +77,7 @@ def import_module(name: str) -> types.ModuleType:
 
 
 def scope_of_module(name: str) -> Namespace:
-    """Returns the globals of a module that can be imported here."""
+    """Returns the globals of a module that can be imported here; imports it if need be."""
     return vars(importlib.import_module(name))
 
 
@@ -117,7 +120,10 @@ def module_of_value(name: str, about: dict[str, Any]) -> types.ModuleType:
 
 
 def lone_module(name: str, about: dict[str, Any]) -> types.ModuleType:
-    """Returns a new module that is registered nowhere, as another module has its name."""
+    """Returns a new module that is registered nowhere, as another module has its name. Pickles call this.
+
+    Arguments are those of ``module_of_value``.
+    """
     module = types.ModuleType(name)
     vars(module).update(fresh_scope(about))
     return module
@@ -135,6 +141,8 @@ def _make_main(module: types.ModuleType, about: dict[str, Any]) -> None:
 
 def fill_scope(scope: Namespace, values: Iterable[tuple[str, Any, Any]]) -> None:
     """Set globals of a scope: those that are new, and those that the program has changed since it sent them.
+
+    A scope that does not belong to a module that came by value to a worker gets all of them.
 
     Args:
         scope: The globals.
@@ -170,7 +178,7 @@ def global_value(scope: Namespace, name: str, stamp: Any, value: Any) -> Any:
 
 
 def fill_from_value(module: types.ModuleType, load: Callable[[], Any]) -> None:
-    """Give a module that cannot be imported here what the program has sent of it by value.
+    """Give a module whose import has failed here the globals that the program has sent of it by value.
 
     Args:
         module: The module, empty, which is in ``sys.modules``.

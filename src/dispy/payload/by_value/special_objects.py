@@ -86,7 +86,7 @@ def find_bare() -> dict[int, tuple[str, str]]:
 
 
 def _is_bare(kind: Any) -> bool:
-    """True if instances of a class hold nothing besides attributes in a dictionary: no slots, no plain value."""
+    """True if instances of a class may be sentinels: they hold a dictionary at most, no slots and no plain value."""
     known = _bare_kinds.get(kind)
     if known is None:
         known = not (
@@ -101,7 +101,7 @@ def _is_bare(kind: Any) -> bool:
 
 
 def has_attributes_alone(kind: Any) -> bool:
-    """True if objects of a class consist of their attributes, which are in a dictionary."""
+    """True if objects of a class consist of their attributes, in a dictionary: one can take over those of another."""
     return kind.__basicsize__ <= _BARE_SIZE and bool(kind.__dictoffset__) and not kind.__itemsize__
 
 
@@ -109,7 +109,7 @@ _bare_kinds: weakref.WeakKeyDictionary[type, bool] = weakref.WeakKeyDictionary()
 """Answers of ``_is_bare``, by class."""
 
 _BARE_SIZE = type("Bare", (), {}).__basicsize__
-"""Largest size of an object that has nothing but a dictionary (bytes)."""
+"""Size (bytes) of an object with nothing but a dictionary and weak references: a larger one holds something more."""
 
 
 def reduce_named(pickler: CodePickler, obj: Any) -> Any:
@@ -221,7 +221,10 @@ def _rebuild(kind: Any, arguments: tuple[Any, ...], attributes: dict[str, Any]) 
 
 
 def _reduce_cache(pickler: CodePickler, function: Any) -> Any:
-    """Returns how a function with a cache (``functools.lru_cache``) is pickled: without what is in the cache."""
+    """Returns how a function with a cache (``functools.lru_cache``) is pickled: without the results in the cache.
+
+    NotImplemented if it goes by name.
+    """
     if not pickler.is_by_value(function):
         return NotImplemented
     attributes = {name: value for name, value in vars(function).items() if name != "__wrapped__"}
@@ -266,7 +269,10 @@ def _fill_generic_method(method: Any, state: tuple[Any, Any]) -> Any:
 
 
 def _reduce_weak(pickler: CodePickler, table: Any) -> Any:
-    """Returns how a weak dictionary is pickled: with the items that it has now; objects held by it alone vanish."""
+    """Returns how a weak dictionary is pickled: with the items that it has now.
+
+    Where it arrives, objects that nothing else in the pickle holds vanish from it at once.
+    """
     return type(table), (), None, None, iter(list(table.items()))
 
 

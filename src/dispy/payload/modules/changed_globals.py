@@ -35,8 +35,8 @@ logger = logging.getLogger("dispy.client")
 COMPARED_MAX = 1024 * 1024
 """Size (bytes, pickled) up to which an object is sent to be compared with the one on the node.
 
-A larger one is not sent: the node keeps what importing gives. Plain values, and globals that the module's own top
-level does not set so, are sent at any size.
+A larger one is not sent: the node keeps what importing gives. Plain values are sent at any size, and so are globals
+that other code than the module's top level has certainly set.
 """
 
 _ATOMS = frozenset({
@@ -45,13 +45,13 @@ _ATOMS = frozenset({
     "datetime.time", "datetime.datetime", "datetime.timedelta", "datetime.timezone", "uuid.UUID", "re.Pattern",
     "pathlib.PosixPath", "pathlib.PurePosixPath", "pathlib.PureWindowsPath",
 })  # fmt: skip
-"""Types of plain values, by name: most of their modules need not be imported for the comparison."""
+"""Names of the types of plain values: by name, so that their modules need not be imported for the comparison."""
 
 _CONTAINERS = (list, dict, set, frozenset, tuple, collections.deque)
 """Types of containers that are plain values if all that they hold are plain."""
 
 _GENERATED = ("<string>", "<attrs", "<array_function")
-"""Beginnings of file names of methods that libraries generate for a class, and that no program has put there."""
+"""Beginnings of file names of methods that libraries generate for a class: they are made anew, and not sent."""
 
 
 class Configured(NamedTuple):
@@ -71,7 +71,8 @@ class Configured(NamedTuple):
 def dump_globals(name: str) -> Configured:
     """Pickle the globals of a loaded module that may differ from those that importing it gives.
 
-    A global that the module's own code does not set so, and that cannot be sent, is logged as a warning.
+    A global that only other modules can have set, and that cannot be sent, is logged as a warning: jobs find in it
+    what importing the module gives.
 
     Args:
         name: Name of the module, whose code is known (``loaded_code.code_of``).
@@ -120,11 +121,11 @@ class _Parts:
 
     def __init__(self) -> None:
         self.pickles: dict[str, bytes] = {}
-        """Pickled values, by name of the global."""
+        """Pickled values, by name of the global: ``settle`` sets them on the node."""
         self.modules: set[str] = set()
-        """Names of the user's own modules that the values need."""
+        """Names of the user's own modules that the values need: these are to be sent, too."""
         self.imports: set[Imported] = set()
-        """Import statements of functions among the values."""
+        """Import statements of functions among the values: the modules that they name are to be sent, too."""
 
     def add(self, key: str, value: Any, limit: int) -> str:
         """Pickle a value; returns why that is not possible, empty if it is done or there is nothing to do.
@@ -169,7 +170,7 @@ def _is_bound(value: Any, module: str, attribute: str) -> bool:
 
 
 class ClassValues:
-    """Attributes of a class that may differ from those that the class is made with.
+    """Attributes of a class in the program, which the node compares with those that importing gives the class.
 
     Args:
         values: The attributes, by name; those of a class within the class as ``ClassValues``.
@@ -218,7 +219,7 @@ def _registrations(function: Any, made: set[types.CodeType]) -> Registrations | 
 
 
 def _class_values(cls: type, made: set[types.CodeType]) -> ClassValues | None:
-    """Returns the attributes of a class that the node compares with its own; None for none.
+    """Returns the attributes of a class that the node compares with its own; None if there are none.
 
     ``made``: code of the module and of all functions in it. Methods that it has made need not be compared.
     """
@@ -243,7 +244,7 @@ def _class_values(cls: type, made: set[types.CodeType]) -> ClassValues | None:
 
 
 def _is_patched(function: types.FunctionType, made: set[types.CodeType]) -> bool:
-    """True if neither the module nor a library that generates methods has made a function of a class."""
+    """True if neither the module nor a library that generates methods has made a function of a class: it is sent."""
     return function.__code__ not in made and not function.__code__.co_filename.startswith(_GENERATED)
 
 
@@ -271,7 +272,9 @@ def _set_in_functions(code: types.CodeType) -> set[str]:
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
-    """True if a value is plain, or a container of plain values, at most 20 deep: then it is sent at any size.
+    """True if a value is plain, or a container of plain values: then it is sent at any size.
+
+    Containers more than 20 deep are not plain, unless all that is in them is of built-in types.
 
     ``depth``: number of containers around it.
     """
@@ -302,7 +305,7 @@ def _name_of(kind: type) -> str:
 
 
 def settle(module: types.ModuleType, data: bytes, warn: Callable[[str], None]) -> None:
-    """Set the globals of a module that differ from the program's.
+    """Set the globals of a module, and attributes of its classes, that differ from the program's.
 
     Args:
         module: Module that was imported here.
@@ -333,14 +336,14 @@ def settle(module: types.ModuleType, data: bytes, warn: Callable[[str], None]) -
 
 
 def _set(namespace: dict[str, Any], key: str, value: Any) -> None:
-    """Set a global, if its value differs: in the object that is here, if that can hold it."""
+    """Set a global, if its value differs: the object that is here gets the content, if it can (``_taken_over``)."""
     mine = namespace.get(key, _MISSING)
     if not _is_same(mine, value):
         namespace[key] = _taken_over(mine, value)
 
 
 def _settle_class(cls: Any, values: ClassValues) -> None:
-    """Set the attributes of a class that differ, and register subclasses; does nothing if it is no class here."""
+    """Set the attributes of a class that differ, and register subclasses; does nothing if ``cls`` is no class."""
     if not isinstance(cls, type):
         return
     for name, value in values.values.items():
@@ -377,9 +380,10 @@ def _is_same(mine: Any, theirs: Any) -> bool:
 
 
 def _taken_over(mine: Any, theirs: Any) -> Any:
-    """Returns the program's value: in the object that is here, if that can hold it, or else the new object.
+    """Returns the object that here gets the program's value.
 
-    An object that is filled in place stays the one that other code on the node refers to.
+    That is ``mine`` with new content if both are of one type, and that is a list, dictionary, set, or class whose
+    objects have attributes alone: other code on the node goes on referring to it. Else it is ``theirs``.
 
     Args:
         mine: Value that is here; may be changed.

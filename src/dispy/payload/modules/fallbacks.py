@@ -27,19 +27,19 @@ _SURROUNDINGS = frozenset({
     "os", "sys", "pathlib", "io", "posix", "posixpath", "socket", "subprocess", "urllib", "http", "ctypes", "ssl",
     "multiprocessing", "importlib", "pkgutil", "sqlite3", "shutil", "tempfile", "glob", "getpass", "pwd", "locale",
 })  # fmt: skip
-"""Modules that make another module depend on the machine, if its top level does more than import them."""
+"""Modules that depend on the machine: a module whose top level uses one is sent with its used part by value."""
 
 _OPTIONAL = frozenset({
     "tkinter", "_tkinter", "turtle", "curses", "readline", "sqlite3", "lzma", "bz2", "dbm", "ctypes", "ssl",
 })  # fmt: skip
-"""Modules of Python itself that some machines lack: an import of one may fail there."""
+"""Modules of Python itself that some machines lack: a module that imports one is sent with its used part."""
 
 _OPENING = frozenset({"open", "exit", "quit", "input", "exec", "eval", "__file__"})
-"""Names by which a top level may depend on files or the terminal."""
+"""Names by which a top level may depend on files or the terminal: such a module is sent with its used part."""
 
 
 def dump_fallbacks(pickler: Pickler, names: Iterable[str]) -> dict[str, bytes]:
-    """Pickle the used parts of modules whose import may fail elsewhere.
+    """Pickle the used parts of modules whose import may fail elsewhere: nodes then take the part.
 
     Args:
         pickler: Pickler of the code that uses the modules.
@@ -93,7 +93,7 @@ def _dump_fallback(name: str, used: set[str], found: dict[str, bytes]) -> dict[s
 
 
 def _failing(names: set[str]) -> set[str]:
-    """Returns the modules whose import may fail on other machines: by themselves, or because of their imports."""
+    """Returns the names of modules whose import may fail on other machines: by themselves, or by what they import."""
     failing = {name for name in names if _may_fail(sys.modules[name])}
     while True:
         more = {name for name in names - failing if imported_by(name) & failing}
@@ -103,7 +103,7 @@ def _failing(names: set[str]) -> set[str]:
 
 
 def _may_fail(module: types.ModuleType) -> bool:
-    """True if the top level of a module may fail on another machine, by itself."""
+    """True if the top level of a module may fail on another machine, other than by importing sent modules."""
     code = code_of(module.__name__)
     if code is None:
         return True
@@ -124,7 +124,7 @@ def _may_fail(module: types.ModuleType) -> bool:
 
 
 def _importers_first(names: set[str]) -> list[str]:
-    """Returns names of modules: each before those that it imports, as far as they form no circle."""
+    """Returns names of modules in another order: each before those that it imports, as far as they form no circle."""
     order: list[str] = []
     seen: set[str] = set()
 

@@ -22,7 +22,10 @@ from dispy.payload.modules import changed_globals
 from dispy.payload.modules.sent_modules import Module, root_of
 
 Note = Callable[[types.ModuleType], None]
-"""Called with each module of the user's that was just imported, before the code that imports it goes on."""
+"""Called with each module of the user's that was just imported, before the code that imports it goes on.
+
+The worker then gives the module the documented names, and its random generators streams of their own.
+"""
 
 
 class Finder:
@@ -32,11 +35,11 @@ class Finder:
         directory: Path of the directory for files of modules; made when it is needed.
         work: Path of the working directory, with files that were sent by name, among them packages with their data:
             those are preferred.
-        on_imported: Called with each module that was imported.
+        on_imported: Called with each module that was imported (``Note``).
 
     Attributes:
         directory: Path of the directory for files of modules.
-        on_imported: Called with each module that was imported.
+        on_imported: Called with each module that was imported (``Note``).
         pending: Modules whose globals are set when no top level is running any more, in the order of their imports,
             each with the values that the program has (``changed_globals``).
         depth: Number of modules whose top level is running, each imported by the one before; 0: no import is running.
@@ -55,7 +58,7 @@ class Finder:
         self.warnings: list[str] = []
 
     def add(self, modules: Iterable[Module]) -> None:
-        """Have modules found from now on, and write their files; a module whose name is known already is left out."""
+        """Have imports find modules from now on, and write their files; one of a known name is left out."""
         added = [module for module in modules if module.name not in self._modules]
         for module in added:
             self._modules[module.name] = module
@@ -100,7 +103,7 @@ class Finder:
         return list(self._modules)
 
     def forget(self, tops: set[str]) -> None:
-        """Have modules of these top names (``a`` of ``a.b``) not found any more: a job has brought others."""
+        """Have imports not find modules of these top names (``a`` of ``a.b``) any more: a job has brought others."""
         self._modules = {
             name: module for name, module in self._modules.items() if name.partition(".")[0] not in tops
         }
@@ -131,7 +134,11 @@ class Finder:
         )
 
     def _place(self, module: Module) -> str:
-        """Returns the path of a module's file here: one sent by name, the program's own file, or one written here."""
+        """Returns the path that a module gets as its file here, the first of these that exists.
+
+        A file sent by name in the working directory; the program's own file, if this machine has it; one written by
+        ``_write``, which is returned without a look.
+        """
         relative = self._relative(module)
         staged = f"{self._work}/{relative}"
         if os.path.isfile(staged):
@@ -166,7 +173,7 @@ def _as_file(code: bytes) -> bytes:
 
 
 def write(path: str, data: bytes) -> None:
-    """Write a file, and make the directories above it."""
+    """Write a file, and make the directories above it; an older file of the path is replaced. OSError passes."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "wb") as file:
         file.write(data)
@@ -254,12 +261,12 @@ _finder: Finder | None = None
 
 
 def begin_worker(directory: str, work: str, on_imported: Note = lambda _: None) -> Finder:
-    """Have this process run jobs: modules that were sent are found, modules that come by value are registered.
+    """Make this process a worker: imports find modules that were sent, modules that come by value are registered.
 
     Args:
         directory: Path of the directory for files of modules; made when it is needed.
         work: Path of the working directory.
-        on_imported: Called with each module of the user's that was imported.
+        on_imported: Called with each module of the user's that was imported (``Note``).
 
     Returns:
         The finder, whose ``warnings`` are for the program.
@@ -272,7 +279,7 @@ def begin_worker(directory: str, work: str, on_imported: Note = lambda _: None) 
 
 
 def add(modules: Iterable[Module]) -> None:
-    """Have modules found that have arrived: ``Finder.add``; does nothing in a program."""
+    """Have imports in this worker find modules that have arrived (``Finder.add``); does nothing in a program."""
     if _finder is not None:
         _finder.add(modules)
 
@@ -305,17 +312,20 @@ def warn(text: str) -> None:
 
 
 def is_importing() -> bool:
-    """True if the top level of a module that was sent is running in this process: it must not make a cluster."""
+    """True if the top level of a module that was sent is running in this process.
+
+    Making a cluster then is a UsageError: each node that imports the module would make one.
+    """
     return _finder is not None and _finder.depth > 0
 
 
 def is_sent(module: types.ModuleType) -> bool:
-    """True if a module was imported from code that was sent."""
+    """True if a module of this process was imported from code that the program has sent (by a ``Loader``)."""
     return isinstance(getattr(module, "__loader__", None), Loader)
 
 
 def forget(tops: set[str]) -> None:
-    """Have modules of these top names (``a`` of ``a.b``) not found any more: see ``Finder.forget``."""
+    """Have imports not find sent modules of these top names (``a`` of ``a.b``) any more; nothing in a program."""
     if _finder is not None:
         _finder.forget(tops)
 

@@ -23,7 +23,7 @@ from dispy.payload.modules.origins import own_modules
 logger = logging.getLogger("dispy.client")
 
 _codes: dict[str, tuple[types.ModuleType, Any, types.CodeType | None]] = {}
-"""Modules by name, each with its specification and its code (None: not found).
+"""Answers of ``code_of``, by name: the module, its specification and its code (None: not found).
 
 An entry counts as long as module and specification are the ones in use: a module that is reloaded gets another
 specification.
@@ -47,7 +47,11 @@ def code_of(name: str) -> types.CodeType | None:
 
 
 def imported_by(name: str) -> set[str]:
-    """Returns names of modules that import statements of a loaded module may mean, also those in its functions."""
+    """Returns the names of modules that a loaded module may import, also in its functions.
+
+    For ``from a import b`` these are ``a`` and ``a.b``, of which the second may be no module. Empty if the code of
+    the module is unknown.
+    """
     module, code = sys.modules[name], code_of(name)
     if code is None:
         return set()
@@ -70,13 +74,13 @@ def look_again() -> None:
 
 
 _seen: dict[str, dict[str, types.CodeType]] = {}
-"""Code of the functions of modules when they were looked at last, by name of the module and name of the function."""
+"""Code of functions when ``look_again`` looked last, by name of the module and then by name of the function."""
 
 
 def _has_functions_since(module: types.ModuleType) -> bool:
-    """True if functions of a module have other code than at the last look; notes the code that they have now.
+    """True if functions of a module have other code than at the last call; notes the code that they have now.
 
-    False at the first look.
+    False at the first call.
     """
     now = {
         function.__qualname__: function.__code__
@@ -158,7 +162,8 @@ def started_ns() -> float:
 def _is_changed(path: str) -> bool:
     """True if a file may have changed since the program began: its code may not be the one that runs.
 
-    Its times of change count from 1 s before. That of its inode cannot be set back.
+    Times of change (of content and inode) count from 1 s before the program began. That of the inode cannot be set
+    back. A file in an archive counts as unchanged.
     """
     try:
         found = os.stat(path)

@@ -53,7 +53,10 @@ def _package_directories() -> tuple[str, ...]:
 
 
 def lies_with_packages(path: str) -> bool:
-    """True if a file is where Python or packages keep their modules, by its path or with links resolved."""
+    """True if a file is where Python or packages keep their modules, by its path or with links resolved.
+
+    Such a file is not the user's own, and is not sent.
+    """
     if _is_below_packages(path):
         return True
     real = os.path.realpath(path)
@@ -88,7 +91,7 @@ def holds_distribution(directory: str, top: str) -> bool:
 
 
 def library_paths() -> list[str]:
-    """Returns directories on ``sys.path`` into which packages were installed, besides the interpreter's own.
+    """Returns directories on ``sys.path`` into which the user has installed packages (``pip install --target``).
 
     Absolute paths, in order. Workers whose machine has the same directories search them, too.
     """
@@ -100,7 +103,7 @@ def library_paths() -> list[str]:
 
 
 _known: dict[str, tuple[ModuleType | None, Origin]] = {}
-"""Answers of ``origin_of`` by name, each with the module that had the name then: another one may have it now."""
+"""Answers of ``_judge``, by name, each with the module that had the name: another one of the name is judged anew."""
 
 
 def origin_of(name: str | None) -> Origin:
@@ -180,7 +183,7 @@ def _judge(name: str, module: ModuleType | None) -> Origin:
 def is_library(name: str, path: str) -> bool:
     """True if a module belongs to a package with compiled parts, installed into a directory of the user's.
 
-    Packages of Python code alone are sent from there: a node does not have that directory.
+    Such a module counts as installed: nodes need the package, too. Packages of Python code alone are sent from there.
     """
     top = name.partition(".")[0]
     directory = os.path.dirname(path)
@@ -191,21 +194,21 @@ def is_library(name: str, path: str) -> bool:
 
 @functools.cache
 def _is_compiled(directory: str, top: str) -> bool:
-    """True if a module or package in a directory has compiled parts (``.so``); the answer is kept."""
+    """True if a module or package in a directory has compiled parts (``.so``), also below it; the answer is kept."""
     root = f"{glob.escape(directory)}/{glob.escape(top)}"
     return bool(glob.glob(f"{root}*.so") or glob.glob(f"{root}/**/*.so", recursive=True))
 
 
 _looked: tuple[int, str] = (0, "")
-"""Number and last name of the loaded modules when ``_look`` gathered them: if they are the same, nothing is new."""
+"""Number and last name of the loaded modules at the last ``_look``: while they are equal, answers are kept."""
 _local: tuple[bytes, ...] = ()
-"""Answer of ``local_modules``."""
+"""Answer of ``local_modules``: top names of the user's own modules, encoded, sorted; made by ``_look``."""
 _own: tuple[str, ...] = ()
-"""Answer of ``own_modules``."""
+"""Answer of ``own_modules``: names of the user's modules that can be imported; made by ``_look``."""
 _value: tuple[str, ...] = ()
-"""Answer of ``value_modules``."""
+"""Answer of ``value_modules``: names of modules that go by value; made by ``_look``."""
 _below: dict[str, list[str]] = {}
-"""Answers of ``modules_below``, by name of the package."""
+"""Answers of ``modules_below``, names of modules by name of the package; emptied by ``_look``."""
 
 
 def _look() -> None:

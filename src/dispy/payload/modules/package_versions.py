@@ -17,7 +17,7 @@ from itertools import islice
 from dispy.payload.modules.origins import Origin, lies_with_packages, origin_of
 
 _METADATA = ".dist-info"
-"""Ending of the names of directories with metadata of distributions."""
+"""Ending of the names of directories with the metadata of installed distributions (``numpy-2.4.6.dist-info``)."""
 
 _LOOKED_AT_MAX = 256 * 1024
 """Bytes at the beginning of a text in which names are looked for: large values follow as a rule.
@@ -26,7 +26,7 @@ The version of a package that is named only behind them is not compared.
 """
 
 _TEXTS_MAX = 20
-"""Largest number of texts in which names are looked for; the others are left out."""
+"""Largest number of texts in which names are looked for. Packages that only other texts name are not compared."""
 
 
 def versions_used(texts: Iterable[bytes]) -> dict[str, str]:
@@ -108,7 +108,7 @@ def _find(site: str, top: str, changed: int) -> str:
 
 
 def _plain(name: str) -> str:
-    """Returns a name in the form in which names are compared (PEP 503)."""
+    """Returns a name for comparison as PEP 503 has it: in lower case, with ``-`` for each run of ``-_.``."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

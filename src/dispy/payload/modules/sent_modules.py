@@ -52,14 +52,14 @@ class Module(NamedTuple):
         name: Name by which the module is imported.
         is_package: True if it has modules below it.
         path: Path of its file in the program, which tracebacks show; empty for a namespace package.
-        source: Text of the module; None if there is none.
+        source: Text of the module, as in its file; None if there is none.
         code: Code of the module as it runs in the program; empty if the program has not imported it: then the node
             compiles the text.
         globals: Values of its globals in the program, pickled (``changed_globals``); empty for none.
         by_value: Used part of the module, pickled, for a node that cannot import it (``fallbacks``); empty for none.
         files: Contents of files that it may read, by path relative to the directory from which it is imported.
-        home: True if this directory is the program's current directory, which relative paths of the module start
-            from: a node runs the top level of the module in the like of it.
+        home: True if the directory from which it is imported is the program's current directory, where its relative
+            paths start: a node makes the corresponding directory current while the top level runs.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Module(NamedTuple):
 
 
 class _Search:
-    """Search for the user's own modules: for each one that is found, its import statements lead to others."""
+    """State of one search for the user's own modules (``gather``): import statements of each lead to others."""
 
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
@@ -82,9 +82,12 @@ class _Search:
         self.left: list[str] = []
         """Names of modules that were found and whose import statements are still to be followed."""
         self.along: dict[str, str] = {}
-        """Path of each module of a package that no import statement names, by name: code may load it by name."""
+        """Paths of the modules in packages that were found, by name: sent even if no statement imports them.
+
+        Code may load them by name.
+        """
         self._tops: dict[str, ModuleSpec | None] = {}
-        """Specifications of modules that are not loaded, by top name; None for a name that is not found."""
+        """Answers of ``_find_top``, by top name of a module that is not loaded; None for a name that is not found."""
 
     def want(self, name: str) -> None:
         """Add a module to ``found``, if it is the user's own, with the packages above it.
@@ -96,7 +99,10 @@ class _Search:
             self._take(".".join(parts[:count]))
 
     def _take(self, name: str) -> None:
-        """Add one module to ``found``, if it is the user's own and new; those below a top package to ``along``."""
+        """Add one module to ``found``, if it is the user's own and new.
+
+        Of a top package all modules below go to ``along``, unless they are more than ``PACKAGE_FILES_MAX``.
+        """
         if name in self.found or name in ("", "__main__", "dispy"):
             return
         module = sys.modules.get(name)
@@ -125,7 +131,10 @@ class _Search:
                 self.along.update(below)
 
     def _find(self, name: str) -> ModuleSpec | None:
-        """Returns the specification of a module that is not loaded, if it is the user's own; imports nothing."""
+        """Returns the specification of a module that is not loaded; None if it is not the user's own, or not found.
+
+        Nothing is imported: of a package that is not loaded only the package itself is found.
+        """
         top, dot, _ = name.partition(".")
         if dot:
             parent = sys.modules.get(name.rpartition(".")[0])
@@ -157,7 +166,7 @@ def _find_top(name: str) -> ModuleSpec | None:
 
 
 def _is_own(spec: ModuleSpec) -> bool:
-    """True if a module that is not loaded is the user's own."""
+    """True if a module that is not loaded is the user's own: not built in, and not of an installed package."""
     places = (
         [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
     )
@@ -330,7 +339,10 @@ def imported_besides(needed: set[str], names: set[str]) -> list[str]:
 
 
 def _follow(search: _Search, statements: Iterable[Imported]) -> None:
-    """Add to a search the modules that import statements name, also those that they take from a package as names."""
+    """Add to a search the modules that import statements name.
+
+    For ``from a import b`` these are ``a``, and ``a.b`` if that is a module.
+    """
     for module, names in statements:
         if module:
             search.want(module)
@@ -406,7 +418,8 @@ def _compiled_text(source: bytes, path: str) -> types.CodeType | None:
 def _files_beside(module: Module, code: types.CodeType) -> dict[str, bytes]:
     """Returns files that a module may read when it is imported: data of its package, and files that it names.
 
-    Names are relative to its directory, and also to the current directory if the module is imported from there.
+    Files that it names are constants of its code, relative to its directory, and also to the current directory if the
+    module is imported from there. Files that would exceed ``BESIDE_MAX`` are left out.
 
     Returns:
         Contents, by path relative to the directory from which the module is imported.
@@ -436,7 +449,7 @@ def _files_beside(module: Module, code: types.CodeType) -> dict[str, bytes]:
 
 
 def _data_below(directory: str) -> Iterator[str]:
-    """Yields the paths of files below a directory that are not code, relative to it."""
+    """Yields the paths of files below a directory, relative to it, without code and hidden directories."""
     for place, names, files in os.walk(directory):
         names[:] = sorted(name for name in names if name != "__pycache__" and not name.startswith("."))
         for name in sorted(files):
