@@ -76,6 +76,21 @@ def test_without_any_node(run_program: RunProgram, place: Place) -> None:
     assert place.processes() == [], "its node outlives it"
 
 
+def test_its_own_node_finds_the_same_dispy_and_nothing_of_ours_by_other_names(run_program: RunProgram) -> None:
+    """A checkout is on the node's path as the package dispy, not as modules called config, node or files."""
+    program = run_program(
+        "import os, dispy\n"
+        "def found():\n"
+        "    import importlib.util\n"
+        "    names = ['dispy', 'config', 'settings', 'journal', 'scheduler']\n"
+        "    return os.environ.get('PYTHONPATH'), [n for n in names if importlib.util.find_spec(n) is not None]\n"
+        "print(*dispy.JobCluster(found).submit()())\n"
+    )
+    assert program.wait() == 0, program.stderr
+    path, names = program.stdout.strip().split(" ", 1)
+    assert names == "['dispy']", path
+
+
 def test_with_a_running_node(run_program: RunProgram, start_node: StartNode, place: Place) -> None:
     start_node("--name", "by-hand")
     nodes, table = check_canonical(run_program(CANONICAL % ""))

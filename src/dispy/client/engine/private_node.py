@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dispy
 from dispy.client.logger import notice
 from dispy.errors import NoNodesError
 from dispy.net.discovery import where_looked
@@ -64,7 +65,7 @@ class PrivateNode:
         self.is_draining = False
         self.drained: set[int] = set()
         environment = dict(os.environ)
-        source = str(Path(__file__).resolve().parents[2])
+        source = str(Path(str(dispy.__file__)).resolve().parents[1])
         if "site-packages" not in source:
             before = environment.get("PYTHONPATH")
             environment["PYTHONPATH"] = source + (os.pathsep + before if before else "")
