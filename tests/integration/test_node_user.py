@@ -244,6 +244,27 @@ def test_cancel_and_kill(
     path.unlink()
 
 
+def kill_host(kill: bool) -> bool:
+    if kill:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    return kill
+
+
+def test_a_job_that_kills_its_host_stops_no_node(node: Node, make_cluster: MakeCluster, secret: Path) -> None:
+    """The host is restarted in the directories that it had, which are the account's by now; others go on."""
+    other = make_cluster(os.getpid, secret_file=str(secret))
+    assert isinstance(other.submit()(), int)
+    cluster = make_cluster(kill_host, secret_file=str(secret))
+    for _ in range(2):
+        killed = cluster.submit(True)
+        killed()
+        assert killed.status == TERMINATED
+        assert cluster.submit(False)() is False
+    assert isinstance(other.submit()(), int)
+    assert node.process.poll() is None
+
+
 def test_what_jobs_leave_behind_is_killed(node: Node, make_cluster: MakeCluster, secret: Path) -> None:
     def compute() -> int:
         pid = os.fork()

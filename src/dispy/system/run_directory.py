@@ -11,12 +11,13 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from dispy.system.directories import private_directory
+from dispy.system.directories import private_directory, reopen_private
 
 MAKING_S = 60.0
 """Seconds after which a directory that still has its hidden name was left by a process that was killed."""
@@ -56,11 +57,12 @@ class Place:
         os.rename(fresh, self.root)
 
     def open(self, name: str) -> Path:
-        """Make a subdirectory, or open one that is there; returns its path."""
-        directory = private_directory(self.root / name)
-        if self._owner is not None:
-            os.chown(directory, *self._owner)
-        return directory
+        """Make a subdirectory for the owner, or open one that is there; returns its path.
+
+        Raises:
+            OSError: The directory cannot be made, or another user's is there.
+        """
+        return open_for(self._owner, self.root / name)
 
     def drop(self, directory: Path) -> None:
         """Remove a subdirectory."""
@@ -72,6 +74,36 @@ class Place:
             remove_tree(self.root)
             os.close(self._lock)
             self._lock = -1
+
+
+def open_for(owner: tuple[int, int] | None, directory: Path) -> Path:
+    """Make a private directory and give it to a user and group, or open one that this user has; returns its path.
+
+    A computation comes back to its directories when its host is restarted. They are the owner's by then. Nobody but
+    us makes entries of the directory around it, so the owner cannot have put anything else in its place.
+
+    Args:
+        owner: User and group; None: the directory stays ours.
+        directory: Path of the directory, in a directory of ours.
+
+    Raises:
+        OSError: The directory cannot be made, or another user's is there.
+    """
+    if owner is not None and _belongs_to(directory, owner[0]):
+        return directory
+    reopen_private(directory)
+    if owner is not None:
+        os.chown(directory, *owner)
+    return directory
+
+
+def _belongs_to(directory: Path, uid: int) -> bool:
+    """True if a path is a directory (no link to one) of this user."""
+    try:
+        status = directory.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == uid
 
 
 def remove_tree(path: Path) -> None:

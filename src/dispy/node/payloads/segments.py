@@ -31,7 +31,7 @@ from dispy.system.directories import (
 )
 from dispy.system.free_space import Room, find, has_room, write_new
 from dispy.system.processes import kill_marked
-from dispy.system.run_directory import Place, is_abandoned, remove_tree, sweep
+from dispy.system.run_directory import Place, is_abandoned, open_for, remove_tree, sweep
 from dispy.system.shared_memory import ADOPTED_MIN, free_file
 from dispy.system.wording import counted
 
@@ -122,9 +122,7 @@ class Segments(Place):
         """Make the directories of a computation; returns the one in memory, or on disk if nothing is in memory."""
         directory = super().open(name)
         if self._disk is not None:
-            other = private_directory(self._disk / name)
-            if self._account is not None:
-                os.chown(other, self._account.uid, self._account.gid)
+            open_for(self._owner, self._disk / name)
         return directory
 
     def room(self, directory: Path) -> Room:
