@@ -118,7 +118,9 @@ class Worker:
         """True if the program that the last job had started was killed by a signal. The result says so
         (``Ended.died``): the job counts as if its process had died, and may run again. Reset before each job."""
         self._own_process = OwnProcess(self._words, self._arena, segments, capture)
+        """Runs jobs that need a process of their own, one at a time; has its pid, to which signals are passed on."""
         self._values = ProvisionalValues(replies, segments, capture)
+        """Sends provisional results and files of the running job to the client."""
         self._is_copy = False
         """True in a process that a job has forked. It ends when the function returns, as it would otherwise send a
         second result of the job, and take jobs of its own."""

@@ -38,7 +38,7 @@ _PAUSE_S = 0.05
 """First pause before a result for which there was no room is tried again (seconds), doubled each time up to
 ``_PAUSE_MAX_S``."""
 _PAUSE_MAX_S = 0.8
-"""Longest of these pauses (seconds)."""
+"""Longest pause before a result for which there was no room is tried again (seconds)."""
 _SAY_AT_S = 0.4
 """Pause (seconds) before which a warning is logged: once for each result, as pauses are doubled from ``_PAUSE_S``."""
 

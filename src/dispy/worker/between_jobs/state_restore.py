@@ -83,7 +83,8 @@ class Restorer:
         self._filters: list[Any] = []
         """Copy of the warning filters that each job begins with."""
         self._filters_list = warnings.filters
-        """List object that held these filters: a job may put another list in its place, or change its content."""
+        """List object that holds the warning filters: a job may put another list in its place, or change its
+        content."""
         self._stdin = sys.stdin
         """Object that ``sys.stdin`` is put back to."""
         self.context = contextvars.copy_context()

@@ -17,7 +17,7 @@ _PAUSE_S = 0.05
 """Pause before a part that has not arrived is sent again (seconds), doubled each time up to ``_PAUSE_MAX_S``. The
 client's connection may be broken meanwhile, and come back."""
 _PAUSE_MAX_S = 0.5
-"""Longest of these pauses (seconds)."""
+"""Longest pause before a part of a file is sent again (seconds)."""
 
 # Bound here, as jobs may replace them in the module.
 _monotonic = time.monotonic
