@@ -8,6 +8,7 @@ import socket
 from dispy.errors import UsageError
 
 LOOPBACK = "127.0.0.1"
+"""Address by which programs of this machine alone reach each other."""
 
 
 def resolve(host: str) -> str:
@@ -40,7 +41,7 @@ def is_loopback(address: str) -> bool:
 
 
 def local(address: str) -> str:
-    """Returns the address by which programs of this machine reach a listener at ``address``."""
+    """Returns the address by which programs of this machine reach a listener at ``address``, which may mean all."""
     return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(address, address)
 
 
@@ -67,7 +68,10 @@ def alike(address: str) -> list[str]:
 
 
 def outward(address: str) -> str:
-    """Returns the address by which other machines know a listener: our first one if it listens on all."""
+    """Returns the address by which other machines reach a listener at ``address``.
+
+    If it listens on all addresses, that is the first one of this machine; the loopback address if there is none.
+    """
     if address not in ("0.0.0.0", "::"):
         return address
     found = alike(address)

@@ -11,24 +11,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _UNLIMITED = 1 << 60
-"""Bytes from which a limit of version 1 means that there is none: the kernel shows the largest number of pages."""
+"""Bytes from which a memory limit of version 1 means that there is none: the kernel shows the largest number of
+pages."""
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """Returns the smallest quota of CPU time (CPUs, such as 0.5); None if there is none.
+    """Returns the smallest quota of CPU time of our groups (a number of CPUs, such as 0.5); None if there is none.
 
     Args:
-        root: Directory that ``proc`` and ``sys`` are in.
+        root: Directory that ``proc`` and ``sys`` are in; another than ``/`` in tests.
     """
     quotas = [_quota(directory, version) for directory, version in _groups(root, "cpu")]
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
 def memory_limit(root: Path = Path("/")) -> int | None:
-    """Returns the smallest limit of memory (bytes); None if there is none. Files on memory file systems count, too.
+    """Returns the smallest memory limit of our groups (bytes); None if there is none.
+
+    Files on memory file systems count as memory, too. A group beyond its limit has processes killed.
 
     Args:
-        root: Directory that ``proc`` and ``sys`` are in.
+        root: Directory that ``proc`` and ``sys`` are in; another than ``/`` in tests.
     """
     limits = []
     for directory, version in _groups(root, "memory"):
@@ -39,7 +42,14 @@ def memory_limit(root: Path = Path("/")) -> int | None:
 
 
 def _groups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
-    """Yields the directories of the groups that we are in, the innermost first, with their version (1 or 2)."""
+    """Yields the directories of the groups that we are in, the innermost first, with their version (1 or 2).
+
+    Directories that are not visible in a container are among them: their files cannot be read.
+
+    Args:
+        root: Directory that ``proc`` and ``sys`` are in.
+        controller: Resource that is limited: "cpu" or "memory".
+    """
     for line in _read(root / "proc/self/cgroup").splitlines():
         fields = line.split(":", 2)
         if len(fields) < 3:
@@ -56,7 +66,7 @@ def _groups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
 
 
 def _quota(directory: Path, version: int) -> float | None:
-    """Returns the quota of one group (CPUs); None if there is none."""
+    """Returns the quota of the group with this directory (a number of CPUs); None if there is none to be seen."""
     if version == 2:
         fields = _read(directory / "cpu.max").split()
     else:
@@ -69,6 +79,7 @@ def _quota(directory: Path, version: int) -> float | None:
 
 
 def _read(path: Path) -> str:
+    """Returns the text of a file; empty if it cannot be read."""
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError):

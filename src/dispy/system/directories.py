@@ -20,7 +20,7 @@ from dispy.errors import StateDirectoryError
 logger = logging.getLogger("dispy.net")
 
 MEMORY = Path("/dev/shm")
-"""Mount point of the machine's memory file system."""
+"""Mount point of the machine's memory file system, which may be missing."""
 
 
 def state_directory() -> Path:
@@ -139,17 +139,20 @@ def temporary_directory() -> Path:
 
 
 _said: set[str] = set()
-"""Texts that this process has logged."""
+"""Texts that ``_say_once`` has logged in this process."""
 
 
 def _say_once(level: int, text: str) -> None:
+    """Log a text, unless this process has logged it before: many parts ask for the same directories."""
     if text not in _said:
         _said.add(text)
         logger.log(level, "%s", text)
 
 
 def shared_memory() -> Path | None:
-    """Returns our directory on the memory file system (``/dev/shm``); None if none can be written there.
+    """Returns this user's directory on the memory file system (``/dev/shm``); None if none can be written there.
+
+    The directory is made if it is missing. Large data goes to disk if there is none.
 
     Raises:
         StateDirectoryError: Something that another user may have put there is in its place.
@@ -165,35 +168,50 @@ def shared_memory() -> Path | None:
 
 
 def memory_directory() -> Path:
-    """Returns a directory for large data: on the memory file system where there is one, else on disk."""
+    """Returns a directory for large data, made if it is missing: in memory if one can be written there, else on disk.
+
+    Raises:
+        StateDirectoryError: Neither can be made, or another user may have put something in its place.
+    """
     return shared_memory() or disk_directory()
 
 
 def disk_directory() -> Path:
-    """Returns a directory for large data on disk, for machines without a memory file system."""
+    """Returns a directory for large data on disk, for machines without a memory file system; made if it is missing.
+
+    Raises:
+        StateDirectoryError: The directory cannot be made, or another user may have put something in its place.
+    """
     return private_directory(temporary_directory() / f"dispy-memory-{os.getuid()}")
 
 
 FREE = "free"
-"""Subdirectory of a node's directory in memory: files that can be used again."""
+"""Name of the subdirectory, in a node's directory in memory, of files whose payload has served. The node, its workers
+and its clients write new payloads into them: that costs less than new files, whose pages would have to be made."""
 
 GIVEN = "given"
-"""Subdirectory of a node's directory in memory: files that clients have just linked there, each named by a number."""
+"""Name of the subdirectory, in a node's directory in memory, of payloads that clients of this machine have linked
+there, each named by a number, until the node takes them."""
 
 GIVEN_BITS = 32
-"""Lower bits of such a number, which count the files of one client. The bits above tell which client it is."""
+"""How many lower bits of the number of a file in ``GIVEN`` count the files of one client. The bits above tell which
+client it is (``given_prefix``), so that the node can remove the files of a client that has died."""
 
 
 def given_prefix(client: bytes) -> int:
-    """Returns the upper bits of the numbers by which a client names files that it links to nodes."""
+    """Returns the upper bits of the numbers of files that a client links to nodes (see ``GIVEN_BITS``).
+
+    Args:
+        client: Random identity of the client, of which the first three bytes count.
+    """
     return int.from_bytes(client[:3])
 
 
 def shared_with(node: bytes) -> str:
-    """Returns the directory in memory of a node, by its identity; empty if it is not here, or not ours.
+    """Returns the path of a node's directory in memory, by the node's identity; empty if it is not here, or not ours.
 
-    The directory is looked for below our own user's, and the identity is random: so a directory that is found is the
-    node's.
+    If there is one, program and node exchange payloads as files there, without a copy. The directory is looked for
+    below our own user's, and the identity is random: so a directory that is found is the node's.
     """
     path = MEMORY / f"dispy-{os.getuid()}" / node.hex()
     try:
@@ -212,14 +230,15 @@ def is_private(path: Path) -> bool:
 
 
 def _is_ours(status: os.stat_result, mode: int) -> bool:
+    """True if a status is that of a directory of this user, without permissions beyond those in ``mode``."""
     is_closed = not status.st_mode & 0o777 & ~mode
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and is_closed
 
 
 def cannot_be(error: StateDirectoryError) -> bool:
-    """True if a directory cannot be made, so that another place may serve.
+    """True if an error of ``private_directory`` means that the directory cannot be made: another place may serve.
 
-    False if something is in its place, which another user may have put there.
+    False if something is in its place, which another user may have put there: then no other place is tried.
     """
     cause = error.__cause__
     return isinstance(cause, OSError) and cause.errno != errno.EEXIST

@@ -10,10 +10,14 @@ import logging
 import re
 
 _CONTROLS = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+"""Characters that are escaped, as ranges of a character class of ``re``: control characters, separators of lines,
+marks of the direction of text, the byte order mark, halves of surrogate pairs."""
 # Texts, not compiled patterns: most processes never meet such a character, and compiling takes 1 ms. ``re`` keeps
 # what it has compiled.
 _IN_LINE = f"[{_CONTROLS}]"
+"""Pattern of the characters that are escaped in one line."""
 _IN_TEXT = f"(?![\n\t])[{_CONTROLS}]"
+"""Pattern of the characters that are escaped in text of several lines: all but line ends and tabs."""
 
 
 def line(text: str) -> str:
@@ -40,6 +44,7 @@ def sendable(text: str) -> str:
 
 
 def _escaped(match: re.Match[str]) -> str:
+    """Returns the escape of the character that was found, such as ``\\x1b``."""
     return match.group().encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
@@ -50,4 +55,5 @@ class Formatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
+        """Returns the text of a record, with its traceback, escaped by ``block``."""
         return block(super().format(record))

@@ -18,15 +18,17 @@ from typing import NamedTuple
 from dispy.system.control_groups import memory_limit
 
 _SPARED_SHARE = 8
-"""Share of a memory file system that is left to other programs: an eighth."""
+"""Divisor: an eighth of a memory file system is left to other programs, at most ``_SPARED_MAX``. A file that would
+take of it goes to disk, if there is one."""
 
 _SPARED_MAX = 64 * 1024 * 1024
-"""Bytes of a memory file system that are left to other programs at most."""
+"""Largest number of bytes of a memory file system that are left to other programs."""
 
 SHORT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""Errors of system calls that mean no room: on the file system, in the user's quota, by ``ulimit -f``."""
+"""Error numbers of system calls that mean no room: on the file system, in the user's quota, by ``ulimit -f``."""
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+"""Flags of ``os.open`` for a file whose name must be new."""
 
 
 class Room(NamedTuple):
@@ -49,7 +51,8 @@ class NoRoomError(OSError):
         size: Bytes that found no room.
 
     Attributes:
-        is_passing: True if there may be room later: an empty file system would be large enough.
+        is_passing: True if there may be room later, when other payloads are gone: an empty file system would be large
+            enough. Callers then try again; if False, they give up.
     """
 
     def __init__(self, room: Room, size: int) -> None:
@@ -77,15 +80,19 @@ class NoRoomError(OSError):
 
 @functools.cache
 def memory_max() -> int:
-    """Returns the bytes that may be on memory file systems: half the memory limit of our control groups; 0: no limit.
+    """Returns the bytes that files on memory file systems may take; 0 if there is no limit of control groups.
 
+    That is half the memory limit of our control groups, as the kernel counts these files as memory of the processes.
     The limit is read once. A process that forks others calls this before, to spare them the reading.
     """
     return (memory_limit() or 0) // 2
 
 
 def kept_max(directory: str, most: int) -> int:
-    """Returns the bytes of files that may be kept for later use: a quarter of the file system, at most ``most``."""
+    """Returns the bytes of files that a directory in memory may keep for later use.
+
+    That is a quarter of the file system, at most ``most`` bytes; 0 if the directory is not there.
+    """
     try:
         total, _ = _memory(directory)
     except OSError:
@@ -94,7 +101,10 @@ def kept_max(directory: str, most: int) -> int:
 
 
 def fits_in_memory(directory: str, size: int) -> bool:
-    """True if a file of ``size`` bytes may go to a directory in memory, so that room is left for others."""
+    """True if a file of ``size`` bytes may go to a directory in memory, so that room is left for others.
+
+    False if not, or if the directory is not there: the file then goes to disk, or into other memory.
+    """
     try:
         total, free = _memory(directory)
     except OSError:
@@ -104,15 +114,20 @@ def fits_in_memory(directory: str, size: int) -> bool:
 
 _MEMORY = "the memory file system"
 _DISK = "the disk"
+"""Kinds of file systems, in the words of ``NoRoomError``."""
 
 
 def _spared(kind: str, total: int) -> int:
-    """Returns the bytes of a file system of ``total`` bytes that are left to other programs."""
+    """Returns the bytes of a file system of ``total`` bytes that are left to other programs: none on disk."""
     return min(total // _SPARED_SHARE, _SPARED_MAX) if kind == _MEMORY else 0
 
 
 def _memory(directory: str) -> tuple[int, int]:
-    """Returns the bytes that a memory file system may hold, and how many of these are free (may be negative)."""
+    """Returns the bytes that a memory file system may hold, and how many of these are free (may be negative).
+
+    Raises:
+        OSError: The directory is not there.
+    """
     total, free = _disk(directory)
     limit = memory_max()
     if 0 < limit < total:
@@ -121,7 +136,11 @@ def _memory(directory: str) -> tuple[int, int]:
 
 
 def _disk(directory: str) -> tuple[int, int]:
-    """Returns size and free bytes of the file system that a directory is on."""
+    """Returns size and free bytes of the file system that a directory is on; 2**60 twice if it does not tell.
+
+    Raises:
+        OSError: The directory is not there.
+    """
     status = os.statvfs(directory)
     if not status.f_blocks:  # the file system has no limit, or does not tell it
         return 1 << 60, 1 << 60
@@ -140,13 +159,17 @@ def places(room: Room, size: int) -> list[str]:
 
 
 def has_room(room: Room, size: int) -> bool:
-    """True if a file of ``size`` bytes would find room now."""
+    """True if a file of ``size`` bytes would find room now, in memory or on disk.
+
+    Where there is no directory on disk, the file may take all bytes of the memory file system.
+    """
     if room.memory and fits_in_memory(room.memory, size):
         return True
     return _fits_on_disk(room.disk or room.memory, size)
 
 
 def _fits_on_disk(directory: str, size: int) -> bool:
+    """True if ``size`` bytes are free on the file system of a directory, or if that cannot be told."""
     try:
         return size <= _disk(directory)[1]
     except OSError:
@@ -206,7 +229,7 @@ def find(room: Room, name: str) -> str:
 
 
 def _sizes(room: Room) -> list[tuple[str, str, int, int]]:
-    """Returns, for each file system: its kind in words, the directory, its size and its free bytes."""
+    """Returns, for each file system: its kind in words, the directory, its size and its free bytes. For errors."""
     found = []
     for kind, directory, look in ((_MEMORY, room.memory, _memory), (_DISK, room.disk, _disk)):
         with suppress(OSError):
@@ -226,4 +249,5 @@ def _mount_of(directory: str) -> str:
 
 
 def _mib(size: int) -> str:
+    """Returns a number of bytes in words, for errors: "12 MiB", or "500 bytes"."""
     return f"{size / 2**20:,.0f} MiB" if size >= 2**20 else f"{size:,} bytes"

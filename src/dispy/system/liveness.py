@@ -19,7 +19,8 @@ class Process(msgspec.Struct, frozen=True):
 
     Attributes:
         pid: PID of the process.
-        started: Clock ticks from boot to its start, which no change of the wall clock moves.
+        started: Start of the process (clock ticks after boot, which no change of the wall clock moves). It tells the
+            process from a later one with the same PID.
         namespace: Names of the boot and of the PID namespace in which the two are valid. Empty: it cannot be told
             whether the process lives.
     """
@@ -30,14 +31,17 @@ class Process(msgspec.Struct, frozen=True):
 
 
 def this_process() -> Process:
-    """Returns the record of the calling process."""
+    """Returns the calling process, to be noted in a file by which others can tell whether it lives."""
     pid = os.getpid()
     started = _started(pid)
     return Process(pid) if started is None else Process(pid, started, _namespace())
 
 
 def is_alive(process: Process) -> bool | None:
-    """True if a process lives; None if that cannot be seen from here. A zombie does not live."""
+    """True if a process lives; None if that cannot be seen from here, so that it must not be taken for dead.
+
+    A zombie does not live.
+    """
     if not process.namespace or process.namespace != _namespace():
         return None
     try:
@@ -52,7 +56,10 @@ def is_alive(process: Process) -> bool | None:
 
 
 def _namespace() -> str:
-    """Returns the names of our boot and namespaces; empty if they are not known, or ``/proc`` is of another one."""
+    """Returns the names of our boot and our PID and time namespaces, within which PID and start time are valid.
+
+    Empty if they are not known, or ``/proc`` is that of another PID namespace.
+    """
     boot = boot_id()
     try:
         if not boot or os.readlink("/proc/self") != str(os.getpid()):

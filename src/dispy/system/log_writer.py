@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable
 
 LINES_MAX = 10_000
-"""Records that may wait: some 5 MB, and as many as debugging logs in a second."""
+"""Records that may wait in an outlet; further ones are left out and counted. They take some 5 MB: as many as
+debugging logs in a second."""
 
 SOON_S = 0.1
-"""Seconds that a caller which logs at INFO or above waits at most for its line to be written. Where handlers are
-quick it hardly waits."""
+"""Seconds that a caller which logs at INFO or above waits at most for its line to be written; then it goes on
+without. Where handlers are quick it hardly waits."""
 
 IDLE_S = 1.0
 """Seconds without a record after which the thread ends. The next record starts another."""
@@ -40,28 +41,37 @@ class Outlet:
     def __init__(self, deliver: Callable[[logging.LogRecord], object]) -> None:
         self._deliver = deliver
         self._here = threading.local()
-        """Marks threads of this outlet, also one that ``close`` has left behind."""
+        """Attribute ``is_ours``, True on threads of this outlet, also one that ``close`` has left behind: what a
+        handler logs there must not wait for that very thread."""
         self.reset()
 
     def reset(self) -> None:
         """Forget thread and queue. To be called in the child after a fork, where the thread does not exist."""
         self._queue: Waiting = queue.SimpleQueue()
+        """Items for the thread, in order. ``close`` puts a new queue in its place; the old thread keeps the old
+        one."""
         self._thread: threading.Thread | None = None
+        """Thread that delivers items; None if none runs, and the next record starts one."""
         self._left_out = 0
+        """Number of records left out since a line of the log told it last."""
         self._is_late = False
         """True if a caller has waited in vain for its line to be written. Then callers wait no more, until the thread
         has caught up."""
         self._has_complained = False
+        """True once stderr was told that a handler fails, which is told once."""
         self._guard = threading.Lock()
-        """Held while the thread is started or ended."""
+        """Held while the thread is started or ended, and while an item is queued for it: so none comes to a thread
+        that has just decided to end."""
         self._calling = threading.Lock()
         """Held while a record is delivered, and while the process forks."""
         self._is_held = False
+        """True if ``hold`` has acquired ``_calling``, which ``go_on`` then releases."""
 
     def hold(self) -> None:
         """Wait until no handler is at work, before the process forks: in the child, its locks would be held for ever.
 
-        Waits for ``SOON_S`` at most. ``go_on`` must be called in the parent, ``reset`` in the child.
+        Waits for ``SOON_S`` at most, then the fork goes on all the same. ``go_on`` must be called in the parent,
+        ``reset`` in the child.
         """
         if not self.is_current():
             self._is_held = self._calling.acquire(timeout=SOON_S)
@@ -73,7 +83,7 @@ class Outlet:
             self._calling.release()
 
     def is_current(self) -> bool:
-        """True if the caller is on a thread of this outlet: within a handler."""
+        """True if the caller is on a thread of this outlet, within a handler."""
         return getattr(self._here, "is_ours", False)
 
     def put(self, record: logging.LogRecord) -> None:
@@ -90,14 +100,21 @@ class Outlet:
             self.flush(SOON_S)
 
     def say(self, text: str) -> None:
-        """Queue text to be written to stderr as it is, in order with the records."""
+        """Queue text to be written to stderr as it is, in order with the records.
+
+        If ``LINES_MAX`` items wait, the text is left out and counted as a record is.
+        """
         if self._queue.qsize() >= LINES_MAX:
             self._left_out += 1
         else:
             self._put(text)
 
     def _put(self, item: logging.LogRecord | str) -> bool:
-        """Deliver an item; returns True if the thread will do so, False if it was done here."""
+        """Queue an item for the thread, and start the thread if none runs.
+
+        Returns:
+            True if the thread will deliver the item; False if none can be started, and it was delivered here.
+        """
         with self._guard:
             is_running = self._thread is not None or self._start()
             if is_running:
@@ -125,7 +142,10 @@ class Outlet:
             self._here.is_ours = False
 
     def flush(self, timeout_s: float) -> None:
-        """Wait, for ``timeout_s`` seconds at most, until all items before this call were delivered."""
+        """Wait, for ``timeout_s`` seconds at most, until all items before this call were delivered.
+
+        Within a handler it returns at once. If the time is over, callers of ``put`` wait no more (``_is_late``).
+        """
         with self._guard:
             if self._thread is None or self.is_current():
                 return
@@ -134,7 +154,10 @@ class Outlet:
         self._is_late = not written.wait(timeout_s)
 
     def close(self, timeout_s: float) -> None:
-        """End the thread after it has delivered all that waits. After ``timeout_s`` seconds, leave it behind."""
+        """End the thread after it has delivered all that waits. After ``timeout_s`` seconds, leave it behind.
+
+        A record that comes later starts another thread.
+        """
         with self._guard:
             thread, self._thread = self._thread, None
             if thread is None:
@@ -145,6 +168,7 @@ class Outlet:
         thread.join(timeout_s)
 
     def _run(self, waiting: Waiting) -> None:
+        """Deliver the items of a queue until None comes, or nothing for ``IDLE_S``: the work of the thread."""
         self._here.is_ours = True
         while True:
             try:
@@ -172,11 +196,13 @@ class Outlet:
         return waiting is not self._queue
 
     def _count_left_out(self) -> logging.LogRecord:
+        """Returns a warning that says how many records were left out, and sets their number to 0."""
         count, self._left_out = self._left_out, 0
         text = f"{count} lines of this log are left out: they came faster than they could be written"
         return logging.LogRecord("dispy", logging.WARNING, __file__, 0, text, None, None)
 
     def _call(self, item: logging.LogRecord | str) -> None:
+        """Give a record to the handlers, or write text to stderr. What they raise is shown on stderr, once."""
         try:
             with self._calling:
                 if isinstance(item, str):
@@ -193,7 +219,11 @@ class Outlet:
 
 
 class OutletHandler(logging.Handler):
-    """Passes records to an outlet."""
+    """Handler of a logger that passes its records to an outlet, whose thread calls the handlers that write.
+
+    Args:
+        outlet: The outlet, which may be shared with other loggers.
+    """
 
     def __init__(self, outlet: Outlet) -> None:
         super().__init__()
@@ -229,8 +259,11 @@ class LogLimit:
         self._log = log
         self._later = later
         self._keys_by_kind: dict[str, set[str]] = {}
+        """Keys that had a line in this interval, by kind."""
         self._left_out: dict[str, int] = {}
+        """Number of lines that were left out since the last count, by kind."""
         self._is_timed = False
+        """True during an interval: its first line begins it, and has its end scheduled."""
 
     def line(self, kind: str, key: str, text: str, *arguments: object) -> None:
         """Log a line, or count it.
@@ -252,6 +285,7 @@ class LogLimit:
         self._log(text, *arguments)
 
     def _on_time(self) -> None:
+        """End the interval: log how many lines were left out, and let each key have a line again."""
         self._is_timed = False
         self._keys_by_kind.clear()
         self.tell_count()

@@ -12,22 +12,25 @@ from contextlib import suppress
 from itertools import islice
 
 KEPT_MAX = 1024 * 1024 * 1024
-"""Bytes of buffers that a pool remembers, since it keeps what a program has used at one time. A buffer of more than
-half of that is not remembered. When there are more bytes, the oldest buffers are forgotten, and freed after use."""
+"""Bytes of buffers that a pool remembers, in use or free: memory that a program has used at one time stays with it. A
+buffer of more than half of that is not remembered. When there are more bytes, the buffers not looked at for longest
+are forgotten, and freed after use."""
 
 STEP = 64 * 1024
-"""Sizes of buffers are multiples of this (bytes)."""
+"""Sizes of buffers are multiples of this (bytes). A payload takes a free buffer of up to twice its size plus this."""
 
 PROBES = 8
-"""Buffers that are looked at for a free one, beginning with those not looked at for longest: they are free sooner."""
+"""Number of buffers of fitting size that are looked at for a free one, beginning with those not looked at for
+longest, which are free sooner. If none is free, a new one is made."""
 
 _ANONYMOUS = getattr(mmap, "MAP_PRIVATE", 0) | getattr(mmap, "MAP_ANONYMOUS", 0)
+"""Flags of a map that is no file's, and that forked processes get a copy of."""
 
 _HUGE_MIN = 2 * 1024 * 1024
-"""Bytes from which the kernel can use huge pages."""
+"""Bytes of a buffer from which the kernel is asked to use huge pages."""
 
 _COPY_STEP = 256 * 1024
-"""Bytes that are copied at once, during which no other thread runs."""
+"""Bytes that ``copy`` copies at once, during which no other thread of this process runs."""
 
 
 def copy(source: bytes | bytearray | memoryview, target: memoryview) -> None:
@@ -44,17 +47,20 @@ def copy(source: bytes | bytearray | memoryview, target: memoryview) -> None:
 
 
 class Pool:
-    """Buffers of this process. Any thread may call the methods.
+    """Buffers of this process that are used again. Any thread may call the methods.
 
     Args:
-        kept_max: Bytes of buffers that are remembered.
+        kept_max: Bytes of buffers that are remembered, in use or free.
     """
 
     def __init__(self, kept_max: int = KEPT_MAX) -> None:
         self._kept_max = kept_max
         self._kept: list[mmap.mmap] = []
+        """Buffers that are remembered, in use or free; those not looked at for longest come first."""
         self._kept_bytes = 0
+        """Bytes of all buffers in ``_kept``."""
         self._lock = threading.Lock()
+        """Held while ``_kept`` is searched or changed."""
 
     def take(self, size: int) -> memoryview:
         """Returns a writable buffer of ``size`` bytes with arbitrary content.
@@ -80,6 +86,11 @@ class Pool:
         return None
 
     def _make(self, size: int) -> mmap.mmap:
+        """Returns a new buffer of at least ``size`` bytes, remembered unless it is too large.
+
+        Raises:
+            MemoryError: There is not enough memory.
+        """
         length = max(STEP, -(-size // STEP) * STEP)
         try:
             made = mmap.mmap(-1, length, flags=_ANONYMOUS)
@@ -96,13 +107,16 @@ class Pool:
         return made
 
     def _forget(self) -> None:
-        """Forget the oldest buffers. Those in use live as long as something refers to them, and are freed then."""
+        """Forget buffers, those not looked at for longest first, until ``kept_max`` bytes are left.
+
+        Buffers in use live as long as something refers to them, and are freed then.
+        """
         while self._kept_bytes > self._kept_max:
             self._kept_bytes -= len(self._kept.pop(0))
 
 
 def is_free(candidate: mmap.mmap) -> bool:
-    """True if nothing refers to the memory of a map."""
+    """True if nothing refers to the memory of a map, so that it can be used again."""
     try:
         candidate.resize(len(candidate))  # refused while anything refers to it
     except BufferError:
@@ -111,4 +125,4 @@ def is_free(candidate: mmap.mmap) -> bool:
 
 
 pool = Pool()
-"""The pool of this process."""
+"""The pool of this process, from which all its parts take buffers for large payloads."""

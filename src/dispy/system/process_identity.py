@@ -20,6 +20,7 @@ def user_and_host() -> str:
 
 
 def _after_fork() -> None:
+    """Set ``pid`` in a process that was just forked."""
     global pid
     pid = os.getpid()
 

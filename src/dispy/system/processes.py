@@ -14,28 +14,34 @@ import sys
 import time
 from collections.abc import Callable
 
+# Options of ``prctl`` (``include/uapi/linux/prctl.h``).
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PF_EXITING = 0x4
-"""Flag of a process that is ending (``include/linux/sched.h``)."""
+"""Flag that the kernel shows of a process that is ending (``include/linux/sched.h``): its exit code is fixed."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 
 _ROUNDS_MAX = 1000
-"""Rounds of killing strays. A process that forks faster than we kill is a fork bomb, and left to its limits."""
+"""Rounds of ``kill_strays``, which then gives up. Processes that fork faster than we kill are a fork bomb, and left
+to the limits that the system sets them."""
 
 _AS_IN_PYTHON = ("SIGPIPE", "SIGXFSZ")
-"""Signals that Python ignores in every program; system calls fail with errors instead."""
+"""Names of signals that Python ignores in every program, and that ``reset_signals`` leaves so: system calls fail with
+errors instead."""
 
 _LOOKS_MAX = 20
-"""Attempts to list children while threads of their parent end one by one. Some kernels list no children at all."""
+"""Attempts to list children while threads of their parent end one by one; then ``psutil`` is asked, as on kernels
+that list no children at all."""
 
 
 # Opened once: in a forked worker that would take a quarter of a millisecond.
 _library = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+"""C library of this process; None on other systems than Linux."""
 
 
 def _prctl(option: int, value: int) -> None:
+    """Set a property of this process by ``prctl``. Errors are ignored; does nothing on other systems than Linux."""
     if _library is not None:
         _library.prctl(option, value, 0, 0, 0)
 
@@ -44,8 +50,8 @@ def set_death_signal(number: int, parent: int) -> None:
     """Have the kernel send this process a signal when the thread that started it ends.
 
     Args:
-        number: The signal.
-        parent: PID of the parent. If it has ended already the signal is sent at once.
+        number: Number of the signal.
+        parent: PID of the process that started this one. If it has ended already, the signal is sent at once.
     """
     _prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
@@ -88,7 +94,10 @@ def fill_standard_descriptors() -> None:
 
 
 def is_ending(pid: int) -> bool:
-    """True if a process has ended or is ending, so that its exit code is fixed. False if that cannot be told."""
+    """True if a process has ended or is ending, so that its exit code is fixed: killing it changes nothing any more.
+
+    False if that cannot be told.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             flags = int(file.read().rpartition(b")")[2].split()[6])
@@ -105,7 +114,7 @@ def set_subreaper() -> None:
 
 
 def children(pid: int) -> list[int]:
-    """Returns the PIDs of the children of a process, living ones and zombies."""
+    """Returns the PIDs of the children of a process, living ones and zombies; empty if there is no such process."""
     for _ in range(_LOOKS_MAX):
         try:
             tasks = os.listdir(f"/proc/{pid}/task")
@@ -129,6 +138,11 @@ def children(pid: int) -> list[int]:
 
 
 def _children_of(pid: int, tasks: list[str]) -> list[int]:
+    """Returns the PIDs of the children that threads (``tasks``: their numbers) of a process have started.
+
+    Raises:
+        OSError: A thread has ended, or the kernel lists no children.
+    """
     found: list[int] = []
     for task in tasks:
         with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
@@ -137,7 +151,7 @@ def _children_of(pid: int, tasks: list[str]) -> list[int]:
 
 
 def kill_strays(keep: set[int]) -> int:
-    """Kill and reap every descendant that is not in or below ``keep`` (PIDs); returns their number.
+    """Kill and reap every descendant that is not in or below ``keep`` (PIDs); returns how many were reaped.
 
     As a sub-reaper we inherit the children of processes that we kill, so this repeats until none is left.
     """
@@ -180,13 +194,16 @@ def _reap(pid: int, wait_s: float = 1.0) -> bool:
 
 
 MARK = "DISPY_NODE"
-"""Environment variable of all processes below a node. Its value is the directory that the node keeps locked."""
+"""Name of the environment variable that marks all processes below a node. Its value is the path of the directory that
+the node keeps locked: when that is unlocked, the node is dead, and the next node kills the processes."""
 
 _MARKED = f"\0{MARK}=".encode()
+"""Beginning of the variable ``MARK`` in the environment of a process, where a null character precedes each
+variable."""
 
 
 def kill_marked(is_dead: Callable[[str], bool]) -> int:
-    """Kill processes that dead nodes have left behind, in case their hosts were killed, too.
+    """Kill processes of this user that dead nodes have left behind, in case their hosts were killed, too. Linux only.
 
     Args:
         is_dead: Returns True if the node with this mark is certainly dead.
@@ -224,7 +241,7 @@ _SHORT_OF = {
     errno.ENOSPC: "disk: see 'df' and 'df -i'",
     errno.EDQUOT: "disk: see 'quota'",
 }
-"""Resources that were short, and where to look, by error number."""
+"""Resources that were short, and where to look, in words of a hint, by the number of the error."""
 
 
 def shortage(error: OSError) -> str:
@@ -244,7 +261,10 @@ def describe_exit(code: int) -> str:
 
 
 def boot_id() -> str:
-    """Returns the name of this boot of the machine; empty where the kernel has none."""
+    """Returns the name of this boot of the machine, a random UUID; empty where the kernel has none.
+
+    What was noted under another name, such as PIDs, is of a boot that is over.
+    """
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()

@@ -20,7 +20,8 @@ from pathlib import Path
 from dispy.system.directories import private_directory, reopen_private
 
 MAKING_S = 60.0
-"""Seconds after which a directory that still has its hidden name was left by a process that was killed."""
+"""Age (seconds) from which a directory that still has its hidden name counts as left by a process that was killed: it
+is removed then. A younger one may be in the making."""
 
 
 class Place:
@@ -30,7 +31,7 @@ class Place:
 
     Args:
         base: Directory in which it is made; made if it is missing, and private.
-        incarnation: Name of this run.
+        incarnation: Name of this run, which no other run has; becomes the name of the directory.
         owner: User and group that the subdirectories are given to; None: they stay ours.
 
     Raises:
@@ -42,6 +43,7 @@ class Place:
 
     def __init__(self, base: Path, incarnation: str, owner: tuple[int, int] | None = None) -> None:
         self._owner = owner
+        """Ids of the user and the group that subdirectories are given to; None: they stay ours."""
         mode = 0o700 if owner is None else 0o711
         private_directory(base, mode)
         if owner is not None:
@@ -52,6 +54,7 @@ class Place:
         if owner is not None:
             os.chmod(fresh, mode)
         self._lock = os.open(fresh / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Descriptor of the locked file, which keeps others from removing the directory; -1 after ``close``."""
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.root = base / incarnation
         os.rename(fresh, self.root)
@@ -65,7 +68,7 @@ class Place:
         return open_for(self._owner, self.root / name)
 
     def drop(self, directory: Path) -> None:
-        """Remove a subdirectory."""
+        """Remove a subdirectory with all that is in it. Raises no OSError."""
         remove_tree(directory)
 
     def close(self) -> None:
@@ -124,7 +127,11 @@ def remove_tree(path: Path) -> None:
 
 
 def sweep(base: Path) -> None:
-    """Remove directories below ``base`` that dead runs have left."""
+    """Remove directories below ``base`` that dead runs have left: unlocked, and not in the making.
+
+    Raises:
+        OSError: ``base`` cannot be read.
+    """
     for path in base.iterdir():
         if is_abandoned(path) and not (path.name.startswith(".") and _is_young(path)):
             remove_tree(path)
@@ -139,7 +146,10 @@ def _is_young(path: Path) -> bool:
 
 
 def is_abandoned(path: Path) -> bool:
-    """True if the process that held the lock in this directory has ended without removing it."""
+    """True if the process that held the lock in this directory has ended without removing it.
+
+    False if the process lives, or if that cannot be told.
+    """
     try:
         return is_unlocked(path / "lock")
     except FileNotFoundError:

@@ -24,25 +24,30 @@ from dispy.system.free_space import fits_in_memory, kept_max
 from dispy.system.memory import KEPT_MAX, PROBES, STEP, is_free, pool
 
 _STALL_MAX = 64 * 1024 * 1024
-"""Bytes whose pages may be mapped at once: that takes 10 ms, during which nothing else is done."""
+"""Largest map whose pages are all mapped at once (bytes): that takes 10 ms, during which no other thread runs. Pages
+of larger maps are mapped at their first use."""
 
 _POPULATED = getattr(mmap, "MAP_SHARED", 0) | getattr(mmap, "MAP_POPULATE", 0)
+"""Flags of a shared map whose pages are all mapped at once."""
 
 FREE_FILES_MAX = 64
-"""Free files that a directory keeps; further ones are removed."""
+"""Number of free files that a directory keeps for ``claim_file``; further files are removed."""
 
 FREE_BYTES_MAX = 512 * 1024 * 1024
-"""Bytes of free files that a directory keeps, less if its file system is small; further files are removed."""
+"""Bytes of free files that a directory keeps, or a quarter of its file system if that is less; further files are
+removed."""
 
 SHARED_MIN = 256 * 1024
-"""Bytes from which a file and its map cost less than a copy."""
+"""Bytes of a payload from which a pool puts it into a file, as file and map cost less than a copy; smaller ones go to
+ordinary memory."""
 
 ADOPTED_MIN = 2 * 1024 * 1024
-"""Bytes from which a file of another process is mapped. Copying less costs less than its page faults."""
+"""Bytes of a payload from which a file of another process is mapped. A smaller one is copied: that costs less than
+its page faults."""
 
 SHARED_FILES_MAX = 200
-"""Files of a pool. Each takes a descriptor as long as something refers to it, and a program may have 1024 of them.
-Where it may have fewer, a quarter of these."""
+"""Largest number of files of a pool. Each takes a descriptor while it is mapped; where a program may have fewer than
+800, a quarter of them. At the limit, free files are removed; if all are in use, payloads go to ordinary memory."""
 
 
 def map_shared(descriptor: int, size: int) -> mmap.mmap:
@@ -88,7 +93,7 @@ def free_file(free: str, path: str, size: int) -> None:
 
     Args:
         free: Directory of free files; empty: remove the file.
-        path: Of the file.
+        path: Path of the file, on the same file system.
         size: Bytes of the file.
     """
     try:
@@ -112,6 +117,7 @@ def _with_lengths(names: list[str]) -> list[tuple[int, str]]:
 
 
 def _files_max() -> int:
+    """Returns the largest number of files of a pool here: a quarter of the allowed descriptors, at most 200."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return SHARED_FILES_MAX if allowed == resource.RLIM_INFINITY else min(SHARED_FILES_MAX, allowed // 4)
 
@@ -129,17 +135,23 @@ class SharedPool:
         self._directory = directory
         self._read = read
         self._files: dict[int, SharedFile] = {}
-        """Files by the ``id`` of their map, which views of it refer to."""
+        """Files of the pool, in use or free, by the ``id`` of their map: a view of the map leads to it. Those not
+        looked at for longest come first."""
         self._next = 0
+        """Number that the last file was named by; the next file gets the number after it."""
         self._kept_max = kept_max(directory, KEPT_MAX)
+        """Bytes of files, in use or free, beyond which free ones are removed before another file is added."""
         self._files_max = _files_max()
+        """Number of files at which no other is added."""
         self._lock = threading.Lock()
+        """Held while ``_files`` is searched or changed, except by ``link``."""
         os.register_at_fork(after_in_parent=self._forget, after_in_child=self._forget)
 
     def take(self, size: int) -> memoryview:
         """Returns a writable buffer of ``size`` bytes with arbitrary content.
 
-        It is ordinary memory below ``SHARED_MIN`` bytes, and if no file can be had.
+        The buffer is ordinary memory below ``SHARED_MIN`` bytes, and if no file can be had. Then ``link`` returns
+        False, and the payload is copied to nodes.
 
         Raises:
             MemoryError: There is not enough memory.
@@ -210,6 +222,11 @@ class SharedPool:
             return memoryview(self._map(own, size, is_private=True).mapped)
 
     def _copy_of(self, path: str, size: int) -> Sized:
+        """Returns a copy of a file of ``size`` bytes: what ``read`` makes of it, or a buffer of ordinary memory.
+
+        Raises:
+            OSError: The file is not there, or shorter than ``size``.
+        """
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             copied = self._read(descriptor)
@@ -226,7 +243,10 @@ class SharedPool:
         return copied
 
     def _find(self, size: int) -> SharedFile | None:
-        """Returns a free file that fits; None if there is none. A private one is taken out of the records."""
+        """Returns a free file of ``size`` bytes to twice as many plus ``STEP``; None if there is none.
+
+        One that is mapped privately is taken out of ``_files``: the caller must map it anew, or give it away.
+        """
         fitting = (file for file in self._files.values() if size <= file.length <= 2 * size + STEP)
         for file in list(islice(fitting, PROBES)):
             del self._files[id(file.mapped)]
@@ -246,11 +266,13 @@ class SharedPool:
         return len(self._files) < self._files_max
 
     def _drop_free(self) -> None:
+        """Remove all files whose memory nothing here refers to."""
         for file in list(self._files.values()):
             if is_free(file.mapped):
                 self._drop(file)
 
     def _drop(self, file: SharedFile) -> None:
+        """Remove a free file from the pool and from the file system. Links of other processes to it stay."""
         del self._files[id(file.mapped)]
         file.close()
         with suppress(OSError):
@@ -268,6 +290,11 @@ class SharedPool:
             self._forget()
 
     def _make(self, size: int) -> SharedFile:
+        """Returns a new file of ``size`` bytes, whose memory is allocated.
+
+        Raises:
+            OSError: All files of the pool are in use, or the file system would be too full.
+        """
         if not self._has_room():
             raise OSError(errno.EMFILE, "enough files are in use")
         if not fits_in_memory(self._directory, size):
@@ -287,6 +314,11 @@ class SharedPool:
         return self._map(path, size, is_private=False)
 
     def _map(self, path: str, length: int, is_private: bool) -> SharedFile:
+        """Map a file of ``length`` bytes and add it to the pool.
+
+        Raises:
+            OSError: The file cannot be opened or mapped.
+        """
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if is_private:
@@ -299,6 +331,7 @@ class SharedPool:
         return file
 
     def _new_path(self) -> str:
+        """Returns a path in the directory of the pool that no file has had."""
         self._next += 1
         return f"{self._directory}/{self._next}"
 
@@ -314,7 +347,7 @@ class SharedFile:
     """A mapped file of a pool.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         length: Bytes of the file and of its map.
         mapped: The map.
         is_private: True if writing to the map does not change the file.

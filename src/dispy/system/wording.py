@@ -37,7 +37,7 @@ def of_error(error: BaseException) -> str:
 
 
 def short_repr(value: Any) -> str:
-    """Returns a value as Python shows it, shortened. If its ``__repr__`` fails the type of that error is shown."""
+    """Returns a value as ``reprlib`` shows it, shortened; the type of the error if its ``__repr__`` fails."""
     import reprlib
 
     try:

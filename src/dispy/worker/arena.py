@@ -18,7 +18,8 @@ from dispy.protocol.node import Ended
 from dispy.worker.replies import send_whole
 
 FLUSH_AFTER_S = 0.002
-"""Longest time that results wait for others to share their packet (seconds)."""
+"""Age from which results that wait for others to share their packet are sent (seconds). Looked at after each job:
+results that wait behind a long job are read from the arena by the node."""
 
 # Bound here, as jobs may replace it in the module. Durations are taken from a clock that cannot be set.
 _clock = time.perf_counter
@@ -30,29 +31,36 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Arena:
-    """The results that no packet has carried yet.
+    """Results of one worker that wait for a packet to the node, in memory that outlives the worker.
 
     Args:
-        slot: The worker's slot (see ``protocol.worker``).
-        replies: Socket to the node.
+        slot: The worker's slot: a header of eight 64-bit words, then the arena (``protocol.worker``).
+        replies: Socket to the node. Each flush sends one packet.
 
     Attributes:
-        flushed: Time of the last packet, or of the beginning of the record (seconds of ``time.perf_counter``).
+        flushed: Time of the last packet, or of the beginning of the record, which the worker sets (seconds of
+            ``time.perf_counter``). ``flush_if_due`` compares it with now.
     """
 
     def __init__(self, slot: memoryview, replies: socket.socket) -> None:
         self._words = slot[: protocol.SLOT_HEADER].cast("q")
+        """Header of the slot as eight 64-bit integers, by index (``protocol.SLOT_…``). The node reads it."""
         self._memory = slot[protocol.SLOT_HEADER : protocol.SLOT_SIZE]
+        """The arena, ``ARENA_SIZE`` bytes. The first ``ARENA_HEAD`` are for the head of a packet, so that head and
+        results are sent from here, without a copy."""
         self._replies = replies
         self._end = protocol.ARENA_HEAD
-        """End of the results (bytes from the beginning of the arena)."""
+        """Position behind the last result, where the next one is written (bytes from the beginning of the arena)."""
         self._count = 0
-        """Number of the results."""
+        """Number of results in the arena. The head of their packet tells it to the node."""
         self.flushed = 0.0
         self._words[protocol.SLOT_COMMITTED] = self._end
 
     def keep(self, ended: Ended) -> None:
-        """Write a result to the arena: from now on it survives this process."""
+        """Write a result to the arena: from now on it survives this process.
+
+        There is room for one result of any size, if ``flush_if_due`` or ``flush`` was called after the one before.
+        """
         data = _encode(ended)
         end = self._end + len(data)
         self._memory[self._end : end] = data
@@ -64,7 +72,11 @@ class Arena:
         words[protocol.SLOT_COMMITTED] = end
 
     def adopt(self) -> bool:
-        """Count the result that a process forked from here has written to the arena; False if it has written none."""
+        """Count the result that a process forked from here has written: only the slot tells it, not our own counters.
+
+        Returns:
+            False if there is no new result: the process has died before it had one.
+        """
         if self._words[protocol.SLOT_COUNT] == self._count:
             return False
         self._count = self._words[protocol.SLOT_COUNT]
@@ -72,22 +84,24 @@ class Arena:
         return True
 
     def flush_if_due(self, executed: int, record: int) -> None:
-        """Send what is in the arena if it is much (``ARENA_FLUSH``) or old (``FLUSH_AFTER_S``).
+        """Send all results in the arena if they are many bytes (``ARENA_FLUSH``) or old (``FLUSH_AFTER_S``).
 
         Args:
-            executed: Jobs of the record that have been run.
-            record: Number of the record.
+            executed: Number of jobs of the record that have been run so far; the packet tells it to the node.
+            record: Number of the record that these jobs belong to.
         """
         if self._end > protocol.ARENA_FLUSH or _clock() - self.flushed > FLUSH_AFTER_S:
             self.flush(0, executed, record)
 
     def flush(self, flags: int, executed: int, record: int) -> None:
-        """Send what is in the arena, which is empty then; nothing is sent if there are neither results nor flags.
+        """Send all results in one packet, and empty the arena. Nothing is sent without results and flags.
+
+        If the node is gone, this process ends (``replies.send_whole``).
 
         Args:
-            flags: ``LAST_OF_RECORD`` and ``RETIRING``, or 0.
-            executed: Jobs of the record that have been run.
-            record: Number of the record.
+            flags: ``LAST_OF_RECORD`` (the record is done) and ``RETIRING`` (this worker ends now), or 0.
+            executed: Number of jobs of the record that have been run so far.
+            record: Number of the record that these jobs belong to.
         """
         if not self._count and not flags:
             return

@@ -26,7 +26,8 @@ from dispy.worker.job_api.random_numbers import Randomness
 from dispy.worker.program import Program
 
 REASON_MAX = 60_000
-"""Longest reason (characters); the beginning of a longer traceback is left out."""
+"""Longest text that tells the node why loading failed, or why a worker ended (characters); the beginning of a longer
+traceback is left out."""
 
 _MODULES_SIZE = 8 * 1024 * 1024
 """Free memory below which files of modules go to disk (bytes): they are written as they are imported."""
@@ -36,13 +37,13 @@ class Computation:
     """The computation of a host, as far as it is loaded.
 
     Args:
-        load: Message that it came with.
-        randomness: Generators of this process.
+        load: Message that the computation came with.
+        randomness: Random generators of this process.
         calls: Functions that jobs find under documented names.
         logger: The logger that jobs find as ``dispynode_logger``.
 
     Attributes:
-        load: Message that it came with.
+        load: Message that the computation came with.
         code: Code of the computation; None until it is imported.
         logger: The logger that jobs find as ``dispynode_logger``.
     """
@@ -51,10 +52,13 @@ class Computation:
         self.load = load
         self.code: payload.Code | None = None
         self._data = b""
-        """The code as it arrived, pickled."""
+        """Pickled code: read from its file by ``begin``, unpickled by ``import_code``, which workers call if
+        ``setup`` is called in each of them."""
         self._names: dict[str, Any] = {}
-        """The documented names."""
+        """The documented names, such as ``dispy_node_name``, with their values; empty until ``begin``."""
         self._finder: payload.Finder
+        """Finds the modules that came with the code, and collects warnings about those that fail; set by
+        ``begin``."""
         self._randomness = randomness
         self._calls = calls
         self.logger = logger
@@ -127,7 +131,7 @@ class Computation:
             setup.clean_up(self.code, self.load.name, self.logger)
 
     def room(self) -> Room:
-        """Returns the directories of large payloads."""
+        """Returns the directories of large payloads: in memory (empty if there is none), and on disk."""
         load = self.load
         is_on_disk = load.segment_path == load.disk_path
         return Room("" if is_on_disk else load.segment_path, load.disk_path)

@@ -53,10 +53,12 @@ from dispy.worker.job_api.random_numbers import Randomness
 from dispy.worker.worker_process import Channels, WorkerProcess
 
 _CLEANUP_S = 4.5
-"""Time for workers to call ``cleanup`` (seconds): the node gives the host a little more."""
+"""Longest wait for workers to call ``cleanup`` and end (seconds); the host kills those that are late. The node kills
+the host half a second later."""
 
 _TRIM_EVERY_MS = 500
-"""Interval at which the output of running jobs is kept from growing without end (milliseconds)."""
+"""Time without an event after which the host frees the middle of long output of running jobs (milliseconds): a job
+that prints without end would otherwise fill the memory."""
 
 
 class Host:
@@ -71,14 +73,16 @@ class Host:
         self._control = control
         self._slots = slots
         self._descriptors: list[int] = []
-        """Descriptors that have arrived over the socket, four for each ``Fork`` that has not been read yet."""
+        """Descriptors that have arrived over the socket, four for each ``Fork`` that has not been read yet, in the
+        order of ``Channels``."""
         self._input = bytearray()
-        """Bytes that have arrived, from the beginning of a message on."""
+        """Bytes of messages that are not complete yet, from the length of the first one on (``protocol.LENGTH``)."""
         self._workers: dict[int, tuple[int, tuple[int, int]]] = {}
-        """Number of each worker and its output files, by pid."""
+        """Number of each living worker, and descriptors of the files that its stdout and stderr go to, by its pid."""
         self._pids: dict[int, int] = {}
-        """Pid of each worker, by its number."""
+        """Pid of each living worker, by its number: messages of the node name a worker by its number."""
         self._computation: Computation | None = None
+        """The computation; None until the message ``Load`` has come."""
         self._kept: set[int] = set()
         """Processes that ``setup`` has started, by pid: they stay until the host ends."""
         # Made before user code is loaded, which may import the functions at which changes are noticed.
@@ -91,6 +95,7 @@ class Host:
     def serve(self) -> None:
         """Do what the node says until it closes the socket."""
         wake, self._woken = os.pipe()
+        """Pipe that wakes the loop: each signal writes a byte to ``_woken``."""
         os.set_blocking(self._woken, False)
         os.set_blocking(wake, False)
         self._set_signals()
@@ -116,7 +121,7 @@ class Host:
     # The node.
 
     def _read_control(self) -> bool:
-        """Read what has arrived, and do all whole messages of it; False if the node has closed the socket."""
+        """Read from the node, and do what each complete message says; False if the node has closed the socket."""
         data, descriptors, _, _ = socket.recv_fds(self._control, 65536, 64, socket.MSG_CMSG_CLOEXEC)
         self._descriptors += descriptors
         if not data:
@@ -132,7 +137,7 @@ class Host:
         return True
 
     def _do(self, message: protocol.ToHost) -> None:
-        """Do what a message says."""
+        """Do what a message of the node says. A signal for a worker that has ended is dropped."""
         match message:
             case protocol.Load():
                 self._tell(self._try_load(message))
@@ -149,7 +154,11 @@ class Host:
                     os.kill(self._pids[worker], signal.SIGURG)
 
     def _tell(self, message: FromHost) -> None:
-        """Send a message to the node; if the node is gone, end this process."""
+        """Send a message to the node; if the node is gone, kill all descendants and end this process.
+
+        Raises:
+            OSError: Code of the user's has closed the socket (EBADF).
+        """
         body = msgspec.msgpack.encode(message)
         try:
             self._control.sendall(LENGTH.pack(len(body)) + body)
@@ -168,7 +177,10 @@ class Host:
             return LoadFailed(load_failed(message, error))
 
     def _load(self, message: protocol.Load) -> FromHost:
-        """Load a computation, and take the state of now as that in which jobs begin."""
+        """Load a computation, and take the state of now as that in which jobs begin; returns the answer to the node.
+
+        What is loaded is frozen for the collector, which therefore does not look through it in workers.
+        """
         self._calls.load = message
         self._computation = Computation(message, self._randomness, self._calls, self._logger)
         answer = self._computation.begin(lambda: self._tell(SettingUp()))
@@ -221,7 +233,7 @@ class Host:
             os._exit(70)  # EX_SOFTWARE
 
     def _close_inherited(self) -> None:
-        """Close what is the host's or another worker's, in the process of a new worker."""
+        """Close the control socket and the output files of other workers, in the process of a new worker."""
         self._control.close()
         for _, files in self._workers.values():
             for descriptor in files:
@@ -248,13 +260,14 @@ class Host:
             self._tell(WorkerExited(worker, code))
 
     def _trim(self) -> None:
-        """Free the middle of long output of running jobs."""
+        """Free the middle of output of running jobs of which more than twice ``output_max`` bytes are there."""
         assert self._computation is not None
         for _, files in self._workers.values():
             for descriptor in files:
                 output_capture.trim(descriptor, self._computation.load.output_max)
 
     def _on_term(self, number: int, frame: FrameType | None) -> None:
+        """SIGTERM: kill all descendants and end, without ``cleanup``."""
         self.leave()
 
     def finish(self) -> NoReturn:
@@ -274,7 +287,7 @@ class Host:
         self.leave()
 
     def _await_workers(self) -> None:
-        """Wait up to ``_CLEANUP_S`` for workers, which have no job any more and call ``cleanup``."""
+        """Wait up to ``_CLEANUP_S`` until all workers have ended: without a job, each calls ``cleanup`` and ends."""
         deadline = time.monotonic() + _CLEANUP_S
         while self._workers and time.monotonic() < deadline:
             self._reap()

@@ -18,14 +18,16 @@ from dispy.worker.map_chunk import Chunk
 def describe(
     error: BaseException, step: str, value: Any, where: tuple[str, str], depth: int = 1
 ) -> tuple[bytes, str]:
-    """Describe the exception of a job: pickled (empty if it cannot be, or is too large), and as text.
+    """Returns the exception of a job for its client: pickled, and as a traceback, cut to some 32 KiB.
+
+    The pickled one is empty if it cannot be pickled or has 64 KiB or more: then the client has the text alone.
 
     Args:
         error: Exception that was raised.
         step: Step at which it was raised: "arguments", "result", or empty for the job itself.
-        value: Result of the job; only looked at if ``step`` is "result".
-        where: The node's name, and the working directory of jobs.
-        depth: Frames of the worker above those of the job, which the text leaves out.
+        value: Result of the job; only looked at if ``step`` is "result", for the part that cannot be pickled.
+        where: The node's name, and the working directory of jobs: for the note on a file or module that is missing.
+        depth: Number of frames of the worker above those of the job, which the traceback leaves out.
     """
     if step == "result":
         culprit = payload.find_culprit(value, "the result") or of_error(error)
@@ -49,7 +51,10 @@ def describe(
 def describe_in_chunk(
     error: BaseException, step: str, chunk: Chunk, where: tuple[str, str]
 ) -> tuple[bytes, str]:
-    """Describe the exception of an item of a ``map``, together with the results of the items before it.
+    """Returns the exception of an item of a ``map`` for the client: pickled, and as a traceback.
+
+    The results of the items before it are pickled with it, so that the client has them although their chunk has
+    failed.
 
     Args:
         error: Exception that was raised.
@@ -68,7 +73,10 @@ def describe_in_chunk(
 
 
 def _describe_ours(error: DispyError) -> tuple[bytes, str]:
-    """Describe an error of dispy in the form of a job's own."""
+    """Returns an error that dispy gives a job, pickled and as a traceback without frames, as errors of jobs are sent.
+
+    The message is cut to 8,192 characters.
+    """
     message = sendable(str(error))[: limits.REASON_MAX // 8]
     text = f"Traceback (most recent call last):\ndispy.errors.{type(error).__name__}: {message}\n"
     return payload.dump_exception(type(error)(message), text), text

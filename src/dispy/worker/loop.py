@@ -52,15 +52,16 @@ _wall = time.time
 _clock = time.perf_counter
 
 _changes = payload.scopes.changes
-"""Undo list of changes to the computation by the arguments of the running job: see ``payload.scopes.changes``."""
+"""Undo list: functions that undo what the arguments of the running job have changed in the computation. The list of
+``payload.scopes``, not a copy: looking whether it is empty costs a job no call."""
 
 
 class Worker:
-    """The state of one worker process.
+    """One worker process: takes records of jobs, runs the jobs one after another, and sends their results.
 
     Args:
-        function: The function of the computation.
-        namespace: Globals of the function.
+        function: The function of the computation, which is called for each job.
+        namespace: Globals of the function, with the documented names (``dispy_job_id`` …).
         jobs: Socket that records come from.
         replies: Socket that results go to, and acknowledgements come from.
         slot: Memory shared with the node (see ``protocol.worker``).
@@ -87,42 +88,64 @@ class Worker:
         self._function = function
         self._namespace = namespace
         self._where: tuple[str, str] = namespace["dispy_node_name"], namespace["dispy_job_path"]
-        """The node's name, and the working directory. Jobs may change what they find under these names."""
+        """The node's name and the working directory, which texts of errors have. Taken here, before any job: jobs may
+        change what they find under these names."""
         self._builtins = vars(builtins)
+        """Built-in names of this process. ``dispy_job_id`` is set there for each job, so that all modules find it."""
         self._jobs = jobs
         self._words = slot[: protocol.SLOT_HEADER].cast("q")
+        """Header of the slot as eight 64-bit integers, by index (``protocol.SLOT_…``): positions that node and worker
+        tell each other."""
         self._starts = slot[: protocol.SLOT_HEADER].cast("d")
+        """Header of the slot as doubles: only ``SLOT_START`` is one (seconds since the epoch)."""
         self._arena = Arena(slot, replies)
         self._capture = capture
         self._restorer = restorer
         self._randomness = randomness
         self._segments = segments
         self._is_isolated = is_isolated
+        """True if every job runs in a process of its own. True also in such a process, which ends with its job, so
+        that ``Segments.let_go`` keeps no file for later."""
         self._running: Job | None = None
-        """The job whose function runs or whose result waits for room; None otherwise, when no interrupt raises."""
+        """The job whose function runs or whose result waits for room: an interrupt raises KeyboardInterrupt there.
+        None otherwise: an interrupt does nothing, and ``send_file``, ``job_seed`` … refuse."""
         self._chunk: Chunk | None = None
-        """The chunk of a map that is running, if the job is one."""
+        """Chunk of a ``map`` that runs, from which ``job_seed`` takes the number of the item; None for other jobs."""
         self._is_cancelled = False
+        """True if ``on_interrupt`` has raised KeyboardInterrupt in the running job: it was cancelled. False for a
+        KeyboardInterrupt that the function has raised itself. Reset before each job."""
         self._died = False
-        """True if the program that the last job had started was killed: the job counts as if its process had died."""
+        """True if the program that the last job had started was killed by a signal. The result says so
+        (``Ended.died``): the job counts as if its process had died, and may run again. Reset before each job."""
         self._own_process = OwnProcess(self._words, self._arena, segments, capture)
+        """Runs jobs that need a process of their own, one at a time; has its pid, to which signals are passed on."""
         self._values = ProvisionalValues(replies, segments, capture)
+        """Sends provisional results and files of the running job to the client."""
         self._is_copy = False
-        """True in a process that a job has forked: it ends when the function returns."""
+        """True in a process that a job has forked. It ends when the function returns, as it would otherwise send a
+        second result of the job, and take jobs of its own."""
         os.register_at_fork(after_in_child=self._on_forked)
         self._threads = 0
-        """Number of threads between jobs, besides the main thread; a job that leaves more makes the worker end."""
+        """Number of threads between jobs, besides the main thread. If there are more after a job, the worker takes no
+        other job and ends: the job's thread would go on beside it."""
         self._drops = self._words[protocol.SLOT_DROPS]
-        """Number of times that objects had been dropped when this worker last looked."""
+        """Value of ``SLOT_DROPS`` at the last look: the number of times that the node has removed objects that were
+        put (``cluster.put``). When it has changed, the worker forgets such objects before the next record."""
         payload.object_references.find_object = segments.load_object
 
     def keep_what_is_there(self) -> None:
-        """Take threads and processes that exist now as those of ``setup``: they are not leftovers of a job."""
+        """Take the threads and processes that exist now as those of ``setup``: they are not leftovers of a job.
+
+        Called once, before the first job, if ``setup`` was called in this worker.
+        """
         self._threads = _thread._count()
         self._own_process.kept = set(children(os.getpid()))
 
     def serve(self) -> None:
-        """Run records until the node closes the jobs socket, or a job has left this worker unfit for others."""
+        """Run records until the node closes the jobs socket, or a job has left this worker unfit for others.
+
+        The caller then ends the process. The node starts another worker if it needs one.
+        """
         # Not a bytearray: writing zeros into pages that are never used costs a fresh process 0.15 ms.
         packet = mmap.mmap(-1, protocol.PACKET_MAX)
         view = memoryview(packet)
@@ -144,7 +167,10 @@ class Worker:
                 return
 
     def run_record(self, record: Record) -> bool:
-        """Run the jobs of a record, up to a limit that the node may set meanwhile; False if this worker must end."""
+        """Run the jobs of a record one after another, and send their results; False if this worker must end.
+
+        The node may set a limit meanwhile (a position in ``SLOT_LIMIT``): jobs from there on are not run.
+        """
         words = self._words
         first = protocol.claim(record.record, 0)
         executed = 0
@@ -248,7 +274,9 @@ class Worker:
     def _describe(
         self, error: BaseException, step: str, value: Any, chunk: Chunk | None
     ) -> tuple[bytes, str]:
-        """Describe the exception of a job: pickled (empty if it cannot be), and as text.
+        """Returns the exception of a job, pickled (empty if it cannot be) and as text; sets ``_died``.
+
+        For a cancelled job nothing is pickled, and the text is "cancelled".
 
         Args:
             error: Exception that was raised, with the frame of ``_run`` as the outermost one.
@@ -266,7 +294,10 @@ class Worker:
     def _store(
         self, job: Job, data: bytes | payload.Parts, status: int, reason: str | None
     ) -> tuple[int, bytes, int, str | None]:
-        """Write a large result to a segment; it may wait for room, and be cancelled meanwhile.
+        """Write a result of ``INLINE_MAX`` bytes or more to a segment. It may wait up to ``ROOM_S`` seconds for room.
+
+        Meanwhile the job can be cancelled. If there is no room then, or it is cancelled, its status is
+        ``TERMINATED``.
 
         Returns:
             Name of the segment (0 if it could not be written), what is left to send inline (nothing), and the status
@@ -299,7 +330,7 @@ class Worker:
         self._arena.keep(ended)
 
     def _on_forked(self) -> None:
-        """Note, in a process that the job has forked, that it is a copy."""
+        """Mark this process as a copy, in every process forked from here; ``_run_here`` removes the mark."""
         self._is_copy = True
         self._values.renumber()
 
@@ -369,7 +400,7 @@ class Worker:
         return self._values.send_file(job, path, directory, timeout, size_max)
 
     def job_seed(self) -> int:
-        """Returns the seed of the running job, or of the running item of a map.
+        """Returns the seed of the running job, or of the running item of a map: 32 bits, for any random generator.
 
         Raises:
             RuntimeError: No job is running.
@@ -401,7 +432,10 @@ class Worker:
             raise KeyboardInterrupt
 
     def on_unbuffer(self) -> None:
-        """SIGURG: print past the buffer of ``sys.stdout`` until the end of the record; passed on as SIGINT is."""
+        """SIGURG: if it is for the running job, print past the buffer of ``sys.stdout`` to the end of the record.
+
+        The signal is passed on to the job's own process, if there is one.
+        """
         words = self._words
         if words[protocol.SLOT_UNBUFFER] == words[protocol.SLOT_CLAIM]:
             self._capture.set_live(True)

@@ -20,15 +20,17 @@ from dispy.system.wording import of_error, short_repr
 from dispy.worker.job_api.job_namespace import note_missing
 
 _SLICE_MAX = 32
-"""Largest number of items between two looks at the clock: it costs 3 ns an item, and at most 32 items run long
-before that is noticed."""
+"""Largest number of items that run between two looks at the clock: the look then costs 3 ns an item, and at most 32
+items run after the time is over."""
 
 _QUICK_S = 0.001
-"""Time (seconds): items that took less together are followed by twice as many before the next look at the clock."""
+"""Limit for a doubling (seconds): if the items since the last look at the clock took less together, twice as many run
+before the next look; otherwise one."""
 
 
 _running: weakref.WeakSet[Chunk] = weakref.WeakSet()
-"""The running chunk, alone; empty if none runs."""
+"""The chunk that runs, as the only element: a process that its function forks finds it here and stops it. References
+are weak, so that the set is empty when the chunk's job has ended."""
 
 
 def _stop_copy() -> None:
@@ -41,17 +43,18 @@ os.register_at_fork(after_in_child=_stop_copy)
 
 
 class Chunk:
-    """Items to run the function on.
+    """One chunk of a ``map``: the items to call the function with, and the results so far.
 
     Args:
         items: Arguments of the calls.
         way: How the function is called with the items: see ``payload.Way``.
-        long_s: Time after which the chunk stops (seconds); the client spreads the items that are left anew.
+        long_s: Time after which the chunk stops before the next item (seconds); the client spreads the items that are
+            left anew.
         first: Number of the first item in the map.
 
     Attributes:
-        mapping: Number of the map in its cluster.
-        results: Results of the items that were run, in order.
+        mapping: Number of the map in its cluster, from 1; seeds of items depend on it.
+        results: Results of the items that were run, in the order of the items.
     """
 
     __slots__ = (
@@ -69,12 +72,14 @@ class Chunk:
     def __init__(self, items: list[Any], way: payload.Way, long_s: float, first: int) -> None:
         self._items = items
         self._is_starred, self._keeps_errors, self._constants, self.mapping = way
+        """True if each item is a tuple of arguments. True if the error of an item takes the place of its result, and
+        the next item runs. Keyword arguments of all calls, by name. Number of the map."""
         self._long_s = long_s
         self._first = first
         self.results: list[Any] = []
 
     def run(self, function: Callable[..., Any], is_cancelled: Callable[[], bool]) -> bool:
-        """Call the function with item after item; returns False if items are left, because they take long.
+        """Call the function with item after item; False if items are left: it took ``long_s``, or was cancelled.
 
         An exception of an item passes through, and the results before it are kept. If the map keeps errors, the
         exception takes the place of the item's result, and the next item is run.
@@ -106,11 +111,11 @@ class Chunk:
             size = min(2 * size, _SLICE_MAX) if now - before < _QUICK_S else 1
 
     def item(self) -> int:
-        """Returns the number of the running item in the map."""
+        """Returns the number of the running item in the map, from 0; its seed depends on it."""
         return self._first + len(self.results)
 
     def stop(self) -> None:
-        """Run no item after the one that is running."""
+        """Run no item after the running one, and have ``run`` return: the running item has forked this process."""
         self._items.clear()
 
     def _try_each(
@@ -153,7 +158,7 @@ class Chunk:
 
 
 def _failed(error: BaseException, item: Any) -> payload.ItemFailed:
-    """Returns the error of an item, as it travels among the results."""
+    """Returns the stand-in for the result of an item that failed: its error, pickled if possible, and as text."""
     note_missing(error, job.node_name, job.job_path)
     frames = error.__traceback__.tb_next if error.__traceback__ else None  # without ours
     text = cut_reason(sendable("".join(traceback.format_exception(type(error), error, frames))))
@@ -162,5 +167,6 @@ def _failed(error: BaseException, item: Any) -> payload.ItemFailed:
 
 
 def _unsendable(result: Any, error: Exception, item: Any) -> payload.ItemFailed:
+    """Returns the stand-in for a result that cannot be pickled; its text names the innermost part that cannot be."""
     culprit = payload.find_culprit(result, "the result") or of_error(error)
     return _failed(PicklingError(f"the item's result cannot be sent: {culprit}"), item)

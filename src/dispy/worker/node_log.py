@@ -14,7 +14,7 @@ from contextlib import suppress
 from dispy.system.escaping import Formatter, sendable
 
 _node_stderr = 2
-"""Descriptor of the node's standard error."""
+"""Descriptor of the node's standard error: 2, and a copy of it once ``begin`` was called."""
 
 
 def begin() -> None:

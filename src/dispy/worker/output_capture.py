@@ -22,15 +22,18 @@ from typing import Any
 from dispy.protocol.output import join_cut
 
 _FALLOC_PUNCH = 0x03  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+"""Mode of ``fallocate`` that frees the memory of a part of a file, which then reads as zeros; the size stays."""
 _PAGE = 4096
+"""Bytes of a page: ``trim`` frees whole pages."""
 _SAID_MAX = 16 * 1024
-"""Bytes that ``overheard`` returns."""
+"""Bytes of output that ``overheard`` keeps and prints, from the end; what was printed before is dropped."""
 
 _library = ctypes.CDLL(None) if sys.platform == "linux" else None
+"""C library of this process; None on other systems than Linux, where long output is not trimmed while a job runs."""
 
 
 def new_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
-    """Returns Python streams over descriptors 1 and 2.
+    """Returns Python streams over descriptors 1 and 2, to become ``sys.stdout`` (with a buffer) and ``sys.stderr``.
 
     The stream over 2 has no buffer: a line without its end would otherwise lie there until the next job.
     """
@@ -50,9 +53,9 @@ def new_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
 
 @contextmanager
 def overheard(said: list[str]) -> Iterator[None]:
-    """Append the output of the block to ``said``, at most its last 16 KiB, and print that afterwards as well.
+    """Append the output of the block to ``said``, at most its last 16 KiB, and print that on stdout afterwards.
 
-    Output is overheard at the level of descriptors, so that of C code is there, too.
+    Output of both streams is overheard at the level of descriptors, so that of C code is there, too.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -86,15 +89,17 @@ class Capture:
             0.2 ms less.
 
     Attributes:
-        is_live: True if output of Python code is in the file at once, past the buffer of ``sys.stdout``.
-        out: The stream over descriptor 1.
-        err: The stream over descriptor 2.
+        is_live: True if output of Python code is in the file at once, past the buffer of ``sys.stdout``: the node
+            reads it while the job runs.
+        out: Python stream over descriptor 1. ``sys.stdout``, unless a job has replaced that.
+        err: Python stream over descriptor 2, the same for ``sys.stderr``.
     """
 
     def __init__(
         self, stdout: int, stderr: int, size_max: int, streams: tuple[io.TextIOWrapper, io.TextIOWrapper]
     ) -> None:
         self._files = (stdout, stderr)
+        """Descriptors of the memory files that hold the output of a job, which the node reads as well."""
         self._size_max = size_max
         self.is_live = False
         self._redirect()
@@ -137,11 +142,15 @@ class Capture:
             self.is_live = is_live
 
     def _redirect(self) -> None:
+        """Make descriptors 1 and 2 the memory files."""
         for source, target in zip(self._files, (1, 2), strict=True):
             os.dup2(source, target)
 
     def take(self) -> tuple[bytes, bytes]:
-        """Returns what was printed since the last call, on descriptors 1 and 2; the files are empty afterwards."""
+        """Returns bytes printed on descriptors 1 and 2 since the last call; the files are empty afterwards.
+
+        Of each, at most ``size_max`` bytes, and a mark where the middle was cut.
+        """
         try:
             self.out.flush()
         except (ValueError, OSError):  # the job closed it, or what is below it
@@ -151,6 +160,7 @@ class Capture:
         return first, self._read(stderr) if os.lseek(stderr, 0, os.SEEK_CUR) else b""
 
     def _read(self, descriptor: int) -> bytes:
+        """Returns what was printed to a file, its middle cut beyond ``size_max`` bytes, and empties the file."""
         size = os.fstat(descriptor).st_size
         limit = self._size_max
         if size <= limit:

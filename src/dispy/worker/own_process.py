@@ -37,7 +37,7 @@ class OwnProcess:
         capture: The output of jobs.
 
     Attributes:
-        pid: Process of the running job; 0 if there is none.
+        pid: Pid of the process that runs a job, to which the worker passes SIGINT and SIGURG on; 0 if there is none.
         kept: Processes that ``setup`` has started, by pid: they are not killed after a job.
     """
 
@@ -93,7 +93,16 @@ class OwnProcess:
             self._report_death(job, start, start + (_clock() - began), reason)
 
     def _report_death(self, job: Job, start: float, end: float, reason: str) -> None:
-        """Write the result of a job whose process has died, or could not be started, to the arena."""
+        """Write the result of a job whose process has died, or could not be started, to the arena.
+
+        ``Ended.died`` is set, with which the job may run again, unless the job was cancelled.
+
+        Args:
+            job: The job.
+            start: Start of the job (seconds since the epoch).
+            end: End of the job (seconds since the epoch).
+            reason: Sentence that says how the process ended.
+        """
         self._segments.remove(job)
         stdout, stderr = self._capture.take()
         ended = Ended(job.number, job.attempt, TERMINATED, start, end, b"")

@@ -19,9 +19,12 @@ from dispy.errors import ProgramError
 from dispy.system.processes import describe_exit
 
 VALUE_MAX = 32 * 1024
-"""Longest global that is put into the environment (characters): the kernel takes 128 KiB for one variable."""
+"""Longest global that is put into the environment of a program (characters); longer ones are left out. The kernel
+takes 128 KiB for one variable."""
 
 _INTERRUPT = {signal.SIGINT}
+"""Signals that are blocked while a program is started: one that came before its pid is known could not be passed
+on."""
 
 # Python ignores these, and what it starts would go on ignoring them.
 _DEFAULT_SIGNALS = [
@@ -38,17 +41,24 @@ class Program:
 
     Args:
         name: Name of its file, which is in the working directory.
-        java: Path of Java on nodes, as the client expects it.
+        java: Path of Java on nodes, as the client expects it; if it is not there, ``java`` in the PATH serves.
     """
 
     def __init__(self, name: str, java: str) -> None:
         self.name = name
         self._java = java
         self._node = ""
+        """Name of the node, for errors; empty in the client."""
         self._path = ""
+        """Path of the program's file on this node; empty in the client."""
         self._environment: dict[str, str] = {}
+        """Environment of the program, by the name of the variable: made once in each worker. Only ``dispy_job_id``
+        and ``dispy_job_seed`` are set anew for each job."""
         self._namespace: dict[str, Any] = {}
+        """Globals of the computation, where the id and the seed of the running job are found."""
         self._is_live: Callable[[], bool] = bool
+        """Returns True if the output of the running job is followed: Python programs are then started without
+        buffers."""
 
     def arrive(self, directory: str, node: str) -> None:
         """Note the working directory and the node's name; called once, in the host."""
@@ -175,6 +185,7 @@ class Program:
 
 
 def _has_windows_line_ends(path: str) -> bool:
+    """True if the first line of a file ends as on Windows (CR LF); False if the file cannot be read."""
     try:
         with open(path, "rb") as file:
             return file.readline(256).endswith(b"\r\n")
@@ -183,7 +194,7 @@ def _has_windows_line_ends(path: str) -> bool:
 
 
 def as_text(value: Any) -> str:
-    """Returns a job's argument as a word of the command line."""
+    """Returns a job's argument as a word of the command line: bytes and paths as file names, others by ``str``."""
     return os.fsdecode(value) if isinstance(value, (bytes, os.PathLike)) else str(value)
 
 

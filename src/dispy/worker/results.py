@@ -10,11 +10,14 @@ from dispy.protocol.node import TERMINATED, Ended
 from dispy.worker.segments import Segments
 
 _ID_MAX = 1024
-"""Largest id of a job that travels with its result (bytes, pickled)."""
+"""Largest id of a job that travels with its result (bytes, pickled). A larger one is left out: a program that
+recovers the result then does not learn the id."""
 
 
 def add_words(ended: Ended, reason: str, stdout: bytes, stderr: bytes, segments: Segments) -> None:
-    """Add a reason and output to a result. Large output goes into a segment; if that fails, so has the job.
+    """Add a reason and output to a result, in place. Output of ``INLINE_MAX`` bytes or more goes into a segment.
+
+    If the segment cannot be written, the job has failed: its status becomes ``TERMINATED``, and its value is dropped.
 
     Args:
         ended: The result.
@@ -52,7 +55,11 @@ def ids_of(call: Any, number: int) -> tuple[Any, bytes]:
 
 
 def _dump_id(value: Any) -> bytes:
-    """Pickle the id that a program gave a job, for a program that recovers its result; empty if it is too large."""
+    """Pickle the id that a program gave a job, for a program that recovers its result.
+
+    Returns:
+        The pickled id; empty if it cannot be pickled, or is larger than ``_ID_MAX``.
+    """
     try:
         data = bytes(payload.whole(payload.dump(value)))
     except Exception:

@@ -31,11 +31,14 @@ from dispy.system.shared_memory import claim_file, free_file
 logger = logging.getLogger("dispy.worker")
 
 ROOM_S = 60.0
-"""Longest wait of a result for room that other payloads hold (seconds). Meanwhile its worker does nothing else."""
+"""Longest wait of a result for room that other payloads hold (seconds); then the job fails. Meanwhile its worker does
+nothing else."""
 
 _PAUSE_S = 0.05
-"""First pause before a result for which there was no room is tried again (seconds), doubled up to the next one."""
+"""First pause before a result for which there was no room is tried again (seconds), doubled each time up to
+``_PAUSE_MAX_S``."""
 _PAUSE_MAX_S = 0.8
+"""Longest pause before a result for which there was no room is tried again (seconds)."""
 _SAY_AT_S = 0.4
 """Pause (seconds) before which a warning is logged: once for each result, as pauses are doubled from ``_PAUSE_S``."""
 
@@ -43,32 +46,36 @@ _SAY_AT_S = 0.4
 _monotonic = time.monotonic
 _sleep = time.sleep
 _POPULATED = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+"""Flags of a shared map whose pages are all there at once: a page fault for each would take longer."""
 
 
 class Segments:
     """Files that hold payloads too large for a packet.
 
     Args:
-        room: The node's directories for segments, which other users cannot read.
-        free: Directory of files that can be used again, on the memory file system; empty for none.
+        room: The computation's directories for segments on this node, which other users cannot read.
+        free: Directory on the memory file system with files of earlier payloads, which are used again in place of
+            new files: the memory of their pages is there already. Empty if there is none.
     """
 
     def __init__(self, room: Room, free: str) -> None:
         self._room = room
         self._free = free
         self._pid = os.getpid()
+        """Pid of this worker, part of the names of its segments: the node removes those of a dead worker by it."""
         self._next = 0
-        """Number of the last segment that this process has named."""
+        """Number of the last segment that this process has named: no name is used twice."""
         self._taken: tuple[str, mmap.mmap, bool] | None = None
         """Segment of the running job's arguments: path, map, and True if it is a client's; None if there is none."""
         self._objects: dict[int, Any] = {}
-        """Objects that were put and that jobs have used here, by number."""
+        """Objects (``cluster.put``) that jobs have used here, unpickled, by their number: later jobs get the same
+        ones."""
 
     def take(self, name: int, is_given: bool) -> memoryview:
         """Map the arguments of a job, which may write to them; call ``let_go`` or ``leave_there`` next.
 
         Args:
-            name: Name of the segment.
+            name: Name of the segment: a number.
             is_given: True if the segment is a client's: what the job writes must not reach the client.
 
         Raises:
@@ -86,11 +93,14 @@ class Segments:
         return memoryview(mapped)
 
     def _open(self, name: str, how: int) -> tuple[str, int]:
-        """Open a file that is in one of the two directories; returns its path and a descriptor.
+        """Open a segment, in memory or else on disk; returns its path and a descriptor, which the caller closes.
 
         Args:
             name: Name of the file.
             how: Flags of ``os.open``.
+
+        Raises:
+            OSError: The file is in neither directory, or cannot be opened.
         """
         room = self._room
         path = f"{room.memory or room.disk}/{name}"
@@ -101,6 +111,7 @@ class Segments:
             return path, os.open(path, how | os.O_CLOEXEC)
 
     def _is_on_disk(self, path: str) -> bool:
+        """True if a path of a segment is in the directory on disk, not in the one in memory."""
         return os.path.dirname(path) == self._room.disk
 
     def let_go(self, is_ending: bool) -> None:
@@ -211,14 +222,14 @@ class Segments:
         return name
 
     def _forget_free(self) -> None:
-        """Make room for a payload larger than they are: remove the files that are kept to be used again."""
+        """Remove all files that are kept to be used again: they take the room of a payload too large for them."""
         for name in os.listdir(self._free):
             with suppress(OSError):
                 os.unlink(f"{self._free}/{name}")
 
 
 def _write_into(path: str, pieces: list[payload.Buffer]) -> None:
-    """Write to a file that already has its pages, so that there is room; removes the file if that fails."""
+    """Write pieces to a file that has its memory already, so that there is room; removes the file if that fails."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         _write_all(descriptor, pieces)
@@ -230,7 +241,7 @@ def _write_into(path: str, pieces: list[payload.Buffer]) -> None:
 
 
 def _write_all(descriptor: int, pieces: list[payload.Buffer]) -> None:
-    """Write pieces one after another; not through a map, as the first touch of a page costs more than the copy."""
+    """Write pieces to a file in order; not through a map, as the first touch of a page costs more than the copy."""
     for piece in pieces:
         view = memoryview(piece)
         while view:

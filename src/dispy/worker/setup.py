@@ -18,22 +18,25 @@ from dispy.worker.between_jobs import forked_processes, native_threads
 from dispy.worker.job_api.job_namespace import note_missing
 
 _set_handler = getattr(signal.signal, "__wrapped__", signal.signal)
+"""Function in C behind ``signal.signal``: not watched by ``Restorer``, so that our handler is no change to be put
+back."""
 
 _OUR_FRAMES = 2
-"""Frames that the traceback of an error in ``setup`` leaves out: ``set_up`` here, and ``forked_processes.call``."""
+"""Number of frames of ours that the traceback of an error in ``setup`` leaves out, so that it begins in the user's
+code: ``set_up`` here, and ``forked_processes.call``."""
 
 
 def set_up(code: payload.Code, limit_s: float, node_name: str, directory: str) -> str:
-    """Call ``setup``.
+    """Call the user's ``setup``. It has succeeded if it returns None, 0, 1 or 2.
 
     Args:
-        code: Code of the computation.
+        code: Code of the computation, with the function and its arguments.
         limit_s: Time limit (seconds), after which TimeoutError is raised in ``setup``; 0: none.
-        node_name: Name of this node.
-        directory: The working directory.
+        node_name: Name of this node, for the note on a file or module that is missing.
+        directory: The working directory, for the same note.
 
     Returns:
-        Why ``setup`` failed, with its output; empty if it succeeded, or there is none.
+        Why ``setup`` failed, with the last 16 KiB of its output; empty if it succeeded, or there is none.
     """
     if code.setup is None:
         return ""

@@ -25,7 +25,7 @@ from dispy.worker.segments import Segments
 
 
 class Channels(NamedTuple):
-    """Descriptors of a worker.
+    """File descriptors of a new worker, in the order in which the node sends them.
 
     Attributes:
         jobs: Socket that records come from.
@@ -41,7 +41,7 @@ class Channels(NamedTuple):
 
 
 class WorkerProcess:
-    """A worker in the making: parts that it takes over from its host.
+    """A worker in the making, from the fork to its end: what it takes over from its host, and runs with.
 
     Args:
         computation: The computation that it runs.

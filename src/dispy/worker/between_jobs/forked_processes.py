@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 
 def call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Call a function of the user's and return its result; processes that it has forked end here."""
+    """Call a function of the user's and return its result; processes that it has forked and that return end here."""
     pid = os.getpid()
     try:
         result = function(*args)
@@ -43,6 +43,7 @@ def end(error: BaseException | None = None) -> NoReturn:
 
 
 def _code_of(error: BaseException) -> int:
+    """Returns the exit code for an exception, and prints the exception, as Python does at the end of a program."""
     if isinstance(error, SystemExit):
         if error.code is None:
             return 0

@@ -22,15 +22,18 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 _BOOTSTRAP = "<frozen importlib._bootstrap>"
+"""File name of the code of Python's import system. A frame of it on the stack tells that a module is being
+imported."""
 
 
 class _Setting(NamedTuple):
-    """One setting.
+    """One setting of the interpreter or of a C library, such as the recursion limit.
 
     Attributes:
-        read: Returns the value of now.
-        put_back: Sets a value that ``read`` has returned.
-        functions: Functions that change the setting: module (or None) and name.
+        read: Returns the present value.
+        put_back: Sets a value that ``read`` has returned before.
+        functions: Functions that change the setting, each as its module (None if that is not loaded) and its name.
+            They are replaced by functions that note the value before the change.
     """
 
     read: Callable[[], Any]
@@ -43,19 +46,21 @@ class Settings:
 
     def __init__(self) -> None:
         self._settings = _all_settings()
+        """All settings, in the order in which they are put back; a setting is named by its index here."""
         self.before: dict[int, Any] = {}
-        """Old values of the settings that the job has changed, by the place of the setting in the list."""
+        """Values before the change, of the settings that the running job has changed, by index in ``_settings``.
+        Empty after most jobs, and then nothing is put back."""
         for place, setting in enumerate(self._settings):
             for module, name in setting.functions:
                 if hasattr(module, name):
                     self._watch(module, name, place)
 
     def forget(self) -> None:
-        """Have the changes up to now stay: they are not put back."""
+        """Forget the old values, so that the changes up to now stay: those of ``setup`` and of imported modules."""
         self.before.clear()
 
     def put_back(self) -> bool:
-        """Put back all that was changed; False if one setting cannot be put back: no other job may run here."""
+        """Put back all settings that the job has changed; False if one fails: then no other job may run here."""
         try:
             for place in sorted(self.before):
                 self._settings[place].put_back(self.before[place])
@@ -66,6 +71,7 @@ class Settings:
         return True
 
     def _watch(self, module: Any, name: str, place: int) -> None:
+        """Replace a function that changes a setting (``place``: its index) by one that notes the value before."""
         original = getattr(module, name)
         note = self._note
 
@@ -80,6 +86,7 @@ class Settings:
         )
 
     def _note(self, place: int) -> None:
+        """Note the value of a setting before the job's first change, unless an import makes it: that is to stay."""
         if place not in self.before and not is_importing():
             self.before[place] = self._settings[place].read()
 
@@ -103,7 +110,7 @@ class _Frameless:
 
 
 def is_importing() -> bool:
-    """True if the calling code runs because a module is being imported."""
+    """True if the calling code runs because a module is being imported: what it sets stays, as the module does."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_filename == _BOOTSTRAP:
@@ -122,7 +129,7 @@ def _all_settings() -> list[_Setting]:
 
 
 def _observers() -> list[_Setting]:
-    """Returns the settings of tracers and profilers."""
+    """Returns the settings of tracers and profilers, of this thread (``sys``) and of new threads (``threading``)."""
     return [
         _Setting(sys.gettrace, sys.settrace, ((sys, "settrace"), (sys, "_settraceallthreads"))),
         _Setting(sys.getprofile, sys.setprofile, ((sys, "setprofile"), (sys, "_setprofileallthreads"))),
@@ -207,4 +214,5 @@ def _debuggers() -> list[_Setting]:
 
 
 def _switch(on: Callable[[], object], off: Callable[[], object]) -> Callable[[bool], object]:
+    """Returns a function that sets a setting to True by ``on()`` and to False by ``off()``."""
     return lambda is_on: on() if is_on else off()

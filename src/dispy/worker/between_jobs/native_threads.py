@@ -17,23 +17,29 @@ from contextlib import suppress
 from typing import NamedTuple
 
 _GCC_OPENMP = re.compile(r"/libgomp[-.]")
+"""Matches paths of GCC's OpenMP, of which packages bring copies of their own."""
 
 _PAUSE_HARD = 2
-"""``omp_pause_hard`` of OpenMP 5: end the threads, and lose their thread-local data."""
+"""Argument of ``omp_pause_resource_all`` (``omp_pause_hard`` of OpenMP 5): end the threads, and lose their
+thread-local data."""
 
 _SURVIVE = re.compile(r"openblas|/libmkl_|/libiomp5|/libomp|/libblis|/libarrow|/numexpr/|jemalloc_bg_thd")
-"""Libraries that survive a fork by themselves; each was tried: what ``setup`` has used works in jobs."""
+"""Matches paths of libraries, or names of their threads, that survive a fork by themselves, so that there is no
+warning. Each was tried: what ``setup`` has used works in jobs."""
 
 _PLAIN = re.compile(
     r"/(libc|libm|ld-linux[^/]*|libpthread|libstdc\+\+|libgcc_s|libpython[^/]*)[-.]|/python[^/]*$|/numpy/"
 )
-"""Files with code that threads of any library run: an address in them does not tell whose thread it is."""
+"""Matches paths of files with code that threads of any library run: an address in them does not tell whose thread it
+is."""
 
 _STACK_MAX = 64 * 1024
-"""Bytes of a thread's stack that are searched: stacks of idle threads are shorter."""
+"""Bytes of a thread's stack that are searched for its library, from the innermost frame: stacks of idle threads are
+shorter."""
 
 _BUSY_S = 0.2
-"""Longest wait for a thread to become idle or to end (seconds). Threads that have just computed spin for some 30 ms,
+"""Longest wait of ``libraries_left`` for threads to become idle or to end (seconds); the warning leaves out a thread
+that still runs then. Threads that have just computed spin for some 30 ms,
 to be quicker at the next call; threads that were told to end take their time."""
 
 
@@ -46,7 +52,7 @@ class _Code(NamedTuple):
 
 
 def rest() -> None:
-    """Have all loaded copies of GCC's OpenMP end their threads."""
+    """Have all loaded copies of GCC's OpenMP end their threads, before a fork; does nothing if they are too old."""
     if len(_tasks()) < 2:
         return
     for path in sorted({code.path for code in _executable() if _GCC_OPENMP.search(code.path)}):
@@ -77,7 +83,7 @@ def libraries_left() -> list[str]:
 
 
 def _tasks() -> list[str]:
-    """Returns the numbers of all threads of this process; empty on a system that does not tell."""
+    """Returns the numbers of all threads of this process, in decimal digits; empty on a system that does not tell."""
     try:
         return os.listdir("/proc/self/task")
     except OSError:
@@ -85,7 +91,7 @@ def _tasks() -> list[str]:
 
 
 def _executable() -> list[_Code]:
-    """Returns the mapped code of all libraries; empty on a system that does not tell."""
+    """Returns the mapped code of all libraries and programs here; empty on a system that does not tell."""
     found = []
     with suppress(OSError), open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
         for line in file:
@@ -102,8 +108,13 @@ def _owner(task: str, code: list[_Code]) -> str | None:
     The innermost address on its stack that belongs to code other than the C library's tells: an idle thread is where
     its pool waits, and the memory above the frames is storage of all libraries.
 
+    Args:
+        task: Number of the thread, in decimal digits.
+        code: Mapped code of all libraries, from ``_executable``.
+
     Returns:
-        Path; empty for a thread that is Python's, has ended or cannot be looked at; None for one that is running now.
+        Path or name; empty for a thread that is Python's, has ended or cannot be looked at; None for one that is
+        running now.
     """
     try:
         with open(f"/proc/self/task/{task}/comm", encoding="utf-8", errors="replace") as file:
@@ -126,7 +137,11 @@ def _owner(task: str, code: list[_Code]) -> str | None:
 
 
 def _stack(pointer: int) -> bytes:
-    """Returns the stack of a thread from ``pointer`` to its base, at most ``_STACK_MAX`` bytes."""
+    """Returns a thread's stack from ``pointer`` to its base, at most ``_STACK_MAX`` bytes; empty if none is there.
+
+    Raises:
+        OSError: The memory cannot be read.
+    """
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
         for line in file:
             start, end = (int(number, 16) for number in line.split(maxsplit=1)[0].split("-"))

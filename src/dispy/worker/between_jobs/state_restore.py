@@ -32,13 +32,16 @@ _SPOILING: dict[Any, tuple[str, ...]] = {
         "setpriority", "setregid", "setresgid", "setresuid", "setreuid", "setsid", "setuid",
     ),
 }  # fmt: skip
-"""Functions that change a process for good, or may: a worker whose job has called one takes no other job."""
+"""Names of functions that change a process for good, or may, by module: a worker whose job has called one takes no
+other job."""
 
 
 _TEMPORARY = {"TMPDIR", "TEMP", "TMP"}
-"""Environment variables that ``tempfile`` reads once."""
+"""Environment variables that ``tempfile`` reads once: if a job has changed one, its directory is put back, too."""
 
 _modules: dict[str, Any] = sys.modules
+"""Modules of this process, by name. State of a module is put back only if the module is loaded: nothing is
+imported."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -55,41 +58,58 @@ class Restorer:
         context: Context that jobs run in, as long as none has left a variable of it changed.
         is_context_changed: True once a job has changed context variables and not put them back: from then on each
             job is to be called by ``run``.
-        has_spawned: True if a process was started since this was last set to False.
-        is_spoiled: True once a job has changed what cannot be put back: limits, priority, affinity, identity.
+        has_spawned: True if a process was started since the worker last set this to False: it then looks for
+            processes that the job has left behind.
+        is_spoiled: True once a job has changed what cannot be put back: limits, priority, affinity, identity. The
+            worker then ends, and takes no other job.
     """
 
     def __init__(self) -> None:
         self._capture: Capture
+        """Output of jobs, whose streams and descriptors are put back; set by ``begin``."""
         self._directory = -1
+        """Descriptor of the working directory, to which the process returns after a job; -1 until ``note``."""
         self._umask = 0o22
+        """Umask that each job begins with."""
         self._environment: dict[str, str] = {}
+        """Environment that each job begins with, by the name of the variable."""
         self._temporary: str | None = None
-        """Directory of ``tempfile``; None if it has not been asked for."""
+        """Directory of ``tempfile`` that each job begins with; None if it has not been asked for."""
         self._start_context: Any = None
-        """The way in which ``multiprocessing`` starts processes; None if none has been chosen."""
+        """Way in which ``multiprocessing`` starts processes, as each job begins with; None if none has been
+        chosen."""
         self._handlers: dict[int, Any] = {}
-        """Signal handlers that a job has replaced, by signal."""
+        """Signal handlers that the running job has replaced, by the number of the signal: they are put back."""
         self._filters: list[Any] = []
+        """Copy of the warning filters that each job begins with."""
         self._filters_list = warnings.filters
+        """List object that holds the warning filters: a job may put another list in its place, or change its
+        content."""
         self._stdin = sys.stdin
+        """Object that ``sys.stdin`` is put back to."""
         self.context = contextvars.copy_context()
         self._clean_context = self.context
+        """Copy of ``context`` that no job runs in: compared with it after each job, and copied for ``run``."""
         self.is_context_changed = False
         self._settings = Settings()
+        """Settings of the interpreter and of C libraries, with the values to put back."""
         self._changed: set[str] = set()
-        """Topics of state that the job has changed: "environment", "signals", "place", "descriptors"."""
+        """Topics of state that the running job has changed: "environment", "signals", "place", "descriptors". Empty
+        after most jobs: then only what is compared after every job is looked at."""
         self.has_spawned = False
+        # As they are before they are watched: putting back must not count as a change.
         self._unsetenv = os.unsetenv
         self._fchdir = os.fchdir
         self._set_umask = os.umask
         self._put: set[str] = set()
-        """Environment variables that the job has set or removed."""
+        """Names of environment variables that the running job has set or removed."""
         self.is_spoiled = False
         self._watch()
 
     def note(self, directory: str) -> None:
-        """Take the state of now as the one that is to be put back.
+        """Take the state of now as the one that is to be put back: directory, umask, environment, warning filters.
+
+        Call this after ``setup``, whose changes are to stay.
 
         Args:
             directory: The working directory.
@@ -143,6 +163,10 @@ class Restorer:
             self._wrap_spawn(subprocess, "_fork_exec")
 
     def _watch_environment(self, name: str) -> None:
+        """Replace ``os.putenv`` or ``os.unsetenv`` by a function that notes which variable is changed.
+
+        A change by a module that is being imported stays (``_keep_variable``).
+        """
         original = getattr(os, name)
 
         @functools.wraps(original)
@@ -164,6 +188,7 @@ class Restorer:
             self._environment[name] = value
 
     def _watch_spoiling(self, module: Any, name: str) -> None:
+        """Replace a function whose effect cannot be put back, if there is such a one, to set ``is_spoiled``."""
         original: Callable[..., Any] | None = getattr(module, name, None)
         if original is None:
             return
@@ -176,6 +201,7 @@ class Restorer:
         setattr(module, name, watched)
 
     def _watch_handlers(self) -> None:
+        """Replace ``signal.signal`` by a function that notes the handler before the first change by a job."""
         original = signal.signal
         handlers = self._handlers
 
@@ -190,6 +216,7 @@ class Restorer:
         self._set_handler = original
 
     def _wrap(self, module: Any, name: str, topic: str) -> None:
+        """Replace a function by one that adds ``topic`` to ``_changed``; ``os.close`` only for descriptors 0 to 2."""
         original: Callable[..., Any] | None = getattr(module, name, None)
         if original is None:
             return
@@ -204,6 +231,7 @@ class Restorer:
         setattr(module, name, watched)
 
     def _wrap_spawn(self, module: Any, name: str) -> None:
+        """Replace a function that starts a process by one that sets ``has_spawned``, if the system has it."""
         original: Callable[..., Any] | None = getattr(module, name, None)
         if original is None:
             return
@@ -216,6 +244,7 @@ class Restorer:
         setattr(module, name, watched)
 
     def _on_spawn(self) -> None:
+        """Set ``has_spawned``: called in the parent after each fork that Python knows of."""
         self.has_spawned = True
 
     def restore(self, is_last: bool) -> None:

@@ -14,15 +14,16 @@ from dispy.protocol.worker import Load
 from dispy.worker.loop import Worker
 
 AS_CONFIGURED = float("nan")
-"""Default of ``timeout``: stands for ``dispy.config.MsgTimeout`` of the program."""
+"""Default of ``timeout`` in the functions of jobs: stands for ``dispy.config.MsgTimeout`` of the program (seconds).
+Recognized by identity, as None and all numbers have a meaning of their own."""
 
 
 class JobCalls:
     """The functions that jobs can call, and handlers of signals for jobs.
 
     Attributes:
-        worker: The worker that this process is; None in the host, where nothing can be sent.
-        load: Message that the computation came with; None before it has come.
+        worker: The worker that this process is; None in the host and during ``cleanup``, where nothing can be sent.
+        load: Message that the computation came with, for limits and times; None before it has come.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -33,7 +34,11 @@ class JobCalls:
     def provisional_result(
         self, result: Any, relay: bool = False, timeout: float | None = AS_CONFIGURED
     ) -> int:
-        """Send a value to the client while the job goes on; see ``Worker.provisional_result``."""
+        """Send a value to the client while the job goes on; see ``Worker.provisional_result``.
+
+        Returns:
+            0 if the client has it; -1 if not within ``timeout`` seconds, or if no job is running here.
+        """
         if timeout is AS_CONFIGURED:
             timeout = self.load.message_timeout_s if self.load is not None else None
         return self.worker.provisional_result(result, relay, timeout) if self.worker else -1
@@ -54,13 +59,17 @@ class JobCalls:
         return -1 if reason else 0
 
     def job_seed(self) -> int:
-        """Returns the seed of the running job; see ``Worker.job_seed``."""
+        """Returns the seed of the running job, 32 bits; see ``Worker.job_seed``.
+
+        Raises:
+            RuntimeError: No job is running here.
+        """
         if self.worker is None:
             raise RuntimeError("dispy_job_seed() is for jobs, and none is running here")
         return self.worker.job_seed()
 
     def on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        """SIGINT: interrupt the job that it is meant for."""
+        """SIGINT: raise KeyboardInterrupt in the running job if the signal is meant for it; otherwise do nothing."""
         if self.worker is not None:
             self.worker.on_interrupt(number, frame)
 

@@ -14,10 +14,12 @@ from typing import Any
 from dispy import job
 
 _SIGN = "dispy: node "
-"""Beginning of the notes that ``note_missing`` adds."""
+"""Beginning of the notes that ``note_missing`` adds: an exception that has one gets no other, and the client finds it
+in the traceback."""
 
 _CAUSES_MAX = 10
-"""Largest number of exceptions that are looked at, each the cause of the one before."""
+"""Largest number of exceptions, each the cause of the one before, that are searched for a missing path; further
+causes are ignored."""
 
 
 def offer(
@@ -30,7 +32,11 @@ def offer(
     job_seed: Callable[[], int],
     node_logger: logging.Logger,
 ) -> dict[str, Any]:
-    """Have all code of this process find the documented names, as built-ins; returns the names with their values."""
+    """Have all code of this process find the documented names, as built-ins and partly in ``dispy.job``.
+
+    Returns:
+        The names with their values. ``dispy_job_id`` is None, until the worker sets it for each job.
+    """
     names = {
         "dispy_node_name": node_name,
         "dispy_node_ip_addr": node_ip_addr,
@@ -63,7 +69,10 @@ def inject(namespace: dict[str, Any], modules: list[str], names: dict[str, Any])
 
 
 def replace(module: ModuleType, names: dict[str, Any]) -> None:
-    """Replace the documented names that a module of the user's defines itself, mostly for type checkers."""
+    """Replace the values of documented names that a module of the user's defines itself, mostly for type checkers.
+
+    Names that the module does not define are found as built-ins.
+    """
     vars(module).update({name: value for name, value in names.items() if name in vars(module)})
 
 
@@ -125,7 +134,7 @@ def _is_command(error: BaseException, name: str) -> bool:
 
 
 def _below(path: str, directory: str) -> str:
-    """Returns a path relative to a directory, if the path leads below it; otherwise the absolute path."""
+    """Returns a path relative to the working directory of jobs if it leads below it; otherwise an absolute path."""
     with suppress(OSError):
         path = os.path.normpath(os.path.join(os.getcwd(), path))
     for base in (directory, os.path.realpath(directory)):

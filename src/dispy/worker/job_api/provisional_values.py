@@ -27,7 +27,7 @@ from dispy.worker.replies import send_whole
 from dispy.worker.segments import Segments
 
 _ANSWER_MAX = 8192
-"""Largest acknowledgement (bytes): its reason has no more than 1,000 characters."""
+"""Largest acknowledgement that is read (bytes). None is longer, as its reason has no more than 1,000 characters."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -36,12 +36,13 @@ class ProvisionalValues:
     """Sends values and files of the running job, one at a time, whichever of its threads and processes calls.
 
     Args:
-        replies: Socket to the node.
-        segments: Takes values too large for a packet.
+        replies: Socket to the node: values go out, acknowledgements come in.
+        segments: Takes values too large for a packet (from ``INLINE_MAX`` bytes on).
         capture: The job's output, whose lock keeps out other processes of the job.
 
     Attributes:
-        serial: Number of the last value of the job; the worker sets it to 0 before each job.
+        serial: Number of the last value that the job has sent; the worker sets it to 0 before each job. The
+            acknowledgement names it, so that a late one is not taken for that of the next value.
     """
 
     def __init__(self, replies: socket.socket, segments: Segments, capture: Capture) -> None:
@@ -50,7 +51,7 @@ class ProvisionalValues:
         self._capture = capture
         self.serial = 0
         self._transfers = 0
-        """Number of the last file."""
+        """Number of the last file that was sent from here: the client tells the parts of two files apart by it."""
         self._lock = threading.Lock()
         """Held while a value waits for its acknowledgement: one at a time, from any thread of the job."""
 
@@ -65,12 +66,20 @@ class ProvisionalValues:
         self._lock = threading.Lock()
 
     def send_result(self, job: Job, result: Any, timeout: float | None) -> int:
-        """Send a provisional result and wait for its acknowledgement; see ``Worker.provisional_result``."""
+        """Send a provisional result and wait for its acknowledgement; see ``Worker.provisional_result``.
+
+        Returns:
+            0 if the client has the value; -1 if not within ``timeout`` seconds, or if it never will.
+        """
         answer = self._send(job, payload.dump(result), None, timeout)
         return 0 if answer is not None and answer.delivered else -1
 
     def send_file(self, job: Job, path: Any, directory: str, timeout: float | None, size_max: int) -> str:
-        """Send a file and wait until the client has it whole; see ``Worker.send_file``."""
+        """Send a file and wait until the client has it whole; see ``Worker.send_file``.
+
+        Returns:
+            Why the client does not have the file; empty if it has.
+        """
         self._transfers += 1
         send_part: SendPart = lambda data, part, left: self._send(job, data, part, left)  # noqa: E731
         return send_file(os.fsdecode(path), directory, self._transfers, send_part, timeout, size_max)
@@ -82,7 +91,20 @@ class ProvisionalValues:
         part: FilePart | None,
         timeout: float | None,
     ) -> protocol.SentAcknowledged | None:
-        """Send one value; returns its acknowledgement, None if none has come within ``timeout`` seconds."""
+        """Send one value and wait for its acknowledgement; other threads and processes of the job wait until then.
+
+        Args:
+            job: The running job.
+            data: The value, pickled, or content of a file.
+            part: File and position that the content belongs to; None for a provisional result.
+            timeout: Longest wait for room, and again for the acknowledgement (seconds); None: for ever.
+
+        Returns:
+            The acknowledgement; None if there was none, or no room for the value, in that time.
+
+        Raises:
+            NoRoomError: The value is too large for this node's file systems.
+        """
         with self._lock, self._capture.one_process_at_a_time():
             self.serial += 1
             value = protocol.ProvisionalValue(job.number, job.attempt, self.serial, b"", 0, part)
@@ -101,7 +123,10 @@ class ProvisionalValues:
     def _wait_acknowledged(
         self, value: protocol.ProvisionalValue, timeout: float | None
     ) -> protocol.SentAcknowledged | None:
-        """Wait for the acknowledgement of a value; None after ``timeout`` seconds, or if the node is gone."""
+        """Wait for the acknowledgement of a value; None after ``timeout`` seconds, or if the node is gone.
+
+        Late acknowledgements of other values are dropped.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         poller = select.poll()
         poller.register(self._replies, select.POLLIN)

@@ -15,7 +15,8 @@ from dispy.payload import random_generators
 from dispy.payload.random_generators import UNSEEDED, Seeding, seed_of
 
 _CHUNKS = -1
-"""Group of chunks among the groups of seeds: jobs have group 0, maps their numbers from 1 on."""
+"""Group of seeds (see ``seed_of``) of chunks of maps, so that they differ from those of jobs (group 0) and of items
+of a map (the map's number, from 1)."""
 
 
 class Randomness:
@@ -23,9 +24,15 @@ class Randomness:
 
     def __init__(self) -> None:
         self._generators: list[object] = []
+        """Random generators that the user's code had made when ``take`` looked: each worker or isolated job reseeds
+        its copies."""
         self._seeding = UNSEEDED
+        """Seed of the cluster, number of its first job, and whether generators are reseeded at all (``is_on``)."""
         self._key = b""
+        """Bytes that the streams of this process depend on: random in a worker, made of the cluster's seed and the
+        job in the process of one job. Empty in the host and if dispy does not seed: generators keep their state."""
         self._arrivals = itertools.count()
+        """Counts the keys for generators that arrive after the start: each key is another one."""
         random_generators.key_here = self._next_key
         random_generators.globals_arrived = self._globals_arrived
 
@@ -73,20 +80,20 @@ class Randomness:
             )
 
     def _globals_arrived(self, values: list[Any]) -> None:
-        """Reseed generators among globals that came with the arguments of a job."""
+        """Reseed generators among globals that came with the arguments of a job; does nothing in the host."""
         if self._key:
             random_generators.reseed(random_generators.held_by(values), self._next_key())
 
     def job_seed(self, number: int) -> int:
-        """Returns the seed of the job with this number."""
+        """Returns the seed of a job (32 bits): made of the cluster's seed and the place of the job in the cluster."""
         return seed_of(self._seeding.seed, number - self._seeding.first)
 
     def item_seed(self, mapping: int, item: int) -> int:
-        """Returns the seed of an item of a map.
+        """Returns the seed of an item of a map (32 bits), whatever chunk the item is in.
 
         Args:
             mapping: Number of the map in its cluster.
-            item: Number of the item in the map.
+            item: Number of the item in the map, from 0.
         """
         return seed_of(self._seeding.seed, item, mapping)
 

@@ -14,16 +14,18 @@ from dispy.protocol.node import FilePart
 from dispy.protocol.worker import SentAcknowledged
 
 _PAUSE_S = 0.05
-"""Pause before a part that has not arrived is sent again (seconds), doubled each time up to ``_PAUSE_MAX_S``.
-
-The client's connection may be broken meanwhile."""
+"""Pause before a part that has not arrived is sent again (seconds), doubled each time up to ``_PAUSE_MAX_S``. The
+client's connection may be broken meanwhile, and come back."""
 _PAUSE_MAX_S = 0.5
+"""Longest pause before a part of a file is sent again (seconds)."""
 
+# Bound here, as jobs may replace them in the module.
 _monotonic = time.monotonic
 _sleep = time.sleep
 
 SendPart = Callable[[memoryview, FilePart, float | None], SentAcknowledged | None]
-"""Sends a part and waits for the answer up to that time (seconds; None: for ever); returns None if there is none."""
+"""Sends one part (content; file and position) and waits for its acknowledgement, at most for a number of seconds
+(None: for ever); returns None if none has come."""
 
 
 def send_file(
@@ -36,7 +38,7 @@ def send_file(
             along.
         directory: The working directory of the computation.
         transfer: Number that tells this file from others of the job.
-        send_part: Sends one part.
+        send_part: Sends one part and waits for its acknowledgement.
         timeout: Time without an acknowledgement after which the file is given up (seconds); None: never.
         size_max: Largest size of the file (bytes); 0: any size.
     """
@@ -67,6 +69,11 @@ def name_for(path: str, directory: str) -> str:
 def _send(
     descriptor: int, name: str, transfer: int, send_part: SendPart, timeout: float | None, size_max: int
 ) -> str:
+    """Send an open file in parts of ``FILE_PART`` bytes, one part at least; returns why it has not arrived, or "".
+
+    Raises:
+        OSError: The file is not an ordinary one, has more than ``PAYLOAD_MAX`` bytes, or cannot be read.
+    """
     before = os.fstat(descriptor)
     if not stat.S_ISREG(before.st_mode):
         raise OSError(errno.EINVAL, "not an ordinary file", name)
@@ -97,7 +104,11 @@ def _send(
 
 
 def _deliver(data: memoryview, part: FilePart, send_part: SendPart, timeout: float | None) -> str:
-    """Send a part until it has arrived; returns why it has not, empty if it has. Sent twice, a part is there once."""
+    """Send a part again and again until it has arrived, or ``timeout`` seconds are over. Sending twice does no harm.
+
+    Returns:
+        Why the part has not arrived: the client has refused it, or the time is over; empty if it has arrived.
+    """
     deadline = None if timeout is None else _monotonic() + timeout
     pause = _PAUSE_S
     while True:
