@@ -61,7 +61,7 @@ from dispy.system.shared_memory import SharedPool
 logger = logging.getLogger("dispy.scheduler")
 
 DIAL_S = 10.0
-"""Seconds after which an attempt to connect is given up. Next comes another one, if the node was known, else the end."""
+"""Seconds after which a dial is given up: a known node is dialed again, the link to any other one fails."""
 
 SLOW_S = 1.5
 """Seconds without an introduction of the node, from the first dial, after which the owner is told that it is slow
