@@ -251,7 +251,9 @@ def kill_host(kill: bool) -> bool:
     return kill
 
 
-def test_a_job_that_kills_its_host_stops_no_node(node: Node, make_cluster: MakeCluster, secret: Path) -> None:
+def test_a_job_that_kills_its_host_stops_no_node(
+    node: Node, make_cluster: MakeCluster, secret: Path
+) -> None:
     """The host is restarted in the directories that it had, which are the account's by now; others go on."""
     other = make_cluster(os.getpid, secret_file=str(secret))
     assert isinstance(other.submit()(), int)

@@ -76,7 +76,9 @@ def test_without_any_node(run_program: RunProgram, place: Place) -> None:
     assert place.processes() == [], "its node outlives it"
 
 
-def test_its_own_node_finds_the_same_dispy_and_nothing_of_ours_by_other_names(run_program: RunProgram) -> None:
+def test_its_own_node_finds_the_same_dispy_and_nothing_of_ours_by_other_names(
+    run_program: RunProgram,
+) -> None:
     """A checkout is on the node's path as the package dispy, not as modules called config, node or files."""
     program = run_program(
         "import os, dispy\n"

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dispy
 from dispy.client.logger import notice
 from dispy.errors import NoNodesError
 from dispy.net.discovery import where_looked
@@ -65,7 +64,7 @@ class PrivateNode:
         self.is_draining = False
         self.drained: set[int] = set()
         environment = dict(os.environ)
-        source = str(Path(str(dispy.__file__)).resolve().parents[1])
+        source = str(Path(str(sys.modules["dispy"].__file__)).resolve().parents[1])
         if "site-packages" not in source:
             before = environment.get("PYTHONPATH")
             environment["PYTHONPATH"] = source + (os.pathsep + before if before else "")

@@ -53,8 +53,9 @@ def retry_after_deaths(out: Outbox, placement: Placement, message: node.JobsEnde
 def retry_after_loss(out: Outbox, placement: Placement, reason: str) -> None:
     """Decide about the jobs of a placement that is gone: those that may run again do so elsewhere, the others end.
 
-    Reentrant jobs go back to the head of the queue in the order they were sent. Cancelled ones end as ``CANCELLED``;
-    pinned ones and those that must not run twice end as ``ABANDONED``, with the reason. ``place`` must follow.
+    Reentrant jobs go back to the head of the queue in the order they were sent, and the client is told. Cancelled
+    ones end as ``CANCELLED``; pinned ones and those that must not run twice end as ``ABANDONED``, with the reason.
+    ``place`` must follow.
     """
     computation = placement.computation
     end_here(out, computation, _take_cancelling(placement), CANCELLED, "cancelled")
@@ -64,6 +65,8 @@ def retry_after_loss(out: Outbox, placement: Placement, reason: str) -> None:
     abandoned = [job.number for job in pinned]
     if computation.reentrant:
         requeue(computation, free)
+        if free:
+            out.append(TellRequeued(computation.client, computation.number, [job.number for job in free]))
     else:
         abandoned = [job.number for job in free] + abandoned
     end_here(out, computation, abandoned, ABANDONED, reason)
