@@ -148,7 +148,10 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
     @property
     def stdout(self) -> Any:
-        """Output of the job: a text, of a program bytes; None if the job never reported."""
+        """Output of an ended job: a text, of a program bytes; of more than 1 MiB the middle is cut out and marked.
+
+        None while the job has not ended (``output`` reads it then), and if its end was never reported.
+        """
         return _shown(self._stdout, self._cluster)
 
     @stdout.setter
@@ -157,7 +160,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
     @property
     def stderr(self) -> Any:
-        """Error output of the job: a text, of a program bytes; None if the job never reported."""
+        """Error output of an ended job, as ``stdout``; None while the job has not ended."""
         return _shown(self._stderr, self._cluster)
 
     @stderr.setter

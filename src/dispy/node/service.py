@@ -61,7 +61,8 @@ class NodeService(NodeState):
 
     Args:
         settings: Checked settings.
-        parts: Parts made before the loop runs; the node closes them at its end.
+        parts: What is made before the loop runs, since it takes locks or may fail: directories, store, spool, spare
+            host, TLS. The node closes what has to be closed at its end.
     """
 
     _perform_by_type = {

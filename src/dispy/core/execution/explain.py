@@ -1,4 +1,7 @@
-"""Stalls: jobs that do not go on though they could, by a fault of this program or of a process that stands still."""
+"""Stalls: finds jobs that do not go on though they could, and puts that into words for the node's log.
+
+A stall is a fault of this program or of a process that stands still. Nothing is done about it but to say so.
+"""
 
 from __future__ import annotations
 

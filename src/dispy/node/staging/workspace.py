@@ -72,7 +72,8 @@ class WorkSpace(Place):
         ending = f"{os.getuid()}" + (f"-{account.name}" if account else "")
         above = Path(prefix) if prefix else temporary_directory()
         self._kept = above / f"dispy-files-{ending}"
-        """Directory of all named directories, which nodes of this user share."""
+        """Directory below which lie the working directories that clusters have named (``dest_path``). Nodes of this
+        user share them; the last node that uses one removes it, unless its cluster keeps it."""
         self._destinations: dict[Path, _Destination] = {}
         """Named directories by path, each with its lock, note and number of users: those that computations of this
         node use, and those that lie around such ones."""

@@ -44,7 +44,10 @@ def _existing(module: str, name: str, kind: Any) -> Any:
 
 
 def _reduce_type_parameter(pickler: CodePickler, parameter: Any) -> Any:
-    """Returns how a ``TypeVar`` or the like is pickled: by name if its module can be imported, else by identity."""
+    """Returns how a ``TypeVar`` or the like is pickled: by name if its module can be imported.
+
+    Else it is made anew where it arrives, once: all pickles of this program that hold it give the same object there.
+    """
     module = getattr(parameter, "__module__", None)
     name = parameter.__name__
     home = sys.modules.get(module) if module else None

@@ -41,7 +41,7 @@ changes: list[Callable[[], object]] = []
 """Undo list: functions that undo what the arguments of the running job have changed. Called last change first."""
 
 _MISSING = object()
-"""Stand-in for the stamp of a global that has none."""
+"""Stand-in for the stamp of a global whose stamp is not known here. No stamp equals it, so the global is set anew."""
 
 find_file: Callable[[str], str] = str
 """Returns the path on this machine for the path of the script in the program.
