@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -15,8 +16,10 @@ from msgspec.structs import replace
 from dispy.core.execution.ids import ClientId
 from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Seams, Stage
-from dispy.files.part import Part
+from dispy.files.part import SMALL, Part
 from dispy.files.store import FOLLOWED_MIN, Store
+from dispy.files.untrusted_directory import Tree
+from dispy.node.staging.job_files import Brought
 from dispy.protocol import node
 from dispy.protocol.files import FileEntry
 
@@ -290,3 +293,37 @@ def test_the_store_is_trimmed_once_for_all_that_has_ended(place: Place, tmp_path
     place.stager.drop(place.stage([EMPTY], tmp_path))
     place.run(place.threads, place.calls)
     assert place.store.asked == ["trim"] * 2
+
+
+def test_a_whole_part_that_cannot_get_its_name_fails_with_the_reason(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node was killed before it could rename the part; the disk is full when the next one does."""
+    content = os.urandom(SMALL + 1)
+    entry = FileEntry("a", hashlib.sha256(content).digest(), len(content), 0o600, 0)
+    part = place.store.begin(entry.digest, entry.size)
+    part.write(0, content)
+    part.close()
+
+    def finish(self: Part) -> bool:
+        self.close()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Part, "finish", finish)
+    place.stage([entry], tmp_path)
+    place.run(place.threads, place.calls)
+    (reason,) = place.ended
+    assert "No space left on device" in reason
+
+
+def test_computations_with_one_directory_do_not_overwrite_what_was_moved_aside(tmp_path: Path) -> None:
+    both = [Brought(tmp_path, None, *[lambda *_: None] * 4) for _ in range(2)]  # type: ignore[arg-type, list-item]
+    entries = [FileEntry(name, bytes(32), 1, 0o600, 0) for name in ("a", "b")]
+    for entry in entries:
+        (tmp_path / entry.path).write_text(f"own {entry.path}")
+    with Tree(tmp_path) as tree:
+        for brought, entry in zip(both, entries, strict=True):
+            brought._reserve(tree, entry)
+        for brought, entry in zip(both, entries, strict=True):
+            brought._remove(tree, entry.path)
+    assert [(tmp_path / entry.path).read_text() for entry in entries] == ["own a", "own b"]

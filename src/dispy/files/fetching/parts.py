@@ -190,22 +190,34 @@ class Parts:
             fetch.is_mixed = result.offset > 0
             if fetch.handed >= fetch.size:
                 # The part was whole, and lacked only its name in the store.
-                self._threads.run(self._threads.placer(), result.finish, (), self._on_finished, (fetch,))
+                self._threads.run(
+                    self._threads.placer(), self._finish, (result,), self._on_finished, (fetch,)
+                )
                 return
             self.requests.want_again(fetch)
 
-    def _on_finished(self, fetch: Fetch, is_whole: bool) -> None:
-        """Take the result of ``Part.finish`` for a part that was whole when it was opened.
+    def _finish(self, part: Part) -> bool | OSError:
+        """Finish a part on a placer's thread: the result of ``Part.finish``, or the error, which is not raised."""
+        try:
+            return part.finish()
+        except OSError as error:
+            return error
 
-        With the right content the file is stored. Otherwise the part is gone, and the whole file is fetched.
+    def _on_finished(self, fetch: Fetch, result: bool | OSError) -> None:
+        """Take the result of ``_finish`` for a part that was whole when it was opened.
+
+        With the right content the file is stored. With wrong content the part is gone, and the whole file is fetched.
+        If the part cannot get its name, all stages that wait for the file fail with the reason.
         """
         if self._fetches.get(fetch.digest) is not fetch:
             return
         fetch.part = None
-        if is_whole:
+        if isinstance(result, OSError):
+            self._fail_all(fetch, f"there is no room for it in the store: {result}")
+        elif result:
             self._on_stored(fetch)
-            return
-        self._begin_anew(fetch)
+        else:
+            self._begin_anew(fetch)
 
     # Pieces that arrive.
 

@@ -22,7 +22,7 @@ placed     ``release``: job or worker has ended    gone: names are released
 
 from __future__ import annotations
 
-import itertools
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -133,8 +133,6 @@ class Brought:
         self._puts: list[_Put] = []
         """Files that are to stay, and wait or are being put there, in the order of ``put``. They go before files of
         jobs."""
-        self._numbers = itertools.count(1)
-        """Numbers that tell files that are moved aside from each other."""
 
     def note(self, number: int, entries: list[FileEntry]) -> None:
         """Note the files of a job that has come to the node, for ``offer``. An earlier attempt's are replaced."""
@@ -299,7 +297,8 @@ class Brought:
         """Reserve the name of a file for one more job. A file that has the name and is no job's is moved aside."""
         placed = self._placed.get(entry.path)
         if placed is None:
-            number = next(self._numbers)
+            # Computations with one ``dest_path``, and nodes, share the directory: a count of ours is not enough.
+            number = int.from_bytes(os.urandom(8), "big") | 1
             directories = tree.missing_directories(entry.path)
             aside = number if tree.set_aside(entry.path, number) else 0
             placed = self._placed[entry.path] = _Placed(entry, aside, directories)
