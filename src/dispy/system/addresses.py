@@ -41,7 +41,10 @@ def is_loopback(address: str) -> bool:
 
 
 def local(address: str) -> str:
-    """Returns the address by which programs of this machine reach a listener at ``address``, which may mean all."""
+    """Returns the address by which programs of this machine reach a listener at ``address``.
+
+    That is the loopback address if it listens on all addresses ("0.0.0.0" or "::"), else ``address``.
+    """
     return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(address, address)
 
 
@@ -63,7 +66,7 @@ def own(family: int = 0) -> list[str]:
 
 
 def alike(address: str) -> list[str]:
-    """Returns the addresses of this machine of the same family (IPv4 or IPv6) as another address."""
+    """Returns the addresses of this machine of the family (IPv4 or IPv6) of ``address``, in the order of ``own``."""
     return own(socket.AF_INET6 if ":" in address else socket.AF_INET)
 
 

@@ -337,7 +337,7 @@ def write_private(path: Path, data: bytes, *, sync: bool = False) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Wait until the names in a directory are on disk, so that they survive a power failure."""
+    """Wait until the names in a directory are on disk, so that files made there survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -18,8 +18,8 @@ from typing import NamedTuple
 from dispy.system.control_groups import memory_limit
 
 _SPARED_SHARE = 8
-"""Divisor: an eighth of a memory file system is left to other programs, at most ``_SPARED_MAX``. A file that would
-take of it goes to disk, if there is one."""
+"""Divisor: one part in this many of a memory file system is left to other programs, at most ``_SPARED_MAX`` bytes. A
+file that would take of this part goes to disk, if there is a directory on disk."""
 
 _SPARED_MAX = 64 * 1024 * 1024
 """Largest number of bytes of a memory file system that are left to other programs."""
@@ -101,9 +101,9 @@ def kept_max(directory: str, most: int) -> int:
 
 
 def fits_in_memory(directory: str, size: int) -> bool:
-    """True if a file of ``size`` bytes may go to a directory in memory, so that room is left for others.
+    """True if a directory in memory has room for a file of ``size`` bytes beside what is left to other programs.
 
-    False if not, or if the directory is not there: the file then goes to disk, or into other memory.
+    False if not, or if the directory is not there: callers then write to disk, or take anonymous memory.
     """
     try:
         total, free = _memory(directory)
@@ -114,7 +114,8 @@ def fits_in_memory(directory: str, size: int) -> bool:
 
 _MEMORY = "the memory file system"
 _DISK = "the disk"
-"""Kinds of file systems, in the words of ``NoRoomError``."""
+"""Kind of a file system, in the words of ``NoRoomError``: ``_MEMORY`` or ``_DISK``. Only on a memory file system is
+room left to other programs (``_spared``)."""
 
 
 def _spared(kind: str, total: int) -> int:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 LINES_MAX = 10_000
-"""Records that may wait in an outlet; further ones are left out and counted. They take some 5 MB: as many as
+"""Records that may wait in an ``Outlet``; further ones are left out and counted. They take some 5 MB: as many as
 debugging logs in a second."""
 
 SOON_S = 0.1
@@ -28,7 +28,8 @@ IDLE_S = 1.0
 
 
 Waiting = queue.SimpleQueue[logging.LogRecord | str | threading.Event | None]
-"""Queue of records, text for stderr, events to set when all items before them were delivered, and None at the end."""
+"""Queue of records, text for stderr, events to set when all items before them were delivered, and None, at which the
+thread ends."""
 
 
 class Outlet:
@@ -41,8 +42,8 @@ class Outlet:
     def __init__(self, deliver: Callable[[logging.LogRecord], object]) -> None:
         self._deliver = deliver
         self._here = threading.local()
-        """Attribute ``is_ours``, True on threads of this outlet, also one that ``close`` has left behind: what a
-        handler logs there must not wait for that very thread."""
+        """Thread-local data: ``is_ours`` is True on threads of this outlet, also one that ``close`` has left behind.
+        There ``flush`` does not wait: a handler that logs would wait for its own thread."""
         self.reset()
 
     def reset(self) -> None:
@@ -134,7 +135,7 @@ class Outlet:
         return True
 
     def _deliver_here(self, item: logging.LogRecord | str) -> None:
-        """Deliver an item on the calling thread, since no other can be started."""
+        """Deliver an item on the calling thread, since no other can be started; the caller waits for the handlers."""
         self._here.is_ours = True
         try:
             self._call(item)
@@ -196,7 +197,7 @@ class Outlet:
         return waiting is not self._queue
 
     def _count_left_out(self) -> logging.LogRecord:
-        """Returns a warning that says how many records were left out, and sets their number to 0."""
+        """Returns a warning to be logged that says how many records were left out, and sets their number to 0."""
         count, self._left_out = self._left_out, 0
         text = f"{count} lines of this log are left out: they came faster than they could be written"
         return logging.LogRecord("dispy", logging.WARNING, __file__, 0, text, None, None)

@@ -153,7 +153,8 @@ def _children_of(pid: int, tasks: list[str]) -> list[int]:
 def kill_strays(keep: set[int]) -> int:
     """Kill and reap every descendant that is not in or below ``keep`` (PIDs); returns how many were reaped.
 
-    As a sub-reaper we inherit the children of processes that we kill, so this repeats until none is left.
+    As a sub-reaper we inherit the children of processes that we kill, so this repeats until none is left, at most
+    ``_ROUNDS_MAX`` times. Waits up to a second for each killed process to end.
     """
     killed = 0
     for _ in range(_ROUNDS_MAX):

@@ -138,7 +138,7 @@ def sweep(base: Path) -> None:
 
 
 def _is_young(path: Path) -> bool:
-    """True if another process may be making this directory just now, and has not locked it yet."""
+    """True if a directory is younger than ``MAKING_S`` or cannot be looked at: it may not have its lock yet."""
     try:
         return time.time() - path.lstat().st_mtime < MAKING_S
     except OSError:

@@ -142,9 +142,10 @@ class SharedPool:
         self._kept_max = kept_max(directory, KEPT_MAX)
         """Bytes of files, in use or free, beyond which free ones are removed before another file is added."""
         self._files_max = _files_max()
-        """Number of files at which no other is added."""
+        """Number of files at which no other is added (``SHARED_FILES_MAX``, or less where descriptors are few)."""
         self._lock = threading.Lock()
-        """Held while ``_files`` is searched or changed, except by ``link``."""
+        """Held while ``_files`` is searched or changed. ``link`` does not hold it: its caller refers to the buffer,
+        so the file cannot be removed meanwhile."""
         os.register_at_fork(after_in_parent=self._forget, after_in_child=self._forget)
 
     def take(self, size: int) -> memoryview:
@@ -155,6 +156,7 @@ class SharedPool:
 
         Raises:
             MemoryError: There is not enough memory.
+            OSError: A free file was removed by others, or cannot be mapped again.
         """
         if size < SHARED_MIN:
             return pool.take(size)
@@ -266,7 +268,7 @@ class SharedPool:
         return len(self._files) < self._files_max
 
     def _drop_free(self) -> None:
-        """Remove all files whose memory nothing here refers to."""
+        """Remove all files of the pool whose memory nothing in this process refers to."""
         for file in list(self._files.values()):
             if is_free(file.mapped):
                 self._drop(file)
@@ -279,7 +281,8 @@ class SharedPool:
             os.unlink(file.path)
 
     def trim(self) -> None:
-        """Remove free files: something large has gone that may not come again."""
+        """Remove free files, so that others can use their memory. Called when the program has dropped an object that
+        it had put (``cluster.put``), which may have been large."""
         with self._lock:
             self._drop_free()
 
@@ -314,7 +317,7 @@ class SharedPool:
         return self._map(path, size, is_private=False)
 
     def _map(self, path: str, length: int, is_private: bool) -> SharedFile:
-        """Map a file of ``length`` bytes and add it to the pool.
+        """Map a file of ``length`` bytes, add it to the pool and return it.
 
         Raises:
             OSError: The file cannot be opened or mapped.
@@ -336,7 +339,10 @@ class SharedPool:
         return f"{self._directory}/{self._next}"
 
     def _forget(self) -> None:
-        """Forget all files, and remove them. After a fork two processes see their memory, so it is not used again."""
+        """Forget all files and remove their names; called by ``close``, and in both processes after a fork.
+
+        After a fork two processes see the memory of the files, so it is not used again. Buffers in use stay valid.
+        """
         for file in self._files.values():
             with suppress(OSError):
                 os.unlink(file.path)

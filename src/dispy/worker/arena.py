@@ -1,8 +1,8 @@
 """Results of a worker in the arena of its slot, memory that it shares with the node, and their packets.
 
 Each result is written to the arena at once, so that a worker that dies loses nothing it had finished. Results leave
-in one packet with their neighbours: at the end of the record, after two milliseconds, or when there is much in the
-arena.
+in one packet with their neighbours: at the end of the record (the list of jobs that one packet of the node brings),
+after two milliseconds, or when the arena holds more than ``ARENA_FLUSH`` bytes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Arena:
     def keep(self, ended: Ended) -> None:
         """Write a result to the arena: from now on it survives this process.
 
-        There is room for one result of any size, if ``flush_if_due`` or ``flush`` was called after the one before.
+        Call ``flush_if_due`` or ``flush`` after each result: then there is room for the next one, of any size. A
+        result for which there is no room raises ValueError.
         """
         data = _encode(ended)
         end = self._end + len(data)
@@ -72,7 +73,10 @@ class Arena:
         words[protocol.SLOT_COMMITTED] = end
 
     def adopt(self) -> bool:
-        """Count the result that a process forked from here has written: only the slot tells it, not our own counters.
+        """Count the result that the process of one job, forked from here, has written to the slot by ``keep``.
+
+        Called when that process has ended. Its counters were copies: without this call the next result would
+        overwrite its result.
 
         Returns:
             False if there is no new result: the process has died before it had one.

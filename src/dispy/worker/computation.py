@@ -30,11 +30,12 @@ REASON_MAX = 60_000
 traceback is left out."""
 
 _MODULES_SIZE = 8 * 1024 * 1024
-"""Free memory below which files of modules go to disk (bytes): they are written as they are imported."""
+"""Free memory below which the directory for the modules that came with the code is on disk (bytes), not in memory. A
+host writes the file of each module there when the module is imported."""
 
 
 class Computation:
-    """The computation of a host, as far as it is loaded.
+    """The computation of a host: its code, once loaded, and the calls of ``setup`` and ``cleanup``.
 
     Args:
         load: Message that the computation came with.

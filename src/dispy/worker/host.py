@@ -197,7 +197,10 @@ class Host:
     # Workers.
 
     def _fork(self, message: protocol.Fork) -> None:
-        """Fork a worker, which never returns from here, and tell the node its pid."""
+        """Fork a worker, which never returns from here, and tell the node its pid.
+
+        If the fork fails, the node is told that the worker has ended, with exit code 71 and the reason.
+        """
         channels = Channels(*self._descriptors[:4])
         del self._descriptors[:4]
         try:
@@ -233,7 +236,10 @@ class Host:
             os._exit(70)  # EX_SOFTWARE
 
     def _close_inherited(self) -> None:
-        """Close the control socket and the output files of other workers, in the process of a new worker."""
+        """Close the control socket and the output files of other workers, in the process of a new worker.
+
+        Otherwise the node would not see the end of a host whose worker still lives, and user code could write there.
+        """
         self._control.close()
         for _, files in self._workers.values():
             for descriptor in files:
@@ -271,7 +277,11 @@ class Host:
         self.leave()
 
     def finish(self) -> NoReturn:
-        """End in good order: call ``cleanup``, or let workers call it, and kill all descendants. No job is left."""
+        """Call ``cleanup`` here, or let workers call it; then kill all descendants and end this process.
+
+        Called when the node has closed the socket. Workers that still run after ``_CLEANUP_S`` are killed; if
+        ``cleanup`` is called here, they are killed before it.
+        """
         computation = self._computation
         if computation is not None and computation.load.setup_per_worker:
             self._await_workers()
@@ -294,7 +304,7 @@ class Host:
             time.sleep(0.002)
 
     def leave(self) -> NoReturn:
-        """Kill all descendants and end this process."""
+        """Kill all descendants and end this process with exit code 0, without ``cleanup``."""
         processes.kill_strays(set())
         os._exit(0)
 

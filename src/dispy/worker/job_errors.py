@@ -73,7 +73,9 @@ def describe_in_chunk(
 
 
 def _describe_ours(error: DispyError) -> tuple[bytes, str]:
-    """Returns an error that dispy gives a job, pickled and as a traceback without frames, as errors of jobs are sent.
+    """Returns an error of dispy's own (PicklingError or ProgramError), pickled and as a traceback without frames.
+
+    Frames would be those of dispy, which say nothing to the user.
 
     The message is cut to 8,192 characters.
     """

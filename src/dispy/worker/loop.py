@@ -97,7 +97,7 @@ class Worker:
         """Header of the slot as eight 64-bit integers, by index (``protocol.SLOT_…``): positions that node and worker
         tell each other."""
         self._starts = slot[: protocol.SLOT_HEADER].cast("d")
-        """Header of the slot as doubles: only ``SLOT_START`` is one (seconds since the epoch)."""
+        """Header of the slot as doubles: only ``SLOT_START`` is one, the running job's start (s since the epoch)."""
         self._arena = Arena(slot, replies)
         self._capture = capture
         self._restorer = restorer
@@ -169,7 +169,9 @@ class Worker:
     def run_record(self, record: Record) -> bool:
         """Run the jobs of a record one after another, and send their results; False if this worker must end.
 
-        The node may set a limit meanwhile (a position in ``SLOT_LIMIT``): jobs from there on are not run.
+        The node may set a limit meanwhile (the position of a job, in ``SLOT_LIMIT``): jobs from there on are not run
+        here, and the node places them anew. A worker must end if the last job has left something behind
+        (``_has_leftovers``).
         """
         words = self._words
         first = protocol.claim(record.record, 0)
@@ -318,7 +320,7 @@ class Worker:
             return 0, b"", TERMINATED, reason
 
     def _run_here(self, job: Job) -> None:
-        """Run a job in a process that was forked for it alone, and write its result to the arena."""
+        """Run a job and write its result to the arena: called in the process that was forked for this job alone."""
         self._randomness.begin_job(job.number)
         # Signals that came before the fork was complete are lost. ``_run`` looks for an interrupt itself.
         self.on_unbuffer()
@@ -335,8 +337,9 @@ class Worker:
         self._values.renumber()
 
     def _has_leftovers(self, is_last: bool) -> bool:
-        """True if a thread or process of the last job still lives: then this worker takes no other job.
+        """True if a thread or process of the last job still lives, or it has changed what cannot be put back.
 
+        The worker then takes no other job and ends.
         Processes are looked for after a job that has started one, and once for each record, as C code may start some.
         """
         if _thread._count() > self._threads or self._restorer.is_spoiled:

@@ -139,7 +139,7 @@ class Chunk:
             append(result)
 
     def cut_at_unsendable(self) -> Any:
-        """Drop the results from the first one that cannot be pickled; returns that result.
+        """Drop the results from the first one that cannot be pickled; returns that result, which the error names.
 
         If the map keeps errors, none is dropped: an error takes the place of each result that cannot be pickled, and
         the list of results is returned.

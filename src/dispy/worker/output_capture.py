@@ -53,8 +53,9 @@ def new_streams() -> tuple[io.TextIOWrapper, io.TextIOWrapper]:
 
 @contextmanager
 def overheard(said: list[str]) -> Iterator[None]:
-    """Append the output of the block to ``said``, at most its last 16 KiB, and print that on stdout afterwards.
+    """Append the output of the block to ``said`` as one text, its last 16 KiB; print that on stdout afterwards.
 
+    So the error of a failed ``setup`` can say what it has printed.
     Output of both streams is overheard at the level of descriptors, so that of C code is there, too.
     """
     sys.stdout.flush()
@@ -99,7 +100,7 @@ class Capture:
         self, stdout: int, stderr: int, size_max: int, streams: tuple[io.TextIOWrapper, io.TextIOWrapper]
     ) -> None:
         self._files = (stdout, stderr)
-        """Descriptors of the memory files that hold the output of a job, which the node reads as well."""
+        """Descriptors of the memory files with a job's output (stdout, stderr), which the node reads as well."""
         self._size_max = size_max
         self.is_live = False
         self._redirect()
@@ -115,7 +116,10 @@ class Capture:
 
     @contextmanager
     def one_process_at_a_time(self) -> Iterator[None]:
-        """Hold a lock that keeps out other processes of the job: one on its output, released if its holder dies."""
+        """Hold a lock in the block, for which other processes of the job wait before they send values or files.
+
+        The lock is one on the file of the job's output: the kernel releases it if its holder dies.
+        """
         file = self._files[0]
         fcntl.lockf(file, fcntl.LOCK_EX)
         try:

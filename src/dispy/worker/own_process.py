@@ -55,7 +55,8 @@ class OwnProcess:
         Args:
             job: The job.
             become: Called in the new process: runs the job and writes its result to the arena.
-            has_run_jobs: True if this process has run jobs, which may have started threads of OpenMP.
+            has_run_jobs: True if this process may have run jobs, which may have started threads of OpenMP: they are
+                ended before the fork, as the job would otherwise wait for them for ever.
         """
         words = self._words
         parent = os.getpid()

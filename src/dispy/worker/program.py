@@ -33,7 +33,8 @@ _DEFAULT_SIGNALS = [
 
 
 _BUSY_TRIES, _BUSY_S = 50, 0.01
-"""Number of retries, and pause before each (seconds), if the program's file is open for writing (ETXTBSY)."""
+"""Number of retries, and pause before each (seconds), if the program's file is open for writing (ETXTBSY); then the
+job fails."""
 
 
 class Program:
@@ -121,7 +122,12 @@ class Program:
         return code
 
     def _start(self, command: list[str]) -> int:
-        """Start the program and return its pid; retries while its file is open for writing."""
+        """Start the program and return its pid; retries while its file is open for writing (``_BUSY_TRIES``).
+
+        Raises:
+            OSError: The program cannot be started.
+            ValueError: An argument has a null character, or half of a surrogate pair.
+        """
         tries = 0
         while True:
             try:
@@ -185,7 +191,10 @@ class Program:
 
 
 def _has_windows_line_ends(path: str) -> bool:
-    """True if the first line of a file ends as on Windows (CR LF); False if the file cannot be read."""
+    """True if the first line of a script ends as on Windows (CR LF), so that its interpreter is not found.
+
+    False if the file cannot be read. For the hint of an error.
+    """
     try:
         with open(path, "rb") as file:
             return file.readline(256).endswith(b"\r\n")
@@ -199,9 +208,10 @@ def as_text(value: Any) -> str:
 
 
 def _interrupt(pid: int) -> int:
-    """Interrupt a program and wait for its end; returns its exit code, -1 if that is not known.
+    """Send SIGINT to a program's process group and wait for the program's end, with no limit of time.
 
-    A program that goes on is killed by the node, together with this worker.
+    A program that does not end is killed by the node, together with this worker. Returns the program's exit code, -1
+    if that is not known.
 
     Args:
         pid: Process of the program; 0 if it has not been started.

@@ -17,6 +17,6 @@ def send_whole(replies: socket.socket, packet: bytes | memoryview) -> None:
 
 
 def leave(code: int) -> None:
-    """Kill all descendants and end this process, without running anything that was registered for its exit."""
+    """Kill all descendants and end this process with an exit code, without what was registered for its exit."""
     kill_strays(set())
     os._exit(code)

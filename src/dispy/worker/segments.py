@@ -222,14 +222,17 @@ class Segments:
         return name
 
     def _forget_free(self) -> None:
-        """Remove all files that are kept to be used again: they take the room of a payload too large for them."""
+        """Remove all free files (``free``): a result that fits into none of them finds no room beside them."""
         for name in os.listdir(self._free):
             with suppress(OSError):
                 os.unlink(f"{self._free}/{name}")
 
 
 def _write_into(path: str, pieces: list[payload.Buffer]) -> None:
-    """Write pieces to a file that has its memory already, so that there is room; removes the file if that fails."""
+    """Write pieces in order to a file whose memory is allocated already, so that the write does not run out of room.
+
+    If the write fails, the file is removed, and the error passes through.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         _write_all(descriptor, pieces)

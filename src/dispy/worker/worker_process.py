@@ -109,7 +109,10 @@ class WorkerProcess:
             os._exit(code)
 
     def _set_up(self, answers: socket.socket) -> None:
-        """Import the code and call ``setup`` in this worker, before any job here, and tell the node how that went."""
+        """Import the code and call ``setup`` in this worker, before any job here, and tell the node how that went.
+
+        If that fails, this process ends with exit code 78.
+        """
         load = self._computation.load
         reason = self._computation.import_code() or self._computation.set_up()
         if self._computation.code is not None:

@@ -15,7 +15,10 @@ from typing import Any, NoReturn
 
 
 def call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Call a function of the user's and return its result; processes that it has forked and that return end here."""
+    """Call a function of the user's and return its result; processes that it has forked and that return end here.
+
+    Exceptions of the function pass through in this process.
+    """
     pid = os.getpid()
     try:
         result = function(*args)

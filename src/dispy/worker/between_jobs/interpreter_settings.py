@@ -42,7 +42,10 @@ class _Setting(NamedTuple):
 
 
 class Settings:
-    """Watches all settings of this process, from when it is made: replaces the functions that change them."""
+    """Watches the settings of this process, and puts back those that a job has changed.
+
+    Making the object replaces the functions that change settings by ones that note the value before the change.
+    """
 
     def __init__(self) -> None:
         self._settings = _all_settings()
@@ -92,7 +95,7 @@ class Settings:
 
 
 class _Frameless:
-    """A function whose calls are noted without a Python frame of its own.
+    """Stands in for ``sys.setprofile``, and notes each call (``Settings._note``) without a Python frame of its own.
 
     The return from such a frame would be the first event for the profiler that ``sys.setprofile`` sets, and some
     profilers fail at a return from a function that they have not seen called.
@@ -104,7 +107,10 @@ class _Frameless:
 
     @property
     def __call__(self) -> Callable[..., Any]:
-        """Note the call and return the original, which the interpreter calls: it looks this up at every call."""
+        """Note the call and return the original function, which the interpreter then calls with the arguments.
+
+        This is a property: the interpreter reads it at every call of the object.
+        """
         self._note()
         return self._original
 

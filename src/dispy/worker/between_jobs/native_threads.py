@@ -17,7 +17,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 _GCC_OPENMP = re.compile(r"/libgomp[-.]")
-"""Matches paths of GCC's OpenMP, of which packages bring copies of their own."""
+"""Matches paths of GCC's OpenMP, whose threads ``rest`` ends. Packages bring copies of their own, so one process may
+have several."""
 
 _PAUSE_HARD = 2
 """Argument of ``omp_pause_resource_all`` (``omp_pause_hard`` of OpenMP 5): end the threads, and lose their
@@ -30,8 +31,8 @@ warning. Each was tried: what ``setup`` has used works in jobs."""
 _PLAIN = re.compile(
     r"/(libc|libm|ld-linux[^/]*|libpthread|libstdc\+\+|libgcc_s|libpython[^/]*)[-.]|/python[^/]*$|/numpy/"
 )
-"""Matches paths of files with code that threads of any library run: an address in them does not tell whose thread it
-is."""
+"""Matches paths of files with code that threads of any library run, such as the C library: ``_owner`` passes over
+addresses in them, as they do not tell whose thread it is."""
 
 _STACK_MAX = 64 * 1024
 """Bytes of a thread's stack that are searched for its library, from the innermost frame: stacks of idle threads are
@@ -39,12 +40,12 @@ shorter."""
 
 _BUSY_S = 0.2
 """Longest wait of ``libraries_left`` for threads to become idle or to end (seconds); the warning leaves out a thread
-that still runs then. Threads that have just computed spin for some 30 ms,
-to be quicker at the next call; threads that were told to end take their time."""
+that still runs then. Threads that have just computed spin for some 30 ms, to be quicker at the next call; threads
+that were told to end take their time."""
 
 
 class _Code(NamedTuple):
-    """Mapped code of a file: addresses from ``start`` to before ``end``."""
+    """Mapped code of the file at ``path``, a library or program: addresses from ``start`` to before ``end``."""
 
     start: int
     end: int
@@ -61,9 +62,10 @@ def rest() -> None:
 
 
 def libraries_left() -> list[str]:
-    """Returns file names of libraries whose threads run here, and are not known to come back after a fork.
+    """Returns file names of libraries whose threads run here and are not known to come back after a fork, sorted.
 
-    Threads of Python are not among them: they may wait in compiled code, too, but they have names. Takes up to 0.2 s.
+    The user is warned of them, as jobs that need such threads may wait for ever. Threads that Python has started are
+    left out; the caller names those. Takes up to 0.2 s.
     """
     deadline = time.monotonic() + _BUSY_S
     own = {str(os.getpid()), *[str(thread.native_id) for thread in threading.enumerate()]}

@@ -188,7 +188,10 @@ class Restorer:
             self._environment[name] = value
 
     def _watch_spoiling(self, module: Any, name: str) -> None:
-        """Replace a function whose effect cannot be put back, if there is such a one, to set ``is_spoiled``."""
+        """Replace a function whose effect cannot be put back by one that sets ``is_spoiled`` and calls the function.
+
+        Does nothing if this system lacks the function.
+        """
         original: Callable[..., Any] | None = getattr(module, name, None)
         if original is None:
             return
@@ -216,7 +219,10 @@ class Restorer:
         self._set_handler = original
 
     def _wrap(self, module: Any, name: str, topic: str) -> None:
-        """Replace a function by one that adds ``topic`` to ``_changed``; ``os.close`` only for descriptors 0 to 2."""
+        """Replace a function by one that adds ``topic`` to ``_changed``, and calls the function.
+
+        ``os.close`` counts as a change only for descriptors 0 to 2. Does nothing if this system lacks the function.
+        """
         original: Callable[..., Any] | None = getattr(module, name, None)
         if original is None:
             return
@@ -249,6 +255,9 @@ class Restorer:
 
     def restore(self, is_last: bool) -> None:
         """Put back what the last job changed; called after every job.
+
+        Sets ``is_spoiled`` if a setting cannot be put back, and ``is_context_changed`` if a context variable differs:
+        context variables are not put back, but later jobs begin with a new context (``run``).
 
         Args:
             is_last: True after the last job of a record: directory and umask are set in any case.
@@ -283,7 +292,10 @@ class Restorer:
             self.is_context_changed = True
 
     def run(self, function: Callable[[T], R], argument: T) -> R:
-        """Call a function in a context of its own, with the context variables that a worker begins with."""
+        """Call a function in a context of its own, with the context variables that a worker begins with.
+
+        Called for each job once ``is_context_changed`` is True. Returns the function's result; errors pass through.
+        """
         return self._clean_context.copy().run(function, argument)
 
     def _restore_environment(self) -> None:

@@ -69,9 +69,10 @@ def inject(namespace: dict[str, Any], modules: list[str], names: dict[str, Any])
 
 
 def replace(module: ModuleType, names: dict[str, Any]) -> None:
-    """Replace the values of documented names that a module of the user's defines itself, mostly for type checkers.
+    """Replace the values of documented names that a module of the user's defines itself.
 
-    Names that the module does not define are found as built-ins.
+    Such definitions are mostly stand-ins for type checkers, and would hide the built-ins. Names that the module does
+    not define are found as built-ins.
     """
     vars(module).update({name: value for name, value in names.items() if name in vars(module)})
 
@@ -105,7 +106,10 @@ def _what_is_missing(error: BaseException, directory: str) -> str:
 
 
 def _missing_path(raised: BaseException) -> tuple[str, bool]:
-    """Returns the path that an exception or one of its causes says is missing, and True if it is a command's name."""
+    """Returns the path that an exception or one of its causes says is missing, and True if it is a command's name.
+
+    The path is empty if none says so.
+    """
     error: BaseException | None = raised
     for _ in range(_CAUSES_MAX):
         if isinstance(error, (FileNotFoundError, NotADirectoryError)):

@@ -69,7 +69,11 @@ class ProvisionalValues:
         """Send a provisional result and wait for its acknowledgement; see ``Worker.provisional_result``.
 
         Returns:
-            0 if the client has the value; -1 if not within ``timeout`` seconds, or if it never will.
+            0 if the client has the value; -1 if no acknowledgement came within ``timeout`` seconds, or one came that
+            says that the client does not get the value.
+
+        Raises:
+            NoRoomError: The value is too large for this node's file systems.
         """
         answer = self._send(job, payload.dump(result), None, timeout)
         return 0 if answer is not None and answer.delivered else -1
