@@ -1,4 +1,8 @@
-"""Watchdog: reports work that stands still for too long, once."""
+"""Watchdog: reports jobs that stand still though they could go on, once per standstill.
+
+Nodes and programs look at their core now and then (``find_stall``) and pass what they find to ``Stall.look``.
+After ``STALL_S`` seconds without any change it returns the text, which they log. Nothing is ended by it.
+"""
 
 from __future__ import annotations
 

@@ -204,7 +204,10 @@ class Segments:
             pause = min(2 * pause, _PAUSE_MAX_S)
 
     def _put(self, data: payload.Buffer | payload.Parts) -> int:
-        """Write a result once: into a file that can be used again, or else a new one; returns the segment's name."""
+        """Write a result into a segment: into a file that can be used again, or else a new one, in memory or on disk.
+
+        Returns the segment's name. Raises NoRoomError if neither memory nor disk has room.
+        """
         pieces: list[payload.Buffer] = data.pieces if isinstance(data, payload.Parts) else [data]
         size = sum(map(len, pieces))
         room = self._room
