@@ -321,7 +321,7 @@ MUTATIONS = [
         ("provisional result", "not seen"),
     ),
     Mutation(
-        "a cancelled job is run elsewhere", SchedulingMachine, forget_cancel, ("was cancelled",), first=28
+        "a cancelled job is run elsewhere", SchedulingMachine, forget_cancel, ("was cancelled",), first=30
     ),
     Mutation(
         "results are acknowledged before the journal has them",
