@@ -31,7 +31,7 @@ class SessionRow(NamedTuple):
     """Name of the program, with its process id."""
     boot: str
     """Identity of the boot of the machine in which the program began; empty if that is not known. The session's mark
-    counts only in the same boot."""
+    counts only if the machine was not booted since."""
 
 
 class ComputationRow(NamedTuple):

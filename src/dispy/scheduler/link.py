@@ -10,7 +10,7 @@ the node's process: ``Welcome`` tells whether the same one answers.
     up            connection breaks, or peer is silent   broken       ``link_silent``; dial every 0.1 s
     broken        both sides have proved themselves      introduced   Attach
     introduced    Welcome of another incarnation         up           ``link_replaced``, then ``link_welcome``
-    introduced    the same, with unfetched results       inheriting   results of the old incarnation are awaited
+    introduced    Welcome of another with our results    inheriting   results of the old incarnation are awaited
     inheriting    all these results have arrived         up           ``link_replaced``, then ``link_welcome``
     broken        nothing listens, or refused twice      closed       ``link_failed``: the node is lost
     broken        the time is over                       closed       ``link_failed``: the node is lost

@@ -277,7 +277,9 @@ def _open_dead(path: Path) -> Dead:
 
 
 def _take_over(path: Path, noted: float) -> Dead:
-    """Open, lock and read a journal for ``_open_dead``, which restores the file's time. Errors: see there.
+    """Open, lock and read a journal for ``_open_dead``, which restores the file's time of last change.
+
+    Raises the errors of ``_open_dead``.
 
     ``noted`` is when the program wrote to the journal last (seconds since the epoch); it becomes ``Dead.noted``. A
     journal that is damaged is closed again before the error goes to the caller.

@@ -102,7 +102,7 @@ def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: b
 def _results(one: Dead) -> dict[int, Result]:
     """Return the end of each job of a journal that has ended, and the IP address of its node, by number of the job.
 
-    If both the journal and a node have the end of a job, the journal's counts: that one the dead program was told.
+    If both the journal and a node have the end of a job, the journal's counts: the dead program was told that.
     """
     results = {
         number: result

@@ -248,7 +248,7 @@ def _can_load_all(jobs: list[DispyJob]) -> bool:
 def _note_ended(one: Dead, ended_by_address: dict[str, list[Ended]]) -> None:
     """Note the ends of jobs in a journal; returns when that is on disk.
 
-    If the disk is full the journal has logged that, and this returns all the same.
+    If the disk is full the journal has logged that, and this returns without an error: the notes are missing then.
 
     Args:
         one: The journal.
