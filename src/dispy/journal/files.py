@@ -163,7 +163,7 @@ def take_over(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def looked_at(path: Path) -> Iterator[tuple[sqlite3.Connection, float]]:
-    """Open the journal of a program that has died, locked during the block, without changing its age.
+    """Open the journal of a dead program, locked during the block. The file keeps its time of last change.
 
     Errors of reading in the block become ``UsageError``.
 
@@ -208,14 +208,17 @@ def unaged(path: Path) -> Iterator[float]:
 
 
 def last_asked(db: sqlite3.Connection) -> float:
-    """Return when a recovery took the journal last and could not fetch all (seconds since the epoch); 0: never."""
+    """Return when a recovery took the journal last and could not fetch all (seconds since the epoch); 0: never.
+
+    ``note_asked`` has stored this time in the journal.
+    """
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'asked'").fetchone():
         return 0.0
     return float(db.execute("SELECT max(time) FROM asked").fetchone()[0] or 0)
 
 
 def note_asked(db: sqlite3.Connection) -> None:
-    """Store in the journal that a recovery took it now and could not fetch all: other programs come first then."""
+    """Store that a recovery took the journal now and could not fetch all: the next one tries other programs first."""
     db.execute("CREATE TABLE IF NOT EXISTS asked (time REAL)")
     db.execute("DELETE FROM asked")
     db.execute("INSERT INTO asked VALUES (?)", (time.time(),))
@@ -294,7 +297,7 @@ def remove_old(directory: Path) -> None:
 
 
 def remove_empty(path: Path) -> None:
-    """Remove an empty journal, unless it is younger than ``NEW_S`` and its program may be about to write to it."""
+    """Remove a journal that is known to be empty, unless it is younger than ``NEW_S``: it may be in use soon."""
     with contextlib.suppress(OSError):
         if time.time() - path.stat().st_mtime > NEW_S:
             remove(path)
@@ -306,7 +309,8 @@ FULL = ".full"
 """Suffix of full journals in the usual directory: these stay until their jobs are fetched."""
 
 _made = itertools.count(1)
-"""Numbers of the journals of this process, from 1: the last part of a name, so that no two journals have one name."""
+"""Counts the journals of this process from 1. ``new_path`` ends a file's name with the next number, so that no two
+journals have one name."""
 
 
 def new_path(identity: bytes, *, is_full: bool) -> Path:

@@ -3,8 +3,8 @@
 Theory of operation. A journal is written some milliseconds after the fact, so it cannot say which jobs had left
 for a node when the program died. The mark can: the highest number of a job that was ever sent is stored in it
 before the job is sent, at the price of one store to memory. Pages of a mapped file belong to the kernel, so the mark
-survives the program. It does not survive the machine: a mark counts only in the run of the kernel (``boot``) in
-which its program began, and the journal has that.
+survives the program. It does not survive the machine: a mark counts only in the boot of the machine in which its
+program began. The journal stores the identity of that boot (column ``boot``).
 
 A successor takes a job with a higher number as one that no node ever had: it can be run without running it twice.
 
@@ -28,7 +28,7 @@ _MARK = struct.Struct("<QQ")
 
 
 class Mark:
-    """The mark of a living program.
+    """The mark of a living program, for its session in one full journal.
 
     Args:
         path: Path of the file, which is made if it does not exist.

@@ -31,7 +31,7 @@ class SessionRow(NamedTuple):
     """Name of the program, with its process id."""
     boot: str
     """Identity of the boot of the machine in which the program began; empty if that is not known. The session's mark
-    counts only in the same boot."""
+    counts only if the machine was not booted since."""
 
 
 class ComputationRow(NamedTuple):
@@ -55,7 +55,7 @@ class Summary(NamedTuple):
     started: float
     """When the first program made the journal (seconds since the epoch)."""
     clusters: list[str]
-    """Names of the clusters that had not ended, each once, by number of their computation."""
+    """Names of the clusters that had not ended, each once, in the order of their computations' numbers."""
     nodes: list[tuple[str, str, int, str]]
     """Nodes in the state ``USED``, which may have jobs: of each its own name, host, TCP port, and fingerprint of the
     secret. A node that several sessions used is listed for each of them."""
@@ -129,7 +129,7 @@ def sessions(db: sqlite3.Connection) -> Iterator[SessionRow]:
 
 
 def nodes(db: sqlite3.Connection, session: int) -> list[NodeRow]:
-    """Return the nodes of one session (by its number), also lost and private ones: ``NodeRow.state`` tells which."""
+    """Return the nodes of one session (by its number), unordered, also lost and private ones (``NodeRow.state``)."""
     rows = db.execute(
         "SELECT incarnation, host, port, name, label, tls, fingerprint, state FROM node WHERE session = ?",
         (session,),

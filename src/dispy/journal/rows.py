@@ -59,7 +59,7 @@ class Options(msgspec.Struct):
     """Files that each node gets before the first job of the computation."""
     sources: list[tuple[bytes, str, Signature]] = []
     """Places of the bytes of ``files`` on the client's disk: of each file the SHA-256 digest, the path, and the
-    signature that the file had. A file whose signature is another one has changed, and is not sent."""
+    signature that the file had (device, inode, size, two times). A file with another one now is not sent."""
 
 
 class NodeRow(msgspec.Struct, frozen=True):

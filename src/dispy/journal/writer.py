@@ -77,7 +77,7 @@ class Journal:
         is_full: True for a journal with jobs and results; the opened file overrides that.
         wait: True: wait until the file is open, and raise the error if it cannot be. False: do not wait; an error is
             logged, and nothing is ever written.
-        repack: Returns the payload of a result that has become its value already; None if it is a payload still.
+        repack: Pickles a large result again that was unpickled already, and returns its bytes; None: still pickled.
 
     Attributes:
         path: Path of the file.
@@ -268,7 +268,7 @@ class Journal:
     def ended_here(self, numbers: list[int], status: int, reason: str) -> None:
         """Note that jobs, by number, have ended which did not run, or of which no node can say how they ended.
 
-        ``status`` and ``reason`` (a sentence for the user) are of all of them.
+        All these jobs get the same ``status`` and ``reason`` (a sentence for the user).
         """
         self.ended(
             "", [Ended(number, 0, status, 0.0, 0.0, b"", reason=reason, ran=False) for number in numbers]
@@ -284,7 +284,7 @@ class Journal:
         self._put(write, len(data))
 
     def drop_objects(self, numbers: list[int]) -> None:
-        """Remove objects by number: no job that has not ended refers to them."""
+        """Remove objects, by number, from the file. Called once no job that has not ended refers to them."""
 
         def write(db: sqlite3.Connection) -> None:
             for number in numbers:
@@ -422,7 +422,7 @@ class Journal:
             remove(self.path)
 
     def _look(self, db: sqlite3.Connection) -> None:
-        """Set ``is_full`` and ``_parts`` (the highest number) by the file, which may be a dead program's."""
+        """Set ``is_full`` and ``_parts`` from the tables of the file just opened, which may be a dead program's."""
         self.is_full = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'part'").fetchone() is not None
         if self.is_full:
             self._parts = db.execute("SELECT coalesce(max(id), 0) FROM part").fetchone()[0]

@@ -73,7 +73,10 @@ class ArrivedBatches:
 
 
 def take_parts(connection: Connection, message: node.JobsEnded, adopt: Callable[[int, int], Sized]) -> None:
-    """Put into the results of a batch the values and output that travelled beside it, and escape their texts.
+    """Put into the results of a batch the values and output that travelled beside it, and escape their reasons.
+
+    Control characters in a reason could drive the user's terminal. Without memory for a value its job ends as
+    terminated.
 
     Args:
         connection: The connection that the batch has arrived on; its streams are taken.
@@ -130,8 +133,11 @@ def take_output(connection: Connection, ended: node.Ended) -> None:
 
 
 def _check_stored(ended: node.Ended) -> None:
-    """Compare the streams of a result with its checksum (CRC-32). A damaged result is dropped, and ends as terminated
-    with ``died``, so that the job may run again. The end of a cancelled job stays as it is."""
+    """Compare the CRC-32 of all that came as streams (value, stdout, stderr, in this order) with the node's checksum.
+
+    If they differ the result is dropped, and its job ends as terminated with ``died``, so that it may run again. A
+    cancelled job stays cancelled.
+    """
     crc = zlib.crc32(ended.payload) if ended.stream else 0
     if ended.output_stream:
         crc = zlib.crc32(ended.stderr, zlib.crc32(ended.stdout, crc))

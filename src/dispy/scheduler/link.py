@@ -10,7 +10,7 @@ the node's process: ``Welcome`` tells whether the same one answers.
     up            connection breaks, or peer is silent   broken       ``link_silent``; dial every 0.1 s
     broken        both sides have proved themselves      introduced   Attach
     introduced    Welcome of another incarnation         up           ``link_replaced``, then ``link_welcome``
-    introduced    the same, with unfetched results       inheriting   results of the old incarnation are awaited
+    introduced    Welcome of another with our results    inheriting   results of the old incarnation are awaited
     inheriting    all these results have arrived         up           ``link_replaced``, then ``link_welcome``
     broken        nothing listens, or refused twice      closed       ``link_failed``: the node is lost
     broken        the time is over                       closed       ``link_failed``: the node is lost
@@ -96,8 +96,8 @@ class Target:
 class NodeInfo(Struct):
     """Description of one incarnation of a node, from its ``Welcome``.
 
-    ``node`` is the incarnation's id. ``name`` and ``platform`` are texts for the user. ``cpus`` is the number of CPUs
-    that it offers now (0: none); ``ip_addr`` the address at which the link has reached it.
+    ``node`` is the incarnation's id, ``target`` what the link dials, ``ip_addr`` the address at which it reached the
+    node. ``cpus`` is the number of CPUs that the node offers now (0: none). ``name`` and ``platform``: for the user.
     """
 
     node: NodeId
@@ -164,7 +164,7 @@ class Owner(Protocol):
         """The node has introduced itself (``link.info``). ``known``: it knows us, and expects ``Reconcile``."""
 
     def link_message(self, link: Link, message: node.FromNode) -> None:
-        """The node has sent a message, and has introduced itself before."""
+        """The node has sent a message, after its ``Welcome``; payloads are in it, and its texts are escaped."""
 
 
 class Link:
@@ -180,14 +180,14 @@ class Link:
         self.target = target
         self.info: NodeInfo | None = None
         self.shared = ""
-        """Path of the node's directory on the memory file system, through which large payloads go; empty if this
-        process does not see it: they are sent."""
+        """Path of the node's directory on the memory file system, through which large payloads go as files; empty if
+        this process does not see it: they go over the connection, as streams."""
         self.connection: Connection | None = None
         """The connection that has proved itself; None while there is none: nothing can be sent."""
         self.batches = ArrivedBatches()
         self._sending: dict[tuple[int, int], tuple[int, Group]] = {}
         """Number of the computation, and streams, of attempts whose large arguments may still be under way, by job
-        number and attempt: so that a cancel can stop them. Entries that are over are removed when there are 64."""
+        number and attempt: so that a cancel can stop them. At 64 entries, ended ones are removed."""
         self._broken_at: float | None = None
         """Time (monotonic seconds) at which the connection broke, until the node has proved itself again; else None.
         Tells timers of an earlier break from those of this one."""
@@ -206,7 +206,7 @@ class Link:
         self._made: Connection | None = None
         """The last connection made, to be aborted by ``close``; it may not have proved itself yet."""
         self._heir: node.Welcome | None = None
-        """Introduction of the next incarnation, while results that it has taken over are awaited; None otherwise."""
+        """``Welcome`` of the next incarnation while results that it has taken over are awaited, else None."""
         self.noted = 0
         """Number up to which all batches are also in the journal (``Owner.after_note``), and only these are
         acknowledged; 0 without a journal."""

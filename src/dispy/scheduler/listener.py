@@ -40,7 +40,7 @@ class Listener(Protocol):
         given up; ``action.reason`` says why. Once per job."""
 
     def on_started(self, action: core.TellStarted, found: NodeInfo) -> None:
-        """Jobs are running on a node. Most jobs shorter than 10 ms are never told."""
+        """Jobs are running on a node. Most jobs that run for less than 10 ms are never reported here."""
 
     def on_requeued(self, action: core.TellRequeued) -> None:
         """Jobs wait in the queue again, for any node: their node was lost or gave them back."""
@@ -73,7 +73,8 @@ class Listener(Protocol):
         (``action.reason``)."""
 
     def on_cpus(self, found: NodeInfo) -> None:
-        """A node may offer another number of CPUs than before (``found.cpus``)."""
+        """A node may offer another number of CPUs than before (``found.cpus``). The listener decides anew how many of
+        them each cluster uses."""
 
     def on_available(self, found: NodeInfo) -> None:
         """A node has reported its free resources (``found.available``)."""

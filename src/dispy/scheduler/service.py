@@ -47,8 +47,8 @@ ACKNOWLEDGE_S = 0.05
 the node keeps them."""
 
 PIECES_BATCH = 256 * limits.KIB
-"""Bytes of small pieces of files from which on a message is sent, and the next ones go into another: 2 ms at 1
-Gbit/s, for which a cancel may have to wait."""
+"""Bytes of small pieces of files at which a message is full: it is sent, and more pieces go into another one. A
+cancel may have to wait for one message: 2 ms at 1 Gbit/s."""
 
 
 class SchedulerService:
@@ -84,7 +84,7 @@ class SchedulerService:
         """Guards the core's state between the loop and threads in ``try_submit``, which do not wait for it."""
         self._loop = asyncio.get_running_loop()
         self._links: dict[Target, Link] = {}
-        """Links by address. Several addresses may lead to one link, as one node may answer at all of them."""
+        """Links by ``Target`` (address and secret). A node with several addresses has one link under all."""
         self._by_node: dict[NodeId, Link] = {}
         """Links to nodes that have introduced themselves and are not lost, by the node's id."""
         self._tick: asyncio.TimerHandle | None = None
@@ -391,8 +391,8 @@ class SchedulerService:
             connection.send(message)
 
     def _acknowledge_noted(self, link: Link, received: int) -> None:
-        """Acknowledge batches up to number ``received``: they are in the journal now, and the node may forget
-        them."""
+        """Acknowledge the batches of results up to number ``received``. ``after_note`` calls this once they are in
+        the journal: the node may forget them."""
         link.noted = max(link.noted, min(received, link.batches.received))
         link.acknowledge = node.Acknowledge(link.noted)
         link.send_acknowledge()

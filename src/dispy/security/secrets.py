@@ -31,7 +31,8 @@ _SALT = b"dispy 5 secret typed by a person"
 secrets can be guessed offline, at 45 ms per guess; generated ones cannot."""
 
 VARIABLE = "DISPY_SECRET"
-"""Name of the environment variable whose secret is used if neither a secret nor a file is given; empty: not used."""
+"""Name of the environment variable whose secret is used if neither a secret nor a file is given. If its value is
+empty, the user's own secret is used."""
 
 
 class Secret(Struct, frozen=True):

@@ -249,7 +249,9 @@ def dialer_tls(tls: Tls) -> DialerTls:
 
 
 def channel_of(cipher: Cipher, pinned: Channel) -> Channel:
-    """Returns the channel of a connection, as its dialer sees it. The handshake of TLS must have ended.
+    """Returns the channel of a connection: the SHA-256 (32 bytes) of the certificate that the listener has shown.
+
+    The dialer calls this once the handshake of TLS has ended.
 
     Args:
         cipher: TLS of the connection.

@@ -138,7 +138,8 @@ class Dead:
             self._read_jobs(db)
 
     def _read_jobs(self, db: sqlite3.Connection) -> None:
-        """Fill the attributes that only a full journal has: jobs, their ends, and how they may be run."""
+        """Fill the attributes that only a full journal has: ``submitted``, ``told``, ``session_of``, ``is_reentrant``
+        and ``is_program``. ``_read`` calls this, on the journal's thread."""
         self.submitted = reader.submitted_jobs(db)
         for ip_addr, ended in reader.ended_jobs(db, payload.blocks.take):
             self.told[ended.number] = Result(ended, ip_addr)
@@ -162,7 +163,10 @@ class Dead:
                 os.utime(self.journal.path, (self.noted, self.noted))
 
     def session(self, number: int) -> Session:
-        """Return the session in which a job was last, by number of the job: its nodes can tell of the job."""
+        """Return the session in which a job went on last, by number of the job: its nodes can tell of the job.
+
+        That is the first session for a job that was never resumed, or is not in the journal.
+        """
         wanted = self.session_of.get(number, self.sessions[0].number)
         return next(session for session in self.sessions if session.number == wanted)
 
@@ -183,7 +187,9 @@ class Dead:
         return self.read_part(job.part) if job.part else job.data
 
     def read_part(self, part: int) -> memoryview:
-        """Return the bytes of a large payload, by number of the part whose rows have it. Reads the disk, and waits.
+        """Return the bytes of a large pickled call or object, by the number of its rows in the table ``part``.
+
+        Blocks the caller until the journal's thread has read the rows from disk.
 
         Raises:
             DispyError: The journal is damaged.
@@ -241,7 +247,7 @@ def open_all(paths: Iterable[Path], given: dict[str, Any]) -> list[Dead]:
 
 
 def _prepared(found: list[Dead], given: dict[str, Any]) -> list[Dead]:
-    """Fill ``Session.keys`` of all journals, and return these. Closes all of them if one secret is not found.
+    """Fill ``Session.keys`` of all journals, and return the journals. If one secret is not found, close them all.
 
     Raises:
         UsageError: A secret is not found.
@@ -271,10 +277,12 @@ def _open_dead(path: Path) -> Dead:
 
 
 def _take_over(path: Path, noted: float) -> Dead:
-    """Open, lock and read a journal, and return its contents; errors as in ``_open_dead``.
+    """Open, lock and read a journal for ``_open_dead``, which restores the file's time of last change.
 
-    ``noted`` is when the program wrote there last (seconds since the epoch). A journal that is damaged is closed
-    again before the error goes to the caller.
+    Raises the errors of ``_open_dead``.
+
+    ``noted`` is when the program wrote to the journal last (seconds since the epoch); it becomes ``Dead.noted``. A
+    journal that is damaged is closed again before the error goes to the caller.
     """
 
     def call(function: Callable[[], object]) -> None:

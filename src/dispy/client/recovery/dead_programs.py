@@ -125,7 +125,10 @@ def recoverable() -> list[DeadProgram]:
 
 
 class _Peek(NamedTuple):
-    """Contents of one journal; ``_together`` makes a ``DeadProgram``, with the same fields, of those of a program."""
+    """Contents of one journal that the list of dead programs shows; its fields mean what those of ``DeadProgram`` do.
+
+    ``_together`` makes one ``DeadProgram`` of the contents of all journals of a program.
+    """
 
     path: Path
     program: str
@@ -138,7 +141,7 @@ class _Peek(NamedTuple):
 
 
 def _peek(path: Path) -> _Peek:
-    """Return the contents of a dead program's journal. The file stays as it is, and is not locked after that.
+    """Return the contents of a dead program's journal. The file keeps its time of last change, and is unlocked again.
 
     Raises:
         BusyError: The program lives, or a recovery has the journal.
@@ -184,9 +187,10 @@ def _together(peeks: list[_Peek]) -> DeadProgram:
 def in_turn(programs: list[DeadProgram]) -> list[DeadProgram]:
     """Return programs in the order in which they are to be recovered; the caller stops at the first one with jobs.
 
-    First come programs that can have jobs now, since a node answers or the journal has jobs. Among these, programs
-    that no recovery took come first (newer ones first), then the others, that which waits longest first. Of the
-    remaining programs only one follows: each costs the time that its nodes have to answer.
+    First come programs that can have jobs now: a node answers, the journal has jobs, or there is no node to wait for.
+    Among these, programs that no recovery took come first (newer ones first), then the others, the one first that was
+    taken longest ago. Of the remaining programs only one follows; the others are left out, as each costs the time
+    that its nodes have to answer. Nodes are probed only if there are two programs or more.
     """
     programs = sorted(programs, key=lambda program: (program.asked, -program.started))
     if len(programs) < 2:
@@ -203,9 +207,9 @@ def in_turn(programs: list[DeadProgram]) -> list[DeadProgram]:
 def _answering(nodes: Iterable[Reached]) -> set[Reached]:
     """Return the nodes that may answer now, so that recovering their programs is worth the time.
 
-    A node of this machine may if the list of nodes that run here has its name: its port may be another one now. Other
-    nodes may if something listens at their address. That is probed, for at most about ``PROBE_S`` (seconds) if there
-    are no more than ``PROBES_MAX`` addresses.
+    A node of this machine is returned if the list of nodes that run here has its name: its port may be another one
+    now. Any other node is returned if something accepts a TCP connection at its host and port. All are probed at
+    once, for at most about ``PROBE_S`` (seconds); more than ``PROBES_MAX`` addresses take longer.
     """
     found = {
         node

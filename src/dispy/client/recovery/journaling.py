@@ -64,6 +64,8 @@ def note_computation(cluster: ClusterState, journal: Journal) -> None:
     """Note a cluster in a journal, with all that a recovery needs to find its jobs on nodes, and to run them.
 
     To find jobs: fingerprint of the secret, TLS files. To run them: nodes, files, code (full journals only), options.
+    Called when a cluster gets a full journal, takes over a dead program's, or uses its first node without a full one.
+    Does not wait for the disk.
     """
     tls = cluster._tls
     options = Options(
@@ -126,10 +128,10 @@ def note_node(engine: Engine, cluster: ClusterState, info: NodeInfo, is_private:
 
 
 def repack(data: Any) -> memoryview | None:
-    """Pickle a result again that was unpickled already (``data`` is a ``payload.Ready``); return its payload.
+    """Pickle a result again that was unpickled already (``data`` is a ``payload.Ready``), and return the bytes.
 
-    None if ``data`` is a payload still: the journal copies it. The journal calls this for large results, before
-    callbacks may change the value.
+    None if ``data`` is still pickled: the journal copies these bytes itself. The journal calls this for results of
+    ``INLINE_MAX`` bytes or more, before callbacks may change the value.
     """
     if type(data) is payload.Ready:
         return memoryview(payload.whole(payload.dump(data.value)))
@@ -183,10 +185,11 @@ def leave_results(engine: Engine) -> bool:
 
 
 def forget_noted(engine: Engine, cluster: ClusterState) -> None:
-    """Note in the program's journal that a cluster has ended. On the loop.
+    """Note in the program's short journal that a cluster has ended. On the loop.
 
-    With its last cluster the journal is removed, as nothing is left to recover. Without open full journals results
-    are acknowledged to nodes at once again, without waiting for a disk.
+    With the end of the last cluster in it the short journal is removed, as nothing is left to recover. Nothing is
+    noted if the cluster is not in it. When no cluster with a full journal is left, results are acknowledged to nodes
+    at once again, without waiting for a disk.
     """
     engine.service.on_send.pop(cluster._number, None)
     if not engine._is_holding and not any(other._journal is not None for other in engine.clusters.values()):
@@ -202,9 +205,10 @@ def forget_noted(engine: Engine, cluster: ClusterState) -> None:
 
 
 def after_note(engine: Engine, told: Callable[[], None]) -> None:
-    """Call ``told`` on the loop once all full journals have the results that came until now on disk; none: at once.
+    """Call ``told`` on the loop once the results that came until now are on disk in all open full journals.
 
-    The scheduler acknowledges results by ``told``, and nodes forget them then. On the loop.
+    At once if no cluster has a full journal. The scheduler passes a ``told`` that acknowledges these results; nodes
+    forget them then. Called on the loop.
     """
     for cluster in engine.clusters.values():
         if cluster._journal is not None:
@@ -213,9 +217,9 @@ def after_note(engine: Engine, told: Callable[[], None]) -> None:
 
 
 def _never(told: Callable[[], None]) -> None:
-    """Stand in for ``after_note`` once the program has failed: do not call ``told``.
+    """Replace ``SchedulerService.after_note`` once the program has failed: ``told`` is never called.
 
-    So results are not acknowledged, and nodes keep them for a recovery.
+    ``told`` would acknowledge results. Without it nodes keep these results for a recovery.
     """
 
 

@@ -139,7 +139,7 @@ class Ask:
                 connection.send(message)
 
     def _ask(self, session: Session, messages: list[node.ToNode], *, is_release: bool) -> None:
-        """Send messages about a session, and note the ``Recover`` among them in ``_asked``: each gets an answer."""
+        """Send messages about a session; note each ``Recover`` in ``_asked``, so that ``Held`` finds its session."""
         self._asked.extend((session, is_release) for message in messages if type(message) is node.Recover)
         self.send(messages)
 
@@ -177,7 +177,7 @@ class Ask:
     # The connection's side.
 
     def on_ready(self, connection: Connection) -> None:
-        """Introduce ourselves in the name of the dead program. Both sides have proved that they have the secret."""
+        """Send ``Attach`` with the dead program's identity, once both sides have proved the secret to the other."""
         self._asked.clear()
         self._address = connection.peer_address
         session = self._asking.sessions[0]
@@ -232,14 +232,14 @@ class Ask:
                 self.send([passed])
 
     def _recoveries(self, computation: int) -> list[Recovery]:
-        """Return the recoveries of the sessions that have a computation of this number: its results are for them."""
+        """Return the recoveries of all sessions that have a computation of this number: they get news of its jobs."""
         recoveries = [session.recovery for session in self._asking.sessions]
         return [recovery for recovery in recoveries if computation in recovery.computations]
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
-        """Note that the connection is gone: the node's answers are forgotten, and asked for over the next one.
+        """Note that the connection is gone: the node's answers are forgotten, and asked for over the next connection.
 
-        For a session that is released already they stay. After a wrong secret or version no dial follows.
+        Answers about a session that is released already are kept. After a wrong secret or version no dial follows.
         """
         if self._connection is not connection:
             return
@@ -299,7 +299,7 @@ class Asking:
         self.clock = clock
         self._running = running or Lookout().with_secret
         self._asks: dict[str, Ask] = {}
-        """One ``Ask`` for each node that was dialed, by "host:port". None is ever removed."""
+        """One ``Ask`` for each node that was dialed, by "host:port". No element is ever removed."""
         self.is_releasing = False
 
     def look(self, elapsed_s: float) -> None:
@@ -345,7 +345,7 @@ class Asking:
                 recovery.give_up(incarnation, PlaceStatus.SILENT, reason)
 
     def _have_answered(self) -> bool:
-        """True if each peer has introduced itself or failed: no further one may turn out to have a node's results."""
+        """True if each peer has introduced itself or failed: no other may still turn out to have a node's results."""
         return all(ask.welcome is not None or ask.error for ask in self._asks.values())
 
     def _reach(

@@ -19,14 +19,15 @@ class RunningJobs(Protocol):
     dead: Dead
     """The journal that has the jobs."""
     resumed_jobs: list[DispyJob]
-    """The jobs, ended or not: they are returned to the user as they are."""
+    """Jobs that the cluster runs, ended or not. ``make_jobs`` returns these objects and makes no new ones."""
 
 
 class _Nowhere:
     """Stand-in for the cluster of jobs that have not ended: waiting for one is an error, as nothing tells its end."""
 
     _pid = -1
-    """Pid of no process: so a job that is waited for calls ``_check_open``."""
+    """Pid that no process has; a real cluster has the pid of the process that created it. A job whose cluster has
+    another pid than this process's calls ``_check_open`` instead of waiting."""
     name = "recovered"
     """Name in place of a cluster's, should a message about a job ask its cluster for one."""
 
@@ -53,9 +54,10 @@ class _OfProgram:
     """
 
     _pid = -1
-    """Pid of no process, as nothing waits for a job that has ended."""
+    """Pid that no process has; a real cluster has the pid of the process that created it. Jobs read it before they
+    wait, and refuse to in a fork; a job that has ended ignores it, as it does not wait."""
     _gives_bytes = True
-    """True: ``stdout`` and ``stderr`` of a job are bytes, and not decoded to text."""
+    """True: ``DispyJob.stdout`` and ``stderr`` return the captured bytes, and do not decode them to text."""
 
 
 _of_program = _OfProgram()
@@ -100,7 +102,7 @@ def make_jobs(found: list[Dead], resumed: Sequence[RunningJobs], is_last_word: b
 def _results(one: Dead) -> dict[int, Result]:
     """Return the end of each job of a journal that has ended, and the IP address of its node, by number of the job.
 
-    If the journal has the end of a job it counts, as the dead program was told that one; else what nodes tell.
+    If both the journal and a node have the end of a job, the journal's counts: the dead program was told that.
     """
     results = {
         number: result
@@ -118,7 +120,8 @@ def by_address(one: Dead, jobs: list[DispyJob], *, is_whole: bool) -> dict[str, 
     Args:
         one: The journal. A short one has no ends of jobs: the result is empty.
         jobs: Rebuilt jobs of this journal and of others; jobs that have not ended are left out.
-        is_whole: True if no node is asked any more: that a job is lost is final then, and returned as well.
+        is_whole: True if no node is asked any more. Then the ends of jobs without a result (``Abandoned``, say) are
+            final, and returned as well.
 
     Returns:
         Lists of ends, by IP address of the node; the address is empty for jobs that did not end on a node.
@@ -190,11 +193,11 @@ def _judge_of(one: Dead, session: Session, is_last_word: bool) -> Judge:
 
 
 def _judge(one: Dead, session: Session, jobs: list[DispyJob], is_last_word: bool) -> None:
-    """Set status and reason of jobs that have no result, all of one session.
+    """Set status and reason of new jobs (``Created``) that have no result, all of one session.
 
-    Jobs that are open on a node become ``Running`` if the node has started them, else they stay ``Created``. Jobs
-    that are lost for good end as ``Abandoned``; those that were never started stay ``Created``. With
-    ``is_last_word`` open jobs end as ``Cancelled``.
+    Jobs that are open on a node become ``Running``, with start time and IP address, if the node has started them,
+    else they stay ``Created``; with ``is_last_word`` all open jobs end as ``Cancelled``. Jobs that are lost for good
+    end as ``Abandoned``. All others stay ``Created``; ``exception`` says why, if the judge has a reason.
     """
     recovery = session.recovery
     judge = _judge_of(one, session, is_last_word)
@@ -284,7 +287,7 @@ def _load_id(data: bytes, number: int) -> Any:
 
 
 def load(job: DispyJob) -> bool:
-    """Unpickle the result of a job, and store it in the job: True. If that fails, False; the result stays pickled."""
+    """Unpickle the result of a job, and store it in the job. False if that fails: the result stays pickled there."""
     try:
         job.result  # noqa: B018  # which loads it
     except Exception:

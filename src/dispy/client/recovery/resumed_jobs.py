@@ -35,7 +35,8 @@ logger = logging.getLogger("dispy.client")
 
 
 Put = list[tuple[int, memoryview]]
-"""Objects that jobs refer to (``cluster.put``): the number of each, and its pickled bytes. Nodes get them first."""
+"""Objects that jobs may refer to (made by ``cluster.put``): pairs of the object's number and its pickled bytes, by
+number upwards. Nodes get the objects before the jobs."""
 
 
 class Resumed(JobCluster):
@@ -80,7 +81,10 @@ class Resumed(JobCluster):
         )
 
     def _make_computation(self, computation: Any, depends: Any, setup: Any, cleanup: Any) -> Computation:
-        """Return the computation of the journal: its code is sent to nodes as it is, and never loaded here."""
+        """Return the computation that the journal has: its code is sent to nodes as it is, and never loaded here.
+
+        ``JobCluster`` calls this when it is made; the arguments, of a computation given by a user, are ignored.
+        """
         made = Computation.__new__(Computation)
         made.name = self.dead.name
         made.code = self.dead.code
@@ -92,7 +96,7 @@ class Resumed(JobCluster):
         return made
 
     def _take_files(self, depends: Any) -> tuple[list[FileEntry], list[Held]]:
-        """Return the files that the journal names, and their holders, which read them from this disk for nodes."""
+        """Return the files that the journal names, and the holders that read them from disk here when nodes ask."""
         _, options = self.dead.last_options()
         return options.files, self._shipped.restore(options.sources)
 
@@ -101,7 +105,7 @@ class Resumed(JobCluster):
         return Engine()
 
     def _open_journal(self, recover_file: Any) -> Journal:
-        """Return the dead program's journal, in which a new session and this cluster are noted."""
+        """Note a new session and this cluster in the dead program's journal, which is open already, and return it."""
         journal = self.dead.journal
         begin_session(
             self.dead, self._engine.post, self._engine.service.identity, self._engine.service.name
@@ -191,7 +195,7 @@ def begin_session(
 
     Args:
         one: The journal.
-        post: Has a function called on the engine's loop; callbacks of the journal are called by it.
+        post: Has the function that it is given called on the engine's loop. The journal calls its callbacks by it.
         identity: Identity under which nodes know this program: 16 bytes.
         program: Name of this program, with its process id.
     """

@@ -52,7 +52,7 @@ RELEASE_S = 3.0
 ends as usual: nodes that did not hear forget the jobs when their lease ends."""
 
 NOTE_SIZE = 100
-"""Bytes that a result takes in a journal beside its value, roughly: counted when results are cut into batches."""
+"""Bytes that ``_batches`` counts for each result beside its value: roughly the size of its other fields on disk."""
 
 KILL_S = 3.0
 """Seconds that nodes have to kill jobs, beyond the grace period ``config.CancelGrace``. Jobs that run here and have
@@ -248,7 +248,7 @@ def _can_load_all(jobs: list[DispyJob]) -> bool:
 def _note_ended(one: Dead, ended_by_address: dict[str, list[Ended]]) -> None:
     """Note the ends of jobs in a journal; returns when that is on disk.
 
-    If the disk is full the journal has logged that, and this returns all the same.
+    If the disk is full the journal has logged that, and this returns without an error: the notes are missing then.
 
     Args:
         one: The journal.
@@ -264,7 +264,7 @@ def _note_ended(one: Dead, ended_by_address: dict[str, list[Ended]]) -> None:
 
 
 def _batches(all_ended: list[Ended]) -> Iterator[list[Ended]]:
-    """Yield results in batches of about 1 MiB, in the order given: between two the caller waits for the journal.
+    """Yield ends of jobs in batches of about 1 MiB, in the order given: after each the caller waits for the journal.
 
     The result that makes a batch reach 1 MiB is its last one, however large.
     """
@@ -281,7 +281,8 @@ def _batches(all_ended: list[Ended]) -> Iterator[list[Ended]]:
 
 
 def _note_whole(one: Dead, jobs: list[DispyJob]) -> list[DispyJob]:
-    """Note in a full journal how all its jobs ended: nodes are about to forget it, and this program may be killed.
+    """Note in a full journal how all its jobs ended. Called before nodes forget the jobs: after that only the journal
+    knows, should this program be killed.
 
     Args:
         one: The journal; a short one gets no note.
@@ -297,7 +298,7 @@ def _note_whole(one: Dead, jobs: list[DispyJob]) -> list[DispyJob]:
 def _keep(one: Dead, left: list[DispyJob]) -> None:
     """Prepare a journal with jobs that were never started for a later recovery, and tell the user how to run them.
 
-    Its nodes are dropped from it, as they have nothing any more.
+    Removes the nodes from the journal: they are about to forget the program. ``left`` are the jobs never started.
     """
     # Without nodes to ask, a later recovery takes every job that has not ended for one that was never started.
     one.journal.ask(lambda db: db.execute("DELETE FROM node"))
