@@ -61,7 +61,7 @@ SLOT_HEADER = SLOT_WORDS * 8  # bytes of the words; the arena begins behind them
 ARENA_SIZE = 256 * limits.KIB
 ARENA_FLUSH = 96 * limits.KIB
 """Bytes of results in the arena above which the worker sends them to the daemon at once, as one packet. Low enough
-that behind so many bytes one more result still fits into the arena, even the largest."""
+that a result of any size still fits into the arena behind this number of bytes."""
 SLOT_SIZE = SLOT_HEADER + ARENA_SIZE
 """Bytes of a slot: its words and its arena."""
 
