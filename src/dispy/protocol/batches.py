@@ -13,17 +13,17 @@ T = TypeVar("T")
 def cut(items: list[T], sizes: list[int]) -> list[list[T]]:
     """Cut a list of jobs or results into the lists of several messages, keeping the order.
 
-    Each has at most ``BATCH_MAX`` items and ``BATCH_SIZE_MAX`` bytes: the peer refuses longer lists, and larger
-    messages would delay a cancel. Every job takes this path: a list that needs no cut costs one sum.
+    Each of these lists has at most ``BATCH_MAX`` items and ``BATCH_SIZE_MAX`` bytes: the peer refuses longer lists,
+    and larger messages would delay a cancel. Every job takes this path: a list that needs no cut costs one sum.
 
     Args:
         items: Jobs or results.
-        sizes: The variable bytes of each item (payload, output, reason), in the same order; the fixed rest is small
-            and has its own bound.
+        sizes: Bytes of each item's payload, output, reason and id together, in the order of ``items``. The other
+            fields of an item take at most 128 bytes, and do not count.
 
     Returns:
-        The lists, none of them empty. An item larger than ``BATCH_SIZE_MAX`` is a list by itself. ``items`` itself is
-        the only element if there is nothing to cut; no element if there are no items.
+        The lists, in order, none of them empty. An item larger than ``BATCH_SIZE_MAX`` is a list by itself. ``items``
+        itself is the only element if there is nothing to cut; no element if there are no items.
     """
     if len(items) <= BATCH_MAX and sum(sizes) <= BATCH_SIZE_MAX:
         return [items] if items else []

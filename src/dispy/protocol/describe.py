@@ -75,7 +75,7 @@ def _struct(message: Struct, depth: int) -> str:
 
 def _fields_of(kind: type) -> list[tuple[str, Any]]:
     """Returns names and default values of a struct type's fields, in their order; None for a field without default.
-    Asked for once per type: the answer is kept."""
+    ``describe`` leaves out fields that have their default. Worked out once per type, and kept."""
     found = _fields_by_type.get(kind)
     if found is None:
         found = _fields_by_type[kind] = [(f.name, _usual(f)) for f in msgspec.structs.fields(kind)]
@@ -126,7 +126,8 @@ def _items(field: str, values: list[Any] | dict[Any, Any], owner: str, depth: in
 def _text(text: str, *, is_private: bool) -> str:
     """Returns a text in quotes if it is a name or a sentence of dispy's own; else its size in lines or characters.
 
-    Every text of several lines counts as a user's; ``is_private`` True: so does this one.
+    A text of several lines always counts as a user's. A text of one line does if ``is_private`` is True: it is in a
+    struct whose texts may quote the user (``_PRIVATE``).
     """
     if "\n" in text:
         return f"<{counted(text.count(chr(10)) + 1, 'line')}>"

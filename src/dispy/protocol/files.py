@@ -17,7 +17,8 @@ from dispy.protocol import limits
 Digest = Annotated[bytes, Meta(min_length=32, max_length=32)]
 """SHA-256 of a file's content, 32 bytes: files with the same digest count as the same content everywhere."""
 FilePath = Annotated[str, Meta(min_length=1, max_length=limits.PATH_MAX)]
-"""Path of a file relative to a directory of the receiver. Decoding checks its length only: see ``check_path``."""
+"""Path of a file relative to a directory of the receiver. Decoding checks the length of the path only; call
+``check_path`` before a file is opened there."""
 Size = Annotated[int, Meta(ge=0, le=1 << 50)]
 """Size of a file, or position in it (bytes)."""
 
@@ -92,11 +93,11 @@ def check_entries(entries: Iterable[FileEntry], known: Mapping[str, FileEntry] |
 
     Args:
         entries: The files that are to be put into one directory.
-        known: Files that are in it, by path; they were checked before.
+        known: Files that are in that directory already, by path; they were checked before. None: there are none.
 
     Raises:
-        ValueError: A path is refused by ``check_path``, belongs to two different files, or is a file's path and
-            another file's directory.
+        ValueError: A path is refused by ``check_path``, belongs to two files of different content, or is a file's
+            path and another file's directory.
     """
     by_path: dict[str, FileEntry] = dict(known or {})
     directories: set[str] = set()

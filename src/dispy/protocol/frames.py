@@ -131,7 +131,8 @@ def first_message(first: bytes, control_max: int) -> bytes | None:
 
 
 def guess_protocol(first: bytes) -> str:
-    """Returns the name of the protocol that a connection's first bytes look like, for error texts (wrong port)."""
+    """Returns the name of the protocol that a connection's first bytes look like, for error texts (wrong port):
+    "TLS", "SSH", "HTTP", "dispy's protocol" or "another protocol"."""
     if first[:1] == b"\x16" or first[:2] == b"\x15\x03":
         return "TLS"
     if first.startswith(b"SSH-"):
@@ -190,10 +191,12 @@ class FrameReader:
         self._missing = 0
         """Bytes of the chunk in ``_placed`` that have not arrived: the next reads go into its last ``_missing``."""
         self._read_max = self._size
-        """Bytes that the next read into the empty buffer may take: few behind a chunk (see ``_HEAD_SIZE``)."""
+        """Bytes that the next read into the empty buffer may take: ``_HEAD_SIZE`` after a chunk that was received
+        directly, else the whole buffer."""
 
     def widen(self) -> None:
-        """Accept large frames and streams from now on: the peer has proved itself."""
+        """Accept frames of all kinds, and large ones, from now on. Called once the peer has proved that it knows the
+        secret."""
         self.control_max = limits.CONTROL_FRAME_MAX
         self.streams_allowed = True
         self._size = self._read_max = _BUFFER_SIZE

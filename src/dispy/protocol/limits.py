@@ -15,8 +15,9 @@ VERSION = 1
 different versions do not connect (``VersionError``)."""
 
 CHUNK_NUMBERS_FROM = 1 << 40
-"""Job number of the first chunk of a ``map``; later chunks count up from it. Submitted jobs are numbered from 1,
-below it, so that their numbers follow their ids. The journal leaves out all jobs from this number on."""
+"""Job number of the first chunk of a ``map``; later chunks count up from it. Submitted jobs are numbered from 1 and
+stay below it: so chunks leave no gaps in their numbers, which are the ids of jobs to which the program gives none.
+The journal leaves out all jobs from this number on."""
 
 HANDSHAKE_FRAME_MAX = 512
 """Bytes of the largest frame body that is accepted before the peer's proof: the largest honest one has about 100. A
@@ -91,8 +92,8 @@ DEPTH_MAX = 64
 ``files.check_path`` refuses deeper paths."""
 
 FILE_NAME_MAX = 240
-"""Bytes (UTF-8) of the longest name in a path: file systems allow 255, and the longer temporary name must fit, too.
-``files.check_path`` refuses longer names."""
+"""Bytes (UTF-8) of the longest name in a path; ``files.check_path`` refuses longer ones. File systems allow 255, and
+the temporary name under which a receiver writes the file is longer and must fit, too."""
 
 FILES_MAX = 20_000
 """Most files of one computation, or of one job. The program gets an error for more (``files.check_number``)."""

@@ -37,7 +37,8 @@ class Final(NamedTuple):
     """Complete output of an ended job.
 
     Attributes:
-        attempt: Number of the attempt that ended; None if no attempt is known to have ended.
+        attempt: Number of the attempt that ended; None if no attempt is known to have ended: the texts then continue
+            those of the attempt that was read last.
         texts: Bytes of stdout and of stderr as they were kept: cut in the middle if they were too long
             (``protocol.output``).
     """
@@ -97,10 +98,12 @@ class Reader:
         )
 
     def _begin(self, attempt: int) -> tuple[Any, Any]:
-        """Begin an attempt, if it is another one than before: its positions count from 0.
+        """Begin to read another attempt, whose positions count from 0; does nothing if this one is being read
+        already.
 
         Returns:
-            The text or bytes that must precede its output, on stdout and on stderr; empty without a new attempt.
+            The text or bytes that must precede the attempt's output, on stdout and on stderr: ``RESTART_MARK`` where
+            an attempt before has printed something, else empty.
         """
         if attempt == self._attempt:
             return "", ""
@@ -155,7 +158,7 @@ class _Bytes:
         return data
 
     def end(self) -> Any:
-        """Returns nothing: no data is ever incomplete."""
+        """Returns empty bytes: bytes that are not decoded are never incomplete."""
         return b""
 
     @staticmethod
@@ -214,4 +217,5 @@ class _Stream:
 
 
 _CONTINUATION = bytes(range(0x80, 0xC0))
-"""All bytes that are never the first of a character in UTF-8: after a gap they are dropped from the beginning."""
+"""All bytes (0x80 to 0xBF) that are never the first of a character in UTF-8: up to three of them are dropped from the
+beginning of output behind a gap."""

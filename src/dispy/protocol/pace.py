@@ -23,8 +23,9 @@ from collections import deque
 from dispy.protocol import limits
 
 QUEUE_US = 10_000
-"""Time that our bytes may wait in the queues of kernels and routers, each way (microseconds): the window is made so
-large. A cancel and its answer pass both queues within 0.1 s."""
+"""Time that our bytes may wait in the queues of kernels and routers, each way (microseconds): the window has room for
+what the line carries in this time, besides that of a round trip. A cancel and its answer pass both queues within 0.1
+s."""
 
 WINDOW_MIN = 64 * limits.KIB
 """Smallest window (bytes): 60 ms at 1 MB/s. On slower lines a cancel waits longer."""
@@ -50,8 +51,8 @@ _RATES = 4
 class Pace:
     """The window of one connection's outgoing streams together: measures the line, and says how much may be sent.
 
-    The sender asks ``chunk_max`` before each chunk, and tells ``sent`` and ``granted``. All times are microseconds:
-    ours of a monotonic clock, the receiver's of its own.
+    The sender calls ``chunk_max`` before each chunk, ``sent`` after it, and ``granted`` for each grant. All times are
+    microseconds: ours of a monotonic clock, the receiver's of its own.
     """
 
     __slots__ = (
@@ -112,7 +113,8 @@ class Pace:
     def granted(self, count: int, arrived: int, now: int) -> None:
         """Note a grant of ``count`` bytes, and recompute the window if it ends a round.
 
-        ``arrived`` is the time of their arrival by the receiver's clock, ``now`` that of the grant by ours.
+        ``arrived`` is the time when these bytes arrived there (receiver's clock), ``now`` the time when the grant
+        arrived here (our clock), in microseconds.
         """
         self._granted = min(self._granted + count, self._sent)
         sent_at = None

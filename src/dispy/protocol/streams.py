@@ -14,13 +14,15 @@ from dispy.protocol import limits
 
 
 class Sink(Protocol):
-    """Takes the bytes of one payload that arrives, in order: memory, or a file. Its maker knows how to read it."""
+    """Takes the bytes of one payload that arrives, in order: memory, or a file. When the payload is complete,
+    ``IncomingStreams.take`` gives the sink to its reader."""
 
     def write(self, body: memoryview) -> None:
         """Take the next bytes of the payload, by copying: ``body`` is valid only during the call."""
 
     def room(self, size: int) -> memoryview | None:
-        """Returns memory for the payload's next ``size`` bytes: they are received there directly (saves a copy).
+        """Returns memory for the payload's next ``size`` bytes: the connection receives them there directly (saves a
+        copy).
 
         ``write`` is not called for them. None: the sink has no such memory, and ``write`` will bring them.
         """
@@ -44,7 +46,7 @@ class MemorySink:
         self.data += body
 
     def room(self, size: int) -> memoryview | None:
-        """Returns None: memory that grows cannot be handed out."""
+        """Returns None: the connection cannot receive into memory that grows, so all bytes come by ``write``."""
         return None
 
     def discard(self) -> None:
@@ -108,8 +110,8 @@ class IncomingStreams:
         self._arrived[stream] += length
 
     def _expect(self, stream: int, length: int) -> Sink:
-        """Returns the sink of a stream, if ``length`` more bytes are within its announced size; else raises
-        ``RemoteProtocolError``."""
+        """Returns the sink of a stream (made for its first chunk), if ``length`` more bytes are within its announced
+        size; else raises ``RemoteProtocolError``."""
         size = self._sizes.get(stream, -1)
         if self._arrived.get(stream, 0) + length > size:
             raise RemoteProtocolError(f"a chunk that stream {stream} did not announce")

@@ -30,35 +30,38 @@ from dispy.protocol.node import Ended, FilePart, Job, Name, Number, Reason
 
 # A slot: eight 64-bit words, then the arena. These are the words' indices.
 SLOT_CLAIM = 0
-"""Position of the job that the worker runs, or ran last: ``claim(record, index)``. Written by the worker before each
-job; the daemon reads it to know which job is running."""
+"""Index of the slot's word with the position of the job that the worker runs, or ran last: ``claim(record, index)``.
+Written by the worker before each job; the daemon reads it to know which job is running."""
 SLOT_LIMIT = 1
-"""Position of the first job of a record that the worker must not start: it ends the record there, and the daemon
-places the rest anew. Written by the daemon; a position of another record has no effect."""
+"""Index of the slot's word with the position of the first job of a record that the worker must not start: the worker
+ends the record there, and the daemon places the other jobs anew. Written by the daemon; a position of another record
+has no effect."""
 SLOT_INTERRUPT = 2
-"""Position of the only job that SIGINT is meant for: at any other position the worker ignores the signal. Written by
-the daemon, set to 0 by the worker when it raises KeyboardInterrupt in that job."""
+"""Index of the slot's word with the position of the only job that SIGINT is meant for: at any other position the
+worker ignores the signal. Written by the daemon, set to 0 by the worker when it raises KeyboardInterrupt in that
+job."""
 SLOT_COMMITTED = 3
-"""End of the results in the arena that no packet has carried yet (bytes from the arena's start). Written by the
-worker after each job, so that the daemon can read these results if the worker dies."""
+"""Index of the slot's word with the end of the results in the arena that no packet has carried yet (bytes from the
+arena's start). Written by the worker after each job, so that the daemon can read these results if the worker dies."""
 SLOT_COUNT = 4
-"""Number of results in the arena that no packet has carried yet. Written by the worker before ``SLOT_COMMITTED``: a
-reader that sees the new end sees the new count."""
+"""Index of the slot's word with the number of results in the arena that no packet has carried yet. Written by the
+worker before ``SLOT_COMMITTED``: a reader that sees the new end sees the new count."""
 SLOT_START = 5
-"""Start of the current job (seconds since the epoch, as a double). Written by the worker; the daemon reports it to
-the client (``Started``)."""
+"""Index of the slot's word with the start of the current job (seconds since the epoch, as a double). Written by the
+worker; the daemon reports it to the client (``Started``)."""
 SLOT_DROPS = 6
-"""Number of times that shared objects were dropped. Written by the daemon; when it has changed, the worker lets go of
-objects whose files are gone, before its next record."""
+"""Index of the slot's word with the number of times that shared objects were dropped. Written by the daemon; when it
+has changed, the worker lets go of objects whose files are gone, before its next record."""
 SLOT_UNBUFFER = 7
-"""Position of the only job that SIGURG is meant for: from then to the end of its record the worker does not buffer
-output, as a client watches it. Written by the daemon; at any other position the signal is ignored."""
+"""Index of the slot's word with the position of the only job that SIGURG is meant for: from then to the end of its
+record the worker does not buffer output, as a client watches it. Written by the daemon; at any other position the
+signal is ignored."""
 SLOT_WORDS = 8
 SLOT_HEADER = SLOT_WORDS * 8  # bytes of the words; the arena begins behind them
 ARENA_SIZE = 256 * limits.KIB
 ARENA_FLUSH = 96 * limits.KIB
 """Bytes of results in the arena above which the worker sends them to the daemon at once, as one packet. Low enough
-that one more result, the largest there is, still fits into the arena before."""
+that a result of any size still fits into the arena behind this number of bytes."""
 SLOT_SIZE = SLOT_HEADER + ARENA_SIZE
 """Bytes of a slot: its words and its arena."""
 

@@ -75,8 +75,8 @@ class Arena:
     def adopt(self) -> bool:
         """Count the result that the process of one job, forked from here, has written to the slot by ``keep``.
 
-        Called when that process has ended. Its counters were copies: without this call the next result would
-        overwrite its result.
+        Called when that process has ended. The counters of that process were copies of ours: without this call our
+        next result would overwrite its result.
 
         Returns:
             False if there is no new result: the process has died before it had one.
@@ -98,12 +98,14 @@ class Arena:
             self.flush(0, executed, record)
 
     def flush(self, flags: int, executed: int, record: int) -> None:
-        """Send all results in one packet, and empty the arena. Nothing is sent without results and flags.
+        """Send all results in one packet, and empty the arena. Nothing is sent if there are neither results nor
+        flags.
 
         If the node is gone, this process ends (``replies.send_whole``).
 
         Args:
-            flags: ``LAST_OF_RECORD`` (the record is done) and ``RETIRING`` (this worker ends now), or 0.
+            flags: ``LAST_OF_RECORD`` (the record is done: the node places jobs behind ``executed`` anew) and
+                ``RETIRING`` (this worker ends now), or 0.
             executed: Number of jobs of the record that have been run so far.
             record: Number of the record that these jobs belong to.
         """

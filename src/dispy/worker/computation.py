@@ -132,13 +132,15 @@ class Computation:
             setup.clean_up(self.code, self.load.name, self.logger)
 
     def room(self) -> Room:
-        """Returns the directories of large payloads: in memory (empty if there is none), and on disk."""
+        """Returns the directories in which workers look for large payloads and write them: in memory (empty if there
+        is none), and on disk."""
         load = self.load
         is_on_disk = load.segment_path == load.disk_path
         return Room("" if is_on_disk else load.segment_path, load.disk_path)
 
     def _offer_names(self) -> None:
-        """Have code find the documented names, and modules that come with it."""
+        """Make all code of this process find the documented names, and the modules that came with the computation's
+        code. Called by ``begin``, before that code is imported."""
         load = self.load
         self._names = job_namespace.offer(
             node_name=load.node_name,

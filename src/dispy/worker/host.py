@@ -84,7 +84,7 @@ class Host:
         self._computation: Computation | None = None
         """The computation; None until the message ``Load`` has come."""
         self._kept: set[int] = set()
-        """Processes that ``setup`` has started, by pid: they stay until the host ends."""
+        """Pids of the processes that ``setup`` has started, which stay until the host ends."""
         # Made before user code is loaded, which may import the functions at which changes are noticed.
         self._restorer = Restorer()
         self._streams = output_capture.new_streams()
@@ -223,7 +223,8 @@ class Host:
         self._tell(WorkerStarted(message.worker, pid))
 
     def _become_worker(self, parent: int, channels: Channels, slot: int) -> NoReturn:
-        """Run a worker in this process, which was just forked."""
+        """Run a worker in this process, which was just forked; never returns. ``parent`` is the host's pid, ``slot``
+        the index of the worker's slot."""
         try:
             assert self._computation is not None
             start = slot * protocol.SLOT_SIZE
@@ -246,7 +247,8 @@ class Host:
                 os.close(descriptor)
 
     def _reap(self) -> None:
-        """Find out which workers have ended, kill processes that they have left behind, then tell the node."""
+        """Find out which workers have ended, kill processes that they have left behind, then tell the node. Called
+        after every signal, and while the host waits for workers to end."""
         ended = []
         while True:
             try:

@@ -332,12 +332,13 @@ class Worker:
         self._arena.keep(ended)
 
     def _on_forked(self) -> None:
-        """Mark this process as a copy, in every process forked from here; ``_run_here`` removes the mark."""
+        """Mark this process as a copy of the worker, which takes no jobs (``_is_copy``): called in every process
+        forked from here. ``_run_here`` removes the mark in the process of one job."""
         self._is_copy = True
         self._values.renumber()
 
     def _has_leftovers(self, is_last: bool) -> bool:
-        """True if a thread or process of the last job still lives, or it has changed what cannot be put back.
+        """True if a thread or process of the last job still lives, or the job has changed what cannot be put back.
 
         The worker then takes no other job and ends.
         Processes are looked for after a job that has started one, and once for each record, as C code may start some.
@@ -416,7 +417,8 @@ class Worker:
         return self._randomness.job_seed(job.number)
 
     def is_cancelled(self) -> bool:
-        """True if the running job was interrupted because it was cancelled."""
+        """True if the running job was interrupted because it was cancelled: a chunk of a ``map`` then runs no further
+        item."""
         return self._is_cancelled
 
     def on_interrupt(self, number: int = signal.SIGINT, frame: FrameType | None = None) -> None:

@@ -34,7 +34,8 @@ are weak, so that the set is empty when the chunk's job has ended."""
 
 
 def _stop_copy() -> None:
-    """Have a process that the function has forked end when it returns, and not run the other items."""
+    """Have a process that the function has forked end when the function returns, and not run the other items. Called
+    in every forked process; does nothing if no chunk runs."""
     for chunk in _running:
         chunk.stop()
 
@@ -72,8 +73,9 @@ class Chunk:
     def __init__(self, items: list[Any], way: payload.Way, long_s: float, first: int) -> None:
         self._items = items
         self._is_starred, self._keeps_errors, self._constants, self.mapping = way
-        """True if each item is a tuple of arguments. True if the error of an item takes the place of its result, and
-        the next item runs. Keyword arguments of all calls, by name. Number of the map."""
+        """``_is_starred``: True if each item is a tuple of arguments. ``_keeps_errors``: True if the error of an item
+        takes the place of its result, and the next item runs. ``_constants``: keyword arguments of all calls, by
+        name. ``mapping``: number of the map in its cluster."""
         self._long_s = long_s
         self._first = first
         self.results: list[Any] = []
@@ -142,7 +144,7 @@ class Chunk:
         """Drop the results from the first one that cannot be pickled; returns that result, which the error names.
 
         If the map keeps errors, none is dropped: an error takes the place of each result that cannot be pickled, and
-        the list of results is returned.
+        the list of results is returned, with a ``payload.Rest`` at its end if items were not run.
         """
         for index, result in enumerate(self.results):
             try:
@@ -158,7 +160,8 @@ class Chunk:
 
 
 def _failed(error: BaseException, item: Any) -> payload.ItemFailed:
-    """Returns the stand-in for the result of an item that failed: its error, pickled if possible, and as text."""
+    """Returns what the client gets in place of the result of an item that failed: the error, pickled if it can be and
+    is small (else empty), and as text; the item, as short text."""
     note_missing(error, job.node_name, job.job_path)
     frames = error.__traceback__.tb_next if error.__traceback__ else None  # without ours
     text = cut_reason(sendable("".join(traceback.format_exception(type(error), error, frames))))
@@ -167,6 +170,7 @@ def _failed(error: BaseException, item: Any) -> payload.ItemFailed:
 
 
 def _unsendable(result: Any, error: Exception, item: Any) -> payload.ItemFailed:
-    """Returns the stand-in for a result that cannot be pickled; its text names the innermost part that cannot be."""
+    """Returns what the client gets in place of an item's result that cannot be pickled: a PicklingError whose text
+    names the innermost part that cannot be."""
     culprit = payload.find_culprit(result, "the result") or of_error(error)
     return _failed(PicklingError(f"the item's result cannot be sent: {culprit}"), item)

@@ -18,7 +18,8 @@ _node_stderr = 2
 
 
 def begin() -> None:
-    """Keep the node's standard error, and have the loggers ``dispynode`` and ``dispy`` write to it."""
+    """Keep the node's standard error, and have the loggers ``dispynode`` and ``dispy`` write to it. Called once, when
+    a host starts; its workers inherit both."""
     global _node_stderr
     _node_stderr = os.dup(2)
     handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", buffering=1))
@@ -33,7 +34,8 @@ def begin() -> None:
 
 
 def say_error() -> str:
-    """Write the traceback of the exception that is being handled to the node's standard error, and return it."""
+    """Write the traceback of the exception that is being handled to the node's standard error, and return the text.
+    Called by a host or worker that ends by an error."""
     text = f"{sys.exc_info()[0]}\n"  # if there is no memory to say more
     with suppress(BaseException):
         text = sendable(traceback.format_exc())

@@ -180,7 +180,8 @@ class Capture:
 
 
 def trim(descriptor: int, size_max: int) -> None:
-    """Free the middle of a file of output, which ``Capture`` would cut anyway, while the job still prints.
+    """Free the middle of a file of output, which ``Capture`` would cut anyway, while the job still prints. Called by
+    the host.
 
     Args:
         descriptor: Memory file.

@@ -38,7 +38,7 @@ class OwnProcess:
 
     Attributes:
         pid: Pid of the process that runs a job, to which the worker passes SIGINT and SIGURG on; 0 if there is none.
-        kept: Processes that ``setup`` has started, by pid: they are not killed after a job.
+        kept: Pids of the processes that ``setup`` has started: they are not killed after a job.
     """
 
     def __init__(self, words: memoryview, arena: Arena, segments: Segments, capture: Capture) -> None:

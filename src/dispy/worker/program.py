@@ -148,7 +148,8 @@ class Program:
                 time.sleep(_BUSY_S)
 
     def _command(self) -> list[str]:
-        """Returns the words of the command line before the job's arguments, by the ending of the file's name."""
+        """Returns the words of the command line before the job's arguments, by the ending of the file's name: Python
+        and the file for ``.py``, Java and the file for ``.java``, else the file alone."""
         if self.name.endswith(".py"):
             # Output that a program follows must not wait in a buffer.
             return [sys.executable, "-u", self._path] if self._is_live() else [sys.executable, self._path]
@@ -165,7 +166,8 @@ class Program:
         return [self._path]
 
     def _failed(self, command: str, error: OSError | ValueError) -> ProgramError:
-        """Returns the error of a program that could not be started, with advice."""
+        """Returns the error to raise for a program that could not be started; its hint says what the user can change,
+        if that is known. ``command`` is the path that was to be executed."""
         what = f"program {self.name!r} cannot be started on node {self._node}"
         code = error.errno if isinstance(error, OSError) else None
         if code == errno.ENOEXEC:

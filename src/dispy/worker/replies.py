@@ -17,6 +17,7 @@ def send_whole(replies: socket.socket, packet: bytes | memoryview) -> None:
 
 
 def leave(code: int) -> None:
-    """Kill all descendants and end this process with an exit code, without what was registered for its exit."""
+    """Kill all descendants and end this process with an exit code, without calling what was registered for its exit
+    (``atexit``)."""
     kill_strays(set())
     os._exit(code)

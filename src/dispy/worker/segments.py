@@ -117,7 +117,9 @@ class Segments:
     def let_go(self, is_ending: bool) -> None:
         """Unmap the arguments of a job that has ended, so that the file can be used again.
 
-        If the job has kept an array in it, the map stays as long as the array, and the file loses its name.
+        If the job has kept an array in it, the map stays as long as the array, and the file is removed; a client's
+        file is renamed (``protocol.worker.kept_name``) unless this process ends, so that the client does not use it
+        again.
 
         Args:
             is_ending: True if this process ends with the job.
@@ -147,13 +149,15 @@ class Segments:
         self._taken = None
 
     def remove(self, job: Job) -> None:
-        """Remove the segment with the arguments of a job whose process has died."""
+        """Remove the segment with the arguments of a job, if it has one, when the process of the job has died and
+        cannot."""
         if job.stream:
             with suppress(OSError):
                 os.unlink(find(self._room, str(job.stream)))
 
     def skip(self) -> None:
-        """Skip 65,536 names, which the process of one job that was just forked from here may use."""
+        """Skip 65,536 numbers of segments, which the process of one job that was just forked from here may use: so
+        that this process and that one do not give two files the same name."""
         self._next += 1 << 16
 
     def load_object(self, number: int) -> Any:
@@ -180,10 +184,11 @@ class Segments:
                 del self._objects[number]
 
     def put(self, data: payload.Buffer | payload.Parts, wait_s: float = ROOM_S) -> int:
-        """Write a result to a new segment and return the segment's name, with which the node finds it.
+        """Write a result (or output, a provisional value, a part of a file) to a segment of its own; returns the
+        segment's name, a number with which the node finds it.
 
         Args:
-            data: The result: a pickle, or a pickle with arrays beside it.
+            data: A pickle, a pickle with arrays beside it, or other bytes.
             wait_s: Longest wait for room that other payloads hold (seconds).
 
         Raises:
@@ -204,7 +209,8 @@ class Segments:
             pause = min(2 * pause, _PAUSE_MAX_S)
 
     def _put(self, data: payload.Buffer | payload.Parts) -> int:
-        """Write a result into a segment: into a file that can be used again, or else a new one, in memory or on disk.
+        """Try once to write the data of ``put``: into a free file that can be used again, or else a new one, in
+        memory or on disk.
 
         Returns the segment's name. Raises NoRoomError if neither memory nor disk has room.
         """
@@ -225,7 +231,8 @@ class Segments:
         return name
 
     def _forget_free(self) -> None:
-        """Remove all free files (``free``): a result that fits into none of them finds no room beside them."""
+        """Remove all files of earlier payloads in the directory ``free``, when a result fits into none of them and
+        finds no room in memory beside them."""
         for name in os.listdir(self._free):
             with suppress(OSError):
                 os.unlink(f"{self._free}/{name}")

@@ -68,7 +68,8 @@ def _limited(limit_s: float, is_late: list[str]) -> Iterator[None]:
 
     Args:
         limit_s: Time limit (seconds); 0: none.
-        is_late: The reason is appended here when the time is over.
+        is_late: A list to which the reason is appended when the time is over, so that a ``setup`` that catches the
+            TimeoutError is known to be late.
     """
     if not limit_s:
         yield

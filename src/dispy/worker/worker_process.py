@@ -109,7 +109,8 @@ class WorkerProcess:
             os._exit(code)
 
     def _set_up(self, answers: socket.socket) -> None:
-        """Import the code and call ``setup`` in this worker, before any job here, and tell the node how that went.
+        """Import the code and call ``setup`` in this worker, before any job here, and tell the node by a packet on
+        ``answers`` how that went.
 
         If that fails, this process ends with exit code 78.
         """

@@ -14,11 +14,12 @@ class Compute(Struct, array_like=True, tag=3):
     """Open a computation on the node: load its code, so that jobs can run. ``ComputationReady`` or
     ``ComputationFailed`` follows.
 
-    ``code`` is pickled, and the node does not unpickle it; large code is a stream, as in ``Job``. ``isolate`` True:
-    each job runs in a process of its own. ``grace_s`` is the time (seconds) between the interrupt of a cancelled job
-    and its end by force. ``dest_path`` names the working directory, which other computations may share; empty: the
-    node chooses one. An ``exclusive`` computation keeps all others from starting jobs on the node, from now until it
-    is closed or its client is dead.
+    ``computation`` is the number by which all later messages name it. ``code`` is pickled, and the node does not
+    unpickle it; large code (``INLINE_MAX`` bytes and more) is stream ``stream`` of the connection instead (0: it is
+    not). ``isolate`` True: each job runs in a process of its own. ``grace_s`` is the time (seconds) between the
+    interrupt of a cancelled job and its end by force. ``dest_path`` names the working directory, which other
+    computations may share; empty: the node chooses one. An ``exclusive`` computation keeps all others from starting
+    jobs on the node, from now until it is closed or its client is dead.
     """
 
     computation: Number
@@ -50,8 +51,9 @@ class Compute(Struct, array_like=True, tag=3):
 
 
 class CloseComputation(Struct, array_like=True, tag=7):
-    """Close a computation (its number): the node ends its unfinished jobs without reports, and forgets it. Its
-    batches that were not acknowledged stay, unless the client recovers (``Recover``)."""
+    """Close a computation (its number): the node ends its unfinished jobs without reports, and forgets it. Batches
+    with its results stay until they are acknowledged; only if the client recovers (``Recover``) are they dropped,
+    too."""
 
     computation: Number
 
@@ -59,7 +61,9 @@ class CloseComputation(Struct, array_like=True, tag=7):
 class PutObject(Struct, array_like=True, tag=12):
     """Store an object that many jobs of a computation read, under ``number``; answered by ``ObjectStored``.
 
-    ``payload`` is the pickled object; ``stream`` and ``given`` say where it is instead if it is large, as in ``Job``.
+    ``payload`` is the pickled object. It is empty for a large object (``INLINE_MAX`` bytes and more), which is stream
+    ``stream`` of the connection, or the file with number ``given`` that a client on the node's machine has linked
+    into the node's directory. 0: not there.
     """
 
     computation: Number
@@ -70,7 +74,8 @@ class PutObject(Struct, array_like=True, tag=12):
 
 
 class DropObjects(Struct, array_like=True, tag=13):
-    """Remove the shared objects with these numbers: no job needs them any more."""
+    """Remove the shared objects with these numbers, as no job needs them any more: the node removes their files, and
+    its workers forget them. There is no answer."""
 
     computation: Number
     numbers: Annotated[list[Number], Meta(max_length=limits.OBJECTS_MAX)]
@@ -79,7 +84,7 @@ class DropObjects(Struct, array_like=True, tag=13):
 class ComputationReady(Struct, array_like=True, tag=33):
     """The computation is loaded; ``Credit`` follows, and then jobs may be sent.
 
-    ``life`` is as in the ``Compute`` that is answered: the scheduler ignores an answer of another generation.
+    ``life`` is the generation in the ``Compute`` that is answered: the scheduler ignores an answer about another one.
     ``warning`` names parts of the code that differ on the node from the program's; empty if there are none.
     """
 
@@ -90,7 +95,8 @@ class ComputationReady(Struct, array_like=True, tag=33):
 
 class ComputationFailed(Struct, array_like=True, tag=34):
     """The computation cannot run on this node, and the node has forgotten it; ``reason`` says why. ``JobsReturned``
-    follows with its jobs that have not ended. ``life`` is as in its ``Compute``."""
+    follows with its jobs that have not ended. ``life`` is the generation in the ``Compute`` that has failed: the
+    scheduler ignores a message about another one."""
 
     computation: Number
     reason: Reason

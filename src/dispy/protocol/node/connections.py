@@ -85,13 +85,13 @@ class Available(Struct, array_like=True, tag=61):
     """Resources that are free on the node, for the user's information: part of ``Welcome``, and sent at intervals."""
 
     cpu: Percent
-    """Idle CPU (percent)."""
+    """Share of the CPU time of all CPUs of the machine that is idle (percent)."""
     memory: Number
     """Memory that programs can get without swapping (bytes)."""
     disk: Number
     """Free space of the file system with the working directories (bytes)."""
     swap: Percent
-    """Free swap space (percent)."""
+    """Share of the machine's swap space that is free (percent)."""
 
 
 class Welcome(Struct, array_like=True, tag=32):
@@ -100,8 +100,9 @@ class Welcome(Struct, array_like=True, tag=32):
     ``name`` is the node's, ``cpus`` the number of CPUs that it offers (jobs at once; 0: none for now), ``platform`` a
     text such as ``platform.platform()`` gives. ``known`` is True if this incarnation knows the client already; then
     both sides reconcile. Results that the node keeps for the client follow at once: the batches whose numbers are in
-    ``kept``. ``last`` is the number of the last batch that was ever made for the client. ``before`` names earlier
-    incarnations whose results this one has taken over from their spool; all else that they had is lost.
+    ``kept``. ``last`` is the number of the last batch of results that was ever made for the client: a batch up to it
+    that is not in ``kept`` has arrived before, or is lost. ``before`` names earlier incarnations whose results this
+    one has taken over from their spool; all else that they had is lost.
     """
 
     node: Identity
@@ -131,7 +132,8 @@ class Leaving(Struct, array_like=True, tag=41):
 
 
 class HeldJobs(Struct, array_like=True):
-    """Attempts of one computation (its number): an element of the lists in ``Held``."""
+    """Attempts of one computation (its number) that the node has, or has lost: an element of ``Held.open`` and
+    ``Held.lost``."""
 
     computation: Number
     attempts: Annotated[list[Attempt], Meta(max_length=limits.OPEN_JOBS_MAX)]

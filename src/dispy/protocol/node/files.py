@@ -18,7 +18,8 @@ from dispy.protocol.node.fields import Count, Files, Inline, Number, Reason
 class FilePiece(Struct, array_like=True, gc=False):
     """A piece of the file with this digest: its bytes from position ``offset`` on, an element of ``FileData``.
 
-    ``data`` is empty if they are many and travel as stream ``stream`` of the connection (0: they do not).
+    ``data`` is empty if they are ``INLINE_MAX`` bytes or more: they travel as stream ``stream`` of the connection (0:
+    they are in ``data``).
     """
 
     digest: Digest
@@ -28,7 +29,8 @@ class FilePiece(Struct, array_like=True, gc=False):
 
 
 class FileData(Struct, array_like=True, tag=70):
-    """Pieces of files that ``NeedFiles`` has asked for, all of them or some; the others follow."""
+    """Pieces of files, for which the node has asked by ``NeedFiles``. A message may bring only some of them; the
+    others follow in later ones."""
 
     computation: Number
     pieces: Annotated[list[FilePiece], Meta(max_length=limits.PIECES_MAX)]
@@ -44,7 +46,8 @@ class FileUnreadable(Struct, array_like=True, tag=71):
 
 
 class PlaceFiles(Struct, array_like=True, tag=72):
-    """Put files into the working directory of a computation now; ``FilesPlaced`` answers with the same ``request``.
+    """Put files into the working directory of a computation now; ``FilesPlaced`` answers with the same ``request``, a
+    number that the client chooses.
 
     The node asks for those files that it lacks (``NeedFiles``). Idempotent: it is sent again after a reconnect if
     there was no answer, and files that are there already stay as they are.

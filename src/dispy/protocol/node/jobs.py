@@ -18,12 +18,13 @@ FINISHED = 11
 
 
 class Job(Struct, array_like=True, gc=False):
-    """One attempt of a job, with its arguments: an element of ``RunJobs``. ``attempt`` counts the job's runs from 0.
+    """One attempt of a job, with its arguments: an element of ``RunJobs``, and of a worker's ``Record``. ``attempt``
+    counts the job's runs from 0.
 
     ``payload`` is the pickled call; neither scheduler nor node unpickles it. A large call (from ``INLINE_MAX`` bytes
-    on) is elsewhere, and ``payload`` is empty: ``stream`` is the number of a stream of the connection, or of a
-    segment on the node; ``given`` is the number of a file that a client on the node's machine has linked into the
-    node's directory. 0: not there.
+    on) is elsewhere, and ``payload`` is empty: ``stream`` is the number of a stream of the connection (in
+    ``RunJobs``), or of a segment, a file of the node (in ``Record``); ``given`` is the number of a file that a client
+    on the node's machine has linked into the node's directory. 0: not there.
     """
 
     number: Number
@@ -47,7 +48,8 @@ class Ended(Struct, array_like=True, gc=False):
     stream ``stream`` of the connection instead (0: it is not). ``start`` and ``end`` are seconds since the epoch by
     the node's clock. ``reason`` is a traceback or a sentence if ``status`` is not FINISHED. ``stdout`` and ``stderr``
     are the job's output; large output is one stream (``output_stream``, 0: none) whose first ``stdout_size`` bytes
-    are stdout. ``ran`` is False if the attempt never started.
+    are stdout. ``ran`` is False if the attempt never started. In a worker's packet to its node, ``stream`` and
+    ``output_stream`` are numbers of segments (files of the node) instead.
     """
 
     number: Number
@@ -154,8 +156,8 @@ class Acknowledge(Struct, array_like=True, tag=8):
 class AcknowledgeProvisional(Struct, array_like=True, tag=9):
     """The answer to the ``Provisional`` of this attempt with this ``serial``; the job that waits for it goes on.
 
-    ``delivered`` True: the client has the value or part. False: with a ``reason`` it will never be taken; without one
-    it may be sent again.
+    ``delivered`` True: the client has the value, or the part of a file. False: with a ``reason`` the client will
+    never take it; without one the job may send it again.
     """
 
     computation: Number
@@ -188,7 +190,7 @@ class AcknowledgePrinted(Struct, array_like=True, tag=15):
 
 class ListJobs(Struct, array_like=True, tag=30):
     """The question which jobs of a computation run on the node. ``JobsListed`` answers with the same ``serial``,
-    which the client chooses to tell answers apart."""
+    which the client chooses to tell answers apart. Asked when a user lists the jobs on a node."""
 
     computation: Number
     serial: Number
@@ -246,8 +248,9 @@ class Provisional(Struct, array_like=True, tag=39):
     """A value that a running job sent, or, with ``file``, a part of a file. The job waits for the acknowledgement.
 
     ``AcknowledgeProvisional`` answers, with the same ``serial``, which counts from 1 in each attempt. ``payload`` is
-    the pickled value or the part's bytes; ``stream`` and ``segment`` are as in ``Ended``. A part of a file is
-    acknowledged when the client has written it.
+    the pickled value or the part's bytes. It is empty if these are ``INLINE_MAX`` bytes or more: they are stream
+    ``stream`` of the connection then, or the node's file ``segment``, if the client shares the node's memory. A part
+    of a file is acknowledged when the client has written it.
     """
 
     computation: Number

@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 
 
 def call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Call a function of the user's and return its result; processes that it has forked and that return end here.
+    """Call a function of the user's and return its result. A process that the function has forked ends here when the
+    function returns or raises in it; only this process goes on.
 
     Exceptions of the function pass through in this process.
     """

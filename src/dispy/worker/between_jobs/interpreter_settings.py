@@ -30,8 +30,8 @@ class _Setting(NamedTuple):
     """One setting of the interpreter or of a C library, such as the recursion limit.
 
     Attributes:
-        read: Returns the present value.
-        put_back: Sets a value that ``read`` has returned before.
+        read: Function that returns the present value.
+        put_back: Function that sets a value that ``read`` has returned before.
         functions: Functions that change the setting, each as its module (None if that is not loaded) and its name.
             They are replaced by functions that note the value before the change.
     """
@@ -63,7 +63,8 @@ class Settings:
         self.before.clear()
 
     def put_back(self) -> bool:
-        """Put back all settings that the job has changed; False if one fails: then no other job may run here."""
+        """Put back all settings that the job has changed; False if one cannot be put back: then no other job may run
+        here."""
         try:
             for place in sorted(self.before):
                 self._settings[place].put_back(self.before[place])
@@ -74,7 +75,8 @@ class Settings:
         return True
 
     def _watch(self, module: Any, name: str, place: int) -> None:
-        """Replace a function that changes a setting (``place``: its index) by one that notes the value before."""
+        """Replace a function that changes a setting by one that first notes the setting's value. ``place`` is the
+        setting's index in ``_settings``. Called for each such function when the object is made."""
         original = getattr(module, name)
         note = self._note
 
@@ -89,7 +91,8 @@ class Settings:
         )
 
     def _note(self, place: int) -> None:
-        """Note the value of a setting before the job's first change, unless an import makes it: that is to stay."""
+        """Note the value of a setting (``place``: its index) before the job's first change of it. A change while a
+        module is imported is to stay, so nothing is noted for it."""
         if place not in self.before and not is_importing():
             self.before[place] = self._settings[place].read()
 
@@ -153,7 +156,8 @@ def _observers() -> list[_Setting]:
 
 
 def _interpreter() -> list[_Setting]:
-    """Returns the settings of the interpreter and of its garbage collector."""
+    """Returns the settings of the interpreter (recursion limit, switch interval, digits of integers in texts, flags
+    of ``dlopen``) and of its garbage collector (on or off, thresholds, debug flags)."""
     set_threshold = gc.set_threshold
     return [
         _Setting(sys.getrecursionlimit, sys.setrecursionlimit, ((sys, "setrecursionlimit"),)),
@@ -169,7 +173,8 @@ def _interpreter() -> list[_Setting]:
 
 
 def _libraries() -> list[_Setting]:
-    """Returns the settings of libraries: locale, time zone, sockets, threads."""
+    """Returns the settings of libraries: locale, time zone, default time-out of sockets, stack size of new
+    threads."""
     # ``locale`` takes the function from the module in C when it is imported: it may be already, or may not be yet.
     locale = sys.modules.get("locale")
     set_locale, set_zone = _locale.setlocale, time.tzset
@@ -195,7 +200,8 @@ def _libraries() -> list[_Setting]:
 
 
 def _debuggers() -> list[_Setting]:
-    """Returns the settings of ``tracemalloc`` and ``faulthandler``."""
+    """Returns the settings of ``tracemalloc`` and ``faulthandler`` (on or off), and of tracebacks that are to be
+    dumped later (cancelled)."""
     # ``tracemalloc`` takes the functions from the module in C when it is imported, as ``locale`` does.
     tracemalloc = sys.modules.get("tracemalloc")
     cancel_dump = faulthandler.cancel_dump_traceback_later

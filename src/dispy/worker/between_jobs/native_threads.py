@@ -53,7 +53,8 @@ class _Code(NamedTuple):
 
 
 def rest() -> None:
-    """Have all loaded copies of GCC's OpenMP end their threads, before a fork; does nothing if they are too old."""
+    """Have all loaded copies of GCC's OpenMP end their threads. Call this before a fork whose child may use them. A
+    copy too old to do so (before OpenMP 5) keeps its threads."""
     if len(_tasks()) < 2:
         return
     for path in sorted({code.path for code in _executable() if _GCC_OPENMP.search(code.path)}):

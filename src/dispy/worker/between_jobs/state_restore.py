@@ -37,7 +37,8 @@ other job."""
 
 
 _TEMPORARY = {"TMPDIR", "TEMP", "TMP"}
-"""Environment variables that ``tempfile`` reads once: if a job has changed one, its directory is put back, too."""
+"""Environment variables that ``tempfile`` reads once: if a job has changed one, the directory that ``tempfile`` has
+read from them is put back, too."""
 
 _modules: dict[str, Any] = sys.modules
 """Modules of this process, by name. State of a module is put back only if the module is loaded: nothing is
@@ -55,9 +56,9 @@ class Restorer:
     is called in the host as well, so that a worker need not do it again (0.8 ms). ``begin`` is called in each worker.
 
     Attributes:
-        context: Context that jobs run in, as long as none has left a variable of it changed.
-        is_context_changed: True once a job has changed context variables and not put them back: from then on each
-            job is to be called by ``run``.
+        context: Context (``contextvars``) that jobs run in, as long as none has left a variable of it changed.
+        is_context_changed: True once a job has changed context variables and not put them back: from then on each job
+            is to be called by ``run``.
         has_spawned: True if a process was started since the worker last set this to False: it then looks for
             processes that the job has left behind.
         is_spoiled: True once a job has changed what cannot be put back: limits, priority, affinity, identity. The
@@ -94,8 +95,9 @@ class Restorer:
         self._settings = Settings()
         """Settings of the interpreter and of C libraries, with the values to put back."""
         self._changed: set[str] = set()
-        """Topics of state that the running job has changed: "environment", "signals", "place", "descriptors". Empty
-        after most jobs: then only what is compared after every job is looked at."""
+        """Topics of state that the running job has changed: "environment", "signals", "place" (directory and umask),
+        "descriptors" (of the output). Empty after most jobs: then only what is compared after every job is looked
+        at."""
         self.has_spawned = False
         # As they are before they are watched: putting back must not count as a change.
         self._unsetenv = os.unsetenv
@@ -125,7 +127,8 @@ class Restorer:
             self._start_context = _modules["multiprocessing"].context._default_context._actual_context
 
     def begin(self, capture: Capture) -> None:
-        """Forget the changes up to now, and take the streams and the context of this worker.
+        """Forget the changes up to now, and take the streams and the context of this worker; called before its first
+        job.
 
         Args:
             capture: The worker's output.
@@ -141,7 +144,8 @@ class Restorer:
         self._clean_context = self.context.copy()
 
     def _watch(self) -> None:
-        """Replace the functions that change state by ones that note the call."""
+        """Replace the functions that change state by ones that note the call. Called once, when the object is
+        made."""
         for name in ("putenv", "unsetenv"):
             self._watch_environment(name)
         for module, names in _SPOILING.items():
@@ -181,7 +185,8 @@ class Restorer:
         setattr(os, name, watched)
 
     def _keep_variable(self, name: str, value: str | None = None) -> None:
-        """Keep a variable that a module has set (None: removed) while it was imported, as the module stays, too."""
+        """Add an environment variable that a module has set (``value`` None: removed) while it was imported to those
+        that each job begins with, as the module stays, too."""
         if value is None:
             self._environment.pop(name, None)
         else:

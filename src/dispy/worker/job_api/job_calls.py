@@ -1,4 +1,5 @@
-"""The functions that jobs find under documented names, and the signals for jobs: each goes to the worker here.
+"""The functions that jobs find under documented names, and handlers of the signals for jobs: each call and signal is
+passed on to the ``Worker`` of this process.
 
 The functions are made once, in the host, since user code that is loaded there may keep them. They do their work in
 workers, which are forked from the host.

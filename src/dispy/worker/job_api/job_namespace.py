@@ -108,7 +108,7 @@ def _what_is_missing(error: BaseException, directory: str) -> str:
 def _missing_path(raised: BaseException) -> tuple[str, bool]:
     """Returns the path that an exception or one of its causes says is missing, and True if it is a command's name.
 
-    The path is empty if none says so.
+    The path is empty if none of the first ``_CAUSES_MAX`` of these says so.
     """
     error: BaseException | None = raised
     for _ in range(_CAUSES_MAX):
@@ -138,7 +138,8 @@ def _is_command(error: BaseException, name: str) -> bool:
 
 
 def _below(path: str, directory: str) -> str:
-    """Returns a path relative to the working directory of jobs if it leads below it; otherwise an absolute path."""
+    """Returns a path as one relative to the working directory of jobs if it leads below that directory; otherwise as
+    an absolute path. A relative path counts from where the process is now."""
     with suppress(OSError):
         path = os.path.normpath(os.path.join(os.getcwd(), path))
     for base in (directory, os.path.realpath(directory)):

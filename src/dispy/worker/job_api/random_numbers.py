@@ -29,10 +29,12 @@ class Randomness:
         self._seeding = UNSEEDED
         """Seed of the cluster, number of its first job, and whether generators are reseeded at all (``is_on``)."""
         self._key = b""
-        """Bytes that the streams of this process depend on: random in a worker, made of the cluster's seed and the
-        job in the process of one job. Empty in the host and if dispy does not seed: generators keep their state."""
+        """Bytes from which the streams of random numbers of this process are made: random in a worker, made of the
+        cluster's seed and the job in the process of one job. Empty in the host and if dispy does not seed: generators
+        keep their state."""
         self._arrivals = itertools.count()
-        """Counts the keys for generators that arrive after the start: each key is another one."""
+        """Counter of the keys for generators that arrive after the start (in modules, globals and values): a part of
+        each key, so that no two keys of this process are equal."""
         random_generators.key_here = self._next_key
         random_generators.globals_arrived = self._globals_arrived
 
@@ -80,12 +82,14 @@ class Randomness:
             )
 
     def _globals_arrived(self, values: list[Any]) -> None:
-        """Reseed generators among globals that came with the arguments of a job; does nothing in the host."""
+        """Reseed generators among globals that came with the arguments of a job; does nothing in the host. Called by
+        ``payload`` with the values of these globals, when they have been unpickled."""
         if self._key:
             random_generators.reseed(random_generators.held_by(values), self._next_key())
 
     def job_seed(self, number: int) -> int:
-        """Returns the seed of a job (32 bits): made of the cluster's seed and the place of the job in the cluster."""
+        """Returns the seed of a job (32 bits): made of the cluster's seed and the job's number, counted from the
+        cluster's first job."""
         return seed_of(self._seeding.seed, number - self._seeding.first)
 
     def item_seed(self, mapping: int, item: int) -> int:
@@ -98,5 +102,5 @@ class Randomness:
         return seed_of(self._seeding.seed, item, mapping)
 
     def _next_key(self) -> bytes:
-        """Returns a key for generators that arrive later: another one at each call, in the order of the calls."""
+        """Returns a key for generators that arrive after the start: ``_key`` and the number of the call, from 0."""
         return b"%s %d" % (self._key, next(self._arrivals))

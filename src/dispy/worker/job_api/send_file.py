@@ -24,8 +24,8 @@ _monotonic = time.monotonic
 _sleep = time.sleep
 
 SendPart = Callable[[memoryview, FilePart, float | None], SentAcknowledged | None]
-"""Sends one part (content; file and position) and waits for its acknowledgement, at most for a number of seconds
-(None: for ever); returns None if none has come."""
+"""Function that sends one part of a file and waits for its acknowledgement. Arguments: content; file and position;
+longest wait in seconds (None: for ever). Returns the acknowledgement, None if none has come in that time."""
 
 
 def send_file(
@@ -38,7 +38,7 @@ def send_file(
             along.
         directory: The working directory of the computation.
         transfer: Number that tells this file from others of the job.
-        send_part: Sends one part and waits for its acknowledgement.
+        send_part: Function that sends one part and returns its acknowledgement.
         timeout: Time without an acknowledgement after which the file is given up (seconds); None: never.
         size_max: Largest size of the file (bytes); 0: any size.
     """
@@ -58,7 +58,8 @@ def send_file(
 
 
 def name_for(path: str, directory: str) -> str:
-    """Returns the name of a file at the client: its path below the working directory, or its last part alone."""
+    """Returns the name of a file at the client: its path below the working directory; for a file elsewhere, its name
+    without directories."""
     path = os.path.abspath(path)
     # Links on the way do not count, the file's own name does.
     given = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
