@@ -1,1 +1,1 @@
-"""The one background thread of a program, and how the thread finds, starts and allocates nodes."""
+"""The engine: the background thread of a program, its helper threads, and how nodes are found, dialed and started."""

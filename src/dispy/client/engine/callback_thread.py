@@ -2,10 +2,10 @@
 
 Theory of operation. The engine has one such thread for the user's callbacks, so callbacks come in the order of the
 events. A callback is never dropped silently: every wait for jobs (``wait``, ``close``, the end of the program) also
-waits for the callbacks of the jobs that have ended, without a limit of time, and names them in a line after some
-seconds (``Patience``). Two things end such a wait early, each with a message: Ctrl-C, and a callback that stands at
-a lock which, as far as ``deadlocks`` can see, only the waiting thread could release. The callback is not killed: when
-it gets its lock, the thread goes on with it and with all that come after it.
+waits for the callbacks of the jobs that have ended, without a limit of time, and logs a line with their number after
+some seconds (``Patience``). Two things end such a wait early, each with a message: Ctrl-C, and a callback that stands
+at a lock which, as far as ``deadlocks`` can see, only the waiting thread could release. The callback is not killed:
+when it gets its lock, the thread goes on with it and with all callbacks that come after it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Call = tuple[Callable[..., Any], list[tuple[Any, ...]], Callable[..., Any] | Non
 """An entry of the queue: a function, a tuple of positional arguments for each call of it, and the user's function
 that messages name.
 
-None instead of the latter: the entry is the mark of a wait (``_mark``), and not counted as a call.
+None in place of the user's function: the entry is the mark of a wait (``_mark``), and not counted as a call.
 """
 
 LOOK_S = 0.2
@@ -75,8 +75,9 @@ class Caller:
     stopped by that. The thread starts with the first call.
 
     Args:
-        name: Name of the thread. It begins with ``dispy``: ``deadlocks`` tells dispy's own threads by that.
-        patience: Times (seconds) after which a wait for calls says or does something.
+        name: Name of the thread. It begins with "dispy " (with the space), by which ``deadlocks`` tells dispy's own
+            threads.
+        patience: Times (seconds) after which a wait for calls logs a line, or gives a call up.
     """
 
     def __init__(self, name: str, patience: Patience = Patience()) -> None:  # noqa: B008  # immutable
@@ -84,7 +85,7 @@ class Caller:
         self._calls: deque[Call | None] = deque()
         """Queue of calls that the thread has not taken yet, in the order given; None: the thread is to end there."""
         self._signal = Signal()
-        """Wakes the thread when something is queued."""
+        """Signal that wakes the thread when a call, a mark or the end is queued in ``_calls``."""
         self._thread: threading.Thread | None = None
         """Thread that makes the calls; None before the first one is queued."""
         self._is_idle = False
@@ -94,7 +95,8 @@ class Caller:
         self._named: Callable[..., Any] | None = None
         """The user's function that is being called, for messages; None between calls and for the mark of a wait."""
         self._left: Iterator[tuple[Any, ...]] = iter(())
-        """Iterator over the arguments of the further calls in the entry that is being called, which come next."""
+        """Iterator over the arguments of the calls that the current entry has left, without the running one.
+        ``count_left`` counts them; ``position`` tells the running call by the iterator and their number."""
         self._holders = 0
         """Number of threads in the context ``held``. While there are any, the thread does not begin an entry."""
         self._let_go = threading.Condition()
@@ -129,7 +131,7 @@ class Caller:
         Args:
             function: Called on the thread.
             arguments: Positional arguments of each call.
-            named: The user's function that ``function`` calls, for messages; None: ``function`` is that.
+            named: The user's function that ``function`` calls, for messages; None: ``function`` is the user's.
         """
         if self._thread is None:
             self._start()
@@ -137,7 +139,7 @@ class Caller:
         self._signal.wake()
 
     def _start(self) -> None:
-        """Start the thread, unless a thread that called at the same time has started it."""
+        """Start the thread, for the first ``call``; does nothing if another caller has started it meanwhile."""
         with self._let_go:
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -181,14 +183,14 @@ class Caller:
     # Waiting for calls.
 
     def count_left(self) -> int:
-        """Returns the number of calls that were queued and have not ended; roughly, as the thread goes on."""
+        """Returns the number of calls that wait or run, without marks; roughly, as the thread goes on meanwhile."""
         running = 0 if self._named is None else 1 + operator.length_hint(self._left)
         # Copied first, in one step under the GIL: the deque changes while it is iterated over.
         waiting = [len(item[1]) for item in self._calls.copy() if item is not None and item[2] is not None]
         return running + sum(waiting)
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until all calls given by now have been made, without messages. Inside a call: returns True at once.
+        """Wait until all calls given by now have been made, and log nothing. Inside a call: returns True at once.
 
         Returns:
             True if they were made; False if that takes longer than ``timeout_s`` seconds.
@@ -248,7 +250,10 @@ class Caller:
         return done
 
     def position(self) -> object:
-        """Returns an identity of the call that is being made, to be compared: equal while it is the same call."""
+        """Returns a value that stands for the running call: equal while that call runs, unequal for any other call.
+
+        ``_Waiter`` compares it, to find a call that it has warned of, or that an earlier wait gave up.
+        """
         return self._left, operator.length_hint(self._left)
 
     def name_running(self) -> str:
@@ -275,7 +280,7 @@ class _Waiter:
         self._standing = standing
         self._who = who
         self._begun = time.monotonic()
-        """Time when the wait began (monotonic seconds)."""
+        """Time when the wait began (monotonic seconds); ``Patience.say_s`` counts from it."""
         self._has_said = False
         """True once the user was told that the wait goes on: it is not said twice."""
         self._warned: object = None
@@ -330,7 +335,7 @@ class _Waiter:
 
 
 def call_now(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """Call a function of the user. An exception, ``SystemExit`` too, is logged and goes no further: the thread stays.
+    """Call a function of the user. An exception, ``SystemExit`` too, is logged and not raised: the thread goes on.
 
     ``deadlocks`` finds the user's function by the frame of this one.
     """
@@ -346,6 +351,6 @@ def left(count: int) -> str:
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """Returns the name of a callback for a message, without ``<locals>``."""
+    """Returns the name of a callback for a message, as "f.save" (without ``<locals>``); else a description of it."""
     name = getattr(function, "__qualname__", None)
     return name.replace("<locals>.", "") if isinstance(name, str) else describe(function)

@@ -38,7 +38,8 @@ class Standing:
 
     Args:
         thread: Thread that is waited for.
-        outermost: Code of dispy's function that calls the user's: the frame that it calls is the user's function.
+        outermost: Code object of dispy's function that calls the user's (``call_now``): the frame that this function
+            has called is the user's function.
     """
 
     def __init__(self, thread: threading.Thread, outermost: CodeType) -> None:
@@ -142,9 +143,10 @@ def _is_at_lock(frame: FrameType) -> bool:
 
 @functools.lru_cache(200)
 def _acquires(code: CodeType, at: int) -> bool:
-    """True if the instruction at offset ``at`` (bytes) is ``with …:`` or ``….acquire()``.
+    """True if the instruction of ``code`` at offset ``at`` (bytes) is ``with …:`` or ``….acquire()``.
 
-    A native lock has no frame, so only its caller's instruction tells. Cached: the same code is looked at often.
+    A native lock has no frame, so only its caller's instruction tells. The answer is cached, as a thread that waits
+    is looked at each ``LOOK_S``.
     """
     before: list[dis.Instruction] = []
     for instruction in dis.get_instructions(code):
@@ -168,7 +170,8 @@ def _acquires(code: CodeType, at: int) -> bool:
 def _start(instruction: dis.Instruction) -> tuple[int | None, int | None]:
     """Returns line and column where an instruction's expression begins; (None, None) if they are not known.
 
-    Equal for a call and for the attribute that it calls.
+    A call and the loading of the attribute that it calls begin at one place: so ``_acquires`` finds the name of the
+    method.
     """
     positions = instruction.positions
     return (None, None) if positions is None else (positions.lineno, positions.col_offset)

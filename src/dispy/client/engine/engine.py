@@ -94,7 +94,7 @@ class Engine(LoopThread):
         self._tried: dict[Target, float] = {}
         """Time of the last dial (monotonic seconds), by address: the next follows ``RETRY_S`` later or on demand."""
         self._place: Place | None = None
-        """Directory of our large payloads in shared memory; None before ``share_memory``, or if that found none."""
+        """Directory of our large payloads in shared memory; None before ``share_memory``, or if it made none."""
         self._take_before: Callable[[int], memoryview] = pool.take
         """Allocator of large payloads (size in bytes → memory) before ``share_memory``; ``stop`` puts it back."""
         self._next_computation = 1
@@ -106,9 +106,9 @@ class Engine(LoopThread):
         self._has_no_journal = False
         """True if ``_journal`` could not be made; not tried again: only clusters with their own are recovered."""
         self._ended_journals: list[Journal] = []
-        """Journals told to end, with their last cluster or to leave results; ``stop`` waits for their threads."""
+        """Journals that were told to end and may still write to disk; ``stop`` waits for their threads."""
         self._asked: dict[int, Future[list[int]]] = {}
-        """Futures of unanswered questions to nodes (``ask_jobs``), by serial: of the numbers of running jobs."""
+        """Futures, by the serial of a question to a node (``ask_jobs``), for the numbers of its running jobs."""
         self._last_asked = 0
         """Serial of the last question to a node; the answer repeats it. 0 before the first."""
         self._is_holding = False
@@ -160,7 +160,7 @@ class Engine(LoopThread):
         return self.request(function, *arguments).result()
 
     def is_current(self) -> bool:
-        """True on the loop, in a callback, or where results are unpickled: no wait for callbacks or room there."""
+        """True on the loop, in callbacks, where results are unpickled: do not wait for callbacks, ``max_queued``."""
         return (
             threading.current_thread() is self._thread
             or self.callbacks.is_current()
@@ -204,7 +204,7 @@ class Engine(LoopThread):
     def share_memory(self) -> None:
         """Make large payloads in shared memory from now on: nodes of this machine take them by name, without a copy.
 
-        On any thread. Without such a file system they are copied, as before; that is logged (``info``) if it failed.
+        On any thread. Without such a file system payloads are copied, as before. Other errors are logged (``info``).
         """
         with _guard:
             if self._place is not None:
@@ -314,7 +314,7 @@ class Engine(LoopThread):
         threading.Thread(target=sweep, args=(memory_directory(),), name="dispy sweeps", daemon=True).start()
 
     def on_unreachable(self, target: Target, error: Exception) -> None:
-        """Store why an address does not answer or refuses us, for ``why``. A refusal: warn, doubt a listed node."""
+        """Store why an address has no node or refuses us, for ``why``. A refusal: warn, doubt a node listed there."""
         text = f"{target.host}:{target.port}: {error}"
         logger.debug("no node at %s", text)
         is_news = False
@@ -419,7 +419,7 @@ class Engine(LoopThread):
             allocate(self, cluster, found)
 
     def on_available(self, found: NodeInfo) -> None:
-        """Set ``avail_info`` of a node in each cluster that uses it: CPU, memory, disk and swap to spare."""
+        """Set a node's ``avail_info`` in its clusters: free CPU and swap (percent), memory and disk (bytes)."""
         for cluster in self.clusters.values():
             cluster._on_available(found)
 
@@ -477,11 +477,11 @@ def stop_engine() -> None:
 
 
 _unfinished: list[Caller] = []
-"""Callers of stopped engines that have callbacks left to call: the end of the program waits for these."""
+"""Callback threads of stopped engines with callbacks left to call: the end of the program waits for these."""
 
 
 def _at_exit() -> None:
-    """At the program's end wait for jobs and callbacks, report failures, stop. After Ctrl-C: 2 s, for callbacks."""
+    """At the program's end wait for jobs and callbacks (after Ctrl-C: 2 s for callbacks), report failures, stop."""
     running = _engine
     if running is None or running.pid != os.getpid():
         return

@@ -58,7 +58,7 @@ class Listed:
     def read_soon(self, then: Callable[[], None]) -> None:
         """Have the list read on the thread for that, unless it is being read. On the loop; returns at once.
 
-        ``then`` is called on the loop if the list has changed.
+        If the list has changed it is stored, and ``then`` is called, on the loop. Otherwise ``then`` is not called.
         """
         if not self._is_reading:
             self._is_reading = True

@@ -50,7 +50,7 @@ def prepare(engine: Engine, cluster: Steering) -> None:
 
 
 def warn_blind(engine: Engine, cluster: Steering, allocations: list[NodeAllocate]) -> None:
-    """Warn of elements of ``nodes`` that are patterns and match no known node: they would wait in vain.
+    """Warn of elements of ``nodes`` that are patterns and match no known node: they may never get a node.
 
     Patterns find nodes of this machine only; those of other machines have to be named. A pattern that covers loopback
     is left out: any node of this machine may come to match it. On the thread of the program that gives the patterns.
@@ -79,7 +79,8 @@ def look(engine: Engine, cluster: Steering) -> None:
     """Dial the nodes that a cluster may use and that are not linked, and look after the cluster's private node.
 
     A private node that has ended is replaced if the cluster needs one; while another node of this machine is listed,
-    it gets no new jobs (``drain``). Called each ``DISCOVER_S`` and at news, on the loop.
+    the private node gets no new jobs (``drain``). Called on the loop: each ``DISCOVER_S``, when the list of nodes has
+    changed, for a new cluster, when a private node listens, and when the program asks for nodes (``discover``).
     """
     secret = cluster._secret
     listed = engine.listed.of(secret.fingerprint())
@@ -177,11 +178,11 @@ def start_private_node(engine: Engine, secret: Secret) -> None:
 
 
 def doubt(engine: Engine, target: Target) -> None:
-    """Leave a node of this machine out of the list, as a process without the secret answers there. On the loop.
+    """Leave out the listed node at an address where a process without the secret answers. On the loop; does not wait.
 
     The node may have died, and another program have taken its port. A node whose process can be seen stays listed. If
-    it is left out a private node is started for the clusters with its secret that may use one. Does nothing if no
-    node is listed there.
+    the node is left out a private node is started for the clusters with its secret that may use one. Does nothing if
+    no node is listed at the address.
     """
 
     def on_doubted() -> None:

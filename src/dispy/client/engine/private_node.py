@@ -36,8 +36,8 @@ END_S = 4.0
 class PrivateNode:
     """A node that this program started for itself.
 
-    The node watches our process and ends with it, however the program ends. A session of its own keeps the
-    terminal's Ctrl-C from the node, which is meant for the program.
+    The node watches our process and ends with it, however the program ends. The node has a session (``setsid``) of
+    its own, so that the terminal's Ctrl-C, which is meant for the program, does not reach it.
 
     Args:
         secret: Secret that the node shares with the program.
@@ -46,7 +46,7 @@ class PrivateNode:
     Attributes:
         secret: As given; the node serves clusters with this secret.
         address: Host and port at which the node listens; None until the node has said that, then it is dialed.
-        node: Identity of the node; None until it was reached.
+        node: Identity of the node, as it has told it over the link; None until then.
         is_draining: True while another node of this machine is listed: clusters that use another node give this one
             no new jobs.
         drained: Numbers of computations that give the node no new jobs, as they use another one. ``node_use.drain``
@@ -89,7 +89,8 @@ class PrivateNode:
         self._process.stdin.write(json.dumps(settings).encode())
         self._process.stdin.close()
         self._output = b""
-        """Bytes that the node has written to its standard output: a line with host, port and number of CPUs."""
+        """Bytes that the node has written to its standard output so far. Its first line has host, port and number of
+        CPUs, separated by spaces: ``watch`` sets ``address`` by that."""
         self._started = time.monotonic()
         """Time of the start (monotonic seconds), from which ``has_ended`` counts ``AGAIN_S``."""
 

@@ -5,6 +5,8 @@ asks for them. A result that needs the user's code to be rebuilt is loaded on th
 never runs that code; so is an end that comes behind a provisional result, to keep their order. Callbacks run on a
 third thread. ``_status_guard`` is held to set a status, as any thread may cancel at the same time.
 
+Statuses are numbers; those below Cancelled are Created, Running and ProvisionalResult.
+
     status          | event                   | next status          | callbacks
     Created         | ``on_started``          | Running              | cluster_status
     below Cancelled | ``on_requeued``         | Created              | none
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 def on_started(cluster: ClusterState, started: list[Started], info: NodeInfo) -> None:
     """Take a node's report that jobs are running: set address and start time, tell ``cluster_status``. On the loop.
 
-    Jobs that have ended or were cancelled keep their status.
+    Jobs that are ``Created`` become ``Running``. Ended jobs are skipped; cancelled jobs keep their status.
     """
     shown = cluster._dispy_nodes.get(info.node)
     told = []
@@ -101,10 +103,10 @@ def on_value(cluster: ClusterState, value: Provisional, info: NodeInfo) -> None:
 
 
 def _load_value(cluster: ClusterState, job: DispyJob, data: bytes, info: NodeInfo) -> None:
-    """Unpickle a provisional result, set it in the job, and call the callbacks with a copy of the job as it is now.
+    """Unpickle a provisional result, set it in the job, and queue the callbacks with a copy of the job as it is now.
 
     On the loader's thread. Callbacks get a copy, as the job may have another result before they run. If unpickling
-    raises, that is logged and no callback is called.
+    raises, that is logged, the job stays as it was, and no callback is called.
     """
     result = payload.load(data)
     job.ip_addr = info.ip_addr
@@ -186,8 +188,8 @@ def _finish_chunks(cluster: ClusterState, chunks: list[tuple[Chunk, Ended]], inf
 def _load_ended(cluster: ClusterState, job: DispyJob, item: Ended, info: NodeInfo) -> None:
     """Take the end of one job, and rebuild its result with the user's code. On the loader's thread.
 
-    If rebuilding raises, the job is ``Terminated`` with the error as its reason. Does nothing if the job has been
-    given up meanwhile.
+    If rebuilding raises, the job is ``Terminated`` with the error as its reason. Does nothing if ``on_ended_here``
+    has ended the job meanwhile, as its cluster was closed.
     """
     value: Any = None
     if item.status == FINISHED:
@@ -359,7 +361,7 @@ def _call_back(cluster: ClusterState, done: list[DispyJob], shown: DispyNode | N
 def _count(cluster: ClusterState, calls: int, seconds: float, info: NodeInfo | None) -> DispyNode | None:
     """Count ended calls and their times for cluster and node; wake threads that wait for the end of jobs.
 
-    Those wait until no job is unfinished, or fewer than ``max_queued``.
+    The threads wait until no job of the cluster is unfinished, or until fewer than ``max_queued`` are.
 
     Args:
         cluster: Cluster of the jobs.

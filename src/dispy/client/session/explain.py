@@ -91,9 +91,10 @@ def _waiting(cluster: ClusterState) -> str:
 
 
 def _find_stall(cluster: ClusterState) -> str:
-    """Returns, in words, what of a cluster stands still though it could go on; empty if nothing does.
+    """Returns, in words, which jobs of a cluster stand still though a node could run them; empty if none do.
 
-    The words change when anything moves: equal words at two calls mean a standstill in between.
+    The words change when one of these jobs moves: equal words at two calls mean a standstill in between. Empty, too,
+    while a large payload is on its way to a node of the cluster.
     """
     service = cluster._engine.service
     # A large payload is on its way for a while: that is no standstill.
@@ -149,7 +150,10 @@ def why_unused(cluster: Steering, info: NodeInfo) -> str:
 
 
 def _why_loading(cluster: ClusterState) -> str:
-    """Returns, in words, how far the nodes are that load the computation; empty if none does."""
+    """Returns, in words, how far each node is that loads the computation: "node a: …; node b: …".
+
+    Empty if no node is loading it.
+    """
     placements = cluster._engine.service.state.computations[cluster._number].placements.values()
     return "; ".join(
         f"node {placement.node.name}: {why_full(placement)}"

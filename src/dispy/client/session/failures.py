@@ -1,4 +1,4 @@
-"""Failures of jobs: counted for each cluster, reported at the program's end if it has looked at none of their kind.
+"""Failures of jobs: counted for each cluster, logged at the program's end if the program has seen none of their kind.
 
 A kind is the type of the exception, or the beginning of another reason why jobs ended: a program that has seen one
 ``ValueError`` knows that there are some, and a million failed jobs take no more memory than one. The program looks at
@@ -46,14 +46,15 @@ SAID_MAX = 20
 _HEADER = re.compile(
     r"^( *?)(?:  \+ Exception Group )?Traceback \(most recent call last\):\n", re.MULTILINE
 )
-"""First line of a traceback, which may be indented as a whole; group 1 is the indent. Exception groups are drawn with
-a margin."""
+"""First line of a traceback, which may be indented as a whole; group 1 is the indent (spaces). For an exception group
+the line begins with "  + Exception Group". ``summary`` takes the exception behind the last such line of a reason."""
 
 _PLAIN = "Traceback (most recent call last):\n"
 """First line of a traceback that is not indented: the most frequent form, which ``summary`` tries first."""
 
 _RAISED = r"(?:  \| )?([^\s|+].*)"
-"""Pattern (after the indent) of the line behind the frames of a traceback; group 1 names the exception."""
+"""Pattern (after the indent) of the line behind the frames of a traceback. Group 1 is the exception with its message,
+which ``summary`` returns."""
 
 
 class Kind:
@@ -94,8 +95,8 @@ class Tally:
         self.cancelled = 0
         """Number of jobs that were cancelled, also after they had begun, and ended without a result."""
         self.kinds: dict[str, Kind] = {}
-        """Kinds of failures by name, as ``"ValueError"``, in the order in which the first failure of each came.
-        Failures caused by closing the cluster are left out."""
+        """Kinds of failures by the kind's name, as ``"ValueError"``, in the order in which the first failure of each
+        came. Failures caused by closing the cluster are in no kind."""
         # Whole reason of the last failure, and its kind: a million jobs often fail with the same reason, and finding
         # the kind of a reason is slow.
         self._last: str | None = None
@@ -149,7 +150,7 @@ class Tally:
         return [kind for kind in list(self.kinds.values()) if not kind.is_heard]
 
     def first(self) -> str:
-        """Returns why the first job failed, in one line; empty if none did."""
+        """Returns why the first job failed, in one line; empty if none failed, except those that ``close`` ended."""
         return next(iter([kind.first for kind in list(self.kinds.values())]), "")
 
 

@@ -2,8 +2,8 @@
 
 Nodes are told a list of files (``FileEntry``: path, digest, size) and ask for the bytes that they do not have. A file
 can be asked for as long as its ``Held`` is alive: the cluster keeps those of ``depends``, ``_held`` those of jobs, a
-``Sending`` and then ``Sent`` those of ``send_file``. Bytes are read at that moment, and a file that has changed
-meanwhile is refused.
+``Sending`` and then ``Sent`` those of ``send_file``. Bytes are read when a node asks for them; a file that has
+changed since it was hashed is refused.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ logger = logging.getLogger("dispy.client")
 
 
 def listed(entries: list[FileEntry]) -> list[FileEntry]:
-    """Check that descriptions of a node's files fit into one message; returns the same list.
+    """Check that descriptions of all files of a node fit into one message; returns ``entries`` as it is.
 
     Raises:
-        UsageError: It has more than ``FILES_MAX`` files, or takes more than ``MANIFEST_MAX`` bytes.
+        UsageError: ``entries`` are more than ``FILES_MAX`` files, or take more than ``MANIFEST_MAX`` bytes encoded.
     """
     try:
         check_number(entries)
@@ -83,7 +83,7 @@ class Sent:
         self._entries: dict[Target, list[FileEntry]] = {}
         """Descriptions of the files that each node has got, by its address: a restarted node has the same address."""
         self._held: dict[Target, dict[bytes, Held]] = {}
-        """Holders of these files, by the node's address and then by digest: the node may ask for the bytes again."""
+        """Holders of the files in ``_entries``, by the node's address, then digest: a node may ask for the bytes."""
 
     def note(self, target: Target, entries: list[FileEntry], held: list[Held]) -> None:
         """Record that files are on a node, and hold them. A file replaces an older one with the same path.
@@ -98,11 +98,11 @@ class Sent:
         self._held[target] = {entry.digest: holders[entry.digest] for entry in known}
 
     def with_files(self, target: Target, files: list[FileEntry]) -> list[FileEntry]:
-        """Returns all files that a node is to have.
+        """Returns descriptions of all files that a node is to have, for the message that sends it the computation.
 
         Args:
             target: Where the node is reached.
-            files: Files that it gets with the computation.
+            files: Descriptions of the files that the node gets with the computation.
 
         Returns:
             ``files`` and those of ``send_file``, which take precedence where paths are equal; ``files`` itself if
@@ -139,11 +139,12 @@ class Shipped:
 
         Args:
             items: Paths and modules. Modules bring what they import, unless that is installed.
-            before: Files that nodes have already: another content under the path of one is refused.
+            before: Descriptions of files that the node gets, too. A file of ``items`` with the path of one of them
+                and other content is refused (``UsageError``).
             program: Path of a program to be sent along and run; empty: none.
             extensions: Compiled modules that the code needs: pairs of the path here and the path on nodes.
-            sent: Files that nodes have already. Files of ``items`` may replace them; files of modules that are only
-                imported may not, and are left out.
+            sent: Descriptions of files that nodes have already, and that files of ``items`` may replace. Files of
+                modules that are only imported may not, and are left out where a path is equal.
 
         Returns:
             Descriptions of the files, sorted by path; and their holders: keep these as long as nodes may ask.
@@ -167,7 +168,8 @@ class Shipped:
     def known(self) -> list[tuple[bytes, str, Signature]]:
         """Returns (digest, path here, signature) of each file that nodes can ask for now.
 
-        A journal keeps the list, so that a recovery can serve the files again (``restore``).
+        The signature (size, times …) shows whether the file has changed. A journal keeps the list, so that a recovery
+        can serve the files again (``restore``).
         """
         return [(digest, held.source.path, held.source.signature) for digest, held in self._held.items()]
 
@@ -187,7 +189,8 @@ class Shipped:
         """Read the pieces of files that a node asks for; on a thread that may wait for disks.
 
         Returns:
-            The pieces that could be read, and one refusal for each file that is gone, changed or not held any more.
+            The pieces that could be read, in the order of the message; and one refusal, with the reason, for each
+            file that is gone, changed or not held any more.
         """
         pieces = []
         unreadable: dict[bytes, FileUnreadable] = {}

@@ -37,6 +37,7 @@ def take_inbox(cluster: ClusterState) -> None:
 def submit_filed(cluster: ClusterState, node: NodeId | None, job: Job, files: list[FileEntry]) -> None:
     """Hand over a job that has files of its own to the scheduler, after the jobs of the inbox. On the loop.
 
+    With a journal the job is noted there first, as one that a recovery does not resume, as it lacks the files.
     Args:
         cluster: Cluster of the job.
         node: The only node where the job may run; None: any.
@@ -54,7 +55,8 @@ def submit_filed(cluster: ClusterState, node: NodeId | None, job: Job, files: li
 def submit_pinned(cluster: ClusterState, node: NodeId, job: Job) -> None:
     """Hand over a job of ``submit_node``, which may run only on this node, to the scheduler. On the loop.
 
-    The inbox is not taken first, so jobs that were submitted before may be handed over after it.
+    With a journal the job is noted there first, as one that a recovery does not resume. The inbox is not taken
+    before, so jobs that were submitted earlier may be handed over after this one.
     """
     if cluster._journal is not None:
         cluster._journal.submitted([job], is_pinned=True)

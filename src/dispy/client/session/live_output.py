@@ -3,9 +3,9 @@
 Theory of operation. Nodes are asked for the output of one job when a follower comes, or of all jobs if there is a
 callback. Pieces come on the engine's loop. ``Watching`` passes them on: to the callback through the callbacks'
 thread, and to each ``Follower``, whose owner reads on its own thread. Callback and followers have a ``Reader`` for
-each job, which drops what came twice and names what is missing. For a reader that is slower than the output
-``PENDING_MAX`` bytes are kept; pieces beyond are skipped, and the end of the job brings them if the job's complete
-output still has them.
+each job, which drops bytes that came twice and puts a mark with the number of missing bytes where some were skipped.
+For a reader that is slower than the output ``PENDING_MAX`` bytes are kept; pieces beyond are skipped, and the end of
+the job brings them if the job's complete output still has them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Follower:
         self.is_ended = False
         self.final: Final | None = None
         self._has_begun = False
-        """True once a piece has come that was sent for this follower; pieces before it are dropped."""
+        """True once a piece has come that was sent for this follower. Pieces that the node sent before it knew of the
+        follower are dropped: it sends the output again from its first byte."""
         # Bytes put in and taken out: two counters, as each is changed by one thread only and needs no lock.
         self._size_in = 0
         self._size_out = 0
@@ -114,14 +115,15 @@ class Watching:
         self._followers: dict[int, list[Follower]] = {}
         """Followers of unfinished jobs, by the job's number; jobs without a follower have no entry."""
         self._readers: dict[int, Reader] = {}
-        """Positions of the callback in the output of running jobs (bytes on each stream), by the job's number. The
-        loop adds and removes readers; only the callbacks' thread uses them."""
+        """Readers of the callback for running jobs that have printed, by the job's number. Each knows how many bytes
+        of each stream the callback has got. The loop adds and removes readers; the callbacks' thread uses them."""
         # Bytes queued for the callback and given to it: two counters, as each is changed by one thread only.
         self._size_in = 0
         self._size_out = 0
 
     def add(self, number: int, follower: Follower) -> None:
-        """Have a follower get the output of an unfinished job, by its number. The caller then asks the job's node."""
+        """Have a follower get the output of the unfinished job ``number``. The caller must then ask the job's node to
+        send the output."""
         self._followers.setdefault(number, []).append(follower)
         self.is_active = True
 
@@ -203,8 +205,8 @@ class Watching:
 def follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
     """Returns an iterator of (stream, text) pieces that a job prints: the work of ``DispyJob.output``.
 
-    ``stream`` is ``"stdout"`` or ``"stderr"``; ``text`` is bytes if the job runs a program. Only one thread may use
-    the iterator.
+    ``stream`` is ``"stdout"`` or ``"stderr"``; ``text`` is a str, or bytes if the job runs a program. Only one thread
+    may use the iterator.
 
     Args:
         job: The job; may have ended: then its complete output comes.
@@ -221,7 +223,8 @@ def follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
 def _follow(job: DispyJob, is_following: bool) -> Iterator[Output]:
     """Yields (stream, text) pieces of a job's output, stdout first where both come at once; arguments as ``follow``.
 
-    Apart from ``follow``, as a generator would raise the error of a wrong process only at its first ``next``.
+    Apart from ``follow``, as a generator would raise the error of a wrong process only at its first ``next``. Yields
+    nothing for a job that waits in the queue if ``is_following`` is False.
     """
     reader = Reader(getattr(job._cluster, "_gives_bytes", False))
     if job._is_final:
@@ -271,7 +274,8 @@ def _unwatch(cluster: ClusterState, job: DispyJob, follower: Follower) -> None:
 def _kept(job: DispyJob) -> Final:
     """Returns the complete output of an ended job, from its ``_stdout`` and ``_stderr``.
 
-    Its number of the attempt is None, as the job does not keep that: a reader takes it as the output it was reading.
+    The attempt in it is None, as the job does not keep that number: a reader takes the output as that of the attempt
+    which it was reading.
     """
     return Final(None, (_bytes(job._stdout), _bytes(job._stderr)))
 

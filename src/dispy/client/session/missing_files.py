@@ -29,13 +29,14 @@ _SIGN = "dispy: this program has "
 _TOLD = "dispy: node "
 _HAS_NO = " has no "
 _THERE = " in the working directory of its jobs"
-"""Parts of the note that a worker adds to an exception, with the node's name and the missing path in between. They
-must be as in ``dispy.worker.job_api.job_namespace``: otherwise the path is not found here."""
+"""``_TOLD``, ``_HAS_NO``, ``_THERE``: parts of the note that a worker adds to an exception; the node's name and the
+missing path stand in between. They must be as in ``dispy.worker.job_api.job_namespace``: otherwise ``_names`` does
+not find the path."""
 
 _RAISED = re.compile(r"^.*?(?:FileNotFoundError|NotADirectoryError): (.*)$", re.MULTILINE)
 """Line of a traceback with an exception about a missing file; group 1 is its message, which may name the file."""
 _QUOTED = re.compile(r"b?'(?:[^'\\]|\\.)*'|b?\"(?:[^\"\\]|\\.)*\"")
-"""String literal in such a message: a file's name, as ``repr`` writes it."""
+"""String literal in the message of an exception about a missing file: the file's name, as ``repr`` writes it."""
 _COMMAND = re.compile(
     r"^subprocess\.CalledProcessError: Command '(.*)' returned non-zero exit status (?:1|2|126|127)\.$",
     re.MULTILINE,
@@ -56,9 +57,9 @@ ignored, so the advice may be to list a file that is listed."""
 
 
 def explain(reason: str, cluster: ClusterState, ip_addr: str | None) -> str:
-    """Returns a reason, with a line of advice added if it names a file that a node lacks and this machine has.
+    """Returns ``reason``, with a line of advice added if it names a file that a node lacks and this machine has.
 
-    A reason that has such a line already is returned as it is. Looks into this machine's file system.
+    A reason that has a line of advice already is returned as it is. Looks into this machine's file system.
 
     Args:
         reason: Why a job, or a node's ``setup``, failed.

@@ -84,7 +84,7 @@ def put(cluster: ClusterState, value: Any) -> Ref:
 
 
 def _put(cluster: ClusterState, message: PutObject) -> None:
-    """Hand an object over to the scheduler, which sends it to all nodes. On the loop. Jobs submitted before go first.
+    """Hand an object over to the scheduler, which sends it to all nodes, after the jobs of the inbox. On the loop.
 
     Raises:
         UsageError: The cluster has ``OBJECTS_MAX`` objects.
@@ -139,9 +139,9 @@ def hold(cluster: ClusterState, number: int) -> None:
 
 
 def _drop_later(cluster: ClusterState, number: int) -> None:
-    """Note that the reference to an object with this number is gone, and wake the loop. In a fork: do nothing.
+    """Note in ``_dropped`` that the reference to the object ``number`` is gone, and wake the loop; nothing in a fork.
 
-    On any thread, between any two instructions of it: so it takes no lock.
+    Called by ``Ref.__del__``, on any thread, between any two instructions of it: so this function takes no lock.
     """
     if cluster._pid == process_identity.pid:
         cluster._dropped.append(number)

@@ -58,7 +58,7 @@ class Key(NamedTuple):
         computation: Number of the job's computation.
         number: Number of the job.
         attempt: Number of the job's attempt: a restarted job sends its files again.
-        transfer: Number of the file among those of the attempt.
+        transfer: Number of the file among those that the attempt sends.
     """
 
     computation: int
@@ -73,7 +73,7 @@ class Arrivals:
     Args:
         answer: Called on that thread with a node and the acknowledgement for it, after each part.
         is_open: Called on that thread with the numbers of a computation and a job; True if the job is unfinished.
-            Files of other jobs are dropped.
+            Incomplete files of ended jobs are dropped.
     """
 
     def __init__(
@@ -86,10 +86,12 @@ class Arrivals:
         self._caller = Caller("dispy files")
         """Thread that does all writing; the engine's loop only queues work for it."""
         self._arriving: dict[Key, _Arriving] = {}
-        """Incomplete files, at most ``OPEN_MAX``. Only for the thread that writes, except a look at emptiness."""
+        """Incomplete files, at most ``OPEN_MAX``. Only for the thread that writes; the loop only looks whether there
+        are any."""
         self._arrived: set[Key] = set()
-        """Complete files of unfinished jobs, at most ``ARRIVED_MAX``; one more is refused, an error for its job. If
-        the acknowledgement of a last part was lost the part comes again: it is acknowledged, not written."""
+        """Keys of complete files of unfinished jobs, at most ``ARRIVED_MAX``; one more file is refused, an error for
+        its job. If the acknowledgement of a last part was lost the part comes again: it is acknowledged, not written.
+        """
 
     def take(self, cluster: ClusterState, message: Provisional, node: NodeId) -> None:
         """Queue a part of a file for the thread that writes, which answers the node then. On the engine's loop.
@@ -99,7 +101,7 @@ class Arrivals:
         self._caller.call(self._take, [(cluster.name, message, node)])
 
     def tidy(self) -> None:
-        """Have the files of jobs that have ended dropped: the incomplete ones, and the memory of complete ones.
+        """Have incomplete files of ended jobs removed, and the keys of their complete files forgotten.
 
         Call it on the engine's loop, several times a second: descriptors of such files are not freed otherwise.
         """
@@ -143,8 +145,8 @@ class Arrivals:
         """Write a part to its file, which is opened by its first part and gets its name with the last one.
 
         Returns:
-            True if the part is written; False if the job is to send it again later: on the way there was no memory
-            for its bytes, or ``OPEN_MAX`` files are open.
+            True if the part is written, or its file is complete already; False if the job is to send the part again
+            later: its bytes were dropped on the way for lack of memory, or ``OPEN_MAX`` files are open.
 
         Raises:
             OSError: The part cannot be written.
@@ -182,7 +184,7 @@ class Arrivals:
         self._arrived = {key for key in self._arrived if self._is_open(key.computation, key.number)}
 
     def _drop_all(self) -> None:
-        """Close and remove all incomplete files."""
+        """Close and remove all incomplete files, for ``stop``."""
         self._drop(list(self._arriving))
 
     def _drop(self, keys: list[Key]) -> None:
@@ -232,7 +234,7 @@ class _Arriving:
         return os.open(self._hidden, flags | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._directory)
 
     def write(self, offset: int, data: bytes) -> None:
-        """Write all of a part at its offset in the file (bytes).
+        """Write all bytes of a part, ``data``, at ``offset`` (bytes) in the file.
 
         Raises:
             OSError: The file cannot be written to, as when the disk is full.

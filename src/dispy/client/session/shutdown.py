@@ -85,7 +85,7 @@ def close(
 
 
 def _finish(cluster: JobCluster) -> bool:
-    """Cancel all unfinished jobs, wait for their ends, and release the nodes. Returns True.
+    """Cancel all unfinished jobs, wait for their ends, and release the nodes. Returns True, as ``close`` does then.
 
     Jobs that are left after ``config.CancelGrace`` + ``CLOSE_S`` seconds are ended here as ``Abandoned``. ``submit``
     raises from now on.
@@ -114,7 +114,7 @@ def _release(cluster: JobCluster) -> bool:
     """Release the nodes of a cluster, call ``cluster_status`` for each, report failures, and close its journal.
 
     Jobs that another thread has submitted meanwhile end as ``Abandoned``. Running maps are woken. The journal's file
-    is removed unless ``_keeps_journal``. Returns True, as ``close`` does.
+    is removed unless ``_keeps_journal``. Returns True, as ``close`` does then.
     """
     cluster._engine.call(cluster._refresh_nodes)
     cluster._is_closed = True

@@ -74,7 +74,7 @@ class ClusterState:
     _tls: Tls
     """Absolute paths of certificates and key for TLS, and which links are to be encrypted."""
     _dest_path: str
-    """Name of the working directory on nodes, shared with clusters that give the same name; empty: it has its own."""
+    """Name of the working directory on nodes, shared with clusters that give this name; empty: one of its own."""
     _keeps_files: bool
     """True if nodes keep the files in the working directory when the cluster leaves; False: they remove them."""
     _computation: Computation
@@ -201,10 +201,11 @@ class ClusterState:
     # Nodes.
 
     _dispy_nodes: dict[NodeId, DispyNode]
-    """Nodes in use, as the program is shown them, by the node's identity; the one used first comes first."""
+    """Nodes in use, as the program is shown them (``DispyNode``), by the node's identity, in the order in which their
+    use began."""
     _past_nodes: list[DispyNode]
-    """Nodes that are not in use any more, with their counts of jobs and times, in the order in which they were left.
-    The object of a node that comes back is taken from here, so that its counts go on."""
+    """``DispyNode`` objects of nodes that are not in use any more, with their counts of jobs and times, in the order
+    in which they were left. The object of a node that comes back moves to ``_dispy_nodes``: its counts go on."""
     _set_aside: dict[NodeId, str]
     """Name of the method (``"deallocate_node"`` or ``"close_node"``) by which the program has given a node up, by the
     node's identity. Such a node is not used again before ``allocate_node`` or ``resetup_node``."""
@@ -315,7 +316,8 @@ class ClusterState:
     def _tell(self, status: int, node: DispyNode | None, job: DispyJob | None) -> None:
         """Queue a call of ``cluster_status`` with these arguments for the callbacks' thread. On any thread.
 
-        Does nothing if the program has given no such callback. ``node`` and ``job`` are None if the event has none.
+        Does nothing if the program has given no ``cluster_status``. ``node`` and ``job``: those that the event is
+        about; None if there is none.
         """
         if self.cluster_status is not None:
             self._engine.callbacks.call(self.cluster_status, [(status, node, job)])
@@ -372,7 +374,7 @@ class ClusterState:
 
         Args:
             allocation: An element of ``nodes``.
-            setup_args: Arguments of ``setup``, in place of those of the element; None: those.
+            setup_args: Arguments of ``setup``, in place of those of the element; None: those of the element.
 
         Raises:
             PicklingError: One of the arguments cannot be sent.
@@ -383,8 +385,8 @@ class ClusterState:
     def _files_for(self, depends: list[Any]) -> list[FileEntry]:
         """Returns descriptions of all files for a node that gets files of its own, besides the common ones.
 
-        Reads and hashes its own, which may take a while: not on the loop. Their holders are kept until the cluster is
-        gone.
+        Reads and hashes the node's own files, which may take a while: not on the loop. Their holders are kept until
+        the cluster is gone. A common file with the path and content of an own one is listed once.
 
         Args:
             depends: Paths and modules for that node.
@@ -399,15 +401,15 @@ class ClusterState:
         return listed([entry for entry in self._files if entry.path not in paths] + own)
 
     def _with_sent(self, target: Target, files: list[FileEntry] | None) -> list[FileEntry] | None:
-        """Returns a node's files with those that ``send_file`` has put there: a node that comes back gets all again.
+        """Returns descriptions of a node's files and those of ``send_file``: a node that comes back gets all again.
 
         Args:
             target: Where the node is reached.
-            files: The list that was made for this node; None: the node gets the common files (``_files``).
+            files: Descriptions of the files for this node; None: the node gets the common files (``_files``).
 
         Returns:
-            All of them; where paths are equal the file of ``send_file`` is taken. ``files`` itself if ``send_file``
-            has put nothing there.
+            Descriptions of all these files; where paths are equal the file of ``send_file`` is taken. ``files``
+            itself, or None, if ``send_file`` has put nothing there.
 
         Raises:
             UsageError: Together there are too many files for a message.

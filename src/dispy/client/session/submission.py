@@ -210,7 +210,7 @@ def submit_chunk(cluster: ClusterState, chunk: Chunk, data: payload.Buffer) -> N
     Args:
         cluster: Cluster of the map.
         chunk: The chunk; its ``_number`` is set.
-        data: Pickled items of the chunk.
+        data: Pickled items of the chunk: the payload of the job's message.
 
     Raises:
         UsageError: The cluster is closed, or a reference among the items is of another cluster.
