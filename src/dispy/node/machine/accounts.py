@@ -40,8 +40,10 @@ class Account(Struct, frozen=True):
     shell: str
 
     def environment(self) -> dict[str, str]:
-        """Returns the environment of the account's processes: its own variables, and ``_KEPT`` and ``LC_…`` of the
-        node's."""
+        """Returns the environment of the account's processes, by name of the variable.
+
+        It has HOME, USER, LOGNAME and SHELL of the account, and ``_KEPT`` and ``LC_…`` of the node.
+        """
         kept = {
             name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("LC_")
         }
