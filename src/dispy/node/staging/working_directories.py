@@ -70,7 +70,10 @@ def _remove_work(service: NodeState, key: Key, work: Path) -> None:
 
 
 def drop_places(service: NodeState, key: Key) -> None:
-    """Remove the working directory and the segments of a computation that has ended. One that is gone is fine."""
+    """Remove the working directory and the segments of a computation that has ended, and whose host is dead.
+
+    A computation that is not in ``_loaded`` any more is fine.
+    """
     loaded = service._loaded.pop(key, None)
     if loaded is not None:
         drop_brought(service, loaded)
@@ -84,7 +87,7 @@ def drop_places(service: NodeState, key: Key) -> None:
 def stage_files(service: NodeState, action: core.StageFiles) -> None:
     """Put the files of a computation into its working directory; ``FilesReady`` or ``FilesFailed`` follows.
 
-    If the directory of an earlier stay is still being removed the action waits for that.
+    If the directory of an earlier generation of it on this node is still being removed, the action waits for that.
     """
     key, compute = action.key, action.compute
     fault = _why_too_many(service, key[0], 0)
@@ -263,9 +266,10 @@ def drop_brought(service: NodeState, loaded: Loaded) -> None:
 def place_files(
     service: NodeState, connection: Connection, client: ClientId, message: node.PlaceFiles
 ) -> None:
-    """Put files into a working directory in which jobs may be at work; ``FilesPlaced`` answers when they are there.
+    """Put files that a client sends later into a working directory, in which jobs may run, to stay there.
 
-    A request that is under way already is not started again. The answer has a reason if the files cannot be placed.
+    ``FilesPlaced`` answers when the files are there, or with the reason why they cannot be placed. No answer is sent
+    if the computation is not here. A request that is under way already is not started again.
     """
     key = (client, message.computation)
     loaded = service._loaded.get(key)
