@@ -53,8 +53,8 @@ class Account(Struct, frozen=True):
 def starts_as(account: Account | None) -> dict[str, Any]:
     """Returns keyword arguments of ``subprocess.Popen`` for a process that runs code of clients.
 
-    They set its environment, which has none of the node's own variables (``_OURS``); for another account also its
-    user, its groups and ``/`` as its directory.
+    The arguments set its environment, which has none of the node's own variables (``_OURS``); for another account
+    also its user, its groups and ``/`` as its directory.
 
     Args:
         account: Account that it runs as; None: that of this process.

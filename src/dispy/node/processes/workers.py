@@ -65,7 +65,7 @@ def fork(service: NodeState, action: core.ForkWorker) -> None:
 
 
 def _fail_fork(service: NodeState, action: core.ForkWorker, reason: str) -> None:
-    """Tell the core the end of a worker that could not be started. It queues that worker's jobs again."""
+    """Tell the core the end of a worker that could not be started. The core queues that worker's jobs again."""
     service._handle(core.WorkerExited(action.worker, reason, 0, 0.0, 0.0, []))
 
 

@@ -62,7 +62,7 @@ def tell(service: NodeState, action: core.Tell) -> None:
 
 
 def _is_large(result: node.Ended) -> bool:
-    """True if a result lies in segments (files), as its value or output is large. It is alone in its batch then."""
+    """True if a result lies in segments (files), as its value or output is large. Its batch has no other result."""
     return bool(result.stream or result.output_stream)
 
 
@@ -137,7 +137,8 @@ def give_up_results(
 ) -> None:
     """Stop sending large results of a computation that its client closes: the client does not want them any more.
 
-    For each of them the client gets an empty batch with the same number: an acknowledgement stands for all before it.
+    For each of them the client gets an empty batch of the same number, as an acknowledgement stands for all batches
+    up to its number.
     """
     loaded = service._loaded.get((client, message.computation))
     for link, group, batch in loaded.sending if loaded is not None else ():

@@ -33,7 +33,7 @@ _COPY = 1 * MIB
 """Bytes of a segment that are copied into a file at once: a large payload is never in memory as a whole."""
 
 DAMAGED = ".damaged"
-"""Suffix of a file whose content is not what was written. It tells the next node that something is lost."""
+"""Suffix of a file whose content is not what was written. The file tells the next node that results are lost."""
 
 
 class Header(Struct, array_like=True):
@@ -56,7 +56,7 @@ class Note(Struct, array_like=True):
     Attributes:
         client: Identity of the client.
         name: Name of the client.
-        open: These jobs, as number and attempt, with a list for each computation.
+        open: The jobs, one list for each computation: number of the computation, and number and attempt of each job.
         next_batch: Number that the client's next batch of results would have had. The next node goes on from it.
     """
 

@@ -104,7 +104,7 @@ class Recovery:
         would remove the file.
 
         Args:
-            known: Identities (hexadecimal) of the other clients, of which batches or a note are here.
+            known: Identities (hexadecimal) of clients of which batches or a note are here: their damaged files stay.
         """
         for room in self.rooms:
             for path in room.path.glob(f"*{DAMAGED}"):

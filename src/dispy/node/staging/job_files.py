@@ -100,7 +100,8 @@ class Brought:
         owner: User and group that directories and files are given to; None: they stay ours.
         stage: Has the stager put files into the working directory; returns the task (``Stage``). Its second argument
             is called later, with the reason why the files cannot be there, empty if they are.
-        drop: Gives such a task up, and calls a function (None: none) when no thread puts files there for it.
+        drop: Gives a task that ``stage`` has returned up, and calls a function (None: none) when no thread puts files
+            of that task there any more.
         give: Hands a record to its worker.
         fail: Called for a record that was not given to its worker, with the reason.
     """
@@ -182,7 +183,8 @@ class Brought:
             untaken: Numbers of records that were taken back from the worker's channel.
 
         Returns:
-            These numbers, and that of a record that was not given to the worker yet.
+            ``untaken``, and the number of the worker's record if it was not given to the worker yet. This worker runs
+            none of these records.
         """
         offered = self._offered.get(worker)
         if offered is None:

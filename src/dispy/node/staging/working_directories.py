@@ -20,7 +20,7 @@ from dispy.protocol import worker as worker_protocol
 def place_name(key: Key) -> str:
     """Returns the name of the directories of a computation: part of the client's id, and its number there.
 
-    Clients compute the same name, so it must not change.
+    Clients compute this name, too, so it must not change.
     """
     return f"{key[0].hex()[:8]}-{key[1]}"
 
@@ -148,7 +148,7 @@ def _on_staged(service: NodeState, key: Key, life: int, reason: str) -> None:
 def drop_prepared(service: NodeState, key: Key) -> None:
     """Give up the files on their way and the working directory of a computation without a host, if there are any.
 
-    Called when such a computation is closed, or cannot run here.
+    Called when a computation is closed, or cannot run here.
     """
     prepared = service._prepared.pop(key, None)
     if prepared is not None:

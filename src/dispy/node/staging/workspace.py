@@ -76,7 +76,7 @@ class WorkSpace(Place):
         user share them; the last node that uses one removes it, unless its cluster keeps it."""
         self._destinations: dict[Path, _Destination] = {}
         """Named directories by path, each with its lock, note and number of users: those that computations of this
-        node use, and those that lie around such ones."""
+        node use, and unused ones that contain a used one."""
         self._next = 1
         """Number in the name of the next note."""
         self._ids = (account.uid, account.gid) if account is not None else None
