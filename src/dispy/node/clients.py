@@ -119,7 +119,11 @@ def _take_code(service: NodeState, connection: Connection, message: node.Compute
 
 
 def _attach(service: NodeState, connection: Connection, message: node.Attach) -> None:
-    """Record which client a connection is of, end an older connection of that client, and answer with ``Welcome``."""
+    """Record which client a connection is of, answer with ``Welcome``, and tell the core ``ClientAttached``.
+
+    An older connection of that client is aborted. ``Welcome`` has the node's CPUs and, for a client that the node
+    knows, the numbers of the batches of results that are kept here and that the client has not received.
+    """
     client = ClientId(message.client)
     before = service._clients.get(client)
     if before is not None:
@@ -150,8 +154,10 @@ def _attach(service: NodeState, connection: Connection, message: node.Attach) ->
 def _lose(service: NodeState, client: ClientId, since_s: float) -> None:
     """Clean up after a client whose connection is lost, and tell the core ``ClientSilent``: its lease begins.
 
-    Removed are files that the client has linked to us without telling us, and segments of provisional results that
-    it has not acknowledged. Files that jobs wait for are asked of other clients that have them.
+    Two kinds of files are removed: those that the client has put into the node's directory in memory, as arguments or
+    objects, and has not named in a message yet; and segments of provisional results that the client has not
+    acknowledged. Files that jobs wait for are asked of other clients that have them; otherwise these jobs wait until
+    the client is back.
 
     Args:
         service: The node.
@@ -177,10 +183,10 @@ def _lose(service: NodeState, client: ClientId, since_s: float) -> None:
 def _store_arguments(
     service: NodeState, connection: Connection, client: ClientId, message: node.RunJobs
 ) -> None:
-    """Put large arguments where workers find them, and set ``stream`` of their jobs to the segment's number.
+    """Make large arguments segments (files that workers read), whose numbers become ``stream`` of their jobs.
 
-    Jobs where that fails are taken out of the message. A job goes back to the client if its computation is not here
-    or there is no room for now. On any other error the core is told ``JobRefused``.
+    Jobs whose arguments cannot be stored are taken out of the message. A job goes back to the client if its
+    computation is not here or there is no room for now. On any other error the core is told ``JobRefused``.
     """
     if not any(job.stream or job.given for job in message.jobs):
         return
@@ -276,7 +282,10 @@ def _drop_objects(
 def _share_memory(
     service: NodeState, connection: Connection, client: ClientId, message: node.ShareMemory
 ) -> None:
-    """Note that a client on this machine reads the node's memory files: large results are not sent, but named."""
+    """Note that a client on this machine can read the node's segments in memory.
+
+    From now on the client is told the name of the segment of a large result, instead of being sent its bytes.
+    """
     service._sharing.add(client)
 
 

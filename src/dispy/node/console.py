@@ -147,7 +147,11 @@ class Prompt:
         return usage(self._service)
 
     def _cpus(self, text: str = "") -> str:
-        """Offer the CPUs that ``text`` means; empty: change nothing. Returns how many are offered, or the error."""
+        """Offer the CPUs that ``text`` means (``parse_cpus``); empty: change nothing.
+
+        Returns:
+            Line for the terminal: how many CPUs are offered now, or why ``text`` is refused.
+        """
         service = self._service
         if text:
             try:
@@ -179,7 +183,10 @@ class Prompt:
         return self._end("quit")
 
     def _end(self, word: str) -> str:
-        """End the node now; returns how many jobs end with it. ``word``: command that was typed, for the log."""
+        """End the node now; returns a line for the terminal that says how many jobs end with the node.
+
+        ``word`` is the command that was typed, for the log.
+        """
         self._service.stop(f"{word!r} at the terminal")
         return f"dispynode ends now: {_jobs(self._busy)} here"
 
@@ -204,7 +211,7 @@ class Prompt:
         return self._service._machine.state.busy
 
     def _offer_none(self) -> None:
-        """Offer 0 CPUs, and note in ``_before`` how many were offered."""
+        """Offer 0 CPUs, so that no new jobs begin, and note in ``_before`` how many were offered."""
         if self._service.cpus:
             self._before = self._service.cpus
             self._service.set_cpus(0)

@@ -140,7 +140,7 @@ def _open_log(settings: NodeSettings) -> Outlet:
 
 
 def _catch_signals(settings: NodeSettings, handler: Callable[[int, FrameType | None], object]) -> None:
-    """Have ``handler`` called, with number and frame, for signals that arrive until ``_serve`` handles them.
+    """Have ``handler`` called for signals that arrive before ``_serve`` handles them, with signal number and frame.
 
     Without ``handler`` they would end the process at once, and directories and processes made by then would be left
     over.
@@ -237,8 +237,9 @@ def _store_directory(workspace: WorkSpace) -> Path:
 
 
 async def _serve(settings: NodeSettings, parts: NodeParts, early: list[int]) -> int:
-    """Run the service on the running loop, connected to signals, owner and terminal; returns the exit code.
+    """Run the service on the running loop until the node is told to stop; returns the exit code (``run``).
 
+    The node is told by signals, by commands at the terminal, and by the end of the program that owns a private node.
     Signals in ``early`` (numbers) have arrived during the start, and are obeyed now.
     """
     loop = asyncio.get_running_loop()
@@ -314,8 +315,10 @@ def _has_terminal() -> bool:
 
 
 def _greeting(settings: NodeSettings, service: NodeService, cpus: int) -> str:
-    """Returns the first line on stdout: a sentence for the administrator. A private node's line is "HOST PORT CPUS",
-    for the program that started it."""
+    """Returns the first line on stdout: for an administrator a sentence with the node's name, address and ``cpus``.
+
+    A private node's line is "HOST PORT CPUS", which the program that started it reads.
+    """
     host, port = service.address
     if settings.owner:
         return f"{host} {port} {cpus}"

@@ -25,7 +25,7 @@ MORE = "comings and goings of programs and computations"
 
 
 class Guest(Struct):
-    """A client as the log has shown it.
+    """Account of what the node's log has said of one client, so that each thing is said once.
 
     Attributes:
         name: Name of the client in the log, cut and escaped.
@@ -66,6 +66,6 @@ class Reports:
         once."""
 
     def say(self, text: str) -> None:
-        """Log a line at INFO, or only count it if there were ``LINES_MAX`` in this minute."""
+        """Log a line at INFO, or only count it if ``LINES_MAX`` lines were logged in the current ``EVERY_S``."""
         self._count += 1
         self.limit.line(MORE, str(self._count), "%s", text)

@@ -29,11 +29,12 @@ WAITS_S = 60.0
 """Seconds between two log lines on what a node that is being drained still waits for."""
 
 PROGRAMS_MAX = 5
-"""Largest number of programs, and of computations of each, that one log line names; other programs are counted."""
+"""Largest number of programs, and of computations of each, that one log line names. Further programs are counted;
+further computations of a named program are left out, but their jobs are in the program's number."""
 
 
 def on_attached(service: NodeState, connection: Connection, message: node.Attach) -> None:
-    """Report that a client has come, or is back. Call after the core was told ``ClientAttached``."""
+    """Log that a client has come, or is back. Call after the core was told ``ClientAttached``."""
     reports = service._reports
     client = ClientId(message.client)
     name = brief(service._machine.state.clients[client].name)
@@ -50,14 +51,14 @@ def on_attached(service: NodeState, connection: Connection, message: node.Attach
 
 
 def on_lost(service: NodeState, client: ClientId, error: Exception | None) -> None:
-    """Report that the connection to a client is lost, and what is kept for it.
+    """Log that the connection to a client is lost, and how many of its jobs and results are kept here, until when.
 
-    A client that has left for good is no guest any more, and is not reported again.
+    A client that has left for good is no guest any more: nothing is logged.
 
     Args:
         service: The node.
         client: The client.
-        error: Why the connection ended; only silence is reported.
+        error: Why the connection ended; the line has the reason only if the client was silent.
     """
     guest = service._reports.guests.get(client)
     known = service._machine.state.clients.get(client)
@@ -81,9 +82,11 @@ def on_lost(service: NodeState, client: ClientId, error: Exception | None) -> No
 
 
 def on_said(service: NodeState, client: ClientId, message: node.ToNode) -> None:
-    """Report that a client leaves for good, or that ``dispy.recover_jobs`` fetches results of a dead program.
+    """Log that a client leaves for good, or that ``dispy.recover_jobs`` fetches results of a dead program.
 
-    Call before the core is told: it forgets the client's computations.
+    All other messages are ignored.
+
+    Call before the core is told, as the core then forgets the client's computations, whose jobs are counted here.
     """
     guest = service._reports.guests.get(client)
     if guest is None:
@@ -153,7 +156,7 @@ def on_left(service: NodeState, loaded: Loaded) -> None:
 
 
 def on_failed(service: NodeState, computation: Computation, reason: str) -> None:
-    """Report that a computation cannot run here.
+    """Log that a computation cannot run here.
 
     Of ``reason`` only the first line up to the exception's type is logged: an exception's message may have a user's
     data. The computation's program is told all of it.
@@ -170,7 +173,10 @@ def _name(computation: Computation) -> str:
 
 
 def _account(guest: Guest, computation: Computation) -> None:
-    """Add the jobs of a computation that leaves to the numbers of its client, logged when the client leaves."""
+    """Add the finished and failed jobs of a computation that leaves to those of its client.
+
+    The sums (``Guest``) are logged when the client leaves.
+    """
     guest.finished += computation.finished
     guest.failed += computation.sampled - computation.finished
 

@@ -105,7 +105,8 @@ class NodeService(NodeState):
         self._idle_pulses = 0
         """Pulses in a row without any computation here; at ``TRIM_PULSES`` memory is given back."""
         self._stall = Stall(settings.stall_s)
-        """Watchdog: logs an error when jobs that could go on have stood still for ``stall_s`` seconds."""
+        """Watchdog: finds when jobs that could go on have stood still for ``stall_s`` seconds. ``_on_pulse`` logs
+        that as an error, once for each standstill; no job is ended."""
         account = parts.account
         self._search_path = SearchPath(account)
         owner = None if account is None else (account.uid, account.gid)
@@ -136,7 +137,7 @@ class NodeService(NodeState):
         return self.settings.dispy_port + 1 if port is None else port
 
     def start(self) -> None:
-        """Listen, take over results of dead nodes, and enter the list of this machine's nodes.
+        """Listen, take over results of dead nodes from the spool, and enter the list of this machine's nodes.
 
         On loopback the node takes any free port if the usual one is in use: programs of this user read the port from
         the list. Clients on other machines, and firewalls, have to know the port beforehand.
@@ -198,11 +199,11 @@ class NodeService(NodeState):
         )
 
     def _new_connection(self, on_settled: Callable[[Connection], None]) -> Connection:
-        """Returns the object for a connection that was accepted.
+        """Returns the ``Connection`` for a socket that the listener has accepted.
 
         Args:
-            on_settled: Function of the listener that the object calls once: when the peer has proved the secret, or
-                the connection is gone.
+            on_settled: Function of the listener that the connection calls once: when the peer has proved the secret,
+                or the connection is gone. Until then the listener counts the connection as half open.
         """
         connection = Connection(
             self,
@@ -381,7 +382,7 @@ class NodeService(NodeState):
         connection.set_pulse(PULSE_S)
 
     def on_message(self, connection: Connection, message: Any) -> None:
-        """Take in a message of a client (``clients.on_message``).
+        """Handle a message of a client (``clients.on_message``).
 
         Raises:
             RemoteProtocolError: The client has not said who it is; its connection is closed.
@@ -389,6 +390,9 @@ class NodeService(NodeState):
         clients.on_message(self, connection, message)
 
     def on_closed(self, connection: Connection, error: Exception | None) -> None:
-        """Forget a connection that is closed. Its client may come back."""
+        """Forget a connection that is closed (``clients.on_closed``). Its client's jobs go on, and it may come back.
+
+        ``error``: why the connection ended; None: it was closed in good order.
+        """
         tracing.connection_lost(connection, error)
         clients.on_closed(self, connection, error)

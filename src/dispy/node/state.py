@@ -103,8 +103,9 @@ class Loaded:
         """Numbers of the objects that the client has put here (``PutObject``). Once there are
         ``limits.OBJECTS_MAX``, another one is refused."""
         self.sending: list[tuple[Connection, Group, node.JobsEnded]] = []
-        """Large results that may still be on their way: connection, group of streams, message that follows these. A
-        cancel or close stops such streams."""
+        """Large results that may still be on their way to the client, in the order of sending: connection, group of
+        streams, message that follows these. If the client cancels the job or closes the computation, the streams are
+        stopped."""
         self.values: dict[tuple[int, int, int], int] = {}
         """Number of the segment of each large provisional result that the client has not acknowledged; the key is
         number, attempt and serial of the result. The segment is removed with its entry."""
@@ -114,8 +115,8 @@ class Loaded:
         self.brought: Brought | None = None
         """Places and removes the files that single jobs bring; None until a job brings any."""
         self.stages: dict[int, Stage] = {}
-        """Fetches of files that are under way. Key: number of the job that waits for the files, or the negative
-        number of a request (``PlaceFiles``)."""
+        """Fetches of files from clients that are under way. Key: number of the job that waits for the files, or the
+        negative number of a request (``PlaceFiles``). They are given up when the computation leaves."""
         self.requests: set[int] = set()
         """Numbers of the requests to place files (``PlaceFiles``) that are not answered yet. A request that comes
         again meanwhile is ignored."""
@@ -151,7 +152,7 @@ class NodeParts(Struct, frozen=True):
         clock: Source of the time.
         read_available: Returns free CPU, memory, disk and swap of the machine; None: clients are not told.
         found: Pids of children that this process had before it became a node. They are never killed as strays.
-        say: Prints text of hosts and of code that they load, in whole lines.
+        say: Prints a text (whole lines) that hosts, or code that they load, have printed.
     """
 
     secret: Secret
@@ -225,7 +226,7 @@ class NodeState:
     """Clients that have left for good (``Detach``) while the node stops: none of their results goes to disk."""
     _told_available: dict[Connection, float]
     """Time at which each client was last told what the machine has to spare (monotonic, seconds), by connection. The
-    next message is sent ``delivery.AVAILABLE_S`` later, or after the client's pulse."""
+    next message is sent ``delivery.AVAILABLE_S`` later, or a heartbeat interval later if the client has set one."""
 
     # Computations, by key (client and number). ``_loaded`` and ``_leaving`` are mutually exclusive.
     _prepared: dict[Key, Prepared]
@@ -235,16 +236,17 @@ class NodeState:
     """Computations, by key, that have a host, or may get another one as theirs is dead. Arguments, objects and files
     for a computation that is not here are dropped, and its jobs go back to the client."""
     _leaving: dict[Key, Loaded]
-    """Computations, by key, whose hosts were told to end, until these have ended. The working directory stays so
-    long, as ``cleanup`` may use it."""
+    """Computations, by key, whose hosts were told to end, until these have ended. The working directory stays
+    until then, as ``cleanup`` may use it."""
     _dropping: set[Key]
-    """Keys of computations that have left, while a thread may still put files into their working directory. It is
-    removed after that."""
+    """Keys of computations that have left, while a thread may still put files into their working directory. The
+    directory is removed when no thread does."""
     _waiting: dict[Key, core.StartHost | core.StageFiles]
-    """Last action for each computation, by key, that was opened again while in ``_leaving`` or ``_dropping``. It is
-    performed when that is over: ``cleanup`` of one generation ends before the next one begins."""
+    """Last ``StartHost`` or ``StageFiles`` for each computation, by key, that was opened again while in ``_leaving``
+    or ``_dropping``. The action is performed when the key has left these tables: ``cleanup`` of one generation ends
+    before the next one begins."""
     _spare: HostProcess | None
-    """Host that is started ahead, for the next computation; None: that one has to wait for a new host's imports."""
+    """Host that is started ahead, for the next computation. None: the next one waits for a new host's imports."""
     _ending: list[HostProcess]
     """Hosts that were told to end, and may live: they are not killed as strays."""
     _found: set[int]
@@ -254,8 +256,8 @@ class NodeState:
     """Bytes of the largest payload that found no room, by computation. Such a computation gets no jobs until there is
     room for as many bytes (``room_shortage``)."""
     _short_said: float
-    """Time at which the log last said that there is no room (monotonic, seconds); ``room_shortage.SAY_S`` later it
-    may say so again."""
+    """Time at which the log last said that large data finds no room (monotonic, seconds). The next such line comes
+    ``room_shortage.SAY_S`` later or after that."""
 
     # Workers.
     _tick: asyncio.TimerHandle | None
@@ -264,8 +266,8 @@ class NodeState:
     """The computation and the channels of each worker that lives, by the worker's number. Actions for a worker that
     is not here have no effect."""
     _bringing: dict[WorkerId, Brought]
-    """Workers that were given a job with files of its own, until it ends, by number. The value puts such files in
-    place, and removes them at the job's end."""
+    """For each worker, by number, that was given a job which brings files, until that job ends: the object that puts
+    such files into the working directory, and removes them at the job's end."""
     _packet: bytearray
     """Buffer of ``PACKET_MAX`` bytes into which each packet of a worker is read: it overwrites the one before.
     ``_packet_view`` is a view of it."""
@@ -378,7 +380,9 @@ class NodeState:
         return HostProcess(workers_max(self.cpus_most), str(self._segments.root), self._account)
 
     def _kill_strays(self, keep: set[int]) -> None:
-        """Kill every descendant that is not in or below ``keep`` (pids of hosts): processes left over from jobs.
+        """Kill the processes that jobs have left: all descendants of this process not in or below ``keep``.
+
+        ``keep`` has the pids of hosts.
 
         Called after a host has ended, and at the node's end. Spared are children that were there before the node, and
         the Python that ``_search_path`` asks.

@@ -42,7 +42,10 @@ def begin(service: NodeState) -> None:
 
 
 def _tracer(service: NodeState, connection: Connection) -> Callable[[str, Any], None]:
-    """Returns the function for ``Connection.trace``: it logs one message, given its direction ("says", "is told")."""
+    """Returns the function for ``Connection.trace``, which logs one message.
+
+    Its arguments are the message's direction in words, from the client's view ("says", "is told"), and the message.
+    """
     return partial(_on_message, service, connection)
 
 
@@ -60,7 +63,7 @@ def _decide(
     event: core.Event,
     now: float,
 ) -> list[core.Action]:
-    """Call ``decide``, the core's ``handle``, and log the event and the actions that it returns.
+    """Call ``decide``, the core's ``handle``; log the event and the actions, and return the actions unchanged.
 
     Args:
         service: The node.

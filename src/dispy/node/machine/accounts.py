@@ -40,8 +40,10 @@ class Account(Struct, frozen=True):
     shell: str
 
     def environment(self) -> dict[str, str]:
-        """Returns the environment of the account's processes: its own variables, and ``_KEPT`` and ``LC_…`` of the
-        node's."""
+        """Returns the environment of the account's processes, by name of the variable.
+
+        It has HOME, USER, LOGNAME and SHELL of the account, and ``_KEPT`` and ``LC_…`` of the node.
+        """
         kept = {
             name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("LC_")
         }
@@ -51,8 +53,8 @@ class Account(Struct, frozen=True):
 def starts_as(account: Account | None) -> dict[str, Any]:
     """Returns keyword arguments of ``subprocess.Popen`` for a process that runs code of clients.
 
-    They set its environment, which has none of the node's own variables (``_OURS``); for another account also its
-    user, its groups and ``/`` as its directory.
+    The arguments set its environment, which has none of the node's own variables (``_OURS``); for another account
+    also its user, its groups and ``/`` as its directory.
 
     Args:
         account: Account that it runs as; None: that of this process.

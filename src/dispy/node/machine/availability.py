@@ -32,10 +32,13 @@ class Gauge:
         # The first reading has no interval to measure CPU time in. The load of the last minute stands in for it.
         load = psutil.getloadavg()[0] / (os.cpu_count() or 1)
         self._last = self._read(min(100.0, 100.0 * load))
-        """The last reading (CPU, memory, disk, swap), which ``read`` returns until it is ``FRESH_S`` old."""
+        """The last reading (``_read`` has its units), which ``read`` returns until it is ``FRESH_S`` old."""
 
     def read(self) -> Available:
-        """Returns free CPU, memory, disk and swap of the machine: now, or up to ``FRESH_S`` seconds ago."""
+        """Returns idle CPU and free swap (percent), available memory and free disk (bytes) of the machine.
+
+        The values are of now, or were read up to ``FRESH_S`` seconds ago.
+        """
         now = self._clock.monotonic()
         if now - self._read_at >= FRESH_S:
             self._read_at = now

@@ -1,9 +1,9 @@
 """Live output: the files that jobs print to, and how a node reads what a running job has printed.
 
-Theory of operation. Stdout and stderr of a worker are memory files. The worker empties them after each job, and
-writes into its slot (``SLOT_CLAIM``), before each job, which job it is at. That position only grows. The node reads
-the files without a lock: if the worker is at the same job after the reading, all that was read is of that job;
-otherwise the node drops what it has read.
+Theory of operation. Stdout and stderr of a worker are memory files. The worker empties them after each job. Before
+each job it writes its *position*, a number for that job which only grows, into memory that it shares with the node
+(``SLOT_CLAIM`` of its slot). The node reads the files without a lock: if the worker is at the same position after the
+reading, all that was read is of that job; otherwise the node drops what it has read.
 """
 
 from __future__ import annotations
@@ -42,13 +42,15 @@ def read_printed(workers: list[tuple[Place, memoryview, tuple[int, int]]], size_
     """Read what running jobs have printed since they were last looked at.
 
     Args:
-        workers: For each job: its place (worker, position, and bytes of stdout and stderr that the client was told),
-            the words of its worker's slot, and descriptors of its worker's stdout and stderr files.
+        workers: For each job: its place (worker, position of the worker at this job, and offsets in stdout and stderr
+            up to which the client was told), the words of its worker's slot, and descriptors of its worker's stdout
+            and stderr files.
         size_max: Largest number of bytes to read in all. Each file with news gets an equal share; the rest is read
             next time, or skipped if the job prints too fast.
 
     Returns:
-        New output of each job that is still running, perhaps empty, in the order of ``workers``.
+        For each job that still runs, in the order of ``workers``: its new stdout and stderr, perhaps empty, each with
+        the offset (bytes) in all that the job has printed. Jobs that have ended meanwhile are missing.
     """
     sizes = [[_size(file) for file in files] for _, _, files in workers]
     told = [(place.stdout_at, place.stderr_at) for place, _, _ in workers]
@@ -69,17 +71,17 @@ def _size(file: int) -> int:
 
 
 def read_next(file: int, told: int, size: int, share: int) -> tuple[int, bytes]:
-    """Read the part of an output file that its client is told next.
+    """Read the next output that a client is told of a job, from the job's stdout or stderr file.
 
     Args:
         file: Descriptor of the file. It may be larger than ``size`` by now.
-        told: Position up to which the client was told (bytes).
+        told: Offset in the file up to which the client was told (bytes).
         size: Size of the file when its share was computed (bytes).
         share: Largest number of bytes that may be read.
 
     Returns:
-        Position at which the part begins (bytes), and the part. The part is empty if there is nothing to tell now. It
-        begins after ``told`` if output was skipped, as the job prints faster than it can be told.
+        Offset in the file at which the output begins (bytes), and the output. The output is empty if there is nothing
+        to tell now. The offset is larger than ``told`` if output was skipped, as the job prints too fast.
     """
     at, count = next_span(told, size, share)
     if not count:

@@ -44,23 +44,25 @@ class Outgoing:
         return data if len(data) == size else data.ljust(size, b"\0")
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the segment's file. The segment itself stays until its owner removes it."""
         os.close(self._descriptor)
 
 
 class Incoming:
-    """A payload on its way into a file.
+    """A payload on its way from a client's socket into a file.
+
+    The caller adds bytes by ``room`` or ``write``, and ends with ``finish``, ``read``, ``view`` or ``discard``.
 
     A new file is written and not mapped: page faults cost more than copying. A file that is used again has its
     pages, and is mapped, so that the socket is read straight into it. If the memory file system becomes full in the
-    middle of a payload, the payload moves to disk. Errors are kept until ``finish``, ``read`` or ``view``; bytes that
-    come after an error are dropped.
+    middle of a payload, the payload moves to disk. Errors are raised by ``finish``, ``read`` or ``view``, not before;
+    bytes that come after an error are dropped.
 
     Args:
         room: Directories in memory and on disk in which the file may be.
         name: Name of the file, new in both directories.
         size: Number of bytes of the payload, known before it arrives.
-        free: Directory of files that can be used again; empty if there is none.
+        free: Directory of free files, whose memory a new payload can take; empty if there is none.
         expected: Bytes that other payloads on their way are going to need of the memory file system. If it has no
             room for them and this payload together, a new file is made on disk.
     """
@@ -126,7 +128,8 @@ class Incoming:
     def room(self, size: int) -> memoryview | None:
         """Returns memory for the next ``size`` bytes of the payload, which the caller must fill.
 
-        None for a new file, which is not mapped: the caller passes the bytes to ``write`` instead.
+        The socket is read straight into that memory. None for a new file, which is not mapped: the caller passes the
+        bytes to ``write`` instead.
         """
         if self._mapped is None:
             return None
@@ -190,32 +193,34 @@ class Incoming:
         return Path(self._path)
 
     def read(self) -> bytes:
-        """Returns the whole payload, when all bytes have come. Call it instead of ``finish``.
+        """Returns the bytes of the whole payload, when all have come. Call it instead of ``finish``.
 
-        The file is kept to be used again if it is in memory, and removed otherwise.
+        The file becomes a free file for a later payload if it is in memory, and is removed otherwise.
 
         Raises:
-            OSError: There was no room for the payload.
+            OSError: There was no room for the payload, or it cannot be written for another reason.
         """
         data = self.finish().read_bytes()
         self._drop()
         return data
 
     def view(self) -> bytes | memoryview:
-        """Returns the whole payload, without a copy where that is possible; valid until ``let_go``.
+        """Returns the whole payload: the mapped memory of a file that is used again, or a copy of a new file's bytes.
 
-        Call it when all bytes have come, and ``let_go`` afterwards.
+        Call it when all bytes have come, and ``let_go`` when the payload is not needed any more: it is invalid then.
 
         Raises:
-            OSError: There was no room for the payload.
+            OSError: There was no room for the payload, or it cannot be written for another reason.
         """
         if self._error is not None:
             raise self._error
         return self._mapped if self._mapped is not None else os.pread(self._descriptor, self._size, 0)
 
     def let_go(self) -> None:
-        """End the use of what ``view`` has returned: the file is kept to be used again if it is in memory, otherwise
-        removed."""
+        """End the use of the payload that ``view`` has returned.
+
+        The file becomes a free file for a later payload if it is in memory, and is removed otherwise.
+        """
         self._close()
         self._drop()
 
@@ -226,7 +231,7 @@ class Incoming:
             os.unlink(self._path)
 
     def _drop(self) -> None:
-        """Keep the closed file to be used again, if it is in memory; otherwise remove it."""
+        """Move the closed file to the free files for later payloads, if it is in memory; otherwise remove it."""
         free_file(self._free if self.directory == self._room.memory else "", self._path, self._size)
 
     def _close(self) -> None:

@@ -19,7 +19,8 @@ SAY_S = 60.0
 
 
 def is_passing(error: OSError) -> bool:
-    """True if there may be room later: other payloads hold it now, and the file system is large enough.
+    """True if ``error``, raised when large data was stored, may pass: other payloads take the room now, and the file
+    system is large enough.
 
     Then the caller calls ``wait_for_room``. On any other error the data is refused for good.
     """

@@ -45,7 +45,7 @@ _STALL_MAX = 64 * 1024 * 1024
 
 
 class Segments(Place):
-    """Segments of one node. Clients of this machine see those in memory only.
+    """Segments of one node. Clients on this machine can map those in memory; those on disk are sent to them.
 
     The path of their directory is also the mark that all processes of the node carry in their environment. Processes
     with the mark of a dead node were left behind; the next node kills them when it makes its segments.
@@ -59,8 +59,8 @@ class Segments(Place):
 
     Attributes:
         is_in_memory: True if there is a memory file system, which is tried before the disk. False: all is on disk.
-        free: Directory with files that can be used again; empty if there is none. Workers of another account cannot
-            reach it, and must not, so they have none. Neither have files on disk, which are not written in place.
+        free: Directory of free files in memory, whose pages a later payload takes; empty if there is none: if workers
+            run as another account, which must not reach it, or if all is on disk.
     """
 
     def __init__(self, incarnation: str, account: Account | None = None) -> None:
@@ -110,7 +110,7 @@ class Segments(Place):
         super().__init__(base, incarnation, ids)
 
     def use_disk(self, workspace: WorkSpace) -> None:
-        """Use the disk, below the working directories, if data finds no room in memory. Called before ``open``."""
+        """Put data that finds no room in memory on disk, in ``workspace``'s directory. Called before ``open``."""
         if self.is_in_memory:
             self._disk = private_directory(
                 workspace.root / _LARGE, 0o700 if self._account is None else 0o711
@@ -119,17 +119,23 @@ class Segments(Place):
                 self._disk.chmod(0o711)  # whatever the umask
 
     def open(self, name: str) -> Path:
-        """Make the directories of a computation; returns the one in memory, or on disk if nothing is in memory."""
+        """Make the directories for a computation's segments, called ``name`` (``place_name``).
+
+        Returns:
+            The directory in memory, or that on disk if nothing is in memory. Other methods take it as ``directory``.
+        """
         directory = super().open(name)
         if self._disk is not None:
             open_for(self._owner, self._disk / name)
         return directory
 
     def room(self, directory: Path) -> Room:
-        """Returns the directories, in memory and on disk, in which files of a computation may be.
+        """Returns the two directories in which files of a computation may be, in memory and on disk.
+
+        Of one that there is not the path is empty.
 
         Args:
-            directory: Directory of the computation, as ``open`` has returned it; so for all methods.
+            directory: Directory of the computation, as ``open`` has returned it.
         """
         if not self.is_in_memory:
             return Room("", str(directory))
@@ -140,13 +146,19 @@ class Segments(Place):
         return self.room(directory).disk
 
     def _own_room(self) -> Room:
-        """Returns the directories, in memory and on disk, for files that arrive before their computation is known."""
+        """Returns the two directories for files that arrive before their computation is known, in memory and on disk.
+
+        Of one that there is not the path is empty.
+        """
         if not self.is_in_memory:
             return Room("", str(self.root))
         return Room(str(self.root), "" if self._disk is None else str(self._disk))
 
     def find(self, directory: Path, name: int | str) -> Path:
-        """Returns the path of a file of a computation: in memory, or else on disk, whether it is there or not."""
+        """Returns the path of a computation's file: on disk if it is there and not in memory, otherwise in memory.
+
+        The file need not exist. If nothing is in memory the path is always on disk.
+        """
         return Path(find(self.room(directory), str(name)))
 
     def is_shared(self, directory: Path, name: int) -> bool:
@@ -158,11 +170,14 @@ class Segments(Place):
         return has_room(self._own_room(), size)
 
     def adopt_given(self, directory: Path, given: int) -> int:
-        """Make a file that a client of this machine has linked to us a segment of a computation; returns its name.
+        """Make a file that a client on this machine has put into the directory ``GIVEN`` a segment of a computation.
 
         Args:
             directory: Directory of the computation.
             given: Number by which the client has named the file.
+
+        Returns:
+            Number of the segment: its name, by which workers find it.
 
         Raises:
             OSError: The file is not there.
@@ -179,7 +194,7 @@ class Segments(Place):
         _apart(sweep, self.root.parent)
 
     def trim(self) -> None:
-        """Remove the files that are kept to be used again, on a thread: their memory is free for other data then.
+        """Remove the free files (``free``), on a thread: their memory can then be used for other data.
 
         Called when a payload finds no room in memory, and when the node has had no computation for a while.
         """
@@ -187,12 +202,16 @@ class Segments(Place):
             _apart(_empty, self.free)
 
     def remove_given(self, given: int) -> None:
-        """Remove a file that a client has linked to us for a computation that is not here. A file that is gone is
-        fine."""
+        """Remove a file that a client has put into the directory ``GIVEN`` for a computation that is not here.
+
+        ``given`` is the number by which the client has named the file. A file that is gone is fine.
+        """
         (self.root / GIVEN / str(given)).unlink(missing_ok=True)
 
     def drop_given(self, prefix: int) -> None:
-        """Remove files that a client has linked to us without telling us: it was killed, or lost its connection.
+        """Remove files that a client has put into the directory ``GIVEN`` and has not named in a message.
+
+        Called when the connection to the client is lost: it may have been killed in between.
 
         Args:
             prefix: The upper bits, above the lowest ``GIVEN_BITS``, of the numbers by which the client names files.
@@ -231,7 +250,10 @@ class Segments(Place):
         return made
 
     def adopt(self, directory: Path, incoming: Incoming) -> int:
-        """Make a payload that has arrived a segment of a computation, given to the workers; returns its name there.
+        """Make a payload that has arrived a segment of a computation, owned by the account of the workers.
+
+        Returns:
+            Number of the segment: its name, by which workers find it.
 
         Raises:
             OSError: There was no room for the payload.
@@ -252,8 +274,9 @@ class Segments(Place):
 
         Args:
             directory: Directory of the computation.
-            message: Number of the object, and its content or the number of the file that a client has given.
-            incoming: The content, if it arrived as a stream.
+            message: Number of the object, and its content, or the number of the file with it in the directory
+                ``GIVEN``; neither if there is ``incoming``.
+            incoming: The content, if it arrived as a stream; None otherwise.
 
         Raises:
             OSError: There was no room for the object, or the file is not there.
@@ -294,7 +317,10 @@ class Segments(Place):
                 os.unlink(f"{place}/{name}")
 
     def _write(self, directory: Path, name: str, data: bytes | bytearray) -> Path:
-        """Write a new file of a computation, given to the workers, where there is room; returns its path.
+        """Write a new file of a computation, owned by the workers' account, in memory or else on disk.
+
+        Returns:
+            Path of the file.
 
         Raises:
             OSError: There was no room for the data, or the name exists.
@@ -334,13 +360,15 @@ class Segments(Place):
         return Outgoing(descriptor, status.st_size)
 
     def remove(self, directory: Path, name: int, *, was_shared: bool) -> None:
-        """Keep the file of a segment to be used again, or remove it. A segment that is gone already is fine.
+        """Remove a segment: its file becomes a free file for a later payload, or is deleted if that is not possible.
+
+        A segment that is gone already is fine.
 
         Args:
             directory: Directory of the computation.
             name: Name of the segment.
-            was_shared: True if a client may have mapped the segment. Then a segment from ``ADOPTED_MIN`` bytes on is
-                removed, not used again: the client maps such segments, and gives us another file for them.
+            was_shared: True if a client may have mapped the segment. Then a file of ``ADOPTED_MIN`` bytes or more is
+                deleted, not used again: the client maps such segments, and gives us another file for them.
         """
         path = find(self.room(directory), str(name))
         with suppress(OSError):
@@ -355,7 +383,10 @@ class Segments(Place):
                 free_file(free, path, status.st_size)
 
     def drop(self, directory: Path) -> None:
-        """Remove the segments of a computation, or a working directory. Large ones are removed by a thread."""
+        """Remove the directories with a computation's segments, or a working directory.
+
+        Directories with more than ``_STALL_MAX`` bytes are removed by a thread.
+        """
         self._drop(directory)
         if self._disk is not None and directory.parent == self.root:
             self._drop(self._disk / directory.name)

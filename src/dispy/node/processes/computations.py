@@ -246,7 +246,11 @@ def _end_late_setup(service: NodeState, loaded: Loaded) -> None:
 
 
 def _on_output(service: NodeState, host: HostProcess) -> bool:
-    """Print whole lines that a host, or code that it loads, has printed; True if there may be more."""
+    """Print whole lines that a host, or code that it loads, has printed. Called when its output pipe is readable.
+
+    Returns:
+        True if something was printed, so that there may be more. False if nothing is there, or no line is whole.
+    """
     said = host.read_output()
     if said is None:
         service._loop.remove_reader(host.output)
@@ -380,7 +384,7 @@ def _on_host_failed(service: NodeState, event: core.HostFailed) -> None:
 
 
 def close_host(service: NodeState, host: HostProcess) -> None:
-    """Pass on the last output of a host that has ended, and close its channels."""
+    """Print the last output of a host that has ended, and close its channels and those of its workers."""
     if host.output >= 0:
         _on_output(service, host)
         service._loop.remove_reader(host.output)

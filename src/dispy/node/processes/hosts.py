@@ -68,7 +68,7 @@ class HostProcess:
         self._free_slots = list(range(slots_max - 1, -1, -1))
         """Indexes of slots (areas of shared memory) without a worker; the next worker gets the last one."""
         self._input = bytearray()
-        """Bytes of a control message of which the rest has not arrived."""
+        """Bytes from ``control`` that are not a whole message yet; ``read`` appends the rest to them."""
         self._said = b""
         """Bytes of a line that the host has printed without a line end yet; returned when it is whole."""
         self._words = ""
@@ -108,7 +108,7 @@ class HostProcess:
         os.close(written)
 
     def tell(self, message: ToHost, descriptors: tuple[int, ...] = ()) -> None:
-        """Send a message, with descriptors that the host gets copies of.
+        """Send a message to the host, and copies of open descriptors with it (the worker's channels, for ``Fork``).
 
         A host that takes no message is killed; ``read`` then returns False, by which the node learns of its end.
         """

@@ -16,7 +16,8 @@ from dispy.node.machine.accounts import Account, starts_as
 logger = logging.getLogger("dispy.node")
 
 _BEGIN = b"\0\0"
-"""Bytes before the answer: code that runs at the start of Python may print something, which is skipped."""
+"""Two zero bytes that the asked Python prints before its search path. All before them is skipped: code that runs at
+the start of Python may print something."""
 
 _SAY = r"import os, sys; os.write(1, b'\0\0' + b'\0'.join(map(os.fsencode, sys.path)))"
 """Code that the asked Python runs: it prints ``_BEGIN`` and its search path, with a zero byte between directories."""
@@ -27,7 +28,7 @@ empty in that case, and programs send all packages that their jobs need."""
 
 
 class SearchPath:
-    """Directories in which jobs look for modules, besides their own. May be called on any thread.
+    """Finds the directories in which jobs look for modules, besides their own. A call, on any thread, returns them.
 
     Hosts have another path than this process: they may run as another account, with other environment variables, and
     do not start in this directory. The path is therefore asked of a process that is started like a host.
@@ -83,7 +84,7 @@ class SearchPath:
         return []
 
     def _run(self) -> bytes:
-        """Run Python and return what it prints.
+        """Run a new Python process with ``_SAY``, and return all that it prints on stdout.
 
         Raises:
             OSError, subprocess.SubprocessError: It cannot be started, or has not ended after ``_ASK_S``.

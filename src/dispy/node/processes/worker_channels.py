@@ -61,8 +61,8 @@ class WorkerHandle:
         self.slot = slot
         self.pid = 0
         self.last_position = 0
-        """Position (``SLOT_CLAIM``) at the last tick. If it is the same at the next one a long job runs, and results
-        of the jobs before it are read from the arena."""
+        """Position of the worker at the last tick: one number for its record and job (``SLOT_CLAIM``). If it has not
+        changed at the next tick, a long job runs, and results of the jobs before that are read from the arena."""
         self.is_set_up = False
         """True once the worker's call of ``setup`` has ended or failed, if each worker calls it. A worker that is
         late with it is killed."""

@@ -65,12 +65,12 @@ def fork(service: NodeState, action: core.ForkWorker) -> None:
 
 
 def _fail_fork(service: NodeState, action: core.ForkWorker, reason: str) -> None:
-    """Tell the core the end of a worker that could not be started. It queues that worker's jobs again."""
+    """Tell the core the end of a worker that could not be started. The core queues that worker's jobs again."""
     service._handle(core.WorkerExited(action.worker, reason, 0, 0.0, 0.0, []))
 
 
 def offer(service: NodeState, action: core.Offer) -> None:
-    """Give a worker a record of jobs: at once, or when the files that its job brings are in place."""
+    """Give a worker a record of jobs at once. If its one job brings files, give it when these are in place."""
     owner = service._owners.get(action.worker)
     if owner is None:
         return  # it could not be started; the core is about to be told its end
@@ -120,9 +120,10 @@ def recall(service: NodeState, action: core.Recall) -> None:
 
 
 def cut(service: NodeState, action: core.Cut) -> None:
-    """Have a worker end its record before the job at a position, or before its next job if it has begun that one.
+    """Have a worker end its record before the job at ``action.position`` (number for a record and a job in it).
 
-    The worker does not run the jobs that are cut off; the core places them anew.
+    If the worker has begun that job already, the record ends before the job after the running one. The jobs that are
+    cut off are not run by this worker; the core places them anew.
     """
     owner = service._owners.get(action.worker)
     if owner is not None:
@@ -130,9 +131,10 @@ def cut(service: NodeState, action: core.Cut) -> None:
 
 
 def interrupt(service: NodeState, action: core.InterruptWorker) -> None:
-    """Raise ``KeyboardInterrupt`` in the job at a position, and in no other.
+    """Raise ``KeyboardInterrupt`` in the job at ``action.position``: one number for a record and a job in it.
 
-    It is raised again each ``INTERRUPT_S`` while the job runs and has not noticed.
+    No other job of the worker gets it. The exception is raised again each ``INTERRUPT_S`` while the job runs and has
+    not noticed.
     """
     owner = service._owners.get(action.worker)
     if owner is not None:
@@ -142,7 +144,7 @@ def interrupt(service: NodeState, action: core.InterruptWorker) -> None:
 
 
 def _interrupt_again(service: NodeState, action: core.InterruptWorker) -> None:
-    """Interrupt a job once more if it still runs and has not noticed."""
+    """Interrupt a job once more, ``INTERRUPT_S`` after the last time, if it still runs and has not noticed."""
     owner = service._owners.get(action.worker)
     if owner is not None:
         words = owner[1].words
@@ -158,7 +160,10 @@ def kill(service: NodeState, action: core.KillWorker) -> None:
 
 
 def unbuffer(service: NodeState, action: core.Unbuffer) -> None:
-    """Have the job at a position print without a buffer: a client watches its output, and is to see it at once."""
+    """Have the job at ``action.position`` (number for a record and a job in it) print without a buffer.
+
+    A client watches its output, and is to see it at once.
+    """
     owner = service._owners.get(action.worker)
     if owner is not None:
         owner[1].words[worker_protocol.SLOT_UNBUFFER] = action.position
@@ -171,7 +176,10 @@ def look(service: NodeState, action: core.Look) -> None:
 
 
 def pass_on(service: NodeState, action: core.Pass) -> None:
-    """Tell a worker that its provisional result has arrived at the client, or will not: its job waits for this."""
+    """Pass ``action.message`` to a worker: its provisional result has arrived at the client, or will not.
+
+    The job that has sent the result waits for this.
+    """
     owner = service._owners.get(action.worker)
     if owner is not None:
         with contextlib.suppress(OSError):
@@ -394,8 +402,8 @@ def bury(service: NodeState, handle: WorkerHandle, reason: str) -> core.WorkerEx
     """Forget a drained worker, and close its channels.
 
     Returns:
-        Event that the caller tells the core. It names the records that the worker has not taken, also those that the
-        core has offered while the worker was drained.
+        Event that the caller tells the core. It has the numbers of the records that the worker has not taken, also of
+        those that the core has offered while the worker was drained: the core runs their jobs elsewhere.
     """
     loaded, _ = service._owners.pop(handle.id)
     _end_bringing(service, handle.id)

@@ -62,7 +62,7 @@ def tell(service: NodeState, action: core.Tell) -> None:
 
 
 def _is_large(result: node.Ended) -> bool:
-    """True if a result lies in segments (files), as its value or output is large. It is alone in its batch then."""
+    """True if a result lies in segments (files), as its value or output is large. Its batch has no other result."""
     return bool(result.stream or result.output_stream)
 
 
@@ -135,7 +135,11 @@ def cancel_results(
 def give_up_results(
     service: NodeState, connection: Connection, client: ClientId, message: node.CloseComputation
 ) -> None:
-    """Stop sending large results of a computation that its client closes: the client does not want them any more."""
+    """Stop sending large results of a computation that its client closes: the client does not want them any more.
+
+    For each of them the client gets an empty batch of the same number, as an acknowledgement stands for all batches
+    up to its number.
+    """
     loaded = service._loaded.get((client, message.computation))
     for link, group, batch in loaded.sending if loaded is not None else ():
         if link.give_up(group):
@@ -146,7 +150,11 @@ def give_up_results(
 def _send_value(
     service: NodeState, connection: Connection, client: ClientId, message: node.Provisional
 ) -> None:
-    """Send a provisional result that lies in a segment. The segment stays until the client acknowledges it."""
+    """Send a provisional result that lies in a segment: by the segment's name, or as a stream.
+
+    The segment stays until the client acknowledges the result (``release_value``) or its connection is lost. Nothing
+    is sent if the computation is not here, or if the segment cannot be read, which is logged.
+    """
     loaded = service._loaded.get((client, message.computation))
     if loaded is None:
         return
@@ -252,9 +260,10 @@ def note_open(service: NodeState, action: core.NoteOpen) -> None:
 
 
 def drop_note(service: NodeState, action: core.DropNote) -> None:
-    """Remove the list of a client's open jobs from disk: the client is back, and has compared what is here.
+    """Remove the list of a client's open jobs from disk.
 
-    The next node would otherwise call jobs lost that have ended since.
+    The client is back, and has compared its jobs with those on this node. The next node would otherwise call jobs
+    lost that have ended since the list was written.
     """
     if service._spool is not None:
         service._spool.drop_note(action.client)
@@ -283,7 +292,10 @@ def flush_soon(service: NodeState, action: core.FlushSoon) -> None:
 
 
 def tell_available(service: NodeState) -> None:
-    """Tell each client what the machine has to spare, if its pulse or ``AVAILABLE_S`` is over; called each second."""
+    """Tell each client what the machine has to spare, if its last message on that is old enough; called each second.
+
+    Old enough is ``AVAILABLE_S``, or the heartbeat interval that the client has asked for.
+    """
     read, now = service._read_available, service._clock.monotonic()
     if read is None:
         return

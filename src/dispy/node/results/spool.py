@@ -141,7 +141,7 @@ class Spool:
         """Tasks whose write has failed, and later ones of the same clients, in their order. They are tried again with
         the next task, or after ``RETRY_S``."""
         self._has_warned = False
-        """True from the warning that nothing can be written until results are written again: no second warning."""
+        """True if the log has warned that nothing can be written, and nothing was written since: no new warning."""
 
     def restore(self, port: int) -> list[Restored]:
         """Take over the rooms of dead nodes. Called once, before all other methods.
@@ -188,8 +188,8 @@ class Spool:
     def drop_note(self, client: ClientId) -> None:
         """Have the thread remove a client's list of open jobs, and its damaged files.
 
-        The client is back and has compared what is here, or is forgotten. With the old list the next node would call
-        jobs lost that have ended since.
+        The client is back and has compared its jobs with those on this node, or is forgotten. With the old list the
+        next node would call jobs lost that have ended since it was written.
         """
         if self._thread is not None or self._rooms:
             self._put(_Task(drop_note=client))
@@ -348,7 +348,7 @@ class Spool:
                 logger.warning("results of clients that are away are written to %s again", self._base)
 
     def _unlink(self, path: Path) -> None:
-        """Remove a file of results; its bytes are free for others."""
+        """Remove a file of results, and take its bytes off ``_used``. A file that is gone is fine."""
         with suppress(FileNotFoundError):
             size = path.stat().st_size
             path.unlink()
@@ -438,7 +438,10 @@ class Spool:
 
 
 def _client(task: _Task) -> ClientId | None:
-    """Returns the client whose results or note a task writes, whose tasks must keep their order; None for others."""
+    """Returns the client whose results or note a task writes; None for a task that removes files.
+
+    Tasks of one client that write must keep their order, also when one of them fails.
+    """
     action = task.store or task.note
     return action.client if action is not None else None
 
@@ -447,7 +450,7 @@ def _grouped(tasks: list[_Task]) -> Iterator[list[_Task]]:
     """Returns groups of tasks for ``Spool._do``, in the order of the tasks.
 
     Batches of one client that follow each other make a group, of up to ``FILE_BYTES`` and ``BATCH_MAX`` batches,
-    which is what a ``Header`` may have. Any other task is a group of its own.
+    the most that a ``Header`` may have. Any other task is a group of its own.
     """
     group: list[_Task] = []
     size = 0

@@ -26,14 +26,14 @@ _HEAD = struct.Struct("<QII")  # bytes of the header, CRC of header and lengths 
 _LENGTH = struct.Struct("<Q")
 """Format of the length of a part (bytes)."""
 CRC = struct.Struct("<I")
-"""Format of the CRC-32 of a part; all CRCs follow the last part. That of a result's second part goes on from that of
-its first, so that one number checks both at the client."""
+"""Format of the CRC-32 of a part; the CRCs of all parts follow the last part. A result has up to two parts, its value
+and its output: the second's CRC goes on from the first's, so that the client checks both by one number."""
 
 _COPY = 1 * MIB
 """Bytes of a segment that are copied into a file at once: a large payload is never in memory as a whole."""
 
 DAMAGED = ".damaged"
-"""Suffix of a file whose content is not what was written. It tells the next node that something is lost."""
+"""Suffix of a file whose content is not what was written. The file tells the next node that results are lost."""
 
 
 class Header(Struct, array_like=True):
@@ -56,7 +56,7 @@ class Note(Struct, array_like=True):
     Attributes:
         client: Identity of the client.
         name: Name of the client.
-        open: These jobs, as number and attempt, with a list for each computation.
+        open: The jobs, one list for each computation: number of the computation, and number and attempt of each job.
         next_batch: Number that the client's next batch of results would have had. The next node goes on from it.
     """
 
@@ -97,18 +97,18 @@ class ResultsFile:
 
 
 def client_of(path: Path) -> str:
-    """Returns the identity (hexadecimal) of the client that a file is for: its name up to the first ``-``."""
+    """Returns the identity (hexadecimal) of the client that a file is for: the file's name up to the first ``-``."""
     return path.stem.partition("-")[0]
 
 
 def pack_note(note: Note) -> bytes:
-    """Returns the bytes of a file with a note."""
+    """Returns the whole content of a file with a note."""
     data = _encode(note)
     return MAGIC + _HEAD.pack(len(data), zlib.crc32(data), 0) + data
 
 
 def pack_header(header: Header, sizes: list[int]) -> bytes:
-    """Returns the bytes before the parts of a file of results; ``sizes``: bytes of each part, in their order."""
+    """Returns the content of a file of results before its parts; ``sizes``: bytes of each part, in their order."""
     data = _encode(header)
     lengths = b"".join(_LENGTH.pack(size) for size in sizes)
     crc = zlib.crc32(lengths, zlib.crc32(data))
@@ -120,8 +120,9 @@ def write(directory: Path, name: str, head: bytes, parts: list[tuple[Path, int, 
 
     Args:
         directory, name: Where the file is to be.
-        head: Bytes before the parts.
-        parts: Segments that follow: path, bytes, and True if the CRC goes on from that of the part before.
+        head: Content of the file before the parts (``pack_header``, ``pack_note``).
+        parts: Segments that are copied into the file as its parts, in this order: path, size (bytes), and True if the
+            part's CRC goes on from that of the part before. The CRC-32 of each part is written after the last part.
 
     Returns:
         Path of the file.

@@ -104,7 +104,7 @@ class Recovery:
         would remove the file.
 
         Args:
-            known: Identities (hexadecimal) of the other clients, of which batches or a note are here.
+            known: Identities (hexadecimal) of clients of which batches or a note are here: their damaged files stay.
         """
         for room in self.rooms:
             for path in room.path.glob(f"*{DAMAGED}"):
@@ -181,7 +181,12 @@ class Recovery:
     def _restore_note(self, note: Note, before: list[bytes], shift: dict[ClientId, int]) -> None:
         """Add the jobs of a note to ``restored`` as lost, except those whose results are on disk.
 
-        Call it after ``_restore_batches`` for all files of the room. The arguments are as there.
+        Call it after ``_restore_batches`` for all files of the room.
+
+        Args:
+            note: Content of the file with the client's open jobs.
+            before: Incarnations (16 bytes each) of the nodes that had the room, oldest first.
+            shift: For each client: number to add to the numbers of its batches of this room; absent: 0.
         """
         one = self._entry(ClientId(note.client), note.name, before)
         one.next_batch = max(one.next_batch, note.next_batch + shift.get(one.client, 0))

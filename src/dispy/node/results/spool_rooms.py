@@ -37,7 +37,7 @@ class RoomNames(Struct):
 
 
 class Room:
-    """A directory that this process owns by its lock.
+    """A directory for files of results and notes, which this process owns while it holds the lock.
 
     Args:
         path: The directory.

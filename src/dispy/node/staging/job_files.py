@@ -98,9 +98,10 @@ class Brought:
     Args:
         work: The working directory.
         owner: User and group that directories and files are given to; None: they stay ours.
-        stage: Has the stager put files into the working directory; returns the task (``Stage``). Later calls a
-            function with the reason why they cannot be there, empty if they are.
-        drop: Gives such a task up, and calls a function (None: none) when no thread puts files there for it.
+        stage: Has the stager put files into the working directory; returns the task (``Stage``). Its second argument
+            is called later, with the reason why the files cannot be there, empty if they are.
+        drop: Gives a task that ``stage`` has returned up, and calls a function (None: none) when no thread puts files
+            of that task there any more.
         give: Hands a record to its worker.
         fail: Called for a record that was not given to its worker, with the reason.
     """
@@ -135,7 +136,10 @@ class Brought:
         jobs."""
 
     def note(self, number: int, entries: list[FileEntry]) -> None:
-        """Note the files of a job that has come to the node, for ``offer``. An earlier attempt's are replaced."""
+        """Note the files that a job brings, when the job has come to the node; ``offer`` looks them up.
+
+        Files of an earlier attempt of the job (``number``) are replaced.
+        """
         self.forget(number)
         self.entries[number] = entries
         self.count += len(entries)
@@ -145,10 +149,12 @@ class Brought:
         self.count -= len(self.entries.pop(number, ()))
 
     def offer(self, worker: WorkerId, record: Record) -> bool:
-        """Take over a record for a worker if its job brings files: ``give`` is called when they are there.
+        """Take over a record for a worker if its job brings files.
+
+        ``give`` is called when the files are in the working directory, ``fail`` if they cannot be put there.
 
         Returns:
-            True if the job brings files. Otherwise the caller gives the record to the worker.
+            True if the job brings files. False otherwise: then the caller gives the record to the worker.
         """
         entries = self.entries.get(record.jobs[0].number) if record.jobs else None
         if not entries:
@@ -158,7 +164,9 @@ class Brought:
         return True
 
     def put(self, entries: list[FileEntry], done: Callable[[str], None]) -> None:
-        """Put files there that stay, once no job has their names. Jobs that are placed later wait for them.
+        """Put files into the working directory, to stay there, once no file of a job has their names.
+
+        Jobs that bring files of these names, and whose files are not there yet, wait until these are.
 
         Args:
             entries: The files, which are in the store.
@@ -175,7 +183,8 @@ class Brought:
             untaken: Numbers of records that were taken back from the worker's channel.
 
         Returns:
-            These numbers, and that of a record that was not given to the worker yet.
+            ``untaken``, and the number of the worker's record if it was not given to the worker yet. This worker runs
+            none of these records.
         """
         offered = self._offered.get(worker)
         if offered is None:
@@ -199,14 +208,17 @@ class Brought:
             self._drop(offered.stage, partial(self._clear, offered.entries))
 
     def _clear(self, entries: list[FileEntry]) -> None:
-        """Remove files that no other job needs, and place what has waited for their names."""
+        """Release the files of one job: those that no other job needs are removed, and files that waited are placed.
+
+        Called when the job has ended, or its files cannot be put into the working directory.
+        """
         with suppress(OSError), Tree(self._work, self._owner) as tree:
             for entry in entries:
                 self._remove(tree, entry.path)
         self._place_waiting()
 
     def close(self) -> None:
-        """Give up all that waits or is being put there, as no job of the computation runs here any more.
+        """Give up all files that wait or are being put into the working directory: the computation leaves this node.
 
         Files of jobs are removed, and files that were moved aside come back. ``give``, ``fail`` and the ``done`` of
         ``put`` are not called any more.
@@ -226,7 +238,7 @@ class Brought:
                     self._remove(tree, placed.entry.path)
 
     def _place_waiting(self) -> None:
-        """Start putting files there whose names are free: first those that stay, then those of jobs.
+        """Start putting files whose names are free into the working directory: first those that stay, then jobs'.
 
         Called whenever names may have become free, or files have come that wait for names.
         """
@@ -244,7 +256,10 @@ class Brought:
         return any(_clash(entry.path, name) for entry in put.entries for name in names)
 
     def _begin(self, put: _Put) -> None:
-        """Start putting files there that stay. At the end call ``put.done``, and look at waiting files again."""
+        """Start putting files into the working directory that stay there.
+
+        At the end ``put.done`` is called, and files are placed that waited for their names.
+        """
 
         def done(reason: str) -> None:
             if put in self._puts:
@@ -255,7 +270,10 @@ class Brought:
         put.stage = self._stage(put.entries, done)
 
     def _is_taken(self, entry: FileEntry) -> bool:
-        """True if a job has to wait for the name of its file. Jobs can share a file with the same content."""
+        """True if a job has to wait for the name of its file, as another file has or reserves it.
+
+        Jobs can share a file with the same content.
+        """
         if any(_clash(entry.path, other.path) for put in self._puts for other in put.entries):
             return True
         placed = self._placed.get(entry.path)
@@ -294,7 +312,7 @@ class Brought:
         offered.stage = self._stage(offered.entries, done)
 
     def _reserve(self, tree: Tree, entry: FileEntry) -> None:
-        """Reserve the name of a file for one more job. A file that has the name and is no job's is moved aside."""
+        """Reserve the name of a file for one more job. A file of that name that no job has brought is moved aside."""
         placed = self._placed.get(entry.path)
         if placed is None:
             # Computations with one ``dest_path``, and nodes, share the directory: a count of ours is not enough.
@@ -305,7 +323,8 @@ class Brought:
         placed.users += 1
 
     def _remove(self, tree: Tree, path: str) -> None:
-        """Release the name of a file for one job. The last one removes the file, and brings back one moved aside."""
+        """Release the name of a file for one job. When no job needs the file it is removed, and a file that was moved
+        aside comes back."""
         placed = self._placed.get(path)
         if placed is None:
             return

@@ -20,7 +20,7 @@ from dispy.protocol import worker as worker_protocol
 def place_name(key: Key) -> str:
     """Returns the name of the directories of a computation: part of the client's id, and its number there.
 
-    Clients compute the same name, so it must not change.
+    Clients compute this name, too, so it must not change.
     """
     return f"{key[0].hex()[:8]}-{key[1]}"
 
@@ -70,7 +70,10 @@ def _remove_work(service: NodeState, key: Key, work: Path) -> None:
 
 
 def drop_places(service: NodeState, key: Key) -> None:
-    """Remove the working directory and the segments of a computation that has ended. One that is gone is fine."""
+    """Remove the working directory and the segments of a computation that has ended, and whose host is dead.
+
+    A computation that is not in ``_loaded`` any more is fine.
+    """
     loaded = service._loaded.pop(key, None)
     if loaded is not None:
         drop_brought(service, loaded)
@@ -84,7 +87,7 @@ def drop_places(service: NodeState, key: Key) -> None:
 def stage_files(service: NodeState, action: core.StageFiles) -> None:
     """Put the files of a computation into its working directory; ``FilesReady`` or ``FilesFailed`` follows.
 
-    If the directory of an earlier stay is still being removed the action waits for that.
+    If the directory of an earlier generation of it on this node is still being removed, the action waits for that.
     """
     key, compute = action.key, action.compute
     fault = _why_too_many(service, key[0], 0)
@@ -145,7 +148,7 @@ def _on_staged(service: NodeState, key: Key, life: int, reason: str) -> None:
 def drop_prepared(service: NodeState, key: Key) -> None:
     """Give up the files on their way and the working directory of a computation without a host, if there are any.
 
-    Called when such a computation is closed, or cannot run here.
+    Called when a computation is closed, or cannot run here.
     """
     prepared = service._prepared.pop(key, None)
     if prepared is not None:
@@ -263,9 +266,10 @@ def drop_brought(service: NodeState, loaded: Loaded) -> None:
 def place_files(
     service: NodeState, connection: Connection, client: ClientId, message: node.PlaceFiles
 ) -> None:
-    """Put files into a working directory in which jobs may be at work; ``FilesPlaced`` answers when they are there.
+    """Put files that a client sends later into a working directory, in which jobs may run, to stay there.
 
-    A request that is under way already is not started again. The answer has a reason if the files cannot be placed.
+    ``FilesPlaced`` answers when the files are there, or with the reason why they cannot be placed. No answer is sent
+    if the computation is not here. A request that is under way already is not started again.
     """
     key = (client, message.computation)
     loaded = service._loaded.get(key)

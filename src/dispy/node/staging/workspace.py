@@ -76,7 +76,7 @@ class WorkSpace(Place):
         user share them; the last node that uses one removes it, unless its cluster keeps it."""
         self._destinations: dict[Path, _Destination] = {}
         """Named directories by path, each with its lock, note and number of users: those that computations of this
-        node use, and those that lie around such ones."""
+        node use, and unused ones that contain a used one."""
         self._next = 1
         """Number in the name of the next note."""
         self._ids = (account.uid, account.gid) if account is not None else None
@@ -88,13 +88,15 @@ class WorkSpace(Place):
         super().__init__(base, incarnation, self._ids)
 
     def open_named(self, address: str, name: str, *, is_kept: bool) -> Path:
-        """Open a working directory that computations may share by its name; each call is undone by ``leave``.
+        """Open a working directory that computations may share by its name; returns its path.
+
+        Each call counts one more user, whom ``leave`` takes off again.
 
         Args:
             address: Address of the client; empty: local.
             name: Path of the directory, relative to the one of the client's address.
-            is_kept: True if the directory stays when no computation uses it any more. The last call decides: a
-                program that has just closed its cluster may still be using it.
+            is_kept: True if the directory stays when no computation uses it any more. The last call decides: an
+                earlier computation, whose cluster was just closed, may still be among the users.
 
         Raises:
             OSError: The directory cannot be made, or the one of all named ones is open to other users.
@@ -161,7 +163,12 @@ class WorkSpace(Place):
         return True
 
     def _remove_named(self, parts: tuple[str, ...], lock: int) -> None:
-        """Remove a named directory, unless another node holds a lock on it and will do so. Errors are ignored."""
+        """Remove a named directory, unless another node holds a lock on it: that node then removes it.
+
+        Args:
+            parts: Address of the client, and the names on the way to the directory below that.
+            lock: Descriptor of the directory, which the exclusive lock is tried on.
+        """
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
