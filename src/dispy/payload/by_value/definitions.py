@@ -18,7 +18,7 @@ from dispy.payload.by_value.code_pickler import CodePickler
 PickleInline = Callable[[Any], tuple[bytes, CodePickler]]
 """Pickles a value with the definitions of its classes in the same pickle.
 
-Returns the pickle, and its pickler, which knows what the other side needs.
+Returns the pickle, and the pickler that made it, which knows the modules that the other side needs.
 """
 
 
@@ -53,7 +53,7 @@ _DEFINITIONS_MAX = 1000
 def definition_of(cls: type, pickle_inline: PickleInline) -> Definition:
     """Returns the definition of a class: in a program a new one if the class, or what it uses, has changed.
 
-    A worker returns its first one again, whatever has changed: the program has the class itself.
+    A worker returns the first definition that it has made, whatever has changed: the program has the class itself.
     """
     identity = change_stamps.identity_of(cls)
     known = _definitions.get(identity)
