@@ -339,7 +339,7 @@ def source_of(filename: str, namespace: Namespace) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Returns a text with stars in place of the secrets of ``hide``, of the same length."""
+    """Returns a text with stars in place of the secrets of ``hide``: as many as a secret has characters."""
     for secret in _hidden:
         text = text.replace(secret, "*" * len(secret))
     return text

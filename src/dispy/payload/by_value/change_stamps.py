@@ -293,7 +293,10 @@ def _is_of_library(filename: str) -> bool:
 
 
 def _is_same_state(now: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
-    """True if two answers of ``_state_of`` agree: defaults and cells hold the same objects, the rest is equal."""
+    """True if a function's state (``_state_of``) has not changed.
+
+    Defaults and cells must hold the very objects of before; keyword defaults and attributes must be equal.
+    """
     if now[0] is not before[0] or (now[2] is None) != (before[2] is None):
         return False
     if now[2] is not None and not all(map(operator.is_, now[2], before[2])):

@@ -370,7 +370,7 @@ def resolve(identity: str, digest: bytes, module: str, qualname: str, definition
         digest: Digest of the definition (16 bytes).
         module: Name of the module of the class.
         qualname: Name of the class in its module, which may have dots.
-        definition: The class, pickled by itself; only opened if no class is here, or it has another digest.
+        definition: The class, pickled by itself; only opened if no class is here, or a worker's has another digest.
     """
     global _changing
     known = _by_identity.get(identity)

@@ -38,8 +38,7 @@ class Scope:
 
 
 class CodePickler(Protocol):
-    """One pickle in the making: tells how modules and globals travel in it, and notes what the other side needs.
-
+    """One pickle in the making: tells how modules and globals travel in it, and notes what loading it needs.
     ``pickler.Pickler`` implements it; the modules that reduce objects see this much of it.
     """
 

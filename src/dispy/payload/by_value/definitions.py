@@ -28,7 +28,7 @@ class Definition(NamedTuple):
     Attributes:
         data: The pickle.
         digest: Digest of the pickle (16 bytes): a worker that has a class of this digest does not open the pickle.
-        modules: Names of the user's own modules that the other side has to import.
+        modules: Names of the user's own modules that the process that loads the pickle has to import.
         imports: Import statements of functions of the class: the modules that they name are to be sent, too.
         sources: Texts of the files of code in the pickle, by file name, for tracebacks.
     """

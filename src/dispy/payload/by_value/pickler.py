@@ -59,7 +59,7 @@ from dispy.payload.modules.origins import Origin, modules_below, origin_of
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
-    """Pickles any value, and collects what the other side needs to load the pickle.
+    """Pickles any value, and collects what the other side, the process that loads the pickle, needs for that.
 
     Args:
         file: File that the pickle is written to.
