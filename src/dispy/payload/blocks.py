@@ -30,19 +30,19 @@ _BLOCK = struct.Struct("<8sQQ")
 """Head of a block (24 bytes, little-endian): ``MAGIC``, number of buffers, length of the pickle (bytes)."""
 
 MAGIC = b"\x01dispyB\x00"  # a pickle begins with 0x80
-"""First bytes of a block, which tell it from a pickle."""
+"""First 8 bytes of a block. The very first one tells it from a pickle, which begins with 0x80."""
 
 _LENGTH = struct.Struct("<Q")
-"""Length of one buffer (bytes): one for each buffer, in order, follows the head of a block."""
+"""Format of the length of one buffer (bytes): behind the head of a block stands one for each buffer, in order."""
 
 Buffer = bytes | bytearray | memoryview
 """A payload in one piece: a pickle, or a block."""
 
 take: Callable[[int], memoryview] = pool.take
-"""Returns writable memory for a large payload, of a size in bytes.
+"""Returns writable memory for a large payload. The argument is the size (bytes).
 
-By default it is memory of this process. A client with nodes on its machine sets memory that it shares with them, so
-that a payload need not be sent. MemoryError: there is none left.
+By default it is memory of this process. A client with nodes on its machine sets a function whose memory it shares
+with them, so that a payload need not be sent. MemoryError: no memory is left.
 """
 
 
@@ -77,7 +77,7 @@ class Parts:
             self.size += gap + buffer.nbytes
 
     def copy(self) -> memoryview:
-        """Returns a copy of the pickle and the buffers in one block, in memory of ``take``."""
+        """Returns a copy of the pickle and the buffers in one block, in memory of ``take`` (or its MemoryError)."""
         block = take(self.size)
         position = 0
         for piece in self.pieces:
@@ -88,9 +88,10 @@ class Parts:
 
 
 def whole(dumped: bytes | Parts) -> Buffer:
-    """Returns a result of ``values.dump`` in one piece, which later changes of the pickled objects do not reach.
+    """Returns a pickle, or ``Parts`` as a block, in one piece, which later changes of the objects do not reach.
 
-    From ``OUT_OF_BAND`` bytes on it is a copy in memory of ``take``; less is returned as it is.
+    ``dumped``: what ``values.dump`` returned. ``Parts``, and a pickle of ``OUT_OF_BAND`` bytes or more, are copied to
+    memory of ``take``. A smaller pickle is returned as it is.
     """
     if isinstance(dumped, Parts):
         return dumped.copy()
@@ -102,7 +103,7 @@ def whole(dumped: bytes | Parts) -> Buffer:
 
 
 def open_block(block: memoryview) -> tuple[memoryview, list[memoryview]]:
-    """Returns views of the pickle in a block, and of its buffers in order; nothing is copied."""
+    """Returns a view of the pickle in a block, and views of the block's buffers in order; nothing is copied."""
     _, count, length = _BLOCK.unpack_from(block)
     start = _BLOCK.size + _LENGTH.size * count
     sizes = [_LENGTH.unpack_from(block, _BLOCK.size + _LENGTH.size * place)[0] for place in range(count)]
@@ -117,9 +118,10 @@ def open_block(block: memoryview) -> tuple[memoryview, list[memoryview]]:
 
 
 class Collector(list[memoryview]):
-    """Buffers that lie beside a pickle, in the order in which it refers to them; empty if it is complete by itself.
+    """List of the buffers that lie beside a pickle, in the order in which the pickle refers to them.
 
-    Give the method ``take`` to the pickler as its ``buffer_callback``.
+    Give the method ``take`` to the pickler as its ``buffer_callback``. If the list is empty after pickling, the
+    pickle can be loaded by itself; else make ``Parts`` of both.
     """
 
     __slots__ = ()
@@ -139,7 +141,7 @@ class Collector(list[memoryview]):
 class _Large:
     """Stand-in for large ``bytes`` or a large ``bytearray``, which unpickles to a copy of them.
 
-    The pickler would copy bytes into the pickle; those of the stand-in it gives to the ``Collector`` as a buffer.
+    The pickler copies ``bytes`` into the pickle. The content of the stand-in it gives to the ``Collector`` instead.
     """
 
     __slots__ = ("_data",)
@@ -152,12 +154,15 @@ class _Large:
 
 
 def _pickled(kind: type) -> bytes:
-    """Returns the pickle that large bytes of a type have beside their buffer: it is the same for any content."""
+    """Returns the pickle in a block that holds nothing but large bytes of a type: the same one for any content.
+
+    ``kind``: ``bytes`` or ``bytearray``.
+    """
     return pickle.dumps(_Large(kind()), PROTOCOL, buffer_callback=lambda _: False)
 
 
 _LARGE = {_pickled(kind): kind for kind in (bytes, bytearray)}
-"""``bytes`` and ``bytearray``, each by the pickle of ``_pickled``: ``large_bytes`` compares the pickle of a block."""
+"""``bytes`` and ``bytearray``, each by the answer of ``_pickled``: ``large_bytes`` looks a block's pickle up here."""
 
 _LARGE_HEAD = _BLOCK.size + _LENGTH.size + max(map(len, _LARGE))
 """Number of bytes at the beginning of a block that ``large_bytes`` needs to tell what the block holds."""

@@ -78,8 +78,8 @@ def dump_call(
 def _without_references(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: Any) -> tuple[Any, ...]:
     """Returns the call ``(args, kwargs, job_id, None, numbers)``: None in place of each reference among ``args``.
 
-    ``numbers`` has the number of the object by the place of the reference. This takes 1 us; pickling a reference
-    takes 5. The references are added to ``used``, as if they had been pickled.
+    ``numbers``: number of the object that was put, by index of the reference in ``args``. A reference takes 1 us this
+    way, and 5 us pickled. The references are added to ``used``, as if they had been pickled.
     """
     this = threading.get_ident()
     numbers = {}
@@ -93,9 +93,9 @@ def _without_references(args: tuple[Any, ...], kwargs: dict[str, Any], job_id: A
 
 
 def _with_objects(call: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Returns ``(args, kwargs, job_id)`` of a call of ``_without_references``, with the objects in their places.
+    """Returns ``(args, kwargs, job_id)`` of a call of ``_without_references``, with the objects among ``args`` again.
 
-    What finding an object raises, as when it is not on this node, passes through.
+    What ``find_object`` raises, as when an object is not on this node, passes through.
     """
     args, kwargs, job_id, _, numbers = call
     full = list(args)
@@ -119,6 +119,8 @@ reference to one); the number of the map in its cluster, from 1."""
 
 def dump_chunk(items: list[Any], way: Way, long_s: float, first: int, known: Known | None = None) -> Buffer:
     """Returns the payload of a chunk of a ``map``: an object that items share is pickled once, and stays shared.
+
+    Take the references among the items from ``take_used`` afterwards, and keep them until the chunk has ended.
 
     Args:
         items: Arguments of the calls, in order.
@@ -156,10 +158,10 @@ class ItemFailed:
 
 
 class Rest:
-    """Mark behind the results of a chunk that stopped early: items without a result were not run.
+    """Mark at the end of the list of results of a chunk that stopped early: items without a result were not run.
 
-    The client removes the mark and sends these items in other chunks. Without it an item that lacks a result is
-    taken for one that failed.
+    The client removes the mark and sends these items in other chunks. Without the mark, an item that lacks a result
+    is taken for one that failed.
     """
 
     __slots__ = ()
@@ -175,7 +177,7 @@ def find_unsendable(items: list[Any], first: int) -> tuple[int, PicklingError] |
         first: Number of the first of them in the ``map``.
 
     Returns:
-        Place of the item in ``items`` (from 0), and the error.
+        Index of the item in ``items`` (from 0), and the error, whose text has the item's number in the map.
     """
     for place, item in enumerate(items):
         culprit = find_culprit(item, f"item {first + place}")
@@ -186,7 +188,7 @@ def find_unsendable(items: list[Any], first: int) -> tuple[int, PicklingError] |
 
 
 def load_items(payload: Buffer) -> list[Any]:
-    """Returns the items of a chunk of ``dump_chunk``, in order: for the client, which has kept only the pickle."""
+    """Returns the items in a payload of ``dump_chunk``, in order: for the client, which keeps only the payload."""
     items: list[Any] = load(payload)[0]
     return items
 
@@ -197,8 +199,8 @@ def dump_failure(results: list[Any], error: bytes) -> bytes:
     The results before that item are kept; the client need not run these items again.
 
     Args:
-        results: Results of the items before it, in order.
-        error: Its exception, pickled; empty if it cannot be.
+        results: Results of the items before the one that failed, in order.
+        error: Exception of that item, pickled by ``dump_exception``; empty if it cannot be pickled.
 
     Raises:
         Exception: One of the results cannot be pickled.
@@ -216,9 +218,10 @@ def load_failure(payload: Buffer) -> tuple[list[Any], bytes] | None:
 
 
 def load_call(payload: Buffer) -> tuple[Any, ...]:
-    """Unpickle a call: ``(args,)``, ``(args, kwargs)`` or ``(args, kwargs, job_id)``; or a chunk, see ``dump_chunk``.
+    """Unpickle a call: ``(args,)``, ``(args, kwargs)`` or ``(args, kwargs, job_id)``; or a chunk (4 parts).
 
-    Arrays lie in the memory of the payload. Objects that were put stand in place of the references to them.
+    Any other kind of call is returned as ``(args, kwargs, job_id)``: objects that were put have taken the places of
+    references, code that the call brings is defined. Arrays lie in the memory of the payload.
 
     Raises:
         Apart: The call brings code, and this process is not for one job alone. Nothing of the call is loaded then.

@@ -213,7 +213,7 @@ def _globals_of(function: Any) -> Namespace:
 
 
 def sent_modules(pickler: Pickler, names: Iterable[str] = ()) -> tuple[list[Module], list[tuple[str, str]]]:
-    """Returns the user's own modules that a pickle needs, and the files of those that are compiled.
+    """Returns the user's own modules that a pickle needs, as they are sent, and the files of compiled ones.
 
     Args:
         pickler: Pickler that has made the pickle.
@@ -258,9 +258,10 @@ def sent_modules(pickler: Pickler, names: Iterable[str] = ()) -> tuple[list[Modu
 
 
 def _add_used_by_script(roots: set[str]) -> None:
-    """Add to ``roots`` the user's own modules that the script holds, or holds functions or classes of.
+    """Add to ``roots`` names of the user's own modules that the script holds, or holds functions or classes of.
 
-    Their names are added: jobs may get objects of these modules as arguments.
+    ``roots``: names of modules to be sent, with which the search starts. Jobs may get objects of the added modules
+    as arguments.
     """
     for value in list(vars(sys.modules["__main__"]).values()):
         name = value.__name__ if isinstance(value, types.ModuleType) else None
@@ -288,8 +289,8 @@ def pack_modules(sent: list[Module], sources: dict[str, str]) -> bytes:
 def add_modules(packed: bytes) -> dict[str, str]:
     """Make modules that have arrived (packed by ``pack_modules``; empty: none) importable, if this is a worker.
 
-    Nothing is imported yet. A worker also takes over the command line of the program, and those of its directories
-    of libraries that exist here.
+    Nothing is imported yet. A worker also takes over the program's command line (``sys.argv``), and adds those of the
+    program's directories of libraries that exist here to ``sys.path``.
 
     Returns:
         Texts of files of code, by file name; tracebacks show them from now on.
@@ -382,7 +383,8 @@ def definitions(depends: Iterable[Any], scope: Any) -> tuple[list[_Call], dict[s
         scope: Stand-in for the globals of the computation.
 
     Returns:
-        Stand-ins for calls of the former, in order; and the others by name.
+        Stand-ins for the calls of functions named ``init_depends``, in order; and the other dependencies by name, of
+        which a later one of the same name counts.
     """
     firsts: list[_Call] = []
     names = {}
@@ -434,7 +436,10 @@ def sharing(function: Any, namespace: Namespace) -> Iterator[None]:
 
 
 def import_named(function: types.FunctionType) -> None:
-    """Import the ``STANDARD_MODULES`` that a function names and its globals lack, and add them to the globals."""
+    """Import the ``STANDARD_MODULES`` that a function names and its globals lack, and add them to the globals.
+
+    Call this on the node, before the function runs.
+    """
     for name in bytecode.all_names(function.__code__) & STANDARD_MODULES:
         if name not in function.__globals__:
             function.__globals__[name] = importlib.import_module(name)

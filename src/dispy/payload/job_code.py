@@ -64,12 +64,15 @@ def accept_code(namespace: Namespace) -> None:
 
 
 class _Gate:
-    """Gate before the code in a pickle: raises ``Apart`` in a process that may not load what follows.
+    """Gate in front of the code in a pickle: unpickling it raises ``Apart``, so that nothing behind it is loaded.
+
+    Only in the process that a worker has forked for this job (``accept_code``) it is passed (``_pass_gate``).
 
     Args:
-        job_id: Id of the job, for ``Apart``; None if it is the job's number.
-        paths: Files of modules that the job brings, relative to the working directory.
-        modules: Modules that the code needs, from ``pack_modules``.
+        job_id: Id of the job, which ``Apart`` tells the worker; None if the id is the job's number.
+        paths: Files of modules that the job brings, relative to the working directory: the user's loaded modules of
+            these names are dropped (``_forget_modules``), so that the files are imported.
+        modules: Modules that the code needs, from ``pack_modules``: they are made importable.
     """
 
     def __init__(self, job_id: Any, paths: list[str], modules: bytes) -> None:
@@ -80,9 +83,10 @@ class _Gate:
 
 
 def _pass_gate(job_id: Any, paths: list[str], modules: bytes) -> None:
-    """Prepare the process of a job for the code that follows, or raise ``Apart`` in any other; pickles call this.
+    """Prepare the process of a job for the code behind the gate; pickles call this, with the arguments of ``_Gate``.
 
-    Arguments are those of ``_Gate``.
+    Raises:
+        Apart: This process is not for one job alone.
     """
     if _job_namespace is None:
         raise Apart(job_id)
@@ -180,7 +184,7 @@ def dump_call_with(
 CALL_PARTS = 6
 """Number of parts, all None, after the first in the tuple of a call that brings code.
 
-The length tells it from other calls: none of them has seven parts.
+The length of the tuple, 7, tells the call from other calls, which have at most five parts.
 """
 
 
@@ -190,7 +194,7 @@ class _Call:
     Args:
         gate: The gate, which is unpickled first.
         data: The pickle: a tuple with the code and the arguments.
-        buffers: Buffers beside it, in order.
+        buffers: Large buffers to which ``data`` refers, in the order in which it does.
     """
 
     def __init__(self, gate: _Gate, data: bytes, buffers: list[pickle.PickleBuffer]) -> None:
@@ -201,7 +205,7 @@ class _Call:
 
 
 def _open(_: None, data: bytes, buffers: list[Any]) -> tuple[Any, ...]:
-    """Returns the tuple in the pickle behind a gate, which has been passed; pickles call this."""
+    """Returns the tuple of code and arguments in the pickle behind a gate that was passed; pickles call this."""
     opened: tuple[Any, ...] = pickle.loads(data, buffers=buffers)
     return opened
 
@@ -209,10 +213,11 @@ def _open(_: None, data: bytes, buffers: list[Any]) -> tuple[Any, ...]:
 def with_code(call: tuple[Any, ...]) -> tuple[Any, ...]:
     """Define the functions and classes that a job brings; returns ``(args, kwargs, job_id)``.
 
-    They become globals of the computation, unless it has globals of their names.
+    They become globals of the computation in this process, which ends with the job. A global that the computation has
+    already stays, and the job's function or class of this name is not used.
 
     Args:
-        call: Unpickled call of ``dump_call_with``.
+        call: Call of ``dump_call_with``, unpickled by ``values.load``.
     """
     namespace, _, names, args, kwargs, job_id = call[0]
     for name, item in names.items():

@@ -14,7 +14,7 @@ class Known:
     Args:
         modules: Names of the user's own modules that were sent.
         sent: Functions and classes of the script that were sent by value.
-        watch: As the attribute; None for nothing that could change.
+        watch: The ``watch`` of the pickler that has sent them; None if no functions or classes were sent by value.
 
     Attributes:
         modules: Names of the user's own modules that were sent.

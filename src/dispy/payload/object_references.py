@@ -25,7 +25,10 @@ class Reference:
 
 
 def stored(number: int) -> Any:
-    """Returns the value that a reference is unpickled to (``find_object``); pickles call this function."""
+    """Returns the value that the reference of a number is unpickled to (``find_object``); pickles call this function.
+
+    What ``find_object`` raises passes through.
+    """
     return find_object(number)
 
 
@@ -41,12 +44,15 @@ find_object: Callable[[int], Any] = _find_nothing
 """
 
 reference_type: type[Reference] = Reference
-"""Class of references in this program, by which ``calls`` knows them among arguments; the client sets its ``Ref``."""
+"""Class of references in this program: ``calls`` knows references among arguments by it. The client sets its ``Ref``.
+
+Values of subclasses are pickled instead, which takes longer.
+"""
 
 used: list[tuple[int, Reference]] = []
-"""References that were pickled and that ``take_used`` has not returned yet, in order.
+"""References that were pickled and that ``take_used`` has not returned yet, in the order of pickling.
 
-Each comes with the identifier of the thread that pickled it (``threading.get_ident``).
+Each is behind the identifier of the thread that pickled it (``threading.get_ident``).
 """
 
 
@@ -56,7 +62,7 @@ def has_used() -> bool:
 
 
 def take_used() -> list[Any]:
-    """Returns the references that this thread has pickled since its last call, in order, and forgets them.
+    """Returns the references that this thread has pickled since its last call, in that order, and forgets them.
 
     Call this after pickling, and keep the references as long as the pickle is in use: an object is freed on nodes
     when no reference to it is left. Call it before pickling, too: it drops references of a pickle that failed.

@@ -24,7 +24,7 @@ from dispy.payload.modules.origins import MAINS, Origin, origin_of
 logger = logging.getLogger("dispy.payload")
 
 NAMED_MAX = 5
-"""Largest number of generators that a message names; of the others it says how many they are."""
+"""Largest number of generators whose places a message names. It ends with the number of the others ("3 more")."""
 
 _CHAIN_MAX = 8
 """Largest number of containers between a generator and the global, variable or attribute that names it.
@@ -53,7 +53,7 @@ def _kinds() -> tuple[type, ...]:
 
 
 def _of_kind(objects: list[Any]) -> list[Any]:
-    """Returns the generators among some objects, in order.
+    """Returns the generators among some objects, in the order of the objects.
 
     Those that draw from the system are left out: they have no state to set.
     """
@@ -141,7 +141,8 @@ class Seeding(NamedTuple):
 
     Attributes:
         seed: Seed of the cluster; the seeds of its jobs and items are made of it (``seed_of``).
-        first: Number of the first job of the cluster: jobs count from it, so that a second run has equal seeds.
+        first: Number (in the program) of the first job of the cluster. It is subtracted from a job's number, so that
+            a second run has equal seeds.
         is_on: True if generators that jobs have copies of are given streams of their own; False: dispy leaves them
             as they are.
     """
@@ -165,8 +166,8 @@ def seed_of(seed: int, index: int, group: int = 0) -> int:
 
     Args:
         seed: Seed of the cluster.
-        index: Place of the job in the cluster, or of the item in its map, from 0.
-        group: 0 for jobs; the number of the map for items; -1 for chunks of maps.
+        index: Number of the job less that of the cluster's first (``Seeding.first``), or of the item in its map.
+        group: 0 for jobs; the number of the map for items; -1 for chunks of maps: each group is mixed differently.
     """
     base = hashlib.blake2b(b"%d %d" % (seed, group), digest_size=4, person=b"dispy job seed").digest()
     mixed = (int.from_bytes(base) + index) & 0xFFFFFFFF
@@ -181,7 +182,8 @@ def reseed(generators: Iterable[Any], key: bytes) -> None:
 
     Args:
         generators: Generators of ``found`` or ``held_by``.
-        key: Key of the process or job that is to have streams of its own; it and the old state make the new one.
+        key: Any bytes, other ones for each process or job that is to have streams of its own. The new state is made
+            of the key and the old state.
     """
     for generator in generators:
         if isinstance(generator, random.Random):
@@ -198,7 +200,7 @@ def reseed(generators: Iterable[Any], key: bytes) -> None:
 
 
 def _number(state: Any, key: bytes) -> int:
-    """Returns a seed of 256 bits, made of the state of a generator, which may hold arrays, and a key."""
+    """Returns a seed of 256 bits for ``reseed``, made of a generator's state, which may hold arrays, and a key."""
     text = json.dumps(state, sort_keys=True, default=lambda value: value.tolist())
     return int.from_bytes(hashlib.sha256(key + text.encode()).digest())
 
@@ -273,7 +275,7 @@ def arrive(value: Any) -> Any:
 
 
 def _no_key() -> bytes:
-    """Returns an empty key: outside of workers all processes reseed generators alike."""
+    """Returns an empty key, the default of ``key_here``: outside of workers all processes reseed generators alike."""
     return b""
 
 
@@ -285,7 +287,7 @@ key_here: Callable[[], bytes] = _no_key
 
 
 def _no_matter(values: list[Any]) -> None:
-    """Do nothing: globals that arrive outside of workers keep their generators."""
+    """Do nothing, the default of ``globals_arrived``: outside of workers generators in globals keep their state."""
 
 
 globals_arrived: Callable[[list[Any]], None] = _no_matter
@@ -381,7 +383,7 @@ def _name_in_code(holder: Any, item: Any, path: str) -> str:
 
     Args:
         holder: The class or function.
-        item: Object of it by way of which the generator was found, such as its closure or defaults.
+        item: Object that the holder refers to and that leads to the generator, such as its closure or defaults.
         path: The way from the holder to the generator, such as ``.rng`` or ``[0]``.
     """
     if not _is_own(holder.__module__ or "__main__"):

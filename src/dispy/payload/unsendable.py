@@ -43,7 +43,7 @@ def find_culprit(value: Any, where: str, depth: int = 0, seen: set[int] | None =
 def _parts(value: Any, where: str) -> Iterable[tuple[Any, str]]:
     """Yields the parts that a pickle of a value holds (items, attributes, globals, defaults), with words for each.
 
-    ``where``: words for the value, which those for its parts end with.
+    ``where``: words for the value, such as "argument 1"; those for a part end with them ("item 0 of argument 1").
     """
     if isinstance(value, types.MethodType):
         yield value.__func__, where

@@ -43,13 +43,16 @@ STACK_GLOBAL = b"\x93"
 values; a pickle with it is looked at more closely, as the byte may stand for something else."""
 
 _STRINGS = (b"\x8c", b"X", b"\x8d")
-"""Opcodes before a string in a pickle, with a length of 1, 4 and 8 bytes. A pickle without any names no class."""
+"""Opcodes before a string in a pickle: the string's length follows in 1, 4 or 8 bytes.
+
+A pickle that has none of these bytes holds no string, and so names no class (``is_plain``).
+"""
 
 
 _LONE = b"\x8c\x06object"
-"""Name of ``object`` in a pickle: an instance of it may be a sentinel, which must stay one object.
+"""Name of the class ``object`` in a pickle: an instance of it may be a sentinel, which must stay one object.
 
-A pickle with this name is made by the pickler of code, which knows sentinels.
+A value whose pickle has this name is pickled again by the pickler of code, which knows sentinels.
 """
 
 
@@ -115,8 +118,8 @@ class _Carried:
 
     Args:
         modules: The modules, from ``pack_modules``.
-        data: The pickle.
-        buffers: Buffers beside the pickle, in order.
+        data: Pickle of the value.
+        buffers: Large buffers to which ``data`` refers, in the order in which it does.
     """
 
     def __init__(self, modules: bytes, data: bytes, buffers: list[memoryview]) -> None:

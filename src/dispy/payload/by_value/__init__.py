@@ -1,1 +1,1 @@
-"""Code that cannot be imported elsewhere, such as a script's: functions and classes are pickled with content."""
+"""Code that cannot be imported elsewhere, such as a script's: the pickle brings functions and classes themselves."""

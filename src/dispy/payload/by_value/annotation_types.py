@@ -1,4 +1,7 @@
-"""Types that annotations are made of: ``typing.NewType``, type parameters and type aliases, one object of each."""
+"""How types for annotations travel: ``typing.NewType``, type parameters and type aliases.
+
+Each stays one object where it arrives, however many pickles bring it, since such types are compared by identity.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ def _reduce_new_type(pickler: CodePickler, kind: Any) -> Any:
 
 
 def _new_type(name: str, qualname: str, module: str, supertype: Any) -> Any:
-    """Returns the ``typing.NewType`` of a name: the one that is here, or a new one; pickles call this."""
+    """Returns a ``typing.NewType``: the one of this name in the module that is loaded here, or a new one.
+
+    Pickles call this. ``qualname``: its name in ``module``, with dots; ``supertype``: the type that it is made of.
+    """
     known = _existing(module, qualname, typing.NewType)
     if known is not None:
         return known
@@ -32,12 +38,14 @@ def _new_type(name: str, qualname: str, module: str, supertype: Any) -> Any:
 
 
 def _existing(module: str, name: str, kind: Any) -> Any:
-    """Returns the object here that has the name of one that arrives, and is used in its place; None if there is none.
+    """Returns an object of a module of the user's that is loaded here; None if there is none of this name and kind.
+
+    The caller uses it in place of the arriving object of the same name, of which it then makes no copy.
 
     Args:
-        module: Name of its module.
-        name: Its name there, which may have dots.
-        kind: Class that it must be of.
+        module: Name of the module.
+        name: Name of the object in the module, which may have dots.
+        kind: Class that the object must be of.
     """
     found = scopes.attribute_of(sys.modules.get(module), name)
     return found if isinstance(found, kind) and origin_of(module) is not Origin.INSTALLED else None
@@ -77,7 +85,7 @@ def _reduce_type_parameter(pickler: CodePickler, parameter: Any) -> Any:
 _parameters: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 """Type parameters that were sent or have arrived, by identity (``change_stamps.identity_of``), while in use.
 
-One that comes back is the same object again.
+A parameter that was sent and comes back is the same object again, and not a copy.
 """
 
 
@@ -86,7 +94,8 @@ def _type_parameter(
 ) -> Any:
     """Returns the type parameter of an identity: the one that is here, or a new one; pickles call this.
 
-    ``kind``: its class, such as ``TypeVar``; ``options``: keywords of the class, such as ``bound``.
+    ``kind``: its class, such as ``TypeVar``; ``constraints`` and ``options``: arguments and keywords (such as
+    ``bound``) that the class is called with after ``name``.
     """
     parameter = _parameters.get(identity)
     if parameter is None:
@@ -106,14 +115,17 @@ def _reduce_alias(pickler: CodePickler, alias: Any) -> Any:
 
 
 _values: dict[int, Any] = {}
-"""Type aliases made here, each with its value, by address of the alias; both are kept for good.
+"""Pairs of a type alias made here and its value, by address of the alias; kept for the life of the process.
 
-An alias looks its value up here when it is asked for it.
+The alias looks its value up here when its ``__value__`` is asked for, as the value may name the alias again.
 """
 
 
 def _alias(name: str, parameters: tuple[Any, ...], module: str) -> Any:
-    """Returns the type alias of a name: the one that is here, or a new one, which ``_fill_alias`` gives its value."""
+    """Returns a type alias: the one of this name in the module that is loaded here, or a new one without a value.
+
+    Pickles call this, and then ``_fill_alias``. ``parameters``: its type parameters, in order.
+    """
     known = _existing(module, name, typing.TypeAliasType)  # type: ignore[attr-defined,unused-ignore]
     if known is not None:
         return known
@@ -136,7 +148,7 @@ REDUCERS: dict[type, Reducer] = {
     typing.ParamSpec: _reduce_type_parameter,
     typing.TypeVarTuple: _reduce_type_parameter,
 }
-"""Functions that return how instances of a type, subclasses not included, are pickled, by type."""
+"""By type: the function that returns how its instances are pickled. Instances of subclasses are not looked up."""
 
 if sys.version_info >= (3, 12):
     REDUCERS[typing.TypeAliasType] = _reduce_alias

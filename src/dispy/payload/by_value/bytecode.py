@@ -74,7 +74,10 @@ _names: weakref.WeakKeyDictionary[CodeType, frozenset[str]] = weakref.WeakKeyDic
 
 
 def global_names(code: CodeType) -> frozenset[str]:
-    """Returns the globals that a function and the code within it look up or set; attributes are not among them."""
+    """Returns the names of globals that a function and the code within it look up, set or delete.
+
+    Names of attributes are not among them. A function that goes by value brings the globals of these names.
+    """
     known = _names.get(code)
     if known is None:
         found: set[str] = set()
@@ -95,7 +98,7 @@ def global_names(code: CodeType) -> frozenset[str]:
 
 
 def all_names(code: CodeType) -> set[str]:
-    """Returns the names of globals and attributes in the instructions of a function and the code within it."""
+    """Returns the names of globals, attributes and imported modules in a function's instructions and code within."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -104,10 +107,10 @@ def all_names(code: CodeType) -> set[str]:
 
 
 def names_in_texts(code: CodeType, namespace: Namespace) -> list[str]:
-    """Returns the names, sorted, of globals that annotations of classes within a function use: types and modules.
+    """Returns the names, sorted, of globals (types, modules) that annotations of classes within a function use.
 
-    For code with ``from __future__ import annotations`` only, where annotations are texts, and no instruction names
-    their types; other code names them itself, and the list is empty.
+    With ``from __future__ import annotations`` these are texts, and no instruction names their types. Without it
+    instructions name them (``global_names``), and the list is empty. ``namespace``: globals of the function, by name.
     """
     if not code.co_flags & _FUTURE_ANNOTATIONS:
         return []
@@ -136,6 +139,7 @@ def _is_annotation(value: Any) -> bool:
 def named_in(annotations: Any, namespace: Namespace, besides: Iterable[str] = ()) -> list[str]:
     """Returns the names of globals that annotations in the form of text use: ``typing.get_type_hints`` looks them up.
 
+    In the order of the annotations, each name once.
     Args:
         annotations: Annotations by name; anything but a dictionary has none.
         namespace: The globals, by name.
@@ -200,8 +204,7 @@ def _absolute(module: str, level: int, names: tuple[str, ...], package: str) -> 
 
 
 def names_used(code: CodeType) -> set[str]:
-    """Returns the names that the top level of a module looks up, those that it has set among them.
-
+    """Returns the names that the top level of a module looks up, including names that it has set itself.
     ``modules.fallbacks`` looks among them for modules that depend on the machine.
     """
     return {code.co_names[arg] for op, arg in _instructions(code) if op == _LOAD_NAME}
@@ -271,11 +274,15 @@ def constants(code: CodeType) -> Iterator[str]:
 
 
 _NOTHING = object()
-"""Stand-in for a value that is no constant, when a global is set to it."""
+"""Stands for any value that is no constant, while ``constant_assignments`` follows what globals are set to."""
 
 
 def constant_assignments(code: CodeType) -> dict[str, Any]:
-    """Returns the globals that the top level of a module sets once and to a constant: the constants, by name."""
+    """Returns the constants that globals are set to by the top level of a module, by name of the global.
+
+    Globals that it sets more than once, or to something else, are left out. ``modules.changed_globals`` does not send
+    a global that still has the value of its constant: importing the module gives it.
+    """
     found: dict[str, Any] = {}
     spoiled: set[str] = set()
     value: Any = _NOTHING
@@ -290,7 +297,10 @@ def constant_assignments(code: CodeType) -> dict[str, Any]:
 
 
 def assigned(code: CodeType) -> set[str]:
-    """Returns the names that the top level of a module, or some other code, sets or deletes as globals."""
+    """Returns the names that the top level of a module, or a function's own code, sets or deletes as globals.
+
+    Code within it is not looked into.
+    """
     return {code.co_names[arg] for op, arg in _instructions(code) if op == _STORE_NAME} | {
         code.co_names[arg] for op, arg in _instructions(code) if op in _GLOBAL and op != _LOAD_GLOBAL
     }
@@ -304,7 +314,10 @@ _hidden: set[str] = set()
 
 
 def hide(secret: str) -> None:
-    """Have stars take the place of a secret in files of code and the command line that are sent; empty: none."""
+    """Have stars take the place of a secret in files of code and the command line that are sent.
+
+    An empty secret is ignored.
+    """
     if secret:
         _hidden.add(secret)
 
@@ -326,7 +339,7 @@ def source_of(filename: str, namespace: Namespace) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Returns a text with stars in place of the secrets of ``hide``, of the same length."""
+    """Returns a text with stars in place of the secrets of ``hide``: as many as a secret has characters."""
     for secret in _hidden:
         text = text.replace(secret, "*" * len(secret))
     return text
@@ -342,7 +355,7 @@ def show_source(filename: str, text: str) -> None:
 
 
 def reduce_code(code: CodeType) -> tuple[Any, tuple[bytes]]:
-    """Returns how a code object is pickled: as the interpreter's own cache of compiled modules has it.
+    """Returns how a code object is pickled: marshalled, as in the interpreter's ``.pyc`` files.
 
     Raises:
         ValueError: A constant of the code is not one that a compiler makes.

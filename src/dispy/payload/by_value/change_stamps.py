@@ -1,9 +1,9 @@
 """Stamps that tell whether the program has changed a global, a class or a function since it was sent.
 
-The stamp of a value is equal as long as the value is: small plain values are their own stamps, that of a class is its
-*identity*, that of a function its identity with that of its code, that of a module its name, and that of any other
-value a digest of its pickle. A ``Watch`` answers quickly, before each job, whether anything that a pickle of code
-depends on has changed.
+Stamps of a value are equal as long as the value is unchanged. A small plain value is its own stamp. The stamp of a
+class is its *identity*, that of a function its identity with that of its code and the stamp of its defaults and
+cells, that of a module its name, and that of any other value a digest of its pickle. A ``Watch`` answers quickly,
+before each job, whether anything that a pickle of code depends on has changed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def identity_of(obj: Any) -> str:
 def give_identity(obj: Any, name: str) -> None:
     """Give an object that has arrived the identity (``name``) that it has in the program it comes from.
 
-    If it goes back there, it is known by that. The identity is forgotten when the object is gone.
+    When the object is sent back, its own program knows it by the identity. The entry goes when the object is gone.
     """
     address = id(obj)
 
@@ -153,7 +153,7 @@ def is_atom(value: Any) -> bool:
 
 
 def _state_of(function: types.FunctionType) -> tuple[Any, ...]:
-    """Returns defaults, keyword defaults, contents of cells and attributes of a function; None for each it lacks."""
+    """Returns defaults, keyword defaults, contents of cells, attributes of a function; None for each it lacks."""
     cells = function.__closure__
     closed = None if cells is None else tuple([_content(cell) for cell in cells])
     return function.__defaults__, function.__kwdefaults__, closed, vars(function) or None
@@ -168,9 +168,10 @@ def _content(cell: types.CellType) -> Any:
 
 
 def of(value: Any, limit: int = STAMPED_MAX) -> Any:
-    """Returns the stamp of a value, which is equal as long as the value is; None if that cannot be told.
+    """Returns the stamp of a value, equal at each call as long as the value is unchanged.
 
-    A stamp is a tuple, a text or a digest of 16 bytes, and can be pickled. A value without one counts as changed.
+    A stamp is a tuple, a text or a digest of 16 bytes, and can be pickled. None if the value is too large or cannot
+    be pickled: such a value counts as changed whenever it is sent.
 
     Args:
         value: Anything.
@@ -292,7 +293,10 @@ def _is_of_library(filename: str) -> bool:
 
 
 def _is_same_state(now: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
-    """True if two answers of ``_state_of`` agree: defaults and cells hold the same objects, the rest is equal."""
+    """True if a function's state (``_state_of``) has not changed.
+
+    Defaults and cells must hold the very objects of before; keyword defaults and attributes must be equal.
+    """
     if now[0] is not before[0] or (now[2] is None) != (before[2] is None):
         return False
     if now[2] is not None and not all(map(operator.is_, now[2], before[2])):
@@ -304,13 +308,13 @@ def _is_same_state(now: tuple[Any, ...], before: tuple[Any, ...]) -> bool:
 
 
 _MISSING = object()
-"""Stand-in for the value of a global that is gone."""
+"""Stands for the value of a global that was deleted: ``Watch.is_same`` then takes the global for changed."""
 
 _LASTING = (
     types.FunctionType, type, types.ModuleType, types.BuiltinFunctionType, types.MemberDescriptorType,
     types.GetSetDescriptorType, classmethod, staticmethod, property, types.WrapperDescriptorType,
 )  # fmt: skip
-"""Types of values that do not change in place, or are watched by themselves."""
+"""Types whose values ``Watch`` makes no stamps of: they do not change in place, or are watched by themselves."""
 
 LEFT_OUT = frozenset({
     "__dict__", "__weakref__", "_abc_impl", "__slotnames__", "__annotate_func__", "__annotations_cache__",
@@ -319,9 +323,10 @@ LEFT_OUT = frozenset({
 
 
 def attributes_of(cls: type) -> dict[str, Any]:
-    """Returns the attributes of a class that are sent and set where it arrives, by name, in order.
+    """Returns the attributes of a class that are sent and set where it arrives, by name, in the order of definition.
 
-    Those that come with an empty class are left out (``LEFT_OUT``, slots), and special ones that cannot be pickled.
+    Left out are attributes that each empty class has (``LEFT_OUT``, slots, the names of module and class), and those
+    with a special name (``__x``) that cannot be pickled, such as a library's decoder for the class.
     """
     found = {}
     for name, value in list(vars(cls).items()):
@@ -339,7 +344,7 @@ def attributes_of(cls: type) -> dict[str, Any]:
 
 
 def can_be_pickled(value: Any) -> bool:
-    """True if a value can be pickled, apart from the functions, classes and modules that it refers to."""
+    """True if a value can be pickled; functions, classes and modules in it count as picklable, and are not tried."""
     if type(value) in _ATOMS:
         return True
     try:

@@ -42,13 +42,13 @@ EnumType = enum.EnumMeta
 _by_identity: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
 """Classes that were sent or have arrived, by identity (``change_stamps.identity_of``), while they are in use.
 
-A class that comes back is the same object again.
+A class that was sent and comes back is the same object again, and not a copy.
 """
 
 _digests: weakref.WeakKeyDictionary[type, bytes] = weakref.WeakKeyDictionary()
-"""Digest of the definition that each class here was made or last changed by.
+"""Digests (16 bytes) by class: of the definition by which the class was made here or last changed.
 
-A definition of the same digest need not be opened (``resolve``).
+A definition that arrives with the same digest need not be opened (``resolve``).
 """
 
 _MAKE = ("__module__", "__qualname__", "__slots__")
@@ -58,7 +58,7 @@ _MAKE = ("__module__", "__qualname__", "__slots__")
 
 
 def keep(cls: type) -> None:
-    """Note a class that is sent: an instance that comes back is of this class, which its identity finds."""
+    """Store a class that is sent by its identity: an instance that comes back is then of this class, not a copy."""
     _by_identity[identity_of(cls)] = cls
 
 
@@ -160,8 +160,7 @@ def _is_plain_metaclass(meta: type) -> bool:
 def _struct_parts(
     cls: type, attributes: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Split the attributes of a ``msgspec.Struct``.
-
+    """Split the attributes of a ``msgspec.Struct``, which cannot be made empty and get its fields afterwards.
     Returns:
         Annotations and defaults that the class is made with, by name; attributes to set afterwards, by name; and
         keywords of the definition, such as ``frozen``.
@@ -227,9 +226,9 @@ def make_class(
     Args:
         identity: Identity of the class.
         meta: Its metaclass, which is not called.
-        name: Its name.
-        bases: Its bases.
-        namespace: Attributes that it is made with, by name (``_MAKE``).
+        name: Name of the class.
+        bases: Base classes, in order.
+        namespace: Attributes that the class is made with, by name (``_MAKE``).
     """
     known = _by_identity.get(identity)
     if known is not None:
@@ -246,7 +245,8 @@ def make_by_metaclass(
 ) -> type:
     """Returns the class of an identity: a new one, made by a metaclass written in C, if there is none here.
 
-    Arguments are those of ``make_class``, and ``keywords`` of the definition, by name.
+    ``fill_class`` then gives it the rest. Arguments are those of ``make_class``, and ``keywords`` of the definition
+    (such as ``frozen``), by name.
     """
     known = _by_identity.get(identity)
     if known is not None:
@@ -271,9 +271,10 @@ _unfilled: set[type] = set()
 """Classes that a pickle that is being loaded has made and not filled yet: only these get attributes from it."""
 
 _hooks = threading.RLock()
-"""Held while ``__init_subclass__`` of classes is replaced: a thread that loads another pickle waits that long.
+"""Lock, held while ``_quiet`` stands for ``__init_subclass__`` of base classes.
 
-Without it, that thread could take the replacement for the hook and put it back for good.
+Another thread that makes a class waits for it. Without the lock it could take ``_quiet`` for the hook, and put that
+back for good.
 """
 
 _quiet = classmethod(lambda *_, **__: None)
@@ -359,6 +360,8 @@ def _change(cls: type, attributes: dict[str, Any]) -> None:
 def resolve(identity: str, digest: bytes, module: str, qualname: str, definition: bytes) -> type:
     """Returns a class that came by value: the one that is here, in a worker as the program has it now.
 
+    If none is here, it is made from the definition. Pickles call this; what loading the definition raises passes.
+
     A program has its own class, which no result changes. A program that was started anew finds its class, by module
     and name, for results that an earlier run of it has left.
 
@@ -367,7 +370,7 @@ def resolve(identity: str, digest: bytes, module: str, qualname: str, definition
         digest: Digest of the definition (16 bytes).
         module: Name of the module of the class.
         qualname: Name of the class in its module, which may have dots.
-        definition: The class, pickled by itself; only opened if it is needed.
+        definition: The class, pickled by itself; only opened if no class is here, or a worker's has another digest.
     """
     global _changing
     known = _by_identity.get(identity)
@@ -409,7 +412,7 @@ def _find_class(module: str, qualname: str) -> type | None:
 
 
 def reduce_member(member: enum.Enum) -> Any:
-    """Returns how a member of an enumeration that goes by value is pickled: by its name, or flags by their value."""
+    """Returns how a member of an enumeration by value is pickled: by name; flags of several bits by their value."""
     cls: Any = type(member)
     name = member._name_
     if name is None or cls._member_map_.get(name) is not member:
@@ -455,7 +458,7 @@ def _member(cls: Any, name: str, base: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 _pending: weakref.WeakKeyDictionary[type, dict[str, Any]] = weakref.WeakKeyDictionary()
-"""Members, by name, of enumerations that are being filled: each name has one object, however often it is pickled."""
+"""Members by name, by enumeration that is being filled: one object for each name, however often it is pickled."""
 
 
 def _fill_member(member: Any, state: dict[str, Any]) -> Any:
@@ -466,7 +469,10 @@ def _fill_member(member: Any, state: dict[str, Any]) -> Any:
 
 
 def _composite(cls: Any, value: Any) -> Any:
-    """Returns the member of an enumeration of flags that has several bits (``value``); pickles call this."""
+    """Returns the member of an enumeration of flags that has several bits set (``value``); pickles call this.
+
+    While the enumeration is being filled, a new object, which ``_fill_member`` gives its attributes.
+    """
     if cls not in _unfilled:
         return cls(value)
     base = _base_of(cls)
@@ -474,5 +480,5 @@ def _composite(cls: Any, value: Any) -> Any:
 
 
 def _base_of(cls: type) -> type:
-    """Returns the type of the plain values of an enumeration of flags: ``int``, or ``object`` if they are none."""
+    """Returns the type whose ``__new__`` makes members of flags: ``int`` for ``IntFlag``, ``object`` for ``Flag``."""
     return int if issubclass(cls, int) else object

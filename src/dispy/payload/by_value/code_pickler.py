@@ -20,7 +20,8 @@ Stamped = tuple[str, Any, Any]
 class Scope:
     """Stand-in for the globals of functions in a pickle, or for a value that a module holds.
 
-    There is one for each dictionary: functions that share their globals share them where the pickle is loaded, too.
+    A pickle has one stand-in for each dictionary of globals: functions that share their globals share them where the
+    pickle is loaded, too.
 
     Args:
         function: Called where the pickle is loaded; returns the globals, or the value, there.
@@ -37,8 +38,7 @@ class Scope:
 
 
 class CodePickler(Protocol):
-    """One pickle in the making: tells how modules and globals travel in it, and notes what the other side needs.
-
+    """One pickle in the making: tells how modules and globals travel in it, and notes what loading it needs.
     ``pickler.Pickler`` implements it; the modules that reduce objects see this much of it.
     """
 
@@ -47,7 +47,7 @@ class CodePickler(Protocol):
     imports: set[Imported]
     """Import statements of functions that go by value: the modules that they name are to be sent, too."""
     sources: dict[str, str]
-    """Texts of the files of code that goes by value, by file name, for tracebacks; empty for none."""
+    """Texts of the files of code that goes by value, by file name, for tracebacks; a text is empty if unknown."""
     watch: Watch
     """Parts of the program that must not change for this pickle to stay right."""
 
@@ -58,16 +58,26 @@ class CodePickler(Protocol):
         """True if a function, class or the like goes by value: there is no name under which it is found."""
 
     def by_name(self, module: str, name: str) -> Any:
-        """Returns how an attribute of a module is pickled: by both names. Notes the module as needed."""
+        """Returns how an attribute of a module is pickled: as the name of the module and its name there.
+
+        If the module is the user's own, it is added to ``modules``, so that it is sent.
+        """
 
     def scope_of(self, namespace: Namespace) -> Scope:
-        """Returns the stand-in for the globals of functions: always the same one for the same dictionary."""
+        """Returns the stand-in that a pickle holds for a dictionary of globals: a call that returns them there.
+
+        Asked again for the same dictionary, it returns the same object: the pickle then holds it once, and functions
+        that share globals here share one dictionary there.
+        """
 
     def goes_along(self, namespace: Namespace) -> bool:
-        """True if globals of a scope are in the pickle, and not in a module where it is loaded."""
+        """True if the pickle brings the globals that functions use of this dictionary, as no import gives them."""
 
     def stamped(self, namespace: Namespace, names: Iterable[str]) -> list[Stamped]:
-        """Returns globals of a scope that goes by value, in order, with stamps; adds them to ``watch``."""
+        """Returns globals of a dictionary that goes by value, in the order of ``names``; adds them to ``watch``.
+
+        KeyError if it lacks a name.
+        """
 
     def shared_in(self, namespace: Namespace, values: Any) -> Any:
         """Returns a tuple or dictionary with stand-ins for values that a module holds as well: each stays one object.
@@ -76,13 +86,18 @@ class CodePickler(Protocol):
         """
 
     def later(self, functions: list[types.FunctionType]) -> list[Any]:
-        """Have functions of a class made where they are met first, and filled when all of them exist.
+        """Have functions of a class pickled unfilled, wherever the pickle meets them; returns their stand-ins.
 
-        Returns a stand-in (``functions.Later``) for each, in order: where it is unpickled, its function is filled.
+        The stand-ins (``functions.Later``), in the order of the functions, go into the pickle of the class: where
+        one is unpickled, its function is filled. The functions that it refers to need not be filled yet.
         """
 
     def state_of(self, function: types.FunctionType) -> tuple[Any, ...]:
-        """Returns the state that ``functions.fill_function`` gives a function: parts that may refer to it again."""
+        """Returns the state that ``functions.fill_function`` gives a function: parts that may refer to it again.
+
+        A tuple: attributes of ``functions.PARTS``, by name; other attributes, by name; pairs of a cell and its value;
+        globals (``Stamped``); names of modules to import first.
+        """
 
 
 Reducer = Callable[[CodePickler, Any], Any]

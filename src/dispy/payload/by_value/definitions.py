@@ -18,7 +18,7 @@ from dispy.payload.by_value.code_pickler import CodePickler
 PickleInline = Callable[[Any], tuple[bytes, CodePickler]]
 """Pickles a value with the definitions of its classes in the same pickle.
 
-Returns the pickle, and its pickler, which knows what the other side needs.
+Returns the pickle, and the pickler that made it, which knows the modules that the other side needs.
 """
 
 
@@ -28,7 +28,7 @@ class Definition(NamedTuple):
     Attributes:
         data: The pickle.
         digest: Digest of the pickle (16 bytes): a worker that has a class of this digest does not open the pickle.
-        modules: Names of the user's own modules that the other side has to import.
+        modules: Names of the user's own modules that the process that loads the pickle has to import.
         imports: Import statements of functions of the class: the modules that they name are to be sent, too.
         sources: Texts of the files of code in the pickle, by file name, for tracebacks.
     """
@@ -53,7 +53,7 @@ _DEFINITIONS_MAX = 1000
 def definition_of(cls: type, pickle_inline: PickleInline) -> Definition:
     """Returns the definition of a class: in a program a new one if the class, or what it uses, has changed.
 
-    A worker returns its first one again, whatever has changed: the program has the class itself.
+    A worker returns the first definition that it has made, whatever has changed: the program has the class itself.
     """
     identity = change_stamps.identity_of(cls)
     known = _definitions.get(identity)

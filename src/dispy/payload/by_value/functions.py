@@ -56,9 +56,9 @@ def make_function(
     """Returns a function without the parts that may refer to it again; ``fill_function`` gives it these.
 
     Args:
-        code: Its code.
-        scope: Its globals.
-        name: Its name.
+        code: Code of the function.
+        scope: Globals of the function, by name; this dictionary itself is used.
+        name: Name of the function.
         closure: Cells of the variables that it shares with other functions, in the order of ``co_freevars``.
     """
     return types.FunctionType(code, scope, name, None, closure)
@@ -106,8 +106,8 @@ def resolve_function(module: str, name: str, data: bytes) -> Any:
     """Returns a function of the script that a job has returned: the program's own, or else that of the pickle.
 
     Args:
-        module: Name of its module.
-        name: Its name there, which may have dots.
+        module: Name of the function's module.
+        name: Name of the function in its module, which may have dots.
         data: The function, pickled by value; only opened if the program has no function of this name.
     """
     found = attribute_of(sys.modules.get(module), name)
@@ -143,10 +143,10 @@ EMPTY = _Empty()
 # Functions of ``functools.singledispatch``.
 
 _generic: Any = functools.singledispatch(lambda _: None)
-"""A function of ``functools.singledispatch``, of which only the code is used."""
+"""A function of ``functools.singledispatch``, made to get its code for ``_dispatching``; never called."""
 
 _dispatching = _generic.__code__
-"""Code that all functions of ``functools.singledispatch`` share."""
+"""Code object that all functions of ``functools.singledispatch`` share: ``is_generic`` knows them by it."""
 
 
 def is_generic(function: Any) -> bool:
@@ -171,14 +171,18 @@ def reduce_generic_function(function: types.FunctionType) -> Any:
 
 
 def _generic_function() -> Any:
-    """Returns a new function of ``functools.singledispatch``; ``_fill_generic_function`` gives it its content."""
+    """Returns a new function of ``functools.singledispatch``; ``_fill_generic_function`` gives it the rest.
+
+    Pickles call this.
+    """
     return functools.singledispatch(lambda _: None)
 
 
 def _fill_generic_function(function: Any, state: tuple[Any, ...]) -> Any:
-    """Give a function of ``functools.singledispatch`` its content; returns it. Pickles call this.
+    """Give a function of ``functools.singledispatch`` its implementations and attributes; returns the function.
 
-    ``state``: implementations by class; attributes by name; names, module and text of documentation by attribute.
+    Pickles call this. ``state``: implementations by class; the user's attributes by name; values by name of
+    ``__name__``, ``__qualname__``, ``__module__`` and ``__doc__``.
     """
     implementations, attributes, parts = state
     for kind, implementation in implementations.items():

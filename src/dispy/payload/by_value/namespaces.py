@@ -46,9 +46,11 @@ def about(namespace: Namespace) -> dict[str, Any]:
 
 
 def functions_of(item: Any) -> Iterable[types.FunctionType]:
-    """Yields the functions whose globals a computation or dependency uses: itself, its methods, the one it wraps.
+    """Yields the functions whose globals a computation or dependency uses.
 
-    ``item``: a function, a class, or any other callable; nothing is yielded for built-in ones.
+    ``item``: a function (yielded itself, and then the function that it wraps), a class (its methods, in the order of
+    definition), or any other callable (the function that it holds, else methods of its class). Nothing is yielded
+    for built-in ones.
     """
     if isinstance(item, types.MethodType):
         item = item.__func__

@@ -59,7 +59,7 @@ from dispy.payload.modules.origins import Origin, modules_below, origin_of
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
-    """Pickles any value, and collects what the other side needs to load the pickle.
+    """Pickles any value, and collects what the other side, the process that loads the pickle, needs for that.
 
     Args:
         file: File that the pickle is written to.
@@ -106,9 +106,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         """True if the parts that the other side has are unchanged; None until that is asked, once for each pickle."""
         self._only = only
         self._scopes: dict[int, Scope] = {}
-        """Stand-ins for globals of functions, by address of the dictionary."""
+        """Stand-ins for dictionaries of globals (``scope_of``), by address of the dictionary."""
         self._globals: dict[tuple[int, str], Scope] = {}
-        """Stand-ins for globals that functions or classes hold as well, by address of the dictionary and name."""
+        """Stand-ins for globals that functions or classes hold as well, by address of the dictionary and name of the
+        global: in a cell, a default or an attribute (``_in_scope``)."""
         self._kept: list[Any] = []
         """Objects held so that no address in the memo of the pickle is used again."""
         self._late: set[int] = set()
@@ -197,12 +198,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return False
 
     def _use(self, module: str, name: str) -> None:
-        """Note that the pickle needs a module of the user's own, and which name (its first part) it uses of it."""
+        """Note that the pickle needs a module of the user's own, and uses a name of it (``A`` of ``A.method``)."""
         self.modules.add(module)
         self.used.setdefault(module, set()).add(name.partition(".")[0])
 
     def by_name(self, module: str, name: str) -> Any:
-        """Returns how an attribute of a module is pickled: by both names. Notes the module as needed."""
+        """Returns how an attribute of a module is pickled: as both names. Notes a module of the user's as needed."""
         if self.origin(module) is Origin.OWN:
             self._use(module, name)
         return special_objects.named, (module, name)
@@ -268,7 +269,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return make_function, make, self.state_of(function), None, None, fill_function
 
     def later(self, functions: list[types.FunctionType]) -> list[Later]:
-        """Have functions of a class made where they are met first, and each filled where its stand-in is pickled."""
+        """Have functions of a class pickled unfilled; returns stand-ins, in order, that fill one each when loaded."""
         self._kept += functions
         self._late.update(map(id, functions))
         return [Later(self, function) for function in functions]
@@ -323,7 +324,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return about, dict(vars(function)), cells, values, submodules
 
     def stamped(self, namespace: Namespace, names: Iterable[str]) -> list[Stamped]:
-        """Returns globals of a scope that goes by value, in order, with stamps; adds them to ``watch``."""
+        """Returns globals of a scope that goes by value, in the order of ``names``; adds them to ``watch``."""
         found = []
         for name in names:
             value = namespace[name]
@@ -334,7 +335,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return found
 
     def shared(self, namespace: Namespace, value: Any) -> Any:
-        """Returns a value, or its stand-in if a module holds it as well: it must stay one object."""
+        """Returns a value that code holds; its stand-in if a global holds it, too, so that it stays one object."""
         reference = self._in_other_module(value)
         if reference is None and not isinstance(value, loaded_code.PLAIN) and self.goes_along(namespace):
             reference = self._in_scope(namespace, value)
@@ -347,7 +348,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return tuple([self.shared(namespace, value) for value in values])
 
     def _in_scope(self, namespace: Namespace, value: Any) -> Scope | None:
-        """Returns the stand-in for a value that is a global of a scope as well; None if it is none."""
+        """Returns the stand-in for a value if it is a global of a scope that belongs to a module; else None."""
         for name, other in namespace.items():
             if other is value and not name.startswith("__"):
                 break
@@ -394,12 +395,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # untyped base
         return found
 
     def goes_along(self, namespace: Namespace) -> bool:
-        """True if globals of a scope are in the pickle, and not in a module on the other side."""
+        """True if the pickle brings the globals of a scope; False: the other side imports their module."""
         module = module_of(namespace)
         return module is None or self.origin(module) is Origin.VALUE
 
     def scope_of(self, namespace: Namespace) -> Scope:
-        """Returns the stand-in for the globals of functions; the same one for the same dictionary."""
+        """Returns the stand-in for a dictionary of globals: one object for each dictionary, pickled only once."""
         scope = self._scopes.get(id(namespace))
         if scope is None:
             name = module_of(namespace)
@@ -461,7 +462,7 @@ _BUILT_IN = frozenset({type(None), type(Ellipsis), type(NotImplemented), *_cloud
 
 
 def _pickle_inline(value: Any) -> tuple[bytes, Pickler]:
-    """Pickle a value with the definitions of its classes in the same pickle; returns that, and the pickler."""
+    """Returns the pickle of a value, with definitions of its classes in it, and the pickler that made it."""
     stream = io.BytesIO()
     pickler = Pickler(stream, is_inline=True)
     pickler.dump(value)

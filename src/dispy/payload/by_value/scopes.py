@@ -82,7 +82,7 @@ def scope_of_module(name: str) -> Namespace:
 
 
 def fresh_scope(about: dict[str, Any]) -> Namespace:
-    """Returns new globals, for code that belongs to no module; ``about``: the first of them, by name."""
+    """Returns new globals, for code that belongs to no module; ``about``: names and values that they begin with."""
     scope = {name: value for name, value in about.items() if name != "spec"}
     scope.setdefault("__builtins__", builtins)
     return scope
@@ -167,9 +167,10 @@ def fill_scope(scope: Namespace, values: Iterable[tuple[str, Any, Any]]) -> None
 
 
 def global_value(scope: Namespace, name: str, stamp: Any, value: Any) -> Any:
-    """Returns the one object for a value that a function or class holds and that is a global as well.
+    """Returns the object for a value that a function or class holds and that is a global as well. Pickles call this.
 
-    A worker sets the global, if it is new or has changed. Arguments are those of a global of ``fill_scope``.
+    A worker sets the global if it is new or has changed, and returns what the global now is, so that both stay one
+    object. A program returns ``value``. Arguments: ``scope`` and the parts of one global of ``fill_scope``.
     """
     if not is_worker:
         return value
@@ -201,9 +202,9 @@ def _putting_back(scope: Namespace, stamps: dict[str, Any], name: str) -> Callab
 
 
 def attribute_of(module: Any, path: str) -> Any:
-    """Returns the value of a name, which may have dots (``Class.method``), in a module; None if there is none.
+    """Returns the value of a name, which may have dots (``Class.method``), in a module; None if it has no such name.
 
-    ``module``: any object; None has no attributes.
+    ``module``: any object, or None, for which None is returned.
     """
     found = module
     for part in path.split("."):

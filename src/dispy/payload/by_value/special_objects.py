@@ -26,10 +26,11 @@ from dispy.payload.modules.origins import Origin, origin_of, own_modules, value_
 
 
 def named(module: str, name: str) -> Any:
-    """Returns the value of a name with dots in a module, which is imported if need be.
+    """Returns the value of a name, which may have dots, in a module, which is imported if need be. Pickles call this.
 
     Raises:
         PicklingError: The module has nothing of this name.
+        Exception: The import of the module has raised it.
     """
     home = sys.modules.get(module)
     if home is None:
@@ -44,12 +45,14 @@ def named(module: str, name: str) -> Any:
 
 
 def singleton(module: str, name: str, kind: type) -> Any:
-    """Returns a sentinel of a module that goes by value: one object for each name. Pickles call this.
+    """Returns a sentinel of a module that goes by value: the one that the module has here, or a new one.
+
+    A worker puts a new one into the module, so that later pickles get it. Pickles call this.
 
     Args:
         module: Name of the module.
-        name: Name of the sentinel there.
-        kind: Its class.
+        name: Name of the sentinel in the module.
+        kind: Class of the sentinel.
     """
     known = scopes.attribute_of(sys.modules.get(module), name)
     if type(known) is kind and not getattr(known, "__dict__", None):
@@ -66,7 +69,7 @@ def is_bare(obj: Any, kind: Any) -> bool:
 
 
 def find_bare() -> dict[int, tuple[str, str]]:
-    """Returns the sentinels that loaded modules hold, by address, with module and name.
+    """Returns module and name of each sentinel that a loaded module holds, by address of the sentinel.
 
     A sentinel that could be given attributes counts only if its name is that of a constant (upper case): jobs may
     change the objects in other variables.
@@ -101,7 +104,7 @@ def _is_bare(kind: Any) -> bool:
 
 
 def has_attributes_alone(kind: Any) -> bool:
-    """True if objects of a class consist of their attributes, in a dictionary: one can take over those of another."""
+    """True if objects of a class consist of a dictionary of attributes: one can be made equal to another in place."""
     return kind.__basicsize__ <= _BARE_SIZE and bool(kind.__dictoffset__) and not kind.__itemsize__
 
 
@@ -115,7 +118,7 @@ _BARE_SIZE = type("Bare", (), {}).__basicsize__
 def reduce_named(pickler: CodePickler, obj: Any) -> Any:
     """Returns how an object of the script is pickled whose ``__reduce__`` returns its name; else NotImplemented.
 
-    The object becomes a sentinel: one for each name where it arrives, with its attributes.
+    The object travels as a sentinel (``singleton``) of its module, with its attributes.
     """
     if not isinstance(type(obj).__reduce__, types.FunctionType):
         return NotImplemented
@@ -308,7 +311,7 @@ REDUCERS: dict[type, Reducer] = {
     contextlib._GeneratorContextManager: _reduce_context_manager,
     contextlib._AsyncGeneratorContextManager: _reduce_context_manager,
 }
-"""Functions that return how instances of exactly these types, subclasses not included, are pickled, by type."""
+"""By type: the function that returns how its instances are pickled. Instances of subclasses are not looked up."""
 
 if sys.version_info < (3, 12):
     REDUCERS[functools.cached_property] = _reduce_cached_property

@@ -117,7 +117,7 @@ def dump_globals(name: str) -> Configured:
 
 
 class _Parts:
-    """Values that are pickled each by itself, so that one that fails on the node does not make others fail."""
+    """Values of a module's globals, each pickled by itself: one that a node cannot load does not keep out others."""
 
     def __init__(self) -> None:
         self.pickles: dict[str, bytes] = {}
@@ -128,12 +128,12 @@ class _Parts:
         """Import statements of functions among the values: the modules that they name are to be sent, too."""
 
     def add(self, key: str, value: Any, limit: int) -> str:
-        """Pickle a value; returns why that is not possible, empty if it is done or there is nothing to do.
+        """Pickle a value into ``pickles``; returns a text that says why that is not possible, empty if it was.
 
         Args:
             key: Name of the global.
-            value: The value; None is skipped.
-            limit: Largest size of the pickle (bytes).
+            value: Value of the global, ``ClassValues`` or ``Registrations``; None: there is nothing to send.
+            limit: Largest size of the pickle (bytes); beyond it the value is not sent.
         """
         if value is None:
             return ""
@@ -260,9 +260,9 @@ def _why_not(value: Any) -> str:
 
 
 def _set_in_functions(code: types.CodeType) -> set[str]:
-    """Returns the globals that functions of a module set: each process has its own, as of a connection.
+    """Returns the names of globals that functions of a module set, such as that of a connection.
 
-    No warning is logged if such a global cannot be sent.
+    Each process sets its own: no warning is logged if such a global cannot be sent. ``code``: that of the module.
     """
     found: set[str] = set()
     for constant in code.co_consts:
@@ -336,14 +336,17 @@ def settle(module: types.ModuleType, data: bytes, warn: Callable[[str], None]) -
 
 
 def _set(namespace: dict[str, Any], key: str, value: Any) -> None:
-    """Set a global, if its value differs: the object that is here gets the content, if it can (``_taken_over``)."""
+    """Set a global to the program's value, if its own differs: in place if possible (``_taken_over``)."""
     mine = namespace.get(key, _MISSING)
     if not _is_same(mine, value):
         namespace[key] = _taken_over(mine, value)
 
 
 def _settle_class(cls: Any, values: ClassValues) -> None:
-    """Set the attributes of a class that differ, and register subclasses; does nothing if ``cls`` is no class."""
+    """Set attributes of a class that differ from the program's (``values``), and register subclasses as there.
+
+    Does nothing if ``cls``, what the node has under the name, is no class.
+    """
     if not isinstance(cls, type):
         return
     for name, value in values.values.items():
@@ -359,11 +362,14 @@ def _settle_class(cls: Any, values: ClassValues) -> None:
 
 
 _MISSING = object()
-"""Stand-in for the value of a name that is not set here."""
+"""Stands for the value of a global or attribute that the node lacks: it differs from any value of the program."""
 
 
 def _is_same(mine: Any, theirs: Any) -> bool:
-    """True if two values are of the same type and equal, or have the same pickle."""
+    """True if two values are one object, or of one type and either equal or pickled to equal bytes.
+
+    A comparison that raises counts as unequal.
+    """
     if mine is theirs:
         return True
     if type(mine) is not type(theirs):
@@ -380,14 +386,15 @@ def _is_same(mine: Any, theirs: Any) -> bool:
 
 
 def _taken_over(mine: Any, theirs: Any) -> Any:
-    """Returns the object that here gets the program's value.
+    """Returns the object to which a global or attribute is set so that it has the program's value.
 
-    That is ``mine`` with new content if both are of one type, and that is a list, dictionary, set, or class whose
-    objects have attributes alone: other code on the node goes on referring to it. Else it is ``theirs``.
+    That is ``mine``, with new content, if both are of one type, and the type is a list, dictionary, set, or class
+    whose objects have attributes alone: other code on the node that holds ``mine`` sees the new content. Else it is
+    ``theirs``.
 
     Args:
-        mine: Value that is here; may be changed.
-        theirs: Value of the program.
+        mine: Value that the node has; may be changed.
+        theirs: Value that the program has sent.
     """
     kind = type(mine)
     if kind is not type(theirs):

@@ -70,8 +70,9 @@ def _dump_fallback(name: str, used: set[str], found: dict[str, bytes]) -> dict[s
 
     Args:
         name: Name of the module.
-        used: Names that are used of it.
-        found: Takes the pickle, by name of the module; an older one is dropped if the part cannot be sent.
+        used: Names of the module's globals that jobs use.
+        found: Dictionary that gets the pickle, by name of the module; an older one is dropped if the part is too
+            large or cannot be pickled.
 
     Returns:
         Names that the part uses of other modules, by module; empty if the part cannot be sent.
@@ -124,12 +125,18 @@ def _may_fail(module: types.ModuleType) -> bool:
 
 
 def _importers_first(names: set[str]) -> list[str]:
-    """Returns names of modules in another order: each before those that it imports, as far as they form no circle."""
+    """Returns a list of the names, in which each module is before those that it imports.
+
+    In a circle of imports one module stands behind a module that it imports.
+    """
     order: list[str] = []
     seen: set[str] = set()
 
     def visit(name: str) -> None:
-        """Append a module to ``order`` behind those that it imports; nothing is done at a second visit."""
+        """Append a module to ``order`` behind those that it imports (``order`` is reversed in the end).
+
+        Nothing is done at a second visit.
+        """
         if name in seen:
             return
         seen.add(name)

@@ -58,7 +58,11 @@ class Finder:
         self.warnings: list[str] = []
 
     def add(self, modules: Iterable[Module]) -> None:
-        """Have imports find modules from now on, and write their files; one of a known name is left out."""
+        """Have imports find modules from now on, and write their files.
+
+        A module whose name the finder has already is left out. If this process has loaded another module under the
+        name of one that comes with its code, that is dropped from ``sys.modules``: imports then find the sent one.
+        """
         added = [module for module in modules if module.name not in self._modules]
         for module in added:
             self._modules[module.name] = module
@@ -168,7 +172,7 @@ class Finder:
 
 
 def _as_file(code: bytes) -> bytes:
-    """Returns the content of a ``.pyc`` file with some code."""
+    """Returns the content of a ``.pyc`` file with some code (``code``: marshalled), for a module without source."""
     return importlib.util.MAGIC_NUMBER + bytes(12) + code
 
 
@@ -306,7 +310,10 @@ def import_besides(names: Iterable[str]) -> None:
 
 
 def warn(text: str) -> None:
-    """Add a sentence to the ``warnings`` of the finder, unless it is empty; does nothing in a program."""
+    """Add a sentence to the ``warnings`` of the finder, which the host reports; does nothing in a program.
+
+    An empty ``text`` is ignored.
+    """
     if text and _finder is not None:
         _finder.warnings.append(text)
 
@@ -331,11 +338,12 @@ def forget(tops: set[str]) -> None:
 
 
 def place_script(path: str, sources: dict[str, str]) -> str:
-    """Returns the path of the user's script here: its own path if this machine has it, or that of a new file.
+    """Returns the path of the user's script here: ``path`` if this machine has it there, or that of a new file.
 
     Args:
         path: Path of the script in the program.
-        sources: Texts of files of code, by path in the program; if the script's is missing, ``path`` is returned.
+        sources: Texts of files of code, by path in the program. Without that of the script, ``path`` is returned,
+            even if no file is there.
     """
     source = sources.get(path, "").encode()
     if not source or has_content(path, source) or _finder is None:

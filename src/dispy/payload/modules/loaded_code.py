@@ -23,7 +23,7 @@ from dispy.payload.modules.origins import own_modules
 logger = logging.getLogger("dispy.client")
 
 _codes: dict[str, tuple[types.ModuleType, Any, types.CodeType | None]] = {}
-"""Answers of ``code_of``, by name: the module, its specification and its code (None: not found).
+"""Answers of ``code_of``, by name of the module: the module, its specification and its code (None: not found).
 
 An entry counts as long as module and specification are the ones in use: a module that is reloaded gets another
 specification.
@@ -173,7 +173,10 @@ def _is_changed(path: str) -> bool:
 
 
 def _made_by(code: types.CodeType, module: types.ModuleType) -> bool:
-    """True if the functions of a module are those that this code makes: then it is the code that runs."""
+    """True if the functions of a module are those that some code makes: then this is the code that runs.
+
+    Functions whose code is of another file are not compared.
+    """
     known = set(bytecode.nested(code))
     for value in vars(module).values():
         for function in _functions(value, module.__name__):
@@ -183,7 +186,10 @@ def _made_by(code: types.CodeType, module: types.ModuleType) -> bool:
 
 
 def _functions(value: Any, module: str) -> Iterator[types.FunctionType]:
-    """Yields a global itself or its methods, if it is a function or class that a module has defined."""
+    """Yields the functions of a global (``value``) that a module has defined: itself, or the methods of a class.
+
+    Nothing is yielded for any other value. ``module``: name of the module.
+    """
     if isinstance(value, type) and value.__module__ == module:
         for item in vars(value).values():
             function = getattr(item, "__func__", item)

@@ -93,7 +93,7 @@ def holds_distribution(directory: str, top: str) -> bool:
 def library_paths() -> list[str]:
     """Returns directories on ``sys.path`` into which the user has installed packages (``pip install --target``).
 
-    Absolute paths, in order. Workers whose machine has the same directories search them, too.
+    Absolute paths, in the order of ``sys.path``. Workers whose machine has such a directory search it, too.
     """
     found = []
     for path in sys.path:
@@ -194,7 +194,10 @@ def is_library(name: str, path: str) -> bool:
 
 @functools.cache
 def _is_compiled(directory: str, top: str) -> bool:
-    """True if a module or package in a directory has compiled parts (``.so``), also below it; the answer is kept."""
+    """True if a module or package (``top``) in a directory has compiled parts (``.so``), at any depth.
+
+    The answer is kept for the life of the process.
+    """
     root = f"{glob.escape(directory)}/{glob.escape(top)}"
     return bool(glob.glob(f"{root}*.so") or glob.glob(f"{root}/**/*.so", recursive=True))
 
@@ -208,12 +211,11 @@ _own: tuple[str, ...] = ()
 _value: tuple[str, ...] = ()
 """Answer of ``value_modules``: names of modules that go by value; made by ``_look``."""
 _below: dict[str, list[str]] = {}
-"""Answers of ``modules_below``, names of modules by name of the package; emptied by ``_look``."""
+"""Answers of ``modules_below``: by name of the package, the names of its modules; emptied by ``_look``."""
 
 
 def _look() -> None:
-    """Gather the user's own modules again if the number of loaded modules or the last of them has changed.
-
+    """Gather the user's own modules again if the number of loaded modules or the name of the last one has changed.
     A module that takes the place of another is the last one, so that this is noticed, too.
     """
     global _looked, _local, _own, _value

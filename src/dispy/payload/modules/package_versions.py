@@ -20,13 +20,16 @@ _METADATA = ".dist-info"
 """Ending of the names of directories with the metadata of installed distributions (``numpy-2.4.6.dist-info``)."""
 
 _LOOKED_AT_MAX = 256 * 1024
-"""Bytes at the beginning of a text in which names are looked for: large values follow as a rule.
+"""Size (bytes) of the beginning of a pickle or of marshalled code in which names of packages are looked for.
 
-The version of a package that is named only behind them is not compared.
+Large values follow there as a rule. The version of a package that is named only behind them is not compared.
 """
 
 _TEXTS_MAX = 20
-"""Largest number of texts in which names are looked for. Packages that only other texts name are not compared."""
+"""Largest number of pickles and marshalled codes in which names of packages are looked for: the first ones.
+
+The version of a package that only later ones name is not compared.
+"""
 
 
 def versions_used(texts: Iterable[bytes]) -> dict[str, str]:
@@ -50,7 +53,7 @@ def versions_used(texts: Iterable[bytes]) -> dict[str, str]:
 
 
 def _is_named(name: str, data: bytes) -> bool:
-    """True if pickled code names a module: alone, or in front of other names."""
+    """True if pickled or marshalled code (``data``) names a module: alone, or in front of other names (``a.b``)."""
     text = name.encode("utf-8", "replace")
     if text not in data or len(text) > 255:
         return False
@@ -89,7 +92,8 @@ def _distribution(site: str, top: str) -> str:
 def _find(site: str, top: str, changed: int) -> str:
     """Returns the distribution of a module, as ``_distribution`` does.
 
-    ``changed``, the time of change of the directory ``site`` (nanoseconds), makes the kept answer expire.
+    The last 1024 answers are kept. ``changed``, the time of change of the directory ``site`` (nanoseconds), is part
+    of their key: after an installation there the answer is made anew.
     """
     installed = [name for name in sorted(os.listdir(site)) if name.endswith(_METADATA)]
     for name in installed:

@@ -42,7 +42,7 @@ A file that would exceed it is left out.
 """
 
 _CODE = (".py", ".pyc", *EXTENSION_SUFFIXES)
-"""Endings of files of code, which are no data of a package."""
+"""Endings of the names of files of code: such a file is a module of a package, and not one of its data files."""
 
 
 class Module(NamedTuple):
@@ -74,7 +74,7 @@ class Module(NamedTuple):
 
 
 class _Search:
-    """State of one search for the user's own modules (``gather``): import statements of each lead to others."""
+    """State of one search for the user's own modules (``gather``): import statements of a found one lead to more."""
 
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
@@ -202,12 +202,12 @@ def _below(place: str, top: str) -> Iterator[tuple[str, str]]:
 
 
 def _module_at(path: str, parts: list[str], name: str) -> Iterator[tuple[str, str]]:
-    """Yields name and path of the module in a file, or nothing if its name is not that of a module.
+    """Yields name and path of the module in a file; nothing if the file's name is not that of a module.
 
     Args:
         path: Path of the file.
-        parts: Names of the packages above, from the top.
-        name: Name of the file.
+        parts: Names of the packages above the module, from the top package down, without dots.
+        name: Name of the file, such as ``b.py`` or ``__init__.py``.
     """
     stem, dot, ending = name.partition(".")
     if dot and f".{ending}" in _CODE and (stem.isidentifier() or stem == "__init__"):
@@ -215,7 +215,7 @@ def _module_at(path: str, parts: list[str], name: str) -> Iterator[tuple[str, st
 
 
 def _in_archive(path: str) -> tuple[str, str]:
-    """Returns the archive that a path leads into, and the path within; both empty if it leads into none."""
+    """Returns the path of the archive that a path leads into, and the path within it; both empty if there is none."""
     archive = path
     while archive and not os.path.exists(archive):
         archive = os.path.dirname(archive)
@@ -232,9 +232,9 @@ def _opened(archive: str) -> Any:
 
 
 _texts: dict[str, tuple[tuple[int, int], bytes]] = {}
-"""Contents of files of code by path, with time of change (nanoseconds) and size (bytes).
+"""By path of a file of code: time of change (nanoseconds) and size (bytes) of the file, and its content.
 
-Kept since all clusters of a program send the same files.
+Contents are kept since all clusters of a program send the same files. A changed file is read again.
 """
 
 
@@ -416,10 +416,10 @@ def _compiled_text(source: bytes, path: str) -> types.CodeType | None:
 
 
 def _files_beside(module: Module, code: types.CodeType) -> dict[str, bytes]:
-    """Returns files that a module may read when it is imported: data of its package, and files that it names.
+    """Returns files that a module may read when it is imported: data of its package, and files that its code names.
 
-    Files that it names are constants of its code, relative to its directory, and also to the current directory if the
-    module is imported from there. Files that would exceed ``BESIDE_MAX`` are left out.
+    Constant texts of the code count as paths, relative to the module's directory, and also to the current directory
+    if the module is imported from there. Files that would exceed ``BESIDE_MAX`` are left out.
 
     Returns:
         Contents, by path relative to the directory from which the module is imported.
