@@ -55,9 +55,10 @@ class Following:
             raise
 
     def advance(self, is_wanted: Callable[[], bool]) -> None:
-        """Copy bytes of the part that have come since the last call.
+        """Copy bytes that have come into the part since the last call to the end of the early copy.
 
-        Nothing is copied if the part has lost its name, or after ``close``.
+        Called again and again while another node receives the file. Nothing is copied if the part has lost its name,
+        or after ``close``.
 
         Args:
             is_wanted: Called between steps of the copy; returns False to end it with OSError.

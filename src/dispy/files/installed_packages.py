@@ -1,7 +1,8 @@
 """Packages that are installed on the node as in the program, so that they need not be sent.
 
-A package is the same if each of its files has the same content at the place from which jobs would import it. Versions
-are not compared: they do not show what a user has changed, and files that are all equal need no other proof.
+A package counts as installed if each of its files has the content that it has in the program, at the path from which
+jobs would import it. Versions are not compared: they do not show what a user has changed, and files that are all
+equal need no other proof.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class Installed:
         is_wanted: Callable[[], bool] = lambda: True,
     ) -> list[FileEntry]:
         """Returns the files to send: all but those of packages that are installed here as in the program.
+
+        They keep the order of ``entries``.
 
         Args:
             entries: All files that are to be in a working directory.

@@ -29,7 +29,7 @@ SMALL_CHUNK = 64 << 10
 """Bytes of the first read when a file is hashed. A smaller file needs no buffer of ``CHUNK`` bytes."""
 
 COPY_MAX = 64 << 20
-"""Bytes of a file that are copied between two questions whether the copy is still wanted: some 50 ms."""
+"""Bytes of a file that are copied between two calls of ``is_wanted``, which can end the copy: some 50 ms."""
 
 SAME_S = 1
 """Seconds by which the times of writing of equal files may differ: some file systems count in seconds. Beyond it,
@@ -385,7 +385,9 @@ def copy(source: int, target: int, size: int, is_wanted: Callable[[], bool] = la
 
 
 def copy_range(source: int, target: int, start: int, end: int, is_wanted: Callable[[], bool]) -> None:
-    """Copy bytes ``start`` to ``end`` of an open file to the same place in another, within the kernel.
+    """Copy the bytes from offset ``start`` to before ``end`` of an open file to the same offsets of another.
+
+    The bytes are copied within the kernel. ``is_wanted`` is asked before each step of ``COPY_MAX`` bytes.
 
     Raises:
         ChangedError: The source is shorter.

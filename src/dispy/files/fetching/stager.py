@@ -31,7 +31,8 @@ from dispy.protocol.files import FileEntry, check_entries
 from dispy.system.wording import counted
 
 PROGRESS_S = 0.1
-"""Minimum interval (seconds) between two messages that tell a client how much has come for a stage."""
+"""Minimum interval (seconds) between two messages that tell a client how much has come for a stage. One that begins
+the fetching of files is sent at once."""
 
 REFETCHES_MAX = 5
 """Number of times that files of one stage are fetched because they are not in the store; at one more the stage
@@ -271,7 +272,8 @@ class Stager:
         requests.ask(stage.supplier)
 
     def _on_idle(self, stage: Stage) -> None:
-        """Note that no thread works for a stage any more, and call functions that wait for this.
+        """Note that no thread works for a stage any more, and call functions that wait for this: ``Stage.after``, and
+        those given to ``leave`` for its directory.
 
         Called with the result of each work of a thread, and when work was taken back from the queue.
         """
@@ -372,7 +374,7 @@ class Stager:
     # Progress.
 
     def _tell(self, stage: Stage) -> None:
-        """Tell the client of a stage how much has come (``FilesProgress``); at most once per ``PROGRESS_S``."""
+        """Tell the client of a stage how much has come (``FilesProgress``); set ``is_told`` for ``PROGRESS_S``."""
         stage.is_told = True
         self._seams.later(PROGRESS_S, self._untell, stage)
         self._seams.send(

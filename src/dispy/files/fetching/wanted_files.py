@@ -110,7 +110,8 @@ class Stage:
         """Future of the work of a thread for this stage, running or queued: looking for files, or placing them. None:
         there is no such work. A stage that is dropped cancels it."""
         self.after: Callable[[], None] | None = None
-        """Function to call once no thread works for the stage, which was dropped; None: there is none."""
+        """Function given to ``Stager.drop``, to be called once no thread works for the dropped stage; None: none was
+        given."""
         self.tries = 0
         """Number of times that files were found missing in the store. Above ``REFETCHES_MAX`` the stage fails."""
         self.files = self.files_max = self.size = self.size_max = 0
@@ -203,7 +204,7 @@ class Arrived(NamedTuple):
         part: The part of the file when the piece arrived; None for a small file.
         offset: Where the piece begins in the file (bytes).
         data: The bytes, or the stream that holds them.
-        size: Bytes that were asked for.
+        size: Bytes that were asked for. Data of another length counts as wrong content.
     """
 
     fetch: Fetch
