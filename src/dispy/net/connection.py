@@ -369,7 +369,7 @@ class Connection(Sender):
         return self._heartbeat.silent_s
 
     def set_pulse(self, pulse_s: float) -> None:
-        """Begin the heartbeat, or change its interval. The peer must be told (``SetPulse``) to do the same.
+        """Begin the heartbeat, or change its interval. The caller must tell the peer this interval (``SetPulse``).
 
         Args:
             pulse_s: Heartbeat interval (seconds): a sign of life is sent, and expected, in each. The connection

@@ -152,7 +152,7 @@ class Listener:
     def close(self) -> None:
         """Stop listening, and refuse half-open connections. Connections that have proved themselves stay.
 
-        Log lines about refused connections that were only counted are told in one line each kind.
+        The numbers of refused connections that had no log line of their own are logged, in one line for each kind.
         """
         if self._socket is not None:
             self._loop.remove_reader(self._socket)
@@ -277,9 +277,9 @@ class Listener:
             self._forget(half_open)
 
     def _on_settled(self, half_open: HalfOpen, connection: Connection) -> None:
-        """Count a connection as half open no longer: it has proved itself, or is gone. Called once by it.
+        """Count a connection as half open no longer: it has proved itself, or is gone.
 
-        The error that ended it before the proof is logged.
+        Called once by the connection (``on_settled``). An error that ended it before the proof is logged.
         """
         self._forget(half_open)
         if not connection.is_ready and connection.error is not None:
