@@ -186,8 +186,9 @@ def disk_directory() -> Path:
 
 
 FREE = "free"
-"""Name of the subdirectory, in a node's directory in memory, of files whose payload has served. The node, its workers
-and its clients write new payloads into them: that costs less than new files, whose pages would have to be made."""
+"""Name of the subdirectory, in a node's directory in memory, of files whose payload is not needed any more. The node,
+its workers and its clients write new payloads into them: that costs less than new files, whose pages would have to be
+made."""
 
 GIVEN = "given"
 """Name of the subdirectory, in a node's directory in memory, of payloads that clients of this machine have linked

@@ -32,7 +32,9 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class Room(NamedTuple):
-    """Two directories for the same kind of files. A name is looked up in memory first.
+    """Two directories for files of one purpose, such as payloads: in memory, and on disk where memory has no room.
+
+    A file is looked for in memory first (``find``).
 
     Attributes:
         memory: Path on the memory file system; empty if there is none.

@@ -21,8 +21,8 @@ class Process(msgspec.Struct, frozen=True):
         pid: PID of the process.
         started: Start of the process (clock ticks after boot, which no change of the wall clock moves). It tells the
             process from a later one with the same PID.
-        namespace: Names of the boot and of the PID namespace in which the two are valid. Empty: it cannot be told
-            whether the process lives.
+        namespace: Names of the boot, the PID and the time namespace in which ``pid`` and ``started`` are valid.
+            Empty: they are not known, and others cannot tell whether the process lives.
     """
 
     pid: Annotated[int, Meta(gt=0)]

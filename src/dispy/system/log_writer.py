@@ -70,7 +70,8 @@ class Outlet:
         """True if ``hold`` has acquired ``_calling``, which ``go_on`` then releases."""
 
     def hold(self) -> None:
-        """Wait until no handler is at work, before the process forks: in the child, its locks would be held for ever.
+        """Wait until no handler is at work, before the process forks: the locks that a handler holds then would be
+        held in the child for ever.
 
         Waits for ``SOON_S`` at most, then the fork goes on all the same. ``go_on`` must be called in the parent,
         ``reset`` in the child.

@@ -1,6 +1,7 @@
 """Processes and their descendants: death signals, sub-reapers, children, and marks of nodes.
 
-Linux offers these. On other systems the calls do nothing, and psutil finds the children.
+Death signals, sub-reapers and the search for marks need Linux. On other systems they are left out, and psutil finds
+the children.
 """
 
 from __future__ import annotations

@@ -89,7 +89,8 @@ def claim_file(free: str, size: int, path: str) -> bool:
 
 
 def free_file(free: str, path: str, size: int) -> None:
-    """Keep a file for ``claim_file``, or remove it. A file that is gone already is fine.
+    """Keep a file for ``claim_file``, or remove it if the directory has enough (``FREE_FILES_MAX``,
+    ``FREE_BYTES_MAX``) or the file cannot be moved there. Raises no OSError: the file may be gone already.
 
     Args:
         free: Directory of free files; empty: remove the file.
