@@ -34,8 +34,8 @@ def put_files(
         owner: User and group that the files are given to; None: they keep the node's.
         is_wanted: Called between files and between steps of copies; returns False to end the work: between files
             without an error, in a copy with OSError.
-        begun: Early copies (``copy_in_progress``), by digest; None as a value: there is none. Copies that are used
-            are taken out of the dictionary and closed.
+        begun: Early copies of these files (``copy_in_progress``), by digest; None as a value: no early copy could be
+            made. Those that are tried are taken out of the dictionary and closed.
 
     Returns:
         Sizes (bytes) of files that are not in the store, by digest, for the caller to fetch. The other files are
@@ -72,8 +72,10 @@ def _put_file(
 ) -> bool:
     """Put one file into a directory; returns False if it is not in the store, or changed there ``TRIES_MAX`` times.
 
+    The ways are tried in this order: complete the early copy (``early``), link the file in the store, copy it.
+
     Raises:
-        OSError: The file cannot be put there. The text begins with its path.
+        OSError: The file cannot be put there. The text begins with the file's path below the directory.
     """
     for _ in range(TRIES_MAX):
         source = store.find(entry.digest, entry.size)
@@ -99,7 +101,10 @@ def _put_file(
 
 
 def _first_of(first: Linker, second: Linker | None) -> Linker:
-    """Returns a ``Linker`` that calls ``first``, and then ``second`` (if not None) if ``first`` returns False."""
+    """Returns a ``Linker`` that calls ``first``, and then ``second`` (if not None) if ``first`` returns False.
+
+    Used to prefer an early copy of a file to a link to the file in the store.
+    """
 
     def link(directory: int, name: str) -> bool:
         return first(directory, name) or (second is not None and second(directory, name))

@@ -5,9 +5,10 @@ the other node needs a copy, which it could begin only once the whole file has c
 there, time and again, into a file without a name (nothing is left of it if we are killed). When the file is complete
 and verified, only its end has still to be copied.
 
-Nobody verifies the early copy itself. Why it is right all the same: as long as a file has the name of a part it is
-only appended to, by the node that hashes what it appends. So bytes that were copied count if the part still had its
-name afterwards. Later the file may have been lent, and a job may have written to it.
+The early copy itself is not verified. Why it is right all the same: as long as a file has the name of a *part* (a
+file in the store that is still received) it is only appended to, by the node that hashes what it appends. So bytes
+that were copied count if the part still had its name afterwards. Later the file may have been lent to a job, and the
+job may have written to it.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from dispy.protocol.files import MODE_BITS, FileEntry
 
 
 class Following:
-    """An early copy of one file, made from its part. Any thread may call the methods; the maker must call ``close``.
+    """An early copy of one file, made while another node receives it. Any thread may call the methods.
+
+    The maker must call ``close``.
 
     Args:
-        part: Path of the part that another node receives.
+        part: Path of the part: the file in the store to which another node appends what it receives.
         work: Any directory on the file system on which jobs are to find the copy.
 
     Raises:
@@ -39,7 +42,7 @@ class Following:
         """Guards ``_source`` and ``_made`` between the threads that copy and the one that closes: closing waits until
         a copy is done."""
         self._part = part
-        """Path of the part. While the file of ``_source`` has this name, bytes are only appended to it."""
+        """Path of the part. While the file that ``_source`` has open bears this name, it is only appended to."""
         self._copied = 0
         """Bytes at the beginning of the copy that are right: they were copied while the part had its name."""
         self._source = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -52,9 +55,10 @@ class Following:
             raise
 
     def advance(self, is_wanted: Callable[[], bool]) -> None:
-        """Copy bytes of the part that have come since the last call.
+        """Copy bytes that have come into the part since the last call to the end of the early copy.
 
-        Nothing is copied if the part has lost its name, or after ``close``.
+        Called again and again while another node receives the file. Nothing is copied if the part has lost its name,
+        or after ``close``.
 
         Args:
             is_wanted: Called between steps of the copy; returns False to end it with OSError.
@@ -71,7 +75,10 @@ class Following:
                 self._copied = size
 
     def _is_coming(self) -> bool:
-        """True if the source still has the name of a part, so that bytes are only appended to it."""
+        """True if the file of ``_source`` still has the name of the part, so that it is only appended to.
+
+        Asked before and after each step of copying: bytes copied in between count only if both answers are True.
+        """
         try:
             return os.path.samestat(os.lstat(self._part), os.fstat(self._source))
         except FileNotFoundError:
@@ -87,8 +94,9 @@ class Following:
     ) -> Linker:
         """Returns a function that completes the copy, and gives it a name where jobs find it.
 
-        The function takes the descriptor of a directory and a name. It returns False if the copy cannot be used: if
-        it is closed, was made of another file, is not wanted any more, or cannot be written or linked.
+        The function takes the descriptor of a directory and the new name of the copy there. It returns False if the
+        early copy cannot be used, so that the caller links or copies the whole file: if the copy is closed, was made
+        of another file, is not wanted any more, or cannot be written or linked.
 
         Args:
             entry: Permission bits, time of writing and size that the copy is to have.

@@ -90,7 +90,7 @@ def walk(top: str, *, follows_links: bool = False) -> Iterator[tuple[str, str]]:
 
 
 def is_compiled_python(path: str) -> bool:
-    """True if a path has the name of compiled Python, which is not sent: nodes make it anew."""
+    """True if a path ends as a file with compiled Python does (".pyc"), which is not sent: nodes make it anew."""
     return path.endswith(_SKIPPED_ENDINGS)
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from dispy.files.directory_listing import is_compiled_python
 
 METADATA = (".dist-info", ".egg-info")
-"""Endings of names in a site directory: such a directory (or file) holds the metadata of a distribution."""
+"""Endings of the names of directories (or files) in a site directory that hold the metadata of a distribution."""
 
 LIBRARIES = ".libs"
 """Ending of the names of directories with shared libraries, which ``auditwheel`` names after their distribution, such
@@ -32,7 +32,7 @@ class Distribution(NamedTuple):
     """A distribution: files that were installed together.
 
     Attributes:
-        label: Name and version, such as "pillow 10.0".
+        label: Name and version, such as "pillow 10.0". Packages of equal label get one ``FileEntry.package``.
         files: Paths of files that jobs may need, relative to the site directory, in the order of ``RECORD``.
         is_recorded: True if ``files`` is complete, since it is from a ``RECORD``. False: ``files`` was found by
             names, and has metadata and shared libraries, but no modules.
@@ -58,6 +58,8 @@ def is_package_directory(path: str) -> bool:
 def owner_of(site: str, relative: str) -> Distribution | None:
     """Returns the distribution that has installed a file; None if no distribution is known to have done so.
 
+    If several list the file, the alphabetically first counts.
+
     Args:
         site: The directory into which the file was installed.
         relative: Path of the file, relative to that directory.
@@ -71,10 +73,10 @@ def owner_of(site: str, relative: str) -> Distribution | None:
 
 @functools.lru_cache(256)
 def _owner_of(site: str, relative: str, changed: int) -> Distribution | None:
-    """Returns the same as ``owner_of``, from a cache of 256 answers.
+    """Returns the distribution that has installed file ``relative`` of directory ``site``, None if not known.
 
-    The cache is keyed by ``changed``, the time at which the site directory was last changed (ns since the epoch), so
-    an installation there makes old answers void.
+    The last 256 answers are remembered by all arguments. ``changed`` is the time at which the site directory was last
+    changed (ns since the epoch), so an installation there makes old answers void.
     """
     unrecorded = []
     for name in sorted(os.listdir(site)):
@@ -114,11 +116,11 @@ def _label(metadata: str) -> str:
 
 
 def _eligible(record: bytes, metadata: str) -> tuple[str, ...]:
-    """Returns the paths in a ``RECORD`` of files that an import may need (``_is_eligible``), in its order.
+    """Returns the paths in a ``RECORD`` of files that an import may need (``_is_eligible``), in the order of lines.
 
     Args:
         record: Content of the ``RECORD``: lines of CSV, with a path relative to the site directory in front.
-        metadata: Name of the metadata directory that it lies in.
+        metadata: Name of the metadata directory that the ``RECORD`` lies in, such as "pillow-10.0.dist-info".
     """
     lines = record.decode("utf-8", "replace").splitlines()
     paths = [row[0] for row in csv.reader(lines) if row]
@@ -126,9 +128,10 @@ def _eligible(record: bytes, metadata: str) -> tuple[str, ...]:
 
 
 def _is_eligible(path: str, metadata: str) -> bool:
-    """True if an import may need a file of a ``RECORD``: modules, shared libraries, and metadata in ``_SAID``.
+    """True if an import may need the file at this path of a ``RECORD``.
 
-    Left out are compiled Python, scripts, and all that lies outside of the site directory.
+    That is so for modules, shared libraries, and files with a name of ``_SAID`` in the directory ``metadata``. Left
+    out are compiled Python, scripts, and all that lies outside of the site directory.
     """
     top, slash, below = path.partition("/")
     if is_compiled_python(path) or ".." in path.split("/"):
@@ -141,15 +144,19 @@ def _is_eligible(path: str, metadata: str) -> bool:
 
 
 def _names_top(site: str, metadata: str, top: str) -> bool:
-    """True if a distribution without a record provides module ``top``: by its ``top_level.txt``, or its own name."""
+    """True if a distribution without a ``RECORD`` provides module ``top``.
+
+    Its ``top_level.txt`` decides; if it has none, whether its own name is that of the module (``_plain``).
+    """
     said = _read(f"{site}/{metadata}/top_level.txt").decode("utf-8", "replace").split()
     return top in said if said else _plain(_label(metadata).partition(" ")[0]) == _plain(top)
 
 
 def _by_names(site: str, metadata: str, top: str) -> tuple[str, ...]:
-    """Returns files of a distribution without a record: metadata, and libraries named after it or its module ``top``.
+    """Returns files of a distribution without a ``RECORD``: its metadata, and then shared libraries.
 
-    The paths are relative to the site directory.
+    Libraries are found by the name of their directory: that of the distribution or of its module ``top``. The paths
+    are relative to the site directory.
     """
     wanted = {_plain(top), _plain(_label(metadata).partition(" ")[0])}
     found = [f"{metadata}/{name}" for name in _SAID if os.path.isfile(f"{site}/{metadata}/{name}")]

@@ -1,7 +1,8 @@
 """Packages that are installed on the node as in the program, so that they need not be sent.
 
-A package is the same if each of its files has the same content at the place from which jobs would import it. Versions
-are not compared: they do not show what a user has changed, and files that are all equal need no other proof.
+A package counts as installed if each of its files has the content that it has in the program, at the path from which
+jobs would import it. Versions are not compared: they do not show what a user has changed, and files that are all
+equal need no other proof.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ FRESH_S = 2.0
 clock of the file system is coarse, so the file may change again without a new time."""
 
 _DIGESTS_MAX = 100_000
-"""Number of digests of installed files that are remembered. Before one more is added, all are forgotten; files are
-then hashed again."""
+"""Largest number of digests of installed files that are remembered. Before one more is added, all are forgotten;
+files are then hashed again."""
 
 Signature = tuple[int, int, int, int, int]
 """Device, inode, size (bytes), time of writing and time of change (ns) of a file. With an equal signature a file is
@@ -55,6 +56,8 @@ class Installed:
         is_wanted: Callable[[], bool] = lambda: True,
     ) -> list[FileEntry]:
         """Returns the files to send: all but those of packages that are installed here as in the program.
+
+        They keep the order of ``entries``.
 
         Args:
             entries: All files that are to be in a working directory.
@@ -111,7 +114,7 @@ class Installed:
         )
 
     def _may_be(self, path: str, entry: FileEntry) -> bool:
-        """True if a regular file of the right size is at a path, and jobs can read it. The content is not read."""
+        """True if jobs can read a regular file at a path, of the size in ``entry``. The content is not read."""
         try:
             status = os.stat(path)
         except OSError:
@@ -146,7 +149,7 @@ class Installed:
 
 
 def _top(path: str) -> str:
-    """Returns the first name of a relative path: a package's directory, or the file itself."""
+    """Returns the first name in a relative path, which is what an import finds: a package's directory or a file."""
     return path.partition("/")[0]
 
 
@@ -156,7 +159,10 @@ def _signature(status: os.stat_result) -> Signature:
 
 
 def _lies_in(work: Path | None, top: str) -> bool:
-    """True if the working directory has an entry of this name, which hides an installed module. None: it is empty."""
+    """True if ``work``, the working directory, has an entry named ``top``, which hides an installed module.
+
+    False if ``work`` is None: the directory is empty.
+    """
     return work is not None and os.path.lexists(work / top)
 
 
@@ -165,7 +171,8 @@ def _root_of(top: str, files: Iterable[FileEntry], paths: Sequence[str]) -> str:
 
     Args:
         top: Name of the package's directory, or of the module's file.
-        files: Files of the package; for a namespace, the first of them below ``top`` decides which directory counts.
+        files: Files of the package. A namespace may have several directories: the one that has the first of these
+            files below ``top`` counts.
         paths: Directories in which modules are looked for, in order.
     """
     try:

@@ -1,4 +1,4 @@
-"""Manifest of the files that a program sends: paths in the working directory, digests, and places of the bytes."""
+"""Manifest of the files that a program sends: their paths in the working directory, digests, and paths here."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Manifest(Struct):
 
     Attributes:
         entries: Descriptions of the files, by their path relative to the working directory.
-        sources: Where the bytes of each file are on this machine, by digest. Of several files with the same content
-            the last one added is read.
+        sources: Path on this machine of each file, with its signature, by digest. Of several files with equal content
+            the one added last is read.
         size_max: Bytes of the largest file that may be sent; ``add`` raises UsageError for a larger one. 0: no limit.
     """
 
@@ -61,7 +61,7 @@ class Manifest(Struct):
     size_max: int = 0
 
     def add(self, path: str, target: str, package: int = 0) -> None:
-        """Add a file with its present content.
+        """Add a file to ``entries`` and ``sources``, with its present content, which is hashed.
 
         Args:
             path: Path of the file on this machine.
@@ -168,9 +168,10 @@ def collect(
 
 
 def _add_unnamed(manifest: Manifest, parts: Iterable[Part], what: str) -> None:
-    """Add files that the user has not named, unless a file has their target already.
+    """Add files that the user has not named, unless a file of the manifest has their target already.
 
-    Those that cannot be sent are left out, with a warning in the log that names them ``what``.
+    Files that cannot be sent are left out, each with a warning in the log. ``what`` is the noun for such a file at
+    the beginning of the warning, such as "a file of an installed package".
     """
     for part in parts:
         if part.target not in manifest.entries:
@@ -181,7 +182,11 @@ def _add_unnamed(manifest: Manifest, parts: Iterable[Part], what: str) -> None:
 
 
 def _add_path(manifest: Manifest, path: str, base: Path | None) -> None:
-    """Add a file, or all files below a directory, at its place relative to ``base`` (``place_of``)."""
+    """Add a file, or all files below a directory. Their targets are paths relative to ``base`` (``place_of``).
+
+    Raises:
+        UsageError: A file or directory cannot be sent.
+    """
     if os.path.isdir(path):
         target = place_of(path, base)
         for found, below in walk(path):
@@ -196,7 +201,7 @@ _digests: dict[Signature, bytes] = {}
 """SHA-256 of files that this process has hashed, by their signature. A file that is changed has another signature."""
 
 _DIGESTS_MAX = 100_000
-"""Number of digests in ``_digests``. Before one more is added, all are forgotten; files are then hashed again."""
+"""Largest number of digests in ``_digests``. Before one more is added, all are forgotten, and files hashed again."""
 _guard = threading.Lock()
 """Guards changes of ``_digests`` between threads of the program that make manifests."""
 
@@ -207,7 +212,7 @@ def _signature(status: os.stat_result) -> Signature:
 
 
 def _look(path: str, size_max: int) -> tuple[bytes, Source, int]:
-    """Returns digest, source and permission bits of a file. The file is hashed unless its digest is remembered.
+    """Returns digest (SHA-256), source and permission bits of a file. Hashes it unless its digest is remembered.
 
     Raises:
         UsageError: The file cannot be read, is no ordinary file, is too large, or is being written to.
@@ -280,7 +285,10 @@ def read(source: Source, offset: int, size: int) -> bytes | memoryview:
 
 
 def _read(descriptor: int, offset: int, size: int) -> bytes | memoryview:
-    """Returns ``size`` bytes of an open file from ``offset`` on; fewer if the file ends before."""
+    """Returns ``size`` bytes of an open file from ``offset`` on; fewer if the file ends before.
+
+    From ``_POOLED_MIN`` bytes on they are in pooled memory (``system.memory``).
+    """
     if size < _POOLED_MIN:
         return os.pread(descriptor, size, offset)
     data = pool.take(size)

@@ -21,7 +21,8 @@ class Part(NamedTuple):
     Attributes:
         path: Path of the file on this machine.
         target: Path relative to the working directory of jobs.
-        package: Number of the installed package (``FileEntry.package``); 0: the user's own module.
+        package: Number that all files of one installed package share (``FileEntry.package``): a node that has the
+            package with equal content does not fetch them. 0: the user's own module.
         is_beside: True if the file was installed with the package, but lies outside of the package's directory, as
             shared libraries do. If another file of the manifest has this target, that one is sent instead; and if
             this file cannot be sent, it is left out, with a warning.
@@ -96,7 +97,7 @@ def _check_directory(name: str, place: str) -> None:
 
 
 def _target_of_file(path: str, top: str) -> str:
-    """Returns the name that a module's only file must have on a node, so that ``import top`` finds it.
+    """Returns the name that the only file of module ``top`` must have on a node, so that ``import top`` finds it.
 
     The file keeps its own name if that begins with ``top.``; otherwise it becomes ``top.py``.
     """
@@ -106,9 +107,10 @@ def _target_of_file(path: str, top: str) -> str:
 
 
 def _where_it_lies(path: str, importable: str, base: Path | None) -> Iterator[Part]:
-    """Yields a module's file once more, with its place relative to ``base`` as the target.
+    """Yields a module's file once more, with its path relative to ``base`` as the target.
 
-    Nothing is yielded if that place is ``importable``, where the file is sent already, or not in a directory.
+    Nothing is yielded if that path is ``importable``, the target at which the file is sent already, or if the file
+    would lie at the top of the working directory.
     """
     target = place_of(path, base)
     if "/" in target and target != importable:
@@ -163,7 +165,10 @@ def _find_installed(package: ModuleType, module: ModuleType) -> _Installed | Non
 
 
 def _parts_of_installed(installed: _Installed) -> Iterator[Part]:
-    """Yields the files of an installed package, and then other files of its distributions (``Part.is_beside``)."""
+    """Yields the files of an installed package, and then other files of its distributions (``Part.is_beside``).
+
+    All have one ``package`` number, made from the label of the first distribution, or else the package's name.
+    """
     name, module, site, owners = installed
     label = owners[0].label if owners else name
     number = zlib.crc32(label.encode()) or 1

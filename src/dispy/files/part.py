@@ -50,7 +50,7 @@ class Part:
     the file is emptied. One thread at a time calls the methods.
 
     Args:
-        keep: Called with the part once its content is whole and right; gives it its name in the store.
+        keep: Called with the part by ``finish`` if its content is right; gives the part the file's name in the store.
         descriptor: Descriptor of the part, locked, open for reading and writing. Closed with the part, and -1 then.
         path: Path of the part.
         digest: SHA-256 of the whole content.
@@ -72,7 +72,7 @@ class Part:
         self.size = size
         self.offset = 0
         self._hash = hashlib.sha256()
-        """SHA-256 of the first ``offset`` bytes; compared with ``digest`` at the end."""
+        """Running SHA-256 of the first ``offset`` bytes of the file; compared with ``digest`` by ``finish``."""
         if os.fstat(descriptor).st_size > size:
             os.ftruncate(descriptor, 0)
         buffer = bytearray(CHUNK)
@@ -137,7 +137,7 @@ class Part:
         self.close()
 
     def close(self) -> None:
-        """Give up the lock. Safe to repeat.
+        """Give up the lock and the descriptor, so that another node can go on with the part. Safe to repeat.
 
         The common part of a file stays for the next node; a part of this process alone (``apart`` of
         ``Store.begin``) is removed.

@@ -83,12 +83,14 @@ class Store:
         """True once the directory was made, or found to be the user's alone: checked before the first write only."""
 
     def _path(self, digest: bytes, ending: str = "") -> str:
-        """Returns the path of a file in the store, or of its part or note, by the ending of its name."""
+        """Returns the path of a file in the store; with an ``ending`` of its part (".part") or note (".lent")."""
         name = digest.hex()
         return f"{self._root}/{name[:2]}/{name}{ending}"
 
     def _open(self, path: str, flags: int, mode: int) -> int:
-        """Open a file of the store, made if it is missing, as the directories above it are; returns the descriptor.
+        """Open a file of the store to write to it; returns the descriptor. The file is made if it is missing.
+
+        Missing directories above it are made, too. ``mode`` is that of a new file.
 
         Raises:
             OSError: The file cannot be opened or made, or the store cannot be made, or is open to other users.
@@ -103,9 +105,10 @@ class Store:
             return os.open(path, flags | os.O_CREAT | _NOFOLLOW, mode)
 
     def find(self, digest: bytes, size: int) -> int | None:
-        """Open a file, or a copy of it, for reading; returns None if it is not here, whole and unchanged.
+        """Returns a descriptor to read a file, or a copy of it; None if the store lacks the file, or has it damaged.
 
-        The caller must close the descriptor, and ask ``is_unchanged`` after it has read.
+        A damaged file is removed from the store. The caller must close the descriptor, and ask ``is_unchanged`` after
+        it has read.
         """
         return self._look(digest, size, self._checked)
 
@@ -115,8 +118,8 @@ class Store:
         Args:
             digest: SHA-256 of the file.
             size: Bytes of the file.
-            check: Called with descriptor, digest and size; returns None if the content is wrong. Then the file is
-                removed from the store.
+            check: ``_glanced`` or ``_checked``, called with descriptor, digest and size; returns None if the content
+                is wrong. Then the file is removed from the store.
         """
         path = self._path(digest)
         try:
@@ -147,14 +150,17 @@ class Store:
             self._remember(digest, os.fstat(descriptor))
 
     def has(self, digest: bytes, size: int) -> bool:
-        """True if a file is here, whole and unchanged. A file that is not is removed."""
+        """True if the store has a file with the right content. A file with wrong content is removed from it."""
         descriptor = self._look(digest, size, self._glanced)
         if descriptor is not None:
             os.close(descriptor)
         return descriptor is not None
 
     def _is_known(self, digest: bytes, descriptor: int, status: os.stat_result) -> bool:
-        """True if a proof spares hashing: the file is as it was when a node verified it, or lent it."""
+        """True if memory, a mark or a note proves the content (``files.verification``), so that it is not hashed.
+
+        A proof holds if the file (``status``) was not written to since a node verified or lent it.
+        """
         return (
             self._verified.get(digest) == seen(status)
             or has_mark(descriptor, status)
@@ -203,7 +209,8 @@ class Store:
     def _nameless(self, size: int) -> int:
         """Make an empty file without a name, which is gone when it is closed; returns its descriptor.
 
-        For up to ``NOTED_MIN`` bytes it is in memory, for more in the directory of the store.
+        ``size`` is the number of bytes that are to be written to it: up to ``NOTED_MIN`` bytes are in memory, more
+        are on disk, in the directory of the store.
         """
         if size <= NOTED_MIN:
             return os.memfd_create("dispy", os.MFD_CLOEXEC)
@@ -278,7 +285,11 @@ class Store:
             os.close(descriptor)
 
     def finish(self, part: Part) -> None:
-        """Make a part the file, by renaming it: its content is whole and right. Called by ``Part.finish``."""
+        """Make a part the file of the store, by renaming it. Called by ``Part.finish`` when the content is right.
+
+        Raises:
+            OSError: The part cannot be renamed.
+        """
         mark(part.descriptor)
         os.fchmod(part.descriptor, 0o400)
         os.rename(part.path, self._path(part.digest))
@@ -296,7 +307,7 @@ class Store:
         to, any number of times.
 
         Args:
-            entry: Permission bits and time of writing that the file is to have there.
+            entry: Permission bits and time of writing that the linked file is to have.
             descriptor: Descriptor of the file in the store, as ``find`` has opened it.
             group: Group of jobs of another account; None: jobs run under our account.
         """
@@ -321,7 +332,7 @@ class Store:
     def _lend(
         self, entry: FileEntry, descriptor: int, group: int | None, directory: int, name: str
     ) -> bool:
-        """Link a file into a directory; returns False if it has to be copied.
+        """Link a file into a directory, under ``name``; returns False if the file has to be copied.
 
         That is so if it was changed since it was verified, or is lent already and may not have one more link. Sets
         mode and time of the file. The caller holds the lock on it, so no other node lends it meanwhile.
@@ -384,7 +395,7 @@ class Store:
 
         Args:
             entry: The file.
-            work: The directory below which the copy is to be.
+            work: The working directory of the jobs that need the file: the copy is made on its file system.
             group: Group of jobs of another account; None: jobs run under our account.
         """
         is_needed = group is None or not _is_for_all(entry)
@@ -424,7 +435,9 @@ class Store:
                 os.close(lock)
 
     def _trim(self) -> None:
-        """Remove files and parts by their time of access. The caller holds the lock on ``lock``.
+        """Remove files and parts, used longest ago first, until ``size_max`` bytes of disk are left.
+
+        The caller holds the lock on the file ``lock`` of the store.
 
         Parts stay that a node receives, or that were used in the last ``YOUNG_S`` seconds.
         """
@@ -456,7 +469,7 @@ _CLONING = ("bcachefs", "btrfs", "ocfs2", "xfs")
 
 
 def _is_for_all(entry: FileEntry) -> bool:
-    """True if a file may be lent to many jobs of another account: all may read it, and no one may write to it."""
+    """True if a file may be lent to many jobs of another account, by its mode: all may read, no one may write."""
     return not entry.mode & 0o222 and bool(entry.mode & 0o004)
 
 

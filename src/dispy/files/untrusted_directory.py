@@ -29,7 +29,7 @@ SMALL_CHUNK = 64 << 10
 """Bytes of the first read when a file is hashed. A smaller file needs no buffer of ``CHUNK`` bytes."""
 
 COPY_MAX = 64 << 20
-"""Bytes of a file that are copied between two questions whether the copy is still wanted: some 50 ms."""
+"""Bytes of a file that are copied between two calls of ``is_wanted``, which can end the copy: some 50 ms."""
 
 SAME_S = 1
 """Seconds by which the times of writing of equal files may differ: some file systems count in seconds. Beyond it,
@@ -47,8 +47,8 @@ _FICLONE = 0x40049409
 """Number of the ``ioctl`` by which a file becomes a clone of another one."""
 
 Linker = Callable[[int, str], bool]
-"""Function that gives the content of a file a name: it takes the descriptor of a directory and a name, and returns
-False if that is not possible, so that the content has to be copied."""
+"""Function that puts a file into a directory without copying all of it. The arguments are the descriptor of the
+directory and the file's name there. Returns False if that is not possible: then the caller copies the content."""
 
 
 class ChangedError(OSError):
@@ -98,12 +98,15 @@ class Tree:
         is_wanted: Callable[[], bool] = lambda: True,
         is_unchanged: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Put a file there, by a link or as a copy of an open file. A file that has its name is replaced at once.
+        """Put a file into the directory, by a link or as a copy of an open file.
+
+        A file that has its name is replaced: jobs see the old file or the whole new one. Missing directories on the
+        way are made.
 
         Args:
             entry: Path, size, permission bits and time of writing of the new file.
-            source: Descriptor of the open file.
-            link: Tried before copying; None: copy.
+            source: Descriptor of the open file with the content.
+            link: Function that links the file in place of copying, tried first; None: copy.
             is_wanted: Called between steps of the copy; returns False to end it with OSError.
             is_unchanged: Called after the copy: returns True if the open file was not changed meanwhile.
 
@@ -154,7 +157,12 @@ class Tree:
     def _make(
         self, parent: int, name: str, entry: FileEntry, source: int, is_wanted: Callable[[], bool]
     ) -> None:
-        """Copy an open file to a new name; owner, permission bits and time are set. FileExistsError: it is taken."""
+        """Copy an open file to a new one, with the owner, permission bits and time of ``entry``.
+
+        Raises:
+            FileExistsError: Something in directory ``parent`` has this name already.
+            OSError: The copy fails (see ``copy``).
+        """
         made = os.open(name, _NEW, 0o600, dir_fd=parent)
         try:
             copy(source, made, entry.size, is_wanted)
@@ -166,9 +174,10 @@ class Tree:
             os.close(made)
 
     def holds(self, entry: FileEntry) -> bool:
-        """True if this file is here already, by its size and time, and then by its content.
+        """True if the directory has the file of ``entry`` already: with its size, time of writing and digest.
 
-        Permission bits that differ are corrected. A file that cannot be read counts as another one.
+        The content is hashed only if size and time fit. Permission bits that differ are corrected. False if the file
+        cannot be read.
         """
         *above, name = check_path(entry.path)
         try:
@@ -210,16 +219,17 @@ class Tree:
         return missing
 
     def remove_empty(self, directories: list[str]) -> None:
-        """Remove those of these directories that are empty, in the order given. The others stay."""
+        """Remove directories if they are empty, in the order given (as of ``missing_directories``); others stay."""
         for path in directories:
             *above, name = check_path(path)
             with contextlib.suppress(OSError):
                 os.rmdir(name, dir_fd=self.descend(tuple(above), make=False))
 
     def set_aside(self, path: str, number: int) -> bool:
-        """Give a file a hidden name, so that another file can have its name until ``put_back``.
+        """Rename a file to a hidden name, so that another file can take its place until ``put_back``.
 
-        Without ``put_back`` the file keeps the hidden name.
+        Used for the files of a single job, which may hide those of the computation. Without ``put_back`` the file
+        keeps the hidden name, and jobs do not find it.
 
         Args:
             path: Path of the file.
@@ -294,10 +304,12 @@ class Tree:
         return current
 
     def _step(self, parent: int, name: str, make: bool) -> int:
-        """Open a directory by its name in the one above, made first with ``make``; returns the descriptor.
+        """Open a directory by its name in directory ``parent``; returns the descriptor, which the caller closes.
+
+        With ``make`` the directory is made if it is missing.
 
         Raises:
-            OSError: It is not there, cannot be made, or is a link or a file.
+            OSError: The directory is not there, cannot be made, or is a link or a file.
         """
         is_made = False
         if make:
@@ -318,9 +330,10 @@ class Tree:
 
 
 def _forget_compiled(parent: int, name: str) -> None:
-    """Remove the compiled code of a module that was replaced.
+    """Remove the compiled code of module file ``name`` (in directory ``parent``), which was replaced.
 
-    Python knows compiled code by time (in seconds) and size of its source, and the file before may have had the same.
+    Python knows compiled code by time (in seconds) and size of its source. If the old file had equal ones, jobs would
+    run its code.
     """
     with contextlib.suppress(OSError):
         compiled = os.open("__pycache__", _DIRECTORY, dir_fd=parent)
@@ -331,7 +344,7 @@ def _forget_compiled(parent: int, name: str) -> None:
 
 
 def digest_of(descriptor: int) -> bytes:
-    """Returns the SHA-256 of an open file, from its beginning."""
+    """Returns the SHA-256 (32 bytes) of all of an open file. The offset of the descriptor is not used."""
     found = hashlib.sha256()
     # A buffer for a chunk costs more than hashing a small file.
     data = os.pread(descriptor, SMALL_CHUNK, 0)
@@ -372,7 +385,9 @@ def copy(source: int, target: int, size: int, is_wanted: Callable[[], bool] = la
 
 
 def copy_range(source: int, target: int, start: int, end: int, is_wanted: Callable[[], bool]) -> None:
-    """Copy bytes ``start`` to ``end`` of an open file to the same place in another, within the kernel.
+    """Copy the bytes from offset ``start`` to before ``end`` of an open file to the same offsets of another.
+
+    The bytes are copied within the kernel. ``is_wanted`` is asked before each step of ``COPY_MAX`` bytes.
 
     Raises:
         ChangedError: The source is shorter.

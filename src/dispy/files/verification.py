@@ -55,12 +55,12 @@ def has_mark(descriptor: int, status: os.stat_result) -> bool:
 
 
 def _mark_of(status: os.stat_result) -> bytes:
-    """Returns the mark of a file with this status: boot, inode, size (bytes), time of writing (ns)."""
+    """Returns the mark of a file with this status, as text: boot, inode, size (bytes), time of writing (ns)."""
     return f"{_boot()} {(status.st_ino, status.st_size, status.st_mtime_ns)}".encode()
 
 
 def note_of(status: os.stat_result) -> bytes:
-    """Returns the content of the note beside a lent file with this status.
+    """Returns the content of the note beside a lent file with this status: boot and tuple of ``seen``, as text.
 
     The note has the time of change, which a job that writes to the file cannot keep, unlike the time of writing. So
     if the note is still equal to ``note_of`` the file's present status, no job has written to the file.

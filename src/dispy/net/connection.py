@@ -88,7 +88,8 @@ class Connection(Sender):
             names are checked.
         on_settled: Called once, when both sides have proved themselves or the connection is gone: a listener counts
             the connection as half open until then. None: nothing is called.
-        make_sink: Makes the sink of a payload that arrives as a stream, given its size (bytes).
+        make_sink: Called with the size (bytes) of each payload that arrives as a stream; returns the sink that takes
+            its bytes, and that ``take_stream`` hands out.
         clock: Clock for the pacing of streams.
         farewell: Makes the message that the peer gets before a connection ends by our own fault (a message too large
             to be sent); None: the connection ends without.
@@ -127,7 +128,8 @@ class Connection(Sender):
         self._incoming = streams.IncomingStreams(make_sink)
         self._reader = frames.FrameReader(self._on_frame, limits.HANDSHAKE_FRAME_MAX, self._incoming.room)
         self._deadline: asyncio.TimerHandle | None = None
-        """Timer of a dialer that refuses a peer without proof after ``HANDSHAKE_S``; None: we listen."""
+        """Timer of a dialer that refuses a peer without proof after ``HANDSHAKE_S``. None: the connection is not made
+        yet, or we are the listener, whose timer is in ``net.listener``."""
         self._stranger_max = STRANGER_BYTES_MAX
         """Value of ``bytes_received`` above which a peer without proof is refused."""
         self._first = b""
@@ -332,7 +334,9 @@ class Connection(Sender):
         self.close()
 
     def take_stream(self, number: int) -> Any:
-        """Returns the sink with the payload that a message refers to by its stream number; the caller owns it.
+        """Returns the sink (of ``make_sink``) with the payload that a message refers to by its stream number.
+
+        The caller owns the sink: it can be taken once.
 
         A payload that no message takes stays in memory until the connection ends.
 
@@ -365,7 +369,7 @@ class Connection(Sender):
         return self._heartbeat.silent_s
 
     def set_pulse(self, pulse_s: float) -> None:
-        """Begin the heartbeat, or change its interval. The peer must be told (``SetPulse``) to do the same.
+        """Begin the heartbeat, or change its interval. The caller must tell the peer this interval (``SetPulse``).
 
         Args:
             pulse_s: Heartbeat interval (seconds): a sign of life is sent, and expected, in each. The connection

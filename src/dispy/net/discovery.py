@@ -69,10 +69,15 @@ is ignored."""
 class Listing(msgspec.Struct, frozen=True):
     """A node's description of itself for programs of its machine: the content of its file, as JSON.
 
-    ``node`` is its incarnation in hexadecimal, which is also the name of the file. ``host`` and ``port`` are the IP
-    address and TCP port to connect to, ``tls`` True: with TLS. ``cpus`` is the number of CPUs that it offers (0:
-    none for now). ``process`` tells whether it lives. ``fingerprint`` is that of its secret: a program does not
-    connect to nodes with another one.
+    Attributes:
+        node: Incarnation of the node in hexadecimal, which is also the name of the file.
+        host: IP address to connect to.
+        port: TCP port to connect to.
+        tls: True if the node speaks TLS only.
+        name: Name of the node, for people.
+        cpus: Number of CPUs that the node offers; 0: none for now.
+        process: Process of the node, by which others see whether the node lives (``system.liveness``).
+        fingerprint: Fingerprint of the node's secret. Programs with another secret do not connect.
     """
 
     node: str
@@ -93,7 +98,8 @@ class Listing(msgspec.Struct, frozen=True):
 def places() -> list[Path]:
     """Returns the directories in which this user's nodes of this machine list themselves, the preferred one first.
 
-    They may not exist. Empty if the user can have none.
+    That is the one in the state directory, then the one in the runtime directory. They may not exist. Empty if the
+    user can have neither.
     """
     here = _where()
     found = []
@@ -112,8 +118,8 @@ def where_looked() -> str:
 
 
 def _where() -> str:
-    """Returns the directory name for the scope of 127.0.0.1: this boot of this machine's kernel, and this network
-    namespace."""
+    """Returns BOOT-NAMESPACE, the name of the directory for nodes that share our 127.0.0.1: 16 digits of the boot id,
+    and the number of our network namespace ("host" if unknown)."""
     boot = boot_id().replace("-", "")[:16] or _machine()
     try:
         network = os.readlink("/proc/self/ns/net")
@@ -142,6 +148,9 @@ class Entry:
     programs ignore and remove the file.
 
     Making an ``Entry`` writes the file, and removes files of dead nodes.
+
+    Args:
+        listing: Description of the node, the content of the file.
 
     Attributes:
         path: Path of the file.
@@ -196,7 +205,7 @@ class Entry:
             logger.warning("%s", error)
 
     def tidy(self) -> None:
-        """Remove directories of other machines and boots that are older than ``OLD_S``.
+        """Remove directories of nodes of other machines and boots that were last changed more than ``OLD_S`` ago.
 
         Call it once, on a thread: a file server may block.
         """
@@ -208,7 +217,10 @@ class Entry:
                     remove_tree(other)
 
     def close(self) -> None:
-        """Remove the file, and the directory if it was the last one. Waits at most 1 s for a thread in ``keep``."""
+        """Remove the file, and its directory if no other node has a file there.
+
+        Waits at most 1 s for a thread in ``keep``, which a file server may hold up.
+        """
         is_held = self._guard.acquire(timeout=1.0)  # go on without it if the file server does not answer
         self._is_closed = True
         with suppress(OSError):
@@ -260,7 +272,8 @@ class Lookout:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        """Guards the dictionaries below between threads that call the methods."""
+        """Guards ``_read``, ``_answered`` and ``_doubted`` between threads that call the methods. Held during a
+        search."""
         self._read: dict[str, tuple[tuple[int, ...], Listing | None]] = {}
         """Stamp (inode, bytes, nanoseconds of the last change) and content of each file when it was read, by path;
         None as content: not a valid file. A file with another stamp is read again."""
@@ -309,10 +322,10 @@ class Lookout:
         return bool(unseen)
 
     def _look(self, path: str, before: dict[str, tuple[tuple[int, ...], Listing | None]]) -> Listing | None:
-        """Returns the node that a file describes if it is alive; None if not, or the file is not valid.
+        """Returns the node that a file describes if the node is alive; None if not, or the file is not valid.
 
         Notes the file in ``_read``, and removes the file of a node that is dead, or unseen and refuses connections.
-        ``before`` is the value of ``_read`` at the last search.
+        ``before`` is what ``_read`` was after the last search: a file with an equal stamp is not read again.
         """
         try:
             status = os.lstat(path)
@@ -338,7 +351,8 @@ class Lookout:
     def _answers(self, listing: Listing) -> bool:
         """True if a program may be listening at a node's address: it accepts a connection, or there is no answer.
 
-        False if the connection is refused. Connects at most once in ``ASK_AGAIN_S`` and node.
+        False if the connection is refused. After a try that was not refused, the answer stays True for
+        ``ASK_AGAIN_S`` without another one.
         """
         now = time.monotonic()
         if now - self._answered.get(listing.node, -ASK_AGAIN_S) < ASK_AGAIN_S:

@@ -59,7 +59,8 @@ class Heartbeat:
         """True if a byte has been sent since the last look. Set by the connection (any thread), reset at each
         look."""
         self._silent_ticks = 0
-        """Number of last looks in a row at which nothing had been received since the look before."""
+        """Number of looks in a row, up to the last one, that found no byte received since the look before. At
+        ``SILENT_TICKS`` the peer is given up."""
         self._tick: asyncio.TimerHandle | None = None
         """Timer of the next look; None before ``start``."""
         self._is_stopped = False

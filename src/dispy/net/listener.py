@@ -106,8 +106,8 @@ class Listener:
     """Accepts connections on one address. Everything runs on the loop.
 
     Args:
-        make: Makes a ``Connection``; its argument is the function to call when the connection is no longer half open
-            (``Connection``'s ``on_settled``).
+        make: Makes the ``Connection`` of an accepted socket. Its argument must become the connection's
+            ``on_settled``, which tells the listener that the connection is no longer half open.
         tls: True if these connections speak TLS only: a dialer that begins otherwise is refused.
     """
 
@@ -150,7 +150,10 @@ class Listener:
         return address[0], address[1]
 
     def close(self) -> None:
-        """Stop listening, and refuse half-open connections. Connections that have proved themselves stay."""
+        """Stop listening, and refuse half-open connections. Connections that have proved themselves stay.
+
+        The numbers of refused connections that had no log line of their own are logged, in one line for each kind.
+        """
         if self._socket is not None:
             self._loop.remove_reader(self._socket)
             self._socket.close()
@@ -161,7 +164,7 @@ class Listener:
 
     @property
     def half_open(self) -> int:
-        """Number of half-open connections."""
+        """Number of half-open connections of this listener, at most ``HALF_OPEN_MAX``."""
         return len(self._half_open)
 
     # Accepting.
@@ -214,8 +217,11 @@ class Listener:
     # From there to the proof.
 
     def _look(self, half_open: HalfOpen) -> None:
-        """Look at a connection's first bytes, without taking them from the socket; if there are none yet, wait for
-        them. Refuses a stranger; else starts the task that makes a ``Connection``."""
+        """Look at a connection's first bytes, without taking them from the socket.
+
+        Called after the accept, and again when bytes have come if there were none. Refuses a stranger; else starts
+        the task that makes a ``Connection``. Forgets a connection that the dialer has closed.
+        """
         accepted = half_open.socket
         assert accepted is not None
         try:
@@ -245,7 +251,10 @@ class Listener:
 
     @staticmethod
     def _refuse(accepted: socket.socket, said: bytes) -> None:
-        """Send a stranger the bytes of a refusal (may be empty), and close the socket."""
+        """Send a stranger a refusal, if the socket takes it at once, and close the socket.
+
+        ``said`` is the refusal as it is on the wire; empty: nothing is sent, as to a dialer that must speak TLS.
+        """
         with contextlib.suppress(OSError):
             accepted.send(said)
         with contextlib.suppress(OSError):
@@ -268,7 +277,10 @@ class Listener:
             self._forget(half_open)
 
     def _on_settled(self, half_open: HalfOpen, connection: Connection) -> None:
-        """Forget a connection that is not half open any more: proved, or gone. Log its fault if there was one."""
+        """Count a connection as half open no longer: it has proved itself, or is gone.
+
+        Called once by the connection (``on_settled``). An error that ended it before the proof is logged.
+        """
         self._forget(half_open)
         if not connection.is_ready and connection.error is not None:
             is_secret = isinstance(connection.error, (AuthenticationError, VersionError))

@@ -10,7 +10,8 @@ from dispy.net.discovery import Lookout
 from dispy.system.addresses import local
 
 _LISTENS = b"0A"
-"""Hexadecimal code of the state LISTEN in the fourth column of ``/proc/net/tcp`` (``include/net/tcp_states.h``)."""
+"""Code of the state LISTEN in the fourth column of ``/proc/net/tcp`` (``include/net/tcp_states.h``), hexadecimal.
+Rows with other states are connections, and do not hold the port."""
 
 
 def holder(host: str, port: int) -> str:

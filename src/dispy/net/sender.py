@@ -64,13 +64,15 @@ class Sender(asyncio.BufferedProtocol):
         """A duplicate descriptor of the transport's socket, for ``try_send_now``; None before the peer's proof and
         after the end. The transport may close its own descriptor while another thread writes."""
         self._is_flushing = False
-        """True while ``_flush_scheduled`` is queued on the loop: no second one is queued."""
+        """True while a call of ``_flush_scheduled``, which writes ``_out``, is queued on the loop: no second one is
+        queued."""
         self._is_paused = False
         """True while the transport's buffer holds too much: no chunks are sent (back-pressure)."""
         self._outgoing: dict[int, streams.OutgoingStream] = {}
         """Streams whose last chunk has not left, by stream number, oldest first."""
         self._pace = Pace()
-        """Limits how many bytes of all streams together are under way."""
+        """Limits the bytes of all streams together that were sent and not acknowledged yet (GRANT), by the speed of
+        the line: messages would have to wait behind them."""
         self._clock = clock
         self._farewell = farewell
         self._is_oldest_due = True
@@ -123,6 +125,8 @@ class Sender(asyncio.BufferedProtocol):
     def send_streamed(self, parts: list[tuple[Any, str, streams.Source]], message: Any) -> streams.Group:
         """Send one or several large payloads as streams, and after their last byte the message that refers to them.
 
+        Returns at once: the bytes leave as the peer, the line and the socket allow.
+
         Args:
             parts: For each payload the object in the message that refers to it, the name of that object's
                 attribute for the stream number (set here), and the source of the bytes (closed here).
@@ -165,7 +169,9 @@ class Sender(asyncio.BufferedProtocol):
         self.refuse(error)
 
     def give_up(self, group: streams.Group) -> bool:
-        """Stop sending a group of streams; their message is not sent, and the peer drops what it has of them.
+        """Stop sending a group of streams (of ``send_streamed``), as when its payloads are not needed any more.
+
+        Their message is not sent, and the peer drops the bytes that it has of them (ABORT).
 
         Returns:
             False, and nothing is done, if the message has left already, or the connection is gone.
@@ -362,7 +368,10 @@ class Sender(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def _ping(self) -> None:
-        """Send a PING, a sign of life: called by the heartbeat when nothing was sent for half an interval."""
+        """Send a PING, a sign of life, if messages can be sent.
+
+        Called by the heartbeat when nothing was sent for half a heartbeat interval.
+        """
         if self.is_ready:
             self._write(frames.PING_FRAME)
 

@@ -40,4 +40,7 @@ class PoolSink:
         return self.data[self._position - size : self._position]
 
     def discard(self) -> None:
-        """Do nothing: the memory returns to the pool when the last reference to it, as the sink's, is gone."""
+        """Do nothing: called when the payload is not wanted any more, before the sink is dropped.
+
+        The memory returns to the pool when the last reference to it, as the sink's, is gone.
+        """

@@ -8,11 +8,13 @@ import socket
 from dispy.errors import UsageError
 
 LOOPBACK = "127.0.0.1"
-"""Address by which programs of this machine alone reach each other."""
+"""IPv4 address by which programs reach listeners of their own machine; other machines cannot connect to it."""
 
 
 def resolve(host: str) -> str:
-    """Returns the address of a host, IPv4 preferred. May block for seconds, to ask a name server.
+    """Returns the IP address of a host as text, IPv4 preferred. May block for seconds, to ask a name server.
+
+    Of several addresses of one family the alphabetically first is returned. An address is returned as it is.
 
     Args:
         host: A name or an address.
@@ -49,7 +51,9 @@ def local(address: str) -> str:
 
 
 def own(family: int = 0) -> list[str]:
-    """Returns the addresses of this machine, in the order of its interfaces; link-local ones and loopback come last.
+    """Returns the IP addresses of this machine as texts, in the order of its interfaces.
+
+    Link-local addresses come after others, and loopback addresses last.
 
     Args:
         family: ``socket.AF_INET`` or ``socket.AF_INET6``; 0: both.
@@ -66,7 +70,10 @@ def own(family: int = 0) -> list[str]:
 
 
 def alike(address: str) -> list[str]:
-    """Returns the addresses of this machine of the family (IPv4 or IPv6) of ``address``, in the order of ``own``."""
+    """Returns the addresses of this machine of the family (IPv4 or IPv6) of ``address``, in the order of ``own``.
+
+    A listener on all addresses ("0.0.0.0" or "::") is reached by these.
+    """
     return own(socket.AF_INET6 if ":" in address else socket.AF_INET)
 
 

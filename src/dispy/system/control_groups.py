@@ -66,7 +66,10 @@ def _groups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
 
 
 def _quota(directory: Path, version: int) -> float | None:
-    """Returns the quota of the group with this directory (a number of CPUs); None if there is none to be seen."""
+    """Returns the quota of CPU time of the group with this directory (a number of CPUs).
+
+    None if the group has no quota, or its files cannot be read. ``version`` (1 or 2) decides which files are read.
+    """
     if version == 2:
         fields = _read(directory / "cpu.max").split()
     else:
@@ -79,7 +82,7 @@ def _quota(directory: Path, version: int) -> float | None:
 
 
 def _read(path: Path) -> str:
-    """Returns the text of a file; empty if it cannot be read."""
+    """Returns the text of a file of the kernel; empty if it cannot be read, as when a container does not show it."""
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError):

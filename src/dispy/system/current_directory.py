@@ -1,6 +1,6 @@
 """Paths relative to the current directory or to a home directory. The current directory may have been removed.
 
-So it is looked at only for paths that are relative to it.
+So the current directory is looked at only for paths that are relative to it.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ _said: set[str] = set()
 
 
 def _say_once(level: int, text: str) -> None:
-    """Log a text, unless this process has logged it before: many parts ask for the same directories."""
+    """Log a text, unless this process has logged it before: directories are asked for many times."""
     if text not in _said:
         _said.add(text)
         logger.log(level, "%s", text)
@@ -186,8 +186,9 @@ def disk_directory() -> Path:
 
 
 FREE = "free"
-"""Name of the subdirectory, in a node's directory in memory, of files whose payload has served. The node, its workers
-and its clients write new payloads into them: that costs less than new files, whose pages would have to be made."""
+"""Name of the subdirectory, in a node's directory in memory, of files whose payload is not needed any more. The node,
+its workers and its clients write new payloads into them: that costs less than new files, whose pages would have to be
+made."""
 
 GIVEN = "given"
 """Name of the subdirectory, in a node's directory in memory, of payloads that clients of this machine have linked
@@ -230,7 +231,7 @@ def is_private(path: Path) -> bool:
 
 
 def _is_ours(status: os.stat_result, mode: int) -> bool:
-    """True if a status is that of a directory of this user, without permissions beyond those in ``mode``."""
+    """True if a status is that of a directory (no link) of this user, with no permissions beyond ``mode``."""
     is_closed = not status.st_mode & 0o777 & ~mode
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and is_closed
 
@@ -245,11 +246,12 @@ def cannot_be(error: StateDirectoryError) -> bool:
 
 
 def private_directory(path: Path, mode: int = 0o700) -> Path:
-    """Make a directory that is this user's alone, or check that it is one.
+    """Make a directory that is this user's alone, or check one that is there; returns ``path``.
 
     Args:
         path: Path of the directory. Directories above it are made with the usual mode.
-        mode: 0o711 lets other users pass through, to files below that are theirs.
+        mode: Permission bits of a new directory, and the most that one that is there may have. 0o711 lets other users
+            pass through, to files below that are theirs.
 
     Raises:
         StateDirectoryError: The directory cannot be made, is a link, or is open to others.
@@ -272,7 +274,7 @@ def private_directory(path: Path, mode: int = 0o700) -> Path:
 
 
 def reopen_private(path: Path, mode: int = 0o700) -> None:
-    """Make or check a private directory while a node runs, when a caller expects the errors of files.
+    """Make or check a directory as ``private_directory`` does, for callers that handle OSError only.
 
     Raises:
         OSError: As ``StateDirectoryError`` of ``private_directory``, with its words: an operation on files failed,

@@ -15,9 +15,9 @@ marks of the direction of text, the byte order mark, halves of surrogate pairs."
 # Texts, not compiled patterns: most processes never meet such a character, and compiling takes 1 ms. ``re`` keeps
 # what it has compiled.
 _IN_LINE = f"[{_CONTROLS}]"
-"""Pattern of the characters that are escaped in one line."""
+"""Pattern of a character that is escaped in text of one line: all of ``_CONTROLS``."""
 _IN_TEXT = f"(?![\n\t])[{_CONTROLS}]"
-"""Pattern of the characters that are escaped in text of several lines: all but line ends and tabs."""
+"""Pattern of a character that is escaped in text of several lines: all of ``_CONTROLS`` but line ends and tabs."""
 
 
 def line(text: str) -> str:
@@ -44,7 +44,7 @@ def sendable(text: str) -> str:
 
 
 def _escaped(match: re.Match[str]) -> str:
-    """Returns the escape of the character that was found, such as ``\\x1b``."""
+    """Returns the escape of the character that was matched, such as ``\\x1b``; called by ``re.sub``."""
     return match.group().encode("unicode_escape", "backslashreplace").decode("ascii")
 
 

@@ -32,7 +32,9 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class Room(NamedTuple):
-    """Two directories for the same kind of files. A name is looked up in memory first.
+    """Two directories for files of one purpose, such as payloads: in memory, and on disk where memory has no room.
+
+    A file is looked for in memory first (``find``).
 
     Attributes:
         memory: Path on the memory file system; empty if there is none.
@@ -89,7 +91,7 @@ def memory_max() -> int:
 
 
 def kept_max(directory: str, most: int) -> int:
-    """Returns the bytes of files that a directory in memory may keep for later use.
+    """Returns the bytes of files without a use that a directory in memory may keep, to use them again later.
 
     That is a quarter of the file system, at most ``most`` bytes; 0 if the directory is not there.
     """
@@ -119,12 +121,17 @@ room left to other programs (``_spared``)."""
 
 
 def _spared(kind: str, total: int) -> int:
-    """Returns the bytes of a file system of ``total`` bytes that are left to other programs: none on disk."""
+    """Returns how many of the ``total`` bytes of a file system are left to other programs; 0 on disk.
+
+    ``kind`` is ``_MEMORY`` or ``_DISK``.
+    """
     return min(total // _SPARED_SHARE, _SPARED_MAX) if kind == _MEMORY else 0
 
 
 def _memory(directory: str) -> tuple[int, int]:
     """Returns the bytes that a memory file system may hold, and how many of these are free (may be negative).
+
+    That is its size, or ``memory_max`` if that is less.
 
     Raises:
         OSError: The directory is not there.
@@ -149,9 +156,10 @@ def _disk(directory: str) -> tuple[int, int]:
 
 
 def places(room: Room, size: int) -> list[str]:
-    """Returns the directories in which to try a file of ``size`` bytes, the best first; none if it fits nowhere.
+    """Returns the directories in which to try a file of ``size`` bytes, memory first; none if it fits nowhere.
 
-    A file that does not fit is not tried: it would take the last bytes from others before it fails.
+    A directory with too little room is left out: the file would take the last bytes from others before it fails. But
+    a directory in memory is tried in any case if there is none on disk.
     """
     found = [room.memory] if room.memory and (not room.disk or fits_in_memory(room.memory, size)) else []
     if room.disk and _fits_on_disk(room.disk, size):
@@ -219,7 +227,10 @@ def write_new(room: Room, name: str, size: int, fill: Callable[[int], None]) -> 
 
 
 def find(room: Room, name: str) -> str:
-    """Returns the path of a file in one of the two directories; that in the first one if the file is in neither."""
+    """Returns the path of a file that is in one of the two directories. Memory is looked at first.
+
+    If the file is in neither, the path in memory is returned, or that on disk if there is no directory in memory.
+    """
     if room.memory:
         path = f"{room.memory}/{name}"
         if not room.disk or os.path.lexists(path):
@@ -230,7 +241,10 @@ def find(room: Room, name: str) -> str:
 
 
 def _sizes(room: Room) -> list[tuple[str, str, int, int]]:
-    """Returns, for each file system: its kind in words, the directory, its size and its free bytes. For errors."""
+    """Returns, for each directory: kind of its file system in words, path, bytes of the file system, and free bytes.
+
+    Memory comes first; a directory that is missing is left out. Used for the text of ``NoRoomError``.
+    """
     found = []
     for kind, directory, look in ((_MEMORY, room.memory, _memory), (_DISK, room.disk, _disk)):
         with suppress(OSError):

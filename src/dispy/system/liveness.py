@@ -21,8 +21,8 @@ class Process(msgspec.Struct, frozen=True):
         pid: PID of the process.
         started: Start of the process (clock ticks after boot, which no change of the wall clock moves). It tells the
             process from a later one with the same PID.
-        namespace: Names of the boot and of the PID namespace in which the two are valid. Empty: it cannot be told
-            whether the process lives.
+        namespace: Names of the boot, the PID and the time namespace in which ``pid`` and ``started`` are valid.
+            Empty: they are not known, and others cannot tell whether the process lives.
     """
 
     pid: Annotated[int, Meta(gt=0)]
@@ -31,16 +31,19 @@ class Process(msgspec.Struct, frozen=True):
 
 
 def this_process() -> Process:
-    """Returns the calling process, to be noted in a file by which others can tell whether it lives."""
+    """Returns the calling process, to be noted in a file by which others can tell whether it lives.
+
+    Where ``/proc`` does not show the start time, others cannot tell (``is_alive`` returns None).
+    """
     pid = os.getpid()
     started = _started(pid)
     return Process(pid) if started is None else Process(pid, started, _namespace())
 
 
 def is_alive(process: Process) -> bool | None:
-    """True if a process lives; None if that cannot be seen from here, so that it must not be taken for dead.
+    """True if a process lives, False if it has ended or is a zombie.
 
-    A zombie does not live.
+    None if that cannot be seen from here: the caller must not take the process for dead.
     """
     if not process.namespace or process.namespace != _namespace():
         return None
@@ -73,7 +76,10 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """Returns when a process was started (clock ticks after boot); 0 for a zombie; None if that is hidden."""
+    """Returns when a process was started (clock ticks after boot); 0 for a zombie.
+
+    None if ``/proc`` does not show the process, since it has ended or is hidden.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The name of the program, in brackets, may hold any characters.

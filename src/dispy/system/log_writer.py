@@ -64,12 +64,14 @@ class Outlet:
         """Held while the thread is started or ended, and while an item is queued for it: so none comes to a thread
         that has just decided to end."""
         self._calling = threading.Lock()
-        """Held while a record is delivered, and while the process forks."""
+        """Held while a handler is called with a record, and by ``hold`` while the process forks: then no handler
+        holds a lock of its own that would stay locked in the child."""
         self._is_held = False
         """True if ``hold`` has acquired ``_calling``, which ``go_on`` then releases."""
 
     def hold(self) -> None:
-        """Wait until no handler is at work, before the process forks: in the child, its locks would be held for ever.
+        """Wait until no handler is at work, before the process forks: the locks that a handler holds then would be
+        held in the child for ever.
 
         Waits for ``SOON_S`` at most, then the fork goes on all the same. ``go_on`` must be called in the parent,
         ``reset`` in the child.
@@ -189,7 +191,7 @@ class Outlet:
                 self._call(self._count_left_out())
 
     def _end_idle(self, waiting: Waiting) -> bool:
-        """True if the thread is to end: nothing has come for ``IDLE_S``, or it was left behind."""
+        """True if the thread is to end: its queue was empty for ``IDLE_S``, or ``close`` has left it behind."""
         with self._guard:
             if waiting is self._queue and waiting.empty():
                 self._thread = None
@@ -292,12 +294,15 @@ class LogLimit:
         self.tell_count()
 
     def tell_count(self) -> None:
-        """Log now how many lines were left out, and forget the counts."""
+        """Log now how many lines were left out, a line for each kind, and set the counts to 0.
+
+        Called at the end of each interval, and by an owner that closes before that.
+        """
         left_out, self._left_out = self._left_out, {}
         for kind, count in left_out.items():
             self._log("%s: %d more within %g s, without a line each", kind, count, self._every_s)
 
 
 def local_time(seconds_from_now: float) -> str:
-    """Returns the local time some seconds from now, such as "2030-01-31 23:59:59"."""
+    """Returns the wall-clock time (local) some seconds from now, for a log: "2030-01-31 23:59:59"."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() + seconds_from_now))

@@ -77,7 +77,10 @@ class Pool:
             return memoryview(found)[:size]
 
     def _find(self, size: int) -> mmap.mmap | None:
-        """Returns a free buffer of ``size`` bytes to twice as many plus ``STEP``; None if there is none."""
+        """Returns a free buffer of ``size`` bytes to twice as many plus ``STEP``; None if none of ``PROBES`` is free.
+
+        Buffers that were looked at move to the end of ``_kept``. The caller holds the lock.
+        """
         fitting = (one for one in self._kept if size <= len(one) <= 2 * size + STEP)
         for candidate in list(islice(fitting, PROBES)):
             self._kept.remove(candidate)
@@ -87,7 +90,10 @@ class Pool:
         return None
 
     def _make(self, size: int) -> mmap.mmap:
-        """Returns a new buffer of at least ``size`` bytes, remembered unless it is too large.
+        """Returns a new buffer of at least ``size`` bytes.
+
+        The pool remembers it (``_kept``) unless it has more than half of ``kept_max`` bytes. The caller holds
+        the lock.
 
         Raises:
             MemoryError: There is not enough memory.
@@ -117,7 +123,7 @@ class Pool:
 
 
 def is_free(candidate: mmap.mmap) -> bool:
-    """True if nothing refers to the memory of a map, so that it can be used again."""
+    """True if nothing refers to the memory of a map (no view, no array), so that it can be used again."""
     try:
         candidate.resize(len(candidate))  # refused while anything refers to it
     except BufferError:

@@ -1,6 +1,7 @@
 """Processes and their descendants: death signals, sub-reapers, children, and marks of nodes.
 
-Linux offers these. On other systems the calls do nothing, and psutil finds the children.
+Death signals, sub-reapers and the search for marks need Linux. On other systems they are left out, and psutil finds
+the children.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ _library = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else Non
 
 
 def _prctl(option: int, value: int) -> None:
-    """Set a property of this process by ``prctl``. Errors are ignored; does nothing on other systems than Linux."""
+    """Set a property of this process: number of a ``prctl`` option, and its value.
+
+    Errors are ignored. Does nothing on other systems than Linux.
+    """
     if _library is not None:
         _library.prctl(option, value, 0, 0, 0)
 
@@ -138,7 +142,7 @@ def children(pid: int) -> list[int]:
 
 
 def _children_of(pid: int, tasks: list[str]) -> list[int]:
-    """Returns the PIDs of the children that threads (``tasks``: their numbers) of a process have started.
+    """Returns the PIDs of the children that threads of process ``pid`` have started; ``tasks`` are the threads' ids.
 
     Raises:
         OSError: A thread has ended, or the kernel lists no children.
@@ -170,7 +174,10 @@ def kill_strays(keep: set[int]) -> int:
 
 
 def reap(pid: int) -> bool:
-    """True if a child has ended; then it is reaped, and its PID is free. True, too, if it is no child of ours."""
+    """True if a child has ended; then it is reaped, and its PID is free. False if the child runs. Does not wait.
+
+    True, too, if the process is no child of ours (any more).
+    """
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
@@ -178,7 +185,10 @@ def reap(pid: int) -> bool:
 
 
 def _reap(pid: int, wait_s: float = 1.0) -> bool:
-    """Wait for a killed process; returns False if it is not our child, or does not end in ``wait_s`` seconds."""
+    """Wait for a killed process and reap it: returns True then.
+
+    Returns False if the process is not our child, or does not end in ``wait_s`` seconds.
+    """
     deadline = time.monotonic() + wait_s
     pause = 0.0002
     while True:
@@ -242,7 +252,7 @@ _SHORT_OF = {
     errno.ENOSPC: "disk: see 'df' and 'df -i'",
     errno.EDQUOT: "disk: see 'quota'",
 }
-"""Resources that were short, and where to look, in words of a hint, by the number of the error."""
+"""Words for a hint, by error number: the resource that was short, and where to look."""
 
 
 def shortage(error: OSError) -> str:
@@ -252,7 +262,7 @@ def shortage(error: OSError) -> str:
 
 
 def describe_exit(code: int) -> str:
-    """Returns an exit code in words. Negative codes are signals, as in ``subprocess``."""
+    """Returns an exit code, as ``subprocess`` has it, in words: "exit code 1", or for -9 "signal 9 (SIGKILL)"."""
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -60,7 +60,7 @@ class Place:
         os.rename(fresh, self.root)
 
     def open(self, name: str) -> Path:
-        """Make a subdirectory for the owner, or open one that is there; returns its path.
+        """Make subdirectory ``name`` and give it to the owner, or take one that the owner has; returns its path.
 
         Raises:
             OSError: The directory cannot be made, or another user's is there.
@@ -82,8 +82,8 @@ class Place:
 def open_for(owner: tuple[int, int] | None, directory: Path) -> Path:
     """Make a private directory and give it to a user and group, or open one that this user has; returns its path.
 
-    A computation comes back to its directories when its host is restarted. They are the owner's by then. Nobody but
-    us makes entries of the directory around it, so the owner cannot have put anything else in its place.
+    A computation comes back to its directories when its host is restarted. They are the owner's by then. Only we
+    make entries in the directory around it, so the owner cannot have put anything else in its place.
 
     Args:
         owner: User and group; None: the directory stays ours.

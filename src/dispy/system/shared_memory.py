@@ -60,7 +60,7 @@ def map_shared(descriptor: int, size: int) -> mmap.mmap:
 
 
 def claim_file(free: str, size: int, path: str) -> bool:
-    """Take the smallest free file that fits, rename and truncate it; returns False if there is none.
+    """Take the smallest free file that fits: rename it, and cut it to ``size`` bytes. Returns False if there is none.
 
     Args:
         free: Directory of free files; empty if there is none.
@@ -68,7 +68,7 @@ def claim_file(free: str, size: int, path: str) -> bool:
         path: New path of the file, on the same file system.
 
     Raises:
-        OSError: The file cannot be renamed or truncated.
+        OSError: The directory cannot be read, or the file cannot be renamed or cut.
     """
     if not free:
         return False
@@ -89,7 +89,8 @@ def claim_file(free: str, size: int, path: str) -> bool:
 
 
 def free_file(free: str, path: str, size: int) -> None:
-    """Keep a file for ``claim_file``, or remove it. A file that is gone already is fine.
+    """Keep a file for ``claim_file``, or remove it if the directory has enough (``FREE_FILES_MAX``,
+    ``FREE_BYTES_MAX``) or the file cannot be moved there. Raises no OSError: the file may be gone already.
 
     Args:
         free: Directory of free files; empty: remove the file.
@@ -112,7 +113,10 @@ def free_file(free: str, path: str, size: int) -> None:
 
 
 def _with_lengths(names: list[str]) -> list[tuple[int, str]]:
-    """Returns sizes (bytes) and names of free files. Other names, which a job may have put there, are left out."""
+    """Returns size (bytes) and name of each free file, in the order given.
+
+    Names without a size in front, which a job may have put there, are left out.
+    """
     return [(int(length), name) for name in names if (length := name.partition("-")[0]).isdecimal()]
 
 
@@ -201,7 +205,7 @@ class SharedPool:
             A memoryview, or what ``read`` has made of the file.
 
         Raises:
-            OSError: The file is not there.
+            OSError: The file is not there, or cannot be mapped.
         """
         size = os.stat(path).st_size
         if size < ADOPTED_MIN:
@@ -260,7 +264,11 @@ class SharedPool:
         return None
 
     def _has_room(self) -> bool:
-        """True if there may be another file. Removes all free files if a limit (bytes or files) is reached."""
+        """True if the pool may have another file.
+
+        If ``_kept_max`` bytes or ``_files_max`` files are reached, all free files are removed before; then only the
+        number of files that are in use decides.
+        """
         held = sum(file.length for file in self._files.values())
         if held <= self._kept_max and len(self._files) < self._files_max:
             return True
@@ -319,6 +327,8 @@ class SharedPool:
     def _map(self, path: str, length: int, is_private: bool) -> SharedFile:
         """Map a file of ``length`` bytes, add it to the pool and return it.
 
+        With ``is_private`` writing to the map does not change the file: it is another process's payload.
+
         Raises:
             OSError: The file cannot be opened or mapped.
         """
@@ -334,7 +344,7 @@ class SharedPool:
         return file
 
     def _new_path(self) -> str:
-        """Returns a path in the directory of the pool that no file has had."""
+        """Returns a path in the directory of the pool that none of its files has had, for a new file."""
         self._next += 1
         return f"{self._directory}/{self._next}"
 

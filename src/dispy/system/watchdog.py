@@ -7,12 +7,12 @@ After ``STALL_S`` seconds without any change it returns the text, which they log
 from __future__ import annotations
 
 STALL_S = 10.0
-"""Seconds that work which could go on may stand still before a node or a program logs an error: far longer than any
+"""Seconds that jobs which could go on may stand still before a node or a program logs an error: far longer than any
 intended pause."""
 
 
 class Stall:
-    """Watches whether the same work stands still for too long. Each standstill is reported once.
+    """Watches whether jobs stand still for too long though they could go on. Each standstill is reported once.
 
     Args:
         limit_s: Seconds that work may stand still before it is reported.
@@ -21,17 +21,19 @@ class Stall:
     def __init__(self, limit_s: float = STALL_S) -> None:
         self.limit_s = limit_s
         self._found = ""
-        """Text about the work that stood still at the last look; empty if none did."""
+        """Text about the jobs that stood still at the last call of ``look``; empty if none did."""
         self._since = 0.0
-        """Time of the first look that found the text ``_found`` (monotonic, seconds)."""
+        """Time of the call of ``look`` that got the text ``_found`` first (monotonic, seconds)."""
         self._is_told = False
         """True if ``look`` has returned the text ``_found``: the caller has logged it, and is not told again."""
 
     def look(self, found: str, now: float) -> str:
-        """Note which work stands still now; returns a text to be logged. Call this again and again within the limit.
+        """Note which jobs stand still now; returns a text for the caller to log.
+
+        To be called several times per ``limit_s``.
 
         Args:
-            found: A text about the work that stands still, which differs once anything has moved; empty if none does.
+            found: A text about the jobs that stand still, which differs once anything has moved; empty if none does.
             now: Monotonic time (seconds).
 
         Returns:

@@ -20,15 +20,18 @@ def counted(number: int, noun: str, plural: str = "", zero: str = "0") -> str:
 
 
 def brief(text: str, most: int = 100) -> str:
-    """Returns a name that another party chose, for a log: one line of at most ``most`` characters.
+    """Returns a name that another party chose, for a log: one line, cut to ``most`` characters, with "…" at the end.
 
-    Control characters are escaped after the text was cut, so that escapes may make it longer.
+    Control characters are escaped after the cut, so that escapes may make it longer.
     """
     return line(text if len(text) <= most else text[: most - 1] + "…")
 
 
 def of_error(error: BaseException) -> str:
-    """Returns type and message of an exception. Its class may be a user's, whose ``__str__`` may fail."""
+    """Returns type and message of an exception: "ValueError: bad"; the type alone if there is no message.
+
+    If the ``__str__`` of a user's class fails, the text says so. Never raises.
+    """
     try:
         message = str(error)
     except Exception:
@@ -37,7 +40,10 @@ def of_error(error: BaseException) -> str:
 
 
 def short_repr(value: Any) -> str:
-    """Returns a value as ``reprlib`` shows it, shortened; the type of the error if its ``__repr__`` fails."""
+    """Returns the ``repr`` of a value, shortened by ``reprlib``.
+
+    If its ``__repr__`` fails, the text names the value's type and the error's.
+    """
     import reprlib
 
     try:

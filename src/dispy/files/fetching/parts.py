@@ -61,7 +61,8 @@ class Outcomes(NamedTuple):
     """Functions of the stager that ``Parts`` calls on the event loop with what became of a file.
 
     Attributes:
-        received: Called with a file and the number of bytes of it that were written since the last call.
+        received: Called with a file and the number of its bytes that were written since the last call, or were found
+            in its part when that was opened.
         stored: Called with a file that is in the store, after it was removed from the fetches.
         failed: Called with a file, the stages that cannot have it, and the reason. It ends these stages.
     """
@@ -123,6 +124,12 @@ class Parts:
         self, digest: bytes, size: int, is_apart: bool, stage: Stage | None
     ) -> Part | OSError | None:
         """Open the part of a file, on a placer's thread.
+
+        Args:
+            digest: SHA-256 of the file.
+            size: Bytes of the file.
+            is_apart: Open a part of this process alone (``Fetch.is_apart``).
+            stage: A stage with a directory, which gets an early copy if another node holds the part; None: none.
 
         Returns:
             The part; None if the file is in the store by now; or the error, which is not raised. BusyError: another
@@ -197,7 +204,10 @@ class Parts:
             self.requests.want_again(fetch)
 
     def _finish(self, part: Part) -> bool | OSError:
-        """Finish a part on a placer's thread: the result of ``Part.finish``, or the error, which is not raised."""
+        """Finish a part that was whole when opened, on a placer's thread.
+
+        Returns the result of ``Part.finish`` (True: the content is right), or the error, which is not raised.
+        """
         try:
             return part.finish()
         except OSError as error:
@@ -336,9 +346,10 @@ class Parts:
     # Failures, and files that are not wanted any more.
 
     def on_unreadable(self, supplier: SupplierId, digest: bytes, reason: str) -> None:
-        """Fail the stages of a supplier that need a file: it cannot send the file, for the reason told.
+        """Fail the stages of a supplier that need a file: the supplier says that it cannot send the file, and why.
 
-        If stages of other suppliers need the file, too, it is asked of these.
+        If stages of other suppliers need the file, too, one of these is asked for it. Nothing is done if the supplier
+        is not the one that is asked for the file.
         """
         fetch = self._fetches.get(digest)
         if fetch is not None and fetch.supplier == supplier:
@@ -355,11 +366,13 @@ class Parts:
             self._begin_anew(fetch)
 
     def _fail_all(self, fetch: Fetch, reason: str) -> None:
-        """Fail the stages of all suppliers that need a file: it cannot be written to the store."""
+        """Fail the stages of all suppliers that need a file: the node cannot write the file to the store."""
         self._outcomes.failed(fetch, list(fetch.stages), reason)
 
     def _begin_anew(self, fetch: Fetch) -> None:
-        """Drop the requests for a file, close its part, and ask the supplier of its first stage from the start.
+        """Fetch a file again: drop the requests for it, close its part, and ask the supplier of its first stage.
+
+        Called when its supplier has failed, or its content is wrong.
 
         If the part is still on disk, it is opened again before anything is asked for, and the bytes in it count.
         """

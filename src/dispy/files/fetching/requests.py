@@ -49,7 +49,7 @@ class Requests:
         self.writing: dict[SupplierId, int] = {}
 
     def want(self, supplier: SupplierId, fetch: Fetch) -> None:
-        """Queue what is left of a file for a supplier, which is from now on the only one asked for it.
+        """Queue the bytes of a file that are missing for a supplier, from now on the only one asked for the file.
 
         Nothing is sent: call ``ask`` then.
         """
@@ -61,7 +61,10 @@ class Requests:
         heapq.heappush(known.order, (fetch.size - fetch.asked, next(self._numbers), fetch))
 
     def want_again(self, fetch: Fetch) -> None:
-        """Queue what is left of a file for the supplier of the first stage that waits for it, and ask it."""
+        """Queue what is left of a file for the supplier of the first stage that waits for it, and send requests.
+
+        Called when its part is open, or when the supplier asked before is not to be asked any more.
+        """
         supplier = fetch.stages[0].supplier
         self.want(supplier, fetch)
         self.ask(supplier)
@@ -139,7 +142,10 @@ class Requests:
                 self.ask(other)
 
     def on_connected(self, supplier: SupplierId) -> None:
-        """Ask a supplier that is connected (again) for all files that it has and no other supplier is asked for."""
+        """Ask a supplier that has connected, perhaps again, for files of its stages that no other one is asked for.
+
+        Requests from before are forgotten and sent anew.
+        """
         self.on_lost(supplier)
         for fetch in self._fetches.values():
             if fetch.supplier is None and any(stage.supplier == supplier for stage in fetch.stages):

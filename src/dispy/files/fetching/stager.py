@@ -31,7 +31,8 @@ from dispy.protocol.files import FileEntry, check_entries
 from dispy.system.wording import counted
 
 PROGRESS_S = 0.1
-"""Minimum interval (seconds) between two messages that tell a client how much has come for a stage."""
+"""Minimum interval (seconds) between two messages that tell a client how much has come for a stage. One that begins
+the fetching of files is sent at once."""
 
 REFETCHES_MAX = 5
 """Number of times that files of one stage are fetched because they are not in the store; at one more the stage
@@ -42,7 +43,7 @@ logger = logging.getLogger("dispy.node")
 
 
 def _misplaced(entries: list[FileEntry]) -> str:
-    """Returns why files cannot lie at their paths together, as the reason for failing a stage; empty if they can."""
+    """Returns why files cannot lie in one directory by their paths, the reason to fail a stage; empty if they can."""
     try:
         check_entries(entries)
     except ValueError as error:
@@ -67,7 +68,8 @@ class Stager:
         self._stages: set[Stage] = set()
         """Stages that have neither ended nor been dropped."""
         self._placing: set[Stage] = set()
-        """Stages for which a thread looks for files or puts them into a directory, or has that queued."""
+        """Stages, also dropped ones, for which a thread looks for files or puts them into a directory, or has that
+        queued. As long as one is here, functions given to ``leave`` for its directory wait."""
         self._left: dict[Path, list[Callable[[], None]]] = {}
         """Functions given to ``leave``, to be called when no thread puts files into a directory any more, by path of
         the directory. Called once, then removed."""
@@ -88,7 +90,7 @@ class Stager:
     # Requests of the service.
 
     def stage(self, stage: Stage) -> Stage:
-        """Fetch the files of a stage, and put them into its directory if it has one; returns the stage.
+        """Begin to fetch the files of a stage, and to put them into its directory if it has one; returns the stage.
 
         ``stage.done`` is called later, never at once, unless the stage is dropped before.
         """
@@ -147,7 +149,7 @@ class Stager:
         self._parts.on_data(supplier, pieces)
 
     def on_unreadable(self, supplier: SupplierId, digest: bytes, reason: str) -> None:
-        """Fail the stages of a client that need a file which it cannot send, for the reason told."""
+        """Fail the stages of a client that need a file: the client says that it cannot send the file, and why."""
         self._parts.on_unreadable(supplier, digest, reason)
 
     def close(self) -> None:
@@ -162,7 +164,10 @@ class Stager:
     # Files that are installed here, and files that are too large.
 
     def _find_missing(self, stage: Stage) -> list[FileEntry]:
-        """Returns the files of a stage that are not installed here as they are in the program. Called on a thread."""
+        """Returns the files of a stage, without those of packages that are installed here with equal content.
+
+        Called on a thread.
+        """
         return self._installed.missing(stage.entries, stage.around, lambda: not stage.is_dropped)
 
     def _on_missing(self, stage: Stage, missing: list[FileEntry]) -> None:
@@ -183,7 +188,7 @@ class Stager:
             self._place(stage)
 
     def _too_large(self, entries: list[FileEntry]) -> str:
-        """Returns why files are refused without asking for them: one is too large. Empty if none is."""
+        """Returns why a stage fails before its files are asked for: one is above ``file_max``. Empty if none is."""
         for entry in entries:
             if self._file_max and entry.size > self._file_max:
                 return (
@@ -267,7 +272,8 @@ class Stager:
         requests.ask(stage.supplier)
 
     def _on_idle(self, stage: Stage) -> None:
-        """Note that no thread works for a stage any more, and call functions that wait for this.
+        """Note that no thread works for a stage any more, and call functions that wait for this: ``Stage.after``, and
+        those given to ``leave`` for its directory.
 
         Called with the result of each work of a thread, and when work was taken back from the queue.
         """
@@ -341,7 +347,7 @@ class Stager:
     # Outcomes of fetches.
 
     def _on_received(self, fetch: Fetch, size: int) -> None:
-        """Count the bytes that have come of a file for the stages that wait for it, and tell their clients."""
+        """Add ``size`` bytes that have come of a file to the stages that wait for it, and tell their clients."""
         for stage in fetch.stages:
             stage.size += size
             if not stage.is_told:
@@ -368,7 +374,7 @@ class Stager:
     # Progress.
 
     def _tell(self, stage: Stage) -> None:
-        """Tell the client of a stage how much has come (``FilesProgress``); at most once per ``PROGRESS_S``."""
+        """Tell the client of a stage how much has come (``FilesProgress``); set ``is_told`` for ``PROGRESS_S``."""
         stage.is_told = True
         self._seams.later(PROGRESS_S, self._untell, stage)
         self._seams.send(

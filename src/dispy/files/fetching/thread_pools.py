@@ -57,8 +57,9 @@ class ThreadPools:
     ) -> Future[Any]:
         """Call ``work(*arguments)`` on a thread of the pool, and then ``then(*known, result)`` on the event loop.
 
-        ``then`` is not called if the returned future (of the work) is cancelled, or after ``close``. An exception of
-        the work is raised on the event loop in its place.
+        ``known`` are values that the caller passes on to ``then`` itself. ``then`` is not called if the returned
+        future (of the work) is cancelled, or after ``close``. An exception of the work is raised on the event loop,
+        and ``then`` not called.
         """
 
         def finish(future: Future[Any]) -> None:
@@ -70,7 +71,7 @@ class ThreadPools:
         return task
 
     def _finish(self, then: Callable[..., None], known: tuple[Any, ...], future: Future[Any]) -> None:
-        """Call ``then`` with the result of a thread, unless the pools are closed; runs on the event loop.
+        """Call ``then(*known, result)`` with the result of a thread, unless the pools are closed; on the event loop.
 
         An exception in the thread is raised here.
         """

@@ -107,15 +107,16 @@ class Stage:
         self.is_dropped = False
         """True once the stage has ended or was dropped. Threads that work for the stage see it, and stop."""
         self.task: Future[Any] | None = None
-        """Work of a thread for this stage, running or queued: looking for files, or placing them. None: no thread has
-        any."""
+        """Future of the work of a thread for this stage, running or queued: looking for files, or placing them. None:
+        there is no such work. A stage that is dropped cancels it."""
         self.after: Callable[[], None] | None = None
-        """Function to call once no thread works for the stage, which was dropped; None: there is none."""
+        """Function given to ``Stager.drop``, to be called once no thread works for the dropped stage; None: none was
+        given."""
         self.tries = 0
         """Number of times that files were found missing in the store. Above ``REFETCHES_MAX`` the stage fails."""
         self.files = self.files_max = self.size = self.size_max = 0
-        """Numbers of files and bytes that have come since files were last found missing (``files``, ``size``), and of
-        how many (``files_max``, ``size_max``). The client shows them to its user."""
+        """Progress since files were last found missing: number of files and of bytes that have come (``files``,
+        ``size``), and that were missing (``files_max``, ``size_max``). The client shows it to its user."""
         self.is_told = False
         """True for ``PROGRESS_S`` after the client was told how much has come: it is not told again meanwhile."""
 
@@ -144,11 +145,13 @@ class Fetch:
         self.stages: list[Stage] = []
         """Stages that wait for the file, in the order in which they missed it. Without any, the fetch is given up."""
         self.part: Part | None = None
-        """The open part; None for a small file, and while no part is open."""
+        """The open part: the file in the store that receives the content. None while no part is open, and for a file
+        of up to ``SMALL`` bytes, which has none."""
         self.opening: Future[Any] | None = None
-        """Work of a thread that opens the part, running or queued; None: no thread is at it."""
+        """Future of the work of a thread that opens the part, running or queued; None: there is no such work."""
         self.is_apart = False
-        """True if the part is to be the node's own, since another node holds the common one and stands still."""
+        """True if the node receives the file in a part of its own, since another node holds the part that all nodes
+        share, and makes no progress."""
         self.seen = (0, 0.0)
         """Bytes that another node had of the file at the last look, and for how many seconds it has had no more than
         these. After ``STUCK_S`` this node no longer waits for the other."""
@@ -160,16 +163,18 @@ class Fetch:
         """Offset in the file (bytes) up to which all pieces were given to the writer's thread; pieces after a gap
         wait in ``early``."""
         self.origin: SupplierId | None = None
-        """Supplier that sent the last piece given to the writer; None: no piece was given."""
+        """Supplier that sent the last piece given to the writer; None: no piece was given. A piece of another
+        supplier makes the file mixed (``is_mixed``)."""
         self.is_mixed = False
         """True if pieces are of several suppliers or from an earlier time. If the content is wrong then, no supplier
         is to blame, and the whole file is fetched again."""
         self.early: dict[int, Arrived] = {}
-        """Pieces that have overtaken pieces before them, by offset in the file (bytes). They wait here for these."""
+        """Pieces that have overtaken pieces before them, by offset in the file (bytes). They wait here until the
+        gap is closed."""
 
 
 class Asked(NamedTuple):
-    """A piece that a supplier was asked for: the fetch of its file, and the size of the piece (bytes)."""
+    """A piece that a supplier was asked for and has not sent: the fetch of its file, and its size (bytes)."""
 
     fetch: Fetch
     size: int
@@ -199,7 +204,7 @@ class Arrived(NamedTuple):
         part: The part of the file when the piece arrived; None for a small file.
         offset: Where the piece begins in the file (bytes).
         data: The bytes, or the stream that holds them.
-        size: Bytes that were asked for.
+        size: Bytes that were asked for. Data of another length counts as wrong content.
     """
 
     fetch: Fetch
@@ -210,7 +215,10 @@ class Arrived(NamedTuple):
 
 
 def close_begun(stage: Stage) -> None:
-    """Close the early copies of a stage, so that bytes copied so far are gone. Safe to repeat."""
+    """Close the early copies of a stage that has ended or was dropped: the bytes copied so far are gone.
+
+    Safe to repeat.
+    """
     for begun in list(stage.begun.values()):
         if begun is not None:
             begun.close()
