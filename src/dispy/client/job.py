@@ -66,8 +66,9 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         ip_addr: Address of the node that runs or ran the job; None before.
         exception: Traceback, or what else ended the job, as text; None on success. If a file is missing that the
             program has, the text ends with what to do about it.
-        stdout: Output of the job, decoded as UTF-8; of a program, as bytes; None if the job never reported.
-        stderr: Error output of the job, in the same form.
+        stdout: Output of the ended job, decoded as UTF-8; of a program, as bytes; None before, or if its end was
+            never reported.
+        stderr: Error output of the ended job, in the form of ``stdout``.
 
     Not tracked by the garbage collector, so that a million queued jobs cost it nothing. A cycle of
     references through a job (a result that holds its own job, say) is therefore never collected.
@@ -88,8 +89,8 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     _number: int = 0
     """Number of the job on the way to nodes and back: unique in the process, whatever ``id`` is."""
     _cluster: Any = None
-    """Cluster of the job: tells in which process the job can end, and whether output is bytes. A stand-in if the job
-    was recovered; None for chunks of maps."""
+    """Cluster of the job: tells in which process the job can end, and whether output is bytes. In a recovered
+    job, whose cluster is gone, None or an object that tells only this (``rebuilt_jobs``). None for chunks of maps."""
     submit_time: float = 0.0
     _status: int = CREATED
     """Status as set by the engine; ``status`` returns it, and notes that the program has seen a failure."""
@@ -101,7 +102,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     _stdout: Any = None
     """Output (bytes) as the node reported it; ``stdout`` decodes it unless the job is a program. None: no report."""
     _stderr: Any = None
-    """Error output, in the form of ``_stdout``."""
+    """Error output (bytes) as the node reported it, to be decoded by ``stderr``. None: no report."""
     _value: Any = None
     """Result, or its pickle while ``_is_encoded``: then ``result`` unpickles it on the thread that asks for it."""
     _is_encoded: bool = False
@@ -160,7 +161,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
     @property
     def stderr(self) -> Any:
-        """Error output of an ended job, as ``stdout``; None while the job has not ended."""
+        """Error output of an ended job: text or bytes, cut like ``stdout``. None while the job has not ended."""
         return _shown(self._stderr, self._cluster)
 
     @stderr.setter
@@ -186,7 +187,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         return rebuilt
 
     def _as_job_error(self, reason: str) -> JobError:
-        """Returns a ``JobError`` that names the job and its status, and gives this reason."""
+        """Returns a ``JobError``, for ``error`` and ``get``, whose text is the job's id, status and ``reason``."""
         return JobError(f"job {self.id!r} is {STATUS_NAMES[self._status]}: {reason}")
 
     @property
@@ -219,7 +220,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         return waiter
 
     def _drop_waiter(self, waiter: Any) -> None:
-        """Remove a waiter that does not wait any more; one that is not there is ignored."""
+        """Remove a waiter that does not wait any more; nothing happens if it is not among the waiters."""
         with _waiters:
             self._waiter = _pack([other for other in _list(self._waiter) if other is not waiter])
 
@@ -317,7 +318,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
             self._cluster._check_open()
 
     def _wake(self) -> None:
-        """Wake all waiters. Set the status and ``_is_final`` before calling this: they look at that first."""
+        """Wake all waiters of the job. Set status, result and ``_is_final`` first: woken threads read these."""
         waiter = self._waiter
         if type(waiter) is _thread.LockType:
             _release(waiter)
@@ -345,7 +346,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
 
 class _Several(list[Any]):
-    """Several waiters of one job. Replaced by a new list, never changed: a thread may be going through it."""
+    """List of two or more waiters of one job. Never changed, but replaced: a thread may be going through it."""
 
 
 _waiters = threading.Lock()
@@ -376,7 +377,7 @@ def _release(lock: Any) -> None:
 
 @functools.cache
 def _following() -> ModuleType:
-    """Returns the module ``live_output``, which imports this one: so it is imported at the first call."""
+    """Returns the module ``live_output``, for ``output``; imported at the first call, as it imports this module."""
     from dispy.client.session import live_output  # here, as it imports this module
 
     return live_output
