@@ -49,7 +49,7 @@ STATUS_NAMES = {
     ABANDONED: "Abandoned",
     FINISHED: "Finished",
 }
-"""Names of the statuses of jobs for messages, by number."""
+"""Names of the statuses of jobs, for messages, by the number that is the status."""
 
 
 class DispyJob(msgspec.Struct, gc=False, eq=False):
@@ -93,12 +93,12 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     job, whose cluster is gone, None or an object that tells only this (``rebuilt_jobs``). None for chunks of maps."""
     submit_time: float = 0.0
     _status: int = CREATED
-    """Status as set by the engine; ``status`` returns it, and notes that the program has seen a failure."""
+    """Status as set by the engine. ``status`` returns it, and notes a failure as seen, not to be reported."""
     start_time: float | None = None
     end_time: float | None = None
     ip_addr: str | None = None
     _exception: str | None = None
-    """Why the job failed: a traceback or a sentence; the program's look at it adds advice. None: it did not fail."""
+    """Why the job failed: a traceback or a sentence, to which ``exception`` adds advice. None: no failure."""
     _stdout: Any = None
     """Output (bytes) as the node reported it; ``stdout`` decodes it unless the job is a program. None: no report."""
     _stderr: Any = None
@@ -296,14 +296,18 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     def output(self, follow: bool = False) -> Iterator[Output]:
         """Yield the output of the job in pieces (stream, text), from the beginning.
 
-        Pieces are not lines. Pieces of one stream come in order; what the job printed to the other stream at the same
-        time may come a moment earlier or later. If the job prints faster than its output can be sent, or pieces are
-        not taken in time, output is dropped, and a line says how much is missing; ``stdout`` has such a line, too, at
-        another place. If the job has to be started again on another node, a line says so, and its output begins anew.
+        ``stream`` is "stdout" or "stderr"; ``text`` is bytes if the job runs a program. Pieces are no lines. Those of
+        one stream come in order; what the job printed to the other stream at the same time may come a moment earlier
+        or later. If the job prints faster than its output can be sent, or pieces are not taken in time, output is
+        dropped, and a line says how much is missing; ``stdout`` has such a line, too, at another place. If the job
+        has to be started again on another node, a line says so, and its output begins anew.
 
         Args:
             follow: True: go on until the job has ended; pieces come some tenths of a second after it prints. False:
-                yield what it has printed so far; the job's node has a second to tell it.
+                yield what it has printed so far; nothing if its node does not tell that within a second.
+
+        Raises:
+            UsageError: The job has not ended, and was submitted in another process.
         """
         pieces: Iterator[Output] = _following().follow(self, follow)
         return pieces

@@ -134,7 +134,7 @@ class Mapping:
         self._window: deque[Chunk] = deque()
         """Chunks whose results were not taken, ended or not, in the order of the items: the first is taken next."""
         self._open = 0
-        """Number of chunks in the window that have not ended, as far as the consumer's thread has noted it."""
+        """Number of chunks in the window that have not ended, as the consumer knows: bounds how many are sent."""
         self._waiting_bytes = 0
         """Pickled results that wait in the window (bytes); from ``WAITING_BYTES`` on no more items are read."""
         self._ended: deque[Chunk] = deque()
