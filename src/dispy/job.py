@@ -98,8 +98,8 @@ def job_seed() -> int:
 
 
 _AS_CONFIGURED = float("nan")
-"""Default of ``timeout``, known by identity: wait for ``dispy.config.MsgTimeout`` seconds of the program. None means
-no limit, so it cannot be the default."""
+"""Default of ``timeout``, compared by identity (``is``): wait for ``dispy.config.MsgTimeout`` seconds of the program.
+None means no limit, so it cannot be the default."""
 
 
 def provisional_result(result: Any, relay: bool = False, timeout: float | None = _AS_CONFIGURED) -> int:

@@ -82,8 +82,8 @@ class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Bytes of results on disk for clients that are dead; 0: none. Results above the limit stay in memory. 1 GiB fits
     on any machine of today, and holds the results of an hour for jobs that return a page of text."""
     store_max: Annotated[int, Meta(ge=0)] = 8 << 30
-    """Bytes of clients' files that are kept on disk to be used again; of more, those used longest ago are removed.
-    0: none are kept. 8 GiB are a tenth of a small disk of today."""
+    """Bytes of clients' files that are kept on disk to be used again. Above that the files used longest ago are
+    removed. 0: none are kept. 8 GiB are a tenth of a small disk of today."""
     max_file_size: Annotated[int, Meta(ge=0)] = 0
     """Bytes of the largest file that is taken from a client, or sent to one; larger ones are refused, with an error
     for the computation or job. 0: no limit."""
@@ -93,7 +93,8 @@ class NodeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     force_cleanup: bool = False
     """True: remove each working directory when its computation is closed, even if the client wants to keep it."""
     stall_s: Annotated[float, Meta(gt=0)] = STALL_S
-    """Seconds after which the watchdog logs an error, once, if work stands still although it could go on."""
+    """Seconds for which jobs that could go on may stand still. After that the node logs an error, once for each
+    standstill, which names the jobs or the worker. Nothing is ended."""
 
 
 _PATHS = ("secret_file", "certfile", "keyfile", "cafile", "dest_path_prefix")
@@ -154,7 +155,7 @@ def _prefix_fault(path: str) -> str:
 
 
 def effective_cpus(wanted: int, present: int) -> int:
-    """Returns the number of CPUs to offer: ``wanted`` if positive; for 0 ``present``; for -N that less N.
+    """Returns the number of CPUs that the node offers: ``wanted`` if positive; ``present`` for 0; N fewer for -N.
 
     At least 1, as ``check_node`` has refused other settings.
     """

@@ -209,12 +209,12 @@ def _own_path() -> Path:
 
 
 def _text(path: Path) -> str:
-    """Returns the secret in a file as text, without white space around it; ``secrets.choose`` has accepted it."""
+    """Returns the secret in a file, without white space around it, to print it; ``secrets.choose`` has read it."""
     return path.read_text(encoding="utf-8").strip()
 
 
 def _usual_directory() -> Path:
-    """Returns the directory for the CA and certificates if ``--dir`` is not given; it may be missing."""
+    """Returns the directory for CA and certificates if there is no ``--dir``: in the user's state; may be missing."""
     return state_directory() / "certificates"
 
 

@@ -19,7 +19,7 @@ from dispy.settings import NodeSettings
 
 
 def _one_host(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> str:
-    """Returns the one address of ``--host``: a callback of click, which gives all values of the option.
+    """Returns the one host of ``--host``, given once or repeated; click calls this with all values of the option.
 
     Raises:
         NotYetError: There are several different ones, which dispy 4 accepts.

@@ -72,7 +72,7 @@ def old_options(command: F) -> F:
 
 
 def take_out(given: dict[str, Any]) -> list[str]:
-    """Remove the old options from the options of a command, and judge them.
+    """Remove the old options from ``given``: refuse those that are not available yet, report those without effect.
 
     Args:
         given: Values by option name, as click gives them: all options, with defaults. Changed.
@@ -99,5 +99,5 @@ def take_out(given: dict[str, Any]) -> list[str]:
 
 
 _NOT_WANTED = {"serve": (None, -1)}
-"""Values that ask for nothing, by option name, so that the option is not refused; for options that are missing here
-these are None, False and the empty text."""
+"""Values with which an option that is not available yet is accepted all the same, as they ask for nothing; by option
+name. For options that are missing here these values are None, False and the empty text."""

@@ -16,7 +16,7 @@ from dispy.system import current_directory
 class Underscores(click.Command):
     """A command whose options may be written with hyphens or underscores.
 
-    If an option is given several times the last one counts, and a line on stderr says so.
+    If an option that takes one value is given several times the last value counts, and a line on stderr says so.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -49,7 +49,7 @@ def _name(parameter: click.Parameter) -> str:
 
 
 def _normal(argument: str) -> str:
-    """Returns an argument with underscores in place of the hyphens in an option's name; values stay as they are."""
+    """Returns a typed argument, with underscores for the hyphens in an option's name; values stay as they are."""
     if not argument.startswith("--"):
         return argument
     name, equals, value = argument.partition("=")
@@ -103,7 +103,7 @@ class UserPath(click.Path):
         self._or_none = or_none
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Returns the path, with the home directory in place of ``~``; ends the command if it cannot be used."""
+        """Returns the path, with the home directory in place of ``~``; an unusable path ends the command."""
         if value == "":
             if self._or_none:
                 return value

@@ -90,7 +90,7 @@ def deadline(timeout: Any, name: str = "timeout") -> float | None:
 
 
 def check_interval(name: str, value: Any, least: float) -> None:
-    """Check a parameter that is an interval: ``least`` to ``PULSE_MAX_S`` seconds, or None for the default.
+    """Check an interval of ``JobCluster``, such as ``pulse_interval``: ``least`` to ``PULSE_MAX_S`` seconds, or None.
 
     Raises:
         UsageError: The value is no number, or out of this range.
@@ -220,7 +220,7 @@ def check_hosts(name: str, hosts: Any) -> None:
 
 
 def check_port(name: str, port: Any) -> None:
-    """Check a base port: 1 to 64999, so that the ports after it exist, too (nodes use the next one); or None.
+    """Check ``dispy_port`` or ``node_port``: 1 to 64999, so that the ports after it exist, too; None: not given.
 
     Raises:
         UsageError: The value is no number, or out of this range.
@@ -285,7 +285,7 @@ def renamed(value: Any, old: Any, old_name: str, name: str) -> Any:
 
 
 def reentrant_or_not(value: Any) -> bool:
-    """Returns ``reentrant``; False, with a warning, if it is no bool. dispy 4 took that for False without a word."""
+    """Returns ``reentrant``; False, with a warning, if that is no bool, which dispy 4 took for False, silently."""
     if isinstance(value, bool):
         return value
     warn(f"reentrant={value!r} is neither True nor False; False is used")
@@ -293,10 +293,11 @@ def reentrant_or_not(value: Any) -> bool:
 
 
 def check_dest_path(dest_path: Any) -> str:
-    """Check the name of the working directory on nodes, which lies below the directory of this client there.
+    """Check ``dest_path``, the working directory on nodes, relative to the directory of this client there.
 
     Returns:
-        The path with single slashes between its parts; empty for None: the cluster gets a directory of its own.
+        The path, relative, with single slashes between the names of directories. Empty for None: the cluster gets a
+        directory of its own.
 
     Raises:
         UsageError: The value is no text, or leads out of the directory of this client.
@@ -382,7 +383,7 @@ def _check_queued(name: str, value: Any) -> None:
 
 
 def _calls(*parameters: str) -> Callable[[str, Any], None]:
-    """Returns an entry for ``_CHECKS``: the check of a callback that dispy calls with these positional arguments."""
+    """Returns a check for ``_CHECKS``: that a callback can be called with arguments for these parameters."""
     return lambda name, value: check_callback(value, name, parameters)
 
 

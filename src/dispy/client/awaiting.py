@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class Awaited(Protocol):
-    """Protocol of a job that can be awaited. ``DispyJob`` is one; its module imports this one, so it is not named."""
+    """Protocol of a job that can be awaited, for ``DispyJob``, whose module imports this one: no import circle."""
 
     def _add_waiter(self, waiter: Any) -> Any:
         """Have ``waiter.on_ended(job)`` called once, on a thread of the engine, when the job has ended.
 
-        If the job has ended already it is called here and now. Returns the waiter.
+        If the job has ended already it is called here and now, on the caller's thread. Returns the waiter.
         """
         ...
 
@@ -109,8 +109,8 @@ class _LoopPost:
 
 
 _posts: dict[asyncio.AbstractEventLoop, _LoopPost] = {}
-"""Queue of futures by loop, for each loop in which a job was awaited. Those of closed loops are removed when another
-loop is added."""
+"""Queues of futures to complete, by asyncio loop: one for each loop in which jobs were awaited. Those of closed loops
+are removed when another loop is added."""
 _guard = threading.Lock()
 """Guards changes of ``_posts`` between threads of the program that each run a loop. Reading needs no lock."""
 

@@ -328,7 +328,7 @@ class JobCluster(Maps):
 
         Raises:
             PicklingError: The object cannot be sent; says what in it.
-            UsageError: The cluster is closed, or has put too much.
+            UsageError: The cluster is closed, or has 4096 objects that were put and not freed.
         """
         return objects.put(self, value)
 
@@ -343,7 +343,7 @@ class JobCluster(Maps):
         Args:
             path: Path of a file or directory, or a module.
             node: ``DispyNode``, address or host name; None: all nodes that are in use now.
-            relay: Accepted without effect: files go the way that everything goes.
+            relay: Accepted without effect: files go over the connection to the node, like all else.
 
         Returns:
             0 if all these nodes have the file; -1, with a warning that says why, if one has not, or none is in use.
@@ -454,7 +454,7 @@ class JobCluster(Maps):
         return shutdown.close(self, timeout, terminate)
 
     def _is_unheard(self) -> bool:
-        """True if a failed program must leave its results to ``recover_jobs``: a journal has them, no callback."""
+        """True if a failed program keeps results for ``recover_jobs``: a journal has them, no callback takes them."""
         if callbacks.has_callbacks(self):
             return False
         has_jobs = any(type(job) is not Chunk for job in list(self._jobs.values()))

@@ -58,7 +58,7 @@ class Steering(ClusterState):
             node: An element of ``nodes`` in any form, or a list of them.
 
         Returns:
-            0; -1 if there is none, or none whose name can be resolved (with a warning).
+            0; -1, with a warning, if the argument names no node, or only hosts whose names cannot be resolved.
 
         Raises:
             UsageError: The value has a form that ``nodes`` cannot have.
@@ -193,12 +193,15 @@ class Steering(ClusterState):
     # Their jobs.
 
     def node_jobs(self, node: Any, from_node: bool = False) -> list[DispyJob] | int:
-        """Returns the jobs of this cluster that run on a node now; -1 if it is not in use by it (with a warning).
+        """Returns a list of the jobs of this cluster that run on a node now; chunks of a ``map`` are left out.
 
         Args:
             node: ``DispyNode``, address or host name.
             from_node: Ask the node itself, and wait for its answer. Otherwise the answer is what is known here: some
                 hundredths of a second old, and without jobs that are too short to be told of.
+
+        Returns:
+            The jobs; -1, with a warning, if this cluster does not use the node.
 
         Raises:
             SilenceError: The node has not answered within ``config.MsgTimeout`` seconds, or the connection is broken.
@@ -217,7 +220,7 @@ class Steering(ClusterState):
     # What the engine asks and tells, on its loop. Methods, so that the engine need not know the modules behind them.
 
     def _find_open(self, names: NodeNames) -> NodeId | None:
-        """Returns the identity of the node that is meant if the cluster can submit jobs to it now; else None."""
+        """Returns the identity of the node that ``names`` means if jobs can be submitted to it now; else None."""
         return placements.find_open(self, names)
 
     def _info(self, node: NodeId) -> NodeInfo | None:
@@ -225,15 +228,15 @@ class Steering(ClusterState):
         return placements.info(self, node)
 
     def _placement(self, node: NodeId) -> Placement | None:
-        """Returns the scheduler's record of the computation on a node: status, CPUs, jobs; None if not there."""
+        """Returns the scheduler's record of the computation on a node: status, CPUs, jobs; None: not there."""
         return placements.placement(self, node)
 
     def _allocated(self, info: NodeInfo) -> tuple[int, NodeAllocate | None]:
-        """Returns how many CPUs of a node ``allocate`` wants, and of which element of ``nodes``; else (0, None)."""
+        """Returns the CPUs of a node to use, and the element of ``nodes`` that wants them; (0, None) for none."""
         return node_choice.allocated(self, info)
 
     def _has_other_node(self, private: NodeId) -> bool:
-        """True if the cluster uses another node than the program's own, ``private``, which may then be drained."""
+        """True if the cluster uses another node than ``private``, the program's own: that may get no new jobs."""
         return node_choice.has_other_node(self, private)
 
     def _on_usable(self, action: TellNode, info: NodeInfo) -> None:
@@ -249,5 +252,5 @@ class Steering(ClusterState):
         node_views.on_available(self, info)
 
     def _refresh_nodes(self) -> list[DispyNode]:
-        """Update byte counts and numbers of running jobs of all ``DispyNode``; returns nodes as ``status()``."""
+        """Update byte counts and running jobs of the nodes in use; returns all nodes in the order of ``status()``."""
         return node_views.refresh(self)

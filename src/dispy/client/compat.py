@@ -89,7 +89,7 @@ def _resolve_as(host: str, family: int) -> str:
 
 
 def _own_addresses() -> list[AddrInfo]:
-    """Returns the IPv4 and IPv6 addresses of this machine: the best for others to reach it first.
+    """Returns the IPv4 and IPv6 addresses of this machine, sorted: first the one by which others best reach it.
 
     Loopback addresses come last and link-local ones before them; among equals IPv4 comes before IPv6.
     """
@@ -126,7 +126,7 @@ def num_max(*values: Any) -> Any:
 
 
 def _numbers(values: tuple[Any, ...]) -> list[int | float]:
-    """Returns the values but None, in their order, for ``num_min`` and ``num_max``.
+    """Returns all values that are not None, in the order given, for ``num_min`` and ``num_max``.
 
     Raises:
         UsageError: A value is neither a number nor None.

@@ -49,7 +49,7 @@ STATUS_NAMES = {
     ABANDONED: "Abandoned",
     FINISHED: "Finished",
 }
-"""Names of the statuses of jobs for messages, by number."""
+"""Names of the statuses of jobs, for messages, by the number that is the status."""
 
 
 class DispyJob(msgspec.Struct, gc=False, eq=False):
@@ -66,8 +66,9 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         ip_addr: Address of the node that runs or ran the job; None before.
         exception: Traceback, or what else ended the job, as text; None on success. If a file is missing that the
             program has, the text ends with what to do about it.
-        stdout: Output of the job, decoded as UTF-8; of a program, as bytes; None if the job never reported.
-        stderr: Error output of the job, in the same form.
+        stdout: Output of the ended job, decoded as UTF-8; of a program, as bytes; None before, or if its end was
+            never reported.
+        stderr: Error output of the ended job, in the form of ``stdout``.
 
     Not tracked by the garbage collector, so that a million queued jobs cost it nothing. A cycle of
     references through a job (a result that holds its own job, say) is therefore never collected.
@@ -88,20 +89,20 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     _number: int = 0
     """Number of the job on the way to nodes and back: unique in the process, whatever ``id`` is."""
     _cluster: Any = None
-    """Cluster of the job: tells in which process the job can end, and whether output is bytes. A stand-in if the job
-    was recovered; None for chunks of maps."""
+    """Cluster of the job: tells in which process the job can end, and whether output is bytes. In a recovered
+    job, whose cluster is gone, None or an object that tells only this (``rebuilt_jobs``). None for chunks of maps."""
     submit_time: float = 0.0
     _status: int = CREATED
-    """Status as set by the engine; ``status`` returns it, and notes that the program has seen a failure."""
+    """Status as set by the engine. ``status`` returns it, and notes a failure as seen, not to be reported."""
     start_time: float | None = None
     end_time: float | None = None
     ip_addr: str | None = None
     _exception: str | None = None
-    """Why the job failed: a traceback or a sentence; the program's look at it adds advice. None: it did not fail."""
+    """Why the job failed: a traceback or a sentence, to which ``exception`` adds advice. None: no failure."""
     _stdout: Any = None
     """Output (bytes) as the node reported it; ``stdout`` decodes it unless the job is a program. None: no report."""
     _stderr: Any = None
-    """Error output, in the form of ``_stdout``."""
+    """Error output (bytes) as the node reported it, to be decoded by ``stderr``. None: no report."""
     _value: Any = None
     """Result, or its pickle while ``_is_encoded``: then ``result`` unpickles it on the thread that asks for it."""
     _is_encoded: bool = False
@@ -160,7 +161,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
     @property
     def stderr(self) -> Any:
-        """Error output of an ended job, as ``stdout``; None while the job has not ended."""
+        """Error output of an ended job: text or bytes, cut like ``stdout``. None while the job has not ended."""
         return _shown(self._stderr, self._cluster)
 
     @stderr.setter
@@ -186,7 +187,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         return rebuilt
 
     def _as_job_error(self, reason: str) -> JobError:
-        """Returns a ``JobError`` that names the job and its status, and gives this reason."""
+        """Returns a ``JobError``, for ``error`` and ``get``, whose text is the job's id, status and ``reason``."""
         return JobError(f"job {self.id!r} is {STATUS_NAMES[self._status]}: {reason}")
 
     @property
@@ -219,7 +220,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
         return waiter
 
     def _drop_waiter(self, waiter: Any) -> None:
-        """Remove a waiter that does not wait any more; one that is not there is ignored."""
+        """Remove a waiter that does not wait any more; nothing happens if it is not among the waiters."""
         with _waiters:
             self._waiter = _pack([other for other in _list(self._waiter) if other is not waiter])
 
@@ -295,14 +296,18 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
     def output(self, follow: bool = False) -> Iterator[Output]:
         """Yield the output of the job in pieces (stream, text), from the beginning.
 
-        Pieces are not lines. Pieces of one stream come in order; what the job printed to the other stream at the same
-        time may come a moment earlier or later. If the job prints faster than its output can be sent, or pieces are
-        not taken in time, output is dropped, and a line says how much is missing; ``stdout`` has such a line, too, at
-        another place. If the job has to be started again on another node, a line says so, and its output begins anew.
+        ``stream`` is "stdout" or "stderr"; ``text`` is bytes if the job runs a program. Pieces are no lines. Those of
+        one stream come in order; what the job printed to the other stream at the same time may come a moment earlier
+        or later. If the job prints faster than its output can be sent, or pieces are not taken in time, output is
+        dropped, and a line says how much is missing; ``stdout`` has such a line, too, at another place. If the job
+        has to be started again on another node, a line says so, and its output begins anew.
 
         Args:
             follow: True: go on until the job has ended; pieces come some tenths of a second after it prints. False:
-                yield what it has printed so far; the job's node has a second to tell it.
+                yield what it has printed so far; nothing if its node does not tell that within a second.
+
+        Raises:
+            UsageError: The job has not ended, and was submitted in another process.
         """
         pieces: Iterator[Output] = _following().follow(self, follow)
         return pieces
@@ -317,7 +322,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
             self._cluster._check_open()
 
     def _wake(self) -> None:
-        """Wake all waiters. Set the status and ``_is_final`` before calling this: they look at that first."""
+        """Wake all waiters of the job. Set status, result and ``_is_final`` first: woken threads read these."""
         waiter = self._waiter
         if type(waiter) is _thread.LockType:
             _release(waiter)
@@ -345,7 +350,7 @@ class DispyJob(msgspec.Struct, gc=False, eq=False):
 
 
 class _Several(list[Any]):
-    """Several waiters of one job. Replaced by a new list, never changed: a thread may be going through it."""
+    """List of two or more waiters of one job. Never changed, but replaced: a thread may be going through it."""
 
 
 _waiters = threading.Lock()
@@ -376,7 +381,7 @@ def _release(lock: Any) -> None:
 
 @functools.cache
 def _following() -> ModuleType:
-    """Returns the module ``live_output``, which imports this one: so it is imported at the first call."""
+    """Returns the module ``live_output``, for ``output``; imported at the first call, as it imports this module."""
     from dispy.client.session import live_output  # here, as it imports this module
 
     return live_output

@@ -16,8 +16,8 @@ from dispy.system.escaping import Formatter
 from dispy.system.log_writer import Outlet
 
 _NAMES = ("dispy", "dispy.client", "dispy.files", "dispy.net", "dispy.scheduler")
-"""Names of the loggers of those parts of dispy that run in programs. Each gets a ``_Detached`` filter; records of a
-logger that is missing here would call handlers on the thread that logs, such as the engine's."""
+"""Names of the loggers of those parts of dispy that run in programs. Each gets a ``_Detached`` filter. Without it log
+records would call handlers on the thread that logs, such as the engine's."""
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s - %(message)s"
 """Format of log lines that dispy itself writes to stderr: those of ``_Shown``."""
@@ -66,7 +66,7 @@ def set_level(level: int | None) -> None:
 
 
 def is_debugging() -> bool:
-    """True if the logger ``dispy.scheduler`` logs DEBUG: then every message between nodes and program is logged."""
+    """True if the logger ``dispy.scheduler`` logs DEBUG: then the engine logs all messages from and to nodes."""
     return _scheduler.isEnabledFor(logging.DEBUG)
 
 

@@ -25,7 +25,7 @@ class DispyNodeAvailInfo(NamedTuple):
     """Resources that a node has to spare.
 
     Attributes:
-        cpu: Free CPU (percent).
+        cpu: Free CPU time of all CPUs together (percent).
         memory: Usable memory (bytes).
         disk: Free space where the node's files go (bytes).
         swap: Free swap (percent).
@@ -47,7 +47,8 @@ class DispyNode:
         avail_cpus: Number of CPUs that the node offers.
         busy: Number of jobs of this cluster that run there.
         jobs_done: Number of jobs of this cluster that ended ``Finished`` or ``Terminated`` there.
-        jobs_failed: Number of those jobs that have no result: they raised something, exited or were killed.
+        jobs_failed: Number of jobs of this cluster that failed there: they raised something, exited or were killed.
+            Cancelled jobs do not count; a chunk of a ``map`` counts as one.
         cpu_time: Sum of the run times of the jobs in ``jobs_done`` (wall clock, seconds).
         tx: Bytes sent to the node.
         rx: Bytes received from the node.
@@ -90,7 +91,7 @@ class DispyNode:
         """TCP port of the node; 0: not known, so that the default port is used."""
 
     def _touch(self) -> None:
-        """Set ``update_time`` to now. To be called when an attribute has changed."""
+        """Set ``update_time`` to now. Called after a change of the node; a refresh for ``status()`` is none."""
         self.update_time = time.time()
 
     def __repr__(self) -> str:
@@ -272,7 +273,8 @@ def say_blind(pattern: str, is_possible: bool) -> str:
 
     Args:
         pattern: Host of an element of ``nodes``.
-        is_possible: True if a node of this machine could have such an address.
+        is_possible: True if an address of this machine matches the pattern: then only no node runs there. False: the
+            message says that this machine has no such address.
     """
     only = "patterns find nodes of this machine only"
     if re.search(r"[^0-9a-fA-F:.*]", pattern):
@@ -285,7 +287,7 @@ def say_blind(pattern: str, is_possible: bool) -> str:
 
 
 def _example(pattern: str) -> str:
-    """Returns an address that a pattern may have meant, as an example; a usual one if none can be guessed."""
+    """Returns a host as an example for the advice: one that the pattern may have meant, else 192.168.1.20."""
     parts = pattern.split(".")
     if parts[-1] == "*" and 1 < len(parts) <= 4 and all(part.isdecimal() for part in parts[:-1]):
         return ".".join([*parts[:-1], *["0"] * (4 - len(parts)), "2"])
@@ -320,15 +322,15 @@ def find_nodes(nodes: Any) -> list[NodeAllocate]:
 
 
 def sort_nodes(nodes: list[NodeAllocate]) -> list[NodeAllocate]:
-    """Returns elements of ``nodes`` sorted, as the first one that wants a node gets it: the most specific first.
+    """Returns elements of ``nodes`` sorted, the most specific first: the first element that wants a node gets it.
 
-    Hosts come before patterns; in each group longer texts come before shorter ones.
+    Hosts come before patterns; among hosts, and among patterns, longer texts come before shorter ones.
     """
     return sorted(nodes, key=lambda item: ("*" in item.host, -len(item.host)))
 
 
 def _parse_node(node: Any) -> NodeAllocate | None:
-    """Returns one element of ``nodes``, given in any form, as ``NodeAllocate``; None, with a warning, for no node.
+    """Returns one element of ``nodes``, given in any form, as ``NodeAllocate``; None, with a warning, for any other.
 
     Raises:
         UsageError: The form is right, but an element has an unknown key, too many parts, or a value of a wrong type.

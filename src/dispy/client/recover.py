@@ -76,7 +76,7 @@ def recover_jobs(
 
 
 class How(NamedTuple):
-    """The choices of ``recover_jobs``, in the order in which ``recovering`` takes them.
+    """The choices of ``recover_jobs``, in the order of the parameters of ``recovery.steps.recovering``.
 
     Attributes:
         timeout: Seconds to wait for jobs to end; None: no limit.
@@ -90,7 +90,7 @@ class How(NamedTuple):
 
 
 def _recover_next(given: dict[str, Any], how: How) -> list[DispyJob]:
-    """Recover the jobs of one dead program: the first that has some, in the order of ``in_turn``.
+    """Recover the jobs of one dead program: the first that has some, in the order of ``dead_programs.in_turn``.
 
     With ``terminate_pending`` only the program that began last is tried: jobs of others are never killed.
 
@@ -135,7 +135,7 @@ def _recover_next(given: dict[str, Any], how: How) -> list[DispyJob]:
 
 
 def _say_who_is_left(programs: list[DeadProgram]) -> None:
-    """Tell the user which more dead programs may have jobs to recover, if there are any: each needs another call."""
+    """Tell the user, if ``programs`` is not empty, that these dead programs may have jobs, too: a call for each."""
     if programs:
         have = "program has" if len(programs) == 1 else "programs have"
         notice(
@@ -174,9 +174,10 @@ def _recover(found: list[Dead], how: How) -> list[DispyJob]:
 
 
 def _follow(steps: Steps[T], net: Net) -> T:
-    """Drive the generator of a recovery to its end, and return its value.
+    """Drive the generator of a recovery (``recovery.steps``) to its end, and return its value: the jobs.
 
-    Where the generator yields a condition and a time, wait on ``net`` and send it whether the condition came in time.
+    The generator yields a condition and a time (``steps.Wait``). ``net`` waits until the condition holds or the time
+    is over; the generator is sent True if the condition held in time.
     """
     try:
         wait = next(steps)

@@ -32,12 +32,12 @@ lie below it: they are told by "site-packages" in their paths."""
 
 
 def brief(error: UsageError) -> UsageError:
-    """Returns the same error without its traceback, to be raised in the public function that was called.
+    """Returns ``error`` itself, without its traceback, to be raised in the public function that was called.
 
     With ``python -X dev`` the error is left as it is.
 
-    The cause of the error stays, from the first frame of the user's on, if code of the user's raised it: a
-    ``__reduce__``, say. Otherwise the error has no cause any more.
+    If code of the user's raised the error's cause (a ``__reduce__``, say), the cause stays, with its traceback from
+    the first frame of such code on. Otherwise the error has no cause any more.
     """
     if sys.flags.dev_mode:
         return error

@@ -58,9 +58,13 @@ def check_reach(cluster: ClusterState, wanted: list[NodeAllocate]) -> None:
 
 
 def discover(cluster: Steering, wanted: list[NodeAllocate]) -> None:
-    """Dial the nodes that ``discover_nodes`` names if the cluster's ``nodes`` cover them; then look for the others.
+    """Dial the nodes that ``discover_nodes`` names, then all others that the cluster may use and that are not linked.
 
-    Does not wait for answers.
+    Of those named only nodes that the cluster's ``nodes`` cover are dialed. Does not wait for answers.
+
+    Args:
+        cluster: The cluster.
+        wanted: What ``discover_nodes`` was given, parsed; patterns are skipped here.
     """
     for sought in wanted:
         address = sought.ip_addr
@@ -71,10 +75,11 @@ def discover(cluster: Steering, wanted: list[NodeAllocate]) -> None:
 
 
 def allocate_more(cluster: Steering, found: list[NodeAllocate]) -> None:
-    """Add elements to ``nodes``, and decide anew for all known nodes whether they are used, and how much of them.
+    """Add elements to ``nodes``, and decide anew for all linked nodes whether and with how many CPUs they are used.
 
-    A mere name that another element covers is not added. A node that was set aside is used again only if one of the
-    new elements wants it. A node that the cluster is leaving is left first, and used again after that.
+    The work of ``allocate_node``. A mere name that another element covers is not added. A node that was set aside is
+    used again only if one of the new elements wants it. A node that the cluster is leaving is left first, and used
+    again after that.
 
     Args:
         cluster: The cluster.
@@ -104,8 +109,8 @@ def allocate_more(cluster: Steering, found: list[NodeAllocate]) -> None:
 def allocated(cluster: ClusterState, info: NodeInfo) -> tuple[int, NodeAllocate | None]:
     """Returns how many CPUs of a node the cluster uses, and the first element of ``nodes`` that wants it.
 
-    (0, None) if none wants the node. The number of CPUs that the node offers is noted in ``_offers``, so that
-    ``allocate`` is asked again when it changes.
+    (0, None) if no element wants the node. The number of CPUs that the node offers is noted in ``_offers``, so that
+    ``allocate`` is asked again when that number changes.
     """
     cluster._offers[info.node] = info.cpus
     return ask(cluster, cluster._allocations, info)
@@ -159,8 +164,8 @@ def set_cpus(cluster: ClusterState, names: NodeNames, cpus: int) -> int:
     Args:
         cluster: The cluster that is asked; it must use the node.
         names: The node.
-        cpus: The limit; a negative number leaves that many of the offered CPUs alone. If the node offers fewer than
-            these nothing changes.
+        cpus: The limit; a negative number leaves that many of the offered CPUs alone. If the node offers fewer CPUs
+            than are to be left alone, nothing changes.
 
     Returns:
         CPUs that are used now; -1 if the node is not in use by the cluster.
@@ -194,7 +199,7 @@ def deallocate(cluster: ClusterState, node: NodeId) -> None:
 
 
 def leave(cluster: ClusterState, node: NodeId, terminate: bool) -> None:
-    """Have the cluster leave a node once its running jobs there have ended; True for ``terminate`` cancels them.
+    """Have the cluster leave a node once its running jobs there have ended; ``terminate`` cancels these jobs.
 
     Jobs that have not started go to other nodes; those of ``submit_node`` are cancelled. The node is set aside until
     ``allocate_node`` names it.

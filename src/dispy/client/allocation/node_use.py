@@ -34,7 +34,7 @@ logger = logging.getLogger("dispy.client")
 def _private_of(engine: Engine, info: NodeInfo) -> PrivateNode | None:
     """Returns the program's private node, started for itself, if ``info`` describes that one; else None.
 
-    The identity that the node has told is noted in it (``PrivateNode.node``).
+    As a side effect the node's identity is noted in ``PrivateNode.node``, by which ``drain`` finds the node.
     """
     private = engine._private.get(info.target.key)
     if private is not None and private.address == (info.target.host, info.target.port):
@@ -108,7 +108,7 @@ def _use_with_files(
 ) -> None:
     """Read the files that are for one node only, and go on with ``_use_noted``. On the thread that reads files.
 
-    If one of them cannot be sent the node is refused.
+    If a file cannot be sent the node is refused (``_refuse``).
 
     Args:
         engine: The engine.
@@ -126,9 +126,9 @@ def _use_with_files(
 
 
 def _use_noted(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate) -> None:
-    """Use a node once the note about it in the cluster's own journal is on disk; at once without such a journal.
+    """Use a node once the note about it in the cluster's full journal is on disk; at once if it has none.
 
-    On the loop.
+    Step 3 of the module's list. On the loop.
     """
     if cluster._journal is None:
         _use(engine, cluster, info, wanted)
@@ -140,7 +140,8 @@ def _use_noted(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.A
 def _use(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocate) -> None:
     """Tell the scheduler that a cluster uses a node: it opens the computation there. On the loop.
 
-    Files that ``send_file`` has put there are added to ``wanted.files``; if they are too many the node is refused.
+    Files that ``send_file`` has put there are added to ``wanted.files``; if the list is too long for one message
+    (``session.files.listed``) the node is refused.
     """
     if info.node in cluster._set_aside:
         wanted.cpus = 0  # it was set aside while files were read or the journal written
@@ -158,8 +159,8 @@ def _use(engine: Engine, cluster: Steering, info: NodeInfo, wanted: core.Allocat
 def drain(engine: Engine, cluster: Steering, private: PrivateNode) -> None:
     """Give the private node no new jobs of a cluster that has another node; undo that when it has none any more.
 
-    Condition: this machine lists another node than the private one, and the cluster uses any other node. Jobs that
-    run on the private node go on. On the loop.
+    Condition: another node than the private one is listed on this machine, and the cluster uses any other node. Jobs
+    that run on the private node go on. On the loop.
     """
     if private.node is None or cluster._secret.key != private.secret.key or not cluster._wants_private:
         return

@@ -91,9 +91,9 @@ def on_available(cluster: ClusterState, info: NodeInfo) -> None:
 
 
 def _show(cluster: ClusterState, info: NodeInfo) -> DispyNode:
-    """Returns the ``DispyNode`` of a node: the one that it had before if it comes back, else a new one.
+    """Returns the ``DispyNode`` of a node: the object from ``_past_nodes`` if the node comes back, else a new one.
 
-    One that comes back is removed from ``_past_nodes``, with all its counts.
+    A node that comes back keeps its counts of jobs; its object is removed from ``_past_nodes``.
     """
     for shown in cluster._past_nodes:
         if shown._node == info.node:
@@ -145,7 +145,7 @@ def refresh(cluster: ClusterState) -> list[DispyNode]:
 def _receiving(cluster: ClusterState) -> list[DispyNode]:
     """Returns nodes that are not in use yet because they wait for files, with the progress in words as ``reason``.
 
-    The objects are made anew each time, with 0 ``cpus``.
+    New ``DispyNode`` objects at each call, with 0 ``cpus`` and without identity: ``close_node`` does not find them.
     """
     found = []
     for info in cluster._engine.service.nodes():
@@ -161,7 +161,7 @@ def _receiving(cluster: ClusterState) -> list[DispyNode]:
 
 
 def avail_info(info: NodeInfo) -> DispyNodeAvailInfo | None:
-    """Returns the resources that a node has to spare, in the form for programs; None if it has not told them."""
+    """Returns the resources that a node has to spare, as programs see them; None if the node has not told them."""
     spare = info.available
     return (
         DispyNodeAvailInfo(spare.cpu, spare.memory, spare.disk, spare.swap) if spare is not None else None

@@ -19,9 +19,10 @@ from dispy.scheduler.link import NodeInfo
 
 
 def find(cluster: ClusterState, names: NodeNames) -> NodeId | None:
-    """Returns the identity of the node with one of these names on which the cluster has its computation.
+    """Returns the identity (of its process, bytes) of the node that ``names`` means, if the computation is there.
 
-    None if there is no such node. The computation may still be loading there, or have failed.
+    None if the cluster has its computation on no node with such a name. The computation may still be loading, or have
+    failed.
     """
     state = cluster._engine.service.state.computations.get(cluster._number)
     if state is None:
@@ -35,9 +36,10 @@ def find(cluster: ClusterState, names: NodeNames) -> NodeId | None:
 
 
 def find_open(cluster: ClusterState, names: NodeNames) -> NodeId | None:
-    """Returns the identity of the node with one of these names to which the cluster can submit jobs now.
+    """Returns the identity (bytes) of the node that ``names`` means, if jobs of the cluster can be sent there now.
 
-    None if there is no such node, or it gets no more jobs: ``setup`` failed there, or the cluster gives it up.
+    None if the cluster does not use the node, or sends it no more jobs: ``setup`` failed there, or the node was
+    deallocated or closed.
     """
     found = find(cluster, names)
     place = placement(cluster, found) if found is not None else None
@@ -75,7 +77,7 @@ def ask_running_jobs(cluster: ClusterState, names: NodeNames) -> list[DispyJob] 
     """Ask a node which of the cluster's jobs run there, and wait for the answer; on a thread of the program.
 
     Returns:
-        The jobs; None if the cluster does not use the node.
+        The jobs, in the order of the node's answer; None if the cluster does not use the node.
 
     Raises:
         SilenceError: The node has not answered within ``config.MsgTimeout`` seconds, or the connection is broken.
@@ -102,6 +104,6 @@ def ask_running_jobs(cluster: ClusterState, names: NodeNames) -> list[DispyJob] 
 
 
 def _jobs_of(cluster: ClusterState, numbers: list[int]) -> list[DispyJob]:
-    """Returns the jobs with these numbers that have not ended, in this order; chunks of a ``map`` are left out."""
+    """Returns the unfinished jobs with these job numbers, in their order; chunks of a ``map`` are left out."""
     jobs = [cluster._jobs[number] for number in numbers if number in cluster._jobs]
     return [job for job in jobs if type(job) is not Chunk]

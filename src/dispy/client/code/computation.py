@@ -93,7 +93,7 @@ class Computation:
         """Parameters that calls are checked against; None: not checked, as it is a program or cannot be read."""
 
     def code_with(self, setup_args: tuple[Any, ...]) -> bytes:
-        """Returns ``code`` with arguments of setup and cleanup in it, for the nodes where they have some (bytes).
+        """Returns ``code`` (bytes) with the arguments of setup and cleanup in it, for nodes that have such arguments.
 
         Raises:
             PicklingError: An argument cannot be sent.
@@ -105,7 +105,7 @@ class Computation:
 
         Args:
             constants: Keyword arguments of all calls.
-            given: Least number of positional arguments that calls have besides.
+            given: Least number of positional arguments that calls have beside these.
 
         Raises:
             UsageError: They do not fit the function, or the computation is a program.
@@ -127,7 +127,7 @@ class Computation:
             ) from None
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        """Returns the positional arguments of a call for those of the caller; called only if ``adapts``.
+        """Returns the positional arguments that the job gets for ``args``, given by the caller; called if ``adapts``.
 
         A program gets texts, and no keyword arguments: ``kwargs`` is emptied. For a bound method callers may give the
         object first, as programs for dispy 4 do; otherwise the call gets the object that the method was bound to.
@@ -150,7 +150,7 @@ class Computation:
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
-    """Returns the parameters of a function; None if they cannot be read, as of many functions written in C."""
+    """Returns the parameters of a function, to check calls against; None if they cannot be read, as often in C."""
     try:
         return inspect.signature(function)
     except Exception:

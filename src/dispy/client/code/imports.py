@@ -15,7 +15,7 @@ modules that the job may import."""
 
 
 def names_of(items: Iterable[object]) -> set[str]:
-    """Returns the full names of the modules among the items of ``depends``; other items are skipped."""
+    """Returns the full names (``package.module``) of the modules in ``depends``; other items are skipped."""
     return {item.__name__ for item in items if isinstance(item, ModuleType)}
 
 
@@ -29,7 +29,7 @@ def find_modules(names: Iterable[str]) -> list[tuple[str, str]]:
         names: Names of modules; for a submodule the whole package is taken.
 
     Returns:
-        Pairs: the path of a file here, and its path below the working directory on the nodes.
+        Pairs, in no fixed order: the path of a file here, and its path below the working directory on the nodes.
     """
     found = []
     for module in payload.gather(names, ()):

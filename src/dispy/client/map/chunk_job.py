@@ -13,13 +13,14 @@ class Chunk(DispyJob, gc=False, eq=False):
     """Some consecutive items of a map, as one job: its worker calls the function for each of them."""
 
     _mapping: Any = None
-    """The ``Mapping`` whose ``on_ended`` is called at the end; None from then on, so that no cycle of them stays."""
+    """The ``Mapping`` whose ``on_ended`` is called when the chunk has ended. None from then on, as a cycle of map and
+    chunk would never be collected."""
     _items: payload.Buffer = b""
-    """The pickled items, as sent: to cut them anew, or to name one that failed. Emptied when it has ``Finished``."""
+    """The pickled items, as sent: to cut them anew, or to name one that failed. Emptied once it is ``Finished``."""
     _first: int = 0
-    """Position of the chunk's first item in the map, from 0."""
+    """Number of the chunk's first item in the map, from 0."""
     _count: int = 0
-    """Number of items. Reduced when the last of them are sent anew, in other chunks."""
+    """Number of items of the chunk. Reduced when its last items are sent anew, in other chunks."""
     _ready: Any = None
     """Results of a chunk that has failed in a map that goes on, or was never sent: for each item, in order, its
     result, an ``ItemFailed`` or an exception. None: the results are in ``_value``, pickled."""
@@ -27,7 +28,8 @@ class Chunk(DispyJob, gc=False, eq=False):
     def end(self, item: Ended) -> int:
         """Note how the chunk has ended, and tell its map; on the engine's thread.
 
-        ``_is_final`` is left to the map's thread: set here, it would be seen before the end is noted.
+        ``_is_final`` is left to the consumer's thread (``Mapping._note_ended``): set here, that thread would take the
+        results before it has noted which items were given back.
 
         Args:
             item: The node's report of the end.
@@ -50,9 +52,9 @@ class Chunk(DispyJob, gc=False, eq=False):
         return self.results() if item.status == FINISHED else 1
 
     def results(self) -> int:
-        """Returns how many items of a finished chunk have results; the worker has given back the rest.
+        """Returns how many items of a finished chunk have results: the first ones; the worker gave back the others.
 
-        The worker tells that number in the place of the reason (``_exception``); without a number all were run.
+        The worker tells that number in the place of the reason (``_exception``). If there is no number all were run.
         """
         told = self._exception or ""
         return min(int(told), self._count) if told.isdecimal() else self._count

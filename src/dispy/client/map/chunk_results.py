@@ -87,7 +87,8 @@ def with_errors(chunk: Chunk, results: list[Any], cluster: ClusterState) -> list
 def item_error(cluster: ClusterState, number: int, data: bytes, text: str, item: str) -> Exception:
     """Returns the exception of an item, with the remote traceback as cause and a note that names the item.
 
-    A ``JobError`` takes its place if it cannot be rebuilt here, or would end this program (``sys.exit`` in an item).
+    A ``JobError`` takes the place of an exception that cannot be rebuilt here, or that would end this program
+    (``sys.exit`` in an item).
 
     Args:
         cluster: Cluster of the map.
@@ -110,9 +111,10 @@ def item_error(cluster: ClusterState, number: int, data: bytes, text: str, item:
 
 
 def shown_item(chunk: Chunk, place: int) -> str:
-    """Returns the shortened ``repr`` of an item, for a note; its ``place`` in the chunk counts from 0.
+    """Returns the shortened ``repr`` of an item, for the note of its exception.
 
-    If the items cannot be unpickled here, the text gives the size of the whole chunk (bytes) instead.
+    If the items cannot be unpickled here, the text gives the size of the whole chunk (bytes) instead. ``place`` is
+    the item's index in the chunk, from 0.
     """
     try:
         return short_repr(payload.load_items(chunk._items)[place])
@@ -137,8 +139,8 @@ def chunk_error(chunk: Chunk, name: str, reason: str) -> JobError:
 
 
 def failed_whole(chunk: Chunk, name: str, reason: str) -> list[Any]:
-    """Returns a list with one ``chunk_error`` for each item of a chunk.
+    """Returns a list with one ``chunk_error`` for each item of a chunk, as the results of its items.
 
-    Each is an object of its own, as raising an exception changes it.
+    Each is an object of its own, as raising an exception changes that.
     """
     return [chunk_error(chunk, name, reason) for _ in range(chunk._count)]

@@ -50,7 +50,7 @@ ITEMS_MAX = 1 << 15
 """Most items of a chunk whose size the program has not chosen: bounds the objects that exist at once in a process."""
 
 CHUNK_BYTES = 256 * 1024
-"""Intended size of the pickled items or results of a chunk, whichever are larger (bytes)."""
+"""Intended size of the pickled items or results of a chunk, whichever are larger (bytes): bounds its items."""
 
 WAITING_BYTES = 4 * 1024 * 1024
 """Pickled results in the window (bytes) from which on no more items are read, until the program takes results."""
@@ -90,7 +90,7 @@ class Mapping:
             the map.
         options: The choices of the program.
         submit: Called with a chunk and its pickled items, to send it as a job.
-        end: Called with this object and the numbers of the chunks that have not ended, to cancel them; must not wait.
+        end: Called with this object and the job numbers of unfinished chunks, to cancel those; must not wait.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Mapping:
             tuples = self._items if options.is_starred else zip(*iterators, strict=False)
             self._items = (arguments(args, {}) for args in tuples)
         self._read = 0
-        """Number of items that were read, which is the position of the next one in the map."""
+        """Number of items read from the iterables, which is also the number of the next item in the map, from 0."""
         self._is_exhausted = False
         """True once no more items are read: the iterables have ended, or reading or a result has failed."""
         self._error: BaseException | None = None
@@ -134,9 +134,9 @@ class Mapping:
         self._window: deque[Chunk] = deque()
         """Chunks whose results were not taken, ended or not, in the order of the items: the first is taken next."""
         self._open = 0
-        """Number of chunks in the window that have not ended, as far as the consumer's thread has noted it."""
+        """Number of chunks in the window that have not ended, as the consumer knows: bounds how many are sent."""
         self._waiting_bytes = 0
-        """Pickled results of ended chunks in the window (bytes): see ``WAITING_BYTES``."""
+        """Pickled results that wait in the window (bytes); from ``WAITING_BYTES`` on no more items are read."""
         self._ended: deque[Chunk] = deque()
         """Chunks that have ended, in that order; queued by the engine's thread, taken out by the consumer's."""
         self._signal = Signal()
@@ -148,7 +148,7 @@ class Mapping:
         self._item_bytes = 1.0
         """Mean size of recent pickled items (bytes), by which ``CHUNK_BYTES`` bounds the items of a chunk."""
         self._result_bytes = 1.0
-        """Mean size of recent pickled results (bytes), for the same bound."""
+        """Mean size of recent pickled results (bytes), by which ``CHUNK_BYTES`` bounds the items of a chunk, too."""
 
     # The engine's side.
 
@@ -170,8 +170,8 @@ class Mapping:
     def results(self) -> Generator[Any, None, None]:
         """Send the first chunks, yield None, then yield the result of each item, in the order of the items.
 
-        An error ends this: it is raised after the results of the items before it. The None has to be taken at once:
-        closing a generator that was never begun would not run its ``finally``.
+        An error ends this: it is raised after the results of the items before it. ``Maps._begin_map`` takes the None:
+        closing a generator that was never begun would not run its ``finally``, and its chunks would run on.
         """
         try:
             self._fill()
@@ -196,7 +196,7 @@ class Mapping:
             self._close()
 
     def _close(self) -> None:
-        """Cancel the chunks that have not ended, and let go of the iterables.
+        """Cancel the chunks that have not ended, and drop window, iterables and constants, as ``results`` ends.
 
         Does not wait: the garbage collector may call this, on any thread."""
         self._end(self, [chunk._number for chunk in self._window if not chunk._is_final])
@@ -252,7 +252,7 @@ class Mapping:
         return is_news
 
     def _settle(self, chunk: Chunk) -> None:
-        """Note a failed chunk if errors are kept: its items without a result are sent again, in its place."""
+        """Note the results of a failed chunk, as errors are kept; send its other items again, in chunks behind it."""
         chunk._ready, is_whole = chunk_results.settle(chunk, self._cluster.name, self._cluster._reentrant)
         if is_whole:
             self._size_max = max(1, min(self._size_max, chunk._count // FEWER))
@@ -264,7 +264,7 @@ class Mapping:
         return self._cluster._is_closed or self._cluster._is_ending
 
     def _learn(self, chunk: Chunk, count: int) -> None:
-        """Update the mean run time and result size of an item from a finished chunk that ran ``count`` items."""
+        """Update mean run time and result size of items, for ``_size``, by a finished chunk that ran ``count``."""
         seconds = (chunk.end_time or 0.0) - (chunk.start_time or 0.0)
         if seconds * self._runs > self._runs_s * count:
             # Slower than expected: forget the past at once, or chunks stay too long.
@@ -275,7 +275,7 @@ class Mapping:
         self._result_bytes = _learnt(self._result_bytes, len(chunk._value) / count)
 
     def _cut_rest(self, chunk: Chunk, count: int) -> None:
-        """Send a chunk's items behind its first ``count`` again, as smaller chunks, at its place of the window."""
+        """Send a chunk's items behind its first ``count`` again, as smaller chunks that follow it in the window."""
         try:
             rest = payload.load_items(chunk._items)[count:]
         except Exception as error:
@@ -293,7 +293,7 @@ class Mapping:
         chunk._count = count
 
     def _lose_rest(self, chunk: Chunk, count: int, reason: str) -> None:
-        """Have a chunk's items behind ``count`` fail, as they cannot be sent anew: raise or keep ``JobError``."""
+        """Fail a chunk's items behind its first ``count``: keep a ``JobError`` for each, or raise one."""
         name = self._cluster.name
         if chunk._exception and not chunk._exception.isdecimal():
             reason = chunk._exception
@@ -323,7 +323,7 @@ class Mapping:
             self._submit_next(self._size())
 
     def _size(self) -> int:
-        """Returns how many items the next chunk gets: as chosen, else 1 if isolated or nothing is learnt yet."""
+        """Returns the number of items of the next chunk: as chosen, else by run times and sizes (1 at first)."""
         if self._chosen_size is not None:
             return self._size_max
         if self._runs == 0 or self._cluster._isolate:
@@ -337,7 +337,7 @@ class Mapping:
         return max(1, int(size))
 
     def _submit_next(self, size: int) -> None:
-        """Read up to ``size`` items, and send them as the last chunk. An error of reading is kept in ``_error``."""
+        """Read up to ``size`` items, and send them as the last chunk of the window. ``_error`` keeps an error."""
         items: list[Any] = []
         try:
             # ``extend`` keeps the items that were read before an error.
@@ -361,8 +361,8 @@ class Mapping:
 
         Args:
             items: The items, at least one.
-            first: Position of the first of them in the map.
-            place: Index in the window for the chunk; None: at its end.
+            first: Number of the first of these items in the map, from 0.
+            place: Index in the window at which to insert the chunk; None: the window's end.
         """
         try:
             data = self._dump(items, first)
@@ -377,7 +377,7 @@ class Mapping:
         self._submit_chunk(chunk, data)
 
     def _enter(self, chunk: Chunk, place: int | None) -> None:
-        """Put a chunk into the window, at an index or, with None, at the end."""
+        """Put a chunk into the window: at the index ``place``, or at the end if that is None."""
         if place is None:
             self._window.append(chunk)
         else:
@@ -386,7 +386,7 @@ class Mapping:
     def _submit_sendable(self, items: list[Any], first: int, place: int | None, error: Exception) -> None:
         """Send those items that can be pickled, as not all of them can (``error``).
 
-        With ``return_exceptions`` an error takes the place of each other item; else the first of these ends the map.
+        If errors are kept, a ``PicklingError`` is the result of each other item; else the first one ends the map.
         """
         start = 0
         while start < len(items):
@@ -413,7 +413,7 @@ class Mapping:
             start += ready + len(failed)
 
     def _enter_failed(self, failed: list[Exception], first: int, place: int | None) -> None:
-        """Put a chunk into the window that is never sent: its results are these errors, one for each item."""
+        """Put a chunk that is never sent into the window: its results are these errors, from item ``first`` on."""
         count = len(failed)
         chunk = Chunk(
             0, _cluster=None, _status=TERMINATED, _value=b"", _ready=failed, _first=first, _count=count,
@@ -464,7 +464,7 @@ class Mapping:
         return results, chunk_results.item_error(self._cluster, number, data, chunk._exception or "", item)
 
     def _not_rebuilt(self, chunk: Chunk, error: Exception) -> tuple[list[Any], BaseException | None]:
-        """Returns what ``_open_chunk`` does if results cannot be unpickled: a ``JobError``, or one per item."""
+        """Returns the pair for ``_open_chunk`` if results cannot be unpickled: ``JobError`` as error, or per item."""
         reason = f"the results cannot be rebuilt here: {error}"
         if not self._keeps_errors:
             return [], chunk_results.chunk_error(chunk, self._cluster.name, reason)

@@ -157,13 +157,13 @@ class Maps(Steering):
             raise
 
     def _submit_chunk(self, chunk: Chunk, data: payload.Buffer) -> None:
-        """Send a chunk with its pickled items (``data``) as a job; on the consumer's thread."""
+        """Send a chunk with its pickled items (``data``) as a job, for ``Mapping``; on the consumer's thread."""
         submission.submit_chunk(self, chunk, data)
 
     def _end_map(self, ended: Mapping, numbers: list[int]) -> None:
-        """Forget a map that has ended or was left, and cancel its unfinished chunks, given by job number.
+        """Forget a map that has ended or was left, and cancel its unfinished chunks, for ``Mapping``.
 
-        Does not wait; on any thread.
+        Does not wait; on any thread. ``numbers`` are the job numbers of these chunks.
         """
         self._maps.discard(ended)
         if numbers:
