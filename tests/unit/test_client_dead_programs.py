@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from dispy.client.recovery import dead_programs
+from dispy.client.recovery.dead_program import open_all
 from dispy.client.recovery.dead_programs import DeadProgram, Reached, in_turn, listed, recoverable
+from dispy.client.recovery.rebuilt_jobs import unstarted
+from dispy.client.recovery.resumed_jobs import begin_session
 from dispy.errors import UsageError
 from dispy.journal import files
+from dispy.journal.rows import Options
+from dispy.journal.writer import Journal
+from dispy.protocol.node import Job
+from dispy.security.secrets import choose
 
 DAY_S = 86400.0
 
@@ -191,3 +198,29 @@ def test_probes_have_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
             client.connect_ex(address)
         silent = Reached("x", *address, "")
         assert names([program(str(n), n, [silent]) for n in (1, 2, 3)]) == ["3"]
+
+
+def at_once(function: Callable[[], object]) -> None:
+    function()
+
+
+def test_a_session_without_its_computation_does_not_hide_the_one_before(tmp_path: Path) -> None:
+    """A program that resumed jobs was killed after its first note: the next one resumes them by the first options."""
+    path = tmp_path / "journal"
+    given = {"secret": "of all", "secret_file": None}
+    options = Options(fingerprint=choose("of all").fingerprint(), reentrant=True)
+    journal = Journal(path, files.create, at_once, is_full=True, wait=True)
+    journal.begin(b"1" * 16, "first (1)")
+    journal.add_computation(1, "work", options, b"code")
+    journal.submitted([Job(1, 0, b"call")])
+    journal.close(remove=False)
+    (one,) = open_all([path], given)
+    begin_session(one, at_once, b"2" * 16, "second (2)")
+    one.close()
+    (one,) = open_all([path], given)
+    try:
+        assert [session.number for session in one.sessions] == [1, 2]
+        assert one.last_options()[1].reentrant
+        assert [job._number for job in unstarted(one)] == [1]
+    finally:
+        one.close()

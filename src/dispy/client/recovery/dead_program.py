@@ -171,11 +171,12 @@ class Dead:
         return next(session for session in self.sessions if session.number == wanted)
 
     def last_options(self) -> tuple[bytes, Options]:
-        """Return secret (32 bytes) and options of the last session's first computation, to resume jobs by them.
+        """Return secret (32 bytes) and options of the last computation that was noted, to resume jobs by them.
 
-        Call it after ``open_journal`` or ``open_all``, which fill ``Session.keys``.
+        A program may have been killed after it had begun a session, and before it noted its computation: such a
+        session has no jobs. Call this after ``open_journal`` or ``open_all``, which fill ``Session.keys``.
         """
-        return next(iter(self.sessions[-1].keys.values()))
+        return next(found for session in reversed(self.sessions) for found in session.keys.values())
 
     def arguments(self, number: int) -> Any:
         """Return the pickled call of a submitted job, by number of the job, as bytes or, if it is large, memoryview.

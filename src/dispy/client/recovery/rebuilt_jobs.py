@@ -155,6 +155,8 @@ def unstarted(one: Dead) -> list[DispyJob]:
     left = [number for number in sorted(one.submitted) if number not in results]
     found = []
     for session in one.sessions:
+        if not session.recovery.computations:
+            continue  # its program was killed before it noted its computation: it had no jobs
         judge = _judge_of(one, session, is_last_word=False)
         computation = session.recovery.computations[0]
         for number in left:
