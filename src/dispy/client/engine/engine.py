@@ -157,7 +157,7 @@ class Engine(LoopThread):
             )
         if self._is_stopped:
             raise UsageError("dispy was shut down", hint="create a new cluster")
-        return self.request(function, *arguments).result()
+        return self.result(self.request(function, *arguments))
 
     def is_current(self) -> bool:
         """True on the loop, in callbacks, where results are unpickled: do not wait for callbacks, ``max_queued``."""

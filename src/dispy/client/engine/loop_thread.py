@@ -13,9 +13,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from dispy.errors import UsageError
 from dispy.system.processes import fill_standard_descriptors
 
 T = TypeVar("T")
+
+LOOK_S = 1.0
+"""Seconds between two looks of a waiting thread whether the loop still runs: one that has ended answers nobody."""
 
 
 class LoopThread:
@@ -42,6 +46,7 @@ class LoopThread:
 
         Raises:
             RuntimeError: No thread can be started.
+            Exception: The error by which ``_main`` has ended before it set ``_ready``.
         """
         fill_standard_descriptors()
         self._thread.start()
@@ -55,8 +60,13 @@ class LoopThread:
             factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
         except ImportError:  # Windows
             factory = asyncio.new_event_loop
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(self._enter())
+        try:
+            with asyncio.Runner(loop_factory=factory) as runner:
+                runner.run(self._enter())
+        except BaseException as error:
+            if self._ready.done():
+                raise
+            self._ready.set_exception(error)
 
     async def _enter(self) -> None:
         """Store the loop and the event for its end, then run ``_main``: both must exist before that."""
@@ -93,6 +103,21 @@ class LoopThread:
 
         self.post(run)
         return future
+
+    def result(self, future: Future[T]) -> T:
+        """Wait for a future of ``request``, and return or raise what its function does. On any thread but the loop's.
+
+        Raises:
+            UsageError: The loop has ended, as another thread stopped it meanwhile: the function will not be called.
+        """
+        while True:
+            try:
+                return future.result(LOOK_S)
+            except TimeoutError:
+                if future.done():
+                    return future.result()
+                if not self._thread.is_alive():
+                    raise UsageError("dispy was shut down", hint="create a new cluster") from None
 
     def is_loop(self) -> bool:
         """True if the caller is on the thread of the loop."""
