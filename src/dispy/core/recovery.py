@@ -12,9 +12,9 @@ No result is acknowledged before the end: if the recovery dies as well, it has c
 | status of a place | event                                                    | next             |
 |-------------------|----------------------------------------------------------|------------------|
 | any               | a peer speaks for it, has told all, batches have arrived | HELD or RESTORED |
-| any               | the same, but an earlier incarnation had gaps            | GONE             |
-| any               | the node does not know the program any more, or was      | GONE             |
-|                   | given up by it                                           |                  |
+| any               | as above, for an earlier incarnation that left gaps      | GONE             |
+| any               | the node does not know the program any more, or the      | GONE             |
+|                   | program had declared its jobs lost (``given_up``)        |                  |
 | SOUGHT, SILENT    | ``give_up`` by the caller                                | GONE or SILENT   |
 | any               | the connection of the peer that speaks for it breaks     | SOUGHT           |
 
@@ -363,7 +363,7 @@ class Recovery:
         return messages
 
     def has_answer(self, peer: Peer) -> bool:
-        """True if a peer knows the program and the connection to it stands: it may keep jobs or results for that.
+        """True if a peer knows the program and the connection to it stands: the peer may keep jobs or results.
 
         Once the recovery is whole (``is_whole``), the caller has such peers delete them.
         """

@@ -17,7 +17,7 @@ a node. *Assigned*: sent to a node. *Ended*: told to the client, once, and forgo
 | assigned | JobsReturned: not started there            | queued   | TellRequeued; if cancelled: ended               |
 | assigned | Reconciled: it never arrived               | assigned | RunJobs, same attempt; if cancelled: ended; if  |
 |          |                                            |          | the computation is not loaded: queued           |
-| assigned | its node is lost or taken away             | queued   | TellRequeued, if it may run again (``retries``);|
+| assigned | its node is lost or taken away             | queued   | TellRequeued if it may run again (``retries``), |
 |          |                                            |          | else ended: TellEndedHere                       |
 
 A message of a node counts only if the job is assigned there with the same attempt; late and doubled ones are ignored.

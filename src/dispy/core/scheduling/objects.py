@@ -21,8 +21,8 @@ from dispy.protocol.node import ABANDONED
 
 
 def on_put_object(state: State, out: Outbox, event: PutObject, now: Seconds) -> None:
-    """Note an object of a computation, and send it to all nodes that have loaded the computation; other nodes get it
-    once they have loaded that. A node gets no jobs while the object is on its way there."""
+    """Note an object of a computation, and send it to all nodes that have loaded the computation; other nodes get
+    it once they have loaded the computation. A node gets no jobs while the object is on its way there."""
     computation = state.computations.get(event.message.computation)
     if computation is None:
         return

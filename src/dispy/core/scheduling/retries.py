@@ -8,8 +8,8 @@ told apart. It goes to the head of its queue, in the order in which the jobs wer
 | the job's process died          | retry; the 3rd death is final         | ends as the node said         |
 | its node was lost or taken away | retry; ABANDONED if pinned            | ABANDONED                     |
 | the node gave it back unstarted | retry (``jobs.on_jobs_returned``)     | retry, since it never ran     |
-| the same, pinned to a placement | ABANDONED if the placement is FAILED, | as on the left                |
-| that is not open                | CANCELLED otherwise                   |                               |
+| it came back unstarted, pinned  | ABANDONED if the placement is FAILED, | as on the left                |
+| to a node that is not open      | CANCELLED otherwise                   |                               |
 | any of these, cancelled before  | CANCELLED; after a death as the node said                             |
 
 A job that never reached its node is no retry: it is sent again as the same attempt (``nodes.on_reconciled``), or
