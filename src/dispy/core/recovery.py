@@ -12,9 +12,9 @@ No result is acknowledged before the end: if the recovery dies as well, it has c
 | status of a place | event                                                    | next             |
 |-------------------|----------------------------------------------------------|------------------|
 | any               | a peer speaks for it, has told all, batches have arrived | HELD or RESTORED |
-| any               | the same, but an earlier incarnation had gaps            | GONE             |
-| any               | the node does not know the program any more, or was      | GONE             |
-|                   | given up by it                                           |                  |
+| any               | as above, for an earlier incarnation that left gaps      | GONE             |
+| any               | the node does not know the program any more, or the      | GONE             |
+|                   | program had declared its jobs lost (``given_up``)        |                  |
 | SOUGHT, SILENT    | ``give_up`` by the caller                                | GONE or SILENT   |
 | any               | the connection of the peer that speaks for it breaks     | SOUGHT           |
 
@@ -78,14 +78,15 @@ class Place(Struct):
 
 
 class Result(Struct):
-    """Status and value of a job that has ended (``ended``), and the IP address of the node that told it."""
+    """Result of a job that has ended, as its node told it (``ended``), and that node's IP address."""
 
     ended: Ended
     ip_addr: str
 
 
 class Answer(Struct):
-    """Jobs and results that a peer has of the program, as far as told over its present connection."""
+    """Jobs and results of the dead program that a peer has, as far as told over the present connection to it. A new
+    ``Answer`` is begun at each connection."""
 
     places: list[bytes]
     """Incarnations that the peer speaks for: its own first, then earlier ones whose results it has taken over."""
@@ -98,7 +99,8 @@ class Answer(Struct):
     """True if an earlier incarnation ended before it could write down which jobs were open: all in ``places`` but the
     peer's own become GONE."""
     open: dict[Key, int] = {}
-    """Attempt (from 0) of each job that the peer has and that has not ended there, by job. Results may still come."""
+    """Attempt (from 0) of each job that has not ended on the peer, by job; its result may still come. Empty before
+    ``Held``."""
     awaited: set[int] = set()
     """Numbers of batches of results that ``Held`` has announced and that have not arrived yet."""
     arrived: set[int] = set()
@@ -119,7 +121,7 @@ class Recovery:
     Attributes:
         computations: List of the numbers given as ``computations``.
         places: Status of each incarnation that the session used, by incarnation.
-        results: Result of the latest attempt that has ended, by job.
+        results: Result of the latest attempt that has ended, by job. Jobs without a result are missing.
     """
 
     def __init__(
@@ -136,8 +138,8 @@ class Recovery:
         self._answers: dict[Peer, Answer] = {}
         self.results: dict[Key, Result] = {}
         self.started: dict[Key, tuple[Started, str]] = {}
-        """Start of each job that a node has reported as running, and the node's IP address, by job. The caller shows
-        these jobs as running. A job that ends is taken out."""
+        """By job that a node has reported as running: its attempt and start, and the node's IP address. The caller
+        shows these jobs as running. A job that ends is taken out."""
         self.lost: dict[Key, str] = {}
         """Jobs that were open when their node ended: by job, the words in which the user is told that. ``Judge`` has
         them run again if they are reentrant, and abandons them otherwise."""
@@ -145,10 +147,10 @@ class Recovery:
     # Messages and connections of peers.
 
     def on_welcome(self, peer: Peer, message: Welcome) -> list[ToNode]:
-        """A peer has introduced itself; returns the messages to send to it.
+        """A peer has introduced itself (``Welcome``); returns the messages that the caller must send to the peer.
 
-        ``Recover`` asks what it has. ``Detach``, if it does not know the program or was given up, has it forget all;
-        its place is GONE then.
+        ``Recover`` asks which jobs and results the peer has. ``Detach`` goes to a peer that does not know the program
+        or whose incarnation was given up: it forgets all that it has of the program, and its place is GONE.
         """
         speaks_for = [message.node, *message.before]
         self._answers.pop(peer, None)
@@ -165,9 +167,9 @@ class Recovery:
         return [Recover(self.computations)]
 
     def on_held(self, peer: Peer, message: Held) -> None:
-        """Take in which jobs a peer has, has lost, and has results of; ignored if the peer was not asked.
+        """Take in which jobs are open on a peer or lost with it, and which batches of results it sends (``Held``).
 
-        The batches of results that it announces may arrive before or after this.
+        The batches may arrive before or after this. Ignored if the peer was not asked (``on_welcome``).
         """
         answer = self._answers.get(peer)
         if answer is None:
@@ -210,7 +212,7 @@ class Recovery:
         self._look(answer)
 
     def on_started(self, peer: Peer, message: JobsStarted, ip_addr: str) -> None:
-        """Note jobs that a peer at an IP address reports as running, so that the caller can show them as such."""
+        """Note in ``started`` jobs that a peer at an IP address reports as running, for the caller to show them."""
         for started in message.started:
             self.started[message.computation, started.number] = (started, ip_addr)
 
@@ -255,16 +257,18 @@ class Recovery:
                     self._settle(incarnation, status, "")
 
     def _settle(self, incarnation: bytes, status: PlaceStatus, reason: str) -> None:
-        """Set status and reason (in words) of an incarnation; ignored if the program did not use it."""
+        """Set status and reason (in words, for the user) of an incarnation's place; ignored if the program did not
+        use that incarnation."""
         if incarnation in self.places:
             self.places[incarnation] = Place(status, reason)
 
     # Findings of the caller.
 
     def disown(self, incarnations: Iterable[bytes]) -> None:
-        """Add to the incarnations whose jobs the program had declared lost: ``on_welcome`` has them forget all.
+        """Add incarnations whose jobs the program had declared lost: ``on_welcome`` has them forget the program.
 
-        Called with those of all sessions of the same identity, as a node forgets all of these together.
+        Called with the incarnations of all sessions of the program's identity, since a node that forgets it forgets
+        the jobs of all these sessions together.
         """
         self._given_up.update(incarnations)
 
@@ -272,7 +276,7 @@ class Recovery:
         """Stop waiting for an incarnation about which no peer has told all: for ever (GONE), or for now (SILENT).
 
         Ignored if it is HELD, RESTORED or GONE. ``reason`` says in words, for the user, how the caller knows. If a
-        peer tells all about it later, that counts.
+        peer tells all about the incarnation later, what the peer tells counts.
         """
         if self.places[incarnation].status in (PlaceStatus.SOUGHT, PlaceStatus.SILENT):
             self._settle(incarnation, status, reason)
@@ -308,9 +312,9 @@ class Recovery:
         return self.is_over() and all(p.status is not PlaceStatus.SILENT for p in self.places.values())
 
     def is_certain(self) -> bool:
-        """True if every place is HELD or RESTORED, so that nodes have told of every job that they ever had.
+        """True if every place is HELD or RESTORED and no answer is awaited: all jobs that nodes ever had are told.
 
-        Any other job was never started, and may be run even if it is not reentrant.
+        A job that no node has told of was never started, and may be run even if it is not reentrant.
         """
         return self.is_told() and all(
             place.status in (PlaceStatus.HELD, PlaceStatus.RESTORED) for place in self.places.values()
@@ -346,7 +350,7 @@ class Recovery:
         return {key: one for key, one in self.results.items() if one.ended.attempt >= again.get(key, 0)}
 
     def cancels(self) -> list[tuple[Peer, CancelJobs]]:
-        """Returns pairs of a peer and a message that cancels jobs there: together all open jobs.
+        """Returns pairs of a peer and a message for the caller to send to it; together they cancel all open jobs.
 
         Each message has at most ``BATCH_MAX`` jobs. The jobs stay open until their ends arrive (``on_ended``).
         """
@@ -359,15 +363,15 @@ class Recovery:
         return messages
 
     def has_answer(self, peer: Peer) -> bool:
-        """True if a peer knows the program and its connection stands: it may keep jobs or results.
+        """True if a peer knows the program and the connection to it stands: the peer may keep jobs or results.
 
-        The caller has such peers delete all that they keep, once the recovery is whole.
+        Once the recovery is whole (``is_whole``), the caller has such peers delete them.
         """
         return peer in self._answers
 
 
 class Fate(Struct):
-    """Finding about a job that has no result.
+    """Finding of ``Judge`` about a job that has no result: it is open, may be run again, or ends for good.
 
     Attributes:
         status: Final status (``ABANDONED``); None for a job that is open, or may be run.
@@ -384,7 +388,7 @@ class Fate(Struct):
 class Judge:
     """Decides the fate of jobs that the program noted as submitted and that have no result anywhere.
 
-    Most of what nodes have told is read when the judge is made; make another one when more has arrived.
+    Most of what nodes have told is read when a ``Judge`` is made: make a new one when more has arrived.
 
     Args:
         recovery: Answers of the nodes.

@@ -12,8 +12,8 @@ _BUCKETS = 48
 """Number of buckets. Bucket ``i`` counts durations from 2**(i-1) to below 2**i microseconds, bucket 0 durations of 0,
 and the last one all from 2.2 years on."""
 _SAMPLES_MAX = 2048
-"""Number of durations above which all counts are halved, so that older ones count less: some tenths of a second of
-the shortest jobs, so that a function that becomes slow is noticed soon."""
+"""Number of run times in the histogram above which all counts are halved, so that older run times count less. As
+many of the shortest jobs take some tenths of a second, so a function that becomes slow is noticed soon."""
 
 
 class RunTimes:
@@ -32,12 +32,13 @@ class RunTimes:
         self._sum_us = 0
         """Sum of the run times in the histogram (microseconds), halved with the counts. Serves for the mean."""
         self._high_us = 0
-        """Result of the last search for the 99 % quantile (microseconds), returned again until it is stale."""
+        """99 % quantile of the run times as last searched for (microseconds); returned until ``_stale_at``."""
         self._stale_at = 0
         """Number of ``samples`` from which on ``_high_us`` is searched again; 0: at the next call."""
 
     def add(self, durations_us: Iterable[int]) -> None:
-        """Count run times of jobs (whole microseconds). Negative ones, from a clock that was set back, count as 0."""
+        """Add run times of jobs to the histogram (whole microseconds). Negative ones, from a clock that was set back,
+        count as 0."""
         buckets = self._buckets
         added = total = 0
         for duration in durations_us:
@@ -59,8 +60,8 @@ class RunTimes:
 
         Args:
             most_us: Time that a job may wait behind another (microseconds). If at most one job in a hundred runs
-                longer, the mean is returned; otherwise the high quantile, so that no job is planned to wait behind
-                a long one.
+                longer, the mean is returned; otherwise the 99 % quantile (``high_us``), so that no job is planned to
+                wait behind a long one.
         """
         high_us = self.high_us()
         if high_us > most_us:

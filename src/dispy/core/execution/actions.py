@@ -50,7 +50,10 @@ class StageFiles(Struct):
 
 
 class StageJob(Struct):
-    """Fetch the files of a job, to be put in place when it starts; answered by ``JobFilesReady``."""
+    """Fetch the files that a job brings from its client, to be put into the working directory when the job starts.
+
+    Answered by ``JobFilesReady``, unless ``UnstageJobs`` or ``StopHost`` comes first.
+    """
 
     key: Key
     number: int
@@ -59,7 +62,8 @@ class StageJob(Struct):
 
 
 class UnstageJobs(Struct):
-    """Stop fetching the files of jobs (by number) that have left before their files arrived; not answered."""
+    """Stop fetching the files of jobs (by number) that were cancelled, ended or given back before their files
+    arrived; not answered."""
 
     key: Key
     numbers: list[int]
@@ -68,16 +72,16 @@ class UnstageJobs(Struct):
 class StopHost(Struct):
     """End the host of a computation and all its workers, or stop fetching its files; not answered.
 
-    The core has forgotten the computation or gives back its jobs: no result of those that run is told.
+    The core has forgotten the computation or gives back its jobs: results of jobs that still run are dropped.
     """
 
     key: Key
 
 
 class ForkWorker(Struct):
-    """Have the host of a computation fork a worker. Records may be offered to it at once.
+    """Have the host of a computation fork a worker. Records may be offered to the worker before it has started.
 
-    If that fails, ``WorkerExited`` follows.
+    If the fork fails, ``WorkerExited`` follows.
     """
 
     key: Key
@@ -85,7 +89,7 @@ class ForkWorker(Struct):
 
 
 class Offer(Struct):
-    """Send a record to a worker, which takes it when it has finished the one before."""
+    """Send a record to a worker, which takes the record and runs its jobs when it has finished the record before."""
 
     worker: WorkerId
     record: Record
@@ -101,9 +105,9 @@ class Recall(Struct):
 
 
 class Cut(Struct):
-    """Have a worker end its record before the job at ``position``; if it is past that, before its next job.
+    """Have a worker end its record before the job at ``position``; if it is past that job, before its next job.
 
-    Not answered. The core queues the jobs that were cut off again, one tick later or when ``Ran`` ends the record.
+    Not answered. The jobs that were cut off go back to the queue, one tick later or when ``Ran`` ends the record.
     """
 
     worker: WorkerId
@@ -113,7 +117,8 @@ class Cut(Struct):
 class InterruptWorker(Struct):
     """Raise ``KeyboardInterrupt`` in the cancelled job at ``position`` of a worker, and in no other job.
 
-    Its end is reported by ``Ran``. If it goes on, ``KillWorker`` follows after the grace time (``Compute.grace_s``).
+    The job's end is reported by ``Ran``. If it goes on, ``KillWorker`` follows after the grace time
+    (``Compute.grace_s``).
     """
 
     worker: WorkerId
@@ -121,7 +126,7 @@ class InterruptWorker(Struct):
 
 
 class KillWorker(Struct):
-    """Kill a worker, whose cancelled job has ignored the interrupt, and all processes that it started.
+    """Kill a worker, whose cancelled job has ignored the interrupt, and all processes that the worker started.
 
     ``WorkerExited`` follows.
     """
@@ -132,7 +137,8 @@ class KillWorker(Struct):
 class Pass(Struct):
     """Tell a worker that a provisional result of its job has arrived at the client, or was not delivered.
 
-    The job waits for this and goes on; if it was not delivered, the call in the job says so.
+    The job waits for this in ``dispy_provisional_result`` (returns 0, or -1 if not delivered) or
+    ``dispy_send_file``, which sends a part of a file again unless the client has refused it.
     """
 
     worker: WorkerId
@@ -140,14 +146,15 @@ class Pass(Struct):
 
 
 class FlushSoon(Struct):
-    """Send the event ``Flush`` after ``after`` seconds: results wait to be sent together with others."""
+    """Send the event ``Flush`` to the core after ``after`` seconds: results wait until then, so that several share
+    one message to a client."""
 
     after: Seconds
 
 
 class Place(Struct):
-    """Where to read the new output of a job: its worker and position, and the bytes of its stdout and stderr that the
-    client was told already."""
+    """Where ``Look`` reads the new output of a running job: the job's worker and position, and the byte offsets in
+    its stdout and stderr from which on the client was not told the output yet."""
 
     worker: WorkerId
     position: int
@@ -156,10 +163,10 @@ class Place(Struct):
 
 
 class Look(Struct):
-    """Read what jobs of a computation have newly printed; answered by ``Looked``.
+    """Read what running jobs of a computation have printed since the offsets in ``places``; answered by ``Looked``.
 
-    At most ``size_max`` bytes are read, of all jobs together; the rest is read by a later ``Look``, or skipped if a
-    job prints faster than that.
+    At most ``size_max`` bytes are read, of all jobs together. Further output is read by a later ``Look``, or its
+    oldest bytes are skipped if a job prints faster than they are read.
     """
 
     key: Key
@@ -168,16 +175,17 @@ class Look(Struct):
 
 
 class Unbuffer(Struct):
-    """Have the job at ``position`` of a worker, and no other, print without a buffer, as a client watches it."""
+    """Have the job at ``position`` of a worker, and no other, print without Python's buffer, so that a client that
+    watches the job sees its output at once."""
 
     worker: WorkerId
     position: int
 
 
 class Store(Struct):
-    """Write a batch of results to disk, as its client (of this ``name``) is away or the node stops.
+    """Write a batch of results to disk, as the client that they are for (of this ``name``) is dead or the node stops.
 
-    Answered by ``Stored`` once it is on disk. While it cannot be written the results stay in memory.
+    Answered by ``Stored`` once the batch is on disk. While it cannot be written the results stay in memory.
     """
 
     client: ClientId
@@ -191,11 +199,11 @@ class NoteOpen(Struct):
     The next incarnation of the node reads it, to tell the client which jobs were lost.
 
     Attributes:
-        client: The client.
-        name: Its name.
-        open: Attempts by computation: jobs that have not ended, jobs whose results are not on disk, and jobs that
-            were lost with an earlier incarnation.
-        next_batch: Number of its next batch of results, with which the next incarnation goes on.
+        client: Identity of the client.
+        name: Name of the client, for texts that people read.
+        open: The list, an item for the attempts of one computation: jobs that have not ended, jobs whose results are
+            not on disk, and jobs that were lost with an earlier incarnation.
+        next_batch: Number of the client's next batch of results, with which the next incarnation goes on counting.
     """
 
     client: ClientId
@@ -205,18 +213,19 @@ class NoteOpen(Struct):
 
 
 class DropNote(Struct):
-    """Delete the list of open jobs that ``NoteOpen`` has written for a client.
+    """Delete the list of open jobs that ``NoteOpen`` has written to disk for a client, if there is one.
 
-    The client is back, so its jobs change: the next incarnation would call jobs lost that have ended.
+    The client is back, so its jobs go on changing. If the node died now, the next incarnation would read the old list
+    and tell the client that jobs were lost which have ended.
     """
 
     client: ClientId
 
 
 class TellStored(Struct):
-    """Read a batch of results from disk and send it, if its client is connected.
+    """Read a batch of results from disk and send it to its client; dropped if the client is not connected.
 
-    ``batch`` has the names, status and times of its jobs, but not the values, which are on disk.
+    ``batch`` has the numbers, attempts, status and times of its jobs, but not the values, which are on disk.
     """
 
     client: ClientId
@@ -224,7 +233,7 @@ class TellStored(Struct):
 
 
 class Erase(Struct):
-    """Delete batches of results of a client from disk, by number: the client has them.
+    """Delete batches of results of a client from disk, by number: the client has them, or has left for good.
 
     ``gone`` True: the client is forgotten; delete all its batches, and the list that ``NoteOpen`` wrote.
     """
@@ -235,11 +244,13 @@ class Erase(Struct):
 
 
 class Drained(Struct):
-    """End the node, as draining is done: no job runs and no living client waits for a result."""
+    """End the node process, as draining is done: no job is open and no living client waits for a result. May be
+    issued at more than one event."""
 
 
 class Release(Struct):
-    """Delete segments (files with large arguments or results) of a computation, by number."""
+    """Delete segments (files in which large arguments or results of jobs lie on this node) of a computation, by
+    number: no worker and no client will read them any more."""
 
     key: Key
     segments: list[int]

@@ -56,7 +56,7 @@ from dispy.protocol.node import (
 def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Seconds) -> None:
     """Note a client that has connected. If it is known, repeat the output and results that it has not acknowledged.
 
-    A client that was dead has its share of the CPUs again. While the node drains the client is told that.
+    A client that was dead has its share of the CPUs again. A client that comes while the node drains is told so.
     """
     client = state.clients.get(event.client)
     if state.is_draining:
@@ -79,10 +79,10 @@ def on_client_attached(state: State, out: Outbox, event: ClientAttached, now: Se
 
 
 def on_client_silent(state: State, out: Outbox, event: ClientSilent, now: Seconds) -> None:
-    """A connection broke: the jobs of the client go on, and it may come back until its lease ends.
+    """The connection to a client broke: its jobs go on, and the client may come back until its lease ends.
 
-    Jobs that wait for the acknowledgement of a value are told that it was not delivered. If the connection was that
-    of a recovery which has fetched all, the client is forgotten.
+    Jobs that wait for the acknowledgement of a provisional result are told that it was not delivered. If the
+    connection was that of a recovery, and nothing of the client is left here, the client is forgotten.
     """
     client = state.clients.get(event.client)
     if client is not None:
@@ -94,7 +94,11 @@ def on_client_silent(state: State, out: Outbox, event: ClientSilent, now: Second
 
 
 def watch_clients(state: State, out: Outbox, now: Seconds) -> None:
-    """Declare silent clients dead after ``silence_s``, and forget them when their lease ends. Call at each tick."""
+    """Declare silent clients dead after ``silence_s``, and forget them when their lease ends. Call at each tick.
+
+    Results of a dead client go to disk; its jobs run on, on CPUs that no other client wants. The jobs of a client
+    that is forgotten are ended, and its results deleted.
+    """
     for client in list(state.clients.values()):
         if client.is_connected:
             continue
@@ -117,7 +121,8 @@ def watch_clients(state: State, out: Outbox, now: Seconds) -> None:
 def _retire_idle(state: State, out: Outbox, client: Client, now: Seconds) -> None:
     """Forget computations of a dead client that have no open job, no unsent result and no result in a segment.
 
-    A client that comes back in time finds that it has to send the computation again.
+    Called at each tick, so that the processes of a dead program end with its last job. A client that comes back in
+    time is told in ``Reconciled`` that it has to send the computation again.
     """
     mine = [c for key, c in state.computations.items() if key[0] == client.id]
     for computation in mine:
@@ -126,12 +131,16 @@ def _retire_idle(state: State, out: Outbox, client: Client, now: Seconds) -> Non
 
 
 def on_detach(state: State, out: Outbox, client: Client, message: Detach, now: Seconds) -> None:
-    """Forget a client that leaves for good, with its jobs and results."""
+    """Forget a client that says that it leaves for good (``Detach``), with its jobs and results; running jobs end."""
     forget_client(state, out, client, now)
 
 
 def forget_empty(state: State, out: Outbox, client: Client, now: Seconds) -> None:
-    """Forget a client whose recovery has gone, if it has nothing here any more: it does not come back."""
+    """Forget a client if neither a computation nor an unacknowledged result of it is here; else do nothing.
+
+    Called when the connection of a recovery ends: the client itself, a dead program, never comes back, and would
+    otherwise be kept until its lease ends.
+    """
     if not client.batches and not any(key[0] == client.id for key in state.computations):
         forget_client(state, out, client, now)
 
@@ -147,7 +156,7 @@ def forget_client(state: State, out: Outbox, client: Client, now: Seconds) -> No
 def drop_client(state: State, out: Outbox, client: Client) -> None:
     """Forget a client with its computations, jobs and results, in memory and on disk.
 
-    The caller stops its processes and shares out the CPUs that it used.
+    The caller stops the processes of the computations (``StopHost``) and shares out the CPUs that they used.
     """
     for computation in [c for c in state.computations.values() if c.client is client]:
         drop_computation(state, computation)
@@ -157,9 +166,10 @@ def drop_client(state: State, out: Outbox, client: Client) -> None:
 
 
 def on_stopping(state: State, out: Outbox, event: Stopping, now: Seconds) -> None:
-    """The node stops: store the results and open jobs of all clients, except of those that have left for good.
+    """The node stops: store the results and the list of open jobs of each client, for the node's next incarnation.
 
-    If another client does not come back either, storing its results costs little.
+    Nothing is stored for clients that have left for good. Whether any other client comes back is not known; storing
+    its results costs little.
     """
     flush(state, out)
     for gone in event.gone:
@@ -175,7 +185,7 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
     """Compare with a client after its reconnect: end attempts that it no longer wants, and answer ``Reconciled``.
 
     The answer names the attempts and computations that are not here, so that the client sends them again.
-    Computations of which it names no generation, or another one, are forgotten with their jobs.
+    Computations of which the client names no generation, or another one, are forgotten with their jobs.
     """
     flush(state, out)
     forget_lost(out, client)
@@ -203,9 +213,9 @@ def on_reconcile(state: State, out: Outbox, client: Client, message: Reconcile, 
 
 
 def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int], now: Seconds) -> None:
-    """End attempts (by job number) that the client no longer wants: drop waiting ones, end others as if cancelled.
+    """End open jobs (by number) that the client no longer wants: drop waiting ones, end others as if cancelled.
 
-    The client is told no end of them.
+    Called after a reconnect, for attempts that the client has not named. The client is not told that they end.
     """
     waiting = [*computation.ready, *computation.staging.values()]
     release(out, computation.key, [job.stream for job in waiting if job.number in numbers])
@@ -217,7 +227,7 @@ def _end_obsolete(out: Outbox, computation: Computation, numbers: set[int], now:
 def on_limit_cpus(state: State, out: Outbox, client: Client, message: LimitCpus, now: Seconds) -> None:
     """Set how many jobs of a client may run here at once, as the client asks (``LimitCpus``).
 
-    Running jobs above the limit go on; jobs above it that wait stay in the queue, or go back if the limit is 0.
+    Running jobs above the limit go on. Waiting jobs above the limit stay in the queue; with limit 0 they go back.
     """
     client.cpus_max = message.cpus
     restrict(state)
@@ -228,7 +238,8 @@ def on_limit_cpus(state: State, out: Outbox, client: Client, message: LimitCpus,
 def on_cpus_changed(state: State, out: Outbox, event: CpusChanged, now: Seconds) -> None:
     """Offer another number of CPUs, and tell all clients. More than 0 CPUs end the draining of the node.
 
-    Running jobs above the number go on. With 0 CPUs the jobs in the queues go back to their clients.
+    Running jobs go on, also if they are more than the CPUs. With 0 CPUs the jobs in the queues go back to their
+    clients.
     """
     state.cpus = event.cpus
     if event.cpus:

@@ -58,9 +58,10 @@ the 3rd after 2. The pauses give missing memory or descriptors time to come back
 
 
 def on_compute(state: State, out: Outbox, client: Client, message: Compute, now: Seconds) -> None:
-    """Load a computation. If it is here already it is not loaded again; if it is READY, that is told once more.
+    """Load a computation. If it is here already it is not loaded again; if it is READY, the client is told so again.
 
-    Another generation of it replaces the one that is here, whose jobs are forgotten: they are told no end.
+    Another generation (``Compute.life``) replaces the one that is here: the jobs of the old one are forgotten, and
+    the client is not told that they end.
     """
     key = (client.id, message.computation)
     computation = state.computations.get(key)
@@ -82,7 +83,8 @@ def on_compute(state: State, out: Outbox, client: Client, message: Compute, now:
 
 
 def load(out: Outbox, computation: Computation) -> None:
-    """Start loading a computation: first fetch its files, if it has some, then start its host."""
+    """Start loading a computation: have its files fetched if it has some (``FilesReady`` has its host started then),
+    otherwise have its host started at once."""
     if computation.spec.files:
         out.append(StageFiles(computation.key, computation.spec))
     else:
@@ -90,23 +92,24 @@ def load(out: Outbox, computation: Computation) -> None:
 
 
 def on_files_ready(state: State, out: Outbox, event: FilesReady, now: Seconds) -> None:
-    """The files of a computation are in its working directory: start its host."""
+    """The files of a computation are in its working directory: start its host. Ignored if the event is late."""
     computation = _staged(state, event.key, event.life)
     if computation is not None:
         out.append(StartHost(event.key, computation.spec))
 
 
 def on_files_failed(state: State, out: Outbox, event: FilesFailed, now: Seconds) -> None:
-    """The files of a computation cannot be fetched or put in place: give it up."""
+    """The files of a computation cannot be fetched or put in place: give the computation up, which tells its client
+    the reason and gives its jobs back. Ignored if the event is late."""
     computation = _staged(state, event.key, event.life)
     if computation is not None:
         give_up(state, out, computation, event.reason, now)
 
 
 def _staged(state: State, key: Key, life: int) -> Computation | None:
-    """Returns the computation of generation ``life`` whose files are being fetched; None if the answer is too late.
+    """Returns the computation that the answer to a ``StageFiles`` is about; None if the answer comes too late.
 
-    That is, if the computation is gone, loaded or of another generation.
+    Too late: the computation is gone, is loaded, or has another generation than ``life``, that of the answer.
     """
     computation = state.computations.get(key)
     if computation is None or computation.status is not Status.LOADING or computation.spec.life != life:
@@ -115,7 +118,7 @@ def _staged(state: State, key: Key, life: int) -> Computation | None:
 
 
 def on_host_ready(state: State, out: Outbox, event: HostReady, now: Seconds) -> None:
-    """A host has loaded its computation: tell the client, and grant it credit."""
+    """A host has loaded its computation, which is READY now: tell the client, and grant the computation credit."""
     computation = state.computations.get(event.key)
     if computation is None:
         return
@@ -156,7 +159,7 @@ def on_host_failed(state: State, out: Outbox, event: HostFailed, now: Seconds) -
 def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Seconds) -> None:
     """A worker is gone: the job that it ran ends (see ``remove_worker``), its other jobs are queued again.
 
-    Give its computation up if more than ``STILLBORN_MAX`` workers in a row ended before they began a job.
+    Gives the worker's computation up if more than ``STILLBORN_MAX`` workers in a row ended before they began a job.
     """
     computation = remove_worker(state, out, event, now)
     if computation is None:
@@ -172,9 +175,10 @@ def on_worker_exited(state: State, out: Outbox, event: WorkerExited, now: Second
 
 
 def give_up(state: State, out: Outbox, computation: Computation, reason: str, now: Seconds) -> None:
-    """Tell the scheduler that a computation cannot run here, give its jobs back, and forget it.
+    """Tell the scheduler that a computation cannot run here, give back all its open jobs, and forget it.
 
-    The caller sees to it that its host is gone or stopped. The reason is cut to ``REASON_MAX`` characters.
+    The caller sees to it that the host is gone or stopped, and that no worker is left. Results that waited are sent
+    first. The reason (in words, for the user) is cut to ``REASON_MAX`` characters.
     """
     client, number = computation.client, computation.key[1]
     # The words are those of a host, of any length, and others may stand in front of them by now.
@@ -194,7 +198,10 @@ def give_up(state: State, out: Outbox, computation: Computation, reason: str, no
 def on_close_computation(
     state: State, out: Outbox, client: Client, message: CloseComputation, now: Seconds
 ) -> None:
-    """Forget a computation with its jobs, and end those that run. During a recovery its results are dropped, too."""
+    """Forget a computation, whose client closes it, with its jobs; running ones are killed with their processes.
+
+    Results that were sent are kept until the client acknowledges them; during a recovery they are dropped, too.
+    """
     computation = state.computations.get((client.id, message.computation))
     if computation is not None:
         forget_computation(state, out, computation, now)
@@ -203,7 +210,10 @@ def on_close_computation(
 
 
 def forget_computation(state: State, out: Outbox, computation: Computation, now: Seconds) -> None:
-    """Forget a computation and its jobs, and stop its processes. The client is told no end of its open jobs."""
+    """Forget a computation and its jobs, stop its processes, and give its CPUs to the other computations.
+
+    The client is not told that its open jobs end.
+    """
     drop_computation(state, computation)
     out.append(StopHost(computation.key))
     leave(state, out, [computation], now)

@@ -1,8 +1,9 @@
 """Dispatch: which jobs a free CPU gets, how many go into a record, and when a second record waits behind it.
 
-A CPU is busy while a worker has a record. ``fair_shares`` says whose turn it is. Only a computation that has the node
-to itself gets a second record for each busy worker, so that none of them is idle between two jobs; that is recalled
-as soon as another worker is idle or another computation waits.
+A *record* is a batch of jobs for one worker; a CPU is busy while a worker has a record. ``fair_shares`` says which
+computation a free CPU goes to. Only a computation that has the node to itself gets a second record for each busy
+worker, so that no worker is idle between two records. Second records are recalled as soon as a CPU is free for their
+jobs or another computation waits.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ STILLBORN_MAX = 10
 forked, and once none is busy the computation is given up: further ones would most likely end the same way."""
 
 _JOB_OVERHEAD = 32
-"""Bytes of a job in a record beside its payload, about. Counted towards ``RECORD_BYTES_MAX``."""
+"""Bytes that a job takes in a record beside its payload (number, attempt, lengths), about. Counted towards
+``RECORD_BYTES_MAX``, the limit of a record's size."""
 
 
 def settle(state: State, out: Outbox, now: Seconds) -> None:
@@ -93,7 +95,8 @@ def _is_drained(state: State) -> bool:
 def recall_ahead(state: State, out: Outbox) -> None:
     """Recall all second records: fewer CPUs are to be used, so no job starts behind those that run now.
 
-    Called when the CPUs, a client's limit or draining change, or a client is dead. The jobs return to ``ready``.
+    Called when the number of CPUs or a client's limit has changed, draining begins, or a client is dead. The jobs of
+    these records return to ``ready``.
     """
     _recall_others(state, out, None)
 
@@ -107,9 +110,9 @@ def workers_max(cpus: int) -> int:
 
 
 def _has_room(state: State, computation: Computation) -> bool:
-    """True if one more job of a computation may run, and there is an idle worker or a place for a new one.
+    """True if one more job of a computation may run, and there is a worker for it: an idle one, or one to be forked.
 
-    Workers that retire keep their places to their end.
+    A job may run while a CPU is free and the client uses fewer CPUs than its limit (``Client.cpus_max``).
     """
     client = computation.client
     return (
@@ -120,8 +123,8 @@ def _has_room(state: State, computation: Computation) -> bool:
 
 
 def _has_place(state: State, computation: Computation) -> bool:
-    """True if one more worker of a computation may be forked: it has fewer than ``workers_max``, and at most
-    ``STILLBORN_MAX`` in a row ended before they began a job."""
+    """True if one more worker of a computation may be forked: it has fewer than ``workers_max``, those that are about
+    to end included, and at most ``STILLBORN_MAX`` in a row ended before they began a job."""
     return len(computation.workers) < workers_max(state.cpus) and computation.stillborn <= STILLBORN_MAX
 
 
@@ -140,9 +143,10 @@ def _new_worker(state: State, out: Outbox, computation: Computation) -> Worker:
 
 
 def _offer(state: State, out: Outbox, computation: Computation, worker: Worker, now: Seconds) -> None:
-    """Offer a worker a record with the next ready jobs, which must exist. If it had no record, it uses a CPU now.
+    """Offer a worker a record with the next ready jobs of its computation, of which there must be at least one.
 
-    The worker has at most one record before. Moves it from ``idle`` to ``single``, or out of ``single``.
+    A worker that had no record uses a CPU from now on, and moves from ``idle`` to ``single``; one that had a record
+    leaves ``single``. The worker must have at most one record before.
     """
     jobs = _next_jobs(state, computation)
     record = Record(state.next_record, jobs, is_any_watched(computation, jobs))
@@ -158,11 +162,10 @@ def _offer(state: State, out: Outbox, computation: Computation, worker: Worker, 
 
 
 def _next_jobs(state: State, computation: Computation) -> list[Job]:
-    """Take the jobs of the next record off ``ready``, which must not be empty: one, or several if they are short.
+    """Take the jobs of the next record off the front of ``ready``, which must not be empty: one, or several if short.
 
-    Returns them in the order in which they are to run.
-
-    A record has at most ``RECORD_BYTES_MAX`` bytes, unless its only job has more. A job that brings files is alone.
+    Returns these jobs in the order in which they are to run. A record has at most ``RECORD_BYTES_MAX`` bytes, unless
+    its only job has more. A job that brings files is alone in its record.
     """
     ready = computation.ready
     count = _record_jobs(state, computation)
@@ -180,7 +183,7 @@ def _next_jobs(state: State, computation: Computation) -> list[Job]:
 
 def _record_jobs(state: State, computation: Computation) -> int:
     """Returns the number of jobs for the next record, at least 1: about ``RECORD_US`` of work, but no more than half
-    of each CPU's share of the queue, and no more than there are run times to judge by (``sampled``)."""
+    of each CPU's share of ``ready``, and no more than jobs whose run time was measured so far (``sampled``)."""
     share = len(computation.ready) // (2 * state.cpus)
     if share <= 1 or not computation.sampled:
         return 1
@@ -191,9 +194,10 @@ def _record_jobs(state: State, computation: Computation) -> int:
 
 
 def _look_ahead(state: State, out: Outbox, computation: Computation, now: Seconds) -> None:
-    """Give each busy worker of a computation a second record, so that it is not idle between two.
+    """Give each busy worker of a computation a second record (batch of jobs), so that it is not idle between two.
 
-    Not if more CPUs are busy than allowed, the client is dead, no run time is known, or jobs bring files.
+    Does nothing if more CPUs are busy than allowed, the client is dead, no run time of a job is known, or jobs bring
+    files. Workers that are being killed, or whose record was cut, get none.
     """
     client = computation.client
     is_above = state.busy > state.cpus or client.busy > client.cpus_max
@@ -211,9 +215,10 @@ def _look_ahead(state: State, out: Outbox, computation: Computation, now: Second
 
 
 def _recall_for_idle(state: State, out: Outbox) -> None:
-    """Recall records that wait behind running ones, so that idle CPUs run their jobs, which return to ``ready``.
+    """Recall second records, so that idle CPUs run their jobs: these return to ``ready`` when ``Recalled`` comes.
 
-    At most as many records of each computation as CPUs are idle, and as its client may use.
+    Recalls from each computation at most as many records as CPUs are idle, and as its client may use further CPUs.
+    Called when a CPU is free and no job is ready for it.
     """
     for computation in state.computations.values():
         client = computation.client
@@ -221,7 +226,8 @@ def _recall_for_idle(state: State, out: Outbox) -> None:
 
 
 def _recall_others(state: State, out: Outbox, except_for: Computation | None) -> None:
-    """Recall the second records of all computations but one (None: of all), so that CPUs are free for others."""
+    """Recall the second records of all computations except ``except_for`` (None: of all), so that the next CPU that
+    becomes free goes to a job of a computation that waits."""
     for computation in state.computations.values():
         if computation is not except_for:
             _recall_of(state, out, computation, len(computation.workers))
@@ -230,7 +236,7 @@ def _recall_others(state: State, out: Outbox, except_for: Computation | None) ->
 def _recall_of(state: State, out: Outbox, computation: Computation, most: int) -> None:
     """Recall up to ``most`` second records of a computation, so that their jobs return to ``ready`` (``Recalled``).
 
-    Records that an earlier recall has found taken by their worker (``Worker.kept``) are left there.
+    Records that an earlier recall has found taken by their worker (``Worker.kept``) are not recalled again.
     """
     if computation.busy == len(computation.single):
         return

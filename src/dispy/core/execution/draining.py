@@ -18,7 +18,7 @@ from dispy.protocol.node import DRAINING, NodeCpus
 
 
 def on_drain(state: State, out: Outbox, event: Drain, now: Seconds) -> None:
-    """Take no new jobs from now on, and tell all clients so. ``CpusChanged`` above 0 ends draining.
+    """Take no new jobs from now on, and tell all clients so. ``CpusChanged`` with more than 0 CPUs ends draining.
 
     Jobs that have not started are given back (``dispatch``); jobs of dead clients that wait for files end as
     ``TERMINATED``. ``dispatch`` issues ``Drained`` once the node is empty.

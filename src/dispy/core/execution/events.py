@@ -21,7 +21,8 @@ from dispy.protocol.node import (
 
 
 class ClientAttached(Struct):
-    """A client has connected, or connected again; it has all batches of results up to number ``received``."""
+    """A client has connected, or connected again; it has all batches of results up to number ``received``, and is
+    sent the later ones again."""
 
     client: ClientId
     name: str
@@ -29,7 +30,8 @@ class ClientAttached(Struct):
 
 
 class ClientSilent(Struct):
-    """The connection to a client broke; it was last heard ``since_s`` seconds ago. Its jobs go on."""
+    """The connection to a client broke; the client was last heard ``since_s`` seconds ago, from where its silence
+    limit and lease count. Its jobs go on."""
 
     client: ClientId
     since_s: Seconds = 0.0
@@ -53,9 +55,9 @@ class HostReady(Struct):
 
 
 class FilesReady(Struct):
-    """Answer to ``StageFiles``: the files of a computation are in its working directory.
+    """Answer to ``StageFiles``: the files of a computation are in its working directory, so its host can be started.
 
-    ``life`` is its generation (``Compute.life``): an answer about an earlier one is ignored.
+    ``life`` is the computation's generation (``Compute.life``): an answer about an earlier generation is ignored.
     """
 
     key: Key
@@ -75,9 +77,9 @@ class FilesFailed(Struct):
 
 
 class JobFilesReady(Struct):
-    """Answer to ``StageJob``: the files of a job are here, so that it may start.
+    """Answer to ``StageJob``: the files of a job are on this node, so that the job may start.
 
-    With a ``reason`` (in words) they are not, and will not be: the job ends as ``TERMINATED``.
+    With a ``reason`` (in words) the files cannot be had, and the job ends as ``TERMINATED``.
     """
 
     key: Key
@@ -87,16 +89,16 @@ class JobFilesReady(Struct):
 
 
 class Ran(Struct):
-    """A worker reports results.
+    """A worker reports results of jobs that it has run.
 
     Attributes:
-        worker: The worker.
-        record: Number of the record that it runs; 0 if the results were read while a long job of it runs.
-        executed: Number of jobs of the record that it has run so far; if ``is_last`` the others were cut off, and
-            are queued again.
-        is_last: True if it has finished with the record, and can have another one.
+        worker: Number of the worker.
+        record: Number of the record that the worker runs; 0 if the results were read while a long job runs.
+        executed: Number of jobs of the record that the worker has run so far, from the first one on; if ``is_last``
+            the jobs behind them were cut off, and are queued again.
+        is_last: True if the worker has finished with the record, and can have another one.
         is_retiring: True if the worker ends now by itself: it gets no further record.
-        ended: The results, oldest first, which may include some that it reported before.
+        ended: Results of jobs, oldest first; some may have been reported before, and are ignored then.
     """
 
     worker: WorkerId
@@ -111,13 +113,14 @@ class ValueSent(Struct):
     """A running job sent a provisional result, or a part of a ``file``, and waits for ``Pass``.
 
     Attributes:
-        worker: Worker that runs the job.
+        worker: Number of the worker that runs the job.
         number: Number of the job.
-        attempt: Its attempt, from 0.
-        serial: Number of the value within the attempt, from 1; the acknowledgement repeats it.
-        payload: Pickled value, or bytes of the part; empty if it is large.
-        stream: Number of the segment with a large value; 0: none.
-        file: Which part of which file ``payload`` is; None: it is a value.
+        attempt: Attempt of the job, from 0.
+        serial: Number of the value or part within the attempt; the acknowledgement repeats it, so that a late one
+            about an earlier value is told apart.
+        payload: Pickled value, or the bytes of a part of a file; empty if these are in a segment.
+        stream: Number of the segment (file on this node) with a large value or part; 0: it is in ``payload``.
+        file: Which part of which file is sent; None: a provisional result is sent.
     """
 
     worker: WorkerId
@@ -140,15 +143,16 @@ class Recalled(Struct):
 
 
 class WorkerExited(Struct):
-    """A worker process has ended; all its results were reported before.
+    """A worker process has ended, or could not be forked; the results of jobs that it finished were reported before.
 
     Attributes:
-        worker: The worker.
-        reason: How it ended, in words; the reason of the job that it ran.
-        position: Position of the job that it was at, or had run last; 0: it had begun none.
-        start: Start of that job (seconds since the epoch).
+        worker: Number of the worker.
+        reason: How the worker ended, in words; told as the reason for which the job that it ran has ended.
+        position: Position of the job that the worker was at, or had run last; 0: it had begun no job.
+        start: Start of the job at ``position`` (seconds since the epoch).
         end: End of the worker (seconds since the epoch).
-        untaken: Numbers of the records that it had not taken. Not used: ``position`` tells what was begun.
+        untaken: Numbers of the records that the worker had not taken. Not used: ``position`` tells which jobs it had
+            begun.
     """
 
     worker: WorkerId
@@ -163,9 +167,9 @@ class HostFailed(Struct):
     """A computation could not be loaded, or its host has died with all its workers.
 
     Attributes:
-        key: The computation.
-        reason: What happened, in words.
-        exits: The ends of all its workers; no event ``WorkerExited`` comes for them.
+        key: Name of the computation.
+        reason: What happened, in words; told to the client if the computation is given up.
+        exits: Ends of the host's workers, one item each; no event ``WorkerExited`` comes for them besides.
         has_died: True if the host died by itself or could not be started: it is restarted, up to three times in a
             row. False if the computation could not be loaded: it is given up.
     """
@@ -177,7 +181,8 @@ class HostFailed(Struct):
 
 
 class JobRefused(Struct):
-    """A job that arrived cannot be held here, as its arguments cannot be stored. It ends with the ``reason``."""
+    """A job came to this node, but its large arguments have not arrived or cannot be stored here, now or later. The
+    job ends as ``TERMINATED`` with the ``reason`` (in words)."""
 
     key: Key
     number: int
@@ -191,9 +196,10 @@ class ShortOfRoom(Struct):
     Without room the computation has no credit, so that its scheduler sends no jobs.
 
     Attributes:
-        key: The computation.
-        reason: What is full, in words; empty if there is room.
-        returned: Number and attempt of a job that arrived with such data and goes back to its scheduler; None: none.
+        key: Name of the computation.
+        reason: What is full, in words; empty if there is room again.
+        returned: Number and attempt of a job that arrived with large arguments and found no room for them: it goes
+            back to its scheduler. None: no job goes back.
     """
 
     key: Key
@@ -205,20 +211,22 @@ class Tick(Struct):
     """The clock has advanced: sent every 10 ms while workers are busy, otherwise once a second.
 
     Attributes:
-        positions: Position of each worker and start of the job there (seconds since the epoch), by worker.
+        positions: By number of the worker: the position of the job that it is at or had last (0: no job yet), and
+            the start of that job (seconds since the epoch).
     """
 
     positions: dict[WorkerId, tuple[int, float]]
 
 
 class Flush(Struct):
-    """Answer to ``FlushSoon``, after its delay: results that wait for others are sent now."""
+    """Answer to ``FlushSoon``, after its delay: results that wait to share a message with others are sent now."""
 
 
 class WorkerDying(Struct):
-    """A worker is dead; the output of the job at ``position`` can still be read by a ``Look`` that is done at once.
+    """A worker is dead; the last output of the job at ``position`` can still be read, by a ``Look`` among the actions
+    that answer this event.
 
-    ``WorkerExited`` follows.
+    ``WorkerExited`` or ``HostFailed`` follows, and the output is gone then.
     """
 
     worker: WorkerId
@@ -226,7 +234,8 @@ class WorkerDying(Struct):
 
 
 class Glimpse(Struct):
-    """New output of the job at ``position`` of a worker: bytes, and their offsets in all that the job printed."""
+    """New bytes of stdout and stderr of the job at ``position`` of a worker, with their byte offsets (``…_at``) in
+    all that the job has printed there. An offset above the one asked for (``Place``): bytes were skipped."""
 
     worker: WorkerId
     position: int
@@ -237,7 +246,8 @@ class Glimpse(Struct):
 
 
 class Looked(Struct):
-    """Answer to ``Look``: what jobs of a computation have printed. Workers at another job by now are missing."""
+    """Answer to ``Look``: what running jobs of a computation have newly printed, in the order of ``Look.places``.
+    Jobs that have ended meanwhile are missing, as their results bring their output."""
 
     key: Key
     glimpses: list[Glimpse]
@@ -246,7 +256,8 @@ class Looked(Struct):
 class Stored(Struct):
     """Answer to ``Store``: numbers of batches of results of a client that are on disk, whole and synced.
 
-    Their values can be deleted from memory. Batches that are not kept any more are erased from disk.
+    The core deletes the values of these results from memory. Batches that the client has acknowledged meanwhile are
+    erased from disk again.
     """
 
     client: ClientId
@@ -257,13 +268,15 @@ class Restored(Struct):
     """Results that an earlier incarnation of the node kept for a client were found on disk.
 
     Attributes:
-        client: The client.
-        name: Its name, for texts that people read.
-        batches: Its batches of results, oldest first, without the values, which are on disk.
-        next_batch: Number that its next batch was to have.
-        lost: Jobs that were open when the node ended, and are lost with it, by computation.
+        client: Identity of the client.
+        name: Name of the client, for texts that people read.
+        batches: Batches of results of the client, oldest first, without the values, which are on disk.
+        next_batch: Number for the client's next batch of results.
+        lost: Attempts that were open when the earlier incarnation ended, and are lost with it; an item for those of
+            one computation.
         before: Identities of the earlier incarnations (16 bytes each) that kept something for the client.
-        has_gaps: True if the node ended before it could write down which jobs were open, so that others may be lost.
+        has_gaps: True if the earlier incarnation ended before it could write down which jobs were open: jobs that are
+            not in ``lost`` may be lost, too.
     """
 
     client: ClientId
@@ -276,11 +289,11 @@ class Restored(Struct):
 
 
 class Stopping(Struct):
-    """The node stops and its workers have ended: there will be no more results than those not acknowledged.
+    """The node stops and its workers have ended: no further result comes, so what is unacknowledged goes to disk.
 
     Attributes:
-        gone: Clients that have left for good while the node stopped: they are forgotten, and nothing is stored for
-            them.
+        gone: Identities of clients that have left for good while the node stopped: they are forgotten, and nothing is
+            stored for them.
     """
 
     gone: list[ClientId] = []
@@ -293,7 +306,7 @@ class CpusChanged(Struct):
 
 
 class Drain(Struct):
-    """The node is to take no new jobs, and to leave when it has none: ``Drained`` says when."""
+    """The node is to take no new jobs, and to end when it has no job left: the core issues ``Drained`` then."""
 
 
 Event = (

@@ -14,8 +14,8 @@ from dispy.system.wording import counted
 def find_stall(state: State) -> str:
     """Returns in words which jobs wait though a CPU is free, or which worker has not begun its job; empty if none.
 
-    Such words once mean nothing, as a worker may just have been given a job. They change when anything moves, so a
-    caller that gets the same words for as long as its watchdog allows has found a stall.
+    One such answer means nothing, as a worker may just have been given a job. The words change when anything moves:
+    a caller that gets equal words for as long as its watchdog allows has found a stall, and logs it.
     """
     free = state.cpus - state.busy
     for computation in state.computations.values():

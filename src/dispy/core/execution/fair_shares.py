@@ -43,15 +43,17 @@ BACKLOG_US = 50_000
 the backlog in jobs. A scheduler that shares its interpreter with a busy program gets to send every 5 to 20 ms."""
 
 BACKLOG_MAX = 4096
-"""Largest backlog that a computation is granted (jobs): 50 ms of the shortest ones. Further jobs wait at the
-client."""
+"""Largest backlog (jobs that wait on this node) that a computation is granted: 50 ms of work if its jobs are of the
+shortest kind. Further jobs wait at the client."""
 
 BACKLOGS_MAX = 200_000
-"""Largest backlog of all computations together (jobs), which are listed in one message after a reconnect: with at
-most 15 bytes each, 3 MB. Backlogs granted before other computations came may exceed it by as much again."""
+"""Largest backlog of all computations together (jobs); each is granted its part of it. After a reconnect these jobs
+are listed in one message: with at most 15 bytes each, 3 MB. Backlogs granted before other computations came may
+exceed this by as much again."""
 
 NAMES_MAX = 3
-"""Number of clients whose names the reason for a credit gives; of further ones it says how many there are."""
+"""Number of clients that the reason for a credit ("shared with …") gives by name; of further clients it says only
+how many there are."""
 
 # CPU time.
 
@@ -59,7 +61,8 @@ NAMES_MAX = 3
 def join(state: State, computation: Computation) -> None:
     """Have a computation that had no jobs start level with the others, and its client with the other clients.
 
-    Raises their virtual times to the levels; otherwise their idle time would count as a claim for CPUs.
+    Raises the virtual times of both (``vtime``) to the levels; otherwise idle time would count as a claim for CPUs.
+    Called when jobs come for a computation that has none.
     """
     client = computation.client
     client.vtime = max(client.vtime, state.level)
@@ -97,9 +100,10 @@ def charge(state: State, worker: Worker, now: Seconds) -> None:
 
 
 def _rise(state: State, computation: Computation) -> None:
-    """Raise the levels, at which newcomers start, to the virtual times of the computation that is served now.
+    """Raise the levels, the virtual times at which newcomers start, as a computation uses a CPU now.
 
-    That is, ``State.level`` to that of the client, and ``Client.level`` to that of the computation.
+    ``State.level`` rises to the client's ``vtime`` and ``Client.level`` to the computation's, if these are higher.
+    Called when a worker gets a CPU, and at each ``charge``.
     """
     client = computation.client
     if client.vtime > state.level:
@@ -109,9 +113,10 @@ def _rise(state: State, computation: Computation) -> None:
 
 
 def turn(computation: Computation) -> tuple[int, float, int, float]:
-    """Returns the key by which a free CPU goes to one of the waiting computations, the smallest first.
+    """Returns the sort key by which a free CPU goes to one of the waiting computations: to that with the smallest.
 
-    The client's CPUs in use, its virtual time, then the same of the computation.
+    The key has, in this order: CPUs that the client uses, the client's virtual time (seconds), CPUs that the
+    computation uses, the computation's virtual time.
     """
     client = computation.client
     return (client.busy, client.vtime, computation.busy, computation.vtime)
@@ -121,10 +126,8 @@ def turn(computation: Computation) -> tuple[int, float, int, float]:
 
 
 def ask_exclusive(state: State, computation: Computation) -> None:
-    """Put a computation at the end of the line for exclusive use (``State.exclusive``), if it asks for that.
-
-    The caller must call ``restrict`` next.
-    """
+    """Put a computation at the end of the line for exclusive use (``State.exclusive``), if it was opened with that
+    wish (``Compute.exclusive``) and is not in the line. The caller must call ``restrict`` next."""
     if computation.spec.exclusive and computation not in state.exclusive:
         state.exclusive.append(computation)
 
@@ -142,9 +145,9 @@ def leave_exclusive(state: State, computations: list[Computation]) -> None:
 
 
 def admit_exclusive(state: State, out: Outbox, now: Seconds) -> None:
-    """Give the node to the first in the line for exclusive use once the jobs of others have ended, so that it starts.
+    """Let the first computation in the line for exclusive use start its jobs, once the jobs of all others have ended.
 
-    The line must not be empty. Call at each event.
+    The line (``State.exclusive``) must not be empty. Call at each event.
     """
     if not state.has_node and state.busy == state.exclusive[0].busy:
         restrict(state)
@@ -180,9 +183,10 @@ def may_start(state: State, computation: Computation) -> bool:
 
 
 def share_out(state: State, out: Outbox, now: Seconds) -> None:
-    """Set the fair share (``grant``) of each computation, and tell clients the credits that have changed.
+    """Set the fair share (``Computation.grant``) of each computation, and tell clients the credits that have changed.
 
-    Call when a client, a computation, the CPUs, a limit or exclusive use has changed; several clients: also at ticks.
+    Call when a client, a computation, the CPUs, a limit or exclusive use has changed. With several clients call it at
+    ticks, too, every ``SHARE_S``, as they begin and cease to want CPUs.
     """
     state.share_at = now
     wanted: dict[Client, int] = {}
@@ -217,9 +221,9 @@ def _grant(
 
     Args:
         state: State of the node.
-        computation: The computation.
-        rivals: Clients that want CPUs now, or have long jobs here; its own client may be among them.
-        wanted: Number of open jobs, by client. A client with fewer than its share leaves CPUs to others.
+        computation: The computation whose share is asked for.
+        rivals: Clients that want CPUs now, or have long jobs here; the computation's client may be among them.
+        wanted: Number of open jobs, by client. A client with fewer jobs than its share leaves CPUs to others.
         long: Number of jobs that have run for longer than ``LONG_S``, by client.
     """
     client = computation.client
@@ -247,7 +251,8 @@ def _grant(
 
 
 def _why_held_off(state: State, computation: Computation) -> str:
-    """Returns in words why a computation is held off: another one has the node, or jobs of others have to end first.
+    """Returns in words, for the client, why a computation may not start jobs: another one has the turn for exclusive
+    use, or the computation has it itself and jobs of others have to end first.
 
     There must be a computation in the line for exclusive use.
     """
@@ -259,7 +264,8 @@ def _why_held_off(state: State, computation: Computation) -> str:
 
 
 def _names(clients: list[Client]) -> str:
-    """Returns a text with the names of clients, at most ``NAMES_MAX`` of them, and how many there are besides."""
+    """Returns the names of clients as one text for the reason of a credit: at most ``NAMES_MAX`` names in the order
+    given, then how many clients there are besides ("a, b, c and 2 more")."""
     names = [client.name for client in clients[:NAMES_MAX]]
     more = len(clients) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")

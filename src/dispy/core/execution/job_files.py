@@ -11,10 +11,8 @@ from dispy.protocol.node import TERMINATED, Ended
 
 
 def on_job_files_ready(state: State, out: Outbox, event: JobFilesReady, now: Seconds) -> None:
-    """The files of a job are here: it goes to the end of ``ready``. With a reason it ends as ``TERMINATED`` instead.
-
-    Ignored if the attempt does not wait for files any more.
-    """
+    """The files of a job are here: the job goes to the end of ``ready``. If they cannot be had (the event has a
+    reason), the job ends as ``TERMINATED``. Ignored if the attempt does not wait for files any more."""
     computation = state.computations.get(event.key)
     job = computation.staging.get(event.number) if computation is not None else None
     if computation is None or job is None or job.attempt != event.attempt:

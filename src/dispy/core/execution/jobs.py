@@ -74,9 +74,11 @@ from dispy.protocol.worker import SentAcknowledged, claim, split_claim
 
 
 def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now: Seconds) -> None:
-    """Queue jobs; those that are here already are ignored.
+    """Put jobs of a client at the end of ``ready``, or into ``staging`` if they bring files; those that are here
+    already are ignored.
 
-    If the computation is not known, all jobs go back with a reason (``JobsReturned``): the scheduler loads it again.
+    If the computation is not known, all jobs go back with a reason (``JobsReturned``), and the scheduler sends the
+    computation again.
     """
     computation = state.computations.get((client.id, message.computation))
     if computation is None:
@@ -108,7 +110,10 @@ def on_run_jobs(state: State, out: Outbox, client: Client, message: RunJobs, now
 
 
 def _stage(out: Outbox, computation: Computation, jobs: list[Job], files: list[JobFiles]) -> list[Job]:
-    """Move jobs that bring files to ``staging``, and start fetching their files; returns the other jobs, in order."""
+    """Put jobs that bring files into ``staging``, and have their files fetched; returns the other jobs, in order.
+
+    ``files`` lists the files of each job that brings some, as ``RunJobs`` has them.
+    """
     files_by_job = {item.number: item.files for item in files}
     for job in jobs:
         brought = files_by_job.get(job.number)
@@ -120,9 +125,9 @@ def _stage(out: Outbox, computation: Computation, jobs: list[Job], files: list[J
 
 
 def on_list_jobs(state: State, out: Outbox, client: Client, message: ListJobs, now: Seconds) -> None:
-    """Answer ``JobsListed``: which attempts of a computation workers run now, as of the last tick (10 ms).
+    """Answer ``JobsListed``: which attempts of a computation workers run now, at most one for each busy worker.
 
-    The list is empty if the computation is not known.
+    The last tick (10 ms) saw where workers are. The list is empty if the computation is not known.
     """
     computation = state.computations.get((client.id, message.computation))
     running = []
@@ -139,9 +144,10 @@ def on_list_jobs(state: State, out: Outbox, client: Client, message: ListJobs, n
 
 
 def on_cancel_jobs(state: State, out: Outbox, client: Client, message: CancelJobs, now: Seconds) -> None:
-    """Cancel attempts: those that have not begun end now, or when they are back from a worker.
+    """Cancel attempts: those that have not begun end now, or when they are back from a worker in their record.
 
-    Running ones are interrupted, and killed with their worker after the grace time. Attempts not open are ignored.
+    Running ones are interrupted, and killed with their worker after the grace time (``Compute.grace_s``). Attempts
+    that are not open are ignored.
     """
     computation = state.computations.get((client.id, message.computation))
     if computation is None:
@@ -165,7 +171,7 @@ def on_cancel_jobs(state: State, out: Outbox, client: Client, message: CancelJob
 def drop_unstarted(out: Outbox, computation: Computation, numbers: set[int]) -> None:
     """Take jobs (by number) out of ``ready`` and ``staging``, and stop fetching their files.
 
-    They stay in ``open``: the caller ends them. Numbers of jobs that are in neither are ignored.
+    The jobs stay in ``open``: the caller ends them. Numbers of jobs that do not wait there are ignored.
     """
     computation.ready = type(computation.ready)(j for j in computation.ready if j.number not in numbers)
     staging = [number for number in computation.staging if number in numbers]
@@ -180,7 +186,8 @@ def cancel_in_records(
 ) -> None:
     """End attempts, as (number, attempt), that are in records: recall them, cut them off, or interrupt them.
 
-    They are noted in ``Computation.cancelling``, and end when they come back, or by the interrupt.
+    These attempts are noted in ``Computation.cancelling``. They end when their jobs are back from the worker, or by
+    the interrupt. Others are ignored.
     """
     for worker in list(computation.workers.values()):
         _cancel_in(out, worker, attempts, now)
@@ -189,7 +196,7 @@ def cancel_in_records(
 def _cancel_in(out: Outbox, worker: Worker, attempts: set[tuple[int, int]], now: Seconds) -> None:
     """End attempts, as (number, attempt), that are in the records of one worker: recall, cut off or interrupt them.
 
-    Those found there are noted in ``Computation.cancelling``; others are ignored.
+    Attempts found there are noted in ``Computation.cancelling``; others are ignored.
     """
     for place, record in enumerate(worker.records):
         hits = [(job.number, job.attempt) for job in record.jobs if (job.number, job.attempt) in attempts]
@@ -203,9 +210,9 @@ def _cancel_in(out: Outbox, worker: Worker, attempts: set[tuple[int, int]], now:
 
 
 def cut_or_interrupt(out: Outbox, worker: Worker, now: Seconds) -> None:
-    """Interrupt the job that a worker is at, if it is cancelled, and cut off cancelled jobs behind it.
+    """Interrupt the job that a worker is at, if that job is cancelled, and cut off cancelled jobs behind it.
 
-    Does nothing if the worker has not been seen in its record yet. Call again at each tick.
+    A job is interrupted once. Does nothing if the worker has not been seen in its record yet: call at each tick.
     """
     cancelling = worker.computation.cancelling
     if not worker.records or not cancelling:
@@ -265,7 +272,10 @@ def on_job_refused(state: State, out: Outbox, event: JobRefused, now: Seconds) -
 
 
 def on_short_of_room(state: State, out: Outbox, event: ShortOfRoom, now: Seconds) -> None:
-    """Grant a computation no credit until there is room for its data again; a job that came in vain goes back."""
+    """Grant a computation no credit until there is room for its large data again, or credit again if there is.
+
+    A job that came and found no room for its arguments goes back to its scheduler.
+    """
     computation = state.computations.get(event.key)
     if computation is None:
         return
@@ -281,7 +291,7 @@ def tell_ended(out: Outbox, computation: Computation, ended: list[Ended]) -> Non
     """Send results of a computation, after those in ``untold``, and keep them until they are acknowledged.
 
     A large result has a batch of its own, so that small ones do not wait for it on a slow line. For a dead client
-    results are stored on disk instead. Without results, ``ended`` is empty, only those in ``untold`` are sent.
+    results are stored on disk instead. If ``ended`` is empty, only those in ``untold`` are sent.
     """
     if computation.untold:
         ended = computation.untold + ended
@@ -298,7 +308,7 @@ def tell_ended(out: Outbox, computation: Computation, ended: list[Ended]) -> Non
 
 
 def requeue(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
-    """Put jobs that were in a record but did not start back to the head of ``ready``, in their order.
+    """Put jobs that were in a record but did not start back to the head of ``ready``, in their order: they are next.
 
     Cancelled jobs end as ``CANCELLED`` instead; jobs that are no longer open (obsolete) are dropped.
     """
@@ -317,9 +327,10 @@ def requeue(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
 
 
 def on_take_back(state: State, out: Outbox, client: Client, message: TakeBack, now: Seconds) -> None:
-    """Give jobs back from the end of the queue: those that would have waited longest.
+    """Give as many jobs back as the scheduler asks for, to run on other nodes: from the end of ``ready``, those that
+    would have waited longest.
 
-    If these are too few, records behind running ones are recalled; their jobs follow in another ``JobsReturned``.
+    If ``ready`` has too few, second records of workers are recalled; their jobs follow in another ``JobsReturned``.
     """
     computation = state.computations.get((client.id, message.computation))
     attempts: list[Attempt] = []
@@ -338,7 +349,8 @@ def on_take_back(state: State, out: Outbox, client: Client, message: TakeBack, n
 def take_ready(out: Outbox, computation: Computation, count: int) -> list[Attempt]:
     """Take up to ``count`` jobs off the end of ``ready``, to be given back: those that would have started last.
 
-    They are forgotten here, with their large arguments. Returns their attempts, in the order of the queue.
+    The jobs are forgotten here, with their large arguments. Returns their attempts, in the order of ``ready``; the
+    caller tells them to the scheduler (``JobsReturned``).
     """
     attempts: list[Attempt] = []
     while computation.ready and len(attempts) < count:
@@ -351,7 +363,8 @@ def take_ready(out: Outbox, computation: Computation, count: int) -> list[Attemp
 
 
 def return_ready(out: Outbox, computation: Computation) -> None:
-    """Give back to the scheduler all ready jobs of a computation, that is, those that no worker has been offered."""
+    """Give back to the scheduler all ready jobs of a computation, which no worker has been offered, so that they run
+    on another node. Called while the computation may not start jobs here (``dispatch``)."""
     jobs = list(computation.ready)
     computation.ready.clear()
     _return(out, computation, jobs)
@@ -370,7 +383,10 @@ def _return(out: Outbox, computation: Computation, jobs: list[Job]) -> None:
 
 
 def return_staging(out: Outbox, computation: Computation) -> None:
-    """Give back to the scheduler all jobs of a computation whose files are not here yet, and stop fetching these."""
+    """Give back to the scheduler all jobs of a computation whose files are not here yet, and stop fetching the files.
+
+    Called while the node drains (``dispatch``).
+    """
     jobs = list(computation.staging.values())
     computation.staging.clear()
     out.append(UnstageJobs(computation.key, [job.number for job in jobs]))
@@ -378,10 +394,8 @@ def return_staging(out: Outbox, computation: Computation) -> None:
 
 
 def give_up_values(state: State, out: Outbox, client: Client) -> None:
-    """Tell jobs of a client that their provisional results were not delivered, as its connection broke.
-
-    Otherwise they would wait for an acknowledgement that never comes.
-    """
+    """Tell jobs of a client that provisional results without acknowledgement were not delivered, as the client's
+    connection broke. Otherwise these jobs would wait for an acknowledgement that may never come."""
     for computation in state.computations.values():
         if computation.client is client:
             for (number, attempt), (worker, serial) in computation.sending.items():
@@ -394,7 +408,7 @@ def on_acknowledge_provisional(
 ) -> None:
     """Let the job go on that sent a provisional result or a part of a file, and waits for this acknowledgement.
 
-    Late ones, for which no job waits any more, are ignored.
+    Late acknowledgements, for which no job waits any more, are ignored.
     """
     computation = state.computations.get((client.id, message.computation))
     if computation is None:

@@ -19,18 +19,22 @@ from dispy.protocol.node import AcknowledgePrinted, Job, JobsPrinted, Printed, W
 from dispy.protocol.worker import split_claim
 
 LOOK_S = 0.1
-"""Time between two looks at the output of watched jobs (seconds): a person who watches takes that for at once."""
+"""Time between two looks at the output of watched jobs (seconds): short enough to seem immediate to a person."""
 
 UNSEEN_MAX = 8
-"""Number of messages of a computation without acknowledgement from which on the last output of a killed job is not
-told: there may be many such jobs, and these messages do not wait for each other."""
+"""Number of output messages of a computation without acknowledgement at which the last output of a killed job is
+dropped instead of told: many jobs may be killed at once, and these messages do not wait for each other."""
 
 _NOWHERE = (0, 0.0)
-"""Position (0: no job) and start (seconds since the epoch) of a worker that a ``Tick`` does not name."""
+"""Position (0: no job) and start of the job (seconds since the epoch) taken for a worker that a ``Tick`` does not
+name: no output of it is read."""
 
 
 def on_watch_jobs(state: State, out: Outbox, client: Client, message: WatchJobs, now: Seconds) -> None:
-    """Tell the client what jobs print from now on, beginning with the first byte that they have printed; or stop."""
+    """Start telling the client what jobs print while they run, from the first byte that they have printed on.
+
+    If the message says ``is_wanted`` False, stop that.
+    """
     computation = state.computations.get((client.id, message.computation))
     if computation is None:
         return
@@ -47,7 +51,7 @@ def on_watch_jobs(state: State, out: Outbox, client: Client, message: WatchJobs,
 def watch(state: State, computation: Computation, numbers: Iterable[int]) -> None:
     """Note that the output of jobs (by number) is wanted while they run, so that each ``look`` has it read.
 
-    Without numbers only the computation is noted, which suffices if it is ``live``: then all its jobs are watched.
+    Without numbers only the computation is noted. That suffices if all its jobs are watched (``Compute.live``).
     """
     computation.watched.update(numbers)
     state.watched[computation.key] = computation
@@ -67,9 +71,9 @@ def look(state: State, out: Outbox, positions: dict[WorkerId, tuple[int, float]]
 
     Args:
         state: State of the node.
-        out: Actions are appended to it.
+        out: Actions (``Look``, ``Unbuffer``) are appended to this list.
         positions: Position of each worker and start of its job (seconds since the epoch), by worker, as in ``Tick``.
-        now: The present.
+        now: The present (seconds, monotonic).
     """
     if now < state.look_at:
         return
@@ -86,8 +90,8 @@ def look(state: State, out: Outbox, positions: dict[WorkerId, tuple[int, float]]
 def _look_at(out: Outbox, computation: Computation, positions: dict[WorkerId, tuple[int, float]]) -> None:
     """Ask the shell (``Look``) for the new output of a computation's watched jobs.
 
-    Not while a message with output is not acknowledged: a slow client gets less output. ``positions`` is as in
-    ``Tick``.
+    Does not ask while a message with output is not acknowledged: a slow client gets less output. ``positions`` is as
+    in ``Tick``. A job that still prints with a buffer is made to print without one first, and read at the next look.
     """
     places = []
     for worker in computation.workers.values():
@@ -106,7 +110,10 @@ def _look_at(out: Outbox, computation: Computation, positions: dict[WorkerId, tu
 
 
 def _job_at(worker: Worker, position: int) -> Job | None:
-    """Returns the job at a position, if that is in the worker's current record and the job is open; else None."""
+    """Returns the job at a position (record and index, see ``protocol.worker.claim``) of a worker.
+
+    None if that is not in the record that the worker runs now, or the job has ended or is obsolete.
+    """
     record, at = split_claim(position)
     if not worker.records or worker.records[0].record != record or at >= len(worker.records[0].jobs):
         return None
@@ -115,20 +122,25 @@ def _job_at(worker: Worker, position: int) -> Job | None:
 
 
 def _is_watched(worker: Worker, position: int) -> bool:
-    """True if the job at a position is in the worker's current record, is open, and its output is wanted."""
+    """True if the job at a position (record and index) of a worker is one that it runs now, and the client wants the
+    job's output while it runs."""
     job = _job_at(worker, position)
     computation = worker.computation
     return job is not None and (computation.spec.live or job.number in computation.watched)
 
 
 def _place(worker: Worker, position: int) -> Place:
-    """Returns where to read the new output of the job at a position: after the bytes that were told, or from 0."""
+    """Returns for ``Look`` where to read the new output of the job at a position of a worker: behind the bytes of
+    stdout and stderr that the client was told, or from byte 0 if it was told none of this job."""
     seen = worker.seen if worker.seen_at == position else (0, 0)
     return Place(worker.id, position, *seen)
 
 
 def on_worker_dying(state: State, out: Outbox, event: WorkerDying, now: Seconds) -> None:
-    """A worker was killed: tell the last output of its job as far as it fits, since its result will not bring it."""
+    """A worker is dead: have the last output of its job read at once, if the job is watched.
+
+    At most ``PRINTED_MAX`` bytes are told; no result of the job will bring its output.
+    """
     worker = state.workers.get(event.worker)
     if worker is None or worker.computation.key not in state.watched:
         return
@@ -137,7 +149,7 @@ def on_worker_dying(state: State, out: Outbox, event: WorkerDying, now: Seconds)
 
 
 def on_looked(state: State, out: Outbox, event: Looked, now: Seconds) -> None:
-    """Tell the client the new output that was read, with its offset in all output of its job.
+    """Tell the client the new output of jobs that was read, with its byte offset in all that the job has printed.
 
     Output of jobs that have ended meanwhile is dropped, as their results bring it.
     """
@@ -178,7 +190,10 @@ def on_looked(state: State, out: Outbox, event: Looked, now: Seconds) -> None:
 def on_acknowledge_printed(
     state: State, out: Outbox, client: Client, message: AcknowledgePrinted, now: Seconds
 ) -> None:
-    """Forget the oldest message with output of a computation, as it has arrived. After the last one more is read."""
+    """Forget the oldest message with output of a computation that is kept for a reconnect, as the client has it.
+
+    Once none is left, the next ``look`` has more output read.
+    """
     computation = state.computations.get((client.id, message.computation))
     if computation is not None and computation.unseen:
         computation.unseen.popleft()
@@ -195,5 +210,5 @@ def tell_again(state: State, out: Outbox, client: Client) -> None:
 
 
 def forget(state: State, key: Key) -> None:
-    """Stop looking at the output of a computation that is gone."""
+    """Stop looking at the output of jobs of a computation (named by ``key``) that is gone."""
     state.watched.pop(key, None)

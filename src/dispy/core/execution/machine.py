@@ -56,7 +56,7 @@ type of the event that it is for, the fourth is the present."""
 
 
 def _on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
-    """At each tick, look where workers are, then see which silent clients are dead or have lost their lease."""
+    """Look where workers are, then declare silent clients dead, or forget them if their lease has ended."""
     workers.on_tick(state, out, event, now)
     clients.watch_clients(state, out, now)
 
@@ -85,7 +85,7 @@ _HANDLERS: dict[type[Event], Handler] = {
     Restored: retention.on_restored,
     Stopping: clients.on_stopping,
 }
-"""Function for each type of event, except ``FromClient``, for which ``_MESSAGE_HANDLERS`` has the functions."""
+"""Handler by type of event. ``FromClient`` is missing: its handler is that of its message (``_MESSAGE_HANDLERS``)."""
 
 MessageHandler = Callable[[State, Outbox, Client, Any, Seconds], None]
 """Function that changes the state as a message of a known client demands, and appends actions to the outbox. Its
@@ -107,8 +107,7 @@ _MESSAGE_HANDLERS: dict[type[node.ToNode], MessageHandler] = {
     node.WatchJobs: live_output.on_watch_jobs,
     node.AcknowledgePrinted: live_output.on_acknowledge_printed,
 }
-"""Function for each type of message of a client. Messages of other types are for the shell alone, and ignored
-here."""
+"""Handler by type of the message of a client. Messages of other types are for the shell alone, and ignored here."""
 
 
 class Machine:

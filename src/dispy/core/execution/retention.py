@@ -36,7 +36,7 @@ from dispy.protocol.node import Acknowledge, Attempt, Ended, Held, HeldJobs, Job
 
 
 def go_away(state: State, out: Outbox, client: Client) -> None:
-    """Store on disk the results and the list of open jobs of a client that is dead from now on.
+    """Have the results and the list of open jobs of a client written to disk, as the client is dead from now on.
 
     Does nothing if the client has neither a computation nor unacknowledged results here.
     """
@@ -47,9 +47,11 @@ def go_away(state: State, out: Outbox, client: Client) -> None:
 
 
 def store_all(state: State, out: Outbox, client: Client) -> None:
-    """Store on disk the list of a client's jobs that would be lost with this node, and all its batches not yet there.
+    """Have a client's batches of results that are not on disk yet, and the list of its jobs that would be lost with
+    this node, written to disk.
 
-    No list is written if an earlier incarnation left none (``has_gaps``): then it would be taken for complete.
+    No list is written if an earlier incarnation of the node left none (``Client.has_gaps``): the jobs lost with that
+    would be missing in it, but the next incarnation would take the list for complete.
     """
     if not client.has_gaps:
         out.append(
@@ -63,7 +65,7 @@ def store_all(state: State, out: Outbox, client: Client) -> None:
 def _open_jobs(state: State, client: Client) -> list[HeldJobs]:
     """Returns the attempts of a client's jobs that have not ended, one item for each computation that has some.
 
-    They are told to a recovery (``Held``), and are part of the list on disk (``NoteOpen``).
+    These attempts are told to a recovery (``Held``), and are part of the list on disk (``NoteOpen``).
     """
     return [
         HeldJobs(key[1], [Attempt(job.number, job.attempt) for job in computation.open.values()])
@@ -73,11 +75,11 @@ def _open_jobs(state: State, client: Client) -> list[HeldJobs]:
 
 
 def _unsaved(state: State, client: Client) -> list[HeldJobs]:
-    """Returns the attempts of a client that would be lost with this node now, one item for each computation: of open
-    jobs, and of ended ones whose results are not on disk.
+    """Returns the attempts of a client that would be lost if this node ended now, one item for each computation:
+    those of open jobs, and of ended jobs whose results are not on disk.
 
-    The latter are among them since the disk may be full, or the node may be killed before they are written. They
-    must not be taken for jobs that were never started then.
+    The disk may be full, or the node may be killed before these results are written. A recovery must not take such
+    jobs for jobs that were never started.
     """
     ended = [
         HeldJobs(batch.computation, [Attempt(e.number, e.attempt) for e in batch.ended])
@@ -121,9 +123,9 @@ def on_stored(state: State, out: Outbox, event: Stored, now: Seconds) -> None:
 
 
 def _bare(ended: Ended) -> Ended:
-    """Returns a copy of the end of a job with only its name, status and times.
+    """Returns a copy of the result of a job with only number, attempt, status, times and whether the job ran.
 
-    Its value, output and reason are on disk now, and would only take memory here.
+    Value, output and reason of the result are on disk now, and would only take memory here.
     """
     return Ended(ended.number, ended.attempt, ended.status, ended.start, ended.end, b"", ran=ended.ran)
 
@@ -136,9 +138,9 @@ def drop_segments(out: Outbox, client: ClientId, batch: JobsEnded) -> None:
 
 
 def on_restored(state: State, out: Outbox, event: Restored, now: Seconds) -> None:
-    """Take over the results that an earlier incarnation of the node kept for a client, which counts as dead for now.
+    """Take over the results that an earlier incarnation of the node kept for a client.
 
-    Its lease begins anew, as no client could come meanwhile.
+    The client counts as dead until it connects. Its lease begins anew, as it could not connect while no node ran.
     """
     client = state.clients[event.client] = Client(event.client, event.name)
     client.is_connected = False
@@ -153,14 +155,14 @@ def on_restored(state: State, out: Outbox, event: Restored, now: Seconds) -> Non
 
 
 def on_acknowledge(state: State, out: Outbox, client: Client, message: Acknowledge, now: Seconds) -> None:
-    """Forget results that the client has: all batches up to the number in the message."""
+    """Forget results that the client has received: all batches up to the number in the message, that one included."""
     drop_batches(out, client, message.batch)
 
 
 def segments_held(state: State, key: Key) -> set[int]:
-    """Returns the numbers of segments with results of a computation that are not acknowledged; 0 may be among them.
+    """Returns the numbers of segments (files) with unacknowledged results of a computation, and perhaps 0.
 
-    The shell must not delete these when it clears away what dead processes have left.
+    The shell keeps these segments when it deletes those that dead worker processes have left behind.
     """
     client, computation = state.clients.get(key[0]), state.computations.get(key)
     results = list(computation.untold) if computation is not None else []
@@ -173,7 +175,7 @@ def segments_held(state: State, key: Key) -> set[int]:
 def come_back(state: State, out: Outbox, client: Client, received: int) -> None:
     """A known client is connected again and has all batches up to number ``received``: send it the later ones again.
 
-    Running jobs are told as started again, too.
+    Results that waited are sent, too, and running jobs are told as started again at the next tick.
     """
     client.is_connected = True
     client.is_recovering = False
@@ -192,9 +194,10 @@ def come_back(state: State, out: Outbox, client: Client, received: int) -> None:
 
 
 def forget_lost(out: Outbox, client: Client) -> None:
-    """Forget a client's lost jobs, and delete the list of its open jobs from disk.
+    """Forget which jobs of a client were lost with earlier incarnations; delete the list of its open jobs from disk.
 
-    The client lives and compares its jobs with those here (``Reconcile``), so that it starts lost ones again itself.
+    Called when the client itself compares its jobs with those here (``Reconcile``): the answer tells it which are not
+    here, so it needs no list.
     """
     if client.lost or client.was_away:
         client.lost = []
@@ -205,7 +208,7 @@ def forget_lost(out: Outbox, client: Client) -> None:
 def drop_batches(out: Outbox, client: Client, received: int) -> None:
     """Forget a client's batches of results up to and including number ``received``, in memory and on disk.
 
-    The client has them.
+    The client has received these batches.
     """
     erased = []
     while client.batches and client.batches[0].batch <= received:
@@ -220,9 +223,10 @@ def drop_batches(out: Outbox, client: Client, received: int) -> None:
 
 
 def on_recover(state: State, out: Outbox, client: Client, message: Recover, now: Seconds) -> None:
-    """Tell a recovery which open jobs, batches of results and lost jobs of its computations are here (``Held``).
+    """Tell a recovery which open jobs, batches of results and lost jobs of the computations that it names are here.
 
-    Jobs that wait for files end, as the program that had the files is dead.
+    The answer is ``Held``; the batches themselves are sent apart (``come_back``). Jobs that wait for files end as
+    ``TERMINATED`` first, as the program that had the files is dead.
     """
     flush(state, out)
     client.is_recovering = True
@@ -244,7 +248,7 @@ def on_recover(state: State, out: Outbox, client: Client, message: Recover, now:
 def close_recovered(state: State, out: Outbox, client: Client, number: int) -> None:
     """Forget all results and lost jobs of a client's computation (by number), in memory and on disk.
 
-    A recovery has fetched them, and closes the computation.
+    Called when a recovery, which has fetched these results, closes the computation.
     """
     closed = [batch for batch in client.batches if batch.computation == number]
     for batch in closed:

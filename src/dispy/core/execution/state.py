@@ -24,12 +24,12 @@ from dispy.protocol.node import (
 from dispy.protocol.worker import Record
 
 UNTOLD = (-1, -1, "")
-"""Value of ``Computation.credit`` (slots, backlog, reason) before the client was told any: differs from every credit,
-zero included, so that the next one is told."""
+"""Value of ``Computation.credit`` (slots, backlog, reason) before the client was told any credit, or if the credit is
+to be told again: differs from every credit, zero included."""
 
 RECORD_US = 4000
-"""Expected run time of the jobs put together into one record (microseconds), if they are known to be short: the time
-that one of them may wait behind the others, and forty times what a packet costs in all."""
+"""Expected run time of all jobs of one record (batch) together (microseconds), if they are known to be short: the
+time that one of them may wait behind the others, and forty times what a packet costs in all."""
 
 UNLIMITED = 1 << 31
 """Value of ``Client.cpus_max`` if the client has set no limit: more than the CPUs of any node."""
@@ -70,21 +70,22 @@ class Client:
         """True if the client has been silent for longer than ``State.silence_s``: it has no share of the CPUs any
         more, and its results go to disk. It may still come back."""
         self.cpus_max = UNLIMITED
-        """Number of jobs that the client wants to run here at once, at most; further ones wait. 0: none may start."""
+        """Largest number of jobs that the client lets run here at once (``LimitCpus``); further ones wait. 0: no job
+        may start, and waiting ones go back. ``UNLIMITED`` until the client sets a limit."""
         self.busy = 0
         """Number of CPUs in use for the client: workers of its computations with at least one record."""
         self.vtime = 0.0
         """Virtual time of the client in the fair queue: CPU seconds of all its computations together. Of clients with
-        equally many CPUs in use, the one with the smallest gets the next CPU."""
+        equally many CPUs in use, the one with the smallest virtual time gets the next CPU."""
         self.level = 0.0
         """Virtual time (CPU seconds) at which a computation of this client starts that had no jobs before: the
-        highest of one that was served, so that idle time is no claim."""
+        highest of its computations that have used a CPU, so that idle time is no claim for CPUs."""
         self.active_at: Seconds = -1e9
-        """Time when the client was last seen with jobs here (seconds, monotonic). The CPUs are divided by it, too,
-        until ``fair_shares.ACTIVE_S`` after that."""
+        """Time when the client was last seen with jobs here (seconds, monotonic). Until ``fair_shares.ACTIVE_S``
+        after that the client counts when the CPUs are divided among clients."""
         self.next_batch = 1
-        """Number of the next batch of results; counts through all computations, as one acknowledgement covers all up
-        to its number."""
+        """Number of the next batch of results. One count for all computations of the client, as an acknowledgement of
+        a batch is valid for all batches up to its number."""
         self.batches: deque[JobsEnded] = deque()
         """Batches of results that are not acknowledged, oldest first. Those on disk have no values here, only the
         names, status and times of their attempts."""
@@ -97,8 +98,8 @@ class Client:
         """True if the connection is that of a recovery, which fetches the results of the client, a dead program. Then
         a computation that is closed loses its results, too."""
         self.lost: list[HeldJobs] = []
-        """Jobs that were open when an earlier incarnation of the node ended, and ended with it; one item for each
-        computation. Told to a recovery; forgotten when the client itself is back."""
+        """Attempts that were open when an earlier incarnation of the node ended, and are lost with it; an item for
+        those of one computation. Told to a recovery; forgotten when the client itself is back."""
         self.has_gaps = False
         """True if an earlier incarnation of the node did not write down which jobs were open when it ended, so that
         ``lost`` is not complete: a recovery is told that, and cannot rule out that other jobs were started."""
@@ -111,10 +112,12 @@ class Grant(NamedTuple):
     """Fair share of a computation on this node, from which its credit is made.
 
     Attributes:
-        slots: Number of its jobs that would start at once: its CPUs that are free of long jobs of others.
-        share: Number of CPUs that it is to have, and of its jobs that should be here: those above ``slots`` wait for
-            jobs of others.
-        reason: Reason why that is less than the node has, in words; empty if it is not.
+        slots: Number of the computation's jobs that would start at once: CPUs of its share that no long jobs of other
+            clients use.
+        share: Number of CPUs that the computation is to have. As many of its jobs should be here: those above
+            ``slots`` wait until jobs of other clients end.
+        reason: Reason why the computation does not get all CPUs of the node, in words, for the client; empty if it
+            does.
     """
 
     slots: int
@@ -126,10 +129,10 @@ class Computation:
     """A computation on this node and its jobs.
 
     Attributes:
-        key: Identity of its client, and its number there.
-        client: The client whose computation it is.
-        spec: Message that opened it, with its code, files and options.
-        status: Whether it can run jobs.
+        key: Identity of the client, and the computation's number at that client.
+        client: The client that opened the computation.
+        spec: Message that opened the computation, with its code, files and options.
+        status: LOADING, or READY to run jobs.
     """
 
     __slots__ = (
@@ -160,12 +163,13 @@ class Computation:
         """Provisional results without acknowledgement, for which a job waits: worker and serial number, by number and
         attempt of the job. Each attempt has at most one."""
         self.untold: list[Ended] = []
-        """Results that wait to be sent together with others, at most ``workers.LONG_WAIT_S``, oldest first."""
+        """Results of jobs that wait, at most ``workers.LONG_WAIT_S``, to share a message to the client with others;
+        oldest first. Their jobs are no longer open."""
         self.runtimes = RunTimes()
         """Run times of its jobs, from which follow the jobs in a record, the backlog, and how long results wait."""
         self.sampled = 0
         """Number of jobs that ran and have ended so far. Bounds the jobs in a record and the backlog until run times
-        are well known; with 0 a record has one job, and no worker gets a second record."""
+        are well known. While this is 0 a record has one job, and no worker gets a second record."""
         self.finished = 0
         """Number of jobs that returned a value, for reports to people; the others counted in ``sampled`` failed."""
         self.busy = 0
@@ -181,15 +185,17 @@ class Computation:
         self.credit = UNTOLD
         """Slots, backlog (jobs) and reason as the client was last told, or ``UNTOLD``. Only changes are told."""
         self.crashes = 0
-        """Deaths of its host in a row, reset when a job ends. It is given up at the 4th (``RESTARTS_S``)."""
+        """Number of deaths of the host in a row, reset when a job ends. At the 4th the computation is given up."""
         self.stillborn = 0
-        """Workers in a row that ended before they began a job, reset when a job ends: see ``STILLBORN_MAX``."""
+        """Number of workers in a row that ended before they began a job, reset when a job ends. Above
+        ``dispatch.STILLBORN_MAX`` no worker is forked, and the computation is given up."""
         self.vtime = 0.0
-        """Virtual time in the fair queue of its client (CPU seconds): the smallest gets the client's next CPU."""
+        """Virtual time in the fair queue of the client (CPU seconds). Of its computations with equally many CPUs in
+        use, the one with the smallest virtual time gets the client's next CPU."""
         self.staging: dict[int, Job] = {}
-        """Jobs that wait for their files, by number: they do not start before."""
+        """Jobs that wait for the files that they bring, by number; then they move to the end of ``ready``."""
         self.filed: set[int] = set()
-        """Numbers of jobs that bring files; each is alone in its record. Some may have ended."""
+        """Numbers of jobs that bring files, some of which may have ended; each job is alone in its record."""
         self.watched: set[int] = set()
         """Numbers of jobs whose output the client wants while they run. Some may have ended."""
         self.unseen: deque[JobsPrinted] = deque()
@@ -275,32 +281,33 @@ class State:
         self.cpus = cpus
         """Number of CPUs that the node offers now: of jobs that may run at once. 0: no job may start."""
         self.is_draining = False
-        """True if the node takes no new jobs, and ends when it has none."""
+        """True if the node takes no new jobs, gives back those that have not started, and ends when it has none."""
         self.lease_s = lease_s
-        """Time (seconds since it was last heard) for which jobs and results of a silent client are kept."""
+        """Lease: time (seconds since a silent client was last heard) after which its jobs are ended and its results
+        deleted."""
         self.silence_s = silence_s
-        """Time (seconds since it was last heard) after which a silent client counts as dead: no share, results to
-        disk."""
+        """Time (seconds since a silent client was last heard) after which the client counts as dead: it has no share
+        of the CPUs any more, and its results go to disk."""
         self.clients: dict[ClientId, Client] = {}
         """Clients that have not left and whose lease has not ended, by identity, connected or not."""
         self.computations: dict[Key, Computation] = {}
         """Computations that were not closed or given up, by client and number. The client of each is in
         ``clients``."""
         self.workers: dict[WorkerId, Worker] = {}
-        """The workers of all computations, by number."""
+        """Workers of all computations, by number, also those that are being killed."""
         self.busy = 0
-        """Number of workers with at least one record. Exceeds ``cpus`` only after these were lowered."""
+        """Number of workers with at least one record: of CPUs in use. Above ``cpus`` only after that was lowered."""
         self.level = 0.0
-        """Virtual time (CPU seconds) at which a client starts that had no jobs before: the highest of a client that
-        was served, so that idle time is no claim."""
+        """Virtual time (CPU seconds) at which a client starts that had no jobs before: the highest of clients that
+        have used a CPU, so that idle time is no claim for CPUs."""
         self.exclusive: list[Computation] = []
         """Computations that want the node exclusively, in the order in which they came; the first has its turn."""
         self.has_node = False
         """True if the first of ``exclusive`` has the node: the jobs that others ran have ended. Then no other
         computation is busy."""
         self.is_restricted = False
-        """True if there may be a computation that may not start any job now: its jobs are given back. Set by
-        ``restrict``; while False this is not looked for."""
+        """True if there may be a computation that may not start any job now, so that ``dispatch`` looks at each event
+        for jobs to give back. False: all may start jobs. Set by ``fair_shares.restrict``."""
         self.share_at: Seconds = -1e9
         """Time when ``share_out`` was last done (seconds, monotonic). With several clients ticks do it again after
         ``fair_shares.SHARE_S``."""
@@ -310,8 +317,9 @@ class State:
         self.look_at: Seconds = 0.0
         """Time of the next look at the output of watched jobs (seconds, monotonic)."""
         self.is_flushing = False
-        """True from ``FlushSoon`` until its answer ``Flush``: results that wait need no other one."""
+        """True from ``FlushSoon`` until its answer ``Flush``: no other ``FlushSoon`` is issued, as all results that
+        wait are sent then."""
         self.next_worker = 1
         """Number that the next worker gets."""
         self.next_record = 1
-        """Number that the next record gets; counts through all workers."""
+        """Number that the next record gets; one count for all workers of the node."""

@@ -58,7 +58,7 @@ from dispy.protocol.node import (
 from dispy.protocol.worker import Record, SentAcknowledged, claim, split_claim
 
 COMPANY = 256
-"""Number of waiting results of a computation at which they are sent together at once, without waiting for more."""
+"""Number of results of a computation at which those that wait to share a message are sent at once."""
 
 COMPANY_OPEN = 64
 """Number of open jobs of a computation below which results of its short jobs do not wait to share a message: a
@@ -78,9 +78,10 @@ of one result each when a program did nothing."""
 
 
 def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:
-    """Take results of a worker, to be sent to the client. At the end of a record the worker may get another one.
+    """Take results of a worker, which are sent to the client now or a moment later together with others.
 
-    Jobs of the record that did not run, as they were cut off, are queued again.
+    If the worker has finished its record, jobs of the record that were cut off are queued again, and the worker may
+    get another record.
     """
     worker = state.workers.get(event.worker)
     if worker is None:
@@ -99,9 +100,9 @@ def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:
 
 
 def _release(state: State, worker: Worker, now: Seconds) -> None:
-    """Update the indexes for a worker that has one record less, which the caller has taken out of ``Worker.records``.
+    """Update CPUs in use, ``single`` and ``idle`` after the caller has taken a record out of ``Worker.records``.
 
-    If none is left the worker's CPU is free, and the worker is idle unless it is being killed.
+    If no record is left the worker's CPU is free, and the worker is idle unless it is being killed.
     """
     charge(state, worker, now)
     worker.cut = 0
@@ -119,7 +120,8 @@ def _release(state: State, worker: Worker, now: Seconds) -> None:
 def _tell_or_wait(state: State, out: Outbox, computation: Computation) -> None:
     """Send the results in ``untold`` of a computation, or let them wait for others to share a message with.
 
-    They wait until ``COMPANY`` are there or ``Flush`` comes, at most the time that ``_company_s`` returns.
+    They wait until ``COMPANY`` results are there or ``Flush`` comes, after the time that ``_company_s`` returns. All
+    computations share one ``Flush``: while one is on its way, results wait for that.
     """
     if not computation.untold:
         return
@@ -132,9 +134,10 @@ def _tell_or_wait(state: State, out: Outbox, computation: Computation) -> None:
 
 
 def _company_s(state: State, computation: Computation) -> Seconds:
-    """Returns how long results of a computation may wait for others (seconds); 0: they are sent at once.
+    """Returns for how long results of a computation may wait to share a message with others (seconds); 0: not at all.
 
-    They wait only while many jobs are open, so that no CPU is idle because of it.
+    Results wait only while many jobs are open: otherwise the scheduler, not knowing that a job has ended, might leave
+    a CPU idle.
     """
     count = len(computation.open)
     if computation.runtimes.high_us() <= COMPANY_US:
@@ -192,7 +195,7 @@ def take_results(out: Outbox, computation: Computation, results: list[Ended]) ->
 
 
 def on_value_sent(state: State, out: Outbox, event: ValueSent, now: Seconds) -> None:
-    """Pass a provisional result on; its job waits for the acknowledgement.
+    """Pass a provisional result, or a part of a file, on to the client; the job waits for the acknowledgement.
 
     If the attempt is not open or its client not connected, the job is told that the value was not delivered.
     """
@@ -222,10 +225,10 @@ def on_value_sent(state: State, out: Outbox, event: ValueSent, now: Seconds) -> 
 
 
 def on_recalled(state: State, out: Outbox, event: Recalled, now: Seconds) -> None:
-    """Put the jobs of recalled records back to the head of ``ready``, and give the scheduler those that it asked for
-    (``Worker.owed``).
+    """Put the jobs of recalled records back to the head of ``ready``, and give as many ready jobs back to the
+    scheduler as it asked for (``Worker.owed``).
 
-    A second record that could not be recalled is not recalled again.
+    A second record that the worker had taken before the recall stays, and is not recalled again (``Worker.kept``).
     """
     worker = state.workers.get(event.worker)
     if worker is None:
@@ -254,12 +257,12 @@ def on_recalled(state: State, out: Outbox, event: Recalled, now: Seconds) -> Non
 
 
 def remove_worker(state: State, out: Outbox, event: WorkerExited, now: Seconds) -> Computation | None:
-    """Forget a worker that is gone: end the job that it was at as ``TERMINATED``, and queue the others again.
+    """Forget a worker that is gone: end the job that it was at as ``TERMINATED``, and queue its other jobs again.
 
-    The results of jobs that had ended were reported before. The position tells which jobs the worker had not begun.
+    The results of jobs that had ended were reported before. ``event.position`` tells which jobs the worker had begun.
 
     Returns:
-        Its computation; None if the worker is not known. The caller decides whether the computation goes on.
+        The worker's computation; None if the worker is not known. The caller decides whether the computation goes on.
     """
     worker = state.workers.pop(event.worker, None)
     if worker is None:
@@ -295,7 +298,8 @@ def _end_running(
 ) -> None:
     """End jobs that a dead worker had begun and that have no result as ``TERMINATED``, and tell the client.
 
-    They end with ``died``, so that their scheduler may retry them, unless the worker was killed for a cancel.
+    The results say ``died``, so that the scheduler may retry these jobs, unless the worker was killed because its job
+    was cancelled.
     """
     reason = event.reason
     if worker.interrupted:
@@ -326,7 +330,8 @@ def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
     """Look where workers are: a job that a worker was at when the last tick came, too, is told as started.
 
     Jobs behind it in its record are cut off and queued again, so that other workers run them. A worker whose
-    cancelled job has ignored the interrupt for the grace time is killed. Then has new output read, and shares out.
+    cancelled job has ignored the interrupt for the grace time is killed. At the end new output of watched jobs is
+    read (``live_output.look``), and with several clients the CPUs are shared out anew.
     """
     started: dict[int, list[Started]] = {}
     by_computation: dict[int, Computation] = {}

@@ -1,8 +1,8 @@
 """Actions of the scheduling core, which its shell carries out: messages to nodes, news for clients.
 
-Where an action has these fields, ``client`` is the client that opened the computation, ``computation`` the number of
-that, and ``node`` the node that the news is about. Lists of jobs are in the order in which the jobs were reported or
-queued.
+Where an action has these fields, ``client`` is the client that opened the computation, to which the action is
+addressed, ``computation`` the number of the computation, and ``node`` the node that the news is about. Lists of jobs
+are in the order in which the jobs were reported or queued.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from dispy.protocol.node import (
 
 
 class Send(Struct):
-    """Send a message to a node. Dropped if the connection is broken: after a reconnect both sides compare."""
+    """Send a message to a node. Dropped if the connection is broken: after a reconnect both sides compare which jobs
+    they have, and what was lost is sent again."""
 
     node: NodeId
     message: ToNode
@@ -39,9 +40,10 @@ class TellEnded(Struct):
 
 
 class TellEndedHere(Struct):
-    """Tell a client that jobs (by number) have ended without a result of a node: cancelled, abandoned or hopeless.
+    """Tell a client that jobs (by number) have ended without a result from a node: cancelled, abandoned, or without
+    a node that can run them.
 
-    All have the same final status and the same reason, in words. Told once for each job.
+    All of these jobs have the final status ``status`` and the ``reason``, in words. Told once for each job.
     """
 
     client: ClientId
@@ -52,7 +54,8 @@ class TellEndedHere(Struct):
 
 
 class TellStarted(Struct):
-    """Tell a client that jobs are running on a node. Told only of jobs that run longer than its tick (10 ms)."""
+    """Tell a client that jobs are running on a node, and since when. Most jobs that run for less than two ticks of
+    the node (10 ms each) are never told as started."""
 
     client: ClientId
     computation: int
@@ -63,8 +66,8 @@ class TellStarted(Struct):
 class TellRequeued(Struct):
     """Tell a client that jobs (by number) are no longer on a node, and wait for one again as new attempts.
 
-    Sent when a node gives jobs back, when their process died, and when they never arrived. Not sent for jobs that are
-    queued again because their node is lost or taken away.
+    Sent when a node gives jobs back, when their process died, when their node is lost or taken away, and when they
+    never arrived at a node that has to load the computation first.
     """
 
     client: ClientId
@@ -73,9 +76,10 @@ class TellRequeued(Struct):
 
 
 class TellValue(Struct):
-    """Tell a client a provisional result of a running job, or a part of a file (``value.file``).
+    """Tell a client a provisional result of a running job, or a part of a file that the job sends (``value.file``).
 
-    A part of a file must be answered with ``AnswerValue``, since the job waits for that.
+    A part of a file must be answered with ``AnswerValue`` once the client has written or refused it, since the job
+    waits for the answer. A provisional result needs none.
     """
 
     client: ClientId
@@ -85,8 +89,8 @@ class TellValue(Struct):
 
 
 class TellPrinted(Struct):
-    """Tell a client what running jobs have newly printed: of jobs named by ``WatchJobs``, or of all jobs of a
-    computation that was opened for that (``Compute.live``)."""
+    """Tell a client what running jobs have newly printed: jobs named by ``WatchJobs``, or any job of a computation
+    that was opened with ``Compute.live``."""
 
     client: ClientId
     computation: int
@@ -118,9 +122,10 @@ class TellVacated(Struct):
 
 
 class TellFiles(Struct):
-    """Answer the ``SendFiles`` with this ``request`` number: its files are in place on the node.
+    """Tell the client of a computation that the files of the ``SendFiles`` with this ``request`` number are in the
+    working directory on the node.
 
-    With a ``reason`` (in words) they are not, and will not be. Goes to the client that opened the computation.
+    With a ``reason`` (in words) they are not, and will not be: the client has to send them again if it wants to.
     """
 
     computation: int
@@ -130,10 +135,8 @@ class TellFiles(Struct):
 
 
 class TellCredit(Struct):
-    """Tell a client that ``Placement.shortage`` has changed: why a node takes fewer jobs than it has CPUs.
-
-    Serves only to show the reason to people.
-    """
+    """Tell a client that ``Placement.shortage`` has changed: the reason why a node takes fewer jobs of the
+    computation than it has CPUs. The client reads it there, only to show it to people."""
 
     client: ClientId
     computation: int

@@ -44,7 +44,7 @@ from dispy.protocol.node import ABANDONED
 
 
 def on_add_computation(state: State, out: Outbox, event: AddComputation, now: Seconds) -> None:
-    """Open a computation: note it, with no jobs. It runs nowhere until nodes are allocated to it (``Allocate``)."""
+    """Note a computation that a client opens, without jobs. No node has it until ``Allocate`` gives it one."""
     state.computations[event.compute.computation] = Computation(
         event.client, event.compute, event.reentrant
     )
@@ -63,8 +63,9 @@ def on_close_computation(state: State, out: Outbox, event: CloseComputation, now
 def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> None:
     """Let a computation use a node, change the number of CPUs that it may use there, or take the node away.
 
-    If it is taken away at once (0 CPUs), the jobs there run again elsewhere or end (``retries``); when draining,
-    running jobs go on. In both cases unsent jobs that are pinned to the node end as ``CANCELLED``.
+    If the node is taken away at once (0 CPUs), jobs there run again elsewhere or end (``retries``). If it is drained
+    (0 CPUs, ``is_draining``), running jobs go on, and those that wait there are asked back. In both cases unsent jobs
+    that are pinned to the node end as ``CANCELLED``.
     """
     computation = state.computations.get(event.computation)
     known = state.nodes.get(event.node)
@@ -103,7 +104,10 @@ def on_allocate(state: State, out: Outbox, event: Allocate, now: Seconds) -> Non
 
 
 def open_placement(computation: Computation, known: Node, cpus: int) -> Placement:
-    """Returns a new placement of a computation on a node, for up to ``cpus`` CPUs; stores it with both of them."""
+    """Returns a new placement of a computation on a node, for up to ``cpus`` CPUs, without credit.
+
+    Stores the placement in ``placements`` of the computation and of the node. The caller sends the computation.
+    """
     placement = Placement(computation, known, cpus)
     computation.placements[known.id] = placement
     known.placements[computation.number] = placement
@@ -113,7 +117,10 @@ def open_placement(computation: Computation, known: Node, cpus: int) -> Placemen
 def on_computation_ready(
     state: State, out: Outbox, known: Node, message: node.ComputationReady, now: Seconds
 ) -> None:
-    """A node has loaded a computation: send it objects and files. Jobs go there as soon as it grants credit."""
+    """A node has loaded a computation: tell the client, and send the node objects and files.
+
+    Jobs go there as soon as the node grants credit and has stored the objects.
+    """
     placement = known.placements.get(message.computation)
     if placement is None or placement.status is Status.READY or _is_past(placement, message.life):
         return
@@ -129,10 +136,10 @@ def on_computation_ready(
 def on_computation_failed(
     state: State, out: Outbox, known: Node, message: node.ComputationFailed, now: Seconds
 ) -> None:
-    """A node cannot run a computation: send it no more jobs, and keep the reason.
+    """A node cannot run a computation: send it no more jobs, tell the client the reason, and end jobs pinned to it.
 
-    The node gives back the jobs that it has not started. The others have ended, and their results may still be on
-    their way: this message overtakes a large one.
+    Assigned jobs stay assigned: the node gives back those that it has not started. The others have ended, and their
+    results may still be on their way, as this message overtakes large results.
     """
     placement = known.placements.get(message.computation)
     if placement is None or _is_past(placement, message.life):
@@ -151,9 +158,9 @@ def on_computation_failed(
 
 
 def _is_past(placement: Placement, life: int) -> bool:
-    """True if a message of a node about generation ``life`` of a computation must be ignored.
+    """True if a message of a node about generation ``life`` of a computation comes too late and must be ignored.
 
-    That is, if ``life`` is not the present generation there, or if that is leaving the node or has left.
+    Too late: the placement has another generation now, or the computation is leaving the node or has left it.
     """
     return placement.status in (Status.LEAVING, Status.LEFT) or life != placement.compute.life
 
@@ -161,7 +168,8 @@ def _is_past(placement: Placement, life: int) -> bool:
 def load_again(out: Outbox, placement: Placement) -> None:
     """Send a computation again to a node that has lost it. No jobs go there until the node has loaded it.
 
-    Assigned jobs and those pinned to the node are kept. The caller must call ``note_room`` next.
+    Assigned jobs and those pinned to the node are kept; objects count as not sent. The caller must call ``note_room``
+    next.
     """
     placement.granted = (0, 0)
     placement.apply_grant()
@@ -175,8 +183,8 @@ def load_again(out: Outbox, placement: Placement) -> None:
 def on_credit(state: State, out: Outbox, known: Node, message: node.Credit, now: Seconds) -> None:
     """A node grants another credit (number of jobs that it takes): send it more jobs if it has room for them now.
 
-    Jobs that it has above a smaller credit stay there. Objects for which there was no room are sent again, too.
-    Ignored unless the computation is READY there.
+    If the credit is smaller, jobs above it stay on the node. If there are slots again, objects for which the node had
+    no room are sent again. Ignored unless the computation is READY there.
     """
     placement = known.placements.get(message.computation)
     # A computation that is not loaded has no credit: this message is of an earlier generation.

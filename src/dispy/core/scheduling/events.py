@@ -21,11 +21,11 @@ from dispy.protocol.node import (
 
 
 class AddComputation(Struct):
-    """A client opens a computation. No node has it before ``Allocate``.
+    """A client opens a computation. No node loads the computation before ``Allocate``.
 
     Attributes:
-        client: The client that opens it: the ``client`` of all actions about the computation.
-        compute: Message that opens it on nodes. Its number is unique among all computations.
+        client: Number of the client that opens the computation, to which all actions about it are addressed.
+        compute: Message that opens the computation on nodes. Its number is unique among all computations.
         reentrant: True if jobs may run again after they were started: those that a dead process or a lost node ran
             are retried. False: such jobs end.
     """
@@ -44,11 +44,11 @@ class CloseComputation(Struct):
 class Allocate(Struct):
     """A computation may use up to ``cpus`` CPUs of a node from now on; it is loaded there if it is not yet.
 
-    While the computation is leaving the node, this is ignored unless it takes the node away at once.
+    While the computation is leaving the node (``Vacate``), this is ignored unless it takes the node away at once.
 
     Attributes:
         computation: Number of the computation.
-        node: The node.
+        node: Incarnation of the node.
         cpus: Number of CPUs, each for one job at a time; 0 takes the node away: jobs there run again elsewhere or end
             as ``ABANDONED``, and jobs pinned to the node that were not sent end as ``CANCELLED``.
         is_draining: True with 0 CPUs: the node stays, its running jobs may end, those that wait there are asked back,
@@ -70,8 +70,9 @@ class Vacate(Struct):
 
     Attributes:
         computation: Number of the computation.
-        node: The node.
-        terminate: True: running jobs are cancelled, so that the computation leaves soon.
+        node: Incarnation of the node.
+        terminate: True: running jobs are cancelled, so that the computation leaves soon. False: their ends are
+            awaited.
         returns: True: the computation comes back. ``TellVacated`` asks for an ``Allocate``; until then jobs pinned to
             the node are kept. False: they are cancelled.
     """
@@ -83,9 +84,10 @@ class Vacate(Struct):
 
 
 class LimitNode(Struct):
-    """All computations together may use up to ``cpus`` CPUs of a node from now on, also if it is lost and comes back.
+    """All computations of this scheduler together may use up to ``cpus`` CPUs of a node from now on.
 
-    The node is told, and grants credit accordingly. Jobs that run above the limit go on.
+    The node is told, and grants credit accordingly. Jobs that run above the limit go on. The limit stays if the node
+    is lost and comes back.
     """
 
     node: NodeId
@@ -98,8 +100,8 @@ class SubmitJobs(Struct):
     Attributes:
         computation: Number of the computation, which must be known.
         jobs: The jobs, oldest first. Their numbers were never used before.
-        node: The only node on which they may run (they are *pinned* to it); None: any. If the node is not open for
-            the computation, they end as ``ABANDONED``.
+        node: Incarnation of the only node on which the jobs may run (they are *pinned* to it); None: any node. If
+            the node is not open for the computation, the jobs end as ``ABANDONED``.
         files: Files that must be in the working directory while a job runs, by job number; jobs without files are
             missing.
     """
@@ -111,9 +113,10 @@ class SubmitJobs(Struct):
 
 
 class PutObject(Struct):
-    """An object (data that many jobs read), for jobs submitted from now on. Nodes get it before they get such jobs.
+    """An object (data that many jobs read) of a client, for jobs submitted from now on.
 
-    Ends with ``DropObjects``, or with the computation.
+    Each node gets the object before any of these jobs, and keeps it until ``DropObjects`` or the end of the
+    computation.
     """
 
     message: node.PutObject
@@ -127,7 +130,7 @@ class DropObjects(Struct):
 
 
 class SendFiles(Struct):
-    """Files to be put into the working directory that a computation has on a node, beside those it was loaded with.
+    """Files to be put into the working directory of a computation on a node, beside those it was loaded with there.
 
     Answered by ``TellFiles``, once, with the number ``message.request``.
     """
@@ -137,7 +140,8 @@ class SendFiles(Struct):
 
 
 class CancelJobs(Struct):
-    """Jobs to cancel, by number. Waiting ones end at once as ``CANCELLED``, those on a node when the node says so.
+    """Jobs to cancel, by number. Waiting ones end at once as ``CANCELLED``; those on a node end when the node tells
+    their end, which may be a result if the cancel comes too late.
 
     Numbers of jobs that have ended must not be among them: the core would tell their end once more.
     """
@@ -147,7 +151,8 @@ class CancelJobs(Struct):
 
 
 class WatchJobs(Struct):
-    """Start telling the output of jobs (by number) while they run (``TellPrinted``); ``is_wanted`` False: stop."""
+    """Start telling the client what jobs (by number) print while they run (``TellPrinted``); ``is_wanted`` False:
+    stop that."""
 
     computation: int
     numbers: list[int]
@@ -155,7 +160,8 @@ class WatchJobs(Struct):
 
 
 class AnswerValue(Struct):
-    """A client has written, or refused, a part of a file that a job on a node has sent: the job may go on."""
+    """A client has written, or refused, a part of a file that a job on a node has sent (``TellValue``): the node is
+    told, so that the job goes on."""
 
     node: NodeId
     message: AcknowledgeProvisional
@@ -165,11 +171,11 @@ class NodeUp(Struct):
     """A connection to a node stands: the first one, or a new one after ``NodeSilent``.
 
     Attributes:
-        node: The node.
-        name: Its name, for texts that people read.
-        cpus: Number of CPUs that it offers.
-        known: True if it knows this scheduler from an earlier connection, so that it may still have jobs of it. False
-            for a node that is known here: it has given up all jobs of this scheduler.
+        node: Incarnation of the node.
+        name: Name of the node, for texts that people read.
+        cpus: Number of CPUs that the node offers.
+        known: True if the node knows this scheduler from an earlier connection, and may still have jobs of it. False:
+            it has none; if the scheduler believed that it has, these jobs are lost (as after ``NodeLost``).
     """
 
     node: NodeId
@@ -185,14 +191,15 @@ class NodeSilent(Struct):
 
 
 class NodeLost(Struct):
-    """A node is given up, with all that ran there: ``retries`` decides about its jobs. ``reason`` is in words."""
+    """A node is given up: jobs that were there run again elsewhere or end, as ``retries`` says. ``reason`` tells the
+    user why, in words."""
 
     node: NodeId
     reason: str
 
 
 class FromNodeEvent(Struct):
-    """A message of a node about jobs, computations, files or CPUs; other messages of nodes are not for the core."""
+    """A message of a node about jobs, computations, objects, files or CPUs. The core ignores other messages."""
 
     node: NodeId
     message: FromNode

@@ -10,9 +10,9 @@ from dispy.system.wording import counted
 
 
 def why_open(computation: Computation, number: int) -> str:
-    """Returns in words where an open job (by number) is and what it waits for.
+    """Returns in words, for people, where an open job (by number) is and what it waits for.
 
-    Empty if the computation has no node, or no longer the one that the job is pinned to.
+    Empty if the computation has no node, or no longer has the node that the job is pinned to.
     """
     for placement in computation.placements.values():
         if number in placement.assigned:
@@ -25,7 +25,7 @@ def why_open(computation: Computation, number: int) -> str:
 
 
 def _why_assigned(placement: Placement, number: int) -> str:
-    """Returns in words what a job (by number), which is assigned to a node, does or waits for there."""
+    """Returns in words, for people, what a job (by number) does, or waits for, on the node that it is assigned to."""
     name = placement.node.name
     if not placement.node.is_connected:
         return f"it is on node {name}; the connection to it is broken and is being made again"
@@ -69,10 +69,10 @@ def why_full(placement: Placement) -> str:
 
 
 def find_stall(computation: Computation, others: Iterable[Computation]) -> str:
-    """Returns in words which jobs stand still though a node has room or could begin them; empty if none do.
+    """Returns in words which jobs of a computation stand still though a node could take or begin them; else empty.
 
-    A stall is a fault of this program or of a node. The words change when anything moves, so a caller that gets the
-    same words again and again, for as long as its watchdog allows, has found one.
+    A stall is a fault of this program or of a node. One answer means nothing, as jobs may just be on their way. The
+    words change when anything moves: a caller that gets equal words for as long as its watchdog allows has found one.
 
     Args:
         computation: The computation that is asked about.

@@ -18,7 +18,7 @@ from dispy.protocol.files import check_number, replace_entries
 
 
 def on_send_files(state: State, out: Outbox, event: SendFiles, now: Seconds) -> None:
-    """Have a node put files into the working directory of a computation, as soon as it is loaded there.
+    """Have a node put files into the working directory of a computation, once the computation is loaded there.
 
     Refused with ``TellFiles`` if the placement is gone, has failed, is leaving or has left, or if the computation
     would have too many files. Otherwise ``TellFiles`` comes when the node has answered.
@@ -46,7 +46,7 @@ def on_send_files(state: State, out: Outbox, event: SendFiles, now: Seconds) -> 
 
 
 def send_files(out: Outbox, placement: Placement) -> None:
-    """Send a node the requests for files (``placing``) that it has not answered; nothing if it is not READY.
+    """Send a node the requests to place files (``placing``) that it has not answered, if the placement is READY.
 
     Call when it becomes READY, and after a reconnect, as requests may be lost with a connection.
     """
@@ -55,7 +55,7 @@ def send_files(out: Outbox, placement: Placement) -> None:
 
 
 def give_up_files(out: Outbox, placement: Placement, reason: str) -> None:
-    """End all requests for files that a node has not answered: ``TellFiles`` with a reason, in words.
+    """End all requests to place files that a node has not answered: ``TellFiles`` with a reason, in words.
 
     Call when the node cannot answer any more; otherwise clients would wait for ever.
     """
@@ -69,7 +69,7 @@ def on_files_placed(
 ) -> None:
     """Tell the client that a node has put the files of a request in place, or with a reason that it will not.
 
-    Ignored if the request was not made or has been answered.
+    Files in place become part of ``Placement.compute``. Ignored if the request was not made or has been answered.
     """
     placement = known.placements.get(message.computation)
     placed = placement.placing.pop(message.request, None) if placement is not None else None
@@ -86,7 +86,7 @@ def on_files_progress(
 ) -> None:
     """Note in ``Placement.progress`` how many files and bytes, of those that a node waits for, have arrived there.
 
-    Shown to people only; None once all have arrived.
+    ``progress`` is None once all have arrived. Serves only to be shown to people (``describe_progress``).
     """
     placement = known.placements.get(message.computation)
     if placement is not None:
@@ -94,7 +94,7 @@ def on_files_progress(
 
 
 def describe_progress(progress: node.FilesProgress) -> str:
-    """Returns in words how many files, and kB or MB, a node has received, of how many."""
+    """Returns in words, for people, how many files and kB or MB a node has received so far, each "of" the total."""
     unit, scale = ("MB", 1_000_000) if progress.size_max >= 1_000_000 else ("kB", 1000)
     sizes = f"{progress.size // scale} of {-(-progress.size_max // scale)} {unit}"
     return f"it is receiving files: {progress.files} of {progress.files_max}, {sizes}"

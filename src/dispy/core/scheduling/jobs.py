@@ -17,8 +17,8 @@ a node. *Assigned*: sent to a node. *Ended*: told to the client, once, and forgo
 | assigned | JobsReturned: not started there            | queued   | TellRequeued; if cancelled: ended               |
 | assigned | Reconciled: it never arrived               | assigned | RunJobs, same attempt; if cancelled: ended; if  |
 |          |                                            |          | the computation is not loaded: queued           |
-| assigned | its node is lost or taken away             | queued   | if it may run again (``retries``), else: ended, |
-|          |                                            |          | TellEndedHere                                   |
+| assigned | its node is lost or taken away             | queued   | TellRequeued if it may run again (``retries``), |
+|          |                                            |          | else ended: TellEndedHere                       |
 
 A message of a node counts only if the job is assigned there with the same attempt; late and doubled ones are ignored.
 """
@@ -54,7 +54,7 @@ from dispy.protocol.node import ABANDONED, Attempt
 
 
 def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -> None:
-    """Queue jobs, and send those for which nodes have room.
+    """Put jobs at the end of the queue of their computation or, if pinned, of their node; send those that have room.
 
     Jobs pinned to a node that is not open end at once as ``ABANDONED``, other jobs as ``TERMINATED`` if every node
     has failed.
@@ -88,7 +88,7 @@ def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -
 
 
 def on_watch_jobs(state: State, out: Outbox, event: WatchJobs, now: Seconds) -> None:
-    """Ask nodes to send the output of jobs while they run, or to stop that.
+    """Ask the nodes that have jobs to send what these print while they run; ``is_wanted`` False: to stop that.
 
     Jobs that wait here are noted in ``Computation.watched``: the node is asked when it gets them.
     """
@@ -132,7 +132,7 @@ def on_jobs_started(
 ) -> None:
     """Tell the client which jobs have been running on a node for a tick (10 ms).
 
-    If the computation is leaving the node they may be cancelled (``Vacate.terminate``).
+    If the computation is leaving the node with ``Vacate.terminate``, these jobs are cancelled now.
     """
     placement = known.placements.get(message.computation)
     if placement is None:
@@ -150,10 +150,10 @@ def on_jobs_started(
 
 
 def on_jobs_ended(state: State, out: Outbox, known: Node, message: node.JobsEnded, now: Seconds) -> None:
-    """Jobs have ended on a node: tell the client, once, and send other jobs into the room they leave.
+    """Jobs have ended on a node: tell the client, once, and send the node other jobs in their place.
 
-    The acknowledgement lets the node forget the batch, also where nothing of it is wanted. Every job passes here, so
-    the bookkeeping is done a batch at a time.
+    The batch of results is acknowledged, so that the node forgets it, also if all results in it are late or doubled.
+    Every job passes here, so the bookkeeping is done a batch at a time.
     """
     out.append(Send(known.id, node.Acknowledge(message.batch)))
     placement = known.placements.get(message.computation)
@@ -201,8 +201,9 @@ def on_jobs_returned(
 ) -> None:
     """A node gives back jobs that it has not started: put them to the head of their queue, as new attempts.
 
-    Cancelled ones end, and pinned ones whose placement is not open. With a reason the node has refused them because
-    it does not know the computation: that is sent again, unless the node has said before that it cannot run it.
+    Cancelled jobs end instead, and so do pinned jobs whose placement is not open. If the message has a reason, the
+    node does not know the computation: the computation is sent again, unless the node has said before that it cannot
+    run it.
     """
     placement = known.placements.get(message.computation)
     if placement is None:
@@ -243,9 +244,10 @@ def on_jobs_returned(
 
 
 def _take_assigned(placement: Placement, attempts: list[Attempt]) -> list[node.Job]:
-    """Remove attempts from ``assigned`` and ``started``; returns the jobs of those that were there, in their order.
+    """Remove attempts that a node gives back from ``assigned`` and ``started``; returns the jobs removed, in the
+    order of the attempts.
 
-    Other attempts, which came back before or are not the present one of their job, are ignored.
+    Attempts that came back before, or are not the present attempt of their job, are ignored.
     """
     assigned = placement.assigned
     taken = []
@@ -267,10 +269,10 @@ def end_cancelled(out: Outbox, placement: Placement, numbers: list[int]) -> None
 
 
 def on_provisional(state: State, out: Outbox, known: Node, message: node.Provisional, now: Seconds) -> None:
-    """A running job sent a provisional result: pass it on, and acknowledge it so that the job goes on.
+    """A running job sent a provisional result: pass it on to the client, and acknowledge it so that the job goes on.
 
-    A part of a file is acknowledged when the client has written it (``on_answer_value``), or refused here if the
-    attempt is not wanted any more.
+    A part of a file is passed on, too, but acknowledged only when the client has written it (``on_answer_value``).
+    It is refused here if the attempt is not wanted any more.
     """
     placement = known.placements.get(message.computation)
     if placement is None:
@@ -288,14 +290,16 @@ def on_provisional(state: State, out: Outbox, known: Node, message: node.Provisi
 
 
 def on_answer_value(state: State, out: Outbox, event: AnswerValue, now: Seconds) -> None:
-    """Tell a node that the client has written, or refused, a part of a file. Dropped if the connection is broken."""
+    """Tell a node that the client has written, or refused, a part of a file. Dropped if the connection is broken: the
+    node tells the job then that the part was not delivered, and the job sends the part again."""
     known = state.nodes.get(event.node)
     if known is not None and known.is_connected:
         out.append(Send(known.id, event.message))
 
 
 def on_printed(state: State, out: Outbox, known: Node, message: node.JobsPrinted, now: Seconds) -> None:
-    """Running jobs have printed something: pass it on, and acknowledge it so that the node sends more."""
+    """Running jobs have printed something: pass it on to the client, except of attempts that are not assigned there,
+    and acknowledge the message so that the node sends more output."""
     placement = known.placements.get(message.computation)
     if placement is None:
         return

@@ -38,7 +38,7 @@ type of the event that it is for, the fourth is the present."""
 
 
 def on_tick(state: State, out: Outbox, event: Tick, now: Seconds) -> None:
-    """Steal work: ask back jobs that wait behind others on one node while a CPU of another is idle."""
+    """Steal work: ask nodes to give back jobs that wait behind others while another node has an idle CPU."""
     steal(state, out, now)
 
 
@@ -60,7 +60,8 @@ _HANDLERS: dict[type[Event], Handler] = {
     NodeLost: nodes.on_node_lost,
     Tick: on_tick,
 }
-"""Function for each type of event, except ``FromNodeEvent``, for which ``_MESSAGE_HANDLERS`` has the functions."""
+"""Handler by type of event. ``FromNodeEvent`` is missing: its handler is that of its message
+(``_MESSAGE_HANDLERS``)."""
 
 MessageHandler = Callable[[State, Outbox, Node, Any, Seconds], None]
 """Function that changes the state as a message of a known node demands, and appends actions to the outbox. Its fourth
@@ -81,7 +82,7 @@ _MESSAGE_HANDLERS: dict[type[node.FromNode], MessageHandler] = {
     node.FilesPlaced: files.on_files_placed,
     node.FilesProgress: files.on_files_progress,
 }
-"""Function for each type of message of a node. Messages of other types are for the shell alone, and ignored here."""
+"""Handler by type of the message of a node. Messages of other types are for the shell alone, and ignored here."""
 
 
 class Machine:

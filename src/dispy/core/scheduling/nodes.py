@@ -75,7 +75,7 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
 
 
 def on_node_silent(state: State, out: Outbox, event: NodeSilent, now: Seconds) -> None:
-    """A connection broke: send nothing to the node until it stands again or the node is given up (``NodeLost``).
+    """The connection to a node broke: send it nothing until the next ``NodeUp``, or forget it at ``NodeLost``.
 
     Jobs that the node has stay assigned to it, since they go on there.
     """
@@ -110,7 +110,7 @@ def on_node_cpus(state: State, out: Outbox, known: Node, message: node.NodeCpus,
 
 
 def on_limit_node(state: State, out: Outbox, event: LimitNode, now: Seconds) -> None:
-    """Tell a node how many jobs of this scheduler may run there at once; noted for later if it is not connected.
+    """Tell a node how many jobs of this scheduler may run there at once; after a reconnect it is told again.
 
     The node's next credits say how many jobs of each computation it takes.
     """

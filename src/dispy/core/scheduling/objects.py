@@ -21,7 +21,8 @@ from dispy.protocol.node import ABANDONED
 
 
 def on_put_object(state: State, out: Outbox, event: PutObject, now: Seconds) -> None:
-    """Note an object, and send it to all nodes that have loaded its computation; the others get it once they have."""
+    """Note an object of a computation, and send it to all nodes that have loaded the computation; other nodes get
+    it once they have loaded the computation. A node gets no jobs while the object is on its way there."""
     computation = state.computations.get(event.message.computation)
     if computation is None:
         return
@@ -31,9 +32,9 @@ def on_put_object(state: State, out: Outbox, event: PutObject, now: Seconds) -> 
 
 
 def on_drop_objects(state: State, out: Outbox, event: DropObjects, now: Seconds) -> None:
-    """Forget objects that no job needs any more, and tell the nodes that have them to delete them.
+    """Forget objects that no job needs any more, and tell nodes that have stored them to delete them.
 
-    A node that an object is on its way to is told once the object has arrived.
+    If an object is still on its way to a node, the node is told once it has acknowledged the object.
     """
     computation = state.computations.get(event.computation)
     if computation is None:
@@ -64,10 +65,10 @@ def send_objects(out: Outbox, placement: Placement, again: bool = False) -> None
 def on_object_stored(
     state: State, out: Outbox, known: Node, message: node.ObjectStored, now: Seconds
 ) -> None:
-    """A node has an object, or has no room for it.
+    """A node has stored an object, or says with a reason that it has no room for the object.
 
-    No room now (``again``): the node has no credit until it grants some, and the object is sent again then. No room
-    ever: the node gets no more jobs of the computation.
+    No room now (``message.again``): its credit counts as 0 until the node grants another one, and the object is sent
+    again then. No room ever: the node gets no more jobs of the computation, whose placement is FAILED.
     """
     placement = known.placements.get(message.computation)
     if placement is None or message.number not in placement.storing:
@@ -101,7 +102,7 @@ def reconcile_objects(out: Outbox, placement: Placement) -> None:
 def _drop_unwanted(out: Outbox, placement: Placement) -> None:
     """Tell a node to delete the objects that it has stored and that no job needs any more.
 
-    Does nothing while the connection is broken; ``reconcile_objects`` does it after that.
+    Does nothing while the connection is broken; ``reconcile_objects`` calls it again after the reconnect.
     """
     unwanted = sorted(placement.stored - placement.computation.objects.keys())
     if unwanted and placement.node.is_connected:
@@ -113,9 +114,10 @@ def _drop_unwanted(out: Outbox, placement: Placement) -> None:
 
 
 def _drop(placement: Placement, numbers: list[int]) -> node.DropObjects:
-    """Returns the message that has a node delete objects (by number), and notes these in ``Placement.dropped``.
+    """Returns the message that has a node delete objects (by number), and notes their numbers in
+    ``Placement.dropped``. The caller sends the message.
 
-    The note serves to repeat the message if the connection breaks, since no node acknowledges it.
+    No node acknowledges the message: the note serves to repeat it if the connection breaks.
     """
     last = max(placement.storing | placement.stored, default=0)
     placement.dropped.update(dict.fromkeys(numbers, max(last, *numbers)))
@@ -125,7 +127,8 @@ def _drop(placement: Placement, numbers: list[int]) -> node.DropObjects:
 def _stop_using(out: Outbox, computation: Computation, placement: Placement, reason: str) -> None:
     """Give a node no more jobs of a computation, as it has no room for an object: the placement is FAILED.
 
-    Running jobs go on, those that wait there are asked back, and unsent pinned ones end as ``ABANDONED``.
+    Running jobs go on, jobs that wait on the node are asked back, and unsent jobs that are pinned to it end as
+    ``ABANDONED``. The client is told the reason (in words).
     """
     placement.status = Status.FAILED
     placement.reason = reason

@@ -33,7 +33,8 @@ there: its jobs may have been on their way between its queue and its workers."""
 
 
 def note_room(placement: Placement) -> None:
-    """Put a placement into the indexes ``free`` and ``backlogs`` of its computation, or take it out.
+    """Put a placement into the indexes ``free`` (jobs would start at once) and ``backlogs`` (jobs may be sent ahead)
+    of its computation, or take it out, as its room for jobs is now.
 
     Call after any change of its status, credit, jobs or objects, or of its node's connection: otherwise ``place``
     would send too many jobs, or leave a free CPU idle.
@@ -59,9 +60,11 @@ def note_room(placement: Placement) -> None:
 
 
 def place(out: Outbox, computation: Computation, now: Seconds) -> None:
-    """Send waiting jobs to nodes with room: pinned jobs first, then free slots, then backlogs.
+    """Send waiting jobs of a computation to nodes with room: pinned jobs first, then others into free slots, then
+    into backlogs.
 
-    Jobs are spread evenly: each node gets at most its share of the queue, at least one job, and what it has room for.
+    Jobs are spread evenly: each node gets at most its share of the queue, but at least one job, and no more than it
+    has room for.
     """
     if computation.pinned:
         for placement in computation.placements.values():
@@ -81,9 +84,10 @@ def place(out: Outbox, computation: Computation, now: Seconds) -> None:
 
 
 def _take(computation: Computation, queue: deque[Job], count: int) -> list[Job]:
-    """Take up to ``count`` jobs off the front of a queue; returns those of them that were not cancelled, in order.
+    """Take up to ``count`` jobs off the front of a queue; returns those of them that were not cancelled, in the order
+    of the queue.
 
-    The end of cancelled ones has been told; their numbers are removed from ``Computation.cancelled``.
+    The client was told the end of cancelled jobs before; their numbers are removed from ``Computation.cancelled``.
     """
     popleft = queue.popleft
     jobs = [popleft() for _ in range(min(count, len(queue)))]
@@ -110,9 +114,10 @@ def _send(out: Outbox, placement: Placement, jobs: list[Job], now: Seconds) -> N
 
 
 def send_runs(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
-    """Send assigned jobs, in as few messages as ``BATCH_MAX`` and ``BATCH_SIZE_MAX`` allow.
+    """Send assigned jobs to their node, in as few messages as ``BATCH_MAX`` jobs and ``BATCH_SIZE_MAX`` bytes allow.
 
-    Arguments that travel as streams, or lie in files of their own, do not count: they are not in these messages.
+    Arguments that travel as streams, or lie in files, do not count towards the bytes, as they are not in these
+    messages.
     """
     sizes = [len(job.payload) for job in jobs]
     if 0 < len(jobs) <= BATCH_MAX and sum(sizes) <= BATCH_SIZE_MAX:
@@ -124,9 +129,10 @@ def send_runs(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
 
 
 def _send_run(out: Outbox, placement: Placement, jobs: list[Job]) -> None:
-    """Send one batch of assigned jobs, with the lists of files that they bring, and whose live output is wanted.
+    """Send one batch of assigned jobs (``RunJobs``), with the lists of files that they bring, and with the numbers of
+    those whose output the client wants while they run.
 
-    If some bring files and the batch has more than one job, ``_send_apart`` cuts it.
+    If some jobs bring files and the batch has more than one job, ``_send_apart`` cuts it into several messages.
     """
     computation = placement.computation
     if computation.files:
@@ -167,8 +173,8 @@ def send_watch(out: Outbox, placement: Placement, numbers: Collection[int], is_w
 def cancel_queued(out: Outbox, computation: Computation, numbers: list[int]) -> None:
     """End waiting jobs (by number) as ``CANCELLED``, and tell the client.
 
-    Their entries stay in ``queue``, marked in ``cancelled``, until more than half of it is cancelled: to search the
-    queue at each cancel would cost more. Pinned ones are removed from the queue of their placement at once.
+    The jobs stay in ``Computation.queue``, marked in ``cancelled``, until more than half of the queue is cancelled:
+    to search the queue at each cancel would cost more. Pinned jobs are removed from ``Placement.pinned`` at once.
     """
     queued = numbers
     if computation.pinned:
@@ -209,9 +215,9 @@ def end_here(out: Outbox, computation: Computation, numbers: list[int], status: 
 
 
 def end_if_hopeless(out: Outbox, computation: Computation) -> None:
-    """End the waiting jobs of a computation as ``TERMINATED`` if every node of it has failed.
+    """End the waiting jobs of a computation as ``TERMINATED`` if its placement on every one of its nodes is FAILED.
 
-    While it has no node at all they wait for one.
+    The reason of the last one is told. While the computation has no node at all, its jobs wait for one.
     """
     placements = computation.placements
     if not computation.queue or not placements:
@@ -225,7 +231,8 @@ def end_if_hopeless(out: Outbox, computation: Computation) -> None:
 
 
 def steal(state: State, out: Outbox, now: Seconds) -> None:
-    """Steal work: where a CPU is idle and no job waits here, ask back jobs that wait behind running ones elsewhere.
+    """Steal work: for each computation that has idle CPUs on a node and no job in its queue, ask other nodes to give
+    back jobs that wait there behind running ones (``TakeBack``), at most as many as have room elsewhere.
 
     Nodes that seem to have room are asked, too: a job that waits there for long does so behind jobs of others.
     """

@@ -8,8 +8,8 @@ told apart. It goes to the head of its queue, in the order in which the jobs wer
 | the job's process died          | retry; the 3rd death is final         | ends as the node said         |
 | its node was lost or taken away | retry; ABANDONED if pinned            | ABANDONED                     |
 | the node gave it back unstarted | retry (``jobs.on_jobs_returned``)     | retry, since it never ran     |
-| the same, pinned to a placement | ABANDONED if the placement is FAILED, | as on the left                |
-| that is not open                | CANCELLED otherwise                   |                               |
+| it came back unstarted, pinned  | ABANDONED if the placement is FAILED, | as on the left                |
+| to a node that is not open      | CANCELLED otherwise                   |                               |
 | any of these, cancelled before  | CANCELLED; after a death as the node said                             |
 
 A job that never reached its node is no retry: it is sent again as the same attempt (``nodes.on_reconciled``), or
@@ -32,8 +32,9 @@ likely at fault."""
 def retry_after_deaths(out: Outbox, placement: Placement, message: node.JobsEnded) -> None:
     """Requeue jobs of a reentrant computation whose processes have died; call before their ends are told.
 
-    A job stays assigned, and ends as the node said, if it was cancelled or has died ``DEATHS_MAX`` times; in the
-    latter case its reason says so.
+    ``message`` tells the ends of jobs on the placement's node; others than deaths are left alone. A job stays
+    assigned, and ends as the node said, if it was cancelled or its process has died ``DEATHS_MAX`` times; the number
+    of deaths is added to its reason then.
     """
     computation = placement.computation
     again = []
@@ -53,9 +54,9 @@ def retry_after_deaths(out: Outbox, placement: Placement, message: node.JobsEnde
 def retry_after_loss(out: Outbox, placement: Placement, reason: str) -> None:
     """Decide about the jobs of a placement that is gone: those that may run again do so elsewhere, the others end.
 
-    Reentrant jobs go back to the head of the queue in the order they were sent, and the client is told. Cancelled
-    ones end as ``CANCELLED``; pinned ones and those that must not run twice end as ``ABANDONED``, with the reason.
-    ``place`` must follow.
+    Jobs of a reentrant computation go back to the head of its queue in the order in which they were sent. Cancelled
+    jobs end as ``CANCELLED``; pinned jobs, and assigned ones that must not run twice, end as ``ABANDONED`` with the
+    reason (in words). The client is told. The caller must call ``place`` next.
     """
     computation = placement.computation
     end_here(out, computation, _take_cancelling(placement), CANCELLED, "cancelled")
@@ -73,9 +74,10 @@ def retry_after_loss(out: Outbox, placement: Placement, reason: str) -> None:
 
 
 def _take_cancelling(placement: Placement) -> list[int]:
-    """Remove the cancelled jobs from ``assigned`` of a placement that is gone; returns their numbers, in order sent.
+    """Remove the cancelled jobs from ``assigned`` of a placement that is gone; returns their numbers, in the order in
+    which they were sent.
 
-    As no node will tell their end, the caller ends them.
+    No node will tell the end of these jobs: the caller ends them as ``CANCELLED``.
     """
     numbers = [number for number in placement.assigned if number in placement.cancelling]
     for number in numbers:
@@ -101,7 +103,8 @@ def requeue_assigned(out: Outbox, placement: Placement, jobs: list[node.Job]) ->
 def requeue(computation: Computation, jobs: list[Job]) -> None:
     """Put jobs that are no longer assigned back to the head of their queue, as new attempts, in their order.
 
-    A pinned job goes to the queue of its placement (``Placement.pinned``), any other to ``Computation.queue``.
+    A pinned job goes to ``Placement.pinned`` of its node, any other to ``Computation.queue``. The caller tells the
+    client.
     """
     for job in reversed(jobs):
         again = Job(job.number, job.attempt + 1, job.payload, job.stream)

@@ -29,9 +29,10 @@ class Status(Enum):
     READY = "ready"
     """The node has loaded the computation: jobs are sent there within its credit."""
     FAILED = "failed"
-    """The node cannot run the computation: no job is sent there, results may still arrive."""
+    """The node cannot run the computation: no job is sent there. Results of jobs sent before may still arrive."""
     LEAVING = "leaving"
-    """The placement gets no new jobs. When the node has no job of it left, it becomes LEFT or is forgotten."""
+    """The computation is to leave the node and gets no new jobs there. When the node has no job of it left, the
+    placement becomes LEFT, or is forgotten if the computation does not come back."""
     LEFT = "left"
     """The node has closed the computation, which comes back with the next ``Allocate``; pinned jobs wait for that."""
 
@@ -55,27 +56,28 @@ class Placement:
         """CPUs of the node that the client has allocated to the computation; 0: the node gets no more jobs of it."""
         self.status = Status.LOADING
         self.returns = False
-        """True if the computation comes back to the node: pinned jobs are kept. Only while LEAVING or LEFT."""
+        """True if the computation comes back to the node once it has left: pinned jobs are kept until then. False
+        outside of LEAVING and LEFT."""
         self.terminates = False
         """True if running jobs are cancelled, so that the computation leaves soon; False: their ends are awaited.
-        Only while LEAVING or LEFT."""
+        True only while LEAVING or LEFT."""
         self.reason = ""
-        """Reason for the status FAILED, in words, also that of jobs that end because of it. Empty before that; kept
-        if the computation is loaded again, until its next stay (``begin``)."""
+        """Reason for the status FAILED, in words; told as the reason of jobs that end because of it. Empty if the
+        placement has not failed since its stay began (``begin``); kept if the computation is loaded again."""
         self.granted = (0, 0)
         """Last credit of the node: slots (number of jobs that start at once) and backlog (number that may wait behind
         them). Both are 0 until the computation is loaded."""
         self.shortage = ""
-        """Reason of the node for granting fewer slots than it has CPUs, in words, shown to people; empty if it grants
-        all."""
+        """Reason, in words, that the node gave for granting fewer slots than it has CPUs; only shown to people. Empty
+        if the node gave none."""
         self.slots = 0
-        """Number of jobs that may run there at once: the granted slots, bounded by ``apply_grant``. Never negative.
-        Jobs above ``slots`` and ``backlog`` wait in the scheduler."""
+        """Number of jobs that may run on the node at once: the granted slots, bounded by ``apply_grant``. Never
+        negative. Jobs above ``slots`` and ``backlog`` together wait in the scheduler."""
         self.backlog = 0
-        """Number of jobs that may wait there behind running ones, so that no CPU is idle between two: the granted
-        backlog, bounded by ``apply_grant``. Never negative."""
+        """Number of jobs that may wait on the node behind running ones, so that no CPU is idle between two: the
+        granted backlog, bounded by ``apply_grant``. Never negative."""
         self.assigned: dict[int, Job] = {}
-        """Jobs sent to the node that have not ended, by number, in the order sent."""
+        """Jobs sent to the node that have not ended or come back, by number, in the order in which they were sent."""
         self.started: set[int] = set()
         """Numbers of assigned jobs that the node has reported as running: a subset of ``assigned``."""
         self.cancelling: set[int] = set()
@@ -87,20 +89,20 @@ class Placement:
         self.storing: set[int] = set()
         """Numbers of objects on their way to the node. While there are any, the node gets no jobs."""
         self.dropped: dict[int, int] = {}
-        """Objects that the node was told to drop and may not have heard of: for each number, the highest number of an
-        object sent before the drop. An entry goes once the node acknowledges an object sent after it."""
+        """By number of an object that the node was told to delete and may not have heard of: the highest number of an
+        object sent before that. An entry is removed once the node acknowledges an object that was sent later."""
         self.placing: dict[int, PlaceFiles] = {}
         """Messages that ask the node to put files into the working directory and that it has not answered, by request
         number. Sent again after a reconnect."""
         self.progress: FilesProgress | None = None
-        """Number and bytes of the computation's files that have arrived there, as the node last said; None if no file
-        is on its way. Only shown to people."""
+        """Message in which the node last said how many files, and bytes, of how many have arrived there; None if no
+        file is on its way. Only shown to people."""
         self.last_sent: Seconds = 0.0
-        """Time when jobs were last sent there, given back or asked back (seconds, monotonic). None are stolen for
-        ``STEAL_AFTER_S`` (``placement``) after that."""
+        """Time when jobs were last sent to the node, given back or asked back (seconds, monotonic). No job is stolen
+        from the node for ``placement.STEAL_AFTER_S`` after that."""
         self.asked_back = False
-        """True if waiting jobs were asked back, and since then no job was given back, has ended or was sent there.
-        The next request waits for ``ASK_AGAIN_S`` (``placement``) then."""
+        """True if the node was asked to give jobs back, and since then no job was given back, has ended or was sent
+        there: ``steal`` asks the node again only after ``placement.ASK_AGAIN_S``."""
 
     def begin(self, compute: Compute) -> None:
         """Reset to LOADING for a new stay on the node, which ``compute`` opens: without credit and objects.
@@ -119,7 +121,8 @@ class Placement:
         self.dropped.clear()
 
     def is_open(self) -> bool:
-        """True if pinned jobs may wait for the node: CPUs are allocated, and it is loading, ready or comes back."""
+        """True if pinned jobs may wait for the node: CPUs are allocated, and the computation is LOADING, READY or
+        comes back. Otherwise pinned jobs end."""
         return self.cpus_max > 0 and (self.status in (Status.LOADING, Status.READY) or self.returns)
 
     def apply_grant(self) -> None:
@@ -138,11 +141,12 @@ class Placement:
             self.backlog = min(self.backlog, jobs - self.slots)
 
     def room(self) -> int:
-        """Returns the number of further jobs that would start at once there; 0 or less if there is no room."""
+        """Returns the number of further jobs that would start at once on the node; 0 or less: no slot is free."""
         return self.slots - len(self.assigned)
 
     def room_behind(self) -> int:
-        """Returns the number of further jobs that the node takes, to start or to wait; 0 or less: no room."""
+        """Returns the number of further jobs that the node takes, to start at once or to wait in its backlog; 0 or
+        less: the node takes none."""
         return self.slots + self.backlog - len(self.assigned)
 
 
@@ -165,7 +169,8 @@ class Computation:
         self.client = client
         self.compute = compute
         self.reentrant = reentrant
-        """True if a job may run again after it was started: see ``retries``."""
+        """True if a job may run again after it was started: it is retried if its process dies or its node is lost
+        (``retries``). False: such a job ends."""
         self.queue: deque[Job] = deque()
         """Jobs that may run on any node and wait for one, in the order in which they are sent; retries are in front.
         Cancelled ones may still be among them. The garbage collector tracks no ``Job``."""
@@ -192,14 +197,14 @@ class Computation:
         self.placements: dict[NodeId, Placement] = {}
         """Placements by node. Every one is also in ``Node.placements`` of a node in ``State.nodes``."""
         self.stays: dict[NodeId, int] = {}
-        """Number of times that the computation came to a node, by node: the generation of its next stay there
-        (``Compute.life``), so that a late message about an earlier stay is told apart."""
+        """Number of times that the computation was opened on a node, by node. Becomes the generation
+        (``Compute.life``) of its next stay there, so that a late message about an earlier stay is told apart."""
         self.free: dict[NodeId, Placement] = {}
         """Placements on which a job would start at once, by node. ``note_room`` keeps this index true: after each
         event it is empty or ``queue`` has no job that was not cancelled."""
         self.backlogs: dict[NodeId, Placement] = {}
-        """Placements that take more further jobs, to start or to wait, than an eighth of ``slots`` and ``backlog``
-        together, by node: jobs are sent there ahead of need. ``note_room`` keeps this index true."""
+        """Placements to which jobs are sent ahead of need, by node: those with room for more further jobs than an
+        eighth of their ``slots`` and ``backlog`` together. ``note_room`` keeps this index true."""
         self.watched: set[int] = set()
         """Numbers of open jobs whose output the client wants while they run: nodes are asked to send it."""
 
@@ -220,8 +225,8 @@ class Node:
         self.cpus = cpus
         """Number of CPUs that the node offers now. A computation that may use fewer gets no backlog there."""
         self.cpus_max: int | None = None
-        """Number of CPUs that all computations together may use (``LimitNode``); None if no limit was set. The node
-        keeps to it; after a reconnect it is told again."""
+        """Number of CPUs that all computations of this scheduler together may use (``LimitNode``); None if no limit
+        was set. The node itself keeps to the limit; after a reconnect the node is told it again."""
         self.is_connected = True
         """True while the connection stands. No message is sent to the node otherwise."""
         self.is_comparing = False

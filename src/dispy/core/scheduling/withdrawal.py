@@ -34,8 +34,8 @@ CLOSED = "the node was closed for this computation"
 def on_vacate(state: State, out: Outbox, event: Vacate, now: Seconds) -> None:
     """Have a computation leave a node: no more jobs go there, and it is closed when the node has no job of it left.
 
-    Unanswered requests for files end. If asked again, the last ``Vacate`` says whether the computation comes back,
-    and ``terminate`` of an earlier one still holds.
+    Unanswered requests to place files end. Of several ``Vacate`` the last one says whether the computation comes
+    back, and running jobs are cancelled if any of them says ``terminate``.
     """
     computation = state.computations.get(event.computation)
     placement = computation.placements.get(event.node) if computation is not None else None
@@ -56,9 +56,10 @@ def on_vacate(state: State, out: Outbox, event: Vacate, now: Seconds) -> None:
 
 
 def send_off(out: Outbox, placement: Placement) -> None:
-    """Ask a node to give back the jobs that it has not started, and to cancel running ones if that is wanted.
+    """Ask a node that a computation is leaving to give back the jobs that it has not started (``TakeBack``).
 
-    Does nothing while the connection is broken or the two sides compare what they have; call again after that.
+    Running jobs are cancelled if ``Placement.terminates``. Does nothing while the connection is broken or both sides
+    compare what they have; ``nodes.on_reconciled`` calls it again after that.
     """
     if not placement.node.is_connected or placement.node.is_comparing:
         return
@@ -78,7 +79,8 @@ def send_off(out: Outbox, placement: Placement) -> None:
 def leave_if_empty(out: Outbox, placement: Placement, now: Seconds) -> None:
     """Close a computation on a node that it is leaving, if the node has no job of it left; else do nothing.
 
-    It is LEFT then if it comes back; otherwise its placement is forgotten. Call after each change of ``assigned``.
+    The placement is LEFT then if the computation comes back, and forgotten otherwise; the client is told. Call after
+    jobs have left ``Placement.assigned``.
     """
     if placement.assigned or placement.status not in (Status.LEAVING, Status.LEFT):
         return
