@@ -360,3 +360,15 @@ def test_a_limit_of_cpus_outlives_the_loss_of_its_node() -> None:
     machine.handle(core.LimitNode(NODE, 1), 0.0)
     actions = machine.handle(core.NodeUp(NODE, "n", 2, True), 0.0)
     assert sent(actions, node.LimitCpus) == [node.LimitCpus(1)]
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_node_that_was_given_up_is_told_its_limit_again(is_known: bool) -> None:
+    """It has forgotten this scheduler after a long silence, or this scheduler has given it up."""
+    machine = machine_with_node(4)
+    machine.handle(core.LimitNode(NODE, 2), 0.0)
+    machine.handle(core.NodeSilent(NODE), 0.0)
+    if is_known:
+        machine.handle(core.NodeLost(NODE, "silent"), 1.0)
+    actions = machine.handle(core.NodeUp(NODE, "n", 4, is_known), 2.0)
+    assert sent(actions, node.LimitCpus) == [node.LimitCpus(2)]

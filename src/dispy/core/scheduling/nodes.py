@@ -50,10 +50,11 @@ def on_node_up(state: State, out: Outbox, event: NodeUp, now: Seconds) -> None:
     if known is None:
         known = state.nodes[event.node] = Node(event.node, event.name, event.cpus)
         known.cpus_max = state.limits.get(event.node)
+        if known.cpus_max is not None:
+            # One that has forgotten this scheduler has forgotten the limit, too.
+            out.append(Send(known.id, node.LimitCpus(known.cpus_max)))
         if event.known:
             # The node was given up and is back: nothing that it still holds is wanted any more.
-            if known.cpus_max is not None:
-                out.append(Send(known.id, node.LimitCpus(known.cpus_max)))
             out.append(Send(known.id, node.Reconcile([], {})))
         return
     known.is_connected = known.is_comparing = True
