@@ -202,7 +202,9 @@ def objects(db: sqlite3.Connection) -> list[tuple[int, int]]:
 
 
 def summary(db: sqlite3.Connection) -> Summary:
-    """Return the contents of a journal for a list of dead programs. No job is decoded, so large journals cost little.
+    """Return what ``recoverable`` shows of a dead program: names, times, nodes, clusters, and the number of jobs.
+
+    No job is decoded, so large journals cost little.
 
     Raises:
         sqlite3.Error, ValueError, TypeError, IndexError: The journal is damaged.

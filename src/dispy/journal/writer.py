@@ -144,7 +144,7 @@ class Journal:
         self._post = post
 
     def begin(self, identity: bytes, program: str) -> None:
-        """Note that a program begins to use the journal; in a full one, make the mark of its session.
+        """Note that a program begins to use the journal; if it is full, also make its mark (``journal.mark``).
 
         Args:
             identity: Identity under which nodes know the program.

@@ -121,7 +121,8 @@ def on_pulse(service: NodeState) -> None:
 
 
 def on_loaded(service: NodeState, loaded: Loaded) -> None:
-    """Log that a computation can take jobs, how long its start took, and what it wants of the node."""
+    """Log that a computation can take jobs, how long its start took, and its options that concern the node: exclusive
+    use, setup in each worker, a limit of CPUs."""
     computation = service._machine.state.computations.get(loaded.key)
     if computation is None:
         return

@@ -210,8 +210,8 @@ class NodeState:
     _is_handling: bool
     """True while ``_handle`` runs: events from within it wait in ``_events``."""
     _looks: list[core.Look]
-    """Actions of the core that ask for output of running jobs, oldest first. ``_handle_and_look`` performs them after
-    all other actions, the newest first, and removes them."""
+    """Actions of the core that ask for output of running jobs. ``_handle_and_look`` performs them after all
+    others, and removes them: reading files delays nothing else."""
 
     # Clients.
     _clients: dict[ClientId, Connection]

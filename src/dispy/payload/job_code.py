@@ -125,7 +125,10 @@ class _There(dict[str, Any]):
 
 
 def _find_namespace() -> Namespace:
-    """Returns the globals of the computation in this process; pickles call this behind the gate."""
+    """Returns the globals of the computation in this process, in which code of the job finds its names.
+
+    Pickles of such jobs call it while they are loaded: after ``_Gate``, so in a process of the job's own.
+    """
     assert _job_namespace is not None
     return _job_namespace
 

@@ -1,5 +1,8 @@
 """Processes and their descendants: death signals, sub-reapers, children, and marks of nodes.
 
+The mark of a node is an environment variable with its directory. All that a node starts inherits it, so what a dead
+node has left running is found by it, and killed.
+
 Death signals, sub-reapers and the search for marks need Linux. On other systems they are left out, and psutil finds
 the children.
 """

@@ -80,8 +80,8 @@ of one result each when a program did nothing."""
 def on_ran(state: State, out: Outbox, event: Ran, now: Seconds) -> None:
     """Take results of a worker, which are sent to the client now or a moment later together with others.
 
-    If the worker has finished its record, jobs of the record that were cut off are queued again, and the worker may
-    get another record.
+    If the worker has finished its record, jobs that the node has cut off the record's end for others to run, and that
+    the worker has not begun, are queued again. The worker may get another record.
     """
     worker = state.workers.get(event.worker)
     if worker is None:

@@ -41,7 +41,8 @@ _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type(Elli
 """Types of values that cannot change and hold no other object."""
 
 _names = itertools.count(1)
-"""Counter whose next number becomes the second part of the next identity that is given here."""
+"""Counter for identities (``identity_of``) of objects of this process: an identity is ``_program``, which no other
+process has, a hyphen and the next number."""
 
 _program = os.urandom(16).hex()
 """Random name of this process (32 hexadecimal digits): the first part of its identities."""

@@ -408,7 +408,10 @@ def _current() -> str:
 
 
 def _compiled_text(source: bytes, path: str) -> types.CodeType | None:
-    """Returns the code of a text, whose import statements are followed; None if it cannot be compiled."""
+    """Compiles the source of a module that is not loaded, in which callers look for imports and names of files.
+
+    Returns None if it cannot be compiled. Nothing of it is run.
+    """
     try:
         return compile(source, path, "exec", dont_inherit=True)
     except (SyntaxError, ValueError):

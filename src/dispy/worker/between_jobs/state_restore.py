@@ -265,7 +265,9 @@ class Restorer:
         context variables are not put back, but later jobs begin with a new context (``run``).
 
         Args:
-            is_last: True after the last job of a record: directory and umask are set in any case.
+            is_last: True after the last job of a record: directory and umask are set even if no change was seen,
+                as C code may change them unseen. False: only after a job that was seen to change something, which
+                spares system calls per job.
         """
         if is_last or self._changed:
             self._fchdir(self._directory)
