@@ -85,7 +85,10 @@ class Marked(NamedTuple):
 
 
 def read_mark(data: bytes) -> Marked | None:
-    """Return the contents of a mark, by the bytes of its file; None if these are not 16: the file is no mark."""
+    """Return the highest number of a job that was sent, and whether the journal broke, as a mark's 16 bytes say.
+
+    None if there are not 16 bytes: the file is no mark.
+    """
     if len(data) != _MARK.size:
         return None
     highest, is_broken = _MARK.unpack(data)

@@ -224,7 +224,7 @@ def summary(db: sqlite3.Connection) -> Summary:
 
 
 def _count(db: sqlite3.Connection) -> int | None:
-    """Return the number of jobs that were submitted; None for a short journal."""
+    """Return the number of jobs that were submitted; None for a short journal, a kind that has no rows of jobs."""
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
     if "submitted" not in tables:
         return None

@@ -48,7 +48,7 @@ _EPHEMERAL_DAYS = 3650
 """Days for which the certificate of a single run is valid: longer than any run, as it is not renewed."""
 
 _BACKDATED = timedelta(days=1)
-"""Time by which certificates are valid before they are made: machines whose clock is late by less accept them."""
+"""Certificates are valid from this time before they are made: machines whose clock is late by less accept them."""
 
 _COMMON_NAME_MAX = 64
 """Bytes of the longest common name (RFC 5280, ub-common-name). Of CAs and clients longer ones are refused, a node's

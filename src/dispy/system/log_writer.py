@@ -86,7 +86,7 @@ class Outlet:
             self._calling.release()
 
     def is_current(self) -> bool:
-        """True if the caller is on a thread of this outlet, within a handler."""
+        """True if the caller is on a thread of this outlet, within a handler: it must not wait for the outlet."""
         return getattr(self._here, "is_ours", False)
 
     def put(self, record: logging.LogRecord) -> None:

@@ -21,7 +21,8 @@ class Stall:
     def __init__(self, limit_s: float = STALL_S) -> None:
         self.limit_s = limit_s
         self._found = ""
-        """Text about the jobs that stood still at the last call of ``look``; empty if none did."""
+        """Text about the jobs that stood still at the last call of ``look``; empty if none did. The same text at the
+        next call means that nothing has moved."""
         self._since = 0.0
         """Time of the call of ``look`` that got the text ``_found`` first (monotonic, seconds)."""
         self._is_told = False

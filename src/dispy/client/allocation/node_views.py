@@ -106,7 +106,10 @@ def _show(cluster: ClusterState, info: NodeInfo) -> DispyNode:
 
 
 def _show_cpus(cluster: ClusterState, shown: DispyNode, info: NodeInfo) -> None:
-    """Set CPUs, spare resources and ``reason`` of a ``DispyNode``. The computation must be on the node (asserted)."""
+    """Set what a ``DispyNode`` shows: CPUs that this cluster uses, CPUs and spare resources of the node, ``reason``.
+
+    The computation must be on the node (asserted).
+    """
     placement = placements.placement(cluster, info.node)
     assert placement is not None
     most = placement.node.cpus_max

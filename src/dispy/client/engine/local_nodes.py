@@ -45,7 +45,7 @@ class Listed:
         return [listing for listing in self._nodes if listing.fingerprint == fingerprint]
 
     def count_others(self, fingerprint: str) -> int:
-        """Return the number of listed nodes whose secret has another fingerprint, for messages to the user."""
+        """Return the number of listed nodes whose secret has not this fingerprint, for messages to users."""
         return len(self._nodes) - len(self.of(fingerprint))
 
     def read(self) -> None:

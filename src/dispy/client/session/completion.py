@@ -219,6 +219,9 @@ def _load_ended(cluster: ClusterState, job: DispyJob, item: Ended, info: NodeInf
 def _fill(cluster: ClusterState, job: DispyJob, item: Ended, info: NodeInfo) -> None:
     """Set a job's attributes by the report of its end, except the result of a finished job, and count its failure.
 
+    The caller sets the result. Failures are counted in ``ClusterState._tally``, for the status table and the warning
+    at the end of the program.
+
     The caller holds ``_status_guard``, and makes the job final then. Address, times and output of a job that did not
     run stay as they are.
     """

@@ -73,7 +73,9 @@ class Outcomes(NamedTuple):
 
 
 class Parts:
-    """Parts of the files that one node receives. Methods are called on the event loop unless they say otherwise.
+    """Parts (incomplete files in the store) of all files that one node receives.
+
+    Methods are called on the event loop unless they say otherwise.
 
     Args:
         store: The store that the parts are in.

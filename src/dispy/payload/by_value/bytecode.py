@@ -310,13 +310,14 @@ def assigned(code: CodeType) -> set[str]:
 
 
 _hidden: set[str] = set()
-"""Secrets of clusters, which may stand in the script: stars take their place in texts that are sent."""
+"""Secrets of clusters, which may stand in the script: stars replace them in source texts and the command line that
+are sent (``hide``)."""
 
 
 def hide(secret: str) -> None:
-    """Have stars take the place of a secret in files of code and the command line that are sent.
+    """Have stars take the place of a secret in the text of source files and the command line, if they are sent later.
 
-    An empty secret is ignored.
+    Compiled code keeps its constants, as it would do something else without them. An empty secret is ignored.
     """
     if secret:
         _hidden.add(secret)

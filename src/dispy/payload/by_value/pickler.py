@@ -479,7 +479,7 @@ def dump_by_value(value: Any, buffers: Collector | None = None) -> bytes:
 
     Args:
         value: Anything.
-        buffers: Takes large buffers; None: they go into the pickle.
+        buffers: Collects buffers of 64 KiB and more, which stay out of the pickle; None: they go into it.
 
     Raises:
         Exception: The value cannot be pickled.

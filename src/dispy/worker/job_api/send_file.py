@@ -38,7 +38,8 @@ def send_file(
             along.
         directory: The working directory of the computation.
         transfer: Number that tells this file from others of the job.
-        send_part: Function that sends one part and returns its acknowledgement.
+        send_part: Function that sends one part to the program and returns its acknowledgement: whether the program
+            has written it, or why not.
         timeout: Time without an acknowledgement after which the file is given up (seconds); None: never.
         size_max: Largest size of the file (bytes); 0: any size.
     """
