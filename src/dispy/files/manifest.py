@@ -207,7 +207,7 @@ _guard = threading.Lock()
 
 
 def _signature(status: os.stat_result) -> Signature:
-    """Returns the signature of a file that has this status."""
+    """Returns device, inode, size and times of a file: if they are equal later, its content was not changed."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 

@@ -296,7 +296,7 @@ class Journal:
         self._put(write)
 
     def after_note(self, told: Callable[[], None]) -> None:
-        """Have ``told`` called on the engine's loop once all notes until now are on disk, or the journal is broken."""
+        """Have ``told`` called on the engine's loop once all notes until now are on disk, or it is broken."""
         if self._is_broken or self._is_closed:
             self._post(told)
         else:

@@ -24,7 +24,7 @@ class PoolSink:
             self.data = None
 
     def write(self, body: memoryview) -> None:
-        """Copy the payload's next bytes behind the previous ones; drop them if ``data`` is None: no memory was had."""
+        """Copy the payload's next bytes behind the previous ones; drop them if ``data`` is None: no memory."""
         if self.data is None:
             return
         end = self._position + len(body)

@@ -150,7 +150,7 @@ def _wants_arguments(make: Any) -> bool:
 
 
 _PICKLING = frozenset({"__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__"})
-"""Names of methods by which a class says how its objects are pickled."""
+"""Names of methods by which a class says how its objects are pickled: such a class is left to pickle itself."""
 
 
 def _is_of_python(kind: Any) -> bool:
