@@ -17,7 +17,7 @@ from typing import Any
 
 from dispy.core import execution as core
 from dispy.core.execution.explain import find_stall
-from dispy.core.execution.ids import ClientId
+from dispy.core.execution.ids import ClientId, WorkerId
 from dispy.errors import StateDirectoryError
 from dispy.files.fetching.stager import Stager
 from dispy.files.fetching.wanted_files import Seams
@@ -37,6 +37,7 @@ from dispy.settings import PULSE_S, NodeSettings
 from dispy.system.addresses import is_loopback, local
 from dispy.system.liveness import this_process
 from dispy.system.watchdog import Stall
+from dispy.system.wording import of_error
 
 logger = logging.getLogger("dispy.node")
 
@@ -135,6 +136,28 @@ class NodeService(NodeState):
         """Port to listen on; 0: any. On loopback ``start`` may take another one."""
         port = self.settings.listen_port
         return self.settings.dispy_port + 1 if port is None else port
+
+    def _give_up(self, action: core.Action, error: Exception) -> bool:
+        """Give up the computation for which an action failed. False if the action is for no single computation.
+
+        Its host is killed, and the core is told when that has ended; if there is no host, in the loop's next turn.
+        """
+        owner = self._owners.get(getattr(action, "worker", WorkerId(0)))
+        key = owner[0].key if owner is not None else getattr(action, "key", None)
+        if key is None:
+            return False
+        reason = f"node {self.name} has a fault: {of_error(error)}"
+        logger.error(
+            "computation %s is given up; please report this",
+            working_directories.place_name(key),
+            exc_info=error,
+        )
+        loaded = self._loaded.get(key)
+        if loaded is not None and not loaded.host.is_dead:
+            workers.give_up(self, loaded, reason)
+        else:
+            self._loop.call_soon(self._handle, core.HostFailed(key, reason))
+        return True
 
     def start(self) -> None:
         """Listen, take over results of dead nodes from the spool, and enter the list of this machine's nodes.

@@ -328,7 +328,8 @@ class NodeState:
         """Tell the core an event, and perform the actions that it decides. Call it on the loop only.
 
         Events that these actions cause wait until all actions are performed, and are told then. An exception is a
-        fault of this program: the node stops.
+        fault of this program. If it came on behalf of one computation, this one is given up with the reason, and all
+        others go on; after any other one the node stops.
         """
         self._events.append(event)
         if self._is_handling:
@@ -338,7 +339,11 @@ class NodeState:
         try:
             while self._events:
                 for action in self._machine.handle(self._events.popleft(), self._clock.monotonic()):
-                    perform[type(action)](self, action)
+                    try:
+                        perform[type(action)](self, action)
+                    except Exception as error:
+                        if not self._give_up(action, error):
+                            raise
         except Exception:
             # The core's state and the machine differ from now on. A client that is told that its node is gone is
             # better off than a client of a node that only seems to work.
@@ -348,6 +353,10 @@ class NodeState:
             self._stopped.set()
         finally:
             self._is_handling = False
+
+    def _give_up(self, action: core.Action, error: Exception) -> bool:
+        """Give up the computation for which an action failed. False if the action is for no single computation."""
+        raise NotImplementedError
 
     def _handle_and_look(self, event: core.Event) -> None:
         """Handle an event and all that it causes; then read the output of running jobs that the core has asked for.

@@ -40,7 +40,7 @@ from dispy.node.processes.workers import (
     bury,
     collect,
     drain,
-    fail_setup,
+    give_up,
     on_worker_exited,
     setup_is_late,
 )
@@ -242,7 +242,7 @@ def _end_late_setup(service: NodeState, loaded: Loaded) -> None:
     Called ``SETUP_GRACE_S`` after the time for ``setup`` is over.
     """
     if not loaded.is_loaded:
-        fail_setup(service, loaded, setup_is_late(service, loaded))
+        give_up(service, loaded, setup_is_late(service, loaded))
 
 
 def _on_output(service: NodeState, host: HostProcess) -> bool:

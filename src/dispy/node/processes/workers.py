@@ -271,7 +271,7 @@ def _on_set_up(service: NodeState, handle: WorkerHandle, reason: str) -> None:
     if not reason:
         loaded.was_set_up = True
     elif not loaded.was_set_up:
-        fail_setup(service, loaded, reason)
+        give_up(service, loaded, reason)
 
 
 def _end_late_worker(service: NodeState, handle: WorkerHandle) -> None:
@@ -284,8 +284,8 @@ def _end_late_worker(service: NodeState, handle: WorkerHandle) -> None:
         kill(service, core.KillWorker(handle.id))
 
 
-def fail_setup(service: NodeState, loaded: Loaded, reason: str) -> None:
-    """Give a computation up: kill its host, with all that ``setup`` has started.
+def give_up(service: NodeState, loaded: Loaded, reason: str) -> None:
+    """Give a computation up: kill its host, with its workers and all that ``setup`` has started.
 
     When the host is dead, the core is told ``reason`` (``HostFailed``), and starts no other host.
     """
