@@ -1,8 +1,8 @@
 """A worker: takes records of jobs, runs the jobs one after another, and sends their results.
 
 The path of every job is ``Worker.run_record``. On the reference machine a no-op job costs about 6 µs there, most of
-it for unpickling, pickling, the look at the output and the two calls that restore directory and umask. Each result is
-written to the arena of the worker's slot at once, and leaves in one packet with its neighbours (``arena``).
+it for unpickling, pickling and the look at the output; directory and umask are restored once per record. Each
+result is written to the arena of the worker's slot at once, and leaves in one packet with its neighbours (``arena``).
 
 A job is run in this process, unless its computation is isolated or the job brings code: ``own_process``. A job is
 cancelled by SIGINT: the node writes the position of the job to the slot before it sends the signal, and the handler
