@@ -1,7 +1,7 @@
 """The scheduler of a program: holds the links to nodes, and performs what the scheduling core decides.
 
 Events (submitted jobs, messages of nodes, broken links) go to ``core.scheduling.Machine``, which answers with
-actions: messages to nodes, and news for the listener. ``SchedulerService.handle`` does both under a lock.
+actions: messages to nodes, and news for the observer. ``SchedulerService.handle`` does both under a lock.
 
 Threads: everything runs on the loop, except ``try_submit``, which any thread may call. It tries the lock and gives up
 at once if the loop has it. The lock guards the core's state; the links belong to the loop.
@@ -28,7 +28,7 @@ from dispy.net.sender import Payload
 from dispy.protocol import limits, node
 from dispy.protocol.streams import MemorySource
 from dispy.scheduler.link import SLOW_S, Link, NodeInfo, Target, Trace
-from dispy.scheduler.listener import Listener
+from dispy.scheduler.observer import Observer
 from dispy.settings import PULSE_S
 from dispy.system.clock import Clock
 from dispy.system.directories import GIVEN, GIVEN_BITS, given_prefix
@@ -57,11 +57,11 @@ class SchedulerService:
     Args:
         identity: 16 random bytes that name this scheduler to nodes, new for each scheduler.
         name: The program's name, as nodes show it.
-        listener: Object that is told what happens to nodes and jobs.
+        observer: Object that is told what happens to nodes and jobs.
         clock: Source of the time (monotonic seconds).
     """
 
-    def __init__(self, identity: bytes, name: str, listener: Listener, clock: Clock = time) -> None:
+    def __init__(self, identity: bytes, name: str, observer: Observer, clock: Clock = time) -> None:
         self.clock = clock
         self.identity = identity
         self.name = name
@@ -78,7 +78,7 @@ class SchedulerService:
         self._given = given_prefix(identity) << GIVEN_BITS
         """Number of the last file that was linked into a node's directory (``Job.given``). Its upper bits name this
         scheduler, so that numbers of different programs differ."""
-        self._listener = listener
+        self._observer = observer
         self._machine = Machine()
         self._lock = threading.RLock()
         """Guards the core's state between the loop and threads in ``try_submit``, which do not wait for it."""
@@ -95,16 +95,16 @@ class SchedulerService:
         """Heartbeat interval of all links (seconds); change it by ``set_pulse``."""
         self._perform_by_type: dict[type[core.Action], Callable[[Any], None]] = {
             core.Send: self._send,
-            core.TellEnded: lambda a: listener.on_ended(a, self._info(a.node)),
-            core.TellEndedHere: listener.on_ended_here,
-            core.TellStarted: lambda a: listener.on_started(a, self._info(a.node)),
-            core.TellRequeued: listener.on_requeued,
-            core.TellValue: lambda a: listener.on_value(a, self._info(a.node)),
-            core.TellPrinted: listener.on_printed,
+            core.TellEnded: lambda a: observer.on_ended(a, self._info(a.node)),
+            core.TellEndedHere: observer.on_ended_here,
+            core.TellStarted: lambda a: observer.on_started(a, self._info(a.node)),
+            core.TellRequeued: observer.on_requeued,
+            core.TellValue: lambda a: observer.on_value(a, self._info(a.node)),
+            core.TellPrinted: observer.on_printed,
             core.TellNode: self._tell_node,
-            core.TellVacated: lambda a: listener.on_vacated(a, self._info(a.node)),
-            core.TellCredit: lambda a: listener.on_credit(a, self._info(a.node)),
-            core.TellFiles: listener.on_files,
+            core.TellVacated: lambda a: observer.on_vacated(a, self._info(a.node)),
+            core.TellCredit: lambda a: observer.on_credit(a, self._info(a.node)),
+            core.TellFiles: observer.on_files,
         }
 
     @property
@@ -192,7 +192,7 @@ class SchedulerService:
     def reach(self, target: Target) -> None:
         """Begin to connect to a node, unless there is a link to this address.
 
-        The listener is told the outcome by ``on_node_known`` or ``on_unreachable``.
+        The observer is told the outcome by ``on_node_known`` or ``on_unreachable``.
         """
         if target not in self._links:
             link = self._links[target] = Link(self, target)
@@ -203,7 +203,7 @@ class SchedulerService:
         return target in self._links
 
     def ask_jobs(self, node_id: NodeId, computation: int, serial: int) -> None:
-        """Ask a node which jobs of a computation run there; ``Listener.on_jobs_listed`` gets the answer, with the
+        """Ask a node which jobs of a computation run there; ``Observer.on_jobs_listed`` gets the answer, with the
         same ``serial``.
 
         Raises:
@@ -237,22 +237,22 @@ class SchedulerService:
         return found
 
     def link_failed(self, link: Link, error: Exception) -> None:
-        """Forget a node that cannot be reached or is lost, and tell the listener (see ``link.Owner``)."""
+        """Forget a node that cannot be reached or is lost, and tell the observer (see ``link.Owner``)."""
         self._links.pop(link.target, None)
         link.is_closed = True
         link.abort_unready()
         if link.info is None:
-            self._listener.on_unreachable(link.target, error)
+            self._observer.on_unreachable(link.target, error)
             return
         self._lose(link, f"node {link.info.name} ({link.target.host}:{link.target.port}) is lost: {error}")
 
     def link_slow(self, link: Link) -> None:
-        """Tell the listener that a node has not answered for ``SLOW_S``: the user may have given a wrong address."""
+        """Tell the observer that a node has not answered for ``SLOW_S``: the user may have given a wrong address."""
         error = SilenceError(
             f"no answer for {SLOW_S:g} s",
             hint="check its address and port, and the firewalls on the way",
         )
-        self._listener.on_unreachable(link.target, error)
+        self._observer.on_unreachable(link.target, error)
 
     def link_replaced(self, link: Link) -> None:
         """Count the old incarnation of a node as lost: another one answers at its address."""
@@ -265,7 +265,7 @@ class SchedulerService:
         self.handle(core.NodeSilent(link.info.node))
 
     def link_welcome(self, link: Link, known: bool) -> None:
-        """Tell core and listener about a node that has introduced itself. A second link to one node is closed."""
+        """Tell core and observer about a node that has introduced itself. A second link to one node is closed."""
         info = link.info
         assert info is not None
         other = self._by_node.get(info.node)
@@ -280,7 +280,7 @@ class SchedulerService:
                 link.connection.close()
             if is_alias and other.info is not None:
                 other.info.aliases.append(info.ip_addr)
-                self._listener.on_node_known(other.info)
+                self._observer.on_node_known(other.info)
             return
         is_new = other is None
         self._by_node[info.node] = link
@@ -295,14 +295,14 @@ class SchedulerService:
             )
         self.handle(core.NodeUp(info.node, info.name, info.cpus, known))
         if is_new or not known:
-            self._listener.on_node_known(info)
+            self._observer.on_node_known(info)
         else:
-            self._listener.on_cpus(info)
+            self._observer.on_cpus(info)
         # Jobs may have been submitted before there was a second node.
         self.schedule_tick()
 
     def link_message(self, link: Link, message: node.FromNode) -> None:
-        """Pass a node's message to the core; to the listener if it is about free resources, files or lists of jobs.
+        """Pass a node's message to the core; to the observer if it is about free resources, files or lists of jobs.
 
         ``Leaving`` ends the link: the node counts as lost.
         """
@@ -315,20 +315,20 @@ class SchedulerService:
             return
         if type(message) is node.Available:
             link.info.available = message
-            self._listener.on_available(link.info)
+            self._observer.on_available(link.info)
             return
         if type(message) is node.NeedFiles:
-            self._listener.on_files_needed(message, link.info)
+            self._observer.on_files_needed(message, link.info)
             return
         if type(message) is node.JobsListed:
-            self._listener.on_jobs_listed(link.info, message)
+            self._observer.on_jobs_listed(link.info, message)
             return
         if type(message) is node.NodeCpus:
             link.info.cpus = message.cpus
             link.info.shortage = line(message.reason)
         self.handle(core.FromNodeEvent(link.info.node, message))
         if type(message) is node.NodeCpus:
-            self._listener.on_cpus(link.info)
+            self._observer.on_cpus(link.info)
 
     def _lose(self, link: Link, reason: str) -> None:
         info = link.info
@@ -343,7 +343,7 @@ class SchedulerService:
         info.is_gone = True
         self.handle(core.NodeLost(info.node, reason))
         self._by_node.pop(info.node, None)
-        self._listener.on_node_gone(info, reason)
+        self._observer.on_node_gone(info, reason)
 
     def _info(self, node_id: NodeId) -> NodeInfo:
         info = self._by_node[node_id].info
@@ -488,7 +488,7 @@ class SchedulerService:
 
     def _tell_node(self, action: core.TellNode) -> None:
         if action.node in self._by_node:
-            self._listener.on_usable(action, self._info(action.node))
+            self._observer.on_usable(action, self._info(action.node))
 
     def close(self, *, forget: bool = True) -> None:
         """End all links. ``forget`` True: nodes end our jobs and drop results. False: they keep both, to be

@@ -3,7 +3,7 @@
 All clusters of a process share the engine, so that they share nodes fairly. Other threads reach the engine only by
 ``post`` and ``call``. Jobs come by the inbox of each cluster; a wake-up is posted only when none is on its way.
 
-The engine is the listener of its scheduler (``scheduler.service.Listener``): the methods ``on_…`` are called on the
+The engine is the observer of its scheduler (``scheduler.observer.Observer``): the methods ``on_…`` are called on the
 loop, and hand each event to the cluster that it is for. An event for a cluster that has ended is dropped.
 """
 
@@ -289,7 +289,7 @@ class Engine(LoopThread):
         for cluster in list(self.clusters.values()):
             node_discovery.look(self, cluster)
 
-    # The scheduler's side: what a ``Listener`` is told, on the loop.
+    # The scheduler's side: what a ``Observer`` is told, on the loop.
 
     def on_node_known(self, found: NodeInfo) -> None:
         """Have each cluster decide whether it uses a node that has introduced itself, and how many of its CPUs."""

@@ -1,4 +1,4 @@
-"""The listener of a scheduler: the object that is told what happens to nodes, jobs and files."""
+"""The observer of a scheduler: the object that is told what happens to nodes, jobs and files. The engine is one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dispy.protocol import node
 from dispy.scheduler.link import NodeInfo, Target
 
 
-class Listener(Protocol):
+class Observer(Protocol):
     """The object that is told what happens: the client library's engine.
 
     All methods are called on the scheduler's loop, and must not block. ``found`` is the node that the news is about.
@@ -19,7 +19,7 @@ class Listener(Protocol):
     def on_node_known(self, found: NodeInfo) -> None:
         """A node has introduced itself, or was found at another address, too (``found.aliases``).
 
-        The listener allocates it to the computations that may use it; until then no job is sent there.
+        The observer allocates it to the computations that may use it; until then no job is sent there.
         """
 
     def on_node_gone(self, found: NodeInfo, reason: str) -> None:
@@ -46,7 +46,7 @@ class Listener(Protocol):
         """Jobs wait in the queue again, for any node: their node was lost or gave them back."""
 
     def on_value(self, action: core.TellValue, found: NodeInfo) -> None:
-        """A job has sent a provisional result, or a part of a file, and waits for the listener's acknowledgement."""
+        """A job has sent a provisional result, or a part of a file, and waits for the observer's acknowledgement."""
 
     def on_printed(self, action: core.TellPrinted) -> None:
         """Running jobs that are watched have printed something. The node sends more when this is acknowledged."""
@@ -54,26 +54,26 @@ class Listener(Protocol):
     def on_usable(self, action: core.TellNode, found: NodeInfo) -> None:
         """A node has become usable for a computation, or is not usable any more (``action.is_usable``).
 
-        The listener updates its list of the cluster's nodes; ``action.reason`` is a warning, or says why not.
+        The observer updates its list of the cluster's nodes; ``action.reason`` is a warning, or says why not.
         """
 
     def on_vacated(self, action: core.TellVacated, found: NodeInfo) -> None:
-        """A computation has left a node that it may return to, as asked (``Vacate.returns``). The listener allocates
+        """A computation has left a node that it may return to, as asked (``Vacate.returns``). The observer allocates
         CPUs there anew, or gives the node up for this computation; until then jobs for this node alone wait."""
 
     def on_credit(self, action: core.TellCredit, found: NodeInfo) -> None:
         """The reason has changed why a node takes fewer jobs of a computation than it has CPUs
-        (``Placement.shortage`` in the core's state; empty: there is none any more). The listener shows it."""
+        (``Placement.shortage`` in the core's state; empty: there is none any more). The observer shows it."""
 
     def on_files_needed(self, message: node.NeedFiles, found: NodeInfo) -> None:
-        """A node asks for pieces of files. The listener answers with ``SchedulerService.send_pieces``."""
+        """A node asks for pieces of files. The observer answers with ``SchedulerService.send_pieces``."""
 
     def on_files(self, action: core.TellFiles) -> None:
         """Files are in place in a computation's working directory on a node, or cannot be put there
         (``action.reason``)."""
 
     def on_cpus(self, found: NodeInfo) -> None:
-        """A node may offer another number of CPUs than before (``found.cpus``). The listener decides anew how many of
+        """A node may offer another number of CPUs than before (``found.cpus``). The observer decides anew how many of
         them each cluster uses."""
 
     def on_available(self, found: NodeInfo) -> None:
