@@ -134,3 +134,21 @@ def test_a_room_that_is_removed_while_it_is_looked_at_is_none(
 
     monkeypatch.setattr(fcntl, "flock", remove_before)
     assert take_over(base) == []
+
+
+def test_a_room_that_somebody_removes_is_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not taken for a segment that is gone: what was to be written is tried again, and is said to be late."""
+    node = spool(tmp_path / "spool", b"a" * 16)
+    tasks = [_Task(store=Store(CLIENT, "client", JobsEnded(number, 7, []))) for number in (1, 2)]
+    node._do(tasks[:1])
+    (room,) = [path for path in (tmp_path / "spool").iterdir() if path.is_dir()]
+    shutil.rmtree(room)
+    node._do(tasks[1:])
+    assert "cannot be written to" in caplog.text
+    for group in node._groups([]):  # as the thread does when it tries again
+        node._do(group)
+    node.close()
+    (found,) = take_over(tmp_path / "spool")
+    assert [batch.batch for batch in found.batches] == [2]

@@ -326,13 +326,14 @@ class Spool:
                 self._write_note(group[0].note)
             if group[0].store is not None:
                 self._write_results(group)
-        except FileNotFoundError as error:
-            # The segment was released meanwhile: the client has come back, and has the result.
-            logger.debug("a result is not there to be stored any more: %s", error)
-            if len(group) > 1:
-                for task in group:
-                    self._do([task])
         except (OSError, StateDirectoryError) as error:
+            if isinstance(error, FileNotFoundError) and not self._has_lost_room():
+                # The segment was released meanwhile: the client has come back, and has the result.
+                logger.debug("a result is not there to be stored any more: %s", error)
+                if len(group) > 1:
+                    for task in group:
+                        self._do([task])
+                return
             self._failed += group
             if not self._has_warned:
                 self._has_warned = True
@@ -364,6 +365,15 @@ class Spool:
             self._own = make_room(self._base, self._names)
             self._rooms.append(self._own)
         return self._own
+
+    def _has_lost_room(self) -> bool:
+        """True if somebody has removed the room for new files: the next call of ``_room`` makes another one."""
+        if self._own is None or self._own.path.is_dir():
+            return False
+        self._rooms.remove(self._own)
+        self._own.close()
+        self._own = None
+        return True
 
     def _write_note(self, note: NoteOpen) -> None:
         """Write the list of a client's open jobs into a file named after the client, in place of an earlier one."""
