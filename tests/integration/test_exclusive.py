@@ -138,6 +138,8 @@ def test_jobs_at_the_node_go_elsewhere(
     ordinary = make_cluster(until)
     [ordinary.submit(str(gate.parent))() for _ in range(3)]  # so short that more are sent ahead
     held = [ordinary.submit(str(gate), number) for number in range(4)]
+    # A job that its worker has not taken yet is given back, too: the exclusive cluster would begin at once.
+    wait_for(lambda: held[0].status, lambda status: status == dispy.DispyJob.Running, what="the first runs")
     alone = make_cluster(noop, nodes=[("127.0.0.1", one.port)], exclusive=True)
     first = alone.submit(1)
     wait_for(
