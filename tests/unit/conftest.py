@@ -29,7 +29,7 @@ for call in calls:
     try:
         replies.append((True, payload.dump(loaded.function(*args, **kwargs))))
     except Exception as error:
-        replies.append((False, payload.dump_exception(error, "") or repr(error).encode()))
+        replies.append((False, payload.dump_exception(error) or repr(error).encode()))
 marshal.dump(replies, sys.stdout.buffer)
 """
 """Stands for a worker: loads a computation and its calls, sends the results back. It can import

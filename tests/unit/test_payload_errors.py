@@ -212,7 +212,7 @@ def raised(error: BaseException) -> BaseException:
     ids=lambda error: type(error).__name__,
 )
 def test_an_exception_comes_back_as_what_it_was(error: BaseException) -> None:
-    data = payload.dump_exception(raised(error), "text")
+    data = payload.dump_exception(raised(error))
     back = payload.load_exception(data, "text")
     assert type(back) is type(error)
     assert back is not None
@@ -220,7 +220,7 @@ def test_an_exception_comes_back_as_what_it_was(error: BaseException) -> None:
 
 
 def test_an_exception_keeps_its_attributes() -> None:
-    back = payload.load_exception(payload.dump_exception(raised(Richer("x")), ""), "")
+    back = payload.load_exception(payload.dump_exception(raised(Richer("x"))), "")
     assert isinstance(back, Richer)
     assert back.place == "there"
 
@@ -236,7 +236,7 @@ def test_an_exception_from_elsewhere_is_of_the_class_it_is_here(elsewhere: Elsew
 
 
 def test_the_cause_of_an_exception_is_its_traceback_from_there() -> None:
-    back = payload.load_exception(payload.dump_exception(ValueError("x"), ""), "Traceback: line 7")
+    back = payload.load_exception(payload.dump_exception(ValueError("x")), "Traceback: line 7")
     assert back is not None
     assert isinstance(back.__cause__, RemoteTraceback)
     assert isinstance(back.__cause__, JobError)
@@ -260,14 +260,14 @@ def test_a_dispy_error_can_be_pickled_with_its_hint() -> None:
     ids=["lock", "reduce"],
 )
 def test_an_exception_that_cannot_travel_is_left_out(error: Exception) -> None:
-    assert payload.dump_exception(raised(error), "text") == b""
+    assert payload.dump_exception(raised(error)) == b""
 
 
 def test_an_exception_with_arguments_of_its_own_comes_back_as_it_was() -> None:
     """Its class takes others than it hands to ``Exception``, so that it cannot be made again by these."""
     error = CannotBeRebuilt(1, 2)
     error.place = "there"  # type: ignore[attr-defined]
-    back = payload.load_exception(payload.dump_exception(raised(error), "text"), "text")
+    back = payload.load_exception(payload.dump_exception(raised(error)), "text")
     assert type(back) is CannotBeRebuilt
     assert (back.args, back.place) == (("one argument",), "there")  # type: ignore[attr-defined]
 
@@ -275,7 +275,7 @@ def test_an_exception_with_arguments_of_its_own_comes_back_as_it_was() -> None:
 def test_an_exception_that_refers_to_what_cannot_travel_travels_without() -> None:
     error = raised(ValueError("x"))
     error.__cause__ = OSError(threading.Lock())
-    assert payload.dump_exception(error, "text") != b""
+    assert payload.dump_exception(error) != b""
 
 
 @pytest.mark.parametrize(

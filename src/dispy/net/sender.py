@@ -187,7 +187,7 @@ class Sender(asyncio.BufferedProtocol):
     @property
     def is_sending(self) -> bool:
         """True if payloads that we send as streams have not left completely: a node that stops says so only after
-        them. Equal to ``is_streaming``."""
+        them, and a scheduler reports no standstill, as jobs may wait for them."""
         return bool(self._outgoing)
 
     def flush(self) -> None:
@@ -347,12 +347,6 @@ class Sender(asyncio.BufferedProtocol):
             return ready[0] if ready else None
         self._is_oldest_due = not self._is_oldest_due
         return ready[0] if self._is_oldest_due else min(ready, key=streams.OutgoingStream.left)
-
-    @property
-    def is_streaming(self) -> bool:
-        """True if payloads that we send as streams have not left completely: jobs may wait for them, so a scheduler
-        does not report a standstill. Equal to ``is_sending``."""
-        return bool(self._outgoing)
 
     def close(self) -> None:
         """End the connection when all messages queued so far have left. Streams that have not left completely are

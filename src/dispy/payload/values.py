@@ -198,10 +198,10 @@ def dump_object(value: Any, known: Known | None = None) -> Buffer:
         raise PicklingError(f"an object cannot be put: {culprit}", hint="put plain data") from error
 
 
-def dump_exception(error: BaseException, text: str) -> bytes:
+def dump_exception(error: BaseException) -> bytes:
     """Returns an exception, pickled for the client; empty if it cannot be pickled, or not rebuilt from the pickle.
 
-    ``error`` itself loses its traceback, cause and context. ``text`` is not used.
+    ``error`` itself loses its traceback, cause and context.
     """
     try:
         bare = error.with_traceback(None)

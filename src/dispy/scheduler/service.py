@@ -219,7 +219,7 @@ class SchedulerService:
     def is_sending(self, node_id: NodeId) -> bool:
         """True if large payloads, sent as streams, are on their way to a node: jobs may wait for them."""
         link = self._by_node.get(node_id)
-        return link is not None and link.connection is not None and link.connection.is_streaming
+        return link is not None and link.connection is not None and link.connection.is_sending
 
     def silent_s(self, node_id: NodeId) -> float:
         """Returns the seconds since a node's last byte, in steps of half a heartbeat interval; 0.0 if not

@@ -44,7 +44,7 @@ def describe(
         frames = frames.tb_next if frames else None
     lines = traceback.format_exception(type(error), error, frames)
     text = cut_reason(sendable("".join(lines)))
-    data = payload.dump_exception(error, text)
+    data = payload.dump_exception(error)
     return (data if len(data) < limits.INLINE_MAX else b""), text
 
 
@@ -81,4 +81,4 @@ def _describe_ours(error: DispyError) -> tuple[bytes, str]:
     """
     message = sendable(str(error))[: limits.REASON_MAX // 8]
     text = f"Traceback (most recent call last):\ndispy.errors.{type(error).__name__}: {message}\n"
-    return payload.dump_exception(type(error)(message), text), text
+    return payload.dump_exception(type(error)(message)), text

@@ -165,7 +165,7 @@ def _failed(error: BaseException, item: Any) -> payload.ItemFailed:
     note_missing(error, job.node_name, job.job_path)
     frames = error.__traceback__.tb_next if error.__traceback__ else None  # without ours
     text = cut_reason(sendable("".join(traceback.format_exception(type(error), error, frames))))
-    data = payload.dump_exception(error, text)
+    data = payload.dump_exception(error)
     return payload.ItemFailed(data if len(data) < limits.INLINE_MAX else b"", text, short_repr(item))
 
 

@@ -13,177 +13,145 @@ print, ``job_files`` the files of jobs, ``draining`` how the node is emptied, ``
 """
 
 from dispy.core.execution.actions import (
-    Action as Action,
-)
-from dispy.core.execution.actions import (
-    Cut as Cut,
-)
-from dispy.core.execution.actions import (
-    Drained as Drained,
-)
-from dispy.core.execution.actions import (
-    DropNote as DropNote,
-)
-from dispy.core.execution.actions import (
-    Erase as Erase,
-)
-from dispy.core.execution.actions import (
-    FlushSoon as FlushSoon,
-)
-from dispy.core.execution.actions import (
-    ForkWorker as ForkWorker,
-)
-from dispy.core.execution.actions import (
-    InterruptWorker as InterruptWorker,
-)
-from dispy.core.execution.actions import (
-    KillWorker as KillWorker,
-)
-from dispy.core.execution.actions import (
-    Look as Look,
-)
-from dispy.core.execution.actions import (
-    NoteOpen as NoteOpen,
-)
-from dispy.core.execution.actions import (
-    Offer as Offer,
-)
-from dispy.core.execution.actions import (
-    Outbox as Outbox,
-)
-from dispy.core.execution.actions import (
-    Pass as Pass,
-)
-from dispy.core.execution.actions import (
-    Place as Place,
-)
-from dispy.core.execution.actions import (
-    Recall as Recall,
-)
-from dispy.core.execution.actions import (
-    Release as Release,
-)
-from dispy.core.execution.actions import (
-    StageFiles as StageFiles,
-)
-from dispy.core.execution.actions import (
-    StageJob as StageJob,
-)
-from dispy.core.execution.actions import (
-    StartHost as StartHost,
-)
-from dispy.core.execution.actions import (
-    StopHost as StopHost,
-)
-from dispy.core.execution.actions import (
-    Store as Store,
-)
-from dispy.core.execution.actions import (
-    Tell as Tell,
-)
-from dispy.core.execution.actions import (
-    TellStored as TellStored,
-)
-from dispy.core.execution.actions import (
-    Unbuffer as Unbuffer,
-)
-from dispy.core.execution.actions import (
-    UnstageJobs as UnstageJobs,
+    Action,
+    Cut,
+    Drained,
+    DropNote,
+    Erase,
+    FlushSoon,
+    ForkWorker,
+    InterruptWorker,
+    KillWorker,
+    Look,
+    NoteOpen,
+    Offer,
+    Outbox,
+    Pass,
+    Place,
+    Recall,
+    Release,
+    StageFiles,
+    StageJob,
+    StartHost,
+    StopHost,
+    Store,
+    Tell,
+    TellStored,
+    Unbuffer,
+    UnstageJobs,
 )
 from dispy.core.execution.events import (
-    ClientAttached as ClientAttached,
-)
-from dispy.core.execution.events import (
-    ClientSilent as ClientSilent,
-)
-from dispy.core.execution.events import (
-    CpusChanged as CpusChanged,
-)
-from dispy.core.execution.events import (
-    Drain as Drain,
-)
-from dispy.core.execution.events import (
-    Event as Event,
-)
-from dispy.core.execution.events import (
-    FilesFailed as FilesFailed,
-)
-from dispy.core.execution.events import (
-    FilesReady as FilesReady,
-)
-from dispy.core.execution.events import (
-    Flush as Flush,
-)
-from dispy.core.execution.events import (
-    FromClient as FromClient,
-)
-from dispy.core.execution.events import (
-    Glimpse as Glimpse,
-)
-from dispy.core.execution.events import (
-    HostFailed as HostFailed,
-)
-from dispy.core.execution.events import (
-    HostReady as HostReady,
-)
-from dispy.core.execution.events import (
-    JobFilesReady as JobFilesReady,
-)
-from dispy.core.execution.events import (
-    JobRefused as JobRefused,
-)
-from dispy.core.execution.events import (
-    Looked as Looked,
-)
-from dispy.core.execution.events import (
-    Ran as Ran,
-)
-from dispy.core.execution.events import (
-    Recalled as Recalled,
-)
-from dispy.core.execution.events import (
-    Restored as Restored,
-)
-from dispy.core.execution.events import (
-    ShortOfRoom as ShortOfRoom,
-)
-from dispy.core.execution.events import (
-    Stopping as Stopping,
-)
-from dispy.core.execution.events import (
-    Stored as Stored,
-)
-from dispy.core.execution.events import (
-    Tick as Tick,
-)
-from dispy.core.execution.events import (
-    ValueSent as ValueSent,
-)
-from dispy.core.execution.events import (
-    WorkerDying as WorkerDying,
-)
-from dispy.core.execution.events import (
-    WorkerExited as WorkerExited,
+    ClientAttached,
+    ClientSilent,
+    CpusChanged,
+    Drain,
+    Event,
+    FilesFailed,
+    FilesReady,
+    Flush,
+    FromClient,
+    Glimpse,
+    HostFailed,
+    HostReady,
+    JobFilesReady,
+    JobRefused,
+    Looked,
+    Ran,
+    Recalled,
+    Restored,
+    ShortOfRoom,
+    Stopping,
+    Stored,
+    Tick,
+    ValueSent,
+    WorkerDying,
+    WorkerExited,
 )
 from dispy.core.execution.ids import (
-    ClientId as ClientId,
+    ClientId,
+    Key,
+    Seconds,
+    WorkerId,
 )
-from dispy.core.execution.ids import (
-    Key as Key,
+from dispy.core.execution.machine import (
+    Machine,
 )
-from dispy.core.execution.ids import (
-    Seconds as Seconds,
+from dispy.core.execution.state import (
+    RECORD_US,
+    UNLIMITED,
+    UNTOLD,
+    Client,
+    Computation,
+    Grant,
+    State,
+    Status,
+    Worker,
 )
-from dispy.core.execution.ids import (
-    WorkerId as WorkerId,
-)
-from dispy.core.execution.machine import Machine as Machine
-from dispy.core.execution.state import RECORD_US as RECORD_US
-from dispy.core.execution.state import UNLIMITED as UNLIMITED
-from dispy.core.execution.state import UNTOLD as UNTOLD
-from dispy.core.execution.state import Client as Client
-from dispy.core.execution.state import Computation as Computation
-from dispy.core.execution.state import Grant as Grant
-from dispy.core.execution.state import State as State
-from dispy.core.execution.state import Status as Status
-from dispy.core.execution.state import Worker as Worker
+
+__all__ = [
+    "RECORD_US",
+    "UNLIMITED",
+    "UNTOLD",
+    "Action",
+    "Client",
+    "ClientAttached",
+    "ClientId",
+    "ClientSilent",
+    "Computation",
+    "CpusChanged",
+    "Cut",
+    "Drain",
+    "Drained",
+    "DropNote",
+    "Erase",
+    "Event",
+    "FilesFailed",
+    "FilesReady",
+    "Flush",
+    "FlushSoon",
+    "ForkWorker",
+    "FromClient",
+    "Glimpse",
+    "Grant",
+    "HostFailed",
+    "HostReady",
+    "InterruptWorker",
+    "JobFilesReady",
+    "JobRefused",
+    "Key",
+    "KillWorker",
+    "Look",
+    "Looked",
+    "Machine",
+    "NoteOpen",
+    "Offer",
+    "Outbox",
+    "Pass",
+    "Place",
+    "Ran",
+    "Recall",
+    "Recalled",
+    "Release",
+    "Restored",
+    "Seconds",
+    "ShortOfRoom",
+    "StageFiles",
+    "StageJob",
+    "StartHost",
+    "State",
+    "Status",
+    "StopHost",
+    "Stopping",
+    "Store",
+    "Stored",
+    "Tell",
+    "TellStored",
+    "Tick",
+    "Unbuffer",
+    "UnstageJobs",
+    "ValueSent",
+    "Worker",
+    "WorkerDying",
+    "WorkerExited",
+    "WorkerId",
+]

@@ -11,110 +11,95 @@ why a job waits.
 """
 
 from dispy.core.scheduling.actions import (
-    Action as Action,
-)
-from dispy.core.scheduling.actions import (
-    Outbox as Outbox,
-)
-from dispy.core.scheduling.actions import (
-    Send as Send,
-)
-from dispy.core.scheduling.actions import (
-    TellCredit as TellCredit,
-)
-from dispy.core.scheduling.actions import (
-    TellEnded as TellEnded,
-)
-from dispy.core.scheduling.actions import (
-    TellEndedHere as TellEndedHere,
-)
-from dispy.core.scheduling.actions import (
-    TellFiles as TellFiles,
-)
-from dispy.core.scheduling.actions import (
-    TellNode as TellNode,
-)
-from dispy.core.scheduling.actions import (
-    TellPrinted as TellPrinted,
-)
-from dispy.core.scheduling.actions import (
-    TellRequeued as TellRequeued,
-)
-from dispy.core.scheduling.actions import (
-    TellStarted as TellStarted,
-)
-from dispy.core.scheduling.actions import (
-    TellVacated as TellVacated,
-)
-from dispy.core.scheduling.actions import (
-    TellValue as TellValue,
+    Action,
+    Outbox,
+    Send,
+    TellCredit,
+    TellEnded,
+    TellEndedHere,
+    TellFiles,
+    TellNode,
+    TellPrinted,
+    TellRequeued,
+    TellStarted,
+    TellVacated,
+    TellValue,
 )
 from dispy.core.scheduling.events import (
-    AddComputation as AddComputation,
-)
-from dispy.core.scheduling.events import (
-    Allocate as Allocate,
-)
-from dispy.core.scheduling.events import (
-    AnswerValue as AnswerValue,
-)
-from dispy.core.scheduling.events import (
-    CancelJobs as CancelJobs,
-)
-from dispy.core.scheduling.events import (
-    CloseComputation as CloseComputation,
-)
-from dispy.core.scheduling.events import (
-    DropObjects as DropObjects,
-)
-from dispy.core.scheduling.events import (
-    Event as Event,
-)
-from dispy.core.scheduling.events import (
-    FromNodeEvent as FromNodeEvent,
-)
-from dispy.core.scheduling.events import (
-    LimitNode as LimitNode,
-)
-from dispy.core.scheduling.events import (
-    NodeLost as NodeLost,
-)
-from dispy.core.scheduling.events import (
-    NodeSilent as NodeSilent,
-)
-from dispy.core.scheduling.events import (
-    NodeUp as NodeUp,
-)
-from dispy.core.scheduling.events import (
-    PutObject as PutObject,
-)
-from dispy.core.scheduling.events import (
-    SendFiles as SendFiles,
-)
-from dispy.core.scheduling.events import (
-    SubmitJobs as SubmitJobs,
-)
-from dispy.core.scheduling.events import (
-    Tick as Tick,
-)
-from dispy.core.scheduling.events import (
-    Vacate as Vacate,
-)
-from dispy.core.scheduling.events import (
-    WatchJobs as WatchJobs,
+    AddComputation,
+    Allocate,
+    AnswerValue,
+    CancelJobs,
+    CloseComputation,
+    DropObjects,
+    Event,
+    FromNodeEvent,
+    LimitNode,
+    NodeLost,
+    NodeSilent,
+    NodeUp,
+    PutObject,
+    SendFiles,
+    SubmitJobs,
+    Tick,
+    Vacate,
+    WatchJobs,
 )
 from dispy.core.scheduling.ids import (
-    ClientId as ClientId,
+    ClientId,
+    NodeId,
+    Seconds,
 )
-from dispy.core.scheduling.ids import (
-    NodeId as NodeId,
+from dispy.core.scheduling.machine import (
+    Machine,
 )
-from dispy.core.scheduling.ids import (
-    Seconds as Seconds,
+from dispy.core.scheduling.state import (
+    Computation,
+    Node,
+    Placement,
+    State,
+    Status,
 )
-from dispy.core.scheduling.machine import Machine as Machine
-from dispy.core.scheduling.state import Computation as Computation
-from dispy.core.scheduling.state import Node as Node
-from dispy.core.scheduling.state import Placement as Placement
-from dispy.core.scheduling.state import State as State
-from dispy.core.scheduling.state import Status as Status
+
+__all__ = [
+    "Action",
+    "AddComputation",
+    "Allocate",
+    "AnswerValue",
+    "CancelJobs",
+    "ClientId",
+    "CloseComputation",
+    "Computation",
+    "DropObjects",
+    "Event",
+    "FromNodeEvent",
+    "LimitNode",
+    "Machine",
+    "Node",
+    "NodeId",
+    "NodeLost",
+    "NodeSilent",
+    "NodeUp",
+    "Outbox",
+    "Placement",
+    "PutObject",
+    "Seconds",
+    "Send",
+    "SendFiles",
+    "State",
+    "Status",
+    "SubmitJobs",
+    "TellCredit",
+    "TellEnded",
+    "TellEndedHere",
+    "TellFiles",
+    "TellNode",
+    "TellPrinted",
+    "TellRequeued",
+    "TellStarted",
+    "TellVacated",
+    "TellValue",
+    "Tick",
+    "Vacate",
+    "WatchJobs",
+]

@@ -25,6 +25,8 @@ A message of a node counts only if the job is assigned there with the same attem
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from dispy.core.scheduling.actions import (
     Outbox,
     Send,
@@ -51,6 +53,9 @@ from dispy.core.scheduling.withdrawal import CLOSED, leave_if_empty, send_off
 from dispy.protocol import node
 from dispy.protocol.limits import BATCH_MAX
 from dispy.protocol.node import ABANDONED, Attempt
+
+Report = TypeVar("Report", node.Started, node.Printed)
+"""Report of a node about one attempt of a job."""
 
 
 def on_submit_jobs(state: State, out: Outbox, event: SubmitJobs, now: Seconds) -> None:
@@ -127,6 +132,14 @@ def on_cancel_jobs(state: State, out: Outbox, event: CancelJobs, now: Seconds) -
         cancel_queued(out, computation, numbers)
 
 
+def _of_assigned(placement: Placement, reports: list[Report]) -> list[Report]:
+    """Returns the reports of a node, in their order, that are about attempts assigned there: the others are late."""
+    assigned = placement.assigned
+    return [
+        one for one in reports if one.number in assigned and assigned[one.number].attempt == one.attempt
+    ]
+
+
 def on_jobs_started(
     state: State, out: Outbox, known: Node, message: node.JobsStarted, now: Seconds
 ) -> None:
@@ -137,10 +150,7 @@ def on_jobs_started(
     placement = known.placements.get(message.computation)
     if placement is None:
         return
-    assigned = placement.assigned
-    started = [
-        s for s in message.started if s.number in assigned and assigned[s.number].attempt == s.attempt
-    ]
+    started = _of_assigned(placement, message.started)
     placement.started.update(s.number for s in started)
     computation = placement.computation
     if started:
@@ -303,10 +313,7 @@ def on_printed(state: State, out: Outbox, known: Node, message: node.JobsPrinted
     placement = known.placements.get(message.computation)
     if placement is None:
         return
-    assigned = placement.assigned
-    printed = [
-        p for p in message.printed if p.number in assigned and assigned[p.number].attempt == p.attempt
-    ]
+    printed = _of_assigned(placement, message.printed)
     if printed:
         computation = placement.computation
         out.append(TellPrinted(computation.client, computation.number, printed))
